@@ -1,0 +1,112 @@
+"""ONNX Runtime, on the CPU or on CUDA, never silently on another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+import onnxruntime as ort
+
+from edgekit.backends import ModelFiles
+from edgekit.errors import BundleError, FallbackError
+from edgekit.machine import cores
+from edgekit.tensors import Array, Feed, TensorSpec
+
+PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
+ERRORS_ONLY = 3
+
+
+def available_providers() -> list[str]:
+    """Providers compiled into the installed package; not what works here."""
+    return list(ort.get_available_providers())
+
+
+class OrtBackend:
+    """An inference session whose first provider is the one asked for."""
+
+    def __init__(
+        self, name: str, session: ort.InferenceSession, files: ModelFiles, facts: Mapping[str, str], device: str
+    ) -> None:
+        self.name, self.facts = name, facts
+        self.inputs: tuple[TensorSpec, ...] = files.inputs
+        self.outputs: tuple[TensorSpec, ...] = files.outputs
+        self._session, self._device = session, device
+        self._names = [spec.name for spec in files.outputs]
+
+    @classmethod
+    def open(cls, kind: str, files: ModelFiles, threads: int | None = None) -> OrtBackend:
+        """Raises BundleError for a file ONNX Runtime refuses, FallbackError when another provider would run it."""
+        provider = PROVIDERS[kind]
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = ERRORS_ONLY
+        settings: dict[str, str] = {}
+        if kind == "ort-cuda":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            settings = {"use_tf32": "0"}
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()
+        try:
+            session = ort.InferenceSession(str(files.onnx), options, providers=[(provider, settings)])
+        except Exception as problem:
+            reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+            raise BundleError(f"ONNX Runtime refuses {files.onnx} on {provider}: {reason}; export it again") from problem
+        _check_provider(session, provider)
+        _check_names(session, files)
+        facts = {
+            "onnxruntime": ort.__version__,
+            "providers": ", ".join(session.get_providers()),
+            "precision": "float32",
+            "graph optimisation": "all",
+            "threads": str(threads or cores()),
+        }
+        if kind == "ort-cuda":
+            facts["TF32"] = "off"
+        return cls(kind, session, files, facts, "cuda" if kind == "ort-cuda" else "cpu")
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Host arrays in, host arrays out."""
+        return dict(zip(self._names, self._session.run(self._names, dict(feed)), strict=True))
+
+    def bind(self, feed: Feed) -> Callable[[], None]:
+        """Inputs and outputs stay on the device."""
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self._device, 0))
+        for name in self._names:
+            binding.bind_output(name, self._device)
+        session, synchronize = self._session, binding.synchronize_outputs
+
+        def call() -> None:
+            session.run_with_iobinding(binding)
+            synchronize()
+
+        return call
+
+    def __enter__(self) -> OrtBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        del self._session
+
+
+def _check_provider(session: ort.InferenceSession, provider: str) -> None:
+    used = session.get_providers()
+    if not used or used[0] != provider:
+        raise FallbackError(
+            f"ONNX Runtime was asked for {provider} and silently chose {', '.join(used) or 'nothing'}; "
+            "run edgekit doctor to see what is missing"
+        )
+
+
+def _check_names(session: ort.InferenceSession, files: ModelFiles) -> None:
+    for what, found, wanted in (
+        ("inputs", session.get_inputs(), files.inputs),
+        ("outputs", session.get_outputs(), files.outputs),
+    ):
+        if [item.name for item in found] != [spec.name for spec in wanted]:
+            raise BundleError(
+                f"{files.onnx} has the {what} {[item.name for item in found]} where the manifest says "
+                f"{[spec.name for spec in wanted]}; export the bundle again"
+            )

@@ -1,0 +1,42 @@
+"""A runtime made of a Python function: for tests, and to measure what the timing loop itself costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from edgekit.tensors import Array, Feed, TensorSpec
+
+
+class FakeBackend:
+    """Runs ``function(feed) -> outputs`` as if it were a runtime."""
+
+    def __init__(
+        self,
+        function: Callable[[Feed], dict[str, Array]],
+        inputs: tuple[TensorSpec, ...] = (),
+        outputs: tuple[TensorSpec, ...] = (),
+        name: str = "fake",
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name, self.inputs, self.outputs = name, inputs, outputs
+        self.facts: Mapping[str, str] = facts or {}
+        self._function = function
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Call the function."""
+        return self._function(feed)
+
+    def bind(self, feed: Feed) -> Callable[[], None]:
+        """Call the function and drop what it returns."""
+
+        def call() -> None:
+            self._function(feed)
+
+        return call
+
+    def __enter__(self) -> FakeBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        return None

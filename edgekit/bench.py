@@ -1,0 +1,177 @@
+"""Latency: the same boundary for every runtime, candidates taking turns, raw samples kept.
+
+A round gives each candidate one block: a few calls that are not recorded, because the others have just used the caches and
+left their threads spinning, then recorded calls for a tenth of a second. Drift of the machine hits all alike, and a
+comparison is made within each round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+from typing import NamedTuple
+
+import numpy as np
+
+from edgekit.backends import Backend
+from edgekit.backends.fake import FakeBackend
+from edgekit.progress import SILENT, Progress
+from edgekit.reports import Comparison, LatencyReport, Percentile
+from edgekit.tensors import Feed, sample_feed
+
+BOUNDARIES = ("device", "end-to-end")
+BLOCK_SECONDS = 0.1
+WARMUP_SECONDS = 0.01
+MAX_BLOCK_CALLS = 1000
+FEWEST_ROUNDS = 5
+PERCENTS = (90.0, 99.0)
+NOISY_COV = 0.05
+NOISY_DRIFT = 0.05
+
+
+class Candidate(NamedTuple):
+    """Something to time: ``call`` runs it once."""
+
+    name: str
+    call: Callable[[], object]
+    facts: dict[str, str]
+
+
+def bench(
+    backends: Sequence[Backend],
+    batches: Sequence[int],
+    *,
+    seconds: float = 1.0,
+    progress: Progress = SILENT,
+) -> tuple[tuple[LatencyReport, ...], tuple[Comparison, ...]]:
+    """Time every backend at every batch and both boundaries; ``seconds`` of recorded calls for each of these."""
+    rows: list[LatencyReport] = []
+    comparisons: list[Comparison] = []
+    with progress.task("timing", len(batches) * len(BOUNDARIES)) as advance:
+        for batch in batches:
+            feed = sample_feed(backends[0].inputs, batch)
+            for boundary in BOUNDARIES:
+                candidates = [Candidate(one.name, _call(one, feed, boundary), dict(one.facts)) for one in backends]
+                measured = interleave(candidates, batch, boundary, seconds)
+                rows.extend(measured)
+                comparisons.extend(compare(measured))
+                advance(1, f"batch {batch}, {boundary}")
+    return tuple(rows), tuple(comparisons)
+
+
+def interleave(candidates: Sequence[Candidate], batch: int, boundary: str, seconds: float) -> list[LatencyReport]:
+    """Blocks A B C A B C ... until each candidate had ``seconds``, in at least five rounds."""
+    rounds = max(FEWEST_ROUNDS, round(seconds / BLOCK_SECONDS))
+    block_seconds = seconds / rounds
+    warmups: list[list[float]] = [[] for _ in candidates]
+    blocks: list[list[tuple[float, ...]]] = [[] for _ in candidates]
+    for candidate, warmup in zip(candidates, warmups, strict=True):
+        warmup.extend(time_block(candidate.call, max(WARMUP_SECONDS, block_seconds)))
+    for _ in range(rounds):
+        for candidate, warmup, block in zip(candidates, warmups, blocks, strict=True):
+            warmup.extend(time_block(candidate.call, min(WARMUP_SECONDS, block_seconds)))
+            block.append(time_block(candidate.call, block_seconds))
+    return [
+        latency_report(candidate, batch, boundary, warmup, block)
+        for candidate, warmup, block in zip(candidates, warmups, blocks, strict=True)
+    ]
+
+
+def time_block(call: Callable[[], object], seconds: float) -> tuple[float, ...]:
+    """Call until ``seconds`` have passed (at least once, at most a thousand times); milliseconds of each call."""
+    samples: list[float] = []
+    end = perf_counter_ns() + int(seconds * 1e9)
+    while True:
+        before = perf_counter_ns()
+        call()
+        after = perf_counter_ns()
+        samples.append((after - before) / 1e6)
+        if after >= end or len(samples) >= MAX_BLOCK_CALLS:
+            return tuple(samples)
+
+
+def latency_report(
+    candidate: Candidate, batch: int, boundary: str, warmups: Sequence[float], blocks: Sequence[tuple[float, ...]]
+) -> LatencyReport:
+    """Statistics of the raw samples, which stay in the report."""
+    flat = np.sort(np.concatenate([np.asarray(block) for block in blocks]))
+    low, high = median_interval(flat)
+    medians = np.asarray([np.median(block) for block in blocks])
+    return LatencyReport(
+        backend=candidate.name,
+        batch=batch,
+        boundary=boundary,
+        warmups_ms=tuple(warmups),
+        samples_ms=tuple(blocks),
+        median_ms=float(np.median(flat)),
+        median_low_ms=low,
+        median_high_ms=high,
+        percentiles=tuple(_percentile(flat, percent) for percent in PERCENTS),
+        cov=float(flat.std() / flat.mean()),
+        noise=noise(medians),
+        facts=candidate.facts,
+    )
+
+
+def samples_needed(percent: float, confidence: float = 0.99) -> int:
+    """The fewest samples of which, at ``confidence``, at least two lie beyond the percentile.
+
+    The smallest n with P(Binomial(n, 1 - p) <= 1) <= 1 - confidence, which gives MLPerf's 64 for P90 and 662 for P99.
+    """
+    p = percent / 100
+    count = 2
+    while p**count + count * (1 - p) * p ** (count - 1) > 1 - confidence:
+        count += 1
+    return count
+
+
+def median_interval(ordered: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
+    """Distribution-free 95 % interval of the median of sorted samples: the order statistics n/2 -+ 0.98 sqrt(n)."""
+    count = len(ordered)
+    reach = 0.98 * math.sqrt(count)
+    low, high = max(0, math.floor(count / 2 - reach)), min(count - 1, math.ceil(count / 2 + reach))
+    return float(ordered[low]), float(ordered[high])
+
+
+def noise(block_medians: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
+    """``stable``, or ``noisy:`` with the reason: blocks that scatter, or a drift from the first third to the last."""
+    center = float(np.median(block_medians))
+    scatter = float(np.median(np.abs(block_medians - center))) * 1.4826 / center
+    third = max(1, len(block_medians) // 3)
+    drift = float(np.median(block_medians[-third:]) / np.median(block_medians[:third])) - 1
+    if abs(drift) > NOISY_DRIFT:
+        return f"noisy: drift of {drift:+.0%} over the run"
+    if scatter > NOISY_COV:
+        return f"noisy: blocks scatter by {scatter:.0%}"
+    return "stable"
+
+
+def compare(rows: Sequence[LatencyReport], resamples: int = 2000) -> list[Comparison]:
+    """Every row against the first, round by round: the median ratio with its 95 % bootstrap interval."""
+    baseline, *others = rows
+    reference = np.asarray([np.median(block) for block in baseline.samples_ms])
+    found = []
+    for row in others:
+        ratios = reference / np.asarray([np.median(block) for block in row.samples_ms])
+        picks = np.random.default_rng(0).integers(0, len(ratios), (resamples, len(ratios)))
+        low, high = np.percentile(np.median(ratios[picks], axis=1), (2.5, 97.5))
+        speedup = float(np.median(ratios))
+        found.append(Comparison(row.backend, baseline.backend, row.batch, row.boundary, speedup, float(low), float(high)))
+    return found
+
+
+def overhead_us() -> float:
+    """What one turn of the timing loop costs with a runtime that does nothing, in microseconds."""
+    nothing = FakeBackend(lambda feed: {}).bind({})
+    return float(np.median(np.concatenate([time_block(nothing, 0.01) for _ in range(5)]))) * 1e3
+
+
+def _call(backend: Backend, feed: Feed, boundary: str) -> Callable[[], object]:
+    return backend.bind(feed) if boundary == "device" else lambda: backend.run(feed)
+
+
+def _percentile(ordered: np.ndarray[tuple[int], np.dtype[np.float64]], percent: float) -> Percentile:
+    needed = samples_needed(percent)
+    value = float(np.percentile(ordered, percent)) if len(ordered) >= needed else None
+    return Percentile(percent, value, needed)

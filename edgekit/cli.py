@@ -1,0 +1,425 @@
+"""The command line: parse, call, render, exit code. No logic, and nothing heavy imported before a command needs it.
+
+Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from edgekit.progress import Progress
+    from edgekit.recipe import Tolerance
+    from edgekit.reports import Report
+
+OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="edgekit",
+    help="Train, fold, export, verify and time vision models, and ship bundles that prove themselves.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: edgekit run recipes/lenet.toml",
+)
+data_app = typer.Typer(help="Datasets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Runs = Annotated[Path, typer.Option(help="Where the folders of trainings are.")]
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).")]
+InputShapes = Annotated[
+    Optional[list[str]],
+    typer.Option("--input-shape", metavar="[NAME=]1x3x224x224", help="Shape of an input of an import path; repeatable."),
+]
+Weights = Annotated[
+    Optional[Path], typer.Option(help="Weights for an import path: safetensors, or a state_dict saved by torch.save.")
+]
+
+
+def _device_names() -> list[str]:
+    return ["auto", "cpu", "cuda"]
+
+
+def _backend_names() -> list[str]:
+    return ["torch", "ort-cpu", "ort-cuda"]
+
+
+def _model_names(incomplete: str) -> list[str]:
+    from edgekit.models import MODELS
+
+    return [name for name in MODELS if name.startswith(incomplete)]
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=_device_names)]
+Backends = Annotated[
+    Optional[list[str]],
+    typer.Option("--backend", help="Only this runtime, which must be present; repeatable.", autocompletion=_backend_names),
+]
+TorchSource = Annotated[
+    Optional[str], typer.Option("--source", help="Model or import path of the PyTorch side; it gets the bundle's weights.")
+]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from edgekit import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: edgekit run recipes/lenet.toml")
+def run(
+    recipe: RecipePath,
+    output: Annotated[Optional[Path], typer.Option(help="The bundle's folder; exported/<name> if left out.")] = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Every step in order: train, export, verify, bench. Steps whose inputs have not changed are skipped."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.pipeline import run_recipe
+
+        return run_recipe(recipe, runs=runs, output=output, device=device, progress=progress)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit train recipes/lenet.toml")
+def train(
+    recipe: RecipePath,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard an interrupted training.")] = False,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a recipe into runs/<name>/: weights, checkpoint, metrics.jsonl, curve.png. Ctrl-C keeps a checkpoint."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.pipeline import train_recipe
+        from edgekit.recipe import load
+
+        loaded = load(recipe)
+        return train_recipe(loaded, runs / loaded.name, device=device, resume=resume, restart=restart, progress=progress)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit export torchvision.models:resnet18 --input-shape 1x3x224x224 --output exported/r18")
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A recipe, a run directory, a model's name, or an import path package.module:factory.",
+            autocompletion=_model_names,
+        ),
+    ],
+    fold_bn: Annotated[
+        Optional[bool], typer.Option("--fold-bn/--no-fold-bn", help="Fold batch norm into the layer before it [default: fold].")
+    ] = None,
+    opset: Annotated[Optional[int], typer.Option(min=18, max=26, help="ONNX opset [default: 20].")] = None,
+    output: Annotated[Optional[Path], typer.Option(help="The bundle's folder; exported/<name> if left out.")] = None,
+    input_shape: InputShapes = None,
+    weights: Weights = None,
+    keep_weights: Annotated[
+        bool, typer.Option(help="Put the PyTorch weights into the bundle, for verify and bench with PyTorch.")
+    ] = True,
+    mean: Annotated[Optional[str], typer.Option(help="Preprocessing of an import path, e.g. 0.485,0.456,0.406")] = None,
+    std: Annotated[Optional[str], typer.Option(help="Preprocessing of an import path, e.g. 0.229,0.224,0.225")] = None,
+    labels: Annotated[Optional[Path], typer.Option(help="Labels of an import path, one a line.")] = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.pipeline import ExportOptions, export_source
+
+        options = ExportOptions(
+            output=output,
+            fold_bn=fold_bn,
+            opset=opset,
+            input_shapes=tuple(input_shape or ()),
+            weights=weights,
+            keep_weights=keep_weights,
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            labels=labels,
+        )
+        return export_source(source, options, runs=runs, progress=progress)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit verify exported/lenet")
+def verify(
+    bundle: BundlePath,
+    backend: Backends = None,
+    atol: Annotated[Optional[float], typer.Option(min=0, help="Absolute tolerance [default: the manifest's].")] = None,
+    rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
+    source: TorchSource = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check every runtime present against the recorded float64 outputs; exit code 1 when one is off."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.pipeline import verify_bundle
+
+        tolerance = _tolerance(bundle, atol, rtol)
+        return verify_bundle(bundle, backends=backend or (), tolerance=tolerance, source=source, runs=runs, progress=progress)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit bench exported/lenet --batch 1,8,32 --threads 1 --json > bench.json")
+def bench(
+    bundle: BundlePath,
+    batch: Annotated[str, typer.Option(metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
+    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of each runtime [default: all cores].")] = None,
+    seconds: Annotated[float, typer.Option(help="Recorded time per runtime, batch and boundary.")] = 1.0,
+    budget_ms: Annotated[
+        Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")
+    ] = None,
+    backend: Backends = None,
+    source: TorchSource = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time every runtime present, taking turns; raw samples are in the JSON."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.errors import UsageError
+        from edgekit.pipeline import bench_bundle
+
+        if not 0 < seconds <= 3600:
+            raise UsageError(f"--seconds {seconds:g} is not a time between 0 and 3600; give seconds like 0.5")
+        return bench_bundle(
+            bundle,
+            backends=backend or (),
+            batches=_batches(batch),
+            threads=threads,
+            seconds=seconds,
+            budget_ms=budget_ms,
+            source=source,
+            runs=runs,
+            progress=progress,
+        )
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit inspect exported/lenet")
+def inspect(
+    target: Annotated[
+        str, typer.Argument(metavar="BUNDLE|FILE.onnx|SOURCE", help="What to look into.", autocompletion=_model_names)
+    ],
+    input_shape: InputShapes = None,
+    weights: Weights = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Layers with shapes, parameters and MACs; operator counts; how many batch norms are left."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.pipeline import inspect_target
+
+        return inspect_target(target, input_shapes=tuple(input_shape or ()), weights=weights, runs=runs)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit predict exported/lenet shirt.png boot.png")
+def predict(
+    bundle: BundlePath,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any size.")],
+    backend: Annotated[str, typer.Option(help="The runtime to use.", autocompletion=_backend_names)] = "ort-cpu",
+    top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Label pictures through the bundle's own preprocessing."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.pipeline import predict_images
+
+        return predict_images(bundle, images, backend=backend, top=top)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit models --json")
+def models(json: Json = False, debug: Debug = False) -> None:
+    """The models edgekit ships."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.models import MODELS
+        from edgekit.reports import ModelRow, ModelsReport
+        from edgekit.tensors import shape_text
+
+        return ModelsReport(tuple(ModelRow(info.name, shape_text(info.input_shape), info.summary) for info in MODELS.values()))
+
+    _carry_out(action, json, debug)
+
+
+@data_app.command(epilog="Example: edgekit data fetch fashion-mnist")
+def fetch(
+    name: Annotated[str, typer.Argument(help="The dataset: fashion-mnist.", autocompletion=lambda: ["fashion-mnist"])],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find or fetch a dataset and check its sha256."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.pipeline import fetch_data
+
+        return fetch_data(name, progress)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit doctor")
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """Every runtime: present or not, what it would really run on, what is wrong, the command that mends it."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.doctor import doctor as examine
+
+        return examine(progress)
+
+    _carry_out(action, json, debug)
+
+
+# typer brings its own copy of click, or uses the installed one: this is UsageError in either
+_TyperUsageError: Any = typer.BadParameter.__bases__[0]
+
+
+def main() -> NoReturn:
+    """The entry point: under ``--json`` wrong usage too is one JSON document."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        sys.exit(STOPPED)
+    except _TyperUsageError as problem:
+        if "--json" in sys.argv:
+            _print_error("UsageError", problem.format_message())
+        problem.show()
+        sys.exit(BAD_INPUT)
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> None:
+    """Run ``action``, print its report, and exit with the code that it deserves."""
+    from rich.console import Console
+
+    from edgekit.errors import Interrupted
+    from edgekit.render import ConsoleProgress, render
+
+    console = Console(stderr=True)
+    try:
+        report = action(ConsoleProgress(console))
+        if json:
+            _print_document(report.to_json())
+        else:
+            render(report, console)
+    except BrokenPipeError:
+        _close_stdout()
+        raise typer.Exit(OK) from None
+    except KeyboardInterrupt:
+        console.print("stopped", highlight=False)
+        raise typer.Exit(STOPPED) from None
+    except Exception as problem:
+        if debug:
+            console.print_exception()
+        message = _sentence(problem)
+        if json:
+            _print_error(type(problem).__name__, message)
+        console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
+    raise typer.Exit(OK if report.passed else CHECK_FAILED)
+
+
+def _sentence(problem: Exception) -> str:
+    from edgekit.errors import EdgekitError
+
+    if isinstance(problem, EdgekitError):
+        return str(problem)
+    if isinstance(problem, MemoryError):
+        return "this machine's memory is not enough; use a smaller model, batch or picture"
+    if isinstance(problem, OSError):
+        where = f"{problem.filename}: " if problem.filename else ""
+        return f"{where}{problem.strerror or problem}; check the path and its permissions"
+    return f"unexpected {type(problem).__name__}: {problem}; run again with --debug and report it"
+
+
+def _print_document(document: bytes) -> None:
+    sys.stdout.buffer.write(document + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _print_error(kind: str, message: str) -> None:
+    import msgspec
+
+    _print_document(msgspec.json.format(msgspec.json.encode({"error": {"kind": kind, "message": message}}), indent=2))
+
+
+def _close_stdout() -> None:
+    # the reader went away: keep the interpreter from complaining about it at exit
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    from edgekit.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    from edgekit.errors import UsageError
+
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and 0 < int(part) <= 65536 for part in parts):
+        raise UsageError(f"--batch {text!r} is not a list of batch sizes; write it like 1,8,32")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _tolerance(bundle: Path, atol: float | None, rtol: float | None) -> Tolerance | None:
+    if atol is None and rtol is None:
+        return None
+    import msgspec
+
+    from edgekit.bundle import open_bundle
+    from edgekit.errors import UsageError
+
+    if rtol is not None and not rtol < 1:
+        raise UsageError(f"--rtol {rtol:g} would let anything pass; give a number below 1")
+    changes = {key: value for key, value in (("atol", atol), ("rtol", rtol)) if value is not None}
+    return msgspec.structs.replace(open_bundle(bundle).variant.tolerance, **changes)

@@ -1,0 +1,79 @@
+"""Datasets, as arrays in memory: numpy only, so that nothing here needs a framework."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.data import fashion_mnist, image_folder
+from edgekit.data.pictures import Pictures
+from edgekit.preprocess import CHANNELS, Color, Preprocess
+from edgekit.progress import SILENT, Progress
+from edgekit.recipe import DataRecipe
+
+DATASETS = ("fashion-mnist", "image-folder")
+"""What ``[data] dataset`` may name."""
+
+
+class Dataset(msgspec.Struct, frozen=True):
+    """Training and test pictures with the preprocessing that turns them into the network's input."""
+
+    train: Pictures
+    test: Pictures
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+
+
+def load(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
+    """Everything in memory as uint8; raises DataError naming the file at fault."""
+    color: Color = recipe.color or ("grey" if recipe.dataset == "fashion-mnist" else "rgb")
+    if recipe.dataset == "fashion-mnist":
+        folder = fashion_mnist.locate(Path(recipe.path) if recipe.path else None, progress)
+        train, test = fashion_mnist.load(folder, color, recipe.size or fashion_mnist.SIZE, progress)
+        classes: tuple[str, ...] = fashion_mnist.CLASSES
+        default = (fashion_mnist.MEAN * CHANNELS[color], fashion_mnist.STD * CHANNELS[color])
+    else:
+        assert recipe.path is not None  # recipe.load refuses the recipe otherwise
+        assert recipe.size is not None
+        train, test, classes = image_folder.load(Path(recipe.path), color, recipe.size, recipe.test_fraction, progress)
+        default = None
+    mean, std = (recipe.mean, recipe.std) if recipe.mean and recipe.std else default or channel_statistics(train.images)
+    height, width = train.images.shape[2:]
+    return Dataset(train, test, classes, Preprocess(color, height, width, mean, std))
+
+
+def golden_pictures(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
+    """``count`` test pictures spread evenly over the test set (all of them when it has fewer)."""
+    size = (preprocess.height, preprocess.width)
+    if recipe.dataset == "fashion-mnist":
+        folder = fashion_mnist.locate(Path(recipe.path) if recipe.path else None)
+        return fashion_mnist.from_test_set(folder, preprocess.color, size, count)
+    assert recipe.path is not None
+    return image_folder.from_test_set(Path(recipe.path), preprocess.color, size, recipe.test_fraction, count)
+
+
+def fingerprint(recipe: DataRecipe) -> str:
+    """A hash that changes when the pictures do, without decoding them."""
+    if recipe.dataset == "fashion-mnist":
+        content = repr(sorted(fashion_mnist.SHA256.items()))
+    else:
+        assert recipe.path is not None
+        content = repr(image_folder.listing(Path(recipe.path)))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in the 0..1 range, in float64; a flat channel gets std 1."""
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].reshape(-1), minlength=256)
+        levels = np.arange(256) / 255
+        mean = float((counts * levels).sum() / counts.sum())
+        variance = float((counts * (levels - mean) ** 2).sum() / counts.sum())
+        means.append(round(mean, 6))
+        stds.append(round(variance**0.5, 6) or 1.0)
+    return tuple(means), tuple(stds)

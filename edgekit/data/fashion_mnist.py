@@ -1,0 +1,208 @@
+"""Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey pictures of 28x28, in ten classes.
+
+It is taken from, in this order: a directory given, the cache, Debian's installed package ``dataset-fashion-mnist``,
+torchvision's download, the Debian package downloaded and unpacked without root. Whatever the way, the unpacked files
+must have the sha256 below.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.data.pictures import Pictures, spread
+from edgekit.errors import DataError
+from edgekit.files import write_bytes
+from edgekit.preprocess import Color, pixels_of
+from edgekit.progress import SILENT, Progress
+
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+SIZE = (28, 28)
+MEAN, STD = (0.2860,), (0.3530,)
+SHA256 = {
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+}
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+
+
+def cache_folder() -> Path:
+    """``$EDGEKIT_CACHE``, else ``$XDG_CACHE_HOME/edgekit``, else ``~/.cache/edgekit``; then ``data/fashion-mnist``."""
+    base = os.environ.get("EDGEKIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+    return Path(base) / "data" / "fashion-mnist"
+
+
+def locate(given: Path | None = None, progress: Progress = SILENT) -> Path:
+    """A folder with the four files (plain or .gz); fetches into the cache when no place has them.
+
+    Raises DataError that lists every place tried and why it failed.
+    """
+    if given is not None:
+        if not _complete(given):
+            raise DataError(f"{given} lacks the Fashion-MNIST files {', '.join(sorted(SHA256))} (plain or .gz); check the path")
+        return given
+    cache = cache_folder()
+    for folder in (cache, DEBIAN_FOLDER):
+        if _complete(folder):
+            return folder
+    tried = [f"{cache}: empty", f"{DEBIAN_FOLDER}: Debian's package {DEBIAN_PACKAGE} is not installed"]
+    fetchers: tuple[tuple[str, Callable[[Path], Path]], ...] = (
+        ("torchvision's download", _torchvision_download),
+        ("apt-get download", _apt_download),
+    )
+    for name, fetcher in fetchers:
+        progress.say(f"fetching Fashion-MNIST by {name}")
+        with tempfile.TemporaryDirectory(prefix="edgekit-data-") as scratch:
+            try:
+                _keep(fetcher(Path(scratch)), cache)
+                return cache
+            except (DataError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as problem:
+                tried.append(f"{name}: {str(problem).strip().splitlines()[0] if str(problem).strip() else problem!r}")
+    raise DataError(
+        f"Fashion-MNIST was not found and could not be fetched ({'; '.join(tried)}); "
+        f"apt-get install {DEBIAN_PACKAGE}, or give the folder that has it"
+    )
+
+
+def load(
+    folder: Path, color: Color = "grey", size: tuple[int, int] = SIZE, progress: Progress = SILENT
+) -> tuple[Pictures, Pictures]:
+    """(train, test), resized to ``size`` = (height, width); raises DataError for a damaged file."""
+    train, test = (_load_split(folder, split, color, size, progress) for split in ("train", "t10k"))
+    return train, test
+
+
+def read_idx(content: bytes, where: str) -> NDArray[np.uint8]:
+    """Decode an unsigned-byte IDX file: magic 0x0000 08 rank, big-endian sizes, then the values."""
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise DataError(f"{where} is not an IDX file of unsigned bytes; fetch it again")
+    rank = content[3]
+    header = 4 + 4 * rank
+    if len(content) < header:
+        raise DataError(f"{where} is truncated; fetch it again")
+    shape = struct.unpack(f">{rank}I", content[4:header])
+    if len(content) - header != int(np.prod(shape, dtype=np.int64)):
+        raise DataError(f"{where} is truncated or too long for its shape {shape}; fetch it again")
+    values: NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=header)
+    return values.reshape(shape)
+
+
+def from_test_set(folder: Path, color: Color, size: tuple[int, int], count: int) -> Pictures:
+    """``count`` pictures spread over the test set, as ``load`` gives them."""
+    test = _read_split(folder, "t10k")
+    chosen = spread(len(test), count)
+    return Pictures(_resized(test.images[chosen], color, size, "t10k", SILENT), test.labels[chosen])
+
+
+def _load_split(folder: Path, split: str, color: Color, size: tuple[int, int], progress: Progress) -> Pictures:
+    pictures = _read_split(folder, split)
+    return Pictures(_resized(pictures.images, color, size, split, progress), pictures.labels)
+
+
+def _read_split(folder: Path, split: str) -> Pictures:
+    """``images`` uint8 N x 28 x 28, as the file has them."""
+    images = read_idx(_read_checked(folder, f"{split}-images-idx3-ubyte"), f"{folder}/{split}-images-idx3-ubyte")
+    labels = read_idx(_read_checked(folder, f"{split}-labels-idx1-ubyte"), f"{folder}/{split}-labels-idx1-ubyte")
+    return Pictures(images, labels.astype(np.int64))
+
+
+def _resized(images: NDArray[np.uint8], color: Color, size: tuple[int, int], split: str, progress: Progress) -> NDArray[np.uint8]:
+    if size == SIZE and color == "grey":
+        return images[:, None].copy()
+    from PIL import Image
+
+    channels = 1 if color == "grey" else 3
+    out = np.empty((len(images), channels, *size), np.uint8)
+    with progress.task(f"resizing {split} pictures to {size[0]}x{size[1]}", len(images)) as advance:
+        for index, image in enumerate(images):
+            out[index] = pixels_of(Image.fromarray(image), color, size)
+            if index % 1000 == 999:
+                advance(1000, "")
+    return out
+
+
+def _path_of(folder: Path, name: str) -> Path | None:
+    for candidate in (folder / name, folder / f"{name}.gz", folder / "FashionMNIST" / "raw" / name):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _complete(folder: Path) -> bool:
+    return all(_path_of(folder, name) for name in SHA256)
+
+
+def _read_checked(folder: Path, name: str) -> bytes:
+    path = _path_of(folder, name)
+    if path is None:
+        raise DataError(f"{folder} lacks {name}; fetch the dataset again")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as problem:
+        raise DataError(f"{path} cannot be unpacked: {problem}; delete it and fetch it again") from None
+    if hashlib.sha256(content).hexdigest() != SHA256[name]:
+        raise DataError(f"{path} is damaged: its unpacked sha256 is not Fashion-MNIST's; delete it and fetch it again")
+    return content
+
+
+def _keep(source: Path, cache: Path) -> None:
+    contents = {name: _read_checked(source, name) for name in SHA256}
+    for name, content in contents.items():
+        write_bytes(cache / name, content)
+
+
+def _torchvision_download(scratch: Path) -> Path:
+    import contextlib
+    import sys
+
+    from torchvision.datasets import FashionMNIST
+
+    with contextlib.redirect_stdout(sys.stderr):
+        FashionMNIST(str(scratch), download=True)
+    return scratch / "FashionMNIST" / "raw"
+
+
+def _apt_download(scratch: Path) -> Path:
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise DataError("this is not a Debian-like system")
+    try:
+        _run(["apt-get", "download", DEBIAN_PACKAGE], scratch)
+    except subprocess.CalledProcessError:
+        # the machine's package lists may never have been fetched: use lists of our own
+        own = ["-o", f"Dir::State::lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache"]
+        (scratch / "lists" / "partial").mkdir(parents=True)
+        (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
+        _run(["apt-get", *own, "update"], scratch)
+        _run(["apt-get", *own, "download", DEBIAN_PACKAGE], scratch)
+    package = next(scratch.glob(f"{DEBIAN_PACKAGE}*.deb"))
+    _run(["dpkg-deb", "-x", str(package), str(scratch / "unpacked")], scratch)
+    return scratch / "unpacked" / DEBIAN_FOLDER.relative_to("/")
+
+
+def _run(command: list[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)

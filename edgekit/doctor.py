@@ -1,0 +1,133 @@
+"""What works on this machine: every runtime, its version, what it would really run on, what is wrong, what mends it.
+
+Each package is imported in a process of its own, because a broken one may crash.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from edgekit.backends.cuda import cuda_problem
+from edgekit.machine import machine_facts
+from edgekit.progress import SILENT, Progress
+from edgekit.reports import DoctorReport, Finding
+
+IMPORT_SECONDS = 120
+
+
+class Package(NamedTuple):
+    """A distribution, the module it brings, the extra that installs it and a program that prints JSON facts about it."""
+
+    name: str
+    module: str
+    extra: str
+    program: str
+
+
+_PLAIN = "import json, {module} as m; print(json.dumps({{'version': str(m.__version__)}}))"
+_TORCH = """
+import json, torch
+cuda = torch.cuda.is_available()
+print(json.dumps({'version': str(torch.__version__), 'cuda': cuda, 'built': torch.version.cuda,
+                  'device': torch.cuda.get_device_name(0) if cuda else ''}))
+"""
+_ORT = "import json, onnxruntime as o; print(json.dumps({'version': o.__version__, 'providers': o.get_available_providers()}))"
+
+PACKAGES = (
+    Package("torch", "torch", "train", _TORCH),
+    Package("torchvision", "torchvision", "train", _PLAIN.format(module="torchvision")),
+    Package("onnx", "onnx", "cpu", _PLAIN.format(module="onnx")),
+    Package("onnxruntime", "onnxruntime", "cpu", _ORT),
+    Package("onnxruntime-gpu", "onnxruntime", "gpu", _ORT),
+    Package("tensorrt", "tensorrt", "gpu", _PLAIN.format(module="tensorrt")),
+    Package("tensorrt-rtx", "tensorrt_rtx", "rtx", _PLAIN.format(module="tensorrt_rtx")),
+)
+
+Probe = Callable[[str], "dict[str, object] | str"]
+
+
+def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorReport:
+    """Look at every runtime; ``probe`` runs a program and gives what it printed as JSON, or the reason it failed."""
+    probe = probe or run_program
+    findings = [_driver()]
+    versions = {package.name: _version(package.name) for package in PACKAGES}
+    with progress.task("looking at runtimes", len(PACKAGES)) as advance:
+        for package in PACKAGES:
+            findings.append(_examine(package, versions, probe))
+            advance(1, package.name)
+    return DoctorReport(machine_facts(), tuple(findings))
+
+
+def run_program(program: str) -> dict[str, object] | str:
+    """Run ``program`` in a fresh interpreter: the JSON object it printed last, or why there is none."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"importing it takes longer than {IMPORT_SECONDS} s"
+    if done.returncode < 0:
+        return f"importing it crashes with signal {-done.returncode}"
+    lines = [line for line in (done.stderr if done.returncode else done.stdout).splitlines() if line.strip()]
+    if done.returncode:
+        return lines[-1].strip() if lines else f"importing it exits with {done.returncode}"
+    facts: dict[str, object] = json.loads(lines[-1])
+    return facts
+
+
+def _driver() -> Finding:
+    problem = cuda_problem()
+    if not problem:
+        return Finding("NVIDIA driver", "ok", "", "GPU", "", "")
+    what, _, remedy = problem.partition("; ")
+    status = "absent" if "no NVIDIA driver" in problem else "broken"
+    return Finding("NVIDIA driver", status, "", "", what, remedy)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _examine(package: Package, versions: dict[str, str], probe: Probe) -> Finding:
+    version = versions[package.name]
+    if not version:
+        return Finding(package.name, "absent", "", "", "not installed", f"pip install 'edgekit[{package.extra}]'")
+    if package.module == "onnxruntime" and versions["onnxruntime"] and versions["onnxruntime-gpu"]:
+        return Finding(
+            package.name,
+            "broken",
+            version,
+            "",
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'edgekit[cpu]' or 'edgekit[gpu]'",
+        )
+    facts = probe(package.program)
+    if isinstance(facts, str):
+        return Finding(package.name, "broken", version, "", facts, f"pip install --force-reinstall 'edgekit[{package.extra}]'")
+    runs_on, problem, remedy = _runs_on(package, facts)
+    return Finding(package.name, "ok", version, runs_on, problem, remedy)
+
+
+def _runs_on(package: Package, facts: dict[str, object]) -> tuple[str, str, str]:
+    """(what it would really run on, a limitation, its remedy)."""
+    gpu, _, remedy = cuda_problem().partition("; ")
+    if package.name == "torch":
+        idle = f"its CUDA {facts['built']} is idle: {gpu}" if facts["built"] and gpu else ""
+        return (f"CUDA {facts['built']}, {facts['device']}", "", "") if facts["cuda"] else ("CPU", idle, "")
+    if package.module == "onnxruntime":
+        lists_cuda = "CUDAExecutionProvider" in list(facts["providers"])  # type: ignore[call-overload]
+        if lists_cuda and gpu:
+            return "CPU", f"it lists CUDA but would fall back to the CPU: {gpu}", remedy
+        return "CUDA, CPU" if lists_cuda else "CPU", "", ""
+    if package.name.startswith("tensorrt"):
+        without_gpu = "builds engines here, runs none" if package.name == "tensorrt-rtx" else "nothing"
+        return without_gpu if gpu else "GPU", gpu, remedy
+    return "", "", ""

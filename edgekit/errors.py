@@ -1,0 +1,62 @@
+"""Every error edgekit raises on purpose.
+
+EdgekitError
+├── UsageError      the command line asks for something contradictory
+├── InputError      a file or value that was given is wrong
+│   ├── RecipeError     a recipe
+│   ├── DataError       a dataset or a picture
+│   ├── ModelError      a model, its weights, or what it was fed
+│   └── BundleError     a bundle, or an ONNX file
+├── OutputError     a result cannot be written
+├── MissingError    this machine lacks a package, a device or a driver
+│   └── FallbackError   a runtime quietly used something other than what was asked for
+└── Interrupted     the user stopped the work
+
+A message is one sentence: what was wrong, where, and what to do. The command line prints it and exits with 2.
+"""
+
+from __future__ import annotations
+
+
+class EdgekitError(Exception):
+    """The root: catch this to catch everything edgekit raises on purpose."""
+
+
+class UsageError(EdgekitError):
+    """The command line asks for something contradictory."""
+
+
+class InputError(EdgekitError):
+    """A file or value that was given is wrong."""
+
+
+class RecipeError(InputError):
+    """A recipe cannot be read, or says something impossible."""
+
+
+class DataError(InputError):
+    """A dataset or a picture is missing, damaged or of the wrong shape."""
+
+
+class ModelError(InputError, ValueError):
+    """A model cannot be found or built, or was fed something it does not take."""
+
+
+class BundleError(InputError):
+    """A bundle or an ONNX file is missing, damaged or not what its manifest says."""
+
+
+class OutputError(EdgekitError):
+    """A result cannot be written where it was asked for."""
+
+
+class MissingError(EdgekitError):
+    """Something is not on this machine: a package, a device or a driver."""
+
+
+class FallbackError(MissingError):
+    """A runtime quietly used something other than what was asked for."""
+
+
+class Interrupted(EdgekitError):
+    """The user stopped the work; what was done is kept. The command line exits with 130, as shells expect."""

@@ -1,0 +1,122 @@
+"""Files that are whole or absent: written beside their place, then renamed into it; and their fingerprints."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgekit.errors import InputError, OutputError
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for piece in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> bytes:
+    """The bytes of ``path``; raises ``error`` with a sentence that calls the file ``what``."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise error(f"{what} {path} does not exist; check the path") from None
+    except OSError as problem:
+        raise error(f"{what} {path} cannot be read: {problem.strerror}; check the path and its permissions") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes the place of ``path``, on failure it goes away.
+
+    Raises OutputError when the folder cannot be written or the disk is full; what was at ``path`` stays.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: a folder of that name is there; choose another name")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        os.chmod(temporary, 0o666 & ~_umask())
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as problem:
+        raise write_error(path, problem) from problem
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write ``content`` to ``path`` as UTF-8, whole or not at all."""
+    write_bytes(path, content.encode())
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder``; on success it takes its place, on failure it goes away.
+
+    Whether the old content may go is for the caller to decide beforehand.
+    """
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        os.chmod(temporary, 0o777 & ~_umask())
+        yield temporary
+        _swap(temporary, folder)
+    except OSError as problem:
+        raise write_error(folder, problem) from problem
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_error(path: Path, problem: OSError) -> OutputError:
+    """The sentence for a failed write."""
+    remedy = {
+        errno.ENOSPC: "free some disk space",
+        errno.EDQUOT: "free some of your quota",
+        errno.EACCES: "choose a folder you may write to",
+        errno.EPERM: "choose a folder you may write to",
+        errno.EROFS: "choose a folder you may write to",
+        errno.ENOTDIR: "choose a path whose parents are folders",
+        errno.EEXIST: "choose a path whose parents are folders",
+    }.get(problem.errno or 0, "check the path")
+    return OutputError(f"cannot write {path}: {problem.strerror or problem}; {remedy}, nothing was changed there")
+
+
+def _swap(new: Path, place: Path) -> None:
+    if not place.exists():
+        os.replace(new, place)
+        return
+    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+    os.replace(place, old)
+    try:
+        os.replace(new, place)
+    except OSError:
+        os.replace(old, place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

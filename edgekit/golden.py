@@ -1,0 +1,35 @@
+"""Golden inputs and the outputs of the original, unfolded model on them, in float64 and in float32."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+
+from edgekit.bundle import GoldenArrays
+from edgekit.errors import ModelError
+from edgekit.models.trace import as_arrays, run, tensors_of_feed
+from edgekit.tensors import Array, TensorSpec, sample_feed
+
+RANDOM_SAMPLES = 8
+SEED = 0
+
+
+def random_inputs(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Repeatable inputs for models whose data is not known."""
+    return sample_feed(inputs, RANDOM_SAMPLES, SEED)
+
+
+def record(model: nn.Module, inputs: dict[str, Array], labels: Array | None = None) -> GoldenArrays:
+    """Run ``model`` in inference mode on a copy; raises ModelError when an output is not finite."""
+    frozen = copy.deepcopy(model).eval()
+    tensors = tensors_of_feed(inputs)
+    float32 = as_arrays(run(frozen, tensors))
+    exact = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors)
+    float64 = {name: array.astype(np.float64) for name, array in as_arrays(run(frozen.double(), exact)).items()}
+    for name, array in float64.items():
+        if not np.isfinite(array).all():
+            raise ModelError(f"output {name!r} of the model is not finite on its golden inputs; check the weights")
+    return GoldenArrays(inputs, float64, float32, labels)

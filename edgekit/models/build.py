@@ -1,0 +1,115 @@
+"""Making a module from a name, and putting weights into it without unpickling anything."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from edgekit.errors import ModelError
+from edgekit.models import MODELS
+
+
+def build(name: str, args: Mapping[str, Any] | None = None) -> Any:
+    """Call the factory of a shipped model, or of an import path ``package.module:factory``; gives what it returns.
+
+    An import path is looked up as Python would from the current folder. Raises ModelError that says which part failed.
+    """
+    path = MODELS[name].factory if name in MODELS else name
+    module_name, _, factory_name = path.partition(":")
+    if not module_name or not factory_name:
+        known = ", ".join(MODELS)
+        raise ModelError(f"no model {name!r}; use one of {known}, or an import path like torchvision.models:resnet18")
+    factory = _find(module_name, factory_name, name)
+    try:
+        return factory(**(args or {}))
+    except Exception as problem:
+        raise ModelError(f"{name} could not be built: {type(problem).__name__}: {problem}; check its arguments") from problem
+
+
+def build_module(name: str, args: Mapping[str, Any] | None = None) -> nn.Module:
+    """``build``, for factories that return a module."""
+    module = build(name, args)
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{name} returned a {type(module).__name__}, not a torch.nn.Module; name a factory of modules")
+    return module
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill ``model`` from safetensors, or from a state_dict read with ``weights_only=True``.
+
+    Raises ModelError when the file cannot be read safely, or its names or shapes differ from the model's.
+    """
+    state = _read_state(path)
+    wanted = model.state_dict()
+    missing, unknown = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    if missing or unknown:
+        parts = [f"lacks {_some(missing)}"] if missing else []
+        parts += [f"has unknown {_some(unknown)}"] if unknown else []
+        raise ModelError(f"weights {path} do not fit the model: the file {' and '.join(parts)}; use this model's weights")
+    for key, tensor in state.items():
+        if tensor.shape != wanted[key].shape:
+            raise ModelError(
+                f"weights {path} do not fit the model: {key} is {tuple(tensor.shape)} in the file and "
+                f"{tuple(wanted[key].shape)} in the model; use this model's weights"
+            )
+    model.load_state_dict(state)
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """The model's state as safetensors; the same weights give the same bytes."""
+    # clones: safetensors refuses tensors that share memory
+    return save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()})
+
+
+def _find(module_name: str, factory_name: str, name: str) -> Any:
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as problem:
+        raise ModelError(f"{name}: cannot import {module_name}: {type(problem).__name__}: {problem}; check the path") from problem
+    finally:
+        if added and here in sys.path:
+            sys.path.remove(here)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise ModelError(f"{name}: {module_name} has no function or class {factory_name!r}; check the spelling")
+    return factory
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"weights {path} do not exist; check the path")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as problem:
+            raise ModelError(f"weights {path} are not valid safetensors: {problem}; make the file again") from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise ModelError(
+            f"weights {path} cannot be loaded safely: {reason}; save model.state_dict() with torch.save or as safetensors"
+        ) from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ModelError(f"weights {path} hold no state_dict; save model.state_dict() with torch.save or as safetensors")
+    return state
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

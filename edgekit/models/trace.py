@@ -1,0 +1,108 @@
+"""From a module to its graph of ATen operations, by ``torch.export``: what folding rewrites and ONNX is written from."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgekit.errors import ModelError
+from edgekit.tensors import BATCH, Array, Feed, TensorSpec, sample_feed
+
+# a traced batch of 1 would be taken for a constant (pytorch issue 157621)
+TRACED_BATCH = 2
+
+
+def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
+    """The inference-mode graph of a copy of ``model``, free in every axis that ``inputs`` names; ``model`` is untouched.
+
+    Parameters keep their names. Raises ModelError when the model does not take these inputs or cannot be traced.
+    """
+    frozen = copy.deepcopy(model).eval()
+    example = tensors_of(inputs, TRACED_BATCH)
+    # the model is run first: its own error is clearer than the tracer's
+    run(frozen, example)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(frozen, example, dynamic_shapes=dynamic_shapes(inputs))
+            return program.module(check_guards=False)
+    except Exception as problem:
+        reason = _first_line(problem)
+        raise ModelError(
+            f"{type(model).__name__} runs but cannot be traced with a free batch axis: {reason}; "
+            "keep Python branches on tensor values and fixed batch sizes out of forward()"
+        ) from problem
+
+
+def duplicate(graph: fx.GraphModule) -> fx.GraphModule:
+    """A graph of its own, with parameters of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated tree specs
+        return copy.deepcopy(graph)
+
+
+def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The named outputs of one inference; raises ModelError naming the input shapes when the model refuses them."""
+    try:
+        with torch.inference_mode():
+            return named_outputs(model(*example))
+    except ModelError:
+        raise
+    except Exception as problem:
+        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in example)
+        raise ModelError(
+            f"{type(model).__name__} does not take an input of {shapes}: {_first_line(problem)}; check --input-shape"
+        ) from problem
+
+
+def tensors_of(inputs: Sequence[TensorSpec], batch: int) -> tuple[Tensor, ...]:
+    """Repeatable example tensors for ``inputs``."""
+    return tensors_of_feed(sample_feed(inputs, batch))
+
+
+def tensors_of_feed(feed: Feed) -> tuple[Tensor, ...]:
+    """The feed's arrays as tensors, in its order."""
+    return tuple(torch.from_numpy(array) for array in feed.values())
+
+
+def dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[tuple[Any, ...]]:
+    """What ``torch.export`` wants to know about free axes, wrapped for a forward that takes ``*args``."""
+    dims = {axis: torch.export.Dim(axis) for spec in inputs for axis in spec.shape if isinstance(axis, str)}
+    return tuple({index: dims[axis] for index, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in inputs)  # type: ignore[return-value]
+
+
+def named_outputs(result: object) -> dict[str, Tensor]:
+    """A tensor, a sequence or a mapping of tensors -> output name -> tensor; mappings keep their keys."""
+    if isinstance(result, Tensor):
+        return {"output": result}
+    if isinstance(result, Mapping):
+        items = [(str(key), value) for key, value in result.items()]
+    elif isinstance(result, (tuple, list)):
+        items = [("output" if len(result) == 1 else f"output{index}", value) for index, value in enumerate(result)]
+    else:
+        items = []
+    if not items or not all(isinstance(value, Tensor) for _, value in items):
+        raise ModelError(f"forward() returned a {type(result).__name__}; return a tensor, or a tuple or dict of tensors")
+    return dict(items)
+
+
+def output_specs(outputs: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
+    """Specs of outputs computed at the traced batch, whose first axis is the batch."""
+    return tuple(
+        TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *tensor.shape[1:])) for name, tensor in outputs.items()
+    )
+
+
+def as_arrays(outputs: Mapping[str, Tensor]) -> dict[str, Array]:
+    """Tensors -> numpy arrays of their own."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in outputs.items()}
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[0] if lines else type(problem).__name__

@@ -1,0 +1,41 @@
+"""Labels of pictures, through the bundle's own preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.backends import Backend
+from edgekit.bundle import Bundle
+from edgekit.errors import BundleError
+from edgekit.reports import Guess, Prediction, PredictReport
+from edgekit.tensors import Array
+
+
+def predict(bundle: Bundle, backend: Backend, images: Sequence[Path], top: int = 3) -> PredictReport:
+    """The ``top`` most probable labels of every picture; raises BundleError for a bundle that does not classify pictures."""
+    preprocess, labels = bundle.manifest.preprocess, bundle.manifest.labels
+    if preprocess is None or not labels or len(bundle.manifest.inputs) != 1:
+        raise BundleError(
+            f"bundle {bundle.root} records no preprocessing or labels, so it cannot be given pictures; "
+            "export it with --mean, --std and --labels"
+        )
+    name, output = bundle.manifest.inputs[0].name, bundle.manifest.outputs[0].name
+    predictions = []
+    for image in images:
+        pixels = preprocess.open(image)[None]
+        logits = backend.run({name: preprocess.normalise(pixels)})[output][0]
+        if logits.shape != (len(labels),):
+            raise BundleError(f"bundle {bundle.root} has {len(labels)} labels for an output of {logits.shape}; export it again")
+        predictions.append(Prediction(str(image), guesses(logits, labels, top)))
+    return PredictReport(str(bundle.root), backend.name, tuple(predictions))
+
+
+def guesses(logits: Array, labels: Sequence[str], top: int) -> tuple[Guess, ...]:
+    """Softmax in float64, best first."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = shifted / shifted.sum()
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return tuple(Guess(labels[index], float(probabilities[index])) for index in best)

@@ -1,0 +1,37 @@
+"""How long work tells how far it is, without knowing who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeAlias
+
+Advance: TypeAlias = Callable[[int, str], None]
+"""``advance(steps_done_since_last_call, note)``."""
+
+
+class Progress(Protocol):
+    """Something that shows progress: the console's bar, or nothing."""
+
+    def task(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        """Begin a piece of work of ``total`` steps."""
+        ...
+
+    def say(self, line: str) -> None:
+        """One finished fact, kept on the screen."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Accept and drop every step."""
+        yield lambda steps, note: None
+
+    def say(self, line: str) -> None:
+        """Drop the line."""
+
+
+SILENT: Progress = Silent()

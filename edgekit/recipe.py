@@ -1,0 +1,156 @@
+"""Recipes: what to train on what, and how to export, verify and time it. TOML through frozen structs.
+
+An unknown key, a wrong type or an impossible value is an error that names the key and the file.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edgekit.errors import RecipeError
+from edgekit.files import read_bytes
+from edgekit.preprocess import CHANNELS, Color
+
+MAX_SIDE = 4096
+Positive = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+
+
+class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which pictures. ``path`` is relative to the recipe; ``mean``/``std`` are measured on the training set if left out."""
+
+    dataset: Literal["fashion-mnist", "image-folder"]
+    path: str | None = None
+    resize: int | tuple[int, ...] | None = None  # bounds are checked below: msgspec crashes on constraints in this union
+    color: Color | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
+    test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) asked for, or None for the dataset's own."""
+        if self.resize is None:
+            return None
+        height, width = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        return height, width
+
+
+class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A built-in name (``edgekit models``) or an import path ``package.module:factory`` with its arguments."""
+
+    name: str
+    args: dict[str, Any] = {}
+
+
+class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to train. ``min_accuracy`` is a bar: below it on the test set, the command fails with exit code 1."""
+
+    epochs: Positive = 10
+    batch_size: Annotated[int, Meta(ge=2)] = 256
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    label_smoothing: Fraction = 0.0
+    flip: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    seed: Annotated[int, Meta(ge=0)] = 0
+    min_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
+class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to export. ``golden`` is the number of test pictures recorded with their reference outputs."""
+
+    fold_bn: bool = True
+    opset: Annotated[int, Meta(ge=18, le=26)] = 20
+    golden: Positive = 64
+
+
+class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An output y passes against the reference r when max|y - r| <= atol + rtol * max|r| and top-1 agrees.
+
+    ``top1`` is the least share of samples whose largest value must be at the same place (outputs of shape N x classes).
+    """
+
+    atol: Annotated[float, Meta(ge=0)] = 1e-6
+    rtol: Annotated[float, Meta(ge=0, lt=1)] = 2e-5
+    top1: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
+class BenchRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to time.
+
+    ``seconds`` is per runtime, batch and boundary; ``budget_ms`` bounds the end-to-end median of the first batch.
+    """
+
+    batch: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (1, 8, 32)
+    threads: Positive | None = None
+    seconds: PositiveFloat = 1.0
+    budget_ms: PositiveFloat | None = None
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model from data to bundle; ``name`` names its folders under ``runs/`` and ``exported/``."""
+
+    name: str
+    data: DataRecipe
+    model: ModelRecipe
+    train: TrainRecipe = TrainRecipe()
+    export: ExportRecipe = ExportRecipe()
+    verify: Tolerance = Tolerance()
+    bench: BenchRecipe = BenchRecipe()
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe; raises RecipeError naming the file and the key."""
+    content = read_bytes(path, "recipe", RecipeError)
+    try:
+        recipe = msgspec.toml.decode(content, type=Recipe)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as problem:
+        raise RecipeError(f"recipe {path}: {_explain(problem)}") from None
+    _check(recipe, path)
+    if recipe.data.path is None:
+        return recipe
+    absolute = (path.parent / Path(recipe.data.path).expanduser()).absolute()
+    return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=str(absolute)))
+
+
+def check_name(name: str) -> bool:
+    """Whether ``name`` is safe as a folder: letters, digits, dot, dash, underscore, not starting with a dot."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name) is not None
+
+
+def _check(recipe: Recipe, path: Path) -> None:
+    data = recipe.data
+    if not check_name(recipe.name):
+        raise RecipeError(f"recipe {path}: name {recipe.name!r} names a folder; use letters, digits, '.', '-' and '_'")
+    sizes = (data.resize,) if isinstance(data.resize, int) else data.resize
+    if sizes is not None and (len(sizes) not in (1, 2) or not all(1 <= size <= MAX_SIDE for size in sizes)):
+        raise RecipeError(f"recipe {path}: data.resize takes one or two sizes (height, width) from 1 to {MAX_SIDE}")
+    if data.dataset == "image-folder" and (data.path is None or data.resize is None):
+        raise RecipeError(f"recipe {path}: an image-folder dataset needs the keys data.path and data.resize; add them")
+    if (data.mean is None) != (data.std is None):
+        raise RecipeError(f"recipe {path}: data.mean and data.std go together; give both or neither")
+    color = data.color or ("grey" if data.dataset == "fashion-mnist" else "rgb")
+    for key, values in (("mean", data.mean), ("std", data.std)):
+        if values is not None and len(values) != CHANNELS[color]:
+            raise RecipeError(f"recipe {path}: data.{key} needs {CHANNELS[color]} value(s) for {color} pictures")
+
+
+def _explain(problem: Exception) -> str:
+    text = str(problem)
+    place = re.search(r" - at `\$\.?(.*)`$", text)
+    what = text[: place.start()] if place else text
+    unknown = re.search(r"unknown field `(.*)`", what)
+    if unknown:
+        table = f"[{place.group(1)}]" if place and place.group(1) else "the top level"
+        return f"unknown key {unknown.group(1)!r} in {table}; remove it or correct its spelling"
+    return f"{what} at key {place.group(1) or 'top level'!r}; correct it" if place else f"{what}; correct it"

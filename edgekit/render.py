@@ -1,0 +1,247 @@
+"""Reports -> tables on the console, and progress bars. Everything here goes to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from edgekit.progress import Advance
+from edgekit.reports import (
+    BenchReport,
+    DataReport,
+    DoctorReport,
+    ExportReport,
+    FoldReport,
+    InspectReport,
+    LatencyReport,
+    ModelsReport,
+    PredictReport,
+    Report,
+    RunReport,
+    TrainReport,
+    VerifyReport,
+)
+from edgekit.tensors import shape_text
+
+PASS, FAIL = "[green]pass[/green]", "[red]FAIL[/red]"
+
+
+class ConsoleProgress:
+    """Bars on a terminal; plain lines where there is none."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """A bar that goes away when the work is done."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bars(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bars:
+            task = bars.add_task(escape(title), total=total, note="")
+            yield lambda steps, note: bars.update(task, advance=steps, note=escape(note))
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._console.print(escape(line), highlight=False)
+
+
+def render(report: Report, console: Console) -> None:
+    """Print ``report`` as tables."""
+    _RENDERERS[type(report)](report, console)
+
+
+def table(title: str, *columns: str, numbers: Sequence[str] = ()) -> Table:
+    """An empty table; the columns named in ``numbers`` align right."""
+    made = Table(title=escape(title), title_justify="left", title_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return made
+
+
+def _train(report: TrainReport, console: Console) -> None:
+    console.print(
+        f"{escape(report.run)}: {report.model}, {report.parameters:,} parameters, test accuracy "
+        f"[bold]{report.test_accuracy:.4f}[/bold] after {report.seconds:.1f} s "
+        f"(bar {report.min_accuracy:.4f}: {PASS if report.passed else FAIL})",
+        highlight=False,
+    )
+
+
+def _fold(report: FoldReport, console: Console) -> None:
+    rows = table(
+        f"batch norm: {len(report.folded)} of {report.before} folded", "normalisation", "kind", "folded into / kept because"
+    )
+    for fold in report.folded:
+        rows.add_row(fold.norm, fold.kind, f"[green]{escape(fold.into)}[/green]")
+    for kept in report.kept:
+        rows.add_row(kept.norm, kept.kind, f"[yellow]kept:[/yellow] {escape(kept.reason)}")
+    if report.before:
+        console.print(rows)
+    if report.error_float64 is not None:
+        console.print(f"folded against unfolded in float64: {report.error_float64:.1e} of the scale", highlight=False)
+
+
+def _export(report: ExportReport, console: Console) -> None:
+    _fold(report.fold, console)
+    console.print(
+        f"against the original in float64 on {report.golden}: original in float32 {report.float32_error:.1e}, "
+        f"exported graph in float32 {report.exported_error:.1e} of the scale",
+        highlight=False,
+    )
+    for note in report.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
+    console.print(
+        f"wrote [bold]{escape(report.bundle)}[/bold]: ONNX opset {report.opset}, {report.onnx_bytes / 1e6:.2f} MB",
+        highlight=False,
+    )
+
+
+def _verify(report: VerifyReport, console: Console) -> None:
+    rows = table(
+        f"parity of {report.bundle}, against PyTorch float64 unfolded",
+        "runtime", "output", "samples", "max |y - r|", "of scale", "allowed", "top-1", "",
+        numbers=("samples", "max |y - r|", "of scale", "allowed", "top-1"),
+    )  # fmt: skip
+    for parity in report.parities:
+        for diff in parity.outputs:
+            rows.add_row(
+                parity.candidate,
+                escape(diff.name),
+                str(parity.samples),
+                diff.problem or f"{diff.max_abs:.2e}",
+                "-" if diff.problem else f"{diff.normalised:.2e}",
+                f"{diff.limit:.2e}",
+                "-" if diff.top1 is None else f"{diff.top1:.2%}",
+                PASS if diff.within(parity.tolerance) else FAIL,
+            )
+    console.print(rows)
+    _skipped(report.skipped, console)
+
+
+def _bench(report: BenchReport, console: Console) -> None:
+    speedups = {(one.backend, one.batch, one.boundary): one for one in report.comparisons}
+    rows = table(
+        f"latency of {report.bundle} in ms, {report.threads} thread(s), interleaved",
+        "batch", "boundary", "runtime", "median", "95 % of median", "P90", "P99", "calls", "speed-up", "",
+        numbers=("batch", "median", "95 % of median", "P90", "P99", "calls", "speed-up"),
+    )  # fmt: skip
+    for row in report.rows:
+        against = speedups.get((row.backend, row.batch, row.boundary))
+        rows.add_row(
+            str(row.batch),
+            row.boundary,
+            row.backend,
+            f"{row.median_ms:.4g}",
+            f"{row.median_low_ms:.4g} .. {row.median_high_ms:.4g}",
+            *_percentiles(row),
+            str(row.count),
+            "1" if against is None else f"{against.speedup:.2f} ({against.low:.2f} .. {against.high:.2f})",
+            "" if row.noise == "stable" else f"[yellow]{escape(row.noise)}[/yellow]",
+        )
+    console.print(rows)
+    console.print(
+        "device: inputs resident, work complete; end-to-end: host array in, host array out. Speed-up over the first runtime, "
+        f"median of per-round ratios with its 95 % interval. The loop itself costs {report.overhead_us:.2f} us a call. "
+        f"{report.machine.get('cpu', '')}, {report.machine.get('cores', '?')} core(s).",
+        highlight=False,
+    )
+    if report.budget_ms is not None:
+        verdict = PASS if report.passed else FAIL
+        console.print(
+            f"budget of {report.budget_ms:g} ms for batch {report.rows[0].batch} end-to-end: {verdict}", highlight=False
+        )
+    _skipped(report.skipped, console)
+
+
+def _percentiles(row: LatencyReport) -> list[str]:
+    return [f"- (needs {one.samples_needed})" if one.ms is None else f"{one.ms:.4g}" for one in row.percentiles]
+
+
+def _skipped(skipped: Sequence[Any], console: Console) -> None:
+    for one in skipped:
+        console.print(f"[dim]not present: {one.backend}: {escape(one.reason)}[/dim]", highlight=False)
+
+
+def _inspect(report: InspectReport, console: Console) -> None:
+    rows = table(report.source, "layer", "operator", "output", "parameters", "MACs", numbers=("parameters", "MACs"))
+    for layer in report.layers:
+        counts = [f"{count:,}" if count else "" for count in (layer.parameters, layer.macs)]
+        rows.add_row(escape(layer.name), layer.op, shape_text(layer.output_shape), *counts)
+    console.print(rows)
+    for title, specs in (("input", report.inputs), ("output", report.outputs)):
+        for name, text in specs.items():
+            console.print(f"{title} {escape(name)}: {text}", highlight=False)
+    console.print(f"operators: {', '.join(f'{op} {count}' for op, count in report.ops.items())}", highlight=False)
+    console.print(
+        f"{report.parameters:,} parameters, {report.macs:,} MACs a sample, {report.batch_norms} batch norm(s)", highlight=False
+    )
+
+
+def _predict(report: PredictReport, console: Console) -> None:
+    rows = table(f"{report.bundle} on {report.backend}", "picture", "label", "probability", numbers=("probability",))
+    for prediction in report.predictions:
+        for index, guess in enumerate(prediction.guesses):
+            rows.add_row(escape(prediction.image) if index == 0 else "", escape(guess.label), f"{guess.probability:.1%}")
+    console.print(rows)
+
+
+def _run(report: RunReport, console: Console) -> None:
+    rows = table(report.recipe, "step", "", "seconds", "check", "result", numbers=("seconds",))
+    for step in report.steps:
+        rows.add_row(step.step, step.status, f"{step.seconds:.1f}", PASS if step.ok else FAIL, escape(step.detail))
+    console.print(rows)
+
+
+def _models(report: ModelsReport, console: Console) -> None:
+    rows = table("models", "name", "input", "about")
+    for model in report.models:
+        rows.add_row(model.name, model.input, model.summary)
+    console.print(rows)
+    console.print("or any import path: edgekit export torchvision.models:resnet18 --input-shape 1x3x224x224", highlight=False)
+
+
+def _data(report: DataReport, console: Console) -> None:
+    console.print(
+        f"{report.dataset}: {report.train:,} + {report.test:,} pictures of {len(report.classes)} classes, "
+        f"checked, in {escape(report.folder)}",
+        highlight=False,
+    )
+
+
+def _doctor(report: DoctorReport, console: Console) -> None:
+    rows = table("runtimes", "name", "", "version", "runs on", "problem", "remedy")
+    marks = {"ok": "[green]ok[/green]", "absent": "[dim]absent[/dim]", "broken": "[red]BROKEN[/red]"}
+    for finding in report.findings:
+        rows.add_row(
+            finding.name, marks[finding.status], finding.version, finding.runs_on, escape(finding.problem), escape(finding.remedy)
+        )
+    console.print(rows)
+    console.print(", ".join(f"{key} {value}" for key, value in report.machine.items()), highlight=False)
+
+
+_RENDERERS: dict[type[Report], Callable[[Any, Console], None]] = {
+    TrainReport: _train,
+    FoldReport: _fold,
+    ExportReport: _export,
+    VerifyReport: _verify,
+    BenchReport: _bench,
+    InspectReport: _inspect,
+    PredictReport: _predict,
+    RunReport: _run,
+    ModelsReport: _models,
+    DataReport: _data,
+    DoctorReport: _doctor,
+}

@@ -1,0 +1,364 @@
+"""Every report: a frozen struct that goes to JSON and back. ``passed`` is what the exit code says."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from edgekit.errors import InputError
+from edgekit.preprocess import Preprocess
+from edgekit.recipe import Tolerance
+
+Kind = TypeVar("Kind", bound="Report")
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A piece of a report."""
+
+
+class Report(Part, frozen=True):
+    """What a verb found."""
+
+    @property
+    def passed(self) -> bool:
+        """False when a check failed: exit code 1."""
+        return True
+
+    def to_json(self) -> bytes:
+        """One indented JSON document."""
+        document = msgspec.to_builtins(self)
+        document["passed"] = self.passed
+        return msgspec.json.format(msgspec.json.encode(document), indent=2)
+
+    @classmethod
+    def from_json(cls: type[Kind], content: bytes) -> Kind:
+        """The inverse of ``to_json``; raises InputError for anything else."""
+        try:
+            document: dict[str, Any] = msgspec.json.decode(content, type=dict[str, Any])
+            document.pop("passed", None)
+            return msgspec.convert(document, cls)
+        except msgspec.DecodeError as problem:
+            raise InputError(f"not a {cls.__name__}: {problem}; make the report again") from None
+
+
+class Epoch(Part, frozen=True):
+    """One epoch: mean loss and accuracy over the training batches as trained, accuracy on the whole test set."""
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float
+    seconds: float
+    learning_rate: float
+
+
+class TrainReport(Report, frozen=True):
+    """A finished training. Accuracies are shares of 1; ``seconds`` is training time without loading the data."""
+
+    run: str
+    model: str
+    parameters: int
+    epochs: tuple[Epoch, ...]
+    test_accuracy: float
+    min_accuracy: float
+    seconds: float
+    weights_sha256: str
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    facts: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """The accuracy bar of the recipe is reached."""
+        return self.test_accuracy >= self.min_accuracy
+
+
+class Fold(Part, frozen=True):
+    """A normalisation that is gone: ``norm`` was folded into ``into`` (module paths)."""
+
+    norm: str
+    kind: str
+    into: str
+
+
+class Kept(Part, frozen=True):
+    """A normalisation that stays, and why. ``nodes`` is how many BatchNormalization nodes it leaves in an ONNX file."""
+
+    norm: str
+    kind: str
+    reason: str
+    nodes: int = 1
+
+
+class FoldReport(Report, frozen=True):
+    """Every batch norm of a model, folded or kept.
+
+    ``error_float64`` is the scale-normalised difference between the folded and the unfolded model, both in float64.
+    """
+
+    folded: tuple[Fold, ...]
+    kept: tuple[Kept, ...]
+    error_float64: float | None = None
+
+    @property
+    def before(self) -> int:
+        """How many normalisations there were."""
+        return len(self.folded) + len(self.kept)
+
+
+class ExportReport(Report, frozen=True):
+    """A bundle that was written.
+
+    Errors are scale-normalised, against the original model in float64 on the golden inputs: ``float32_error`` of the
+    original in float32, ``exported_error`` of the graph that was exported in float32, both in PyTorch.
+    """
+
+    bundle: str
+    opset: int
+    fold: FoldReport
+    float32_error: float
+    exported_error: float
+    golden: str
+    notes: tuple[str, ...]
+    onnx_sha256: str
+    onnx_bytes: int
+
+
+class Skipped(Part, frozen=True):
+    """A runtime that did not take part, and why."""
+
+    backend: str
+    reason: str
+
+
+class OutputDiff(Part, frozen=True):
+    """One output against its float64 reference.
+
+    ``max_abs`` = max|y - r|, ``normalised`` = max|y - r| / max|r|, ``limit`` = atol + rtol max|r|; ``top1`` is the share
+    of samples whose largest value is at the same place, or None where the output is not samples x classes.
+    """
+
+    name: str
+    max_abs: float
+    normalised: float
+    limit: float
+    top1: float | None
+    problem: str = ""
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Whether the tolerance holds; a NaN holds nowhere."""
+        return not self.problem and self.max_abs <= self.limit and (self.top1 is None or self.top1 >= tolerance.top1)
+
+
+class ParityReport(Report, frozen=True):
+    """A candidate against a reference, over ``samples`` golden inputs."""
+
+    reference: str
+    candidate: str
+    samples: int
+    tolerance: Tolerance
+    outputs: tuple[OutputDiff, ...]
+    facts: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Every output is within the tolerance."""
+        return bool(self.outputs) and all(output.within(self.tolerance) for output in self.outputs)
+
+
+class VerifyReport(Report, frozen=True):
+    """Every runtime present against the bundle's golden outputs."""
+
+    bundle: str
+    onnx_sha256: str
+    parities: tuple[ParityReport, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def passed(self) -> bool:
+        """At least one runtime was checked and every one passed."""
+        return bool(self.parities) and all(parity.passed for parity in self.parities)
+
+
+class Percentile(Part, frozen=True):
+    """A percentile of the samples in milliseconds; None with the number of samples it takes when there are fewer."""
+
+    percent: float
+    ms: float | None
+    samples_needed: int
+
+
+class LatencyReport(Report, frozen=True):
+    """One runtime, batch and boundary. ``samples_ms`` holds every recorded call, one tuple per block of the interleaving.
+
+    Boundary ``device``: inputs resident, work complete. Boundary ``end-to-end``: host array in, host array out.
+    """
+
+    backend: str
+    batch: int
+    boundary: str
+    warmups_ms: tuple[float, ...]
+    samples_ms: tuple[tuple[float, ...], ...]
+    median_ms: float
+    median_low_ms: float
+    median_high_ms: float
+    percentiles: tuple[Percentile, ...]
+    cov: float
+    noise: str
+    facts: dict[str, str]
+
+    @property
+    def count(self) -> int:
+        """How many calls were recorded."""
+        return sum(map(len, self.samples_ms))
+
+
+class Comparison(Part, frozen=True):
+    """Time of ``baseline`` over time of ``backend``, per round: the median of the ratios and its 95 % bootstrap interval."""
+
+    backend: str
+    baseline: str
+    batch: int
+    boundary: str
+    speedup: float
+    low: float
+    high: float
+
+
+class BenchReport(Report, frozen=True):
+    """Latencies of every runtime present, measured interleaved."""
+
+    bundle: str
+    onnx_sha256: str
+    machine: dict[str, str]
+    threads: int
+    overhead_us: float
+    rows: tuple[LatencyReport, ...]
+    comparisons: tuple[Comparison, ...]
+    skipped: tuple[Skipped, ...]
+    budget_ms: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Something was measured, and no end-to-end median of the first batch is over the budget."""
+        if not self.rows or self.budget_ms is None:
+            return bool(self.rows)
+        first = self.rows[0].batch
+        return all(row.median_ms <= self.budget_ms for row in self.rows if row.batch == first and row.boundary == "end-to-end")
+
+
+class Layer(Part, frozen=True):
+    """One layer: shapes with the batch axis in front, parameters as a count of numbers, multiply-accumulates per sample."""
+
+    name: str
+    op: str
+    output_shape: tuple[int | str, ...]
+    parameters: int
+    macs: int
+
+
+class InspectReport(Report, frozen=True):
+    """What a model is made of; ``batch_norms`` counts normalisations that are still there."""
+
+    source: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    layers: tuple[Layer, ...]
+    ops: dict[str, int]
+    parameters: int
+    macs: int
+    batch_norms: int
+    facts: dict[str, str]
+
+
+class Guess(Part, frozen=True):
+    """A label and its softmax probability."""
+
+    label: str
+    probability: float
+
+
+class Prediction(Part, frozen=True):
+    """The most probable labels of one picture, best first."""
+
+    image: str
+    guesses: tuple[Guess, ...]
+
+
+class PredictReport(Report, frozen=True):
+    """Labels of pictures."""
+
+    bundle: str
+    backend: str
+    predictions: tuple[Prediction, ...]
+
+
+class StepReport(Part, frozen=True):
+    """One step of ``edgekit run``: ``done`` or ``skipped``; ``ok`` is its check."""
+
+    step: str
+    status: str
+    ok: bool
+    seconds: float
+    detail: str
+
+
+class RunReport(Report, frozen=True):
+    """All steps of a recipe."""
+
+    recipe: str
+    bundle: str
+    steps: tuple[StepReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every step's check holds."""
+        return all(step.ok for step in self.steps)
+
+
+class ModelRow(Part, frozen=True):
+    """A shipped model."""
+
+    name: str
+    input: str
+    summary: str
+
+
+class ModelsReport(Report, frozen=True):
+    """The shipped models."""
+
+    models: tuple[ModelRow, ...]
+
+
+class DataReport(Report, frozen=True):
+    """A dataset that is on this machine."""
+
+    dataset: str
+    folder: str
+    train: int
+    test: int
+    classes: tuple[str, ...]
+
+
+class Finding(Part, frozen=True):
+    """One runtime on this machine: ``status`` is ``ok``, ``absent`` or ``broken``; ``remedy`` is a command or nothing."""
+
+    name: str
+    status: str
+    version: str
+    runs_on: str
+    problem: str
+    remedy: str
+
+
+class DoctorReport(Report, frozen=True):
+    """What works on this machine; something absent is no fault, something broken is."""
+
+    machine: dict[str, str]
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Nothing is broken and at least one runtime can run a bundle."""
+        return all(finding.status != "broken" for finding in self.findings)

@@ -1,0 +1,164 @@
+"""What ``SOURCE`` on the command line may be, turned into a model ready for export.
+
+- a recipe ``*.toml``, trained before into ``runs/<name>/``;
+- a run directory;
+- an import path ``package.module:factory``, with its input shapes and optional weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from torch import nn
+
+from edgekit.errors import ModelError, UsageError
+from edgekit.files import read_bytes
+from edgekit.models import MODELS
+from edgekit.models.build import build, load_weights
+from edgekit.preprocess import CHANNELS, Preprocess
+from edgekit.recipe import Recipe, check_name
+from edgekit.recipe import load as load_recipe
+from edgekit.reports import TrainReport
+from edgekit.tensors import BATCH, TensorSpec
+
+RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS = "recipe.json", "train.json", "weights.safetensors"
+
+
+class ModelSource(NamedTuple):
+    """A module with its weights, and what is known about it; ``recipe`` and the fields beside it are None for import paths."""
+
+    name: str
+    factory: str
+    args: dict[str, Any]
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    recipe: Recipe | None = None
+    report: TrainReport | None = None
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+
+
+def load_source(
+    source: str,
+    *,
+    runs: Path = Path("runs"),
+    input_shapes: Sequence[str] = (),
+    weights: Path | None = None,
+    trained: bool = True,
+) -> ModelSource:
+    """Resolve ``source``; raises UsageError for options that do not go with it, ModelError when something is missing.
+
+    With ``trained=False`` a recipe or a shipped model's name is enough, and its weights are random.
+    """
+    path = Path(source)
+    if source in MODELS and not path.exists():
+        return _from_name(source, input_shapes, weights)
+    if path.suffix == ".toml" or path.is_dir():
+        if input_shapes or weights:
+            raise UsageError("--input-shape and --weights go with an import path; a recipe and a run know their own")
+        if path.is_dir():
+            return _from_run(path)
+        recipe = load_recipe(path)
+        run = runs / recipe.name
+        if (run / RUN_REPORT).is_file():
+            found = _from_run(run)
+            same = found.recipe is not None and (found.recipe.data, found.recipe.model, found.recipe.train) == (
+                recipe.data, recipe.model, recipe.train,
+            )  # fmt: skip
+            if not same and trained:
+                raise ModelError(f"{run} was trained by other settings than {path}; train it again: edgekit train {path}")
+            if same:
+                return found._replace(recipe=recipe)
+        if trained:
+            raise ModelError(f"{path} has not been trained: {run / RUN_REPORT} is missing; edgekit train {path}")
+        return _untrained(recipe)
+    if ":" in source:
+        return _from_name(source, input_shapes, weights)
+    known = ", ".join(MODELS)
+    raise UsageError(
+        f"{source!r} is neither a recipe (*.toml), a run directory, a model ({known}) nor an import path "
+        "package.module:factory; check the spelling"
+    )
+
+
+def parse_shapes(texts: Sequence[str]) -> tuple[TensorSpec, ...]:
+    """``1x3x224x224`` or ``NAME=1x3x224x224`` -> float32 specs whose first axis is the free batch."""
+    specs = []
+    for index, text in enumerate(texts):
+        name, equals, shape = text.rpartition("=")
+        name = name if equals else ("input" if len(texts) == 1 else f"input{index}")
+        parts = shape.lower().split("x")
+        if not all(part.isdecimal() and int(part) > 0 for part in parts) or not check_name(name):
+            raise UsageError(f"--input-shape {text!r} is not a shape; write it like 1x3x224x224 or NAME=1x3x224x224")
+        specs.append(TensorSpec(name, "float32", (BATCH, *map(int, parts[1:]))))
+    if len({spec.name for spec in specs}) != len(specs):
+        raise UsageError("--input-shape names one input twice; give each its own name")
+    return tuple(specs)
+
+
+def _from_run(run: Path) -> ModelSource:
+    for name in (RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS):
+        if not (run / name).is_file():
+            raise ModelError(f"{run} is not a finished run: it has no {name}; edgekit train RECIPE makes one")
+    try:
+        recipe = msgspec.json.decode(read_bytes(run / RUN_RECIPE, "recipe"), type=Recipe)
+    except (msgspec.DecodeError, ValueError) as problem:
+        raise ModelError(f"{run / RUN_RECIPE} is damaged: {problem}; train the recipe again") from None
+    report = TrainReport.from_json(read_bytes(run / RUN_REPORT, "report"))
+    args = model_args(recipe, len(report.labels), CHANNELS[report.preprocess.color])
+    module = _module(recipe.model.name, args)[0]
+    load_weights(module, run / RUN_WEIGHTS)
+    size = (CHANNELS[report.preprocess.color], report.preprocess.height, report.preprocess.width)
+    inputs = (TensorSpec("input", "float32", (BATCH, *size)),)
+    return ModelSource(recipe.name, recipe.model.name, args, module, inputs, recipe, report, report.preprocess, report.labels)
+
+
+def _untrained(recipe: Recipe) -> ModelSource:
+    if recipe.model.name not in MODELS:
+        raise ModelError(f"{recipe.model.name} needs a finished run or --input-shape; edgekit train the recipe first")
+    default = MODELS[recipe.model.name].input_shape
+    channels = CHANNELS[recipe.data.color] if recipe.data.color else default[0]
+    args = {"in_channels": channels, **recipe.model.args}
+    inputs = (TensorSpec("input", "float32", (BATCH, channels, *(recipe.data.size or default[1:]))),)
+    return ModelSource(recipe.name, recipe.model.name, args, _module(recipe.model.name, args)[0], inputs, recipe)
+
+
+def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None) -> ModelSource:
+    module, example = _module(source, {})
+    if input_shapes:
+        inputs = parse_shapes(input_shapes)
+    elif example:
+        inputs = tuple(
+            TensorSpec("input" if len(example) == 1 else f"input{index}", dtype, (BATCH, *shape[1:]))
+            for index, (dtype, shape) in enumerate(example)
+        )
+    elif source in MODELS:
+        inputs = (TensorSpec("input", "float32", (BATCH, *MODELS[source].input_shape)),)
+    else:
+        raise UsageError(f"{source} needs the shape of its input, for example --input-shape 1x3x224x224")
+    if weights is not None:
+        load_weights(module, weights)
+    name = source.rpartition(":")[2] or source
+    return ModelSource(name if check_name(name) else "model", source, {}, module, inputs)
+
+
+def model_args(recipe: Recipe, classes: int, channels: int) -> dict[str, Any]:
+    """The factory's arguments: a shipped model is given the dataset's classes and channels unless the recipe says."""
+    shipped = {"num_classes": classes, "in_channels": channels} if recipe.model.name in MODELS else {}
+    return {**shipped, **recipe.model.args}
+
+
+def _module(name: str, args: dict[str, Any]) -> tuple[nn.Module, list[tuple[str, tuple[int, ...]]]]:
+    """A factory's module, and dtype and shape of each example input when it returned ``(module, example_inputs)``."""
+    built = build(name, args)
+    example: list[tuple[str, tuple[int, ...]]] = []
+    if isinstance(built, tuple) and len(built) == 2:
+        built, given = built
+        tensors = given if isinstance(given, (tuple, list)) else (given,)
+        example = [(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in tensors]
+    if not isinstance(built, nn.Module):
+        raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module; name a factory of modules")
+    return built, example

@@ -1,0 +1,70 @@
+"""What flows into and out of a model: names, dtypes, shapes, and arrays that fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import ModelError
+
+Array: TypeAlias = NDArray[Any]
+Feed: TypeAlias = Mapping[str, Array]
+"""Input name -> array; pictures are NCHW."""
+
+BATCH = "batch"
+"""The name of the symbolic batch axis in every file edgekit writes."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input or output: ``shape`` holds sizes, or names for axes whose size is free (``"batch"``)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def concrete(self, batch: int) -> tuple[int, ...]:
+        """The shape with every free axis set to ``batch``."""
+        return tuple(batch if isinstance(axis, str) else axis for axis in self.shape)
+
+    def check(self, array: Array) -> None:
+        """Raise ModelError unless ``array`` has this dtype and shape."""
+        fits = len(array.shape) == len(self.shape) and all(
+            isinstance(want, str) or want == got for want, got in zip(self.shape, array.shape, strict=True)
+        )
+        if not fits or str(array.dtype) != self.dtype:
+            raise ModelError(
+                f"input {self.name!r} takes {self.dtype} {shape_text(self.shape)}, "
+                f"but was given {array.dtype} {shape_text(array.shape)}; reshape or convert it"
+            )
+
+
+def shape_text(shape: Sequence[int | str]) -> str:
+    """``(2, 3, 8)`` -> ``"2x3x8"``, ``("batch", 3)`` -> ``"batch x 3"``; a scalar is ``"()"``."""
+    between = " x " if any(isinstance(axis, str) for axis in shape) else "x"
+    return between.join(str(axis) for axis in shape) or "()"
+
+
+def check_feed(specs: Sequence[TensorSpec], feed: Feed) -> None:
+    """Raise ModelError unless ``feed`` has exactly the inputs in ``specs``, each of its dtype and shape."""
+    wanted, given = {spec.name for spec in specs}, set(feed)
+    if wanted != given:
+        raise ModelError(f"the model takes the inputs {sorted(wanted)}, but was given {sorted(given)}; rename them")
+    for spec in specs:
+        spec.check(feed[spec.name])
+
+
+def sample_feed(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Array]:
+    """A repeatable feed: standard normal floats, or integers in [0, 2), of each input's shape."""
+    rng = np.random.default_rng(seed)
+    feed: dict[str, Array] = {}
+    for spec in specs:
+        shape = spec.concrete(batch)
+        if np.issubdtype(np.dtype(spec.dtype), np.floating):
+            feed[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+        else:
+            feed[spec.name] = rng.integers(0, 2, shape).astype(spec.dtype)
+    return feed

@@ -1,0 +1,88 @@
+"""Parity: whether a runtime computes what the original model does.
+
+The reference is the float64 output recorded in the bundle, so no framework is needed. Every golden input is run twice,
+all at once and one by one, so that a batch axis that is free only in name is found out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgekit.backends import Backend
+from edgekit.bundle import Bundle, GoldenArrays
+from edgekit.progress import SILENT, Progress
+from edgekit.recipe import Tolerance
+from edgekit.reports import OutputDiff, ParityReport, Skipped, VerifyReport
+from edgekit.tensors import Array
+
+_FAR = float(np.finfo(np.float64).max)  # JSON has no infinity
+REFERENCE = "PyTorch float64, unfolded (recorded)"
+
+
+def verify(
+    bundle: Bundle,
+    open_one: Callable[[str], Backend],
+    kinds: Sequence[str],
+    skipped: Sequence[Skipped] = (),
+    *,
+    tolerance: Tolerance | None = None,
+    progress: Progress = SILENT,
+) -> VerifyReport:
+    """Run every runtime in ``kinds`` on the golden inputs and compare; ``tolerance`` is the manifest's unless given."""
+    golden = bundle.golden()
+    allowed = tolerance or bundle.variant.tolerance
+    parities = []
+    with progress.task("verifying", len(kinds)) as advance:
+        for kind in kinds:
+            with open_one(kind) as backend:
+                parities.append(parity(backend, golden, allowed))
+            advance(1, kind)
+    return VerifyReport(str(bundle.root), bundle.onnx_sha256, tuple(parities), tuple(skipped))
+
+
+def parity(backend: Backend, golden: GoldenArrays, tolerance: Tolerance) -> ParityReport:
+    """One runtime against the float64 reference."""
+    samples = len(next(iter(golden.inputs.values())))
+    together = backend.run(golden.inputs)
+    single = [backend.run({name: array[index : index + 1] for name, array in golden.inputs.items()}) for index in range(samples)]
+    outputs = []
+    for name, reference in golden.float64.items():
+        alone = np.concatenate([part[name] for part in single]) if all(name in part for part in single) else None
+        outputs.append(
+            _worse(compare(name, together.get(name), reference, tolerance), compare(name, alone, reference, tolerance))
+        )
+    return ParityReport(REFERENCE, backend.name, samples, tolerance, tuple(outputs), dict(backend.facts))
+
+
+def compare(name: str, output: Array | None, reference: Array, tolerance: Tolerance) -> OutputDiff:
+    """An output against its float64 reference of the same shape, samples first; a NaN or a wrong shape never passes."""
+    scale = float(np.abs(reference).max(initial=0))
+    limit = tolerance.atol + tolerance.rtol * scale
+    if output is None or output.shape != reference.shape:
+        found = "is missing" if output is None else f"has the shape {output.shape}, not {reference.shape}"
+        return OutputDiff(name, _FAR, _FAR, limit, None, f"the output {found}")
+    difference = np.abs(output.astype(np.float64) - reference)
+    top1 = None
+    if reference.ndim == 2 and reference.shape[1] > 1:
+        top1 = float((output.argmax(1) == reference.argmax(1)).mean())
+    if not np.isfinite(difference).all():
+        where = np.argwhere(~np.isfinite(difference))[0].tolist()
+        return OutputDiff(name, _FAR, _FAR, limit, top1, f"not finite at {where}")
+    worst = float(difference.max(initial=0))
+    return OutputDiff(name, worst, worst / scale if scale else worst, limit, top1)
+
+
+def normalised_error(output: Array, reference: Array) -> float:
+    """max|output - reference| / max|reference|, in float64."""
+    scale = float(np.abs(reference).max(initial=0))
+    worst = float(np.abs(output.astype(np.float64) - reference).max(initial=0))
+    return worst / scale if scale else worst
+
+
+def _worse(first: OutputDiff, second: OutputDiff) -> OutputDiff:
+    larger = max(first, second, key=lambda diff: diff.max_abs)
+    if first.top1 is None or second.top1 is None:
+        return larger
+    return OutputDiff(larger.name, larger.max_abs, larger.normalised, larger.limit, min(first.top1, second.top1), larger.problem)

@@ -1,0 +1,68 @@
+"""Fixtures that several files share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgekit.models.build import weights_bytes
+from edgekit.pipeline import ExportOptions, export_source
+from tests.networks import network
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_per_worker() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every test has a cache of its own, and leaves the process-wide thread count as it was."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def _lenet_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lenet")
+    (folder / "weights.safetensors").write_bytes(weights_bytes(network("lenet")))
+    labels = folder / "labels.txt"
+    labels.write_text("\n".join(f"class {index}" for index in range(10)))
+    options = ExportOptions(
+        output=folder / "bundle",
+        weights=folder / "weights.safetensors",
+        mean=(0.286,),
+        std=(0.353,),
+        labels=labels,
+    )
+    export_source("lenet", options)
+    return folder / "bundle"
+
+
+@pytest.fixture
+def bundle(_lenet_export: Path, tmp_path: Path) -> Path:
+    """A bundle of an untrained LeNet, folded, with random golden inputs: the test's own copy, to damage at will."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(_lenet_export, copy)
+    return copy
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """For child processes: this one's environment, without colours or a terminal's width."""
+    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"}
