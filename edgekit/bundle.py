@@ -223,7 +223,7 @@ def _decode(content: bytes, path: Path) -> Manifest:
         if isinstance(schema, int) and schema > SCHEMA:
             raise BundleError(f"{path} has schema {schema}, and this edgekit reads up to {SCHEMA}; upgrade edgekit")
         manifest = msgspec.convert(document, Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise BundleError(f"{path} is damaged: {problem}; export the bundle again") from None
     used = [manifest.golden.file, *(variant.file for variant in manifest.variants)]
     used += [manifest.source.weights_file] if manifest.source.weights_file else []
@@ -269,8 +269,11 @@ def _read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
                 arrays[name] = content[name]
                 if str(arrays[name].dtype) != dtype or arrays[name].shape != shape:
                     raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as problem:
-        raise BundleError(f"{path} is not the golden file its manifest describes: {problem}; export the bundle again") from None
+            if labels is not None and (str(labels.dtype) != "int64" or labels.shape != (samples,)):
+                raise ValueError(f"labels is {labels.dtype} {labels.shape}, not int64 {(samples,)}")
+    except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
+        reason = str(problem) or type(problem).__name__
+        raise BundleError(f"{path} is not the golden file its manifest describes: {reason}; export the bundle again") from None
 
     def part(kind: str) -> dict[str, Array]:
         return {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{kind}.")}

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from edgekit.recipe import Tolerance
     from edgekit.reports import Report
 
-OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
-
 app = typer.Typer(
     name="edgekit",
     help="Train, fold, export, verify and time vision models, and ship bundles that prove themselves.",
@@ -112,7 +110,7 @@ def train(
     """Train a recipe into runs/<name>/: weights, checkpoint, metrics.jsonl, curve.png. Ctrl-C keeps a checkpoint."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.pipeline import train_recipe
+        from edgekit.commands import train_recipe
         from edgekit.recipe import load
 
         loaded = load(recipe)
@@ -151,7 +149,10 @@ def export(
     """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.pipeline import ExportOptions, export_source
+        from edgekit.commands import needs
+
+        needs("torch", "onnx", "onnxscript", extra="train")
+        from edgekit.pack import ExportOptions, export_source
 
         options = ExportOptions(
             output=output,
@@ -183,7 +184,7 @@ def verify(
     """Check every runtime present against the recorded float64 outputs; exit code 1 when one is off."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.pipeline import verify_bundle
+        from edgekit.commands import verify_bundle
 
         tolerance = _tolerance(bundle, atol, rtol)
         return verify_bundle(bundle, backends=backend or (), tolerance=tolerance, source=source, runs=runs, progress=progress)
@@ -209,8 +210,8 @@ def bench(
     """Time every runtime present, taking turns; raw samples are in the JSON."""
 
     def action(progress: Progress) -> Report:
+        from edgekit.commands import bench_bundle
         from edgekit.errors import UsageError
-        from edgekit.pipeline import bench_bundle
 
         if not 0 < seconds <= 3600:
             raise UsageError(f"--seconds {seconds:g} is not a time between 0 and 3600; give seconds like 0.5")
@@ -243,7 +244,7 @@ def inspect(
     """Layers with shapes, parameters and MACs; operator counts; how many batch norms are left."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.pipeline import inspect_target
+        from edgekit.commands import inspect_target
 
         return inspect_target(target, input_shapes=tuple(input_shape or ()), weights=weights, runs=runs)
 
@@ -262,7 +263,7 @@ def predict(
     """Label pictures through the bundle's own preprocessing."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.pipeline import predict_images
+        from edgekit.commands import predict_images
 
         return predict_images(bundle, images, backend=backend, top=top)
 
@@ -292,7 +293,7 @@ def fetch(
     """Find or fetch a dataset and check its sha256."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.pipeline import fetch_data
+        from edgekit.commands import fetch_data
 
         return fetch_data(name, progress)
 
@@ -320,75 +321,21 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
-        sys.exit(STOPPED)
+        sys.exit(130)
     except _TyperUsageError as problem:
         if "--json" in sys.argv:
-            _print_error("UsageError", problem.format_message())
+            from edgekit.console import print_error
+
+            print_error("UsageError", problem.format_message())
         problem.show()
-        sys.exit(BAD_INPUT)
-    sys.exit(code if isinstance(code, int) else OK)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> None:
-    """Run ``action``, print its report, and exit with the code that it deserves."""
-    from rich.console import Console
+def _carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
+    from edgekit.console import carry_out
 
-    from edgekit.errors import Interrupted
-    from edgekit.render import ConsoleProgress, render
-
-    console = Console(stderr=True)
-    try:
-        report = action(ConsoleProgress(console))
-        if json:
-            _print_document(report.to_json())
-        else:
-            render(report, console)
-    except BrokenPipeError:
-        _close_stdout()
-        raise typer.Exit(OK) from None
-    except KeyboardInterrupt:
-        console.print("stopped", highlight=False)
-        raise typer.Exit(STOPPED) from None
-    except Exception as problem:
-        if debug:
-            console.print_exception()
-        message = _sentence(problem)
-        if json:
-            _print_error(type(problem).__name__, message)
-        console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
-    raise typer.Exit(OK if report.passed else CHECK_FAILED)
-
-
-def _sentence(problem: Exception) -> str:
-    from edgekit.errors import EdgekitError
-
-    if isinstance(problem, EdgekitError):
-        return str(problem)
-    if isinstance(problem, MemoryError):
-        return "this machine's memory is not enough; use a smaller model, batch or picture"
-    if isinstance(problem, OSError):
-        where = f"{problem.filename}: " if problem.filename else ""
-        return f"{where}{problem.strerror or problem}; check the path and its permissions"
-    return f"unexpected {type(problem).__name__}: {problem}; run again with --debug and report it"
-
-
-def _print_document(document: bytes) -> None:
-    sys.stdout.buffer.write(document + b"\n")
-    sys.stdout.buffer.flush()
-
-
-def _print_error(kind: str, message: str) -> None:
-    import msgspec
-
-    _print_document(msgspec.json.format(msgspec.json.encode({"error": {"kind": kind, "message": message}}), indent=2))
-
-
-def _close_stdout() -> None:
-    # the reader went away: keep the interpreter from complaining about it at exit
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    carry_out(action, json, debug)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -76,7 +76,10 @@ def run_program(program: str) -> dict[str, object] | str:
     lines = [line for line in (done.stderr if done.returncode else done.stdout).splitlines() if line.strip()]
     if done.returncode:
         return lines[-1].strip() if lines else f"importing it exits with {done.returncode}"
-    facts: dict[str, object] = json.loads(lines[-1])
+    try:
+        facts: dict[str, object] = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return "importing it ends the program before it can say its version"
     return facts
 
 

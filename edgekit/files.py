@@ -107,7 +107,11 @@ def _swap(new: Path, place: Path) -> None:
         os.replace(new, place)
         return
     old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-    os.replace(place, old)
+    try:
+        os.replace(place, old)
+    except OSError:
+        old.rmdir()
+        raise
     try:
         os.replace(new, place)
     except OSError:

@@ -12,7 +12,7 @@ Everything is computed in float64 and rounded once, to the layer's own dtype.
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgekit.errors import ModelError
-from edgekit.models.trace import TRACED_BATCH, duplicate, run, tensors_of, trace
+from edgekit.models.trace import TRACED_BATCH, duplicate, exact, run, run_exact, tensors_of, trace
 from edgekit.reports import Fold, FoldReport, Kept
 from edgekit.tensors import TensorSpec
 
@@ -101,7 +101,7 @@ def find_norms(graph: fx.GraphModule) -> list[Norm]:
     for node in graph.graph.nodes:
         if node.op != "call_function" or node in taken:
             continue
-        if node.target is aten.batch_norm.default:
+        if _is_batch_norm(node):
             found.append(_batch_norm_op(node, constants))
         elif _module_class(node) in NORM_MODULES and _affine_step(node, constants) is not None:
             norm = _written_out(node, constants)
@@ -143,6 +143,11 @@ class _Constants:
         if not any(isinstance(value, Tensor) for value in (*arguments, *keywords.values())):
             return None
         return node.target(*arguments, **keywords)
+
+
+def _is_batch_norm(node: fx.Node) -> bool:
+    # instance norm with running statistics is the same map, with its arguments at the same places
+    return node.target is aten.batch_norm.default or (node.target is aten.instance_norm.default and not node.args[5])
 
 
 def _batch_norm_op(node: fx.Node, constants: _Constants) -> Norm:
@@ -302,19 +307,29 @@ def _clean(graph: fx.GraphModule) -> None:
 
 
 def _float64_error(model: nn.Module, graph: fx.GraphModule, inputs: Sequence[TensorSpec]) -> float:
-    """Folded against unfolded, both in float64: max|a - b| / max|b| over all outputs; raises ModelError beyond 1e-9."""
-    example = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors_of(inputs, TRACED_BATCH))
-    wanted = run(copy.deepcopy(model).eval().double(), example)
+    """Folded against unfolded, both in float64: the largest error of any output; raises ModelError beyond 1e-9."""
+    example = exact(tensors_of(inputs, TRACED_BATCH))
+    wanted = run_exact(model, example)
     folded = duplicate(graph).double()
     fold_graph(folded)
     got = run(folded, example)
-    error = max(float((got[name] - wanted[name]).abs().max() / wanted[name].abs().max().clamp_min(1e-30)) for name in wanted)
-    if not error <= FLOAT64_LIMIT and all(bool(tensor.isfinite().all()) for tensor in wanted.values()):
+    error = max(_scaled_error(got[name].double(), wanted[name].double()) for name in wanted)
+    if error > FLOAT64_LIMIT:
         raise ModelError(
             f"folding {type(model).__name__} changed its float64 outputs by {error:.1e} of their scale, which is a defect of "
             "edgekit or statistics too extreme to fold; export with --no-fold-bn and report it"
         )
     return error
+
+
+def _scaled_error(got: Tensor, wanted: Tensor) -> float:
+    """max|got - wanted| / max|wanted| over the finite values; infinite unless both are finite at the same places."""
+    finite = wanted.isfinite()
+    if not bool((got.isfinite() == finite).all()):
+        return math.inf
+    if not bool(finite.any()):
+        return 0.0
+    return float((got - wanted)[finite].abs().max() / wanted[finite].abs().max().clamp_min(1e-30))
 
 
 def _checked(norm: Norm) -> Norm:
@@ -325,7 +340,7 @@ def _checked(norm: Norm) -> Norm:
 
 
 def _kept(norm: Norm, reason: str) -> Kept:
-    return Kept(norm.path, norm.kind, reason, nodes=int(norm.nodes[0].target is aten.batch_norm.default))
+    return Kept(norm.path, norm.kind, reason, nodes=int(_is_batch_norm(norm.nodes[0])))
 
 
 def _variable_input(node: fx.Node) -> fx.Node:

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekit.bundle import GoldenArrays
 from edgekit.errors import ModelError
-from edgekit.models.trace import as_arrays, run, tensors_of_feed
+from edgekit.models.trace import as_arrays, run, run_exact, tensors_of_feed
 from edgekit.tensors import Array, TensorSpec, sample_feed
 
 RANDOM_SAMPLES = 8
@@ -24,11 +24,9 @@ def random_inputs(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
 
 def record(model: nn.Module, inputs: dict[str, Array], labels: Array | None = None) -> GoldenArrays:
     """Run ``model`` in inference mode on a copy; raises ModelError when an output is not finite."""
-    frozen = copy.deepcopy(model).eval()
     tensors = tensors_of_feed(inputs)
-    float32 = as_arrays(run(frozen, tensors))
-    exact = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors)
-    float64 = {name: array.astype(np.float64) for name, array in as_arrays(run(frozen.double(), exact)).items()}
+    float32 = as_arrays(run(copy.deepcopy(model).eval(), tensors))
+    float64 = {name: array.astype(np.float64) for name, array in as_arrays(run_exact(model, tensors)).items()}
     for name, array in float64.items():
         if not np.isfinite(array).all():
             raise ModelError(f"output {name!r} of the model is not finite on its golden inputs; check the weights")

@@ -23,14 +23,15 @@ def onnx_table(path: Path) -> InspectReport:
     graph = model.graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     shapes = _shapes(graph)
-    layers = tuple(_layer(node, shapes, weights) for node in graph.node)
+    learned = _learned(graph)
+    layers = tuple(_layer(node, shapes, weights, learned) for node in graph.node)
     return InspectReport(
         source=str(path),
         inputs={value.name: _described(value) for value in graph.input if value.name not in weights},
         outputs={value.name: _described(value) for value in graph.output},
         layers=layers,
         ops=dict(sorted(Counter(node.op_type for node in graph.node).items())),
-        parameters=sum(math.prod(shape) for name, shape in weights.items() if _is_number(graph, name)),
+        parameters=sum(learned.values()),
         macs=sum(layer.macs for layer in layers),
         batch_norms=sum(node.op_type == "BatchNormalization" for node in graph.node),
         facts={
@@ -77,16 +78,24 @@ def _described(value: onnx.ValueInfoProto) -> str:
     return f"{dtype} {shape_text(_shape(value))}"
 
 
-def _is_number(graph: onnx.GraphProto, name: str) -> bool:
+def _learned(graph: onnx.GraphProto) -> dict[str, int]:
+    """Name -> count of the numbers that training found: no shapes, no indices, no running statistics of a batch norm."""
     floating = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    return any(tensor.name == name and tensor.data_type in floating for tensor in graph.initializer)
+    statistics = {name for node in graph.node if node.op_type == "BatchNormalization" for name in node.input[3:5]}
+    return {
+        tensor.name: math.prod(tensor.dims)
+        for tensor in graph.initializer
+        if tensor.data_type in floating and tensor.name not in statistics
+    }
 
 
-def _layer(node: onnx.NodeProto, shapes: Mapping[str, Shape], weights: Mapping[str, tuple[int, ...]]) -> Layer:
+def _layer(
+    node: onnx.NodeProto, shapes: Mapping[str, Shape], weights: Mapping[str, tuple[int, ...]], learned: Mapping[str, int]
+) -> Layer:
     output = shapes.get(node.output[0], ("?",)) if node.output else ()
-    held = [math.prod(weights[name]) for name in node.input if name in weights]
+    parameters = sum(learned.get(name, 0) for name in node.input)
     return Layer(
-        node.name or (node.output[0] if node.output else ""), node.op_type, output, sum(held), _macs(node, shapes, weights)
+        node.name or (node.output[0] if node.output else ""), node.op_type, output, parameters, _macs(node, shapes, weights)
     )
 
 

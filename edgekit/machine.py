@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
+
+import edgekit
 
 
 def cores() -> int:
@@ -35,3 +38,14 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware", "Model"))]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of edgekit and of the packages its results depend on, of those installed."""
+    found = {"edgekit": edgekit.__version__}
+    for name in ("torch", "onnx", "onnxscript", "numpy", "onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

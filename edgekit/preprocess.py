@@ -98,5 +98,5 @@ def _to_eight_bits(image: Image) -> Image:
     from PIL import Image as pillow
 
     values = np.asarray(image, np.float64)
-    full = 65535.0 if values.max(initial=0) > 255 else 255.0
+    full = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
     return pillow.fromarray(np.clip(values * (255.0 / full), 0, 255).round().astype(np.uint8))

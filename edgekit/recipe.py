@@ -5,6 +5,7 @@ An unknown key, a wrong type or an impossible value is an error that names the k
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,8 +39,8 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """(height, width) asked for, or None for the dataset's own."""
         if self.resize is None:
             return None
-        height, width = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
-        return height, width
+        sizes = (self.resize,) if isinstance(self.resize, int) else self.resize
+        return sizes[0], sizes[-1]
 
 
 class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,7 +63,7 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flip: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     min_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
@@ -130,6 +131,11 @@ def check_name(name: str) -> bool:
 
 def _check(recipe: Recipe, path: Path) -> None:
     data = recipe.data
+    for table, settings in (("data", data), ("train", recipe.train), ("verify", recipe.verify), ("bench", recipe.bench)):
+        for key, value in msgspec.structs.asdict(settings).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                raise RecipeError(f"recipe {path}: {table}.{key} must be finite; correct it")
     if not check_name(recipe.name):
         raise RecipeError(f"recipe {path}: name {recipe.name!r} names a folder; use letters, digits, '.', '-' and '_'")
     sizes = (data.resize,) if isinstance(data.resize, int) else data.resize

@@ -38,7 +38,7 @@ class Report(Part, frozen=True):
             document: dict[str, Any] = msgspec.json.decode(content, type=dict[str, Any])
             document.pop("passed", None)
             return msgspec.convert(document, cls)
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
             raise InputError(f"not a {cls.__name__}: {problem}; make the report again") from None
 
 
@@ -360,5 +360,5 @@ class DoctorReport(Report, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Nothing is broken and at least one runtime can run a bundle."""
+        """Nothing is broken; what is absent is no fault."""
         return all(finding.status != "broken" for finding in self.findings)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 
-from edgekit.errors import ModelError, UsageError
+from edgekit.errors import InputError, ModelError, UsageError
 from edgekit.files import read_bytes
 from edgekit.models import MODELS
 from edgekit.models.build import build, load_weights
@@ -107,7 +107,10 @@ def _from_run(run: Path) -> ModelSource:
         recipe = msgspec.json.decode(read_bytes(run / RUN_RECIPE, "recipe"), type=Recipe)
     except (msgspec.DecodeError, ValueError) as problem:
         raise ModelError(f"{run / RUN_RECIPE} is damaged: {problem}; train the recipe again") from None
-    report = TrainReport.from_json(read_bytes(run / RUN_REPORT, "report"))
+    try:
+        report = TrainReport.from_json(read_bytes(run / RUN_REPORT, "report"))
+    except InputError as problem:
+        raise ModelError(f"{run / RUN_REPORT} is damaged: {problem}; train the recipe again") from None
     args = model_args(recipe, len(report.labels), CHANNELS[report.preprocess.color])
     module = _module(recipe.model.name, args)[0]
     load_weights(module, run / RUN_WEIGHTS)
@@ -158,6 +161,8 @@ def _module(name: str, args: dict[str, Any]) -> tuple[nn.Module, list[tuple[str,
     if isinstance(built, tuple) and len(built) == 2:
         built, given = built
         tensors = given if isinstance(given, (tuple, list)) else (given,)
+        if not all(isinstance(tensor, Tensor) and tensor.dim() for tensor in tensors):
+            raise ModelError(f"{name} returned example inputs that are not tensors with a batch axis; return (module, tensors)")
         example = [(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in tensors]
     if not isinstance(built, nn.Module):
         raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module; name a factory of modules")

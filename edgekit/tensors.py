@@ -63,6 +63,10 @@ def sample_feed(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[
     feed: dict[str, Array] = {}
     for spec in specs:
         shape = spec.concrete(batch)
+        try:
+            np.dtype(spec.dtype)
+        except TypeError:
+            raise ModelError(f"input {spec.name!r} has the dtype {spec.dtype}, which numpy lacks; use float32") from None
         if np.issubdtype(np.dtype(spec.dtype), np.floating):
             feed[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
         else:

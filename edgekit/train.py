@@ -47,9 +47,10 @@ class State:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = _optimizer(self.model, recipe)
         self.schedule = _schedule(self.optimizer, recipe, steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch
         self.epoch = 0
         self.step = 0
-        self.totals = torch.zeros(3, dtype=torch.float64)
+        self.totals = torch.zeros(3, dtype=torch.float64, device=device)
         self.seconds = 0.0
         self.history: list[Epoch] = []
 
@@ -64,6 +65,7 @@ class State:
             "generator": torch.get_rng_state(),
             "epoch": self.epoch,
             "step": self.step,
+            "steps_per_epoch": self.steps_per_epoch,
             "totals": self.totals,
             "seconds": self.seconds,
             "history": msgspec.to_builtins(self.history),
@@ -79,13 +81,15 @@ class State:
         content = read_checkpoint(path)
         if content["key"] != key:
             raise UsageError(f"{path} was made by other settings than this recipe's; --restart begins anew")
+        if content.get("steps_per_epoch") != self.steps_per_epoch:
+            raise UsageError(f"{path} was made on another number of pictures than there are now; --restart begins anew")
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.schedule.load_state_dict(content["schedule"])
             torch.set_rng_state(content["generator"])
             self.epoch, self.step = content["epoch"], content["step"]
-            self.totals, self.seconds = content["totals"], content["seconds"]
+            self.totals, self.seconds = content["totals"].to(self.totals.device), content["seconds"]
             self.history = msgspec.convert(content["history"], list[Epoch])
         except (KeyError, RuntimeError, TypeError, ValueError, msgspec.ValidationError) as problem:
             raise ModelError(f"checkpoint {path} is damaged: {problem}; --restart begins anew") from None
@@ -118,12 +122,12 @@ def train(
     state = State(build_module(recipe.model.name, args), settings, batches, place)
     if resume:
         state.load(checkpoint, key)
-    write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
+    _check_fit(state.model, recipe, training, len(dataset.classes))
     with _stop_flag() as stop:
         while state.epoch < settings.epochs:
-            _run_epoch(state, settings, training, test, batches, stop, progress)
-            if stop():
+            train_one_epoch(state, settings, training, test, batches, stop, progress)
+            if stop() and state.epoch < settings.epochs:
                 state.save(checkpoint, key)
                 raise Interrupted(
                     f"training stopped in epoch {state.epoch + 1} of {settings.epochs} after {state.step} of {batches} steps; "
@@ -168,7 +172,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` -> CUDA where there is one, else the CPU; raises MissingError for a CUDA that is not there."""
+    """``auto`` -> CUDA where there is one, else the CPU; raises MissingError where it is not, UsageError for other names."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"no device {name!r}; use auto, cpu or cuda")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise MissingError("torch finds no usable CUDA device on this machine; use --device cpu, or see edgekit doctor")
@@ -215,7 +221,27 @@ def accuracy(model: nn.Module, batches: Batches, channels_last: bool = False) ->
     return correct / len(batches)
 
 
-def _run_epoch(
+@torch.inference_mode()
+def _check_fit(model: nn.Module, recipe: Recipe, training: Batches, classes: int) -> None:
+    """Raise ModelError unless the model takes the pictures and gives one logit per class."""
+    images, _ = training.take(torch.arange(2, device=training.labels.device))
+    shape = "x".join(map(str, images.shape[1:]))
+    try:
+        logits = model.eval()(images)
+    except ModelError:
+        raise
+    except Exception as problem:
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise ModelError(f"{recipe.model.name} does not take pictures of {shape}: {reason}; see data and model.args") from problem
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, classes):
+        given = f"{'x'.join(map(str, logits.shape))} values" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ModelError(
+            f"{recipe.model.name} gives {given} for 2 pictures, but the data has {classes} classes; "
+            f"let it return logits of 2x{classes}, see model.args"
+        )
+
+
+def train_one_epoch(
     state: State,
     settings: TrainRecipe,
     training: Batches,
@@ -224,6 +250,7 @@ def _run_epoch(
     stop: Callable[[], bool],
     progress: Progress,
 ) -> None:
+    """Take the steps that are left of the epoch and record it, or return early, between two steps, once ``stop()``."""
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
     device = training.labels.device
@@ -253,7 +280,7 @@ def _run_epoch(
     epoch = Epoch(state.epoch + 1, loss / seen, correct / seen, test_accuracy, round(seconds, 3), rate)
     state.history.append(epoch)
     state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
-    state.totals = torch.zeros(3, dtype=torch.float64)
+    state.totals = torch.zeros_like(state.totals)
     progress.say(
         f"{title}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  test {epoch.test_accuracy:.4f}  {seconds:.1f} s"
     )
@@ -271,7 +298,8 @@ def _step(state: State, settings: TrainRecipe, images: Tensor, labels: Tensor) -
     state.schedule.step()
     with torch.no_grad():
         correct = (logits.argmax(1) == labels).sum()
-        return torch.stack((loss.detach().double() * len(labels), correct.double(), torch.tensor(float(len(labels)))))
+        count = torch.full_like(correct, len(labels)).double()
+        return torch.stack((loss.detach().double() * len(labels), correct.double(), count))
 
 
 def _optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
@@ -320,6 +348,8 @@ def _write_metrics(run: Path, history: list[Epoch]) -> None:
 
 def _finish(recipe: Recipe, dataset: Dataset, state: State, run: Path, device: torch.device) -> TrainReport:
     _write_metrics(run, state.history)
+    # only now: until the end, an earlier training's recipe and weights stay together
+    write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
     draw_curve(state.history, run / CURVE, recipe.name)
     report = TrainReport(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgekit.models.build import weights_bytes
-from edgekit.pipeline import ExportOptions, export_source
+from edgekit.pack import ExportOptions, export_source
 from tests.networks import network
 
 ROOT = Path(__file__).parent.parent

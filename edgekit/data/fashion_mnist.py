@@ -108,8 +108,8 @@ def read_idx(content: bytes, where: str) -> NDArray[np.uint8]:
     shape = struct.unpack(f">{rank}I", content[4:header])
     if len(content) - header != int(np.prod(shape, dtype=np.int64)):
         raise DataError(f"{where} is truncated or too long for its shape {shape}; fetch it again")
-    values: NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=header)
-    return values.reshape(shape)
+    values: NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return values
 
 
 def from_test_set(folder: Path, color: Color, size: tuple[int, int], count: int) -> Pictures:
@@ -126,8 +126,8 @@ def _load_split(folder: Path, split: str, color: Color, size: tuple[int, int], p
 
 def _read_split(folder: Path, split: str) -> Pictures:
     """``images`` uint8 N x 28 x 28, as the file has them."""
-    images = read_idx(_read_checked(folder, f"{split}-images-idx3-ubyte"), f"{folder}/{split}-images-idx3-ubyte")
-    labels = read_idx(_read_checked(folder, f"{split}-labels-idx1-ubyte"), f"{folder}/{split}-labels-idx1-ubyte")
+    images = read_idx(read_checked(folder, f"{split}-images-idx3-ubyte"), f"{folder}/{split}-images-idx3-ubyte")
+    labels = read_idx(read_checked(folder, f"{split}-labels-idx1-ubyte"), f"{folder}/{split}-labels-idx1-ubyte")
     return Pictures(images, labels.astype(np.int64))
 
 
@@ -157,7 +157,8 @@ def _complete(folder: Path) -> bool:
     return all(_path_of(folder, name) for name in SHA256)
 
 
-def _read_checked(folder: Path, name: str) -> bytes:
+def read_checked(folder: Path, name: str) -> bytes:
+    """The unpacked bytes of one of the four files; raises DataError unless they have the known sha256."""
     path = _path_of(folder, name)
     if path is None:
         raise DataError(f"{folder} lacks {name}; fetch the dataset again")
@@ -171,7 +172,7 @@ def _read_checked(folder: Path, name: str) -> bytes:
 
 
 def _keep(source: Path, cache: Path) -> None:
-    contents = {name: _read_checked(source, name) for name in SHA256}
+    contents = {name: read_checked(source, name) for name in SHA256}
     for name, content in contents.items():
         write_bytes(cache / name, content)
 

@@ -53,11 +53,11 @@ def _split(root: Path, test_fraction: float) -> tuple[Labelled, Labelled, tuple[
         raise DataError(f"dataset folder {root} does not exist; check data.path")
     divided = (root / "train").is_dir() and (root / "test").is_dir()
     base = root / "train" if divided else root
-    classes = tuple(sorted(folder.name for folder in base.iterdir() if folder.is_dir() and not folder.name.startswith(".")))
+    classes = tuple(sorted(_class_folders(base)))
     if len(classes) < 2:
         raise DataError(f"{base} has {len(classes)} class folder(s); put each class's pictures in a folder of its own")
     if divided:
-        extra = {folder.name for folder in (root / "test").iterdir() if folder.is_dir()} - set(classes)
+        extra = _class_folders(root / "test") - set(classes)
         if extra:
             raise DataError(f"{root}/test has classes that {base} lacks: {', '.join(sorted(extra))}; make them alike")
         train = _files(base, classes)
@@ -70,6 +70,10 @@ def _split(root: Path, test_fraction: float) -> tuple[Labelled, Labelled, tuple[
         if len(part) < 2:
             raise DataError(f"{root} gives {len(part)} {name} picture(s); add pictures or set data.test_fraction")
     return train, test, classes
+
+
+def _class_folders(base: Path) -> set[str]:
+    return {folder.name for folder in base.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
 
 
 def _files(base: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:

@@ -40,7 +40,7 @@ def batch_norm(
     axes, shape = ([0], (1, -1)) if x.dim() == 2 else ([0, 2, 3], (1, -1, 1, 1))
     if training:
         count = x.numel() // x.shape[1]
-        if count == 1:
+        if count < 2:
             raise ModelError("batch norm needs more than one value per channel in training; use a larger batch")
         variance, mean = torch.var_mean(x, axes, correction=0)
         with torch.no_grad():

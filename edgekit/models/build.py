@@ -100,12 +100,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
+            reason = "it holds pickled objects besides tensors, or is damaged"
         raise ModelError(
             f"weights {path} cannot be loaded safely: {reason}; save model.state_dict() with torch.save or as safetensors"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
         raise ModelError(f"weights {path} hold no state_dict; save model.state_dict() with torch.save or as safetensors")
     return state
 

@@ -60,6 +60,22 @@ def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
         ) from problem
 
 
+def exact(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same tensors, floats as float64."""
+    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in example)
+
+
+def run_exact(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """One inference of a float64 copy of a model that is known to run; raises ModelError when only float64 stops it."""
+    try:
+        return run(copy.deepcopy(model).eval().double(), exact(example))
+    except ModelError as problem:
+        raise ModelError(
+            f"{type(model).__name__} runs, but not in float64, in which edgekit computes its reference: "
+            f"{_first_line(problem.__cause__ or problem)}; keep fixed dtypes such as .float() out of forward()"
+        ) from problem
+
+
 def tensors_of(inputs: Sequence[TensorSpec], batch: int) -> tuple[Tensor, ...]:
     """Repeatable example tensors for ``inputs``."""
     return tensors_of_feed(sample_feed(inputs, batch))
@@ -67,7 +83,11 @@ def tensors_of(inputs: Sequence[TensorSpec], batch: int) -> tuple[Tensor, ...]:
 
 def tensors_of_feed(feed: Feed) -> tuple[Tensor, ...]:
     """The feed's arrays as tensors, in its order."""
-    return tuple(torch.from_numpy(array) for array in feed.values())
+    try:
+        return tuple(torch.from_numpy(array) for array in feed.values())
+    except TypeError:
+        dtypes = ", ".join(f"{name} is {array.dtype}" for name, array in feed.items())
+        raise ModelError(f"PyTorch and numpy do not share the dtype of an input: {dtypes}; use float32 or float16") from None
 
 
 def dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[tuple[Any, ...]]:
@@ -100,7 +120,11 @@ def output_specs(outputs: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
 
 def as_arrays(outputs: Mapping[str, Tensor]) -> dict[str, Array]:
     """Tensors -> numpy arrays of their own."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in outputs.items()}
+    try:
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in outputs.items()}
+    except TypeError:
+        dtypes = ", ".join(f"{name} is {tensor.dtype}" for name, tensor in outputs.items())
+        raise ModelError(f"PyTorch and numpy do not share the dtype of an output: {dtypes}; use float32 or float16") from None
 
 
 def _first_line(problem: BaseException) -> str:

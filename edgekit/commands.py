@@ -1,0 +1,160 @@
+"""What each command does, composed of the verbs; everything heavy is imported inside the function that needs it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from edgekit.backends import Backend, ModelFiles, absence, open_backend, present
+from edgekit.bundle import Bundle, open_bundle
+from edgekit.errors import BundleError, MissingError, UsageError
+from edgekit.machine import cores, machine_facts
+from edgekit.progress import SILENT, Progress
+from edgekit.recipe import Recipe, Tolerance
+from edgekit.reports import (
+    BenchReport,
+    DataReport,
+    InspectReport,
+    PredictReport,
+    Skipped,
+    TrainReport,
+    VerifyReport,
+)
+
+RUNS = Path("runs")
+
+
+def train_recipe(
+    recipe: Recipe,
+    run: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    restart: bool = False,
+    progress: Progress = SILENT,
+) -> TrainReport:
+    """Load the data and train into ``run``."""
+    needs("torch", "torchvision", extra="train")
+    from edgekit import data
+    from edgekit.train import train
+
+    return train(recipe, data.load(recipe.data, progress), run, device=device, resume=resume, restart=restart, progress=progress)
+
+
+def verify_bundle(
+    root: Path,
+    *,
+    backends: Sequence[str] = (),
+    tolerance: Tolerance | None = None,
+    source: str | None = None,
+    runs: Path = RUNS,
+    progress: Progress = SILENT,
+) -> VerifyReport:
+    """Every runtime present, or just ``backends``, against the golden outputs; ``source`` names the PyTorch side."""
+    from edgekit.verify import verify
+
+    bundle = open_bundle(root)
+    files = _model_files(bundle, source, runs)
+    kinds, skipped = _choose(files, backends)
+    return verify(bundle, lambda kind: open_backend(kind, files), kinds, skipped, tolerance=tolerance, progress=progress)
+
+
+def bench_bundle(
+    root: Path,
+    *,
+    backends: Sequence[str] = (),
+    batches: Sequence[int] = (1, 8, 32),
+    threads: int | None = None,
+    seconds: float = 1.0,
+    budget_ms: float | None = None,
+    source: str | None = None,
+    runs: Path = RUNS,
+    progress: Progress = SILENT,
+) -> BenchReport:
+    """Latency of every runtime present, or just ``backends``, interleaved."""
+    from edgekit.bench import bench, overhead_us
+
+    bundle = open_bundle(root)
+    files = _model_files(bundle, source, runs)
+    kinds, skipped = _choose(files, backends)
+    count = threads or cores()
+    overhead = overhead_us()
+    facts = machine_facts()
+    with ExitStack() as stack:
+        opened: list[Backend] = [stack.enter_context(open_backend(kind, files, threads=count)) for kind in kinds]
+        rows, comparisons = bench(opened, batches, seconds=seconds, progress=progress)
+    return BenchReport(str(root), bundle.onnx_sha256, facts, count, overhead, rows, comparisons, tuple(skipped), budget_ms)
+
+
+def inspect_target(
+    target: str, *, input_shapes: Sequence[str] = (), weights: Path | None = None, runs: Path = RUNS
+) -> InspectReport:
+    """A bundle, an ONNX file, or any source."""
+    path = Path(target)
+    is_bundle = (path / "manifest.json").is_file()
+    if is_bundle or path.suffix == ".onnx":
+        needs("onnx", extra="cpu")
+        from edgekit.inspect import onnx_table
+
+        return onnx_table(open_bundle(path).onnx if is_bundle else path)
+    if path.is_dir() and not (path / "recipe.json").is_file():
+        open_bundle(path)  # raises: neither a bundle nor a run
+    needs("torch", extra="train")
+    from edgekit.models.layers import module_table
+    from edgekit.source import load_source
+
+    found = load_source(target, runs=runs, input_shapes=input_shapes, weights=weights, trained=False)
+    return module_table(target, found.module, found.inputs)
+
+
+def predict_images(root: Path, images: Sequence[Path], *, backend: str | None = None, top: int = 3) -> PredictReport:
+    """Labels through ONNX Runtime on the CPU, or the runtime named."""
+    from edgekit.predict import predict
+
+    bundle = open_bundle(root)
+    with open_backend(backend or "ort-cpu", bundle.model_files()) as opened:
+        return predict(bundle, opened, images, top)
+
+
+def fetch_data(name: str, progress: Progress = SILENT) -> DataReport:
+    """Find or fetch a dataset, and check all of it."""
+    from edgekit.data import fashion_mnist
+
+    if name != "fashion-mnist":
+        raise UsageError(f"no dataset {name!r} to fetch; there is fashion-mnist")
+    folder = fashion_mnist.locate(progress=progress)
+    train, test = fashion_mnist.load(folder)
+    return DataReport(name, str(folder), len(train), len(test), fashion_mnist.CLASSES)
+
+
+def needs(*packages: str, extra: str) -> None:
+    """Raise MissingError naming the extra unless every package is installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingError(f"this needs {', '.join(missing)}, which is not installed; pip install 'edgekit[{extra}]'")
+
+
+def _model_files(bundle: Bundle, source: str | None, runs: Path) -> ModelFiles:
+    """The bundle's files; with ``source`` the PyTorch model is built by it, and filled with the bundle's weights."""
+    files = bundle.model_files()
+    if source is None:
+        return files
+    if bundle.weights is None:
+        raise BundleError(f"bundle {bundle.root} holds no PyTorch weights; export it again without --no-keep-weights")
+    return files._replace(torch_model=source, torch_args=bundle.manifest.source.args, torch_weights=bundle.weights)
+
+
+def _choose(files: ModelFiles, backends: Sequence[str]) -> tuple[list[str], tuple[Skipped, ...]]:
+    """Runtimes asked for must be present; where none is asked for, those that are not present are named."""
+    if backends:
+        for kind in backends:
+            problem = absence(kind, files)
+            if problem:
+                raise MissingError(f"{kind} cannot run here: {problem}")
+        return list(dict.fromkeys(backends)), ()
+    kinds, reasons = present(files)
+    if not kinds:
+        raise MissingError("no runtime is installed; pip install 'edgekit[cpu]', or see edgekit doctor")
+    return kinds, tuple(Skipped(kind, reason) for kind, reason in reasons.items())

@@ -1,0 +1,70 @@
+"""Carrying out a command: run it, print its report or its error, and exit with the code that it deserves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+
+from edgekit.errors import EdgekitError, Interrupted
+from edgekit.progress import Progress
+from edgekit.render import ConsoleProgress, render
+from edgekit.reports import Report
+
+OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+
+def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
+    """Run ``action``, print its report, and exit with the code that it deserves."""
+    console = Console(stderr=True)
+    try:
+        report = action(ConsoleProgress(console))
+    except KeyboardInterrupt:
+        console.print("stopped", highlight=False)
+        raise typer.Exit(STOPPED) from None
+    except Exception as problem:
+        if debug:
+            console.print_exception()
+        message = sentence(problem)
+        if json:
+            print_error(type(problem).__name__, message)
+        console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
+    if json:
+        print_document(report.to_json())
+    else:
+        render(report, console)
+    raise typer.Exit(OK if report.passed else CHECK_FAILED)
+
+
+def sentence(problem: Exception) -> str:
+    """What to tell the user: what was wrong, where, and what to do."""
+    if isinstance(problem, EdgekitError):
+        return str(problem)
+    if isinstance(problem, MemoryError):
+        return "this machine's memory is not enough; use a smaller model, batch or picture"
+    if isinstance(problem, OSError):
+        where = f"{problem.filename}: " if problem.filename else ""
+        return f"{where}{problem.strerror or problem}; check the path and its permissions"
+    reason = " ".join(str(problem).split())
+    return f"unexpected {type(problem).__name__}: {reason}; run again with --debug and report it"
+
+
+def print_document(document: bytes) -> None:
+    """One document on stdout; a reader that has gone away is no error."""
+    try:
+        sys.stdout.buffer.write(document + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # keep the interpreter from complaining about it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_error(kind: str, message: str) -> None:
+    """An error as the one JSON document."""
+    print_document(msgspec.json.format(msgspec.json.encode({"error": {"kind": kind, "message": message}}), indent=2))

@@ -1,0 +1,213 @@
+"""From a source to a bundle: trace, fold, write ONNX, record golden outputs, and put all of it into one folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+import edgekit
+from edgekit.bundle import (
+    CARD,
+    GOLDEN,
+    MODEL,
+    SCHEMA,
+    WEIGHTS,
+    Golden,
+    GoldenArrays,
+    Manifest,
+    Source,
+    Variant,
+    check_replaceable,
+    write_bundle,
+)
+from edgekit.card import model_card
+from edgekit.errors import UsageError
+from edgekit.export import export_onnx
+from edgekit.files import read_bytes
+from edgekit.fold import fold
+from edgekit.golden import random_inputs, record
+from edgekit.machine import tool_versions
+from edgekit.models.build import weights_bytes
+from edgekit.models.trace import as_arrays, output_specs, run, tensors_of_feed
+from edgekit.preprocess import Preprocess
+from edgekit.progress import SILENT, Progress
+from edgekit.recipe import ExportRecipe, Recipe, Tolerance
+from edgekit.reports import ExportReport, FoldReport
+from edgekit.source import ModelSource, load_source
+from edgekit.tensors import Array, TensorSpec
+from edgekit.verify import normalised_error
+
+EXPORTED = Path("exported")
+
+
+class ExportOptions(NamedTuple):
+    """What ``edgekit export`` may add to what its source says; None leaves the source's own."""
+
+    output: Path | None = None
+    fold_bn: bool | None = None
+    opset: int | None = None
+    input_shapes: tuple[str, ...] = ()
+    weights: Path | None = None
+    keep_weights: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    labels: Path | None = None
+
+
+class Exported(NamedTuple):
+    """An ONNX file with what is known about it; ``error`` is the exported graph's in float32, scale-normalised."""
+
+    onnx: bytes
+    outputs: tuple[TensorSpec, ...]
+    fold: FoldReport
+    error: float
+
+
+def export_source(source: str, options: ExportOptions, *, runs: Path = Path("runs"), progress: Progress = SILENT) -> ExportReport:
+    """Export what ``source`` names into a bundle; raises EdgekitError and leaves an older bundle as it was on failure."""
+    with progress.task("exporting", 4) as advance:
+        found = load_source(source, runs=runs, input_shapes=options.input_shapes, weights=options.weights)
+        settings = _export_settings(found.recipe, options)
+        root = options.output or EXPORTED / found.name
+        check_replaceable(root)
+        preprocess, labels = _described(found, options)
+        advance(1, "golden outputs")
+        golden = record(found.module, *_golden_inputs(found, settings.golden))
+        advance(1, "tracing, folding and writing ONNX")
+        weights = weights_bytes(found.module)
+        metadata = _metadata(found, preprocess, labels, hashlib.sha256(weights).hexdigest())
+        exported = _exported(found, settings, golden, metadata)
+        advance(1, "writing the bundle")
+        manifest = _manifest(found, settings, options, exported, golden, weights)
+        manifest = msgspec.structs.replace(manifest, preprocess=preprocess, labels=labels)
+        contents = {MODEL: exported.onnx, GOLDEN: golden.to_npz(), CARD: model_card(manifest).encode()}
+        bundle = write_bundle(root, manifest, {**contents, WEIGHTS: weights} if options.keep_weights else contents)
+        advance(1, "")
+    return ExportReport(
+        bundle=str(root),
+        opset=settings.opset,
+        fold=exported.fold,
+        float32_error=manifest.golden.float32_error,
+        exported_error=exported.error,
+        golden=f"{manifest.golden.samples} {'test pictures' if found.recipe else 'random inputs'}",
+        notes=manifest.notes,
+        onnx_sha256=bundle.onnx_sha256,
+        onnx_bytes=len(exported.onnx),
+    )
+
+
+def _exported(found: ModelSource, settings: ExportRecipe, golden: GoldenArrays, metadata: dict[str, str]) -> Exported:
+    graph, report = fold(found.module, found.inputs, fold_bn=settings.fold_bn)
+    outputs = run(graph, tensors_of_feed(golden.inputs))
+    specs = output_specs(outputs)
+    onnx = export_onnx(graph, report, found.inputs, specs, opset=settings.opset, metadata=metadata)
+    return Exported(onnx, specs, report, _worst(as_arrays(outputs), golden.float64))
+
+
+def _manifest(
+    found: ModelSource,
+    settings: ExportRecipe,
+    options: ExportOptions,
+    exported: Exported,
+    golden: GoldenArrays,
+    weights: bytes,
+) -> Manifest:
+    samples = len(next(iter(golden.inputs.values())))
+    digest = hashlib.sha256(weights).hexdigest()
+    kept = WEIGHTS if options.keep_weights else None
+    return Manifest(
+        schema=SCHEMA,
+        name=found.name,
+        inputs=found.inputs,
+        outputs=exported.outputs,
+        preprocess=None,
+        labels=(),
+        source=Source(found.factory, found.args, _portable(found.recipe), digest, kept),
+        opset=settings.opset,
+        fold=exported.fold,
+        test_accuracy=found.report.test_accuracy if found.report else None,
+        golden=Golden(GOLDEN, samples, "test-set" if found.recipe else "random", 0, _worst(golden.float32, golden.float64)),
+        variants=(Variant("fp32", MODEL, "float32", found.recipe.verify if found.recipe else Tolerance()),),
+        tools=tool_versions(),
+        notes=_notes(found),
+        files={},
+    )
+
+
+def _worst(outputs: dict[str, Array], references: dict[str, Array]) -> float:
+    return max(normalised_error(outputs[name], reference) for name, reference in references.items())
+
+
+def _export_settings(recipe: Recipe | None, options: ExportOptions) -> ExportRecipe:
+    settings = recipe.export if recipe else ExportRecipe()
+    changes: dict[str, Any] = {}
+    if options.fold_bn is not None:
+        changes["fold_bn"] = options.fold_bn
+    if options.opset is not None:
+        changes["opset"] = options.opset
+    return msgspec.structs.replace(settings, **changes)
+
+
+def _described(found: ModelSource, options: ExportOptions) -> tuple[Preprocess | None, tuple[str, ...]]:
+    """Preprocessing and labels: the run's own, or the command line's for an import path."""
+    given = options.mean is not None or options.std is not None or options.labels is not None
+    if found.recipe is not None:
+        if given:
+            raise UsageError("--mean, --std and --labels go with an import path; a recipe and a run know their own")
+        return found.preprocess, found.labels
+    if (options.mean is None) != (options.std is None):
+        raise UsageError("--mean and --std go together; give both or neither")
+    labels: tuple[str, ...] = ()
+    if options.labels is not None:
+        lines = read_bytes(options.labels, "labels file").decode(errors="replace").splitlines()
+        labels = tuple(line.strip() for line in lines if line.strip())
+    if options.mean is None or options.std is None:
+        return None, labels
+    shape = found.inputs[0].shape
+    if len(found.inputs) != 1 or len(shape) != 4 or shape[1] not in (1, 3):
+        raise UsageError("--mean and --std describe one picture input of shape 1x1xHxW or 1x3xHxW; this model takes another")
+    try:
+        return Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std), labels
+    except ValueError as problem:
+        raise UsageError(f"--mean and --std do not fit the input: {problem}") from None
+
+
+def _golden_inputs(found: ModelSource, count: int) -> tuple[dict[str, Array], Array | None]:
+    if found.recipe is None or found.preprocess is None:
+        return random_inputs(found.inputs), None
+    from edgekit import data
+
+    pictures = data.golden_pictures(found.recipe.data, found.preprocess, count)
+    return {found.inputs[0].name: found.preprocess.normalise(pictures.images)}, pictures.labels
+
+
+def _metadata(found: ModelSource, preprocess: Preprocess | None, labels: tuple[str, ...], weights: str) -> dict[str, str]:
+    document = {
+        "edgekit.version": edgekit.__version__,
+        "edgekit.source": found.factory,
+        "edgekit.weights_sha256": weights,
+        "edgekit.labels": msgspec.json.encode(labels).decode() if labels else "",
+        "edgekit.preprocess": msgspec.json.encode(preprocess).decode() if preprocess else "",
+    }
+    return {key: value for key, value in document.items() if value}
+
+
+def _portable(recipe: Recipe | None) -> dict[str, Any] | None:
+    """The recipe as data, without the path of the pictures on this machine."""
+    if recipe is None:
+        return None
+    document: dict[str, Any] = msgspec.to_builtins(recipe)
+    document["data"]["path"] = None
+    return document
+
+
+def _notes(found: ModelSource) -> tuple[str, ...]:
+    notes = []
+    if found.module.training and found.recipe is None:
+        notes.append("the model came in training mode; it was exported in inference mode, from a copy")
+    if found.recipe is None:
+        notes.append("the golden inputs are random numbers, because the model's data is not known")
+    return tuple(notes)
