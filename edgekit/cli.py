@@ -368,5 +368,7 @@ def _tolerance(bundle: Path, atol: float | None, rtol: float | None) -> Toleranc
 
     if rtol is not None and not rtol < 1:
         raise UsageError(f"--rtol {rtol:g} would let anything pass; give a number below 1")
+    if atol is not None and not atol < float("inf"):
+        raise UsageError(f"--atol {atol:g} would let anything pass; give a number")
     changes = {key: value for key, value in (("atol", atol), ("rtol", rtol)) if value is not None}
     return msgspec.structs.replace(open_bundle(bundle).variant.tolerance, **changes)

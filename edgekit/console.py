@@ -45,7 +45,7 @@ def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> 
 def sentence(problem: Exception) -> str:
     """What to tell the user: what was wrong, where, and what to do."""
     if isinstance(problem, EdgekitError):
-        return str(problem)
+        return " ".join(str(problem).split("\n"))
     if isinstance(problem, MemoryError):
         return "this machine's memory is not enough; use a smaller model, batch or picture"
     if isinstance(problem, OSError):

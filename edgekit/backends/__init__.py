@@ -75,8 +75,10 @@ def open_backend(kind: str, files: ModelFiles, *, threads: int | None = None) ->
     if problem:
         raise MissingError(f"{kind} cannot run here: {problem}")
     if kind == "torch":
-        from edgekit.backends._torch import TorchBackend
-
+        try:
+            from edgekit.backends._torch import TorchBackend
+        except ImportError as error:
+            raise MissingError(f"torch is installed but cannot be imported: {error}; run edgekit doctor") from error
         return TorchBackend.open(files, threads)
     from edgekit.backends._ort import OrtBackend
 
@@ -95,7 +97,7 @@ def absence(kind: str, files: ModelFiles | None = None) -> str:
         return ""
     if importlib.util.find_spec("onnxruntime") is None:
         return "ONNX Runtime is not installed; pip install 'edgekit[cpu]' or 'edgekit[gpu]'"
-    return _ort_cuda_absence() if kind == "ort-cuda" else ""
+    return _ort_absence(kind)
 
 
 def present(files: ModelFiles, kinds: Sequence[str] = KINDS) -> tuple[list[str], dict[str, str]]:
@@ -104,9 +106,13 @@ def present(files: ModelFiles, kinds: Sequence[str] = KINDS) -> tuple[list[str],
     return [kind for kind in kinds if not reasons[kind]], {kind: reason for kind, reason in reasons.items() if reason}
 
 
-def _ort_cuda_absence() -> str:
-    from edgekit.backends import _ort
-
+def _ort_absence(kind: str) -> str:
+    try:
+        from edgekit.backends import _ort
+    except ImportError as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
+        return f"ONNX Runtime is installed but cannot be imported: {error}; run edgekit doctor"
+    if kind == "ort-cpu":
+        return ""
     if "CUDAExecutionProvider" not in _ort.available_providers():
         return "the installed ONNX Runtime has no CUDA; pip uninstall onnxruntime, then pip install 'edgekit[gpu]'"
     return cuda_problem()

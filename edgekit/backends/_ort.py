@@ -10,7 +10,7 @@ import onnxruntime as ort
 from edgekit.backends import ModelFiles
 from edgekit.errors import BundleError, FallbackError
 from edgekit.machine import cores
-from edgekit.tensors import Array, Feed, TensorSpec
+from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
 PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
 ERRORS_ONLY = 3
@@ -32,6 +32,7 @@ class OrtBackend:
         self.outputs: tuple[TensorSpec, ...] = files.outputs
         self._session, self._device = session, device
         self._names = [spec.name for spec in files.outputs]
+        self._path = files.onnx
 
     @classmethod
     def open(cls, kind: str, files: ModelFiles, threads: int | None = None) -> OrtBackend:
@@ -50,8 +51,9 @@ class OrtBackend:
         try:
             session = ort.InferenceSession(str(files.onnx), options, providers=[(provider, settings)])
         except Exception as problem:
-            reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-            raise BundleError(f"ONNX Runtime refuses {files.onnx} on {provider}: {reason}; export it again") from problem
+            raise BundleError(
+                f"ONNX Runtime refuses {files.onnx} on {provider}: {_first_line(problem)}; export it again"
+            ) from problem
         _check_provider(session, provider)
         _check_names(session, files)
         facts = {
@@ -67,7 +69,11 @@ class OrtBackend:
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out."""
-        return dict(zip(self._names, self._session.run(self._names, dict(feed)), strict=True))
+        try:
+            outputs = self._session.run(self._names, dict(feed))
+        except Exception as problem:
+            raise self._failure(feed, problem) from problem
+        return dict(zip(self._names, outputs, strict=True))
 
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs and outputs stay on the device."""
@@ -79,10 +85,17 @@ class OrtBackend:
         session, synchronize = self._session, binding.synchronize_outputs
 
         def call() -> None:
-            session.run_with_iobinding(binding)
-            synchronize()
+            try:
+                session.run_with_iobinding(binding)
+                synchronize()
+            except Exception as problem:
+                raise self._failure(feed, problem) from problem
 
         return call
+
+    def _failure(self, feed: Feed, problem: Exception) -> BundleError:
+        shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
+        return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {_first_line(problem)}; export it again")
 
     def __enter__(self) -> OrtBackend:
         return self
@@ -110,3 +123,8 @@ def _check_names(session: ort.InferenceSession, files: ModelFiles) -> None:
                 f"{files.onnx} has the {what} {[item.name for item in found]} where the manifest says "
                 f"{[spec.name for spec in wanted]}; export the bundle again"
             )
+
+
+def _first_line(problem: Exception) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[0] if lines else type(problem).__name__

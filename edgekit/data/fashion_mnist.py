@@ -133,7 +133,7 @@ def _read_split(folder: Path, split: str) -> Pictures:
 
 def _resized(images: NDArray[np.uint8], color: Color, size: tuple[int, int], split: str, progress: Progress) -> NDArray[np.uint8]:
     if size == SIZE and color == "grey":
-        return images[:, None].copy()
+        return np.array(images[:, None], np.uint8)
     from PIL import Image
 
     channels = 1 if color == "grey" else 3

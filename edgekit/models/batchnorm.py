@@ -8,7 +8,8 @@ Over the axes D that are not the channel axis, with n values per channel,
                 running_var  <- (1 - m) * running_var  + m * v * n / (n - 1)
     inference:  y   = gamma * (x - running_mean) / sqrt(running_var + eps) + beta
 
-The momentum m is PyTorch's (0.1 keeps 90 % of the old value), and the running variance is the unbiased one.
+Both are computed as y = s x + t with s = gamma / sqrt(v + eps) and t = beta - mu s, which passes over x once less and is
+what PyTorch's own kernel does. The momentum m is PyTorch's (0.1 keeps 90 % of the old value), and the running variance is the unbiased one.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def batch_norm(
     else:
         mean, variance = running_mean, running_var
     scale = gamma / torch.sqrt(variance + eps)
-    return (x - mean.view(shape)) * scale.view(shape) + beta.view(shape)
+    shift = beta - mean * scale
+    return x * scale.view(shape) + shift.view(shape)
 
 
 class BatchNorm(nn.Module):

@@ -1,0 +1,249 @@
+"""The contract that every runtime keeps, and how one is found absent."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnxruntime
+import pytest
+
+import edgekit.backends
+from edgekit.backends import KINDS, Backend, ModelFiles, absence, open_backend, present
+from edgekit.backends.fake import FakeBackend
+from edgekit.bundle import open_bundle, write_bundle
+from edgekit.commands import verify_bundle
+from edgekit.errors import BundleError, FallbackError, MissingError, UsageError
+from edgekit.tensors import Feed, sample_feed
+
+
+@pytest.fixture
+def files(bundle: Path) -> ModelFiles:
+    return open_bundle(bundle).model_files()
+
+
+@pytest.fixture(params=["fake", "torch", "ort-cpu"])
+def backend(request: pytest.FixtureRequest, files: ModelFiles) -> Iterator[Backend]:
+    if request.param == "fake":
+        facts = {"fake": "1", "threads": "1"}
+        made: Backend = FakeBackend(
+            lambda feed: {"output": feed["input"].reshape(-1, 784)[:, :10] * 2}, files.inputs, files.outputs, facts=facts
+        )
+    else:
+        made = open_backend(request.param, files, threads=1)
+    with made as entered:
+        assert entered is made
+        yield entered
+
+
+def feed_of(backend: Backend, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+    return sample_feed(backend.inputs, batch, seed)
+
+
+def test_a_backend_says_its_name_and_tensors(backend: Backend, files: ModelFiles) -> None:
+    assert backend.name in ("fake", *KINDS)
+    assert backend.inputs == files.inputs
+    assert backend.outputs == files.outputs
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_run_gives_the_named_outputs_in_their_shape_and_dtype(backend: Backend, batch: int) -> None:
+    outputs = backend.run(feed_of(backend, batch))
+    assert list(outputs) == [spec.name for spec in backend.outputs]
+    for spec in backend.outputs:
+        assert outputs[spec.name].shape == spec.concrete(batch)
+        assert str(outputs[spec.name].dtype) == spec.dtype
+
+
+def test_the_caller_owns_the_outputs_and_keeps_the_inputs(backend: Backend) -> None:
+    feed, other = feed_of(backend, 5), feed_of(backend, 5, seed=1)
+    before = {name: array.copy() for name, array in feed.items()}
+    first = backend.run(feed)["output"]
+    kept = first.copy()
+    backend.run(other)
+    np.testing.assert_array_equal(first, kept)  # a later run does not reach into it
+    first.fill(np.nan)
+    np.testing.assert_array_equal(backend.run(feed)["output"], kept)
+    for name, array in before.items():
+        np.testing.assert_array_equal(feed[name], array)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_bound_call_can_be_repeated_and_leaves_run_alone(backend: Backend, batch: int) -> None:
+    feed = feed_of(backend, batch)
+    before = backend.run(feed)["output"]
+    call = backend.bind(feed)
+    assert [call(), call()] == [None, None]
+    np.testing.assert_array_equal(backend.run(feed)["output"], before)
+
+
+def test_facts_are_plain_strings(backend: Backend) -> None:
+    assert backend.facts
+    assert all(type(key) is str and type(value) is str for key, value in backend.facts.items())
+
+
+@pytest.mark.parametrize(("kind", "package"), [("torch", "torch"), ("ort-cpu", "onnxruntime")])
+def test_facts_name_the_version_the_precision_and_the_threads(kind: str, package: str, files: ModelFiles) -> None:
+    with open_backend(kind, files, threads=1) as opened:
+        assert opened.facts[package] == importlib.import_module(package).__version__
+        assert opened.facts["precision"] == "float32"
+        assert opened.facts["threads"] == "1"
+    with open_backend(kind, files, threads=2) as opened:
+        assert opened.facts["threads"] == "2"
+
+
+def test_the_runtimes_agree_and_a_fake_that_computes_something_else_does_not(files: ModelFiles) -> None:
+    feed = sample_feed(files.inputs, 3)
+    with open_backend("torch", files) as torch, open_backend("ort-cpu", files) as ort:
+        np.testing.assert_allclose(ort.run(feed)["output"], torch.run(feed)["output"], atol=1e-5)
+        assert np.abs(ort.run(sample_feed(files.inputs, 3, 1))["output"] - torch.run(feed)["output"]).max() > 1e-5
+
+
+@pytest.mark.parametrize("content", [b"", b"not an ONNX file", b"\x08\x0a\x12\xff\xff\xff\xff"])
+def test_a_file_onnxruntime_refuses_is_one_sentence(files: ModelFiles, tmp_path: Path, content: bytes) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(content)
+    with pytest.raises(BundleError, match=r"damaged\.onnx.*export it again") as caught:
+        open_backend("ort-cpu", files._replace(onnx=damaged))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["inputs", "outputs"])
+def test_names_that_differ_from_the_file_are_refused(files: ModelFiles, what: str) -> None:
+    renamed = tuple(msgspec.structs.replace(spec, name="other") for spec in getattr(files, what))
+    with pytest.raises(BundleError, match=f"{what}.*other"):
+        open_backend("ort-cpu", files._replace(**{what: renamed}))
+
+
+def test_inputs_that_the_file_does_not_take_are_one_sentence(files: ModelFiles) -> None:
+    with open_backend("ort-cpu", files) as opened:
+        wrong = {"input": np.zeros((2, 1, 5, 5), np.float32)}
+        for use in (lambda: opened.run(wrong), opened.bind(wrong)):
+            with pytest.raises(BundleError, match=r"2x1x5x5") as caught:
+                use()
+            assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which ONNX Runtime lists CUDA and the driver starts."""
+    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+
+
+@pytest.mark.usefixtures("pretended_cuda")
+def test_a_session_that_silently_fell_back_to_the_cpu_is_refused(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = onnxruntime.InferenceSession
+    # what ONNX Runtime does where CUDA cannot load
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: real(path))
+    with pytest.raises(FallbackError, match=r"CUDAExecutionProvider.*silently chose.*CPUExecutionProvider.*doctor"):
+        open_backend("ort-cuda", files)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+@pytest.mark.usefixtures("pretended_cuda")
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA")
+def test_the_real_onnxruntime_without_cuda_does_not_open_as_ort_cuda(files: ModelFiles) -> None:
+    with pytest.raises((BundleError, FallbackError), match="CUDAExecutionProvider"):
+        open_backend("ort-cuda", files)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name in packages else real(name, package))
+
+
+def test_a_missing_package_is_absent_with_its_remedy(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "torch", "onnxruntime")
+    assert "pip install 'edgekit[train]'" in absence("torch", files)
+    assert "pip install 'edgekit[cpu]'" in absence("ort-cpu", files)
+    assert absence("ort-cuda", files) == absence("ort-cpu", files)
+    with pytest.raises(MissingError, match="torch cannot run here.*not installed"):
+        open_backend("torch", files)
+
+
+@pytest.mark.parametrize("module", ["edgekit.backends._ort", "edgekit.backends._torch"])
+def test_a_package_that_cannot_be_imported_is_missing_not_a_crash(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delattr(edgekit.backends, module.rpartition(".")[2], raising=False)
+    kind = "torch" if module.endswith("torch") else "ort-cpu"
+    with pytest.raises(MissingError, match="installed but cannot be imported.*doctor"):
+        open_backend(kind, files)
+
+
+def test_onnxruntime_without_cuda_is_absent_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
+    assert absence("ort-cpu") == ""
+    assert "has no CUDA" in absence("ort-cuda")
+
+
+@pytest.mark.usefixtures("pretended_cuda")
+def test_a_missing_driver_makes_cuda_absent_although_onnxruntime_lists_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert absence("ort-cuda") == ""
+    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    assert absence("ort-cuda") == "no NVIDIA driver is installed; install one"
+
+
+def test_torch_is_absent_for_a_bundle_without_weights(files: ModelFiles) -> None:
+    assert "--source" in absence("torch", files._replace(torch_weights=None))
+    assert absence("torch", files) == ""
+
+
+def test_present_sorts_kinds_and_keeps_every_reason(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "torch")
+    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CPUExecutionProvider"])
+    kinds, reasons = present(files)
+    assert kinds == ["ort-cpu"]
+    assert list(reasons) == ["torch", "ort-cuda"]
+    assert all(reasons.values())
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones(files: ModelFiles) -> None:
+    with pytest.raises(UsageError, match="no backend 'tpu'; use one of torch, ort-cpu, ort-cuda"):
+        open_backend("tpu", files)
+
+
+def test_an_import_path_in_a_manifest_is_imported_only_when_the_user_names_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edgekit_trap.py").write_text(
+        "from pathlib import Path\n"
+        "Path('imported').touch()\n"
+        "def net(**args):\n"
+        "    from edgekit.models.lenet import lenet\n"
+        "    return lenet()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    opened = open_bundle(bundle)
+    source = msgspec.structs.replace(opened.manifest.source, model="edgekit_trap:net")
+    contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
+    write_bundle(bundle, msgspec.structs.replace(opened.manifest, source=source), contents)
+
+    report = verify_bundle(bundle)
+    assert report.passed
+    assert "torch" not in [parity.candidate for parity in report.parities]
+    assert any(one.backend == "torch" and "--source" in one.reason for one in report.skipped)
+    assert not (tmp_path / "imported").exists()
+
+    named = verify_bundle(bundle, backends=["torch"], source="edgekit_trap:net")
+    monkeypatch.delitem(sys.modules, "edgekit_trap")
+    assert named.passed
+    assert (tmp_path / "imported").exists()
+
+
+def test_a_fake_backend_is_its_function() -> None:
+    seen: list[Feed] = []
+    record: Callable[[Feed], dict[str, np.ndarray]] = lambda feed: seen.append(feed) or {"y": feed["x"] + 1}  # noqa: E731
+    fake = FakeBackend(record)
+    feed = {"x": np.zeros(2, np.float32)}
+    np.testing.assert_array_equal(fake.run(feed)["y"], [1, 1])
+    fake.bind(feed)()
+    assert seen == [feed, feed]

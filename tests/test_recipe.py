@@ -1,0 +1,212 @@
+"""Recipes: every mistake is one sentence that names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import RecipeError
+from edgekit.models import MODELS
+from edgekit.recipe import Recipe, check_name, load
+
+DATA = '[data]\ndataset = "fashion-mnist"\n'
+FOLDER = '[data]\ndataset = "image-folder"\npath = "pictures"\nresize = 32\n'
+MODEL = '[model]\nname = "lenet"\n'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "mine.toml"
+
+
+def loaded(path: Path, text: str) -> Recipe:
+    path.write_text(text)
+    return load(path)
+
+
+def refused(path: Path, text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        loaded(path, text)
+    message = str(caught.value)
+    assert message.startswith(f"recipe {path}")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_shipped_model_has_a_recipe_of_its_name(name: str, repository: Path) -> None:
+    recipe = load(repository / "recipes" / f"{name}.toml")
+    assert (recipe.name, recipe.model.name, recipe.data.dataset) == (name, name, "fashion-mnist")
+    assert recipe.train.min_accuracy > 0.8
+    assert recipe.export.fold_bn
+
+
+def test_no_shipped_recipe_is_without_a_test(repository: Path) -> None:
+    assert {file.stem for file in (repository / "recipes").glob("*.toml")} == set(MODELS)
+
+
+def test_densenets_recipe_gives_pictures_it_takes(repository: Path) -> None:
+    assert load(repository / "recipes" / "densenet.toml").data.size == (32, 32)
+
+
+def test_the_least_recipe_has_defaults(path: Path) -> None:
+    recipe = loaded(path, f'name = "mine"\n{DATA}{MODEL}')
+    assert recipe.train.epochs == 10
+    assert recipe.data.path is None
+    assert recipe.data.size is None
+    assert recipe.verify.rtol < 1
+
+
+def test_a_recipe_cannot_be_changed(path: Path) -> None:
+    recipe = loaded(path, f'name = "mine"\n{DATA}{MODEL}')
+    with pytest.raises(AttributeError):
+        recipe.train.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "place"),
+    [
+        (f'name = "a"\nepochs = 3\n{DATA}{MODEL}', "epochs", "the top level"),
+        (f'name = "a"\n{DATA}size = 3\n{MODEL}', "size", "[data]"),
+        (f'name = "a"\n{DATA}{MODEL}weights = "x"\n', "weights", "[model]"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nlearningrate = 1.0\n', "learningrate", "[train]"),
+        (f'name = "a"\n{DATA}{MODEL}[export]\nfold = true\n', "fold", "[export]"),
+        (f'name = "a"\n{DATA}{MODEL}[verify]\ntol = 1.0\n', "tol", "[verify]"),
+        (f'name = "a"\n{DATA}{MODEL}[bench]\nbatches = [1]\n', "batches", "[bench]"),
+        (f'name = "a"\n{DATA}{MODEL}[deploy]\nx = 1\n', "deploy", "the top level"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_table(text: str, key: str, place: str, path: Path) -> None:
+    assert f"unknown key {key!r} in {place};" in refused(path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (f'name = 3\n{DATA}{MODEL}', "name"),
+        (f'name = "a"\n[data]\ndataset = "mnist"\n{MODEL}', "data.dataset"),
+        (f'name = "a"\n{DATA}resize = "28"\n{MODEL}', "data.resize"),
+        (f'name = "a"\n{DATA}resize = true\n{MODEL}', "data.resize"),
+        (f'name = "a"\n{DATA}color = "blue"\n{MODEL}', "data.color"),
+        (f'name = "a"\n{DATA}test_fraction = 1.0\n{MODEL}', "data.test_fraction"),
+        (f'name = "a"\n{DATA}mean = [0.5]\nstd = [0.0]\n{MODEL}', "data.std"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nepochs = "3"\n', "train.epochs"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nepochs = 0\n', "train.epochs"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nbatch_size = 1\n', "train.batch_size"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nlearning_rate = 0\n', "train.learning_rate"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nlearning_rate = nan\n', "train.learning_rate"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\noptimizer = "lion"\n', "train.optimizer"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nprecision = "float16"\n', "train.precision"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nseed = 18446744073709551616\n', "train.seed"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nmin_accuracy = 90\n', "train.min_accuracy"),
+        (f'name = "a"\n{DATA}{MODEL}[export]\nopset = 9\n', "export.opset"),
+        (f'name = "a"\n{DATA}{MODEL}[export]\ngolden = 0\n', "export.golden"),
+        (f'name = "a"\n{DATA}{MODEL}[verify]\nrtol = 1.0\n', "verify.rtol"),
+        (f'name = "a"\n{DATA}{MODEL}[verify]\nrtol = nan\n', "verify.rtol"),
+        (f'name = "a"\n{DATA}{MODEL}[verify]\natol = -1.0\n', "verify.atol"),
+        (f'name = "a"\n{DATA}{MODEL}[verify]\ntop1 = 1.5\n', "verify.top1"),
+        (f'name = "a"\n{DATA}{MODEL}[bench]\nbatch = []\n', "bench.batch"),
+        (f'name = "a"\n{DATA}{MODEL}[bench]\nbatch = [0]\n', "bench.batch"),
+        (f'name = "a"\n{DATA}{MODEL}[bench]\nseconds = 0\n', "bench.seconds"),
+    ],
+)
+def test_a_wrong_value_names_its_key(text: str, key: str, path: Path) -> None:
+    assert f"at key '{key}" in refused(path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (f'name = "a"\n{DATA}mean = [nan]\nstd = [1.0]\n{MODEL}', "data.mean"),
+        (f'name = "a"\n{DATA}mean = [0.5]\nstd = [inf]\n{MODEL}', "data.std"),
+        (f'name = "a"\n{DATA}{MODEL}[train]\nlearning_rate = inf\n', "train.learning_rate"),
+        (f'name = "a"\n{DATA}{MODEL}[verify]\natol = inf\n', "verify.atol"),
+        (f'name = "a"\n{DATA}{MODEL}[bench]\nbudget_ms = inf\n', "bench.budget_ms"),
+    ],
+)
+def test_numbers_must_be_finite(text: str, key: str, path: Path) -> None:
+    assert f"{key} must be finite" in refused(path, text)
+
+
+@pytest.mark.parametrize("resize", ["0", "-1", "4097", "[]", "[28, 0]", "[28, 28, 28]", "[5000]"])
+def test_an_impossible_size_is_refused(resize: str, path: Path) -> None:
+    assert "data.resize takes one or two sizes" in refused(path, f'name = "a"\n{DATA}resize = {resize}\n{MODEL}')
+
+
+@pytest.mark.parametrize(("resize", "size"), [("32", (32, 32)), ("[32]", (32, 32)), ("[20, 30]", (20, 30))])
+def test_a_size_is_height_and_width(resize: str, size: tuple[int, int], path: Path) -> None:
+    assert loaded(path, f'name = "a"\n{DATA}resize = {resize}\n{MODEL}').data.size == size
+
+
+@pytest.mark.parametrize("given", ["mean = [0.5]", "std = [0.5]"])
+def test_mean_and_std_go_together(given: str, path: Path) -> None:
+    assert "data.mean and data.std go together" in refused(path, f'name = "a"\n{DATA}{given}\n{MODEL}')
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (f"{DATA}mean = [0.5, 0.5, 0.5]\nstd = [0.5]\n", "data.mean needs 1 value(s) for grey pictures"),
+        (f"{DATA}mean = [0.5]\nstd = [0.5, 0.5]\n", "data.std needs 1 value(s) for grey pictures"),
+        (f'{DATA}color = "rgb"\nmean = [0.5]\nstd = [0.5]\n', "data.mean needs 3 value(s) for rgb pictures"),
+        (f"{FOLDER}mean = [0.5]\nstd = [0.5]\n", "data.mean needs 3 value(s) for rgb pictures"),
+    ],
+)
+def test_mean_and_std_have_a_value_per_channel(data: str, message: str, path: Path) -> None:
+    assert message in refused(path, f'name = "a"\n{data}{MODEL}')
+
+
+@pytest.mark.parametrize("data", ['path = "x"\n', "resize = 3\n"])
+def test_a_picture_folder_needs_its_path_and_size(data: str, path: Path) -> None:
+    assert "needs the keys data.path and data.resize" in refused(
+        path, f'name = "a"\n[data]\ndataset = "image-folder"\n{data}{MODEL}'
+    )
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a\\\\b", ".hidden", "-x", "a b", "x" * 101, "a\\n"])
+def test_a_name_that_is_no_folder_name_is_refused(name: str, path: Path) -> None:
+    assert "names a folder" in refused(path, f'name = "{name}"\n{DATA}{MODEL}')
+
+
+@pytest.mark.parametrize("name", ["lenet", "lenet-scratch", "v1.2_b", "_x", "3d"])
+def test_a_plain_name_is_fine(name: str) -> None:
+    assert check_name(name)
+
+
+def test_a_relative_path_is_relative_to_the_recipe(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert loaded(path, f'name = "a"\n{FOLDER}{MODEL}').data.path == str(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("mine.toml")).data.path == str(tmp_path / "pictures")
+
+
+def test_absolute_and_home_paths_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    for given, meant in (("/data/pictures", "/data/pictures"), ("~/pictures", "/home/someone/pictures")):
+        assert loaded(path, f'name = "a"\n{FOLDER}{MODEL}'.replace('"pictures"', f'"{given}"')).data.path == meant
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"recipe .*none\.toml does not exist"):
+        load(tmp_path / "none.toml")
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[data\n", b"name = \n", b'name = "a"\nname = "b"\n', b'\xff\xfe = "a"\n', b"\x00"])
+def test_text_that_is_not_toml_is_a_clear_error(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"mine\.toml"):
+        load(path)
+
+
+def test_a_missing_table_is_named(path: Path) -> None:
+    assert "`model`" in refused(path, f'name = "a"\n{DATA}')
+    assert "`dataset`" in refused(path, f'name = "a"\n[data]\n{MODEL}')
+    assert refused(path, "")
