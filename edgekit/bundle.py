@@ -79,7 +79,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``manifest.json``. ``test_accuracy`` is a share of 1 on the whole test set, of the original model in float32."""
 
-    schema: int
+    schema: Annotated[int, Meta(ge=1)]
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -170,7 +170,7 @@ def open_bundle(root: Path) -> Bundle:
     if not root.exists():
         raise BundleError(f"bundle {root} does not exist; check the path, or make it with edgekit export")
     path = root / MANIFEST
-    if not root.is_dir() or not path.is_file():
+    if not root.is_dir() or not path.is_file() or path.is_symlink():
         raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}; give the folder that edgekit export wrote")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} is larger than any manifest; export the bundle again")

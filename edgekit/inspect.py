@@ -81,7 +81,9 @@ def _described(value: onnx.ValueInfoProto) -> str:
 def _learned(graph: onnx.GraphProto) -> dict[str, int]:
     """Name -> count of the numbers that training found: no shapes, no indices, no running statistics of a batch norm."""
     floating = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    statistics = {name for node in graph.node if node.op_type == "BatchNormalization" for name in node.input[3:5]}
+    # equal tensors share one initializer, so a name may be a scale here and a variance there
+    statistics = {name for node in graph.node for name in node.input[len(_held(node)) :]}
+    statistics -= {name for node in graph.node for name in _held(node)}
     return {
         tensor.name: math.prod(tensor.dims)
         for tensor in graph.initializer
@@ -89,11 +91,16 @@ def _learned(graph: onnx.GraphProto) -> dict[str, int]:
     }
 
 
+def _held(node: onnx.NodeProto) -> list[str]:
+    """A node's inputs, without the running mean and variance of a batch norm."""
+    return list(node.input[:3] if node.op_type == "BatchNormalization" else node.input)
+
+
 def _layer(
     node: onnx.NodeProto, shapes: Mapping[str, Shape], weights: Mapping[str, tuple[int, ...]], learned: Mapping[str, int]
 ) -> Layer:
     output = shapes.get(node.output[0], ("?",)) if node.output else ()
-    parameters = sum(learned.get(name, 0) for name in node.input)
+    parameters = sum(learned.get(name, 0) for name in _held(node))
     return Layer(
         node.name or (node.output[0] if node.output else ""), node.op_type, output, parameters, _macs(node, shapes, weights)
     )

@@ -37,7 +37,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.recipe import ExportRecipe, Recipe, Tolerance
 from edgekit.reports import ExportReport, FoldReport
 from edgekit.source import ModelSource, load_source
-from edgekit.tensors import Array, TensorSpec
+from edgekit.tensors import Array, TensorSpec, shape_text
 from edgekit.verify import normalised_error
 
 EXPORTED = Path("exported")
@@ -80,6 +80,7 @@ def export_source(source: str, options: ExportOptions, *, runs: Path = Path("run
         weights = weights_bytes(found.module)
         metadata = _metadata(found, preprocess, labels, hashlib.sha256(weights).hexdigest())
         exported = _exported(found, settings, golden, metadata)
+        _check_labels(labels, exported.outputs)
         advance(1, "writing the bundle")
         manifest = _manifest(found, settings, options, exported, golden, weights)
         manifest = msgspec.structs.replace(manifest, preprocess=preprocess, labels=labels)
@@ -105,6 +106,12 @@ def _exported(found: ModelSource, settings: ExportRecipe, golden: GoldenArrays, 
     specs = output_specs(outputs)
     onnx = export_onnx(graph, report, found.inputs, specs, opset=settings.opset, metadata=metadata)
     return Exported(onnx, specs, report, _worst(as_arrays(outputs), golden.float64))
+
+
+def _check_labels(labels: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    shape = outputs[0].shape
+    if labels and (len(shape) != 2 or shape[1] != len(labels)):
+        raise UsageError(f"--labels has {len(labels)} lines for an output of {shape_text(shape)}; give one line per class")
 
 
 def _manifest(
@@ -196,11 +203,12 @@ def _metadata(found: ModelSource, preprocess: Preprocess | None, labels: tuple[s
 
 
 def _portable(recipe: Recipe | None) -> dict[str, Any] | None:
-    """The recipe as data, without the path of the pictures on this machine."""
+    """The recipe as data, without the path of the pictures on this machine and without how it is timed."""
     if recipe is None:
         return None
     document: dict[str, Any] = msgspec.to_builtins(recipe)
     document["data"]["path"] = None
+    del document["bench"]
     return document
 
 

@@ -12,12 +12,12 @@ import msgspec
 
 import edgekit
 from edgekit.backends import KINDS, absence
-from edgekit.bundle import GOLDEN, MANIFEST, MODEL, check_replaceable
+from edgekit.bundle import CARD, GOLDEN, MANIFEST, MODEL, WEIGHTS, check_replaceable
 from edgekit.commands import RUNS, bench_bundle, needs, train_recipe, verify_bundle
 from edgekit.files import sha256_of, write_bytes
 from edgekit.machine import tool_versions
 from edgekit.progress import SILENT, Progress
-from edgekit.recipe import Recipe
+from edgekit.recipe import BenchRecipe, Recipe
 from edgekit.recipe import load as load_recipe
 from edgekit.reports import Report, RunReport, StepReport
 
@@ -106,12 +106,15 @@ def _steps(recipe: Recipe, path: Path, run: Path, root: Path, runs: Path, device
     def training_inputs() -> Any:
         return [recipe.data, recipe.model, recipe.train, data.fingerprint(recipe.data), device]
 
+    def export_inputs() -> Any:
+        return [msgspec.structs.replace(recipe, bench=BenchRecipe()), tools, _fingerprints((weights,))]
+
     def bundle_inputs(settings: msgspec.Struct) -> Any:
         return [settings, tools, [absence(kind) for kind in KINDS], _fingerprints((manifest,))]
 
     return (
         Step("train", training_inputs, do_train, (weights, run / "train.json")),
-        Step("export", lambda: [recipe, tools, _fingerprints((weights,))], do_export, (manifest, root / MODEL, root / GOLDEN)),
+        Step("export", export_inputs, do_export, (manifest, *(root / name for name in (MODEL, GOLDEN, WEIGHTS, CARD)))),
         Step("verify", lambda: bundle_inputs(recipe.verify), do_verify, (run / "verify.json",)),
         Step("bench", lambda: bundle_inputs(recipe.bench), do_bench, (run / "bench.json",)),
     )

@@ -10,6 +10,7 @@ Pillow's antialiased filter of the given name straight to height x width, withou
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -65,9 +66,11 @@ def load_image(path: Path) -> Image:
     except ImportError:
         raise MissingError("reading pictures needs Pillow; pip install 'edgekit[cpu]'") from None
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            return ImageOps.exif_transpose(opened)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of damage that Pillow then mends or raises for
+            with Image.open(path) as opened:
+                opened.load()
+                return ImageOps.exif_transpose(opened)
     except FileNotFoundError:
         raise DataError(f"picture {path} does not exist; check the path") from None
     except UnidentifiedImageError:

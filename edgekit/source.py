@@ -15,7 +15,7 @@ import msgspec
 from torch import Tensor, nn
 
 from edgekit.errors import InputError, ModelError, UsageError
-from edgekit.files import read_bytes
+from edgekit.files import read_bytes, sha256_of
 from edgekit.models import MODELS
 from edgekit.models.build import build, load_weights
 from edgekit.preprocess import CHANNELS, Preprocess
@@ -111,6 +111,8 @@ def _from_run(run: Path) -> ModelSource:
         report = TrainReport.from_json(read_bytes(run / RUN_REPORT, "report"))
     except InputError as problem:
         raise ModelError(f"{run / RUN_REPORT} is damaged: {problem}; train the recipe again") from None
+    if sha256_of(run / RUN_WEIGHTS) != report.weights_sha256:
+        raise ModelError(f"{run / RUN_WEIGHTS} is not what {RUN_REPORT} beside it says was trained; train the recipe again")
     args = model_args(recipe, len(report.labels), CHANNELS[report.preprocess.color])
     module = _module(recipe.model.name, args)[0]
     load_weights(module, run / RUN_WEIGHTS)

@@ -47,7 +47,7 @@ class State:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = _optimizer(self.model, recipe)
         self.schedule = _schedule(self.optimizer, recipe, steps_per_epoch)
-        self.steps_per_epoch = steps_per_epoch
+        self.epochs, self.steps_per_epoch = recipe.epochs, steps_per_epoch
         self.epoch = 0
         self.step = 0
         self.totals = torch.zeros(3, dtype=torch.float64, device=device)
@@ -64,6 +64,7 @@ class State:
             "schedule": self.schedule.state_dict(),
             "generator": torch.get_rng_state(),
             "epoch": self.epoch,
+            "epochs": self.epochs,
             "step": self.step,
             "steps_per_epoch": self.steps_per_epoch,
             "totals": self.totals,
@@ -80,9 +81,9 @@ class State:
         """Continue from a checkpoint of the same recipe; raises UsageError for another's, ModelError for a damaged one."""
         content = read_checkpoint(path)
         if content["key"] != key:
-            raise UsageError(f"{path} was made by other settings than this recipe's; --restart begins anew")
+            raise UsageError(f"{path} was made by other settings than this recipe's; edgekit train --restart begins anew")
         if content.get("steps_per_epoch") != self.steps_per_epoch:
-            raise UsageError(f"{path} was made on another number of pictures than there are now; --restart begins anew")
+            raise UsageError(f"{path} was made on another number of pictures; edgekit train --restart begins anew")
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
@@ -92,7 +93,7 @@ class State:
             self.totals, self.seconds = content["totals"].to(self.totals.device), content["seconds"]
             self.history = msgspec.convert(content["history"], list[Epoch])
         except (KeyError, RuntimeError, TypeError, ValueError, msgspec.ValidationError) as problem:
-            raise ModelError(f"checkpoint {path} is damaged: {problem}; --restart begins anew") from None
+            raise ModelError(f"checkpoint {path} is damaged: {problem}; edgekit train --restart begins anew") from None
 
 
 def train(
@@ -114,7 +115,7 @@ def train(
     key = training_key(recipe)
     place = pick_device(device)
     checkpoint = run / CHECKPOINT
-    if not resume and not restart and unfinished(run, settings.epochs):
+    if not resume and not restart and unfinished(run):
         raise UsageError(f"{run} holds an unfinished training; --resume continues it, --restart begins anew")
     torch.manual_seed(settings.seed)
     batches = batch_count(len(dataset.train), settings.batch_size)
@@ -144,15 +145,18 @@ def training_key(recipe: Recipe) -> str:
     return msgspec.json.encode(parts).decode()
 
 
-def unfinished(run: Path, epochs: int) -> bool:
-    """Whether ``run`` holds a checkpoint before the end of its ``epochs``."""
+def unfinished(run: Path) -> bool:
+    """Whether ``run`` holds a checkpoint before the end of its own epochs."""
     path = run / CHECKPOINT
-    return path.is_file() and int(read_checkpoint(path)["epoch"]) < epochs
+    if not path.is_file():
+        return False
+    content = read_checkpoint(path)
+    return int(content["epoch"]) < int(content["epochs"])
 
 
 def resumable(recipe: Recipe, run: Path) -> bool:
     """Whether ``run`` holds an unfinished training of these very settings."""
-    if not unfinished(run, recipe.train.epochs):
+    if not unfinished(run):
         return False
     return bool(read_checkpoint(run / CHECKPOINT)["key"] == training_key(recipe))
 
@@ -163,11 +167,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ModelError(f"there is no checkpoint {path} to continue from; train without --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or content["version"] != CHECKPOINT_VERSION:
+        if not isinstance(content, dict) or content.get("version") != CHECKPOINT_VERSION:
             raise ValueError("not a checkpoint of this version")
     except Exception as problem:
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise ModelError(f"checkpoint {path} is damaged: {reason}; --restart begins anew") from None
+        raise ModelError(f"checkpoint {path} is damaged: {reason}; edgekit train --restart begins anew") from None
     return content
 
 

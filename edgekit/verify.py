@@ -51,9 +51,7 @@ def parity(backend: Backend, golden: GoldenArrays, tolerance: Tolerance) -> Pari
     for name, reference in golden.float64.items():
         alone = [part.get(name) for part in single]
         outputs.append(
-            _worse(
-                compare(name, together.get(name), reference, tolerance), _compare_single(name, alone, reference, tolerance)
-            )
+            _worse(compare(name, together.get(name), reference, tolerance), _compare_single(name, alone, reference, tolerance))
         )
     return ParityReport(REFERENCE, backend.name, samples, tolerance, tuple(outputs), dict(backend.facts))
 

@@ -163,7 +163,7 @@ def test_a_missing_package_is_absent_with_its_remedy(files: ModelFiles, monkeypa
     assert "pip install 'edgekit[train]'" in absence("torch", files)
     assert "pip install 'edgekit[cpu]'" in absence("ort-cpu", files)
     assert absence("ort-cuda", files) == absence("ort-cpu", files)
-    with pytest.raises(MissingError, match="torch cannot run here.*not installed"):
+    with pytest.raises(MissingError, match=r"torch cannot run here.*not installed"):
         open_backend("torch", files)
 
 
@@ -174,7 +174,7 @@ def test_a_package_that_cannot_be_imported_is_missing_not_a_crash(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delattr(edgekit.backends, module.rpartition(".")[2], raising=False)
     kind = "torch" if module.endswith("torch") else "ort-cpu"
-    with pytest.raises(MissingError, match="installed but cannot be imported.*doctor"):
+    with pytest.raises(MissingError, match=r"installed but cannot be imported.*doctor"):
         open_backend(kind, files)
 
 

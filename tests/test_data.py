@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -22,6 +23,7 @@ from edgekit.data import channel_statistics, fashion_mnist, fingerprint, golden_
 from edgekit.data.fashion_mnist import from_test_set, locate, read_idx
 from edgekit.data.pictures import spread
 from edgekit.errors import DataError
+from edgekit.preprocess import Preprocess
 from edgekit.recipe import DataRecipe
 
 TRAIN, TEST = 12, 7
@@ -169,7 +171,9 @@ def test_when_every_place_fails_each_is_listed_with_its_reason(places: Places) -
     assert places.asked == ["torchvision", "apt"]
 
 
-@pytest.mark.parametrize("error", [ImportError("no torchvision"), RuntimeError("bad\nsum"), subprocess.TimeoutExpired("apt", 300)])
+@pytest.mark.parametrize(
+    "error", [ImportError("no torchvision"), RuntimeError("bad\nsum"), subprocess.TimeoutExpired("apt", 300)]
+)
 def test_a_fetcher_may_fail_in_any_way(error: Exception, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(scratch: Path) -> Path:
         raise error
@@ -233,7 +237,9 @@ def test_the_files_may_be_plain_packed_or_in_torchvisions_folders(form: str, pla
 
 def test_a_damaged_file_is_named_and_refused(places: Places) -> None:
     fill(places.cache, {**FILES, "train-labels-idx1-ubyte": FILES["train-labels-idx1-ubyte"][:-1] + b"\x00\x00"})
-    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte is damaged: its unpacked sha256 .*; delete it and fetch it again"):
+    with pytest.raises(
+        DataError, match=r"train-labels-idx1-ubyte is damaged: its unpacked sha256 .*; delete it and fetch it again"
+    ):
         fashion_mnist.load(locate())
 
 
@@ -367,7 +373,7 @@ def test_golden_pictures_of_a_folder_are_those_of_its_test_set(tmp_path: Path) -
 
 
 def test_a_folder_is_rgb_and_measured_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
-    folder_of(tmp_path, 10)
+    folder_of(tmp_path, 30)
     loaded = load(DataRecipe("image-folder", path=str(tmp_path), resize=(8, 4)))
     assert loaded.train.images.shape[1:] == (3, 8, 4)
     assert (loaded.preprocess.mean, loaded.preprocess.std) == channel_statistics(loaded.train.images)
@@ -460,10 +466,9 @@ def test_a_damaged_picture_is_decoded_or_refused_but_never_crashes(
     content[int(place * min(len(content) - 1, 200))] = byte
     path = tmp_path_factory.getbasetemp() / f"damaged-{os.getpid()}.{kind.lower()}"
     path.write_bytes(content)
-    try:
-        assert image_folder.pixels_of(image_folder.load_image(path), "rgb", (6, 6)).shape == (3, 6, 6)
-    except DataError as problem:
-        assert str(path) in str(problem)
+    preprocess = Preprocess("rgb", 6, 6, (0.5,) * 3, (0.5,) * 3)
+    with contextlib.suppress(DataError):
+        assert preprocess.open(path).shape == (3, 6, 6)
 
 
 def test_an_empty_class_is_named(tmp_path: Path) -> None:
@@ -483,7 +488,7 @@ def test_fewer_than_two_classes_are_an_error(classes: tuple[str, ...], tmp_path:
 def test_a_class_only_in_the_test_folder_is_named(tmp_path: Path) -> None:
     folder_of(tmp_path / "train", 2)
     folder_of(tmp_path / "test", 2, ("cat", "dog", "emu"))
-    with pytest.raises(DataError, match="has classes that .*train lacks: emu"):
+    with pytest.raises(DataError, match=r"has classes that .*train lacks: emu"):
         image_folder.load(tmp_path, "grey", (6, 6))
 
 
@@ -495,9 +500,10 @@ def test_too_few_pictures_for_two_halves_are_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     recipe = DataRecipe("image-folder", path=str(tmp_path / "none"), resize=8)
-    for use in (load, fingerprint):
-        with pytest.raises(DataError, match=r"none does not exist; check data\.path"):
-            use(recipe)
+    with pytest.raises(DataError, match=r"none does not exist; check data\.path"):
+        load(recipe)
+    with pytest.raises(DataError, match=r"none does not exist; check data\.path"):
+        fingerprint(recipe)
 
 
 def test_the_fingerprint_changes_with_the_pictures(tmp_path: Path) -> None:

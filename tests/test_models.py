@@ -132,9 +132,7 @@ def test_comparison_with_torch_catches_wrong_batch_norms(wrong: Callable[[], Bat
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
     offset=st.sampled_from([-10.0, 0.0, 10.0]),
 )
-def test_batch_norm_equals_torch_for_any_shape_and_scale(
-    shape: tuple[int, ...], seed: int, scale: float, offset: float
-) -> None:
+def test_batch_norm_equals_torch_for_any_shape_and_scale(shape: tuple[int, ...], seed: int, scale: float, offset: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = (torch.randn(shape, generator=generator, dtype=torch.float64) + offset) * scale
     ours, reference = twins(shape, BatchNorm(shape[1]), torch.float64)
@@ -410,7 +408,7 @@ def test_a_model_that_cannot_be_found_is_named(name: str, message: str) -> None:
 
 
 def test_arguments_a_factory_does_not_take_are_an_error() -> None:
-    with pytest.raises(ModelError, match="lenet could not be built: TypeError.*depth"):
+    with pytest.raises(ModelError, match=r"lenet could not be built: TypeError.*depth"):
         build("lenet", {"depth": 3})
 
 

@@ -84,7 +84,7 @@ def test_an_unknown_key_is_named_with_its_table(text: str, key: str, place: str,
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        (f'name = 3\n{DATA}{MODEL}', "name"),
+        (f"name = 3\n{DATA}{MODEL}", "name"),
         (f'name = "a"\n[data]\ndataset = "mnist"\n{MODEL}', "data.dataset"),
         (f'name = "a"\n{DATA}resize = "28"\n{MODEL}', "data.resize"),
         (f'name = "a"\n{DATA}resize = true\n{MODEL}', "data.resize"),

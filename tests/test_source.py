@@ -104,7 +104,9 @@ def test_shapes_become_inputs_with_a_free_batch(texts: list[str], specs: list[tu
     assert parse_shapes(texts) == tuple(TensorSpec(name, "float32", ("batch", *shape)) for name, shape in specs)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1x", "x3", "1x-3", "1x0x3", "1,3,4", "1x3.5", "axb", "=1x3", "a b=1x3", "../a=1x3", "1x²"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1x", "x3", "1x-3", "1x0x3", "1,3,4", "1x3.5", "axb", "=1x3", "a b=1x3", "../a=1x3", "1x²"]
+)
 def test_a_text_that_is_no_shape_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_shapes([text])
@@ -177,7 +179,9 @@ def test_a_factory_that_gives_something_else_is_a_model_error(factories: str, fa
 def test_something_else_is_refused_with_what_it_may_be(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if source:
-        with pytest.raises(UsageError, match=r"neither a recipe \(\*\.toml\), a run directory, a model \(lenet, .*\) nor an import"):
+        with pytest.raises(
+            UsageError, match=r"neither a recipe \(\*\.toml\), a run directory, a model \(lenet, .*\) nor an import"
+        ):
             load_source(source)
     else:  # the current folder, which is no run
         with pytest.raises(ModelError, match="not a finished run"):

@@ -82,7 +82,8 @@ def locate(given: Path | None = None, progress: Progress = SILENT) -> Path:
                 _keep(fetcher(Path(scratch)), cache)
                 return cache
             except (DataError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as problem:
-                tried.append(f"{name}: {str(problem).strip().splitlines()[0] if str(problem).strip() else problem!r}")
+                reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+                tried.append(f"{name}: {reason}")
     raise DataError(
         f"Fashion-MNIST was not found and could not be fetched ({'; '.join(tried)}); "
         f"apt-get install {DEBIAN_PACKAGE}, or give the folder that has it"

@@ -9,7 +9,8 @@ Over the axes D that are not the channel axis, with n values per channel,
     inference:  y   = gamma * (x - running_mean) / sqrt(running_var + eps) + beta
 
 Both are computed as y = s x + t with s = gamma / sqrt(v + eps) and t = beta - mu s, which passes over x once less and is
-what PyTorch's own kernel does. The momentum m is PyTorch's (0.1 keeps 90 % of the old value), and the running variance is the unbiased one.
+what PyTorch's own kernel does. The momentum m is PyTorch's (0.1 keeps 90 % of the old value), and the running variance is
+the unbiased one.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,25 +44,26 @@ def module_table(source: str, model: nn.Module, inputs: Sequence[TensorSpec]) ->
     )
 
 
-def _recorder(name: str, rows: dict[str, Layer]):  # type: ignore[no-untyped-def]
-    def record(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+def _recorder(name: str, rows: dict[str, Layer]) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
+    def record(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if isinstance(output, Tensor) and name not in rows:
             own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
             shape: tuple[int | str, ...] = (BATCH, *output.shape[1:])
-            rows[name] = Layer(name, type(module).__name__, shape, own, _macs(module, output))
+            rows[name] = Layer(name, type(module).__name__, shape, own, _macs(module, args, output))
 
     return record
 
 
-def _macs(module: nn.Module, output: Tensor) -> int:
+def _macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
     """Multiply-accumulates per sample of convolutions and linear layers; 0 for the rest."""
-    per_sample = output.numel() // output.shape[0]
+    outputs = output.numel() // output.shape[0]
     if isinstance(module, nn.Linear):
-        return per_sample * module.in_features
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return per_sample * (module.in_channels // module.groups) * math.prod(module.kernel_size) // math.prod(module.stride)
+        return outputs * module.in_features
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):  # every input element meets the whole kernel
+        inputs = int(args[0].numel() // args[0].shape[0])
+        return inputs * (module.out_channels // module.groups) * math.prod(module.kernel_size)
     if isinstance(module, nn.modules.conv._ConvNd):
-        return per_sample * (module.in_channels // module.groups) * math.prod(module.kernel_size)
+        return outputs * (module.in_channels // module.groups) * math.prod(module.kernel_size)
     return 0
 
 

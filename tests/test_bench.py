@@ -1,0 +1,298 @@
+"""Latency on a clock that the tests turn, so that nothing here depends on how fast this machine is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgekit.bench
+from edgekit.backends.fake import FakeBackend
+from edgekit.bench import (
+    BOUNDARIES,
+    Candidate,
+    bench,
+    compare,
+    interleave,
+    latency_report,
+    median_interval,
+    noise,
+    overhead_us,
+    samples_needed,
+    time_block,
+)
+from edgekit.commands import bench_bundle
+from edgekit.errors import BundleError
+from edgekit.reports import BenchReport, LatencyReport
+from edgekit.tensors import Feed, TensorSpec
+
+MS = 1_000_000
+
+
+class Clock:
+    """``perf_counter_ns`` of a machine on which only the work takes time."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.calls: list[str] = []
+
+    def __call__(self) -> int:
+        return self.now
+
+    def work(self, name: str, ms: Callable[[], float]) -> Callable[[], None]:
+        def call() -> None:
+            self.calls.append(name)
+            self.now += round(ms() * MS)
+
+        return call
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(edgekit.bench, "perf_counter_ns", made)
+    return made
+
+
+def candidate(clock: Clock, name: str, ms: Callable[[], float]) -> Candidate:
+    return Candidate(name, clock.work(name, ms), {"runtime": name})
+
+
+def row(name: str, blocks: Sequence[Sequence[float]], batch: int = 1, boundary: str = "end-to-end") -> LatencyReport:
+    return latency_report(Candidate(name, lambda: None, {}), batch, boundary, (), [tuple(block) for block in blocks])
+
+
+def test_candidates_take_turns_in_blocks(clock: Clock) -> None:
+    interleave([candidate(clock, name, lambda: 1) for name in "ABC"], 1, "device", 1.0)
+    turns = [name for name, _ in groupby(clock.calls)]
+    assert turns == list("ABC") * 11  # one round to warm up, ten to record
+    assert {len(list(calls)) for name, calls in groupby(clock.calls)} == {100, 110}
+
+
+def test_short_measurements_still_take_five_rounds(clock: Clock) -> None:
+    rows = interleave([candidate(clock, name, lambda: 1) for name in "AB"], 1, "device", 0.01)
+    assert [len(one.samples_ms) for one in rows] == [5, 5]
+    assert [name for name, _ in groupby(clock.calls)] == list("AB") * 6
+
+
+def test_every_recorded_call_is_kept_and_warm_ups_are_kept_apart(clock: Clock) -> None:
+    (only,) = interleave([candidate(clock, "A", lambda: 1)], 4, "device", 1.0)
+    assert only.count == sum(map(len, only.samples_ms)) == 1000
+    assert only.count + len(only.warmups_ms) == len(clock.calls)
+    assert set(only.warmups_ms) | {sample for block in only.samples_ms for sample in block} == {1.0}
+    assert (only.backend, only.batch, only.boundary, only.facts) == ("A", 4, "device", {"runtime": "A"})
+
+
+def test_each_candidate_gets_the_seconds_asked_for_whatever_its_speed(clock: Clock) -> None:
+    rows = interleave([candidate(clock, "fast", lambda: 1), candidate(clock, "slow", lambda: 4)], 1, "device", 2.0)
+    assert [sum(map(sum, one.samples_ms)) / 1e3 for one in rows] == [2.0, 2.0]
+    assert [one.count for one in rows] == [2000, 500]
+
+
+def test_calls_made_slow_by_the_other_candidates_turn_are_not_recorded(clock: Clock) -> None:
+    def cold(name: str) -> float:
+        return 9 if clock.calls[-2:-1] != [name] else 1
+
+    rows = interleave([candidate(clock, name, lambda name=name: cold(name)) for name in "AB"], 1, "device", 1.0)
+    for one in rows:
+        assert 9 in one.warmups_ms
+        assert {sample for block in one.samples_ms for sample in block} == {1.0}
+
+
+def test_a_drift_of_the_machine_hits_both_alike_and_leaves_the_ratio(clock: Clock) -> None:
+    slower = lambda: 1 + clock.now / (4e9)  # noqa: E731
+    rows = interleave([candidate(clock, "A", lambda: 2 * slower()), candidate(clock, "B", slower)], 1, "device", 1.0)
+    assert all(one.noise.startswith("noisy: drift of +") for one in rows)
+    assert rows[0].median_ms > 2 * 1.1  # the numbers themselves moved
+    (found,) = compare(rows)
+    assert found.speedup == pytest.approx(2, abs=0.1)
+
+
+def test_nothing_is_clipped(clock: Clock) -> None:
+    def spiky() -> float:
+        return 80 if len(clock.calls) % 100 == 0 else 1
+
+    (only,) = interleave([candidate(clock, "A", spiky)], 1, "device", 2.0)
+    assert max(map(max, only.samples_ms)) == 80
+    assert only.cov > 1
+
+
+def test_a_block_makes_at_least_one_call_and_at_most_a_thousand(clock: Clock) -> None:
+    assert time_block(clock.work("A", lambda: 50), 0.01) == (50.0,)
+    assert len(time_block(clock.work("A", lambda: 1e-6), 10)) == 1000
+
+
+def test_a_percentile_takes_as_many_samples_as_mlperf_asks() -> None:
+    assert [samples_needed(percent) for percent in (90, 99, 99.9)] == [64, 662, 6636]
+
+
+@pytest.mark.parametrize("percent", [90.0, 99.0])
+def test_the_samples_needed_are_the_fewest_that_give_the_confidence(percent: float) -> None:
+    def at_most_one_beyond(count: int) -> float:
+        beyond = 1 - percent / 100
+        return sum(math.comb(count, hits) * beyond**hits * (1 - beyond) ** (count - hits) for hits in (0, 1))
+
+    count = samples_needed(percent)
+    assert at_most_one_beyond(count) <= 0.01 < at_most_one_beyond(count - 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "given"), [(63, (False, False)), (64, (True, False)), (661, (True, False)), (662, (True, True))]
+)
+def test_a_percentile_is_withheld_until_the_samples_support_it(count: int, given: tuple[bool, bool]) -> None:
+    samples = np.random.default_rng(0).permutation(count) + 1.0
+    found = row("A", np.array_split(samples, 5)).percentiles
+    assert [(one.percent, one.samples_needed) for one in found] == [(90, 64), (99, 662)]
+    assert tuple(one.ms is not None for one in found) == given
+    for one in found:
+        assert one.ms is None or one.ms == pytest.approx(1 + one.percent / 100 * (count - 1))
+
+
+def test_the_median_is_of_all_samples_and_lies_in_its_interval() -> None:
+    found = row("A", [[1, 2, 3], [4, 5, 6, 7, 8, 100]])
+    assert found.median_ms == 5
+    assert found.median_low_ms <= 5 <= found.median_high_ms
+
+
+@pytest.mark.parametrize("count", [6, 10, 25, 26, 50, 99, 100, 333, 900])
+def test_the_median_interval_covers_19_times_in_20_and_is_not_needlessly_wide(count: int) -> None:
+    """P(X(l) <= median <= X(u)) is exact for any distribution: l <= Binomial(n, 1/2) < u, counted from 1."""
+    low, high = median_interval(np.arange(count, dtype=float))
+    coverage = sum(math.comb(count, below) for below in range(int(low) + 1, int(high) + 1)) / 2**count
+    assert coverage >= 0.945
+    assert count < 25 or coverage <= 0.985
+
+
+def test_the_median_interval_of_few_samples_is_their_range() -> None:
+    assert median_interval(np.array([3.0])) == (3, 3)
+    assert median_interval(np.array([1.0, 2.0, 9.0])) == (1, 9)
+
+
+def test_noise_is_named_by_its_reason() -> None:
+    still = np.ones(12)
+    assert noise(still) == "stable"
+    assert noise(still * np.linspace(1, 1.03, 12)) == "stable"
+    assert noise(np.linspace(1, 1.3, 12)).startswith("noisy: drift of +")
+    assert noise(np.linspace(1.3, 1, 12)).startswith("noisy: drift of -")
+    assert noise(np.array([1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2])).startswith("noisy: blocks scatter by ")
+    assert noise(np.array([1] * 5 + [3.0] + [1] * 6)) == "stable"  # one bad block of twelve is no scatter
+
+
+def test_a_baseline_twice_as_slow_is_a_speed_up_of_exactly_two() -> None:
+    blocks = [[1.0, 1.25, 1.5], [2.0, 2.5, 3.0], [1.0, 1.0], [4.0], [1.5, 1.75]]
+    (found,) = compare([row("slow", [[2 * ms for ms in block] for block in blocks]), row("fast", blocks)])
+    assert (found.baseline, found.backend, found.batch, found.boundary) == ("slow", "fast", 1, "end-to-end")
+    assert (found.speedup, found.low, found.high) == (2, 2, 2)
+
+
+def test_the_interval_of_a_speed_up_widens_with_the_scatter_of_its_rounds() -> None:
+    rng = np.random.default_rng(1)
+
+    def found(scatter: float) -> tuple[float, float, float]:
+        base = np.exp(rng.normal(0, 0.3, 40))  # drift that both see
+        ratio = 2 * np.exp(rng.normal(0, scatter, 40))
+        (one,) = compare([row("A", (base * ratio)[:, None]), row("B", base[:, None])])
+        return one.speedup, one.low, one.high
+
+    calm, wild = found(0.01), found(0.2)
+    for speedup, low, high in (calm, wild):
+        assert low <= speedup <= high
+        assert low <= 2 <= high
+    assert calm[2] - calm[1] < 0.05 < wild[2] - wild[1]
+
+
+def test_every_runtime_is_compared_with_the_first() -> None:
+    found = compare([row(name, [[ms]] * 5) for name, ms in (("A", 3.0), ("B", 1.0), ("C", 6.0))])
+    assert [(one.backend, one.baseline, one.speedup) for one in found] == [("B", "A", 3), ("C", "A", 0.5)]
+    assert compare([row("A", [[1.0]] * 5)]) == []
+
+
+def report(rows: Sequence[LatencyReport], budget_ms: float | None = None) -> BenchReport:
+    return BenchReport("b", "0" * 64, {}, 1, 0.1, tuple(rows), (), (), budget_ms)
+
+
+def test_a_budget_bounds_the_end_to_end_median_of_the_first_batch_on_every_runtime() -> None:
+    rows = [
+        row("A", [[2.0]] * 5),
+        row("B", [[1.5]] * 5),
+        row("A", [[50.0]] * 5, boundary="device"),
+        row("A", [[9.0]] * 5, batch=8),
+    ]
+    assert report(rows, 2.0).passed
+    assert not report(rows, 1.9).passed  # A
+    assert not report(rows[1:2] + rows[:1], 1.9).passed
+    assert report(rows).passed
+    assert not report([]).passed
+
+
+def fake(name: str, clock: Clock, ms: float, seen: list[int]) -> FakeBackend:
+    work = clock.work(name, lambda: ms)
+
+    def function(feed: Feed) -> dict[str, np.ndarray]:
+        seen.append(len(feed["x"]))
+        work()
+        return {}
+
+    return FakeBackend(function, (TensorSpec("x", "float32", ("batch", 3)),), name=name, facts={"made of": name})
+
+
+def test_every_batch_and_boundary_is_timed_for_every_runtime_with_that_batch(clock: Clock) -> None:
+    seen: list[int] = []
+    rows, comparisons = bench([fake("A", clock, 2, seen), fake("B", clock, 1, seen)], [1, 8], seconds=0.05)
+    expected = [(batch, boundary, name) for batch in (1, 8) for boundary in BOUNDARIES for name in "AB"]
+    assert [(one.batch, one.boundary, one.backend) for one in rows] == expected
+    assert set(BOUNDARIES) == {"device", "end-to-end"}
+    assert [one.facts for one in rows[:2]] == [{"made of": "A"}, {"made of": "B"}]
+    assert [batch for batch, _ in groupby(seen)] == [1, 8]
+    assert [(one.batch, one.boundary, one.speedup) for one in comparisons] == [
+        (batch, boundary, 2.0) for batch in (1, 8) for boundary in BOUNDARIES
+    ]
+
+
+def test_the_device_boundary_times_the_bound_call_and_end_to_end_the_run(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = fake("A", clock, 1, [])
+    monkeypatch.setattr(backend, "bind", lambda feed: clock.work("bound", lambda: 1))
+    monkeypatch.setattr(backend, "run", lambda feed: clock.work("run", lambda: 1)())
+    bench([backend], [1], seconds=0.05)
+    assert [name for name, _ in groupby(clock.calls)] == ["bound", "run"]
+
+
+def test_the_loop_measures_its_own_overhead() -> None:
+    assert 0 < overhead_us() < math.inf
+
+
+def test_a_bundle_is_timed_on_every_runtime_and_its_report_goes_to_json_and_back(bundle: Path) -> None:
+    found = bench_bundle(bundle, batches=(1, 3), seconds=0.01, threads=1, budget_ms=1e9)
+    names = list(dict.fromkeys(one.backend for one in found.rows))
+    assert names[:2] == ["torch", "ort-cpu"]
+    assert [(one.batch, one.boundary, one.backend) for one in found.rows] == [
+        (batch, boundary, name) for batch in (1, 3) for boundary in BOUNDARIES for name in names
+    ]
+    for one in found.rows:
+        assert one.count >= 5
+        assert min(map(min, one.samples_ms)) > 0
+        assert one.facts["threads"] == "1"
+    assert found.passed
+    assert found.threads == 1
+    assert found.overhead_us > 0
+    assert {"cpu", "cores", "system", "python"} <= set(found.machine)
+    assert {one.backend for one in found.skipped} == {"torch", "ort-cpu", "ort-cuda"} - set(names)
+    again = BenchReport.from_json(found.to_json())
+    assert again == found
+    assert again.rows[0].samples_ms == found.rows[0].samples_ms
+
+
+def test_a_bundle_over_its_budget_fails(bundle: Path) -> None:
+    found = bench_bundle(bundle, backends=["ort-cpu"], batches=(1,), seconds=0.01, threads=1, budget_ms=1e-9)
+    assert not found.passed
+
+
+def test_a_model_that_cannot_run_at_a_batch_is_one_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"input": np.zeros((3, 1, 5, 5), np.float32)}
+    monkeypatch.setattr(edgekit.bench, "sample_feed", lambda specs, batch: wrong)
+    with pytest.raises(BundleError, match="3x1x5x5"):
+        bench_bundle(bundle, backends=["ort-cpu"], batches=(3,), seconds=0.01)

@@ -1,0 +1,140 @@
+"""The model card: complete, and its example runs where nothing but numpy and onnxruntime is installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgekit.bundle import FileEntry, Manifest, open_bundle
+from edgekit.card import example, model_card
+from edgekit.recipe import Tolerance
+from edgekit.reports import FoldReport, Kept
+from edgekit.tensors import TensorSpec
+
+BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "edgekit", "msgspec", "PIL", "safetensors")
+PRELUDE = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
+
+
+@pytest.fixture
+def manifest(bundle: Path) -> Manifest:
+    return open_bundle(bundle).manifest
+
+
+def program_of(card: str) -> str:
+    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return program
+
+
+def run(program: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", PRELUDE + program],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_example_in_the_card_runs_as_it_stands_and_prints_a_label(bundle: Path, environment: dict[str, str]) -> None:
+    program = program_of((bundle / "README.md").read_text(encoding="utf-8"))
+    done = run(program, bundle, environment)
+    assert done.returncode == 0, done.stderr
+    opened = open_bundle(bundle)
+    best = int(opened.golden().float64["output"][0].argmax())
+    assert done.stdout == f"{opened.manifest.labels[best]}\n"
+
+
+def test_the_example_fails_when_the_answers_are_not_the_recorded_ones(bundle: Path, environment: dict[str, str]) -> None:
+    with np.load(bundle / "golden.npz") as content:
+        members = dict(content)
+    np.savez(bundle / "golden.npz", **{**members, "float64.output": members["float64.output"] * 1.01})
+    done = run(program_of((bundle / "README.md").read_text(encoding="utf-8")), bundle, environment)
+    assert done.returncode != 0
+    assert "AssertionError" in done.stderr
+
+
+def test_the_example_has_about_ten_lines(manifest: Manifest) -> None:
+    lines = [line for line in example(manifest).splitlines() if line.strip()]
+    assert len(lines) <= 10
+    assert max(map(len, lines)) <= 120
+
+
+def test_without_labels_the_example_prints_the_shape_of_the_output(
+    bundle: Path, manifest: Manifest, environment: dict[str, str]
+) -> None:
+    done = run(example(msgspec.structs.replace(manifest, labels=())), bundle, environment)
+    assert (done.returncode, done.stdout) == (0, "(1, 10)\n"), done.stderr
+
+
+def test_the_card_in_the_bundle_is_the_card_of_its_manifest(bundle: Path, manifest: Manifest) -> None:
+    assert (bundle / "README.md").read_text(encoding="utf-8") == model_card(manifest)
+
+
+def test_the_card_names_every_tensor_and_every_number_of_the_preprocessing_and_tolerance(manifest: Manifest) -> None:
+    changed = msgspec.structs.replace(
+        manifest,
+        inputs=(TensorSpec("image", "float32", ("batch", 1, 28, 28)), TensorSpec("age", "int64", ("batch",))),
+        outputs=(TensorSpec("scores", "float32", ("batch", 10)), TensorSpec("mask", "bool", ("batch", 3, 7))),
+        variants=(msgspec.structs.replace(manifest.variants[0], tolerance=Tolerance(atol=3e-7, rtol=4e-5, top1=0.97)),),
+        test_accuracy=0.91234,
+        opset=21,
+        notes=("a note of its own",),
+    )
+    card = model_card(changed)
+    assert "| input | `image` | float32 | batch x 1 x 28 x 28 |" in card
+    assert "| input | `age` | int64 | batch |" in card
+    assert "| output | `scores` | float32 | batch x 10 |" in card
+    assert "| output | `mask` | bool | batch x 3 x 7 |" in card
+    assert "within 3e-07 + 4e-05 x max|r|" in card
+    assert "at least 97% of the samples" in card
+    assert "mean = [0.286], std = [0.353]" in card
+    assert "28x28 (height x width" in card
+    assert "**0.9123**" in card
+    assert "opset 21" in card
+    assert "a note of its own" in card
+    assert manifest.source.weights_sha256 in card
+    assert all(label in card for label in manifest.labels)
+    assert all(f"{name} {version}" in card for name, version in manifest.tools.items())
+    assert '"image": golden["input.image"][:1], "age": golden["input.age"][:1]' in card
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "weights.safetensors", "manifest.json"])
+def test_the_card_says_what_each_file_is(manifest: Manifest, name: str) -> None:
+    assert f"| `{name}` |" in model_card(manifest)
+
+
+def test_the_card_of_a_bundle_without_weights_does_not_mention_them(manifest: Manifest) -> None:
+    source = msgspec.structs.replace(manifest.source, weights_file=None)
+    files = {name: entry for name, entry in manifest.files.items() if name != "weights.safetensors"}
+    card = model_card(msgspec.structs.replace(manifest, source=source, files=files))
+    assert "weights.safetensors" not in card
+
+
+def test_the_card_says_how_many_norms_were_folded_and_why_others_were_not(manifest: Manifest) -> None:
+    assert "4 of 4 folded" in model_card(manifest)
+    fold = FoldReport(manifest.fold.folded[:1], (Kept("blocks.0", "BatchNorm2d", "because of that"),), 0.0)
+    card = model_card(msgspec.structs.replace(manifest, fold=fold))
+    assert "1 of 2 folded" in card
+    assert "- `blocks.0` (BatchNorm2d): because of that" in card
+
+
+def test_the_card_says_when_the_preprocessing_is_not_known(manifest: Manifest) -> None:
+    card = model_card(msgspec.structs.replace(manifest, preprocess=None))
+    assert "Not recorded" in card
+    assert "random numbers" in card
+    assert "mean =" not in card
+
+
+def test_the_card_is_one_page_and_does_not_depend_on_the_checksums(manifest: Manifest) -> None:
+    card = model_card(manifest)
+    assert len(card.splitlines()) < 80
+    assert card.endswith("\n")
+    other = {name: FileEntry("0" * 64, 1) for name in manifest.files}
+    assert model_card(msgspec.structs.replace(manifest, files=other)) == card

@@ -1,0 +1,604 @@
+"""The command line: exit codes, one JSON document on stdout, one sentence on stderr, and nothing of the user's lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+import typer.main
+from PIL import Image
+
+import edgekit
+from edgekit.bundle import open_bundle
+from edgekit.cli import app, main
+
+RECIPE = """
+name = "tiny"
+
+[data]
+dataset = "image-folder"
+path = "{data}"
+resize = 28
+color = "grey"
+
+[model]
+name = "lenet"
+
+[train]
+epochs = {epochs}
+batch_size = 16
+learning_rate = 0.01
+min_accuracy = {bar}
+
+[bench]
+batch = [1]
+seconds = {seconds}
+threads = 1
+"""
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What is on stdout, which must be one JSON document and nothing else."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """``edgekit ARGS`` in this process, in an empty folder; everything that reaches the file descriptors is seen."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def call(*args: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main()
+        captured = capfd.readouterr()
+        return Result(int(done.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def process(*args: object, environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """``edgekit ARGS`` in a process of its own."""
+    command = [sys.executable, "-m", "edgekit", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False, timeout=300)
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path below ``folder``, hidden ones too, with what is in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def test_the_commands_are_those_of_the_documentation() -> None:
+    names = {" ".join(path) for path in COMMANDS}
+    assert names == {
+        "run", "train", "export", "verify", "bench", "inspect", "predict", "models", "data fetch", "doctor",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_shows_a_description_an_example_and_the_common_options(run: Command, path: tuple[str, ...]) -> None:
+    result = run(*path, "--help")
+    assert result.code == 0
+    assert f"Example: edgekit {' '.join(path)}" in result.out
+    assert "--json" in result.out
+    assert "--debug" in result.out
+    assert result.err == ""
+
+
+def test_help_of_the_whole_names_every_command(run: Command) -> None:
+    result = run("--help")
+    assert result.code == 0
+    assert all(path[0] in result.out for path in COMMANDS)
+    assert run("-h").out == result.out
+
+
+def test_the_version_is_printed_alone(run: Command) -> None:
+    assert run("--version") == (0, f"{edgekit.__version__}\n", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["console", "json"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("frobnicate",),
+        ("verify",),
+        ("verify", "bundle", "--frobnicate"),
+        ("verify", "bundle", "--atol", "much"),
+        ("verify", "bundle", "--atol", "-1"),
+        ("bench", "bundle", "--threads", "0"),
+        ("export", "lenet", "--opset", "9"),
+        ("predict", "bundle"),
+        ("data", "frobnicate"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_2_and_under_json_a_document(run: Command, args: tuple[str, ...], options: tuple[str, ...]) -> None:
+    result = run(*args, *options)
+    assert result.code == 2
+    assert "Usage: edgekit" in result.err
+    assert "Traceback" not in result.err
+    if options:
+        assert result.document["error"]["kind"] == "UsageError"
+        assert result.document["error"]["message"]
+    else:
+        assert result.out == ""
+
+
+def test_a_group_without_a_command_shows_its_help_and_fails(run: Command) -> None:
+    for args in ((), ("data",)):
+        result = run(*args)
+        assert result.code == 2
+        assert "Usage: edgekit" in result.err + result.out
+
+
+def damaged(bundle: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
+    (bundle / name).write_bytes(change((bundle / name).read_bytes()))
+    return bundle
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def pickled_module(path: Path) -> Path:
+    torch.save(torch.nn.Linear(2, 2), path)
+    return path
+
+
+def picture(path: Path, size: int = 28) -> Path:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size), np.uint8)).save(path)
+    return path
+
+
+def recipe_text(data: Path | str = "pictures", epochs: int = 2, bar: float = 0.0, seconds: float = 0.05) -> str:
+    return RECIPE.format(data=data, epochs=epochs, bar=bar, seconds=seconds)
+
+
+# (folder for files, a sound bundle) -> the command line, and what its sentence must name
+Wrong = Callable[[Path, Path], "tuple[tuple[object, ...], str]"]
+WRONG: dict[str, Wrong] = {
+    "bundle missing": lambda here, bundle: (("verify", here / "nowhere"), "nowhere does not exist"),
+    "bundle is a folder of something else": lambda here, bundle: (("verify", here), "is not a bundle"),
+    "bundle is a file": lambda here, bundle: (("bench", bundle / "model.onnx"), "is not a bundle"),
+    "file missing": lambda here, bundle: ((bundle / "golden.npz").unlink() or ("verify", bundle), "lacks golden.npz"),
+    "file truncated": lambda here, bundle: (("verify", damaged(bundle, "model.onnx", lambda c: c[:-9])), "model.onnx has "),
+    "checksum wrong": lambda here, bundle: (("verify", damaged(bundle, "golden.npz", flipped)), "golden.npz does not have"),
+    "manifest damaged": lambda here, bundle: (("bench", damaged(bundle, "manifest.json", lambda c: c[:99])), "manifest.json is"),
+    "manifest with an unknown key": lambda here, bundle: (
+        ("verify", damaged(bundle, "manifest.json", lambda c: c.replace(b'"opset"', b'"opsett"', 1))),
+        "manifest.json is damaged",
+    ),
+    "onnx missing": lambda here, bundle: (("inspect", here / "none.onnx"), "none.onnx does not exist"),
+    "onnx empty": lambda here, bundle: (("inspect", written(here / "e.onnx", b"")), "e.onnx is not an ONNX file"),
+    "onnx is text": lambda here, bundle: (("inspect", written(here / "t.onnx", "hello\n" * 50)), "t.onnx is not an ONNX file"),
+    "onnx truncated": lambda here, bundle: (
+        ("inspect", written(here / "c.onnx", (bundle / "model.onnx").read_bytes()[:-99])),
+        "c.onnx is not an ONNX file",
+    ),
+    "picture missing": lambda here, bundle: (("predict", bundle, here / "none.png"), "none.png does not exist"),
+    "picture is text": lambda here, bundle: (("predict", bundle, written(here / "t.png", "hello")), "t.png is not a picture"),
+    "picture truncated": lambda here, bundle: (
+        ("predict", bundle, written(here / "c.png", picture(here / "p.png", 90).read_bytes()[:-2000])),
+        "c.png cannot be decoded",
+    ),
+    "recipe missing": lambda here, bundle: (("run", here / "none.toml"), "none.toml does not exist"),
+    "recipe is a folder": lambda here, bundle: (("train", here), "cannot be read"),
+    "recipe is not TOML": lambda here, bundle: (("run", written(here / "r.toml", "name =")), "r.toml"),
+    "recipe is not text": lambda here, bundle: (("run", written(here / "r.toml", b"\xff\xfe\x00")), "r.toml"),
+    "recipe with an unknown key": lambda here, bundle: (
+        ("run", written(here / "r.toml", recipe_text().replace("epochs", "epoch"))),
+        "unknown key 'epoch' in [train]",
+    ),
+    "recipe with an impossible value": lambda here, bundle: (
+        ("train", written(here / "r.toml", recipe_text(epochs=0))), "train.epochs",
+    ),
+    "pictures missing": lambda here, bundle: (("run", written(here / "r.toml", recipe_text(here / "gone"))), "does not exist"),
+    "recipe not trained yet": lambda here, bundle: (("export", written(here / "r.toml", recipe_text())), "has not been trained"),
+    "source unknown": lambda here, bundle: (("export", "lennet"), "'lennet' is neither"),
+    "source without a shape": lambda here, bundle: (("export", "torch.nn:Flatten"), "--input-shape 1x3x224x224"),
+    "module unknown": lambda here, bundle: (("inspect", "no_such_pkg:net", "--input-shape", "1x3"), "cannot import no_such_pkg"),
+    "factory unknown": lambda here, bundle: (("inspect", "torch.nn:Netz", "--input-shape", "1x3"), "no function or class 'Netz'"),
+    "shape unreadable": lambda here, bundle: (("export", "lenet", "--input-shape", "1xAx3"), "'1xAx3' is not a shape"),
+    "shape wrong": lambda here, bundle: (("export", "lenet", "--input-shape", "1x1x32x32"), "32x32"),
+    "weights missing": lambda here, bundle: (("export", "lenet", "--weights", here / "none.pt"), "none.pt do not exist"),
+    "weights are a pickled module": lambda here, bundle: (
+        ("export", "lenet", "--weights", pickled_module(here / "m.pt")), "m.pt cannot be loaded safely",
+    ),
+    "weights of another model": lambda here, bundle: (
+        ("export", "resnet18", "--weights", bundle / "weights.safetensors"), "do not fit the model",
+    ),
+    "mean unreadable": lambda here, bundle: (("export", "lenet", "--mean", "x", "--std", "1"), "--mean 'x'"),
+    "mean without std": lambda here, bundle: (("export", "lenet", "--mean", "0.5"), "--mean and --std go together"),
+    "mean of another size": lambda here, bundle: (("export", "lenet", "--mean", "1,2", "--std", "1,2"), "do not fit the input"),
+    "backend unknown": lambda here, bundle: (("verify", bundle, "--backend", "tpu"), "no backend 'tpu'"),
+    "source without weights": lambda here, bundle: (("verify", bundle, "--source", "resnet18"), "do not fit the model"),
+    "rtol lets anything pass": lambda here, bundle: (("verify", bundle, "--rtol", 1), "would let anything pass"),
+    "atol lets anything pass": lambda here, bundle: (("verify", bundle, "--atol", "inf"), "would let anything pass"),
+    "batch unreadable": lambda here, bundle: (("bench", bundle, "--batch", "1,many"), "'1,many' is not a list of batch sizes"),
+    "batch zero": lambda here, bundle: (("bench", bundle, "--batch", "0"), "'0' is not a list of batch sizes"),
+    "no time to measure": lambda here, bundle: (("bench", bundle, "--seconds", 0), "--seconds 0"),
+    "dataset unknown": lambda here, bundle: (("data", "fetch", "mnist-1998"), "no dataset 'mnist-1998'"),
+    "output below a file": lambda here, bundle: (
+        ("export", "lenet", "--output", written(here / "plain", "x") / "bundle"), "cannot write",
+    ),
+    "output is a file": lambda here, bundle: (("export", "lenet", "--output", written(here / "plain", "x")), "cannot write"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_is_exit_2_with_one_sentence_that_names_it(run: Command, tmp_path: Path, bundle: Path, name: str) -> None:
+    args, needle = WRONG[name](tmp_path, bundle)
+    before = contents(tmp_path)
+    result = run(*args, "--json")
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1, result.err
+    assert needle in result.err
+    assert "unexpected" not in result.err
+    assert any(hint in result.err for hint in ("; ", "for example", "need ")), "it does not say what to do"
+    assert "Traceback" not in result.err
+    assert set(result.document) == {"error"}
+    assert result.document["error"]["message"] == result.err.removeprefix("error: ").rstrip("\n")
+    assert contents(tmp_path) == before
+
+
+def test_without_json_an_error_leaves_stdout_empty_and_debug_shows_where_it_came_from(run: Command, tmp_path: Path) -> None:
+    plain, debug = (run("verify", tmp_path / "nowhere", *more) for more in ((), ("--debug",)))
+    assert (plain.code, plain.out) == (debug.code, debug.out) == (2, "")
+    assert "Traceback" not in plain.err
+    assert "Traceback" in debug.err
+    assert debug.err.endswith(plain.err)
+
+
+def test_an_error_nobody_foresaw_is_one_sentence_that_asks_for_a_report(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise ZeroDivisionError("first line\nsecond line")
+
+    monkeypatch.setattr("edgekit.commands.verify_bundle", fail)
+    result = run("verify", bundle)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: unexpected ZeroDivisionError: first line second line; run again with --debug and report it\n"
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped\n"),
+        (MemoryError(), 2, "memory is not enough"),
+        (PermissionError(errno.EACCES, "Permission denied", "/etc/x"), 2, "/etc/x: Permission denied; check"),
+        (edgekit.errors.ModelError("it says\nthree\nlines"), 2, "error: it says three lines\n"),
+        (edgekit.errors.Interrupted("training stopped"), 130, "error: training stopped\n"),
+    ],
+    ids=["ctrl-c", "memory", "permission", "several lines", "interrupted"],
+)
+def test_what_stops_a_command_has_its_own_code_and_sentence(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException, code: int, said: str
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("edgekit.commands.verify_bundle", fail)
+    result = run("verify", bundle)
+    assert result.code == code
+    assert said in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_failed_check_is_exit_1_and_a_passed_one_exit_0(run: Command, bundle: Path) -> None:
+    passed = run("verify", bundle, "--backend", "ort-cpu", "--json")
+    assert (passed.code, passed.document["passed"]) == (0, True)
+    failed = run("verify", bundle, "--backend", "ort-cpu", "--atol", "0", "--rtol", "0", "--json")
+    assert (failed.code, failed.document["passed"]) == (1, False)
+    assert failed.document["parities"][0]["tolerance"]["rtol"] == 0
+    timed = ("bench", bundle, "--backend", "ort-cpu", "--batch", "1", "--seconds", "0.01", "--json")
+    assert run(*timed, "--budget-ms", "1e9").code == 0
+    assert run(*timed, "--budget-ms", "1e-9").code == 1
+
+
+def test_tables_go_to_stderr_and_carry_the_verdict(run: Command, bundle: Path, tmp_path: Path) -> None:
+    found = {
+        "verify": run("verify", bundle),
+        "bench": run("bench", bundle, "--batch", "1", "--seconds", "0.01"),
+        "inspect": run("inspect", bundle),
+        "predict": run("predict", bundle, picture(tmp_path / "p.png")),
+        "models": run("models"),
+    }
+    assert {name: (result.code, result.out) for name, result in found.items()} == dict.fromkeys(found, (0, ""))
+    assert "pass" in found["verify"].err
+    assert "not present: ort-cuda" in found["verify"].err or "ort-cuda" in found["verify"].err
+    assert "needs 662" in found["bench"].err
+    assert "end-to-end" in found["bench"].err
+    assert "0 batch norm(s)" in found["inspect"].err
+    assert "class " in found["predict"].err
+    assert "densenet" in found["models"].err
+    failed = run("verify", bundle, "--atol", "0", "--rtol", "0")
+    assert (failed.code, failed.out) == (1, "")
+    assert "FAIL" in failed.err
+
+
+def test_names_with_brackets_are_shown_as_they_are(run: Command, bundle: Path, tmp_path: Path) -> None:
+    odd = bundle.rename(tmp_path / "my [red]bundle[bold] [x]")
+    assert "my[red]bundle[bold][x]" in "".join(run("verify", odd, "--backend", "ort-cpu").err.split())
+    assert "[/nope]" in run("verify", tmp_path / "[/nope]").err
+
+
+def test_the_whole_path_speaks_json(run: Command, bundle: Path, tmp_path: Path) -> None:
+    labels = written(tmp_path / "labels.txt", "\n".join("abcdefghij"))
+    root = tmp_path / "out" / "lenet"
+    weights = ("--weights", bundle / "weights.safetensors")
+    exported = run(
+        "export", "lenet", *weights, "--output", root, "--mean", "0.286", "--std", "0.353", "--labels", labels, "--json"
+    )
+    assert exported.code == 0, exported.err
+    assert exported.document["bundle"] == str(root)
+    assert len(exported.document["fold"]["folded"]) == 4
+
+    verified = run("verify", root, "--json")
+    assert verified.code == 0
+    assert verified.document["onnx_sha256"] == exported.document["onnx_sha256"]
+    assert {"torch", "ort-cpu"} <= {parity["candidate"] for parity in verified.document["parities"]}
+
+    benched = run("bench", root, "--batch", "1,2", "--threads", "1", "--seconds", "0.01", "--json")
+    assert benched.code == 0
+    assert benched.document["onnx_sha256"] == exported.document["onnx_sha256"]
+    assert {(row["batch"], row["boundary"]) for row in benched.document["rows"]} == {
+        (batch, boundary) for batch in (1, 2) for boundary in ("device", "end-to-end")
+    }
+    assert all(len(row["samples_ms"]) == 5 and min(map(min, row["samples_ms"])) > 0 for row in benched.document["rows"])
+
+    predicted = run("predict", root, picture(tmp_path / "p.png"), "--top", "10", "--json")
+    assert predicted.code == 0
+    (prediction,) = predicted.document["predictions"]
+    assert {guess["label"] for guess in prediction["guesses"]} == set("abcdefghij")
+    assert sum(guess["probability"] for guess in prediction["guesses"]) == pytest.approx(1)
+
+    inspected = run("inspect", root, "--json")
+    assert inspected.code == 0
+    assert (inspected.document["batch_norms"], inspected.document["macs"]) == (0, 281_640)
+    assert [result.err for result in (exported, verified, benched, predicted, inspected)] == [""] * 5
+
+
+def test_a_real_process_prints_one_document_and_its_code(bundle: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    good = process("verify", bundle, "--json", environment=environment, folder=tmp_path)
+    assert (good.returncode, json.loads(good.stdout)["passed"], good.stderr) == (0, True, "")
+    bad = process("verify", tmp_path / "nowhere", "--json", environment=environment, folder=tmp_path)
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
+    assert json.loads(bad.stdout)["error"]["kind"] == "BundleError"
+
+
+def test_an_export_in_a_real_process_keeps_stdout_for_the_document(environment: dict[str, str], tmp_path: Path) -> None:
+    done = process("export", "lenet", "--no-fold-bn", "--json", environment=environment, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bundle"] == "exported/lenet"
+    assert done.stderr == ""
+    assert len(json.loads(done.stdout)["fold"]["kept"]) == 4
+    assert open_bundle(tmp_path / "exported" / "lenet").manifest.name == "lenet"
+
+
+def test_a_reader_that_goes_away_is_no_error(environment: dict[str, str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "edgekit", "models", "--json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, cwd=tmp_path, check=False, timeout=300)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_export_refuses_a_folder_with_the_users_files_and_loses_nothing(run: Command, bundle: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    written(mine / "thesis.txt", "ten years of work")
+    written(bundle / "notes.txt", "measured on Tuesday")
+    for folder, name in ((mine, "thesis.txt"), (bundle, "notes.txt")):
+        before = contents(folder)
+        result = run("export", "lenet", "--output", folder)
+        assert (result.code, result.out) == (2, "")
+        assert name in result.err
+        assert "--output" in result.err
+        assert contents(folder) == before
+
+
+def test_export_replaces_an_older_bundle(run: Command, bundle: Path) -> None:
+    before = open_bundle(bundle).onnx_sha256
+    assert run("export", "lenet", "--output", bundle, "--no-fold-bn").code == 0
+    assert open_bundle(bundle).onnx_sha256 != before
+    assert list(bundle.parent.glob(".*")) == []
+
+
+@pytest.mark.parametrize("name", ["golden.npz", "manifest.json"])
+def test_a_full_disk_leaves_the_older_bundle_and_no_litter(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = contents(bundle.parent)
+    real = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.name == name:
+            real(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = run("export", "lenet", "--output", bundle)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "No space left on device; free some disk space" in result.err
+    monkeypatch.undo()
+    assert contents(bundle.parent) == before
+
+
+def test_models_are_listed_with_their_inputs(run: Command) -> None:
+    rows = run("models", "--json").document["models"]
+    assert {row["name"]: row["input"] for row in rows} == {
+        "lenet": "1x28x28", "lenet-scratch": "1x28x28", "resnet18": "1x28x28", "densenet": "1x32x32",
+    }  # fmt: skip
+
+
+def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[dict[str, object] | str] = [{"version": "1", "cuda": False, "built": None, "providers": []}]
+    monkeypatch.setattr("edgekit.doctor.run_program", lambda program: answers[0])
+    well = run("doctor", "--json")
+    assert (well.code, well.document["passed"]) == (0, True)
+    answers[0] = "importing it crashes with signal 11"
+    ill = run("doctor", "--json")
+    assert (ill.code, ill.document["passed"]) == (1, False)
+    assert "BROKEN" in run("doctor").err
+
+
+def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str], tmp_path: Path) -> None:
+    done = process("doctor", "--json", environment=environment, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert (found["torch"]["status"], found["torch"]["version"]) == ("ok", torch.__version__.partition("+")[0])
+
+
+# edgekit run
+
+
+@pytest.fixture(scope="module")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures, and with what ``edgekit run`` made of them."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    for name, rows in (("high", slice(0, 9)), ("low", slice(19, 28))):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for index in range(40):
+            pixels = rng.integers(0, 80, (28, 28))
+            pixels[rows] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / name / f"{index}.png")
+    recipe = written(folder / "tiny.toml", recipe_text(folder / "pictures"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = process("run", recipe, "--json", environment=environment, folder=folder)
+    assert done.returncode == 0, done.stderr
+    written(folder / "first.json", done.stdout)
+    return folder
+
+
+@pytest.fixture
+def finished(_finished: Path, run: Command) -> Path:
+    """The finished run, copied into the current folder."""
+    for name in ("runs", "exported"):
+        shutil.copytree(_finished / name, name)
+    shutil.copy(_finished / "tiny.toml", "tiny.toml")
+    return _finished
+
+
+def steps(result: Result) -> dict[str, str]:
+    return {step["step"]: step["status"] for step in result.document["steps"]}
+
+
+def test_run_does_every_step_and_leaves_a_run_and_a_bundle(finished: Path, run: Command) -> None:
+    first = json.loads((finished / "first.json").read_text())
+    assert [(step["step"], step["status"], step["ok"]) for step in first["steps"]] == [
+        (name, "done", True) for name in ("train", "export", "verify", "bench")
+    ]
+    assert first["bundle"] == "exported/tiny"
+    assert {"train.json", "weights.safetensors", "metrics.jsonl", "curve.png", "verify.json", "bench.json"} <= {
+        path.name for path in Path("runs/tiny").iterdir()
+    }
+    manifest = open_bundle(Path("exported/tiny")).manifest
+    assert manifest.labels == ("high", "low")
+    assert manifest.golden.kind == "test-set"
+    pictures = sorted((finished / "pictures").rglob("1.png"))
+    guessed = run("predict", "exported/tiny", *pictures, "--json").document["predictions"]
+    assert [Path(one["image"]).parent.name for one in guessed] == ["high", "low"]
+    assert run("verify", "exported/tiny", "--json").code == 0
+
+
+def test_a_second_run_skips_every_step_and_says_so(finished: Path, run: Command) -> None:
+    before = contents(Path("exported"))
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 0
+    assert steps(result) == dict.fromkeys(("train", "export", "verify", "bench"), "skipped")
+    assert contents(Path("exported")) == before
+    told = run("run", "tiny.toml")
+    assert (told.code, told.out) == (0, "")
+    assert told.err.count("skipped, unchanged") == 4
+
+
+def test_another_bench_setting_only_times_again(finished: Path, run: Command) -> None:
+    written(Path("tiny.toml"), recipe_text(finished / "pictures", seconds=0.06))
+    assert steps(run("run", "tiny.toml", "--json")) == {
+        "train": "skipped", "export": "skipped", "verify": "skipped", "bench": "done",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "weights.safetensors", "README.md"])
+def test_a_file_lost_from_the_bundle_is_exported_again(finished: Path, run: Command, name: str) -> None:
+    before = (Path("exported/tiny") / name).read_bytes()
+    (Path("exported/tiny") / name).unlink()
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 0
+    assert (steps(result)["train"], steps(result)["export"]) == ("skipped", "done")
+    assert (Path("exported/tiny") / name).read_bytes() == before
+
+
+def test_an_accuracy_below_the_bar_is_exit_1_and_stops_there_each_time(finished: Path, run: Command) -> None:
+    text = recipe_text(finished / "pictures", epochs=1, bar=1.0).replace('name = "tiny"', 'name = "other"')
+    written(Path("tiny.toml"), text.replace("learning_rate = 0.01", "learning_rate = 1e-9"))
+    for status in ("done", "skipped"):
+        result = run("run", "tiny.toml", "--json")
+        assert (result.code, result.document["passed"]) == (1, False)
+        assert steps(result) == {"train": status}
+        assert "below the bar of 1.0000" in result.document["steps"][0]["detail"]
+    assert not Path("exported/other").exists()
+
+
+def test_a_damaged_record_of_steps_only_means_that_they_are_done_again(finished: Path, run: Command) -> None:
+    written(Path("runs/tiny/steps.json"), "{")
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 0
+    assert steps(result)["verify"] == "done"
+    assert msgspec.json.decode(Path("runs/tiny/steps.json").read_bytes()).keys() == {"train", "export", "verify", "bench"}
+
+
+def test_run_refuses_to_write_over_the_users_files_before_it_trains(finished: Path, run: Command) -> None:
+    written(Path("exported/tiny/thesis.txt"), "ten years of work")
+    shutil.rmtree("runs")
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 2
+    assert "thesis.txt" in result.document["error"]["message"]
+    assert not Path("runs").exists()
+    assert Path("exported/tiny/thesis.txt").read_text() == "ten years of work"

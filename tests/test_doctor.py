@@ -1,0 +1,173 @@
+"""What is said about runtimes that are absent, broken, or less than they claim."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+import edgekit.doctor
+from edgekit.doctor import PACKAGES, doctor, run_program
+from edgekit.reports import DoctorReport, Finding
+
+NO_DRIVER = "no NVIDIA driver is installed; install one, or use ort-cpu"
+CPU_ORT: dict[str, object] = {"version": "1.0", "providers": ["CPUExecutionProvider"]}
+GPU_ORT: dict[str, object] = {"version": "1.0", "providers": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+
+
+class Machine:
+    """A machine made up for a test: distributions installed, what importing each gives, and the driver's state."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.facts: dict[str, dict[str, object] | str] = {}
+        self.driver = NO_DRIVER
+        self.probed: list[str] = []
+        monkeypatch.setattr(edgekit.doctor, "_version", lambda name: "1.0" if name in self.facts else "")
+        monkeypatch.setattr(edgekit.doctor, "cuda_problem", lambda: self.driver)
+
+    def examine(self) -> dict[str, Finding]:
+        return {finding.name: finding for finding in self.report().findings}
+
+    def report(self) -> DoctorReport:
+        return doctor(probe=self.probe)
+
+    def probe(self, program: str) -> dict[str, object] | str:
+        (package,) = [one for one in PACKAGES if one.program == program and one.name in self.facts]
+        self.probed.append(package.name)
+        return self.facts[package.name]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_what_is_not_installed_is_absent_with_the_extra_that_brings_it_and_is_not_probed(machine: Machine) -> None:
+    found = machine.examine()
+    assert set(found) == {"NVIDIA driver", *(package.name for package in PACKAGES)}
+    assert {finding.status for finding in found.values()} == {"absent"}
+    assert found["torch"].remedy == "pip install 'edgekit[train]'"
+    assert found["onnxruntime"].remedy == "pip install 'edgekit[cpu]'"
+    assert found["onnxruntime-gpu"].remedy == "pip install 'edgekit[gpu]'"
+    assert found["tensorrt-rtx"].remedy == "pip install 'edgekit[rtx]'"
+    assert machine.probed == []
+
+
+def test_a_runtime_that_works_is_ok_with_its_version(machine: Machine) -> None:
+    machine.facts = {"onnxruntime": CPU_ORT}
+    finding = machine.examine()["onnxruntime"]
+    assert finding == Finding("onnxruntime", "ok", "1.0", "CPU", "", "")
+    assert machine.report().passed
+
+
+def test_both_onnxruntime_packages_at_once_are_broken_and_nothing_imports_them(machine: Machine) -> None:
+    machine.facts = {"onnxruntime": CPU_ORT, "onnxruntime-gpu": GPU_ORT}
+    found = machine.examine()
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        assert found[name].status == "broken"
+        assert "overwrite each other" in found[name].problem
+        assert "pip uninstall -y onnxruntime onnxruntime-gpu" in found[name].remedy
+    assert machine.probed == []
+    assert not machine.report().passed
+
+
+def test_cuda_that_is_listed_without_a_driver_is_told_apart_from_cuda_that_works(machine: Machine) -> None:
+    machine.facts = {"onnxruntime-gpu": GPU_ORT}
+    idle = machine.examine()["onnxruntime-gpu"]
+    assert (idle.status, idle.runs_on) == ("ok", "CPU")
+    assert "lists CUDA but would fall back to the CPU: no NVIDIA driver" in idle.problem
+    assert idle.remedy == "install one, or use ort-cpu"
+    machine.driver = ""
+    assert machine.examine()["onnxruntime-gpu"] == Finding("onnxruntime-gpu", "ok", "1.0", "CUDA, CPU", "", "")
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"), [("", "ok"), (NO_DRIVER, "absent"), ("the NVIDIA driver finds no GPU; check nvidia-smi", "broken")]
+)
+def test_the_driver_is_ok_absent_or_broken(machine: Machine, problem: str, status: str) -> None:
+    machine.driver = problem
+    finding = machine.examine()["NVIDIA driver"]
+    assert finding.status == status
+    assert machine.report().passed == (status != "broken")
+    assert bool(finding.remedy) == bool(problem)
+
+
+def test_an_import_that_fails_is_broken_with_its_reason_and_a_remedy(machine: Machine) -> None:
+    machine.facts = {"onnxruntime": "ImportError: libfoo.so.1: cannot open shared object file"}
+    finding = machine.examine()["onnxruntime"]
+    assert (finding.status, finding.problem) == ("broken", "ImportError: libfoo.so.1: cannot open shared object file")
+    assert "--force-reinstall 'edgekit[cpu]'" in finding.remedy
+    assert not machine.report().passed
+
+
+@pytest.mark.parametrize(
+    ("facts", "runs_on", "problem"),
+    [
+        ({"cuda": False, "built": None, "device": ""}, "CPU", ""),
+        ({"cuda": False, "built": "13.0", "device": ""}, "CPU", "its CUDA 13.0 is idle: no NVIDIA driver is installed"),
+        ({"cuda": True, "built": "13.0", "device": "H100"}, "CUDA 13.0, H100", ""),
+    ],
+)
+def test_torch_says_what_it_would_really_run_on(machine: Machine, facts: dict[str, Any], runs_on: str, problem: str) -> None:
+    machine.facts = {"torch": {"version": "1.0", **facts}}
+    finding = machine.examine()["torch"]
+    assert (finding.runs_on, finding.problem) == (runs_on, problem)
+
+
+def test_tensorrt_without_a_gpu_says_what_it_can_still_do(machine: Machine) -> None:
+    machine.facts = {"tensorrt": {"version": "1.0"}, "tensorrt-rtx": {"version": "1.0"}}
+    found = machine.examine()
+    assert found["tensorrt"].runs_on == "nothing"
+    assert found["tensorrt-rtx"].runs_on == "builds engines here, runs none"
+    assert found["tensorrt"].problem == "no NVIDIA driver is installed"
+    machine.driver = ""
+    assert machine.examine()["tensorrt"].runs_on == "GPU"
+
+
+def test_a_program_gives_the_json_it_printed_last() -> None:
+    assert run_program("print('noise'); print('{\"version\": \"2\"}')") == {"version": "2"}
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import os; os.abort()", "importing it crashes with signal 6"),
+        ("raise ImportError('libfoo.so.1: cannot open')", "ImportError: libfoo.so.1: cannot open"),
+        ("raise SystemExit(3)", "importing it exits with 3"),
+        ("pass", "importing it ends the program before it can say its version"),
+    ],
+)
+def test_a_program_that_fails_gives_the_reason(program: str, reason: str) -> None:
+    assert run_program(program) == reason
+
+
+def test_an_import_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edgekit.doctor, "IMPORT_SECONDS", 0.05)
+    assert "longer than 0.05 s" in str(run_program("import signal; signal.pause()"))
+
+
+def test_every_probe_program_is_python_and_prints_a_version() -> None:
+    for package in PACKAGES:
+        compile(package.program, package.name, "exec")
+        assert "'version'" in package.program
+
+
+def test_this_machine_is_described_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def probe(program: str) -> dict[str, object] | str:
+        # torch and torchvision are imported here already: no second process pays for them again
+        ran.append(program)
+        if "torch" in program:
+            return {"version": sys.modules["torch"].__version__, "cuda": False, "built": None, "device": ""}
+        return run_program(program)
+
+    report = doctor(probe=probe)
+    found = {finding.name: finding for finding in report.findings}
+    assert found["onnxruntime"].status == "ok" or found["onnxruntime-gpu"].status == "ok"
+    assert found["onnx"].version
+    assert ran
+    assert DoctorReport.from_json(report.to_json()) == report
+    assert json.loads(report.to_json())["passed"] is report.passed

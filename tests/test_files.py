@@ -1,0 +1,171 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgekit import files
+from edgekit.errors import BundleError, InputError, OutputError
+from edgekit.files import read_bytes, replacing, replacing_folder, sha256_of, write_bytes, write_text
+
+CODES = {
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EACCES: "choose a folder you may write to",
+    errno.EROFS: "choose a folder you may write to",
+    errno.EIO: "check the path",
+}
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002])
+def mask(request: pytest.FixtureRequest) -> Iterator[int]:
+    old = os.umask(request.param)
+    yield request.param
+    os.umask(old)
+
+
+def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "file.txt", "grün")
+    assert (tmp_path / "a" / "b" / "file.txt").read_bytes() == "grün".encode()
+    assert os.listdir(tmp_path / "a" / "b") == ["file.txt"]
+
+
+def test_the_old_content_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        assert temporary.parent == path.parent
+        temporary.write_text("new, in part")
+        assert path.read_text() == "old"
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path, failure: BaseException) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("code", "remedy"), CODES.items(), ids=[errno.errorcode[code] for code in CODES])
+def test_a_failed_write_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OutputError) as caught:
+        write_bytes(path, b"new")
+    assert str(caught.value) == f"cannot write {path}: {os.strerror(code)}; {remedy}, nothing was changed there"
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("step", ["mkstemp", "replace"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile if step == "mkstemp" else files.os, step, refuse)
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path / 'file'}: Permission denied; choose a folder"):
+        write_bytes(tmp_path / "file", b"new")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="Permission denied; choose a folder you may write to"):
+        write_bytes(tmp_path / "file", b"new")
+    tmp_path.chmod(0o700)
+
+
+def test_a_file_in_place_of_a_parent_is_named(tmp_path: Path) -> None:
+    (tmp_path / "parent").write_text("a file")
+    for write in (lambda path: write_bytes(path, b""), lambda path: replacing_folder(path).__enter__()):
+        for path in (tmp_path / "parent" / "file", tmp_path / "parent" / "deep" / "file"):
+            with pytest.raises(OutputError, match="choose a path whose parents are folders"):
+                write(path)
+    assert (tmp_path / "parent").read_text() == "a file"
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OutputError, match="a folder of that name is there; choose another name"):
+        write_bytes(tmp_path / "file", b"")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path, mask: int) -> None:
+    write_bytes(tmp_path / "file", b"")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
+    with replacing_folder(tmp_path / "folder") as folder:
+        (folder / "inside").write_text("")
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    place = tmp_path / "deep" / "place"
+    for name in ("old", "new"):
+        with replacing_folder(place) as folder:
+            (folder / name).write_text(name)
+        assert os.listdir(place) == [name]
+    assert os.listdir(place.parent) == ["place"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_folder_that_cannot_be_swapped_keeps_its_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "old").write_text("old")
+    original, calls = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == failing:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        original(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    with pytest.raises(OutputError, match="Device or resource busy"), replacing_folder(place) as folder:
+        (folder / "new").write_text("new")
+    assert os.listdir(place) == ["old"]
+    assert os.listdir(tmp_path) == ["place"]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_the_fingerprint_is_the_sha256_of_all_bytes(tmp_path: Path, size: int) -> None:
+    content = bytes(index % 251 for index in range(size % 1000)) + bytes(size - size % 1000)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_that_cannot_be_read_is_named_by_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"labels {tmp_path / 'gone'} does not exist; check the path"):
+        read_bytes(tmp_path / "gone", "labels")
+    with pytest.raises(BundleError, match="manifest .* cannot be read: Is a directory".replace(".*", ".+")):
+        read_bytes(tmp_path, "manifest", BundleError)
+    (tmp_path / "file").write_bytes(b"content")
+    assert read_bytes(tmp_path / "file", "labels") == b"content"

@@ -1,0 +1,129 @@
+"""On the target there is no torch, and ``--help`` needs nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# a Python in which the packages of argv[1] are not installed; argv[2:] is the command line
+WITHOUT = """
+import importlib.util, sys
+blocked = set(sys.argv[1].split(","))
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked)", name=name)
+
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name.partition(".")[0] in blocked else found(name, package)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["edgekit", *sys.argv[2:]]
+from edgekit.cli import main
+"""
+TRAINING_ONLY = "torch,torchvision,onnxscript,onnx_ir,tensorrt,matplotlib,safetensors"
+HEAVY = f"{TRAINING_ONLY},onnx,onnxruntime,PIL,numpy,msgspec"
+
+# runs --help of every command, then prints which of the blocked packages were loaded all the same
+EVERY_HELP = f"""{WITHOUT}
+import contextlib, io, json, typer.main
+from edgekit.cli import app
+
+def commands(group, path=()):
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+
+codes = {{}}
+for path in [(), *commands(typer.main.get_command(app))]:
+    sys.argv = ["edgekit", *path, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            main()
+        except SystemExit as done:
+            codes[" ".join(path)] = [done.code, "Usage:" in out.getvalue()]
+loaded = sorted(blocked & {{name.partition(".")[0] for name in sys.modules}})
+print(json.dumps({{"codes": codes, "loaded": loaded}}))
+"""
+
+
+def without(
+    packages: str, *args: str, environment: dict[str, str], program: str = WITHOUT + "main()"
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, packages, *args],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -> None:
+    done = without(HEAVY, environment=environment, program=EVERY_HELP)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {
+        "",
+        "run",
+        "train",
+        "export",
+        "verify",
+        "bench",
+        "inspect",
+        "predict",
+        "models",
+        "data",
+        "data fetch",
+        "doctor",
+    } == set(found["codes"])
+    assert all(result == [0, True] for result in found["codes"].values()), found
+    assert found["loaded"] == []
+
+
+def test_help_loads_nothing_heavy_where_it_is_installed(environment: dict[str, str]) -> None:
+    program = EVERY_HELP.replace("sys.meta_path.insert", "(lambda *_: None)")
+    found = json.loads(without(HEAVY, environment=environment, program=program).stdout)
+    assert found["loaded"] == []
+
+
+def test_the_packages_are_really_blocked(environment: dict[str, str]) -> None:
+    """The partner of the tests here: a command that needs torch fails, and says what to install."""
+    done = without(TRAINING_ONLY, "export", "lenet", "--json", environment=environment)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "MissingError"
+    assert "torch" in error["message"]
+    assert "pip install 'edgekit[train]'" in error["message"]
+
+
+@pytest.mark.parametrize("command", ["verify", "bench", "inspect", "predict"])
+def test_a_bundle_can_be_used_without_torch(command: str, bundle: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.arange(784, dtype=np.uint16).reshape(28, 28).astype(np.uint8)).save(picture)
+    more = {"bench": ["--seconds", "0.05", "--batch", "1"], "predict": [str(picture)]}.get(command, [])
+    done = without(TRAINING_ONLY, command, str(bundle), *more, "--json", environment=environment)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["passed"] is True
+    if command in ("verify", "bench"):
+        skipped = {one["backend"]: one["reason"] for one in report["skipped"]}
+        assert "PyTorch is not installed" in skipped["torch"]
+    if command == "verify":
+        assert "ort-cpu" in [one["candidate"] for one in report["parities"]]
+
+
+def test_asking_for_torch_where_it_is_not_says_how_to_install_it(bundle: Path, environment: dict[str, str]) -> None:
+    done = without(TRAINING_ONLY, "verify", str(bundle), "--backend", "torch", environment=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'edgekit[train]'" in done.stderr
