@@ -35,7 +35,7 @@ def accuracy_table() -> list[str]:
 def numbers() -> str:
     lenet, start = read("train_lenet.json"), read("start_up.json")
     machine = lenet["machine"]
-    low, high = min(lenet["peak_memory_mib_after_each_round"]), max(lenet["peak_memory_mib_after_each_round"])
+    peaks = lenet["peak_mib_after_each_epoch"]["lenet-scratch"]
     lines = [
         f"Measured on {machine['cores']} cores of an {machine['cpu']}, torch {lenet['torch']}:",
         "",
@@ -44,7 +44,7 @@ def numbers() -> str:
         f"- A LeNet epoch takes 1/{lenet['speedup_over_tutorial']:.1f} of the tutorial loop's time "
         "(DataLoader with two workers, ToTensor, Adam, batch 256; best epochs of interleaved runs).",
         f"- On the hand-written batch norm an epoch takes {lenet['scratch_over_lenet']:.2f} times as long as on `nn.BatchNorm`; "
-        f"the benchmark's peak memory after each round stays between {low} and {high} MiB.",
+        f"its process peaks at {peaks[0]} MiB after one epoch and at {peaks[-1]} MiB after {len(peaks)}.",
         f"- `edgekit --help` takes {start['median_seconds']['edgekit --help']:.2f} s, of which "
         f"{start['median_seconds']['python']:.2f} s are the Python interpreter's.",
         "",

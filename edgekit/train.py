@@ -6,6 +6,7 @@ is the model, the optimiser, the schedule, torch's own generator and two counter
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -22,6 +23,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from edgekit.curve import draw_curve
 from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
 from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, RecipeError, UsageError
@@ -117,6 +119,7 @@ def train(
     checkpoint = run / CHECKPOINT
     if not resume and not restart and unfinished(run):
         raise UsageError(f"{run} holds an unfinished training; --resume continues it, --restart begins anew")
+    reuse_memory()
     torch.manual_seed(settings.seed)
     batches = batch_count(len(dataset.train), settings.batch_size)
     args = model_args(recipe, len(dataset.classes), CHANNELS[dataset.preprocess.color])
@@ -323,6 +326,14 @@ def _schedule(
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=1)
 
 
+def reuse_memory() -> None:
+    """Keep freed memory in the process: glibc gives a large tensor's pages back at once, and every step faults them in again."""
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3
+        for parameter in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(parameter, 1 << 30)
+
+
 @contextmanager
 def _stop_flag() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether Ctrl-C or SIGTERM has come; a second Ctrl-C stops at once."""
@@ -376,26 +387,3 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, run: Path, device: t
     )
     write_bytes(run / RUN_REPORT, report.to_json())
     return report
-
-
-def draw_curve(history: list[Epoch], path: Path, name: str) -> None:
-    """Loss and accuracies over the epochs, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    numbers = [epoch.epoch for epoch in history]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    left.plot(numbers, [epoch.loss for epoch in history], marker="o", markersize=3, color="tab:red")
-    left.set(xlabel="epoch", ylabel="training loss", title=name)
-    right.plot(numbers, [epoch.train_accuracy for epoch in history], marker="o", markersize=3, label="train")
-    right.plot(numbers, [epoch.test_accuracy for epoch in history], marker="o", markersize=3, label="test")
-    right.set(xlabel="epoch", ylabel="accuracy", title=f"test accuracy {history[-1].test_accuracy:.4f}")
-    right.legend()
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
