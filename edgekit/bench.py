@@ -141,7 +141,7 @@ def noise(block_medians: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
     third = max(1, len(block_medians) // 3)
     drift = float(np.median(block_medians[-third:]) / np.median(block_medians[:third])) - 1
     if abs(drift) > NOISY_DRIFT:
-        return f"noisy: drift of {drift:+.0%} over the run"
+        return f"noisy: drift, the last third takes {1 + drift:.2f} times the first"
     if scatter > NOISY_COV:
         return f"noisy: blocks scatter by {scatter:.0%}"
     return "stable"

@@ -183,7 +183,6 @@ def verify(
     atol: Annotated[Optional[float], typer.Option(min=0, help="Absolute tolerance [default: the manifest's].")] = None,
     rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
     source: TorchSource = None,
-    runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -193,7 +192,7 @@ def verify(
         from edgekit.commands import verify_bundle
 
         tolerance = _tolerance(bundle, atol, rtol)
-        return verify_bundle(bundle, backends=backend or (), tolerance=tolerance, source=source, runs=runs, progress=progress)
+        return verify_bundle(bundle, backends=backend or (), tolerance=tolerance, source=source, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -209,7 +208,6 @@ def bench(
     ] = None,
     backend: Backends = None,
     source: TorchSource = None,
-    runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -229,7 +227,6 @@ def bench(
             seconds=seconds,
             budget_ms=budget_ms,
             source=source,
-            runs=runs,
             progress=progress,
         )
 

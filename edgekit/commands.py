@@ -49,14 +49,13 @@ def verify_bundle(
     backends: Sequence[str] = (),
     tolerance: Tolerance | None = None,
     source: str | None = None,
-    runs: Path = RUNS,
     progress: Progress = SILENT,
 ) -> VerifyReport:
     """Every runtime present, or just ``backends``, against the golden outputs; ``source`` names the PyTorch side."""
     from edgekit.verify import verify
 
     bundle = open_bundle(root)
-    files = _model_files(bundle, source, runs)
+    files = _model_files(bundle, source)
     kinds, skipped = _choose(files, backends)
     return verify(bundle, lambda kind: open_backend(kind, files), kinds, skipped, tolerance=tolerance, progress=progress)
 
@@ -70,14 +69,13 @@ def bench_bundle(
     seconds: float = 1.0,
     budget_ms: float | None = None,
     source: str | None = None,
-    runs: Path = RUNS,
     progress: Progress = SILENT,
 ) -> BenchReport:
     """Latency of every runtime present, or just ``backends``, interleaved."""
     from edgekit.bench import bench, overhead_us
 
     bundle = open_bundle(root)
-    files = _model_files(bundle, source, runs)
+    files = _model_files(bundle, source)
     kinds, skipped = _choose(files, backends)
     count = threads or cores()
     overhead = overhead_us()
@@ -136,7 +134,7 @@ def needs(*packages: str, extra: str) -> None:
         raise MissingError(f"this needs {', '.join(missing)}, which is not installed; pip install 'edgekit[{extra}]'")
 
 
-def _model_files(bundle: Bundle, source: str | None, runs: Path) -> ModelFiles:
+def _model_files(bundle: Bundle, source: str | None) -> ModelFiles:
     """The bundle's files; with ``source`` the PyTorch model is built by it, and filled with the bundle's weights."""
     files = bundle.model_files()
     if source is None:

@@ -106,7 +106,7 @@ def test_calls_made_slow_by_the_other_candidates_turn_are_not_recorded(clock: Cl
 def test_a_drift_of_the_machine_hits_both_alike_and_leaves_the_ratio(clock: Clock) -> None:
     slower = lambda: 1 + clock.now / (4e9)  # noqa: E731
     rows = interleave([candidate(clock, "A", lambda: 2 * slower()), candidate(clock, "B", slower)], 1, "device", 1.0)
-    assert all(one.noise.startswith("noisy: drift of +") for one in rows)
+    assert all(one.noise.startswith("noisy: drift, the last third takes ") for one in rows)
     assert rows[0].median_ms > 2 * 1.1  # the numbers themselves moved
     (found,) = compare(rows)
     assert found.speedup == pytest.approx(2, abs=0.1)
@@ -176,8 +176,8 @@ def test_noise_is_named_by_its_reason() -> None:
     still = np.ones(12)
     assert noise(still) == "stable"
     assert noise(still * np.linspace(1, 1.03, 12)) == "stable"
-    assert noise(np.linspace(1, 1.3, 12)).startswith("noisy: drift of +")
-    assert noise(np.linspace(1.3, 1, 12)).startswith("noisy: drift of -")
+    assert noise(np.linspace(1, 1.3, 12)).startswith("noisy: drift, the last third takes 1.")
+    assert noise(np.linspace(1.3, 1, 12)).startswith("noisy: drift, the last third takes 0.")
     assert noise(np.array([1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2])).startswith("noisy: blocks scatter by ")
     assert noise(np.array([1] * 5 + [3.0] + [1] * 6)) == "stable"  # one bad block of twelve is no scatter
 
