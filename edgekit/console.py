@@ -16,12 +16,15 @@ from edgekit.progress import Progress
 from edgekit.render import ConsoleProgress, render
 from edgekit.reports import Report
 
+WIDTH = 120  # of tables that go to a file or a pipe
 OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
 
 def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves."""
     console = Console(stderr=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(stderr=True, width=WIDTH)
     try:
         report = action(ConsoleProgress(console))
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -20,7 +21,6 @@ from edgekit.reports import (
     ExportReport,
     FoldReport,
     InspectReport,
-    LatencyReport,
     ModelsReport,
     PredictReport,
     Report,
@@ -65,7 +65,7 @@ def render(report: Report, console: Console) -> None:
 
 def table(title: str, *columns: str, numbers: Sequence[str] = ()) -> Table:
     """An empty table; the columns named in ``numbers`` align right."""
-    made = Table(title=escape(title), title_justify="left", title_style="bold")
+    made = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     return made
@@ -135,39 +135,43 @@ def _bench(report: BenchReport, console: Console) -> None:
     speedups = {(one.backend, one.batch, one.boundary): one for one in report.comparisons}
     rows = table(
         f"latency of {report.bundle} in ms, {report.threads} thread(s), interleaved",
-        "batch", "boundary", "runtime", "median", "95 % of median", "P90", "P99", "calls", "speed-up", "",
-        numbers=("batch", "median", "95 % of median", "P90", "P99", "calls", "speed-up"),
+        "batch", "boundary", "runtime", "median (95 %)", "P90", "P99", "calls", "speed-up (95 %)", "",
+        numbers=("batch", "median (95 %)", "P90", "P99", "calls", "speed-up (95 %)"),
     )  # fmt: skip
+    noisy: list[str] = []
     for row in report.rows:
         against = speedups.get((row.backend, row.batch, row.boundary))
+        if row.noise != "stable":
+            noisy.append(f"[{len(noisy) + 1}] {row.noise}")
         rows.add_row(
             str(row.batch),
             row.boundary,
             row.backend,
-            f"{row.median_ms:.4g}",
-            f"{row.median_low_ms:.4g} .. {row.median_high_ms:.4g}",
-            *_percentiles(row),
+            f"{row.median_ms:.3g} ({row.median_low_ms:.3g} .. {row.median_high_ms:.3g})",
+            *(f"- ({one.samples_needed})" if one.ms is None else f"{one.ms:.3g}" for one in row.percentiles),
             str(row.count),
             "1" if against is None else f"{against.speedup:.2f} ({against.low:.2f} .. {against.high:.2f})",
-            "" if row.noise == "stable" else f"[yellow]{escape(row.noise)}[/yellow]",
+            "" if row.noise == "stable" else f"[yellow]{escape(f'[{len(noisy)}]')}[/yellow]",
         )
     console.print(rows)
-    console.print(
-        "device: inputs resident, work complete; end-to-end: host array in, host array out. Speed-up over the first runtime, "
-        f"median of per-round ratios with its 95 % interval. The loop itself costs {report.overhead_us:.2f} us a call. "
-        f"{report.machine.get('cpu', '')}, {report.machine.get('cores', '?')} core(s).",
-        highlight=False,
-    )
+    for line in noisy:
+        console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False)
+    for line in (
+        "device: inputs resident, work complete. end-to-end: host array in, host array out.",
+        "speed-up: over the first runtime, median of the per-round ratios. - (n): withheld, it takes n calls.",
+        f"{report.machine.get('cpu', 'unknown CPU')}, {report.machine.get('cores', '?')} core(s); "
+        f"the timing loop itself costs {report.overhead_us:.2f} us a call.",
+    ):
+        console.print(line, highlight=False)
+    if float(report.machine.get("load", 0)) > int(report.machine.get("cores", 1)) / 2:
+        busy = f"other work kept this machine busy (load {report.machine['load']} at the start); time it again when it is idle"
+        console.print(f"[yellow]{busy}[/yellow]", highlight=False)
     if report.budget_ms is not None:
         verdict = PASS if report.passed else FAIL
         console.print(
             f"budget of {report.budget_ms:g} ms for batch {report.rows[0].batch} end-to-end: {verdict}", highlight=False
         )
     _skipped(report.skipped, console)
-
-
-def _percentiles(row: LatencyReport) -> list[str]:
-    return [f"- (needs {one.samples_needed})" if one.ms is None else f"{one.ms:.4g}" for one in row.percentiles]
 
 
 def _skipped(skipped: Sequence[Any], console: Console) -> None:

@@ -349,7 +349,7 @@ def test_tables_go_to_stderr_and_carry_the_verdict(run: Command, bundle: Path, t
     assert {name: (result.code, result.out) for name, result in found.items()} == dict.fromkeys(found, (0, ""))
     assert "pass" in found["verify"].err
     assert "not present: ort-cuda" in found["verify"].err or "ort-cuda" in found["verify"].err
-    assert "needs 662" in found["bench"].err
+    assert "- (662)" in found["bench"].err
     assert "end-to-end" in found["bench"].err
     assert "0 batch norm(s)" in found["inspect"].err
     assert "class " in found["predict"].err

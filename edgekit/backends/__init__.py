@@ -113,6 +113,7 @@ def _ort_absence(kind: str) -> str:
         return f"ONNX Runtime is installed but cannot be imported: {error}; run edgekit doctor"
     if kind == "ort-cpu":
         return ""
-    if "CUDAExecutionProvider" not in _ort.available_providers():
+    problem = cuda_problem()
+    if not problem and "CUDAExecutionProvider" not in _ort.available_providers():
         return "the installed ONNX Runtime has no CUDA; pip uninstall onnxruntime, then pip install 'edgekit[gpu]'"
-    return cuda_problem()
+    return problem
