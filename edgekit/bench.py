@@ -28,6 +28,7 @@ FEWEST_ROUNDS = 5
 PERCENTS = (90.0, 99.0)
 NOISY_COV = 0.05
 NOISY_DRIFT = 0.05
+NOISY_BLOCK = 1.5
 
 
 class Candidate(NamedTuple):
@@ -135,15 +136,19 @@ def median_interval(ordered: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tu
 
 
 def noise(block_medians: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
-    """``stable``, or ``noisy:`` with the reason: blocks that scatter, or a drift from the first third to the last."""
+    """``stable``, or ``noisy:`` with the reason: a drift from the first third to the last, or blocks that scatter."""
     center = float(np.median(block_medians))
-    scatter = float(np.median(np.abs(block_medians - center))) * 1.4826 / center
+    quarter, three_quarters = np.percentile(block_medians, (25, 75))
+    scatter = float(three_quarters - quarter) / 1.349 / center  # the standard deviation, were they normal
+    slowest = float(block_medians.max()) / center
     third = max(1, len(block_medians) // 3)
     drift = float(np.median(block_medians[-third:]) / np.median(block_medians[:third])) - 1
     if abs(drift) > NOISY_DRIFT:
         return f"noisy: drift, the last third takes {1 + drift:.2f} times the first"
     if scatter > NOISY_COV:
         return f"noisy: blocks scatter by {scatter:.0%}"
+    if slowest > NOISY_BLOCK:
+        return f"noisy: the slowest block takes {slowest:.1f} times the median one"
     return "stable"
 
 

@@ -37,7 +37,7 @@ from edgekit.source import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, model_args
 
 CHECKPOINT, METRICS, CURVE = "checkpoint.pt", "metrics.jsonl", "curve.png"
 EVALUATION_BATCH = 500
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 class State:
@@ -158,10 +158,11 @@ def unfinished(run: Path) -> bool:
 
 
 def resumable(recipe: Recipe, run: Path) -> bool:
-    """Whether ``run`` holds an unfinished training of these very settings."""
-    if not unfinished(run):
+    """Whether ``run`` holds an unfinished training of these very settings, in a checkpoint that can be read."""
+    try:
+        return unfinished(run) and bool(read_checkpoint(run / CHECKPOINT)["key"] == training_key(recipe))
+    except ModelError:
         return False
-    return bool(read_checkpoint(run / CHECKPOINT)["key"] == training_key(recipe))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""Run the README's tour and write what it prints between the markers, so that the tour shown is one that was run.
+
+python benchmarks/tour.py        in the repository's root, after edgekit run recipes/lenet.toml
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+MARKERS = re.compile(r"(<!-- tour -->\n).*?(<!-- /tour -->)", re.DOTALL)
+STEPS = (
+    (
+        "The first line above ends like this; a second time every step is skipped, because nothing has changed:",
+        "run recipes/lenet.toml",
+    ),
+    ("Every runtime on this machine is held against the recorded float64 outputs:", "verify exported/lenet"),
+    (
+        "Latency. Runtimes take turns, so that a drift of the machine hits all alike:",
+        "bench exported/lenet --batch 1,32 --seconds 0.5",
+    ),
+    ("Pictures of any size go through the bundle's own preprocessing:", "predict exported/lenet boot.png"),
+    ("What is in the file, and that no batch norm is left:", "inspect exported/lenet"),
+    (
+        "A model from elsewhere (here with random weights; `--weights` takes yours):",
+        "export torchvision.models:mobilenet_v3_small --input-shape 1x3x224x224 --output {scratch}/mobilenet",
+    ),
+    ("And what works on this machine:", "doctor"),
+)
+SHOWN_LINES = 24
+
+
+def shown(arguments: str, scratch: Path) -> str:
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
+    command = [sys.executable, "-m", "edgekit", *arguments.format(scratch=scratch).split()]
+    done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=True)
+    lines = [line.rstrip() for line in done.stderr.replace(f"{scratch}/", "").strip("\n").splitlines() if line.strip()]
+    if len(lines) > SHOWN_LINES:
+        lines = [*lines[:8], "...", *lines[-5:]]
+    return "\n".join(["```console", f"$ edgekit {arguments.replace('{scratch}/', '')}", *lines, "```"])
+
+
+def main() -> None:
+    parts = ["## A tour", ""]
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        for name in ("recipes", "exported", "runs"):
+            (scratch / name).symlink_to(ROOT / name)
+        golden = np.load(ROOT / "exported" / "lenet" / "golden.npz")["input.input"][0, 0]
+        Image.fromarray(((golden * 0.353 + 0.286) * 255).round().astype(np.uint8)).resize((200, 200)).save(scratch / "boot.png")
+        for about, arguments in STEPS:
+            parts += [about, "", shown(arguments, scratch), ""]
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    readme.write_text(MARKERS.sub(lambda match: match.group(1) + "\n".join(parts) + match.group(2), text))
+
+
+if __name__ == "__main__":
+    main()
