@@ -179,7 +179,8 @@ def test_noise_is_named_by_its_reason() -> None:
     assert noise(np.linspace(1, 1.3, 12)).startswith("noisy: drift, the last third takes 1.")
     assert noise(np.linspace(1.3, 1, 12)).startswith("noisy: drift, the last third takes 0.")
     assert noise(np.array([1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2, 1, 1.2])).startswith("noisy: blocks scatter by ")
-    assert noise(np.array([1] * 5 + [3.0] + [1] * 6)) == "stable"  # one bad block of twelve is no scatter
+    assert noise(np.array([1] * 5 + [3.0] + [1] * 6)) == "noisy: the slowest block takes 3.0 times the median one"
+    assert noise(np.array([1] * 5 + [1.4] + [1] * 6)) == "stable"
 
 
 def test_a_baseline_twice_as_slow_is_a_speed_up_of_exactly_two() -> None:
