@@ -7,18 +7,20 @@ comparison is made within each round.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from edgekit.backends import Backend
 from edgekit.backends.fake import FakeBackend
+from edgekit.machine import CpuTime
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import Comparison, LatencyReport, Percentile
 from edgekit.tensors import Feed, sample_feed
+
+Vector: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
 
 BOUNDARIES = ("device", "end-to-end")
 BLOCK_SECONDS = 0.1
@@ -29,6 +31,7 @@ PERCENTS = (90.0, 99.0)
 NOISY_COV = 0.05
 NOISY_DRIFT = 0.05
 NOISY_BLOCK = 1.5
+NOISY_STOLEN = 0.15
 
 
 class Candidate(NamedTuple):
@@ -69,12 +72,14 @@ def interleave(candidates: Sequence[Candidate], batch: int, boundary: str, secon
     blocks: list[list[tuple[float, ...]]] = [[] for _ in candidates]
     for candidate, warmup in zip(candidates, warmups, strict=True):
         warmup.extend(time_block(candidate.call, max(WARMUP_SECONDS, block_seconds)))
+    before = CpuTime.now()
     for _ in range(rounds):
         for candidate, warmup, block in zip(candidates, warmups, blocks, strict=True):
             warmup.extend(time_block(candidate.call, min(WARMUP_SECONDS, block_seconds)))
             block.append(time_block(candidate.call, block_seconds))
+    stolen = before.stolen_until(CpuTime.now())
     return [
-        latency_report(candidate, batch, boundary, warmup, block)
+        latency_report(candidate, batch, boundary, warmup, block, stolen)
         for candidate, warmup, block in zip(candidates, warmups, blocks, strict=True)
     ]
 
@@ -93,12 +98,17 @@ def time_block(call: Callable[[], object], seconds: float) -> tuple[float, ...]:
 
 
 def latency_report(
-    candidate: Candidate, batch: int, boundary: str, warmups: Sequence[float], blocks: Sequence[tuple[float, ...]]
+    candidate: Candidate,
+    batch: int,
+    boundary: str,
+    warmups: Sequence[float],
+    blocks: Sequence[tuple[float, ...]],
+    stolen: float = 0.0,
 ) -> LatencyReport:
-    """Statistics of the raw samples, which stay in the report."""
+    """Statistics of the raw samples, which stay in the report; ``stolen`` is the share of the cores others took meanwhile."""
     flat = np.sort(np.concatenate([np.asarray(block) for block in blocks]))
-    low, high = median_interval(flat)
     medians = np.asarray([np.median(block) for block in blocks])
+    low, high = median_interval(medians)
     return LatencyReport(
         backend=candidate.name,
         batch=batch,
@@ -110,7 +120,7 @@ def latency_report(
         median_high_ms=high,
         percentiles=tuple(_percentile(flat, percent) for percent in PERCENTS),
         cov=float(flat.std() / flat.mean()),
-        noise=noise(medians),
+        noise=noise(medians, stolen),
         facts=candidate.facts,
     )
 
@@ -127,15 +137,14 @@ def samples_needed(percent: float, confidence: float = 0.99) -> int:
     return count
 
 
-def median_interval(ordered: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
-    """Distribution-free 95 % interval of the median of sorted samples: the order statistics n/2 -+ 0.98 sqrt(n)."""
-    count = len(ordered)
-    reach = 0.98 * math.sqrt(count)
-    low, high = max(0, math.floor(count / 2 - reach)), min(count - 1, math.ceil(count / 2 + reach))
-    return float(ordered[low]), float(ordered[high])
+def median_interval(block_medians: Vector, resamples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval over blocks: calls within a block are too much alike to count as independent samples."""
+    picks = np.random.default_rng(0).integers(0, len(block_medians), (resamples, len(block_medians)))
+    low, high = np.percentile(np.median(block_medians[picks], axis=1), (2.5, 97.5))
+    return float(low), float(high)
 
 
-def noise(block_medians: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
+def noise(block_medians: Vector, stolen: float = 0.0) -> str:
     """``stable``, or ``noisy:`` with the reason: a drift from the first third to the last, or blocks that scatter."""
     center = float(np.median(block_medians))
     quarter, three_quarters = np.percentile(block_medians, (25, 75))
@@ -143,6 +152,8 @@ def noise(block_medians: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
     slowest = float(block_medians.max()) / center
     third = max(1, len(block_medians) // 3)
     drift = float(np.median(block_medians[-third:]) / np.median(block_medians[:third])) - 1
+    if stolen > NOISY_STOLEN:
+        return f"noisy: other processes took {stolen:.0%} of the cores"
     if abs(drift) > NOISY_DRIFT:
         return f"noisy: drift, the last third takes {1 + drift:.2f} times the first"
     if scatter > NOISY_COV:
@@ -152,17 +163,16 @@ def noise(block_medians: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
     return "stable"
 
 
-def compare(rows: Sequence[LatencyReport], resamples: int = 2000) -> list[Comparison]:
+def compare(rows: Sequence[LatencyReport]) -> list[Comparison]:
     """Every row against the first, round by round: the median ratio with its 95 % bootstrap interval."""
     baseline, *others = rows
     reference = np.asarray([np.median(block) for block in baseline.samples_ms])
     found = []
     for row in others:
         ratios = reference / np.asarray([np.median(block) for block in row.samples_ms])
-        picks = np.random.default_rng(0).integers(0, len(ratios), (resamples, len(ratios)))
-        low, high = np.percentile(np.median(ratios[picks], axis=1), (2.5, 97.5))
+        low, high = median_interval(ratios)
         speedup = float(np.median(ratios))
-        found.append(Comparison(row.backend, baseline.backend, row.batch, row.boundary, speedup, float(low), float(high)))
+        found.append(Comparison(row.backend, baseline.backend, row.batch, row.boundary, speedup, low, high))
     return found
 
 
@@ -176,7 +186,7 @@ def _call(backend: Backend, feed: Feed, boundary: str) -> Callable[[], object]:
     return backend.bind(feed) if boundary == "device" else lambda: backend.run(feed)
 
 
-def _percentile(ordered: np.ndarray[tuple[int], np.dtype[np.float64]], percent: float) -> Percentile:
+def _percentile(ordered: Vector, percent: float) -> Percentile:
     needed = samples_needed(percent)
     value = float(np.percentile(ordered, percent)) if len(ordered) >= needed else None
     return Percentile(percent, value, needed)

@@ -152,6 +152,7 @@ class Bundle(msgspec.Struct, frozen=True):
             torch_model=source.model if rebuildable else None,
             torch_args=source.args,
             torch_weights=self.weights if rebuildable else None,
+            precision=self.variant.precision,
         )
 
     @property
@@ -192,6 +193,7 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
         for name, content in contents.items():
             (folder / name).write_bytes(content)
         (folder / MANIFEST).write_bytes(manifest.to_json())
+        open_bundle(folder).golden()  # what cannot be opened must not take an older bundle's place
     return Bundle(root, manifest)
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edgekit.backends import Backend, ModelFiles, absence, open_backend, present
+from edgekit.backends.cuda import gpu_facts
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import BundleError, MissingError, UsageError
 from edgekit.machine import cores, machine_facts
@@ -79,7 +80,7 @@ def bench_bundle(
     kinds, skipped = _choose(files, backends)
     count = threads or cores()
     overhead = overhead_us()
-    facts = machine_facts()
+    facts = machine_facts() | gpu_facts()
     with ExitStack() as stack:
         opened: list[Backend] = [stack.enter_context(open_backend(kind, files, threads=count)) for kind in kinds]
         rows, comparisons = bench(opened, batches, seconds=seconds, progress=progress)

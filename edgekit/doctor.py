@@ -36,7 +36,25 @@ cuda = torch.cuda.is_available()
 print(json.dumps({'version': str(torch.__version__), 'cuda': cuda, 'built': torch.version.cuda,
                   'device': torch.cuda.get_device_name(0) if cuda else ''}))
 """
-_ORT = "import json, onnxruntime as o; print(json.dumps({'version': o.__version__, 'providers': o.get_available_providers()}))"
+# get_available_providers() names CUDA on any machine: only a session tells. The model is a single Relu.
+_ORT = """
+import base64, json, os, sys, tempfile, onnxruntime as o
+facts = {'version': o.__version__, 'providers': o.get_available_providers(), 'used': [], 'why': ''}
+if 'CUDAExecutionProvider' in facts['providers']:
+    if hasattr(o, 'preload_dlls'):
+        o.preload_dlls()
+    model = base64.b64decode('CAg6MwoMCgF4EgF5IgRSZWx1EgFnWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQEQ==')
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            facts['used'] = o.InferenceSession(model, providers=['CUDAExecutionProvider']).get_providers()
+        except Exception as problem:
+            print(problem, file=sys.stderr, flush=True)
+        log.seek(0)
+        lines = [line for line in log.read().decode(errors='replace').splitlines() if line.strip()]
+        facts['why'] = lines[0][-300:] if lines else ''
+print(json.dumps(facts))
+"""
 
 PACKAGES = (
     Package("torch", "torch", "train", _TORCH),
@@ -116,7 +134,8 @@ def _examine(package: Package, versions: dict[str, str], probe: Probe) -> Findin
     if isinstance(facts, str):
         return Finding(package.name, "broken", version, "", facts, f"pip install --force-reinstall 'edgekit[{package.extra}]'")
     runs_on, problem, remedy = _runs_on(package, facts)
-    return Finding(package.name, "ok", version, runs_on, problem, remedy)
+    broken = package.module == "onnxruntime" and runs_on == "CPU" and problem and not cuda_problem()
+    return Finding(package.name, "broken" if broken else "ok", version, runs_on, problem, remedy)
 
 
 def _runs_on(package: Package, facts: dict[str, object]) -> tuple[str, str, str]:
@@ -129,6 +148,9 @@ def _runs_on(package: Package, facts: dict[str, object]) -> tuple[str, str, str]
         lists_cuda = "CUDAExecutionProvider" in list(facts["providers"])  # type: ignore[call-overload]
         if lists_cuda and gpu:
             return "CPU", f"it lists CUDA but would fall back to the CPU: {gpu}", remedy
+        if lists_cuda and list(facts["used"])[:1] != ["CUDAExecutionProvider"]:  # type: ignore[call-overload]
+            reason = f"it lists CUDA but falls back to the CPU: {facts['why'] or 'a CUDA library is missing'}"
+            return "CPU", reason, "pip install 'onnxruntime-gpu[cuda,cudnn]'"
         return "CUDA, CPU" if lists_cuda else "CPU", "", ""
     if package.name.startswith("tensorrt"):
         without_gpu = "builds engines here, runs none" if package.name == "tensorrt-rtx" else "nothing"

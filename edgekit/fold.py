@@ -12,6 +12,7 @@ Everything is computed in float64 and rounded once, to the layer's own dtype.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,12 +21,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgekit.errors import ModelError
-from edgekit.models.trace import TRACED_BATCH, duplicate, exact, run, run_exact, tensors_of, trace
+from edgekit.models.trace import TRACED_BATCH, exact_spec, run, run_exact, tensors_of, trace
 from edgekit.reports import Fold, FoldReport, Kept
 from edgekit.tensors import TensorSpec
 
 aten = torch.ops.aten
-FLOAT64_LIMIT = 1e-9
+FLOAT64_LIMIT = 1e-10
 NORM_MODULES = frozenset({"edgekit.models.batchnorm.BatchNorm"})
 """Modules whose own arithmetic is a batch norm written out."""
 
@@ -73,9 +74,8 @@ def fold(model: nn.Module, inputs: Sequence[TensorSpec], *, fold_bn: bool = True
     graph = trace(model, inputs)
     if not fold_bn:
         return graph, FoldReport((), tuple(_kept(norm, "folding was not asked for") for norm in find_norms(graph)))
-    error = _float64_error(model, graph, inputs)
     folded, kept = fold_graph(graph)
-    return graph, FoldReport(folded, kept, error)
+    return graph, FoldReport(folded, kept, _float64_error(model, inputs) if folded else None)
 
 
 def fold_graph(graph: fx.GraphModule) -> tuple[tuple[Fold, ...], tuple[Kept, ...]]:
@@ -121,28 +121,33 @@ class _Constants:
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self._graph = graph
-        self._known: dict[fx.Node, Any] = {}
+        self._values: dict[fx.Node, Any] = {}
+        self._constant: set[fx.Node] = set()
+        for node in graph.graph.nodes:  # in the order of the data: what a node needs has been decided before
+            inputs = node.all_input_nodes
+            if node.op == "get_attr" or (_is_pure(node) and inputs and all(one in self._constant for one in inputs)):
+                self._constant.add(node)
 
     def __call__(self, node: Any) -> Any:
         if not isinstance(node, fx.Node):
             return node
-        if node not in self._known:
-            self._known[node] = self._evaluate(node)
-        return self._known[node]
+        if node not in self._constant:
+            return None
+        if node not in self._values:
+            self._values[node] = self._evaluate(node)
+        return self._values[node]
 
     def _evaluate(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             value = _attribute(self._graph, str(node.target))
             return value.detach().double() if value.is_floating_point() else value.detach()
-        if node.op != "call_function" or not callable(node.target):
-            return None
-        arguments = [self(argument) for argument in node.args]
-        keywords = {key: self(value) for key, value in node.kwargs.items()}
-        if any(isinstance(item, fx.Node) and self(item) is None for item in (*node.args, *node.kwargs.values())):
-            return None
-        if not any(isinstance(value, Tensor) for value in (*arguments, *keywords.values())):
-            return None
-        return node.target(*arguments, **keywords)
+        assert callable(node.target)
+        return node.target(*fx.node.map_arg(node.args, self), **fx.node.map_arg(node.kwargs, self))
+
+
+def _is_pure(node: fx.Node) -> bool:
+    """Whether a node gives the same for the same inputs."""
+    return node.op == "call_function" and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
 
 
 def _is_batch_norm(node: fx.Node) -> bool:
@@ -306,11 +311,15 @@ def _clean(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def _float64_error(model: nn.Module, graph: fx.GraphModule, inputs: Sequence[TensorSpec]) -> float:
-    """Folded against unfolded, both in float64: the largest error of any output; raises ModelError beyond 1e-9."""
-    example = exact(tensors_of(inputs, TRACED_BATCH))
+def _float64_error(model: nn.Module, inputs: Sequence[TensorSpec]) -> float:
+    """Folded against unfolded, both in float64: the largest error of any output; raises ModelError beyond the limit.
+
+    The float64 graph is traced anew: a float32 one may assert its own dtypes.
+    """
+    exact_inputs = tuple(exact_spec(spec) for spec in inputs)
+    example = tensors_of(exact_inputs, TRACED_BATCH)
     wanted = run_exact(model, example)
-    folded = duplicate(graph).double()
+    folded = trace(copy.deepcopy(model).double(), exact_inputs)
     fold_graph(folded)
     got = run(folded, example)
     error = max(_scaled_error(got[name].double(), wanted[name].double()) for name in wanted)

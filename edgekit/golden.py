@@ -28,6 +28,6 @@ def record(model: nn.Module, inputs: dict[str, Array], labels: Array | None = No
     float32 = as_arrays(run(copy.deepcopy(model).eval(), tensors))
     float64 = {name: array.astype(np.float64) for name, array in as_arrays(run_exact(model, tensors)).items()}
     for name, array in float64.items():
-        if not np.isfinite(array).all():
+        if not np.isfinite(array).all() or not np.isfinite(float32[name].astype(np.float64)).all():
             raise ModelError(f"output {name!r} of the model is not finite on its golden inputs; check the weights")
     return GoldenArrays(inputs, float64, float32, labels)

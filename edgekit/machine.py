@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import edgekit
 
@@ -29,6 +31,33 @@ def machine_facts() -> dict[str, str]:
     if hasattr(os, "getloadavg"):
         facts["load"] = f"{os.getloadavg()[0]:.2f}"
     return facts
+
+
+class CpuTime(NamedTuple):
+    """A moment: seconds of wall clock, of CPU time this process has used, and that all processes have used."""
+
+    wall: float
+    own: float
+    all: float | None
+
+    @classmethod
+    def now(cls) -> CpuTime:
+        """Read the clocks; ``all`` is None where the system does not tell."""
+        try:
+            fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+            user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
+            everyone = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError):
+            everyone = None
+        return cls(time.perf_counter(), time.process_time(), everyone)
+
+    def stolen_until(self, later: CpuTime) -> float:
+        """The share of the machine's cores that other processes used between two moments; 0 where that is not known."""
+        wall = later.wall - self.wall
+        if self.all is None or later.all is None or wall <= 0:
+            return 0.0
+        others = (later.all - self.all) - (later.own - self.own)
+        return min(1.0, max(0.0, others / (wall * (os.cpu_count() or 1))))
 
 
 def _cpu_model() -> str:

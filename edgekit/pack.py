@@ -102,8 +102,8 @@ def export_source(source: str, options: ExportOptions, *, runs: Path = Path("run
 
 def _exported(found: ModelSource, settings: ExportRecipe, golden: GoldenArrays, metadata: dict[str, str]) -> Exported:
     graph, report = fold(found.module, found.inputs, fold_bn=settings.fold_bn)
+    specs = output_specs(graph, found.inputs)
     outputs = run(graph, tensors_of_feed(golden.inputs))
-    specs = output_specs(outputs)
     onnx = export_onnx(graph, report, found.inputs, specs, opset=settings.opset, metadata=metadata)
     return Exported(onnx, specs, report, _worst(as_arrays(outputs), golden.float64))
 
@@ -216,6 +216,8 @@ def _notes(found: ModelSource) -> tuple[str, ...]:
     notes = []
     if found.module.training and found.recipe is None:
         notes.append("the model came in training mode; it was exported in inference mode, from a copy")
+    if found.recipe is None and not found.has_weights:
+        notes.append("no --weights were given: the weights are what the factory made with torch's seed 0")
     if found.recipe is None:
         notes.append("the golden inputs are random numbers, because the model's data is not known")
     return tuple(notes)

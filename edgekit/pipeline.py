@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-import edgekit
+import edgekit.models
 from edgekit.backends import KINDS, absence
 from edgekit.bundle import CARD, GOLDEN, MANIFEST, MODEL, WEIGHTS, check_replaceable
 from edgekit.commands import RUNS, bench_bundle, needs, train_recipe, verify_bundle
 from edgekit.files import sha256_of, write_bytes
 from edgekit.machine import tool_versions
+from edgekit.models import MODELS
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import BenchRecipe, Recipe
 from edgekit.recipe import load as load_recipe
@@ -25,12 +27,16 @@ STEPS = "steps.json"
 
 
 class Step(NamedTuple):
-    """One step of a recipe: ``key`` is everything its result depends on, ``outputs`` what it leaves behind."""
+    """One step of a recipe: ``key`` is everything its result depends on, ``outputs`` what it leaves behind.
+
+    A failure of a step that is not ``repeatable``, because it measures the machine, is tried again.
+    """
 
     name: str
     key: Callable[[], Any]
     action: Callable[[], tuple[Report, str]]
     outputs: tuple[Path, ...]
+    repeatable: bool = True
 
 
 def run_recipe(
@@ -46,7 +52,7 @@ def run_recipe(
     for step in _steps(recipe, path, run, root, runs, device, progress):
         key = hashlib.sha256(msgspec.json.encode([edgekit.__version__, step.key()], order="deterministic")).hexdigest()
         old = record.get(step.name)
-        if old and old["key"] == key and old["outputs"] == _fingerprints(step.outputs):
+        if old and (old["ok"] or step.repeatable) and old["key"] == key and old["outputs"] == _fingerprints(step.outputs):
             report = StepReport(step.name, "skipped", old["ok"], 0.0, f"unchanged: {old['detail']}")
         else:
             started = time.perf_counter()
@@ -101,13 +107,13 @@ def _steps(recipe: Recipe, path: Path, run: Path, root: Path, runs: Path, device
         )
 
     manifest, weights = root / MANIFEST, run / "weights.safetensors"
-    tools = tool_versions()
+    tools, code = tool_versions(), _model_code(recipe.model.name)
 
     def training_inputs() -> Any:
-        return [recipe.data, recipe.model, recipe.train, data.fingerprint(recipe.data), device]
+        return [recipe.data, recipe.model, recipe.train, data.fingerprint(recipe.data), code, device]
 
     def export_inputs() -> Any:
-        return [msgspec.structs.replace(recipe, bench=BenchRecipe()), tools, _fingerprints((weights,))]
+        return [msgspec.structs.replace(recipe, bench=BenchRecipe()), tools, code, _fingerprints((weights,))]
 
     def bundle_inputs(settings: msgspec.Struct) -> Any:
         return [settings, tools, [absence(kind) for kind in KINDS], _fingerprints((manifest,))]
@@ -116,8 +122,20 @@ def _steps(recipe: Recipe, path: Path, run: Path, root: Path, runs: Path, device
         Step("train", training_inputs, do_train, (weights, run / "train.json")),
         Step("export", export_inputs, do_export, (manifest, *(root / name for name in (MODEL, GOLDEN, WEIGHTS, CARD)))),
         Step("verify", lambda: bundle_inputs(recipe.verify), do_verify, (run / "verify.json",)),
-        Step("bench", lambda: bundle_inputs(recipe.bench), do_bench, (run / "bench.json",)),
+        Step("bench", lambda: bundle_inputs(recipe.bench), do_bench, (run / "bench.json",), repeatable=False),
     )
+
+
+def _model_code(name: str) -> list[str]:
+    """Fingerprints of the source files a model is made by: edgekit's own, or the import path's module and those beside it."""
+    if name in MODELS:
+        return _fingerprints(sorted(Path(edgekit.models.__file__).parent.glob("*.py")))
+    relative = Path(*name.partition(":")[0].split("."))
+    for place in (Path.cwd(), *map(Path, sys.path)):
+        for module in (place / relative.with_suffix(".py"), place / relative / "__init__.py"):
+            if module.is_file():
+                return _fingerprints(sorted(module.parent.glob("*.py")))
+    return []
 
 
 def _read_steps(path: Path) -> dict[str, dict[str, Any]]:

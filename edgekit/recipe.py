@@ -78,7 +78,8 @@ class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An output y passes against the reference r when max|y - r| <= atol + rtol * max|r| and top-1 agrees.
 
-    ``top1`` is the least share of samples whose largest value must be at the same place (outputs of shape N x classes).
+    ``top1`` is the least share of samples whose largest value must be at the same place, or at one whose reference value
+    ties with it to a millionth of max|r| (outputs of shape N x classes).
     """
 
     atol: Annotated[float, Meta(ge=0)] = 1e-6

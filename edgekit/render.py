@@ -16,6 +16,7 @@ from rich.table import Table
 from edgekit.progress import Advance
 from edgekit.reports import (
     BenchReport,
+    Comparison,
     DataReport,
     DoctorReport,
     ExportReport,
@@ -30,6 +31,7 @@ from edgekit.reports import (
 )
 from edgekit.tensors import shape_text
 
+WIDEST_INTERVAL = 1.5
 PASS, FAIL = "[green]pass[/green]", "[red]FAIL[/red]"
 
 
@@ -98,7 +100,7 @@ def _export(report: ExportReport, console: Console) -> None:
     _fold(report.fold, console)
     console.print(
         f"against the original in float64 on {report.golden}: original in float32 {report.float32_error:.1e}, "
-        f"exported graph in float32 {report.exported_error:.1e} of the scale",
+        f"folded graph in float32 {report.exported_error:.1e} of the scale (both in PyTorch; edgekit verify runs the file)",
         highlight=False,
     )
     for note in report.notes:
@@ -150,7 +152,7 @@ def _bench(report: BenchReport, console: Console) -> None:
             f"{row.median_ms:.3g} ({row.median_low_ms:.3g} .. {row.median_high_ms:.3g})",
             *(f"- ({one.samples_needed})" if one.ms is None else f"{one.ms:.3g}" for one in row.percentiles),
             str(row.count),
-            "1" if against is None else f"{against.speedup:.2f} ({against.low:.2f} .. {against.high:.2f})",
+            "1" if against is None else _speedup(against),
             "" if row.noise == "stable" else f"[yellow]{escape(f'[{len(noisy)}]')}[/yellow]",
         )
     console.print(rows)
@@ -172,6 +174,12 @@ def _bench(report: BenchReport, console: Console) -> None:
             f"budget of {report.budget_ms:g} ms for batch {report.rows[0].batch} end-to-end: {verdict}", highlight=False
         )
     _skipped(report.skipped, console)
+
+
+def _speedup(one: Comparison) -> str:
+    """Withheld when its interval is too wide to mean anything."""
+    value = f"{one.speedup:.2f}" if one.high <= WIDEST_INTERVAL * one.low else "-"
+    return f"{value} ({one.low:.2f} .. {one.high:.2f})"
 
 
 def _skipped(skipped: Sequence[Any], console: Console) -> None:

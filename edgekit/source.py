@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from edgekit.errors import InputError, ModelError, UsageError
@@ -39,6 +40,7 @@ class ModelSource(NamedTuple):
     report: TrainReport | None = None
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
+    has_weights: bool = True
 
 
 def load_source(
@@ -132,6 +134,7 @@ def _untrained(recipe: Recipe) -> ModelSource:
 
 
 def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None) -> ModelSource:
+    torch.manual_seed(0)  # without weights, the same export twice is the same bundle
     module, example = _module(source, {})
     if input_shapes:
         inputs = parse_shapes(input_shapes)
@@ -147,7 +150,8 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None) -
     if weights is not None:
         load_weights(module, weights)
     name = source.rpartition(":")[2] or source
-    return ModelSource(name if check_name(name) else "model", source, {}, module, inputs)
+    given = weights is not None
+    return ModelSource(name if check_name(name) else "model", source, {}, module, inputs, has_weights=given)
 
 
 def model_args(recipe: Recipe, classes: int, channels: int) -> dict[str, Any]:

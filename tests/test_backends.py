@@ -138,6 +138,7 @@ def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("pretended_cuda")
 def test_a_session_that_silently_fell_back_to_the_cpu_is_refused(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+
     real = onnxruntime.InferenceSession
     # what ONNX Runtime does where CUDA cannot load
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: real(path))
@@ -247,3 +248,18 @@ def test_a_fake_backend_is_its_function() -> None:
     np.testing.assert_array_equal(fake.run(feed)["y"], [1, 1])
     fake.bind(feed)()
     assert seen == [feed, feed]
+
+
+def test_a_provider_that_cannot_load_is_a_fallback_error_not_a_bad_file(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.backends._ort import OrtBackend
+
+    real = onnxruntime.InferenceSession
+
+    def session(path: str, *args: object, providers: list[object], **rest: object) -> object:
+        if providers[0] != "CPUExecutionProvider" and "CUDA" in str(providers[0]):
+            raise RuntimeError("libcudnn.so.9: cannot open shared object file")
+        return real(path, *args, providers=providers, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(FallbackError, match=r"cannot use CUDAExecutionProvider: libcudnn.so.9"):
+        OrtBackend.open("ort-cuda", open_bundle(bundle).model_files())

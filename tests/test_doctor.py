@@ -14,7 +14,12 @@ from edgekit.reports import DoctorReport, Finding
 
 NO_DRIVER = "no NVIDIA driver is installed; install one, or use ort-cpu"
 CPU_ORT: dict[str, object] = {"version": "1.0", "providers": ["CPUExecutionProvider"]}
-GPU_ORT: dict[str, object] = {"version": "1.0", "providers": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+GPU_ORT: dict[str, object] = {
+    "version": "1.0",
+    "providers": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "used": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "why": "",
+}
 
 
 class Machine:
@@ -81,6 +86,10 @@ def test_cuda_that_is_listed_without_a_driver_is_told_apart_from_cuda_that_works
     assert idle.remedy == "install one, or use ort-cpu"
     machine.driver = ""
     assert machine.examine()["onnxruntime-gpu"] == Finding("onnxruntime-gpu", "ok", "1.0", "CUDA, CPU", "", "")
+    machine.facts = {"onnxruntime-gpu": {**GPU_ORT, "used": ["CPUExecutionProvider"], "why": "libcudnn.so.9 not found"}}
+    fallen = machine.examine()["onnxruntime-gpu"]
+    assert (fallen.status, fallen.runs_on) == ("broken", "CPU")
+    assert "libcudnn.so.9 not found" in fallen.problem
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from edgekit.errors import ModelError
 from edgekit.export import export_onnx
 from edgekit.fold import fold
-from edgekit.models.trace import named_outputs, output_specs, run, tensors_of
+from edgekit.models.trace import named_outputs, output_specs
+from edgekit.pack import ExportOptions, export_source
 from edgekit.reports import FoldReport, Kept
 from edgekit.tensors import Array, TensorSpec, sample_feed
 from tests.networks import image_spec, network, randomise_norms
@@ -52,7 +53,7 @@ class Exported(NamedTuple):
 
 def export(model: nn.Module, inputs: tuple[TensorSpec, ...], *, fold_bn: bool = True, opset: int = 20) -> Exported:
     graph, report = fold(model, inputs, fold_bn=fold_bn)
-    outputs = output_specs(run(graph, tensors_of(inputs, 2)))
+    outputs = output_specs(graph, inputs)
     return Exported(model, inputs, report, export_onnx(graph, report, inputs, outputs, opset=opset, metadata=METADATA))
 
 
@@ -190,7 +191,7 @@ def test_metadata_is_in_the_file_in_order() -> None:
 def test_the_same_graph_gives_the_same_bytes() -> None:
     inputs = image_spec(1, 6)
     graph, report = fold(small(), inputs)
-    outputs = output_specs(run(graph, tensors_of(inputs, 2)))
+    outputs = output_specs(graph, inputs)
     first, second = (export_onnx(graph, report, inputs, outputs, metadata=METADATA) for _ in range(2))
     assert first == second
     assert first == export(small(), inputs).content
@@ -225,7 +226,7 @@ def test_a_report_that_disagrees_with_the_file_is_an_error(fold_bn: bool, lie: t
     graph, report = fold(small(), inputs, fold_bn=fold_bn)
     assert len(report.kept) == 2 - fold_bn
     with pytest.raises(ModelError, match="BatchNormalization nodes where the fold report says"):
-        export_onnx(graph, FoldReport((), lie), inputs, output_specs(run(graph, tensors_of(inputs, 2))))
+        export_onnx(graph, FoldReport((), lie), inputs, output_specs(graph, inputs))
 
 
 def test_an_instance_norm_with_running_statistics_is_counted() -> None:
@@ -356,3 +357,26 @@ def test_every_weight_of_the_file_is_finite_and_of_the_size_the_model_has() -> N
         if key.split(".")[0] in ("0", "4", "9", "12", "15")
     )
     assert all(np.isfinite(array).all() for array in floats.values())
+
+
+class Scalar(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"y": x.flatten(1), "loss": x.mean()}
+
+
+class Merged(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1)
+
+
+@pytest.mark.parametrize(("model", "name"), [(Scalar(), "loss"), (Merged(), "output")])
+def test_an_output_without_the_batch_in_front_is_refused_by_name(model: nn.Module, name: str) -> None:
+    inputs = (TensorSpec("input", "float32", ("batch", 2, 3, 3)),)
+    with pytest.raises(ModelError, match=rf"output '{name}' is .* the batch must be the first axis"):
+        output_specs(model, inputs)
+
+
+def test_exporting_a_model_without_weights_twice_gives_the_same_bundle_and_says_they_are_random(tmp_path: Path) -> None:
+    reports = [export_source("lenet", ExportOptions(output=tmp_path / name)) for name in ("a", "b")]
+    assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
+    assert any("no --weights were given" in note for note in reports[0].notes)

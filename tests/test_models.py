@@ -9,6 +9,7 @@ import pickle
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -532,3 +533,20 @@ def test_a_file_without_a_state_dict_is_a_clear_error(content: object, tmp_path:
 
 def test_missing_weights_are_a_clear_error(tmp_path: Path) -> None:
     assert "do not exist" in refused(tmp_path / "none.pt")
+
+
+class Versioned(nn.Linear):
+    """A module that needs to know by which version of itself its weights were saved."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any) -> None:
+        if metadata.get("version") != 2:
+            raise ValueError("version should be 2")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_weights_of_a_module_with_a_version_can_be_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights_bytes(Versioned(2, 2)))
+    load_weights(Versioned(2, 2), path)

@@ -67,6 +67,7 @@ class ModelFiles(NamedTuple):
     torch_model: str | None = None
     torch_args: Mapping[str, Any] = {}
     torch_weights: Path | None = None
+    precision: str = "float32"
 
 
 def open_backend(kind: str, files: ModelFiles, *, threads: int | None = None) -> Backend:

@@ -44,13 +44,16 @@ class OrtBackend:
         options.log_severity_level = ERRORS_ONLY
         settings: dict[str, str] = {}
         if kind == "ort-cuda":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             settings = {"use_tf32": "0"}
             if hasattr(ort, "preload_dlls"):
                 ort.preload_dlls()
         try:
             session = ort.InferenceSession(str(files.onnx), options, providers=[(provider, settings)])
         except Exception as problem:
+            if kind != "ort-cpu" and _opens_on_cpu(files):
+                raise FallbackError(
+                    f"ONNX Runtime cannot use {provider}: {_first_line(problem)}; run edgekit doctor to see what is missing"
+                ) from problem
             raise BundleError(
                 f"ONNX Runtime refuses {files.onnx} on {provider}: {_first_line(problem)}; export it again"
             ) from problem
@@ -59,7 +62,7 @@ class OrtBackend:
         facts = {
             "onnxruntime": ort.__version__,
             "providers": ", ".join(session.get_providers()),
-            "precision": "float32",
+            "precision": files.precision,
             "graph optimisation": "all",
             "threads": str(threads or cores()),
         }
@@ -102,6 +105,14 @@ class OrtBackend:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         del self._session
+
+
+def _opens_on_cpu(files: ModelFiles) -> bool:
+    try:
+        ort.InferenceSession(str(files.onnx), providers=[PROVIDERS["ort-cpu"]])
+    except Exception:
+        return False
+    return True
 
 
 def _check_provider(session: ort.InferenceSession, provider: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
                 f"weights {path} do not fit the model: {key} is {tuple(tensor.shape)} in the file and "
                 f"{tuple(wanted[key].shape)} in the model; use this model's weights"
             )
-    model.load_state_dict(state)
+    versioned = OrderedDict(state)
+    versioned._metadata = getattr(wanted, "_metadata", {})  # type: ignore[attr-defined]  # some modules read their version
+    try:
+        model.load_state_dict(versioned)
+    except Exception as problem:
+        raise ModelError(f"weights {path} do not fit the model: {problem}; use this model's weights") from problem
 
 
 def weights_bytes(model: nn.Module) -> bytes:

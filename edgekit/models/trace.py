@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgekit.errors import ModelError
-from edgekit.tensors import BATCH, Array, Feed, TensorSpec, sample_feed
+from edgekit.tensors import BATCH, Array, Feed, TensorSpec, sample_feed, shape_text
 
 # a traced batch of 1 would be taken for a constant (pytorch issue 157621)
 TRACED_BATCH = 2
@@ -39,13 +39,6 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
         ) from problem
 
 
-def duplicate(graph: fx.GraphModule) -> fx.GraphModule:
-    """A graph of its own, with parameters of its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated tree specs
-        return copy.deepcopy(graph)
-
-
 def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """The named outputs of one inference; raises ModelError naming the input shapes when the model refuses them."""
     try:
@@ -63,6 +56,12 @@ def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def exact(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The same tensors, floats as float64."""
     return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in example)
+
+
+def exact_spec(spec: TensorSpec) -> TensorSpec:
+    """The same input, floats as float64."""
+    floating = spec.dtype.startswith(("float", "bfloat"))
+    return TensorSpec(spec.name, "float64", spec.shape) if floating else spec
 
 
 def run_exact(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -111,11 +110,19 @@ def named_outputs(result: object) -> dict[str, Tensor]:
     return dict(items)
 
 
-def output_specs(outputs: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
-    """Specs of outputs computed at the traced batch, whose first axis is the batch."""
-    return tuple(
-        TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *tensor.shape[1:])) for name, tensor in outputs.items()
-    )
+def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Specs of the model's outputs; raises ModelError unless the batch is the first axis of each, and no other's size."""
+    small, large = (run(model, tensors_of(inputs, batch)) for batch in (TRACED_BATCH, TRACED_BATCH + 1))
+    specs = []
+    for name, tensor in small.items():
+        first, second = tuple(tensor.shape), tuple(large[name].shape)
+        if first[:1] != (TRACED_BATCH,) or second[:1] != (TRACED_BATCH + 1,) or first[1:] != second[1:]:
+            raise ModelError(
+                f"output {name!r} is {shape_text(first)} for {TRACED_BATCH} samples and {shape_text(second)} for "
+                f"{TRACED_BATCH + 1}; the batch must be the first axis of every output and no other"
+            )
+        specs.append(TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *first[1:])))
+    return tuple(specs)
 
 
 def as_arrays(outputs: Mapping[str, Tensor]) -> dict[str, Array]:
