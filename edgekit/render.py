@@ -165,9 +165,6 @@ def _bench(report: BenchReport, console: Console) -> None:
         f"the timing loop itself costs {report.overhead_us:.2f} us a call.",
     ):
         console.print(line, highlight=False)
-    if float(report.machine.get("load", 0)) > int(report.machine.get("cores", 1)) / 2:
-        busy = f"other work kept this machine busy (load {report.machine['load']} at the start); time it again when it is idle"
-        console.print(f"[yellow]{busy}[/yellow]", highlight=False)
     if report.budget_ms is not None:
         verdict = PASS if report.passed else FAIL
         console.print(
