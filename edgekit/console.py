@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -26,7 +27,8 @@ def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> 
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(stderr=True, width=WIDTH)
     try:
-        report = action(ConsoleProgress(console))
+        with contextlib.redirect_stdout(sys.stderr):  # a user's model may print; stdout is for the document
+            report = action(ConsoleProgress(console))
     except KeyboardInterrupt:
         console.print("stopped", highlight=False)
         raise typer.Exit(STOPPED) from None

@@ -26,6 +26,8 @@ def sha256_of(path: Path) -> str:
 def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> bytes:
     """The bytes of ``path``; raises ``error`` with a sentence that calls the file ``what``."""
     try:
+        if path.exists() and not path.is_file():
+            raise error(f"{what} {path} is not a regular file; check the path")
         return path.read_bytes()
     except FileNotFoundError:
         raise error(f"{what} {path} does not exist; check the path") from None

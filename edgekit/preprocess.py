@@ -65,6 +65,8 @@ def load_image(path: Path) -> Image:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise MissingError("reading pictures needs Pillow; pip install 'edgekit[cpu]'") from None
+    if path.exists() and not path.is_file():
+        raise DataError(f"picture {path} is not a regular file; give a PNG or JPEG file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of damage that Pillow then mends or raises for

@@ -602,3 +602,24 @@ def test_run_refuses_to_write_over_the_users_files_before_it_trains(finished: Pa
     assert "thesis.txt" in result.document["error"]["message"]
     assert not Path("runs").exists()
     assert Path("exported/tiny/thesis.txt").read_text() == "ten years of work"
+
+
+def test_a_model_that_prints_leaves_stdout_to_the_document_and_one_that_exits_is_an_error(tmp_path: Path, run: Command) -> None:
+    written(Path("chatty.py"), "import sys, torch\ndef net():\n    print('hello')\n    return torch.nn.Linear(4, 2)\n")
+    result = run("inspect", "chatty:net", "--input-shape", "1x4", "--json")
+    assert result.code == 0
+    assert result.document["parameters"] == 10
+    written(Path("leaving.py"), "import sys\ndef net():\n    sys.exit(3)\n")
+    result = run("inspect", "leaving:net", "--input-shape", "1x4", "--json")
+    assert result.code == 2
+    assert "could not be built: SystemExit" in result.document["error"]["message"]
+
+
+def test_a_pipe_instead_of_a_file_is_an_error_and_not_a_wait(tmp_path: Path, run: Command, bundle: Path) -> None:
+    os.mkfifo("pipe.toml")
+    os.mkfifo("pipe.png")
+    os.mkfifo("pipe.onnx")
+    for arguments in (("train", "pipe.toml"), ("inspect", "pipe.onnx"), ("predict", str(bundle), "pipe.png")):
+        result = run(*arguments, "--json")
+        assert result.code == 2
+        assert "is not a regular file" in result.document["error"]["message"]

@@ -32,7 +32,7 @@ def build(name: str, args: Mapping[str, Any] | None = None) -> Any:
     factory = _find(module_name, factory_name, name)
     try:
         return factory(**(args or {}))
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise ModelError(f"{name} could not be built: {type(problem).__name__}: {problem}; check its arguments") from problem
 
 
@@ -83,7 +83,7 @@ def _find(module_name: str, factory_name: str, name: str) -> Any:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise ModelError(f"{name}: cannot import {module_name}: {type(problem).__name__}: {problem}; check the path") from problem
     finally:
         if added and here in sys.path:
