@@ -201,7 +201,7 @@ def verify(
 def bench(
     bundle: BundlePath,
     batch: Annotated[str, typer.Option(metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of each runtime [default: all cores].")] = None,
+    threads: Annotated[Optional[int], typer.Option(min=1, max=1024, help="Threads of each runtime [default: all cores].")] = None,
     seconds: Annotated[float, typer.Option(help="Recorded time per runtime, batch and boundary.")] = 1.0,
     budget_ms: Annotated[
         Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")

@@ -94,7 +94,7 @@ class BenchRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     batch: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (1, 8, 32)
-    threads: Positive | None = None
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     seconds: PositiveFloat = 1.0
     budget_ms: PositiveFloat | None = None
 
