@@ -27,7 +27,11 @@ STEPS = (
         "Latency. Runtimes take turns, so that a drift of the machine hits all alike:",
         "bench exported/lenet --batch 1,32 --seconds 0.5",
     ),
-    ("Pictures of any size go through the bundle's own preprocessing:", "predict exported/lenet boot.png"),
+    (
+        "Pictures of any size go through the bundle's own preprocessing (`boot.png` here is the first golden input, saved as a "
+        "picture):",
+        "predict exported/lenet boot.png",
+    ),
     ("What is in the file, and that no batch norm is left:", "inspect exported/lenet"),
     (
         "A model from elsewhere (here with random weights; `--weights` takes yours):",

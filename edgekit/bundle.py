@@ -203,14 +203,17 @@ def check_replaceable(root: Path) -> None:
         raise OutputError(f"cannot write the bundle {root}: something that is not a folder is there; choose another --output")
     if not root.exists():
         return
-    there = {path.name for path in root.iterdir()}
-    known = {MANIFEST}
+    there = {path.name: path for path in root.iterdir()}
+    known: set[str] = set()
     if MANIFEST in there:
         try:
-            known |= set(_decode((root / MANIFEST).read_bytes(), root / MANIFEST).files)
-        except (BundleError, OSError):
-            known = {MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD}
-    strangers = sorted(there - known)
+            known = {MANIFEST, *_decode(read_bytes(root / MANIFEST, "manifest", BundleError), root / MANIFEST).files}
+        except BundleError as problem:
+            raise OutputError(
+                f"cannot write the bundle {root}: a {MANIFEST} that is no bundle's is there ({problem}); "
+                "remove the folder yourself or choose another --output"
+            ) from None
+    strangers = sorted(name for name, path in there.items() if name not in known or path.is_dir())
     if strangers:
         raise OutputError(
             f"cannot write the bundle {root}: it holds {strangers[0]}, which is not part of a bundle; "

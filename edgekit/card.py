@@ -72,7 +72,8 @@ def _check(manifest: Manifest) -> str:
     tolerance = manifest.variants[0].tolerance
     return (
         "## Check it, time it\n\n"
-        "```\npip install 'edgekit[cpu]'    # or edgekit[gpu]; PyTorch is not needed\n"
+        "With edgekit installed from its repository (`pip install '/path/to/edgekit[cpu]'` or `[gpu]`; the package of that "
+        "name on PyPI is another project). PyTorch is not needed.\n\n```\n"
         "edgekit verify .              # every runtime here against the recorded float64 outputs; exit code 1 on failure\n"
         "edgekit bench .               # latency of every runtime here, interleaved\n```\n\n"
         f"It passes when every output y is within {tolerance.atol:g} + {tolerance.rtol:g} x max|r| of its reference r and "

@@ -217,6 +217,8 @@ def bench(
         from edgekit.commands import bench_bundle
         from edgekit.errors import UsageError
 
+        if budget_ms is not None and not 0 < budget_ms < float("inf"):
+            raise UsageError(f"--budget-ms {budget_ms:g} is not a time; give milliseconds above 0")
         if not 0 < seconds <= 3600:
             raise UsageError(f"--seconds {seconds:g} is not a time between 0 and 3600; give seconds like 0.5")
         return bench_bundle(

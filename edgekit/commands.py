@@ -45,7 +45,7 @@ def train_recipe(
 
 
 def verify_bundle(
-    root: Path,
+    root: Path | str,
     *,
     backends: Sequence[str] = (),
     tolerance: Tolerance | None = None,
@@ -55,14 +55,14 @@ def verify_bundle(
     """Every runtime present, or just ``backends``, against the golden outputs; ``source`` names the PyTorch side."""
     from edgekit.verify import verify
 
-    bundle = open_bundle(root)
+    bundle = open_bundle(Path(root))
     files = _model_files(bundle, source)
     kinds, skipped = _choose(files, backends)
     return verify(bundle, lambda kind: open_backend(kind, files), kinds, skipped, tolerance=tolerance, progress=progress)
 
 
 def bench_bundle(
-    root: Path,
+    root: Path | str,
     *,
     backends: Sequence[str] = (),
     batches: Sequence[int] = (1, 8, 32),
@@ -75,7 +75,7 @@ def bench_bundle(
     """Latency of every runtime present, or just ``backends``, interleaved."""
     from edgekit.bench import bench, overhead_us
 
-    bundle = open_bundle(root)
+    bundle = open_bundle(Path(root))
     files = _model_files(bundle, source)
     kinds, skipped = _choose(files, backends)
     count = threads or cores()

@@ -23,13 +23,15 @@ OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
 def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(stderr=True, width=WIDTH)
+        console = Console(stderr=True, emoji=False, width=WIDTH)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a user's model may print; stdout is for the document
             report = action(ConsoleProgress(console))
     except KeyboardInterrupt:
+        if json:
+            print_error("Interrupted", "stopped by Ctrl-C")
         console.print("stopped", highlight=False)
         raise typer.Exit(STOPPED) from None
     except Exception as problem:
@@ -68,8 +70,12 @@ def print_document(document: bytes) -> None:
     except BrokenPipeError:
         # keep the interpreter from complaining about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, OSError) as problem:  # stdout is closed, or on a full disk
+        print(f"error: the JSON document cannot be written to stdout: {problem}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def print_error(kind: str, message: str) -> None:
     """An error as the one JSON document."""
+    message = message.encode("utf-8", "backslashreplace").decode()  # a file name may be no valid text
     print_document(msgspec.json.format(msgspec.json.encode({"error": {"kind": kind, "message": message}}), indent=2))

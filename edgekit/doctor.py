@@ -120,7 +120,8 @@ def _version(name: str) -> str:
 def _examine(package: Package, versions: dict[str, str], probe: Probe) -> Finding:
     version = versions[package.name]
     if not version:
-        return Finding(package.name, "absent", "", "", "not installed", f"pip install 'edgekit[{package.extra}]'")
+        remedy = "" if package.extra == "gpu" and cuda_problem() else f"pip install 'edgekit[{package.extra}]'"
+        return Finding(package.name, "absent", "", "", "not installed", remedy)
     if package.module == "onnxruntime" and versions["onnxruntime"] and versions["onnxruntime-gpu"]:
         return Finding(
             package.name,
@@ -132,7 +133,7 @@ def _examine(package: Package, versions: dict[str, str], probe: Probe) -> Findin
         )
     facts = probe(package.program)
     if isinstance(facts, str):
-        return Finding(package.name, "broken", version, "", facts, f"pip install --force-reinstall 'edgekit[{package.extra}]'")
+        return Finding(package.name, "broken", version, "", facts, f"pip install --force-reinstall {package.name}")
     runs_on, problem, remedy = _runs_on(package, facts)
     broken = package.module == "onnxruntime" and runs_on == "CPU" and problem and not cuda_problem()
     return Finding(package.name, "broken" if broken else "ok", version, runs_on, problem, remedy)

@@ -85,6 +85,7 @@ def export_onnx(
     for key, value in sorted((metadata or {}).items()):
         proto.metadata_props.add(key=key, value=value)
     _check(proto, fold_report)
+    _check_names(proto, inputs, outputs)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
@@ -126,6 +127,16 @@ def _check(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
             f"the exported file has {written} BatchNormalization nodes where the fold report says {reported}; "
             "please report this model"
         )
+
+
+def _check_names(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """The exporter renames what clashes: an output that is an input, one tensor returned twice, a weight's name."""
+    for what, written, wanted in (("inputs", proto.graph.input, inputs), ("outputs", proto.graph.output, outputs)):
+        found, names = [value.name for value in written], [spec.name for spec in wanted]
+        if found != names or len(set(found)) != len(found):
+            raise ModelError(
+                f"the {what} {names} became {found} in the exported file; give every output a tensor and a name of its own"
+            )
 
 
 @contextlib.contextmanager

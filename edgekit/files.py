@@ -90,6 +90,16 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise OutputError unless files can be made in ``folder``, or in the first folder above it: better before long work."""
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as problem:
+        raise write_error(folder, problem) from problem
+
+
 def write_error(path: Path, problem: OSError) -> OutputError:
     """The sentence for a failed write."""
     remedy = {
@@ -116,7 +126,7 @@ def _swap(new: Path, place: Path) -> None:
         raise
     try:
         os.replace(new, place)
-    except OSError:
+    except BaseException:  # Ctrl-C too must not leave the place empty
         os.replace(old, place)
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -26,7 +26,7 @@ from edgekit.bundle import (
 from edgekit.card import model_card
 from edgekit.errors import UsageError
 from edgekit.export import export_onnx
-from edgekit.files import read_bytes
+from edgekit.files import check_writable, read_bytes
 from edgekit.fold import fold
 from edgekit.golden import random_inputs, record
 from edgekit.machine import tool_versions
@@ -73,6 +73,7 @@ def export_source(source: str, options: ExportOptions, *, runs: Path = Path("run
         settings = _export_settings(found.recipe, options)
         root = options.output or EXPORTED / found.name
         check_replaceable(root)
+        check_writable(root.parent)
         preprocess, labels = _described(found, options)
         advance(1, "golden outputs")
         golden = record(found.module, *_golden_inputs(found, settings.golden))

@@ -29,6 +29,8 @@ def predict(bundle: Bundle, backend: Backend, images: Sequence[Path], top: int =
         logits = backend.run({name: preprocess.normalise(pixels)})[output][0]
         if logits.shape != (len(labels),):
             raise BundleError(f"bundle {bundle.root} has {len(labels)} labels for an output of {logits.shape}; export it again")
+        if not np.isfinite(logits).all():
+            raise BundleError(f"bundle {bundle.root} gives numbers that are not finite for {image}; run edgekit verify on it")
         predictions.append(Prediction(str(image), guesses(logits, labels, top)))
     return PredictReport(str(bundle.root), backend.name, tuple(predictions))
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Color = Literal["grey", "rgb"]
+MAX_SIDE = 4096
 CHANNELS: dict[str, int] = {"grey": 1, "rgb": 3}
 
 
@@ -44,8 +45,8 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"mean and std need {channels} value(s) for {self.color} pictures")
         if not all(np.isfinite(self.mean)) or not all(np.isfinite(self.std)) or min(self.std) <= 0:
             raise ValueError("mean must be finite and std finite and above zero")
-        if self.height < 1 or self.width < 1:
-            raise ValueError("height and width must be at least 1")
+        if not (1 <= self.height <= MAX_SIDE and 1 <= self.width <= MAX_SIDE):
+            raise ValueError(f"height and width must be from 1 to {MAX_SIDE}")
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 N x C x H x W -> float32 of the same shape, by the formula above."""
@@ -69,6 +70,7 @@ def load_image(path: Path) -> Image:
         raise DataError(f"picture {path} is not a regular file; give a PNG or JPEG file")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # still below Pillow's limit
             warnings.simplefilter("ignore", UserWarning)  # of damage that Pillow then mends or raises for
             with Image.open(path) as opened:
                 opened.load()

@@ -15,9 +15,8 @@ from msgspec import Meta
 
 from edgekit.errors import RecipeError
 from edgekit.files import read_bytes
-from edgekit.preprocess import CHANNELS, Color
+from edgekit.preprocess import CHANNELS, MAX_SIDE, Color
 
-MAX_SIDE = 4096
 Positive = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]

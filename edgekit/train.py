@@ -27,7 +27,7 @@ from edgekit.curve import draw_curve
 from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
 from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, RecipeError, UsageError
-from edgekit.files import replacing, sha256_of, write_bytes, write_text
+from edgekit.files import check_writable, replacing, sha256_of, write_bytes, write_text
 from edgekit.models.build import build_module, weights_bytes
 from edgekit.preprocess import CHANNELS, Preprocess
 from edgekit.progress import SILENT, Progress
@@ -119,6 +119,7 @@ def train(
     checkpoint = run / CHECKPOINT
     if not resume and not restart and unfinished(run):
         raise UsageError(f"{run} holds an unfinished training; --resume continues it, --restart begins anew")
+    check_writable(run)
     reuse_memory()
     torch.manual_seed(settings.seed)
     batches = batch_count(len(dataset.train), settings.batch_size)
@@ -175,6 +176,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError("not a checkpoint of this version")
     except Exception as problem:
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
+            reason = "it holds pickled objects besides tensors, or is cut short"
         raise ModelError(f"checkpoint {path} is damaged: {reason}; edgekit train --restart begins anew") from None
     return content
 

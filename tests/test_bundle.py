@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from edgekit import bundle as bundling
-from edgekit.bundle import GoldenArrays, open_bundle, write_bundle
+from edgekit.bundle import GoldenArrays, check_replaceable, open_bundle, write_bundle
 from edgekit.errors import BundleError, OutputError
 from edgekit.tensors import Array
 
@@ -429,16 +429,20 @@ def test_an_older_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
     assert sorted(path.name for path in bundle.iterdir()) == ["README.md", "golden.npz", "manifest.json", "model.onnx"]
 
 
-@pytest.mark.parametrize("damage", [b"{", None], ids=["damaged", "gone"])
-def test_a_bundle_with_a_damaged_manifest_can_be_replaced_but_not_strangers(bundle: Path, damage: bytes | None) -> None:
+def test_an_empty_folder_is_free_for_a_bundle(bundle: Path) -> None:
     manifest, files = open_bundle(bundle).manifest, contents(bundle)
-    if damage is None:
-        for path in bundle.iterdir():
-            path.unlink()
-    else:
-        (bundle / "manifest.json").write_bytes(damage)
+    for path in bundle.iterdir():
+        path.unlink()
     write_bundle(bundle, manifest, files)
     assert open_bundle(bundle).manifest == manifest
+
+
+def test_a_bundle_with_a_damaged_manifest_is_for_the_user_to_remove(bundle: Path) -> None:
+    manifest, files = open_bundle(bundle).manifest, contents(bundle)
+    (bundle / "manifest.json").write_bytes(b"{")
+    with pytest.raises(OutputError, match="remove the folder yourself"):
+        write_bundle(bundle, manifest, files)
+    assert (bundle / "README.md").is_file()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".git", "model.onnx.bak"])
@@ -525,3 +529,14 @@ def test_the_same_model_gives_the_same_bundle_byte_for_byte(bundle: Path, tmp_pa
     again, first = snapshot(tmp_path / "again"), snapshot(bundle)
     assert again.keys() == first.keys()
     assert [name for name in again if again[name] != first[name]] == []
+
+
+def test_a_folder_whose_manifest_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    (app / "weights.safetensors").mkdir(parents=True)
+    (app / "weights.safetensors" / "mine.txt").write_text("precious")
+    (app / "manifest.json").write_text('{"name": "my web app"}')
+    (app / "README.md").write_text("precious")
+    with pytest.raises(OutputError, match="is no bundle's"):
+        check_replaceable(app)
+    assert (app / "README.md").read_text() == "precious"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -223,7 +224,7 @@ WRONG: dict[str, Wrong] = {
         "c.png cannot be decoded",
     ),
     "recipe missing": lambda here, bundle: (("run", here / "none.toml"), "none.toml does not exist"),
-    "recipe is a folder": lambda here, bundle: (("train", here), "cannot be read"),
+    "recipe is a folder": lambda here, bundle: (("train", here), "is not a regular file"),
     "recipe is not TOML": lambda here, bundle: (("run", written(here / "r.toml", "name =")), "r.toml"),
     "recipe is not text": lambda here, bundle: (("run", written(here / "r.toml", b"\xff\xfe\x00")), "r.toml"),
     "recipe with an unknown key": lambda here, bundle: (
@@ -623,3 +624,17 @@ def test_a_pipe_instead_of_a_file_is_an_error_and_not_a_wait(tmp_path: Path, run
         result = run(*arguments, "--json")
         assert result.code == 2
         assert "is not a regular file" in result.document["error"]["message"]
+
+
+def test_the_readmes_python_lines_run_as_they_stand(repository: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", block], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["True", "17 ()"], done.stderr
+
+
+@pytest.mark.parametrize("name", ["lenet", "lenet-scratch", "densenet"])
+def test_a_committed_bundle_verifies_on_every_runtime_here(repository: Path, run: Command, name: str) -> None:
+    result = run("verify", str(repository / "exported" / name), "--json")
+    assert result.code == 0
+    assert [parity["candidate"] for parity in result.document["parities"]][:2] == ["torch", "ort-cpu"]
+    assert {parity["samples"] for parity in result.document["parities"]} == {64}

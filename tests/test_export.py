@@ -380,3 +380,22 @@ def test_exporting_a_model_without_weights_twice_gives_the_same_bundle_and_says_
     reports = [export_source("lenet", ExportOptions(output=tmp_path / name)) for name in ("a", "b")]
     assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
     assert any("no --weights were given" in note for note in reports[0].notes)
+
+
+class Echo(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"input": x + 1}
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x + 1
+        return y, y
+
+
+@pytest.mark.parametrize("model", [nn.Identity(), Echo(), Twice()])
+def test_outputs_that_the_exporter_would_rename_are_refused(model: nn.Module) -> None:
+    inputs = (TensorSpec("input", "float32", ("batch", 4)),)
+    graph, report = fold(model, inputs)
+    with pytest.raises(ModelError, match=r"in the exported file|not valid ONNX"):
+        export_onnx(graph, report, inputs, output_specs(graph, inputs))

@@ -165,7 +165,7 @@ def test_the_fingerprint_is_the_sha256_of_all_bytes(tmp_path: Path, size: int) -
 def test_a_file_that_cannot_be_read_is_named_by_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"labels {tmp_path / 'gone'} does not exist; check the path"):
         read_bytes(tmp_path / "gone", "labels")
-    with pytest.raises(BundleError, match="manifest .* cannot be read: Is a directory".replace(".*", ".+")):
+    with pytest.raises(BundleError, match=r"manifest .+ is not a regular file"):
         read_bytes(tmp_path, "manifest", BundleError)
     (tmp_path / "file").write_bytes(b"content")
     assert read_bytes(tmp_path / "file", "labels") == b"content"

@@ -195,7 +195,7 @@ def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="is not a regular file"):
         load(tmp_path)
 
 

@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from edgekit.backends import ModelFiles
 from edgekit.errors import BundleError, FallbackError
+from edgekit.files import read_bytes
 from edgekit.machine import cores
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
@@ -47,10 +48,12 @@ class OrtBackend:
             settings = {"use_tf32": "0"}
             if hasattr(ort, "preload_dlls"):
                 ort.preload_dlls()
+        # from bytes, ONNX Runtime reads no file beside this one, which no checksum covers
+        content = read_bytes(files.onnx, "ONNX file", BundleError)
         try:
-            session = ort.InferenceSession(str(files.onnx), options, providers=[(provider, settings)])
+            session = ort.InferenceSession(content, options, providers=[(provider, settings)])
         except Exception as problem:
-            if kind != "ort-cpu" and _opens_on_cpu(files):
+            if kind != "ort-cpu" and _opens_on_cpu(content):
                 raise FallbackError(
                     f"ONNX Runtime cannot use {provider}: {_first_line(problem)}; run edgekit doctor to see what is missing"
                 ) from problem
@@ -107,9 +110,9 @@ class OrtBackend:
         del self._session
 
 
-def _opens_on_cpu(files: ModelFiles) -> bool:
+def _opens_on_cpu(content: bytes) -> bool:
     try:
-        ort.InferenceSession(str(files.onnx), providers=[PROVIDERS["ort-cpu"]])
+        ort.InferenceSession(content, providers=[PROVIDERS["ort-cpu"]])
     except Exception:
         return False
     return True

@@ -121,6 +121,8 @@ def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Tensor
                 f"output {name!r} is {shape_text(first)} for {TRACED_BATCH} samples and {shape_text(second)} for "
                 f"{TRACED_BATCH + 1}; the batch must be the first axis of every output and no other"
             )
+        if tensor.is_complex():
+            raise ModelError(f"output {name!r} is complex, which no runtime here takes; return its real and imaginary parts")
         specs.append(TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *first[1:])))
     return tuple(specs)
 
