@@ -548,5 +548,7 @@ class Versioned(nn.Linear):
 
 def test_weights_of_a_module_with_a_version_can_be_loaded(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(weights_bytes(Versioned(2, 2)))
-    load_weights(Versioned(2, 2), path)
+    saved, loaded = Versioned(2, 2), Versioned(2, 2)
+    path.write_bytes(weights_bytes(saved))
+    load_weights(loaded, path)
+    assert torch.equal(loaded.weight, saved.weight)
