@@ -60,3 +60,9 @@ class FallbackError(MissingError):
 
 class Interrupted(EdgekitError):
     """The user stopped the work; what was done is kept. The command line exits with 130, as shells expect."""
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line that says something of another library's error, or the error's type: what fits into a sentence."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[0] if lines else type(problem).__name__

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, first_line
 from edgekit.files import read_bytes
 from edgekit.reports import InspectReport, Layer
 from edgekit.tensors import shape_text
@@ -52,14 +52,14 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         if not model.graph.node and not model.graph.output:
             raise ValueError("it holds no graph")
     except Exception as problem:
-        raise BundleError(f"{path} is not an ONNX file: {_first_line(problem)}; export it again") from None
+        raise BundleError(f"{path} is not an ONNX file: {first_line(problem)}; export it again") from None
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         return model  # shapes are in the file, the numbers are beside it
     try:
         onnx.checker.check_model(model)
         return onnx.shape_inference.infer_shapes(model)
     except Exception as problem:
-        raise BundleError(f"{path} is not valid ONNX: {_first_line(problem)}; export it again") from None
+        raise BundleError(f"{path} is not valid ONNX: {first_line(problem)}; export it again") from None
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
@@ -123,8 +123,3 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape], weights: Mapping[st
         inner = shapes.get(node.input[0], weights.get(node.input[0], ()))
         return per_sample * inner[-1] if inner and isinstance(inner[-1], int) else 0
     return 0
-
-
-def _first_line(problem: Exception) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[0] if lines else type(problem).__name__

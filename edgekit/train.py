@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from edgekit.curve import draw_curve
 from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
-from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, RecipeError, UsageError
+from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, RecipeError, UsageError, first_line
 from edgekit.files import check_writable, replacing, sha256_of, write_bytes, write_text
 from edgekit.models.build import build_module, weights_bytes
 from edgekit.preprocess import CHANNELS, Preprocess
@@ -77,7 +77,7 @@ class State:
             try:
                 torch.save(content, temporary)
             except RuntimeError as problem:  # torch's writer reports a full disk this way
-                raise OutputError(f"cannot write {path}: {str(problem).splitlines()[0]}; free some disk space") from problem
+                raise OutputError(f"cannot write {path}: {first_line(problem)}; free some disk space") from problem
 
     def load(self, path: Path, key: str) -> None:
         """Continue from a checkpoint of the same recipe; raises UsageError for another's, ModelError for a damaged one."""
@@ -175,7 +175,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict) or content.get("version") != CHECKPOINT_VERSION:
             raise ValueError("not a checkpoint of this version")
     except Exception as problem:
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        reason = first_line(problem)
         if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
             reason = "it holds pickled objects besides tensors, or is cut short"
         raise ModelError(f"checkpoint {path} is damaged: {reason}; edgekit train --restart begins anew") from None
@@ -242,7 +242,7 @@ def _check_fit(model: nn.Module, recipe: Recipe, training: Batches, classes: int
     except ModelError:
         raise
     except Exception as problem:
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        reason = first_line(problem)
         raise ModelError(f"{recipe.model.name} does not take pictures of {shape}: {reason}; see data and model.args") from problem
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, classes):
         given = f"{'x'.join(map(str, logits.shape))} values" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"

@@ -8,7 +8,7 @@ from types import TracebackType
 import onnxruntime as ort
 
 from edgekit.backends import ModelFiles
-from edgekit.errors import BundleError, FallbackError
+from edgekit.errors import BundleError, FallbackError, first_line
 from edgekit.files import read_bytes
 from edgekit.machine import cores
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
@@ -55,10 +55,10 @@ class OrtBackend:
         except Exception as problem:
             if kind != "ort-cpu" and _opens_on_cpu(content):
                 raise FallbackError(
-                    f"ONNX Runtime cannot use {provider}: {_first_line(problem)}; run edgekit doctor to see what is missing"
+                    f"ONNX Runtime cannot use {provider}: {first_line(problem)}; run edgekit doctor to see what is missing"
                 ) from problem
             raise BundleError(
-                f"ONNX Runtime refuses {files.onnx} on {provider}: {_first_line(problem)}; export it again"
+                f"ONNX Runtime refuses {files.onnx} on {provider}: {first_line(problem)}; export it again"
             ) from problem
         _check_provider(session, provider)
         _check_names(session, files)
@@ -101,7 +101,7 @@ class OrtBackend:
 
     def _failure(self, feed: Feed, problem: Exception) -> BundleError:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
-        return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {_first_line(problem)}; export it again")
+        return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}; export it again")
 
     def __enter__(self) -> OrtBackend:
         return self
@@ -137,8 +137,3 @@ def _check_names(session: ort.InferenceSession, files: ModelFiles) -> None:
                 f"{files.onnx} has the {what} {[item.name for item in found]} where the manifest says "
                 f"{[spec.name for spec in wanted]}; export the bundle again"
             )
-
-
-def _first_line(problem: Exception) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[0] if lines else type(problem).__name__

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.pictures import Pictures, spread
-from edgekit.errors import DataError
+from edgekit.errors import DataError, first_line
 from edgekit.files import write_bytes
 from edgekit.preprocess import Color, pixels_of
 from edgekit.progress import SILENT, Progress
@@ -82,7 +82,7 @@ def locate(given: Path | None = None, progress: Progress = SILENT) -> Path:
                 _keep(fetcher(Path(scratch)), cache)
                 return cache
             except (DataError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as problem:
-                reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+                reason = first_line(problem)
                 tried.append(f"{name}: {reason}")
     raise DataError(
         f"Fashion-MNIST was not found and could not be fetched ({'; '.join(tried)}); "

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, first_line
 from edgekit.models import MODELS
 
 
@@ -105,7 +105,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        reason = first_line(problem)
         if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
             reason = "it holds pickled objects besides tensors, or is damaged"
         raise ModelError(

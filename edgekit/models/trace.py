@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, first_line
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec, sample_feed, shape_text
 
 # a traced batch of 1 would be taken for a constant (pytorch issue 157621)
@@ -32,7 +32,7 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
             program = torch.export.export(frozen, example, dynamic_shapes=dynamic_shapes(inputs))
             return program.module(check_guards=False)
     except Exception as problem:
-        reason = _first_line(problem)
+        reason = first_line(problem)
         raise ModelError(
             f"{type(model).__name__} runs but cannot be traced with a free batch axis: {reason}; "
             "keep Python branches on tensor values and fixed batch sizes out of forward()"
@@ -49,7 +49,7 @@ def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
     except Exception as problem:
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in example)
         raise ModelError(
-            f"{type(model).__name__} does not take an input of {shapes}: {_first_line(problem)}; check --input-shape"
+            f"{type(model).__name__} does not take an input of {shapes}: {first_line(problem)}; check --input-shape"
         ) from problem
 
 
@@ -71,7 +71,7 @@ def run_exact(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor
     except ModelError as problem:
         raise ModelError(
             f"{type(model).__name__} runs, but not in float64, in which edgekit computes its reference: "
-            f"{_first_line(problem.__cause__ or problem)}; keep fixed dtypes such as .float() out of forward()"
+            f"{first_line(problem.__cause__ or problem)}; keep fixed dtypes such as .float() out of forward()"
         ) from problem
 
 
@@ -134,8 +134,3 @@ def as_arrays(outputs: Mapping[str, Tensor]) -> dict[str, Array]:
     except TypeError:
         dtypes = ", ".join(f"{name} is {tensor.dtype}" for name, tensor in outputs.items())
         raise ModelError(f"PyTorch and numpy do not share the dtype of an output: {dtypes}; use float32 or float16") from None
-
-
-def _first_line(problem: BaseException) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[0] if lines else type(problem).__name__
