@@ -87,7 +87,7 @@ def _fold(report: FoldReport, console: Console) -> None:
         f"batch norm: {len(report.folded)} of {report.before} folded", "normalisation", "kind", "folded into / kept because"
     )
     for fold in report.folded:
-        rows.add_row(fold.norm, fold.kind, f"[green]{escape(fold.into)}[/green]")
+        rows.add_row(fold.norm, fold.kind, f"[green]{escape(', '.join(fold.into))}[/green]")
     for kept in report.kept:
         rows.add_row(kept.norm, kept.kind, f"[yellow]kept:[/yellow] {escape(kept.reason)}")
     if report.before:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -74,12 +74,30 @@ class TrainReport(Report, frozen=True):
         return self.test_accuracy >= self.min_accuracy
 
 
+class Obstacle(Part, frozen=True):
+    """One thing that stands against a fold.
+
+    ``side``: ``before`` or ``after`` the normalisation, or it ``itself``; ``code`` for programs; ``at`` the operator's name in
+    the graph; ``why`` for people.
+    """
+
+    side: Literal["before", "after", "itself"]
+    code: str
+    at: str
+    why: str
+
+
 class Fold(Part, frozen=True):
-    """A normalisation that is gone: ``norm`` was folded into ``into`` (module paths)."""
+    """A normalisation that is gone: ``norm`` was folded into the layers ``into`` (module paths), before or after it.
+
+    ``nodes`` is how many BatchNormalization nodes it would have been in an ONNX file: 0 for one that was written out.
+    """
 
     norm: str
     kind: str
-    into: str
+    into: tuple[str, ...]
+    side: Literal["before", "after"] = "before"
+    nodes: int = 1
 
 
 class Kept(Part, frozen=True):
@@ -89,10 +107,11 @@ class Kept(Part, frozen=True):
     kind: str
     reason: str
     nodes: int = 1
+    obstacles: tuple[Obstacle, ...] = ()
 
 
 class FoldReport(Report, frozen=True):
-    """Every batch norm of a model, folded or kept.
+    """Every normalisation of a model, folded or kept.
 
     ``error_float64`` is the scale-normalised difference between the folded and the unfolded model, both in float64.
     """

@@ -1,0 +1,154 @@
+"""Folding batch norm, and what is one in disguise, into the layers around it.
+
+In inference mode batch norm is an affine map per channel,
+
+    y = s * x + t,      s = gamma / sqrt(var + eps),      t = beta - mean * s
+
+and so are its pieces when somebody wrote it out as subtract, multiply, divide and add. Behind a layer x = W u + b it vanishes
+into that layer, s W and s b + t; in front of one, W y + b, into W s and W t + b. On the way there it passes whatever an affine
+map passes. The graph comes from ``torch.export``, so what is "before" is told by the flow of data.
+
+    graph.py     reading the graph                      affine.py    the algebra of maps
+    norms.py     which nodes are normalisations         rules.py     how a map meets each operator: add yours here
+    search.py    which layers take a normalisation      weights.py   their new weights, in float64, rounded once
+    exact.py     running both in float64: the proof
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import fx, nn
+
+from edgekit.errors import ModelError, first_line
+from edgekit.fold.exact import run_in_float64, scaled_error
+from edgekit.fold.graph import module_path, stored, without_writes
+from edgekit.fold.norms import Norm, find_norms, stored_names
+from edgekit.fold.rules import Blocked
+from edgekit.fold.search import Edit, Search
+from edgekit.fold.weights import Weights
+from edgekit.models.trace import TRACED_BATCH, tensors_of, trace
+from edgekit.reports import Fold, FoldReport, Kept, Obstacle
+from edgekit.tensors import TensorSpec
+
+__all__ = ["FLOAT64_LIMIT", "fold"]
+
+FLOAT64_LIMIT = 1e-12
+Side = Literal["before", "after"]
+
+
+def fold(model: nn.Module, inputs: Sequence[TensorSpec], *, fold_bn: bool = True) -> tuple[fx.GraphModule, FoldReport]:
+    """Trace ``model`` and fold every normalisation that can be; ``model`` is untouched.
+
+    With ``fold_bn=False`` the graph is only traced and every normalisation reported as kept. Raises ModelError when the
+    model cannot be traced, or when the folded graph does not compute what the traced one did (float64, one random batch).
+    """
+    graph = trace(model, inputs)
+    if not fold_bn:
+        asked = Obstacle("itself", "not-asked", "", "folding was not asked for")
+        return graph, FoldReport((), tuple(_kept(norm, [asked]) for norm in find_norms(graph)))
+    written = without_writes(graph)
+    graph.graph.eliminate_dead_code()
+    example = tensors_of(inputs, TRACED_BATCH + 1)  # another batch than was traced
+    wanted = _float64(model, graph, example) if any(norm.affine is not None for norm in find_norms(graph)) else {}
+    weights, folded, kept = fold_graph(graph, written)
+    error = None
+    if folded:
+        error = scaled_error(run_in_float64(graph, example, weights.exact), wanted)
+        _check(model, error)
+    weights.commit()
+    _clean(graph)
+    return graph, FoldReport(folded, kept, error)
+
+
+def fold_graph(graph: fx.GraphModule, written: frozenset[fx.Node]) -> tuple[Weights, tuple[Fold, ...], tuple[Kept, ...]]:
+    """Take out of the graph what folds; the weights that make up for it, what was folded where, what was kept and why.
+
+    Rounds go on until one folds nothing more: what one normalisation leaves may be what the next one needs.
+    """
+    weights = Weights(Search(graph, written))
+    order = [norm.nodes[0] for norm in find_norms(graph)]
+    folded: dict[fx.Node, Fold] = {}
+    kept: dict[fx.Node, Kept] = {}
+    while True:
+        norms = [norm for norm in find_norms(graph) if norm.nodes[0] not in folded]
+        round_folded = len(folded)
+        for norm in norms:  # into what comes before, in the order of the data
+            _attempt(weights, norm, "before", folded, kept)
+        for norm in reversed([one for one in norms if one.nodes[0] not in folded]):  # what is behind must be done first
+            _attempt(weights, norm, "after", folded, kept)
+        if len(folded) == round_folded:
+            break
+    weights.name_parameters()
+    graph.graph.lint()  # type: ignore[no-untyped-call]
+    graph.recompile()
+    position = {node: index for index, node in enumerate(order)}
+    first = {node: position.get(node, len(order)) for node in (*folded, *kept)}
+    return (
+        weights,
+        tuple(folded[node] for node in sorted(folded, key=first.__getitem__)),
+        tuple(kept[node] for node in sorted(set(kept) - set(folded), key=first.__getitem__)),
+    )
+
+
+def _attempt(weights: Weights, norm: Norm, side: Side, folded: dict[fx.Node, Fold], kept: dict[fx.Node, Kept]) -> None:
+    """Fold ``norm`` to one side, or note what stands against it."""
+    node = norm.nodes[0]
+    if norm.obstacle is not None:
+        kept[node] = _kept(norm, [norm.obstacle])
+        return
+    search = weights.search
+    try:
+        edits = search.before(norm) if side == "before" else search.after(norm)
+        weights.put(edits)
+    except Blocked as blocked:
+        found = Obstacle(side, blocked.code, str(blocked.at.name), str(blocked))
+        before = [one for one in kept[node].obstacles if one.side != side] if node in kept else []
+        kept[node] = _kept(norm, [*before, found])
+        return
+    folded[node] = Fold(norm.path, norm.kind, _names(edits), side, norm.onnx_nodes)
+    norm.last.replace_all_uses_with(norm.source)
+    for one in reversed(norm.nodes):
+        search.graph.graph.erase_node(one)
+
+
+def _names(edits: list[Edit]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(module_path(edit.layer) for edit in edits))
+
+
+def _kept(norm: Norm, obstacles: Sequence[Obstacle]) -> Kept:
+    sides = {"itself": "", "before": "", "after": "behind it: "}
+    reason = "; ".join(sides[one.side] + one.why for one in obstacles)
+    return Kept(norm.path, norm.kind, reason, norm.onnx_nodes, tuple(obstacles))
+
+
+def _float64(model: nn.Module, graph: fx.GraphModule, example: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    try:
+        return run_in_float64(graph, example)
+    except Exception as problem:
+        raise ModelError(
+            f"{type(model).__name__} runs, but not in float64, in which edgekit proves a fold: {first_line(problem)}; "
+            "export with --no-fold-bn"
+        ) from problem
+
+
+def _check(model: nn.Module, error: float) -> None:
+    if not error <= FLOAT64_LIMIT:
+        raise ModelError(
+            f"folding {type(model).__name__} changed its float64 outputs by {error:.1e} of their scale, which is a defect of "
+            "edgekit or statistics too extreme to fold; export with --no-fold-bn and report it"
+        )
+
+
+def _clean(graph: fx.GraphModule) -> None:
+    graph.graph.eliminate_dead_code()
+    used = set(stored_names(graph))
+    for name, _ in [*graph.named_parameters(), *graph.named_buffers()]:
+        if name not in used:
+            path, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(path), leaf)
+    graph.graph.lint()  # type: ignore[no-untyped-call]
+    graph.recompile()
+    assert all(stored(graph, name) is not None for name in used)

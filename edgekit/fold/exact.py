@@ -1,0 +1,69 @@
+"""Running a graph in float64 whatever its own dtype, one layer's weights at a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from edgekit.fold.graph import aten, in_float64
+from edgekit.models.trace import named_outputs
+
+_NARROWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Exact(fx.Interpreter):
+    """Every stored tensor is turned to float64 when it is read, every cast to a narrower float is one to float64."""
+
+    def __init__(self, graph: fx.GraphModule, override: Callable[[str], Tensor | None] = lambda name: None) -> None:
+        super().__init__(graph)
+        self._override = override
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A stored tensor, or what it is to become."""
+        exact = self._override(str(target))
+        return in_float64(super().get_attr(target, args, kwargs)) if exact is None else exact
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operator, with the dtypes among its arguments widened."""
+        if target is aten._assert_tensor_metadata.default:
+            return None
+        args, kwargs = (fx.node.map_aggregate(part, _widened) for part in (args, kwargs))
+        return in_float64(super().call_function(target, args, kwargs))
+
+
+def run_in_float64(
+    graph: fx.GraphModule, example: tuple[Tensor, ...], override: Callable[[str], Tensor | None] = lambda name: None
+) -> dict[str, Tensor]:
+    """The named outputs of one inference; ``override`` gives values of parameters that are not stored yet."""
+    inputs = [copy.deepcopy(in_float64(tensor)) for tensor in example]
+    with torch.inference_mode():
+        result = Exact(graph, override).run(*inputs)
+    return named_outputs(_unflattened(graph, result))
+
+
+def scaled_error(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    """The largest max|got - wanted| / max|wanted| of any output."""
+    return max(_scaled_error(got[name].double(), wanted[name].double()) for name in wanted)
+
+
+def _scaled_error(got: Tensor, wanted: Tensor) -> float:
+    """Over the finite values; infinite unless both are finite at the same places."""
+    finite = wanted.isfinite()
+    if not bool((got.isfinite() == finite).all()):
+        return math.inf
+    if not bool(finite.any()):
+        return 0.0
+    return float((got - wanted)[finite].abs().max() / wanted[finite].abs().max().clamp_min(1e-30))
+
+
+def _widened(value: Any) -> Any:
+    return torch.float64 if value in _NARROWER else value
+
+
+def _unflattened(graph: fx.GraphModule, result: Any) -> Any:
+    return result

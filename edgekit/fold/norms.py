@@ -1,0 +1,254 @@
+"""Finding normalisations: batch norm in inference mode, and per-channel arithmetic that somebody wrote out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from edgekit.fold.affine import Affine
+from edgekit.fold.graph import (
+    Constants,
+    aten,
+    describe,
+    dtype_of,
+    free_axes,
+    is_tensor,
+    module_class,
+    module_path,
+    sizes,
+    stored,
+)
+from edgekit.reports import Obstacle
+
+
+class Norm(NamedTuple):
+    """One normalisation in the graph: its nodes from the first to the last, and its map or what stands against it.
+
+    ``onnx_nodes``: how many BatchNormalization nodes it is in ONNX. ``offset``: how many standard deviations the mean lies
+    from zero, at worst.
+    """
+
+    path: str
+    kind: str
+    nodes: tuple[fx.Node, ...]
+    affine: Affine | None
+    obstacle: Obstacle | None = None
+    onnx_nodes: int = 0
+    offset: float = 0.0
+
+    @property
+    def source(self) -> fx.Node:
+        """The node whose output is normalised."""
+        return next(node for node in self.nodes[0].all_input_nodes if node is variable_of(self.nodes[0]))
+
+    @property
+    def last(self) -> fx.Node:
+        """The node whose output is the normalised value."""
+        return self.nodes[-1]
+
+
+def variable_of(node: fx.Node) -> fx.Node:
+    """The input of a norm's first node that is not a constant; ``affine_step`` notes it."""
+    variable = node.meta.get("edgekit_variable", node.args[0])
+    assert isinstance(variable, fx.Node)
+    return variable
+
+
+def find_norms(graph: fx.GraphModule) -> list[Norm]:
+    """Every normalisation in the graph, in the order of the data; those in branches (``torch.cond``) last."""
+    constants = Constants(graph)
+    found: list[Norm] = []
+    taken: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node in taken or node in constants or node.op != "call_function":
+            continue
+        if is_batch_norm(node):
+            found.append(_batch_norm(node, constants))
+        elif affine_step(node, constants) is not None:
+            run = _run(node, constants)
+            taken.update(run)
+            norm = _written_out(graph, run, constants)
+            found += [norm] if norm is not None else []
+    return found + _in_branches(graph)
+
+
+def is_batch_norm(node: fx.Node) -> bool:
+    """Batch norm, or instance norm with running statistics: the same map with its arguments at the same places."""
+    if node.op != "call_function":
+        return False
+    return node.target is aten.batch_norm.default or (node.target is aten.instance_norm.default and not node.args[5])
+
+
+def _in_branches(graph: fx.GraphModule) -> list[Norm]:
+    branches = [part for name, part in graph.named_modules() if name and isinstance(part, fx.GraphModule)]
+    found = []
+    for node in [node for part in branches for node in part.graph.nodes if is_batch_norm(node)]:
+        why = Obstacle("itself", "branch", describe(node), "it is inside a branch that the input decides on")
+        found.append(Norm(module_path(node), _kind(node), (node,), None, why, _onnx_nodes(node)))
+    return found
+
+
+def _batch_norm(node: fx.Node, constants: Constants) -> Norm:
+    # aten.batch_norm(x, gamma, beta, mean, var, training, momentum, eps, cudnn_enabled)
+    _, gamma, beta, mean, variance, training, _, eps, *_ = node.args
+    norm = Norm(module_path(node), _kind(node), (node,), None, None, _onnx_nodes(node))
+    if training:
+        return _refused(norm, "training", "it uses the statistics of the batch, even in inference mode")
+    if mean is None or variance is None:
+        return _refused(norm, "no-statistics", "it keeps no running statistics")
+    if any(isinstance(item, fx.Node) and item not in constants for item in (gamma, beta, mean, variance)):
+        return _refused(norm, "computed", "its parameters are computed from the input")
+    values = [constants(item) for item in (gamma, beta, mean, variance)]
+    inverse = torch.rsqrt(values[3] + eps)
+    scale = inverse if values[0] is None else inverse * values[0]
+    shift = -values[2] * scale
+    shift = shift if values[1] is None else shift + values[1]
+    offset = float((values[2] * inverse).abs().max()) if inverse.isfinite().all() else 0.0
+    shape = (1, -1, *(1,) * (len(sizes(node)) - 2))
+    return _checked(norm._replace(affine=Affine(scale.reshape(shape), shift.reshape(shape)), offset=offset))
+
+
+def _kind(node: fx.Node) -> str:
+    kind = module_class(node)
+    return kind if "Norm" in kind else "batch_norm"
+
+
+def _onnx_nodes(node: fx.Node) -> int:
+    return 1 if node.target is aten.batch_norm.default or not node.args[5] else 0
+
+
+def _run(first: fx.Node, constants: Constants) -> tuple[fx.Node, ...]:
+    """The affine steps from ``first`` on that nothing else sees and that the same module makes."""
+    nodes = [first]
+    while len(nodes[-1].users) == 1:
+        user = next(iter(nodes[-1].users))
+        if module_path(user) != module_path(first) or affine_step(user, constants) is None:
+            break
+        nodes.append(user)
+    return tuple(nodes)
+
+
+def _written_out(graph: fx.GraphModule, nodes: tuple[fx.Node, ...], constants: Constants) -> Norm | None:
+    """A run of affine steps as one normalisation; None when no stored number multiplies single channels.
+
+    Sums alone are biases and position embeddings, single numbers are constants of the model: neither is a normalisation.
+    """
+    affine = Affine.identity(len(sizes(nodes[0])))
+    scaled: list[fx.Node] = []
+    for node in nodes:
+        step = affine_step(node, constants)
+        assert step is not None
+        affine = affine.then(step)
+        if node.target in (aten.mul.Tensor, aten.div.Tensor, aten.addcmul.default):
+            scaled += [one for one in node.all_input_nodes if one in constants and constants(one).numel() > 1]
+    if not scaled or len(affine.axes) > 1:
+        return None
+    path, kind = _name(graph, nodes, scaled[0])
+    offset = float(affine.shift.abs().max()) if affine.finite else 0.0
+    return _checked(Norm(path, kind, nodes, affine, offset=offset))
+
+
+def _name(graph: fx.GraphModule, nodes: tuple[fx.Node, ...], constant: fx.Node) -> tuple[str, str]:
+    """The module, where it has no modules inside; else the parameter that multiplies."""
+    path = module_path(nodes[0])
+    inside = any(module_path(node).startswith(f"{path}.") for node in graph.graph.nodes)
+    if path != nodes[0].name and not inside and module_class(nodes[0]):
+        return path, module_class(nodes[0])
+    while constant.op != "get_attr":
+        constant = constant.all_input_nodes[0]
+    return str(constant.target), "scale" if len(nodes) == 1 else "scale and shift"
+
+
+def affine_step(node: fx.Node, constants: Constants) -> Affine | None:
+    """One elementwise operator with a constant operand, as a map of its variable operand; None for anything else.
+
+    The constant may be a Python number or of any shape that leaves the variable's shape as it is.
+    """
+    rule = _STEPS.get(node.target) if node.op == "call_function" else None
+    if rule is None or not is_tensor(node) or node in constants or not dtype_of(node).is_floating_point:
+        return None
+    variables = [one for one in node.all_input_nodes if one not in constants]
+    if len(variables) != 1 or sum(arg is variables[0] for arg in node.args) != 1 or not is_tensor(variables[0]):
+        return None
+    if sizes(variables[0]) != sizes(node) or dtype_of(variables[0]) != dtype_of(node):
+        return None
+    values = [None if arg is variables[0] else constants(arg) for arg in node.args]
+    step = rule(values, {key: constants(value) for key, value in node.kwargs.items()})
+    if step is None:
+        return None
+    rank = len(sizes(node))
+    aligned = [_aligned(part, rank) for part in step]
+    if any(part is None or any(part.shape[axis] > 1 for axis in free_axes(node)) for part in aligned):
+        return None
+    node.meta["edgekit_variable"] = variables[0]
+    return Affine.of(*(part for part in aligned if part is not None))
+
+
+def _aligned(part: Any, rank: int) -> Tensor | None:
+    tensor = torch.as_tensor(part, dtype=torch.float64)
+    return tensor.reshape((1,) * (rank - tensor.dim()) + tuple(tensor.shape)) if tensor.dim() <= rank else None
+
+
+Step = Callable[[list[Any], Mapping[str, Any]], "tuple[Any, Any] | None"]
+
+
+def _add(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """X + a c and c + a x, a = alpha."""
+    first, second = values
+    alpha = options.get("alpha", 1)
+    return (1.0, alpha * second) if first is None else (alpha, first)
+
+
+def _sub(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """X - a c and c - a x."""
+    first, second = values
+    alpha = options.get("alpha", 1)
+    return (1.0, -alpha * second) if first is None else (-alpha, first)
+
+
+def _mul(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    return (values[1] if values[0] is None else values[0]), 0.0
+
+
+def _div(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    return (1 / values[1], 0.0) if values[0] is None and not options.get("rounding_mode") else None
+
+
+def _addcmul(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """C1 + value x c2."""
+    if values[0] is None:
+        return None
+    factor = values[1] if values[2] is None else values[2]
+    return options.get("value", 1) * factor, values[0]
+
+
+_STEPS: Mapping[Any, Step] = {
+    aten.add.Tensor: _add,
+    aten.sub.Tensor: _sub,
+    aten.mul.Tensor: _mul,
+    aten.div.Tensor: _div,
+    aten.addcmul.default: _addcmul,
+    aten.neg.default: lambda values, options: (-1.0, 0.0),
+}
+
+
+def _checked(norm: Norm) -> Norm:
+    if norm.affine is not None and norm.affine.finite:
+        return norm
+    return _refused(norm, "not-finite", "its statistics or parameters are not finite")
+
+
+def _refused(norm: Norm, code: str, why: str) -> Norm:
+    return norm._replace(affine=None, obstacle=Obstacle("itself", code, norm.path, why))
+
+
+def stored_names(graph: fx.GraphModule) -> list[str]:
+    """Names of the tensors that a graph reads."""
+    return [
+        str(node.target)
+        for node in graph.graph.nodes
+        if node.op == "get_attr" and isinstance(stored(graph, str(node.target)), Tensor)
+    ]

@@ -1,0 +1,425 @@
+"""The rules: which operators take an affine map into their weights, and which let one pass. One function a rule.
+
+To add one, write the function beside its formula and enter it in ``LAYERS`` or ``PASSAGES``; docs/folding.md shows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from edgekit.fold.affine import Affine, joined, reshaped
+from edgekit.fold.graph import Constants, argument, aten, describe, dtype_of, free_axes, is_tensor, sizes
+from edgekit.fold.norms import affine_step
+
+
+class Blocked(Exception):  # noqa: N818  # an answer of the search, not an error
+    """The map cannot go this way: ``code`` for programs, ``at`` the operator, the message for people."""
+
+    def __init__(self, code: str, at: fx.Node, why: str) -> None:
+        super().__init__(why)
+        self.code, self.at = code, at
+
+
+class Layer(NamedTuple):
+    """An operator (x, weight, bias, ...) that is linear in x.
+
+    ``axis`` is that of its channels, in x and in the output. ``outputs(shape, s, groups)`` is what the weight of that shape is
+    multiplied with to scale the output channels by s; ``inputs`` likewise for the channels of x. ``bias(W, t, groups)`` is what
+    a constant t per input channel adds to each output channel, where ``bordered(node)`` is empty: else it says why it differs
+    from place to place.
+    """
+
+    axis: int
+    outputs: Callable[[tuple[int, ...], Tensor, int], Tensor]
+    inputs: Callable[[tuple[int, ...], Tensor, int], Tensor] | None
+    bias: Callable[[Tensor, Tensor, int], Tensor] | None
+    bordered: Callable[[fx.Node], str]
+    groups_at: int | None = None
+
+    def groups(self, node: fx.Node) -> int:
+        """How many groups of channels."""
+        return 1 if self.groups_at is None else int(argument(node, self.groups_at, 1))
+
+
+def _conv_outputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
+    """W[o, i, ...] -> s[o] W[o, i, ...]; linear and batch norm likewise."""
+    return scale.reshape(-1, *(1,) * (len(shape) - 1))
+
+
+def _conv_inputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
+    """W of shape out x in/groups x ...: output o of group j = o // (out/groups) sees the inputs j * in/groups + i.
+
+    W[o, i, ...] -> s[j * in/groups + i] W[o, i, ...]
+    """
+    out, per_group, *kernel = shape
+    spread = scale.reshape(groups, 1, per_group).expand(groups, out // groups, per_group)
+    return spread.reshape(out, per_group, *(1,) * len(kernel))
+
+
+def _conv_bias(weight: Tensor, shift: Tensor, groups: int) -> Tensor:
+    """A constant t per input channel gives b'[o] = sum over i and the kernel of W[o, i, ...] t[j * in/groups + i]."""
+    return (weight * _conv_inputs(tuple(weight.shape), shift, groups)).flatten(1).sum(1)
+
+
+def _transposed_outputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
+    """W of shape in x out/groups x ...: the inputs of group j = i // (in/groups) reach the outputs j * out/groups + o.
+
+    W[i, o, ...] -> s[j * out/groups + o] W[i, o, ...]
+    """
+    inputs, per_group, *kernel = shape
+    spread = scale.reshape(groups, 1, per_group).expand(groups, inputs // groups, per_group)
+    return spread.reshape(inputs, per_group, *(1,) * len(kernel))
+
+
+def _transposed_inputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
+    """W[i, o, ...] -> s[i] W[i, o, ...]."""
+    return scale.reshape(-1, *(1,) * (len(shape) - 1))
+
+
+def _transposed_bias(weight: Tensor, shift: Tensor, groups: int) -> Tensor:
+    """With a kernel of one element, b'[j * out/groups + o] = sum over the inputs i of group j of W[i, o] t[i]."""
+    inputs, per_group = weight.shape[:2]
+    return (weight.reshape(inputs, per_group) * shift[:, None]).reshape(groups, -1, per_group).sum(1).reshape(-1)
+
+
+def _linear_inputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
+    """W[o, i] -> W[o, i] s[i]."""
+    return scale[None, :]
+
+
+def _conv_border(node: fx.Node) -> str:
+    # conv(x, weight, bias, stride, padding, dilation, groups)
+    padding = argument(node, 4, 0)
+    if padding == "valid" or not _any(padding):
+        return ""
+    weight = node.args[1]
+    if padding == "same" and isinstance(weight, fx.Node) and set(sizes(weight)[2:]) == {1}:
+        return ""
+    return "pads its input with zeros, which a shift of the input would have to leave alone"
+
+
+def _transposed_border(node: fx.Node) -> str:
+    # conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation)
+    weight = node.args[1]
+    assert isinstance(weight, fx.Node)
+    plain = set(sizes(weight)[2:]) == {1} and _all_are(argument(node, 3, 1), 1)
+    if plain and not _any(argument(node, 4, 0)) and not _any(argument(node, 5, 0)):
+        return ""
+    return "spreads its input over overlapping places, on which a shift of the input does not act evenly"
+
+
+def _linear_border(node: fx.Node) -> str:
+    return ""
+
+
+_CONVOLUTION = Layer(1, _conv_outputs, _conv_inputs, _conv_bias, _conv_border, groups_at=6)
+_TRANSPOSED = Layer(1, _transposed_outputs, _transposed_inputs, _transposed_bias, _transposed_border, groups_at=6)
+LAYERS: Mapping[Any, Layer] = {
+    **{
+        getattr(getattr(aten, f"conv{rank}d"), overload): _CONVOLUTION
+        for rank in (1, 2, 3)
+        for overload in ("default", "padding")
+    },
+    aten.conv_transpose1d.default: _TRANSPOSED,
+    aten.conv_transpose2d.input: _TRANSPOSED,
+    aten.conv_transpose3d.input: _TRANSPOSED,
+    aten.linear.default: Layer(-1, _conv_outputs, _linear_inputs, lambda weight, shift, groups: weight @ shift, _linear_border),
+}
+
+Shares = list[tuple[fx.Node, Affine]]
+"""What each input must become for the output to be mapped."""
+
+
+class Passage(NamedTuple):
+    """An operator that a map can pass.
+
+    ``before(node, A)``: ways to get A(node) by mapping its inputs, the first that works is taken. ``after(node, maps)``: the map
+    of its output when inputs are mapped. Both raise Blocked.
+    """
+
+    before: Callable[[fx.Node, Affine, Constants], list[Shares]]
+    after: Callable[[fx.Node, Mapping[fx.Node, Affine], Constants], Affine]
+
+
+def _unchanged(check: Callable[[fx.Node, Affine], None]) -> Passage:
+    """f(A(x)) = A(f(x)) for the maps that ``check`` lets through, with A of the same numbers on both sides."""
+
+    def before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
+        check(node, affine)
+        return [[(_first(node), affine)]]
+
+    def after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
+        affine = _only(node, maps)
+        check(node, affine)
+        return affine
+
+    return Passage(before, after)
+
+
+def _same_values(node: fx.Node, affine: Affine) -> None:
+    """Dropout in inference mode, copies, casts that change nothing: f(x) = x."""
+    if node.target in (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default) and node.args[2]:
+        raise Blocked("training", node, f"{describe(node)} is active")
+    if dtype_of(node) != dtype_of(_first(node)):
+        raise Blocked("dtype", node, f"{describe(node)} changes the dtype")
+
+
+def _homogeneous(node: fx.Node, affine: Affine) -> None:
+    """Relu(s x) = s relu(x) for s >= 0; leaky ReLU likewise."""
+    if affine.shifts:
+        raise Blocked("nonlinear", node, f"{describe(node)} bends at zero, and a shift moves it there")
+    if not affine.never_negative:
+        raise Blocked("nonlinear", node, f"{describe(node)} treats negative values otherwise, and a scale is negative")
+
+
+def _maximum(node: fx.Node, affine: Affine) -> None:
+    """max(s x + t) = s max(x) + t for s >= 0, within a channel."""
+    _not_along(node, affine, range(2, len(sizes(node))))
+    if not affine.never_negative:
+        raise Blocked("nonlinear", node, f"{describe(node)} takes a maximum, and a scale is negative")
+
+
+def _average(node: fx.Node, affine: Affine) -> None:
+    """mean(s x + t) = s mean(x) + t, where padding does not count as values."""
+    # avg_pool(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    _not_along(node, affine, range(2, len(sizes(node))))
+    counted = _any(argument(node, 3, 0)) and argument(node, 5, True)
+    if affine.shifts and (counted or argument(node, 6) is not None):
+        raise Blocked("border", node, f"{describe(node)} counts zeros from its padding, which a shift would move")
+
+
+def _spatial(node: fx.Node, affine: Affine) -> None:
+    """Adaptive averages and interpolation: the weights of every output sum to one."""
+    _not_along(node, affine, range(2, len(sizes(node))))
+
+
+def _padded(node: fx.Node, affine: Affine) -> None:
+    """pad(s x + t) = s pad(x) + t, where the border repeats x; zeros need t = 0."""
+    # pad(x, (last axis before, after, last but one before, ...), mode, value)
+    amounts, rank = list(argument(node, 1)), len(sizes(node))
+    _not_along(node, affine, [rank - 1 - index // 2 for index, amount in enumerate(amounts) if amount])
+    if argument(node, 2, "constant") == "constant" and (affine.shifts or argument(node, 3) not in (None, 0)):
+        raise Blocked("border", node, f"{describe(node)} adds a constant border, which a shift would move")
+
+
+def _rearranged(move: Callable[[fx.Node, Tensor], Tensor], back: Callable[[fx.Node, Tensor], Tensor]) -> Passage:
+    """The same values in another shape: the map moves along."""
+
+    def before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
+        return [[(_first(node), _not_free(node, _first(node), Affine(*(back(node, part) for part in affine))))]]
+
+    def after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
+        return _not_free(node, node, Affine(*(move(node, part) for part in _only(node, maps))))
+
+    return Passage(before, after)
+
+
+def _permutation(node: fx.Node) -> list[int]:
+    """Where each axis of the output comes from; read off the operator itself."""
+    rank = len(sizes(node))
+    assert callable(node.target)
+    return [size - 2 for size in node.target(torch.empty(tuple(range(2, 2 + rank)), device="meta"), *node.args[1:]).shape]
+
+
+def _averaged_axes(node: fx.Node) -> list[int]:
+    rank = len(sizes(_first(node)))
+    return sorted(axis % rank for axis in argument(node, 1))
+
+
+def _mean_move(node: fx.Node, part: Tensor) -> Tensor:
+    """mean(s x + t) = s mean(x) + t over axes on which neither depends."""
+    axes = _averaged_axes(node)
+    if any(part.shape[axis] > 1 for axis in axes):
+        raise Blocked("another-axis", node, f"{describe(node)} averages over the normalised axis")
+    return part if argument(node, 2, False) else part.reshape([size for axis, size in enumerate(part.shape) if axis not in axes])
+
+
+def _mean_back(node: fx.Node, part: Tensor) -> Tensor:
+    if not argument(node, 2, False):
+        for axis in _averaged_axes(node):
+            part = part.unsqueeze(axis)
+    if any(part.shape[axis] > 1 for axis in _averaged_axes(node)):
+        raise Blocked("another-axis", node, f"{describe(node)} averages over the normalised axis")
+    return part
+
+
+def _cat_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
+    """A(cat(x, y)) = cat(A1(x), A2(y)): every piece takes its share."""
+    pieces, axis, lengths = _pieces(node)
+    return [list(zip(pieces, affine.split(axis, lengths), strict=True))]
+
+
+def _cat_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
+    """cat(A(x), y) = (A, identity)(cat(x, y))."""
+    pieces, axis, lengths = _pieces(node)
+    rank = len(sizes(node))
+    return joined([maps.get(piece, Affine.identity(rank)) for piece in pieces], axis, lengths)
+
+
+def _pieces(node: fx.Node) -> tuple[list[fx.Node], int, list[int]]:
+    pieces = node.args[0]
+    assert isinstance(pieces, (list, tuple))
+    nodes = [piece for piece in pieces if isinstance(piece, fx.Node)]
+    axis = int(argument(node, 1, 0)) % len(sizes(node))
+    if axis in free_axes(node):
+        raise Blocked("another-axis", node, f"{describe(node)} joins along an axis of unknown size")
+    return nodes, axis, [sizes(piece)[axis] for piece in nodes]
+
+
+def _sum_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
+    """s (x + y) + t = (s x + t) + s y: both take the scale, either one the shift."""
+    first, second = _operands(node)
+    sign = -1.0 if node.target is aten.sub.Tensor else 1.0
+    scaled = affine.without_shift()
+    return [[(first, affine), (second, scaled)], [(first, scaled), (second, affine._replace(shift=sign * affine.shift))]]
+
+
+def _sum_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
+    """(s x + t) + (s y + u) = s (x + y) + (t + u): the scales must be the same."""
+    nothing = Affine.identity(len(sizes(node)))
+    first, second = (maps.get(one, nothing) for one in _operands(node))
+    if first.scale.shape != second.scale.shape or not bool((first.scale == second.scale).all()):
+        raise Blocked("addition", node, f"{describe(node)} adds another value, which is not scaled")
+    sign = -1.0 if node.target is aten.sub.Tensor else 1.0
+    return Affine.of(first.scale, first.shift + sign * second.shift)
+
+
+def _product_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
+    """s (x y) = (s x) y = x (s y)."""
+    if affine.shifts:
+        raise Blocked("product", node, f"{describe(node)} multiplies two values, and neither can take a shift")
+    return [[(one, affine)] for one in _operands(node)]
+
+
+def _product_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
+    """(s x) (r y) = (s r) (x y)."""
+    if any(affine.shifts for affine in maps.values()):
+        raise Blocked("product", node, f"{describe(node)} multiplies with another value, and so would a shift be")
+    nothing = Affine.identity(len(sizes(node)))
+    first, second = (maps.get(one, nothing) for one in _operands(node))
+    return Affine.of(first.scale * second.scale, nothing.shift)
+
+
+def _step_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
+    """s (c x + d) + t = c (s x + t') + d with t' = (s d + t - d) / c."""
+    step = affine_step(node, constants)
+    assert step is not None
+    shift = affine.scale * step.shift + affine.shift - step.shift
+    if bool((step.scale == 0).any()):
+        raise Blocked("zero", node, f"{describe(node)} multiplies by zero")
+    return [[(node.meta["edgekit_variable"], Affine.of(affine.scale, shift / step.scale))]]
+
+
+def _step_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
+    """c (s x + t) + d = s (c x + d) + (c t + d - s d)."""
+    step = affine_step(node, constants)
+    assert step is not None
+    (affine,) = maps.values()
+    return Affine.of(affine.scale, step.scale * affine.shift + step.shift - affine.scale * step.shift)
+
+
+_STEP = Passage(_step_before, _step_after)
+_RESHAPED = _rearranged(
+    lambda node, part: reshaped(part, sizes(_first(node)), sizes(node)),
+    lambda node, part: reshaped(part, sizes(node), sizes(_first(node))),
+)
+_PERMUTED = _rearranged(
+    lambda node, part: part.permute(_permutation(node)),
+    lambda node, part: part.permute([_permutation(node).index(axis) for axis in range(part.dim())]),
+)
+
+
+def _table(names: str, passage: Passage) -> dict[Any, Passage]:
+    found = {}
+    for name in names.split():
+        packet, _, overload = name.partition(".")
+        found[getattr(getattr(aten, packet), overload)] = passage
+    return found
+
+
+PASSAGES: Mapping[Any, Passage] = {
+    **_table(
+        "dropout.default feature_dropout.default alpha_dropout.default clone.default contiguous.default detach.default "
+        "to.dtype alias.default",
+        _unchanged(_same_values),
+    ),
+    **_table("relu.default leaky_relu.default", _unchanged(_homogeneous)),
+    **_table("max_pool1d.default max_pool2d.default max_pool3d.default", _unchanged(_maximum)),
+    **_table("adaptive_max_pool2d.default adaptive_max_pool3d.default", _unchanged(_maximum)),
+    **_table("avg_pool1d.default avg_pool2d.default avg_pool3d.default", _unchanged(_average)),
+    **_table(
+        "adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default upsample_nearest1d.vec "
+        "upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec upsample_bilinear2d.vec upsample_trilinear3d.vec",
+        _unchanged(_spatial),
+    ),
+    **_table("pad.default", _unchanged(_padded)),
+    **_table(
+        "reshape.default view.default flatten.using_ints unflatten.int squeeze.dim squeeze.dims squeeze.default "
+        "unsqueeze.default",
+        _RESHAPED,
+    ),
+    **_table("permute.default transpose.int swapaxes.default movedim.intlist movedim.int", _PERMUTED),
+    **_table("mean.dim", _rearranged(_mean_move, _mean_back)),
+    **_table("cat.default concat.default", Passage(_cat_before, _cat_after)),
+    **_table("add.Tensor sub.Tensor", Passage(_sum_before, _sum_after)),
+    **_table("mul.Tensor", Passage(_product_before, _product_after)),
+}
+
+
+def passage_of(node: fx.Node, constants: Constants) -> Passage | None:
+    """How a map passes ``node``; None where none can."""
+    if node.op != "call_function" or not is_tensor(node):
+        return None
+    return _STEP if affine_step(node, constants) is not None else PASSAGES.get(node.target)
+
+
+def _first(node: fx.Node) -> fx.Node:
+    first = node.args[0]
+    assert isinstance(first, fx.Node)
+    return first
+
+
+def _only(node: fx.Node, maps: Mapping[fx.Node, Affine]) -> Affine:
+    if set(maps) != {_first(node)}:
+        raise Blocked("unknown", node, f"{describe(node)} uses it otherwise than as its input")
+    return maps[_first(node)]
+
+
+def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """Of a sum or product of two different values of one rank, neither a constant."""
+    values = node.args
+    if node.kwargs or len(values) != 2 or not all(is_tensor(one) for one in values):
+        raise Blocked("unknown", node, f"{describe(node)} stands between")
+    first, second = values
+    assert isinstance(first, fx.Node)
+    assert isinstance(second, fx.Node)
+    if first is second or not len(sizes(first)) == len(sizes(second)) == len(sizes(node)):
+        raise Blocked("unknown", node, f"{describe(node)} stands between, and its operands are not two values of one rank")
+    if dtype_of(first) != dtype_of(node) or dtype_of(second) != dtype_of(node):
+        raise Blocked("dtype", node, f"{describe(node)} changes the dtype")
+    return first, second
+
+
+def _not_along(node: fx.Node, affine: Affine, axes: Any) -> None:
+    crossed = set(axes) & set(affine.axes)
+    if crossed:
+        raise Blocked("another-axis", node, f"{describe(node)} mixes values along axis {min(crossed)}, which is the normalised one")
+
+
+def _not_free(node: fx.Node, value: fx.Node, affine: Affine) -> Affine:
+    """A map may not depend on an axis of unknown size."""
+    if set(affine.axes) & free_axes(value):
+        raise Blocked("another-axis", node, f"{describe(node)} mixes the normalised axis with one of unknown size")
+    return affine
+
+
+def _any(value: Any) -> bool:
+    return any(value) if isinstance(value, (list, tuple)) else bool(value)
+
+
+def _all_are(value: Any, wanted: int) -> bool:
+    return all(one == wanted for one in value) if isinstance(value, (list, tuple)) else value == wanted

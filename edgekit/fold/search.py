@@ -1,0 +1,169 @@
+"""Where a normalisation can go: into the layers before it, or into those behind it, whole or not at all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from edgekit.fold.affine import Affine
+from edgekit.fold.graph import Constants, aten, describe, dtype_of, module_path, sizes, stored, users_of_storage
+from edgekit.fold.norms import Norm
+from edgekit.fold.rules import LAYERS, Blocked, passage_of
+
+_READS_NO_VALUES = frozenset({aten._assert_tensor_metadata.default, aten.type_as.default, aten.sym_size.int})
+
+
+class Edit(NamedTuple):
+    """A layer whose output channels (or else its input channels) are scaled and shifted; vectors, float64."""
+
+    layer: fx.Node
+    output: bool
+    scale: Tensor
+    shift: Tensor
+
+
+class Search:
+    """Over one graph; it changes nothing. ``written`` are nodes that share memory with a write in place."""
+
+    def __init__(self, graph: fx.GraphModule, written: frozenset[fx.Node]) -> None:
+        self.graph, self._written = graph, written
+        self.constants = Constants(graph)
+
+    def before(self, norm: Norm) -> list[Edit]:
+        """Edits that make the norm's input what its output is; raises Blocked."""
+        assert norm.affine is not None
+        return self._before(norm.source, norm.nodes[0], norm.affine)
+
+    def after(self, norm: Norm) -> list[Edit]:
+        """Edits behind the norm that make up for its absence; raises Blocked.
+
+        In the order of the data every value that differs from what it was is kept with the map from new to old.
+        """
+        assert norm.affine is not None
+        self._check_offset(norm)
+        maps: dict[fx.Node, Affine] = {norm.last: norm.affine}
+        edits: list[Edit] = []
+        for node in self.graph.graph.nodes:
+            incoming = {one: maps[one] for one in node.all_input_nodes if one in maps}
+            if not incoming:
+                continue
+            if node.op == "output":
+                raise Blocked("output", node, "the model's output would change")
+            self._check_written(node)
+            if node.target in LAYERS:
+                edits.append(self._into_inputs(node, incoming))
+                continue
+            passage = passage_of(node, self.constants)
+            if passage is None:
+                raise Blocked("between", node, f"{describe(node)} stands between")
+            affine = passage.after(node, incoming, self.constants)
+            if not affine.is_identity:
+                maps[node] = affine
+        return edits
+
+    def _before(self, node: fx.Node, user: fx.Node, affine: Affine) -> list[Edit]:
+        if affine.is_identity:
+            return []
+        self._check_reach(node, user, affine)
+        if node.target in LAYERS:
+            return [self._into_outputs(node, affine)]
+        passage = passage_of(node, self.constants)
+        if passage is None:
+            raise Blocked("between", node, f"no convolution or linear layer before it, but {describe(node)}")
+        first: Blocked | None = None
+        for shares in passage.before(node, affine, self.constants):
+            try:
+                return self._all(node, shares)
+            except Blocked as blocked:
+                first = first or blocked
+        assert first is not None
+        raise first
+
+    def _all(self, node: fx.Node, shares: list[tuple[fx.Node, Affine]]) -> list[Edit]:
+        if len({source for source, _ in shares}) != len(shares):
+            raise Blocked("twice", node, f"{describe(node)} uses one value twice")
+        return [edit for source, share in shares for edit in self._before(source, node, share)]
+
+    def _check_reach(self, node: fx.Node, user: fx.Node, affine: Affine) -> None:
+        """``node`` may change when ``user`` alone sees it, and can when the map has its shape."""
+        if node in self.constants:
+            raise Blocked("constant", node, f"{describe(node)} is stored, not computed by a layer")
+        if node.op != "call_function":
+            raise Blocked("input", node, f"no convolution or linear layer before it, but {describe(node)}")
+        self._check_written(node)
+        others = sorted({describe(one) for one in node.users if one is not user})
+        if others:
+            raise Blocked("other-users", node, f"the output of {module_path(node)} is also used by {', '.join(others)}")
+        if any(sizes(node)[axis] == 1 for axis in affine.axes):
+            raise Blocked("another-axis", node, f"{describe(node)} is the same for all channels")
+
+    def _into_outputs(self, node: fx.Node, affine: Affine) -> Edit:
+        """y = s (W u + b) + t: along the layer's output channels only."""
+        self._check_weight(node)
+        return Edit(node, True, *self._vectors(node, node, affine, "outputs"))
+
+    def _into_inputs(self, node: fx.Node, incoming: dict[fx.Node, Affine]) -> Edit:
+        """W (s u + t) + b: along the layer's input channels only, and t only where every output sees the whole kernel."""
+        source = node.args[0]
+        if list(incoming) != [source]:
+            raise Blocked("unknown", node, f"{describe(node)} uses it otherwise than as its input")
+        assert isinstance(source, fx.Node)
+        layer, affine = LAYERS[node.target], incoming[source]
+        if layer.inputs is None:
+            raise Blocked("between", node, f"{describe(node)} stands between")
+        self._check_weight(node)
+        border = layer.bordered(node) if affine.shifts else ""
+        if border:
+            raise Blocked("border", node, f"{describe(node)} {border}")
+        return Edit(node, False, *self._vectors(node, source, affine, "inputs"))
+
+    def _vectors(self, node: fx.Node, value: fx.Node, affine: Affine, what: str) -> tuple[Tensor, Tensor]:
+        axis = LAYERS[node.target].axis % len(sizes(value))
+        wrong = [one for one in affine.axes if one != axis]
+        if wrong:
+            raise Blocked(
+                "another-axis", node, f"it normalises axis {wrong[0]}, the {what} of {module_path(node)} lie along axis {axis}"
+            )
+        return affine.along(axis, sizes(value)[axis])
+
+    def _check_weight(self, node: fx.Node) -> None:
+        weight = node.args[1]
+        assert isinstance(weight, fx.Node)
+        if weight not in self.constants:
+            raise Blocked("computed", node, f"the weight of {module_path(node)} is computed from the input")
+        sharers = {user for leaf in self._leaves(weight) for user in users_of_storage(self.graph, leaf)}
+        mine = self._between(weight) | {node}
+        others = sorted({describe(one) for one in sharers - mine if one.target not in _READS_NO_VALUES})
+        if others:
+            raise Blocked("shared-weight", node, f"the weight of {module_path(node)} is shared with {', '.join(others)}")
+
+    def _leaves(self, node: fx.Node) -> list[fx.Node]:
+        """The stored tensors of the layer's size or more that a constant is made of."""
+        found = [one for one in self._between(node) | {node} if one.op == "get_attr"]
+        return [one for one in found if stored(self.graph, str(one.target)).dim() > 1] or found
+
+    def _between(self, node: fx.Node) -> set[fx.Node]:
+        """Everything a constant is made of, and itself."""
+        seen, waiting = {node}, [node]
+        while waiting:
+            for one in waiting.pop().all_input_nodes:
+                if one not in seen:
+                    seen.add(one)
+                    waiting.append(one)
+        return seen
+
+    def _check_written(self, node: fx.Node) -> None:
+        if node in self._written:
+            raise Blocked("in-place", node, f"{describe(node)} shares memory with a value that is written to in place")
+
+    def _check_offset(self, norm: Norm) -> None:
+        """Behind the fold the next layer would subtract the mean, after rounding, at the cost of its digits."""
+        limit = torch.finfo(dtype_of(norm.last)).eps ** -0.4
+        if norm.offset > limit:
+            raise Blocked(
+                "conditioning",
+                norm.last,
+                f"its mean lies {norm.offset:.0f} standard deviations from zero, which {dtype_of(norm.last)} must subtract here",
+            )

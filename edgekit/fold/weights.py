@@ -1,0 +1,157 @@
+"""Weights that are being folded: every change is kept as vectors, and rounded once, layer by layer, at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgekit.fold.graph import describe, module_path, owner, stored, users_of_storage
+from edgekit.fold.rules import LAYERS, Blocked, Layer
+from edgekit.fold.search import Edit, Search
+
+
+class Weights:
+    """The folded weights of a graph: ``put`` takes edits, ``exact`` gives float64 values, ``commit`` stores rounded ones."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self._graph = search.graph
+        self._layers: dict[fx.Node, _Pending] = {}
+
+    def put(self, edits: list[Edit]) -> None:
+        """All edits or, raising Blocked, none."""
+        changed = [(edit.layer, self._pending(edit.layer).with_edit(edit)) for edit in edits]
+        for layer, pending in changed:
+            pending.check(layer)
+        self._layers.update(changed)
+
+    def _pending(self, node: fx.Node) -> _Pending:
+        if node in self._layers:
+            return self._layers[node]
+        bias = node.args[2] if len(node.args) > 2 else None
+        value = self.search.constants(bias) if isinstance(bias, fx.Node) else None
+        if isinstance(bias, fx.Node) and value is None:
+            raise Blocked("computed", node, f"the bias of {module_path(node)} is computed from the input")
+        return _Pending(self.search, node, None, None, value)
+
+    def name_parameters(self) -> None:
+        """Give each changed layer a weight and a bias of its own in the graph; their values come with ``commit``."""
+        for node, pending in self._layers.items():
+            weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+            assert isinstance(weight, fx.Node)
+            pending.weight_name = self._own(node, weight, "weight")
+            if pending.bias is not None:
+                pending.bias_name = self._own(node, bias if isinstance(bias, fx.Node) else None, "bias")
+
+    def _own(self, node: fx.Node, current: fx.Node | None, leaf: str) -> str:
+        """The name of a parameter that ``node`` alone reads, under its present name where that is so."""
+        index = 1 if leaf == "weight" else 2
+        if current is not None and current.op == "get_attr" and users_of_storage(self._graph, current) == [node]:
+            return str(current.target)
+        weight = node.args[1]
+        assert isinstance(weight, fx.Node)
+        holder = str(weight.target).rpartition(".")[0] if weight.op == "get_attr" else module_path(node)
+        name = f"{holder}.{leaf}".lstrip(".")
+        if not self._free(name):
+            name = f"{node.name}_folded_{leaf}"
+        example = stored(self._graph, str(weight.target)) if weight.op == "get_attr" else weight.meta["val"]
+        parent, last = owner(self._graph, name)
+        parent.register_parameter(last, nn.Parameter(torch.zeros((), dtype=example.dtype), requires_grad=False))
+        with self._graph.graph.inserting_before(node):
+            created = self._graph.graph.get_attr(name)
+        arguments = [*node.args, *[None] * (index + 1 - len(node.args))]
+        arguments[index] = created
+        node.args = tuple(arguments)
+        return name
+
+    def _free(self, name: str) -> bool:
+        try:
+            holder, leaf = owner(self._graph, name)
+        except AttributeError:
+            return False
+        return not hasattr(holder, leaf)
+
+    def exact(self, name: str) -> Tensor | None:
+        """The folded value of a parameter in float64; None for one that nothing was folded into."""
+        for pending in self._layers.values():
+            if name == pending.weight_name:
+                return pending.weight()
+            if name == pending.bias_name:
+                return pending.bias
+        return None
+
+    def commit(self) -> None:
+        """Round to each layer's own dtype and store; one layer's float64 copy exists at a time."""
+        for node, pending in self._layers.items():
+            dtype = pending.dtype
+            rounded = pending.weight().to(dtype)
+            holder, leaf = owner(self._graph, pending.weight_name)
+            setattr(holder, leaf, nn.Parameter(rounded, requires_grad=False))
+            if pending.bias is not None:
+                holder, leaf = owner(self._graph, pending.bias_name)
+                setattr(holder, leaf, nn.Parameter(pending.bias.to(dtype), requires_grad=False))
+            for argument in node.args[1:3]:
+                if isinstance(argument, fx.Node):
+                    argument.meta["val"] = stored(self._graph, str(argument.target))
+        self._layers.clear()
+
+
+class _Pending:
+    """One layer: W' = outputs * W * inputs, b'. Only vectors are held."""
+
+    def __init__(self, search: Search, node: fx.Node, outputs: Any, inputs: Any, bias: Tensor | None) -> None:
+        self._search, self._node = search, node
+        self.outputs, self.inputs, self.bias = outputs, inputs, bias
+        weight = node.args[1]
+        assert isinstance(weight, fx.Node)
+        self._source = weight
+        self.dtype: torch.dtype = weight.meta["val"].dtype
+        self.shape = tuple(int(size) for size in weight.meta["val"].shape)
+        self.weight_name = self.bias_name = ""
+
+    @property
+    def layer(self) -> Layer:
+        """The rule of this operator."""
+        return LAYERS[self._node.target]
+
+    def weight(self) -> Tensor:
+        """In float64."""
+        weight: Tensor = self._search.constants(self._source)
+        groups = self.layer.groups(self._node)
+        if self.outputs is not None:
+            weight = weight * self.layer.outputs(self.shape, self.outputs, groups)
+        if self.inputs is not None:
+            assert self.layer.inputs is not None
+            weight = weight * self.layer.inputs(self.shape, self.inputs, groups)
+        return weight
+
+    def with_edit(self, edit: Edit) -> _Pending:
+        """s (W u + b) + t, or W (s u + t) + b."""
+        made = _Pending(self._search, self._node, self.outputs, self.inputs, self.bias)
+        if edit.output:
+            made.outputs = edit.scale if self.outputs is None else edit.scale * self.outputs
+            made.bias = edit.shift if self.bias is None else edit.scale * self.bias + edit.shift
+            made.bias = made.bias if bool(made.bias.any()) or self.bias is not None else None
+            return made
+        made.inputs = edit.scale if self.inputs is None else edit.scale * self.inputs
+        if bool(edit.shift.any()):
+            assert self.layer.bias is not None
+            added = self.layer.bias(self.weight(), edit.shift, self.layer.groups(self._node))
+            made.bias = added if self.bias is None else self.bias + added
+        return made
+
+    def check(self, node: fx.Node) -> None:
+        """Raise Blocked when the dtype cannot hold the result as well as it held the layer."""
+        limits = torch.finfo(self.dtype)
+        weight = self.weight().abs()
+        largest = float(weight.max()) if weight.numel() else 0.0
+        largest = max(largest, float(self.bias.abs().max()) if self.bias is not None and self.bias.numel() else 0.0)
+        if not largest <= limits.max:
+            raise Blocked("overflow", node, f"the folded {describe(node)} would need numbers beyond {self.dtype}")
+        rows = weight.flatten(1).amax(1) if weight.dim() > 1 and weight.numel() else weight
+        if bool(((rows > 0) & (rows < limits.smallest_normal / 8)).any()):
+            raise Blocked("underflow", node, f"the folded {describe(node)} would need numbers too small for {self.dtype}")
+
+
