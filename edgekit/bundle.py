@@ -32,7 +32,7 @@ from edgekit.reports import FoldReport
 from edgekit.tensors import Array, TensorSpec
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
-SCHEMA = 1
+SCHEMA = 2
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GOLDEN_BYTES = 4 << 30
 
@@ -227,7 +227,7 @@ def _decode(content: bytes, path: Path) -> Manifest:
         schema = document.get("schema")
         if isinstance(schema, int) and schema > SCHEMA:
             raise BundleError(f"{path} has schema {schema}, and this edgekit reads up to {SCHEMA}; upgrade edgekit")
-        manifest = msgspec.convert(document, Manifest)
+        manifest = msgspec.convert(_upgraded(document), Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise BundleError(f"{path} is damaged: {problem}; export the bundle again") from None
     used = [manifest.golden.file, *(variant.file for variant in manifest.variants)]
@@ -239,6 +239,16 @@ def _decode(content: bytes, path: Path) -> Manifest:
     if missing:
         raise BundleError(f"{path} gives no checksum for {missing[0]}; export the bundle again")
     return manifest
+
+
+def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 named one layer that a batch norm was folded into, schema 2 names all of them."""
+    folds = document.get("fold")
+    if document.get("schema") == 1 and isinstance(folds, dict) and isinstance(folds.get("folded"), list):
+        for fold in folds["folded"]:
+            if isinstance(fold, dict) and isinstance(fold.get("into"), str):
+                fold["into"] = [fold["into"]]
+    return document
 
 
 def _check_file(root: Path, name: str, entry: FileEntry) -> None:

@@ -109,7 +109,7 @@ def _preprocessing(manifest: Manifest) -> str:
 
 def _folding(manifest: Manifest) -> str:
     fold = manifest.fold
-    lines = [f"## Batch norm\n\n{len(fold.folded)} of {fold.before} folded into the layer before them."]
+    lines = [f"## Batch norm\n\n{len(fold.folded)} of {fold.before} normalisations folded into the layers around them."]
     if fold.kept:
         lines.append("\nKept:\n")
         lines += [f"- `{kept.norm}` ({kept.kind}): {kept.reason}" for kept in fold.kept]

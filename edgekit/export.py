@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir
@@ -120,13 +120,26 @@ def _check(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
         raise ModelError(f"the exported file is not valid ONNX: {problem}; please report this model") from problem
-    written = sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
+    written = batch_norms(proto)
     reported = sum(kept.nodes for kept in fold_report.kept)
     if written != reported:
         raise ModelError(
             f"the exported file has {written} BatchNormalization nodes where the fold report says {reported}; "
             "please report this model"
         )
+
+
+def batch_norms(proto: onnx.ModelProto) -> int:
+    """How many BatchNormalization nodes, also inside the branches of If and Loop and inside functions."""
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> int:
+        return sum(
+            (node.op_type == "BatchNormalization")
+            + sum(count(graph.node) for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))
+            for node in nodes
+        )
+
+    return count(proto.graph.node) + sum(count(function.node) for function in proto.functions)
 
 
 def _check_names(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

@@ -84,10 +84,12 @@ def _train(report: TrainReport, console: Console) -> None:
 
 def _fold(report: FoldReport, console: Console) -> None:
     rows = table(
-        f"batch norm: {len(report.folded)} of {report.before} folded", "normalisation", "kind", "folded into / kept because"
-    )
+        f"normalisations: {len(report.folded)} of {report.before} folded, {len(report.kept)} left",
+        "normalisation", "kind", "folded into / kept because",
+    )  # fmt: skip
     for fold in report.folded:
-        rows.add_row(fold.norm, fold.kind, f"[green]{escape(', '.join(fold.into))}[/green]")
+        where = escape(", ".join(fold.into)) or "nothing: it changes nothing"
+        rows.add_row(fold.norm, fold.kind, f"[green]{where}[/green]{' (behind it)' if fold.side == 'after' else ''}")
     for kept in report.kept:
         rows.add_row(kept.norm, kept.kind, f"[yellow]kept:[/yellow] {escape(kept.reason)}")
     if report.before:

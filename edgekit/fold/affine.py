@@ -70,7 +70,7 @@ class Affine(NamedTuple):
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Affine]:
         """The shares of the pieces of a concatenation."""
-        parts = (widened(part, axis, sum(sizes)).split(list(sizes), axis) for part in self)
+        parts = (torch.split(widened(part, axis, sum(sizes)), list(sizes), axis) for part in self)
         return [Affine.of(scale, shift) for scale, shift in zip(*parts, strict=True)]
 
 
@@ -78,10 +78,8 @@ def joined(maps: Sequence[Affine], axis: int, sizes: Sequence[int]) -> Affine:
     """The map of a concatenation whose pieces have these maps and these sizes along ``axis``."""
 
     def whole(parts: list[Tensor]) -> Tensor:
-        shape = torch.broadcast_shapes(*(_without(part, axis).shape for part in parts))
-        wide = [
-            part.expand(*shape[:axis], size, *shape[axis + 1 :]) for part, size in zip(parts, sizes, strict=True)
-        ]
+        shape = [max(part.shape[one] for part in parts) for one in range(parts[0].dim())]
+        wide = [part.expand(*shape[:axis], size, *shape[axis + 1 :]) for part, size in zip(parts, sizes, strict=True)]
         return torch.cat(wide, axis)
 
     return Affine.of(whole([one.scale for one in maps]), whole([one.shift for one in maps]))
@@ -107,7 +105,3 @@ def compact(part: Tensor) -> Tensor:
             if bool((part == first).all()):
                 part = first
     return part
-
-
-def _without(part: Tensor, axis: int) -> Tensor:
-    return part.narrow(axis, 0, 1)

@@ -9,6 +9,8 @@ from torch import Tensor, fx, nn
 
 aten = torch.ops.aten
 CACHED_ELEMENTS = 1 << 16
+_READ_NO_VALUES = frozenset({aten._assert_tensor_metadata.default, aten.sym_size.int})
+_READ_FIRST_ONLY = frozenset({aten.reshape_as.default, aten.view_as.default, aten.expand_as.default, aten.type_as.default})
 _MAY_BE_THE_SAME = frozenset({aten.dropout.default, aten.to.dtype, aten.contiguous.default})
 
 
@@ -41,6 +43,15 @@ def _value(node: fx.Node) -> Tensor:
 def argument(node: fx.Node, index: int, default: Any = None) -> Any:
     """A positional argument, or what it is when left out."""
     return node.args[index] if len(node.args) > index else default
+
+
+def values_read(node: fx.Node) -> list[fx.Node]:
+    """The inputs whose values a node uses, and not only their shape or dtype."""
+    if node.target in _READ_NO_VALUES:
+        return []
+    if node.target in _READ_FIRST_ONLY:
+        return [one for one in node.args[:1] if isinstance(one, fx.Node)]
+    return node.all_input_nodes
 
 
 def module_path(node: fx.Node) -> str:
@@ -83,8 +94,8 @@ def stored(graph: fx.GraphModule, name: str) -> Any:
     return getattr(holder, leaf)
 
 
-def users_of_storage(graph: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """Every user of the tensor behind a ``get_attr`` node, also through its other names."""
+def users_of_storage(graph: fx.GraphModule, node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """Every user of the tensor behind a ``get_attr`` node, also through its other names, as (name, user)."""
     wanted = stored(graph, str(node.target)).untyped_storage().data_ptr()
     same = [
         other
@@ -93,7 +104,7 @@ def users_of_storage(graph: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
         and isinstance(tensor := stored(graph, str(other.target)), Tensor)
         and tensor.untyped_storage().data_ptr() == wanted
     ]
-    return [user for other in same for user in other.users]
+    return [(other, user) for other in same for user in other.users]
 
 
 class Constants:
@@ -113,6 +124,7 @@ class Constants:
         return node in self._constant
 
     def __call__(self, node: Any) -> Any:
+        """The value; anything but a node is given back."""
         if not isinstance(node, fx.Node):
             return node
         if node not in self._constant:

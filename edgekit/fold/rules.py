@@ -16,7 +16,7 @@ from edgekit.fold.graph import Constants, argument, aten, describe, dtype_of, fr
 from edgekit.fold.norms import affine_step
 
 
-class Blocked(Exception):  # noqa: N818  # an answer of the search, not an error
+class Blocked(Exception):  # an answer of the search, not an error
     """The map cannot go this way: ``code`` for programs, ``at`` the operator, the message for people."""
 
     def __init__(self, code: str, at: fx.Node, why: str) -> None:
@@ -359,7 +359,7 @@ PASSAGES: Mapping[Any, Passage] = {
     **_table("pad.default", _unchanged(_padded)),
     **_table(
         "reshape.default view.default flatten.using_ints unflatten.int squeeze.dim squeeze.dims squeeze.default "
-        "unsqueeze.default",
+        "unsqueeze.default reshape_as.default view_as.default",
         _RESHAPED,
     ),
     **_table("permute.default transpose.int swapaxes.default movedim.intlist movedim.int", _PERMUTED),
@@ -407,7 +407,7 @@ def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
 def _not_along(node: fx.Node, affine: Affine, axes: Any) -> None:
     crossed = set(axes) & set(affine.axes)
     if crossed:
-        raise Blocked("another-axis", node, f"{describe(node)} mixes values along axis {min(crossed)}, which is the normalised one")
+        raise Blocked("another-axis", node, f"{describe(node)} mixes values along the normalised axis {min(crossed)}")
 
 
 def _not_free(node: fx.Node, value: fx.Node, affine: Affine) -> Affine:

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from edgekit.fold.affine import Affine
-from edgekit.fold.graph import Constants, aten, describe, dtype_of, module_path, sizes, stored, users_of_storage
+from edgekit.fold.graph import Constants, describe, dtype_of, module_path, sizes, stored, users_of_storage, values_read
 from edgekit.fold.norms import Norm
 from edgekit.fold.rules import LAYERS, Blocked, passage_of
-
-_READS_NO_VALUES = frozenset({aten._assert_tensor_metadata.default, aten.type_as.default, aten.sym_size.int})
 
 
 class Edit(NamedTuple):
@@ -46,7 +44,7 @@ class Search:
         maps: dict[fx.Node, Affine] = {norm.last: norm.affine}
         edits: list[Edit] = []
         for node in self.graph.graph.nodes:
-            incoming = {one: maps[one] for one in node.all_input_nodes if one in maps}
+            incoming = {one: maps[one] for one in values_read(node) if one in maps}
             if not incoming:
                 continue
             if node.op == "output":
@@ -93,7 +91,7 @@ class Search:
         if node.op != "call_function":
             raise Blocked("input", node, f"no convolution or linear layer before it, but {describe(node)}")
         self._check_written(node)
-        others = sorted({describe(one) for one in node.users if one is not user})
+        others = sorted({describe(one) for one in node.users if one is not user and node in values_read(one)})
         if others:
             raise Blocked("other-users", node, f"the output of {module_path(node)} is also used by {', '.join(others)}")
         if any(sizes(node)[axis] == 1 for axis in affine.axes):
@@ -133,9 +131,15 @@ class Search:
         assert isinstance(weight, fx.Node)
         if weight not in self.constants:
             raise Blocked("computed", node, f"the weight of {module_path(node)} is computed from the input")
-        sharers = {user for leaf in self._leaves(weight) for user in users_of_storage(self.graph, leaf)}
         mine = self._between(weight) | {node}
-        others = sorted({describe(one) for one in sharers - mine if one.target not in _READS_NO_VALUES})
+        others = sorted(
+            {
+                describe(one)
+                for leaf in self._leaves(weight)
+                for other, one in users_of_storage(self.graph, leaf)
+                if one not in mine and other in values_read(one)
+            }
+        )
         if others:
             raise Blocked("shared-weight", node, f"the weight of {module_path(node)} is shared with {', '.join(others)}")
 

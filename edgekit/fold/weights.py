@@ -48,8 +48,12 @@ class Weights:
     def _own(self, node: fx.Node, current: fx.Node | None, leaf: str) -> str:
         """The name of a parameter that ``node`` alone reads, under its present name where that is so."""
         index = 1 if leaf == "weight" else 2
-        if current is not None and current.op == "get_attr" and users_of_storage(self._graph, current) == [node]:
-            return str(current.target)
+        if (
+            current is not None
+            and current.op == "get_attr"
+            and [user for _, user in users_of_storage(self._graph, current)] == [node]
+        ):
+            return str(current.target)  # type: ignore[union-attr]
         weight = node.args[1]
         assert isinstance(weight, fx.Node)
         holder = str(weight.target).rpartition(".")[0] if weight.op == "get_attr" else module_path(node)
@@ -155,3 +159,5 @@ class _Pending:
             raise Blocked("underflow", node, f"the folded {describe(node)} would need numbers too small for {self.dtype}")
 
 
+def _readers(graph: fx.GraphModule, name: fx.Node) -> list[fx.Node]:
+    return [user for _, user in users_of_storage(graph, name)]
