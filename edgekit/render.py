@@ -32,6 +32,7 @@ from edgekit.reports import (
 from edgekit.tensors import shape_text
 
 WIDEST_INTERVAL = 1.5
+_SIDES = {"before": "", "after": " (behind it)", "beside": " (beside it)"}
 PASS, FAIL = "[green]pass[/green]", "[red]FAIL[/red]"
 
 
@@ -89,7 +90,7 @@ def _fold(report: FoldReport, console: Console) -> None:
     )  # fmt: skip
     for fold in report.folded:
         where = escape(", ".join(fold.into)) or "nothing: it changes nothing"
-        rows.add_row(fold.norm, fold.kind, f"[green]{where}[/green]{' (behind it)' if fold.side == 'after' else ''}")
+        rows.add_row(fold.norm, fold.kind, f"[green]{where}[/green]{_SIDES[fold.side]}")
     for kept in report.kept:
         rows.add_row(kept.norm, kept.kind, f"[yellow]kept:[/yellow] {escape(kept.reason)}")
     if report.before:

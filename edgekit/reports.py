@@ -88,7 +88,9 @@ class Obstacle(Part, frozen=True):
 
 
 class Fold(Part, frozen=True):
-    """A normalisation that is gone: ``norm`` was folded into the layers ``into`` (module paths), before or after it.
+    """A normalisation that is gone: ``norm`` was folded into the layers ``into`` (module paths).
+
+    They are ``before`` it, ``after`` it, or ``beside`` it: convolutions of the same value that are added to it.
 
     ``nodes`` is how many BatchNormalization nodes it would have been in an ONNX file: 0 for one that was written out.
     """
@@ -96,7 +98,7 @@ class Fold(Part, frozen=True):
     norm: str
     kind: str
     into: tuple[str, ...]
-    side: Literal["before", "after"] = "before"
+    side: Literal["before", "after", "beside"] = "before"
     nodes: int = 1
 
 

@@ -24,7 +24,7 @@ from torch import fx, nn
 
 from edgekit.errors import ModelError, first_line
 from edgekit.fold.exact import run_in_float64, scaled_error
-from edgekit.fold.graph import module_path, stored, without_writes
+from edgekit.fold.graph import module_path, stored, without_writes, without_zeros
 from edgekit.fold.norms import Norm, find_norms, stored_names
 from edgekit.fold.rules import Blocked
 from edgekit.fold.search import Edit, Search
@@ -36,7 +36,7 @@ from edgekit.tensors import TensorSpec
 __all__ = ["FLOAT64_LIMIT", "fold"]
 
 FLOAT64_LIMIT = 1e-12
-Side = Literal["before", "after"]
+Side = Literal["before", "after", "beside"]
 
 
 def fold(model: nn.Module, inputs: Sequence[TensorSpec], *, fold_bn: bool = True) -> tuple[fx.GraphModule, FoldReport]:
@@ -50,6 +50,7 @@ def fold(model: nn.Module, inputs: Sequence[TensorSpec], *, fold_bn: bool = True
         asked = Obstacle("itself", "not-asked", "", "folding was not asked for")
         return graph, FoldReport((), tuple(_kept(norm, [asked]) for norm in find_norms(graph)))
     written = without_writes(graph)
+    without_zeros(graph)
     graph.graph.eliminate_dead_code()
     example = tensors_of(inputs, TRACED_BATCH + 1)  # another batch than was traced
     wanted = _float64(model, graph, example) if any(norm.affine is not None for norm in find_norms(graph)) else {}
@@ -79,6 +80,8 @@ def fold_graph(graph: fx.GraphModule, written: frozenset[fx.Node]) -> tuple[Weig
             _attempt(weights, norm, "before", folded, kept)
         for norm in reversed([one for one in norms if one.nodes[0] not in folded]):  # what is behind must be done first
             _attempt(weights, norm, "after", folded, kept)
+        for norm in [one for one in norms if one.nodes[0] not in folded]:
+            _attempt(weights, norm, "beside", folded, kept)
         if len(folded) == round_folded:
             break
     weights.name_parameters()
@@ -101,17 +104,31 @@ def _attempt(weights: Weights, norm: Norm, side: Side, folded: dict[fx.Node, Fol
         return
     search = weights.search
     try:
-        edits = search.before(norm) if side == "before" else search.after(norm)
+        edits = getattr(search, side)(norm)
         weights.put(edits)
     except Blocked as blocked:
+        if side == "beside":  # so rarely possible that its absence explains nothing
+            return
         found = Obstacle(side, blocked.code, str(blocked.at.name), str(blocked))
         before = [one for one in kept[node].obstacles if one.side != side] if node in kept else []
         kept[node] = _kept(norm, [*before, found])
         return
     folded[node] = Fold(norm.path, norm.kind, _names(edits), side, norm.onnx_nodes)
-    norm.last.replace_all_uses_with(norm.source)
-    for one in reversed(norm.nodes):
-        search.graph.graph.erase_node(one)
+    _take_out(search.graph, norm, side)
+
+
+def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> None:
+    """Its input takes its place; where a convolution beside it does its work, it leaves the sum altogether."""
+    gone = [*norm.nodes]
+    if side == "beside":
+        (total,) = norm.last.users
+        (other,) = [one for one in total.all_input_nodes if one is not norm.last]
+        total.replace_all_uses_with(other)
+        gone.append(total)
+    else:
+        norm.last.replace_all_uses_with(norm.source)
+    for one in reversed(gone):
+        graph.graph.erase_node(one)
 
 
 def _names(edits: list[Edit]) -> tuple[str, ...]:

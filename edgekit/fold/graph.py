@@ -188,6 +188,18 @@ def without_writes(graph: fx.GraphModule) -> frozenset[fx.Node]:
     return frozenset(node for node in roots if roots[node] in written)
 
 
+def without_zeros(graph: fx.GraphModule) -> None:
+    """Drop sums with the number 0, as in ``total = 0; total = total + x``."""
+    for node in list(graph.graph.nodes):
+        if node.target is not aten.add.Tensor or len(node.all_input_nodes) != 1 or not is_tensor(node):
+            continue
+        (source,) = node.all_input_nodes
+        zero = any(isinstance(value, (int, float)) and value == 0 for value in node.args)
+        if zero and is_tensor(source) and dtype_of(source) == dtype_of(node):
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+
+
 def _may_share(node: fx.Node) -> bool:
     """Whether the output may be the memory of the first input."""
     schema = getattr(node.target, "_schema", None)

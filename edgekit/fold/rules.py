@@ -102,6 +102,29 @@ def _conv_border(node: fx.Node) -> str:
     return "pads its input with zeros, which a shift of the input would have to leave alone"
 
 
+def centred(node: fx.Node) -> bool:
+    """Whether a convolution has as many outputs as inputs, each output lying over the middle of what it sees."""
+    # conv(x, weight, bias, stride, padding, dilation, groups)
+    source, weight = node.args[0], node.args[1]
+    if LAYERS[node.target] is not _CONVOLUTION or not isinstance(weight, fx.Node) or not isinstance(source, fx.Node):
+        return False
+    kernel = sizes(weight)[2:]
+    if sizes(source) != sizes(node) or not _all_are(argument(node, 3, 1), 1) or any(size % 2 == 0 for size in kernel):
+        return False
+    padding, dilation = argument(node, 4, 0), _each(argument(node, 5, 1), len(kernel))
+    middle = [step * (size - 1) // 2 for step, size in zip(dilation, kernel, strict=True)]
+    return padding == "same" or (padding != "valid" and list(_each(padding, len(kernel))) == middle)
+
+
+def centre(shape: tuple[int, ...], scale: Tensor) -> Tensor:
+    """The kernel of x -> s x, in the shape of a convolution's weight out x in/groups x ...: s[o] in the middle of [o, o]."""
+    out, per_group, *kernel = shape
+    kernels = torch.zeros(shape, dtype=torch.float64)
+    channels = torch.arange(out)
+    middle = [torch.tensor(size // 2) for size in kernel]
+    return kernels.index_put((channels, channels % per_group, *middle), scale)
+
+
 def _transposed_border(node: fx.Node) -> str:
     # conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation)
     weight = node.args[1]
@@ -419,6 +442,11 @@ def _not_free(node: fx.Node, value: fx.Node, affine: Affine) -> Affine:
 
 def _any(value: Any) -> bool:
     return any(value) if isinstance(value, (list, tuple)) else bool(value)
+
+
+def _each(value: Any, rank: int) -> Any:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values * rank if len(values) == 1 else values
 
 
 def _all_are(value: Any, wanted: int) -> bool:

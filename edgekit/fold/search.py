@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
 from edgekit.fold.affine import Affine
-from edgekit.fold.graph import Constants, describe, dtype_of, module_path, sizes, stored, users_of_storage, values_read
+from edgekit.fold.graph import (
+    Constants,
+    aten,
+    describe,
+    dtype_of,
+    is_tensor,
+    module_path,
+    sizes,
+    stored,
+    users_of_storage,
+    values_read,
+)
 from edgekit.fold.norms import Norm
-from edgekit.fold.rules import LAYERS, Blocked, passage_of
+from edgekit.fold.rules import LAYERS, Blocked, centred, passage_of
 
 
 class Edit(NamedTuple):
-    """A layer whose output channels (or else its input channels) are scaled and shifted; vectors, float64."""
+    """A layer whose output or input channels are scaled and shifted, or whose input is added so; vectors, float64."""
 
     layer: fx.Node
-    output: bool
+    place: Literal["outputs", "inputs", "centre"]
     scale: Tensor
     shift: Tensor
 
@@ -61,6 +72,31 @@ class Search:
                 maps[node] = affine
         return edits
 
+    def beside(self, norm: Norm) -> list[Edit]:
+        """An edit of a convolution of the same value that is added to the norm; raises Blocked.
+
+        conv(x) + (s x + t) is one convolution: s is added in the middle of its kernel, t to its bias.
+        """
+        assert norm.affine is not None
+        self._check_offset(norm)
+        for node in self._summands(norm.last):
+            if node.target in LAYERS and node.args[0] is norm.source and centred(node) and len(node.users) == 1:
+                self._check_weight(node)
+                self._check_written(node)
+                return [Edit(node, "centre", *self._vectors(node, node, norm.affine, "outputs"))]
+        raise Blocked("between", norm.last, "no convolution of the same value is added to it")
+
+    def _summands(self, node: fx.Node) -> list[fx.Node]:
+        """What is added to ``node``, in one sum or in sums of sums that nothing else sees."""
+        top, found = node, []
+        while len(top.users) == 1 and _is_sum(user := next(iter(top.users))):
+            found += [one for one in user.all_input_nodes if one is not top]
+            top = user
+        for one in found:
+            if _is_sum(one) and len(one.users) == 1:
+                found += one.all_input_nodes
+        return found
+
     def _before(self, node: fx.Node, user: fx.Node, affine: Affine) -> list[Edit]:
         if affine.is_identity:
             return []
@@ -100,7 +136,7 @@ class Search:
     def _into_outputs(self, node: fx.Node, affine: Affine) -> Edit:
         """y = s (W u + b) + t: along the layer's output channels only."""
         self._check_weight(node)
-        return Edit(node, True, *self._vectors(node, node, affine, "outputs"))
+        return Edit(node, "outputs", *self._vectors(node, node, affine, "outputs"))
 
     def _into_inputs(self, node: fx.Node, incoming: dict[fx.Node, Affine]) -> Edit:
         """W (s u + t) + b: along the layer's input channels only, and t only where every output sees the whole kernel."""
@@ -115,7 +151,7 @@ class Search:
         border = layer.bordered(node) if affine.shifts else ""
         if border:
             raise Blocked("border", node, f"{describe(node)} {border}")
-        return Edit(node, False, *self._vectors(node, source, affine, "inputs"))
+        return Edit(node, "inputs", *self._vectors(node, source, affine, "inputs"))
 
     def _vectors(self, node: fx.Node, value: fx.Node, affine: Affine, what: str) -> tuple[Tensor, Tensor]:
         axis = LAYERS[node.target].axis % len(sizes(value))
@@ -171,3 +207,14 @@ class Search:
                 norm.last,
                 f"its mean lies {norm.offset:.0f} standard deviations from zero, which {dtype_of(norm.last)} must subtract here",
             )
+
+
+def _is_sum(node: fx.Node) -> bool:
+    """Of two different values of one shape."""
+    inputs = node.all_input_nodes
+    return (
+        node.target is aten.add.Tensor
+        and not node.kwargs
+        and len(inputs) == 2
+        and all(is_tensor(one) and sizes(one) == sizes(node) and dtype_of(one) == dtype_of(node) for one in inputs)
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
 
 import torch
 from torch import Tensor, fx, nn
 
 from edgekit.fold.graph import describe, module_path, owner, stored, users_of_storage
-from edgekit.fold.rules import LAYERS, Blocked, Layer
+from edgekit.fold.rules import LAYERS, Blocked, Layer, centre
 from edgekit.fold.search import Edit, Search
 
 
@@ -34,7 +34,7 @@ class Weights:
         value = self.search.constants(bias) if isinstance(bias, fx.Node) else None
         if isinstance(bias, fx.Node) and value is None:
             raise Blocked("computed", node, f"the bias of {module_path(node)} is computed from the input")
-        return _Pending(self.search, node, None, None, value)
+        return _Pending(self.search, node, value)
 
     def name_parameters(self) -> None:
         """Give each changed layer a weight and a bias of its own in the graph; their values come with ``commit``."""
@@ -53,7 +53,7 @@ class Weights:
             and current.op == "get_attr"
             and [user for _, user in users_of_storage(self._graph, current)] == [node]
         ):
-            return str(current.target)  # type: ignore[union-attr]
+            return str(current.target)
         weight = node.args[1]
         assert isinstance(weight, fx.Node)
         holder = str(weight.target).rpartition(".")[0] if weight.op == "get_attr" else module_path(node)
@@ -103,11 +103,14 @@ class Weights:
 
 
 class _Pending:
-    """One layer: W' = outputs * W * inputs, b'. Only vectors are held."""
+    """One layer: W' = outputs * W * inputs + centre, b'. Only vectors are held."""
 
-    def __init__(self, search: Search, node: fx.Node, outputs: Any, inputs: Any, bias: Tensor | None) -> None:
+    def __init__(self, search: Search, node: fx.Node, bias: Tensor | None) -> None:
         self._search, self._node = search, node
-        self.outputs, self.inputs, self.bias = outputs, inputs, bias
+        self.outputs: Tensor | None = None
+        self.inputs: Tensor | None = None
+        self.centre: Tensor | None = None
+        self.bias = bias
         weight = node.args[1]
         assert isinstance(weight, fx.Node)
         self._source = weight
@@ -129,21 +132,21 @@ class _Pending:
         if self.inputs is not None:
             assert self.layer.inputs is not None
             weight = weight * self.layer.inputs(self.shape, self.inputs, groups)
-        return weight
+        return weight if self.centre is None else weight + centre(self.shape, self.centre)
 
     def with_edit(self, edit: Edit) -> _Pending:
-        """s (W u + b) + t, or W (s u + t) + b."""
-        made = _Pending(self._search, self._node, self.outputs, self.inputs, self.bias)
-        if edit.output:
-            made.outputs = edit.scale if self.outputs is None else edit.scale * self.outputs
-            made.bias = edit.shift if self.bias is None else edit.scale * self.bias + edit.shift
-            made.bias = made.bias if bool(made.bias.any()) or self.bias is not None else None
-            return made
-        made.inputs = edit.scale if self.inputs is None else edit.scale * self.inputs
-        if bool(edit.shift.any()):
-            assert self.layer.bias is not None
-            added = self.layer.bias(self.weight(), edit.shift, self.layer.groups(self._node))
-            made.bias = added if self.bias is None else self.bias + added
+        """s (W u + b) + t, W (s u + t) + b, or W u + b + (s u + t)."""
+        made = copy.copy(self)
+        if edit.place == "outputs":
+            made.outputs, made.centre = _product(edit.scale, self.outputs), _scaled(self.centre, edit.scale)
+            made.bias = _sum(edit.shift, _scaled(self.bias, edit.scale))
+        elif edit.place == "inputs":
+            made.inputs, made.centre = _product(edit.scale, self.inputs), _scaled(self.centre, edit.scale)
+            if bool(edit.shift.any()):
+                assert self.layer.bias is not None
+                made.bias = _sum(self.layer.bias(self.weight(), edit.shift, self.layer.groups(self._node)), self.bias)
+        else:
+            made.centre, made.bias = _sum(edit.scale, self.centre), _sum(edit.shift, self.bias)
         return made
 
     def check(self, node: fx.Node) -> None:
@@ -157,6 +160,21 @@ class _Pending:
         rows = weight.flatten(1).amax(1) if weight.dim() > 1 and weight.numel() else weight
         if bool(((rows > 0) & (rows < limits.smallest_normal / 8)).any()):
             raise Blocked("underflow", node, f"the folded {describe(node)} would need numbers too small for {self.dtype}")
+
+
+def _product(factor: Tensor, other: Tensor | None) -> Tensor:
+    return factor if other is None else factor * other
+
+
+def _scaled(value: Tensor | None, factor: Tensor) -> Tensor | None:
+    return None if value is None else value * factor
+
+
+def _sum(added: Tensor, value: Tensor | None) -> Tensor | None:
+    """None stays none where nothing is added."""
+    if value is None:
+        return added if bool(added.any()) else None
+    return value + added
 
 
 def _readers(graph: fx.GraphModule, name: fx.Node) -> list[fx.Node]:
