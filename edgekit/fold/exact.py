@@ -26,7 +26,10 @@ class Exact(fx.Interpreter):
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A stored tensor, or what it is to become."""
         exact = self._override(str(target))
-        return in_float64(super().get_attr(target, args, kwargs)) if exact is None else exact
+        if exact is not None:
+            return exact
+        value = super().get_attr(target, args, kwargs)
+        return _widened_graph(value) if isinstance(value, fx.GraphModule) else in_float64(value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An operator, with the dtypes among its arguments widened."""
@@ -43,7 +46,7 @@ def run_in_float64(
     inputs = [copy.deepcopy(in_float64(tensor)) for tensor in example]
     with torch.inference_mode():
         result = Exact(graph, override).run(*inputs)
-    return named_outputs(_unflattened(graph, result))
+    return named_outputs(result)
 
 
 def scaled_error(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
@@ -65,5 +68,13 @@ def _widened(value: Any) -> Any:
     return torch.float64 if value in _NARROWER else value
 
 
-def _unflattened(graph: fx.GraphModule, result: Any) -> Any:
-    return result
+def _widened_graph(branch: fx.GraphModule) -> fx.GraphModule:
+    """A branch of ``torch.cond`` or a body under ``autocast``, which runs on its own, likewise."""
+    branch = copy.deepcopy(branch).double()
+    for node in list(branch.graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            branch.graph.erase_node(node)
+        elif node.op == "call_function":
+            node.args, node.kwargs = (fx.node.map_aggregate(part, _widened) for part in (node.args, node.kwargs))
+    branch.recompile()
+    return branch

@@ -86,7 +86,7 @@ def _in_branches(graph: fx.GraphModule) -> list[Norm]:
     branches = [part for name, part in graph.named_modules() if name and isinstance(part, fx.GraphModule)]
     found = []
     for node in [node for part in branches for node in part.graph.nodes if is_batch_norm(node)]:
-        why = Obstacle("itself", "branch", describe(node), "it is inside a branch that the input decides on")
+        why = Obstacle("itself", "branch", describe(node), "it is inside a branch, loop or autocast, where nothing is folded")
         found.append(Norm(module_path(node), _kind(node), (node,), None, why, _onnx_nodes(node)))
     return found
 
