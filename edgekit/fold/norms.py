@@ -42,7 +42,7 @@ class Norm(NamedTuple):
     @property
     def source(self) -> fx.Node:
         """The node whose output is normalised."""
-        return next(node for node in self.nodes[0].all_input_nodes if node is variable_of(self.nodes[0]))
+        return variable_of(self.nodes[0])
 
     @property
     def last(self) -> fx.Node:
@@ -51,8 +51,8 @@ class Norm(NamedTuple):
 
 
 def variable_of(node: fx.Node) -> fx.Node:
-    """The input of a norm's first node that is not a constant; ``affine_step`` notes it."""
-    variable = node.meta.get("edgekit_variable", node.args[0])
+    """The input of a norm's first node that is not a constant; ``affine_step`` notes its place."""
+    variable = node.args[node.meta.get("edgekit_variable", 0)]
     assert isinstance(variable, fx.Node)
     return variable
 
@@ -143,12 +143,17 @@ def _written_out(graph: fx.GraphModule, nodes: tuple[fx.Node, ...], constants: C
         assert step is not None
         affine = affine.then(step)
         if node.target in (aten.mul.Tensor, aten.div.Tensor, aten.addcmul.default):
-            scaled += [one for one in node.all_input_nodes if one in constants and constants(one).numel() > 1]
+            scaled += [one for one in node.all_input_nodes if one in constants and _per_channel(constants(one), node)]
     if not scaled or len(affine.axes) > 1:
         return None
     path, kind = _name(graph, nodes, scaled[0])
     offset = float(affine.shift.abs().max()) if affine.finite else 0.0
     return _checked(Norm(path, kind, nodes, affine, offset=offset))
+
+
+def _per_channel(constant: Tensor, node: fx.Node) -> bool:
+    """Several numbers, or one in the shape of a single channel."""
+    return constant.numel() > 1 or constant.dim() == len(sizes(node))
 
 
 def _name(graph: fx.GraphModule, nodes: tuple[fx.Node, ...], constant: fx.Node) -> tuple[str, str]:
@@ -183,7 +188,7 @@ def affine_step(node: fx.Node, constants: Constants) -> Affine | None:
     aligned = [_aligned(part, rank) for part in step]
     if any(part is None or any(part.shape[axis] > 1 for axis in free_axes(node)) for part in aligned):
         return None
-    node.meta["edgekit_variable"] = variables[0]
+    node.meta["edgekit_variable"] = node.args.index(variables[0])
     return Affine.of(*(part for part in aligned if part is not None))
 
 

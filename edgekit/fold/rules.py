@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from edgekit.fold.affine import Affine, joined, reshaped
 from edgekit.fold.graph import Constants, argument, aten, describe, dtype_of, free_axes, is_tensor, sizes
-from edgekit.fold.norms import affine_step
+from edgekit.fold.norms import affine_step, variable_of
 
 
 class Blocked(Exception):  # an answer of the search, not an error
@@ -334,7 +334,7 @@ def _step_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Sh
     shift = affine.scale * step.shift + affine.shift - step.shift
     if bool((step.scale == 0).any()):
         raise Blocked("zero", node, f"{describe(node)} multiplies by zero")
-    return [[(node.meta["edgekit_variable"], Affine.of(affine.scale, shift / step.scale))]]
+    return [[(variable_of(node), Affine.of(affine.scale, shift / step.scale))]]
 
 
 def _step_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:

@@ -23,6 +23,8 @@ from edgekit.fold.graph import (
 from edgekit.fold.norms import Norm
 from edgekit.fold.rules import LAYERS, Blocked, centred, passage_of
 
+FARTHEST, MOST_STEPS = 100, 2000
+
 
 class Edit(NamedTuple):
     """A layer whose output or input channels are scaled and shifted, or whose input is added so; vectors, float64."""
@@ -39,11 +41,13 @@ class Search:
     def __init__(self, graph: fx.GraphModule, written: frozenset[fx.Node]) -> None:
         self.graph, self._written = graph, written
         self.constants = Constants(graph)
+        self._steps = 0
 
     def before(self, norm: Norm) -> list[Edit]:
         """Edits that make the norm's input what its output is; raises Blocked."""
         assert norm.affine is not None
-        return self._before(norm.source, norm.nodes[0], norm.affine)
+        self._steps = 0
+        return self._before(norm.source, norm.nodes[0], norm.affine, FARTHEST)
 
     def after(self, norm: Norm) -> list[Edit]:
         """Edits behind the norm that make up for its absence; raises Blocked.
@@ -97,9 +101,12 @@ class Search:
                 found += one.all_input_nodes
         return found
 
-    def _before(self, node: fx.Node, user: fx.Node, affine: Affine) -> list[Edit]:
+    def _before(self, node: fx.Node, user: fx.Node, affine: Affine, reach: int) -> list[Edit]:
         if affine.is_identity:
             return []
+        self._steps += 1
+        if not reach or self._steps > MOST_STEPS:  # every sum doubles the ways to share
+            raise Blocked("too-far", node, "the layers that would have to share it are too many operators away")
         self._check_reach(node, user, affine)
         if node.target in LAYERS:
             return [self._into_outputs(node, affine)]
@@ -109,16 +116,16 @@ class Search:
         first: Blocked | None = None
         for shares in passage.before(node, affine, self.constants):
             try:
-                return self._all(node, shares)
+                return self._all(node, shares, reach - 1)
             except Blocked as blocked:
                 first = first or blocked
         assert first is not None
         raise first
 
-    def _all(self, node: fx.Node, shares: list[tuple[fx.Node, Affine]]) -> list[Edit]:
+    def _all(self, node: fx.Node, shares: list[tuple[fx.Node, Affine]], reach: int) -> list[Edit]:
         if len({source for source, _ in shares}) != len(shares):
             raise Blocked("twice", node, f"{describe(node)} uses one value twice")
-        return [edit for source, share in shares for edit in self._before(source, node, share)]
+        return [edit for source, share in shares for edit in self._before(source, node, share, reach)]
 
     def _check_reach(self, node: fx.Node, user: fx.Node, affine: Affine) -> None:
         """``node`` may change when ``user`` alone sees it, and can when the map has its shape."""
