@@ -5,8 +5,8 @@
 
 Weights are random and all four tensors of every batch norm are randomised around what its input really is, so that the values
 stay of order one. "Left" counts BatchNormalization nodes (for fx.fuse: batch norm modules still called). Errors are
-max|y - r| / max|r| against the original model in float64; ONNX files run in ONNX Runtime with its optimisations off. ONNX Runtime's
-own optimiser is asked for its "extended" level: one level higher it rewrites left batch norms as depthwise convolutions, which is
+max|y - r| / max|r| against the original model in float64; ONNX files run in ONNX Runtime, optimisations off. ONNX
+Runtime's own optimiser is asked for its "extended" level: one level higher it rewrites left batch norms as depthwise convolutions, which is
 another pass over the data and no fold. The memory of folding is the growth of the resident set over the weights' size.
 """
 
@@ -32,11 +32,14 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "fold_zoo.json"
 PEERS = ("fx.fuse", "torch.onnx", "onnxslim", "onnxsim", "onnxruntime")
-TIMM = """repvgg_a0 mobileone_s0 fastvit_t8 levit_128s efficientformer_l1 ghostnet_100 hrnet_w18_small dla34 cspresnet50
-rexnet_100 xception41 mixnet_s resnetv2_50 densenet121 inception_resnet_v2 inception_v4 edgenext_xx_small mobilevit_s
-coatnet_0_rw_224 maxvit_tiny_rw_224 crossvit_tiny_240 xcit_nano_12_p8_224 visformer_tiny efficientvit_b0 efficientvit_m0
-repghostnet_050 nfnet_l0 ese_vovnet19b_dw dpn48b selecsls42b convnext_atto regnetx_002 tinynet_e lcnet_050 mobilenetv4_conv_small
-res2net50_26w_4s resnest14d skresnet18 botnet26t_256 gernet_s poolformer_s12 mobilenetv3_small_100""".split()
+TIMM = tuple(
+    """repvgg_a0 mobileone_s0 fastvit_t8 levit_128s efficientformer_l1 ghostnet_100 hrnet_w18_small dla34 cspresnet50
+    rexnet_100 xception41 mixnet_s resnetv2_50 densenet121 inception_resnet_v2 inception_v4 edgenext_xx_small mobilevit_s
+    coatnet_0_rw_224 maxvit_tiny_rw_224 crossvit_tiny_240 xcit_nano_12_p8_224 visformer_tiny efficientvit_b0 efficientvit_m0
+    repghostnet_050 nfnet_l0 ese_vovnet19b_dw dpn48b selecsls42b convnext_atto regnetx_002 tinynet_e lcnet_050
+    mobilenetv4_conv_small res2net50_26w_4s resnest14d skresnet18 botnet26t_256 gernet_s poolformer_s12
+    mobilenetv3_small_100""".split()  # noqa: SIM905  # one word a model
+)
 SIZES = {"levit*": 224, "visformer*": 224, "coatnet*": 224, "maxvit*": 224, "crossvit*": 240, "xcit*": 224, "vit_*": 224,
          "efficientvit_m0": 224, "botnet*": 256, "efficientformer*": 224, "fastvit*": 256, "inception*": 96, "googlenet": 96,
          "swin*": 64, "mobilevit*": 256, "vit_h_14": 518, "lraspp*": 96, "nfnet*": 96}  # fmt: skip
@@ -127,7 +130,8 @@ def measure(name: str) -> dict[str, Any]:
         reasons.setdefault(key, []).append(f"{kept.norm}: {kept.reason}")
     result: dict[str, Any] = {
         "model_mb": round(megabytes, 1), "before": before, "left": left, "written_out": len(report.folded) - before + left,
-        "error_float64": report.error_float64, "seconds": round(seconds, 1), "memory_ratio": round(growth[0] / megabytes / 1e6, 2),
+        "error_float64": report.error_float64, "seconds": round(seconds, 1),
+        "memory_ratio": round(growth[0] / megabytes / 1e6, 2),
         "float32_error": error(run(model, example), reference), "error": error(run(graph, example), reference),
         "kept": {key: {"count": len(paths), "example": paths[0]} for key, paths in reasons.items()},
     }  # fmt: skip
@@ -138,7 +142,6 @@ def measure(name: str) -> dict[str, Any]:
         lambda: onnx_error(export_onnx(graph, report, inputs, output_specs(graph, inputs)), feed, reference)
     )
     content = export_onnx(unfolded, everything, inputs, output_specs(unfolded, inputs))
-    del graph, unfolded
     peers: dict[str, Callable[[], dict[str, Any]]] = {
         "fx.fuse": lambda: fx_fuse(model, example, reference),
         "torch.onnx": lambda: onnx_result(torch_onnx(model, example, list(reference)), feed, reference),
@@ -205,7 +208,7 @@ def onnx_error(content: bytes, feed: Any, reference: Any) -> float:
 def onnx_result(content: bytes, feed: Any, reference: Any) -> dict[str, Any]:
     import onnx
 
-    from edgekit.export import batch_norms
+    from edgekit.onnx_count import batch_norms
 
     left = batch_norms(onnx.load_from_string(content))
     return {"left": left, "error": onnx_error(content, feed, reference)}
@@ -265,11 +268,11 @@ def ort_file(content: bytes) -> bytes:
         return Path(options.optimized_model_filepath).read_bytes()
 
 
-def run_all(pattern: str, timeout: float, limit: float) -> None:
+def run_all(pattern: str, timeout: float, limit: float, path: Path) -> None:
     """Each model in a process of its own; every result is written at once."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"models": {}}
     started = time.monotonic()
-    for name in sorted(models(), key=lambda one: cost(one)):
+    for name in sorted(models(), key=cost):
         if name in results["models"] or not fnmatch.fnmatch(name, pattern):
             continue
         if time.monotonic() - started > limit:
@@ -285,7 +288,7 @@ def run_all(pattern: str, timeout: float, limit: float) -> None:
         found = json.loads(lines[-1]) if lines else {"skipped": problem}
         results["models"][name] = found
         results["models"] = dict(sorted(results["models"].items()))
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{name}: {found.get('before')} -> {found.get('left', found.get('skipped'))}", flush=True)
 
 
@@ -307,60 +310,70 @@ def cost(name: str) -> tuple[bool, str]:
 
 
 def summary() -> str:
-    """Markdown."""
+    """Markdown: a table of the tools, and what a reader may ask next."""
     found = json.loads(RESULTS.read_text())["models"]
     done = {name: one for name, one in found.items() if "left" in one}
     normed = {name: one for name, one in done.items() if one["before"]}
-    ok = {peer: {n: one for n, one in normed.items() if "left" in one["peers"][peer]} for peer in PEERS}
-    wrong = {peer: [n for n, one in mine.items() if one["peers"][peer]["error"] > limit(one)] for peer, mine in ok.items()}
     rows = [
         "| tool | models it ran on | batch norms before | left | left by edgekit on the same | wrong results | failed |",
         "|---|---|---|---|---|---|---|",
+        own_row(normed),
+        *(peer_row(peer, normed) for peer in PEERS),
     ]
-    total, left = (sum(one[key] for one in normed.values()) for key in ("before", "left"))
-    bad = [
-        name
-        for name, one in normed.items()
-        if max(one["error"], one["onnx_error"] if isinstance(one["onnx_error"], float) else 9.0) > limit(one)
-    ]
-    rows.append(f"| **edgekit** | {len(normed)} | {total} | **{left}** | {left} | {len(bad)} | 0 |")
-    for peer, mine in ok.items():
-        sums = [
-            sum(one["before"] for one in mine.values()),
-            sum(one["peers"][peer]["left"] for one in mine.values()),
-            sum(one["left"] for one in mine.values()),
-        ]
-        rows.append(
-            f"| {peer} | {len(mine)} | {sums[0]} | {sums[1]} | {sums[2]} | {len(wrong[peer])} | {len(normed) - len(mine)} |"
-        )
-    best = {
-        name: min(
-            [one["peers"][p]["left"] for p in PEERS if "left" in one["peers"][p] and name not in wrong[p]], default=one["before"]
-        )
-        for name, one in normed.items()
-    }
-    fewer, more = ([n for n, one in normed.items() if sign * one["left"] > sign * best[n]] for sign in (-1, 1))
-    codes: Counter[str] = Counter()
-    for one in normed.values():
-        codes.update({key: part["count"] for key, part in one["kept"].items()})
+    best = {name: best_peer(one) for name, one in normed.items()}
+    fewer = [name for name, one in normed.items() if one["left"] < best[name]]
+    more = [name for name, one in normed.items() if one["left"] > best[name]]
     skipped = {name: one["skipped"] for name, one in found.items() if "skipped" in one}
-    ratios = sorted(one["memory_ratio"] for one in normed.values() if one["model_mb"] > 50)
     lines = [
-        "",
-        f"{len(done)} models, {len(normed)} of them with batch norm. edgekit leaves fewer than the best peer on {len(fewer)}, more on {len(more)}{': ' + ', '.join(more) if more else ''}.",
-        f"Largest difference between folded and unfolded in float64: {max(one['error_float64'] or 0 for one in done.values()):.0e} of the scale; "
-        f"in float32 the folded model is off by at most {max(one['error'] for one in normed.values()):.0e}, the original by {max(one['float32_error'] for one in normed.values()):.0e}.",
-        f"Folding takes at most {max(one['seconds'] for one in done.values()):.0f} s here, tracing and proof included"
-        + (
-            f", and {ratios[len(ratios) // 2]:.1f} times the weights in memory (median of models over 50 MB; at most {ratios[-1]:.1f})."
-            if ratios
-            else "."
-        ),
-        "Kept because: " + "; ".join(f"{key} ({count})" for key, count in codes.most_common(4)) + ".",
+        f"{len(done)} models, {len(normed)} of them with batch norm. edgekit leaves fewer than the best peer on {len(fewer)} "
+        f"({', '.join(fewer) or '-'}), more on {len(more)} ({', '.join(more) or '-'}).",
+        *numbers(done, normed),
     ]
     if skipped:
         lines.append("Not measured: " + ", ".join(f"{name} ({why})" for name, why in skipped.items()) + ".")
-    return "\n".join(rows + lines)
+    return "\n".join([*rows, "", *lines])
+
+
+def own_row(normed: dict[str, Any]) -> str:
+    total, left = (sum(one[key] for one in normed.values()) for key in ("before", "left"))
+    failed = [one for one in normed.values() if not isinstance(one["onnx_error"], float)]
+    wrong = [one for one in normed.values() if max(one["error"], worst(one["onnx_error"])) > limit(one)]
+    return f"| **edgekit** | {len(normed)} | {total} | **{left}** | {left} | {len(wrong)} | {len(failed)} |"
+
+
+def peer_row(peer: str, normed: dict[str, Any]) -> str:
+    mine = [one for one in normed.values() if "left" in one["peers"][peer]]
+    before, ours = (sum(one[key] for one in mine) for key in ("before", "left"))
+    theirs = sum(one["peers"][peer]["left"] for one in mine)
+    wrong = sum(one["peers"][peer]["error"] > limit(one) for one in mine)
+    return f"| {peer} | {len(mine)} | {before} | {theirs} | {ours} | {wrong} | {len(normed) - len(mine)} |"
+
+
+def best_peer(one: dict[str, Any]) -> int:
+    """What the best peer leaves with a right result."""
+    right = [peer for peer in one["peers"].values() if "left" in peer and peer["error"] <= limit(one)]
+    return min((int(peer["left"]) for peer in right), default=int(one["before"]))
+
+
+def numbers(done: dict[str, Any], normed: dict[str, Any]) -> Iterator[str]:
+    float64 = max(one["error_float64"] or 0 for one in done.values())
+    ours, original = (max(one[key] for one in normed.values()) for key in ("error", "float32_error"))
+    yield f"Folded against unfolded in float64: at most {float64:.0e} of the scale. In float32, against float64: folded at most "
+    yield f"{ours:.0e}, original at most {original:.0e}."
+    large = sorted(one["memory_ratio"] for one in normed.values() if one["model_mb"] > 50)
+    yield f"Folding took at most {max(one['seconds'] for one in done.values()):.0f} s, tracing and proof included."
+    if large:
+        middle = large[len(large) // 2]
+        yield f"Memory, over the weights' size, of models beyond 50 MB: {middle:.1f} (median), at most {large[-1]:.1f}."
+    codes: Counter[str] = Counter()
+    for one in normed.values():
+        codes.update({key: part["count"] for key, part in one["kept"].items()})
+    yield "Kept because: " + "; ".join(f"{key} ({count})" for key, count in codes.most_common(4)) + "."
+
+
+def worst(value: Any) -> float:
+    """Of an error, or of a tool that failed: nothing to compare."""
+    return value if isinstance(value, float) else 0.0
 
 
 def limit(one: dict[str, Any]) -> float:
@@ -374,6 +387,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="a pattern such as timm/*")
     parser.add_argument("--timeout", type=float, default=240, help="seconds per model")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further model is begun")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="another file, for two runs at once")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -382,7 +396,7 @@ def main() -> None:
     elif options.one:
         print(json.dumps(measure(options.one)))
     else:
-        run_all(options.only, options.timeout, options.limit)
+        run_all(options.only, options.timeout, options.limit, options.results)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir
@@ -22,6 +22,7 @@ from torch import fx
 
 from edgekit.errors import ModelError
 from edgekit.models.trace import TRACED_BATCH, dynamic_shapes, tensors_of
+from edgekit.onnx_count import batch_norms
 from edgekit.reports import FoldReport
 from edgekit.tensors import TensorSpec
 
@@ -127,19 +128,6 @@ def _check(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
             f"the exported file has {written} BatchNormalization nodes where the fold report says {reported}; "
             "please report this model"
         )
-
-
-def batch_norms(proto: onnx.ModelProto) -> int:
-    """How many BatchNormalization nodes, also inside the branches of If and Loop and inside functions."""
-
-    def count(nodes: Iterable[onnx.NodeProto]) -> int:
-        return sum(
-            (node.op_type == "BatchNormalization")
-            + sum(count(graph.node) for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))
-            for node in nodes
-        )
-
-    return count(proto.graph.node) + sum(count(function.node) for function in proto.functions)
 
 
 def _check_names(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

@@ -11,6 +11,7 @@ import onnx
 
 from edgekit.errors import BundleError, first_line
 from edgekit.files import read_bytes
+from edgekit.onnx_count import batch_norms
 from edgekit.reports import InspectReport, Layer
 from edgekit.tensors import shape_text
 
@@ -33,7 +34,7 @@ def onnx_table(path: Path) -> InspectReport:
         ops=dict(sorted(Counter(node.op_type for node in graph.node).items())),
         parameters=sum(learned.values()),
         macs=sum(layer.macs for layer in layers),
-        batch_norms=sum(node.op_type == "BatchNormalization" for node in graph.node),
+        batch_norms=batch_norms(model),
         facts={
             "opset": str(next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)),
             "IR": str(model.ir_version),

@@ -32,9 +32,10 @@ from edgekit.golden import random_inputs, record
 from edgekit.machine import tool_versions
 from edgekit.models.build import weights_bytes
 from edgekit.models.trace import as_arrays, output_specs, run, tensors_of_feed
+from edgekit.pack_onnx import export_onnx_file
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
-from edgekit.recipe import ExportRecipe, Recipe, Tolerance
+from edgekit.recipe import ExportRecipe, Recipe, Tolerance, check_name
 from edgekit.reports import ExportReport, FoldReport
 from edgekit.source import ModelSource, load_source
 from edgekit.tensors import Array, TensorSpec, shape_text
@@ -68,6 +69,8 @@ class Exported(NamedTuple):
 
 def export_source(source: str, options: ExportOptions, *, runs: Path = Path("runs"), progress: Progress = SILENT) -> ExportReport:
     """Export what ``source`` names into a bundle; raises EdgekitError and leaves an older bundle as it was on failure."""
+    if Path(source).suffix == ".onnx":
+        return _export_file(Path(source), options, progress)
     with progress.task("exporting", 4) as advance:
         found = load_source(source, runs=runs, input_shapes=options.input_shapes, weights=options.weights)
         settings = _export_settings(found.recipe, options)
@@ -99,6 +102,19 @@ def export_source(source: str, options: ExportOptions, *, runs: Path = Path("run
         onnx_sha256=bundle.onnx_sha256,
         onnx_bytes=len(exported.onnx),
     )
+
+
+def _export_file(path: Path, options: ExportOptions, progress: Progress) -> ExportReport:
+    """An ONNX file knows its shapes, weights and opset itself."""
+    given = {
+        "--input-shape": bool(options.input_shapes), "--weights": options.weights, "--opset": options.opset,
+        "--mean": options.mean, "--std": options.std, "--labels": options.labels,
+    }  # fmt: skip
+    wrong = [name for name, value in given.items() if value]
+    if wrong:
+        raise UsageError(f"{wrong[0]} does not go with an ONNX file, which is taken as it is; leave it out")
+    output = options.output or EXPORTED / (path.stem if check_name(path.stem) else "model")
+    return export_onnx_file(path, output, fold_bn=options.fold_bn is not False, progress=progress)
 
 
 def _exported(found: ModelSource, settings: ExportRecipe, golden: GoldenArrays, metadata: dict[str, str]) -> Exported:

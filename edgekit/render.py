@@ -103,7 +103,10 @@ def _export(report: ExportReport, console: Console) -> None:
     _fold(report.fold, console)
     console.print(
         f"against the original in float64 on {report.golden}: original in float32 {report.float32_error:.1e}, "
-        f"folded graph in float32 {report.exported_error:.1e} of the scale (both in PyTorch; edgekit verify runs the file)",
+        f"folded graph in float32 {report.exported_error:.1e} of the scale (both in PyTorch; edgekit verify runs the file)"
+        if report.float32_error is not None
+        else f"folded file against the original, both in ONNX Runtime without optimisations, on {report.golden}: "
+        f"{report.exported_error:.1e} of the scale",
         highlight=False,
     )
     for note in report.notes:
@@ -116,7 +119,7 @@ def _export(report: ExportReport, console: Console) -> None:
 
 def _verify(report: VerifyReport, console: Console) -> None:
     rows = table(
-        f"parity of {report.bundle}, against PyTorch float64 unfolded",
+        f"parity of {report.bundle}, against {report.parities[0].reference if report.parities else 'nothing'}",
         "runtime", "output", "samples", "max |y - r|", "of scale", "allowed", "top-1", "",
         numbers=("samples", "max |y - r|", "of scale", "allowed", "top-1"),
     )  # fmt: skip

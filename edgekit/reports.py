@@ -132,13 +132,14 @@ class ExportReport(Report, frozen=True):
     """A bundle that was written.
 
     Errors are scale-normalised, against the original model in float64 on the golden inputs: ``float32_error`` of the
-    original in float32, ``exported_error`` of the graph that was exported in float32, both in PyTorch.
+    original in float32, ``exported_error`` of the graph that was exported in float32, both in PyTorch. For an ONNX file from
+    elsewhere there is no ``float32_error``, and ``exported_error`` is the folded file's against the original's in ONNX Runtime.
     """
 
     bundle: str
     opset: int
     fold: FoldReport
-    float32_error: float
+    float32_error: float | None
     exported_error: float
     golden: str
     notes: tuple[str, ...]

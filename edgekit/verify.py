@@ -20,6 +20,7 @@ from edgekit.tensors import Array
 _FAR = float(np.finfo(np.float64).max)  # JSON has no infinity
 TIE = 1e-6
 REFERENCE = "PyTorch float64, unfolded (recorded)"
+FILE_REFERENCE = "the original ONNX file, float32, unoptimised (recorded)"
 
 
 def verify(
@@ -34,17 +35,18 @@ def verify(
     """Run every runtime in ``kinds`` on the golden inputs and compare; ``tolerance`` is the manifest's unless given."""
     golden = bundle.golden()
     allowed = tolerance or bundle.variant.tolerance
+    reference = FILE_REFERENCE if bundle.manifest.source.model.endswith(".onnx") else REFERENCE
     parities = []
     with progress.task("verifying", len(kinds)) as advance:
         for kind in kinds:
             with open_one(kind) as backend:
-                parities.append(parity(backend, golden, allowed))
+                parities.append(parity(backend, golden, allowed, reference))
             advance(1, kind)
     return VerifyReport(str(bundle.root), bundle.onnx_sha256, tuple(parities), tuple(skipped))
 
 
-def parity(backend: Backend, golden: GoldenArrays, tolerance: Tolerance) -> ParityReport:
-    """One runtime against the float64 reference."""
+def parity(backend: Backend, golden: GoldenArrays, tolerance: Tolerance, reference_name: str = REFERENCE) -> ParityReport:
+    """One runtime against the recorded reference."""
     samples = len(next(iter(golden.inputs.values())))
     together = backend.run(golden.inputs)
     single = [backend.run({name: array[index : index + 1] for name, array in golden.inputs.items()}) for index in range(samples)]
@@ -54,7 +56,7 @@ def parity(backend: Backend, golden: GoldenArrays, tolerance: Tolerance) -> Pari
         outputs.append(
             _worse(compare(name, together.get(name), reference, tolerance), _compare_single(name, alone, reference, tolerance))
         )
-    return ParityReport(REFERENCE, backend.name, samples, tolerance, tuple(outputs), dict(backend.facts))
+    return ParityReport(reference_name, backend.name, samples, tolerance, tuple(outputs), dict(backend.facts))
 
 
 def compare(name: str, output: Array | None, reference: Array, tolerance: Tolerance) -> OutputDiff:

@@ -118,7 +118,7 @@ def test_the_card_of_a_bundle_without_weights_does_not_mention_them(manifest: Ma
 
 
 def test_the_card_says_how_many_norms_were_folded_and_why_others_were_not(manifest: Manifest) -> None:
-    assert "4 of 4 folded" in model_card(manifest)
+    assert "4 of 4 normalisations folded" in model_card(manifest)
     fold = FoldReport(manifest.fold.folded[:1], (Kept("blocks.0", "BatchNorm2d", "because of that"),), 0.0)
     card = model_card(msgspec.structs.replace(manifest, fold=fold))
     assert "1 of 2 folded" in card

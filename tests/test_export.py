@@ -267,7 +267,7 @@ def test_models_with_two_inputs_and_several_outputs_keep_their_names(kind: str, 
 
 
 def test_a_model_in_training_mode_is_exported_in_inference_mode() -> None:
-    head = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.9), nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout2d(0.9))
+    head = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.9), nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Dropout2d(0.9))
     model = randomise_norms(head).train()
     statistics = {key: value.clone() for key, value in model.state_dict().items()}
     found = export(model, image_spec(1, 6))

@@ -42,7 +42,7 @@ from edgekit.reports import (
     VerifyReport,
 )
 
-FOLDS = FoldReport((Fold("1", "BatchNorm2d", "0"),), (Kept("2", "BatchNorm", "a reason", 0),), 1e-16)
+FOLDS = FoldReport((Fold("1", "BatchNorm2d", ("0",)),), (Kept("2", "BatchNorm", "a reason", 0),), 1e-16)
 DIFF = OutputDiff("output", 1e-6, 1e-7, 2e-5, 1.0)
 PARITY = ParityReport("reference", "ort-cpu", 8, Tolerance(), (DIFF,), {"onnxruntime": "1"})
 LATENCY = LatencyReport(
