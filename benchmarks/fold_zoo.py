@@ -6,8 +6,9 @@
 Weights are random and all four tensors of every batch norm are randomised around what its input really is, so that the values
 stay of order one. "Left" counts BatchNormalization nodes (for fx.fuse: batch norm modules still called). Errors are
 max|y - r| / max|r| against the original model in float64; ONNX files run in ONNX Runtime, optimisations off. ONNX
-Runtime's own optimiser is asked for its "extended" level: one level higher it rewrites left batch norms as depthwise convolutions, which is
-another pass over the data and no fold. The memory of folding is the growth of the resident set over the weights' size.
+Runtime's own optimiser is asked for its "extended" level: one level higher it rewrites left batch norms as depthwise
+convolutions, which is another pass over the data and no fold. The memory of folding is the growth of the resident set over the
+weights' size.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 
+import fold_zoo
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -47,6 +49,11 @@ def numbers() -> str:
         f"its process peaks at {peaks[0]} MiB after one epoch and at {peaks[-1]} MiB after {len(peaks)}.",
         f"- `edgekit --help` takes {start['median_seconds']['edgekit --help']:.2f} s, of which "
         f"{start['median_seconds']['python']:.2f} s are the Python interpreter's.",
+        "",
+        "What each tool leaves of the batch norms of a zoo (random weights, all four tensors of each norm randomised;",
+        "`benchmarks/fold_zoo.py` says what is counted):",
+        "",
+        fold_zoo.summary(),
         "",
     ]
     return "\n".join(lines)

@@ -80,8 +80,8 @@ def specs_of(model: onnx.ModelProto, path: Path) -> tuple[TensorSpec, ...]:
         sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in kind.shape.dim]
         if not sizes or sizes[0] > 0 or any(size <= 0 for size in sizes[1:]):
             raise ModelError(
-                f"input {value.name!r} of {path} is {shape_text([size or 'free' for size in sizes])}; export the model again with "
-                "a free first axis (the batch) and no other"
+                f"input {value.name!r} of {path} is {shape_text([size or 'free' for size in sizes])}; "
+                "export the model again with a free first axis (the batch) and no other"
             )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         specs.append(TensorSpec(value.name, str(dtype), (BATCH, *sizes[1:])))

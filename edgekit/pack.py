@@ -154,9 +154,9 @@ def _manifest(
         fold=exported.fold,
         test_accuracy=found.report.test_accuracy if found.report else None,
         golden=Golden(GOLDEN, samples, "test-set" if found.recipe else "random", 0, _worst(golden.float32, golden.float64)),
-        variants=(Variant("fp32", MODEL, "float32", found.recipe.verify if found.recipe else Tolerance()),),
+        variants=(_variant(found, exported),),
         tools=tool_versions(),
-        notes=_notes(found),
+        notes=_notes(found, exported.fold),
         files={},
     )
 
@@ -229,10 +229,20 @@ def _portable(recipe: Recipe | None) -> dict[str, Any] | None:
     return document
 
 
-def _notes(found: ModelSource) -> tuple[str, ...]:
-    notes = []
-    if found.module.training and found.recipe is None:
+def _variant(found: ModelSource, exported: Exported) -> Variant:
+    """Float16 is held to 8 times the error that PyTorch makes in it, within a thousandth and two hundredths."""
+    if found.recipe is None and any(spec.dtype == "float16" for spec in exported.outputs):
+        return Variant("fp16", MODEL, "float16", Tolerance(atol=1e-5, rtol=min(max(8 * exported.error, 1e-3), 2e-2)))
+    return Variant("fp32", MODEL, "float32", found.recipe.verify if found.recipe else Tolerance())
+
+
+def _notes(found: ModelSource, fold: FoldReport) -> tuple[str, ...]:
+    notes = list(found.notes)
+    if found.recipe is None and any(module.training for module in found.module.modules()):
         notes.append("the model came in training mode; it was exported in inference mode, from a copy")
+    batch = [kept.norm for kept in fold.kept for one in kept.obstacles if one.code in ("training", "no-statistics")]
+    if batch:
+        notes.append(f"outputs depend on the other samples of a batch: {', '.join(batch)} uses the statistics of the batch")
     if found.recipe is None and not found.has_weights:
         notes.append("no --weights were given: the weights are what the factory made with torch's seed 0")
     if found.recipe is None:

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +43,7 @@ class ModelSource(NamedTuple):
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     has_weights: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def load_source(
@@ -86,16 +89,22 @@ def load_source(
     )
 
 
-def parse_shapes(texts: Sequence[str]) -> tuple[TensorSpec, ...]:
-    """``1x3x224x224`` or ``NAME=1x3x224x224`` -> float32 specs whose first axis is the free batch."""
+DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
+
+
+def parse_shapes(texts: Sequence[str], dtype: str = "float32") -> tuple[TensorSpec, ...]:
+    """``1x3x224x224``, ``NAME=1x3x224x224`` or ``NAME=1x16:int64`` -> specs whose first axis is the free batch."""
     specs = []
     for index, text in enumerate(texts):
         name, equals, shape = text.rpartition("=")
         name = name if equals else ("input" if len(texts) == 1 else f"input{index}")
+        shape, colon, given = shape.partition(":")
+        if colon and given not in DTYPES:
+            raise UsageError(f"--input-shape {text!r} names no dtype edgekit knows; use one of {', '.join(DTYPES)}")
         parts = shape.lower().split("x")
         if not all(part.isdecimal() and int(part) > 0 for part in parts) or not check_name(name):
             raise UsageError(f"--input-shape {text!r} is not a shape; write it like 1x3x224x224 or NAME=1x3x224x224")
-        specs.append(TensorSpec(name, "float32", (BATCH, *map(int, parts[1:]))))
+        specs.append(TensorSpec(name, given or dtype, (BATCH, *map(int, parts[1:]))))
     if len({spec.name for spec in specs}) != len(specs):
         raise UsageError("--input-shape names one input twice; give each its own name")
     return tuple(specs)
@@ -136,13 +145,17 @@ def _untrained(recipe: Recipe) -> ModelSource:
 def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None) -> ModelSource:
     torch.manual_seed(0)  # without weights, the same export twice is the same bundle
     module, example = _module(source, {})
+    module, notes = _runnable(module)
     if input_shapes:
-        inputs = parse_shapes(input_shapes)
+        inputs = _ordered(parse_shapes(input_shapes, _dtype(module)), module)
     elif example:
         inputs = tuple(
-            TensorSpec("input" if len(example) == 1 else f"input{index}", dtype, (BATCH, *shape[1:]))
-            for index, (dtype, shape) in enumerate(example)
+            TensorSpec(name, dtype if dtype in DTYPES else "float32", (BATCH, *shape[1:]))
+            for name, (dtype, shape) in example.items()
         )
+        if notes:
+            inputs = tuple(msgspec.structs.replace(spec, dtype="float32") if "float" in spec.dtype else spec for spec in inputs)
+        inputs = _ordered(inputs, module)
     elif source in MODELS:
         inputs = (TensorSpec("input", "float32", (BATCH, *MODELS[source].input_shape)),)
     else:
@@ -151,7 +164,36 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None) -
         load_weights(module, weights)
     name = source.rpartition(":")[2] or source
     given = weights is not None
-    return ModelSource(name if check_name(name) else "model", source, {}, module, inputs, has_weights=given)
+    return ModelSource(name if check_name(name) else "model", source, {}, module, inputs, has_weights=given, notes=notes)
+
+
+def _runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """A float32 copy of a model in bfloat16 or float64, in which no runtime on a CPU computes a convolution, and a note on it."""
+    dtypes = {tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point()}
+    unusual = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.bfloat16, torch.float64})
+    if not unusual:
+        return module, ()
+    note = f"the model's {' and '.join(unusual)} was exported as float32, because runtimes lack it for convolutions on CPUs"
+    return copy.deepcopy(module).float(), (note,)
+
+
+def _dtype(module: nn.Module) -> str:
+    """That of the first parameter, which inputs usually share."""
+    first = next((one for one in module.parameters() if one.is_floating_point()), torch.zeros(()))
+    return str(first.dtype).removeprefix("torch.")
+
+
+def _ordered(inputs: tuple[TensorSpec, ...], module: nn.Module) -> tuple[TensorSpec, ...]:
+    """Inputs that bear the names of forward()'s parameters, in its order; others as they came."""
+    order = list(inspect.signature(module.forward).parameters)
+    names = {spec.name for spec in inputs}
+    numbered = all(name == f"input{index}" for index, name in enumerate(sorted(names)))
+    if len(inputs) < 2 or numbered or not names & set(order):
+        return inputs
+    unknown = sorted(names - set(order))
+    if unknown:
+        raise UsageError(f"forward() has no parameter {unknown[0]!r}; name the inputs like its parameters: {', '.join(order)}")
+    return tuple(sorted(inputs, key=lambda spec: order.index(spec.name)))
 
 
 def model_args(recipe: Recipe, classes: int, channels: int) -> dict[str, Any]:
@@ -160,16 +202,21 @@ def model_args(recipe: Recipe, classes: int, channels: int) -> dict[str, Any]:
     return {**shipped, **recipe.model.args}
 
 
-def _module(name: str, args: dict[str, Any]) -> tuple[nn.Module, list[tuple[str, tuple[int, ...]]]]:
-    """A factory's module, and dtype and shape of each example input when it returned ``(module, example_inputs)``."""
+def _module(name: str, args: dict[str, Any]) -> tuple[nn.Module, dict[str, tuple[str, tuple[int, ...]]]]:
+    """A factory's module, and name, dtype and shape of each example input when it returned ``(module, example_inputs)``."""
     built = build(name, args)
-    example: list[tuple[str, tuple[int, ...]]] = []
+    example: dict[str, tuple[str, tuple[int, ...]]] = {}
     if isinstance(built, tuple) and len(built) == 2:
         built, given = built
-        tensors = given if isinstance(given, (tuple, list)) else (given,)
-        if not all(isinstance(tensor, Tensor) and tensor.dim() for tensor in tensors):
-            raise ModelError(f"{name} returned example inputs that are not tensors with a batch axis; return (module, tensors)")
-        example = [(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in tensors]
+        if not isinstance(given, dict):
+            tensors = given if isinstance(given, (tuple, list)) else (given,)
+            given = {"input" if len(tensors) == 1 else f"input{index}": tensor for index, tensor in enumerate(tensors)}
+        if not all(check_name(str(key)) and isinstance(tensor, Tensor) and tensor.dim() for key, tensor in given.items()):
+            raise ModelError(
+                f"{name} returned example inputs that are not tensors with a batch axis; return (module, tensors), "
+                "or a dict of tensors by the names of forward()'s parameters"
+            )
+        example = {key: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for key, tensor in given.items()}
     if not isinstance(built, nn.Module):
         raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module; name a factory of modules")
     return built, example

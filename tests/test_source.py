@@ -35,7 +35,7 @@ def with_strings():
     return nn.Linear(4, 2), "1x4"
 
 def with_mapping():
-    return nn.Linear(4, 2), {"x": torch.ones(7, 4)}
+    return nn.Linear(4, 2), {"x": "1x4"}
 
 def with_scalar():
     return nn.Linear(4, 2), torch.tensor(1.0)

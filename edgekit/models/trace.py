@@ -96,18 +96,27 @@ def dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[tuple[Any, ...]]:
 
 
 def named_outputs(result: object) -> dict[str, Tensor]:
-    """A tensor, a sequence or a mapping of tensors -> output name -> tensor; mappings keep their keys."""
+    """A tensor, or sequences and mappings of tensors -> output name -> tensor; mappings keep their keys, ``aux_0`` is nested."""
     if isinstance(result, Tensor):
         return {"output": result}
-    if isinstance(result, Mapping):
-        items = [(str(key), value) for key, value in result.items()]
-    elif isinstance(result, (tuple, list)):
-        items = [("output" if len(result) == 1 else f"output{index}", value) for index, value in enumerate(result)]
-    else:
-        items = []
+    items = _flat(result, "")
     if not items or not all(isinstance(value, Tensor) for _, value in items):
         raise ModelError(f"forward() returned a {type(result).__name__}; return a tensor, or a tuple or dict of tensors")
+    if len({name for name, _ in items}) != len(items):
+        raise ModelError("forward() returned two outputs of one name; give each key of a nested dict its own")
     return dict(items)
+
+
+def _flat(result: object, prefix: str) -> list[tuple[str, Any]]:
+    if isinstance(result, Mapping):
+        named = [(f"{prefix}{key}", value) for key, value in result.items()]
+    elif isinstance(result, (tuple, list)):
+        alone = "" if len(result) == 1 else None
+        named = [(f"{prefix or 'output'}{index if alone is None else alone}", value) for index, value in enumerate(result)]
+    else:
+        return []
+    nested = [_flat(value, f"{name}_") if isinstance(value, (Mapping, tuple, list)) else [(name, value)] for name, value in named]
+    return [item for items in nested for item in items]
 
 
 def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
