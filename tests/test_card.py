@@ -121,7 +121,7 @@ def test_the_card_says_how_many_norms_were_folded_and_why_others_were_not(manife
     assert "4 of 4 normalisations folded" in model_card(manifest)
     fold = FoldReport(manifest.fold.folded[:1], (Kept("blocks.0", "BatchNorm2d", "because of that"),), 0.0)
     card = model_card(msgspec.structs.replace(manifest, fold=fold))
-    assert "1 of 2 folded" in card
+    assert "1 of 2 normalisations folded" in card
     assert "- `blocks.0` (BatchNorm2d): because of that" in card
 
 

@@ -24,7 +24,7 @@ from torch import fx, nn
 
 from edgekit.errors import ModelError, first_line
 from edgekit.fold.exact import run_in_float64, scaled_error
-from edgekit.fold.graph import module_path, stored, without_writes, without_zeros
+from edgekit.fold.graph import module_path, stored, with_late_reads, without_writes, without_zeros
 from edgekit.fold.norms import Norm, find_norms, stored_names
 from edgekit.fold.rules import Blocked
 from edgekit.fold.search import Edit, Search
@@ -52,6 +52,7 @@ def fold(model: nn.Module, inputs: Sequence[TensorSpec], *, fold_bn: bool = True
     written = without_writes(graph)
     without_zeros(graph)
     graph.graph.eliminate_dead_code()
+    with_late_reads(graph)
     example = tensors_of(inputs, TRACED_BATCH + 1)  # another batch than was traced
     wanted = _float64(model, graph, example) if any(norm.affine is not None for norm in find_norms(graph)) else {}
     weights, folded, kept = fold_graph(graph, written)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 aten = torch.ops.aten
-CACHED_ELEMENTS = 1 << 16
+CACHED_ELEMENTS = 1 << 12
 _READ_NO_VALUES = frozenset({aten._assert_tensor_metadata.default, aten.sym_size.int})
 _READ_FIRST_ONLY = frozenset({aten.reshape_as.default, aten.view_as.default, aten.expand_as.default, aten.type_as.default})
 _MAY_BE_THE_SAME = frozenset({aten.dropout.default, aten.to.dtype, aten.contiguous.default})
@@ -186,6 +186,13 @@ def without_writes(graph: fx.GraphModule) -> frozenset[fx.Node]:
             user.replace_input_with(target, node)
     graph.recompile()
     return frozenset(node for node in roots if roots[node] in written)
+
+
+def with_late_reads(graph: fx.GraphModule) -> None:
+    """Read each stored tensor just before its first use, so that running the graph holds few of them at a time."""
+    position = {node: index for index, node in enumerate(graph.graph.nodes)}
+    for node in [one for one in position if one.op == "get_attr" and one.users]:
+        min(node.users, key=position.__getitem__).prepend(node)
 
 
 def without_zeros(graph: fx.GraphModule) -> None:

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from edgekit.fold.graph import describe, module_path, owner, stored, users_of_storage
+from edgekit.fold.graph import CACHED_ELEMENTS, describe, module_path, owner, stored, users_of_storage
 from edgekit.fold.rules import LAYERS, Blocked, Layer, centre
 from edgekit.fold.search import Edit, Search
 
@@ -90,16 +90,21 @@ class Weights:
         """Round to each layer's own dtype and store; one layer's float64 copy exists at a time."""
         for node, pending in self._layers.items():
             dtype = pending.dtype
-            rounded = pending.weight().to(dtype)
-            holder, leaf = owner(self._graph, pending.weight_name)
-            setattr(holder, leaf, nn.Parameter(rounded, requires_grad=False))
+            self._store(pending.weight_name, pending.weight(), dtype)
             if pending.bias is not None:
-                holder, leaf = owner(self._graph, pending.bias_name)
-                setattr(holder, leaf, nn.Parameter(pending.bias.to(dtype), requires_grad=False))
+                self._store(pending.bias_name, pending.bias, dtype)
             for argument in node.args[1:3]:
                 if isinstance(argument, fx.Node):
                     argument.meta["val"] = stored(self._graph, str(argument.target))
         self._layers.clear()
+
+    def _store(self, name: str, value: Tensor, dtype: torch.dtype) -> None:
+        present = stored(self._graph, name)
+        if present.shape == value.shape:
+            present.requires_grad_(False).copy_(value)  # the graph's own copy of the model: no other is needed
+            return
+        holder, leaf = owner(self._graph, name)
+        setattr(holder, leaf, nn.Parameter(value.to(dtype), requires_grad=False))
 
 
 class _Pending:
@@ -127,11 +132,13 @@ class _Pending:
         """In float64."""
         weight: Tensor = self._search.constants(self._source)
         groups = self.layer.groups(self._node)
+        if weight.numel() <= CACHED_ELEMENTS or self._source.op != "get_attr" or self.dtype == torch.float64:
+            weight = weight.clone()  # the large ones are fresh float64 copies, and multiplied where they are
         if self.outputs is not None:
-            weight = weight * self.layer.outputs(self.shape, self.outputs, groups)
+            weight.mul_(self.layer.outputs(self.shape, self.outputs, groups))
         if self.inputs is not None:
             assert self.layer.inputs is not None
-            weight = weight * self.layer.inputs(self.shape, self.inputs, groups)
+            weight.mul_(self.layer.inputs(self.shape, self.inputs, groups))
         return weight if self.centre is None else weight + centre(self.shape, self.centre)
 
     def with_edit(self, edit: Edit) -> _Pending:
