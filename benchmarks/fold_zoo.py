@@ -316,17 +316,18 @@ def summary() -> str:
     done = {name: one for name, one in found.items() if "left" in one}
     normed = {name: one for name, one in done.items() if one["before"]}
     rows = [
-        "| tool | models it ran on | batch norms before | left | left by edgekit on the same | wrong results | failed |",
+        "| tool | models it ran on | batch norms before | left | left by edgekit on the same | wrong results | failed or not finished in time |",
         "|---|---|---|---|---|---|---|",
         own_row(normed),
         *(peer_row(peer, normed) for peer in PEERS),
     ]
     best = {name: best_peer(one) for name, one in normed.items()}
-    fewer = [name for name, one in normed.items() if one["left"] < best[name]]
+    finished = [name for name, one in normed.items() if all("left" in peer for peer in one["peers"].values())]
+    fewer = [name for name in finished if normed[name]["left"] < best[name]]
     more = [name for name, one in normed.items() if one["left"] > best[name]]
     skipped = {name: one["skipped"] for name, one in found.items() if "skipped" in one}
     lines = [
-        f"{len(done)} models, {len(normed)} of them with batch norm. edgekit leaves fewer than the best peer on {len(fewer)} "
+        f"{len(done)} models, {len(normed)} of them with batch norm. Where all peers finished ({len(finished)}), edgekit leaves fewer than the best on {len(fewer)} "
         f"({', '.join(fewer) or '-'}), more on {len(more)} ({', '.join(more) or '-'}).",
         *numbers(done, normed),
     ]
