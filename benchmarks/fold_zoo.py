@@ -316,7 +316,8 @@ def summary() -> str:
     done = {name: one for name, one in found.items() if "left" in one}
     normed = {name: one for name, one in done.items() if one["before"]}
     rows = [
-        "| tool | models it ran on | batch norms before | left | left by edgekit on the same | wrong results | failed or not finished in time |",
+        "| tool | models it ran on | batch norms before | left | left by edgekit on the same | wrong results "
+        "| failed or not finished in time |",
         "|---|---|---|---|---|---|---|",
         own_row(normed),
         *(peer_row(peer, normed) for peer in PEERS),
@@ -327,7 +328,8 @@ def summary() -> str:
     more = [name for name, one in normed.items() if one["left"] > best[name]]
     skipped = {name: one["skipped"] for name, one in found.items() if "skipped" in one}
     lines = [
-        f"{len(done)} models, {len(normed)} of them with batch norm. Where all peers finished ({len(finished)}), edgekit leaves fewer than the best on {len(fewer)} "
+        f"{len(done)} models, {len(normed)} of them with batch norm. Where all peers finished ({len(finished)}), "
+        f"edgekit leaves fewer than the best on {len(fewer)} "
         f"({', '.join(fewer) or '-'}), more on {len(more)} ({', '.join(more) or '-'}).",
         *numbers(done, normed),
     ]
