@@ -74,7 +74,7 @@ def build(name: str) -> tuple[Any, tuple[int, ...]]:
     if family == "segmentation":
         extra = {"weights_backbone": None}
     model = zoo.get_model(short, weights=None, **extra)
-    frames = {"mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "s3d": (16, 64)}.get(short, (8, 64))
+    frames = {"mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "s3d": (16, 224)}.get(short, (8, 64))
     return model, (3, frames[0], frames[1], frames[1]) if family == "video" else (3, size, size)
 
 
@@ -171,9 +171,11 @@ def resident() -> Iterator[list[float]]:
 
     thread = threading.Thread(target=sample, args=(now(),))
     thread.start()
-    yield growth
-    done.set()
-    thread.join()
+    try:
+        yield growth
+    finally:
+        done.set()
+        thread.join()
 
 
 def attempt(action: Callable[[], Any]) -> Any:

@@ -39,14 +39,44 @@ class Exact(fx.Interpreter):
         return in_float64(super().call_function(target, args, kwargs))
 
 
+class Jittered(Exact):
+    """Each operator's result is off by half a unit in the last place, up or down by chance: what rounding alone may do.
+
+    Stochastic arithmetic after Parker, "Monte Carlo Arithmetic", 1997. The chance is repeatable.
+    """
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        self._chance = torch.Generator().manual_seed(0)
+        return super().run(*args, **kwargs)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operator, its float64 result moved."""
+        value = super().call_function(target, args, kwargs)
+        if not isinstance(value, Tensor) or value.dtype != torch.float64:
+            return value
+        sign = torch.randint(0, 2, value.shape, generator=self._chance).double() * 2 - 1
+        return value + value * sign * (torch.finfo(torch.float64).eps / 2)
+
+
 def run_in_float64(
-    graph: fx.GraphModule, example: tuple[Tensor, ...], override: Callable[[str], Tensor | None] = lambda name: None
+    graph: fx.GraphModule,
+    example: tuple[Tensor, ...],
+    override: Callable[[str], Tensor | None] = lambda name: None,
+    interpreter: type[Exact] = Exact,
 ) -> dict[str, Tensor]:
     """The named outputs of one inference; ``override`` gives values of parameters that are not stored yet."""
     inputs = [copy.deepcopy(in_float64(tensor)) for tensor in example]
     with torch.inference_mode():
-        result = Exact(graph, override).run(*inputs)
+        result = interpreter(graph, override).run(*inputs)
     return named_outputs(result)
+
+
+def rounding_noise(
+    graph: fx.GraphModule, example: tuple[Tensor, ...], override: Callable[[str], Tensor | None] = lambda name: None
+) -> float:
+    """How far float64's own rounding moves the outputs, relative to their scale."""
+    exact = run_in_float64(graph, example, override)
+    return scaled_error(run_in_float64(graph, example, override, Jittered), exact)
 
 
 def scaled_error(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
