@@ -38,6 +38,7 @@ _SIMPLIFICATIONS = (
     rules.transpose_transpose_rule,
     rules.normalize_pad_format_conv_rule,
     rules.fuse_pad_into_conv_rule,
+    rules.remove_optional_bias_from_conv_rule,  # the exporter gives conv3d without bias zeros of shape (channels, 2)
 )
 
 

@@ -79,7 +79,7 @@ def export_source(source: str, options: ExportOptions, *, runs: Path = Path("run
         check_writable(root.parent)
         preprocess, labels = _described(found, options)
         advance(1, "golden outputs")
-        golden = record(found.module, *_golden_inputs(found, settings.golden))
+        golden = record(found.module, found.inputs, *_golden_inputs(found, settings.golden))
         advance(1, "tracing, folding and writing ONNX")
         weights = weights_bytes(found.module)
         metadata = _metadata(found, preprocess, labels, hashlib.sha256(weights).hexdigest())

@@ -115,6 +115,27 @@ def test_nested_outputs_have_joined_names() -> None:
         named_outputs({"a": {"b": torch.zeros(1)}, "a_b": torch.zeros(1)})
 
 
+class FixedDtype(nn.Sequential):
+    """Cannot run in float64 as it stands."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
+def fixed() -> nn.Module:
+    return FixedDtype(*net(torch.float32))
+
+
+def test_a_model_that_fixes_its_dtype_has_a_float64_reference_too(tmp_path: Path) -> None:
+    report = export_source("tests.test_dtypes:fixed", ExportOptions(output=tmp_path / "fixed", input_shapes=("1x3x6x6",)))
+    assert [item.norm for item in report.fold.folded] == ["1"]
+    assert 0 < (report.float32_error or 0.0) < 1e-5
+    golden = open_bundle(tmp_path / "fixed").golden()
+    truth = net(torch.float64).eval()(torch.from_numpy(golden.inputs["input"]).double()).detach().numpy()
+    assert abs(golden.float64["output"] - truth).max() <= 1e-12 * abs(truth).max()
+    assert verify_bundle(tmp_path / "fixed", backends=["ort-cpu"]).passed
+
+
 def test_a_norm_of_the_batch_is_noted(tmp_path: Path) -> None:
     report = export_source("tests.test_dtypes:of_the_batch", ExportOptions(output=tmp_path / "b", input_shapes=("1x3x6x6",)))
     assert any(note.startswith("outputs depend on the other samples of a batch: 1 ") for note in report.notes)

@@ -220,6 +220,15 @@ def test_another_process_in_another_folder_writes_the_same_bytes(
     assert done.stdout.strip() == hashlib.sha256(exported("lenet", True).content).hexdigest()
 
 
+@both
+def test_a_3d_convolution_without_bias_runs(fold_bn: bool) -> None:
+    model = randomise_norms(
+        nn.Sequential(nn.Conv3d(2, 3, 2, bias=False), nn.ReLU(), nn.BatchNorm3d(3), nn.Conv3d(3, 2, 2, bias=False))
+    )
+    done = export(model, (TensorSpec("input", "float32", ("batch", 2, 4, 4, 4)),), fold_bn=fold_bn)
+    assert error(done.content, done.model, done.inputs, 2) <= SINGLE
+
+
 @pytest.mark.parametrize(("fold_bn", "lie"), [(False, ()), (True, (Kept("1", "BatchNorm2d", "no reason"),) * 2)])
 def test_a_report_that_disagrees_with_the_file_is_an_error(fold_bn: bool, lie: tuple[Kept, ...]) -> None:
     inputs = image_spec(1, 6)

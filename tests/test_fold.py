@@ -36,11 +36,11 @@ def spec(*shape: int, dtype: str = "float32") -> tuple[TensorSpec, ...]:
 
 def error(got: nn.Module, wanted: nn.Module, inputs: Sequence[TensorSpec]) -> float:
     """The largest scale-normalised difference of any output, on three samples."""
-    feed = tensors_of(inputs, 3)
-    with torch.inference_mode():
-        ours, theirs = named_outputs(got(*feed)), named_outputs(copy.deepcopy(wanted).eval()(*feed))
+    with torch.inference_mode():  # a model may write into its inputs: each has its own
+        ours = named_outputs(got(*tensors_of(inputs, 3)))
+        theirs = named_outputs(copy.deepcopy(wanted).eval()(*tensors_of(inputs, 3)))
     assert ours.keys() == theirs.keys()
-    return max(float((ours[key] - theirs[key]).abs().max() / theirs[key].abs().max()) for key in theirs)
+    return max(float((ours[key] - theirs[key]).abs().max() / theirs[key].abs().max().clamp_min(1e-30)) for key in theirs)
 
 
 def fold_exactly(model: nn.Module, *shape: int) -> tuple[fx.GraphModule, FoldReport]:
@@ -527,6 +527,23 @@ def test_a_model_that_fixes_a_dtype_folds_all_the_same() -> None:
     assert (report.error_float64 or 0.0) <= EXACT
 
 
+class Amplifier(Skip):
+    """Rounding grows by the size of what a sine is taken of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(1e5 * self.norm(self.conv(x)))
+
+
+def test_a_model_that_amplifies_rounding_is_held_to_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = randomise_norms(Amplifier())
+    _, report = fold(model, spec(1, 5, 5))
+    assert paths(report) == {"norm": "conv"}
+    assert EXACT < (report.error_float64 or 0.0) < 1e-9
+    monkeypatch.setattr("edgekit.fold.NOISE_FACTOR", 1e-3)
+    with pytest.raises(ModelError, match="changed its float64 outputs"):
+        fold(model, spec(1, 5, 5))
+
+
 def test_a_wrong_input_shape_is_named() -> None:
     with pytest.raises(ModelError, match="Sequential does not take an input of 2x3x5x5") as caught:
         fold(nn.Sequential(nn.Conv2d(1, 2, 3)), spec(3, 5, 5))
@@ -559,15 +576,58 @@ class Drawn(nn.Module):
                 values.append(torch.cat(given, dim=1))
             elif step.kind == "add":
                 values.append(given[0] + given[1])
+            elif step.kind == "gate":
+                weight = torch.sigmoid(given[1].flatten(2).mean(2))
+                values.append(given[0] * weight.reshape(*weight.shape, *[1] * (x.dim() - 2)))
             elif step.kind == "mean":
                 values.append(given[0].flatten(2).mean(2))
+            elif step.kind == "flat":
+                values.append(given[0].flatten(1))
             else:
                 values.append(torch.tanh(given[0]))
         used = {index for step in self.steps for index in step.sources}
         return tuple(value for index, value in enumerate(values) if index not in used)
 
 
-KINDS = ("conv", "transposed", "norm", "norm", "norm", "again", "tanh", "cat", "add")
+class Shuffle(nn.Module):
+    """The channels of two groups, interleaved."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+
+
+class Pointwise(nn.Module):
+    """A linear layer over the channels, which are moved last for it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class LayerScale(nn.Module):
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(width, *[1] * rank) - 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+# kind -> what it is made of, from the number of channels and of spatial axes; all keep the shape
+SAME_SHAPE: dict[str, Callable[[int, int], nn.Module]] = {
+    "relu": lambda width, rank: nn.ReLU(),
+    "relu in place": lambda width, rank: nn.ReLU(inplace=True),
+    "dropout": lambda width, rank: nn.Dropout(),
+    "maximum": lambda width, rank: (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[rank - 1](3, 1, 1),
+    "average": lambda width, rank: (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[rank - 1](3, 1, 1),
+    "shuffle": lambda width, rank: Shuffle(),
+    "pointwise": lambda width, rank: Pointwise(width),
+    "layer scale": LayerScale,
+}
+KINDS = ("conv", "conv", "transposed", "norm", "norm", "norm", "norm", "again", "tanh", "cat", "add", "gate", *SAME_SHAPE)
 
 
 @st.composite
@@ -592,7 +652,7 @@ def drawn_models(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
         kind = nn.BatchNorm1d if dimensions == 2 else NORMS[dimensions - 3]
         return kind(width, affine=draw(st.booleans()), eps=draw(st.sampled_from((1e-5, 1e-3))))
 
-    for _ in range(draw(st.integers(2, 7))):
+    for _ in range(draw(st.integers(2, 9))):
         kind = draw(st.sampled_from(KINDS))
         # mostly the newest value: chains are what folds
         source = len(channels) - 1 if draw(st.integers(0, 3)) else draw(st.integers(0, len(channels) - 1))
@@ -616,20 +676,23 @@ def drawn_models(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
                 add(Step(kind, (source,), name), modules[name].out_channels)  # type: ignore[arg-type]
         elif kind == "tanh":
             add(Step(kind, (source,)), width)
+        elif kind in SAME_SHAPE:
+            add(Step(kind, (source,)), width, SAME_SHAPE[kind](width, rank))
         elif kind == "cat":
             other = draw(st.integers(0, len(channels) - 1))
             add(Step(kind, (source, other)), width + channels[other])
         else:
             other = draw(st.sampled_from([index for index, size in enumerate(channels) if size == width]))
             add(Step(kind, (source, other)), width)
-    if draw(st.booleans()):
-        add(Step("mean", (len(channels) - 1,)), channels[-1])
+    end = draw(st.sampled_from(("", "mean", "flat")))
+    if end:
+        add(Step(end, (len(channels) - 1,)), channels[-1] * (5**rank if end == "flat" else 1))
         add(Step("linear", (len(channels) - 1,)), 3, nn.Linear(channels[-1], 3, bias=draw(st.booleans())))
         add(Step("norm", (len(channels) - 1,)), 3, norm(3, 2))
     return randomise_norms(Drawn(modules, steps)).double(), (channels[0], *(5,) * rank)
 
 
-@settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(drawn_models())
 def test_any_graph_folds_to_one_that_computes_the_same(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:
     model, shape = drawn
@@ -639,7 +702,7 @@ def test_any_graph_folds_to_one_that_computes_the_same(drawn: tuple[nn.Module, t
     assert norm_nodes(graph) == sum(item.nodes for item in report.kept)
     unfolded, everything = fold(model, inputs, fold_bn=False)
     assert everything.before == report.before
-    assert error(unfolded, model, inputs) == 0
+    assert error(unfolded, model, inputs) <= 1e-15
 
 
 class Aligned(nn.Module):

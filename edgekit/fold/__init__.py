@@ -11,7 +11,8 @@ map passes. The graph comes from ``torch.export``, so what is "before" is told b
     graph.py     reading the graph                      affine.py    the algebra of maps
     norms.py     which nodes are normalisations         rules.py     how a map meets each operator: add yours here
     search.py    which layers take a normalisation      weights.py   their new weights, in float64, rounded once
-    exact.py     running both in float64: the proof
+
+Both graphs are then run in float64 (``edgekit.models.exact``): the proof.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import torch
 from torch import fx, nn
 
 from edgekit.errors import ModelError, first_line
-from edgekit.fold.exact import rounding_noise, run_in_float64, scaled_error
 from edgekit.fold.graph import module_path, stored, with_late_reads, without_writes, without_zeros
 from edgekit.fold.norms import Norm, find_norms, stored_names
 from edgekit.fold.rules import Blocked
 from edgekit.fold.search import Edit, Search
 from edgekit.fold.weights import Weights
+from edgekit.models.exact import rounding_noise, run_in_float64, scaled_error
 from edgekit.models.trace import TRACED_BATCH, tensors_of, trace
 from edgekit.reports import Fold, FoldReport, Kept, Obstacle
 from edgekit.tensors import TensorSpec
@@ -157,11 +158,18 @@ def _float64(model: nn.Module, graph: fx.GraphModule, example: tuple[torch.Tenso
 
 def _check(model: nn.Module, error: float, noise: float) -> None:
     """A deep model may amplify rounding beyond the limit: then what rounding alone does is the measure, up to a limit too."""
-    if not error <= min(NOISE_FACTOR * noise, NOISY_LIMIT):
+    if error <= min(NOISE_FACTOR * noise, NOISY_LIMIT):
+        return
+    if error <= NOISE_FACTOR * noise:
         raise ModelError(
-            f"folding {type(model).__name__} changed its float64 outputs by {error:.1e} of their scale, which is a defect of "
-            "edgekit or statistics too extreme to fold; export with --no-fold-bn and report it"
+            f"{type(model).__name__} amplifies rounding so much that its float64 outputs are good to {noise:.0e} of their scale "
+            "only, and its float32 outputs to nothing: no fold can be proven; check its weights (are they trained?) or export "
+            "with --no-fold-bn"
         )
+    raise ModelError(
+        f"folding {type(model).__name__} changed its float64 outputs by {error:.1e} of their scale, which is a defect of "
+        "edgekit or statistics too extreme to fold; export with --no-fold-bn and report it"
+    )
 
 
 def _clean(graph: fx.GraphModule) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgekit.models.exact import in_float64
+
 aten = torch.ops.aten
 CACHED_ELEMENTS = 1 << 12
 _READ_NO_VALUES = frozenset({aten._assert_tensor_metadata.default, aten.sym_size.int})
@@ -142,11 +144,6 @@ class Constants:
                 return in_float64(stored(self._graph, str(node.target)).detach())
             assert callable(node.target)
             return node.target(*fx.node.map_arg(node.args, self), **fx.node.map_arg(node.kwargs, self))
-
-
-def in_float64(value: Any) -> Any:
-    """Floating-point tensors as float64, anything else as it is."""
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _is_pure(node: fx.Node) -> bool:

@@ -53,28 +53,6 @@ def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
         ) from problem
 
 
-def exact(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The same tensors, floats as float64."""
-    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in example)
-
-
-def exact_spec(spec: TensorSpec) -> TensorSpec:
-    """The same input, floats as float64."""
-    floating = spec.dtype.startswith(("float", "bfloat"))
-    return TensorSpec(spec.name, "float64", spec.shape) if floating else spec
-
-
-def run_exact(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """One inference of a float64 copy of a model that is known to run; raises ModelError when only float64 stops it."""
-    try:
-        return run(copy.deepcopy(model).eval().double(), exact(example))
-    except ModelError as problem:
-        raise ModelError(
-            f"{type(model).__name__} runs, but not in float64, in which edgekit computes its reference: "
-            f"{first_line(problem.__cause__ or problem)}; keep fixed dtypes such as .float() out of forward()"
-        ) from problem
-
-
 def tensors_of(inputs: Sequence[TensorSpec], batch: int) -> tuple[Tensor, ...]:
     """Repeatable example tensors for ``inputs``."""
     return tensors_of_feed(sample_feed(inputs, batch))

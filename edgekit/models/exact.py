@@ -1,25 +1,52 @@
-"""Running a graph in float64 whatever its own dtype, one layer's weights at a time."""
+"""A model in float64, whatever its own dtype: the truth that everything is held against."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from edgekit.fold.graph import aten, in_float64
-from edgekit.models.trace import named_outputs
+from edgekit.errors import ModelError
+from edgekit.models.trace import named_outputs, run, trace
+from edgekit.tensors import TensorSpec
 
+aten = torch.ops.aten
+Override = Callable[[str], Tensor | None]  # name of a parameter -> what it is to become
 _NARROWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Exact(fx.Interpreter):
-    """Every stored tensor is turned to float64 when it is read, every cast to a narrower float is one to float64."""
+def in_float64(value: Any) -> Any:
+    """Floating-point tensors as float64, anything else as it is."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    def __init__(self, graph: fx.GraphModule, override: Callable[[str], Tensor | None] = lambda name: None) -> None:
+
+def run_exact(model: nn.Module, inputs: Sequence[TensorSpec], example: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """One inference of a float64 copy of a model that is known to run; ``inputs`` describes ``example``.
+
+    A model that fixes a narrower dtype in ``forward()`` is traced, and its graph run in float64 throughout. Raises ModelError
+    when neither can be done.
+    """
+    try:
+        return run(copy.deepcopy(model).eval().double(), tuple(in_float64(tensor) for tensor in example))
+    except ModelError:
+        return run_in_float64(trace(model, inputs), example)
+
+
+def _stored_values(name: str) -> Tensor | None:
+    return None
+
+
+class Exact(fx.Interpreter):
+    """A graph in float64, one layer's weights at a time.
+
+    Every stored tensor is widened when it is read, every cast to a narrower float becomes one to float64.
+    """
+
+    def __init__(self, graph: fx.GraphModule, override: Override = _stored_values) -> None:
         super().__init__(graph)
         self._override = override
 
@@ -45,9 +72,9 @@ class Jittered(Exact):
     Stochastic arithmetic after Parker, "Monte Carlo Arithmetic", 1997. The chance is repeatable.
     """
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, graph: fx.GraphModule, override: Override = _stored_values) -> None:
+        super().__init__(graph, override)
         self._chance = torch.Generator().manual_seed(0)
-        return super().run(*args, **kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An operator, its float64 result moved."""
@@ -61,7 +88,7 @@ class Jittered(Exact):
 def run_in_float64(
     graph: fx.GraphModule,
     example: tuple[Tensor, ...],
-    override: Callable[[str], Tensor | None] = lambda name: None,
+    override: Override = _stored_values,
     interpreter: type[Exact] = Exact,
 ) -> dict[str, Tensor]:
     """The named outputs of one inference; ``override`` gives values of parameters that are not stored yet."""
@@ -71,9 +98,7 @@ def run_in_float64(
     return named_outputs(result)
 
 
-def rounding_noise(
-    graph: fx.GraphModule, example: tuple[Tensor, ...], override: Callable[[str], Tensor | None] = lambda name: None
-) -> float:
+def rounding_noise(graph: fx.GraphModule, example: tuple[Tensor, ...], override: Override = _stored_values) -> float:
     """How far float64's own rounding moves the outputs, relative to their scale."""
     exact = run_in_float64(graph, example, override)
     return scaled_error(run_in_float64(graph, example, override, Jittered), exact)
