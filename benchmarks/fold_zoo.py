@@ -1,6 +1,7 @@
 """How many batch norms each tool leaves in a zoo of models, and whether what it writes is still right.
 
     python benchmarks/fold_zoo.py                 # hours; --only PATTERN, --limit SECONDS; takes up where it stopped
+    python benchmarks/fold_zoo.py --again         # edgekit's own columns anew, the peers' as they are: after a new rule
     python benchmarks/fold_zoo.py --summary       # the table, from the result file
 
 Weights are random and all four tensors of every batch norm are randomised around what its input really is, so that the values
@@ -8,7 +9,7 @@ stay of order one. "Left" counts BatchNormalization nodes (for fx.fuse: batch no
 max|y - r| / max|r| against the original model in float64; ONNX files run in ONNX Runtime, optimisations off. ONNX
 Runtime's own optimiser is asked for its "extended" level: one level higher it rewrites left batch norms as depthwise
 convolutions, which is another pass over the data and no fold. The memory of folding is the growth of the resident set over the
-weights' size.
+weights' size, the folded copy included; glibc is told to give blocks beyond 64 kB back, so that what is counted is in use.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import copy
 import fnmatch
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+GIVE_BACK = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
 RESULTS = Path(__file__).parent / "results" / "fold_zoo.json"
 PEERS = ("fx.fuse", "torch.onnx", "onnxslim", "onnxsim", "onnxruntime")
 TIMM = tuple(
@@ -104,8 +107,8 @@ def randomise(model: Any, shape: tuple[int, ...], gain: float = 1.0) -> None:
     model.eval()
 
 
-def measure(name: str) -> dict[str, Any]:
-    """One model, all tools."""
+def measure(name: str, *, own_only: bool = False) -> dict[str, Any]:
+    """One model, all tools, or edgekit alone."""
     import torch
 
     from edgekit.export import export_onnx
@@ -140,7 +143,7 @@ def measure(name: str) -> dict[str, Any]:
         "float32_error": error(run(model, example), reference), "error": error(run(graph, example), reference),
         "kept": {key: {"count": len(paths), "example": paths[0]} for key, paths in reasons.items()},
     }  # fmt: skip
-    if not before:
+    if not before or own_only:
         return result
     feed = {"input": example[0].numpy()}
     result["onnx_error"] = attempt(
@@ -275,25 +278,25 @@ def ort_file(content: bytes) -> bytes:
         return Path(options.optimized_model_filepath).read_bytes()
 
 
-def run_all(pattern: str, timeout: float, limit: float, path: Path) -> None:
+def run_all(pattern: str, timeout: float, limit: float, path: Path, *, again: bool = False) -> None:
     """Each model in a process of its own; every result is written at once."""
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"models": {}}
     started = time.monotonic()
     for name in sorted(models(), key=cost):
-        if name in results["models"] or not fnmatch.fnmatch(name, pattern):
+        if (name in results["models"]) != again or not fnmatch.fnmatch(name, pattern):
             continue
         if time.monotonic() - started > limit:
             print(f"the limit of {limit:g} s is reached; run again to go on")
             break
-        command = [sys.executable, __file__, "--one", name]
+        command = [sys.executable, __file__, "--one", name, *["--again"] * again]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=GIVE_BACK)
             lines, problem = done.stdout.splitlines(), (done.stderr.strip() or "killed").splitlines()[-1][:300]
         except subprocess.TimeoutExpired as late:
             lines, problem = (late.stdout or b"").decode().splitlines(), f"not finished after {timeout:g} s"
         lines = [line for line in lines if line.startswith("{")]
         found = json.loads(lines[-1]) if lines else {"skipped": problem}
-        results["models"][name] = found
+        results["models"][name] = {**results["models"].get(name, {}), **found}
         results["models"] = dict(sorted(results["models"].items()))
         path.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{name}: {found.get('before')} -> {found.get('left', found.get('skipped'))}", flush=True)
@@ -398,15 +401,16 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=240, help="seconds per model")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further model is begun")
     parser.add_argument("--results", type=Path, default=RESULTS, help="another file, for two runs at once")
+    parser.add_argument("--again", action="store_true", help="edgekit's columns of what was measured before")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.summary:
         print(summary())
     elif options.one:
-        print(json.dumps(measure(options.one)))
+        print(json.dumps(measure(options.one, own_only=options.again)))
     else:
-        run_all(options.only, options.timeout, options.limit, options.results)
+        run_all(options.only, options.timeout, options.limit, options.results, again=options.again)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""Folding a large model: how much memory it takes beyond the model, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import copy, resource, sys, threading
+from pathlib import Path
+import torch, torchvision
+from edgekit.fold import fold
+from edgekit.tensors import TensorSpec
+
+torch.set_num_threads(1)
+inputs = (TensorSpec("input", "float32", ("batch", 3, 64, 64)),)
+fold(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), inputs)  # the libraries' own first use
+model = torchvision.models.resnet152().eval()
+weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+now = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+start, done, peak = now(), threading.Event(), [0]
+
+def sample():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], now() - start)
+
+thread = threading.Thread(target=sample)
+thread.start()
+held = copy.deepcopy(model).double() if "held" in sys.argv else None
+_, report = fold(model, inputs)
+done.set()
+thread.join()
+assert len(report.folded) == 155
+print(peak[0] / weights)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident set is read from /proc")
+@pytest.mark.parametrize(("arguments", "within"), [((), True), (("held",), False)], ids=["as it is", "a float64 copy held"])
+def test_folding_resnet152_takes_at_most_twice_its_memory(
+    repository: Path, environment: dict[str, str], arguments: tuple[str, ...], within: bool
+) -> None:
+    # glibc keeps what was freed unless it is told to give it back; what is meant is memory in use
+    environment |= {"PYTHONPATH": str(repository), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (float(done.stdout) <= 2) == within
