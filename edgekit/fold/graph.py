@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -79,6 +80,8 @@ def describe(node: fx.Node) -> str:
         return "the model's output"
     if node.op == "get_attr":
         return str(node.target)
+    if node.target is operator.getitem:  # one of several results, such as a chunk's
+        return describe(node.all_input_nodes[0])
     operation = str(node.target).split(".")[1] if str(node.target).startswith("aten.") else str(node.target)
     path = module_path(node)
     return operation if path == node.name else f"{operation} in {path}"

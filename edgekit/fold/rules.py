@@ -211,7 +211,11 @@ def _average(node: fx.Node, affine: Affine) -> None:
     # avg_pool(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
     _not_along(node, affine, range(2, len(sizes(node))))
     counted = _any(argument(node, 3, 0)) and argument(node, 5, True)
-    if affine.shifts and (counted or argument(node, 6) is not None):
+    if affine.shifts and argument(node, 6) is not None:
+        raise Blocked(
+            "border", node, f"{describe(node)} divides by another number than it adds up, which a shift does not survive"
+        )
+    if affine.shifts and counted:
         raise Blocked("border", node, f"{describe(node)} counts zeros from its padding, which a shift would move")
 
 
