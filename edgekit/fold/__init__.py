@@ -141,16 +141,16 @@ def _attempt(
         kept[node] = _kept(norm, [*before, found])
         return
     folded[node] = Fold(norm.path, norm.kind, _names(edits), side, norm.onnx_nodes)
-    places = _take_out(search.graph, norm, side)
+    places, gone = _take_out(search.graph, norm, side)
     if proof is not None:
         layers = [(edit.layer, edit.layer) for edit in edits] if side == "after" else []
-        proof.unchanged([*places, *layers], search.touched)
+        proof.unchanged([*places, *layers], [*search.touched, *gone])
 
 
-def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> list[tuple[fx.Node, fx.Node]]:
+def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> tuple[list[tuple[fx.Node, fx.Node]], list[fx.Node]]:
     """Its input takes its place; where a convolution beside it does its work, it leaves the sum altogether.
 
-    Gives where (before, now) the value must be the same.
+    Gives where (before, now) the value must be the same, and the nodes that are gone.
     """
     gone = [*norm.nodes]
     places: list[tuple[fx.Node, fx.Node]] = []
@@ -166,7 +166,7 @@ def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> list[tuple[fx.No
         places = [(norm.last, norm.source)] if side == "before" else []
     for one in reversed(gone):
         graph.graph.erase_node(one)
-    return places
+    return places, gone
 
 
 def _names(edits: list[Edit]) -> tuple[str, ...]:
