@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
 from collections import Counter
@@ -196,7 +195,7 @@ def free_batch(model: onnx.ModelProto, fixed: int, *, constants: bool = False) -
 
     With ``constants``, shapes that the file computes from stored numbers are computed first, so that they can be seen.
     """
-    known = _first_axes(model)
+    known = _first_axes(_with_constants(model) if constants else model)
     freed = onnx.ModelProto()
     freed.CopyFrom(model)
     stored = {tensor.name for tensor in freed.graph.initializer}
@@ -206,17 +205,23 @@ def free_batch(model: onnx.ModelProto, fixed: int, *, constants: bool = False) -
             shape.dim[0].dim_param = BATCH
     del freed.graph.value_info[:]
     if constants:
-        with contextlib.suppress(Exception):  # the second attempt at something that may be impossible
-            folded = onnx_ir.from_proto(freed)
-            optimizer.fold_constants(folded)
-            freed = onnx_ir.to_proto(folded)
-            del freed.graph.value_info[:]
+        freed = _with_constants(freed)
+        del freed.graph.value_info[:]
     for node, shape in list(_constant_reshapes(freed, known, fixed)):
         # of a value that is (batch, ...) already: 0 takes that axis over, which is the same number
         name = f"{node.output[0]}_free_shape"
         freed.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), name))
         node.input[1] = name
     return freed
+
+
+def _with_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        folded = onnx_ir.from_proto(model)
+        optimizer.fold_constants(folded, onnx_shape_inference=True)
+        return onnx_ir.to_proto(folded)
+    except Exception:  # nothing is lost: what cannot be seen is not freed
+        return model
 
 
 def _first_axes(model: onnx.ModelProto) -> dict[str, int]:

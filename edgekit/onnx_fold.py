@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import onnx
 import onnx_ir
-from onnx_ir.passes import Sequential, common
+from onnx_ir.passes import common
 from onnxscript import rewriter
 from onnxscript.rewriter.rules import common as rules
 
@@ -88,9 +88,9 @@ def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
     names = _names(graph.all_nodes())
     for node in norms:
         node.op_type = _HIDDEN
-    Sequential(
-        common.LiftConstantsToInitializersPass(size_limit=0), common.IdentityEliminationPass(), common.RemoveUnusedNodesPass()
-    )(graph_model)
+    common.LiftConstantsToInitializersPass(size_limit=0)(graph_model)
+    _see_through_copies(graph)
+    common.RemoveUnusedNodesPass()(graph_model)
     alive = {id(node) for node in graph.all_nodes()}
     plans = _planned(graph, [node for node in norms if id(node) in alive], names, unfit)
     layers = {plan.layer: names[plan.layer] for plan in plans if plan.layer is not None}
@@ -138,6 +138,14 @@ def _inlined(model: onnx.ModelProto) -> onnx_ir.Model:
         for value in [value for value in graph_model.graph.inputs if value.is_initializer()]:
             graph_model.graph.inputs.remove(value)
     return graph_model
+
+
+def _see_through_copies(graph: onnx_ir.Graph) -> None:
+    """PyTorch's exporter stores equal weights once, with Identity nodes; other Identities may be needed where they are."""
+    for node in graph:
+        source = node.inputs[0] if node.op_type == "Identity" and not node.domain else None
+        if source is not None and source.is_initializer() and not node.outputs[0].is_graph_output():
+            onnx_ir.convenience.replace_all_uses_with(node.outputs[0], source)
 
 
 def _planned(
@@ -196,17 +204,13 @@ def _before(node: onnx_ir.Node, layer: onnx_ir.Node | None, names: dict[onnx_ir.
         producer = source.producer()
         name = names[producer] if producer is not None else names[layer]
         return "other-users", f"the output of {name} is also {', '.join(users) or 'an output of the model'}"
-    for value in layer.inputs[1:3]:
-        if value is None:
-            continue
-        reason = _not_stored(value, f" of {names[layer]}")
-        if reason:
-            return reason
-        others = sorted({names[user] for user, _ in value.uses() if user is not layer})
-        if others or value.is_graph_output() or len(value.uses()) > 1:
-            what = ", ".join(others) or ("an output" if value.is_graph_output() else "another input of it")
-            return "shared-weight", f"{value.name} of {names[layer]} is shared with {what}"
-    return None
+    weight, *bias = layer.inputs[1:3]
+    reasons = [reason for value in (weight, *filter(None, bias)) if (reason := _not_stored(value, f" of {names[layer]}"))]
+    if reasons or weight is None or not _is_shared(weight):
+        return reasons[0] if reasons else None
+    others = ", ".join(sorted({names[user] for user, _ in weight.uses() if user is not layer}))
+    what = others or ("an output" if weight.is_graph_output() else "another input of it")
+    return "shared-weight", f"{weight.name} of {names[layer]} is shared with {what}"
 
 
 def _not_stored(value: onnx_ir.Value | None, of: str) -> Reason | None:
@@ -217,8 +221,12 @@ def _not_stored(value: onnx_ir.Value | None, of: str) -> Reason | None:
     return None
 
 
+def _is_shared(value: onnx_ir.Value) -> bool:
+    return len(value.uses()) > 1 or value.is_graph_output()
+
+
 def _widen(graph: onnx_ir.Graph, plans: list[_Plan]) -> dict[str, np.dtype[np.generic]]:
-    """Give the rules float64 numbers, and a bias where there is none; the dtypes to round to, by the names of the weights.
+    """Give the rules float64 numbers, and every layer a bias of its own; the dtypes to round to, by the names of the weights.
 
     Left to name a bias themselves the rules may take a name that is taken, and they do not know an input left empty.
     """
@@ -227,10 +235,12 @@ def _widen(graph: onnx_ir.Graph, plans: list[_Plan]) -> dict[str, np.dtype[np.ge
         if plan.layer is None:
             continue
         layer, weight = plan.layer, plan.layer.inputs[1]
-        if len(layer.inputs) < 3 or layer.inputs[2] is None:
+        bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+        if bias is None or _is_shared(bias):
             zeros = np.zeros(len(_numbers(plan.node.inputs[1])), _numbers(weight).dtype)
             layer.resize_inputs(3)
-            layer.replace_input_with(2, _stored(graph, f"{weight.name if weight else ''}_bias", zeros))
+            name = f"{weight.name if weight is not None else ''}_bias"
+            layer.replace_input_with(2, _stored(graph, name, zeros if bias is None else _numbers(bias)))
         for value in (*layer.inputs[1:3], *plan.node.inputs[1:]):
             assert value is not None
             assert value.name is not None
