@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -488,10 +489,12 @@ def test_a_norm_inside_a_branch_is_kept(tmp_path: Path) -> None:
 
 
 def test_norms_inside_functions_fold_where_they_are_called(tmp_path: Path) -> None:
-    model = made([node("Block", ["x", "w", *(f"bn.{part}" for part in "sbmv")], "y", domain="own")], plain().graph.initializer)
+    model = made(
+        [node("BatchNormalization", ["x", "w", *(f"bn.{part}" for part in "sbmv")], "y", domain="own")], plain().graph.initializer
+    )
     inside = [conv("a", "c", "k", "conv"), helper.make_node("BatchNormalization", list("cpqrs"), ["z"], "bn")]
     imports = [helper.make_opsetid("", 17)]
-    model.functions.append(helper.make_function("own", "Block", list("akpqrs"), ["z"], inside, imports))
+    model.functions.append(helper.make_function("own", "BatchNormalization", list("akpqrs"), ["z"], inside, imports))
     model.opset_import.append(helper.make_opsetid("own", 1))
     report = export(tmp_path, model)
     assert (report.fold.before, report.fold.kept) == (1, ())
@@ -530,6 +533,9 @@ def test_a_fixed_batch_is_freed_when_that_is_proved(tmp_path: Path) -> None:
         bundle = open_bundle(tmp_path / "bundle")
         assert bundle.manifest.notes == report.notes
         assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*onnx.load(bundle.onnx).graph.input,)] == ["batch"]
+        assert not [
+            value for value in onnx.load(bundle.onnx).graph.value_info if value.type.tensor_type.shape.dim[0].dim_value == fixed
+        ]
         single = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         golden = bundle.golden()
         assert np.abs(single.run(None, {"x": golden.inputs["x"][:fixed]})[0] - golden.float64["y"][:fixed]).max() < 1e-5
@@ -718,8 +724,19 @@ def test_float64_is_float64_throughout() -> None:
         onnx_exact.run_exact(made([quantise, node("Mul", ["x", "s"], "y")], []), feed)
 
 
-def test_float64_gives_up_in_time_and_on_what_it_does_not_know() -> None:
+def test_float64_gives_up_in_time_and_on_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     feed = {"x": np.zeros((3, 4, 8, 8), np.float32)}
+    clock = itertools.count()
+    chain = [
+        node("Relu", ["x"], "y0"),
+        *(node("Relu", [f"y{index}"], f"y{index + 1}") for index in range(7)),
+        node("Relu", ["y7"], "y"),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_exact.time, "monotonic", lambda: float(next(clock)))
+        with pytest.raises(onnx_exact.Inexact, match="more than"):  # between two operators of one sample
+            onnx_exact.run_exact(made(chain, []), {"x": feed["x"][:1]}, 4.0)
+        assert next(clock) < 7
     with pytest.raises(onnx_exact.Inexact, match="more than"):
         onnx_exact.run_exact(plain(), feed, 0.0)
     with pytest.raises(onnx_exact.Inexact, match="statistics of the batch"):
