@@ -32,7 +32,7 @@ from edgekit.reports import FoldReport
 from edgekit.tensors import Array, TensorSpec
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
-SCHEMA = 2
+SCHEMA = 3
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GOLDEN_BYTES = 4 << 30
 

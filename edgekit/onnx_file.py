@@ -22,6 +22,7 @@ LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room f
 _ROUNDING = {"float16": 1e-2, "bfloat16": 1e-1, "float64": 1e-9}  # of the scale, between batches of several sizes; else 2e-5
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 _SIZES = (1, 2, 3)
+UNOPTIMISED = "ONNX Runtime without optimisations"
 Run: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import onnx
 from torch import fx
 
 import edgekit
@@ -25,7 +27,7 @@ from edgekit.bundle import (
     write_bundle,
 )
 from edgekit.card import model_card
-from edgekit.errors import UsageError
+from edgekit.errors import ModelError, UsageError
 from edgekit.export import export_onnx
 from edgekit.files import check_writable, read_bytes
 from edgekit.fold import fold
@@ -43,6 +45,7 @@ from edgekit.tensors import Array, TensorSpec, shape_text
 from edgekit.verify import normalised_error
 
 EXPORTED = Path("exported")
+MOST_ROUNDING = 16
 
 
 class ExportOptions(NamedTuple):
@@ -60,12 +63,13 @@ class ExportOptions(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """An ONNX file with what is known about it; ``error`` is the exported graph's in float32, scale-normalised."""
+    """An ONNX file with what is known about it; ``error`` is its own, scale-normalised, in the runtime ``measured_in``."""
 
     onnx: bytes
     outputs: tuple[TensorSpec, ...]
     fold: FoldReport
     error: float
+    measured_in: str
 
 
 def export_source(source: str, options: ExportOptions, *, runs: Path = Path("runs"), progress: Progress = SILENT) -> ExportReport:
@@ -87,8 +91,10 @@ def export_source(source: str, options: ExportOptions, *, runs: Path = Path("run
         metadata = _metadata(found, preprocess, labels, hashlib.sha256(weights).hexdigest())
         exported = _exported(found, traced, settings, golden, metadata)
         _check_labels(labels, exported.outputs)
+        variant = _variant(found, exported.outputs, _worst(golden.float32, golden.float64))
+        _check_error(exported, variant, _worst(golden.float32, golden.float64))
         advance(1, "writing the bundle")
-        manifest = _manifest(found, settings, options, exported, golden, weights)
+        manifest = _manifest(found, settings, options, exported, variant, golden, weights)
         manifest = msgspec.structs.replace(manifest, preprocess=preprocess, labels=labels)
         contents = {MODEL: exported.onnx, GOLDEN: golden.to_npz(), CARD: model_card(manifest).encode()}
         bundle = write_bundle(root, manifest, {**contents, WEIGHTS: weights} if options.keep_weights else contents)
@@ -103,6 +109,7 @@ def export_source(source: str, options: ExportOptions, *, runs: Path = Path("run
         notes=manifest.notes,
         onnx_sha256=bundle.onnx_sha256,
         onnx_bytes=len(exported.onnx),
+        measured_in=exported.measured_in,
     )
 
 
@@ -124,9 +131,29 @@ def _exported(
 ) -> Exported:
     graph, report = fold(found.module, found.inputs, fold_bn=settings.fold_bn, traced=traced)
     specs = output_specs(graph, found.inputs)
-    outputs = run(graph, tensors_of_feed(golden.inputs))
-    onnx = export_onnx(graph, report, found.inputs, specs, opset=settings.opset, metadata=metadata)
-    return Exported(onnx, specs, report, _worst(as_arrays(outputs), golden.float64))
+    content = export_onnx(graph, report, found.inputs, specs, opset=settings.opset, metadata=metadata)
+    outputs, measured_in = _outputs(content, graph, golden)
+    error = _worst(outputs, golden.float64)
+    return Exported(content, specs, msgspec.structs.replace(report, error_exported=error), error, measured_in)
+
+
+def _outputs(content: bytes, graph: fx.GraphModule, golden: GoldenArrays) -> tuple[dict[str, Array], str]:
+    """The file's outputs on the golden inputs, or the graph's where no runtime is installed that could run the file."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        outputs = as_arrays(run(graph, tensors_of_feed(golden.inputs)))
+        return outputs, "PyTorch, because ONNX Runtime is not installed; edgekit verify runs the file"
+    from edgekit.onnx_file import UNOPTIMISED, open_unoptimised
+
+    return open_unoptimised(onnx.load_from_string(content), Path(MODEL))(golden.inputs), UNOPTIMISED
+
+
+def _check_error(exported: Exported, variant: Variant, original: float) -> None:
+    """Folding and exporting may round otherwise than the original does, not compute something else."""
+    if not exported.error <= max(variant.tolerance.rtol, MOST_ROUNDING * original):
+        raise ModelError(
+            f"the exported file is off by {exported.error:.1e} of its scale where the original is off by {original:.1e}; "
+            "try --no-fold-bn, and report this model"
+        )
 
 
 def _check_labels(labels: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> None:
@@ -140,6 +167,7 @@ def _manifest(
     settings: ExportRecipe,
     options: ExportOptions,
     exported: Exported,
+    variant: Variant,
     golden: GoldenArrays,
     weights: bytes,
 ) -> Manifest:
@@ -158,7 +186,7 @@ def _manifest(
         fold=exported.fold,
         test_accuracy=found.report.test_accuracy if found.report else None,
         golden=Golden(GOLDEN, samples, "test-set" if found.recipe else "random", 0, _worst(golden.float32, golden.float64)),
-        variants=(_variant(found, exported.outputs, _worst(golden.float32, golden.float64)),),
+        variants=(variant,),
         tools=tool_versions(),
         notes=_notes(found, exported.fold),
         files={},

@@ -28,7 +28,7 @@ from edgekit.errors import ModelError
 from edgekit.files import check_writable, sha256_of
 from edgekit.machine import tool_versions
 from edgekit.onnx_exact import Inexact, run_exact
-from edgekit.onnx_file import OnnxSource, open_onnx, open_unoptimised, precision_of
+from edgekit.onnx_file import UNOPTIMISED, OnnxSource, open_onnx, open_unoptimised, precision_of
 from edgekit.onnx_fold import Folding, fold_onnx
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Tolerance, check_name
@@ -38,7 +38,6 @@ from edgekit.verify import compare, normalised_error, top1_agreement
 
 SAMPLES, PROVED_ON = 8, 2  # golden inputs, and how many of them folding is proved on in float64
 FLOAT64_LIMIT, FLOAT64_CEILING = 1e-12, 1e-9
-MEASURED_IN = "ONNX Runtime without optimisations"
 RANDOM = "the golden inputs are random numbers, because the model's data is not known"
 _VARIANTS = {"float16": "fp16", "float64": "fp64", "bfloat16": "bf16"}
 _PLAUSIBLE = {"float16": 5e-2, "bfloat16": 3e-1, "float64": 1e-9}  # how far an original may be from float64, of the scale
@@ -65,6 +64,7 @@ def export_onnx_file(path: Path, output: Path, *, fold_bn: bool = True, progress
         report = _proved(source, folding, reference)
         found = _run_folded(source, folding, reference.golden)
         error = _error(found, reference.golden.float64)
+        report = msgspec.structs.replace(report, error_exported=error)
         variant = _variant(source, reference, found)
         _check_outputs(path, found, reference, variant.tolerance, bool(report.folded))
         advance(1, "writing the bundle")
@@ -83,7 +83,7 @@ def export_onnx_file(path: Path, output: Path, *, fold_bn: bool = True, progress
         notes=manifest.notes,
         onnx_sha256=bundle.onnx_sha256,
         onnx_bytes=len(content),
-        measured_in=MEASURED_IN,
+        measured_in=UNOPTIMISED,
     )
 
 

@@ -115,12 +115,14 @@ class Kept(Part, frozen=True):
 class FoldReport(Report, frozen=True):
     """Every normalisation of a model, folded or kept.
 
-    ``error_float64`` is the scale-normalised difference between the folded and the unfolded model, both in float64.
+    ``error_float64`` is the scale-normalised difference between the folded and the unfolded model, both in float64;
+    ``error_exported`` that between what was exported, in its own dtype, and the original in float64 on the golden inputs.
     """
 
     folded: tuple[Fold, ...]
     kept: tuple[Kept, ...]
     error_float64: float | None = None
+    error_exported: float | None = None
 
     @property
     def before(self) -> int:
@@ -132,8 +134,8 @@ class ExportReport(Report, frozen=True):
     """A bundle that was written.
 
     Errors are scale-normalised, against the original model in float64 on the golden inputs: ``float32_error`` of the
-    original in float32, ``exported_error`` of the graph that was exported in float32, both measured in ``measured_in``. For an
-    ONNX file that cannot be run in float64 there is no ``float32_error``; ``exported_error`` is then against the original.
+    original in its own dtype, ``exported_error`` of the file, measured in ``measured_in``. For an ONNX file that cannot be run in
+    float64 there is no ``float32_error``; ``exported_error`` is then against the original.
     """
 
     bundle: str
@@ -145,7 +147,7 @@ class ExportReport(Report, frozen=True):
     notes: tuple[str, ...]
     onnx_sha256: str
     onnx_bytes: int
-    measured_in: str = "PyTorch"
+    measured_in: str
 
 
 class Skipped(Part, frozen=True):

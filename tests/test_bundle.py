@@ -91,7 +91,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
         "schema", "name", "inputs", "outputs", "preprocess", "labels", "source", "opset", "fold", "test_accuracy", "golden",
         "variants", "tools", "notes", "files",
     ]  # fmt: skip
-    assert document["schema"] == 2
+    assert document["schema"] == 3
     assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 28, 28]}]
     assert document["outputs"] == [{"name": "output", "dtype": "float32", "shape": ["batch", 10]}]
     assert document["preprocess"] == {
@@ -240,8 +240,8 @@ def test_a_bundle_of_schema_1_still_opens(bundle: Path) -> None:
 
 
 def test_a_newer_schema_asks_for_a_newer_edgekit(bundle: Path) -> None:
-    edit(bundle, lambda document: document.update(schema=3, something="new"))
-    with pytest.raises(BundleError, match=r"has schema 3, and this edgekit reads up to 2; upgrade edgekit"):
+    edit(bundle, lambda document: document.update(schema=4, something="new"))
+    with pytest.raises(BundleError, match=r"has schema 4, and this edgekit reads up to 3; upgrade edgekit"):
         open_bundle(bundle)
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -22,6 +22,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from edgekit import pack
+from edgekit.bundle import open_bundle
 from edgekit.errors import ModelError
 from edgekit.export import export_onnx
 from edgekit.fold import fold
@@ -408,3 +410,38 @@ def test_outputs_that_the_exporter_would_rename_are_refused(model: nn.Module) ->
     graph, report = fold(model, inputs)
     with pytest.raises(ModelError, match=r"in the exported file|not valid ONNX"):
         export_onnx(graph, report, inputs, output_specs(graph, inputs))
+
+
+def test_the_written_file_itself_is_measured_and_the_manifest_says_so(tmp_path: Path) -> None:
+    report = export_source("lenet", ExportOptions(output=tmp_path / "a"))
+    assert report.measured_in.startswith("ONNX Runtime")
+    fold_report = open_bundle(tmp_path / "a").manifest.fold
+    assert fold_report == report.fold
+    assert fold_report.error_exported == report.exported_error
+    assert 0 < report.exported_error < 1e-5
+    assert fold_report.error_float64 is not None
+    assert fold_report.error_float64 < 1e-12
+
+
+def test_without_a_runtime_the_graph_is_measured_and_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = pack.importlib.util.find_spec
+    monkeypatch.setattr(pack.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    report = export_source("lenet", ExportOptions(output=tmp_path / "a"))
+    assert report.measured_in.startswith("PyTorch")
+    assert 0 < report.exported_error < 1e-5
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported_bytes = pack.export_onnx
+
+    def damaged(*args: Any, **options: Any) -> bytes:
+        model = onnx.load_from_string(exported_bytes(*args, **options))
+        weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(2), weight.name))
+        content: bytes = model.SerializeToString()
+        return content
+
+    monkeypatch.setattr(pack, "export_onnx", damaged)
+    with pytest.raises(ModelError, match=r"the exported file is off by .* where the original is off by"):
+        export_source("lenet", ExportOptions(output=tmp_path / "a"))
+    assert list(tmp_path.iterdir()) == []

@@ -60,7 +60,7 @@ FINDING = Finding("torch", "ok", "2", "CPU", "", "")
 EXAMPLES: tuple[Report, ...] = (
     TRAIN,
     FOLDS,
-    ExportReport("b", 20, FOLDS, 1e-7, 2e-7, "8 random inputs", ("a note",), "0" * 64, 1000),
+    ExportReport("b", 20, FOLDS, 1e-7, 2e-7, "8 random inputs", ("a note",), "0" * 64, 1000, "ONNX Runtime"),
     PARITY,
     VerifyReport("b", "0" * 64, (PARITY,), (Skipped("ort-cuda", "no driver"),)),
     LATENCY,
