@@ -526,7 +526,7 @@ def test_a_fixed_batch_is_freed_when_that_is_proved(tmp_path: Path) -> None:
             [tensor("w", 6, 4, 3, 3), *statistics("bn", 6), shape, back, tensor("w2", 216, 5), *statistics("bn2", 5)],
             shape=(fixed, 4, 8, 8), rank=2,
         )  # fmt: skip
-        model.graph.value_info.append(helper.make_tensor_value_info("c", 1, [fixed, 6, 6, 6]))
+        model.graph.value_info.append(helper.make_tensor_value_info("r", 1, [fixed, 2, 3, 6, 6]))
         report = export(tmp_path, model)
         assert folds(report) == {"bn": ("conv",), "bn2": ("gemm",)}
         assert any(f"takes batches of {fixed}; its batch axis was freed" in note for note in report.notes)
