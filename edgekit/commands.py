@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edgekit.backends import Backend, ModelFiles, absence, open_backend, present
-from edgekit.backends.cuda import gpu_facts
 from edgekit.bundle import Bundle, open_bundle
+from edgekit.cuda import gpu_facts
 from edgekit.errors import BundleError, MissingError, UsageError
 from edgekit.machine import cores, machine_facts
 from edgekit.progress import SILENT, Progress

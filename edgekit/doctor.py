@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edgekit.backends.cuda import cuda_problem
+from edgekit.cuda import cuda_problem
 from edgekit.machine import machine_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import DoctorReport, Finding
