@@ -51,6 +51,10 @@ def _backend_names() -> list[str]:
     return ["torch", "ort-cpu", "ort-cuda"]
 
 
+def _flavour_names() -> list[str]:
+    return ["tensorrt", "tensorrt-rtx"]
+
+
 def _model_names(incomplete: str) -> list[str]:
     from edgekit.models import MODELS
 
@@ -231,6 +235,52 @@ def bench(
             source=source,
             progress=progress,
         )
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit build exported/lenet --batch 1:8:32 --output lenet.plan")
+def build(
+    bundle: BundlePath,
+    flavour: Annotated[
+        Optional[str],
+        typer.Option(help="tensorrt or tensorrt-rtx [default: the first that works here].", autocompletion=_flavour_names),
+    ] = None,
+    batch: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to build for, or one size; repeatable [default: 1:8:32]."),
+    ] = None,
+    workspace: Annotated[
+        Optional[int], typer.Option(min=1, metavar="MIB", help="Scratch memory a layer may use [default: all there is].")
+    ] = None,
+    level: Annotated[int, typer.Option(min=0, max=5, help="How long to search for faster kernels.")] = 3,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="For every GPU from Ampere on; usually slower.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="For later releases of the same major version of TensorRT.")
+    ] = False,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 products be rounded to 10 bits; faster.")] = False,
+    output: Annotated[Optional[Path], typer.Option(help="The engine's file; in edgekit's cache if left out.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build even if a fitting engine is there.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build a TensorRT engine for this machine; exit code 1 when it computes in another precision than the bundle's."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.build_options import BatchRange, BuildOptions
+        from edgekit.commands import build_bundle
+
+        options = BuildOptions(
+            profiles=tuple(dict.fromkeys(BatchRange.parse(text) for text in batch or ())),
+            workspace_mib=workspace,
+            level=level,
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+            tf32=tf32,
+        )
+        return build_bundle(bundle, flavour=flavour, options=options, output=output, rebuild=rebuild, progress=progress)
 
     _carry_out(action, json, debug)
 
