@@ -149,8 +149,8 @@ def build_engine(
         plan_sha256=hashlib.sha256(built.plan).hexdigest(),
         plan_bytes=len(built.plan),
         seconds=built.seconds,
-        cold_seconds=_cold_seconds(before, key) if earlier else built.seconds,
-        timing_cache=("reused" if earlier else "new") if trt.flavour.timing_cache else NO_TIMING_CACHE,
+        cold_seconds=_cold_seconds(before, key) if built.reused else built.seconds,
+        timing_cache=("reused" if built.reused else "new") if trt.flavour.timing_cache else NO_TIMING_CACHE,
         layers=built.layers,
         precision=judge(model.precision, trt.flavour, built.layers, layers, why_not, options.tf32),
     )

@@ -18,12 +18,16 @@ from edgekit.trt.precision import constrain, count_layers
 
 
 class Built(NamedTuple):
-    """A plan with the network it came from; ``timing_cache`` is what to give to the next build, nothing where there is none."""
+    """A plan with the network it came from.
+
+    ``timing_cache`` is what to give to the next build, nothing where there is none; ``reused``: TensorRT took the one given.
+    """
 
     plan: bytes
     layers: tuple[LayerCount, ...]
     seconds: float
     timing_cache: bytes
+    reused: bool
 
 
 def check_options(trt: TensorRT, options: BuildOptions) -> None:
@@ -52,8 +56,7 @@ def build(trt: TensorRT, model: OnnxFile, options: BuildOptions, timing_cache: b
     if trt.flavour.precision_flags:
         constrain(trt.api, trt.flavour, config, parsed.network, parsed.proto)
     layers = count_layers(parsed.network)
-    if trt.flavour.timing_cache:
-        _use_timing_cache(config, timing_cache)
+    reused = _use_timing_cache(config, timing_cache) if trt.flavour.timing_cache else False
     start = time.perf_counter()
     with progress.task(f"building with {trt}", STEPS) as advance:
         plan = _build(trt, builder, logger, config, parsed, model, advance)
@@ -62,7 +65,7 @@ def build(trt: TensorRT, model: OnnxFile, options: BuildOptions, timing_cache: b
     if trt.flavour.timing_cache:
         cache = config.get_timing_cache()
         measured = bytes(cache.serialize()) if cache is not None else b""
-    return Built(plan, layers, seconds, measured)
+    return Built(plan, layers, seconds, measured, reused)
 
 
 def _builder(trt: TensorRT, logger: Any) -> Any:
@@ -96,12 +99,14 @@ def _config(trt: TensorRT, builder: Any, logger: Any, options: BuildOptions, inp
     return config
 
 
-def _use_timing_cache(config: Any, content: bytes) -> None:
-    """Measurements of an earlier build; those of another GPU or release are refused by TensorRT, and it starts anew."""
+def _use_timing_cache(config: Any, content: bytes) -> bool:
+    """Whether TensorRT takes the measurements of an earlier build; it refuses another GPU's or release's, and starts anew."""
     cache = config.create_timing_cache(content)
-    if cache is None or not config.set_timing_cache(cache, False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
+    if cache is not None and config.set_timing_cache(cache, False):
+        return bool(content)
+    cache = config.create_timing_cache(b"")
+    config.set_timing_cache(cache, False)
+    return False
 
 
 def _build(trt: TensorRT, builder: Any, logger: Any, config: Any, parsed: Parsed, model: OnnxFile, advance: Advance) -> bytes:

@@ -64,14 +64,14 @@ def engine_layers(document: str) -> list[EngineLayer]:
         layers = json.loads(document)["Layers"]
     except (ValueError, TypeError, KeyError):
         raise EngineError("the engine's description is not the JSON that TensorRT documents; build it again") from None
-    return [_layer(layer) for layer in layers]
+    return [_layer(entry) for entry in layers]
 
 
-def _layer(layer: Any) -> EngineLayer:
-    if not isinstance(layer, dict):  # an engine built with names only
-        return EngineLayer(str(layer), False, "", "")
-    kind = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
-    first = next((tensor for tensor in layer.get("Inputs", ()) if isinstance(tensor, dict)), {})
+def _layer(entry: Any) -> EngineLayer:
+    if not isinstance(entry, dict):  # an engine built with names only
+        return EngineLayer(str(entry), False, "", "")
+    kind = f"{entry.get('LayerType', '')} {entry.get('ParameterType', '')}"
+    first = next((tensor for tensor in entry.get("Inputs", ()) if isinstance(tensor, dict)), {})
     text = " ".join(str(first.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format"))
     precision = next((name for name, pattern in _PRECISIONS if pattern.search(text)), "")
-    return EngineLayer(str(layer.get("Name", "")), bool(_COMPUTES.search(kind)), precision, str(layer.get("TacticName", "")))
+    return EngineLayer(str(entry.get("Name", "")), bool(_COMPUTES.search(kind)), precision, str(entry.get("TacticName", "")))

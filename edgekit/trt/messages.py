@@ -84,9 +84,9 @@ def remedy_for(reason: str) -> str:
 
 def plain(text: str) -> str:
     """An error line without the places in NVIDIA's sources where it arose."""
-    inner = re.search(r"Error Code \d+: [^(]*\((.*)\)\s*$", text, flags=re.S)
-    text = " ".join((inner[1] if inner else text).split())
-    text = re.sub(r"\s*\.?\s+In \w+ at \S+$", "", text)
+    text = re.sub(r"(?<=.)\s*\[checkMacros\.cpp::catchCudaError.*$", "", " ".join(text.split()))
+    inner = re.search(r"Error Code \d+: [^(]*\((.*)\)$", text)
+    text = re.sub(r"\s*\.?\s+In \w+ at \S+$", "", inner[1] if inner else text)
     text = re.sub(r"\[[\w./]+:\d+: \w+\] ?", "", text)
     asserted = re.search(r"Assertion failed: .*?: (.+)$", text)
     text = asserted[1] if asserted else text

@@ -73,10 +73,10 @@ def _proto(model: OnnxFile) -> Any:
             raise ValueError("it holds no graph")
     except Exception as problem:
         raise BundleError(f"{model.path} is not an ONNX file: {first_line(problem)}; export it again") from None
-    for tensor in _tensors(proto.graph, *proto.functions):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+    for held in _tensors(proto.graph, *proto.functions):
+        if held.data_location == onnx.TensorProto.EXTERNAL:
             raise BundleError(
-                f"{model.path} keeps {tensor.name or 'a tensor'} in another file, which no checksum covers; "
+                f"{model.path} keeps {held.name or 'a tensor'} in another file, which no checksum covers; "
                 "export it again with its weights inside"
             )
     return proto

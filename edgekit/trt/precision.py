@@ -103,13 +103,15 @@ def judge(
     if in_network and asked not in in_network:
         problems.append(f"{asked} was asked for, and the network computes in {', '.join(in_network)}")
     if asked == "float32" and len(in_network) > 1:
-        problems.append(f"float32 was asked for, and the network also computes in {', '.join(set(in_network) - {asked})}")
-    told = [layer for layer in engine or () if layer.computes and layer.precision]
+        problems.append(
+            f"float32 was asked for, and the network also computes in {', '.join(one for one in in_network if one != asked)}"
+        )
+    told = [one for one in engine or () if one.computes and one.precision]
     if engine is not None and not told:
         why_not = "the engine does not say what its layers compute in"
     if told:
         problems += _against_network(told, in_network, tf32)
-    found = tuple(dict.fromkeys(layer.precision for layer in told)) or in_network
+    found = tuple(dict.fromkeys(one.precision for one in told)) or in_network
     return PrecisionReport(
         asked=asked,
         typing=STRONG if flavour.strongly_typed else CONSTRAINED,
@@ -121,21 +123,21 @@ def judge(
 
 
 def _of_network(layers: Sequence[LayerCount]) -> tuple[str, ...]:
-    computing = [layer.precision for layer in layers if layer.kind in COMPUTING]
-    floating = [layer.precision for layer in layers if layer.precision.startswith(("float", "bfloat"))]
+    computing = [one.precision for one in layers if one.kind in COMPUTING]
+    floating = [one.precision for one in layers if one.precision.startswith(("float", "bfloat"))]
     return tuple(dict.fromkeys(computing or floating))
 
 
 def _against_network(told: Sequence[EngineLayer], in_network: Sequence[str], tf32: bool) -> list[str]:
     problems = []
-    wrong = [layer for layer in told if layer.precision not in in_network]
+    wrong = [one for one in told if one.precision not in in_network]
     if wrong:
-        some = ", ".join(f"{layer.name} in {layer.precision}" for layer in wrong[:3])
+        some = ", ".join(f"{one.name} in {one.precision}" for one in wrong[:3])
         problems.append(f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(in_network)}: {some}")
-    lost = [precision for precision in in_network if precision not in {layer.precision for layer in told}]
+    lost = [precision for precision in in_network if precision not in {one.precision for one in told}]
     if lost:
         problems.append(f"no layer of the engine computes in {', '.join(lost)}")
-    rounding = [layer.name for layer in told if "tf32" in layer.tactic.lower()]
+    rounding = [one.name for one in told if "tf32" in one.tactic.lower()]
     if rounding and not tf32:
         problems.append(f"TF32 is off, and {len(rounding)} layer(s) use it: {', '.join(rounding[:3])}")
     return problems
