@@ -140,9 +140,10 @@ def export(
         ),
     ],
     fold_bn: Annotated[
-        Optional[bool], typer.Option("--fold-bn/--no-fold-bn", help="Fold batch norm into the layer before it [default: fold].")
+        Optional[bool],
+        typer.Option("--fold-bn/--no-fold-bn", show_default="fold", help="Fold batch norm into the layer before it."),
     ] = None,
-    opset: Annotated[Optional[int], typer.Option(min=18, max=26, help="ONNX opset [default: 20].")] = None,
+    opset: Annotated[Optional[int], typer.Option(min=18, max=26, show_default="20", help="ONNX opset.")] = None,
     output: Annotated[Optional[Path], typer.Option(help="The bundle's folder; exported/<name> if left out.")] = None,
     input_shape: InputShapes = None,
     weights: Weights = None,
@@ -184,7 +185,7 @@ def export(
 def verify(
     bundle: BundlePath,
     backend: Backends = None,
-    atol: Annotated[Optional[float], typer.Option(min=0, help="Absolute tolerance [default: the manifest's].")] = None,
+    atol: Annotated[Optional[float], typer.Option(min=0, show_default="the manifest's", help="Absolute tolerance.")] = None,
     rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
     source: TorchSource = None,
     json: Json = False,
@@ -205,7 +206,9 @@ def verify(
 def bench(
     bundle: BundlePath,
     batch: Annotated[str, typer.Option(metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
-    threads: Annotated[Optional[int], typer.Option(min=1, max=1024, help="Threads of each runtime [default: all cores].")] = None,
+    threads: Annotated[
+        Optional[int], typer.Option(min=1, max=1024, show_default="all cores", help="Threads of each runtime.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Recorded time per runtime, batch and boundary.")] = 1.0,
     budget_ms: Annotated[
         Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")
@@ -244,14 +247,16 @@ def build(
     bundle: BundlePath,
     flavour: Annotated[
         Optional[str],
-        typer.Option(help="tensorrt or tensorrt-rtx [default: the first that works here].", autocompletion=_flavour_names),
+        typer.Option(
+            help="tensorrt or tensorrt-rtx.", show_default="the first that can build here", autocompletion=_flavour_names
+        ),
     ] = None,
     batch: Annotated[
         Optional[list[str]],
-        typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to build for, or one size; repeatable [default: 1:8:32]."),
+        typer.Option(metavar="MIN:OPT:MAX", show_default="1:8:32", help="Batch sizes to build for, or one size; repeatable."),
     ] = None,
     workspace: Annotated[
-        Optional[int], typer.Option(min=1, metavar="MIB", help="Scratch memory a layer may use [default: all there is].")
+        Optional[int], typer.Option(min=1, metavar="MIB", show_default="all there is", help="Scratch memory a layer may use.")
     ] = None,
     level: Annotated[int, typer.Option(min=0, max=5, help="How long to search for faster kernels.")] = 3,
     hardware_compatible: Annotated[
