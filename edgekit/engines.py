@@ -139,6 +139,7 @@ def build_engine(
         check_replaceable(output)
     check_writable(path.parent)
     timing = _timing_path(key)
+    check_writable(timing.parent)
     earlier = timing.read_bytes() if trt.flavour.timing_cache and timing.is_file() else b""
     built = build(trt, model, options, earlier, progress)
     layers, why_not = read_layers(trt, built.plan, model.inputs, options)

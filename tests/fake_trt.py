@@ -236,6 +236,7 @@ class Builder(Strict):
             monitor.phase_start("Building", None, 2)
             for step in range(2):
                 if not monitor.step_complete("Building", step):
+                    self._fake.stopped_at = step
                     return None
             monitor.phase_finish("Building")
         document = {"build": len(self._fake.builds), "flags": sorted(config._flags), "network": network._flags}
@@ -267,6 +268,10 @@ class Runtime(Strict):
         self._logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        portable = "VERSION_COMPATIBLE" in json.loads(plan)["flags"]
+        if portable and not self.__dict__.get("engine_host_code_allowed"):
+            self._logger._error("Error Code 4: API Usage Error (Host code is not allowed.)")
+            return None
         if self._fake.loads:
             return self._fake._bound(ICudaEngine)()
         self._logger._error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (the GPU is of another kind)")
@@ -288,6 +293,7 @@ class FakeTensorRT:
         self.broken, self.loads = False, True
         self.builds: list[tuple[Any, Any]] = []
         self.layer_types: dict[str, str] = {}
+        self.stopped_at: int | None = None
         self.shapes_set: dict[str, tuple[int, ...]] = {}
         self._made: dict[type, type] = {}
         self.api: Any = types.ModuleType(listing.module)

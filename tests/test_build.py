@@ -353,6 +353,13 @@ def test_a_file_that_changed_after_its_checksum_is_refused(bundle: Path, run: Co
     assert "model.onnx has" in refused(run, bundle, kind="BundleError")
 
 
+def test_a_file_that_changes_after_its_bundle_was_opened_is_refused(
+    bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.build.read_bytes", lambda path, what, error: b"something else")
+    assert refused(run, bundle, kind="BundleError").endswith("model.onnx changed while it was read; build again")
+
+
 def test_a_network_of_other_tensors_than_the_manifest_says_is_refused(bundle: Path, run: Command) -> None:
     opened = open_bundle(bundle)
     contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
@@ -530,6 +537,13 @@ def test_ctrl_c_stops_a_build_and_leaves_nothing(bundle: Path, tmp_path: Path, r
     with pytest.raises(KeyboardInterrupt):
         build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "out" / "engine.plan", progress=Recorder(stop=1))
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
+
+
+def test_ctrl_c_makes_tensorrt_itself_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(TEN).install(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        build(find("tensorrt"), lenet(), RANGE, progress=Recorder(stop=1))
+    assert fake.stopped_at == 0
 
 
 # which flavour
@@ -720,6 +734,11 @@ def test_an_engine_that_does_not_say_is_not_taken_for_one_that_does(bundle: Path
 def test_a_description_that_is_no_json_is_an_error(document: str) -> None:
     with pytest.raises(EngineError, match="not the JSON that TensorRT documents"):
         engine_layers(document)
+
+
+def test_a_version_compatible_engine_is_allowed_to_bring_its_runtime(bundle: Path, ten: FakeTensorRT) -> None:
+    report = build_bundle(bundle, flavour="tensorrt", options=BuildOptions(version_compatible=True))
+    assert report.precision.read_from == "engine"
 
 
 def test_an_engine_that_its_own_gpu_cannot_load_is_an_error(bundle: Path, ten: FakeTensorRT) -> None:
