@@ -56,14 +56,15 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the golden inputs came from: ``test-set`` pictures in order, or ``random`` normal numbers by ``seed``.
 
-    ``float32_error`` is PyTorch's own float32 against its float64, scale-normalised: a yardstick for every runtime.
+    ``float32_error`` is PyTorch's own float32 against its float64, scale-normalised: a yardstick for every runtime. For an ONNX
+    file it is ONNX Runtime's, in the file's dtype, and None where the file could not be run in float64 and is its own reference.
     """
 
     file: str
     samples: Annotated[int, Meta(ge=1, le=1_000_000)]
     kind: Literal["test-set", "random"]
     seed: int
-    float32_error: float
+    float32_error: float | None
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

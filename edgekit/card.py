@@ -70,6 +70,8 @@ def _names(manifest: Manifest) -> set[str]:
 
 def _check(manifest: Manifest) -> str:
     tolerance = manifest.variants[0].tolerance
+    error = manifest.golden.float32_error
+    owner = "The original file itself" if manifest.source.model.endswith(".onnx") else "PyTorch's own float32"
     return (
         "## Check it, time it\n\n"
         "With edgekit installed from its repository (`pip install '/path/to/edgekit[cpu]'` or `[gpu]`; the package of that "
@@ -77,8 +79,8 @@ def _check(manifest: Manifest) -> str:
         "edgekit verify .              # every runtime here against the recorded float64 outputs; exit code 1 on failure\n"
         "edgekit bench .               # latency of every runtime here, interleaved\n```\n\n"
         f"It passes when every output y is within {tolerance.atol:g} + {tolerance.rtol:g} x max|r| of its reference r and "
-        f"at least {tolerance.top1:.0%} of the samples agree in their largest value. PyTorch's own float32 is off by "
-        f"{manifest.golden.float32_error:.1e} of the scale."
+        f"at least {tolerance.top1:.0%} of the samples agree in their largest value."
+        + (f" {owner} is off by {error:.1e} of the scale." if error is not None else " The reference is the original file.")
     )
 
 

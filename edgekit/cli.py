@@ -162,7 +162,7 @@ def export(
     def action(progress: Progress) -> Report:
         from edgekit.commands import needs
 
-        needs("torch", "onnx", "onnxscript", *(("onnxruntime",) if source.endswith(".onnx") else ()), extra="train")
+        needs("torch", "onnx", "onnxscript", *(("onnxruntime",) if source.lower().endswith(".onnx") else ()), extra="train")
         from edgekit.pack import ExportOptions, export_source
 
         options = ExportOptions(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
-from torch import nn
+from torch import fx, nn
 
 from edgekit.bundle import GoldenArrays
 from edgekit.errors import ModelError
 from edgekit.models.exact import run_exact
-from edgekit.models.trace import as_arrays, run, tensors_of_feed
+from edgekit.models.trace import as_arrays, inference_copy, run, tensors_of_feed
 from edgekit.tensors import Array, TensorSpec, sample_feed
 
 RANDOM_SAMPLES = 8
@@ -23,11 +22,14 @@ def random_inputs(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     return sample_feed(inputs, RANDOM_SAMPLES, SEED)
 
 
-def record(model: nn.Module, specs: Sequence[TensorSpec], inputs: dict[str, Array], labels: Array | None = None) -> GoldenArrays:
-    """Run ``model``, which takes ``specs``, in inference mode on a copy; raises ModelError when an output is not finite."""
+def record(model: nn.Module, graph: fx.GraphModule, inputs: dict[str, Array], labels: Array | None = None) -> GoldenArrays:
+    """Run ``model`` in inference mode, on a copy, and its graph from ``trace`` in float64.
+
+    Raises ModelError when an output is not finite.
+    """
     tensors = tensors_of_feed(inputs)
-    float32 = as_arrays(run(copy.deepcopy(model).eval(), tensors))
-    float64 = {name: array.astype(np.float64) for name, array in as_arrays(run_exact(model, specs, tensors)).items()}
+    float32 = as_arrays(run(inference_copy(model), tensors))
+    float64 = {name: array.astype(np.float64) for name, array in as_arrays(run_exact(model, graph, tensors)).items()}
     for name, array in float64.items():
         if not np.isfinite(array).all() or not np.isfinite(float32[name].astype(np.float64)).all():
             raise ModelError(f"output {name!r} of the model is not finite on its golden inputs; check the weights")

@@ -104,7 +104,8 @@ def _export(report: ExportReport, console: Console) -> None:
     _fold(report.fold, console)
     console.print(
         f"against the original in float64 on {report.golden}: original in float32 {report.float32_error:.1e}, "
-        f"folded graph in float32 {report.exported_error:.1e} of the scale (both in PyTorch; edgekit verify runs the file)"
+        f"folded graph in float32 {report.exported_error:.1e} of the scale (both in {report.measured_in}"
+        f"{'; edgekit verify runs the file' if report.measured_in == 'PyTorch' else ''})"
         if report.float32_error is not None
         else f"folded file against the original, both in ONNX Runtime without optimisations, on {report.golden}: "
         f"{report.exported_error:.1e} of the scale",

@@ -133,8 +133,8 @@ class ExportReport(Report, frozen=True):
     """A bundle that was written.
 
     Errors are scale-normalised, against the original model in float64 on the golden inputs: ``float32_error`` of the
-    original in float32, ``exported_error`` of the graph that was exported in float32, both in PyTorch. For an ONNX file from
-    elsewhere there is no ``float32_error``, and ``exported_error`` is the folded file's against the original's in ONNX Runtime.
+    original in float32, ``exported_error`` of the graph that was exported in float32, both measured in ``measured_in``. For an
+    ONNX file that cannot be run in float64 there is no ``float32_error``; ``exported_error`` is then against the original.
     """
 
     bundle: str
@@ -146,6 +146,7 @@ class ExportReport(Report, frozen=True):
     notes: tuple[str, ...]
     onnx_sha256: str
     onnx_bytes: int
+    measured_in: str = "PyTorch"
 
 
 class LayerCount(Part, frozen=True):

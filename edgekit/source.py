@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,7 +173,7 @@ def _runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     if not unusual:
         return module, ()
     note = f"the model's {' and '.join(unusual)} was exported as float32, because runtimes lack it for convolutions on CPUs"
-    return copy.deepcopy(module).float(), (note,)
+    return module.float(), (note,)
 
 
 def _dtype(module: nn.Module) -> str:

@@ -20,7 +20,8 @@ from edgekit.tensors import Array
 _FAR = float(np.finfo(np.float64).max)  # JSON has no infinity
 TIE = 1e-6
 REFERENCE = "PyTorch float64, unfolded (recorded)"
-FILE_REFERENCE = "the original ONNX file, float32, unoptimised (recorded)"
+FILE_REFERENCE = "the original ONNX file in float64 (recorded)"
+FILE_ITSELF = "the original ONNX file in its own dtype, unoptimised (recorded)"
 
 
 def verify(
@@ -36,6 +37,7 @@ def verify(
     golden = bundle.golden()
     allowed = tolerance or bundle.variant.tolerance
     reference = FILE_REFERENCE if bundle.manifest.source.model.endswith(".onnx") else REFERENCE
+    reference = FILE_ITSELF if bundle.manifest.golden.float32_error is None else reference
     parities = []
     with progress.task("verifying", len(kinds)) as advance:
         for kind in kinds:

@@ -12,69 +12,89 @@ map passes. The graph comes from ``torch.export``, so what is "before" is told b
     norms.py     which nodes are normalisations         rules.py     how a map meets each operator: add yours here
     search.py    which layers take a normalisation      weights.py   their new weights, in float64, rounded once
 
-Both graphs are then run in float64 (``edgekit.models.exact``): the proof.
+Both graphs are then run in float64 (``proof.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import fx, nn
 
-from edgekit.errors import ModelError, first_line
-from edgekit.fold.graph import module_path, stored, with_late_reads, without_writes, without_zeros
+from edgekit.fold.graph import (
+    Linears,
+    module_path,
+    stored,
+    without_bystanders,
+    without_repeats,
+    without_writes,
+    without_zeros,
+    writes_in_place,
+)
 from edgekit.fold.norms import Norm, find_norms, stored_names
+from edgekit.fold.proof import FLOAT64_LIMIT, Proof
 from edgekit.fold.rules import Blocked
-from edgekit.fold.search import Edit, Search
+from edgekit.fold.search import Edit, Search, sum_of_sums
 from edgekit.fold.weights import Weights
-from edgekit.models.exact import rounding_noise, run_in_float64, scaled_error
-from edgekit.models.trace import TRACED_BATCH, tensors_of, trace
+from edgekit.models.trace import TRACED_BATCH, own_weights, tensors_of, trace
 from edgekit.reports import Fold, FoldReport, Kept, Obstacle
 from edgekit.tensors import TensorSpec
 
 __all__ = ["FLOAT64_LIMIT", "fold"]
 
-FLOAT64_LIMIT = 1e-12
-NOISE_FACTOR = 8  # one convolution rounds once a term, the estimate of noise once a result
-NOISY_LIMIT = 1e-9
 Side = Literal["before", "after", "beside"]
 
 
-def fold(model: nn.Module, inputs: Sequence[TensorSpec], *, fold_bn: bool = True) -> tuple[fx.GraphModule, FoldReport]:
+def fold(
+    model: nn.Module, inputs: Sequence[TensorSpec], *, fold_bn: bool = True, traced: fx.GraphModule | None = None
+) -> tuple[fx.GraphModule, FoldReport]:
     """Trace ``model`` and fold every normalisation that can be; ``model`` is untouched.
 
+    ``traced`` is its graph where there is one already, fresh from ``trace``; it is rewritten.
     With ``fold_bn=False`` the graph is only traced and every normalisation reported as kept. Raises ModelError when the
     model cannot be traced, or when the folded graph does not compute what the traced one did (float64, one random batch).
     """
-    graph = trace(model, inputs)
+    graph = trace(model, inputs) if traced is None else traced
+    without_bystanders(graph)
     if not fold_bn:
+        without_repeats(graph)
+        own_weights(graph, model)
         asked = Obstacle("itself", "not-asked", "", "folding was not asked for")
         return graph, FoldReport((), tuple(_kept(norm, [asked]) for norm in find_norms(graph)))
+    report = _fold(model, graph, tensors_of(inputs, TRACED_BATCH + 1))  # another batch than was traced
+    _clean(graph)
+    own_weights(graph, model)
+    return graph, report
+
+
+def _fold(model: nn.Module, graph: fx.GraphModule, example: tuple[torch.Tensor, ...]) -> FoldReport:
+    """Rewrite ``graph``, and prove what was rewritten."""
+    writes = writes_in_place(graph)
+    nothing = not writes and all(norm.affine is None for norm in find_norms(graph))
+    proof = None if nothing else Proof(model, graph, example)
     written = without_writes(graph)
     without_zeros(graph)
-    graph.graph.eliminate_dead_code()
-    with_late_reads(graph)
-    example = tensors_of(inputs, TRACED_BATCH + 1)  # another batch than was traced
-    wanted = _float64(model, graph, example) if any(norm.affine is not None for norm in find_norms(graph)) else {}
-    weights, folded, kept = fold_graph(graph, written)
-    error = None
-    if folded:
-        error = scaled_error(run_in_float64(graph, example, weights.exact), wanted)
-        if not error <= FLOAT64_LIMIT:
-            _check(model, error, rounding_noise(graph, example, weights.exact))
+    without_repeats(graph)
+    linears = Linears(graph)
+    weights, folded, kept = fold_graph(graph, written, proof)
+    linears.undo()
+    error = proof.check(graph, weights.exact) if proof is not None and (folded or writes) else None
     weights.commit()
-    _clean(graph)
-    return graph, FoldReport(folded, kept, error)
+    return FoldReport(folded, kept, error if folded else None)
 
 
-def fold_graph(graph: fx.GraphModule, written: frozenset[fx.Node]) -> tuple[Weights, tuple[Fold, ...], tuple[Kept, ...]]:
+def fold_graph(
+    graph: fx.GraphModule, written: frozenset[fx.Node], proof: Proof | None = None
+) -> tuple[Weights, tuple[Fold, ...], tuple[Kept, ...]]:
     """Take out of the graph what folds; the weights that make up for it, what was folded where, what was kept and why.
 
     Rounds go on until one folds nothing more: what one normalisation leaves may be what the next one needs.
     """
     weights = Weights(Search(graph, written))
+    attempt = partial(_attempt, weights, proof)
     order = [norm.nodes[0] for norm in find_norms(graph)]
     folded: dict[fx.Node, Fold] = {}
     kept: dict[fx.Node, Kept] = {}
@@ -82,11 +102,11 @@ def fold_graph(graph: fx.GraphModule, written: frozenset[fx.Node]) -> tuple[Weig
         norms = [norm for norm in find_norms(graph) if norm.nodes[0] not in folded]
         round_folded = len(folded)
         for norm in norms:  # into what comes before, in the order of the data
-            _attempt(weights, norm, "before", folded, kept)
+            attempt(norm, "before", folded, kept)
         for norm in reversed([one for one in norms if one.nodes[0] not in folded]):  # what is behind must be done first
-            _attempt(weights, norm, "after", folded, kept)
+            attempt(norm, "after", folded, kept)
         for norm in [one for one in norms if one.nodes[0] not in folded]:
-            _attempt(weights, norm, "beside", folded, kept)
+            attempt(norm, "beside", folded, kept)
         if len(folded) == round_folded:
             break
     weights.name_parameters()
@@ -101,7 +121,9 @@ def fold_graph(graph: fx.GraphModule, written: frozenset[fx.Node]) -> tuple[Weig
     )
 
 
-def _attempt(weights: Weights, norm: Norm, side: Side, folded: dict[fx.Node, Fold], kept: dict[fx.Node, Kept]) -> None:
+def _attempt(
+    weights: Weights, proof: Proof | None, norm: Norm, side: Side, folded: dict[fx.Node, Fold], kept: dict[fx.Node, Kept]
+) -> None:
     """Fold ``norm`` to one side, or note what stands against it."""
     node = norm.nodes[0]
     if norm.obstacle is not None:
@@ -119,21 +141,32 @@ def _attempt(weights: Weights, norm: Norm, side: Side, folded: dict[fx.Node, Fol
         kept[node] = _kept(norm, [*before, found])
         return
     folded[node] = Fold(norm.path, norm.kind, _names(edits), side, norm.onnx_nodes)
-    _take_out(search.graph, norm, side)
+    places, gone = _take_out(search.graph, norm, side)
+    if proof is not None:
+        layers = [(edit.layer, edit.layer) for edit in edits] if side == "after" else []
+        proof.unchanged([*places, *layers], [*search.touched, *gone])
 
 
-def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> None:
-    """Its input takes its place; where a convolution beside it does its work, it leaves the sum altogether."""
+def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> tuple[list[tuple[fx.Node, fx.Node]], list[fx.Node]]:
+    """Its input takes its place; where a convolution beside it does its work, it leaves the sum altogether.
+
+    Gives where (before, now) the value must be the same, and the nodes that are gone.
+    """
     gone = [*norm.nodes]
+    places: list[tuple[fx.Node, fx.Node]] = []
     if side == "beside":
         (total,) = norm.last.users
         (other,) = [one for one in total.all_input_nodes if one is not norm.last]
+        top = sum_of_sums(total)
+        places = [(top, other if top is total else top)]
         total.replace_all_uses_with(other)
         gone.append(total)
     else:
         norm.last.replace_all_uses_with(norm.source)
+        places = [(norm.last, norm.source)] if side == "before" else []
     for one in reversed(gone):
         graph.graph.erase_node(one)
+    return places, gone
 
 
 def _names(edits: list[Edit]) -> tuple[str, ...]:
@@ -144,32 +177,6 @@ def _kept(norm: Norm, obstacles: Sequence[Obstacle]) -> Kept:
     sides = {"itself": "", "before": "", "after": "behind it: "}
     reason = "; ".join(sides[one.side] + one.why for one in obstacles)
     return Kept(norm.path, norm.kind, reason, norm.onnx_nodes, tuple(obstacles))
-
-
-def _float64(model: nn.Module, graph: fx.GraphModule, example: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-    try:
-        return run_in_float64(graph, example)
-    except Exception as problem:
-        raise ModelError(
-            f"{type(model).__name__} runs, but not in float64, in which edgekit proves a fold: {first_line(problem)}; "
-            "export with --no-fold-bn"
-        ) from problem
-
-
-def _check(model: nn.Module, error: float, noise: float) -> None:
-    """A deep model may amplify rounding beyond the limit: then what rounding alone does is the measure, up to a limit too."""
-    if error <= min(NOISE_FACTOR * noise, NOISY_LIMIT):
-        return
-    if error <= NOISE_FACTOR * noise:
-        raise ModelError(
-            f"{type(model).__name__} amplifies rounding so much that its float64 outputs are good to {noise:.0e} of their scale "
-            "only, and its float32 outputs to nothing: no fold can be proven; check its weights (are they trained?) or export "
-            "with --no-fold-bn"
-        )
-    raise ModelError(
-        f"folding {type(model).__name__} changed its float64 outputs by {error:.1e} of their scale, which is a defect of "
-        "edgekit or statistics too extreme to fold; export with --no-fold-bn and report it"
-    )
 
 
 def _clean(graph: fx.GraphModule) -> None:

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgekit.models.exact import in_float64
+from edgekit.models.exact import in_float64, widened_call
 
 aten = torch.ops.aten
 CACHED_ELEMENTS = 1 << 12
-_READ_NO_VALUES = frozenset({aten._assert_tensor_metadata.default, aten.sym_size.int})
+_READ_NO_VALUES = frozenset({aten.sym_size.int})
 _READ_FIRST_ONLY = frozenset({aten.reshape_as.default, aten.view_as.default, aten.expand_as.default, aten.type_as.default})
-_MAY_BE_THE_SAME = frozenset({aten.dropout.default, aten.to.dtype, aten.contiguous.default})
+DROPOUTS = frozenset(
+    {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default}
+)
 
 
 def sizes(node: fx.Node) -> tuple[int, ...]:
@@ -57,10 +59,15 @@ def values_read(node: fx.Node) -> list[fx.Node]:
     return node.all_input_nodes
 
 
-def module_path(node: fx.Node) -> str:
-    """The path of the innermost module a node came from, or the node's own name outside any."""
+def scope(node: fx.Node) -> str | None:
+    """The path of the innermost module a node came from, empty for the model itself; None outside any."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][0]) if stack and stack[-1][0] else str(node.name)
+    return str(stack[-1][0]) if stack else None
+
+
+def module_path(node: fx.Node) -> str:
+    """That path, or the node's own name where there is none."""
+    return scope(node) or str(node.name)
 
 
 def module_class(node: fx.Node) -> str:
@@ -99,17 +106,29 @@ def stored(graph: fx.GraphModule, name: str) -> Any:
     return getattr(holder, leaf)
 
 
-def users_of_storage(graph: fx.GraphModule, node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
-    """Every user of the tensor behind a ``get_attr`` node, also through its other names, as (name, user)."""
-    wanted = stored(graph, str(node.target)).untyped_storage().data_ptr()
-    same = [
-        other
-        for other in graph.graph.nodes
-        if other.op == "get_attr"
-        and isinstance(tensor := stored(graph, str(other.target)), Tensor)
-        and tensor.untyped_storage().data_ptr() == wanted
-    ]
-    return [(other, user) for other in same for user in other.users]
+class Storages:
+    """Which nodes read the same stored numbers, under one name or several; found once, as a graph has thousands of them."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self._place: dict[fx.Node, tuple[int, int, int]] = {}
+        self._nodes: dict[int, list[fx.Node]] = {}
+        for node in graph.graph.nodes:
+            if node.op == "get_attr" and isinstance(tensor := stored(graph, str(node.target)), Tensor):
+                self._place[node] = _place(tensor)
+                self._nodes.setdefault(self._place[node][0], []).append(node)
+
+    def users(self, node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+        """Every user of the numbers behind a ``get_attr`` node, also through other names, as (name, user)."""
+        storage, first, last = self._place[node]
+        found = [other for other in self._nodes[storage] if self._place[other][1] <= last and first <= self._place[other][2]]
+        return [(other, user) for other in found for user in other.users]
+
+
+def _place(tensor: Tensor) -> tuple[int, int, int]:
+    """(storage, its first element, its last element) of a tensor; views that do not overlap share nothing."""
+    first = int(tensor.storage_offset())
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.untyped_storage().data_ptr(), first, first + max(int(reach), 0)
 
 
 class Constants:
@@ -146,7 +165,7 @@ class Constants:
             if node.op == "get_attr":
                 return in_float64(stored(self._graph, str(node.target)).detach())
             assert callable(node.target)
-            return node.target(*fx.node.map_arg(node.args, self), **fx.node.map_arg(node.kwargs, self))
+            return widened_call(node.target, fx.node.map_arg(node.args, self), fx.node.map_arg(node.kwargs, self))
 
 
 def _is_pure(node: fx.Node) -> bool:
@@ -162,6 +181,53 @@ def _writes(node: fx.Node) -> bool:
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
+def without_bystanders(graph: fx.GraphModule) -> None:
+    """Drop what does nothing in inference: dropout, which gives its input back, and the tracer's notes on dtypes."""
+    for node in list(graph.graph.nodes):
+        inactive = node.target in DROPOUTS and not node.args[2] and not any(user.op == "output" for user in node.users)
+        if inactive:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+        if inactive or node.target is aten._assert_tensor_metadata.default:
+            graph.graph.erase_node(node)
+
+
+class Linears:
+    """``x @ W`` and ``addmm(b, x, W)`` as linear(x, transposed W, b), where W is stored: one rule serves all spellings."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self._spelled: dict[fx.Node, tuple[Any, Any, fx.Node]] = {}
+        constants = Constants(graph)
+        for node in list(graph.graph.nodes):
+            bias, source, weight = _product_with_bias(node)
+            if weight not in constants or source in constants or len(sizes(weight)) != 2 or dtype_of(source) != dtype_of(weight):
+                continue
+            with graph.graph.inserting_before(node):
+                turned = graph.graph.call_function(aten.permute.default, (weight, [1, 0]))
+                turned.meta = {**node.meta, "val": weight.meta["val"].permute(1, 0)}
+            self._spelled[node] = (node.target, node.args, turned)
+            node.target, node.args = aten.linear.default, (source, turned, bias)
+
+    def undo(self) -> None:
+        """Give those that nothing was folded into their own operator back."""
+        for node, (target, args, turned) in self._spelled.items():
+            if turned in node.all_input_nodes:
+                node.target, node.args = target, args
+
+
+def _product_with_bias(node: fx.Node) -> tuple[fx.Node | None, Any, Any]:
+    """(bias, x, W) of a matrix product, Nones for anything else."""
+    if node.target in (aten.matmul.default, aten.mm.default):
+        return (None, *node.args)  # type: ignore[return-value]
+    if node.target is aten.addmm.default and not node.kwargs and len(sizes(node.all_input_nodes[0])) == 1:
+        return node.args  # type: ignore[return-value]
+    return None, None, None
+
+
+def writes_in_place(graph: fx.GraphModule) -> bool:
+    """Whether any operator writes into its input."""
+    return any(_writes(node) for node in graph.graph.nodes)
+
+
 def without_writes(graph: fx.GraphModule) -> frozenset[fx.Node]:
     """Replace operators that write into their input (``relu_``) by those that do not; return the nodes it cannot be done for.
 
@@ -169,30 +235,41 @@ def without_writes(graph: fx.GraphModule) -> frozenset[fx.Node]:
     """
     position = {node: index for index, node in enumerate(graph.graph.nodes)}
     roots: dict[fx.Node, fx.Node] = {}
+    owners: dict[int, fx.Node] = {}  # memory -> the node that made what is in it now
     viewed: set[fx.Node] = set()
     written: set[fx.Node] = set()
     for node in list(position):
-        roots[node] = roots[node.args[0]] if _may_share(node) else node
-        if roots[node] is not node and not _writes(node):
-            viewed.add(roots[node])
+        memory = _memory(node)
+        root = roots[node] = owners.setdefault(memory, node)
+        if root is not node and not _writes(node):
+            viewed.add(root)
         if not _writes(node) or not isinstance(node.args[0], fx.Node):
             continue
-        root, target, functional = roots[node], node.args[0], _functional(node.target)
+        target, functional = node.args[0], _functional(node)
         if functional is None or root in viewed or root.op != "call_function":
             written.add(root)
             continue
-        node.target, roots[node] = functional, node
+        node.target = functional
+        roots[node] = owners[memory] = node
         for user in [one for one in target.users if position[one] > position[node]]:
             user.replace_input_with(target, node)
     graph.recompile()
     return frozenset(node for node in roots if roots[node] in written)
 
 
-def with_late_reads(graph: fx.GraphModule) -> None:
-    """Read each stored tensor just before its first use, so that running the graph holds few of them at a time."""
-    position = {node: index for index, node in enumerate(graph.graph.nodes)}
-    for node in [one for one in position if one.op == "get_attr" and one.users]:
-        min(node.users, key=position.__getitem__).prepend(node)
+def without_repeats(graph: fx.GraphModule) -> None:
+    """Drop what nothing uses, and compute once what is computed twice from the same values: the exporter does so too."""
+    graph.graph.eliminate_dead_code()
+    if writes_in_place(graph):
+        return
+    first: dict[str, fx.Node] = {}
+    for node in list(graph.graph.nodes):
+        if not _is_pure(node) or any(user.op == "output" for user in node.users):
+            continue
+        twin = first.setdefault(f"{node.target} {node.args} {node.kwargs}", node)
+        if twin is not node:
+            node.replace_all_uses_with(twin)
+            graph.graph.erase_node(node)
 
 
 def without_zeros(graph: fx.GraphModule) -> None:
@@ -202,19 +279,27 @@ def without_zeros(graph: fx.GraphModule) -> None:
             continue
         (source,) = node.all_input_nodes
         zero = any(isinstance(value, (int, float)) and value == 0 for value in node.args)
-        if zero and is_tensor(source) and dtype_of(source) == dtype_of(node):
+        returned = any(user.op == "output" for user in node.users)  # an output keeps a value of its own
+        if zero and not returned and is_tensor(source) and dtype_of(source) == dtype_of(node):
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
 
 
-def _may_share(node: fx.Node) -> bool:
-    """Whether the output may be the memory of the first input."""
-    schema = getattr(node.target, "_schema", None)
-    if node.op != "call_function" or schema is None or not node.all_input_nodes or not isinstance(node.args[0], fx.Node):
-        return False
-    return node.target in _MAY_BE_THE_SAME or any(returned.alias_info is not None for returned in schema.returns)
+def _memory(node: fx.Node) -> int:
+    """What tells the memory of a node's value from others': the tracer's tensors share it where the real ones do."""
+    found: list[int] = []
+    fx.node.map_aggregate(
+        node.meta.get("val"), lambda one: found.append(one.untyped_storage()._cdata) if isinstance(one, Tensor) else None
+    )
+    return found[0] if found else -1 - id(node)
 
 
-def _functional(target: Any) -> Any:
+def _functional(node: fx.Node) -> Any:
+    """The same operator without the write; None where there is none, or it would give another dtype."""
+    if any(
+        is_tensor(one) and dtype_of(one).is_floating_point and dtype_of(one) != dtype_of(node) for one in node.all_input_nodes
+    ):
+        return None
+    target: Any = node.target
     packet = getattr(aten, target._schema.name.removeprefix("aten::").rstrip("_"), None)
     return getattr(packet, target._overloadname, None) if packet is not None else None

@@ -18,21 +18,25 @@ from edgekit.fold.graph import (
     is_tensor,
     module_class,
     module_path,
+    scope,
     sizes,
     stored,
 )
 from edgekit.reports import Obstacle
 
+NOT_FINITE = "its statistics or parameters are not finite"
+
 
 class Norm(NamedTuple):
-    """One normalisation in the graph: its nodes from the first to the last, and its map or what stands against it.
+    """One normalisation in the graph: its nodes in their order, its map or what stands against it.
 
-    ``onnx_nodes``: how many BatchNormalization nodes it is in ONNX. ``offset``: how many standard deviations the mean lies
-    from zero, at worst.
+    ``operand``: which argument of its first node it normalises. ``onnx_nodes``: how many BatchNormalization nodes it is in ONNX.
+    ``offset``: how many standard deviations the mean lies from zero, at worst.
     """
 
     path: str
     kind: str
+    operand: int
     nodes: tuple[fx.Node, ...]
     affine: Affine | None
     obstacle: Obstacle | None = None
@@ -41,8 +45,10 @@ class Norm(NamedTuple):
 
     @property
     def source(self) -> fx.Node:
-        """The node whose output is normalised."""
-        return variable_of(self.nodes[0])
+        """The node whose output is normalised; after another fold it may be another one than was found."""
+        source = self.nodes[0].args[self.operand]
+        assert isinstance(source, fx.Node)
+        return source
 
     @property
     def last(self) -> fx.Node:
@@ -50,16 +56,17 @@ class Norm(NamedTuple):
         return self.nodes[-1]
 
 
-def variable_of(node: fx.Node) -> fx.Node:
-    """The input of a norm's first node that is not a constant; ``affine_step`` notes its place."""
-    variable = node.args[node.meta.get("edgekit_variable", 0)]
-    assert isinstance(variable, fx.Node)
-    return variable
+class Step(NamedTuple):
+    """An elementwise operator with a constant operand: what it maps, and how."""
+
+    variable: fx.Node
+    map: Affine
 
 
 def find_norms(graph: fx.GraphModule) -> list[Norm]:
     """Every normalisation in the graph, in the order of the data; those in branches (``torch.cond``) last."""
     constants = Constants(graph)
+    inside = _holders(graph)
     found: list[Norm] = []
     taken: set[fx.Node] = set()
     for node in graph.graph.nodes:
@@ -70,9 +77,15 @@ def find_norms(graph: fx.GraphModule) -> list[Norm]:
         elif affine_step(node, constants) is not None:
             run = _run(node, constants)
             taken.update(run)
-            norm = _written_out(graph, run, constants)
+            norm = _written_out(run, constants, inside)
             found += [norm] if norm is not None else []
     return found + _in_branches(graph)
+
+
+def _holders(graph: fx.GraphModule) -> set[str]:
+    """The paths of modules that have modules inside which compute something."""
+    parts = [module_path(node).split(".") for node in graph.graph.nodes]
+    return {".".join(path[:length]) for path in parts for length in range(1, len(path))}
 
 
 def is_batch_norm(node: fx.Node) -> bool:
@@ -87,14 +100,14 @@ def _in_branches(graph: fx.GraphModule) -> list[Norm]:
     found = []
     for node in [node for part in branches for node in part.graph.nodes if is_batch_norm(node)]:
         why = Obstacle("itself", "branch", describe(node), "it is inside a branch, loop or autocast, where nothing is folded")
-        found.append(Norm(module_path(node), _kind(node), (node,), None, why, _onnx_nodes(node)))
+        found.append(Norm(module_path(node), _kind(node), 0, (node,), None, why, onnx_nodes=1))
     return found
 
 
 def _batch_norm(node: fx.Node, constants: Constants) -> Norm:
     # aten.batch_norm(x, gamma, beta, mean, var, training, momentum, eps, cudnn_enabled)
     _, gamma, beta, mean, variance, training, _, eps, *_ = node.args
-    norm = Norm(module_path(node), _kind(node), (node,), None, None, _onnx_nodes(node))
+    norm = Norm(module_path(node), _kind(node), 0, (node,), None, onnx_nodes=1)
     if training:
         return _refused(norm, "training", "it uses the statistics of the batch, even in inference mode")
     if mean is None or variance is None:
@@ -102,6 +115,8 @@ def _batch_norm(node: fx.Node, constants: Constants) -> Norm:
     if any(isinstance(item, fx.Node) and item not in constants for item in (gamma, beta, mean, variance)):
         return _refused(norm, "computed", "its parameters are computed from the input")
     values = [constants(item) for item in (gamma, beta, mean, variance)]
+    if not bool(values[2].isfinite().all() and values[3].isfinite().all()):
+        return _refused(norm, "not-finite", NOT_FINITE)
     inverse = torch.rsqrt(values[3] + eps)
     scale = inverse if values[0] is None else inverse * values[0]
     shift = -values[2] * scale
@@ -116,39 +131,58 @@ def _kind(node: fx.Node) -> str:
     return kind if "Norm" in kind else "batch_norm"
 
 
-def _onnx_nodes(node: fx.Node) -> int:
-    return 1 if node.target is aten.batch_norm.default or not node.args[5] else 0
-
-
 def _run(first: fx.Node, constants: Constants) -> tuple[fx.Node, ...]:
-    """The affine steps from ``first`` on that nothing else sees and that the same module makes."""
+    """The affine steps from ``first`` on that nothing else sees, that the same module makes, and that keep to one axis."""
     nodes = [first]
+    axes = _axes(first, constants)
     while len(nodes[-1].users) == 1:
         user = next(iter(nodes[-1].users))
-        if module_path(user) != module_path(first) or affine_step(user, constants) is None:
+        if scope(user) != scope(first) or affine_step(user, constants) is None:
+            break
+        axes = axes | _axes(user, constants)
+        if len(axes) > 1:
             break
         nodes.append(user)
     return tuple(nodes)
 
 
-def _written_out(graph: fx.GraphModule, nodes: tuple[fx.Node, ...], constants: Constants) -> Norm | None:
+def _axes(node: fx.Node, constants: Constants) -> set[int]:
+    step = affine_step(node, constants)
+    return set(step.map.axes) if step is not None else set()
+
+
+def _written_out(nodes: tuple[fx.Node, ...], constants: Constants, holders: set[str]) -> Norm | None:
     """A run of affine steps as one normalisation; None when no stored number multiplies single channels.
 
     Sums alone are biases and position embeddings, single numbers are constants of the model: neither is a normalisation.
     """
     affine = Affine.identity(len(sizes(nodes[0])))
+    operand, offset, spread = 0, 0.0, None
     scaled: list[fx.Node] = []
     for node in nodes:
         step = affine_step(node, constants)
         assert step is not None
-        affine = affine.then(step)
-        if node.target in (aten.mul.Tensor, aten.div.Tensor, aten.addcmul.default):
+        operand = node.args.index(step.variable) if node is nodes[0] else operand
+        affine = affine.then(step.map)
+        if node.target in _SCALING:
             scaled += [one for one in node.all_input_nodes if one in constants and _per_channel(constants(one), node)]
+        if scaled and affine.finite:
+            spread = affine.scale.abs() if spread is None else spread
+            offset = max(offset, _deviations(affine, spread, scales=node.target in _SCALING))
     if not scaled or len(affine.axes) > 1:
         return None
-    path, kind = _name(graph, nodes, scaled[0])
-    offset = float(affine.shift.abs().max()) if affine.finite else 0.0
-    return _checked(Norm(path, kind, nodes, affine, offset=offset))
+    path, kind = _name(nodes, scaled[0], holders)
+    return _checked(Norm(path, kind, operand, nodes, affine, offset=offset))
+
+
+def _deviations(affine: Affine, spread: Tensor, *, scales: bool) -> float:
+    """How many deviations a value's mean lies from zero, if the first scale gave it a deviation of one and others followed.
+
+    A shift by more than the mean is a beta, which counts by its own size.
+    """
+    since = (affine.scale.abs() / spread).nan_to_num(1.0, 1.0)
+    since = since if scales else since.clamp_min(1)
+    return float((affine.shift.abs() / since).nan_to_num(0.0, posinf=0.0).max())
 
 
 def _per_channel(constant: Tensor, node: fx.Node) -> bool:
@@ -156,18 +190,17 @@ def _per_channel(constant: Tensor, node: fx.Node) -> bool:
     return constant.numel() > 1 or constant.dim() == len(sizes(node))
 
 
-def _name(graph: fx.GraphModule, nodes: tuple[fx.Node, ...], constant: fx.Node) -> tuple[str, str]:
+def _name(nodes: tuple[fx.Node, ...], constant: fx.Node, holders: set[str]) -> tuple[str, str]:
     """The module, where it has no modules inside; else the parameter that multiplies."""
     path = module_path(nodes[0])
-    inside = any(module_path(node).startswith(f"{path}.") for node in graph.graph.nodes)
-    if path != nodes[0].name and not inside and module_class(nodes[0]):
+    if path != nodes[0].name and path not in holders and module_class(nodes[0]):
         return path, module_class(nodes[0])
     while constant.op != "get_attr":
         constant = constant.all_input_nodes[0]
     return str(constant.target), "scale" if len(nodes) == 1 else "scale and shift"
 
 
-def affine_step(node: fx.Node, constants: Constants) -> Affine | None:
+def affine_step(node: fx.Node, constants: Constants) -> Step | None:
     """One elementwise operator with a constant operand, as a map of its variable operand; None for anything else.
 
     The constant may be a Python number or of any shape that leaves the variable's shape as it is.
@@ -188,8 +221,7 @@ def affine_step(node: fx.Node, constants: Constants) -> Affine | None:
     aligned = [_aligned(part, rank) for part in step]
     if any(part is None or any(part.shape[axis] > 1 for axis in free_axes(node)) for part in aligned):
         return None
-    node.meta["edgekit_variable"] = node.args.index(variables[0])
-    return Affine.of(*(part for part in aligned if part is not None))
+    return Step(variables[0], Affine.of(*(part for part in aligned if part is not None)))
 
 
 def _aligned(part: Any, rank: int) -> Tensor | None:
@@ -197,7 +229,7 @@ def _aligned(part: Any, rank: int) -> Tensor | None:
     return tensor.reshape((1,) * (rank - tensor.dim()) + tuple(tensor.shape)) if tensor.dim() <= rank else None
 
 
-Step = Callable[[list[Any], Mapping[str, Any]], "tuple[Any, Any] | None"]
+Rule = Callable[[list[Any], Mapping[str, Any]], "tuple[Any, Any] | None"]
 
 
 def _add(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
@@ -214,12 +246,19 @@ def _sub(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | Non
     return (1.0, -alpha * second) if first is None else (-alpha, first)
 
 
+def _rsub(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """C - a x and x - a c, the operands of ``_sub`` the other way round."""
+    return _sub([values[1], values[0]], options)
+
+
 def _mul(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
     return (values[1] if values[0] is None else values[0]), 0.0
 
 
 def _div(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    return (1 / values[1], 0.0) if values[0] is None and not options.get("rounding_mode") else None
+    if values[0] is not None or options.get("rounding_mode"):
+        return None
+    return 1 / torch.as_tensor(values[1], dtype=torch.float64), 0.0
 
 
 def _addcmul(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
@@ -230,20 +269,28 @@ def _addcmul(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] |
     return options.get("value", 1) * factor, values[0]
 
 
-_STEPS: Mapping[Any, Step] = {
-    aten.add.Tensor: _add,
-    aten.sub.Tensor: _sub,
-    aten.mul.Tensor: _mul,
-    aten.div.Tensor: _div,
+def _neg(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    return -1.0, 0.0
+
+
+_SCALING: Mapping[Any, Rule] = {
+    **dict.fromkeys((aten.mul.Tensor, aten.multiply.Tensor), _mul),
+    **dict.fromkeys((aten.div.Tensor, aten.divide.Tensor, aten.true_divide.Tensor), _div),
     aten.addcmul.default: _addcmul,
-    aten.neg.default: lambda values, options: (-1.0, 0.0),
+}
+_STEPS: Mapping[Any, Rule] = {
+    **_SCALING,
+    aten.add.Tensor: _add,
+    **dict.fromkeys((aten.sub.Tensor, aten.subtract.Tensor), _sub),
+    **dict.fromkeys((aten.rsub.Tensor, aten.rsub.Scalar), _rsub),
+    **dict.fromkeys((aten.neg.default, aten.negative.default), _neg),
 }
 
 
 def _checked(norm: Norm) -> Norm:
     if norm.affine is not None and norm.affine.finite:
         return norm
-    return _refused(norm, "not-finite", "its statistics or parameters are not finite")
+    return _refused(norm, "not-finite", NOT_FINITE)
 
 
 def _refused(norm: Norm, code: str, why: str) -> Norm:

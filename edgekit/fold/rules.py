@@ -5,6 +5,7 @@ To add one, write the function beside its formula and enter it in ``LAYERS`` or 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor, fx
 
 from edgekit.fold.affine import Affine, joined, reshaped
 from edgekit.fold.graph import Constants, argument, aten, describe, dtype_of, free_axes, is_tensor, sizes
-from edgekit.fold.norms import affine_step, variable_of
+from edgekit.fold.norms import affine_step
 
 
 class Blocked(Exception):  # an answer of the search, not an error
@@ -27,18 +28,19 @@ class Blocked(Exception):  # an answer of the search, not an error
 class Layer(NamedTuple):
     """An operator (x, weight, bias, ...) that is linear in x.
 
-    ``axis`` is that of its channels, in x and in the output. ``outputs(shape, s, groups)`` is what the weight of that shape is
-    multiplied with to scale the output channels by s; ``inputs`` likewise for the channels of x. ``bias(W, t, groups)`` is what
-    a constant t per input channel adds to each output channel, where ``bordered(node)`` is empty: else it says why it differs
-    from place to place.
+    ``axis`` is that of its channels, in x and in the output; its weight has the rank ``weight_rank``, or that of x.
+    ``outputs(shape, s, groups)`` is what the weight of that shape is multiplied with to scale the output channels by s;
+    ``inputs`` likewise for the channels of x. ``bias(W, t, groups)`` is what a constant t per input channel adds to each output
+    channel, where ``bordered(node)`` is empty: else it says why it differs from place to place.
     """
 
     axis: int
     outputs: Callable[[tuple[int, ...], Tensor, int], Tensor]
-    inputs: Callable[[tuple[int, ...], Tensor, int], Tensor] | None
-    bias: Callable[[Tensor, Tensor, int], Tensor] | None
+    inputs: Callable[[tuple[int, ...], Tensor, int], Tensor]
+    bias: Callable[[Tensor, Tensor, int], Tensor]
     bordered: Callable[[fx.Node], str]
     groups_at: int | None = None
+    weight_rank: int | None = None
 
     def groups(self, node: fx.Node) -> int:
         """How many groups of channels."""
@@ -106,7 +108,7 @@ def centred(node: fx.Node) -> bool:
     """Whether a convolution has as many outputs as inputs, each output lying over the middle of what it sees."""
     # conv(x, weight, bias, stride, padding, dilation, groups)
     source, weight = node.args[0], node.args[1]
-    if LAYERS[node.target] is not _CONVOLUTION or not isinstance(weight, fx.Node) or not isinstance(source, fx.Node):
+    if layer_of(node) is not _CONVOLUTION or not isinstance(weight, fx.Node) or not isinstance(source, fx.Node):
         return False
     kernel = sizes(weight)[2:]
     if sizes(source) != sizes(node) or not _all_are(argument(node, 3, 1), 1) or any(size % 2 == 0 for size in kernel):
@@ -150,8 +152,20 @@ LAYERS: Mapping[Any, Layer] = {
     aten.conv_transpose1d.default: _TRANSPOSED,
     aten.conv_transpose2d.input: _TRANSPOSED,
     aten.conv_transpose3d.input: _TRANSPOSED,
-    aten.linear.default: Layer(-1, _conv_outputs, _linear_inputs, lambda weight, shift, groups: weight @ shift, _linear_border),
+    aten.linear.default: Layer(
+        -1, _conv_outputs, _linear_inputs, lambda weight, shift, groups: weight @ shift, _linear_border, weight_rank=2
+    ),
 }
+
+
+def layer_of(node: fx.Node) -> Layer | None:
+    """The rule of an operator with a weight; None for any other, and for one without a batch axis."""
+    layer = LAYERS.get(node.target) if node.op == "call_function" else None
+    if layer is None or not all(is_tensor(one) for one in node.args[:2]):
+        return None
+    source, weight = (len(sizes(one)) for one in node.args[:2] if isinstance(one, fx.Node))
+    return layer if weight == (layer.weight_rank or source) else None
+
 
 Shares = list[tuple[fx.Node, Affine]]
 """What each input must become for the output to be mapped."""
@@ -201,7 +215,7 @@ def _homogeneous(node: fx.Node, affine: Affine) -> None:
 
 def _maximum(node: fx.Node, affine: Affine) -> None:
     """max(s x + t) = s max(x) + t for s >= 0, within a channel."""
-    _not_along(node, affine, range(2, len(sizes(node))))
+    _not_along(node, affine, _window(node))
     if not affine.never_negative:
         raise Blocked("nonlinear", node, f"{describe(node)} takes a maximum, and a scale is negative")
 
@@ -209,7 +223,7 @@ def _maximum(node: fx.Node, affine: Affine) -> None:
 def _average(node: fx.Node, affine: Affine) -> None:
     """mean(s x + t) = s mean(x) + t, where padding does not count as values."""
     # avg_pool(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    _not_along(node, affine, range(2, len(sizes(node))))
+    _not_along(node, affine, _window(node))
     counted = _any(argument(node, 3, 0)) and argument(node, 5, True)
     if affine.shifts and argument(node, 6) is not None:
         raise Blocked(
@@ -221,7 +235,13 @@ def _average(node: fx.Node, affine: Affine) -> None:
 
 def _spatial(node: fx.Node, affine: Affine) -> None:
     """Adaptive averages and interpolation: the weights of every output sum to one."""
-    _not_along(node, affine, range(2, len(sizes(node))))
+    _not_along(node, affine, _window(node))
+
+
+def _window(node: fx.Node) -> list[int]:
+    """The axes that ``max_pool2d`` and its like work along: the last ones, as many as its name says."""
+    rank, (count,) = len(sizes(node)), re.findall(r"(\d)d$", str(node.target).split(".")[1])
+    return list(range(rank - int(count), rank))
 
 
 def _padded(node: fx.Node, affine: Affine) -> None:
@@ -254,7 +274,7 @@ def _permutation(node: fx.Node) -> list[int]:
 
 def _averaged_axes(node: fx.Node) -> list[int]:
     rank = len(sizes(_first(node)))
-    return sorted(axis % rank for axis in argument(node, 1))
+    return sorted(axis % rank for axis in argument(node, 1) or range(rank))
 
 
 def _mean_move(node: fx.Node, part: Tensor) -> Tensor:
@@ -333,19 +353,20 @@ def _product_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Con
 
 def _step_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
     """s (c x + d) + t = c (s x + t') + d with t' = (s d + t - d) / c."""
-    step = affine_step(node, constants)
-    assert step is not None
+    found = affine_step(node, constants)
+    assert found is not None
+    step = found.map
     shift = affine.scale * step.shift + affine.shift - step.shift
     if bool((step.scale == 0).any()):
         raise Blocked("zero", node, f"{describe(node)} multiplies by zero")
-    return [[(variable_of(node), Affine.of(affine.scale, shift / step.scale))]]
+    return [[(found.variable, Affine.of(affine.scale, shift / step.scale))]]
 
 
 def _step_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
     """c (s x + t) + d = s (c x + d) + (c t + d - s d)."""
-    step = affine_step(node, constants)
-    assert step is not None
-    (affine,) = maps.values()
+    found = affine_step(node, constants)
+    assert found is not None
+    step, (affine,) = found.map, maps.values()
     return Affine.of(affine.scale, step.scale * affine.shift + step.shift - affine.scale * step.shift)
 
 
@@ -376,7 +397,6 @@ PASSAGES: Mapping[Any, Passage] = {
     ),
     **_table("relu.default leaky_relu.default", _unchanged(_homogeneous)),
     **_table("max_pool1d.default max_pool2d.default max_pool3d.default", _unchanged(_maximum)),
-    **_table("adaptive_max_pool2d.default adaptive_max_pool3d.default", _unchanged(_maximum)),
     **_table("avg_pool1d.default avg_pool2d.default avg_pool3d.default", _unchanged(_average)),
     **_table(
         "adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default upsample_nearest1d.vec "
@@ -389,7 +409,7 @@ PASSAGES: Mapping[Any, Passage] = {
         "unsqueeze.default reshape_as.default view_as.default",
         _RESHAPED,
     ),
-    **_table("permute.default transpose.int swapaxes.default movedim.intlist movedim.int", _PERMUTED),
+    **_table("permute.default transpose.int swapaxes.default swapdims.default mT.default movedim.intlist movedim.int", _PERMUTED),
     **_table("mean.dim", _rearranged(_mean_move, _mean_back)),
     **_table("cat.default concat.default", Passage(_cat_before, _cat_after)),
     **_table("add.Tensor sub.Tensor", Passage(_sum_before, _sum_after)),
@@ -401,7 +421,8 @@ def passage_of(node: fx.Node, constants: Constants) -> Passage | None:
     """How a map passes ``node``; None where none can."""
     if node.op != "call_function" or not is_tensor(node):
         return None
-    return _STEP if affine_step(node, constants) is not None else PASSAGES.get(node.target)
+    step = affine_step(node, constants)
+    return _STEP if step is not None and step.map.finite else PASSAGES.get(node.target)
 
 
 def _first(node: fx.Node) -> fx.Node:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, fx
 
 from edgekit.fold.affine import Affine
 from edgekit.fold.graph import (
     Constants,
+    Storages,
     aten,
     describe,
     dtype_of,
@@ -17,13 +17,13 @@ from edgekit.fold.graph import (
     module_path,
     sizes,
     stored,
-    users_of_storage,
     values_read,
 )
 from edgekit.fold.norms import Norm
-from edgekit.fold.rules import LAYERS, Blocked, centred, passage_of
+from edgekit.fold.rules import Blocked, centred, layer_of, passage_of
 
 FARTHEST, MOST_STEPS = 100, 2000
+FARTHEST_MEAN = 4
 
 
 class Edit(NamedTuple):
@@ -36,17 +36,22 @@ class Edit(NamedTuple):
 
 
 class Search:
-    """Over one graph; it changes nothing. ``written`` are nodes that share memory with a write in place."""
+    """Over one graph; it changes nothing. ``written`` are nodes that share memory with a write in place.
+
+    ``touched`` are the nodes whose values the edits of the last answer change.
+    """
 
     def __init__(self, graph: fx.GraphModule, written: frozenset[fx.Node]) -> None:
         self.graph, self._written = graph, written
-        self.constants = Constants(graph)
+        self.constants, self.storages = Constants(graph), Storages(graph)
+        self.touched: list[fx.Node] = []
         self._steps = 0
 
     def before(self, norm: Norm) -> list[Edit]:
         """Edits that make the norm's input what its output is; raises Blocked."""
         assert norm.affine is not None
         self._steps = 0
+        self.touched = []
         return self._before(norm.source, norm.nodes[0], norm.affine, FARTHEST)
 
     def after(self, norm: Norm) -> list[Edit]:
@@ -56,16 +61,21 @@ class Search:
         """
         assert norm.affine is not None
         self._check_offset(norm)
+        self._check_written(norm.source)
         maps: dict[fx.Node, Affine] = {norm.last: norm.affine}
+        waiting = set(norm.last.users)
         edits: list[Edit] = []
-        for node in self.graph.graph.nodes:
+        node = norm.last
+        while waiting:
+            node = node.next
+            waiting.discard(node)
             incoming = {one: maps[one] for one in values_read(node) if one in maps}
             if not incoming:
                 continue
             if node.op == "output":
                 raise Blocked("output", node, "the model's output would change")
             self._check_written(node)
-            if node.target in LAYERS:
+            if layer_of(node) is not None:
                 edits.append(self._into_inputs(node, incoming))
                 continue
             passage = passage_of(node, self.constants)
@@ -74,6 +84,8 @@ class Search:
             affine = passage.after(node, incoming, self.constants)
             if not affine.is_identity:
                 maps[node] = affine
+                waiting.update(node.users)
+        self.touched = list(maps)[1:]
         return edits
 
     def beside(self, norm: Norm) -> list[Edit]:
@@ -83,8 +95,10 @@ class Search:
         """
         assert norm.affine is not None
         self._check_offset(norm)
-        for node in self._summands(norm.last):
-            if node.target in LAYERS and node.args[0] is norm.source and centred(node) and len(node.users) == 1:
+        self._check_written(norm.source)
+        self.touched = self._summands(norm.last)
+        for node in self.touched:
+            if layer_of(node) is not None and node.args[0] is norm.source and centred(node) and len(node.users) == 1:
                 self._check_weight(node)
                 self._check_written(node)
                 return [Edit(node, "centre", *self._vectors(node, node, norm.affine, "outputs"))]
@@ -108,7 +122,8 @@ class Search:
         if not reach or self._steps > MOST_STEPS:  # every sum doubles the ways to share
             raise Blocked("too-far", node, "the layers that would have to share it are too many operators away")
         self._check_reach(node, user, affine)
-        if node.target in LAYERS:
+        self.touched.append(node)
+        if layer_of(node) is not None:
             return [self._into_outputs(node, affine)]
         passage = passage_of(node, self.constants)
         if passage is None:
@@ -151,9 +166,8 @@ class Search:
         if list(incoming) != [source]:
             raise Blocked("unknown", node, f"{describe(node)} uses it otherwise than as its input")
         assert isinstance(source, fx.Node)
-        layer, affine = LAYERS[node.target], incoming[source]
-        if layer.inputs is None:
-            raise Blocked("between", node, f"{describe(node)} stands between")
+        layer, affine = layer_of(node), incoming[source]
+        assert layer is not None
         self._check_weight(node)
         border = layer.bordered(node) if affine.shifts else ""
         if border:
@@ -161,7 +175,9 @@ class Search:
         return Edit(node, "inputs", *self._vectors(node, source, affine, "inputs"))
 
     def _vectors(self, node: fx.Node, value: fx.Node, affine: Affine, what: str) -> tuple[Tensor, Tensor]:
-        axis = LAYERS[node.target].axis % len(sizes(value))
+        layer = layer_of(node)
+        assert layer is not None
+        axis = layer.axis % len(sizes(value))
         wrong = [one for one in affine.axes if one != axis]
         if wrong:
             raise Blocked(
@@ -179,7 +195,7 @@ class Search:
             {
                 describe(one)
                 for leaf in self._leaves(weight)
-                for other, one in users_of_storage(self.graph, leaf)
+                for other, one in self.storages.users(leaf)
                 if one not in mine and other in values_read(one)
             }
         )
@@ -206,14 +222,21 @@ class Search:
             raise Blocked("in-place", node, f"{describe(node)} shares memory with a value that is written to in place")
 
     def _check_offset(self, norm: Norm) -> None:
-        """Behind the fold the next layer would subtract the mean, after rounding, at the cost of its digits."""
-        limit = torch.finfo(dtype_of(norm.last)).eps ** -0.4
-        if norm.offset > limit:
+        """Behind the fold the next layer would subtract the mean from its sum, after rounding: each deviation costs as much."""
+        if norm.offset > FARTHEST_MEAN:
             raise Blocked(
                 "conditioning",
                 norm.last,
-                f"its mean lies {norm.offset:.0f} standard deviations from zero, which {dtype_of(norm.last)} must subtract here",
+                f"its mean lies {norm.offset:.3g} standard deviations from zero, which would cost {dtype_of(norm.last)} "
+                "digits in the layer behind",
             )
+
+
+def sum_of_sums(node: fx.Node) -> fx.Node:
+    """The last of the sums that ``node`` and what it is added to go into, and nothing else sees."""
+    while len(node.users) == 1 and _is_sum(user := next(iter(node.users))):
+        node = user
+    return node
 
 
 def _is_sum(node: fx.Node) -> bool:

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from edgekit.fold.graph import CACHED_ELEMENTS, describe, module_path, owner, stored, users_of_storage
-from edgekit.fold.rules import LAYERS, Blocked, Layer, centre
+from edgekit.fold.graph import CACHED_ELEMENTS, describe, module_path, owner, sizes, stored
+from edgekit.fold.rules import Blocked, Layer, centre, layer_of
 from edgekit.fold.search import Edit, Search
 
 
@@ -19,6 +19,7 @@ class Weights:
         self.search = search
         self._graph = search.graph
         self._layers: dict[fx.Node, _Pending] = {}
+        self._named: dict[str, _Pending] = {}
 
     def put(self, edits: list[Edit]) -> None:
         """All edits or, raising Blocked, none."""
@@ -42,8 +43,10 @@ class Weights:
             weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
             assert isinstance(weight, fx.Node)
             pending.weight_name = self._own(node, weight, "weight")
+            self._named[pending.weight_name] = pending
             if pending.bias is not None:
                 pending.bias_name = self._own(node, bias if isinstance(bias, fx.Node) else None, "bias")
+                self._named[pending.bias_name] = pending
 
     def _own(self, node: fx.Node, current: fx.Node | None, leaf: str) -> str:
         """The name of a parameter that ``node`` alone reads, under its present name where that is so."""
@@ -51,7 +54,7 @@ class Weights:
         if (
             current is not None
             and current.op == "get_attr"
-            and [user for _, user in users_of_storage(self._graph, current)] == [node]
+            and [user for _, user in self.search.storages.users(current)] == [node]
         ):
             return str(current.target)
         weight = node.args[1]
@@ -79,12 +82,10 @@ class Weights:
 
     def exact(self, name: str) -> Tensor | None:
         """The folded value of a parameter in float64; None for one that nothing was folded into."""
-        for pending in self._layers.values():
-            if name == pending.weight_name:
-                return pending.weight()
-            if name == pending.bias_name:
-                return pending.bias
-        return None
+        pending = self._named.get(name)
+        if pending is None:
+            return None
+        return pending.weight() if name == pending.weight_name else pending.bias
 
     def commit(self) -> None:
         """Round to each layer's own dtype and store; one layer's float64 copy exists at a time."""
@@ -97,12 +98,9 @@ class Weights:
                 if isinstance(argument, fx.Node):
                     argument.meta["val"] = stored(self._graph, str(argument.target))
         self._layers.clear()
+        self._named.clear()
 
     def _store(self, name: str, value: Tensor, dtype: torch.dtype) -> None:
-        present = stored(self._graph, name)
-        if present.shape == value.shape:
-            present.requires_grad_(False).copy_(value)  # the graph's own copy of the model: no other is needed
-            return
         holder, leaf = owner(self._graph, name)
         setattr(holder, leaf, nn.Parameter(value.to(dtype), requires_grad=False))
 
@@ -112,6 +110,9 @@ class _Pending:
 
     def __init__(self, search: Search, node: fx.Node, bias: Tensor | None) -> None:
         self._search, self._node = search, node
+        layer = layer_of(node)
+        assert layer is not None
+        self.layer: Layer = layer
         self.outputs: Tensor | None = None
         self.inputs: Tensor | None = None
         self.centre: Tensor | None = None
@@ -123,11 +124,6 @@ class _Pending:
         self.shape = tuple(int(size) for size in weight.meta["val"].shape)
         self.weight_name = self.bias_name = ""
 
-    @property
-    def layer(self) -> Layer:
-        """The rule of this operator."""
-        return LAYERS[self._node.target]
-
     def weight(self) -> Tensor:
         """In float64."""
         weight: Tensor = self._search.constants(self._source)
@@ -137,7 +133,6 @@ class _Pending:
         if self.outputs is not None:
             weight.mul_(self.layer.outputs(self.shape, self.outputs, groups))
         if self.inputs is not None:
-            assert self.layer.inputs is not None
             weight.mul_(self.layer.inputs(self.shape, self.inputs, groups))
         return weight if self.centre is None else weight + centre(self.shape, self.centre)
 
@@ -150,7 +145,6 @@ class _Pending:
         elif edit.place == "inputs":
             made.inputs, made.centre = _product(edit.scale, self.inputs), _scaled(self.centre, edit.scale)
             if bool(edit.shift.any()):
-                assert self.layer.bias is not None
                 made.bias = _sum(self.layer.bias(self.weight(), edit.shift, self.layer.groups(self._node)), self.bias)
         else:
             made.centre, made.bias = _sum(edit.scale, self.centre), _sum(edit.shift, self.bias)
@@ -159,14 +153,26 @@ class _Pending:
     def check(self, node: fx.Node) -> None:
         """Raise Blocked when the dtype cannot hold the result as well as it held the layer."""
         limits = torch.finfo(self.dtype)
-        weight = self.weight().abs()
-        largest = float(weight.max()) if weight.numel() else 0.0
-        largest = max(largest, float(self.bias.abs().max()) if self.bias is not None and self.bias.numel() else 0.0)
+        weight = self.weight()
+        largest = max(_largest(weight), _largest(self.bias))
         if not largest <= limits.max:
             raise Blocked("overflow", node, f"the folded {describe(node)} would need numbers beyond {self.dtype}")
-        rows = weight.flatten(1).amax(1) if weight.dim() > 1 and weight.numel() else weight
-        if bool(((rows > 0) & (rows < limits.smallest_normal / 8)).any()):
+        small = weight.abs() < limits.smallest_normal
+        if bool((small & (weight != 0)).any()) and self._lost(weight) > limits.eps:
             raise Blocked("underflow", node, f"the folded {describe(node)} would need numbers too small for {self.dtype}")
+
+    def _lost(self, weight: Tensor) -> float:
+        """What rounding does to an output channel's weights, over the largest of them, at worst."""
+        count = sizes(self._node)[self.layer.axis]
+        channel = self.layer.outputs(self.shape, torch.arange(count, dtype=torch.float64), self.layer.groups(self._node))
+        channel = channel.expand(self.shape).reshape(-1).long()
+        values = torch.stack([weight.reshape(-1).abs(), (weight - weight.to(self.dtype)).reshape(-1).abs()])
+        largest, lost = torch.zeros(2, count, dtype=torch.float64).scatter_reduce(1, channel.expand(2, -1), values, "amax")
+        return float((lost / largest.clamp_min(torch.finfo(torch.float64).tiny)).max())
+
+
+def _largest(value: Tensor | None) -> float:
+    return float(value.abs().max()) if value is not None and value.numel() else 0.0
 
 
 def _product(factor: Tensor, other: Tensor | None) -> Tensor:
@@ -182,7 +188,3 @@ def _sum(added: Tensor, value: Tensor | None) -> Tensor | None:
     if value is None:
         return added if bool(added.any()) else None
     return value + added
-
-
-def _readers(graph: fx.GraphModule, name: fx.Node) -> list[fx.Node]:
-    return [user for _, user in users_of_storage(graph, name)]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
-from edgekit.errors import ModelError
-from edgekit.models.trace import named_outputs, run, trace
-from edgekit.tensors import TensorSpec
+from edgekit.errors import ModelError, first_line
+from edgekit.models.trace import named_outputs
 
 aten = torch.ops.aten
 Override = Callable[[str], Tensor | None]  # name of a parameter -> what it is to become
+SAMPLED = 1024
 _NARROWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -24,31 +24,48 @@ def in_float64(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def run_exact(model: nn.Module, inputs: Sequence[TensorSpec], example: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """One inference of a float64 copy of a model that is known to run; ``inputs`` describes ``example``.
+def run_exact(model: nn.Module, graph: fx.GraphModule, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """One inference of ``model`` in float64, by its graph from ``trace``.
 
-    A model that fixes a narrower dtype in ``forward()`` is traced, and its graph run in float64 throughout. Raises ModelError
-    when neither can be done.
+    The graph is run, not a float64 copy of the module: a cast to float32 inside ``forward()`` would round there. Raises
+    ModelError when the model has no float64 arithmetic.
     """
     try:
-        return run(copy.deepcopy(model).eval().double(), tuple(in_float64(tensor) for tensor in example))
-    except ModelError:
-        return run_in_float64(trace(model, inputs), example)
+        return run_in_float64(graph, example).outputs
+    except Exception as problem:
+        raise ModelError(
+            f"{type(model).__name__} runs, but not in float64, which everything is held against: {first_line(problem)}"
+        ) from problem
 
 
 def _stored_values(name: str) -> Tensor | None:
     return None
 
 
+def widened_call(target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """An operator on float64 values, with the narrower dtypes among its arguments widened too."""
+    args, kwargs = (fx.node.map_aggregate(part, _widened) for part in (args, kwargs))
+    return in_float64(target(*args, **kwargs))
+
+
 class Exact(fx.Interpreter):
     """A graph in float64, one layer's weights at a time.
 
-    Every stored tensor is widened when it is read, every cast to a narrower float becomes one to float64.
+    Every stored tensor is widened when it is read, every cast to a narrower float becomes one to float64. Some elements of
+    every value stay in ``samples``.
     """
 
     def __init__(self, graph: fx.GraphModule, override: Override = _stored_values) -> None:
         super().__init__(graph)
         self._override = override
+        self.samples: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        """The node's value, of which a sample is kept."""
+        value = super().run_node(node)
+        if node.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
+            self.samples[node] = _sample(value)
+        return value
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A stored tensor, or what it is to become."""
@@ -59,11 +76,8 @@ class Exact(fx.Interpreter):
         return _widened_graph(value) if isinstance(value, fx.GraphModule) else in_float64(value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """An operator, with the dtypes among its arguments widened."""
-        if target is aten._assert_tensor_metadata.default:
-            return None
-        args, kwargs = (fx.node.map_aggregate(part, _widened) for part in (args, kwargs))
-        return in_float64(super().call_function(target, args, kwargs))
+        """An operator, in float64 throughout."""
+        return None if target is aten._assert_tensor_metadata.default else widened_call(target, args, kwargs)
 
 
 class Jittered(Exact):
@@ -79,10 +93,17 @@ class Jittered(Exact):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An operator, its float64 result moved."""
         value = super().call_function(target, args, kwargs)
-        if not isinstance(value, Tensor) or value.dtype != torch.float64:
+        if not isinstance(value, Tensor) or value.dtype != torch.float64 or _shares_memory(value, args):
             return value
         sign = torch.randint(0, 2, value.shape, generator=self._chance).double() * 2 - 1
         return value + value * sign * (torch.finfo(torch.float64).eps / 2)
+
+
+class Run(NamedTuple):
+    """One inference: the named outputs, and some elements of every value on the way (values x channels)."""
+
+    outputs: dict[str, Tensor]
+    samples: dict[fx.Node, Tensor]
 
 
 def run_in_float64(
@@ -90,18 +111,13 @@ def run_in_float64(
     example: tuple[Tensor, ...],
     override: Override = _stored_values,
     interpreter: type[Exact] = Exact,
-) -> dict[str, Tensor]:
-    """The named outputs of one inference; ``override`` gives values of parameters that are not stored yet."""
+) -> Run:
+    """One inference, repeatable by chance too; ``override`` gives values of parameters that are not stored yet."""
     inputs = [copy.deepcopy(in_float64(tensor)) for tensor in example]
-    with torch.inference_mode():
-        result = interpreter(graph, override).run(*inputs)
-    return named_outputs(result)
-
-
-def rounding_noise(graph: fx.GraphModule, example: tuple[Tensor, ...], override: Override = _stored_values) -> float:
-    """How far float64's own rounding moves the outputs, relative to their scale."""
-    exact = run_in_float64(graph, example, override)
-    return scaled_error(run_in_float64(graph, example, override, Jittered), exact)
+    exact = interpreter(graph, override)
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Run(named_outputs(exact.run(*inputs)), exact.samples)
 
 
 def scaled_error(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
@@ -110,13 +126,39 @@ def scaled_error(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> flo
 
 
 def _scaled_error(got: Tensor, wanted: Tensor) -> float:
-    """Over the finite values; infinite unless both are finite at the same places."""
+    """Over the finite values; infinite unless what is not finite is the same on both sides."""
     finite = wanted.isfinite()
-    if not bool((got.isfinite() == finite).all()):
+    if not torch.equal(got.isfinite(), finite) or not torch.equal(got[~finite].nan_to_num(), wanted[~finite].nan_to_num()):
         return math.inf
     if not bool(finite.any()):
         return 0.0
     return float((got - wanted)[finite].abs().max() / wanted[finite].abs().max().clamp_min(1e-30))
+
+
+def sampled_error(got: Tensor, wanted: Tensor) -> float:
+    """Of two samples: the largest |got - wanted|, each channel over its own largest value, or a thousandth of all channels'."""
+    scale = wanted.abs().amax(0)
+    scale = scale.clamp_min(1e-3 * float(scale.max())).clamp_min(1e-30)
+    return _scaled_error(got / scale, wanted / scale) if bool(wanted.isfinite().all()) else _scaled_error(got, wanted)
+
+
+def _sample(value: Tensor) -> Tensor:
+    """A few places of every channel: values x channels (axis 1), about ``SAMPLED`` in all."""
+    if value.dim() < 2 or not value.numel():
+        return value.reshape(-1, 1)[:SAMPLED].clone()
+    channels, rest = value.shape[1], (value.shape[0], *value.shape[2:])
+    places = value.numel() // channels
+    wanted = torch.linspace(0, places - 1, max(1, min(places, SAMPLED // channels))).long()
+    first, *others = torch.unravel_index(wanted, rest)
+    index: tuple[Any, ...] = (first, slice(None), *others)
+    return value[index].clone()
+
+
+def _shares_memory(value: Tensor, args: Any) -> bool:
+    """Whether an operator gave a view of an argument, or wrote into one."""
+    found: list[Tensor] = []
+    fx.node.map_aggregate(args, lambda one: found.append(one) if isinstance(one, Tensor) else None)
+    return any(one.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() for one in found)
 
 
 def _widened(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,23 +21,69 @@ TRACED_BATCH = 2
 def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     """The inference-mode graph of a copy of ``model``, free in every axis that ``inputs`` names; ``model`` is untouched.
 
-    Parameters keep their names. Raises ModelError when the model does not take these inputs or cannot be traced.
+    Parameters keep their names and are those of ``model`` itself until ``own_weights`` copies them: a large model is then
+    never held twice before it has to be. Raises ModelError when the model does not take these inputs or cannot be traced.
     """
-    frozen = copy.deepcopy(model).eval()
+    frozen = inference_copy(model, share=True)
     example = tensors_of(inputs, TRACED_BATCH)
     # the model is run first: its own error is clearer than the tracer's
     run(frozen, example)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(frozen, example, dynamic_shapes=dynamic_shapes(inputs))
-            return program.module(check_guards=False)
+            shapes = dynamic_shapes(inputs)
+            program = torch.export.export(frozen, example, dynamic_shapes=(shapes,) if _takes_any_number(frozen) else shapes)
+            graph = program.module(check_guards=False)
     except Exception as problem:
         reason = first_line(problem)
         raise ModelError(
             f"{type(model).__name__} runs but cannot be traced with a free batch axis: {reason}; "
             "keep Python branches on tensor values and fixed batch sizes out of forward()"
         ) from problem
+    _read_late(graph)
+    return graph
+
+
+def inference_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
+    """A copy in inference mode, with parameters of its own or, with ``share``, those of ``model``; raises ModelError.
+
+    A tensor that is computed from parameters (as by the old ``weight_norm``) is copied as it is.
+    """
+    known: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()} if share else {}
+    for module in model.modules():
+        known |= {id(value): value.detach() for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf}
+    try:
+        return copy.deepcopy(model, known).eval()
+    except Exception as problem:  # whatever a user's object raises
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied: {first_line(problem)}; edgekit works on a copy, so make copy.deepcopy "
+            "of the model work"
+        ) from problem
+
+
+def _takes_any_number(model: nn.Module) -> bool:
+    """Whether it is ``forward(self, *tensors)``: the tracer then wants its inputs as one tuple."""
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    return kinds == [inspect.Parameter.VAR_POSITIONAL]
+
+
+def _read_late(graph: fx.GraphModule) -> None:
+    """Read each stored tensor just before its first use, so that running the graph holds few of them at a time."""
+    position = {node: index for index, node in enumerate(graph.graph.nodes)}
+    for node in [one for one in position if one.op == "get_attr" and one.users]:
+        min(node.users, key=position.__getitem__).prepend(node)
+
+
+def own_weights(graph: fx.GraphModule, model: nn.Module) -> None:
+    """Copy the parameters that a traced graph still shares with ``model``; what is one tensor under two names stays one."""
+    shared = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    copies: dict[int, nn.Parameter] = {}
+    for name, parameter in list(graph.named_parameters(remove_duplicate=False)):
+        if parameter.untyped_storage().data_ptr() in shared:
+            if id(parameter) not in copies:
+                copies[id(parameter)] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            path, _, leaf = name.rpartition(".")
+            setattr(graph.get_submodule(path), leaf, copies[id(parameter)])
 
 
 def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -46,7 +93,7 @@ def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
             return named_outputs(model(*example))
     except ModelError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in example)
         raise ModelError(
             f"{type(model).__name__} does not take an input of {shapes}: {first_line(problem)}; check --input-shape"
@@ -68,7 +115,7 @@ def tensors_of_feed(feed: Feed) -> tuple[Tensor, ...]:
 
 
 def dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[tuple[Any, ...]]:
-    """What ``torch.export`` wants to know about free axes, wrapped for a forward that takes ``*args``."""
+    """What ``torch.export`` wants to know about free axes, one mapping for each input."""
     dims = {axis: torch.export.Dim(axis) for spec in inputs for axis in spec.shape if isinstance(axis, str)}
     return tuple({index: dims[axis] for index, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in inputs)  # type: ignore[return-value]
 
