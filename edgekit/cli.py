@@ -51,6 +51,10 @@ def _backend_names() -> list[str]:
     return ["torch", "ort-cpu", "ort-cuda"]
 
 
+def _flavour_names() -> list[str]:
+    return ["tensorrt", "tensorrt-rtx"]
+
+
 def _model_names(incomplete: str) -> list[str]:
     from edgekit.models import MODELS
 
@@ -136,9 +140,10 @@ def export(
         ),
     ],
     fold_bn: Annotated[
-        Optional[bool], typer.Option("--fold-bn/--no-fold-bn", help="Fold batch norm into the layer before it [default: fold].")
+        Optional[bool],
+        typer.Option("--fold-bn/--no-fold-bn", show_default="fold", help="Fold batch norm into the layer before it."),
     ] = None,
-    opset: Annotated[Optional[int], typer.Option(min=18, max=26, help="ONNX opset [default: 20].")] = None,
+    opset: Annotated[Optional[int], typer.Option(min=18, max=26, show_default="20", help="ONNX opset.")] = None,
     output: Annotated[Optional[Path], typer.Option(help="The bundle's folder; exported/<name> if left out.")] = None,
     input_shape: InputShapes = None,
     weights: Weights = None,
@@ -180,7 +185,7 @@ def export(
 def verify(
     bundle: BundlePath,
     backend: Backends = None,
-    atol: Annotated[Optional[float], typer.Option(min=0, help="Absolute tolerance [default: the manifest's].")] = None,
+    atol: Annotated[Optional[float], typer.Option(min=0, show_default="the manifest's", help="Absolute tolerance.")] = None,
     rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
     source: TorchSource = None,
     json: Json = False,
@@ -201,7 +206,9 @@ def verify(
 def bench(
     bundle: BundlePath,
     batch: Annotated[str, typer.Option(metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
-    threads: Annotated[Optional[int], typer.Option(min=1, max=1024, help="Threads of each runtime [default: all cores].")] = None,
+    threads: Annotated[
+        Optional[int], typer.Option(min=1, max=1024, show_default="all cores", help="Threads of each runtime.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Recorded time per runtime, batch and boundary.")] = 1.0,
     budget_ms: Annotated[
         Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")
@@ -231,6 +238,54 @@ def bench(
             source=source,
             progress=progress,
         )
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit build exported/lenet --batch 1:8:32 --output lenet.plan")
+def build(
+    bundle: BundlePath,
+    flavour: Annotated[
+        Optional[str],
+        typer.Option(
+            help="tensorrt or tensorrt-rtx.", show_default="the first that can build here", autocompletion=_flavour_names
+        ),
+    ] = None,
+    batch: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="MIN:OPT:MAX", show_default="1:8:32", help="Batch sizes to build for, or one size; repeatable."),
+    ] = None,
+    workspace: Annotated[
+        Optional[int], typer.Option(min=1, metavar="MIB", show_default="all there is", help="Scratch memory a layer may use.")
+    ] = None,
+    level: Annotated[int, typer.Option(min=0, max=5, help="How long to search for faster kernels.")] = 3,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="For every GPU from Ampere on; usually slower.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="For later releases of the same major version of TensorRT.")
+    ] = False,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 products be rounded to 10 bits; faster.")] = False,
+    output: Annotated[Optional[Path], typer.Option(help="The engine's file; in edgekit's cache if left out.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build even if a fitting engine is there.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build a TensorRT engine for this machine; exit code 1 when it computes in another precision than the bundle's."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.build_options import BatchRange, BuildOptions
+        from edgekit.commands import build_bundle
+
+        options = BuildOptions(
+            profiles=tuple(dict.fromkeys(BatchRange.parse(text) for text in batch or ())),
+            workspace_mib=workspace,
+            level=level,
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+            tf32=tf32,
+        )
+        return build_bundle(bundle, flavour=flavour, options=options, output=output, rebuild=rebuild, progress=progress)
 
     _carry_out(action, json, debug)
 

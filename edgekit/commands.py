@@ -8,14 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edgekit.backends import Backend, ModelFiles, absence, open_backend, present
-from edgekit.backends.cuda import gpu_facts
+from edgekit.build_options import BuildOptions
 from edgekit.bundle import Bundle, open_bundle
+from edgekit.cuda import gpu_facts
 from edgekit.errors import BundleError, MissingError, UsageError
 from edgekit.machine import cores, machine_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, Tolerance
 from edgekit.reports import (
     BenchReport,
+    BuildReport,
     DataReport,
     InspectReport,
     PredictReport,
@@ -25,6 +27,7 @@ from edgekit.reports import (
 )
 
 RUNS = Path("runs")
+USUAL = BuildOptions()
 
 
 def train_recipe(
@@ -85,6 +88,24 @@ def bench_bundle(
         opened: list[Backend] = [stack.enter_context(open_backend(kind, files, threads=count)) for kind in kinds]
         rows, comparisons = bench(opened, batches, seconds=seconds, progress=progress)
     return BenchReport(str(root), bundle.onnx_sha256, facts, count, overhead, rows, comparisons, tuple(skipped), budget_ms)
+
+
+def build_bundle(
+    root: Path | str,
+    *,
+    flavour: str | None = None,
+    options: BuildOptions = USUAL,
+    output: Path | None = None,
+    rebuild: bool = False,
+    progress: Progress = SILENT,
+) -> BuildReport:
+    """A TensorRT engine for this machine, in the cache or at ``output``; ``flavour`` is the first that can build here."""
+    from edgekit.build import build_bundle_engine
+    from edgekit.trt.flavour import find
+
+    bundle = open_bundle(Path(root))
+    needs("onnx", extra="rtx")
+    return build_bundle_engine(bundle, find(flavour), options, output=output, rebuild=rebuild, progress=progress)
 
 
 def inspect_target(

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edgekit.backends.cuda import cuda_problem
+from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.machine import machine_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import DoctorReport, Finding
+from edgekit.trt.flavour import flavour_of, known_versions
 
 IMPORT_SECONDS = 120
 
@@ -38,8 +39,17 @@ print(json.dumps({'version': str(torch.__version__), 'cuda': cuda, 'built': torc
 """
 # get_available_providers() names CUDA on any machine: only a session tells. The model is a single Relu.
 _ORT = """
-import base64, json, os, sys, tempfile, onnxruntime as o
-facts = {'version': o.__version__, 'providers': o.get_available_providers(), 'used': [], 'why': ''}
+import base64, ctypes, json, os, re, sys, tempfile, onnxruntime as o
+facts = {'version': o.__version__, 'providers': o.get_available_providers(), 'used': [], 'why': '', 'tensorrt': '', 'links': ''}
+provider = os.path.join(os.path.dirname(o.__file__), 'capi', 'libonnxruntime_providers_tensorrt.so')
+if os.path.isfile(provider):
+    with open(provider, 'rb') as stream:
+        linked = re.search(rb'libnvinfer\\.so\\.\\d+', stream.read())
+    facts['links'] = linked[0].decode() if linked else ''
+    try:
+        ctypes.CDLL(facts['links'] or provider)
+    except OSError as problem:
+        facts['tensorrt'] = str(problem)
 if 'CUDAExecutionProvider' in facts['providers']:
     if hasattr(o, 'preload_dlls'):
         o.preload_dlls()
@@ -55,6 +65,14 @@ if 'CUDAExecutionProvider' in facts['providers']:
         facts['why'] = lines[0][-300:] if lines else ''
 print(json.dumps(facts))
 """
+# the wheels of each CUDA have names of their own; RTX lists the GPUs that it knows
+_TENSORRT = """
+import importlib.metadata, json, re, {module} as m
+names = [str(one.metadata['Name']) for one in importlib.metadata.distributions()]
+built = [found[1] for found in (re.match(r'{module}[-_]cu(\\d+)', name.replace('-', '_')) for name in names) if found]
+known = [name for name in dir(getattr(m, 'ComputeCapability', None)) if name.startswith('SM')]
+print(json.dumps({{'version': str(m.__version__), 'cuda': built[0] if built else '', 'capabilities': known}}))
+"""
 
 PACKAGES = (
     Package("torch", "torch", "train", _TORCH),
@@ -62,8 +80,8 @@ PACKAGES = (
     Package("onnx", "onnx", "cpu", _PLAIN.format(module="onnx")),
     Package("onnxruntime", "onnxruntime", "cpu", _ORT),
     Package("onnxruntime-gpu", "onnxruntime", "gpu", _ORT),
-    Package("tensorrt", "tensorrt", "gpu", _PLAIN.format(module="tensorrt")),
-    Package("tensorrt-rtx", "tensorrt_rtx", "rtx", _PLAIN.format(module="tensorrt_rtx")),
+    Package("tensorrt", "tensorrt", "gpu", _TENSORRT.format(module="tensorrt")),
+    Package("tensorrt-rtx", "tensorrt_rtx", "rtx", _TENSORRT.format(module="tensorrt_rtx")),
 )
 
 Probe = Callable[[str], "dict[str, object] | str"]
@@ -104,7 +122,8 @@ def run_program(program: str) -> dict[str, object] | str:
 def _driver() -> Finding:
     problem = cuda_problem()
     if not problem:
-        return Finding("NVIDIA driver", "ok", "", "GPU", "", "")
+        facts = gpu_facts()
+        return Finding("NVIDIA driver", "ok", facts.get("driver", ""), facts.get("gpu", "GPU"), "", "")
     what, _, remedy = problem.partition("; ")
     status = "absent" if "no NVIDIA driver" in problem else "broken"
     return Finding("NVIDIA driver", status, "", "", what, remedy)
@@ -152,8 +171,36 @@ def _runs_on(package: Package, facts: dict[str, object]) -> tuple[str, str, str]
         if lists_cuda and list(facts["used"])[:1] != ["CUDAExecutionProvider"]:  # type: ignore[call-overload]
             reason = f"it lists CUDA but falls back to the CPU: {facts['why'] or 'a CUDA library is missing'}"
             return "CPU", reason, "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        return "CUDA, CPU" if lists_cuda else "CPU", "", ""
+        return _ort_with_cuda(facts) if lists_cuda else ("CPU", "", "")
     if package.name.startswith("tensorrt"):
-        without_gpu = "builds engines here, runs none" if package.name == "tensorrt-rtx" else "nothing"
-        return without_gpu if gpu else "GPU", gpu, remedy
+        return _tensorrt(package, facts, gpu)
     return "", "", ""
+
+
+def _ort_with_cuda(facts: dict[str, object]) -> tuple[str, str, str]:
+    """ONNX Runtime brings its TensorRT provider, and not TensorRT."""
+    if not facts.get("links"):
+        return "CUDA, CPU", "", ""
+    if not facts.get("tensorrt"):
+        return "CUDA, TensorRT, CPU", "", ""
+    major = str(facts["links"]).rpartition(".")[2]
+    lack = f"its TensorRT provider links {facts['links']}: {facts['tensorrt']}"
+    return "CUDA, CPU", lack, f"install TensorRT {major} and add its folder to LD_LIBRARY_PATH, or leave that provider alone"
+
+
+def _tensorrt(package: Package, facts: dict[str, object], gpu: str) -> tuple[str, str, str]:
+    """What this release would do here; ``gpu`` says why there is none."""
+    version, here = str(facts["version"]), gpu_facts()
+    flavour = flavour_of(package.name, version)
+    if flavour is None:
+        return "nothing", f"edgekit does not know {package.name} {version}", f"install one of {known_versions(package.name)}"
+    without = "nothing" if flavour.needs_gpu else "builds engines here, runs none"
+    if gpu:
+        return without, gpu, "install one" if flavour.needs_gpu else "none is needed to build"
+    built, driver = str(facts.get("cuda") or ""), here.get("cuda driver", "")
+    if built and driver and int(driver.partition(".")[0]) < int(built):
+        return without, f"it is built for CUDA {built}, and the driver reaches CUDA {driver}", "update the NVIDIA driver"
+    known, capability = list(facts.get("capabilities") or []), here.get("compute capability", "")  # type: ignore[call-overload]
+    if known and capability and f"SM{capability.replace('.', '')}" not in known:
+        return without, f"it knows no GPU of compute capability {capability}", "pip install 'edgekit[gpu]', for TensorRT itself"
+    return "GPU", "", ""

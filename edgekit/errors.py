@@ -7,6 +7,7 @@ EdgekitError
 │   ├── DataError       a dataset or a picture
 │   ├── ModelError      a model, its weights, or what it was fed
 │   └── BundleError     a bundle, or an ONNX file
+├── EngineError     TensorRT refuses a network, cannot build it, or an engine does not fit
 ├── OutputError     a result cannot be written
 ├── MissingError    this machine lacks a package, a device or a driver
 │   └── FallbackError   a runtime quietly used something other than what was asked for
@@ -44,6 +45,10 @@ class ModelError(InputError, ValueError):
 
 class BundleError(InputError):
     """A bundle or an ONNX file is missing, damaged or not what its manifest says."""
+
+
+class EngineError(EdgekitError):
+    """TensorRT refuses a network, cannot build an engine of it, or an engine does not fit what it is asked for."""
 
 
 class OutputError(EdgekitError):

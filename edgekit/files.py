@@ -14,6 +14,12 @@ from pathlib import Path
 from edgekit.errors import InputError, OutputError
 
 
+def cache_root() -> Path:
+    """Where edgekit keeps what it can make again: ``$EDGEKIT_CACHE``, ``$XDG_CACHE_HOME/edgekit`` or ``~/.cache/edgekit``."""
+    given = os.environ.get("EDGEKIT_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in pieces of 1 MiB."""
     digest = hashlib.sha256()

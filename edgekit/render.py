@@ -16,6 +16,7 @@ from rich.table import Table
 from edgekit.progress import Advance
 from edgekit.reports import (
     BenchReport,
+    BuildReport,
     Comparison,
     DataReport,
     DoctorReport,
@@ -68,7 +69,7 @@ def render(report: Report, console: Console) -> None:
 
 def table(title: str, *columns: str, numbers: Sequence[str] = ()) -> Table:
     """An empty table; the columns named in ``numbers`` align right."""
-    made = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=escape(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     return made
@@ -115,6 +116,32 @@ def _export(report: ExportReport, console: Console) -> None:
         f"wrote [bold]{escape(report.bundle)}[/bold]: ONNX opset {report.opset}, {report.onnx_bytes / 1e6:.2f} MB",
         highlight=False,
     )
+
+
+def _build(report: BuildReport, console: Console) -> None:
+    console.print(f"{escape(report.bundle)} in {report.flavour} {report.version}", style="bold", highlight=False)
+    rows = table("", "layer", "precision", "count", numbers=("count",))
+    for layer in report.layers:
+        rows.add_row(layer.kind, layer.precision, str(layer.count))
+    console.print(rows)
+    precision = report.precision
+    verdict = PASS if report.passed else FAIL
+    console.print(
+        f"precision: {precision.asked} asked for, {', '.join(precision.found) or 'none'} found in the {precision.read_from}, "
+        f"TF32 {report.facts['TF32']}: {verdict} ({precision.typing})",
+        highlight=False,
+    )
+    if precision.note:
+        console.print(f"[yellow]note:[/yellow] {escape(precision.note)}", highlight=False)
+    for problem in precision.problems:
+        console.print(f"[red]{escape(problem)}[/red]", highlight=False)
+    cold = (
+        f", {report.cold_seconds:.2f} s without it" if report.cold_seconds is not None and report.timing_cache == "reused" else ""
+    )
+    console.print(f"the build took {report.seconds:.2f} s; timing cache: {report.timing_cache}{cold}", highlight=False)
+    sizes = ", ".join(map(str, report.options.profiles)) or "fixed"
+    kept = f"{'found' if report.cached else 'wrote'} {report.engine}" if report.engine else "the engine was not kept"
+    console.print(f"{escape(kept)}: batch {sizes}, {report.engine_bytes / 1e6:.2f} MB", highlight=False)
 
 
 def _verify(report: VerifyReport, console: Console) -> None:
@@ -251,6 +278,7 @@ _RENDERERS: dict[type[Report], Callable[[Any, Console], None]] = {
     TrainReport: _train,
     FoldReport: _fold,
     ExportReport: _export,
+    BuildReport: _build,
     VerifyReport: _verify,
     BenchReport: _bench,
     InspectReport: _inspect,

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from edgekit.build_options import BuildOptions
 from edgekit.errors import InputError
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Tolerance
@@ -148,6 +149,58 @@ class ExportReport(Report, frozen=True):
     onnx_sha256: str
     onnx_bytes: int
     measured_in: str
+
+
+class LayerCount(Part, frozen=True):
+    """How many layers of a kind (TensorRT's word for it) compute in a precision."""
+
+    kind: str
+    precision: str
+    count: int
+
+
+class PrecisionReport(Part, frozen=True):
+    """In what an engine computes. ``found`` holds the precisions of its layers that multiply.
+
+    They are read from the ``engine`` itself, or, where no GPU can load it, from the ``network`` that it was built of;
+    ``note`` says why. ``problems`` are differences from what was ``asked`` for.
+    """
+
+    asked: str
+    typing: str
+    read_from: Literal["engine", "network"]
+    found: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    note: str = ""
+
+
+class BuildReport(Report, frozen=True):
+    """An engine that was built, or found whole and fitting in the cache.
+
+    ``engine`` is None when a check failed: such an engine is not kept. ``seconds`` is the build's own time; ``cold_seconds`` what
+    the same build took without an earlier one's measurements, where that is known.
+    """
+
+    bundle: str
+    onnx_sha256: str
+    flavour: str
+    version: str
+    engine: str | None
+    engine_sha256: str
+    engine_bytes: int
+    cached: bool
+    seconds: float
+    cold_seconds: float | None
+    timing_cache: str
+    options: BuildOptions
+    layers: tuple[LayerCount, ...]
+    precision: PrecisionReport
+    facts: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """The engine computes in the precision that was asked for."""
+        return not self.precision.problems
 
 
 class Skipped(Part, frozen=True):

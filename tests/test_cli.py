@@ -108,7 +108,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 def test_the_commands_are_those_of_the_documentation() -> None:
     names = {" ".join(path) for path in COMMANDS}
     assert names == {
-        "run", "train", "export", "verify", "bench", "inspect", "predict", "models", "data fetch", "doctor",
+        "run", "train", "export", "verify", "bench", "build", "inspect", "predict", "models", "data fetch", "doctor",
     }  # fmt: skip
 
 
@@ -117,6 +117,7 @@ def test_help_shows_a_description_an_example_and_the_common_options(run: Command
     result = run(*path, "--help")
     assert result.code == 0
     assert f"Example: edgekit {' '.join(path)}" in result.out
+    assert not re.search(r"\w \.", result.out)  # rich swallows what stands in square brackets
     assert "--json" in result.out
     assert "--debug" in result.out
     assert result.err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,8 @@ class Machine:
         self.probed: list[str] = []
         monkeypatch.setattr(edgekit.doctor, "_version", lambda name: "1.0" if name in self.facts else "")
         monkeypatch.setattr(edgekit.doctor, "cuda_problem", lambda: self.driver)
+        self.gpu: dict[str, str] = {}
+        monkeypatch.setattr(edgekit.doctor, "gpu_facts", lambda: self.gpu)
 
     def examine(self) -> dict[str, Finding]:
         return {finding.name: finding for finding in self.report().findings}
@@ -128,13 +131,73 @@ def test_torch_says_what_it_would_really_run_on(machine: Machine, facts: dict[st
 
 
 def test_tensorrt_without_a_gpu_says_what_it_can_still_do(machine: Machine) -> None:
-    machine.facts = {"tensorrt": {"version": "1.0"}, "tensorrt-rtx": {"version": "1.0"}}
+    machine.facts = {"tensorrt": {"version": "10.3.0"}, "tensorrt-rtx": {"version": "1.7.1"}}
     found = machine.examine()
     assert found["tensorrt"].runs_on == "nothing"
     assert found["tensorrt-rtx"].runs_on == "builds engines here, runs none"
-    assert found["tensorrt"].problem == "no NVIDIA driver is installed"
+    assert found["tensorrt"].problem == found["tensorrt-rtx"].problem == "no NVIDIA driver is installed"
+    assert found["tensorrt-rtx"].remedy == "none is needed to build"
     machine.driver = ""
     assert machine.examine()["tensorrt"].runs_on == "GPU"
+
+
+def test_a_tensorrt_that_edgekit_does_not_know_says_which_it_knows(machine: Machine) -> None:
+    machine.facts = {"tensorrt": {"version": "12.0"}}
+    finding = machine.examine()["tensorrt"]
+    assert (finding.runs_on, finding.problem) == ("nothing", "edgekit does not know tensorrt 12.0")
+    assert finding.remedy == "install one of 8.6 and later 8.x, 10.x, 11.x"
+
+
+@pytest.mark.parametrize(("driver", "runs_on"), [("12.4", "nothing"), ("13.0", "GPU"), ("14.2", "GPU"), ("", "GPU")])
+def test_tensorrt_of_a_newer_cuda_than_the_drivers_runs_nothing(machine: Machine, driver: str, runs_on: str) -> None:
+    machine.driver, machine.gpu = "", {"cuda driver": driver, "compute capability": "8.9"}
+    machine.facts = {"tensorrt": {"version": "10.3.0", "cuda": "13", "capabilities": []}}
+    finding = machine.examine()["tensorrt"]
+    assert finding.runs_on == runs_on
+    assert ("built for CUDA 13, and the driver reaches CUDA 12.4" in finding.problem) == (runs_on == "nothing")
+    assert bool(finding.remedy) == (runs_on == "nothing")
+
+
+@pytest.mark.parametrize(("capability", "runs_on"), [("9.0", "builds engines here, runs none"), ("8.9", "GPU"), ("", "GPU")])
+def test_rtx_on_a_gpu_that_it_does_not_know_only_builds(machine: Machine, capability: str, runs_on: str) -> None:
+    machine.driver, machine.gpu = "", {"cuda driver": "13.0", "compute capability": capability}
+    machine.facts = {"tensorrt-rtx": {"version": "1.7.1", "cuda": "13", "capabilities": ["SM86", "SM89"]}}
+    finding = machine.examine()["tensorrt-rtx"]
+    assert finding.runs_on == runs_on
+    assert ("no GPU of compute capability 9.0" in finding.problem) == (capability == "9.0")
+
+
+def test_onnxruntimes_tensorrt_provider_says_whether_it_finds_the_tensorrt_it_links(machine: Machine) -> None:
+    machine.driver = ""
+    found = {**GPU_ORT, "links": "libnvinfer.so.10", "tensorrt": ""}
+    machine.facts = {"onnxruntime-gpu": found}
+    assert machine.examine()["onnxruntime-gpu"] == Finding("onnxruntime-gpu", "ok", "1.0", "CUDA, TensorRT, CPU", "", "")
+    machine.facts = {"onnxruntime-gpu": {**found, "tensorrt": "libnvinfer.so.10: cannot open shared object file"}}
+    lacking = machine.examine()["onnxruntime-gpu"]
+    assert (lacking.status, lacking.runs_on) == ("ok", "CUDA, CPU")
+    assert lacking.problem.startswith("its TensorRT provider links libnvinfer.so.10: libnvinfer.so.10: cannot open")
+    assert lacking.remedy.startswith("install TensorRT 10 ")
+
+
+def test_the_program_reads_what_the_provider_links_out_of_its_file(tmp_path: Path) -> None:
+    """A made-up onnxruntime whose provider links a library that is nowhere."""
+    package = tmp_path / "onnxruntime"
+    (package / "capi").mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '1.0'\ndef get_available_providers(): return []\n")
+    (package / "capi" / "libonnxruntime_providers_tensorrt.so").write_bytes(b"\x7fELF\0libnvinfer.so.97\0libnvonnxparser.so.97\0")
+    program = next(one.program for one in PACKAGES if one.name == "onnxruntime-gpu")
+    facts = run_program(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{program}")
+    assert isinstance(facts, dict)
+    assert facts["links"] == "libnvinfer.so.97"
+    assert "libnvinfer.so.97" in str(facts["tensorrt"])
+
+
+def test_the_program_tells_the_cuda_and_the_gpus_of_the_installed_rtx() -> None:
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    facts = run_program(next(one.program for one in PACKAGES if one.name == "tensorrt-rtx"))
+    assert isinstance(facts, dict)
+    assert str(facts["cuda"]).isdecimal()
+    assert "SM89" in list(facts["capabilities"])  # type: ignore[call-overload]
 
 
 def test_a_program_gives_the_json_it_printed_last() -> None:

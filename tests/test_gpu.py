@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from edgekit.backends import absence, open_backend
-from edgekit.backends.cuda import cuda_problem
 from edgekit.bundle import open_bundle
 from edgekit.commands import bench_bundle, verify_bundle
+from edgekit.cuda import cuda_problem
 from edgekit.doctor import doctor
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.train import train

@@ -9,11 +9,13 @@ import msgspec
 import pytest
 
 from edgekit import reports
+from edgekit.build_options import BatchRange, BuildOptions
 from edgekit.errors import InputError
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Tolerance
 from edgekit.reports import (
     BenchReport,
+    BuildReport,
     Comparison,
     DataReport,
     DoctorReport,
@@ -27,11 +29,13 @@ from edgekit.reports import (
     Kept,
     LatencyReport,
     Layer,
+    LayerCount,
     ModelRow,
     ModelsReport,
     OutputDiff,
     ParityReport,
     Percentile,
+    PrecisionReport,
     Prediction,
     PredictReport,
     Report,
@@ -57,6 +61,11 @@ TRAIN = TrainReport(
     Preprocess("grey", 28, 28, (0.1,), (0.2,)), {"torch": "2"},
 )  # fmt: skip
 FINDING = Finding("torch", "ok", "2", "CPU", "", "")
+PRECISION = PrecisionReport("float32", "strongly typed", "engine", ("float32",))
+BUILD = BuildReport(
+    "b", "0" * 64, "tensorrt", "10.3", "e.plan", "1" * 64, 1000, False, 1.5, None, "new", BuildOptions((BatchRange(1, 8, 32),)),
+    (LayerCount("CONVOLUTION", "float32", 2),), PRECISION, {"TF32": "off"},
+)  # fmt: skip
 EXAMPLES: tuple[Report, ...] = (
     TRAIN,
     FOLDS,
@@ -72,6 +81,7 @@ EXAMPLES: tuple[Report, ...] = (
     ModelsReport((ModelRow("lenet", "1x28x28", "small"),)),
     DataReport("fashion-mnist", "/data", 60000, 10000, ("a", "b")),
     DoctorReport({"cpu": "x"}, (FINDING,)),
+    BUILD,
 )  # fmt: skip
 every_report = pytest.mark.parametrize("report", EXAMPLES, ids=lambda report: type(report).__name__)
 
@@ -185,6 +195,11 @@ def test_a_run_passes_when_every_step_does() -> None:
     good, bad = StepReport("train", "skipped", True, 0.0, ""), StepReport("verify", "done", False, 0.0, "")
     assert RunReport("r", "b", (good,)).passed
     assert not RunReport("r", "b", (good, bad)).passed
+
+
+def test_an_engine_passes_when_it_computes_as_asked() -> None:
+    assert BUILD.passed
+    assert not change(BUILD, precision=msgspec.structs.replace(PRECISION, problems=("in float16",))).passed
 
 
 def test_only_what_is_broken_fails_the_doctor() -> None:

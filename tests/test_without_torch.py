@@ -28,7 +28,7 @@ sys.argv = ["edgekit", *sys.argv[2:]]
 from edgekit.cli import main
 """
 TRAINING_ONLY = "torch,torchvision,onnxscript,onnx_ir,tensorrt,matplotlib,safetensors"
-HEAVY = f"{TRAINING_ONLY},onnx,onnxruntime,PIL,numpy,msgspec"
+HEAVY = f"{TRAINING_ONLY},tensorrt_rtx,onnx,onnxruntime,PIL,numpy,msgspec"
 
 # runs --help of every command, then prints which of the blocked packages were loaded all the same
 EVERY_HELP = f"""{WITHOUT}
@@ -78,6 +78,7 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "export",
         "verify",
         "bench",
+        "build",
         "inspect",
         "predict",
         "models",
@@ -106,8 +107,10 @@ def test_the_packages_are_really_blocked(environment: dict[str, str]) -> None:
     assert "pip install 'edgekit[train]'" in error["message"]
 
 
-@pytest.mark.parametrize("command", ["verify", "bench", "inspect", "predict"])
+@pytest.mark.parametrize("command", ["verify", "bench", "build", "inspect", "predict"])
 def test_a_bundle_can_be_used_without_torch(command: str, bundle: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    if command == "build":
+        pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     picture = tmp_path / "picture.png"
     Image.fromarray(np.arange(784, dtype=np.uint16).reshape(28, 28).astype(np.uint8)).save(picture)
     more = {"bench": ["--seconds", "0.05", "--batch", "1"], "predict": [str(picture)]}.get(command, [])

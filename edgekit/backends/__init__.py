@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
-from edgekit.backends.cuda import cuda_problem
+from edgekit.cuda import cuda_problem
 from edgekit.errors import MissingError, UsageError
 from edgekit.tensors import Array, Feed, TensorSpec
 

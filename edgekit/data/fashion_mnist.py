@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import struct
 import subprocess
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.pictures import Pictures, spread
 from edgekit.errors import DataError, first_line
-from edgekit.files import write_bytes
+from edgekit.files import cache_root, write_bytes
 from edgekit.preprocess import Color, pixels_of
 from edgekit.progress import SILENT, Progress
 
@@ -52,9 +51,8 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 
 
 def cache_folder() -> Path:
-    """``$EDGEKIT_CACHE``, else ``$XDG_CACHE_HOME/edgekit``, else ``~/.cache/edgekit``; then ``data/fashion-mnist``."""
-    base = os.environ.get("EDGEKIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
-    return Path(base) / "data" / "fashion-mnist"
+    """The four files' place in edgekit's cache."""
+    return cache_root() / "data" / "fashion-mnist"
 
 
 def locate(given: Path | None = None, progress: Progress = SILENT) -> Path:

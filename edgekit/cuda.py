@@ -6,6 +6,8 @@ import ctypes
 import sys
 from functools import cache
 
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+
 
 @cache
 def cuda_problem() -> str:
@@ -24,11 +26,31 @@ def cuda_problem() -> str:
 
 
 def gpu_facts() -> dict[str, str]:
-    """Name of the first GPU and the CUDA version its driver supports; empty where there is none."""
+    """The first GPU's name and compute capability, the CUDA version its driver supports, the driver's own; empty without one."""
     if cuda_problem():
         return {}
     driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     name, version = ctypes.create_string_buffer(256), ctypes.c_int(0)
     driver.cuDeviceGetName(name, 256, 0)
     driver.cuDriverGetVersion(ctypes.byref(version))
-    return {"gpu": name.value.decode(errors="replace"), "cuda driver": f"{version.value // 1000}.{version.value % 1000 // 10}"}
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, 0)
+    return {
+        "gpu": name.value.decode(errors="replace"),
+        "compute capability": f"{major.value}.{minor.value}",
+        "cuda driver": f"{version.value // 1000}.{version.value % 1000 // 10}",
+        "driver": _driver_version(),
+    }
+
+
+def _driver_version() -> str:
+    """As nvidia-smi prints it; nothing where there is no management library, as on older Jetsons."""
+    try:
+        library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return ""
+    text = ctypes.create_string_buffer(96)
+    if library.nvmlInit_v2() != 0 or library.nvmlSystemGetDriverVersion(text, 96) != 0:
+        return ""
+    return text.value.decode(errors="replace")

@@ -1,0 +1,62 @@
+"""What an engine is built for: part of its identity, so the same options mean the same engine everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edgekit.errors import UsageError
+
+LARGEST_BATCH = 65536
+LARGEST_LEVEL = 5
+DEFAULT_LEVEL = 3
+
+
+class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Batch sizes an engine takes, ``min`` to ``max``; it is tuned for ``opt``."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max <= LARGEST_BATCH:
+            raise ValueError(f"{self} is no range of batch sizes: it takes 1 <= min <= opt <= max <= {LARGEST_BATCH}")
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+    @classmethod
+    def parse(cls, text: str) -> BatchRange:
+        """``1:8:32``, or ``8`` for that size alone; raises UsageError for anything else."""
+        parts = text.split(":")
+        if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
+            raise UsageError(f"--batch {text!r} is no range of batch sizes; write min:opt:max like 1:8:32, or one size like 8")
+        sizes = [int(part) for part in parts]
+        try:
+            return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
+        except ValueError as problem:
+            raise UsageError(f"--batch {problem}; write min:opt:max like 1:8:32") from None
+
+    def __contains__(self, batch: int) -> bool:
+        return self.min <= batch <= self.max
+
+
+DEFAULT_RANGE = BatchRange(1, 8, 32)
+"""For a free batch axis where nothing else is asked for: the batch sizes that bench times."""
+
+
+class BuildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to build. ``workspace_mib`` None leaves TensorRT all of the GPU's memory; ``level`` is its optimisation level.
+
+    ``tf32`` is off because it rounds float32 products to 10 bits, which no float32 parity check would survive.
+    """
+
+    profiles: tuple[BatchRange, ...] = ()
+    workspace_mib: Annotated[int, Meta(ge=1)] | None = None
+    level: Annotated[int, Meta(ge=0, le=LARGEST_LEVEL)] = DEFAULT_LEVEL
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    tf32: bool = False

@@ -1,0 +1,206 @@
+"""Engines are a cache, not an artefact: built where they run, found again only by everything that they depend on.
+
+    <key>.plan         the plan alone, as trtexec and C++ programs load it
+    <key>.plan.json    what it was built of, by what, for what, and its sha256
+    timing-<...>.cache what a release of TensorRT measured on a GPU, for its next build
+
+A plan without its record, or one that differs from it in anything, is built anew and never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from edgekit.build_options import BuildOptions
+from edgekit.cuda import gpu_facts
+from edgekit.errors import EngineError, OutputError
+from edgekit.files import cache_root, check_writable, write_bytes
+from edgekit.progress import SILENT, Progress
+from edgekit.reports import LayerCount, PrecisionReport
+from edgekit.trt.builder import build
+from edgekit.trt.flavour import TensorRT
+from edgekit.trt.inspector import read_layers
+from edgekit.trt.network import OnnxFile
+from edgekit.trt.precision import judge
+
+SCHEMA = 1
+NO_TIMING_CACHE = "this flavour has none: nothing is measured in its builds"
+MAX_RECORD_BYTES = 1 << 20
+
+
+class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a plan depends on; the fields about the GPU are empty where it was built without one."""
+
+    onnx_sha256: str
+    precision: str
+    flavour: str
+    version: str
+    gpu: str
+    compute_capability: str
+    cuda: str
+    driver: str
+    options: BuildOptions
+
+    def digest(self) -> str:
+        """The same key gives the same file name."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
+
+
+class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON beside a plan."""
+
+    schema: int
+    key: EngineKey
+    plan_sha256: str
+    plan_bytes: int
+    seconds: float
+    cold_seconds: float | None
+    timing_cache: str
+    layers: tuple[LayerCount, ...]
+    precision: PrecisionReport
+
+    def profile_for(self, batch: int) -> int:
+        """The index of the first profile that takes ``batch``; raises EngineError naming those there are."""
+        profiles = self.key.options.profiles
+        for index, sizes in enumerate(profiles):
+            if batch in sizes:
+                return index
+        there = ", ".join(map(str, profiles)) or "none, its batch is fixed"
+        raise EngineError(f"the engine takes no batch of {batch} (min:opt:max: {there}); build it with --batch {batch}")
+
+
+class Engine(NamedTuple):
+    """A plan that has just been checked, with its record; ``path`` is None for one that failed its check and was not kept."""
+
+    path: Path | None
+    plan: bytes
+    record: EngineRecord
+    cached: bool
+
+
+def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
+    """What an engine of ``model`` built here and now depends on."""
+    facts = gpu_facts()
+    return EngineKey(
+        onnx_sha256=hashlib.sha256(model.content).hexdigest(),
+        precision=model.precision,
+        flavour=trt.flavour.name,
+        version=trt.version,
+        gpu=facts.get("gpu", ""),
+        compute_capability=facts.get("compute capability", ""),
+        cuda=facts.get("cuda driver", ""),
+        driver=facts.get("driver", ""),
+        options=options,
+    )
+
+
+def engine_path(key: EngineKey) -> Path:
+    """Where the cache keeps the engine of ``key``."""
+    return cache_root() / "engines" / f"{key.digest()}.plan"
+
+
+def find_engine(key: EngineKey, path: Path | None = None) -> Engine | None:
+    """The engine of ``key`` in the cache, or at ``path``, if it is whole and matches in everything; else None."""
+    path = path or engine_path(key)
+    record = read_record(path)
+    if record is None or record.key != key or record.precision.problems:
+        return None
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size != record.plan_bytes:
+            return None
+        plan = path.read_bytes()
+    except OSError:
+        return None
+    # what is given back is what was hashed: the file may be replaced by another build meanwhile
+    return Engine(path, plan, record, True) if hashlib.sha256(plan).hexdigest() == record.plan_sha256 else None
+
+
+def build_engine(
+    trt: TensorRT,
+    model: OnnxFile,
+    options: BuildOptions,
+    *,
+    output: Path | None = None,
+    rebuild: bool = False,
+    progress: Progress = SILENT,
+) -> Engine:
+    """Find the engine or build, check and keep it, in the cache or at ``output``."""
+    key = key_of(trt, model, options)
+    path = output or engine_path(key)
+    found = None if rebuild else find_engine(key, path)
+    if found is not None:
+        return found
+    if output is not None:
+        check_replaceable(output)
+    check_writable(path.parent)
+    timing = _timing_path(key)
+    check_writable(timing.parent)
+    earlier = timing.read_bytes() if trt.flavour.timing_cache and timing.is_file() else b""
+    built = build(trt, model, options, earlier, progress)
+    layers, why_not = read_layers(trt, built.plan, model.inputs, options)
+    before = read_record(path)
+    record = EngineRecord(
+        schema=SCHEMA,
+        key=key,
+        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        plan_bytes=len(built.plan),
+        seconds=built.seconds,
+        cold_seconds=_cold_seconds(before, key) if built.reused else built.seconds,
+        timing_cache=("reused" if built.reused else "new") if trt.flavour.timing_cache else NO_TIMING_CACHE,
+        layers=built.layers,
+        precision=judge(model.precision, trt.flavour, built.layers, layers, why_not, options.tf32),
+    )
+    if record.precision.problems:
+        return Engine(None, built.plan, record, False)
+    if built.timing_cache:
+        write_bytes(timing, built.timing_cache)
+    store(path, built.plan, record)
+    return Engine(path, built.plan, record, False)
+
+
+def store(path: Path, plan: bytes, record: EngineRecord) -> None:
+    """The plan first: until its record is there too, the pair does not match and nobody loads it."""
+    write_bytes(path, plan)
+    write_bytes(record_path(path), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def record_path(path: Path) -> Path:
+    """``x.plan`` -> ``x.plan.json``."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_record(path: Path) -> EngineRecord | None:
+    """The record beside the plan at ``path``; None where there is none, or none of this edgekit's."""
+    try:
+        place = record_path(path)
+        if not stat.S_ISREG(place.lstat().st_mode) or place.stat().st_size > MAX_RECORD_BYTES:
+            return None
+        record = msgspec.json.decode(place.read_bytes(), type=EngineRecord)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return record if record.schema == SCHEMA else None
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise OutputError unless ``path`` is free or an engine that edgekit put there."""
+    for place in (path, record_path(path)):
+        if (place.exists() or place.is_symlink()) and read_record(path) is None:
+            raise OutputError(
+                f"cannot write {path}: {place.name} is there and no engine of edgekit's; move it away or choose another --output"
+            )
+
+
+def _timing_path(key: EngineKey) -> Path:
+    """One for each release on each GPU: TensorRT refuses another's."""
+    which = hashlib.sha256("\n".join((key.flavour, key.version, key.gpu, key.compute_capability)).encode()).hexdigest()[:16]
+    return cache_root() / "engines" / f"timing-{key.flavour}-{key.version}-{which}.cache"
+
+
+def _cold_seconds(before: EngineRecord | None, key: EngineKey) -> float | None:
+    """What the same build took when nothing had been measured yet."""
+    return before.cold_seconds if before is not None and before.key == key else None

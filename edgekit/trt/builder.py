@@ -1,0 +1,123 @@
+"""From an ONNX file's bytes to a plan's bytes, on every flavour, with one clear error for each way it can fail."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from edgekit.build_options import DEFAULT_LEVEL, LARGEST_LEVEL, BuildOptions
+from edgekit.errors import MissingError, UsageError, first_line
+from edgekit.progress import SILENT, Advance, Progress
+from edgekit.reports import LayerCount
+from edgekit.tensors import TensorSpec
+from edgekit.trt.flavour import TensorRT
+from edgekit.trt.messages import collector, failure
+from edgekit.trt.monitor import STEPS, progress_monitor
+from edgekit.trt.network import OnnxFile, Parsed, check_axes, parse
+from edgekit.trt.precision import constrain, count_layers
+
+
+class Built(NamedTuple):
+    """A plan with the network it came from.
+
+    ``timing_cache`` is what to give to the next build, nothing where there is none; ``reused``: TensorRT took the one given.
+    """
+
+    plan: bytes
+    layers: tuple[LayerCount, ...]
+    seconds: float
+    timing_cache: bytes
+    reused: bool
+
+
+def check_options(trt: TensorRT, options: BuildOptions) -> None:
+    """Raise UsageError for an option that this flavour does not have: none is ignored."""
+    lacking = {
+        "--hardware-compatible": options.hardware_compatible and not trt.flavour.hardware_compatible,
+        "--version-compatible": options.version_compatible and not trt.flavour.version_compatible,
+    }
+    for option, lacks in lacking.items():
+        if lacks:
+            raise UsageError(f"{trt} does not have {option}; leave it out, or use another --flavour")
+    if not 0 <= options.level <= LARGEST_LEVEL:
+        raise UsageError(f"there is no optimisation level {options.level}; use 0 to {LARGEST_LEVEL} (usual: {DEFAULT_LEVEL})")
+    if options.workspace_mib is not None and options.workspace_mib < 1:
+        raise UsageError(f"a workspace of {options.workspace_mib} MiB holds nothing; give MiB above 0")
+
+
+def build(trt: TensorRT, model: OnnxFile, options: BuildOptions, timing_cache: bytes = b"", progress: Progress = SILENT) -> Built:
+    """Build ``model``; raises EngineError, or UsageError for options that fit neither the flavour nor the model."""
+    check_options(trt, options)
+    check_axes(model, bool(options.profiles))
+    logger = collector(trt.api)
+    builder = _builder(trt, logger)
+    parsed = parse(trt, builder, logger, model)
+    config = _config(trt, builder, logger, options, model.inputs)
+    if trt.flavour.precision_flags:
+        constrain(trt.api, trt.flavour, config, parsed.network, parsed.proto)
+    layers = count_layers(parsed.network)
+    reused = _use_timing_cache(config, timing_cache) if trt.flavour.timing_cache else False
+    start = time.perf_counter()
+    with progress.task(f"building with {trt}", STEPS) as advance:
+        plan = _build(trt, builder, logger, config, parsed, model, advance)
+    seconds = time.perf_counter() - start
+    measured = b""
+    if trt.flavour.timing_cache:
+        cache = config.get_timing_cache()
+        measured = bytes(cache.serialize()) if cache is not None else b""
+    return Built(plan, layers, seconds, measured, reused)
+
+
+def _builder(trt: TensorRT, logger: Any) -> Any:
+    try:
+        return trt.api.Builder(logger)
+    except (TypeError, RuntimeError) as problem:  # pybind11: factory function returned nullptr
+        reason = next((message.text for message in logger.messages), first_line(problem))
+        raise MissingError(f"{trt} does not start: {reason}; run edgekit doctor") from problem
+
+
+def _config(trt: TensorRT, builder: Any, logger: Any, options: BuildOptions, inputs: tuple[TensorSpec, ...]) -> Any:
+    api = trt.api
+    config = builder.create_builder_config()
+    config.builder_optimization_level = options.level
+    config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # or the engine could not say what it computes in
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if not options.tf32:
+        config.clear_flag(api.BuilderFlag.TF32)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = api.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.version_compatible:
+        config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+    for sizes in options.profiles:
+        profile = builder.create_optimization_profile()
+        for spec in inputs:
+            if any(isinstance(axis, str) for axis in spec.shape):
+                profile.set_shape(spec.name, *(spec.concrete(size) for size in (sizes.min, sizes.opt, sizes.max)))
+        if config.add_optimization_profile(profile) < 0:
+            raise failure(trt, f"build for the batch sizes {sizes}", logger.messages)
+    return config
+
+
+def _use_timing_cache(config: Any, content: bytes) -> bool:
+    """Whether TensorRT takes the measurements of an earlier build; it refuses another GPU's or release's, and starts anew."""
+    cache = config.create_timing_cache(content)
+    if cache is not None and config.set_timing_cache(cache, False):
+        return bool(content)
+    cache = config.create_timing_cache(b"")
+    config.set_timing_cache(cache, False)
+    return False
+
+
+def _build(trt: TensorRT, builder: Any, logger: Any, config: Any, parsed: Parsed, model: OnnxFile, advance: Advance) -> bytes:
+    monitor, network = None, parsed.network
+    if trt.flavour.progress:
+        monitor = progress_monitor(trt.api, trt.flavour, advance)
+        config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    if monitor is not None and monitor.stopped is not None:
+        raise monitor.stopped
+    if plan is None:
+        raise failure(trt, f"build {model.path}", logger.messages)
+    advance(STEPS - (monitor.shown if monitor is not None else 0), "")
+    return bytes(plan)

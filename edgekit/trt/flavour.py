@@ -1,0 +1,128 @@
+"""The flavours of TensorRT, how they differ, and which of them is here.
+
+The table was read off the bindings of 8.6.0, 10.16.1, 11.4.0 and TensorRT-RTX 1.7.1 (tests/trt_api/).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from typing import Any, NamedTuple
+
+from edgekit.cuda import cuda_problem
+from edgekit.errors import MissingError, UsageError, first_line
+
+NAMES = ("tensorrt", "tensorrt-rtx")
+"""What ``--flavour`` takes; the first that works here is the default."""
+
+
+class Flavour(NamedTuple):
+    """One family of releases: ``name`` is the distribution's, ``first`` the oldest release, of that major version only."""
+
+    name: str
+    module: str
+    extra: str
+    first: tuple[int, int]
+    needs_gpu: bool = True
+    """A build measures kernels, so it takes a GPU; only RTX compiles without one."""
+    explicit_batch: bool = False
+    """``EXPLICIT_BATCH`` exists (and 8.x insists on it)."""
+    strong_typing_flag: bool = False
+    """``STRONGLY_TYPED`` must be asked for; where neither this nor ``precision_flags`` is set, networks are always so."""
+    precision_flags: bool = False
+    """Networks are typed weakly: precision is allowed by ``FP16`` and ``INT8`` and asked for layer by layer."""
+    names_nodes: bool = True
+    """Parser errors name the node; elsewhere they number it."""
+    lists_support: bool = False
+    """The parser stops at the first node it lacks; ``supports_model`` lists all of them."""
+    progress: bool = True
+    """A build tells how far it is."""
+    hardware_compatible: bool = True
+    version_compatible: bool = True
+    timing_cache: bool = True
+    """A build can reuse the measurements of an earlier one."""
+
+    @property
+    def strongly_typed(self) -> bool:
+        """The types in the ONNX file are the types of the layers."""
+        return not self.precision_flags
+
+
+FLAVOURS = (
+    Flavour(
+        "tensorrt", "tensorrt", "gpu", (8, 6),
+        explicit_batch=True, precision_flags=True, names_nodes=False, lists_support=True, progress=False,
+    ),
+    Flavour("tensorrt", "tensorrt", "gpu", (10, 0), explicit_batch=True, strong_typing_flag=True),
+    Flavour("tensorrt", "tensorrt", "gpu", (11, 0)),
+    # it compiles for the GPU it finds when it runs: what is measured or bound to one GPU is not there or does nothing
+    Flavour(
+        "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 0),
+        needs_gpu=False, hardware_compatible=False, version_compatible=False, timing_cache=False,
+    ),
+)  # fmt: skip
+
+
+class TensorRT(NamedTuple):
+    """An imported TensorRT: its flavour, its module and its version."""
+
+    flavour: Flavour
+    api: Any
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.flavour.name} {self.version}"
+
+
+def find(name: str | None = None) -> TensorRT:
+    """Import the flavour ``name``, or the first that can build here; raises MissingError with what to do."""
+    if name is not None and name not in NAMES:
+        raise UsageError(f"no TensorRT flavour {name!r}; use one of {', '.join(NAMES)}")
+    problems = {}
+    for one in (name,) if name else NAMES:
+        problems[one] = absence(one)
+        if not problems[one]:
+            return _imported(one)
+    if name:
+        raise MissingError(f"{name} cannot build here: {problems[name]}")
+    told = ", ".join(f"{one}: {problem.partition('; ')[0]}" for one, problem in problems.items())
+    raise MissingError(f"no TensorRT can build here ({told}); pip install 'edgekit[rtx]', which needs no GPU to build")
+
+
+def absence(name: str) -> str:
+    """Why the flavour ``name`` cannot build on this machine, with the remedy; nothing when it can. Imports nothing."""
+    one = next(flavour for flavour in FLAVOURS if flavour.name == name)
+    if importlib.util.find_spec(one.module) is None:
+        return f"it is not installed; pip install 'edgekit[{one.extra}]'"
+    # before the import: without a driver some releases end the process
+    problem = cuda_problem() if one.needs_gpu else ""
+    return f"{problem.partition('; ')[0]}; run nvidia-smi, or use --flavour tensorrt-rtx, which builds without" if problem else ""
+
+
+def flavour_of(name: str, version: str) -> Flavour | None:
+    """The row of the table for an installed version; None for one that edgekit does not know."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        return None
+    release = (int(found[1]), int(found[2]))
+    return next((one for one in FLAVOURS if one.name == name and one.first[0] == release[0] and release >= one.first), None)
+
+
+def known_versions(name: str) -> str:
+    """For messages: ``8.6 and later 8.x, 10.x, 11.x``."""
+    rows = [one.first for one in FLAVOURS if one.name == name]
+    return ", ".join(f"{major}.{minor} and later {major}.x" if minor else f"{major}.x" for major, minor in rows)
+
+
+def _imported(name: str) -> TensorRT:
+    module = next(flavour.module for flavour in FLAVOURS if flavour.name == name)
+    try:
+        api = importlib.import_module(module)
+    except ImportError as problem:
+        raise MissingError(f"{name} is installed but cannot be imported: {first_line(problem)}; run edgekit doctor") from problem
+    version = str(api.__version__)
+    flavour = flavour_of(name, version)
+    if flavour is None:
+        raise MissingError(f"edgekit does not know {name} {version}; install one of {known_versions(name)}")
+    return TensorRT(flavour, api, version)

@@ -1,0 +1,54 @@
+"""TensorRT's nested phases as one bar, and a way out of a build on Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.progress import Advance
+from edgekit.trt.flavour import Flavour
+
+STEPS = 100
+
+
+class Phase:
+    """A phase's share of the bar: it stands ``at`` a place and every step moves it by ``width``."""
+
+    def __init__(self, at: float, width: float) -> None:
+        self.origin, self.at, self.width = at, at, width
+
+
+def progress_monitor(api: Any, flavour: Flavour, advance: Advance) -> Any:
+    """An object for ``config.progress_monitor``; what ``advance`` raises stops the build and is kept in ``stopped``."""
+    assert flavour.progress
+
+    class Monitor(api.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            api.IProgressMonitor.__init__(self)
+            self.phases: dict[str, Phase] = {}
+            self.shown = 0
+            self.stopped: BaseException | None = None
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            above = self.phases.get(parent_phase or "", Phase(0.0, float(STEPS)))
+            self.phases[phase_name] = Phase(above.at, above.width / max(num_steps, 1))
+            self._show(above.at, phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            phase = self.phases.get(phase_name)
+            if phase is not None:
+                phase.at = phase.origin + phase.width * (step + 1)
+                self._show(phase.at, phase_name)
+            return self.stopped is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.phases.pop(phase_name, None)
+
+        def _show(self, place: float, note: str) -> None:
+            steps = max(0, min(int(place), STEPS) - self.shown)
+            self.shown += steps
+            try:
+                advance(steps, note.lower())
+            except BaseException as problem:  # must not pass through C++; Ctrl-C least of all
+                self.stopped = problem
+
+    return Monitor()

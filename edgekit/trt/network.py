@@ -1,0 +1,140 @@
+"""An ONNX file as TensorRT's network: parsed from bytes, with nothing read beside them, and held against the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgekit.errors import BundleError, EngineError, UsageError, first_line
+from edgekit.tensors import BATCH, TensorSpec, shape_text
+from edgekit.trt.flavour import TensorRT
+from edgekit.trt.messages import NO_OPERATOR, BadNode, plain, refusal
+from edgekit.trt.precision import numpy_name
+
+
+class OnnxFile(NamedTuple):
+    """A file's checked bytes, with what its manifest says of it; ``path`` is for messages only."""
+
+    path: Path
+    content: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: str
+
+
+class Parsed(NamedTuple):
+    """A network with the parser, which owns its weights, and with the ONNX file as data."""
+
+    network: Any
+    parser: Any
+    proto: Any
+
+
+def check_axes(model: OnnxFile, has_profiles: bool) -> None:
+    """Raise UsageError where the batch sizes asked for and the free axes of the inputs do not fit together."""
+    free = [(spec, axis) for spec in model.inputs for axis in spec.shape if isinstance(axis, str)]
+    for spec, axis in free:
+        if axis != BATCH:
+            raise UsageError(
+                f"input {spec.name} of {model.path} leaves {axis} free, and --batch sizes only {BATCH}; fix that axis"
+            )
+    if free and not has_profiles:
+        raise UsageError(
+            f"input {free[0][0].name} of {model.path} leaves the batch free; say for which sizes, like --batch 1:8:32"
+        )
+    if has_profiles and not free:
+        raise UsageError(f"{model.path} has no free batch axis; leave out --batch")
+
+
+def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
+    """The network of ``model``; raises EngineError with every node that is refused, BundleError for another file."""
+    proto = _proto(model)
+    api, flavour, flags = trt.api, trt.flavour, 0
+    if flavour.explicit_batch:
+        flags |= 1 << int(api.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if flavour.strong_typing_flag:
+        flags |= 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = api.OnnxParser(network, logger)
+    if not parser.parse(model.content):
+        raise refusal(trt, model.path, _bad_nodes(trt, parser, proto, model))
+    _check_tensors(network, model)
+    return Parsed(network, parser, proto)
+
+
+def _proto(model: OnnxFile) -> Any:
+    """Parsed once beforehand: TensorRT takes junk for an empty network, and would open the files that external data names."""
+    import onnx
+
+    try:
+        proto = onnx.load_model_from_string(model.content)
+        if not proto.graph.node:
+            raise ValueError("it holds no graph")
+    except Exception as problem:
+        raise BundleError(f"{model.path} is not an ONNX file: {first_line(problem)}; export it again") from None
+    for held in _tensors(proto.graph, *proto.functions):
+        if held.data_location == onnx.TensorProto.EXTERNAL:
+            raise BundleError(
+                f"{model.path} keeps {held.name or 'a tensor'} in another file, which no checksum covers; "
+                "export it again with its weights inside"
+            )
+    return proto
+
+
+def _tensors(*graphs: Any) -> Iterator[Any]:
+    for graph in graphs:
+        yield from getattr(graph, "initializer", ())
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                yield from _tensors(*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+
+
+def _bad_nodes(trt: TensorRT, parser: Any, proto: Any, model: OnnxFile) -> list[BadNode]:
+    found = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        reason = plain(error.desc())
+        if trt.flavour.names_nodes:
+            found.append(BadNode(error.node_name(), error.node_operator(), reason))
+        else:
+            found.append(_numbered(proto, error.node(), reason))
+    if trt.flavour.lists_support:
+        _, parts = parser.supports_model(model.content)
+        told = {node.name for node in found}
+        more = [_numbered(proto, number, NO_OPERATOR) for numbers, supported in parts if not supported for number in numbers]
+        found += [node for node in more if node.name not in told]
+    return found or [BadNode("", "", "the parser does not say why")]
+
+
+def _numbered(proto: Any, number: int, reason: str) -> BadNode:
+    if not 0 <= number < len(proto.graph.node):
+        return BadNode("", "", reason)
+    node = proto.graph.node[number]
+    return BadNode(node.name or node.output[0], node.op_type, reason)
+
+
+def _check_tensors(network: Any, model: OnnxFile) -> None:
+    """Names, types and axes, in the manifest's order of names; a free axis is -1 there."""
+    found_inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    found_outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    for what, found, specs in (("inputs", found_inputs, model.inputs), ("outputs", found_outputs, model.outputs)):
+        told = sorted(_described(tensor) for tensor in found)
+        wanted = sorted(_wanted(spec) for spec in specs)
+        if told != wanted:
+            raise EngineError(
+                f"TensorRT reads the {what} {', '.join(told)} from {model.path} where the manifest says {', '.join(wanted)}; "
+                "export the bundle again"
+            )
+
+
+def _described(tensor: Any) -> str:
+    shape: Sequence[int | str] = ["free" if size < 0 else size for size in tuple(tensor.shape)]
+    return f"{tensor.name} {numpy_name(tensor.dtype)} {shape_text(shape)}"
+
+
+def _wanted(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} {shape_text(['free' if isinstance(axis, str) else axis for axis in spec.shape])}"

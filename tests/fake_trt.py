@@ -1,0 +1,332 @@
+"""A TensorRT made of a listing: what the listing lacks raises AttributeError, and so does setting it.
+
+It parses real ONNX files into layers and makes plans that say what they were built of. The tests choose what its engines say of
+themselves, so that what needs a GPU can be reached without one.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.machinery
+import json
+import types
+from typing import Any, ClassVar
+
+import onnx
+import pytest
+
+from tests.trt_listing import Listing
+
+KINDS = {"Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "Relu": "ACTIVATION", "Sigmoid": "ACTIVATION", "MaxPool": "POOLING"}
+TYPES = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.INT8: "INT8"}
+GPU = {"gpu": "Pretended GPU", "compute capability": "8.7", "cuda driver": "12.6", "driver": "540.4"}
+
+
+class Strict:
+    """Only what the listing names exists; names with an underscore are the fake's own."""
+
+    _listing: ClassVar[Listing]
+    _kind: ClassVar[str]
+    _fake: ClassVar[FakeTensorRT]
+
+    def __getattribute__(self, name: str) -> Any:
+        kind = type(self)._kind
+        if not name.startswith("_") and not self._listing.has(kind, name) and not self._own(name):
+            raise AttributeError(f"TensorRT {self._listing.version}: {kind} has no {name}")
+        return super().__getattribute__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not self._listing.has(type(self)._kind, name) and not self._derived():
+            raise AttributeError(f"TensorRT {self._listing.version}: {type(self)._kind} has no {name}")
+        super().__setattr__(name, value)
+
+    @classmethod
+    def _derived(cls) -> bool:
+        return not cls.__module__.startswith("tests.")
+
+    @classmethod
+    def _own(cls, name: str) -> bool:
+        return cls._derived()
+
+
+class ILogger(Strict):
+    def log(self, severity: Any, msg: str) -> None:
+        raise NotImplementedError
+
+    def _error(self, text: str) -> None:
+        self.log(types.SimpleNamespace(name="ERROR"), text)
+
+
+class IProgressMonitor(Strict):
+    pass
+
+
+class ITensor(Strict):
+    def __init__(self, name: str, dtype: Any, shape: tuple[int, ...]) -> None:
+        self.name, self.dtype, self.shape = name, dtype, shape
+
+
+class ILayer(Strict):
+    def __init__(self, name: str, kind: Any, inputs: list[ITensor], outputs: list[ITensor]) -> None:
+        self.name, self.type, self._inputs, self._outputs = name, kind, inputs, outputs
+        self.num_inputs, self.num_outputs = len(inputs), len(outputs)
+
+    def get_input(self, index: int) -> ITensor:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> ITensor:
+        return self._outputs[index]
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        self._fake.layer_types[self.name] = dtype.name
+        self._outputs[index].dtype = dtype
+
+
+class INetworkDefinition(Strict):
+    def __init__(self, flags: int) -> None:
+        self._flags = flags
+        self._layers: list[ILayer] = []
+        self._inputs: list[ITensor] = []
+        self._outputs: list[ITensor] = []
+
+    num_layers = property(lambda self: len(self._layers))
+    num_inputs = property(lambda self: len(self._inputs))
+    num_outputs = property(lambda self: len(self._outputs))
+
+    def get_layer(self, index: int) -> ILayer:
+        return self._layers[index]
+
+    def get_input(self, index: int) -> ITensor:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> ITensor:
+        return self._outputs[index]
+
+
+class ParserError(Strict):
+    def __init__(self, number: int, node: Any, desc: str) -> None:
+        self._number, self._node, self._desc = number, node, desc
+
+    def desc(self) -> str:
+        return self._desc
+
+    def node(self) -> int:
+        return self._number
+
+    def node_name(self) -> str:
+        return str(self._node.name)
+
+    def node_operator(self) -> str:
+        return str(self._node.op_type)
+
+
+class OnnxParser(Strict):
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        self._network, self._errors = network, []
+
+    num_errors = property(lambda self: len(self._errors))
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+    def supports_model(self, content: bytes) -> tuple[bool, list[tuple[list[int], bool]]]:
+        nodes = onnx.load_model_from_string(content).graph.node
+        return False, [([number], node.domain == "") for number, node in enumerate(nodes)]
+
+    def parse(self, content: bytes) -> bool:
+        graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(content)).graph
+        if self._listing.has("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH") and not self._network._flags & 1:
+            raise RuntimeError("this flavour needs EXPLICIT_BATCH")
+        for number, node in enumerate(graph.node):
+            # 8.6 stops at the first, later ones go on
+            if node.domain and (not self._errors or self._listing.has("ParserError", "node_name")):
+                made = self._fake._bound(ParserError)
+                self._errors.append(made(number, node, 'creator && "Plugin not found, are the plugin name right?"'))
+        self._fill(graph)
+        return not self._errors
+
+    def _fill(self, graph: Any) -> None:
+        values = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
+
+        def tensor(name: str) -> ITensor:
+            kind = values[name].type.tensor_type if name in values else None
+            dtype = TYPES.get(kind.elem_type, "FLOAT") if kind is not None else "FLOAT"
+            if self._listing.flavour.precision_flags and name not in {value.name for value in (*graph.input, *graph.output)}:
+                dtype = "FLOAT"  # a weakly typed network leaves the type to the builder
+            shape = tuple(axis.dim_value or -1 for axis in kind.shape.dim) if kind is not None else ()
+            return self._fake._bound(ITensor)(name, self._fake.api.DataType[dtype], shape)
+
+        network, layer = self._network, self._fake._bound(ILayer)
+        for node in graph.node:
+            kind = self._fake.api.LayerType[KINDS.get(node.op_type, "SHUFFLE")]
+            inputs, outputs = [tensor(name) for name in node.input], [tensor(name) for name in node.output]
+            network._layers.append(layer(node.name, kind, inputs, outputs))
+        network._inputs += [tensor(value.name) for value in graph.input]
+        network._outputs += [tensor(value.name) for value in graph.output]
+
+
+class IOptimizationProfile(Strict):
+    def set_shape(self, name: str, low: Any, best: Any, high: Any) -> None:
+        self._shapes = {**getattr(self, "_shapes", {}), name: [low, best, high]}
+
+
+class ITimingCache(Strict):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def serialize(self) -> bytes:
+        return self._content or b"measured"
+
+
+class IBuilderConfig(Strict):
+    def __init__(self) -> None:
+        self._flags = {"TF32"}
+        self._profiles: list[Any] = []
+        self._memory: dict[str, int] = {}
+        self._cache: ITimingCache | None = None
+
+    def set_flag(self, flag: Any) -> None:
+        self._flags.add(flag.name)
+
+    def clear_flag(self, flag: Any) -> None:
+        self._flags.discard(flag.name)
+
+    def set_memory_pool_limit(self, pool: Any, size: int) -> None:
+        self._memory[pool.name] = size
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        self._profiles.append(profile._shapes)
+        return self._fake.profile_result if self._fake.profile_result < 0 else len(self._profiles) - 1
+
+    def create_timing_cache(self, content: bytes) -> Any:
+        return self._fake._bound(ITimingCache)(content)
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        if cache._content == b"foreign" and not ignore_mismatch:
+            return False
+        self._cache = cache
+        return True
+
+    def get_timing_cache(self) -> Any:
+        return self._cache
+
+
+class Builder(Strict):
+    def __init__(self, logger: ILogger) -> None:
+        if self._fake.broken:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self._logger = logger
+
+    def create_network(self, flags: int) -> Any:
+        return self._fake._bound(INetworkDefinition)(flags)
+
+    def create_builder_config(self) -> Any:
+        return self._fake._bound(IBuilderConfig)()
+
+    def create_optimization_profile(self) -> Any:
+        return self._fake._bound(IOptimizationProfile)()
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
+        self._fake.builds.append((network, config))
+        if self._fake.build_error:
+            self._logger._error(self._fake.build_error)
+            return None
+        monitor = config.__dict__.get("progress_monitor")
+        if monitor is not None:
+            monitor.phase_start("Building", None, 2)
+            for step in range(2):
+                if not monitor.step_complete("Building", step):
+                    self._fake.stopped_at = step
+                    return None
+            monitor.phase_finish("Building")
+        document = {"build": len(self._fake.builds), "flags": sorted(config._flags), "network": network._flags}
+        return json.dumps(document).encode()
+
+
+class IExecutionContext(Strict):
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._fake.shapes_set[name] = shape
+        return True
+
+
+class EngineInspector(Strict):
+    def get_engine_information(self, form: Any) -> str:
+        assert form.name == "JSON"
+        return self._fake.information
+
+
+class ICudaEngine(Strict):
+    def create_engine_inspector(self) -> Any:
+        return self._fake._bound(EngineInspector)()
+
+    def create_execution_context(self) -> Any:
+        return self._fake._bound(IExecutionContext)()
+
+
+class Runtime(Strict):
+    def __init__(self, logger: ILogger) -> None:
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        portable = "VERSION_COMPATIBLE" in json.loads(plan)["flags"]
+        if portable and not self.__dict__.get("engine_host_code_allowed"):
+            self._logger._error("Error Code 4: API Usage Error (Host code is not allowed.)")
+            return None
+        if self._fake.loads:
+            return self._fake._bound(ICudaEngine)()
+        self._logger._error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (the GPU is of another kind)")
+        return None
+
+
+CLASSES = (
+    ILogger, IProgressMonitor, ITensor, ILayer, INetworkDefinition, ParserError, OnnxParser, IOptimizationProfile, ITimingCache,
+    IBuilderConfig, Builder, IExecutionContext, EngineInspector, ICudaEngine, Runtime,
+)  # fmt: skip
+
+
+class FakeTensorRT:
+    """The module ``api`` for one listing, what it should do, and what it was asked."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.information, self.build_error, self.profile_result = layers_json(), "", 0
+        self.broken, self.loads = False, True
+        self.builds: list[tuple[Any, Any]] = []
+        self.layer_types: dict[str, str] = {}
+        self.stopped_at: int | None = None
+        self.shapes_set: dict[str, tuple[int, ...]] = {}
+        self._made: dict[type, type] = {}
+        self.api: Any = types.ModuleType(listing.module)
+        self.api.__version__ = listing.version
+        self.api.__spec__ = importlib.machinery.ModuleSpec(listing.module, None)
+        for name, members in listing.enums.items():
+            setattr(self.api, name, enum.IntEnum(name, members, start=0))
+        for one in CLASSES:
+            if listing.has(one.__name__):
+                setattr(self.api, one.__name__, self._bound(one))
+
+    def _bound(self, kind: type) -> Any:
+        if kind not in self._made:
+            known = {"_listing": self.listing, "_kind": kind.__name__, "_fake": self, "__module__": "tests.fake_trt"}
+            self._made[kind] = type(kind.__name__, (kind,), known)
+        return self._made[kind]
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+        """As if it were installed, on a machine with a GPU."""
+        import sys
+
+        monkeypatch.setitem(sys.modules, self.listing.module, self.api)
+        for module in ("flavour", "inspector"):
+            monkeypatch.setattr(f"edgekit.trt.{module}.cuda_problem", lambda: "")
+        monkeypatch.setattr("edgekit.engines.gpu_facts", lambda: dict(GPU))
+        return self
+
+
+def layers_json(*types_of: str, tactic: str = "sm80_f32f32", key: str = "Format/Datatype") -> str:
+    """What an inspector says of convolutions that read these formats, between two reformats."""
+    reformat = {"Name": "Reformatting CopyNode for conv", "LayerType": "Reformat", "Inputs": [{key: "Float"}], "TacticName": ""}
+    layers = [
+        {"Name": f"conv{index}", "LayerType": "CaskConvolution", "Inputs": [{key: text}], "TacticName": tactic}
+        for index, text in enumerate(types_of or ("Row major linear FP32",))
+    ]
+    return json.dumps({"Layers": [reformat, *layers, reformat], "Bindings": ["input", "output"]})

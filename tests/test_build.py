@@ -1,0 +1,803 @@
+"""Engines built by NVIDIA's own parser and builder, which in TensorRT-RTX need no GPU; the other flavours by a strict fake."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torchvision.models import densenet, efficientnet, mobilenetv2, mobilenetv3, resnet, shufflenetv2
+
+import edgekit.trt.flavour
+from edgekit.build_options import BatchRange, BuildOptions
+from edgekit.bundle import open_bundle, write_bundle
+from edgekit.cli import main
+from edgekit.commands import build_bundle
+from edgekit.engines import EngineRecord, record_path
+from edgekit.errors import BundleError, EngineError, MissingError, UsageError
+from edgekit.export import export_onnx
+from edgekit.fold import fold
+from edgekit.models.trace import output_specs
+from edgekit.progress import Advance
+from edgekit.reports import BuildReport, FoldReport, LayerCount
+from edgekit.tensors import TensorSpec
+from edgekit.trt.builder import build
+from edgekit.trt.flavour import FLAVOURS, TensorRT, find
+from edgekit.trt.inspector import engine_layers
+from edgekit.trt.messages import Message, failure, plain
+from edgekit.trt.network import OnnxFile
+from edgekit.trt.precision import count_layers, judge
+from tests.fake_trt import FakeTensorRT, layers_json
+from tests.networks import image_spec, network, randomise_norms
+from tests.trt_listing import LISTINGS
+
+TEN = next(one for one in LISTINGS if one.version.startswith("10."))
+EIGHT = next(one for one in LISTINGS if one.version.startswith("8."))
+RANGE = BuildOptions(profiles=(BatchRange(1, 2, 4),))
+SIZES = {"lenet": 28, "lenet-scratch": 28, "densenet": 32}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Or one test would find another's engine."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def rtx() -> TensorRT:
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    return find("tensorrt-rtx")
+
+
+def onnx_file(
+    content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], precision: str = "float32"
+) -> OnnxFile:
+    return OnnxFile(Path("model.onnx"), content, tuple(inputs), tuple(outputs), precision)
+
+
+def file_of(model: nn.Module, inputs: tuple[TensorSpec, ...], fold_bn: bool = True) -> tuple[OnnxFile, FoldReport]:
+    graph, report = fold(model, inputs, fold_bn=fold_bn)
+    outputs = output_specs(graph, inputs)
+    return onnx_file(export_onnx(graph, report, inputs, outputs), inputs, outputs), report
+
+
+@functools.cache
+def lenet() -> OnnxFile:
+    return file_of(network("lenet"), image_spec())[0]
+
+
+def kinds(layers: Sequence[LayerCount]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        counts[layer.kind] += layer.count
+    return counts
+
+
+# every model becomes an engine, and batch norm is there exactly where it was left
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("lenet", {"CONVOLUTION": 2, "MATRIX_MULTIPLY": 3, "ACTIVATION": 4, "POOLING": 2}),
+        ("lenet-scratch", {"CONVOLUTION": 2, "MATRIX_MULTIPLY": 3, "ACTIVATION": 4, "POOLING": 2}),
+        ("densenet", {"CONVOLUTION": 20, "MATRIX_MULTIPLY": 1, "ACTIVATION": 21, "CONCATENATION": 16, "POOLING": 4}),
+    ],
+)
+def test_every_committed_bundle_becomes_an_engine(repository: Path, rtx: TensorRT, name: str, wanted: dict[str, int]) -> None:
+    root = repository / "exported" / name
+    report = build_bundle(root, flavour="tensorrt-rtx")
+    found = kinds(report.layers)
+    assert {kind: found[kind] for kind in wanted} == wanted
+    kept = sum(one.nodes for one in open_bundle(root).manifest.fold.kept)
+    assert found["SCALE"] == kept
+    assert report.passed
+    assert report.engine is not None
+    plan = Path(report.engine).read_bytes()
+    assert hashlib.sha256(plan).hexdigest() == report.engine_sha256
+    assert len(plan) == report.engine_bytes > 100_000
+
+
+@pytest.mark.parametrize(("name", "norms"), [("lenet", 4), ("lenet-scratch", 0), ("densenet", 21)])
+def test_without_folding_the_same_parser_meets_every_norm(repository: Path, rtx: TensorRT, name: str, norms: int) -> None:
+    """The partner of the test above: a hand-written norm is arithmetic and no SCALE, but it is more layers."""
+    unfolded, _ = file_of(network(name), image_spec(1, SIZES[name]), fold_bn=False)
+    built = build(rtx, unfolded, RANGE)
+    assert kinds(built.layers)["SCALE"] == norms
+    folded = build_bundle(repository / "exported" / name, flavour="tensorrt-rtx")
+    assert kinds(built.layers).total() > kinds(folded.layers).total()
+
+
+MBConv, Inverted = efficientnet.MBConvConfig, mobilenetv3.InvertedResidualConfig
+ZOO: dict[str, Callable[[], nn.Module]] = {
+    "resnet": lambda: resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=10),
+    "densenet": lambda: densenet.DenseNet(growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=10),
+    "shufflenet": lambda: shufflenetv2.ShuffleNetV2([1, 2, 1], [24, 24, 48, 96, 128], num_classes=10),
+    "mobilenet_v2": lambda: mobilenetv2.MobileNetV2(10, 0.25, [[1, 16, 1, 1], [6, 24, 2, 2]]),
+    "mobilenet_v3": lambda: mobilenetv3.MobileNetV3(
+        [Inverted(16, 3, 16, 16, True, "RE", 2, 1, 1), Inverted(16, 5, 48, 24, True, "HS", 1, 1, 1)], 64, num_classes=10
+    ),
+    "efficientnet": lambda: efficientnet.EfficientNet(
+        [MBConv(1, 3, 1, 16, 8, 1, 1.0, 1.0), MBConv(6, 3, 2, 8, 16, 2, 1.0, 1.0)], 0.0, num_classes=10
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_models_of_torchvision_become_engines_with_as_many_scales_as_norms_were_kept(rtx: TensorRT, name: str) -> None:
+    torch.manual_seed(0)
+    model, report = file_of(randomise_norms(ZOO[name]()).eval(), image_spec(3, 32))
+    built = build(rtx, model, RANGE)
+    assert kinds(built.layers)["SCALE"] == sum(kept.nodes for kept in report.kept)
+    convolutions = sum(node.op_type == "Conv" for node in onnx.load_model_from_string(model.content).graph.node)
+    assert kinds(built.layers)["CONVOLUTION"] == convolutions > 0
+    assert len(built.plan) > 10_000
+
+
+def test_the_same_file_and_options_give_the_same_plan_and_other_options_another(rtx: TensorRT) -> None:
+    model = lenet()
+    plans = [build(rtx, model, RANGE).plan for _ in range(2)]
+    assert plans[0] == plans[1]
+    for other in (msgspec.structs.replace(RANGE, tf32=True), BuildOptions(profiles=(BatchRange(1, 8, 32),))):
+        assert build(rtx, model, other).plan != plans[0]
+
+
+def test_several_batch_ranges_build_one_engine(rtx: TensorRT) -> None:
+    model = lenet()
+    several = BuildOptions(profiles=(BatchRange(1, 1, 1), BatchRange(2, 8, 16)), level=0, workspace_mib=256)
+    assert len(build(rtx, model, several).plan) > len(build(rtx, model, BuildOptions(profiles=(BatchRange(1, 1, 1),))).plan)
+
+
+# precision: the file decides
+
+
+def half(model: OnnxFile) -> OnnxFile:
+    """The same network with every float tensor in float16."""
+    proto = onnx.load_model_from_string(model.content)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    specs = [tuple(msgspec.structs.replace(one, dtype="float16") for one in side) for side in (model.inputs, model.outputs)]
+    return onnx_file(proto.SerializeToString(), *specs, precision="float16")
+
+
+def quantised(zero_point: int = 0, uint8: bool = False) -> OnnxFile:
+    """A convolution between symmetric quantisers of its input and its weights."""
+    dtype = np.uint8 if uint8 else np.int8
+    weights = np.random.default_rng(0).integers(-100, 100, (4, 1, 3, 3)).astype(np.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], name="quantise"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], name="dequantise"),
+        helper.make_node("DequantizeLinear", ["weights", "scale", "none"], ["w"], name="dequantise_weights"),
+        helper.make_node("Conv", ["x", "w"], ["output"], name="conv"),
+    ]
+    stored = {"scale": np.float32(0.1), "zero": dtype(zero_point), "none": np.int8(0), "weights": weights}
+    return crafted(nodes, stored, (4, 26, 26), precision="int8")
+
+
+def crafted(
+    nodes: list[onnx.NodeProto], stored: dict[str, Any], shape: tuple[int, ...], *, precision: str = "float32"
+) -> OnnxFile:
+    inputs, outputs = image_spec(), (TensorSpec("output", "float32", ("batch", *shape)),)
+    graph = helper.make_graph(
+        nodes,
+        "crafted",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(inputs[0].shape))],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, list(outputs[0].shape))],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("my", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return onnx_file(model.SerializeToString(), inputs, outputs, precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_the_network_computes_in_the_precision_of_the_file(rtx: TensorRT, precision: str) -> None:
+    model = quantised() if precision == "int8" else lenet()
+    model = half(model) if precision == "float16" else model
+    layers = build(rtx, model, RANGE).layers
+    computing = {layer.precision for layer in layers if layer.kind in ("CONVOLUTION", "MATRIX_MULTIPLY")}
+    assert computing == {precision}
+    assert judge(precision, rtx.flavour, layers, None, "no GPU", False).problems == ()
+    for other in {"float32", "float16", "int8"} - {precision}:
+        report = judge(other, rtx.flavour, layers, None, "no GPU", False)
+        assert f"{other} was asked for, and the network computes in {precision}" in report.problems
+
+
+def test_a_report_without_a_gpu_says_that_it_read_the_network_and_not_the_engine(bundle: Path, rtx: TensorRT) -> None:
+    report = build_bundle(bundle, flavour="tensorrt-rtx")
+    assert report.precision.read_from == "network"
+    assert report.precision.note.startswith("read off the network, not off the engine: ")
+    assert report.precision.typing.startswith("strongly typed")
+    assert report.facts["TF32"] == "off"
+    assert BuildReport.from_json(report.to_json()) == report
+    assert build_bundle(bundle, flavour="tensorrt-rtx", options=BuildOptions(tf32=True)).facts["TF32"] == "on"
+
+
+# what cannot be built: one sentence, exit code 2, nothing half-written
+
+
+class Result(NamedTuple):
+    code: int
+    document: dict[str, Any]
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, rtx: TensorRT) -> Command:
+    """``edgekit build ARGS --json`` in this process, in an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def call(*args: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["edgekit", "build", *map(str, args), "--json"])
+        with pytest.raises(SystemExit) as done:
+            main()
+        captured = capfd.readouterr()
+        return Result(int(str(done.value.code)), json.loads(captured.out), captured.err)
+
+    return call
+
+
+def with_model(bundle: Path, model: OnnxFile | bytes) -> Path:
+    """The bundle with another ONNX file in it, and with a manifest that says so."""
+    opened = open_bundle(bundle)
+    contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
+    content = model if isinstance(model, bytes) else model.content
+    manifest = opened.manifest
+    if isinstance(model, OnnxFile):
+        manifest = msgspec.structs.replace(manifest, inputs=model.inputs)
+    write_bundle(bundle, manifest, {**contents, opened.variant.file: content})
+    return bundle
+
+
+def written() -> list[str]:
+    return sorted(str(path) for root in (Path("../cache"), Path()) for path in root.rglob("*") if path.is_file())
+
+
+def refused(run: Command, *args: object, kind: str = "EngineError") -> str:
+    """The one sentence of a build that must fail with exit code 2 and leave nothing behind."""
+    before = written()
+    result = run(*args)
+    assert result.code == 2
+    assert result.document["error"]["kind"] == kind
+    message = str(result.document["error"]["message"])
+    assert "\n" not in message
+    assert "; " in message  # what to do
+    assert written() == before
+    return message
+
+
+LINEAR = {"w": np.zeros((784, 10), np.float32)}
+
+
+def test_operators_that_tensorrt_lacks_are_all_named_at_once(bundle: Path, run: Command) -> None:
+    nodes = [
+        helper.make_node("Frobnicate", ["input"], ["a"], name="first", domain="my"),
+        helper.make_node("Frobnicate", ["a"], ["b"], name="second", domain="my"),
+        helper.make_node("Relu", ["b"], ["c"], name="fine"),
+        helper.make_node("Wobble", ["c"], ["d"], name="third", domain="my"),
+        helper.make_node("Flatten", ["d"], ["e"], name="flat"),
+        helper.make_node("MatMul", ["e", "w"], ["output"], name="linear"),
+    ]
+    message = refused(run, with_model(bundle, crafted(nodes, LINEAR, (10,))))
+    assert "Frobnicate (first, second): no such operator, Wobble (third): no such operator; " in message
+    assert "fine" not in message
+    assert message.count("export the model without it") == 1
+
+
+@pytest.mark.parametrize(("zero_point", "uint8"), [(3, False), (3, True)])
+def test_quantisation_that_is_not_symmetric_names_the_node_and_the_remedy(rtx: TensorRT, zero_point: int, uint8: bool) -> None:
+    with pytest.raises(EngineError, match=r"QuantizeLinear \(quantise\): Non-zero zero point.*; quantise symmetrically"):
+        build(rtx, quantised(zero_point, uint8), RANGE)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an ONNX file", "half"], ids=["empty", "text", "truncated"])
+def test_a_file_that_is_no_onnx_is_refused_although_the_parser_takes_it_for_an_empty_network(
+    bundle: Path, run: Command, content: bytes | str
+) -> None:
+    whole = (bundle / "model.onnx").read_bytes()
+    damaged = whole[: len(whole) // 2] if isinstance(content, str) else content
+    message = refused(run, with_model(bundle, damaged), kind="BundleError")
+    assert "model.onnx is not an ONNX file" in message
+    assert message.endswith("export it again")
+
+
+def test_weights_beside_the_file_are_refused_before_anything_opens_them(
+    bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proto = onnx.load_model_from_string((bundle / "model.onnx").read_bytes())
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+    root = with_model(bundle, proto.SerializeToString())
+    monkeypatch.setattr("tensorrt_rtx.OnnxParser", None)  # the parser would look for the file
+    assert f"keeps {tensor.name} in another file" in refused(run, root, kind="BundleError")
+
+
+def test_an_attribute_whose_tensor_is_elsewhere_is_refused_too(rtx: TensorRT) -> None:
+    value = numpy_helper.from_array(np.zeros((1,), np.float32), "hidden")
+    value.ClearField("raw_data")
+    value.data_location = TensorProto.EXTERNAL
+    nodes = [
+        helper.make_node("Constant", [], ["c"], name="constant", value=value),
+        helper.make_node("Add", ["input", "c"], ["output"], name="add"),
+    ]
+    with pytest.raises(BundleError, match="keeps hidden in another file"):
+        build(rtx, crafted(nodes, {}, (1, 28, 28)), RANGE)
+
+
+def test_a_file_that_changed_after_its_checksum_is_refused(bundle: Path, run: Command) -> None:
+    (bundle / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes() + b"\0")
+    assert "model.onnx has" in refused(run, bundle, kind="BundleError")
+
+
+def test_a_file_that_changes_after_its_bundle_was_opened_is_refused(
+    bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.build.read_bytes", lambda path, what, error: b"something else")
+    assert refused(run, bundle, kind="BundleError").endswith("model.onnx changed while it was read; build again")
+
+
+def test_a_network_of_other_tensors_than_the_manifest_says_is_refused(bundle: Path, run: Command) -> None:
+    opened = open_bundle(bundle)
+    contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
+    proto = onnx.load_model_from_string(contents["model.onnx"])
+    proto.graph.node[-1].output[0] = proto.graph.output[0].name = "other"
+    contents["model.onnx"] = proto.SerializeToString()
+    write_bundle(bundle, opened.manifest, contents)
+    message = refused(run, bundle)
+    assert "reads the outputs other float32 free x 10" in message
+    assert "the manifest says output float32 free x 10; export the bundle again" in message
+
+
+def test_a_free_batch_without_a_range_is_refused_and_the_command_line_has_one(bundle: Path, rtx: TensorRT, run: Command) -> None:
+    model = lenet()
+    with pytest.raises(UsageError, match=r"input input of model.onnx leaves the batch free; .*--batch 1:8:32"):
+        build(rtx, model, BuildOptions())
+    assert run(bundle).document["options"]["profiles"] == [{"min": 1, "opt": 8, "max": 32}]
+
+
+def test_another_free_axis_than_the_batch_is_named(rtx: TensorRT) -> None:
+    model = lenet()
+    wide = model._replace(inputs=(TensorSpec("input", "float32", ("batch", 1, "height", 28)),))
+    with pytest.raises(UsageError, match=r"input input of model.onnx leaves height free"):
+        build(rtx, wide, RANGE)
+
+
+def test_a_fixed_batch_with_a_range_is_refused_and_without_one_builds(rtx: TensorRT) -> None:
+    model = lenet()
+    proto = onnx.load_model_from_string(model.content)
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_value = 2
+    sides = [tuple(TensorSpec(one.name, one.dtype, one.concrete(2)) for one in side) for side in (model.inputs, model.outputs)]
+    fixed = onnx_file(proto.SerializeToString(), *sides)
+    with pytest.raises(UsageError, match="has no free batch axis; leave out --batch"):
+        build(rtx, fixed, RANGE)
+    assert len(build(rtx, fixed, BuildOptions()).plan) > 10_000
+
+
+@pytest.mark.parametrize("batch", ["8:4:1", "4:2:8", "1:9:8", "0:1:2", "0", "1:8:65537", "1:8", "1:2:3:4", "a:b:c", "-1:1:2", ""])
+def test_a_range_that_no_batch_fits_is_refused(bundle: Path, run: Command, batch: str) -> None:
+    message = refused(run, bundle, "--batch", batch, kind="UsageError")
+    assert message.startswith("--batch ")
+    assert "1:8:32" in message
+
+
+def test_tensorrt_itself_refusing_a_profile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(TEN).install(monkeypatch)
+    fake.profile_result = -1
+    with pytest.raises(EngineError, match=r"tensorrt 10.16.1 cannot build for the batch sizes 1:2:4"):
+        build(find("tensorrt"), lenet(), RANGE)
+
+
+def test_too_little_memory_for_a_layer_says_which_option_gives_more(bundle: Path, run: Command) -> None:
+    assert "workspace limit" in (message := refused(run, bundle, "--workspace", "1"))
+    assert message.endswith("give it more with --workspace")
+    assert "/_src/" not in message
+    assert ".cpp" not in message
+
+
+@pytest.mark.parametrize("option", ["--hardware-compatible", "--version-compatible"])
+def test_an_option_that_the_flavour_lacks_is_refused_by_name(bundle: Path, run: Command, option: str) -> None:
+    message = refused(run, bundle, option, "--flavour", "tensorrt-rtx", kind="UsageError")
+    assert f"does not have {option}; leave it out" in message
+
+
+@pytest.mark.parametrize("option", [("--level", "6"), ("--level", "-1"), ("--workspace", "0")])
+def test_an_option_out_of_its_range_is_wrong_usage(bundle: Path, run: Command, option: tuple[str, str]) -> None:
+    result = run(bundle, *option)
+    assert (result.code, result.document["error"]["kind"]) == (2, "UsageError")
+
+
+@pytest.mark.parametrize("options", [BuildOptions(level=6), BuildOptions(level=-1), BuildOptions(workspace_mib=0)])
+def test_an_option_out_of_its_range_is_refused_in_python_too(bundle: Path, rtx: TensorRT, options: BuildOptions) -> None:
+    with pytest.raises(UsageError):
+        build_bundle(bundle, flavour="tensorrt-rtx", options=options)
+
+
+@pytest.mark.parametrize("place", ["a file", "a folder", "below a file", "a link"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_build(
+    bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    Path("mine").write_text("precious")
+    Path("folder").mkdir()
+    Path("link").symlink_to("mine")
+    monkeypatch.setattr("edgekit.engines.build", None)
+    where = {"a file": "mine", "a folder": "folder", "below a file": "mine/engine.plan", "a link": "link"}[place]
+    assert "cannot write" in refused(run, bundle, "--output", where, kind="OutputError")
+    assert Path("mine").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_read_only_is_refused_before_the_build(bundle: Path, run: Command) -> None:
+    Path("sealed").mkdir(mode=0o500)
+    assert "Permission denied" in refused(run, bundle, "--output", "sealed/engine.plan", kind="OutputError")
+
+
+def test_a_disk_that_is_full_leaves_no_engine(bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "free some disk space" in refused(run, bundle, "--output", "engine.plan", kind="OutputError")
+
+
+# the command
+
+
+def test_the_command_writes_a_plan_that_is_nothing_but_the_plan(bundle: Path, run: Command, rtx: TensorRT) -> None:
+    result = run(bundle, "--output", "engine.plan", "--batch", "1:2:4", "--batch", "8")
+    assert result.code == 0
+    document = result.document
+    assert document["passed"] is True
+    assert document["cached"] is False
+    assert document["options"]["profiles"] == [{"min": 1, "opt": 2, "max": 4}, {"min": 8, "opt": 8, "max": 8}]
+    plan = Path("engine.plan").read_bytes()
+    assert hashlib.sha256(plan).hexdigest() == document["engine_sha256"]
+    profiles = (BatchRange(1, 2, 4), BatchRange(8, 8, 8))
+    opened = open_bundle(bundle)
+    model = onnx_file((bundle / "model.onnx").read_bytes(), opened.manifest.inputs, opened.manifest.outputs)
+    assert plan == build(rtx, model, BuildOptions(profiles=profiles)).plan
+    assert sorted(os.listdir()) == ["engine.plan", "engine.plan.json"]
+    record = msgspec.json.decode(record_path(Path("engine.plan")).read_bytes(), type=EngineRecord)
+    assert record.key.onnx_sha256 == opened.onnx_sha256
+
+
+def test_the_table_names_layers_precision_and_place(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rtx: TensorRT
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["edgekit", "build", str(bundle)])
+    with pytest.raises(SystemExit) as done:
+        main()
+    told = capsys.readouterr().err
+    assert done.value.code == 0
+    for part in ("CONVOLUTION", "float32 asked for, float32 found in the network, TF32 off: pass", "batch 1:8:32", ".plan"):
+        assert part in told
+
+
+class Recorder:
+    """Progress that is remembered; stops the work at ``stop`` steps."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.steps: list[int] = []
+        self.notes: list[str] = []
+        self.total = 0
+        self._stop = stop
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        self.total = total
+
+        def advance(steps: int, note: str) -> None:
+            self.steps.append(steps)
+            self.notes.append(note)
+            if self._stop is not None and sum(self.steps) >= self._stop:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    def say(self, line: str) -> None: ...
+
+
+def test_a_build_tells_how_far_it_is_and_ends_at_the_end(rtx: TensorRT) -> None:
+    seen = Recorder()
+    build(rtx, lenet(), RANGE, progress=seen)
+    assert all(step >= 0 for step in seen.steps)
+    assert sum(seen.steps) == seen.total
+    assert sum(step > 0 for step in seen.steps) > 2
+    assert "building engine" in seen.notes
+
+
+def test_ctrl_c_stops_a_build_and_leaves_nothing(bundle: Path, tmp_path: Path, rtx: TensorRT) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "out" / "engine.plan", progress=Recorder(stop=1))
+    assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
+
+
+def test_ctrl_c_makes_tensorrt_itself_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(TEN).install(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        build(find("tensorrt"), lenet(), RANGE, progress=Recorder(stop=1))
+    assert fake.stopped_at == 0
+
+
+# which flavour
+
+
+def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
+    bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTensorRT(TEN).install(monkeypatch)
+    imported: list[str] = []
+    monkeypatch.setattr(edgekit.trt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
+    monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", lambda name: imported.append(name) or fake.api)
+    message = refused(run, bundle, "--flavour", "tensorrt", kind="MissingError")
+    assert message == (
+        "tensorrt cannot build here: no NVIDIA driver is installed; "
+        "run nvidia-smi, or use --flavour tensorrt-rtx, which builds without"
+    )
+    assert imported == []
+
+
+def test_the_first_flavour_that_can_build_here_is_taken(monkeypatch: pytest.MonkeyPatch, rtx: TensorRT) -> None:
+    FakeTensorRT(TEN).install(monkeypatch)
+    assert find().flavour.name == "tensorrt"
+    monkeypatch.setattr(edgekit.trt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    assert find().flavour.name == "tensorrt-rtx"
+
+
+def test_where_no_flavour_is_installed_all_are_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"tensorrt: it is not installed, tensorrt-rtx: it is not installed.*edgekit\[rtx\]"):
+        find()
+    with pytest.raises(MissingError, match=r"tensorrt cannot build here: it is not installed; pip install 'edgekit\[gpu\]'"):
+        find("tensorrt")
+
+
+def test_a_library_that_is_missing_is_a_missing_package_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeTensorRT(TEN).install(monkeypatch)
+
+    def fail(name: str) -> None:
+        raise ImportError("libnvinfer.so.10: cannot open shared object file")
+
+    monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", fail)
+    with pytest.raises(MissingError, match=r"tensorrt is installed but cannot be imported: libnvinfer.so.10.*edgekit doctor"):
+        find("tensorrt")
+
+
+def test_a_release_that_edgekit_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeTensorRT(TEN._replace(version="10.16.1")).install(monkeypatch).api.__version__ = "12.0"
+    with pytest.raises(MissingError, match=r"does not know tensorrt 12.0; install one of 8.6 and later 8.x, 10.x, 11.x"):
+        find("tensorrt")
+
+
+def test_an_unknown_flavour_is_refused_with_the_known_ones(bundle: Path, run: Command) -> None:
+    assert "use one of tensorrt, tensorrt-rtx" in refused(run, bundle, "--flavour", "tensorrt11", kind="UsageError")
+
+
+def test_a_builder_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(TEN).install(monkeypatch)
+    fake.broken = True
+    with pytest.raises(MissingError, match=r"tensorrt 10.16.1 does not start: pybind11.*; run edgekit doctor"):
+        build(find("tensorrt"), lenet(), RANGE)
+
+
+# the flavours that need a GPU, through a fake that knows only what their listings name
+
+
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_every_flavour_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch, listing: Any, precision: str) -> None:
+    fake = FakeTensorRT(listing).install(monkeypatch)
+    flavour = listing.flavour
+    model = lenet()
+    built = build(find(flavour.name), half(model) if precision == "float16" else model, RANGE)
+    ((definition, config),) = fake.builds
+    flags = fake.api.NetworkDefinitionCreationFlag
+    wanted = (1 << flags.EXPLICIT_BATCH if flavour.explicit_batch else 0) | (
+        1 << flags.STRONGLY_TYPED if flavour.strong_typing_flag else 0
+    )
+    assert definition._flags == wanted
+    assert "TF32" not in config._flags
+    assert config.profiling_verbosity == fake.api.ProfilingVerbosity.DETAILED
+    assert config._profiles == [{"input": [(1, 1, 28, 28), (2, 1, 28, 28), (4, 1, 28, 28)]}]
+    if flavour.precision_flags:
+        half_asked = precision == "float16"
+        assert config._flags == {"OBEY_PRECISION_CONSTRAINTS", *(["FP16"] if half_asked else [])}
+        assert set(fake.layer_types.values()) == {"HALF" if half_asked else "FLOAT"}
+    assert {layer.precision for layer in built.layers if layer.kind == "CONVOLUTION"} == {precision}
+
+
+def test_eight_six_allows_int8_where_the_file_quantises(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(EIGHT).install(monkeypatch)
+    build(find("tensorrt"), quantised(), RANGE)
+    assert "INT8" in fake.builds[0][1]._flags
+
+
+def test_options_reach_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(TEN).install(monkeypatch)
+    options = msgspec.structs.replace(
+        RANGE, workspace_mib=64, level=1, hardware_compatible=True, version_compatible=True, tf32=True
+    )
+    build(find("tensorrt"), lenet(), options)
+    config = fake.builds[0][1]
+    assert config._flags == {"TF32", "VERSION_COMPATIBLE"}
+    assert config._memory == {"WORKSPACE": 64 << 20}
+    assert config.builder_optimization_level == 1
+    assert config.hardware_compatibility_level == fake.api.HardwareCompatibilityLevel.AMPERE_PLUS
+
+
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+def test_every_flavour_names_all_the_nodes_it_refuses(monkeypatch: pytest.MonkeyPatch, listing: Any) -> None:
+    FakeTensorRT(listing).install(monkeypatch)
+    nodes = [
+        helper.make_node("Frobnicate", ["input"], ["a"], name="first", domain="my"),
+        helper.make_node("Relu", ["a"], ["b"], name="fine"),
+        helper.make_node("Wobble", ["b"], ["output"], name="third", domain="my"),
+    ]
+    with pytest.raises(
+        EngineError, match=r"refuses model.onnx: Frobnicate \(first\): no such operator, Wobble \(third\): no such"
+    ):
+        build(find(listing.flavour.name), crafted(nodes, {}, (1, 28, 28)), RANGE)
+
+
+def test_a_build_that_gives_nothing_is_an_error_with_its_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(TEN).install(monkeypatch)
+    fake.build_error = "IBuilder::buildSerializedNetwork: Error Code 2: OutOfMemory (Requested size was 9 bytes, out of memory.)"
+    with pytest.raises(EngineError, match=r"cannot build model.onnx: Requested size was 9 bytes, out of memory; free some of"):
+        build(find("tensorrt"), lenet(), RANGE)
+
+
+# an engine is asked what it computes in
+
+
+@pytest.fixture
+def ten(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """TensorRT 10 on a machine with a GPU."""
+    return FakeTensorRT(TEN).install(monkeypatch)
+
+
+@pytest.mark.parametrize("key", ["Format/Datatype", "Datatype"])
+@pytest.mark.parametrize("text", ["Row major linear FP32", "Float"])
+def test_an_engine_that_computes_as_its_file_says_is_kept(bundle: Path, ten: FakeTensorRT, text: str, key: str) -> None:
+    ten.information = layers_json(text, key=key)
+    report = build_bundle(bundle, flavour="tensorrt")
+    assert report.passed
+    assert report.precision.read_from == "engine"
+    assert report.precision.found == ("float32",)
+    assert report.precision.note == ""
+    assert report.engine is not None
+    assert report.facts["gpu"] == "Pretended GPU"
+    assert ten.shapes_set == {"input": (8, 1, 28, 28)}
+
+
+@pytest.mark.parametrize(
+    ("information", "told"),
+    [
+        (layers_json("Float", "Half"), "1 layer(s) run in another precision than the network's float32: conv1 in float16"),
+        (layers_json("Channel major INT8 format"), "no layer of the engine computes in float32"),
+        (layers_json("Float", tactic="sm80_tf32f32"), "TF32 is off, and 1 layer(s) use it: conv0"),
+    ],
+)
+def test_an_engine_that_computes_in_another_precision_fails_the_check_and_is_not_kept(
+    bundle: Path, ten: FakeTensorRT, run: Command, information: str, told: str
+) -> None:
+    ten.information = information
+    before = written()
+    result = run(bundle, "--flavour", "tensorrt", "--output", "engine.plan")
+    assert result.code == 1
+    assert result.document["passed"] is False
+    assert result.document["engine"] is None
+    assert told in result.document["precision"]["problems"]
+    assert written() == before
+
+
+def test_tf32_that_was_asked_for_is_no_fault(bundle: Path, ten: FakeTensorRT) -> None:
+    ten.information = layers_json("Float", tactic="sm80_tf32f32")
+    assert build_bundle(bundle, flavour="tensorrt", options=BuildOptions(tf32=True)).passed
+
+
+@pytest.mark.parametrize("information", [json.dumps({"Layers": ["conv0", "conv1"]}), layers_json("N/A due to dynamic shapes")])
+def test_an_engine_that_does_not_say_is_not_taken_for_one_that_does(bundle: Path, ten: FakeTensorRT, information: str) -> None:
+    ten.information = information
+    report = build_bundle(bundle, flavour="tensorrt")
+    assert report.precision.read_from == "network"
+    assert "the engine does not say what its layers compute in" in report.precision.note
+
+
+@pytest.mark.parametrize("document", ["", "conv0\nconv1", "[]", "{}"])
+def test_a_description_that_is_no_json_is_an_error(document: str) -> None:
+    with pytest.raises(EngineError, match="not the JSON that TensorRT documents"):
+        engine_layers(document)
+
+
+def test_a_version_compatible_engine_is_allowed_to_bring_its_runtime(bundle: Path, ten: FakeTensorRT) -> None:
+    report = build_bundle(bundle, flavour="tensorrt", options=BuildOptions(version_compatible=True))
+    assert report.precision.read_from == "engine"
+
+
+def test_an_engine_that_its_own_gpu_cannot_load_is_an_error(bundle: Path, ten: FakeTensorRT) -> None:
+    ten.loads = False
+    with pytest.raises(EngineError, match=r"cannot load the engine it has just built: the GPU is of another kind"):
+        build_bundle(bundle, flavour="tensorrt")
+
+
+def test_rtx_may_build_for_other_gpus_than_the_one_here(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
+    fake.loads = False
+    report = build_bundle(bundle, flavour="tensorrt-rtx")
+    assert report.passed
+    assert "the GPU is of another kind" in report.precision.note
+
+
+# sentences
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("4: [network.cpp::validate::3062] Error Code 4: Internal Error (Network has no outputs.)", "Network has no outputs"),
+        (
+            "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (No profile (of two). In validate at /_src/n.cpp:4)",
+            "No profile (of two)",
+        ),
+        ('creator && "Plugin not found, are the plugin name, version, and namespace correct?"', "no such operator"),
+        ("false", "not supported"),
+        ("Assertion failed: a.b(): It is wrong.", "It is wrong"),
+        ("two\nlines", "two lines"),
+        (
+            "It is in use. In updateLayerName at /_src/network.cpp:3117) [checkMacros.cpp::catchCudaError::250] Error Code 1: "
+            "Cuda Runtime (In catchCudaError at /_src/common/checkMacros.cpp:250 (cudaError 35: no driver)",
+            "It is in use",
+        ),
+    ],
+)
+def test_nvidias_lines_become_plain(line: str, told: str) -> None:
+    assert plain(line) == told
+
+
+def test_a_failure_gives_its_first_reason_and_not_that_there_is_no_driver() -> None:
+    trt = TensorRT(FLAVOURS[0], None, "8.6")
+    noise = Message("ERROR", "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (no driver)")
+    messages = [Message("WARNING", "mind"), noise, Message("ERROR", "the reason"), Message("ERROR", "what followed")]
+    assert "cannot build x: the reason; " in str(failure(trt, "build x", messages))
+    assert "cannot build x: no driver; " in str(failure(trt, "build x", [noise]))
+    assert "it does not say why" in str(failure(trt, "build x", []))
+
+
+def test_layers_without_outputs_are_counted_all_the_same() -> None:
+    class Layer:
+        type, num_outputs, name = type("T", (), {"name": "ASSERTION"}), 0, "check"
+
+    class Network:
+        num_layers = 1
+
+        def get_layer(self, index: int) -> Layer:
+            return Layer()
+
+    assert count_layers(Network()) == (LayerCount("ASSERTION", "", 1),)
