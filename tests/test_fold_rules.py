@@ -328,9 +328,8 @@ def float32_errors(model: nn.Module, graph: nn.Module, x: Tensor) -> tuple[float
         return tuple(float((run(x) - truth).abs().max() / truth.abs().max()) for run in (graph, model.eval()))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("written", [False, True])
-@pytest.mark.parametrize("gamma", [1.0, 1e-3, -2.0])
-@pytest.mark.parametrize("mean", [0.0, 3.0, 30.0, 500.0])
+@pytest.mark.parametrize(("gamma", "written"), [(1.0, False), (-2.0, True), (1e-3, True)])
+@pytest.mark.parametrize("mean", [0.0, 3.0, 30.0])
 @pytest.mark.parametrize("variance", [1e-20, 1.0, 1e6])
 def test_in_float32_folded_is_as_good_as_unfolded_or_not_folded(
     variance: float, mean: float, gamma: float, written: bool
