@@ -136,9 +136,12 @@ def _scaled_error(got: Tensor, wanted: Tensor) -> float:
 
 
 def sampled_error(got: Tensor, wanted: Tensor) -> float:
-    """Of two samples: the largest |got - wanted|, each channel over its own largest value, or a thousandth of all channels'."""
-    scale = wanted.abs().amax(0)
-    scale = scale.clamp_min(1e-3 * float(scale.max())).clamp_min(1e-30)
+    """Of two samples: the largest |got - wanted|, each channel over its own largest value, or the median channel's.
+
+    A channel is a few numbers here, which may all lie near zero by chance; one huge channel must not hide the others.
+    """
+    largest = wanted.abs().amax(0)
+    scale = largest.clamp_min(max(float(largest.median()), 1e-6 * float(largest.max()), 1e-30))
     return _scaled_error(got / scale, wanted / scale) if bool(wanted.isfinite().all()) else _scaled_error(got, wanted)
 
 
