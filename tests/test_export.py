@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -443,5 +444,18 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path, monk
 
     monkeypatch.setattr(pack, "export_onnx", damaged)
     with pytest.raises(ModelError, match=r"the exported file is off by .* where the original is off by"):
+        export_source("lenet", ExportOptions(output=tmp_path / "a"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_that_is_not_the_model_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = pack.record
+
+    def other(*args: Any) -> Any:
+        golden = recorded(*args)
+        return msgspec.structs.replace(golden, float32={name: -array for name, array in golden.float32.items()})
+
+    monkeypatch.setattr(pack, "record", other)
+    with pytest.raises(ModelError, match="depends on something that a trace does not see"):
         export_source("lenet", ExportOptions(output=tmp_path / "a"))
     assert list(tmp_path.iterdir()) == []

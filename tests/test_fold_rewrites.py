@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +144,26 @@ PRODUCTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
+BEFORE_PRODUCTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "matmul": lambda m, x: m.norm(m.layer(x)) @ m.weight,
+    "mm": lambda m, x: torch.mm(m.norm(m.layer(x)), m.weight),
+    "addmm": lambda m, x: torch.addmm(m.bias, m.norm(m.layer(x)), m.weight),
+}
+
+
+@pytest.mark.parametrize("forward", BEFORE_PRODUCTS.values(), ids=BEFORE_PRODUCTS)
+def test_a_norm_goes_into_the_layer_before_it_and_leaves_a_matrix_product_behind_it(
+    forward: Callable[[Any, Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    model = Calls(forward, layer=nn.Linear(3, 5), norm=nn.BatchNorm1d(5))
+    model.weight, model.bias = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(4))
+    inputs = spec(3, dtype="float64")
+    found, report = fold(randomise_norms(model).double(), inputs)
+    assert [item.into for item in report.folded] == [("layer",)]
+    assert error(found, model, inputs) <= EXACT
+
+
 @pytest.mark.parametrize("forward", PRODUCTS.values(), ids=PRODUCTS)
 def test_matrix_products_are_linear_layers(forward: Callable[[Any, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
@@ -230,3 +251,109 @@ def test_a_model_that_cannot_be_copied_or_exits_says_so() -> None:
 
     with pytest.raises(ModelError, match="does not take an input of"):
         fold(Calls(leave), spec(3, 8, 8))
+
+
+class Merging(nn.Linear):
+    """Writes into its weight on the way to inference mode, and back, as LoRA layers do."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 4)
+        self.added, self.merged = nn.Parameter(torch.ones(4, 8)), False
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += -self.added if mode else self.added
+            self.merged = not mode
+        return self
+
+
+def renormed(m: Any, x: Tensor) -> Tensor:
+    m.conv.weight.data = torch.renorm(m.conv.weight.data, 2, 0, 0.1)
+    return m.norm(m.conv(x))
+
+
+def clamped(m: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        m.conv.weight.clamp_(-0.1, 0.1)
+    return m.norm(m.conv(x))
+
+
+UNTOUCHED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "merged in eval": (lambda: nn.Sequential(Merging(), nn.BatchNorm1d(4)).train(), (8,)),
+    "replaced in forward": (lambda: Calls(renormed, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)), (3, 6, 6)),
+    "written in forward": (lambda: Calls(clamped, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)), (3, 6, 6)),
+}
+
+
+@pytest.mark.parametrize(("build", "shape"), UNTOUCHED.values(), ids=UNTOUCHED)
+def test_a_model_that_writes_into_its_weights_keeps_them(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model = randomise_norms(build())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with contextlib.suppress(ModelError):  # some cannot be traced
+        fold(model, spec(*shape))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_an_earlier_fold_changed_is_not_compared_with_what_it_was() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.last(m.norm(torch.max_pool2d(m.conv(x), 2)) * m.scale + 10.0)
+
+    torch.manual_seed(0)
+    model = Calls(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), last=nn.Conv2d(4, 2, 2))
+    model.scale = nn.Parameter(torch.rand(4, 1, 1) + 0.5)
+    inputs = spec(3, 8, 8, dtype="float64")
+    found, report = fold(randomise_norms(model).double(), inputs)
+    assert len(report.folded) == 2
+    assert error(found, model, inputs) <= EXACT
+
+
+def test_sums_on_the_way_to_a_fold_beside_may_change() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        total = m.norm(x) + torch.sigmoid(m.a(x)) + torch.tanh(m.b(x))
+        return total * m.ones + m.c(x)
+
+    torch.manual_seed(0)
+    convs = {name: nn.Conv2d(3, 3, 3, padding=1) for name in "abc"}
+    model = Calls(forward, norm=nn.BatchNorm2d(3), **convs)
+    model.ones = nn.Parameter(torch.ones(3, 1, 1))
+    inputs = spec(3, 6, 6, dtype="float64")
+    found, _ = fold(randomise_norms(model).double(), inputs)
+    assert error(found, model, inputs) <= EXACT
+
+
+def test_an_operator_that_writes_elsewhere_is_left_alone() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.norm(m.conv(x))
+        z = torch.empty_like(y)
+        torch.mul(y, y, out=z)
+        return z + y
+
+    inputs = spec(3, 6, 6, dtype="float64")
+    model = conv_and_norm(forward).double().requires_grad_(False)
+    assert error(fold(model, inputs)[0], model, inputs) <= EXACT
+
+
+def test_a_counter_does_not_go_on_from_run_to_run() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        m.count += 1
+        return m.norm(m.conv(x)) * m.count
+
+    model = conv_and_norm(forward).double()
+    model.register_buffer("count", torch.zeros((), dtype=torch.float64))
+    _, report = fold(model, spec(3, 6, 6, dtype="float64"))
+    assert len(report.folded) == 1
+    assert float(model.count) == 0  # type: ignore[arg-type]
+
+
+def test_a_dead_channel_does_not_keep_a_norm_in_float32() -> None:
+    model = conv_and_norm(lambda m, x: m.norm(m.conv(x)))
+    with torch.no_grad():
+        model.norm.weight[0] = 1e-41  # type: ignore[index,union-attr]
+    assert len(fold(model, spec(3, 6, 6))[1].folded) == 1
+
+
+def test_a_large_beta_is_not_a_mean() -> None:
+    model = Calls(lambda m, x: m.conv(x * m.scale + 9.0), conv=nn.Conv2d(3, 4, 3))
+    model.scale = nn.Parameter(torch.rand(3, 1, 1) + 0.5)
+    assert len(fold(model, spec(3, 6, 6))[1].folded) == 1

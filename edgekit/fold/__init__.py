@@ -37,7 +37,7 @@ from edgekit.fold.graph import (
 from edgekit.fold.norms import Norm, find_norms, stored_names
 from edgekit.fold.proof import FLOAT64_LIMIT, Proof
 from edgekit.fold.rules import Blocked
-from edgekit.fold.search import Edit, Search, sum_of_sums
+from edgekit.fold.search import Edit, Search, sums_with
 from edgekit.fold.weights import Weights
 from edgekit.models.trace import TRACED_BATCH, own_weights, tensors_of, trace
 from edgekit.reports import Fold, FoldReport, Kept, Obstacle
@@ -58,8 +58,8 @@ def fold(
     model cannot be traced, or when the folded graph does not compute what the traced one did (float64, one random batch).
     """
     graph = trace(model, inputs) if traced is None else traced
-    without_bystanders(graph)
     if not fold_bn:
+        without_bystanders(graph)
         without_repeats(graph)
         own_weights(graph, model)
         asked = Obstacle("itself", "not-asked", "", "folding was not asked for")
@@ -75,6 +75,7 @@ def _fold(model: nn.Module, graph: fx.GraphModule, example: tuple[torch.Tensor, 
     writes = writes_in_place(graph)
     nothing = not writes and all(norm.affine is None for norm in find_norms(graph))
     proof = None if nothing else Proof(model, graph, example)
+    without_bystanders(graph)
     written = without_writes(graph)
     without_zeros(graph)
     without_repeats(graph)
@@ -157,7 +158,7 @@ def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> tuple[list[tuple
     if side == "beside":
         (total,) = norm.last.users
         (other,) = [one for one in total.all_input_nodes if one is not norm.last]
-        top = sum_of_sums(total)
+        top = sums_with(norm.last)[-1]
         places = [(top, other if top is total else top)]
         total.replace_all_uses_with(other)
         gone.append(total)

@@ -15,7 +15,7 @@ CACHED_ELEMENTS = 1 << 12
 _READ_NO_VALUES = frozenset({aten.sym_size.int})
 _READ_FIRST_ONLY = frozenset({aten.reshape_as.default, aten.view_as.default, aten.expand_as.default, aten.type_as.default})
 DROPOUTS = frozenset(
-    {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default}
+    getattr(aten, f"{name}dropout{place}").default for name in ("", "feature_", "alpha_", "feature_alpha_") for place in ("", "_")
 )
 
 
@@ -189,13 +189,14 @@ def without_bystanders(graph: fx.GraphModule) -> None:
             node.replace_all_uses_with(node.all_input_nodes[0])
         if inactive or node.target is aten._assert_tensor_metadata.default:
             graph.graph.erase_node(node)
+    graph.recompile()
 
 
 class Linears:
     """``x @ W`` and ``addmm(b, x, W)`` as linear(x, transposed W, b), where W is stored: one rule serves all spellings."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
-        self._spelled: dict[fx.Node, tuple[Any, Any, fx.Node]] = {}
+        self._spelled: dict[fx.Node, tuple[Any, fx.Node]] = {}
         constants = Constants(graph)
         for node in list(graph.graph.nodes):
             bias, source, weight = _product_with_bias(node)
@@ -204,14 +205,15 @@ class Linears:
             with graph.graph.inserting_before(node):
                 turned = graph.graph.call_function(aten.permute.default, (weight, [1, 0]))
                 turned.meta = {**node.meta, "val": weight.meta["val"].permute(1, 0)}
-            self._spelled[node] = (node.target, node.args, turned)
+            self._spelled[node] = (node.target, turned)
             node.target, node.args = aten.linear.default, (source, turned, bias)
 
     def undo(self) -> None:
         """Give those that nothing was folded into their own operator back."""
-        for node, (target, args, turned) in self._spelled.items():
+        for node, (target, turned) in self._spelled.items():
             if turned in node.all_input_nodes:
-                node.target, node.args = target, args
+                source, weight, bias = node.args[0], turned.args[0], argument(node, 2)
+                node.target, node.args = target, (bias, source, weight) if target is aten.addmm.default else (source, weight)
 
 
 def _product_with_bias(node: fx.Node) -> tuple[fx.Node | None, Any, Any]:
@@ -260,6 +262,7 @@ def without_writes(graph: fx.GraphModule) -> frozenset[fx.Node]:
 def without_repeats(graph: fx.GraphModule) -> None:
     """Drop what nothing uses, and compute once what is computed twice from the same values: the exporter does so too."""
     graph.graph.eliminate_dead_code()
+    graph.recompile()
     if writes_in_place(graph):
         return
     first: dict[str, fx.Node] = {}
@@ -270,6 +273,7 @@ def without_repeats(graph: fx.GraphModule) -> None:
         if twin is not node:
             node.replace_all_uses_with(twin)
             graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def without_zeros(graph: fx.GraphModule) -> None:
@@ -302,4 +306,5 @@ def _functional(node: fx.Node) -> Any:
         return None
     target: Any = node.target
     packet = getattr(aten, target._schema.name.removeprefix("aten::").rstrip("_"), None)
-    return getattr(packet, target._overloadname, None) if packet is not None else None
+    found = getattr(packet, target._overloadname, None)
+    return None if found is None or found._schema.is_mutable else found  # ``mul.out`` has no twin of that name

@@ -157,7 +157,7 @@ def _written_out(nodes: tuple[fx.Node, ...], constants: Constants, holders: set[
     Sums alone are biases and position embeddings, single numbers are constants of the model: neither is a normalisation.
     """
     affine = Affine.identity(len(sizes(nodes[0])))
-    operand, offset, spread = 0, 0.0, None
+    operand, offset = 0, None
     scaled: list[fx.Node] = []
     for node in nodes:
         step = affine_step(node, constants)
@@ -166,23 +166,12 @@ def _written_out(nodes: tuple[fx.Node, ...], constants: Constants, holders: set[
         affine = affine.then(step.map)
         if node.target in _SCALING:
             scaled += [one for one in node.all_input_nodes if one in constants and _per_channel(constants(one), node)]
-        if scaled and affine.finite:
-            spread = affine.scale.abs() if spread is None else spread
-            offset = max(offset, _deviations(affine, spread, scales=node.target in _SCALING))
+        if scaled and offset is None:  # what is scaled then is taken to have a deviation of one: what was subtracted is its mean
+            offset = float(affine.shift.abs().max()) if affine.finite else 0.0
     if not scaled or len(affine.axes) > 1:
         return None
     path, kind = _name(nodes, scaled[0], holders)
-    return _checked(Norm(path, kind, operand, nodes, affine, offset=offset))
-
-
-def _deviations(affine: Affine, spread: Tensor, *, scales: bool) -> float:
-    """How many deviations a value's mean lies from zero, if the first scale gave it a deviation of one and others followed.
-
-    A shift by more than the mean is a beta, which counts by its own size.
-    """
-    since = (affine.scale.abs() / spread).nan_to_num(1.0, 1.0)
-    since = since if scales else since.clamp_min(1)
-    return float((affine.shift.abs() / since).nan_to_num(0.0, posinf=0.0).max())
+    return _checked(Norm(path, kind, operand, nodes, affine, offset=offset or 0.0))
 
 
 def _per_channel(constant: Tensor, node: fx.Node) -> bool:

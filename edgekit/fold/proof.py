@@ -35,12 +35,13 @@ class Proof:
 
     def unchanged(self, places: Sequence[tuple[fx.Node, fx.Node]], touched: Sequence[fx.Node]) -> None:
         """A fold keeps the value at each of ``places`` (before, now), and changes it at ``touched``."""
+        stale = frozenset(self._changed)
         for node in touched:
             self._same.pop(node, None)
             self._changed.add(node)
         for before, now in places:
-            itself = before is now and now in self._changed  # by an earlier fold: then it has not the value it once had
-            if not itself and now.op == "call_function" and before in self._before.samples:
+            # what an earlier fold has changed has not the value it once had
+            if before not in stale and now.op == "call_function" and before in self._before.samples:
                 self._same[now] = before
 
     def check(self, graph: fx.GraphModule, override: Override) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, fx
 
 from edgekit.fold.affine import Affine
@@ -96,8 +97,10 @@ class Search:
         assert norm.affine is not None
         self._check_offset(norm)
         self._check_written(norm.source)
-        self.touched = self._summands(norm.last)
-        for node in self.touched:
+        *sums, _ = sums_with(norm.last) or [norm.last]
+        summands = self._summands(norm.last)
+        self.touched = [*summands, *sums]
+        for node in summands:
             if layer_of(node) is not None and node.args[0] is norm.source and centred(node) and len(node.users) == 1:
                 self._check_weight(node)
                 self._check_written(node)
@@ -106,10 +109,8 @@ class Search:
 
     def _summands(self, node: fx.Node) -> list[fx.Node]:
         """What is added to ``node``, in one sum or in sums of sums that nothing else sees."""
-        top, found = node, []
-        while len(top.users) == 1 and _is_sum(user := next(iter(top.users))):
-            found += [one for one in user.all_input_nodes if one is not top]
-            top = user
+        inside = {node, *sums_with(node)}
+        found = [one for total in sums_with(node) for one in total.all_input_nodes if one not in inside]
         for one in found:
             if _is_sum(one) and len(one.users) == 1:
                 found += one.all_input_nodes
@@ -223,7 +224,7 @@ class Search:
 
     def _check_offset(self, norm: Norm) -> None:
         """Behind the fold the next layer would subtract the mean from its sum, after rounding: each deviation costs as much."""
-        if norm.offset > FARTHEST_MEAN:
+        if norm.offset > FARTHEST_MEAN and dtype_of(norm.last) != torch.float64:
             raise Blocked(
                 "conditioning",
                 norm.last,
@@ -232,11 +233,13 @@ class Search:
             )
 
 
-def sum_of_sums(node: fx.Node) -> fx.Node:
-    """The last of the sums that ``node`` and what it is added to go into, and nothing else sees."""
+def sums_with(node: fx.Node) -> list[fx.Node]:
+    """The sums that ``node`` goes into, one into the next, that nothing else sees; the last one may have any users."""
+    sums: list[fx.Node] = []
     while len(node.users) == 1 and _is_sum(user := next(iter(node.users))):
+        sums.append(user)
         node = user
-    return node
+    return sums
 
 
 def _is_sum(node: fx.Node) -> bool:

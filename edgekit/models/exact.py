@@ -73,7 +73,10 @@ class Exact(fx.Interpreter):
         if exact is not None:
             return exact
         value = super().get_attr(target, args, kwargs)
-        return _widened_graph(value) if isinstance(value, fx.GraphModule) else in_float64(value)
+        if isinstance(value, fx.GraphModule):
+            return _widened_graph(value)
+        exact = in_float64(value)
+        return exact.clone() if exact is value and not isinstance(value, nn.Parameter) else exact  # a counter must not go on
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """An operator, in float64 throughout."""

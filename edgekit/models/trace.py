@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekit.errors import ModelError, first_line
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec, sample_feed, shape_text
@@ -24,10 +25,8 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     Parameters keep their names and are those of ``model`` itself until ``own_weights`` copies them: a large model is then
     never held twice before it has to be. Raises ModelError when the model does not take these inputs or cannot be traced.
     """
-    frozen = inference_copy(model, share=True)
     example = tensors_of(inputs, TRACED_BATCH)
-    # the model is run first: its own error is clearer than the tracer's
-    run(frozen, example)
+    frozen = _runnable(model, example)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -44,12 +43,56 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     return graph
 
 
+def _runnable(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+    """A copy in inference mode that has been run once, because its own error is clearer than the tracer's.
+
+    It shares the parameters' memory with ``model``, unless ``eval()`` or ``forward()`` write into it (as merging LoRA does).
+    """
+    try:
+        with _Unwritten(model):
+            frozen = inference_copy(model, share=True)
+            run(frozen, example)
+    except _Written:
+        frozen = inference_copy(model)
+        run(frozen, example)
+    return frozen
+
+
+class _Written(BaseException):  # not for user code to catch
+    """A parameter's memory was about to be written to."""
+
+
+class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Raises _Written before an operator writes into a parameter of ``model``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._memory = {parameter.untyped_storage().data_ptr() for parameter in model.parameters() if parameter.numel()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at what an operator writes to, then call it."""
+        options = kwargs or {}
+        if func._schema.is_mutable:
+            given = {**{known.name: value for known, value in zip(func._schema.arguments, args, strict=False)}, **options}
+            for known in func._schema.arguments:
+                value = given.get(known.name)
+                if known.is_write and isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._memory:
+                    raise _Written
+        return func(*args, **options)
+
+
 def inference_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
-    """A copy in inference mode, with parameters of its own or, with ``share``, those of ``model``; raises ModelError.
+    """A copy in inference mode, with parameters of its own or, with ``share``, in the memory of those of ``model``.
+
+    Raises ModelError when it cannot be copied.
 
     A tensor that is computed from parameters (as by the old ``weight_norm``) is copied as it is.
     """
-    known: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()} if share else {}
+    known: dict[int, Any] = {}
+    if share:  # parameters of its own, so that ``weight.data = ...`` stays its own too
+        known = {
+            id(one): nn.Parameter(one.detach(), one.requires_grad) for one in model.parameters() if type(one) is nn.Parameter
+        }
     for module in model.modules():
         known |= {id(value): value.detach() for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf}
     try:
