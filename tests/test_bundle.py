@@ -102,7 +102,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
     assert list(document["golden"]) == ["file", "samples", "kind", "seed", "float32_error"]
     assert [list(variant) for variant in document["variants"]] == [["name", "file", "precision", "tolerance"]]
     assert list(document["variants"][0]["tolerance"]) == ["atol", "rtol", "top1"]
-    assert list(document["fold"]) == ["folded", "kept", "error_float64"]
+    assert list(document["fold"]) == ["folded", "kept", "error_float64", "error_exported"]
     assert list(document["files"]) == list(FILES)
     assert all(list(entry) == ["sha256", "size"] for entry in document["files"].values())
     assert document["labels"] == [f"class {index}" for index in range(10)]

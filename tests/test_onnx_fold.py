@@ -664,7 +664,7 @@ def test_the_report_says_where_the_errors_were_measured(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(plain().SerializeToString())
     command = ["export", str(tmp_path / "net.onnx"), "--output", str(tmp_path / "bundle")]
     text = " ".join(CliRunner().invoke(app, command).output.split())
-    assert "(both in ONNX Runtime without optimisations)" in text
+    assert "(in ONNX Runtime without optimisations)" in text
     assert "folded against unfolded in float64" in text
     document = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert document["measured_in"] == "ONNX Runtime without optimisations"
