@@ -203,12 +203,12 @@ def test_present_sorts_kinds_and_keeps_every_reason(files: ModelFiles, monkeypat
     monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CPUExecutionProvider"])
     kinds, reasons = present(files)
     assert kinds == ["ort-cpu"]
-    assert list(reasons) == ["torch", "ort-cuda"]
+    assert list(reasons) == ["torch", "ort-cuda", "tensorrt"]
     assert all(reasons.values())
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(files: ModelFiles) -> None:
-    with pytest.raises(UsageError, match="no backend 'tpu'; use one of torch, ort-cpu, ort-cuda"):
+    with pytest.raises(UsageError, match="no backend 'tpu'; use one of torch, ort-cpu, ort-cuda, tensorrt"):
         open_backend("tpu", files)
 
 
