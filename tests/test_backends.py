@@ -263,3 +263,37 @@ def test_a_provider_that_cannot_load_is_a_fallback_error_not_a_bad_file(bundle: 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(FallbackError, match=r"cannot use CUDAExecutionProvider: libcudnn.so.9"):
         OrtBackend.open("ort-cuda", open_bundle(bundle).model_files())
+
+
+@pytest.mark.skipif(not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"), reason="it cannot tell")
+def test_nodes_that_landed_on_the_cpu_are_counted_and_named(bundle: Path) -> None:
+    from edgekit.backends._ort import placement
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    model = str(open_bundle(bundle).onnx)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    told = placement(session)["nodes on the CPU"]
+    count, _, kinds = told.partition(": ")
+    assert count == f"{count.split()[0]} of {count.split()[0]}"
+    assert {"Conv", "Gemm"} <= set(kinds.split(", "))
+
+
+def test_a_placement_on_two_providers_tells_them_apart_and_an_old_release_tells_nothing() -> None:
+    from edgekit.backends._ort import placement
+
+    class Part:
+        def __init__(self, ep_name: str, *kinds: str) -> None:
+            self.ep_name, self._kinds = ep_name, kinds
+
+        def get_nodes(self) -> list[object]:
+            return [type("Node", (), {"op_type": kind}) for kind in self._kinds]
+
+    class Session:
+        def __init__(self, *parts: Part) -> None:
+            self.get_provider_graph_assignment_info = lambda: parts
+
+    cuda, cpu = Part("CUDAExecutionProvider", "Conv", "Relu"), Part("CPUExecutionProvider", "Shape", "Shape", "Gather")
+    assert placement(Session(cuda, cpu)) == {"nodes on the CPU": "3 of 5: Shape, Gather"}
+    assert placement(Session(cuda)) == {"nodes on the CPU": "none of 2"}
+    assert placement(object()) == {}

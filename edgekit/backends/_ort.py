@@ -46,6 +46,7 @@ class OrtBackend:
         settings: dict[str, str] = {}
         if kind == "ort-cuda":
             settings = {"use_tf32": "0"}
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             if hasattr(ort, "preload_dlls"):
                 ort.preload_dlls()
         # from bytes, ONNX Runtime reads no file beside this one, which no checksum covers
@@ -70,7 +71,7 @@ class OrtBackend:
             "threads": str(threads or cores()),
         }
         if kind == "ort-cuda":
-            facts["TF32"] = "off"
+            facts |= {"TF32": "off"} | placement(session)
         return cls(kind, session, files, facts, "cuda" if kind == "ort-cuda" else "cpu")
 
     def run(self, feed: Feed) -> dict[str, Array]:
@@ -108,6 +109,18 @@ class OrtBackend:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         del self._session
+
+
+def placement(session: ort.InferenceSession) -> dict[str, str]:
+    """How many nodes landed on the CPU although another provider comes first; empty where this release cannot tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    parts = session.get_provider_graph_assignment_info()
+    found = [(part.ep_name == PROVIDERS["ort-cpu"], node.op_type) for part in parts for node in part.get_nodes()]
+    kinds = dict.fromkeys(kind for on_cpu, kind in found if on_cpu)
+    if not kinds:
+        return {"nodes on the CPU": f"none of {len(found)}"}
+    return {"nodes on the CPU": f"{sum(on_cpu for on_cpu, _ in found)} of {len(found)}: {', '.join(kinds)}"}
 
 
 def _opens_on_cpu(content: bytes) -> bool:
