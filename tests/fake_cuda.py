@@ -21,6 +21,7 @@ class Error(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorInvalidResourceHandle = 400
+    cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
 
@@ -30,11 +31,15 @@ TEXTS = {
     Error.cudaErrorMemoryAllocation: b"out of memory",
     Error.cudaErrorInsufficientDriver: b"CUDA driver version is insufficient for CUDA runtime version",
     Error.cudaErrorInvalidResourceHandle: b"invalid resource handle",
+    Error.cudaErrorNotReady: b"device not ready",
     Error.cudaErrorIllegalAddress: b"an illegal memory access was encountered",
     Error.cudaErrorStreamCaptureUnsupported: b"operation not permitted when stream is capturing",
 }
 OK = Error.cudaSuccess
-GIVE = ("cudaMalloc", "cudaStreamCreateWithFlags", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGetDeviceCount")
+GIVE = (
+    "cudaMalloc", "cudaStreamCreateWithFlags", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGetDeviceCount",
+    "cudaEventCreate", "cudaEventElapsedTime",
+)  # fmt: skip
 Work = Callable[[], None]
 
 
@@ -60,6 +65,8 @@ class FakeCuda:
         self.graphs: dict[int, list[Work]] = {}
         self.ready: dict[int, list[Work]] = {}
         self.capturing: dict[int, list[Work]] = {}
+        self.events: dict[int, float | None] = {}
+        self.clock = 0.0  # milliseconds; kernels move it on
         self.fails: dict[str, Error] = {}
         self.calls: list[str] = []
         self.capacity = 1 << 30
@@ -72,7 +79,13 @@ class FakeCuda:
     @property
     def left(self) -> dict[str, int]:
         """What was taken and not given back."""
-        held = {"memory": self.memory, "streams": self.streams, "graphs": self.graphs, "ready": self.ready}
+        held: dict[str, dict[int, Any]] = {
+            "memory": self.memory,
+            "streams": self.streams,
+            "graphs": self.graphs,
+            "ready": self.ready,
+        }
+        held["events"] = self.events
         return {name: len(taken) for name, taken in held.items() if taken}
 
     def put(self, stream: int, work: Work) -> bool:
@@ -135,6 +148,26 @@ class FakeCuda:
         for work in pending:
             work()
         return (OK,)
+
+    def cudaEventCreate(self) -> tuple[Any, ...]:
+        event = self.handle()
+        self.events[event] = None
+        return OK, event
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:
+        if event not in self.events:
+            return (Error.cudaErrorInvalidResourceHandle,)
+        self.events[event] = None
+        self.put(stream, lambda: self.events.__setitem__(event, self.clock))
+        return (OK,)
+
+    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[Any, ...]:
+        begin, done = self.events[start], self.events[end]
+        return (Error.cudaErrorNotReady, None) if begin is None or done is None else (OK, done - begin)
+
+    def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:
+        assert not any(self.streams.values()), "given back while work is under way"
+        return (OK,) if self.events.pop(event, -1.0) != -1.0 else (Error.cudaErrorInvalidResourceHandle,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: Any) -> tuple[Any, ...]:
         assert stream in self.streams

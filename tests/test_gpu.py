@@ -99,6 +99,8 @@ def test_an_engine_is_timed_with_and_without_a_graph_and_gives_its_memory_back(b
     rows = [row for row in report.rows if row.backend == "tensorrt"]
     assert {row.facts["CUDA graph"] for row in rows} == {"on" if graph else "off"}
     assert all(row.count >= 5 for row in rows)
+    # the GPU's own clock may not count more than the host's did
+    assert all(0 < np.median(row.device_ms) <= 1.1 * row.median_ms for row in rows if row.boundary == "device")
     assert runtime.cudaMemGetInfo() == before
 
 

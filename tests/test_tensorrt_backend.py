@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 import edgekit.trt.flavour
 from edgekit.backends import Backend, absence, open_backend
@@ -27,6 +28,7 @@ from edgekit.cli import main
 from edgekit.commands import bench_bundle, build_bundle, predict_images, verify_bundle
 from edgekit.engines import Engine, build_engine, read_model
 from edgekit.errors import EngineError, MissingError, ModelError, UsageError
+from edgekit.render import render
 from edgekit.reports import BenchReport, VerifyReport
 from edgekit.tensors import TensorSpec, sample_feed
 from edgekit.trt.flavour import find
@@ -168,6 +170,35 @@ def test_facts_say_all_that_the_numbers_depend_on(ten: FakeTensorRT, opened: Bac
         "CUDA graph": "off",
         "engine sha256": built.engine_sha256,
     }
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_the_gpus_own_clock_is_asked_after_the_samples(ten: FakeTensorRT, bundle: Path, graph: bool) -> None:
+    """The fake's kernel takes half a millisecond a sample, whatever the host's clock says."""
+    report = bench_bundle(bundle, backends=["ort-cpu", "tensorrt"], batches=(1, 8), cuda_graph=graph, **BLOCK)
+    told = {(row.backend, row.batch, row.boundary): row.device_ms for row in report.rows if row.device_ms}
+    assert told == {("tensorrt", 1, "device"): (0.5,) * 100, ("tensorrt", 8, "device"): (4.0,) * 100}
+    assert BenchReport.from_json(report.to_json()) == report
+    console = Console(width=200)
+    with console.capture() as captured:
+        render(report, console)
+    assert "tensorrt, batch 8: 4 ms by the GPU's own clock" in captured.get()
+    assert ten.cuda.left == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cudaEventCreate", "create an event"),
+        ("cudaEventRecord", "record an event"),
+        ("cudaEventElapsedTime", "read the GPU's clock"),
+    ],
+)
+def test_an_event_that_fails_is_one_sentence_and_nothing_is_left(ten: FakeTensorRT, bundle: Path, name: str, told: str) -> None:
+    ten.cuda.fails[name] = Error.cudaErrorInvalidResourceHandle
+    with pytest.raises(EngineError, match=f"^CUDA cannot {told}: invalid resource handle; try again"):
+        bench_bundle(bundle, backends=["tensorrt"], batches=(1,), **BLOCK)
+    assert ten.cuda.left == {}
 
 
 # what can fail, and that memory is given back all the same

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from edgekit.cuda import cuda_problem
 from edgekit.errors import MissingError, UsageError
@@ -57,6 +57,15 @@ class Backend(Protocol):
     def __enter__(self) -> Backend: ...
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """What a runtime has beside ``Backend`` where its device keeps the time of its own work."""
+
+    def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
+        """Milliseconds of ``count`` calls by the device's own clock."""
+        ...
 
 
 class ModelFiles(NamedTuple):

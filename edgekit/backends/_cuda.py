@@ -69,8 +69,22 @@ class Device:
 
     def discard(self, graph: Any) -> None:
         """Give a captured graph back before ``close`` does."""
-        self._taken.remove((cudart.cudaGraphExecDestroy, graph))
-        cudart.cudaGraphExecDestroy(graph)
+        self._give_back(graph, cudart.cudaGraphExecDestroy)
+
+    def times(self, enqueue: Callable[[], None], count: int) -> tuple[float, ...]:
+        """Milliseconds between an event before and one after what ``enqueue`` puts on the stream, of ``count`` turns."""
+        begin = self._own("create an event", cudart.cudaEventCreate(), cudart.cudaEventDestroy)
+        end = self._own("create an event", cudart.cudaEventCreate(), cudart.cudaEventDestroy)
+        found = []
+        for _ in range(count):
+            checked("record an event", cudart.cudaEventRecord(begin, self.stream))
+            enqueue()
+            checked("record an event", cudart.cudaEventRecord(end, self.stream))
+            self.wait()
+            found.append(float(checked("read the GPU's clock", cudart.cudaEventElapsedTime(begin, end))))
+        for event in (begin, end):
+            self._give_back(event, cudart.cudaEventDestroy)
+        return tuple(found)
 
     def close(self) -> None:
         """Wait for work under way, and give everything back in reverse order; a second call does nothing."""
@@ -86,6 +100,10 @@ class Device:
         made = checked(what, result)
         self._taken.append((give_back, made))
         return made
+
+    def _give_back(self, made: Any, give_back: Callable[[Any], Any]) -> None:
+        self._taken.remove((give_back, made))
+        give_back(made)
 
 
 def checked(what: str, result: tuple[Any, ...]) -> Any:
