@@ -66,6 +66,16 @@ def test_the_doctor_says_that_onnxruntime_runs_on_cuda() -> None:
     assert found["onnxruntime-gpu"].runs_on == "CUDA, CPU"
 
 
+def test_the_tensorrt_provider_of_onnxruntime_really_runs_it_without_tf32(bundle: Path) -> None:
+    problem = absence("ort-tensorrt")
+    if problem:
+        pytest.skip(problem)
+    report = verify_bundle(bundle, backends=["ort-tensorrt"])
+    assert report.passed
+    assert report.parities[0].facts["providers"].startswith("TensorrtExecutionProvider")
+    assert 0 < report.parities[0].outputs[0].normalised < 1e-5
+
+
 @pytest.fixture
 def _tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a cache of its own: what is run here was built here, or refused here."""

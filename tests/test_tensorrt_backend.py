@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -498,6 +499,15 @@ def test_an_error_in_the_middle_of_a_bench_gives_memory_back(ten: FakeTensorRT, 
 def test_a_cuda_graph_without_tensorrt_is_refused(bundle: Path) -> None:
     with pytest.raises(UsageError, match="--cuda-graph is for tensorrt"):
         bench_bundle(bundle, backends=["ort-cpu"], batches=(1,), cuda_graph=True, **BLOCK)
+
+
+def test_an_engine_is_run_without_pytorch_or_onnxruntime(environment: dict[str, str]) -> None:
+    program = (
+        "import sys, edgekit.backends._tensorrt, edgekit.commands, edgekit.verify, edgekit.bench\n"
+        "print(sorted({'torch', 'onnxruntime', 'onnx', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout == "[]\n", done.stderr
 
 
 # the fakes themselves

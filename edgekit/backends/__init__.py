@@ -166,10 +166,21 @@ def _ort_cuda_absence(files: ModelFiles | None) -> str:
     return ""
 
 
+def _ort_tensorrt_absence(files: ModelFiles | None) -> str:
+    problem = _ort_cuda_absence(files)
+    if problem:
+        return problem
+    from edgekit.backends._ort import available_providers, tensorrt_problem
+
+    if "TensorrtExecutionProvider" not in available_providers():
+        return "the installed ONNX Runtime has no TensorRT provider; use tensorrt, which does without ONNX Runtime"
+    return tensorrt_problem()
+
+
 def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
     from edgekit.backends._ort import OrtBackend
 
-    return OrtBackend.open(kind, files, wishes.threads)
+    return OrtBackend.open(kind, files, wishes.threads, wishes.batches)
 
 
 def _tensorrt_absence(files: ModelFiles | None) -> str:
@@ -204,6 +215,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "torch": Runtime(_torch_absence, _open_torch),
     "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu")),
     "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda")),
+    "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt")),
     "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt),
 }
 """Every runtime, in the order of reports."""
