@@ -262,7 +262,7 @@ class IExecutionContext(Strict):
         self._profile: int | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
-        self._inferred = False
+        self._inferred = self._settled = False
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         profiles = self._engine._document["profiles"]
@@ -273,7 +273,7 @@ class IExecutionContext(Strict):
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._fake.shapes_set[name] = shape
-        self._inferred = False
+        self._inferred = self._settled = False
         if self._profile is not None and self._engine._document["profiles"]:
             low, _, high = self._engine._document["profiles"][self._profile][name]
             if not all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
@@ -303,6 +303,9 @@ class IExecutionContext(Strict):
     def execute_async_v3(self, stream_handle: int) -> bool:
         if self._fake.fails == "enqueue" or (self._fake.fails == "capture" and self._fake.cuda.capturing):
             return self._refused("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (invalid argument)")
+        if not self._settled and self._fake.cuda.capturing:
+            return self._refused("Error Code 1: Cuda Runtime (what new shapes bring cannot be captured)")
+        self._settled = True
         assert self._inferred
         assert self._profile is not None, "8.6 selects no profile by itself but for the first context"
         shapes, addresses, cuda = dict(self._shapes), dict(self._addresses), self._fake.cuda
