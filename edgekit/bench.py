@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 
-from edgekit.backends import Backend
+from edgekit.backends import Backend, OnDevice
 from edgekit.backends.fake import FakeBackend
 from edgekit.machine import CpuTime
 from edgekit.progress import SILENT, Progress
@@ -26,6 +27,7 @@ BOUNDARIES = ("device", "end-to-end")
 BLOCK_SECONDS = 0.1
 WARMUP_SECONDS = 0.01
 MAX_BLOCK_CALLS = 1000
+DEVICE_CALLS = 100
 FEWEST_ROUNDS = 5
 PERCENTS = (90.0, 99.0)
 NOISY_COV = 0.05
@@ -58,6 +60,8 @@ def bench(
             for boundary in BOUNDARIES:
                 candidates = [Candidate(one.name, _call(one, feed, boundary), dict(one.facts)) for one in backends]
                 measured = interleave(candidates, batch, boundary, seconds)
+                if boundary == "device":
+                    measured = [_with_device_times(row, one, feed) for row, one in zip(measured, backends, strict=True)]
                 rows.extend(measured)
                 comparisons.extend(compare(measured))
                 advance(1, f"batch {batch}, {boundary}")
@@ -184,6 +188,13 @@ def overhead_us() -> float:
 
 def _call(backend: Backend, feed: Feed, boundary: str) -> Callable[[], object]:
     return backend.bind(feed) if boundary == "device" else lambda: backend.run(feed)
+
+
+def _with_device_times(row: LatencyReport, backend: Backend, feed: Feed) -> LatencyReport:
+    """Asked for afterwards, because recording events costs time that the host's clock would count."""
+    if not isinstance(backend, OnDevice):
+        return row
+    return msgspec.structs.replace(row, device_ms=backend.device_times(feed, DEVICE_CALLS))
 
 
 def _percentile(ordered: Vector, percent: float) -> Percentile:

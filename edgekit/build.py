@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import msgspec
-
-from edgekit.build_options import DEFAULT_RANGE, BuildOptions
+from edgekit.build_options import BuildOptions
 from edgekit.bundle import Bundle
-from edgekit.engines import build_engine
-from edgekit.errors import BundleError
-from edgekit.files import read_bytes
+from edgekit.engines import build_engine, read_model, with_default_range
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import BuildReport
 from edgekit.trt.flavour import TensorRT
-from edgekit.trt.network import OnnxFile
 
 
 def build_bundle_engine(
@@ -28,8 +22,9 @@ def build_bundle_engine(
     progress: Progress = SILENT,
 ) -> BuildReport:
     """Build, or find, the engine of ``bundle``; a free batch axis for which no sizes are given gets ``DEFAULT_RANGE``."""
-    model = onnx_file(bundle)
-    options = with_default_range(bundle, options)
+    manifest = bundle.manifest
+    model = read_model(bundle.onnx, bundle.onnx_sha256, manifest.inputs, manifest.outputs, bundle.variant.precision)
+    options = with_default_range(manifest.inputs, options)
     engine = build_engine(trt, model, options, output=output, rebuild=rebuild, progress=progress)
     record = engine.record
     facts = {
@@ -56,18 +51,3 @@ def build_bundle_engine(
         precision=record.precision,
         facts={key: value for key, value in facts.items() if value},
     )
-
-
-def onnx_file(bundle: Bundle) -> OnnxFile:
-    """The bundle's file in memory, checked once more: these bytes and no others are built."""
-    content = read_bytes(bundle.onnx, "ONNX file", BundleError)
-    if hashlib.sha256(content).hexdigest() != bundle.onnx_sha256:
-        raise BundleError(f"{bundle.onnx} changed while it was read; build again")
-    manifest = bundle.manifest
-    return OnnxFile(bundle.onnx, content, manifest.inputs, manifest.outputs, bundle.variant.precision)
-
-
-def with_default_range(bundle: Bundle, options: BuildOptions) -> BuildOptions:
-    """The options with sizes for the batch, where it is free and none are given."""
-    free = any(isinstance(axis, str) for spec in bundle.manifest.inputs for axis in spec.shape)
-    return msgspec.structs.replace(options, profiles=(DEFAULT_RANGE,)) if free and not options.profiles else options

@@ -154,6 +154,7 @@ class Bundle(msgspec.Struct, frozen=True):
             torch_args=source.args,
             torch_weights=self.weights if rebuildable else None,
             precision=self.variant.precision,
+            onnx_sha256=self.onnx_sha256,
         )
 
     @property

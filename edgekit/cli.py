@@ -48,7 +48,9 @@ def _device_names() -> list[str]:
 
 
 def _backend_names() -> list[str]:
-    return ["torch", "ort-cpu", "ort-cuda"]
+    from edgekit.backends import KINDS
+
+    return list(KINDS)
 
 
 def _flavour_names() -> list[str]:
@@ -213,6 +215,9 @@ def bench(
     budget_ms: Annotated[
         Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")
     ] = None,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="TensorRT records its work once and replays it: fewer launches.")
+    ] = False,
     backend: Backends = None,
     source: TorchSource = None,
     json: Json = False,
@@ -236,6 +241,7 @@ def bench(
             seconds=seconds,
             budget_ms=budget_ms,
             source=source,
+            cuda_graph=cuda_graph,
             progress=progress,
         )
 

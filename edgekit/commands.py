@@ -61,7 +61,12 @@ def verify_bundle(
     bundle = open_bundle(Path(root))
     files = _model_files(bundle, source)
     kinds, skipped = _choose(files, backends)
-    return verify(bundle, lambda kind: open_backend(kind, files), kinds, skipped, tolerance=tolerance, progress=progress)
+    batches = (1, bundle.manifest.golden.samples)
+
+    def open_one(kind: str) -> Backend:
+        return open_backend(kind, files, batches=batches, progress=progress)
+
+    return verify(bundle, open_one, kinds, skipped, tolerance=tolerance, progress=progress)
 
 
 def bench_bundle(
@@ -73,19 +78,27 @@ def bench_bundle(
     seconds: float = 1.0,
     budget_ms: float | None = None,
     source: str | None = None,
+    cuda_graph: bool = False,
     progress: Progress = SILENT,
 ) -> BenchReport:
-    """Latency of every runtime present, or just ``backends``, interleaved."""
+    """Latency of every runtime present, or just ``backends``, interleaved; ``cuda_graph`` is how TensorRT runs its engine."""
     from edgekit.bench import bench, overhead_us
 
     bundle = open_bundle(Path(root))
     files = _model_files(bundle, source)
     kinds, skipped = _choose(files, backends)
+    if cuda_graph and "tensorrt" not in kinds:
+        raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
     count = threads or cores()
     overhead = overhead_us()
     facts = machine_facts() | gpu_facts()
     with ExitStack() as stack:
-        opened: list[Backend] = [stack.enter_context(open_backend(kind, files, threads=count)) for kind in kinds]
+        opened: list[Backend] = [
+            stack.enter_context(
+                open_backend(kind, files, threads=count, batches=batches, cuda_graph=cuda_graph, progress=progress)
+            )
+            for kind in kinds
+        ]
         rows, comparisons = bench(opened, batches, seconds=seconds, progress=progress)
     return BenchReport(str(root), bundle.onnx_sha256, facts, count, overhead, rows, comparisons, tuple(skipped), budget_ms)
 

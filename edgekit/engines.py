@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from edgekit.build_options import BuildOptions
+from edgekit.build_options import DEFAULT_RANGE, BatchRange, BuildOptions
 from edgekit.cuda import gpu_facts
-from edgekit.errors import EngineError, OutputError
-from edgekit.files import cache_root, check_writable, write_bytes
+from edgekit.errors import BundleError, EngineError, OutputError
+from edgekit.files import cache_root, check_writable, read_bytes, write_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import LayerCount, PrecisionReport
+from edgekit.tensors import TensorSpec
 from edgekit.trt.builder import build
 from edgekit.trt.flavour import TensorRT
 from edgekit.trt.inspector import read_layers
@@ -81,6 +83,25 @@ class Engine(NamedTuple):
     plan: bytes
     record: EngineRecord
     cached: bool
+
+
+def read_model(
+    path: Path, sha256: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], precision: str
+) -> OnnxFile:
+    """The file in memory, checked once more: these bytes and no others are built."""
+    content = read_bytes(path, "ONNX file", BundleError)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise BundleError(f"{path} changed while it was read; build again")
+    return OnnxFile(path, content, inputs, outputs, precision)
+
+
+def with_default_range(inputs: Sequence[TensorSpec], options: BuildOptions, batches: Sequence[int] = ()) -> BuildOptions:
+    """The options with sizes for the batch, where it is free and none are given: the usual ones, and up to ``batches``."""
+    free = any(isinstance(axis, str) for spec in inputs for axis in spec.shape)
+    if not free or options.profiles:
+        return options
+    largest = max((DEFAULT_RANGE.max, *batches))
+    return msgspec.structs.replace(options, profiles=(BatchRange(DEFAULT_RANGE.min, DEFAULT_RANGE.opt, largest),))
 
 
 def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -191,6 +192,10 @@ def _bench(report: BenchReport, console: Console) -> None:
     console.print(rows)
     for line in noisy:
         console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False)
+    for row in report.rows:
+        if row.device_ms:
+            median = statistics.median(row.device_ms)
+            console.print(f"{row.backend}, batch {row.batch}: {median:.3g} ms by the GPU's own clock.", highlight=False)
     for line in (
         "device: inputs resident, work complete. end-to-end: host array in, host array out.",
         "speed-up: over the first runtime, median of the per-round ratios. - (n): withheld, it takes n calls.",

@@ -271,6 +271,7 @@ class LatencyReport(Report, frozen=True):
     """One runtime, batch and boundary. ``samples_ms`` holds every recorded call, one tuple per block of the interleaving.
 
     Boundary ``device``: inputs resident, work complete. Boundary ``end-to-end``: host array in, host array out.
+    ``device_ms`` is what the GPU's own clock says of further calls, made after these; empty where a runtime does not ask it.
     """
 
     backend: str
@@ -285,6 +286,7 @@ class LatencyReport(Report, frozen=True):
     cov: float
     noise: str
     facts: dict[str, str]
+    device_ms: tuple[float, ...] = ()
 
     @property
     def count(self) -> int:

@@ -6,15 +6,19 @@ themselves, so that what needs a GPU can be reached without one.
 
 from __future__ import annotations
 
+import base64
 import enum
 import importlib.machinery
 import json
 import types
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
+from tests.fake_cuda import FakeCuda
 from tests.trt_listing import Listing
 
 KINDS = {"Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "Relu": "ACTIVATION", "Sigmoid": "ACTIVATION", "MaxPool": "POOLING"}
@@ -135,6 +139,7 @@ class OnnxParser(Strict):
 
     def parse(self, content: bytes) -> bool:
         graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(content)).graph
+        self._network._content = content
         if self._listing.has("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH") and not self._network._flags & 1:
             raise RuntimeError("this flavour needs EXPLICIT_BATCH")
         for number, node in enumerate(graph.node):
@@ -239,14 +244,87 @@ class Builder(Strict):
                     self._fake.stopped_at = step
                     return None
             monitor.phase_finish("Building")
-        document = {"build": len(self._fake.builds), "flags": sorted(config._flags), "network": network._flags}
+        document = {
+            "build": len(self._fake.builds),
+            "flags": sorted(config._flags),
+            "network": network._flags,
+            "profiles": config._profiles,
+            "onnx": base64.b64encode(network._content).decode(),
+        }
         return json.dumps(document).encode()
 
 
 class IExecutionContext(Strict):
+    """Its kernel is ONNX Runtime on the file that the plan was built of, run when the stream comes to it."""
+
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._engine = engine
+        self._profile: int | None = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._inferred = self._settled = False
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        profiles = self._engine._document["profiles"]
+        if self._fake.fails == "profile" or not 0 <= profile_index < max(len(profiles), 1):
+            return self._refused("Error Code 3: API Usage Error (the profile index is out of range.)")
+        self._profile = profile_index
+        return True
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._fake.shapes_set[name] = shape
-        return True
+        self._inferred = self._settled = False
+        if self._profile is not None and self._engine._document["profiles"]:
+            low, _, high = self._engine._document["profiles"][self._profile][name]
+            if not all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
+                return self._refused(f"Error Code 3: API Usage Error (the shape of {name} is outside of its profile.)")
+        self._shapes[name] = tuple(shape)
+        return self._fake.fails != "shape" or self._refused("Error Code 3: API Usage Error (a shape it does not take.)")
+
+    def infer_shapes(self) -> list[str]:
+        if self._fake.fails == "infer":
+            return ["hidden"]
+        missing = [name for name, _, _ in self._engine._tensors("input") if name not in self._shapes]
+        self._inferred = not missing
+        return missing
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if name in self._shapes:
+            return self._shapes[name]
+        shape = next(shape for other, _, shape in self._engine._tensors("output") if other == name)
+        batch = next(iter(self._shapes.values()))[0]
+        shape = tuple(batch if size < 0 and self._inferred else size for size in shape)
+        return self._fake.output_shape or shape
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = memory
+        return self._fake.fails != "address" or self._refused("Error Code 3: API Usage Error (an address it does not take.)")
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        if self._fake.fails == "enqueue" or (self._fake.fails == "capture" and self._fake.cuda.capturing):
+            return self._refused("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (invalid argument)")
+        if not self._settled and self._fake.cuda.capturing:
+            return self._refused("Error Code 1: Cuda Runtime (what new shapes bring cannot be captured)")
+        self._settled = True
+        assert self._inferred
+        assert self._profile is not None, "8.6 selects no profile by itself but for the first context"
+        shapes, addresses, cuda = dict(self._shapes), dict(self._addresses), self._fake.cuda
+        return cuda.put(stream_handle, lambda: self._compute(shapes, addresses, cuda))
+
+    def _compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], cuda: FakeCuda) -> None:
+        cuda.clock += 0.5 * next(iter(shapes.values()))[0]
+        assert shapes == self._shapes, "the context was set up for other shapes before this ran"
+        feed = {}
+        for name, dtype, _ in self._engine._tensors("input"):
+            size = int(np.prod(shapes[name])) * np.dtype(dtype).itemsize
+            feed[name] = cuda.view(addresses[name], size).view(dtype).reshape(shapes[name])
+        names = [name for name, _, _ in self._engine._tensors("output")]
+        for name, made in zip(names, self._engine._run(names, feed), strict=True):
+            cuda.view(addresses[name], made.nbytes)[:] = np.frombuffer(made.tobytes(), np.uint8)
+
+    def _refused(self, text: str) -> bool:
+        self._engine._logger._error(text)
+        return False
 
 
 class EngineInspector(Strict):
@@ -260,7 +338,49 @@ class ICudaEngine(Strict):
         return self._fake._bound(EngineInspector)()
 
     def create_execution_context(self) -> Any:
-        return self._fake._bound(IExecutionContext)()
+        if self._fake.fails == "context":
+            self._logger._error("Error Code 2: OutOfMemory (Requested size was 9 bytes, out of memory.)")
+            return None
+        self._fake.contexts += 1
+        return self._fake._bound(IExecutionContext)(self)
+
+    def __init__(self, document: dict[str, Any], logger: ILogger) -> None:
+        self._document, self._logger = document, logger
+        self._content = base64.b64decode(document["onnx"])
+        self._graph = onnx.load_model_from_string(self._content).graph
+        self._opened: Any = None
+
+    num_io_tensors = property(lambda self: len(self._graph.input) + len(self._graph.output))
+
+    def get_tensor_name(self, index: int) -> str:
+        return str([*self._graph.input, *self._graph.output][index].name)
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self._fake.api.TensorIOMode["INPUT" if name in [one.name for one in self._graph.input] else "OUTPUT"]
+
+    def get_tensor_location(self, name: str) -> Any:
+        return self._fake.api.TensorLocation["HOST" if self._fake.fails == "host" else "DEVICE"]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        value = next(one for one in (*self._graph.input, *self._graph.output) if one.name == name)
+        return self._fake.api.DataType[TYPES[value.type.tensor_type.elem_type]]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        tensors = (*self._tensors("input"), *self._tensors("output"))
+        return next(shape for other, _, shape in tensors if other == name)
+
+    def _run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self._opened = self._opened or onnxruntime.InferenceSession(self._content, providers=["CPUExecutionProvider"])
+        return list(self._opened.run(names, feed))
+
+    def _tensors(self, which: str) -> list[tuple[str, str, tuple[int, ...]]]:
+        """(name, numpy's dtype, shape with -1 for a free axis)."""
+        found = []
+        for value in self._graph.input if which == "input" else self._graph.output:
+            kind = value.type.tensor_type
+            dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+            found.append((value.name, dtype, tuple(axis.dim_value or -1 for axis in kind.shape.dim)))
+        return found
 
 
 class Runtime(Strict):
@@ -268,12 +388,13 @@ class Runtime(Strict):
         self._logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
-        portable = "VERSION_COMPATIBLE" in json.loads(plan)["flags"]
+        document = json.loads(plan)
+        portable = "VERSION_COMPATIBLE" in document["flags"]
         if portable and not self.__dict__.get("engine_host_code_allowed"):
             self._logger._error("Error Code 4: API Usage Error (Host code is not allowed.)")
             return None
         if self._fake.loads:
-            return self._fake._bound(ICudaEngine)()
+            return self._fake._bound(ICudaEngine)(document, self._logger)
         self._logger._error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (the GPU is of another kind)")
         return None
 
@@ -295,6 +416,8 @@ class FakeTensorRT:
         self.layer_types: dict[str, str] = {}
         self.stopped_at: int | None = None
         self.shapes_set: dict[str, tuple[int, ...]] = {}
+        self.cuda, self.contexts, self.fails = FakeCuda(), 0, ""
+        self.output_shape: tuple[int, ...] | None = None
         self._made: dict[type, type] = {}
         self.api: Any = types.ModuleType(listing.module)
         self.api.__version__ = listing.version
@@ -319,7 +442,14 @@ class FakeTensorRT:
         for module in ("flavour", "inspector"):
             monkeypatch.setattr(f"edgekit.trt.{module}.cuda_problem", lambda: "")
         monkeypatch.setattr("edgekit.engines.gpu_facts", lambda: dict(GPU))
+        monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: dict(GPU))
         return self
+
+    def install_with_cuda(self, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+        """As ``install``, and engines run, on the fake of CUDA."""
+        self.cuda.install(monkeypatch)
+        monkeypatch.setattr("edgekit.backends.cuda_problem", lambda: "")
+        return self.install(monkeypatch)
 
 
 def layers_json(*types_of: str, tactic: str = "sm80_f32f32", key: str = "Format/Datatype") -> str:

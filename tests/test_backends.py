@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -203,12 +206,12 @@ def test_present_sorts_kinds_and_keeps_every_reason(files: ModelFiles, monkeypat
     monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CPUExecutionProvider"])
     kinds, reasons = present(files)
     assert kinds == ["ort-cpu"]
-    assert list(reasons) == ["torch", "ort-cuda"]
+    assert list(reasons) == ["torch", "ort-cuda", "ort-tensorrt", "tensorrt"]
     assert all(reasons.values())
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(files: ModelFiles) -> None:
-    with pytest.raises(UsageError, match="no backend 'tpu'; use one of torch, ort-cpu, ort-cuda"):
+    with pytest.raises(UsageError, match="no backend 'tpu'; use one of torch, ort-cpu, ort-cuda, ort-tensorrt, tensorrt"):
         open_backend("tpu", files)
 
 
@@ -263,3 +266,135 @@ def test_a_provider_that_cannot_load_is_a_fallback_error_not_a_bad_file(bundle: 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(FallbackError, match=r"cannot use CUDAExecutionProvider: libcudnn.so.9"):
         OrtBackend.open("ort-cuda", open_bundle(bundle).model_files())
+
+
+@pytest.mark.skipif(not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"), reason="it cannot tell")
+def test_nodes_that_landed_on_the_cpu_are_counted_and_named(bundle: Path) -> None:
+    from edgekit.backends._ort import placement
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    model = str(open_bundle(bundle).onnx)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    told = placement(session)["nodes on the CPU"]
+    count, _, kinds = told.partition(": ")
+    assert count == f"{count.split()[0]} of {count.split()[0]}"
+    assert {"Conv", "Gemm"} <= set(kinds.split(", "))
+
+
+def test_a_placement_on_two_providers_tells_them_apart_and_an_old_release_tells_nothing() -> None:
+    from edgekit.backends._ort import placement
+
+    class Part:
+        def __init__(self, ep_name: str, *kinds: str) -> None:
+            self.ep_name, self._kinds = ep_name, kinds
+
+        def get_nodes(self) -> list[object]:
+            return [type("Node", (), {"op_type": kind}) for kind in self._kinds]
+
+    class Session:
+        def __init__(self, *parts: Part) -> None:
+            self.get_provider_graph_assignment_info = lambda: parts
+
+    cuda, cpu = Part("CUDAExecutionProvider", "Conv", "Relu"), Part("CPUExecutionProvider", "Shape", "Shape", "Gather")
+    assert placement(Session(cuda, cpu)) == {"nodes on the CPU": "3 of 5: Shape, Gather"}
+    assert placement(Session(cuda)) == {"nodes on the CPU": "none of 2"}
+    assert placement(object()) == {}
+
+
+@pytest.fixture
+def pretended_provider(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """ONNX Runtime with a TensorRT provider, as far as its first answers go; the list holds what it was asked for."""
+    asked: list[Any] = []
+    real = onnxruntime.InferenceSession
+
+    class Session(real):  # type: ignore[misc, valid-type]
+        used: ClassVar[list[str]] = ["TensorrtExecutionProvider"]
+        first: ClassVar[str] = "TensorrtExecutionProvider"
+
+        def __init__(self, content: bytes, options: Any, providers: Any) -> None:
+            super().__init__(content, options, providers=["CPUExecutionProvider"])
+            asked.append(providers)
+
+        def get_providers(self) -> list[str]:
+            return [self.first, "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            node = type("Node", (), {"op_type": "Conv"})
+            return [type("Part", (), {"ep_name": name, "get_nodes": lambda: [node]}) for name in self.used]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: names)
+    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    return asked
+
+
+def test_the_tensorrt_provider_gets_one_profile_for_all_batches_cuda_behind_it_and_no_tf32(
+    files: ModelFiles, pretended_provider: list[Any]
+) -> None:
+    with open_backend("ort-tensorrt", files, batches=(1, 64), threads=1) as opened:
+        assert opened.facts["TF32"] == "off"
+        assert opened.facts["nodes on the CPU"] == "none of 1"
+        assert opened.facts["providers"].startswith("TensorrtExecutionProvider")
+        assert opened.run(sample_feed(files.inputs, 2))["output"].shape == (2, 10)
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    profile = {
+        "trt_profile_min_shapes": "input:1x1x28x28",
+        "trt_profile_opt_shapes": "input:8x1x28x28",
+        "trt_profile_max_shapes": "input:64x1x28x28",
+    }
+    behind = ("CUDAExecutionProvider", {"use_tf32": "0"})
+    assert pretended_provider == [[("TensorrtExecutionProvider", profile), behind]]
+
+
+def test_the_tensorrt_provider_is_told_of_float16_and_of_nothing_where_the_batch_is_fixed(files: ModelFiles) -> None:
+    from edgekit.backends._ort import tensorrt_settings
+
+    fixed = tuple(msgspec.structs.replace(spec, shape=spec.concrete(1)) for spec in files.inputs)
+    assert tensorrt_settings(files._replace(inputs=fixed, precision="float16"), ()) == {"trt_fp16_enable": "1"}
+
+
+def test_tf32_that_the_user_has_set_stays_and_is_told(
+    files: ModelFiles, pretended_provider: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    with open_backend("ort-tensorrt", files) as opened:
+        assert opened.facts["TF32"] == "as NVIDIA_TF32_OVERRIDE=1 says"
+
+
+@pytest.mark.parametrize(
+    ("first", "used", "told"),
+    [
+        ("CUDAExecutionProvider", ["CUDAExecutionProvider"], "silently chose CUDAExecutionProvider"),
+        ("TensorrtExecutionProvider", ["CUDAExecutionProvider"], "took no node of the model: all went to CUDAExecutionProvider"),
+    ],
+)
+def test_a_session_that_tensorrt_does_not_really_run_is_refused(
+    files: ModelFiles,
+    pretended_provider: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    used: list[str],
+    told: str,
+) -> None:
+    monkeypatch.setattr(onnxruntime.InferenceSession, "first", first)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "used", used)
+    with pytest.raises(FallbackError, match=told):
+        open_backend("ort-tensorrt", files)
+
+
+def test_a_tensorrt_provider_without_tensorrt_is_absent(
+    files: ModelFiles, pretended_provider: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert absence("ort-tensorrt") == ""
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so").write_bytes(b"\x7fELF...libnvinfer.so.987...")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    assert re.search(r"does not load: libnvinfer\.so\.987.*; install TensorRT 987 and .*LD_LIBRARY_PATH", absence("ort-tensorrt"))
+    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CUDAExecutionProvider"])
+    assert "has no TensorRT provider" in absence("ort-tensorrt")
+    assert absence("ort-cuda") == ""

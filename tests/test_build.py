@@ -356,7 +356,7 @@ def test_a_file_that_changed_after_its_checksum_is_refused(bundle: Path, run: Co
 def test_a_file_that_changes_after_its_bundle_was_opened_is_refused(
     bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.build.read_bytes", lambda path, what, error: b"something else")
+    monkeypatch.setattr("edgekit.engines.read_bytes", lambda path, what, error: b"something else")
     assert refused(run, bundle, kind="BundleError").endswith("model.onnx changed while it was read; build again")
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from edgekit.backends import absence, open_backend
 from edgekit.bundle import open_bundle
-from edgekit.commands import bench_bundle, verify_bundle
+from edgekit.commands import bench_bundle, build_bundle, verify_bundle
 from edgekit.cuda import cuda_problem
 from edgekit.doctor import doctor
+from edgekit.engines import Engine, read_record
+from edgekit.errors import EngineError
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from edgekit.reports import BenchReport
+from edgekit.tensors import sample_feed
 from edgekit.train import train
+from edgekit.trt.flavour import find
 from tests.networks import dataset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(cuda_problem()), reason=f"no CUDA: {cuda_problem()}")]
@@ -39,6 +45,7 @@ def test_cuda_is_really_what_runs(bundle: Path) -> None:
     with open_backend("ort-cuda", open_bundle(bundle).model_files()) as opened:
         assert opened.facts["providers"].startswith("CUDAExecutionProvider")
         assert opened.facts["TF32"] == "off"
+        assert opened.facts.get("nodes on the CPU", "none").startswith("none")
 
 
 @pytest.mark.usefixtures("_ort_cuda")
@@ -57,6 +64,80 @@ def test_the_doctor_says_that_onnxruntime_runs_on_cuda() -> None:
     found = {finding.name: finding for finding in doctor().findings}
     assert found["NVIDIA driver"].status == "ok"
     assert found["onnxruntime-gpu"].runs_on == "CUDA, CPU"
+
+
+def test_the_tensorrt_provider_of_onnxruntime_really_runs_it_without_tf32(bundle: Path) -> None:
+    problem = absence("ort-tensorrt")
+    if problem:
+        pytest.skip(problem)
+    report = verify_bundle(bundle, backends=["ort-tensorrt"])
+    assert report.passed
+    assert report.parities[0].facts["providers"].startswith("TensorrtExecutionProvider")
+    assert 0 < report.parities[0].outputs[0].normalised < 1e-5
+
+
+@pytest.fixture
+def _tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a cache of its own: what is run here was built here, or refused here."""
+    problem = absence("tensorrt")
+    if problem:
+        pytest.skip(problem)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_an_engine_computes_what_the_original_model_does_and_says_in_what(bundle: Path) -> None:
+    report = verify_bundle(bundle, backends=["tensorrt"])
+    assert report.passed
+    assert 0 < report.parities[0].outputs[0].normalised < 1e-5
+    facts = report.parities[0].facts
+    assert (facts["precision"], facts["precision read from"], facts["TF32"]) == ("float32", "engine", "off")
+    assert build_bundle(bundle).cached
+
+
+@pytest.mark.usefixtures("_tensorrt")
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_engine_is_timed_with_and_without_a_graph_and_gives_its_memory_back(bundle: Path, graph: bool) -> None:
+    from cuda.bindings import runtime
+
+    def timed() -> BenchReport:
+        return bench_bundle(bundle, backends=["ort-cpu", "tensorrt"], batches=(1, 8), seconds=0.05, cuda_graph=graph)
+
+    timed()  # CUDA's own start takes memory too, and keeps it
+    before = runtime.cudaMemGetInfo()
+    report = timed()
+    rows = [row for row in report.rows if row.backend == "tensorrt"]
+    assert {row.facts["CUDA graph"] for row in rows} == {"on" if graph else "off"}
+    assert all(row.count >= 5 for row in rows)
+    # the GPU's own clock may not count more than the host's did
+    assert all(0 < np.median(row.device_ms) <= 1.1 * row.median_ms for row in rows if row.boundary == "device")
+    assert runtime.cudaMemGetInfo() == before
+
+
+@pytest.mark.usefixtures("_tensorrt")
+@pytest.mark.parametrize("graph", [False, True])
+def test_calls_that_alternate_on_one_context_still_compute_the_same(bundle: Path, graph: bool) -> None:
+    with open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=graph) as opened:
+        feeds = [sample_feed(opened.inputs, batch, batch) for batch in (1, 8, 32)]
+        first = [opened.run(feed)["output"] for feed in feeds]
+        calls = [opened.bind(feed) for feed in feeds]
+        for _ in range(3):
+            for call, feed, before in zip(calls, feeds, first, strict=True):
+                call()
+                np.testing.assert_array_equal(opened.run(feed)["output"], before)
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_a_plan_that_is_no_plan_is_refused_in_one_sentence(bundle: Path) -> None:
+    files = open_bundle(bundle).model_files()
+    built = build_bundle(bundle)
+    assert built.engine is not None
+    record = read_record(Path(built.engine))
+    assert record is not None
+    from edgekit.backends._tensorrt import TensorRTBackend  # it takes cuda-python, which is there where this runs
+
+    with pytest.raises(EngineError, match=r"refuses the engine .*--rebuild"):
+        TensorRTBackend.open(files, find(), Engine(Path("x.plan"), b"not a plan", record, True))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA")

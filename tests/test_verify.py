@@ -98,6 +98,8 @@ def test_a_sound_bundle_passes_on_every_runtime_and_the_rest_is_named(request: p
         "torch",
         "ort-cpu",
         "ort-cuda",
+        "ort-tensorrt",
+        "tensorrt",
     }
     assert all(one.reason for one in report.skipped)
 

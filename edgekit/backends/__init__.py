@@ -5,18 +5,19 @@ Importing this package imports no runtime; ``open_backend`` imports the one file
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from edgekit.cuda import cuda_problem
 from edgekit.errors import MissingError, UsageError
+from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
-
-KINDS = ("torch", "ort-cpu", "ort-cuda")
-"""What ``--backend`` takes, in the order of reports."""
+from edgekit.trt.flavour import FLAVOURS, find, gpu_problem
 
 
 class Backend(Protocol):
@@ -58,6 +59,15 @@ class Backend(Protocol):
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
+@runtime_checkable
+class OnDevice(Protocol):
+    """What a runtime has beside ``Backend`` where its device keeps the time of its own work."""
+
+    def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
+        """Milliseconds of ``count`` calls by the device's own clock."""
+        ...
+
+
 class ModelFiles(NamedTuple):
     """What a runtime needs of a bundle: the ONNX file, its tensors, and the PyTorch model where it can be rebuilt."""
 
@@ -68,53 +78,146 @@ class ModelFiles(NamedTuple):
     torch_args: Mapping[str, Any] = {}
     torch_weights: Path | None = None
     precision: str = "float32"
+    onnx_sha256: str = ""
 
 
-def open_backend(kind: str, files: ModelFiles, *, threads: int | None = None) -> Backend:
-    """Open ``files`` in the runtime ``kind``; raises MissingError when it is not present here, UsageError for no such kind."""
+class Wishes(NamedTuple):
+    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; ``cuda_graph`` for TensorRT alone."""
+
+    threads: int | None = None
+    batches: tuple[int, ...] = ()
+    cuda_graph: bool = False
+    progress: Progress = SILENT
+
+
+class Runtime(NamedTuple):
+    """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing."""
+
+    absence: Callable[[ModelFiles | None], str]
+    open: Callable[[ModelFiles, Wishes], Backend]
+
+
+def open_backend(
+    kind: str,
+    files: ModelFiles,
+    *,
+    threads: int | None = None,
+    batches: Sequence[int] = (),
+    cuda_graph: bool = False,
+    progress: Progress = SILENT,
+) -> Backend:
+    """Open ``files`` in the runtime ``kind``; raises MissingError when it is not present here, UsageError for no such kind.
+
+    TensorRT finds or builds its engine first, for the usual batch sizes and ``batches``.
+    """
     problem = absence(kind, files)
     if problem:
         raise MissingError(f"{kind} cannot run here: {problem}")
-    if kind == "torch":
-        try:
-            from edgekit.backends._torch import TorchBackend
-        except ImportError as error:
-            raise MissingError(f"torch is installed but cannot be imported: {error}; run edgekit doctor") from error
-        return TorchBackend.open(files, threads)
-    from edgekit.backends._ort import OrtBackend
-
-    return OrtBackend.open(kind, files, threads)
+    return RUNTIMES[kind].open(files, Wishes(threads, tuple(batches), cuda_graph, progress))
 
 
 def absence(kind: str, files: ModelFiles | None = None) -> str:
     """Why the runtime ``kind`` is not present for ``files`` on this machine, with the remedy; nothing when it is."""
-    if kind not in KINDS:
+    if kind not in RUNTIMES:
         raise UsageError(f"no backend {kind!r}; use one of {', '.join(KINDS)}")
-    if kind == "torch":
-        if importlib.util.find_spec("torch") is None:
-            return "PyTorch is not installed; pip install 'edgekit[train]'"
-        if files is not None and (files.torch_model is None or files.torch_weights is None):
-            return "the bundle does not hold a PyTorch model that can be rebuilt from edgekit's own; name one with --source"
-        return ""
+    return RUNTIMES[kind].absence(files)
+
+
+def present(files: ModelFiles, kinds: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """(kinds that can run ``files`` here, kind -> reason for the others)."""
+    reasons = {kind: absence(kind, files) for kind in (KINDS if kinds is None else kinds)}
+    return [kind for kind, reason in reasons.items() if not reason], {kind: reason for kind, reason in reasons.items() if reason}
+
+
+def _torch_absence(files: ModelFiles | None) -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed; pip install 'edgekit[train]'"
+    if files is not None and (files.torch_model is None or files.torch_weights is None):
+        return "the bundle does not hold a PyTorch model that can be rebuilt from edgekit's own; name one with --source"
+    return ""
+
+
+def _open_torch(files: ModelFiles, wishes: Wishes) -> Backend:
+    try:
+        from edgekit.backends._torch import TorchBackend
+    except ImportError as error:
+        raise MissingError(f"torch is installed but cannot be imported: {error}; run edgekit doctor") from error
+    return TorchBackend.open(files, wishes.threads)
+
+
+def _ort_absence(files: ModelFiles | None) -> str:
     if importlib.util.find_spec("onnxruntime") is None:
         return "ONNX Runtime is not installed; pip install 'edgekit[cpu]' or 'edgekit[gpu]'"
-    return _ort_absence(kind)
-
-
-def present(files: ModelFiles, kinds: Sequence[str] = KINDS) -> tuple[list[str], dict[str, str]]:
-    """(kinds that can run ``files`` here, kind -> reason for the others)."""
-    reasons = {kind: absence(kind, files) for kind in kinds}
-    return [kind for kind in kinds if not reasons[kind]], {kind: reason for kind, reason in reasons.items() if reason}
-
-
-def _ort_absence(kind: str) -> str:
     try:
-        from edgekit.backends import _ort
+        importlib.import_module("edgekit.backends._ort")
     except ImportError as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
         return f"ONNX Runtime is installed but cannot be imported: {error}; run edgekit doctor"
-    if kind == "ort-cpu":
-        return ""
-    problem = cuda_problem()
-    if not problem and "CUDAExecutionProvider" not in _ort.available_providers():
+    return ""
+
+
+def _ort_cuda_absence(files: ModelFiles | None) -> str:
+    problem = _ort_absence(files) or cuda_problem()
+    if problem:
+        return problem
+    from edgekit.backends._ort import available_providers
+
+    if "CUDAExecutionProvider" not in available_providers():
         return "the installed ONNX Runtime has no CUDA; pip uninstall onnxruntime, then pip install 'edgekit[gpu]'"
-    return problem
+    return ""
+
+
+def _ort_tensorrt_absence(files: ModelFiles | None) -> str:
+    problem = _ort_cuda_absence(files)
+    if problem:
+        return problem
+    from edgekit.backends._ort import available_providers, tensorrt_problem
+
+    if "TensorrtExecutionProvider" not in available_providers():
+        return "the installed ONNX Runtime has no TensorRT provider; use tensorrt, which does without ONNX Runtime"
+    return tensorrt_problem()
+
+
+def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
+    from edgekit.backends._ort import OrtBackend
+
+    return OrtBackend.open(kind, files, wishes.threads, wishes.batches)
+
+
+def _tensorrt_absence(files: ModelFiles | None) -> str:
+    """Nothing is imported before the driver is known to start: without one, some releases end the process."""
+    if all(importlib.util.find_spec(flavour.module) is None for flavour in FLAVOURS):
+        return "TensorRT is not installed; pip install 'edgekit[gpu]' or 'edgekit[rtx]'"
+    if importlib.util.find_spec("onnx") is None:
+        return "TensorRT is installed, but onnx, by which its engines are built, is not; pip install onnx"
+    return cuda_problem() or _tensorrt_problem()
+
+
+def _tensorrt_problem() -> str:
+    """With a driver: whether TensorRT, the GPU and CUDA's Python go together."""
+    try:
+        problem = gpu_problem(find())
+    except MissingError as error:
+        return str(error)
+    try:
+        from edgekit.backends._cuda import runtime_problem
+    except ImportError as error:
+        return f"TensorRT is installed, but CUDA's Python cannot be imported: {error}; pip install cuda-bindings"
+    return problem or runtime_problem()
+
+
+def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:
+    from edgekit.backends._tensorrt import open_tensorrt
+
+    return open_tensorrt(files, wishes.batches, wishes.cuda_graph, wishes.progress)
+
+
+RUNTIMES: Mapping[str, Runtime] = {
+    "torch": Runtime(_torch_absence, _open_torch),
+    "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu")),
+    "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda")),
+    "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt")),
+    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt),
+}
+"""Every runtime, in the order of reports."""
+KINDS = tuple(RUNTIMES)
+"""What ``--backend`` takes."""

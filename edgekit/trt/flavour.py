@@ -10,7 +10,7 @@ import importlib.util
 import re
 from typing import Any, NamedTuple
 
-from edgekit.cuda import cuda_problem
+from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.errors import MissingError, UsageError, first_line
 
 NAMES = ("tensorrt", "tensorrt-rtx")
@@ -42,6 +42,8 @@ class Flavour(NamedTuple):
     version_compatible: bool = True
     timing_cache: bool = True
     """A build can reuse the measurements of an earlier one."""
+    lists_gpus: bool = False
+    """``ComputeCapability`` names the GPUs it compiles for."""
 
     @property
     def strongly_typed(self) -> bool:
@@ -59,7 +61,7 @@ FLAVOURS = (
     # it compiles for the GPU it finds when it runs: what is measured or bound to one GPU is not there or does nothing
     Flavour(
         "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 0),
-        needs_gpu=False, hardware_compatible=False, version_compatible=False, timing_cache=False,
+        needs_gpu=False, hardware_compatible=False, version_compatible=False, timing_cache=False, lists_gpus=True,
     ),
 )  # fmt: skip
 
@@ -98,6 +100,17 @@ def absence(name: str) -> str:
     # before the import: without a driver some releases end the process
     problem = cuda_problem() if one.needs_gpu else ""
     return f"{problem.partition('; ')[0]}; run nvidia-smi, or use --flavour tensorrt-rtx, which builds without" if problem else ""
+
+
+def gpu_problem(trt: TensorRT) -> str:
+    """Why no engine of this release runs on the GPU here; nothing where one may."""
+    capability = gpu_facts().get("compute capability", "")
+    known: list[str] = []
+    if trt.flavour.lists_gpus:
+        known = dir(trt.api.ComputeCapability)
+    if not known or not capability or f"SM{capability.replace('.', '')}" in known:
+        return ""
+    return f"{trt} knows no GPU of compute capability {capability}; pip install 'edgekit[gpu]', for TensorRT itself"
 
 
 def flavour_of(name: str, version: str) -> Flavour | None:

@@ -56,11 +56,16 @@ def collector(api: Any) -> Any:
 
 def failure(trt: TensorRT, what: str, messages: Sequence[Message]) -> EngineError:
     """The error for a call that gave None, False or -1: ``what`` it could not do, its first reason and the remedy."""
+    reason = reason_of(messages)
+    return EngineError(f"{trt} cannot {what}: {reason}; {remedy_for(reason)}")
+
+
+def reason_of(messages: Sequence[Message]) -> str:
+    """The first error in the log that tells something, made plain."""
     errors = [message.text for message in messages if message.severity != "WARNING"]
     # without a driver every call also complains of that, which is not why it failed
     telling = [text for text in errors if "catchCudaError" not in text] or errors
-    reason = plain(telling[0]) if telling else "it does not say why"
-    return EngineError(f"{trt} cannot {what}: {reason}; {remedy_for(reason)}")
+    return plain(telling[0]) if telling else "it does not say why"
 
 
 def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode]) -> EngineError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,19 +122,21 @@ def _check_tensors(network: Any, model: OnnxFile) -> None:
     found_inputs = [network.get_input(index) for index in range(network.num_inputs)]
     found_outputs = [network.get_output(index) for index in range(network.num_outputs)]
     for what, found, specs in (("inputs", found_inputs, model.inputs), ("outputs", found_outputs, model.outputs)):
-        told = sorted(_described(tensor) for tensor in found)
-        wanted = sorted(_wanted(spec) for spec in specs)
-        if told != wanted:
+        told = sorted(described(tensor.name, numpy_name(tensor.dtype), tensor.shape) for tensor in found)
+        asked = sorted(map(wanted, specs))
+        if told != asked:
             raise EngineError(
-                f"TensorRT reads the {what} {', '.join(told)} from {model.path} where the manifest says {', '.join(wanted)}; "
+                f"TensorRT reads the {what} {', '.join(told)} from {model.path} where the manifest says {', '.join(asked)}; "
                 "export the bundle again"
             )
 
 
-def _described(tensor: Any) -> str:
-    shape: Sequence[int | str] = ["free" if size < 0 else size for size in tuple(tensor.shape)]
-    return f"{tensor.name} {numpy_name(tensor.dtype)} {shape_text(shape)}"
+def described(name: str, dtype: str, shape: Iterable[int]) -> str:
+    """A tensor as TensorRT has it, in words that ``wanted`` uses too."""
+    axes: Sequence[int | str] = ["free" if size < 0 else size for size in tuple(shape)]
+    return f"{name} {dtype} {shape_text(axes)}"
 
 
-def _wanted(spec: TensorSpec) -> str:
+def wanted(spec: TensorSpec) -> str:
+    """A tensor as the manifest has it, whatever its free axes are called."""
     return f"{spec.name} {spec.dtype} {shape_text(['free' if isinstance(axis, str) else axis for axis in spec.shape])}"

@@ -1,0 +1,302 @@
+"""TensorRT of any flavour: an engine that was built here, run on one stream, its inputs and outputs in memory of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgekit.backends import ModelFiles
+from edgekit.backends._cuda import Device
+from edgekit.build_options import BuildOptions
+from edgekit.engines import Engine, EngineRecord, build_engine, read_model, with_default_range
+from edgekit.errors import EngineError, UsageError
+from edgekit.progress import SILENT, Progress
+from edgekit.tensors import Array, Feed, TensorSpec, check_feed, shape_text
+from edgekit.trt.flavour import TensorRT, find
+from edgekit.trt.messages import collector, failure, reason_of
+from edgekit.trt.network import described, wanted
+from edgekit.trt.precision import numpy_name
+
+
+def open_tensorrt(
+    files: ModelFiles, batches: Sequence[int] = (), cuda_graph: bool = False, progress: Progress = SILENT
+) -> TensorRTBackend:
+    """Find or build the engine of ``files`` that takes ``batches``, and open it."""
+    trt = find()
+    model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)
+    options = with_default_range(files.inputs, BuildOptions(), batches)
+    return TensorRTBackend.open(files, trt, build_engine(trt, model, options, progress=progress), cuda_graph=cuda_graph)
+
+
+class Call:
+    """Inputs of certain shapes with their memory: ``enqueue`` is set while the context is set up for this one."""
+
+    def __init__(self, index: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.index, self.shapes = index, shapes
+        self.outputs: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.enqueue: Callable[[], None] = _nothing
+        self.graph: Any = None
+
+
+class TensorRTBackend:
+    """An engine with a context for each profile that is needed.
+
+    A context is set up for one ``Call`` at a time: 8.6 allows no two on one profile, and a graph is tied to the shapes of its
+    context. Repeating a call costs nothing; alternating between two sets the context up each time.
+    """
+
+    name = "tensorrt"
+
+    def __init__(
+        self, trt: TensorRT, logger: Any, runtime: Any, engine: Any, files: ModelFiles, built: Engine, cuda_graph: bool
+    ) -> None:
+        self.inputs: tuple[TensorSpec, ...] = files.inputs
+        self.outputs: tuple[TensorSpec, ...] = files.outputs
+        self.facts: Mapping[str, str] = _facts(trt, built.record, cuda_graph)
+        self._trt, self._logger, self._record, self._cuda_graph = trt, logger, built.record, cuda_graph
+        self._runtime, self._engine = runtime, engine
+        self._contexts: dict[int, Any] = {}
+        self._current: dict[int, Call] = {}
+        self._calls: dict[tuple[tuple[int, ...], ...], Call] = {}
+        self._device = Device()
+
+    @classmethod
+    def open(cls, files: ModelFiles, trt: TensorRT, built: Engine, *, cuda_graph: bool = False) -> TensorRTBackend:
+        """Load a plan that has just been checked; raises EngineError where it does not load or is of other tensors."""
+        if built.record.precision.problems:
+            raise EngineError(
+                f"the engine of {files.onnx} failed its check: {'; '.join(built.record.precision.problems)}; "
+                "run edgekit build on it to see all of it, or use ort-cpu"
+            )
+        api = trt.api
+        logger = collector(api)
+        runtime = api.Runtime(logger)
+        if built.record.key.options.version_compatible:
+            runtime.engine_host_code_allowed = True  # such a plan carries its own runtime; its bytes were checked
+        engine = runtime.deserialize_cuda_engine(built.plan)
+        if engine is None:
+            reason = reason_of(logger.messages)
+            raise EngineError(f"{trt} refuses the engine {built.path}: {reason}; build it again with edgekit build --rebuild")
+        _check_tensors(api, engine, files, built)
+        return cls(trt, logger, runtime, engine, files, built, cuda_graph)
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Host arrays in, host arrays out."""
+        check_feed(self.inputs, feed)
+        shapes = tuple(feed[spec.name].shape for spec in self.inputs)
+        call = self._calls.get(shapes)
+        if call is None:
+            call = self._calls[shapes] = self._prepared(feed)
+        held = self._upload(call, feed)
+        self._launch(call)
+        outputs = {spec.name: np.empty(call.outputs[spec.name], spec.dtype) for spec in self.outputs}
+        for name, array in outputs.items():
+            self._device.download(call.addresses[name], array)
+        self._device.wait()
+        del held
+        return outputs
+
+    def bind(self, feed: Feed) -> Callable[[], None]:
+        """Inputs and outputs stay in the GPU's memory, of their own until the backend is closed."""
+        check_feed(self.inputs, feed)
+        call = self._prepared(feed)
+        held = self._upload(call, feed)
+        self._device.wait()
+        del held
+        launch, wait = self._launch, self._device.wait
+
+        def once() -> None:
+            launch(call)
+            wait()
+
+        return once
+
+    def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
+        """Milliseconds of ``count`` calls by the GPU's own clock, inputs resident, after one that is not counted."""
+        check_feed(self.inputs, feed)
+        call = self._prepared(feed)
+        held = self._upload(call, feed)
+        self._launch(call)
+        self._device.wait()
+        del held
+        return self._device.times(call.enqueue, count)
+
+    def _prepared(self, feed: Feed) -> Call:
+        """A call with memory for its inputs, and for its outputs of the shapes that TensorRT infers."""
+        self._check_open()
+        self._logger.messages.clear()
+        shapes = {spec.name: feed[spec.name].shape for spec in self.inputs}
+        call = Call(self._profile(shapes), shapes)
+        context = self._context(call.index)
+        self._retire(call.index)
+        self._set_shapes(context, call)
+        for spec in self.outputs:
+            call.outputs[spec.name] = self._output_shape(context, spec, call)
+        for spec in self.inputs:
+            call.addresses[spec.name] = self._device.allocate(feed[spec.name].nbytes)
+        for spec in self.outputs:
+            size = int(np.prod(call.outputs[spec.name], dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+            call.addresses[spec.name] = self._device.allocate(size)
+        return call
+
+    def _profile(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        free = {
+            shapes[spec.name][place] for spec in self.inputs for place, axis in enumerate(spec.shape) if isinstance(axis, str)
+        }
+        if len(free) > 1:
+            told = ", ".join(f"{name} {shape_text(shape)}" for name, shape in shapes.items())
+            raise EngineError(f"the inputs {told} are of different batch sizes; give all of them the same")
+        return self._record.profile_for(free.pop()) if free else 0
+
+    def _context(self, index: int) -> Any:
+        if index not in self._contexts:
+            engine = self._engine
+            context = engine.create_execution_context()
+            if context is None:
+                raise self._failed("create an execution context")
+            if not context.set_optimization_profile_async(index, int(self._device.stream)):
+                raise self._failed(f"use the profile {index} of the engine")
+            self._device.wait()
+            self._contexts[index] = context
+        return self._contexts[index]
+
+    def _set_shapes(self, context: Any, call: Call) -> None:
+        for name, shape in call.shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise self._failed(f"take {name} of {shape_text(shape)}")
+        missing = context.infer_shapes()
+        if missing:
+            raise self._failed(f"infer its shapes without {', '.join(missing)}")
+
+    def _output_shape(self, context: Any, spec: TensorSpec, call: Call) -> tuple[int, ...]:
+        shape = tuple(int(size) for size in context.get_tensor_shape(spec.name))
+        fits = len(shape) == len(spec.shape) and all(
+            got >= 0 if isinstance(want, str) else got == want for want, got in zip(spec.shape, shape, strict=True)
+        )
+        if not fits:
+            raise EngineError(
+                f"the engine gives {spec.name} of {shape_text(shape)} for inputs of "
+                f"{', '.join(map(shape_text, call.shapes.values()))}, and the manifest says {shape_text(spec.shape)}; "
+                "run the bundle with ort-cpu"
+            )
+        return shape
+
+    def _set_up(self, call: Call) -> None:
+        """Make the profile's context this call's: its shapes, its memory and, where asked for, its graph."""
+        self._check_open()
+        self._logger.messages.clear()
+        context = self._contexts[call.index]
+        self._retire(call.index)
+        self._set_shapes(context, call)
+        for name, address in call.addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise self._failed(f"use memory for {name}")
+        stream = int(self._device.stream)
+
+        def enqueue() -> None:
+            if not context.execute_async_v3(stream):
+                raise self._failed(f"run on {', '.join(map(shape_text, call.shapes.values()))}")
+
+        if self._cuda_graph:
+            enqueue()  # work that new shapes bring is done here, and must not be in the graph
+            self._device.wait()
+            call.graph = graph = self._captured(enqueue)
+            call.enqueue = lambda: self._device.launch(graph)
+        else:
+            call.enqueue = enqueue
+        self._current[call.index] = call
+
+    def _captured(self, enqueue: Callable[[], None]) -> Any:
+        try:
+            return self._device.capture(enqueue)
+        except EngineError as problem:
+            told = str(problem).partition("; ")[0]
+            raise EngineError(f"the engine does not become a CUDA graph: {told}; leave out --cuda-graph") from problem
+
+    def _retire(self, index: int) -> None:
+        """The profile's context is no longer set up for the call that had it."""
+        call = self._current.pop(index, None)
+        if call is None:
+            return
+        call.enqueue = _nothing
+        if call.graph is not None:
+            self._device.discard(call.graph)
+            call.graph = None
+
+    def _launch(self, call: Call) -> None:
+        if self._current.get(call.index) is not call:
+            self._set_up(call)
+        call.enqueue()
+
+    def _upload(self, call: Call, feed: Feed) -> list[Array]:
+        """Starts the copies; the arrays given back must stay until they are done."""
+        held = [np.asarray(feed[spec.name], order="C") for spec in self.inputs]
+        for spec, array in zip(self.inputs, held, strict=True):
+            self._device.upload(array, call.addresses[spec.name])
+        return held
+
+    def _failed(self, what: str) -> EngineError:
+        return failure(self._trt, what, self._logger.messages)
+
+    def _check_open(self) -> None:
+        if self._device.closed:
+            raise UsageError("this TensorRT engine is closed and its memory given back; open the backend again")
+
+    def __enter__(self) -> TensorRTBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._device.closed:
+            return
+        with suppress(EngineError):  # after an error on the GPU everything fails, and all is given back the same
+            self._device.wait()
+        for index in tuple(self._current):
+            self._retire(index)
+        self._calls.clear()
+        self._contexts.clear()
+        self._engine = self._runtime = None
+        self._device.close()
+
+
+def _nothing() -> None:
+    return None
+
+
+def _check_tensors(api: Any, engine: Any, files: ModelFiles, built: Engine) -> None:
+    """Names, types and axes against the manifest: what follows takes its addresses and sizes from there."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        told = described(name, numpy_name(engine.get_tensor_dtype(name)), engine.get_tensor_shape(name))
+        if engine.get_tensor_location(name) != api.TensorLocation.DEVICE:
+            told += " in the host's memory"
+        found[engine.get_tensor_mode(name) == api.TensorIOMode.INPUT].append(told)
+    for what, told_of, specs in (("inputs", found[True], files.inputs), ("outputs", found[False], files.outputs)):
+        if sorted(told_of) != sorted(map(wanted, specs)):
+            raise EngineError(
+                f"the engine {built.path} has the {what} {', '.join(told_of) or 'none'} where the manifest says "
+                f"{', '.join(map(wanted, specs))}; build it again with edgekit build --rebuild"
+            )
+
+
+def _facts(trt: TensorRT, record: EngineRecord, cuda_graph: bool) -> dict[str, str]:
+    key = record.key
+    facts = {
+        "flavour": trt.flavour.name,
+        "version": trt.version,
+        "gpu": key.gpu,
+        "compute capability": key.compute_capability,
+        "driver": key.driver,
+        "precision": ", ".join(record.precision.found) or key.precision,
+        "precision read from": record.precision.read_from,
+        "TF32": "on" if key.options.tf32 else "off",
+        "profiles (min:opt:max)": ", ".join(map(str, key.options.profiles)) or "none, the batch is fixed",
+        "CUDA graph": "on" if cuda_graph else "off",
+        "engine sha256": record.plan_sha256,
+    }
+    return {name: value for name, value in facts.items() if value}

@@ -1,0 +1,546 @@
+"""Engines that run, on strict fakes of TensorRT and of CUDA: the way of a feed through every flavour, and each way it can fail.
+
+The fake kernel is ONNX Runtime on the file that the plan was built of, so the numbers are right only if every shape, address,
+copy and wait is. What no fake can show is in tests/test_gpu.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from rich.console import Console
+
+import edgekit.trt.flavour
+from edgekit.backends import Backend, absence, open_backend
+from edgekit.backends._tensorrt import TensorRTBackend
+from edgekit.build_options import BatchRange, BuildOptions
+from edgekit.bundle import open_bundle
+from edgekit.cli import main
+from edgekit.commands import bench_bundle, build_bundle, predict_images, verify_bundle
+from edgekit.engines import Engine, build_engine, read_model
+from edgekit.errors import EngineError, MissingError, ModelError, UsageError
+from edgekit.render import render
+from edgekit.reports import BenchReport, VerifyReport
+from edgekit.tensors import TensorSpec, sample_feed
+from edgekit.trt.flavour import find
+from tests.fake_cuda import TEXTS, Error, FakeCuda
+from tests.fake_trt import FakeTensorRT, ICudaEngine, layers_json
+from tests.trt_listing import LISTINGS
+
+runtime = pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
+TEN = next(one for one in LISTINGS if one.version.startswith("10."))
+BLOCK = {"seconds": 0.01, "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def ten(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """TensorRT 10 on a machine with a GPU; engines run."""
+    return FakeTensorRT(TEN).install_with_cuda(monkeypatch)
+
+
+@pytest.fixture
+def opened(ten: FakeTensorRT, bundle: Path) -> Iterator[Backend]:
+    with open_backend("tensorrt", open_bundle(bundle).model_files()) as backend:
+        yield backend
+    assert ten.cuda.left == {}
+
+
+def feed_of(backend: Backend, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+    return sample_feed(backend.inputs, batch, seed)
+
+
+def truth(bundle: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
+    with open_backend("ort-cpu", open_bundle(bundle).model_files(), threads=1) as ort:
+        return ort.run(feed)["output"]
+
+
+def engine_of(bundle: Path, *ranges: BatchRange) -> Engine:
+    files = open_bundle(bundle).model_files()
+    model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)
+    return build_engine(find(), model, BuildOptions(profiles=ranges))
+
+
+# the way of a feed
+
+
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+@pytest.mark.parametrize("graph", [False, True])
+def test_every_flavour_computes_what_the_file_does(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, listing: Any, graph: bool
+) -> None:
+    fake = FakeTensorRT(listing).install_with_cuda(monkeypatch)
+    monkeypatch.setattr("edgekit.trt.flavour.NAMES", (listing.flavour.name,))
+    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
+    with open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=graph) as backend:
+        for batch in (1, 5, 32, 5):
+            feed = feed_of(backend, batch, seed=batch)
+            outputs = backend.run(feed)
+            np.testing.assert_array_equal(outputs["output"], truth(bundle, feed))
+            assert outputs["output"].dtype == np.float32
+    assert fake.cuda.left == {}
+    assert ("cudaGraphLaunch" in fake.cuda.calls) is graph
+
+
+def test_the_caller_owns_the_outputs_and_the_inputs_may_be_strided(bundle: Path, opened: Backend) -> None:
+    wide = np.random.default_rng(0).standard_normal((5, 1, 28, 56)).astype(np.float32)
+    feed, other = {"input": wide[..., ::2]}, feed_of(opened, 5, 1)
+    first = opened.run(feed)["output"]
+    kept = first.copy()
+    opened.run(other)
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(kept, truth(bundle, {"input": wide[..., ::2].copy()}))
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_bound_calls_and_runs_may_alternate_on_one_context(ten: FakeTensorRT, bundle: Path, graph: bool) -> None:
+    """The fake's kernel fails where a context was set up for other shapes than those of the call."""
+    with open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=graph) as backend:
+        before = ten.contexts
+        one, eight = backend.bind(feed_of(backend, 1)), backend.bind(feed_of(backend, 8))
+        for _ in range(3):
+            one()
+            eight()
+            backend.run(feed_of(backend, 3))
+        assert ten.contexts == before + 1
+        assert len(ten.cuda.ready) == int(graph)  # graphs of calls that lost their context are not piled up
+    assert ten.cuda.left == {}
+
+
+def test_a_bound_call_reads_the_inputs_it_was_given_and_copies_nothing_any_more(ten: FakeTensorRT, opened: Backend) -> None:
+    feed = feed_of(opened, 4)
+    call = opened.bind(feed)
+    feed["input"].fill(np.nan)
+    call()
+    ten.cuda.calls.clear()
+    call()
+    assert ten.cuda.calls == ["cudaStreamSynchronize"]
+    address = max(ten.cuda.memory)  # the outputs are taken last
+    assert np.isfinite(ten.cuda.view(address, 4 * 10 * 4).view(np.float32)).all()
+
+
+def test_repeating_a_run_takes_no_more_memory(ten: FakeTensorRT, opened: Backend) -> None:
+    opened.run(feed_of(opened, 4))
+    ten.cuda.calls.clear()
+    opened.run(feed_of(opened, 4, 1))
+    assert ten.cuda.calls == ["cudaMemcpyAsync", "cudaMemcpyAsync", "cudaStreamSynchronize"]
+
+
+def test_every_profile_that_is_needed_has_a_context_of_its_own(ten: FakeTensorRT, bundle: Path) -> None:
+    built = engine_of(bundle, BatchRange(1, 1, 1), BatchRange(8, 8, 8), BatchRange(2, 2, 4))
+    before = ten.contexts
+    with TensorRTBackend.open(open_bundle(bundle).model_files(), find(), built) as backend:
+        calls = [backend.bind(feed_of(backend, batch)) for batch in (1, 8, 8)]
+        for call in calls:
+            call()
+        assert ten.contexts == before + 2
+        with pytest.raises(
+            EngineError, match=r"takes no batch of 5 \(min:opt:max: 1:1:1, 8:8:8, 2:2:4\); build it with --batch 5"
+        ):
+            backend.run(feed_of(backend, 5))
+    assert ten.cuda.left == {}
+
+
+def test_facts_say_all_that_the_numbers_depend_on(ten: FakeTensorRT, opened: Backend, bundle: Path) -> None:
+    built = build_bundle(bundle)
+    assert built.cached  # the command and the backend mean the same engine
+    assert opened.facts == {
+        "flavour": "tensorrt",
+        "version": TEN.version,
+        "gpu": "Pretended GPU",
+        "compute capability": "8.7",
+        "driver": "540.4",
+        "precision": "float32",
+        "precision read from": "engine",
+        "TF32": "off",
+        "profiles (min:opt:max)": "1:8:32",
+        "CUDA graph": "off",
+        "engine sha256": built.engine_sha256,
+    }
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_the_gpus_own_clock_is_asked_after_the_samples(ten: FakeTensorRT, bundle: Path, graph: bool) -> None:
+    """The fake's kernel takes half a millisecond a sample, whatever the host's clock says."""
+    report = bench_bundle(bundle, backends=["ort-cpu", "tensorrt"], batches=(1, 8), cuda_graph=graph, **BLOCK)
+    told = {(row.backend, row.batch, row.boundary): row.device_ms for row in report.rows if row.device_ms}
+    assert told == {("tensorrt", 1, "device"): (0.5,) * 100, ("tensorrt", 8, "device"): (4.0,) * 100}
+    assert BenchReport.from_json(report.to_json()) == report
+    console = Console(width=200)
+    with console.capture() as captured:
+        render(report, console)
+    assert "tensorrt, batch 8: 4 ms by the GPU's own clock" in captured.get()
+    assert ten.cuda.left == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cudaEventCreate", "create an event"),
+        ("cudaEventRecord", "record an event"),
+        ("cudaEventElapsedTime", "read the GPU's clock"),
+    ],
+)
+def test_an_event_that_fails_is_one_sentence_and_nothing_is_left(ten: FakeTensorRT, bundle: Path, name: str, told: str) -> None:
+    ten.cuda.fails[name] = Error.cudaErrorInvalidResourceHandle
+    with pytest.raises(EngineError, match=f"^CUDA cannot {told}: invalid resource handle; try again"):
+        bench_bundle(bundle, backends=["tensorrt"], batches=(1,), **BLOCK)
+    assert ten.cuda.left == {}
+
+
+# what can fail, and that memory is given back all the same
+
+
+FAILURES: list[tuple[str, str]] = [
+    ("context", "cannot create an execution context: Requested size was 9 bytes, out of memory; free some"),
+    ("profile", "cannot use the profile 0 of the engine: the profile index is out of range; "),
+    ("shape", "cannot take input of 2x1x28x28: a shape it does not take; "),
+    ("infer", "cannot infer its shapes without hidden: it does not say why; "),
+    ("address", "cannot use memory for input: an address it does not take; "),
+    ("enqueue", "cannot run on 2x1x28x28: invalid argument; "),
+]
+
+
+@pytest.mark.parametrize(("step", "told"), FAILURES)
+@pytest.mark.parametrize("use", ["run", "bind"])
+def test_whatever_tensorrt_refuses_is_one_sentence_and_nothing_is_left(
+    ten: FakeTensorRT, bundle: Path, step: str, told: str, use: str
+) -> None:
+    backend = open_backend("tensorrt", open_bundle(bundle).model_files())
+    ten.fails = step
+    with pytest.raises(EngineError, match=f"tensorrt {TEN.version} {re.escape(told)}") as caught, backend:
+        attempt(backend, use)
+    assert "\n" not in str(caught.value)
+    assert ten.cuda.left == {}
+
+
+CUDA_FAILURES = [
+    ("cudaMalloc", Error.cudaErrorMemoryAllocation, "take 6272 bytes of the GPU's memory: out of memory; free some"),
+    ("cudaMemcpyAsync", Error.cudaErrorInvalidValue, "copy to the GPU: invalid argument; try again, in a new process"),
+    ("cudaStreamSynchronize", Error.cudaErrorIllegalAddress, "finish the work on the GPU: an illegal memory access"),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "told"), CUDA_FAILURES)
+@pytest.mark.parametrize("use", ["run", "bind"])
+def test_whatever_cuda_refuses_is_one_sentence_and_nothing_is_left(
+    ten: FakeTensorRT, bundle: Path, name: str, error: Error, told: str, use: str
+) -> None:
+    backend = open_backend("tensorrt", open_bundle(bundle).model_files())
+    if name != "cudaMalloc":
+        backend.run(feed_of(backend, 2))
+    ten.cuda.fails[name] = error
+    with pytest.raises(EngineError, match=f"^CUDA cannot {re.escape(told)}"), backend:
+        attempt(backend, use)
+    assert ten.cuda.left == {}
+
+
+def attempt(backend: Backend, use: str) -> None:
+    if use == "run":
+        backend.run(feed_of(backend, 2))
+    else:
+        backend.bind(feed_of(backend, 2))()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cudaStreamBeginCapture", "cannot begin a graph"),
+        ("cudaStreamEndCapture", "cannot record a graph"),
+        ("cudaGraphInstantiate", "cannot make a graph ready"),
+        ("capture", "cannot run on 2x1x28x28"),
+    ],
+)
+def test_an_engine_that_does_not_become_a_graph_says_what_to_leave_out(
+    ten: FakeTensorRT, bundle: Path, name: str, told: str
+) -> None:
+    backend = open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=True)
+    if name == "capture":
+        ten.fails = name
+    else:
+        ten.cuda.fails[name] = Error.cudaErrorStreamCaptureUnsupported
+    with pytest.raises(EngineError, match=f"does not become a CUDA graph: .*{told}.*; leave out --cuda-graph"), backend:
+        attempt(backend, "run")
+    assert ten.cuda.left == {}
+
+
+def test_a_graph_that_does_not_start_is_one_sentence(ten: FakeTensorRT, bundle: Path) -> None:
+    backend = open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=True)
+    ten.cuda.fails["cudaGraphLaunch"] = Error.cudaErrorIllegalAddress
+    with pytest.raises(EngineError, match=r"^CUDA cannot launch a graph: an illegal memory access"), backend:
+        attempt(backend, "run")
+    assert ten.cuda.left == {}
+
+
+def test_a_stream_that_is_refused_is_one_sentence(ten: FakeTensorRT, bundle: Path) -> None:
+    ten.cuda.fails["cudaStreamCreateWithFlags"] = Error.cudaErrorMemoryAllocation
+    with pytest.raises(EngineError, match=r"^CUDA cannot create a stream: out of memory"):
+        open_backend("tensorrt", open_bundle(bundle).model_files())
+    assert ten.cuda.left == {}
+
+
+def test_memory_that_runs_out_halfway_is_given_back(ten: FakeTensorRT, bundle: Path) -> None:
+    ten.cuda.capacity = 7000  # the inputs of two samples fit, the outputs of the next call do not
+    with open_backend("tensorrt", open_bundle(bundle).model_files()) as backend:
+        backend.run(feed_of(backend, 2))
+        with pytest.raises(EngineError, match="out of memory"):
+            backend.run(feed_of(backend, 8))
+    assert ten.cuda.left == {}
+
+
+def test_a_feed_that_does_not_fit_is_refused_before_it_reaches_the_gpu(ten: FakeTensorRT, opened: Backend) -> None:
+    ten.cuda.calls.clear()
+    for feed in (
+        {"input": np.zeros((2, 1, 5, 5), np.float32)},
+        {"input": np.zeros((2, 1, 28, 28), np.float64)},
+        {"other": np.zeros((2, 1, 28, 28), np.float32)},
+    ):
+        for use in (opened.run, opened.bind):
+            with pytest.raises(ModelError):
+                use(feed)
+    assert ten.cuda.calls == []
+
+
+def test_a_batch_that_the_engine_was_not_built_for_names_those_it_takes(opened: Backend) -> None:
+    with pytest.raises(EngineError, match=r"takes no batch of 33 \(min:opt:max: 1:8:32\); build it with --batch 33"):
+        opened.run(feed_of(opened, 33))
+
+
+def test_an_output_of_another_shape_than_the_manifest_says_is_refused(ten: FakeTensorRT, opened: Backend) -> None:
+    for shape in ((2, 11), (2, -1), (2,)):
+        ten.output_shape = shape
+        with pytest.raises(EngineError, match=r"gives output of .* and the manifest says batch x 10"):
+            opened.run(feed_of(opened, 2))
+
+
+def test_a_call_after_the_end_is_refused_and_reaches_no_freed_memory(ten: FakeTensorRT, bundle: Path) -> None:
+    with open_backend("tensorrt", open_bundle(bundle).model_files()) as backend:
+        call = backend.bind(feed_of(backend, 2))
+        call()
+    for use in (call, lambda: backend.run(feed_of(backend, 2)), lambda: backend.bind(feed_of(backend, 2))):
+        with pytest.raises(UsageError, match="is closed"):
+            use()
+    backend.__exit__(None, None, None)
+
+
+# the engine itself
+
+
+def test_an_engine_that_does_not_load_says_to_build_it_again(ten: FakeTensorRT, bundle: Path) -> None:
+    built = engine_of(bundle, BatchRange(1, 8, 32))
+    ten.loads = False
+    with pytest.raises(EngineError, match=rf"refuses the engine {built.path}: the GPU is of another kind; .*--rebuild") as caught:
+        open_backend("tensorrt", open_bundle(bundle).model_files())
+    assert "\n" not in str(caught.value)
+    assert ten.cuda.left == {}
+
+
+def test_a_damaged_engine_in_the_cache_is_built_again_and_never_loaded(ten: FakeTensorRT, bundle: Path) -> None:
+    built = engine_of(bundle, BatchRange(1, 8, 32))
+    assert built.path is not None
+    built.path.write_bytes(b"x" * len(built.plan))
+    with open_backend("tensorrt", open_bundle(bundle).model_files()) as backend:
+        backend.run(feed_of(backend, 2))
+    assert len(ten.builds) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"name": "other"}, "output float32 free x 10 where the manifest says other float32 free x 10"),
+        ({"dtype": "float16"}, "output float32 free x 10 where the manifest says output float16"),
+        ({"shape": ("batch", 11)}, "output float32 free x 10 where the manifest says output float32 free x 11"),
+        ({"shape": (1, 10)}, "output float32 free x 10 where the manifest says output float32 1x10"),
+    ],
+)
+def test_an_engine_of_other_tensors_than_the_manifest_says_is_refused(
+    ten: FakeTensorRT, bundle: Path, change: dict[str, Any], told: str
+) -> None:
+    files, built = open_bundle(bundle).model_files(), engine_of(bundle, BatchRange(1, 8, 32))
+    wrong = (msgspec.structs.replace(files.outputs[0], **change),)
+    with pytest.raises(EngineError, match=f"has the outputs {told}.*--rebuild"):
+        TensorRTBackend.open(files._replace(outputs=wrong), find(), built)
+    with pytest.raises(EngineError, match=r"has the inputs .* where the manifest says x "):
+        TensorRTBackend.open(files._replace(inputs=(TensorSpec("x", "float32", (1,)),)), find(), built)
+
+
+def test_a_tensor_that_lives_on_the_host_is_refused(ten: FakeTensorRT, bundle: Path) -> None:
+    ten.fails = "host"
+    with pytest.raises(EngineError, match="in the host's memory"):
+        open_backend("tensorrt", open_bundle(bundle).model_files())
+
+
+def test_an_engine_that_failed_its_check_is_not_run(ten: FakeTensorRT, bundle: Path) -> None:
+    ten.information = layers_json("Half")
+    with pytest.raises(EngineError, match=r"failed its check: .*conv0 in float16.*edgekit build"):
+        open_backend("tensorrt", open_bundle(bundle).model_files())
+
+
+# present or absent
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name in packages else real(name, package))
+
+
+def test_nothing_is_imported_where_there_is_no_flavour_or_no_driver(ten: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr("edgekit.backends.cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
+    monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", imported.append)
+    assert absence("tensorrt") == "no NVIDIA driver is installed; install one, or use ort-cpu"
+    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    assert absence("tensorrt") == "TensorRT is not installed; pip install 'edgekit[gpu]' or 'edgekit[rtx]'"
+    assert imported == []
+
+
+def test_what_else_may_be_missing_is_said_with_its_remedy(
+    ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert absence("tensorrt") == ""
+    ten.cuda.fails["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
+    assert re.search(r"driver version is insufficient.*cuda-bindings==12", absence("tensorrt"))
+    ten.api.__version__ = "12.0"
+    assert "does not know tensorrt 12.0" in absence("tensorrt")
+    monkeypatch.setitem(sys.modules, "edgekit.backends._cuda", None)
+    ten.api.__version__ = TEN.version
+    assert "pip install cuda-bindings" in absence("tensorrt")
+    without(monkeypatch, "onnx")
+    assert "pip install onnx" in absence("tensorrt")
+    with pytest.raises(MissingError, match=r"tensorrt cannot run here: .*onnx"):
+        open_backend("tensorrt", open_bundle(bundle).model_files())
+
+
+@pytest.mark.parametrize(("capability", "present"), [("8.9", True), ("12.0", True), ("9.0", False), ("", True)])
+def test_rtx_is_absent_on_a_gpu_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch, capability: str, present: bool) -> None:
+    FakeTensorRT(LISTINGS[-1]).install_with_cuda(monkeypatch)
+    monkeypatch.setattr("edgekit.trt.flavour.NAMES", ("tensorrt-rtx",))
+    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": capability})
+    problem = absence("tensorrt")
+    assert (problem == "") is present
+    assert present or "knows no GPU of compute capability 9.0" in problem
+
+
+# the commands
+
+
+def test_verify_and_bench_take_tensorrt_in_where_it_is_and_build_once(ten: FakeTensorRT, bundle: Path) -> None:
+    report = verify_bundle(bundle)
+    assert report.passed
+    found = {one.candidate: one for one in report.parities}
+    assert found["tensorrt"].facts["engine sha256"]
+    assert 0 < found["tensorrt"].outputs[0].normalised < 1e-5
+    timed = bench_bundle(bundle, backends=["ort-cpu", "tensorrt"], batches=(1, 8), **BLOCK)
+    rows = [row for row in timed.rows if row.backend == "tensorrt"]
+    assert [(row.batch, row.boundary) for row in rows] == [(b, way) for b in (1, 8) for way in ("device", "end-to-end")]
+    assert {row.facts["CUDA graph"] for row in rows} == {"off"}
+    assert len(ten.builds) == 1
+    assert ten.cuda.left == {}
+
+
+def test_the_command_line_verifies_and_benches_through_tensorrt(
+    ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(*args: object) -> bytes:
+        monkeypatch.setattr("sys.argv", ["edgekit", *map(str, args), "--backend", "tensorrt", "--json"])
+        with pytest.raises(SystemExit) as done:
+            main()
+        out = capfd.readouterr().out
+        assert done.value.code == 0, out
+        return out.encode()
+
+    verified = VerifyReport.from_json(run("verify", bundle))
+    assert [one.candidate for one in verified.parities] == ["tensorrt"]
+    timed = BenchReport.from_json(run("bench", bundle, "--batch", "1,64", "--seconds", "0.01", "--cuda-graph"))
+    assert {row.facts["CUDA graph"] for row in timed.rows} == {"on"}
+    assert {row.facts["profiles (min:opt:max)"] for row in timed.rows} == {"1:8:64"}
+    assert ten.cuda.left == {}
+
+
+def test_numbers_that_are_off_fail_their_parity_on_tensorrt_too(
+    ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ICudaEngine._run
+    monkeypatch.setattr(ICudaEngine, "_run", lambda *args: [made * np.float32(1.01) for made in real(*args)])
+    assert not verify_bundle(bundle, backends=["tensorrt"]).passed
+
+
+def test_pictures_are_labelled_through_tensorrt(ten: FakeTensorRT, bundle: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.arange(784, dtype=np.uint16).reshape(28, 28).astype(np.uint8)).save(picture)
+    through = predict_images(bundle, [picture], backend="tensorrt")
+    assert through.predictions == predict_images(bundle, [picture]).predictions
+    assert ten.cuda.left == {}
+
+
+def test_an_error_in_the_middle_of_a_bench_gives_memory_back(ten: FakeTensorRT, bundle: Path) -> None:
+    ten.cuda.fails["cudaMemcpyAsync"] = Error.cudaErrorIllegalAddress
+    with pytest.raises(EngineError, match="copy to the GPU"):
+        bench_bundle(bundle, backends=["ort-cpu", "tensorrt"], batches=(1,), **BLOCK)
+    assert ten.cuda.left == {}
+
+
+def test_a_cuda_graph_without_tensorrt_is_refused(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="--cuda-graph is for tensorrt"):
+        bench_bundle(bundle, backends=["ort-cpu"], batches=(1,), cuda_graph=True, **BLOCK)
+
+
+def test_an_engine_is_run_without_pytorch_or_onnxruntime(environment: dict[str, str]) -> None:
+    program = (
+        "import sys, edgekit.backends._tensorrt, edgekit.commands, edgekit.verify, edgekit.bench\n"
+        "print(sorted({'torch', 'onnxruntime', 'onnx', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
+# the fakes themselves
+
+
+def test_the_fake_of_cuda_has_nothing_that_cuda_python_lacks() -> None:
+    """Names, numbers of arguments, and numbers of errors."""
+    for name, function in inspect.getmembers(FakeCuda, inspect.isfunction):
+        if name.startswith("cuda"):
+            signature = (getattr(runtime, name).__doc__ or "").strip().splitlines()[0]
+            taken = [one for one in signature[signature.index("(") + 1 : signature.rindex(")")].split(",") if one.strip()]
+            assert len(inspect.signature(function).parameters) - 1 == len(taken), signature
+    for error in Error:
+        assert int(getattr(runtime.cudaError_t, error.name)) == error
+    for kind in (FakeCuda.cudaMemcpyKind, FakeCuda.cudaStreamCaptureMode):
+        assert all(int(getattr(getattr(runtime, kind.__name__), one.name)) == one for one in kind)
+    assert FakeCuda.cudaStreamNonBlocking == runtime.cudaStreamNonBlocking
+    assert set(TEXTS) == set(Error) - {Error.cudaSuccess}
+
+
+def test_the_real_cuda_python_without_a_driver_is_one_sentence() -> None:
+    from edgekit.backends._cuda import runtime_problem
+    from edgekit.cuda import cuda_problem
+
+    problem = runtime_problem()
+    assert (problem == "") is (cuda_problem() == "")
+    assert not problem or re.fullmatch(r"CUDA cannot start: CUDA driver version is insufficient .*; update .*", problem)
+
+
+def test_the_fakes_refuse_what_they_do_not_know(ten: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.backends import _cuda
+
+    with pytest.raises(AttributeError, match="this CUDA has no cudaMallocManaged"):
+        _cuda.cudart.cudaMallocManaged(1)
+    with pytest.raises(AttributeError, match="this CUDA has no memory"):
+        _ = _cuda.cudart.memory
