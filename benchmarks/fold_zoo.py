@@ -374,8 +374,8 @@ def summary() -> str:
         *numbers(done, normed),
     ]
     if skipped:
-        lines.append("Not measured: " + ", ".join(f"{name} ({why})" for name, why in skipped.items()) + ".")
-    return "\n".join([*rows, "", *lines])
+        lines.append("Not measured: " + "; ".join(f"{name} ({why})" for name, why in skipped.items()) + ".")
+    return "\n".join([*rows, "", *(f"- {line}" for line in lines)])
 
 
 def own_row(normed: dict[str, Any]) -> str:
@@ -402,13 +402,19 @@ def best_peer(one: dict[str, Any]) -> int:
 def numbers(done: dict[str, Any], normed: dict[str, Any]) -> Iterator[str]:
     float64 = max(one["error_float64"] or 0 for one in done.values())
     ours, original = (max(one[key] for one in normed.values()) for key in ("error", "float32_error"))
-    yield f"Folded against unfolded in float64: at most {float64:.0e} of the scale. In float32, against float64: folded at most "
-    yield f"{ours:.0e}, original at most {original:.0e}."
+    yield (
+        f"Folded against unfolded in float64: at most {float64:.0e} of the scale, inside the model too. In float32, against "
+        f"float64: folded at most {ours:.0e}, original at most {original:.0e}."
+    )
     large = sorted(one["memory_ratio"] for one in normed.values() if one["model_mb"] > 50)
-    yield f"Folding took at most {max(one['seconds'] for one in done.values()):.0f} s, tracing and proof included."
+    slowest = max(one["seconds"] for one in done.values())
+    yield f"Folding took at most {slowest:.0f} s beside other work, tracing and proof included."
     if large:
         middle = large[len(large) // 2]
-        yield f"Memory, over the weights' size, of models beyond 50 MB: {middle:.1f} (median), at most {large[-1]:.1f}."
+        yield (
+            f"Memory that folding takes, over the weights' size, of models beyond 50 MB: {middle:.1f} (median), "
+            f"at most {large[-1]:.1f}."
+        )
     codes: Counter[str] = Counter()
     for one in normed.values():
         codes.update({key: part["count"] for key, part in one["kept"].items()})
