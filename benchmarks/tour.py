@@ -37,6 +37,11 @@ STEPS = (
         "A model from elsewhere (here with random weights; `--weights` takes yours):",
         "export torchvision.models:mobilenet_v3_small --input-shape 1x3x224x224 --output {scratch}/mobilenet",
     ),
+    (
+        "A TensorRT engine. The ONNX file decides the precision; the report says whether it was read off the built engine, which "
+        "takes a GPU:",
+        "build exported/lenet --output {scratch}/lenet.plan",
+    ),
     ("And what works on this machine:", "doctor"),
 )
 SHOWN_LINES = 24
