@@ -418,7 +418,8 @@ def numbers(done: dict[str, Any], normed: dict[str, Any]) -> Iterator[str]:
     codes: Counter[str] = Counter()
     for one in normed.values():
         codes.update({key: part["count"] for key, part in one["kept"].items()})
-    yield "Kept because: " + "; ".join(f"{key} ({count})" for key, count in codes.most_common(4)) + "."
+    kept = "; ".join(f"{key} ({count})" for key, count in codes.most_common())
+    yield f"Kept because (norms written out as arithmetic included; docs/folding.md explains the codes): {kept}."
 
 
 def worst(value: Any) -> float:

@@ -139,7 +139,8 @@ def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
     except (Exception, SystemExit) as problem:
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in example)
         raise ModelError(
-            f"{type(model).__name__} does not take an input of {shapes}: {first_line(problem)}; check --input-shape"
+            f"{type(model).__name__} does not take an input of {shapes} (the batch in front): {first_line(problem)}; "
+            "check --input-shape"
         ) from problem
 
 
