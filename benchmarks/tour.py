@@ -38,8 +38,8 @@ STEPS = (
         "export torchvision.models:mobilenet_v3_small --input-shape 1x3x224x224 --output {scratch}/mobilenet",
     ),
     (
-        "A TensorRT engine (`pip install -e '.[rtx]'` first). The ONNX file decides the precision; the report says whether it was read off the built engine, which "
-        "takes a GPU:",
+        "A TensorRT engine (`pip install -e '.[rtx]'` first). The ONNX file decides the precision; the report says whether it "
+        "was read off the built engine, which takes a GPU:",
         "build exported/lenet --output {scratch}/lenet.plan",
     ),
     ("And what works on this machine:", "doctor"),
