@@ -352,7 +352,8 @@ def cost(name: str) -> tuple[bool, str]:
 
 def summary() -> str:
     """Markdown: a table of the tools, and what a reader may ask next."""
-    found = json.loads(RESULTS.read_text())["models"]
+    document = json.loads(RESULTS.read_text())
+    found = document["models"]
     done = {name: one for name, one in found.items() if "left" in one}
     normed = {name: one for name, one in done.items() if one["before"]}
     rows = [
@@ -373,8 +374,11 @@ def summary() -> str:
         f"({', '.join(fewer) or '-'}), more on {len(more)} ({', '.join(more) or '-'}).",
         *numbers(done, normed),
     ]
-    if skipped:
-        lines.append("Not measured: " + "; ".join(f"{name} ({why})" for name, why in skipped.items()) + ".")
+    for why in sorted(set(skipped.values())):
+        names = ", ".join(name for name, reason in skipped.items() if reason == why)
+        lines.append(f"Not measured, {why}: {names}.")
+    if "note" in document:
+        lines.append(document["note"][0].upper() + document["note"][1:])
     return "\n".join([*rows, "", *(f"- {line}" for line in lines)])
 
 
