@@ -61,7 +61,6 @@ class Search:
         In the order of the data every value that differs from what it was is kept with the map from new to old.
         """
         assert norm.affine is not None
-        self._check_offset(norm)
         self._check_written(norm.source)
         maps: dict[fx.Node, Affine] = {norm.last: norm.affine}
         waiting = set(norm.last.users)
@@ -86,6 +85,7 @@ class Search:
             if not affine.is_identity:
                 maps[node] = affine
                 waiting.update(node.users)
+        self._check_offset(norm)  # last: what stands in the way at any mean says more
         self.touched = list(maps)[1:]
         return edits
 
