@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from edgekit.fold.affine import Affine, joined, reshaped
-from edgekit.fold.graph import Constants, argument, aten, describe, dtype_of, free_axes, is_tensor, sizes
+from edgekit.fold.graph import DROPOUTS, Constants, argument, aten, describe, dtype_of, free_axes, is_tensor, sizes
 from edgekit.fold.norms import affine_step
 
 
@@ -199,7 +199,7 @@ def _unchanged(check: Callable[[fx.Node, Affine], None]) -> Passage:
 
 def _same_values(node: fx.Node, affine: Affine) -> None:
     """Dropout in inference mode, copies, casts that change nothing: f(x) = x."""
-    if node.target in (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default) and node.args[2]:
+    if node.target in DROPOUTS and node.args[2]:
         raise Blocked("training", node, f"{describe(node)} is active")
     if dtype_of(node) != dtype_of(_first(node)):
         raise Blocked("dtype", node, f"{describe(node)} changes the dtype")
