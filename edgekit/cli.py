@@ -68,6 +68,12 @@ Backends = Annotated[
     Optional[list[str]],
     typer.Option("--backend", help="Only this runtime, which must be present; repeatable.", autocompletion=_backend_names),
 ]
+Flavour = Annotated[
+    Optional[str],
+    typer.Option(
+        "--flavour", help="tensorrt or tensorrt-rtx.", show_default="the first that works here", autocompletion=_flavour_names
+    ),
+]
 TorchSource = Annotated[
     Optional[str], typer.Option("--source", help="Model or import path of the PyTorch side; it gets the bundle's weights.")
 ]
@@ -189,6 +195,7 @@ def verify(
     backend: Backends = None,
     atol: Annotated[Optional[float], typer.Option(min=0, show_default="the manifest's", help="Absolute tolerance.")] = None,
     rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
+    flavour: Flavour = None,
     source: TorchSource = None,
     json: Json = False,
     debug: Debug = False,
@@ -199,7 +206,9 @@ def verify(
         from edgekit.commands import verify_bundle
 
         tolerance = _tolerance(bundle, atol, rtol)
-        return verify_bundle(bundle, backends=backend or (), tolerance=tolerance, source=source, progress=progress)
+        return verify_bundle(
+            bundle, backends=backend or (), tolerance=tolerance, source=source, flavour=flavour, progress=progress
+        )
 
     _carry_out(action, json, debug)
 
@@ -218,7 +227,9 @@ def bench(
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="TensorRT records its work once and replays it: fewer launches.")
     ] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Then also what each layer takes: ort-cpu, tensorrt.")] = False,
     backend: Backends = None,
+    flavour: Flavour = None,
     source: TorchSource = None,
     json: Json = False,
     debug: Debug = False,
@@ -242,6 +253,8 @@ def bench(
             budget_ms=budget_ms,
             source=source,
             cuda_graph=cuda_graph,
+            flavour=flavour,
+            layers=layers,
             progress=progress,
         )
 
@@ -251,12 +264,7 @@ def bench(
 @app.command(epilog="Example: edgekit build exported/lenet --batch 1:8:32 --output lenet.plan")
 def build(
     bundle: BundlePath,
-    flavour: Annotated[
-        Optional[str],
-        typer.Option(
-            help="tensorrt or tensorrt-rtx.", show_default="the first that can build here", autocompletion=_flavour_names
-        ),
-    ] = None,
+    flavour: Flavour = None,
     batch: Annotated[
         Optional[list[str]],
         typer.Option(metavar="MIN:OPT:MAX", show_default="1:8:32", help="Batch sizes to build for, or one size; repeatable."),
@@ -322,6 +330,7 @@ def predict(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any size.")],
     backend: Annotated[str, typer.Option(help="The runtime to use.", autocompletion=_backend_names)] = "ort-cpu",
+    flavour: Flavour = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
     json: Json = False,
     debug: Debug = False,
@@ -331,7 +340,7 @@ def predict(
     def action(progress: Progress) -> Report:
         from edgekit.commands import predict_images
 
-        return predict_images(bundle, images, backend=backend, top=top)
+        return predict_images(bundle, images, backend=backend, flavour=flavour, top=top)
 
     _carry_out(action, json, debug)
 

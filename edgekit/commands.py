@@ -20,6 +20,8 @@ from edgekit.reports import (
     BuildReport,
     DataReport,
     InspectReport,
+    LatencyReport,
+    LayersReport,
     PredictReport,
     Skipped,
     TrainReport,
@@ -28,6 +30,7 @@ from edgekit.reports import (
 
 RUNS = Path("runs")
 USUAL = BuildOptions()
+TELL_LAYERS = ("ort-cpu", "tensorrt")
 
 
 def train_recipe(
@@ -53,18 +56,22 @@ def verify_bundle(
     backends: Sequence[str] = (),
     tolerance: Tolerance | None = None,
     source: str | None = None,
+    flavour: str | None = None,
     progress: Progress = SILENT,
 ) -> VerifyReport:
-    """Every runtime present, or just ``backends``, against the golden outputs; ``source`` names the PyTorch side."""
+    """Every runtime present, or just ``backends``, against the golden outputs; ``source`` names the PyTorch side.
+
+    ``flavour`` is TensorRT's, where more than one is installed.
+    """
     from edgekit.verify import verify
 
     bundle = open_bundle(Path(root))
     files = _model_files(bundle, source)
-    kinds, skipped = _choose(files, backends)
+    kinds, skipped = _choose(files, backends, flavour)
     batches = (1, bundle.manifest.golden.samples)
 
     def open_one(kind: str) -> Backend:
-        return open_backend(kind, files, batches=batches, progress=progress)
+        return open_backend(kind, files, batches=batches, flavour=flavour, progress=progress)
 
     return verify(bundle, open_one, kinds, skipped, tolerance=tolerance, progress=progress)
 
@@ -79,28 +86,40 @@ def bench_bundle(
     budget_ms: float | None = None,
     source: str | None = None,
     cuda_graph: bool = False,
+    flavour: str | None = None,
+    layers: bool = False,
     progress: Progress = SILENT,
 ) -> BenchReport:
-    """Latency of every runtime present, or just ``backends``, interleaved; ``cuda_graph`` is how TensorRT runs its engine."""
+    """Latency of every runtime present, or just ``backends``, interleaved.
+
+    ``cuda_graph`` is how TensorRT of the ``flavour`` runs its engine; ``layers``: then also what each layer takes.
+    """
     from edgekit.bench import bench, overhead_us
 
     bundle = open_bundle(Path(root))
     files = _model_files(bundle, source)
-    kinds, skipped = _choose(files, backends)
+    kinds, skipped = _choose(files, backends, flavour)
     if cuda_graph and "tensorrt" not in kinds:
         raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
+    if layers:
+        needs("onnx", extra="cpu")
+        if not set(TELL_LAYERS) & set(kinds):
+            raise UsageError(f"--layers: {', '.join(kinds)} cannot tell its layers; add --backend {' or '.join(TELL_LAYERS)}")
     count = threads or cores()
     overhead = overhead_us()
     facts = machine_facts() | gpu_facts()
     with ExitStack() as stack:
         opened: list[Backend] = [
             stack.enter_context(
-                open_backend(kind, files, threads=count, batches=batches, cuda_graph=cuda_graph, progress=progress)
+                open_backend(
+                    kind, files, threads=count, batches=batches, cuda_graph=cuda_graph, flavour=flavour, progress=progress
+                )
             )
             for kind in kinds
         ]
         rows, comparisons = bench(opened, batches, seconds=seconds, progress=progress)
-    return BenchReport(str(root), bundle.onnx_sha256, facts, count, overhead, rows, comparisons, tuple(skipped), budget_ms)
+        told = _layers(bundle, opened, rows, seconds) if layers else ()
+    return BenchReport(str(root), bundle.onnx_sha256, facts, count, overhead, rows, comparisons, tuple(skipped), budget_ms, told)
 
 
 def build_bundle(
@@ -142,12 +161,16 @@ def inspect_target(
     return module_table(target, found.module, found.inputs)
 
 
-def predict_images(root: Path, images: Sequence[Path], *, backend: str | None = None, top: int = 3) -> PredictReport:
+def predict_images(
+    root: Path, images: Sequence[Path], *, backend: str | None = None, flavour: str | None = None, top: int = 3
+) -> PredictReport:
     """Labels through ONNX Runtime on the CPU, or the runtime named."""
     from edgekit.predict import predict
 
     bundle = open_bundle(root)
-    with open_backend(backend or "ort-cpu", bundle.model_files()) as opened:
+    files = bundle.model_files()
+    (kind,), _ = _choose(files, (backend or "ort-cpu",), flavour)
+    with open_backend(kind, files, flavour=flavour) as opened:
         return predict(bundle, opened, images, top)
 
 
@@ -179,15 +202,25 @@ def _model_files(bundle: Bundle, source: str | None) -> ModelFiles:
     return files._replace(torch_model=source, torch_args=bundle.manifest.source.args, torch_weights=bundle.weights)
 
 
-def _choose(files: ModelFiles, backends: Sequence[str]) -> tuple[list[str], tuple[Skipped, ...]]:
+def _layers(bundle: Bundle, opened: Sequence[Backend], rows: Sequence[LatencyReport], seconds: float) -> tuple[LayersReport, ...]:
+    from edgekit.layer_times import layer_reports, read_nodes
+
+    return layer_reports(opened, rows, read_nodes(bundle.onnx), seconds)
+
+
+def _choose(files: ModelFiles, backends: Sequence[str], flavour: str | None = None) -> tuple[list[str], tuple[Skipped, ...]]:
     """Runtimes asked for must be present; where none is asked for, those that are not present are named."""
+    if flavour is not None and backends and "tensorrt" not in backends:
+        raise UsageError(f"--flavour is for tensorrt, which is not among {', '.join(backends)}; add --backend tensorrt")
     if backends:
         for kind in backends:
-            problem = absence(kind, files)
+            problem = absence(kind, files, flavour)
             if problem:
                 raise MissingError(f"{kind} cannot run here: {problem}")
         return list(dict.fromkeys(backends)), ()
-    kinds, reasons = present(files)
+    kinds, reasons = present(files, flavour=flavour)
+    if flavour is not None and "tensorrt" in reasons:
+        raise MissingError(f"tensorrt cannot run here: {reasons['tensorrt']}")
     if not kinds:
         raise MissingError("no runtime is installed; pip install 'edgekit[cpu]', or see edgekit doctor")
     return kinds, tuple(Skipped(kind, reason) for kind, reason in reasons.items())

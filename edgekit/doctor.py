@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgekit.cuda import cuda_problem, gpu_facts
+from edgekit.files import cache_root
 from edgekit.machine import machine_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import DoctorReport, Finding
@@ -73,6 +74,14 @@ built = [found[1] for found in (re.match(r'{module}[-_]cu(\\d+)', name.replace('
 known = [name for name in dir(getattr(m, 'ComputeCapability', None)) if name.startswith('SM')]
 print(json.dumps({{'version': str(m.__version__), 'cuda': built[0] if built else '', 'capabilities': known}}))
 """
+# its release must fit the driver: only a call tells
+_CUDA = """
+import importlib.metadata, json
+from cuda.bindings import runtime
+status = runtime.cudaGetDeviceCount()[0]
+text = runtime.cudaGetErrorString(status)[1].decode(errors='replace')
+print(json.dumps({'version': importlib.metadata.version('cuda-bindings'), 'status': int(status), 'text': text}))
+"""
 
 PACKAGES = (
     Package("torch", "torch", "train", _TORCH),
@@ -80,6 +89,7 @@ PACKAGES = (
     Package("onnx", "onnx", "cpu", _PLAIN.format(module="onnx")),
     Package("onnxruntime", "onnxruntime", "cpu", _ORT),
     Package("onnxruntime-gpu", "onnxruntime", "gpu", _ORT),
+    Package("cuda-bindings", "cuda.bindings", "gpu", _CUDA),
     Package("tensorrt", "tensorrt", "gpu", _TENSORRT.format(module="tensorrt")),
     Package("tensorrt-rtx", "tensorrt_rtx", "rtx", _TENSORRT.format(module="tensorrt_rtx")),
 )
@@ -96,7 +106,7 @@ def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorRep
         for package in PACKAGES:
             findings.append(_examine(package, versions, probe))
             advance(1, package.name)
-    return DoctorReport(machine_facts(), tuple(findings))
+    return DoctorReport(machine_facts() | _engine_cache(), tuple(findings))
 
 
 def run_program(program: str) -> dict[str, object] | str:
@@ -117,6 +127,13 @@ def run_program(program: str) -> dict[str, object] | str:
     except (IndexError, ValueError):
         return "importing it ends the program before it can say its version"
     return facts
+
+
+def _engine_cache() -> dict[str, str]:
+    """How much there is, and where: it is found again only by what fits, and may be deleted at any time."""
+    folder = cache_root() / "engines"
+    sizes = [plan.stat().st_size for plan in folder.glob("*.plan") if plan.is_file()]
+    return {"engine cache": f"{len(sizes)} engines, {sum(sizes) / 1e6:.0f} MB in {folder}"} if sizes else {}
 
 
 def _driver() -> Finding:
@@ -165,16 +182,36 @@ def _runs_on(package: Package, facts: dict[str, object]) -> tuple[str, str, str]
         idle = f"its CUDA {facts['built']} is idle: {gpu}" if facts["built"] and gpu else ""
         return (f"CUDA {facts['built']}, {facts['device']}", "", "") if facts["cuda"] else ("CPU", idle, "")
     if package.module == "onnxruntime":
-        lists_cuda = "CUDAExecutionProvider" in list(facts["providers"])  # type: ignore[call-overload]
-        if lists_cuda and gpu:
-            return "CPU", f"it lists CUDA but would fall back to the CPU: {gpu}", remedy
-        if lists_cuda and list(facts["used"])[:1] != ["CUDAExecutionProvider"]:  # type: ignore[call-overload]
-            reason = f"it lists CUDA but falls back to the CPU: {facts['why'] or 'a CUDA library is missing'}"
-            return "CPU", reason, "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        return _ort_with_cuda(facts) if lists_cuda else ("CPU", "", "")
+        return _onnxruntime(facts, gpu, remedy)
     if package.name.startswith("tensorrt"):
         return _tensorrt(package, facts, gpu)
+    if package.name == "cuda-bindings":
+        return _cuda_bindings(facts, gpu)
     return "", "", ""
+
+
+def _onnxruntime(facts: dict[str, object], gpu: str, remedy: str) -> tuple[str, str, str]:
+    """It names CUDA on any machine: what counts is what a session really used."""
+    lists_cuda = "CUDAExecutionProvider" in list(facts["providers"])  # type: ignore[call-overload]
+    if lists_cuda and gpu:
+        return "CPU", f"it lists CUDA but would fall back to the CPU: {gpu}", remedy
+    if lists_cuda and list(facts["used"])[:1] != ["CUDAExecutionProvider"]:  # type: ignore[call-overload]
+        reason = f"it lists CUDA but falls back to the CPU: {facts['why'] or 'a CUDA library is missing'}"
+        return "CPU", reason, "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return _ort_with_cuda(facts) if lists_cuda else ("CPU", "", "")
+
+
+def _cuda_bindings(facts: dict[str, object], gpu: str) -> tuple[str, str, str]:
+    """CUDA's Python, by which engines are run; with a GPU, its release may be too new for the driver."""
+    if gpu:
+        return "nothing", gpu, ""
+    if facts["status"]:
+        return (
+            "nothing",
+            f"CUDA does not start: {facts['text']}",
+            "update the NVIDIA driver, or pip install 'cuda-bindings==12.*'",
+        )
+    return "GPU", "", ""
 
 
 def _ort_with_cuda(facts: dict[str, object]) -> tuple[str, str, str]:

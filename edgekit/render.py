@@ -24,6 +24,7 @@ from edgekit.reports import (
     ExportReport,
     FoldReport,
     InspectReport,
+    LayersReport,
     ModelsReport,
     PredictReport,
     Report,
@@ -34,6 +35,7 @@ from edgekit.reports import (
 from edgekit.tensors import shape_text
 
 WIDEST_INTERVAL = 1.5
+MOST_LAYERS = 15
 _SIDES = {"before": "", "after": " (behind it)", "beside": " (beside it)"}
 PASS, FAIL = "[green]pass[/green]", "[red]FAIL[/red]"
 
@@ -208,7 +210,32 @@ def _bench(report: BenchReport, console: Console) -> None:
         console.print(
             f"budget of {report.budget_ms:g} ms for batch {report.rows[0].batch} end-to-end: {verdict}", highlight=False
         )
+    for layers in report.layers:
+        _layers(layers, console)
     _skipped(report.skipped, console)
+
+
+def _layers(report: LayersReport, console: Console) -> None:
+    shown = sorted(report.layers, key=lambda layer: -layer.median_ms)[:MOST_LAYERS]
+    rows = table(
+        f"layers on {report.backend}, batch {report.batch}, the slowest first",
+        "layer", "operator", "ONNX nodes", "median ms", "share", numbers=("median ms", "share"),
+    )  # fmt: skip
+    for layer in shown:
+        rows.add_row(
+            escape(layer.name),
+            escape(layer.operator),
+            escape(", ".join(layer.nodes)),
+            f"{layer.median_ms:.3g}",
+            f"{layer.share:.1%}",
+        )
+    console.print(rows)
+    rest = report.layers[len(shown) :] and f"{len(report.layers) - len(shown)} more layers are in the JSON; "
+    console.print(
+        f"{rest or ''}all {len(report.layers)} take {report.total_ms:.3g} ms a call by {report.backend}'s profiler, which slows "
+        f"calls down ({report.calls} calls of its own).",
+        highlight=False,
+    )
 
 
 def _speedup(one: Comparison) -> str:
@@ -218,8 +245,10 @@ def _speedup(one: Comparison) -> str:
 
 
 def _skipped(skipped: Sequence[Any], console: Console) -> None:
-    for one in skipped:
-        console.print(f"[dim]not present: {one.backend}: {escape(one.reason)}[/dim]", highlight=False)
+    """One line for each reason: without a driver it is the same for all that need one."""
+    for reason in dict.fromkeys(one.reason for one in skipped):
+        names = ", ".join(one.backend for one in skipped if one.reason == reason)
+        console.print(f"[dim]not present: {names}: {escape(reason)}[/dim]", highlight=False)
 
 
 def _inspect(report: InspectReport, console: Console) -> None:

@@ -306,8 +306,34 @@ class Comparison(Part, frozen=True):
     high: float
 
 
+class LayerLatency(Part, frozen=True):
+    """A layer as the runtime runs it, in its own words; ``nodes`` are the ONNX nodes that it computes.
+
+    No ``nodes``: the runtime has added it, or does not say. ``share`` is of the sum of all layers' medians.
+    """
+
+    name: str
+    operator: str
+    nodes: tuple[str, ...]
+    median_ms: float
+    share: float
+
+
+class LayersReport(Part, frozen=True):
+    """What each layer takes, in the order of execution, by the runtime's own profiler in ``calls`` calls of its own.
+
+    ``total_ms`` is the median sum of a call. Profiling slows calls down: the time of a whole call is in the rows.
+    """
+
+    backend: str
+    batch: int
+    calls: int
+    total_ms: float
+    layers: tuple[LayerLatency, ...]
+
+
 class BenchReport(Report, frozen=True):
-    """Latencies of every runtime present, measured interleaved."""
+    """Latencies of every runtime present, measured interleaved; ``layers`` where they were asked for."""
 
     bundle: str
     onnx_sha256: str
@@ -318,6 +344,7 @@ class BenchReport(Report, frozen=True):
     comparisons: tuple[Comparison, ...]
     skipped: tuple[Skipped, ...]
     budget_ms: float | None = None
+    layers: tuple[LayersReport, ...] = ()
 
     @property
     def passed(self) -> bool:

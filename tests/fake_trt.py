@@ -11,6 +11,7 @@ import enum
 import importlib.machinery
 import json
 import types
+import weakref
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,6 +64,11 @@ class ILogger(Strict):
 
 class IProgressMonitor(Strict):
     pass
+
+
+class IProfiler(Strict):
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError
 
 
 class ITensor(Strict):
@@ -263,9 +269,12 @@ class IExecutionContext(Strict):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._inferred = self._settled = False
+        self._unreported = 0
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         profiles = self._engine._document["profiles"]
+        if any(other._profile == profile_index for other in self._engine._living if other is not self):
+            return self._refused("Error Code 3: API Usage Error (the profile is in use by another context.)")
         if self._fake.fails == "profile" or not 0 <= profile_index < max(len(profiles), 1):
             return self._refused("Error Code 3: API Usage Error (the profile index is out of range.)")
         self._profile = profile_index
@@ -303,6 +312,10 @@ class IExecutionContext(Strict):
     def execute_async_v3(self, stream_handle: int) -> bool:
         if self._fake.fails == "enqueue" or (self._fake.fails == "capture" and self._fake.cuda.capturing):
             return self._refused("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (invalid argument)")
+        profiler = self.__dict__.get("profiler")
+        assert profiler is None or self.__dict__.get("enqueue_emits_profile") is False, "a launch would wait, and report itself"
+        if profiler is not None and self._fake.cuda.capturing:
+            return self._refused("Error Code 3: API Usage Error (a profiled context cannot be captured.)")
         if not self._settled and self._fake.cuda.capturing:
             return self._refused("Error Code 1: Cuda Runtime (what new shapes bring cannot be captured)")
         self._settled = True
@@ -311,7 +324,17 @@ class IExecutionContext(Strict):
         shapes, addresses, cuda = dict(self._shapes), dict(self._addresses), self._fake.cuda
         return cuda.put(stream_handle, lambda: self._compute(shapes, addresses, cuda))
 
+    def report_to_profiler(self) -> bool:
+        profiler = self.__dict__.get("profiler")
+        if profiler is None or not self._unreported or self._fake.fails == "report":
+            return self._refused("Error Code 3: API Usage Error (there is nothing to report.)")
+        self._unreported = 0
+        for place, layer in enumerate(json.loads(self._fake.information)["Layers"]):
+            profiler.report_layer_time(layer["Name"], 0.25 * (place + 1) * next(iter(self._shapes.values()))[0])
+        return True
+
     def _compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], cuda: FakeCuda) -> None:
+        self._unreported += 1
         cuda.clock += 0.5 * next(iter(shapes.values()))[0]
         assert shapes == self._shapes, "the context was set up for other shapes before this ran"
         feed = {}
@@ -342,13 +365,16 @@ class ICudaEngine(Strict):
             self._logger._error("Error Code 2: OutOfMemory (Requested size was 9 bytes, out of memory.)")
             return None
         self._fake.contexts += 1
-        return self._fake._bound(IExecutionContext)(self)
+        made = self._fake._bound(IExecutionContext)(self)
+        self._living.add(made)
+        return made
 
     def __init__(self, document: dict[str, Any], logger: ILogger) -> None:
         self._document, self._logger = document, logger
         self._content = base64.b64decode(document["onnx"])
         self._graph = onnx.load_model_from_string(self._content).graph
         self._opened: Any = None
+        self._living: weakref.WeakSet[Any] = weakref.WeakSet()
 
     num_io_tensors = property(lambda self: len(self._graph.input) + len(self._graph.output))
 
@@ -400,8 +426,8 @@ class Runtime(Strict):
 
 
 CLASSES = (
-    ILogger, IProgressMonitor, ITensor, ILayer, INetworkDefinition, ParserError, OnnxParser, IOptimizationProfile, ITimingCache,
-    IBuilderConfig, Builder, IExecutionContext, EngineInspector, ICudaEngine, Runtime,
+    ILogger, IProgressMonitor, IProfiler, ITensor, ILayer, INetworkDefinition, ParserError, OnnxParser, IOptimizationProfile,
+    ITimingCache, IBuilderConfig, Builder, IExecutionContext, EngineInspector, ICudaEngine, Runtime,
 )  # fmt: skip
 
 

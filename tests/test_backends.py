@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import edgekit.backends
-from edgekit.backends import KINDS, Backend, ModelFiles, absence, open_backend, present
+from edgekit.backends import KINDS, Backend, ModelFiles, OnDevice, absence, open_backend, present
 from edgekit.backends.fake import FakeBackend
 from edgekit.bundle import open_bundle, write_bundle
 from edgekit.commands import verify_bundle
-from edgekit.errors import BundleError, FallbackError, MissingError, UsageError
+from edgekit.errors import BundleError, FallbackError, MissingError, ModelError, UsageError
 from edgekit.tensors import Feed, sample_feed
 
 
@@ -157,6 +158,89 @@ def test_the_real_onnxruntime_without_cuda_does_not_open_as_ort_cuda(files: Mode
         open_backend("ort-cuda", files)
 
 
+class PretendedGpu:
+    """What ``torch-cuda`` asks of CUDA, on the CPU: it counts the waits, and keeps a clock that work moves on."""
+
+    def __init__(self) -> None:
+        self.waits, self.clock, self.fails = 0, 0.0, ""
+
+    def synchronize(self) -> None:
+        self.waits += 1
+        if self.fails:
+            raise RuntimeError(f"CUDA error: {self.fails}\nCompile with TORCH_USE_CUDA_DSA")
+
+    def event(self, enable_timing: bool) -> Any:
+        gpu = self
+
+        class Event:
+            def record(self) -> None:
+                self.at = gpu.clock
+                gpu.clock += 0.5
+
+            def synchronize(self) -> None:
+                gpu.waits += 1
+
+            def elapsed_time(self, other: Event) -> float:
+                return other.at - self.at
+
+        assert enable_timing
+        return Event()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+    """PyTorch with a GPU that is the CPU."""
+    pretended = PretendedGpu()
+    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
+    monkeypatch.setattr("edgekit.backends._torch.TorchCudaBackend.device", "cpu")
+    for name, made in {
+        "is_available": lambda: True,
+        "get_device_name": lambda index: "Pretended GPU",
+        "synchronize": pretended.synchronize,
+        "Event": pretended.event,
+        "empty_cache": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, made)
+    return pretended
+
+
+def test_torch_cuda_waits_for_the_gpu_keeps_tf32_off_and_puts_it_back(files: ModelFiles, gpu: PretendedGpu) -> None:
+    before = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    assert any(before), "nothing to switch off"
+    with open_backend("torch-cuda", files) as opened, open_backend("torch", files) as reference:
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert opened.name == "torch-cuda"
+        assert (opened.facts["device"], opened.facts["TF32"]) == ("Pretended GPU", "off")
+        feed = sample_feed(opened.inputs, 3)
+        np.testing.assert_array_equal(opened.run(feed)["output"], reference.run(feed)["output"])
+        call = opened.bind(feed)
+        assert gpu.waits == 0
+        call()
+        assert gpu.waits == 1
+        assert isinstance(opened, OnDevice)
+        assert opened.device_times(feed, 4) == (0.5,) * 4
+        assert not isinstance(reference, OnDevice)
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+
+def test_an_error_on_the_gpu_is_one_sentence(files: ModelFiles, gpu: PretendedGpu) -> None:
+    gpu.fails = "out of memory"
+    with open_backend("torch-cuda", files) as opened, pytest.raises(ModelError, match=r"out of memory; use smaller") as caught:
+        opened.bind(sample_feed(opened.inputs, 3))()
+    assert "\n" not in str(caught.value)
+
+
+def test_torch_cuda_is_absent_without_a_driver_or_without_cuda_in_torch(
+    files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert absence("torch-cuda", files) == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert re.search(r"PyTorch 2\S+ finds no CUDA; install", absence("torch-cuda", files))
+    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    assert absence("torch-cuda", files) == "no NVIDIA driver is installed; install one"
+
+
 def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name in packages else real(name, package))
@@ -206,12 +290,14 @@ def test_present_sorts_kinds_and_keeps_every_reason(files: ModelFiles, monkeypat
     monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CPUExecutionProvider"])
     kinds, reasons = present(files)
     assert kinds == ["ort-cpu"]
-    assert list(reasons) == ["torch", "ort-cuda", "ort-tensorrt", "tensorrt"]
+    assert list(reasons) == ["torch", "torch-cuda", "ort-cuda", "ort-tensorrt", "tensorrt"]
     assert all(reasons.values())
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(files: ModelFiles) -> None:
-    with pytest.raises(UsageError, match="no backend 'tpu'; use one of torch, ort-cpu, ort-cuda, ort-tensorrt, tensorrt"):
+    with pytest.raises(
+        UsageError, match="no backend 'tpu'; use one of torch, torch-cuda, ort-cpu, ort-cuda, ort-tensorrt, tensorrt"
+    ):
         open_backend("tpu", files)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import edgekit.doctor
+from edgekit.cuda import cuda_problem
 from edgekit.doctor import PACKAGES, doctor, run_program
 from edgekit.reports import DoctorReport, Finding
 
@@ -245,3 +246,37 @@ def test_this_machine_is_described_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert ran
     assert DoctorReport.from_json(report.to_json()) == report
     assert json.loads(report.to_json())["passed"] is report.passed
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "runs_on", "problem", "remedy"),
+    [
+        ("", 0, "GPU", "", ""),
+        ("", 35, "nothing", "CUDA does not start: too old", "update the NVIDIA driver, or pip install 'cuda-bindings==12.*'"),
+        (NO_DRIVER, 35, "nothing", "no NVIDIA driver is installed", ""),
+    ],
+)
+def test_cudas_python_is_asked_whether_it_fits_the_driver(
+    machine: Machine, driver: str, status: int, runs_on: str, problem: str, remedy: str
+) -> None:
+    machine.driver = driver
+    machine.facts["cuda-bindings"] = {"version": "13.0", "status": status, "text": "too old"}
+    found = machine.examine()["cuda-bindings"]
+    assert (found.runs_on, found.problem, found.remedy) == (runs_on, problem, remedy)
+
+
+def test_the_real_cuda_python_answers(machine: Machine) -> None:
+    pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
+    (package,) = [one for one in PACKAGES if one.name == "cuda-bindings"]
+    facts = run_program(package.program)
+    assert isinstance(facts, dict), facts
+    assert (facts["status"] == 0) is (cuda_problem() == "")
+
+
+def test_the_engine_cache_is_named_with_its_size(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+    assert "engine cache" not in machine.report().machine
+    (tmp_path / "engines").mkdir()
+    for name, size in (("a.plan", 2_000_000), ("b.plan", 1_000_000), ("b.plan.json", 9), ("timing-x.cache", 9_000_000)):
+        (tmp_path / "engines" / name).write_bytes(bytes(size))
+    assert machine.report().machine["engine cache"] == f"2 engines, 3 MB in {tmp_path / 'engines'}"

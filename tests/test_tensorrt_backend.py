@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from edgekit.cli import main
 from edgekit.commands import bench_bundle, build_bundle, predict_images, verify_bundle
 from edgekit.engines import Engine, build_engine, read_model
 from edgekit.errors import EngineError, MissingError, ModelError, UsageError
+from edgekit.layer_times import layers_report, read_nodes
 from edgekit.render import render
 from edgekit.reports import BenchReport, VerifyReport
 from edgekit.tensors import TensorSpec, sample_feed
@@ -508,6 +510,109 @@ def test_an_engine_is_run_without_pytorch_or_onnxruntime(environment: dict[str, 
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+@pytest.mark.parametrize("graph", [False, True])
+def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
+    listing: Any, graph: bool, monkeypatch: pytest.MonkeyPatch, bundle: Path
+) -> None:
+    fake = FakeTensorRT(listing).install_with_cuda(monkeypatch)
+    monkeypatch.setattr("edgekit.trt.flavour.NAMES", (listing.flavour.name,))
+    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
+    fake.information = json.dumps(
+        {
+            "Layers": [
+                {"Name": "Reformatting CopyNode for Input Tensor 0 to node_conv2d", "LayerType": "Reformat"},
+                {
+                    "Name": "__myl_Conv0",
+                    "LayerType": "kgen",
+                    "Metadata": "[ONNX Layer: node_conv2d]\x1f[ONNX Layer: node_sigmoid]",
+                },
+                {"Name": "node_conv2d_1 + PWN(node_sigmoid_1)", "LayerType": "CaskConvolution"},
+                {"Name": "(Unnamed Layer* 12) [Shuffle]", "LayerType": "NoOp"},
+            ]
+        }
+    )
+    with open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=graph) as opened:
+        feed = feed_of(opened, 2)
+        bound = opened.bind(feed)
+        bound()
+        layers = opened.layer_times(feed, 3)
+        contexts = fake.contexts
+        # the profiler is gone, and earlier calls find a context again
+        bound()
+        np.testing.assert_allclose(opened.run(feed)["output"], truth(bundle, feed), rtol=1e-5, atol=1e-6)
+        assert fake.contexts == contexts + 1
+    assert fake.cuda.left == {}
+    assert [one.ms for one in layers] == [(0.5 * place,) * 3 for place in (1, 2, 3, 4)]
+    nodes = read_nodes(open_bundle(bundle).onnx)
+    told = layers_report("tensorrt", 2, layers, nodes).layers
+    assert [(one.operator, one.nodes) for one in told] == [
+        ("Reformat", ()),
+        ("kgen", ("node_conv2d", "node_sigmoid")),
+        ("CaskConvolution", ("node_conv2d_1", "node_sigmoid_1")),
+        ("NoOp", ()),
+    ]
+
+
+def test_layers_that_tensorrt_does_not_tell_are_one_sentence_and_nothing_is_left(ten: FakeTensorRT, bundle: Path) -> None:
+    with open_backend("tensorrt", open_bundle(bundle).model_files()) as opened:
+        ten.fails = "report"
+        with pytest.raises(EngineError, match=r"cannot tell what its layers take: there is nothing to report; ") as caught:
+            opened.layer_times(feed_of(opened, 1), 2)
+        assert "\n" not in str(caught.value)
+        del caught  # its traceback holds the context
+        ten.fails = ""
+        feed = feed_of(opened, 1)
+        np.testing.assert_allclose(opened.run(feed)["output"], truth(bundle, feed), rtol=1e-5, atol=1e-6)
+    assert ten.cuda.left == {}
+    with pytest.raises(UsageError, match="closed"):
+        opened.layer_times(feed, 1)
+
+
+def test_bench_tells_the_layers_of_an_engine(ten: FakeTensorRT, bundle: Path) -> None:
+    report = bench_bundle(bundle, backends=["ort-cpu", "tensorrt"], batches=(1, 8), layers=True, **BLOCK)
+    assert [(one.backend, one.batch) for one in report.layers] == [
+        (kind, batch) for kind in ("ort-cpu", "tensorrt") for batch in (1, 8)
+    ]
+
+
+def test_the_flavour_that_is_named_is_the_one_that_runs(ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both are installed, the first that works is taken unless one is named."""
+    rtx = FakeTensorRT(LISTINGS[-1])
+    rtx.cuda = ten.cuda
+    rtx.install(monkeypatch)
+    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.9"})
+    picture = bundle / "picture.png"
+    from PIL import Image
+
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(picture)
+    for flavour, used in ((None, "tensorrt"), ("tensorrt-rtx", "tensorrt-rtx"), ("tensorrt", "tensorrt")):
+        verified = verify_bundle(bundle, backends=["tensorrt"], flavour=flavour)
+        assert verified.passed
+        assert verified.parities[0].facts["flavour"] == used
+        timed = bench_bundle(bundle, backends=["tensorrt"], batches=(1,), flavour=flavour, **BLOCK)
+        assert {row.facts["flavour"] for row in timed.rows} == {used}
+        built = len(ten.builds), len(rtx.builds)
+        predict_images(bundle, [picture], backend="tensorrt", flavour=flavour)
+        assert (len(ten.builds), len(rtx.builds)) == built
+    assert len(ten.builds) == len(rtx.builds) == 1
+    assert ten.cuda.left == {}
+
+
+def test_a_flavour_that_cannot_run_or_is_none_is_refused(
+    ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "tensorrt_rtx")
+    with pytest.raises(MissingError, match=r"tensorrt-rtx cannot .* not installed; pip install 'edgekit\[rtx\]'"):
+        verify_bundle(bundle, flavour="tensorrt-rtx")
+    with pytest.raises(UsageError, match="no TensorRT flavour 'trt'; use one of tensorrt, tensorrt-rtx"):
+        bench_bundle(bundle, backends=["tensorrt"], flavour="trt", **BLOCK)
+    with pytest.raises(UsageError, match="--flavour is for tensorrt, which is not among ort-cpu"):
+        verify_bundle(bundle, backends=["ort-cpu"], flavour="tensorrt")
+    with pytest.raises(UsageError, match="--flavour is for tensorrt"):
+        predict_images(bundle, [], flavour="tensorrt")
 
 
 # the fakes themselves

@@ -68,6 +68,27 @@ class OnDevice(Protocol):
         ...
 
 
+class LayerTime(NamedTuple):
+    """A layer as the runtime runs it: its name and operator there, and milliseconds of each call.
+
+    ``hints``: names of ONNX nodes, or of what they put out, that the runtime says it is made of.
+    """
+
+    name: str
+    operator: str
+    hints: tuple[str, ...]
+    ms: tuple[float, ...]
+
+
+@runtime_checkable
+class ByLayer(Protocol):
+    """What a runtime has beside ``Backend`` where it tells what each of its layers takes."""
+
+    def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
+        """Times of ``count`` calls, in the order of execution; the runtime's own profiler makes these calls slower."""
+        ...
+
+
 class ModelFiles(NamedTuple):
     """What a runtime needs of a bundle: the ONNX file, its tensors, and the PyTorch model where it can be rebuilt."""
 
@@ -82,18 +103,19 @@ class ModelFiles(NamedTuple):
 
 
 class Wishes(NamedTuple):
-    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; ``cuda_graph`` for TensorRT alone."""
+    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; the rest is for TensorRT alone."""
 
     threads: int | None = None
     batches: tuple[int, ...] = ()
     cuda_graph: bool = False
+    flavour: str | None = None
     progress: Progress = SILENT
 
 
 class Runtime(NamedTuple):
     """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing."""
 
-    absence: Callable[[ModelFiles | None], str]
+    absence: Callable[[ModelFiles | None, Wishes], str]
     open: Callable[[ModelFiles, Wishes], Backend]
 
 
@@ -104,32 +126,36 @@ def open_backend(
     threads: int | None = None,
     batches: Sequence[int] = (),
     cuda_graph: bool = False,
+    flavour: str | None = None,
     progress: Progress = SILENT,
 ) -> Backend:
     """Open ``files`` in the runtime ``kind``; raises MissingError when it is not present here, UsageError for no such kind.
 
-    TensorRT finds or builds its engine first, for the usual batch sizes and ``batches``.
+    TensorRT (of the ``flavour`` named, or the first that is here) finds or builds its engine first, for the usual batch
+    sizes and ``batches``.
     """
-    problem = absence(kind, files)
+    problem = absence(kind, files, flavour)
     if problem:
         raise MissingError(f"{kind} cannot run here: {problem}")
-    return RUNTIMES[kind].open(files, Wishes(threads, tuple(batches), cuda_graph, progress))
+    return RUNTIMES[kind].open(files, Wishes(threads, tuple(batches), cuda_graph, flavour, progress))
 
 
-def absence(kind: str, files: ModelFiles | None = None) -> str:
+def absence(kind: str, files: ModelFiles | None = None, flavour: str | None = None) -> str:
     """Why the runtime ``kind`` is not present for ``files`` on this machine, with the remedy; nothing when it is."""
     if kind not in RUNTIMES:
         raise UsageError(f"no backend {kind!r}; use one of {', '.join(KINDS)}")
-    return RUNTIMES[kind].absence(files)
+    return RUNTIMES[kind].absence(files, Wishes(flavour=flavour))
 
 
-def present(files: ModelFiles, kinds: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
+def present(
+    files: ModelFiles, kinds: Sequence[str] | None = None, flavour: str | None = None
+) -> tuple[list[str], dict[str, str]]:
     """(kinds that can run ``files`` here, kind -> reason for the others)."""
-    reasons = {kind: absence(kind, files) for kind in (KINDS if kinds is None else kinds)}
+    reasons = {kind: absence(kind, files, flavour) for kind in (KINDS if kinds is None else kinds)}
     return [kind for kind, reason in reasons.items() if not reason], {kind: reason for kind, reason in reasons.items() if reason}
 
 
-def _torch_absence(files: ModelFiles | None) -> str:
+def _torch_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     if importlib.util.find_spec("torch") is None:
         return "PyTorch is not installed; pip install 'edgekit[train]'"
     if files is not None and (files.torch_model is None or files.torch_weights is None):
@@ -137,15 +163,29 @@ def _torch_absence(files: ModelFiles | None) -> str:
     return ""
 
 
-def _open_torch(files: ModelFiles, wishes: Wishes) -> Backend:
+def _torch_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
+    """The driver is asked before PyTorch, which takes seconds to import."""
+    problem = _torch_absence(files, wishes) or cuda_problem()
+    if problem:
+        return problem
     try:
-        from edgekit.backends._torch import TorchBackend
+        import torch
+    except ImportError as error:
+        return f"PyTorch is installed but cannot be imported: {error}; run edgekit doctor"
+    if not torch.cuda.is_available():
+        return f"the installed PyTorch {torch.__version__} finds no CUDA; install the one for the CUDA of your driver"
+    return ""
+
+
+def _open_torch(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
+    try:
+        from edgekit.backends._torch import TorchBackend, TorchCudaBackend
     except ImportError as error:
         raise MissingError(f"torch is installed but cannot be imported: {error}; run edgekit doctor") from error
-    return TorchBackend.open(files, wishes.threads)
+    return (TorchBackend if kind == "torch" else TorchCudaBackend).open(files, wishes.threads)
 
 
-def _ort_absence(files: ModelFiles | None) -> str:
+def _ort_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     if importlib.util.find_spec("onnxruntime") is None:
         return "ONNX Runtime is not installed; pip install 'edgekit[cpu]' or 'edgekit[gpu]'"
     try:
@@ -155,8 +195,8 @@ def _ort_absence(files: ModelFiles | None) -> str:
     return ""
 
 
-def _ort_cuda_absence(files: ModelFiles | None) -> str:
-    problem = _ort_absence(files) or cuda_problem()
+def _ort_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
+    problem = _ort_absence(files, wishes) or cuda_problem()
     if problem:
         return problem
     from edgekit.backends._ort import available_providers
@@ -166,8 +206,8 @@ def _ort_cuda_absence(files: ModelFiles | None) -> str:
     return ""
 
 
-def _ort_tensorrt_absence(files: ModelFiles | None) -> str:
-    problem = _ort_cuda_absence(files)
+def _ort_tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
+    problem = _ort_cuda_absence(files, wishes)
     if problem:
         return problem
     from edgekit.backends._ort import available_providers, tensorrt_problem
@@ -179,23 +219,25 @@ def _ort_tensorrt_absence(files: ModelFiles | None) -> str:
 
 def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
     from edgekit.backends._ort import OrtBackend
+    from edgekit.backends._ort_layers import OrtCpuBackend
 
-    return OrtBackend.open(kind, files, wishes.threads, wishes.batches)
+    made = OrtCpuBackend if kind == "ort-cpu" else OrtBackend
+    return made.open(kind, files, wishes.threads, wishes.batches)
 
 
-def _tensorrt_absence(files: ModelFiles | None) -> str:
+def _tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     """Nothing is imported before the driver is known to start: without one, some releases end the process."""
     if all(importlib.util.find_spec(flavour.module) is None for flavour in FLAVOURS):
         return "TensorRT is not installed; pip install 'edgekit[gpu]' or 'edgekit[rtx]'"
     if importlib.util.find_spec("onnx") is None:
         return "TensorRT is installed, but onnx, by which its engines are built, is not; pip install onnx"
-    return cuda_problem() or _tensorrt_problem()
+    return cuda_problem() or _tensorrt_problem(wishes.flavour)
 
 
-def _tensorrt_problem() -> str:
+def _tensorrt_problem(flavour: str | None) -> str:
     """With a driver: whether TensorRT, the GPU and CUDA's Python go together."""
     try:
-        problem = gpu_problem(find())
+        problem = gpu_problem(find(flavour))
     except MissingError as error:
         return str(error)
     try:
@@ -208,11 +250,12 @@ def _tensorrt_problem() -> str:
 def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:
     from edgekit.backends._tensorrt import open_tensorrt
 
-    return open_tensorrt(files, wishes.batches, wishes.cuda_graph, wishes.progress)
+    return open_tensorrt(files, wishes)
 
 
 RUNTIMES: Mapping[str, Runtime] = {
-    "torch": Runtime(_torch_absence, _open_torch),
+    "torch": Runtime(_torch_absence, partial(_open_torch, "torch")),
+    "torch-cuda": Runtime(_torch_cuda_absence, partial(_open_torch, "torch-cuda")),
     "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu")),
     "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda")),
     "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt")),

@@ -46,10 +46,7 @@ class OrtBackend:
     def open(cls, kind: str, files: ModelFiles, threads: int | None = None, batches: Sequence[int] = ()) -> OrtBackend:
         """Raises BundleError for a file ONNX Runtime refuses, FallbackError when another provider would run it."""
         provider = PROVIDERS[kind]
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = ERRORS_ONLY
+        options = session_options(threads)
         if kind != "ort-cpu":
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             if hasattr(ort, "preload_dlls"):
@@ -117,6 +114,15 @@ class OrtBackend:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         del self._session
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """On so many threads, or on all cores; nothing is printed but errors."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    return options
 
 
 def tensorrt_problem() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -9,27 +10,30 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import ModelFiles
+from edgekit.backends import LayerTime, ModelFiles, Wishes
 from edgekit.backends._cuda import Device
 from edgekit.build_options import BuildOptions
 from edgekit.engines import Engine, EngineRecord, build_engine, read_model, with_default_range
 from edgekit.errors import EngineError, UsageError
-from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec, check_feed, shape_text
 from edgekit.trt.flavour import TensorRT, find
+from edgekit.trt.inspector import engine_layers, information
 from edgekit.trt.messages import collector, failure, reason_of
 from edgekit.trt.network import described, wanted
-from edgekit.trt.precision import numpy_name
+from edgekit.trt.precision import EngineLayer, numpy_name
+from edgekit.trt.profiler import layer_profiler
+
+# "conv1 + relu1", "PWN(relu1, add1)", "fc1 || fc2": releases that keep no metadata name a layer after what was fused
+_PARTS = re.compile(r" \+ | \|\| |PWN\(|[(),\s]+")
 
 
-def open_tensorrt(
-    files: ModelFiles, batches: Sequence[int] = (), cuda_graph: bool = False, progress: Progress = SILENT
-) -> TensorRTBackend:
-    """Find or build the engine of ``files`` that takes ``batches``, and open it."""
-    trt = find()
+def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
+    """Find or build the engine of ``files`` that takes the batches wished for, and open it."""
+    trt = find(wishes.flavour)
     model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)
-    options = with_default_range(files.inputs, BuildOptions(), batches)
-    return TensorRTBackend.open(files, trt, build_engine(trt, model, options, progress=progress), cuda_graph=cuda_graph)
+    options = with_default_range(files.inputs, BuildOptions(), wishes.batches)
+    built = build_engine(trt, model, options, progress=wishes.progress)
+    return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
 
 
 class Call:
@@ -126,11 +130,44 @@ class TensorRTBackend:
         del held
         return self._device.times(call.enqueue, count)
 
+    def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
+        """By TensorRT's own profiler, without a CUDA graph, after one call that is not counted."""
+        check_feed(self.inputs, feed)
+        self._check_open()
+        index = self._profile(self._shapes(feed))
+        self._drop_context(index)  # a profiler stays with its context: a fresh one gets it, and goes when this is done
+        try:
+            call = self._prepared(feed)
+            held = self._upload(call, feed)
+            self._set_up(call, cuda_graph=False)
+            calls, layers = self._profiled(call, count)
+            del held
+        finally:
+            self._drop_context(index)
+        return _layer_times(calls, layers)
+
+    def _profiled(self, call: Call, count: int) -> tuple[list[dict[str, float]], dict[str, EngineLayer]]:
+        """(milliseconds of each layer in each call, what the engine says of its layers)."""
+        context, profiler = self._contexts[call.index], layer_profiler(self._trt.api)
+        context.profiler = profiler
+        context.enqueue_emits_profile = False  # it would make every launch wait; report_to_profiler comes after the work
+        for _ in range(1 + count):
+            profiler.calls.append({})
+            call.enqueue()
+            self._device.wait()
+            if not context.report_to_profiler():
+                raise self._failed("tell what its layers take")
+        described = engine_layers(information(self._trt.api, self._engine, context))
+        return profiler.calls[1:], {layer.name: layer for layer in described}
+
+    def _shapes(self, feed: Feed) -> dict[str, tuple[int, ...]]:
+        return {spec.name: feed[spec.name].shape for spec in self.inputs}
+
     def _prepared(self, feed: Feed) -> Call:
         """A call with memory for its inputs, and for its outputs of the shapes that TensorRT infers."""
         self._check_open()
         self._logger.messages.clear()
-        shapes = {spec.name: feed[spec.name].shape for spec in self.inputs}
+        shapes = self._shapes(feed)
         call = Call(self._profile(shapes), shapes)
         context = self._context(call.index)
         self._retire(call.index)
@@ -186,11 +223,11 @@ class TensorRTBackend:
             )
         return shape
 
-    def _set_up(self, call: Call) -> None:
+    def _set_up(self, call: Call, cuda_graph: bool) -> None:
         """Make the profile's context this call's: its shapes, its memory and, where asked for, its graph."""
         self._check_open()
         self._logger.messages.clear()
-        context = self._contexts[call.index]
+        context = self._context(call.index)
         self._retire(call.index)
         self._set_shapes(context, call)
         for name, address in call.addresses.items():
@@ -202,7 +239,7 @@ class TensorRTBackend:
             if not context.execute_async_v3(stream):
                 raise self._failed(f"run on {', '.join(map(shape_text, call.shapes.values()))}")
 
-        if self._cuda_graph:
+        if cuda_graph:
             enqueue()  # work that new shapes bring is done here, and must not be in the graph
             self._device.wait()
             call.graph = graph = self._captured(enqueue)
@@ -228,9 +265,14 @@ class TensorRTBackend:
             self._device.discard(call.graph)
             call.graph = None
 
+    def _drop_context(self, index: int) -> None:
+        """The next call on this profile gets another context."""
+        self._retire(index)
+        self._contexts.pop(index, None)
+
     def _launch(self, call: Call) -> None:
         if self._current.get(call.index) is not call:
-            self._set_up(call)
+            self._set_up(call, self._cuda_graph)
         call.enqueue()
 
     def _upload(self, call: Call, feed: Feed) -> list[Array]:
@@ -265,6 +307,17 @@ class TensorRTBackend:
 
 def _nothing() -> None:
     return None
+
+
+def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, EngineLayer]) -> tuple[LayerTime, ...]:
+    """Layers in the order of execution, with what the engine says of each."""
+    found = []
+    for name in dict.fromkeys(name for call in calls for name in call):
+        layer = layers.get(name, EngineLayer(name, False, "", ""))
+        moves = name.startswith("Reformatting CopyNode")  # it is named after the layer that it moves something to
+        hints = layer.onnx_nodes or (() if moves else tuple(filter(None, _PARTS.split(name))))
+        found.append(LayerTime(name, layer.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
+    return tuple(found)
 
 
 def _check_tensors(api: Any, engine: Any, files: ModelFiles, built: Engine) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from edgekit.backends import ModelFiles
-from edgekit.errors import ModelError
+from edgekit.errors import EdgekitError, ModelError, first_line
 from edgekit.machine import cores
 from edgekit.models.build import build_module, load_weights
 from edgekit.models.trace import as_arrays, named_outputs
@@ -19,7 +20,8 @@ from edgekit.tensors import Array, Feed, TensorSpec
 class TorchBackend:
     """A module in inference mode on the CPU."""
 
-    name = "torch"
+    name: ClassVar[str] = "torch"
+    device: ClassVar[str] = "cpu"
 
     def __init__(
         self, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], facts: Mapping[str, str]
@@ -37,12 +39,15 @@ class TorchBackend:
         torch.set_num_threads(threads or cores())
         facts = {
             "torch": str(torch.__version__),
-            "device": "cpu",
             "precision": "float32",
             "graph": "eager, batch norm unfolded",
             "threads": str(torch.get_num_threads()),
         }
-        return cls(module, files.inputs, files.outputs, facts)
+        return cls(module, files.inputs, files.outputs, facts | cls._device_facts())
+
+    @classmethod
+    def _device_facts(cls) -> dict[str, str]:
+        return {"device": cls.device}
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out."""
@@ -60,10 +65,74 @@ class TorchBackend:
         return call
 
     def _tensors(self, feed: Feed) -> list[torch.Tensor]:
-        return [torch.from_numpy(feed[spec.name]) for spec in self.inputs]
+        return [torch.from_numpy(feed[spec.name]).to(self.device) for spec in self.inputs]
 
     def __enter__(self) -> TorchBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         return None
+
+
+class TorchCudaBackend(TorchBackend):
+    """A module on the first GPU, its products and convolutions without TF32 from here until the backend is closed."""
+
+    name: ClassVar[str] = "torch-cuda"
+    device: ClassVar[str] = "cuda"
+
+    def __init__(
+        self, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], facts: Mapping[str, str]
+    ) -> None:
+        try:
+            super().__init__(module.to(self.device), inputs, outputs, facts)
+        except RuntimeError as problem:
+            raise _failure("take the model to the GPU", problem) from problem
+        self._tf32 = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    @classmethod
+    def _device_facts(cls) -> dict[str, str]:
+        return {"device": torch.cuda.get_device_name(0), "CUDA": str(torch.version.cuda), "TF32": "off"}
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Host arrays in, host arrays out: the copy back waits for the work."""
+        try:
+            return super().run(feed)
+        except RuntimeError as problem:
+            raise _failure("run the model", problem) from problem
+
+    def bind(self, feed: Feed) -> Callable[[], None]:
+        """Inputs and outputs stay in the GPU's memory; a call returns when the GPU is done."""
+        once = super().bind(feed)
+
+        def call() -> None:
+            try:
+                once()
+                torch.cuda.synchronize()
+            except RuntimeError as problem:
+                raise _failure("run the model", problem) from problem
+
+        return call
+
+    def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
+        """Milliseconds of ``count`` calls by the GPU's own clock, inputs resident, after one that is not counted."""
+        once = super().bind(feed)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        once()
+        found = []
+        for _ in range(count):
+            begin.record()
+            once()
+            end.record()
+            end.synchronize()
+            found.append(float(begin.elapsed_time(end)))
+        return tuple(found)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._tf32
+        del self._module
+        torch.cuda.empty_cache()
+
+
+def _failure(what: str, problem: RuntimeError) -> EdgekitError:
+    return ModelError(f"PyTorch cannot {what} on CUDA: {first_line(problem)}; use smaller batches, or torch on the CPU")

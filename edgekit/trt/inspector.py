@@ -24,6 +24,8 @@ _PRECISIONS = (
     ("int8", re.compile(r"int8", flags=re.I)),
     ("float32", re.compile(r"float|fp32", flags=re.I)),
 )
+# "[ONNX Layer: node]", or "[ONNX Layer: node | function ...]"; one after the other where nodes were fused
+_ONNX_NODE = re.compile(r"\[ONNX Layer: (.+?)(?: \| [^\]]*)?\](?=[\s\x1e\x1f]*(?:\[|$))")
 
 
 def read_layers(
@@ -47,15 +49,21 @@ def read_layers(
     return engine_layers(_information(api, engine, inputs, options)), ""
 
 
-def _information(api: Any, engine: Any, inputs: tuple[TensorSpec, ...], options: BuildOptions) -> str:
+def information(api: Any, engine: Any, context: Any) -> str:
+    """What the inspector says of an engine, in the shapes for which the context is set up."""
     inspector = engine.create_engine_inspector()
-    context = engine.create_execution_context()
-    if context is not None and options.profiles:
+    if context is not None:
+        inspector.execution_context = context
+    return str(inspector.get_engine_information(api.LayerInformationFormat.JSON))
+
+
+def _information(api: Any, engine: Any, inputs: tuple[TensorSpec, ...], options: BuildOptions) -> str:
+    context = engine.create_execution_context() if options.profiles else None
+    if context is not None:
         # with shapes unknown some releases say "N/A due to dynamic shapes" instead of a type
         for spec in inputs:
             context.set_input_shape(spec.name, spec.concrete(options.profiles[0].opt))
-        inspector.execution_context = context
-    return str(inspector.get_engine_information(api.LayerInformationFormat.JSON))
+    return information(api, engine, context)
 
 
 def engine_layers(document: str) -> list[EngineLayer]:
@@ -74,4 +82,11 @@ def _layer(entry: Any) -> EngineLayer:
     first = next((tensor for tensor in entry.get("Inputs", ()) if isinstance(tensor, dict)), {})
     text = " ".join(str(first.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format"))
     precision = next((name for name, pattern in _PRECISIONS if pattern.search(text)), "")
-    return EngineLayer(str(entry.get("Name", "")), bool(_COMPUTES.search(kind)), precision, str(entry.get("TacticName", "")))
+    return EngineLayer(
+        name=str(entry.get("Name", "")),
+        computes=bool(_COMPUTES.search(kind)),
+        precision=precision,
+        tactic=str(entry.get("TacticName", "")),
+        kind=str(entry.get("LayerType", "")),
+        onnx_nodes=tuple(dict.fromkeys(_ONNX_NODE.findall(str(entry.get("Metadata", ""))))),
+    )

@@ -27,12 +27,14 @@ STRONG, CONSTRAINED = "strongly typed: the file's types are binding", "weakly ty
 
 
 class EngineLayer(NamedTuple):
-    """A layer of a built engine; ``precision`` is empty where the engine does not say."""
+    """A layer of a built engine; ``precision`` and ``onnx_nodes`` are empty where the engine does not say."""
 
     name: str
     computes: bool
     precision: str
     tactic: str
+    kind: str = ""
+    onnx_nodes: tuple[str, ...] = ()
 
 
 def numpy_name(dtype: Any) -> str:

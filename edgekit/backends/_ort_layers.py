@@ -1,0 +1,60 @@
+"""ONNX Runtime's profile: what each node of its optimised graph takes on the CPU.
+
+On a GPU the same profile holds the time in which the host launches a kernel, not the kernel's: it is asked for on the CPU alone.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import onnxruntime as ort
+
+from edgekit.backends import LayerTime
+from edgekit.backends._ort import PROVIDERS, OrtBackend, session_options
+from edgekit.errors import BundleError
+from edgekit.files import read_bytes
+from edgekit.tensors import Feed
+
+WARM_UP = 3
+_ENDING = "_kernel_time"
+# what optimisations put around the name of a node, or of what it puts out
+_ADDED = re.compile(r"^fused |(_bn|_nchwc|_token_\d+)+$")
+
+
+class OrtCpuBackend(OrtBackend):
+    """A session on the CPU, which can tell its nodes' times."""
+
+    def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
+        """Of a session of its own: profiling costs every call, and cannot be switched off in this one."""
+        options = session_options(int(self.facts["threads"]))
+        with TemporaryDirectory() as folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            content = read_bytes(self._path, "ONNX file", BundleError)
+            session = ort.InferenceSession(content, options, providers=[PROVIDERS["ort-cpu"]])
+            for _ in range(WARM_UP + count):
+                session.run(self._names, dict(feed))
+            profile = Path(session.end_profiling()).read_bytes()
+        return node_times(msgspec.json.decode(profile), WARM_UP)
+
+
+def node_times(events: list[dict[str, Any]], skipped: int) -> tuple[LayerTime, ...]:
+    """The profile's events by node, without the first ``skipped`` calls; a call's events come before its ``model_run``."""
+    names: dict[str, str] = {}
+    calls: list[dict[str, float]] = [{}]
+    for event in events:
+        if event["name"] == "model_run":
+            calls.append({})
+        elif event.get("cat") == "Node" and event["name"].endswith(_ENDING):
+            name = event["name"][: -len(_ENDING)]
+            names.setdefault(name, str(event["args"].get("op_name", "")))
+            calls[-1][name] = calls[-1].get(name, 0.0) + event["dur"] / 1e3  # in a loop a node runs more than once
+    kept = calls[skipped:-1]
+    return tuple(
+        LayerTime(name, operator, (_ADDED.sub("", name),), tuple(call.get(name, 0.0) for call in kept))
+        for name, operator in names.items()
+    )

@@ -1,0 +1,121 @@
+"""Which of a runtime's layers takes how long, told in the names of the ONNX file's nodes.
+
+A runtime renames and fuses what it is given. Each of its layers gives hints (names of nodes, or of what they put out); the graph
+tells the rest: a kernel called after the last node of a fusion has swallowed what leads up to it, and a sum or an activation that
+is no kernel's went into the one before it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+
+from edgekit.backends import Backend, ByLayer, LayerTime
+from edgekit.reports import LatencyReport, LayerLatency, LayersReport
+from edgekit.tensors import sample_feed
+
+FEWEST_CALLS, MOST_CALLS = 5, 100
+FUSED = "Fused"
+LONGEST_FUSION = 3
+SWALLOWED = ("Add", "Sum", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Gelu")
+
+
+class Node(NamedTuple):
+    """An ONNX node, with the tensors that it takes and puts out."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_nodes(path: Path) -> tuple[Node, ...]:
+    """The main graph's nodes, in their order; one without a name is called after its first output."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return tuple(
+        Node(node.name or (node.output[0] if node.output else ""), node.op_type, tuple(node.input), tuple(node.output))
+        for node in graph.node
+    )
+
+
+def layer_reports(
+    backends: Sequence[Backend], rows: Sequence[LatencyReport], nodes: Sequence[Node], seconds: float
+) -> tuple[LayersReport, ...]:
+    """For every batch, of the runtimes that can tell; as many calls as take about ``seconds``."""
+    found = []
+    for backend in backends:
+        for row in rows:
+            if not isinstance(backend, ByLayer) or row.backend != backend.name or row.boundary != "device":
+                continue
+            count = max(FEWEST_CALLS, min(MOST_CALLS, int(seconds * 1e3 / max(row.median_ms, 1e-3))))
+            times = backend.layer_times(sample_feed(backend.inputs, row.batch), count)
+            found.append(layers_report(backend.name, row.batch, times, nodes))
+    return tuple(found)
+
+
+def layers_report(backend: str, batch: int, times: Sequence[LayerTime], nodes: Sequence[Node]) -> LayersReport:
+    """Medians over the calls; ``total_ms`` is the median of the calls' sums."""
+    made_of = nodes_of(times, nodes)
+    medians = [statistics.median(layer.ms) if layer.ms else 0.0 for layer in times]
+    sums = [sum(call) for call in zip(*(layer.ms for layer in times), strict=True)]
+    layers = tuple(
+        LayerLatency(layer.name, layer.operator, made_of[index], medians[index], medians[index] / (sum(medians) or 1.0))
+        for index, layer in enumerate(times)
+    )
+    return LayersReport(backend, batch, len(sums), statistics.median(sums) if sums else 0.0, layers)
+
+
+def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[str, ...]]:
+    """Of each layer, the ONNX nodes that it computes, in the file's order; none for one that the runtime has added."""
+    by_name = {node.name: node for node in nodes}
+    made_by = {output: node for node in nodes for output in node.outputs}
+    claimed: dict[str, int] = {}
+    for index, layer in enumerate(layers):
+        for hint in layer.hints:
+            node = by_name.get(hint) or made_by.get(hint)
+            if node is not None:
+                claimed.setdefault(node.name, index)
+    users = {name: [node for node in nodes if name in node.inputs] for name in made_by}
+
+    def own(index: int) -> list[Node]:
+        return [node for node in nodes if claimed.get(node.name) == index]
+
+    for index, layer in enumerate(layers):
+        claimed |= {node.name: index for node in _led_up(layer, own(index), made_by, claimed)}
+    # backwards: of two convolutions that are added it is the later one that adds
+    for index in reversed(range(len(layers))):
+        claimed |= {node.name: index for node in _behind(own(index), users, claimed)}
+    return [tuple(node.name for node in own(index)) for index in range(len(layers))]
+
+
+def _led_up(layer: LayerTime, own: Sequence[Node], made_by: Mapping[str, Node], claimed: Mapping[str, int]) -> list[Node]:
+    """A Conv that is called after the activation behind it: what leads from a node of that operator to the first of its own."""
+    operator = layer.operator.removeprefix(FUSED)
+    if not own or any(node.operator == operator for node in own):
+        return []
+
+    def way(node: Node, steps: int) -> list[Node]:
+        before = [made_by[name] for name in node.inputs if name in made_by and made_by[name].name not in claimed]
+        for one in before if steps else ():
+            further = [] if one.operator == operator else way(one, steps - 1)
+            if one.operator == operator or further:
+                return [one, *further]
+        return []
+
+    return way(own[0], LONGEST_FUSION)
+
+
+def _behind(own: Sequence[Node], users: Mapping[str, Sequence[Node]], claimed: Mapping[str, int]) -> list[Node]:
+    """Sums and activations that stand alone behind a layer and are nobody else's: they went into what feeds them."""
+    way: list[Node] = []
+    node = own[-1] if own else None
+    while node is not None:
+        behind = [user for name in node.outputs for user in users[name]]
+        alone = len(behind) == 1 and behind[0].name not in claimed and behind[0].operator in SWALLOWED
+        node = behind[0] if alone else None
+        way += [node] if node is not None else []
+    return way

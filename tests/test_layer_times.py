@@ -1,0 +1,199 @@
+"""What each layer takes, in the names of the ONNX file's nodes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+from rich.console import Console
+
+from edgekit.backends import LayerTime, open_backend
+from edgekit.backends._ort_layers import node_times
+from edgekit.bundle import open_bundle
+from edgekit.cli import main
+from edgekit.commands import bench_bundle
+from edgekit.errors import UsageError
+from edgekit.layer_times import Node, layers_report, nodes_of, read_nodes
+from edgekit.models.build import weights_bytes
+from edgekit.pack import ExportOptions, export_source
+from edgekit.render import MOST_LAYERS, render
+from edgekit.reports import BenchReport
+from edgekit.tensors import sample_feed
+from edgekit.trt.inspector import engine_layers
+from tests.networks import network
+
+SMALL = {"seconds": 0.01, "threads": 1}
+
+
+def layer(name: str, operator: str = "", hints: tuple[str, ...] | None = None, ms: tuple[float, ...] = (1.0,)) -> LayerTime:
+    return LayerTime(name, operator, (name,) if hints is None else hints, ms)
+
+
+def chain(*operators: str) -> list[Node]:
+    """n0 -> n1 -> ...; node nK puts out tK."""
+    return [Node(f"n{place}", kind, (f"t{place - 1}",), (f"t{place}",)) for place, kind in enumerate(operators)]
+
+
+RESIDUAL = [
+    Node("n0", "Relu", ("x",), ("t0",)),
+    Node("n1", "Conv", ("t0", "w"), ("t1",)),
+    Node("n2", "Conv", ("t0", "v"), ("t2",)),
+    Node("n3", "Add", ("t1", "t2"), ("t3",)),
+    Node("n4", "Relu", ("t3",), ("t4",)),
+]
+
+
+# on ONNX Runtime itself
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "densenet"])
+def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, tmp_path: Path) -> None:
+    """Whatever ONNX Runtime fuses, renames and reorders: sums of two convolutions, activations, norms that it rewrites."""
+    (tmp_path / "weights.safetensors").write_bytes(weights_bytes(network(name)))
+    export_source(name, ExportOptions(output=tmp_path / "bundle", weights=tmp_path / "weights.safetensors"))
+    files = open_bundle(tmp_path / "bundle").model_files()
+    nodes = read_nodes(files.onnx)
+    with open_backend("ort-cpu", files, threads=1) as opened:
+        layers = opened.layer_times(sample_feed(opened.inputs, 2), 3)  # type: ignore[attr-defined]
+    made_of = nodes_of(layers, nodes)
+    assert Counter(one for found in made_of for one in found) == Counter(node.name for node in nodes)
+    assert {len(one.ms) for one in layers} == {3}
+    # a layer that computes is named by its own operator's node
+    operators = {node.name: node.operator for node in nodes}
+    convolutions = [found for one, found in zip(layers, made_of, strict=True) if one.operator == "Conv"]
+    assert all({operators[name] for name in found} & {"Conv", "BatchNormalization"} for found in convolutions)
+
+
+def test_bench_tells_the_layers_of_every_batch(bundle: Path) -> None:
+    report = bench_bundle(bundle, backends=["torch", "ort-cpu"], batches=(1, 8), layers=True, **SMALL)
+    assert [(one.backend, one.batch) for one in report.layers] == [("ort-cpu", 1), ("ort-cpu", 8)]
+    for one in report.layers:
+        assert one.calls >= 5
+        assert sum(layer.share for layer in one.layers) == pytest.approx(1)
+        assert one.total_ms > 0
+    assert BenchReport.from_json(report.to_json()) == report
+    assert bench_bundle(bundle, backends=["ort-cpu"], batches=(1,), **SMALL).layers == ()
+
+
+def test_the_command_line_prints_the_slowest_first(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["edgekit", "bench", str(bundle), "--backend", "ort-cpu", "--batch", "1", "--seconds", "0.01", "--layers"]
+    for extra in ([], ["--json"]):
+        monkeypatch.setattr("sys.argv", arguments + extra)
+        with pytest.raises(SystemExit) as done:
+            main()
+        assert done.value.code == 0
+        told = capfd.readouterr()
+        assert "node_conv2d" in (told.out if extra else told.err)
+    assert len(json.loads(told.out)["layers"][0]["layers"]) == 10
+
+
+def test_a_long_table_is_cut_and_says_so() -> None:
+    layers = [layer(f"n{place}", "Relu", ms=(place + 1.0,)) for place in range(MOST_LAYERS + 5)]
+    report = layers_report("ort-cpu", 1, layers, chain(*["Relu"] * len(layers)))
+    console = Console(width=160, file=io.StringIO())
+    render(BenchReport("b", "0", {}, 1, 0.1, (), (), (), None, (report,)), console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "5 more layers are in the JSON; all 20 take 210 ms a call" in printed
+    rows = [line.split()[0] for line in printed.splitlines() if line.strip().startswith("n1")]
+    assert rows == ["n19", "n18", "n17", "n16", "n15", "n14", "n13", "n12", "n11", "n10"]
+
+
+def test_runtimes_that_cannot_tell_are_said_to() -> None:
+    bundle = "exported/lenet"
+    with pytest.raises(UsageError, match=r"--layers: torch cannot tell its layers; add --backend ort-cpu or tensorrt"):
+        bench_bundle(bundle, backends=["torch"], batches=(1,), layers=True, **SMALL)
+
+
+# what the profile says
+
+
+def test_calls_that_warm_up_are_left_out_and_repeated_nodes_add_up() -> None:
+    def node(name: str, us: int) -> dict[str, object]:
+        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": us, "args": {"op_name": name.title()}}
+
+    run = {"cat": "Session", "name": "model_run", "dur": 9}
+    other = {"cat": "Node", "name": "conv_fence_before", "dur": 5, "args": {"op_name": "Conv"}}
+    events = [{"cat": "Session", "name": "session_initialization", "dur": 1}]
+    events += [node("conv", 900), run, other, node("conv", 20), node("relu", 3), node("relu", 4), run, node("conv", 30), run]
+    assert node_times(events, 1) == (
+        LayerTime("conv", "Conv", ("conv",), (0.02, 0.03)),
+        LayerTime("relu", "Relu", ("relu",), (0.007, 0.0)),
+    )
+
+
+def test_medians_shares_and_the_sum_of_a_call() -> None:
+    report = layers_report("x", 2, [layer("n0", ms=(1.0, 5.0, 2.0)), layer("n1", ms=(6.0, 6.0, 6.0))], chain("Conv", "Relu"))
+    assert [(one.median_ms, one.share) for one in report.layers] == [(2.0, 0.25), (6.0, 0.75)]
+    assert (report.total_ms, report.calls) == (8.0, 3)
+
+
+def test_a_runtime_that_tells_nothing_gives_an_empty_report() -> None:
+    assert layers_report("x", 1, [], chain("Conv")).layers == ()
+
+
+# which nodes a layer is made of
+
+
+@pytest.mark.parametrize(
+    ("layers", "nodes", "made_of"),
+    [
+        # by its name, by what it puts out
+        ([layer("n0", "Conv"), layer("t1", "Relu")], chain("Conv", "Relu"), [("n0",), ("n1",)]),
+        # a convolution called after the activation behind it, and after a sum
+        ([layer("t1", "Conv")], chain("Conv", "Relu"), [("n0", "n1")]),
+        ([layer("t2", "FusedConv")], chain("Conv", "Add", "Relu"), [("n0", "n1", "n2")]),
+        # an activation with a layer of its own stays there
+        ([layer("n0", "Conv"), layer("n1", "Relu")], chain("Conv", "Relu"), [("n0",), ("n1",)]),
+        # nothing leads up to it: what is not known is not claimed
+        ([layer("t2", "Conv")], chain("Gemm", "Softmax", "Relu"), [("n2",)]),
+        # another layer's node is in the way
+        ([layer("n0", "Conv"), layer("t2", "Conv")], chain("Conv", "Tanh", "Relu"), [("n0", "n1"), ("n2",)]),
+        # a softmax is no activation that goes into what feeds it
+        ([layer("n0", "Gemm")], chain("Gemm", "Softmax"), [("n0",)]),
+        # the later convolution adds
+        ([layer("n0", "Relu"), layer("n1", "Conv"), layer("n2", "Conv")], RESIDUAL, [("n0",), ("n1",), ("n2", "n3", "n4")]),
+        ([layer("n0", "Relu"), layer("n2", "Conv"), layer("n1", "Conv")], RESIDUAL, [("n0",), ("n2",), ("n1", "n3", "n4")]),
+        # several hints, as TensorRT's metadata gives them
+        ([layer("a kernel", "", ("n0", "n1", "n0"))], chain("Conv", "Relu"), [("n0", "n1")]),
+        # what the runtime adds
+        ([layer("reorder", "ReorderOutput", ("reorder",)), layer("moves", "", ())], chain("Conv"), [(), ()]),
+    ],
+)
+def test_a_layer_names_the_nodes_that_it_computes(
+    layers: list[LayerTime], nodes: list[Node], made_of: list[tuple[str, ...]]
+) -> None:
+    assert nodes_of(layers, nodes) == made_of
+
+
+def test_a_node_without_a_name_is_called_after_what_it_puts_out(tmp_path: Path) -> None:
+    shape = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    end = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [shape], [end])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    assert read_nodes(tmp_path / "m.onnx") == (Node("y", "Relu", ("x",), ("y",)),)
+
+
+# what TensorRT's inspector says
+
+
+@pytest.mark.parametrize(
+    ("metadata", "nodes"),
+    [
+        ("[ONNX Layer: conv]", ("conv",)),
+        ("[ONNX Layer: conv]\x1f[ONNX Layer: relu]", ("conv", "relu")),
+        ("[ONNX Layer: conv]\x1e[ONNX Layer: relu]", ("conv", "relu")),
+        ("[ONNX Layer: conv][ONNX Layer: conv]", ("conv",)),
+        ("[ONNX Layer: conv | outer (pkg.Block)]\x1f[ONNX Layer: /a/b.0/relu[1]]", ("conv", "/a/b.0/relu[1]")),
+        ("", ()),
+        ("anything else", ()),
+    ],
+)
+def test_metadata_names_onnx_nodes(metadata: str, nodes: tuple[str, ...]) -> None:
+    (found,) = engine_layers(json.dumps({"Layers": [{"Name": "k", "LayerType": "CaskConvolution", "Metadata": metadata}]}))
+    assert (found.onnx_nodes, found.kind) == (nodes, "CaskConvolution")
