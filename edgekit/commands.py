@@ -12,6 +12,7 @@ from edgekit.build_options import BuildOptions
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.cuda import gpu_facts
 from edgekit.errors import BundleError, MissingError, UsageError
+from edgekit.extras import pip_install
 from edgekit.machine import cores, machine_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, Tolerance
@@ -189,7 +190,7 @@ def needs(*packages: str, extra: str) -> None:
     """Raise MissingError naming the extra unless every package is installed."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingError(f"this needs {', '.join(missing)}, which is not installed; pip install 'edgekit[{extra}]'")
+        raise MissingError(f"this needs {', '.join(missing)}, which is not installed; {pip_install(extra)}")
 
 
 def _model_files(bundle: Bundle, source: str | None) -> ModelFiles:
@@ -222,5 +223,5 @@ def _choose(files: ModelFiles, backends: Sequence[str], flavour: str | None = No
     if flavour is not None and "tensorrt" in reasons:
         raise MissingError(f"tensorrt cannot run here: {reasons['tensorrt']}")
     if not kinds:
-        raise MissingError("no runtime is installed; pip install 'edgekit[cpu]', or see edgekit doctor")
+        raise MissingError(f"no runtime is installed; {pip_install('cpu')}, or see edgekit doctor")
     return kinds, tuple(Skipped(kind, reason) for kind, reason in reasons.items())

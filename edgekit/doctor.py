@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgekit.cuda import cuda_problem, gpu_facts
+from edgekit.extras import pip_install
 from edgekit.files import cache_root
 from edgekit.machine import machine_facts
 from edgekit.progress import SILENT, Progress
@@ -156,7 +157,7 @@ def _version(name: str) -> str:
 def _examine(package: Package, versions: dict[str, str], probe: Probe) -> Finding:
     version = versions[package.name]
     if not version:
-        remedy = "" if package.extra == "gpu" and cuda_problem() else f"pip install 'edgekit[{package.extra}]'"
+        remedy = "" if package.extra == "gpu" and cuda_problem() else pip_install(package.extra)
         return Finding(package.name, "absent", "", "", "not installed", remedy)
     if package.module == "onnxruntime" and versions["onnxruntime"] and versions["onnxruntime-gpu"]:
         return Finding(
@@ -165,7 +166,7 @@ def _examine(package: Package, versions: dict[str, str], probe: Probe) -> Findin
             version,
             "",
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'edgekit[cpu]' or 'edgekit[gpu]'",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one of them that you want",
         )
     facts = probe(package.program)
     if isinstance(facts, str):
@@ -239,5 +240,5 @@ def _tensorrt(package: Package, facts: dict[str, object], gpu: str) -> tuple[str
         return without, f"it is built for CUDA {built}, and the driver reaches CUDA {driver}", "update the NVIDIA driver"
     known, capability = list(facts.get("capabilities") or []), here.get("compute capability", "")  # type: ignore[call-overload]
     if known and capability and f"SM{capability.replace('.', '')}" not in known:
-        return without, f"it knows no GPU of compute capability {capability}", "pip install 'edgekit[gpu]', for TensorRT itself"
+        return without, f"it knows no GPU of compute capability {capability}", f"{pip_install('gpu')}, for TensorRT itself"
     return "GPU", "", ""

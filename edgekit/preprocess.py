@@ -65,7 +65,7 @@ def load_image(path: Path) -> Image:
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
-        raise MissingError("reading pictures needs Pillow; pip install 'edgekit[cpu]'") from None
+        raise MissingError("reading pictures needs Pillow; pip install pillow") from None
     if path.exists() and not path.is_file():
         raise DataError(f"picture {path} is not a regular file; give a PNG or JPEG file")
     try:

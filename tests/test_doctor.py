@@ -12,6 +12,7 @@ import pytest
 import edgekit.doctor
 from edgekit.cuda import cuda_problem
 from edgekit.doctor import PACKAGES, doctor, run_program
+from edgekit.extras import pip_install
 from edgekit.reports import DoctorReport, Finding
 
 NO_DRIVER = "no NVIDIA driver is installed; install one, or use ort-cpu"
@@ -57,12 +58,12 @@ def test_what_is_not_installed_is_absent_with_the_extra_that_brings_it_and_is_no
     found = machine.examine()
     assert set(found) == {"NVIDIA driver", *(package.name for package in PACKAGES)}
     assert {finding.status for finding in found.values()} == {"absent"}
-    assert found["torch"].remedy == "pip install 'edgekit[train]'"
-    assert found["onnxruntime"].remedy == "pip install 'edgekit[cpu]'"
+    assert found["torch"].remedy == pip_install("train")
+    assert found["onnxruntime"].remedy == pip_install("cpu")
     assert found["onnxruntime-gpu"].remedy == ""  # of no use without a driver
     machine.driver = ""
-    assert machine.examine()["onnxruntime-gpu"].remedy == "pip install 'edgekit[gpu]'"
-    assert found["tensorrt-rtx"].remedy == "pip install 'edgekit[rtx]'"
+    assert machine.examine()["onnxruntime-gpu"].remedy == pip_install("gpu")
+    assert found["tensorrt-rtx"].remedy == pip_install("rtx")
     assert machine.probed == []
 
 

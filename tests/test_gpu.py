@@ -15,6 +15,7 @@ from edgekit.cuda import cuda_problem
 from edgekit.doctor import doctor
 from edgekit.engines import Engine, read_record
 from edgekit.errors import EngineError
+from edgekit.layer_times import read_nodes
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.reports import BenchReport
 from edgekit.tensors import sample_feed
@@ -138,6 +139,29 @@ def test_a_plan_that_is_no_plan_is_refused_in_one_sentence(bundle: Path) -> None
 
     with pytest.raises(EngineError, match=r"refuses the engine .*--rebuild"):
         TensorRTBackend.open(files, find(), Engine(Path("x.plan"), b"not a plan", record, True))
+
+
+@pytest.mark.usefixtures("_tensorrt")
+@pytest.mark.parametrize("graph", [False, True])
+def test_layers_add_up_to_the_whole_and_name_the_files_nodes(bundle: Path, graph: bool) -> None:
+    report = bench_bundle(bundle, backends=["tensorrt"], batches=(1, 8), seconds=0.05, cuda_graph=graph, layers=True)
+    assert [one.batch for one in report.layers] == [1, 8]
+    nodes = {node.name for node in read_nodes(open_bundle(bundle).onnx)}
+    for one in report.layers:
+        whole = next(row for row in report.rows if (row.batch, row.boundary) == (one.batch, "device"))
+        assert 0 < one.total_ms < 10 * np.median(whole.device_ms)
+        named = {name for layer in one.layers for name in layer.nodes}
+        assert named <= nodes
+        assert {name for name in nodes if name.startswith(("node_conv", "node_linear"))} <= named
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA")
+def test_pytorch_on_cuda_computes_without_tf32_what_it_computes_on_the_cpu(bundle: Path) -> None:
+    report = verify_bundle(bundle, backends=["torch-cuda"])
+    assert report.passed
+    assert 0 < report.parities[0].outputs[0].normalised < 1e-5
+    timed = bench_bundle(bundle, backends=["torch-cuda"], batches=(1, 8), seconds=0.05)
+    assert all(0 < np.median(row.device_ms) <= 1.1 * row.median_ms for row in timed.rows if row.boundary == "device")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA")

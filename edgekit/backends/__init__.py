@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from edgekit.cuda import cuda_problem
 from edgekit.errors import MissingError, UsageError
+from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
 from edgekit.trt.flavour import FLAVOURS, find, gpu_problem
@@ -157,7 +158,7 @@ def present(
 
 def _torch_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed; pip install 'edgekit[train]'"
+        return f"PyTorch is not installed; {pip_install('train')}"
     if files is not None and (files.torch_model is None or files.torch_weights is None):
         return "the bundle does not hold a PyTorch model that can be rebuilt from edgekit's own; name one with --source"
     return ""
@@ -187,7 +188,7 @@ def _open_torch(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
 
 def _ort_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     if importlib.util.find_spec("onnxruntime") is None:
-        return "ONNX Runtime is not installed; pip install 'edgekit[cpu]' or 'edgekit[gpu]'"
+        return "ONNX Runtime is not installed; pip install onnxruntime, or onnxruntime-gpu"
     try:
         importlib.import_module("edgekit.backends._ort")
     except ImportError as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
@@ -202,7 +203,7 @@ def _ort_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     from edgekit.backends._ort import available_providers
 
     if "CUDAExecutionProvider" not in available_providers():
-        return "the installed ONNX Runtime has no CUDA; pip uninstall onnxruntime, then pip install 'edgekit[gpu]'"
+        return "the installed ONNX Runtime has no CUDA; pip uninstall onnxruntime, then pip install onnxruntime-gpu"
     return ""
 
 
@@ -228,7 +229,7 @@ def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
 def _tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     """Nothing is imported before the driver is known to start: without one, some releases end the process."""
     if all(importlib.util.find_spec(flavour.module) is None for flavour in FLAVOURS):
-        return "TensorRT is not installed; pip install 'edgekit[gpu]' or 'edgekit[rtx]'"
+        return f"TensorRT is not installed; {pip_install('gpu')}, or on RTX {pip_install('rtx')}"
     if importlib.util.find_spec("onnx") is None:
         return "TensorRT is installed, but onnx, by which its engines are built, is not; pip install onnx"
     return cuda_problem() or _tensorrt_problem(wishes.flavour)

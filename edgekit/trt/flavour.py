@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.errors import MissingError, UsageError, first_line
+from edgekit.extras import pip_install
 
 NAMES = ("tensorrt", "tensorrt-rtx")
 """What ``--flavour`` takes; the first that works here is the default."""
@@ -89,14 +90,14 @@ def find(name: str | None = None) -> TensorRT:
     if name:
         raise MissingError(f"{name} cannot build here: {problems[name]}")
     told = ", ".join(f"{one}: {problem.partition('; ')[0]}" for one, problem in problems.items())
-    raise MissingError(f"no TensorRT can build here ({told}); pip install 'edgekit[rtx]', which needs no GPU to build")
+    raise MissingError(f"no TensorRT can build here ({told}); {pip_install('rtx')}, which needs no GPU to build")
 
 
 def absence(name: str) -> str:
     """Why the flavour ``name`` cannot build on this machine, with the remedy; nothing when it can. Imports nothing."""
     one = next(flavour for flavour in FLAVOURS if flavour.name == name)
     if importlib.util.find_spec(one.module) is None:
-        return f"it is not installed; pip install 'edgekit[{one.extra}]'"
+        return f"it is not installed; {pip_install(one.extra)}"
     # before the import: without a driver some releases end the process
     problem = cuda_problem() if one.needs_gpu else ""
     return f"{problem.partition('; ')[0]}; run nvidia-smi, or use --flavour tensorrt-rtx, which builds without" if problem else ""
@@ -110,7 +111,7 @@ def gpu_problem(trt: TensorRT) -> str:
         known = dir(trt.api.ComputeCapability)
     if not known or not capability or f"SM{capability.replace('.', '')}" in known:
         return ""
-    return f"{trt} knows no GPU of compute capability {capability}; pip install 'edgekit[gpu]', for TensorRT itself"
+    return f"{trt} knows no GPU of compute capability {capability}; {pip_install('gpu')}, for TensorRT itself"
 
 
 def flavour_of(name: str, version: str) -> Flavour | None:
