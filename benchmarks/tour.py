@@ -50,8 +50,10 @@ SHOWN_LINES = 24
 def shown(arguments: str, scratch: Path) -> str:
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
     command = [sys.executable, "-m", "edgekit", *arguments.format(scratch=scratch).split()]
-    done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=True)
-    lines = [line.rstrip() for line in done.stderr.replace(f"{scratch}/", "").strip("\n").splitlines() if line.strip()]
+    done = subprocess.run(
+        command, cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    )
+    lines = [line.rstrip() for line in done.stdout.replace(f"{scratch}/", "").strip("\n").splitlines() if line.strip()]
     if len(lines) > SHOWN_LINES:
         lines = [*lines[:8], "...", *lines[-5:]]
     return "\n".join(["```console", f"$ edgekit {arguments.replace('{scratch}/', '')}", *lines, "```"])

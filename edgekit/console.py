@@ -23,9 +23,7 @@ OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
 def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves."""
-    console = Console(stderr=True, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(stderr=True, emoji=False, width=WIDTH)
+    console = _console(stderr=True)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a user's model may print; stdout is for the document
             report = action(ConsoleProgress(console))
@@ -45,8 +43,23 @@ def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> 
     if json:
         print_document(report.to_json())
     else:
-        render(report, console)
+        _print_tables(report)
     raise typer.Exit(OK if report.passed else CHECK_FAILED)
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr, emoji=False)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(stderr=stderr, emoji=False, width=WIDTH)
+
+
+def _print_tables(report: Report) -> None:
+    """The report goes to stdout, where ``less`` and ``>`` find it; progress and errors go to stderr."""
+    console = _console(stderr=False)
+    with console.capture() as captured:
+        render(report, console)
+    _write(captured.get().encode(console.encoding, "replace"))
 
 
 def sentence(problem: Exception) -> str:
@@ -63,15 +76,20 @@ def sentence(problem: Exception) -> str:
 
 
 def print_document(document: bytes) -> None:
-    """One document on stdout; a reader that has gone away is no error."""
+    """One document on stdout."""
+    _write(document + b"\n")
+
+
+def _write(content: bytes) -> None:
+    """To stdout; a reader that has gone away is no error."""
     try:
-        sys.stdout.buffer.write(document + b"\n")
+        sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         # keep the interpreter from complaining about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (AttributeError, OSError) as problem:  # stdout is closed, or on a full disk
-        print(f"error: the JSON document cannot be written to stdout: {problem}", file=sys.stderr)  # noqa: T201
+        print(f"error: the report cannot be written to stdout: {problem}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(BAD_INPUT) from None
 
 

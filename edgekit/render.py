@@ -1,4 +1,4 @@
-"""Reports -> tables on the console, and progress bars. Everything here goes to stderr."""
+"""Reports -> tables on a console, and progress bars."""
 
 from __future__ import annotations
 

@@ -494,7 +494,7 @@ def test_the_table_names_layers_precision_and_place(
     monkeypatch.setattr(sys, "argv", ["edgekit", "build", str(bundle)])
     with pytest.raises(SystemExit) as done:
         main()
-    told = capsys.readouterr().err
+    told = capsys.readouterr().out
     assert done.value.code == 0
     for part in ("CONVOLUTION", "float32 asked for, float32 found in the network, TF32 off: pass", "batch 1:8:32", ".plan"):
         assert part in told

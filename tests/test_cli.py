@@ -341,7 +341,7 @@ def test_a_failed_check_is_exit_1_and_a_passed_one_exit_0(run: Command, bundle: 
     assert run(*timed, "--budget-ms", "1e-9").code == 1
 
 
-def test_tables_go_to_stderr_and_carry_the_verdict(run: Command, bundle: Path, tmp_path: Path) -> None:
+def test_tables_go_to_stdout_and_carry_the_verdict(run: Command, bundle: Path, tmp_path: Path) -> None:
     found = {
         "verify": run("verify", bundle),
         "bench": run("bench", bundle, "--batch", "1", "--seconds", "0.01"),
@@ -349,24 +349,42 @@ def test_tables_go_to_stderr_and_carry_the_verdict(run: Command, bundle: Path, t
         "predict": run("predict", bundle, picture(tmp_path / "p.png")),
         "models": run("models"),
     }
-    assert {name: (result.code, result.out) for name, result in found.items()} == dict.fromkeys(found, (0, ""))
-    assert "pass" in found["verify"].err
+    assert {name: (result.code, result.err) for name, result in found.items()} == dict.fromkeys(found, (0, ""))
+    assert "pass" in found["verify"].out
     if cuda_problem():
-        told = [line for line in found["verify"].err.splitlines() if line.startswith("not present: ")]
+        told = [line for line in found["verify"].out.splitlines() if line.startswith("not present: ")]
         assert told == [f"not present: torch-cuda, ort-cuda, ort-tensorrt, tensorrt: {cuda_problem()}"]
-    assert "- (662)" in found["bench"].err
-    assert "end-to-end" in found["bench"].err
-    assert "0 batch norm(s)" in found["inspect"].err
-    assert "class " in found["predict"].err
-    assert "densenet" in found["models"].err
+    assert "- (662)" in found["bench"].out
+    assert "end-to-end" in found["bench"].out
+    assert "0 batch norm(s)" in found["inspect"].out
+    assert "class " in found["predict"].out
+    assert "densenet" in found["models"].out
     failed = run("verify", bundle, "--atol", "0", "--rtol", "0")
-    assert (failed.code, failed.out) == (1, "")
-    assert "FAIL" in failed.err
+    assert (failed.code, failed.err) == (1, "")
+    assert "FAIL" in failed.out
+
+
+def test_a_reader_of_a_table_that_goes_away_is_no_error(bundle: Path, environment: dict[str, str]) -> None:
+    """As in ``edgekit inspect BUNDLE | head -1``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "edgekit", "inspect", str(bundle)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_without_unicode_gets_a_table_all_the_same(bundle: Path, environment: dict[str, str]) -> None:
+    plain = environment | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "edgekit", "inspect", str(bundle)], capture_output=True, env=plain, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"44,426 parameters" in done.stdout
+    assert done.stdout.isascii()
 
 
 def test_names_with_brackets_are_shown_as_they_are(run: Command, bundle: Path, tmp_path: Path) -> None:
     odd = bundle.rename(tmp_path / "my [red]bundle[bold] [x]")
-    assert "my[red]bundle[bold][x]" in "".join(run("verify", odd, "--backend", "ort-cpu").err.split())
+    assert "my[red]bundle[bold][x]" in "".join(run("verify", odd, "--backend", "ort-cpu").out.split())
     assert "[/nope]" in run("verify", tmp_path / "[/nope]").err
 
 
@@ -489,7 +507,7 @@ def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monke
     answers[0] = "importing it crashes with signal 11"
     ill = run("doctor", "--json")
     assert (ill.code, ill.document["passed"]) == (1, False)
-    assert "BROKEN" in run("doctor").err
+    assert "BROKEN" in run("doctor").out
 
 
 def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str], tmp_path: Path) -> None:
@@ -559,8 +577,9 @@ def test_a_second_run_skips_every_step_and_says_so(finished: Path, run: Command)
     assert steps(result) == dict.fromkeys(("train", "export", "verify", "bench"), "skipped")
     assert contents(Path("exported")) == before
     told = run("run", "tiny.toml")
-    assert (told.code, told.out) == (0, "")
+    assert told.code == 0
     assert told.err.count("skipped, unchanged") == 4
+    assert told.out.count("unchanged: ") == 4
 
 
 def test_another_bench_setting_only_times_again(finished: Path, run: Command) -> None:
