@@ -83,7 +83,7 @@ def load_source(
         return _from_name(source, input_shapes, weights)
     known = ", ".join(MODELS)
     raise UsageError(
-        f"{source!r} is neither a recipe (*.toml), a run directory, a model ({known}) nor an import path "
+        f"{source!r} is neither a recipe (*.toml), an ONNX file (*.onnx), a run directory, a model ({known}) nor an import path "
         "package.module:factory; check the spelling"
     )
 

@@ -180,7 +180,8 @@ def test_something_else_is_refused_with_what_it_may_be(source: str, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     if source:
         with pytest.raises(
-            UsageError, match=r"neither a recipe \(\*\.toml\), a run directory, a model \(lenet, .*\) nor an import"
+            UsageError,
+            match=r"neither a recipe \(\*\.toml\), an ONNX file \(\*\.onnx\), a run directory, a model \(lenet, .*\) nor an import",
         ):
             load_source(source)
     else:  # the current folder, which is no run
