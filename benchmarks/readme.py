@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import fold_zoo
+import gpu_report
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -54,6 +55,8 @@ def numbers() -> str:
         "`benchmarks/fold_zoo.py` says what is counted):",
         "",
         fold_zoo.summary(),
+        "",
+        gpu_report.summary(),
         "",
     ]
     return "\n".join(lines)

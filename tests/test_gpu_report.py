@@ -1,0 +1,438 @@
+"""The report for a machine with a GPU, on this one: tried out on the CPU, and on stand-ins for TensorRT and CUDA."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import edgekit.backends
+import edgekit.bench
+from benchmarks import gpu_report
+from edgekit.backends import KINDS, ModelFiles
+from edgekit.backends.fake import FakeBackend
+from edgekit.bundle import Bundle, open_bundle, write_bundle
+from edgekit.errors import EngineError
+from edgekit.onnx_count import batch_norms
+from edgekit.reports import BenchReport, VerifyReport
+from tests.fake_trt import GPU, FakeTensorRT
+from tests.trt_listing import LISTINGS
+
+TIMED = [(batch, boundary) for batch in (1, 2) for boundary in ("device", "end-to-end")]
+
+
+class Run(NamedTuple):
+    code: int
+    document: dict[str, Any]
+    said: str
+
+
+class Trial(NamedTuple):
+    run: Run
+    found: dict[str, Any]
+    raw: Path
+    unfolded: Bundle
+
+
+def report(results: Path, *arguments: str | Path) -> Run:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = gpu_report.main([str(one) for one in ("--results", results, *arguments)])
+    return Run(code, json.loads(results.read_text()), said.getvalue())
+
+
+def brief(folder: Path, *bundles: Path) -> Run:
+    """On the CPU, as little as measures anything."""
+    named = [part for bundle in bundles for part in ("--bundle", bundle)]
+    return report(folder / "trial.json", "--on-cpu", "--seconds", "0.001", "--batch", "1", *named)
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+
+
+@pytest.fixture(scope="module")
+def trial(_lenet_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """A run on the CPU, whose unfolded bundle stays."""
+    folder, export = tmp_path_factory.mktemp("trial"), gpu_report.other_side
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+        monkeypatch.setattr(gpu_report, "gpu_facts", lambda: dict(GPU))
+        monkeypatch.setattr(gpu_report, "other_side", lambda bundle, root, **how: export(bundle, folder / "unfolded", **how))
+        arguments = ("--on-cpu", "--seconds", "0.01", "--batch", "1,2", "--raw", folder / "raw", "--bundle", _lenet_export)
+        run = report(folder / "cpu.json", *arguments)
+    return Trial(run, run.document["bundles"]["bundle"], folder / "raw", open_bundle(folder / "unfolded"))
+
+
+@pytest.fixture
+def _exported_before(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporting takes a second, and is right or wrong in ``trial``."""
+    monkeypatch.setattr(gpu_report, "other_side", lambda *_, **__: trial.unfolded)
+
+
+def changed(bundle: Path, root: Path) -> Bundle:
+    """The bundle with the last layer's weights scaled by 1.01 in its file, and the right checksums for it."""
+    opened = open_bundle(bundle)
+    model = onnx.load(opened.onnx)
+    weight = next(one for one in model.graph.initializer if one.name == "15.weight")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
+    contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
+    return write_bundle(root, opened.manifest, contents | {opened.variant.file: model.SerializeToString()})
+
+
+# what is measured
+
+
+def test_both_sides_are_checked_and_only_one_of_them_is_folded(trial: Trial, bundle: Path) -> None:
+    found = trial.found
+    assert trial.run.code == 0
+    assert trial.run.document["gpu"] == {}  # it was not asked
+    assert [found[side]["batch_norm_nodes"] for side in ("folded", "unfolded")] == [0, 4]
+    assert found["folded"]["onnx_sha256"] == open_bundle(bundle).onnx_sha256 != found["unfolded"]["onnx_sha256"]
+    assert found["failed"] == {}
+    for side in ("folded", "unfolded"):
+        assert [row["runtime"] for row in found[side]["parity"]] == ["torch", "ort-cpu"]
+        for row in found[side]["parity"]:
+            verified = VerifyReport.from_json((trial.raw / f"bundle-{side}-{row['runtime']}-parity.json").read_bytes())
+            assert verified.onnx_sha256 == found[side]["onnx_sha256"]
+            assert row["outputs"] == list(msgspec.to_builtins(verified.parities[0].outputs))
+            assert row["passed"]
+            assert row["facts"] == verified.parities[0].facts
+            assert 0 < row["outputs"][0]["normalised"] < 1e-5
+
+
+def test_every_batch_and_boundary_has_a_row_that_says_what_the_full_report_does(trial: Trial) -> None:
+    found = trial.found
+    for side in ("folded", "unfolded"):
+        timed = BenchReport.from_json((trial.raw / f"bundle-{side}-latency.json").read_bytes())
+        assert timed.onnx_sha256 == found[side]["onnx_sha256"]
+        rows = found[side]["latency"]
+        for runtime in ("torch", "ort-cpu"):
+            assert [(row["batch"], row["boundary"]) for row in rows if row["runtime"] == runtime] == TIMED
+            assert found[side]["facts"][runtime] == next(row.facts for row in timed.rows if row.backend == runtime)
+        for row, full in zip(rows, timed.rows, strict=True):
+            assert row["median_ms"] == pytest.approx(full.median_ms, rel=1e-4)
+            assert row["low_ms"] <= row["high_ms"]
+            assert row["calls"] == full.count
+            assert row["blocks_ms"] == pytest.approx([np.median(block) for block in full.samples_ms], rel=1e-4)
+            assert row["percentiles_ms"].keys() == {"90", "99"}
+            assert "facts" not in row
+
+
+def test_what_takes_no_part_is_named_with_its_reason(trial: Trial) -> None:
+    skipped = trial.found["skipped"]
+    assert list(skipped) == [kind for kind in KINDS if kind not in ("torch", "ort-cpu")]
+    assert all(skipped.values())
+
+
+def test_folded_over_unfolded_is_there_for_what_runs_the_file(trial: Trial) -> None:
+    rows = trial.found["folded_over_unfolded"]
+    assert [(row["runtime"], row["batch"]) for row in rows] == [("ort-cpu", 1), ("ort-cpu", 2)]
+    for row in rows:
+        assert row["low"] <= row["ratio"] <= row["high"]
+        assert len(row["folded_blocks_ms"]) == len(row["unfolded_blocks_ms"]) == 5
+
+
+def test_the_two_sides_of_a_ratio_take_turns_and_half_the_time_is_a_half(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = {"folded": open_bundle(bundle), "unfolded": changed(bundle, tmp_path / "other")}
+    took = {sides["folded"].onnx_sha256: 1.0, sides["unfolded"].onnx_sha256: 2.0}
+    now, turns = [0], []
+
+    def opened(kind: str, files: ModelFiles, *, batches: Sequence[int], cuda_graph: bool) -> FakeBackend:
+        def work(feed: Any) -> dict[str, Any]:
+            assert len(feed["input"]) == 4
+            turns.append(files.onnx_sha256)
+            now[0] += round(took[files.onnx_sha256] * 1e6)
+            return {}
+
+        return FakeBackend(work, files.inputs, name=kind)
+
+    monkeypatch.setattr(edgekit.bench, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(gpu_report, "open_backend", opened)
+    settings = gpu_report.Settings((4,), 0.1, lambda kind: "", None)
+    ways = [gpu_report.Way("torch"), gpu_report.Way("ort-cuda")]
+    (row,) = gpu_report.ratios(sides, ways, settings, gpu_report.Journal("x"))
+    assert (row["runtime"], row["batch"], row["ratio"], row["low"], row["high"]) == ("ort-cuda", 4, 0.5, 0.5, 0.5)
+    blocks = [one for one, before in zip(turns, [None, *turns], strict=False) if one != before]
+    assert blocks == list(took) * (len(blocks) // 2)
+    assert len(blocks) == 12  # one round to warm up, five to record
+
+
+def test_the_other_side_of_an_unfolded_bundle_is_the_folded_one(trial: Trial, tmp_path: Path) -> None:
+    sides = gpu_report.both_sides(trial.unfolded, tmp_path / "sides")
+    assert [batch_norms(onnx.load(side.onnx)) for side in sides.values()] == [0, 4]
+    assert (list(sides), sides["unfolded"]) == (["folded", "unfolded"], trial.unfolded)
+    assert sides["folded"].manifest.files["golden.npz"] == trial.unfolded.manifest.files["golden.npz"]
+
+
+# what fails
+
+
+@pytest.mark.usefixtures("_exported_before")
+def test_wrong_numbers_are_named_and_the_exit_code_is_1(bundle: Path, tmp_path: Path) -> None:
+    changed(bundle, tmp_path / "wrong")
+    run = brief(tmp_path, tmp_path / "wrong")
+    assert run.code == 1
+    found = run.document["bundles"]["wrong"]
+    verdicts = {(side, row["runtime"]): row["passed"] for side in ("folded", "unfolded") for row in found[side]["parity"]}
+    assert verdicts == {
+        ("folded", "torch"): True, ("folded", "ort-cpu"): False, ("unfolded", "torch"): True, ("unfolded", "ort-cpu"): True,
+    }  # fmt: skip
+    (line,) = [line for line in run.said.splitlines() if line.startswith("| wrong | ort-cpu | 4 of 4 folded")]
+    assert "**FAIL**" in line
+
+
+@pytest.mark.usefixtures("_exported_before")
+def test_a_runtime_that_does_not_open_is_named_and_the_others_are_measured(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(files: ModelFiles, wishes: object) -> FakeBackend:
+        raise EngineError(f"no engine of {files.onnx}; wait for spring")
+
+    runtimes = edgekit.backends.RUNTIMES
+    monkeypatch.setitem(runtimes, "ort-cpu", runtimes["ort-cpu"]._replace(open=refuse))  # type: ignore[arg-type]
+    run = brief(tmp_path, bundle)
+    assert run.code == 1
+    found = run.document["bundles"]["bundle"]
+    sentence = "no engine of model.onnx; wait for spring"
+    assert found["failed"] == {f"{side} ort-cpu parity": sentence for side in ("folded", "unfolded")}
+    for side in ("folded", "unfolded"):
+        assert [row["runtime"] for row in found[side]["parity"]] == ["torch"]
+        assert {row["runtime"] for row in found[side]["latency"]} == {"torch"}
+    assert found["folded_over_unfolded"] == []
+    assert f"- **Failed**: bundle, folded ort-cpu parity: {sentence}." in run.said.splitlines()
+
+
+def fails_with(*kinds: str) -> tuple[Callable[..., Any], list[tuple[str, ...]]]:
+    """A ``bench`` that fails where one of ``kinds`` takes part, and what it was asked to time for more than a probe."""
+    asked: list[tuple[str, ...]] = []
+
+    def bench(*, backends: Sequence[str], seconds: float) -> tuple[str, ...]:
+        if seconds == 1:
+            asked.append(tuple(backends))
+        if set(kinds) & set(backends):
+            raise EngineError(f"{kinds[0]} has no memory left")
+        return tuple(backends)
+
+    return bench, asked
+
+
+def test_a_runtime_that_cannot_be_timed_is_found_and_the_others_are_timed_in_turns() -> None:
+    bench, asked = fails_with("b")
+    journal = gpu_report.Journal("x")
+    assert gpu_report.bench_those_that_can(bench, ["a", "b", "c"], "folded", 1, journal) == ("a", "c")
+    assert journal.failed == {"folded b latency": "b has no memory left"}
+    assert asked == [("a", "b", "c"), ("a", "c")]
+
+
+def test_runtimes_that_cannot_be_timed_beside_each_other_are_a_failure_of_all() -> None:
+    def bench(*, backends: Sequence[str], seconds: float) -> str:
+        if len(backends) > 1:
+            raise EngineError("there is no memory for all")
+        return "fine"
+
+    journal = gpu_report.Journal("x")
+    assert gpu_report.bench_those_that_can(bench, ["a", "b"], "folded", 1, journal) is None  # type: ignore[arg-type]
+    assert journal.failed == {"folded latency": "there is no memory for all"}
+    bench, _ = fails_with("a", "b")  # type: ignore[assignment]
+    assert gpu_report.bench_those_that_can(bench, ["a", "b"], "folded", 1, journal) is None  # type: ignore[arg-type]
+    assert list(journal.failed) == ["folded latency", "folded a latency", "folded b latency"]
+
+
+def test_an_error_that_nobody_foresaw_is_named_too(capsys: pytest.CaptureFixture[str]) -> None:
+    journal = gpu_report.Journal("x")
+    assert journal.attempt("it", lambda: 1 // 0) is None
+    assert journal.failed == {"it": "ZeroDivisionError: integer division or modulo by zero"}
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bundle_that_is_damaged_and_one_that_cannot_be_rebuilt_are_named(bundle: Path, tmp_path: Path) -> None:
+    opened = open_bundle(bundle)
+    contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
+    source = msgspec.structs.replace(opened.manifest.source, model="somebody.nets:net")
+    write_bundle(tmp_path / "foreign", msgspec.structs.replace(opened.manifest, source=source), contents)
+    (bundle / "model.onnx").write_bytes(b"")
+    run = brief(tmp_path, bundle, tmp_path / "foreign")
+    assert run.code == 1
+    assert "has 0 bytes where the manifest says" in run.document["bundles"]["bundle"]["failed"]["the bundle"]
+    assert "cannot be rebuilt" in run.document["bundles"]["foreign"]["not_measured"]
+    assert str(tmp_path) not in json.dumps(run.document)
+
+
+def test_without_a_gpu_it_says_so_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_report, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
+    monkeypatch.setattr(gpu_report, "RESULTS", tmp_path)
+    assert gpu_report.main(["--results", str(tmp_path / "x.json")]) == gpu_report.main([]) == 2
+    assert capsys.readouterr().err.splitlines() == ["no NVIDIA driver is installed; install one, or use ort-cpu"] * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--on-cpu"], "it needs --results FILE"),
+        (["--batch", "1,x"], "--batch takes sizes such as 1,8,32"),
+        (["--batch", "0"], "--batch takes sizes from 1"),
+        (["--bundle", "a/net", "--bundle", "b/net"], "names of their own, not net, net"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant_is_refused(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        gpu_report.main(arguments)
+    assert sentence in capsys.readouterr().err
+
+
+# how it ends
+
+
+def test_what_was_measured_before_the_run_was_stopped_is_kept(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle, tmp_path / "second")
+    left = iter([lambda: {"model": "lenet"}, lambda: (_ for _ in ()).throw(KeyboardInterrupt)])
+    monkeypatch.setattr(gpu_report, "measure", lambda *_: next(left)())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        brief(tmp_path / "out", bundle, tmp_path / "second")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["trial.json"]
+    found = json.loads((tmp_path / "out" / "trial.json").read_text())["bundles"]
+    assert found == {"bundle": {"model": "lenet", "failed": {}}, "second": {"not_measured": "the run ended before it"}}
+
+
+def test_no_bundle_is_begun_beyond_the_limit(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(bundle, tmp_path / "second")
+    monkeypatch.setattr(gpu_report, "measure", lambda *_: {})
+    monkeypatch.setattr(gpu_report, "time", SimpleNamespace(monotonic=iter([0.0, 59.0, 61.0]).__next__))
+    settings = gpu_report.Settings((1,), 1, lambda kind: "", None)
+    roots = {"first": bundle, "second": tmp_path / "second"}
+    found = gpu_report.run_all(roots, settings, 60, tmp_path / "x.json")["bundles"]
+    assert found == {"first": {"failed": {}}, "second": {"not_measured": "the limit of 60 s was reached"}}
+    assert json.loads((tmp_path / "x.json").read_text())["bundles"] == found
+
+
+# the table
+
+
+def row(batch: int, boundary: str, median: float, own: float | None = None, noise: str = "stable") -> dict[str, Any]:
+    return {"runtime": "tensorrt", "batch": batch, "boundary": boundary, "median_ms": median, "own_clock_ms": own, "noise": noise}
+
+
+def side(folded: int, kept: int, error: float, *latency: dict[str, Any], passed: bool = True) -> dict[str, Any]:
+    outputs = [{"normalised": error / 2, "problem": ""}, {"normalised": error, "problem": ""}]
+    parity = [{"runtime": "tensorrt", "passed": passed, "outputs": outputs}]
+    return {"norms_folded": folded, "norms_kept": kept, "parity": parity, "latency": list(latency)}
+
+
+DOCUMENT = {
+    "gpu_report": 1,
+    "gpu": GPU,
+    "machine": {"cores": "6", "cpu": "Some CPU"},
+    "versions": {"edgekit": "0.1.0", "tensorrt": "10.1"},
+    "batches": [1, 8],
+    "bundles": {
+        "net": {
+            "folded": side(
+                1, 2, 4e-7, row(1, "device", 0.05123, 0.031), row(1, "end-to-end", 0.08, noise="noisy: drift"),
+                row(8, "device", 1234.5, 1200.0), row(8, "end-to-end", 1300.0),
+            ),
+            "unfolded": side(0, 3, 2e-2, passed=False),
+            "folded_over_unfolded": [
+                {"runtime": "tensorrt", "batch": 1, "ratio": 0.934, "low": 0.91, "high": 0.95},
+                {"runtime": "tensorrt", "batch": 8, "ratio": 0.97, "low": 0.9, "high": 1.01},
+            ],
+            "skipped": {"ort-cuda": "no CUDA in it; install the other", "ort-tensorrt": "no CUDA in it; install the other"},
+            "failed": {"unfolded latency": "there is no memory"},
+        },
+        "late": {"not_measured": "the run ended before it"},
+    },
+}  # fmt: skip
+
+
+def test_the_table_shows_both_sides_and_names_the_rest() -> None:
+    first, _, *rows = gpu_report.table(DOCUMENT).splitlines()
+    assert first.startswith(
+        "**Pretended GPU (compute capability 8.7, CUDA 12.6, driver 540.4) beside 6 core(s) of Some CPU**; edgekit 0.1.0, "
+    )
+    assert rows == [
+        "| bundle | runtime | batch norm | error | batch 1 | batch 8 | folded/unfolded |",
+        "|---|---|---|---|---|---|---|",
+        "| net | tensorrt | 1 of 3 folded | 4.0e-07 | 0.0512 [0.031] / 0.08~ | 1234 [1200] / 1300 | 0.93, - |",
+        "| net | tensorrt | unfolded | **FAIL** 2.0e-02 |  |  |  |",
+        "",
+        "- Not measured: ort-cuda, ort-tensorrt: no CUDA in it; install the other.",
+        "- Not measured: late: the run ended before it.",
+        "- **Failed**: net, unfolded latency: there is no memory.",
+    ]
+
+
+def test_the_original_module_has_no_folded_side_in_the_table(trial: Trial) -> None:
+    rows = [line.split(" | ")[1:3] for line in gpu_report.table(trial.run.document).splitlines() if line.startswith("| bundle |")]
+    assert rows == [["runtime", "batch norm"], ["torch", "unfolded"], ["ort-cpu", "4 of 4 folded"], ["ort-cpu", "unfolded"]]
+
+
+def test_the_readme_takes_the_gpus_and_nothing_else_from_the_results(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "accuracy.json").write_text('{"lenet": {}}')
+    (tmp_path / "trial.json").write_text(json.dumps({**DOCUMENT, "gpu": {}}))
+    assert gpu_report.summary(tmp_path) == gpu_report.NONE_YET
+    (tmp_path / "a.json").write_text(json.dumps(DOCUMENT))
+    (tmp_path / "b.json").write_text(json.dumps(DOCUMENT))
+    assert gpu_report.summary(tmp_path) == f"{gpu_report.table(DOCUMENT)}\n\n{gpu_report.table(DOCUMENT)}"
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    import readme
+
+    monkeypatch.setattr(readme.gpu_report, "summary", lambda: "the GPUs")
+    assert readme.numbers().endswith("\nthe GPUs\n")
+
+
+# on stand-ins for a GPU
+
+
+@pytest.mark.usefixtures("_exported_before")
+def test_on_a_gpu_tensorrt_is_checked_and_timed_with_and_without_a_graph(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
+    fake = FakeTensorRT(next(one for one in LISTINGS if one.version.startswith("10."))).install_with_cuda(monkeypatch)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gpu_report, "cuda_problem", lambda: "")
+    monkeypatch.setattr(gpu_report, "gpu_facts", lambda: dict(GPU))
+    monkeypatch.setattr(gpu_report, "RESULTS", tmp_path / "results")
+    arguments = ["--backend", "tensorrt", "--seconds", "0.001", "--batch", "1,2", "--bundle", str(bundle)]
+    assert gpu_report.main(arguments) == 0
+    document = json.loads((tmp_path / "results" / "pretended-gpu.json").read_text())
+    found = document["bundles"]["bundle"]
+    assert document["gpu"] == GPU
+    ways = {"tensorrt": "off", "tensorrt, CUDA graph": "on"}
+    for name in ("folded", "unfolded"):
+        assert {row["runtime"]: row["facts"]["CUDA graph"] for row in found[name]["parity"]} == ways
+        assert {runtime: facts["CUDA graph"] for runtime, facts in found[name]["facts"].items()} == ways
+        for runtime in ways:
+            rows = [row for row in found[name]["latency"] if row["runtime"] == runtime]
+            assert [(row["batch"], row["boundary"]) for row in rows] == TIMED
+            assert all((row["own_clock_ms"] is not None) is (row["boundary"] == "device") for row in rows)
+    assert [(row["runtime"], row["batch"]) for row in found["folded_over_unfolded"]] == [
+        (way, batch) for way in ways for batch in (1, 2)
+    ]
+    assert set(found["skipped"].values()) == {"left out by --backend"}
+    assert fake.cuda.left == {}
+    assert "cudaGraphLaunch" in fake.cuda.calls
