@@ -158,7 +158,7 @@ class TensorRTBackend:
             if not context.report_to_profiler():
                 raise self._failed("tell what its layers take")
         described = engine_layers(information(self._trt.api, self._engine, context))
-        return profiler.calls[1:], {layer.name: layer for layer in described}
+        return profiler.calls[1:], {one.name: one for one in described}
 
     def _shapes(self, feed: Feed) -> dict[str, tuple[int, ...]]:
         return {spec.name: feed[spec.name].shape for spec in self.inputs}
@@ -313,10 +313,10 @@ def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, Engi
     """Layers in the order of execution, with what the engine says of each."""
     found = []
     for name in dict.fromkeys(name for call in calls for name in call):
-        layer = layers.get(name, EngineLayer(name, False, "", ""))
+        told = layers.get(name, EngineLayer(name, False, "", ""))
         moves = name.startswith("Reformatting CopyNode")  # it is named after the layer that it moves something to
-        hints = layer.onnx_nodes or (() if moves else tuple(filter(None, _PARTS.split(name))))
-        found.append(LayerTime(name, layer.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
+        hints = told.onnx_nodes or (() if moves else tuple(filter(None, _PARTS.split(name))))
+        found.append(LayerTime(name, told.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
     return tuple(found)
 
 
