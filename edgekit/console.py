@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import typer
@@ -47,19 +48,26 @@ def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> 
     raise typer.Exit(OK if report.passed else CHECK_FAILED)
 
 
-def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr, emoji=False)
+class _Memory(io.StringIO):
+    """Where tables are drawn before they are written: as stdout would show them."""
+
+    encoding = "utf-8"
+
+
+def _console(**where: Any) -> Console:
+    console = Console(emoji=False, **where)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return Console(stderr=stderr, emoji=False, width=WIDTH)
+    return Console(emoji=False, width=WIDTH, **where)
 
 
 def _print_tables(report: Report) -> None:
     """The report goes to stdout, where ``less`` and ``>`` find it; progress and errors go to stderr."""
-    console = _console(stderr=False)
-    with console.capture() as captured:
-        render(report, console)
-    _write(captured.get().encode(console.encoding, "replace"))
+    memory = _Memory()
+    memory.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it decides which lines a table is drawn with
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    render(report, _console(file=memory, force_terminal=terminal or None))
+    _write(memory.getvalue().encode(memory.encoding, "replace"))
 
 
 def sentence(problem: Exception) -> str:
@@ -88,8 +96,9 @@ def _write(content: bytes) -> None:
     except BrokenPipeError:
         # keep the interpreter from complaining about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (AttributeError, OSError) as problem:  # stdout is closed, or on a full disk
-        print(f"error: the report cannot be written to stdout: {problem}", file=sys.stderr)  # noqa: T201
+    except (AttributeError, OSError, ValueError) as problem:  # stdout is closed, or on a full disk
+        reason = "it is closed" if sys.stdout is None else problem
+        print(f"error: the report cannot be written to stdout: {reason}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(BAD_INPUT) from None
 
 

@@ -374,6 +374,16 @@ def test_a_reader_of_a_table_that_goes_away_is_no_error(bundle: Path, environmen
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_table_or_document_for_a_full_disk_is_one_sentence(bundle: Path, environment: dict[str, str], more: list[str]) -> None:
+    command = [sys.executable, "-m", "edgekit", "inspect", str(bundle), *more]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"error: the report cannot be written to stdout: .*No space left on device\n", done.stderr)
+
+
 def test_a_terminal_without_unicode_gets_a_table_all_the_same(bundle: Path, environment: dict[str, str]) -> None:
     plain = environment | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-m", "edgekit", "inspect", str(bundle)], capture_output=True, env=plain, check=False)
