@@ -16,7 +16,6 @@ taken in turns make no ratio. In the file, ``blocks_ms`` holds the median of eac
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import re
 import statistics
@@ -39,7 +38,7 @@ from edgekit.commands import bench_bundle, verify_bundle
 from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.errors import EdgekitError, first_line
 from edgekit.files import check_writable, write_bytes, write_text
-from edgekit.machine import cores, machine_facts, tool_versions
+from edgekit.machine import cores, machine_facts, tool_versions, versions_of
 from edgekit.reports import BenchReport, LatencyReport, ParityReport, Report, VerifyReport
 from edgekit.tensors import sample_feed
 from edgekit.verify import verify
@@ -49,6 +48,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 NETWORKS = ("folded", "unfolded")
 ON_CPU = ("torch", "ort-cpu")
 ORIGINAL = ("torch", "torch-cuda")  # they run the original module whatever the file holds, so they have no folded side
+GPU_PACKAGES = ("tensorrt", "tensorrt-rtx", "cuda-bindings")
 GRAPH = "CUDA graph"
 PROBE_SECONDS = 0.01
 NONE_YET = "No GPU's numbers are here yet; on a machine that has one, `python benchmarks/gpu_report.py` makes them."
@@ -111,8 +111,9 @@ class Journal:
 def run_all(roots: Mapping[str, Path], settings: Settings, limit: float, results: Path) -> dict[str, Any]:
     """Every bundle; the file is whole after each of them, and names those that were not reached."""
     document = {
-        "gpu_report": 1, "gpu": dict(settings.gpu), "machine": machine_facts(), "versions": versions(),
-        "threads": cores(), "seconds": settings.seconds, "batches": list(settings.batches),
+        "gpu_report": 1, "gpu": dict(settings.gpu), "machine": machine_facts(),
+        "versions": tool_versions() | versions_of(GPU_PACKAGES), "threads": cores(),
+        "seconds": settings.seconds, "batches": list(settings.batches),
         "bundles": {name: {"not_measured": "the run ended before it"} for name in roots},
     }  # fmt: skip
     started = time.monotonic()
@@ -310,16 +311,6 @@ def block_medians(row: LatencyReport) -> list[float]:
 
 def runtime_name(kind: str, facts: Mapping[str, str]) -> str:
     return f"{kind}, {GRAPH}" if facts.get(GRAPH) == "on" else kind
-
-
-def versions() -> dict[str, str]:
-    found = tool_versions()
-    for name in ("tensorrt", "tensorrt-rtx", "cuda-bindings"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def short(number: float) -> float:

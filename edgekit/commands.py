@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from edgekit.backends import Backend, ModelFiles, absence, open_backend, present
+from edgekit.backends import RUNTIMES, Backend, ModelFiles, absence, open_backend, present
 from edgekit.build_options import BuildOptions
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.cuda import gpu_facts
@@ -31,7 +31,6 @@ from edgekit.reports import (
 
 RUNS = Path("runs")
 USUAL = BuildOptions()
-TELL_LAYERS = ("ort-cpu", "tensorrt")
 
 
 def train_recipe(
@@ -104,8 +103,9 @@ def bench_bundle(
         raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
     if layers:
         needs("onnx", extra="cpu")
-        if not set(TELL_LAYERS) & set(kinds):
-            raise UsageError(f"--layers: {', '.join(kinds)} cannot tell its layers; add --backend {' or '.join(TELL_LAYERS)}")
+        able = [kind for kind, runtime in RUNTIMES.items() if runtime.by_layer]
+        if not set(able) & set(kinds):
+            raise UsageError(f"--layers: {', '.join(kinds)} cannot tell its layers; add --backend {' or '.join(able)}")
     count = threads or cores()
     overhead = overhead_us()
     facts = machine_facts() | gpu_facts()
@@ -170,7 +170,8 @@ def predict_images(
 
     bundle = open_bundle(root)
     files = bundle.model_files()
-    (kind,), _ = _choose(files, (backend or "ort-cpu",), flavour)
+    kind = backend or "ort-cpu"
+    _check_flavour(flavour, (kind,))
     with open_backend(kind, files, flavour=flavour) as opened:
         return predict(bundle, opened, images, top)
 
@@ -209,10 +210,14 @@ def _layers(bundle: Bundle, opened: Sequence[Backend], rows: Sequence[LatencyRep
     return layer_reports(opened, rows, read_nodes(bundle.onnx), seconds)
 
 
-def _choose(files: ModelFiles, backends: Sequence[str], flavour: str | None = None) -> tuple[list[str], tuple[Skipped, ...]]:
-    """Runtimes asked for must be present; where none is asked for, those that are not present are named."""
+def _check_flavour(flavour: str | None, backends: Sequence[str]) -> None:
     if flavour is not None and backends and "tensorrt" not in backends:
         raise UsageError(f"--flavour is for tensorrt, which is not among {', '.join(backends)}; add --backend tensorrt")
+
+
+def _choose(files: ModelFiles, backends: Sequence[str], flavour: str | None = None) -> tuple[list[str], tuple[Skipped, ...]]:
+    """Runtimes asked for must be present; where none is asked for, those that are not present are named."""
+    _check_flavour(flavour, backends)
     if backends:
         for kind in backends:
             problem = absence(kind, files, flavour)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgekit.cuda import cuda_problem, gpu_facts
+from edgekit.engines import engine_folder
 from edgekit.extras import pip_install
-from edgekit.files import cache_root
 from edgekit.machine import machine_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import DoctorReport, Finding
@@ -132,7 +132,7 @@ def run_program(program: str) -> dict[str, object] | str:
 
 def _engine_cache() -> dict[str, str]:
     """How much there is, and where: it is found again only by what fits, and may be deleted at any time."""
-    folder = cache_root() / "engines"
+    folder = engine_folder()
     sizes = [plan.stat().st_size for plan in folder.glob("*.plan") if plan.is_file()]
     return {"engine cache": f"{len(sizes)} engines, {sum(sizes) / 1e6:.0f} MB in {folder}"} if sizes else {}
 

@@ -120,9 +120,14 @@ def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
     )
 
 
+def engine_folder() -> Path:
+    """Where the cache keeps engines and timing caches."""
+    return cache_root() / "engines"
+
+
 def engine_path(key: EngineKey) -> Path:
     """Where the cache keeps the engine of ``key``."""
-    return cache_root() / "engines" / f"{key.digest()}.plan"
+    return engine_folder() / f"{key.digest()}.plan"
 
 
 def find_engine(key: EngineKey, path: Path | None = None) -> Engine | None:
@@ -219,7 +224,7 @@ def check_replaceable(path: Path) -> None:
 def _timing_path(key: EngineKey) -> Path:
     """One for each release on each GPU: TensorRT refuses another's."""
     which = hashlib.sha256("\n".join((key.flavour, key.version, key.gpu, key.compute_capability)).encode()).hexdigest()[:16]
-    return cache_root() / "engines" / f"timing-{key.flavour}-{key.version}-{which}.cache"
+    return engine_folder() / f"timing-{key.flavour}-{key.version}-{which}.cache"
 
 
 def _cold_seconds(before: EngineRecord | None, key: EngineKey) -> float | None:

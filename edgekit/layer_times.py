@@ -8,7 +8,7 @@ is no kernel's went into the one before it.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,27 +72,32 @@ def layers_report(backend: str, batch: int, times: Sequence[LayerTime], nodes: S
 def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[str, ...]]:
     """Of each layer, the ONNX nodes that it computes, in the file's order; none for one that the runtime has added."""
     by_name = {node.name: node for node in nodes}
+    place = {node.name: index for index, node in enumerate(nodes)}
     made_by = {output: node for node in nodes for output in node.outputs}
-    claimed: dict[str, int] = {}
-    for index, layer in enumerate(layers):
-        for hint in layer.hints:
-            node = by_name.get(hint) or made_by.get(hint)
-            if node is not None:
-                claimed.setdefault(node.name, index)
-    users = {name: [node for node in nodes if name in node.inputs] for name in made_by}
+    users: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in dict.fromkeys(node.inputs):
+            users.setdefault(name, []).append(node)
+    made_of: list[list[Node]] = [[] for _ in layers]
+    claimed: set[str] = set()
 
-    def own(index: int) -> list[Node]:
-        return [node for node in nodes if claimed.get(node.name) == index]
+    def claim(index: int, found: Sequence[Node]) -> None:
+        new = [node for node in dict.fromkeys(found) if node.name not in claimed]
+        claimed.update(node.name for node in new)
+        made_of[index] = sorted([*made_of[index], *new], key=lambda node: place[node.name])
 
     for index, layer in enumerate(layers):
-        claimed |= {node.name: index for node in _led_up(layer, own(index), made_by, claimed)}
+        hinted = (by_name.get(hint) or made_by.get(hint) for hint in layer.hints)
+        claim(index, [node for node in hinted if node is not None])
+    for index, layer in enumerate(layers):
+        claim(index, _led_up(layer, made_of[index], made_by, claimed))
     # backwards: of two convolutions that are added it is the later one that adds
     for index in reversed(range(len(layers))):
-        claimed |= {node.name: index for node in _behind(own(index), users, claimed)}
-    return [tuple(node.name for node in own(index)) for index in range(len(layers))]
+        claim(index, _behind(made_of[index], users, claimed))
+    return [tuple(node.name for node in found) for found in made_of]
 
 
-def _led_up(layer: LayerTime, own: Sequence[Node], made_by: Mapping[str, Node], claimed: Mapping[str, int]) -> list[Node]:
+def _led_up(layer: LayerTime, own: Sequence[Node], made_by: Mapping[str, Node], claimed: Set[str]) -> list[Node]:
     """A Conv that is called after the activation behind it: what leads from a node of that operator to the first of its own."""
     operator = layer.operator.removeprefix(FUSED)
     if not own or any(node.operator == operator for node in own):
@@ -109,12 +114,12 @@ def _led_up(layer: LayerTime, own: Sequence[Node], made_by: Mapping[str, Node], 
     return way(own[0], LONGEST_FUSION)
 
 
-def _behind(own: Sequence[Node], users: Mapping[str, Sequence[Node]], claimed: Mapping[str, int]) -> list[Node]:
+def _behind(own: Sequence[Node], users: Mapping[str, Sequence[Node]], claimed: Set[str]) -> list[Node]:
     """Sums and activations that stand alone behind a layer and are nobody else's: they went into what feeds them."""
     way: list[Node] = []
     node = own[-1] if own else None
     while node is not None:
-        behind = [user for name in node.outputs for user in users[name]]
+        behind = [user for name in node.outputs for user in users.get(name, ())]
         alone = len(behind) == 1 and behind[0].name not in claimed and behind[0].operator in SWALLOWED
         node = behind[0] if alone else None
         way += [node] if node is not None else []

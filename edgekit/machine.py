@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,8 +72,14 @@ def _cpu_model() -> str:
 
 def tool_versions() -> dict[str, str]:
     """Versions of edgekit and of the packages its results depend on, of those installed."""
-    found = {"edgekit": edgekit.__version__}
-    for name in ("torch", "onnx", "onnxscript", "numpy", "onnxruntime", "onnxruntime-gpu"):
+    packages = ("torch", "onnx", "onnxscript", "numpy", "onnxruntime", "onnxruntime-gpu")
+    return {"edgekit": edgekit.__version__} | versions_of(packages)
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those that are installed."""
+    found = {}
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

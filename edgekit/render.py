@@ -230,9 +230,10 @@ def _layers(report: LayersReport, console: Console) -> None:
             f"{layer.share:.1%}",
         )
     console.print(rows)
-    rest = report.layers[len(shown) :] and f"{len(report.layers) - len(shown)} more layers are in the JSON; "
+    rest = len(report.layers) - len(shown)
+    more = f"{rest} more layers are in the JSON; " if rest else ""
     console.print(
-        f"{rest or ''}all {len(report.layers)} take {report.total_ms:.3g} ms a call by {report.backend}'s profiler, which slows "
+        f"{more}all {len(report.layers)} take {report.total_ms:.3g} ms a call by {report.backend}'s profiler, which slows "
         f"calls down ({report.calls} calls of its own).",
         highlight=False,
     )

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from edgekit.errors import ModelError
 from edgekit.export import export_onnx
 from edgekit.fold import fold, graph
 from edgekit.models.trace import output_specs, tensors_of
+from edgekit.onnx_count import batch_norms
 from tests.networks import randomise_norms
 from tests.test_fold import EXACT, error, spec
 from tests.test_fold_rules import Calls
@@ -110,7 +112,8 @@ REPEATS: dict[str, Callable[[Any, Tensor], Any]] = {
 def test_the_file_has_as_many_norms_as_the_report(forward: Callable[[Any, Tensor], Any], fold_bn: bool) -> None:
     model = Calls(forward, norm=nn.BatchNorm2d(3), twin=nn.BatchNorm2d(3))
     found, report = fold(model, spec(3, 6, 6), fold_bn=fold_bn)
-    export_onnx(found, report, spec(3, 6, 6), output_specs(found, spec(3, 6, 6)))  # raises when it has not
+    content = export_onnx(found, report, spec(3, 6, 6), output_specs(found, spec(3, 6, 6)))  # raises when it has not
+    assert batch_norms(onnx.load_from_string(content)) == sum(kept.nodes for kept in report.kept)
 
 
 SPELLED: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {

@@ -114,10 +114,14 @@ class Wishes(NamedTuple):
 
 
 class Runtime(NamedTuple):
-    """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing."""
+    """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing.
+
+    ``by_layer``: what it opens is ``ByLayer``.
+    """
 
     absence: Callable[[ModelFiles | None, Wishes], str]
     open: Callable[[ModelFiles, Wishes], Backend]
+    by_layer: bool = False
 
 
 def open_backend(
@@ -257,10 +261,10 @@ def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:
 RUNTIMES: Mapping[str, Runtime] = {
     "torch": Runtime(_torch_absence, partial(_open_torch, "torch")),
     "torch-cuda": Runtime(_torch_cuda_absence, partial(_open_torch, "torch-cuda")),
-    "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu")),
+    "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu"), by_layer=True),
     "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda")),
     "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt")),
-    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt),
+    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt, by_layer=True),
 }
 """Every runtime, in the order of reports."""
 KINDS = tuple(RUNTIMES)

@@ -108,10 +108,7 @@ class TensorRTBackend:
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs and outputs stay in the GPU's memory, of their own until the backend is closed."""
         check_feed(self.inputs, feed)
-        call = self._prepared(feed)
-        held = self._upload(call, feed)
-        self._device.wait()
-        del held
+        call = self._loaded(feed)
         launch, wait = self._launch, self._device.wait
 
         def once() -> None:
@@ -123,11 +120,9 @@ class TensorRTBackend:
     def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
         """Milliseconds of ``count`` calls by the GPU's own clock, inputs resident, after one that is not counted."""
         check_feed(self.inputs, feed)
-        call = self._prepared(feed)
-        held = self._upload(call, feed)
+        call = self._loaded(feed)
         self._launch(call)
         self._device.wait()
-        del held
         return self._device.times(call.enqueue, count)
 
     def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
@@ -137,11 +132,9 @@ class TensorRTBackend:
         index = self._profile(self._shapes(feed))
         self._drop_context(index)  # a profiler stays with its context: a fresh one gets it, and goes when this is done
         try:
-            call = self._prepared(feed)
-            held = self._upload(call, feed)
+            call = self._loaded(feed)
             self._set_up(call, cuda_graph=False)
             calls, layers = self._profiled(call, count)
-            del held
         finally:
             self._drop_context(index)
         return _layer_times(calls, layers)
@@ -159,6 +152,14 @@ class TensorRTBackend:
                 raise self._failed("tell what its layers take")
         described = engine_layers(information(self._trt.api, self._engine, context))
         return profiler.calls[1:], {one.name: one for one in described}
+
+    def _loaded(self, feed: Feed) -> Call:
+        """A call with its inputs, which are checked before, in the GPU's memory."""
+        call = self._prepared(feed)
+        held = self._upload(call, feed)
+        self._device.wait()
+        del held
+        return call
 
     def _shapes(self, feed: Feed) -> dict[str, tuple[int, ...]]:
         return {spec.name: feed[spec.name].shape for spec in self.inputs}
