@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from edgekit.backends import ModelFiles
 from edgekit.errors import BundleError, OutputError
-from edgekit.files import read_bytes, replacing_folder, sha256_of
+from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
 from edgekit.models import MODELS
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Tolerance, check_name
@@ -201,11 +201,16 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
 
 def check_replaceable(root: Path) -> None:
     """Raise OutputError unless ``root`` is free, an empty folder, or a bundle with nothing of the user's in it."""
-    if root.is_symlink() or (root.exists() and not root.is_dir()):
-        raise OutputError(f"cannot write the bundle {root}: something that is not a folder is there; choose another --output")
-    if not root.exists():
-        return
-    there = {path.name: path for path in root.iterdir()}
+    if root.name in ("", ".."):
+        raise OutputError(
+            f"cannot write the bundle {root}: this folder cannot be replaced by another; give --output a name in it"
+        )
+    try:
+        if root.is_symlink() or (root.exists() and not root.is_dir()):
+            raise OutputError(f"cannot write the bundle {root}: something that is not a folder is there; choose another --output")
+        there = {path.name: path for path in root.iterdir()} if root.exists() else {}
+    except OSError as problem:
+        raise write_error(root, problem) from problem
     known: set[str] = set()
     if MANIFEST in there:
         try:

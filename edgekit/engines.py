@@ -20,7 +20,7 @@ import msgspec
 from edgekit.build_options import DEFAULT_RANGE, BatchRange, BuildOptions
 from edgekit.cuda import gpu_facts
 from edgekit.errors import BundleError, EngineError, OutputError
-from edgekit.files import cache_root, check_writable, read_bytes, write_bytes
+from edgekit.files import cache_root, check_writable, destination, read_bytes, write_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import LayerCount, PrecisionReport
 from edgekit.tensors import TensorSpec
@@ -156,6 +156,8 @@ def build_engine(
     progress: Progress = SILENT,
 ) -> Engine:
     """Find the engine or build, check and keep it, in the cache or at ``output``."""
+    if output is not None:
+        check_names_a_file(output)
     key = key_of(trt, model, options)
     path = output or engine_path(key)
     found = None if rebuild else find_engine(key, path)
@@ -191,6 +193,9 @@ def build_engine(
 
 def store(path: Path, plan: bytes, record: EngineRecord) -> None:
     """The plan first: until its record is there too, the pair does not match and nobody loads it."""
+    for place in (path, record_path(path)):
+        if place.is_symlink():  # it is no engine's, see find_engine, and what it points to is not ours
+            place.unlink()
     write_bytes(path, plan)
     write_bytes(record_path(path), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
@@ -210,6 +215,14 @@ def read_record(path: Path) -> EngineRecord | None:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record if record.schema == SCHEMA else None
+
+
+def check_names_a_file(path: Path) -> None:
+    """Raise OutputError where neither an engine nor its record could ever be written: a folder, a pipe, an endless name."""
+    if path.name == "-":
+        raise OutputError("no engine is written to stdout, because its record goes beside it; give --output a file's name")
+    destination(path)
+    destination(record_path(path))
 
 
 def check_replaceable(path: Path) -> None:

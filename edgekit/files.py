@@ -6,12 +6,15 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.errors import InputError, OutputError
+
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
 def cache_root() -> Path:
@@ -41,23 +44,41 @@ def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> b
         raise error(f"{what} {path} cannot be read: {problem.strerror}; check the path and its permissions") from None
 
 
+def destination(path: Path) -> Path:
+    """Where a file written to ``path`` goes: a link stays and what it points to is replaced, as by a shell's ``>``.
+
+    Raises OutputError where something other than a regular file is there, which no rename may sweep away.
+    """
+    try:
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        mode = stat.S_IFDIR if place.name in ("", "..") else place.stat().st_mode
+    except FileNotFoundError:
+        return place
+    except OSError as problem:
+        raise write_error(path, problem) from problem
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "special file")
+        raise OutputError(f"cannot write {path}: a {kind} of that name is there; choose another name")
+    return place
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes the place of ``path``, on failure it goes away.
 
-    Raises OutputError when the folder cannot be written or the disk is full; what was at ``path`` stays.
+    A link is followed, see ``destination``. Raises OutputError for what is no file, when the folder cannot be written or the
+    disk is full; what was at ``path`` stays.
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}: a folder of that name is there; choose another name")
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        place = destination(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=_hidden(place))
         os.close(handle)
         temporary = Path(name)
         os.chmod(temporary, 0o666 & ~_umask())
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except OSError as problem:
         raise write_error(path, problem) from problem
     finally:
@@ -80,12 +101,14 @@ def write_text(path: Path, content: str) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``folder``; on success it takes its place, on failure it goes away.
 
-    Whether the old content may go is for the caller to decide beforehand.
+    Whether the old content may go is for the caller to decide beforehand. Raises OutputError for a link and what is no folder.
     """
     temporary: Path | None = None
     try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise OutputError(f"cannot write {folder}: something that is not a folder is there; choose another name")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_hidden(folder)))
         os.chmod(temporary, 0o777 & ~_umask())
         yield temporary
         _swap(temporary, folder)
@@ -116,6 +139,7 @@ def write_error(path: Path, problem: OSError) -> OutputError:
         errno.EROFS: "choose a folder you may write to",
         errno.ENOTDIR: "choose a path whose parents are folders",
         errno.EEXIST: "choose a path whose parents are folders",
+        errno.ENAMETOOLONG: "choose a shorter name",
     }.get(problem.errno or 0, "check the path")
     return OutputError(f"cannot write {path}: {problem.strerror or problem}; {remedy}, nothing was changed there")
 
@@ -124,7 +148,7 @@ def _swap(new: Path, place: Path) -> None:
     if not place.exists():
         os.replace(new, place)
         return
-    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=_hidden(place)))
     try:
         os.replace(place, old)
     except OSError:
@@ -136,6 +160,11 @@ def _swap(new: Path, place: Path) -> None:
         os.replace(old, place)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _hidden(path: Path) -> str:
+    """How names beside ``path`` begin, short enough for any name that is itself allowed."""
+    return f".{path.name[:50]}."
 
 
 def _umask() -> int:

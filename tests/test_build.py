@@ -452,6 +452,35 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_build(
     assert Path("mine").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("where", "needle"),
+    [(name, "a folder of that name is there") for name in (".", "", "/", "..", "gone/..", "folder", "folder/", "to the folder")]
+    + [("-", "no engine is written to stdout"), ("pipe", "a pipe of that name is there"), ("x" * 5000, "choose a shorter name")]
+    + [("x" * 252, "choose a shorter name")],  # its record's name is five longer
+)
+def test_an_output_that_names_no_file_is_refused_before_the_build(
+    bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch, where: str, needle: str
+) -> None:
+    Path("folder").mkdir()
+    Path("to the folder").symlink_to("folder")
+    os.mkfifo("pipe")
+    monkeypatch.setattr("edgekit.engines.build", None)
+    assert needle in refused(run, bundle, "--output", where, kind="OutputError")
+    assert Path("pipe").is_fifo()
+
+
+def test_an_engine_takes_the_place_of_a_link_and_leaves_what_it_pointed_to(bundle: Path, run: Command) -> None:
+    """A link is no engine that is found again, so writing through one would build it every time."""
+    assert run(bundle, "--output", "engine.plan").code == 0
+    Path("engine.plan").rename("elsewhere")
+    Path("engine.plan").symlink_to("elsewhere")
+    before = Path("elsewhere").read_bytes()
+    for cached in (False, True):
+        assert run(bundle, "--output", "engine.plan").document["cached"] is cached
+    assert not Path("engine.plan").is_symlink()
+    assert Path("elsewhere").read_bytes() == before
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_is_read_only_is_refused_before_the_build(bundle: Path, run: Command) -> None:
     Path("sealed").mkdir(mode=0o500)

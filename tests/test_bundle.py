@@ -549,3 +549,17 @@ def test_a_folder_whose_manifest_is_not_ours_is_never_replaced(tmp_path: Path) -
     with pytest.raises(OutputError, match="is no bundle's"):
         check_replaceable(app)
     assert (app / "README.md").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "new/.."])
+def test_a_bundle_never_takes_the_place_of_the_folder_one_stands_in(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(bundle)
+    with pytest.raises(OutputError, match="this folder cannot be replaced by another; give --output a name in it"):
+        check_replaceable(Path(name))
+
+
+def test_a_folder_of_an_endless_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="File name too long; choose a shorter name"):
+        check_replaceable(tmp_path / ("x" * 5000))

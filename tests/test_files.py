@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from edgekit import files
 from edgekit.errors import BundleError, InputError, OutputError
-from edgekit.files import read_bytes, replacing, replacing_folder, sha256_of, write_bytes, write_text
+from edgekit.files import check_writable, destination, read_bytes, replacing, replacing_folder, sha256_of, write_bytes, write_text
 
 CODES = {
     errno.ENOSPC: "free some disk space",
@@ -114,6 +115,85 @@ def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="a folder of that name is there; choose another name"):
         write_bytes(tmp_path / "file", b"")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def bound_socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # a socket's name must be short
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(path.name)
+    os.chdir(here)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(pipe, "pipe"), (bound_socket, "socket"), (Path.mkdir, "folder")])
+@pytest.mark.parametrize("linked", [False, True], ids=["itself", "behind a link"])
+def test_what_is_no_file_is_never_replaced_by_one(tmp_path: Path, make: Callable[[Path], None], kind: str, linked: bool) -> None:
+    make(tmp_path / "there")
+    path = tmp_path / "link" if linked else tmp_path / "there"
+    if linked:
+        path.symlink_to("there")
+    before = {one.name: one.lstat().st_mode for one in tmp_path.iterdir()}
+    with pytest.raises(OutputError) as caught:
+        write_bytes(path, b"new")
+    assert str(caught.value) == f"cannot write {path}: a {kind} of that name is there; choose another name"
+    with pytest.raises(OutputError, match=f"a {kind} of that name"):
+        destination(path)  # before any work
+    assert {one.name: one.lstat().st_mode for one in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "gone/..", "/"])
+def test_a_name_that_can_only_be_a_folders_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OutputError, match="a folder of that name is there; choose another name"):
+        write_bytes(Path(name), b"new")
+    assert os.listdir(tmp_path / "here") == []
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["of a file", "of nothing yet"])
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "shared").mkdir()
+    if there:
+        (tmp_path / "shared" / "results").write_text("old")
+    path = tmp_path / "results"
+    path.symlink_to("shared/results")
+    write_text(path, "new")
+    assert path.is_symlink()
+    assert (tmp_path / "shared" / "results").read_text() == "new"
+    assert os.listdir(tmp_path / "shared") == ["results"]
+    assert sorted(os.listdir(tmp_path)) == ["results", "shared"]
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path / 'link'}: Too many levels"):
+        write_bytes(tmp_path / "link", b"")
+
+
+def test_a_folder_takes_the_place_of_no_file_and_no_link(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "loose").symlink_to("gone")
+    for name in ("pipe", "link", "loose"):
+        with pytest.raises(OutputError, match="something that is not a folder is there; choose another name"):
+            replacing_folder(tmp_path / name).__enter__()
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link", "loose", "pipe"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows_and_no_longer(tmp_path: Path) -> None:
+    write_bytes(tmp_path / ("x" * 255), b"content")
+    with replacing_folder(tmp_path / ("y" * 255)) as folder:
+        (folder / "inside").write_text("")
+    assert sorted(map(len, os.listdir(tmp_path))) == [255, 255]
+    for name in ("x" * 256, "x" * 5000):
+        for write in (lambda path: write_bytes(path, b""), lambda path: replacing_folder(path).__enter__(), check_writable):
+            with pytest.raises(OutputError, match="File name too long; choose a shorter name"):
+                write(tmp_path / name)
 
 
 def test_permissions_follow_the_umask(tmp_path: Path, mask: int) -> None:
