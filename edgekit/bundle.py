@@ -170,13 +170,16 @@ class Bundle(msgspec.Struct, frozen=True):
 
 def open_bundle(root: Path) -> Bundle:
     """Read the manifest and check every file it lists; raises BundleError naming the file at fault."""
-    if not root.exists():
-        raise BundleError(f"bundle {root} does not exist; check the path, or make it with edgekit export")
     path = root / MANIFEST
-    if not root.is_dir() or not path.is_file() or path.is_symlink():
-        raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}; give the folder that edgekit export wrote")
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} is larger than any manifest; export the bundle again")
+    try:
+        if not root.exists():
+            raise BundleError(f"bundle {root} does not exist; check the path, or make it with edgekit export")
+        if not root.is_dir() or not path.is_file() or path.is_symlink():
+            raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}; give the folder that edgekit export wrote")
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} is larger than any manifest; export the bundle again")
+    except OSError as problem:
+        raise BundleError(f"bundle {root} cannot be read: {problem.strerror}; check the path and its permissions") from None
     manifest = _decode(read_bytes(path, "manifest", BundleError), path)
     for name, entry in manifest.files.items():
         _check_file(root, name, entry)

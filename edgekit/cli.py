@@ -404,6 +404,11 @@ def main() -> NoReturn:
             print_error("UsageError", problem.format_message())
         problem.show()
         sys.exit(2)
+    except OSError as problem:  # of --help and --version alone: commands print by themselves
+        from edgekit.console import say_unwritten
+
+        say_unwritten(problem)
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

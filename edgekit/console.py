@@ -97,9 +97,14 @@ def _write(content: bytes) -> None:
         # keep the interpreter from complaining about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (AttributeError, OSError, ValueError) as problem:  # stdout is closed, or on a full disk
-        reason = "it is closed" if sys.stdout is None else problem
-        print(f"error: the report cannot be written to stdout: {reason}", file=sys.stderr)  # noqa: T201
+        say_unwritten(problem)
         raise typer.Exit(BAD_INPUT) from None
+
+
+def say_unwritten(problem: Exception) -> None:
+    """What was for stdout is lost: one sentence."""
+    reason = "it is closed" if sys.stdout is None else getattr(problem, "strerror", None) or problem
+    print(f"error: stdout cannot be written: {reason}; send it elsewhere", file=sys.stderr)  # noqa: T201
 
 
 def print_error(kind: str, message: str) -> None:

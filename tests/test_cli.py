@@ -198,12 +198,21 @@ def recipe_text(data: Path | str = "pictures", epochs: int = 2, bar: float = 0.0
     return RECIPE.format(data=data, epochs=epochs, bar=bar, seconds=seconds)
 
 
+ENDLESS = "x" * 5000
+
 # (folder for files, a sound bundle) -> the command line, and what its sentence must name
 Wrong = Callable[[Path, Path], "tuple[tuple[object, ...], str]"]
 WRONG: dict[str, Wrong] = {
     "bundle missing": lambda here, bundle: (("verify", here / "nowhere"), "nowhere does not exist"),
     "bundle is a folder of something else": lambda here, bundle: (("verify", here), "is not a bundle"),
     "bundle is a file": lambda here, bundle: (("bench", bundle / "model.onnx"), "is not a bundle"),
+    "bundle of an endless name": lambda here, bundle: (("verify", here / ENDLESS), ENDLESS),
+    "picture of an endless name": lambda here, bundle: (("predict", bundle, here / ENDLESS), ENDLESS),
+    "source of an endless name": lambda here, bundle: (("export", ENDLESS), ENDLESS),
+    "weights of an endless name": lambda here, bundle: (("export", "lenet", "--weights", here / ENDLESS), ENDLESS),
+    "output of an endless name": lambda here, bundle: (("export", "lenet", "--output", here / ENDLESS), "a shorter name"),
+    "target of an endless name": lambda here, bundle: (("inspect", here / f"{ENDLESS}.onnx"), ENDLESS),
+    "recipe of an endless name": lambda here, bundle: (("run", here / f"{ENDLESS}.toml"), ENDLESS),
     "file missing": lambda here, bundle: ((bundle / "golden.npz").unlink() or ("verify", bundle), "lacks golden.npz"),
     "file truncated": lambda here, bundle: (("verify", damaged(bundle, "model.onnx", lambda c: c[:-9])), "model.onnx has "),
     "checksum wrong": lambda here, bundle: (("verify", damaged(bundle, "golden.npz", flipped)), "golden.npz does not have"),
@@ -375,13 +384,14 @@ def test_a_reader_of_a_table_that_goes_away_is_no_error(bundle: Path, environmen
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_table_or_document_for_a_full_disk_is_one_sentence(bundle: Path, environment: dict[str, str], more: list[str]) -> None:
-    command = [sys.executable, "-m", "edgekit", "inspect", str(bundle), *more]
+@pytest.mark.parametrize(
+    "args", [("models",), ("models", "--json"), ("--help",), ("verify", "--help"), ("--version",), ("data",)], ids=" ".join
+)
+def test_what_is_printed_onto_a_full_disk_is_one_sentence(args: tuple[str, ...], environment: dict[str, str]) -> None:
     with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "edgekit", *args]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
-    assert done.returncode == 2, done.stderr
-    assert re.fullmatch(r"error: the report cannot be written to stdout: .*No space left on device\n", done.stderr)
+    assert (done.returncode, done.stderr) == (2, "error: stdout cannot be written: No space left on device; send it elsewhere\n")
 
 
 def test_a_terminal_without_unicode_gets_a_table_all_the_same(bundle: Path, environment: dict[str, str]) -> None:
