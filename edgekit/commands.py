@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from edgekit.backends import RUNTIMES, Backend, ModelFiles, absence, open_backend, present
+from edgekit.backends import RUNTIMES, Backend, ModelFiles, absence, check_flavour, open_backend, present
 from edgekit.build_options import BuildOptions
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.cuda import gpu_facts
@@ -211,6 +211,7 @@ def _layers(bundle: Bundle, opened: Sequence[Backend], rows: Sequence[LatencyRep
 
 
 def _check_flavour(flavour: str | None, backends: Sequence[str]) -> None:
+    check_flavour(flavour)
     if flavour is not None and backends and "tensorrt" not in backends:
         raise UsageError(f"--flavour is for tensorrt, which is not among {', '.join(backends)}; add --backend tensorrt")
 

@@ -295,6 +295,14 @@ def test_present_sorts_kinds_and_keeps_every_reason(files: ModelFiles, monkeypat
     assert all(reasons.values())
 
 
+def test_a_flavour_that_is_none_is_refused_before_what_is_missing_here(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    with pytest.raises(UsageError, match="no TensorRT flavour 'foo'; use one of tensorrt, tensorrt-rtx"):
+        open_backend("tensorrt", files, flavour="foo")
+
+
 def test_an_unknown_backend_is_refused_with_the_known_ones(files: ModelFiles) -> None:
     with pytest.raises(
         UsageError, match="no backend 'tpu'; use one of torch, torch-cuda, ort-cpu, ort-cuda, ort-tensorrt, tensorrt"

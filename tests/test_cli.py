@@ -264,12 +264,23 @@ WRONG: dict[str, Wrong] = {
     "mean without std": lambda here, bundle: (("export", "lenet", "--mean", "0.5"), "--mean and --std go together"),
     "mean of another size": lambda here, bundle: (("export", "lenet", "--mean", "1,2", "--std", "1,2"), "do not fit the input"),
     "backend unknown": lambda here, bundle: (("verify", bundle, "--backend", "tpu"), "no backend 'tpu'"),
+    "flavour unknown to verify": lambda here, bundle: (("verify", bundle, "--flavour", "foo"), "no TensorRT flavour 'foo'"),
+    "flavour unknown to bench": lambda here, bundle: (("bench", bundle, "--flavour", "foo"), "use one of tensorrt, tensorrt-rtx"),
+    "flavour unknown to predict": lambda here, bundle: (
+        ("predict", bundle, "none.png", "--flavour", "foo"), "no TensorRT flavour 'foo'",
+    ),
+    "flavour unknown to the runtime named": lambda here, bundle: (
+        ("verify", bundle, "--backend", "tensorrt", "--flavour", "foo"), "no TensorRT flavour 'foo'",
+    ),
     "source without weights": lambda here, bundle: (("verify", bundle, "--source", "resnet18"), "do not fit the model"),
     "rtol lets anything pass": lambda here, bundle: (("verify", bundle, "--rtol", 1), "would let anything pass"),
     "atol lets anything pass": lambda here, bundle: (("verify", bundle, "--atol", "inf"), "would let anything pass"),
     "batch unreadable": lambda here, bundle: (("bench", bundle, "--batch", "1,many"), "'1,many' is not a list of batch sizes"),
     "batch zero": lambda here, bundle: (("bench", bundle, "--batch", "0"), "'0' is not a list of batch sizes"),
     "no time to measure": lambda here, bundle: (("bench", bundle, "--seconds", 0), "--seconds 0"),
+    "no time at all": lambda here, bundle: (("bench", bundle, "--seconds", "nan"), "--seconds nan"),
+    "time without end": lambda here, bundle: (("bench", bundle, "--seconds", "inf"), "--seconds inf"),
+    "budget that is none": lambda here, bundle: (("bench", bundle, "--budget-ms", "nan"), "--budget-ms nan"),
     "dataset unknown": lambda here, bundle: (("data", "fetch", "mnist-1998"), "no dataset 'mnist-1998'"),
     "output below a file": lambda here, bundle: (
         ("export", "lenet", "--output", written(here / "plain", "x") / "bundle"), "cannot write",

@@ -18,7 +18,7 @@ from edgekit.errors import MissingError, UsageError
 from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
-from edgekit.trt.flavour import FLAVOURS, find, gpu_problem
+from edgekit.trt.flavour import FLAVOURS, NAMES, find, gpu_problem
 
 
 class Backend(Protocol):
@@ -149,7 +149,14 @@ def absence(kind: str, files: ModelFiles | None = None, flavour: str | None = No
     """Why the runtime ``kind`` is not present for ``files`` on this machine, with the remedy; nothing when it is."""
     if kind not in RUNTIMES:
         raise UsageError(f"no backend {kind!r}; use one of {', '.join(KINDS)}")
+    check_flavour(flavour)
     return RUNTIMES[kind].absence(files, Wishes(flavour=flavour))
+
+
+def check_flavour(name: str | None) -> None:
+    """Raise UsageError for a name that is no flavour's: the spelling comes before what is missing here."""
+    if name is not None and name not in NAMES:
+        find(name)  # it raises, and says which there are
 
 
 def present(
