@@ -133,8 +133,14 @@ def run_program(program: str) -> dict[str, object] | str:
 def _engine_cache() -> dict[str, str]:
     """How much there is, and where: it is found again only by what fits, and may be deleted at any time."""
     folder = engine_folder()
-    sizes = [plan.stat().st_size for plan in folder.glob("*.plan") if plan.is_file()]
-    return {"engine cache": f"{len(sizes)} engines, {sum(sizes) / 1e6:.0f} MB in {folder}"} if sizes else {}
+    try:
+        sizes = [plan.stat().st_size for plan in folder.iterdir() if plan.suffix == ".plan" and plan.is_file()]
+    except FileNotFoundError:
+        return {}
+    except OSError as problem:  # a file, or somebody else's: no engine would be found or kept
+        return {"engine cache": f"none: {folder}: {problem.strerror}; let EDGEKIT_CACHE name a folder of yours"}
+    engines = "1 engine" if len(sizes) == 1 else f"{len(sizes)} engines"
+    return {"engine cache": f"{engines}, {sum(sizes) / 1e6:.0f} MB in {folder}"} if sizes else {}
 
 
 def _driver() -> Finding:

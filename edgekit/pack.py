@@ -168,7 +168,7 @@ def _check_error(exported: Exported, variant: Variant, original: float) -> None:
 def _check_labels(labels: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> None:
     shape = outputs[0].shape
     if labels and (len(shape) != 2 or shape[1] != len(labels)):
-        raise UsageError(f"--labels has {len(labels)} lines for an output of {shape_text(shape)}; give one line per class")
+        raise UsageError(f"--labels has {len(labels)} line(s) for an output of {shape_text(shape)}; give one line per class")
 
 
 def _manifest(

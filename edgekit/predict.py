@@ -28,7 +28,7 @@ def predict(bundle: Bundle, backend: Backend, images: Sequence[Path], top: int =
         pixels = preprocess.open(image)[None]
         logits = backend.run({name: preprocess.normalise(pixels)})[output][0]
         if logits.shape != (len(labels),):
-            raise BundleError(f"bundle {bundle.root} has {len(labels)} labels for an output of {logits.shape}; export it again")
+            raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {logits.shape}; export it again")
         if not np.isfinite(logits).all():
             raise BundleError(f"bundle {bundle.root} gives numbers that are not finite for {image}; run edgekit verify on it")
         predictions.append(Prediction(str(image), guesses(logits, labels, top)))

@@ -231,9 +231,10 @@ def _layers(report: LayersReport, console: Console) -> None:
         )
     console.print(rows)
     rest = len(report.layers) - len(shown)
-    more = f"{rest} more layers are in the JSON; " if rest else ""
+    more = f"{rest} more layer{' is' if rest == 1 else 's are'} in the JSON; " if rest else ""
+    every = "its one layer takes" if len(report.layers) == 1 else f"all {len(report.layers)} take"
     console.print(
-        f"{more}all {len(report.layers)} take {report.total_ms:.3g} ms a call by {report.backend}'s profiler, which slows "
+        f"{more}{every} {report.total_ms:.3g} ms a call by {report.backend}'s profiler, which slows "
         f"calls down ({report.calls} calls of its own).",
         highlight=False,
     )

@@ -95,15 +95,22 @@ def test_the_command_line_prints_the_slowest_first(
     assert len(json.loads(told.out)["layers"][0]["layers"]) == 10
 
 
-def test_a_long_table_is_cut_and_says_so() -> None:
-    layers = [layer(f"n{place}", "Relu", ms=(place + 1.0,)) for place in range(MOST_LAYERS + 5)]
+def printed(*layers: LayerTime) -> str:
+    """What the console shows of these layers of a chain."""
     report = layers_report("ort-cpu", 1, layers, chain(*["Relu"] * len(layers)))
     console = Console(width=160, file=io.StringIO())
     render(BenchReport("b", "0", {}, 1, 0.1, (), (), (), None, (report,)), console)
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "5 more layers are in the JSON; all 20 take 210 ms a call" in printed
-    rows = [line.split()[0] for line in printed.splitlines() if line.strip().startswith("n1")]
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_a_long_table_is_cut_and_says_so() -> None:
+    layers = [layer(f"n{place}", "Relu", ms=(place + 1.0,)) for place in range(MOST_LAYERS + 5)]
+    told = printed(*layers)
+    assert "5 more layers are in the JSON; all 20 take 210 ms a call" in told
+    rows = [line.split()[0] for line in told.splitlines() if line.strip().startswith("n1")]
     assert rows == ["n19", "n18", "n17", "n16", "n15", "n14", "n13", "n12", "n11", "n10"]
+    assert "1 more layer is in the JSON; all 16 take" in printed(*layers[: MOST_LAYERS + 1])
+    assert " its one layer takes 1 ms a call" in printed(layers[0]).replace("\n", " ")
 
 
 def test_what_the_bodies_of_if_and_loop_take_is_told_once(tmp_path: Path) -> None:

@@ -124,5 +124,5 @@ def test_a_bundle_that_records_too_little_says_how_to_export_it(bundle: Path, tm
 
 def test_labels_that_do_not_fit_the_output_are_refused(bundle: Path, tmp_path: Path) -> None:
     reseal(bundle, labels=("cat", "dog"))
-    with pytest.raises(BundleError, match=r"2 labels for an output of \(10,\)"):
+    with pytest.raises(BundleError, match=r"2 label\(s\) for an output of \(10,\)"):
         predict_images(bundle, [picture(tmp_path / "a.png")])
