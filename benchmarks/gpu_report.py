@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -33,11 +34,11 @@ import msgspec
 
 from edgekit.backends import KINDS, Backend, absence, open_backend, present
 from edgekit.bench import BOUNDARIES, Candidate, compare, interleave
-from edgekit.bundle import SCHEMA, Bundle, open_bundle, write_bundle
+from edgekit.bundle import MANIFEST, SCHEMA, Bundle, open_bundle, write_bundle
 from edgekit.commands import bench_bundle, verify_bundle
 from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.errors import EdgekitError, first_line
-from edgekit.files import check_writable, write_bytes, write_text
+from edgekit.files import check_writable, destination, write_bytes, write_text
 from edgekit.machine import cores, machine_facts, tool_versions, versions_of
 from edgekit.reports import BenchReport, LatencyReport, ParityReport, Report, VerifyReport
 from edgekit.tensors import sample_feed
@@ -81,6 +82,18 @@ class Way(NamedTuple):
         return runtime_name(self.kind, {GRAPH: "on"} if self.graph else {})
 
 
+def tell(text: str, code: int = 1) -> None:
+    """On stdout; where nobody reads it any more, as behind ``| head``, the run ends there with ``code``, whatever it was at."""
+    try:
+        print(text, flush=True)
+    except OSError as problem:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says it once more at exit
+        if isinstance(problem, BrokenPipeError):
+            sys.exit(code)
+        print(f"stdout cannot be written: {problem.strerror}; send it elsewhere", file=sys.stderr)
+        sys.exit(2)
+
+
 class Journal:
     """Of one bundle: says how far it is, and keeps what failed by its name."""
 
@@ -89,7 +102,7 @@ class Journal:
         self.failed: dict[str, str] = {}
 
     def say(self, line: str) -> None:
-        print(f"{self.bundle}: {line}", flush=True)
+        tell(f"{self.bundle}: {line}")
 
     def attempt(self, what: str, action: Callable[[], Value]) -> Value | None:
         """What ``action`` gives; where it fails, None, and the report goes on."""
@@ -473,10 +486,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--batch takes sizes such as 1,8,32, not {options.batch!r}")
     if min(options.batches) < 1:
         parser.error("--batch takes sizes from 1")
+    if not 0 < options.seconds <= 3600:
+        parser.error(f"--seconds takes a time above 0 and up to 3600, not {options.seconds:g}")
+    if not options.limit > 0:
+        parser.error(f"--limit takes seconds above 0, not {options.limit:g}")
     options.roots = options.bundle or sorted(path.parent for path in (ROOT / "exported").glob("*/manifest.json"))
     options.names = [root.resolve().name for root in options.roots]
     if not options.names or len(set(options.names)) < len(options.names):
         parser.error(f"the bundles need names of their own, not {', '.join(options.names) or 'none'}; make one with edgekit run")
+    strange = [root for root in options.roots if not os.path.isfile(root / MANIFEST)]
+    if strange:
+        parser.error(f"--bundle {strange[0]} is not a bundle, it has no {MANIFEST}; give a folder that edgekit export wrote")
     return options
 
 
@@ -491,14 +511,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left_out = partial(why_left_out, on_cpu=options.on_cpu, with_cpu=options.with_cpu, only=options.backend)
     settings = Settings(options.batches, options.seconds, left_out, options.raw, gpu)
     try:
-        for folder in (results.parent, *([options.raw] if options.raw else [])):
+        for folder in (destination(results).parent, *([options.raw] if options.raw else [])):
             check_writable(folder)
         document = run_all(dict(zip(options.names, options.roots, strict=True)), settings, options.limit, results)
     except EdgekitError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"\n{table(document)}\n\nwrote {results}")
-    return 0 if passed(document) else 1
+    verdict = 0 if passed(document) else 1
+    tell(f"\n{table(document)}\n\nwrote {results}", verdict)
+    return verdict
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +292,10 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(
         (["--batch", "1,x"], "--batch takes sizes such as 1,8,32"),
         (["--batch", "0"], "--batch takes sizes from 1"),
         (["--bundle", "a/net", "--bundle", "b/net"], "names of their own, not net, net"),
+        *((["--seconds", text], "--seconds takes a time above 0 and up to 3600") for text in ("nan", "0", "-1", "inf")),
+        *((["--limit", text], "--limit takes seconds above 0") for text in ("nan", "0", "-1")),
+        (["--bundle", "nosuch"], "--bundle nosuch is not a bundle, it has no manifest.json; give a folder"),
+        (["--bundle", "x" * 5000], "is not a bundle"),
     ],
 )
 def test_a_command_line_that_cannot_be_meant_is_refused(
@@ -300,7 +306,66 @@ def test_a_command_line_that_cannot_be_meant_is_refused(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("folder", "a folder of that name is there; choose another name"),
+        ("pipe", "a pipe of that name is there; choose another name"),
+        ("file/results.json", "choose a path whose parents are folders"),
+        ("x" * 5000, "choose a shorter name"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--results", "--raw"])
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    option: str, place: str, sentence: str,
+) -> None:  # fmt: skip
+    if option == "--raw" and place in ("folder", "pipe"):
+        place, sentence = "file", "choose a path whose parents are folders"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(gpu_report, "measure", None)
+    more = () if option == "--results" else ("--results", str(tmp_path / "results.json"))
+    assert gpu_report.main(["--on-cpu", "--bundle", str(bundle), option, str(tmp_path / place), *more]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert sentence in told.err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["bundle", "file", "folder", "pipe"]
+
+
 # how it ends
+
+
+def on_its_own(stdout: Any, bundle: Path, results: Path, environment: dict[str, str], repository: Path) -> Any:
+    """The script in a process of its own, in which measuring takes no time."""
+    program = (
+        "import sys; from benchmarks import gpu_report as g; g.measure = lambda _, __, journal: journal.say('measured') or {};"
+        "sys.exit(g.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "--on-cpu", "--results", str(results), "--bundle", str(bundle)]
+    environment = environment | {"PYTHONPATH": str(repository)}
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(
+    bundle: Path, tmp_path: Path, environment: dict[str, str], repository: Path
+) -> None:
+    """As in ``python benchmarks/gpu_report.py | head -1``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = on_its_own(writing, bundle, tmp_path / "results.json", environment, repository)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_behind_its_words_is_one_sentence(
+    bundle: Path, tmp_path: Path, environment: dict[str, str], repository: Path
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = on_its_own(full, bundle, tmp_path / "results.json", environment, repository)
+    assert (done.returncode, done.stderr) == (2, "stdout cannot be written: No space left on device; send it elsewhere\n")
 
 
 def test_what_was_measured_before_the_run_was_stopped_is_kept(
