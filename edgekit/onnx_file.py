@@ -22,6 +22,8 @@ LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room f
 _ROUNDING = {"float16": 1e-2, "bfloat16": 1e-1, "float64": 1e-9}  # of the scale, between batches of several sizes; else 2e-5
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 _SIZES = (1, 2, 3)
+CERTAIN = 1e-3
+"""Of the scale: more than rounding makes of any model that is worth exporting."""
 UNOPTIMISED = "ONNX Runtime without optimisations"
 Run: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
 
@@ -39,6 +41,22 @@ class OnnxSource(NamedTuple):
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """The original file's outputs, whatever batch it insists on."""
         return _in_batches(open_unoptimised(self.original, self.path), feed, self.fixed)
+
+    def check_independent(self, feed: Mapping[str, Array]) -> None:
+        """Raise ModelError where a sample of ``feed`` gives something else alone than among the others, rounding apart.
+
+        Opening the file has tried only a few: a branch taken by what the whole batch amounts to may be another for these.
+        """
+        run = open_unoptimised(self.model, self.path)
+        limit = max(_rounding(self.original), CERTAIN)
+        for name, together in run(feed).items():
+            alone = np.concatenate([run(one)[name] for one in _one_by_one(feed)])
+            changed = _change(alone, together)
+            if not changed <= limit:
+                raise ModelError(
+                    f"the samples of {self.path} depend on each other{_training(self.original)}: output {name!r} changes by "
+                    f"{changed:.1e} of its scale when each is run alone; {_INFERENCE}"
+                )
 
 
 def open_onnx(path: Path) -> OnnxSource:
@@ -277,11 +295,24 @@ def _difference(run: Run, feed: Mapping[str, Array], wanted: Mapping[str, Array]
         found = run({key: array[:size] for key, array in feed.items()})[name]
         if found.shape != reference[:size].shape:
             return f"output {name!r} is {shape_text(found.shape)} for {size} sample(s)"
-        scale = float(np.abs(reference.astype(np.float64)).max(initial=0))
-        error = float(np.abs(found.astype(np.float64) - reference[:size].astype(np.float64)).max(initial=0))
-        if not error <= scale * rounding:
-            return f"output {name!r} changes by {error / scale if scale else error:.1e} of its scale in a batch of {size}"
+        changed = _change(found, reference)
+        if not changed <= rounding:
+            return f"output {name!r} changes by {changed:.1e} of its scale in a batch of {size}"
     return ""
+
+
+def _change(found: Array, reference: Array) -> float:
+    """How far the first samples are off, of the scale of all of them; of nothing's scale any change is endless."""
+    scale = float(np.abs(reference.astype(np.float64)).max(initial=0))
+    error = float(np.abs(found.astype(np.float64) - reference[: len(found)].astype(np.float64)).max(initial=0))
+    if not scale:
+        return np.inf if error else 0.0
+    return error / scale
+
+
+def _one_by_one(feed: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    for index in range(len(next(iter(feed.values())))):
+        yield {name: array[index : index + 1] for name, array in feed.items()}
 
 
 def _training(model: onnx.ModelProto) -> str:

@@ -66,7 +66,7 @@ def export_onnx_file(path: Path, output: Path, *, fold_bn: bool = True, progress
         error = _error(found, reference.golden.float64)
         report = msgspec.structs.replace(report, error_exported=error)
         variant = _variant(source, reference, found)
-        _check_outputs(path, found, reference, variant.tolerance, bool(report.folded))
+        _check_outputs(source, found, reference, variant.tolerance, bool(report.folded))
         advance(1, "writing the bundle")
         content = folding.model.SerializeToString(deterministic=True)
         manifest = _manifest(source, report, reference, variant)
@@ -140,19 +140,26 @@ def _run_folded(source: OnnxSource, folding: Folding, golden: GoldenArrays) -> l
     return [run(golden.inputs), {name: np.concatenate([one[name] for one in single]) for name in golden.float64}]
 
 
-def _check_outputs(path: Path, found: list[dict[str, Array]], reference: Reference, tolerance: Tolerance, folded: bool) -> None:
+def _check_outputs(
+    source: OnnxSource, found: list[dict[str, Array]], reference: Reference, tolerance: Tolerance, folded: bool
+) -> None:
     """What the bundle's own tolerance does not allow is not written."""
     for outputs in found:
         for name, wanted in reference.golden.float64.items():
             diff = compare(name, outputs[name], wanted, tolerance)
             if diff.within(tolerance):
                 continue
+            source.check_independent(reference.golden.inputs)  # of those that differ, no dtype and no folding is at fault
             what = f"{diff.normalised:.1e} of its scale, beyond {tolerance.rtol:.1e}"
             if diff.top1 is not None and diff.top1 < tolerance.top1:
                 what += f", and the largest value of {1 - diff.top1:.0%} of the samples moved"
             if not folded:
-                raise ModelError(f"output {name!r} of {path} is off by {what}; such a file cannot be verified, use a wider dtype")
-            raise ModelError(f"folding {path} changed output {name!r} by {what}; export with --no-fold-bn and report the file")
+                raise ModelError(
+                    f"output {name!r} of {source.path} is off by {what}; such a file cannot be verified, use a wider dtype"
+                )
+            raise ModelError(
+                f"folding {source.path} changed output {name!r} by {what}; export with --no-fold-bn and report the file"
+            )
 
 
 def _error(outputs: list[dict[str, Array]] | Mapping[str, Array], reference: Mapping[str, Array]) -> float:

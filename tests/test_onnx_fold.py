@@ -30,6 +30,7 @@ from edgekit.models.trace import output_specs
 from edgekit.onnx_count import batch_norms
 from edgekit.pack import ExportOptions, export_source
 from edgekit.reports import ExportReport
+from edgekit.tensors import TensorSpec, sample_feed
 from tests.networks import randomise_norms
 from tests.test_fold import spec
 
@@ -581,6 +582,54 @@ def test_a_freed_file_that_mixes_its_samples_is_refused(tmp_path: Path) -> None:
         export(tmp_path, made(nodes, stored, shape=(1, 4, 8, 8)))
     with pytest.raises(ModelError, match="depend on each other: output 'y' changes by"):
         export(tmp_path, made(nodes, stored))
+
+
+def branching(cutoff: float, factor: float = -1) -> onnx.ModelProto:
+    """Batches whose mean is below ``cutoff`` come out multiplied by ``factor``."""
+
+    def branch(name: str) -> onnx.GraphProto:
+        ends = [helper.make_tensor_value_info(f"{name}.o", TensorProto.FLOAT, None)]
+        return helper.make_graph([node("Mul", ["n", name], f"{name}.o", name)], name, [], ends)
+
+    nodes = [
+        conv(),
+        norm("c", "n"),
+        node("ReduceMean", ["x"], "mean", keepdims=0),
+        node("Less", ["mean", "cutoff"], "below"),
+        helper.make_node("If", ["below"], ["y"], "branch", then_branch=branch("factor"), else_branch=branch("one")),
+    ]
+    numbers = {"cutoff": cutoff, "factor": factor, "one": 1}
+    constants = [numpy_helper.from_array(np.float32(value), name) for name, value in numbers.items()]
+    return made(nodes, [tensor("w", 6, 4, 3, 3), *statistics("bn", 6), *constants])
+
+
+def apart(which: str) -> float:
+    """A cutoff below which of the golden inputs are only these, and none of the few that are tried when a file is opened."""
+    specs = (TensorSpec("x", "float32", ("batch", 4, 8, 8)),)
+    few, golden = (sample_feed(specs, count)["x"] for count in (3, 8))
+    tried = min(few[:count].mean() for count in (1, 2, 3))
+    whole, one = golden.mean(), golden.mean((1, 2, 3)).min()
+    below, above = (whole, tried) if which == "all together" else (one, min(tried, whole))
+    assert below < above
+    return float(below + above) / 2
+
+
+@pytest.mark.parametrize("fold_bn", [True, False])
+@pytest.mark.parametrize("which", ["one alone", "all together"])
+def test_golden_inputs_that_depend_on_each_other_are_named_as_such(tmp_path: Path, which: str, fold_bn: bool) -> None:
+    """No folding and no dtype is to blame for them."""
+    with pytest.raises(ModelError, match=r"depend on each other: output 'y' changes by .* when each is run alone; export"):
+        export(tmp_path, branching(apart(which)), fold_bn=fold_bn)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_what_rounding_may_explain_is_not_called_dependence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be verified, use a wider dtype"):
+        export(tmp_path, branching(apart("one alone"), factor=1.0003), fold_bn=False)
+
+
+def test_samples_that_all_take_one_branch_are_exported(tmp_path: Path) -> None:
+    assert len(export(tmp_path, branching(-9)).fold.folded) == 1
 
 
 def test_weights_beside_the_file_come_along_and_not_from_elsewhere(tmp_path: Path) -> None:
