@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
@@ -402,9 +403,10 @@ def main() -> NoReturn:
             from edgekit.console import print_error
 
             print_error("UsageError", problem.format_message())
-        problem.show()
+        with suppress(OSError):
+            problem.show()
         sys.exit(2)
-    except OSError as problem:  # of --help and --version alone: commands print by themselves
+    except OSError as problem:  # of --help and --version, and where stderr takes no sentence: commands print by themselves
         from edgekit.console import say_unwritten
 
         say_unwritten(problem)

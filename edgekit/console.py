@@ -102,9 +102,10 @@ def _write(content: bytes) -> None:
 
 
 def say_unwritten(problem: Exception) -> None:
-    """What was for stdout is lost: one sentence."""
+    """What was for stdout is lost: one sentence, where stderr still takes it."""
     reason = "it is closed" if sys.stdout is None else getattr(problem, "strerror", None) or problem
-    print(f"error: stdout cannot be written: {reason}; send it elsewhere", file=sys.stderr)  # noqa: T201
+    with contextlib.suppress(OSError):
+        print(f"error: stdout cannot be written: {reason}; send it elsewhere", file=sys.stderr)  # noqa: T201
 
 
 def print_error(kind: str, message: str) -> None:

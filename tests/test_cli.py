@@ -405,6 +405,15 @@ def test_what_is_printed_onto_a_full_disk_is_one_sentence(args: tuple[str, ...],
     assert (done.returncode, done.stderr) == (2, "error: stdout cannot be written: No space left on device; send it elsewhere\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("args", [("verify", "nowhere"), ("frobnicate",)], ids=" ".join)
+def test_an_error_that_stderr_does_not_take_is_still_exit_2(args: tuple[str, ...], environment: dict[str, str]) -> None:
+    """1 would say that a check failed."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "edgekit", *args], stderr=full, env=environment, check=False)
+    assert done.returncode == 2
+
+
 def test_a_terminal_without_unicode_gets_a_table_all_the_same(bundle: Path, environment: dict[str, str]) -> None:
     plain = environment | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-m", "edgekit", "inspect", str(bundle)], capture_output=True, env=plain, check=False)
