@@ -402,7 +402,8 @@ def main() -> NoReturn:
         if "--json" in sys.argv:
             from edgekit.console import print_error
 
-            print_error("UsageError", problem.format_message())
+            with suppress(typer.Exit):  # stdout takes no document, which has been said
+                print_error("UsageError", problem.format_message())
         with suppress(OSError):
             problem.show()
         sys.exit(2)

@@ -414,6 +414,16 @@ def test_an_error_that_stderr_does_not_take_is_still_exit_2(args: tuple[str, ...
     assert done.returncode == 2
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_wrong_usage_whose_document_finds_a_full_disk_is_no_traceback(environment: dict[str, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "edgekit", "frobnicate", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: stdout cannot be written: No space left on device; send it elsewhere\nUsage: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_terminal_without_unicode_gets_a_table_all_the_same(bundle: Path, environment: dict[str, str]) -> None:
     plain = environment | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-m", "edgekit", "inspect", str(bundle)], capture_output=True, env=plain, check=False)
