@@ -6,7 +6,9 @@ import ctypes
 import sys
 from functools import cache
 
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+NO_TF32 = "NVIDIA_TF32_OVERRIDE"
+"""CUDA's variable: 0 takes TF32 from every library of the process."""
+_MULTIPROCESSORS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 75, 76  # CUdevice_attribute
 
 
 @cache
@@ -26,19 +28,26 @@ def cuda_problem() -> str:
 
 
 def gpu_facts() -> dict[str, str]:
-    """The first GPU's name and compute capability, the CUDA version its driver supports, the driver's own; empty without one."""
+    """The first GPU's name, compute capability, multiprocessors and memory, the CUDA its driver supports, the driver's version.
+
+    Empty without a GPU.
+    """
     if cuda_problem():
         return {}
     driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     name, version = ctypes.create_string_buffer(256), ctypes.c_int(0)
     driver.cuDeviceGetName(name, 256, 0)
     driver.cuDriverGetVersion(ctypes.byref(version))
-    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    major, minor, processors, memory = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0), ctypes.c_size_t(0)
     driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, 0)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(processors), _MULTIPROCESSORS, 0)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
     return {
         "gpu": name.value.decode(errors="replace"),
         "compute capability": f"{major.value}.{minor.value}",
+        "multiprocessors": str(processors.value),
+        "gpu memory": f"{memory.value / 2**30:.0f} GiB",  # a board's own share of it varies by a little from start to start
         "cuda driver": f"{version.value // 1000}.{version.value % 1000 // 10}",
         "driver": _driver_version(),
     }

@@ -8,6 +8,7 @@ EdgekitError
 │   ├── ModelError      a model, its weights, or what it was fed
 │   └── BundleError     a bundle, or an ONNX file
 ├── EngineError     TensorRT refuses a network, cannot build it, or an engine does not fit
+│   └── StaleEngineError  an engine does not load, or is of other tensors: it wants building again
 ├── OutputError     a result cannot be written
 ├── MissingError    this machine lacks a package, a device or a driver
 │   └── FallbackError   a runtime quietly used something other than what was asked for
@@ -49,6 +50,10 @@ class BundleError(InputError):
 
 class EngineError(EdgekitError):
     """TensorRT refuses a network, cannot build an engine of it, or an engine does not fit what it is asked for."""
+
+
+class StaleEngineError(EngineError):
+    """An engine does not load here, or is not of the file's tensors; building it again may mend that."""
 
 
 class OutputError(EdgekitError):

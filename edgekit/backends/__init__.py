@@ -18,7 +18,7 @@ from edgekit.errors import MissingError, UsageError
 from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
-from edgekit.trt.flavour import FLAVOURS, find, gpu_problem
+from edgekit.trt.flavour import find, gpu_problem, installed
 
 
 class Backend(Protocol):
@@ -232,7 +232,7 @@ def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
 
 def _tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     """Nothing is imported before the driver is known to start: without one, some releases end the process."""
-    if all(importlib.util.find_spec(flavour.module) is None for flavour in FLAVOURS):
+    if not installed():
         return f"TensorRT is not installed; {pip_install('gpu')}, or on RTX {pip_install('rtx')}"
     if importlib.util.find_spec("onnx") is None:
         return "TensorRT is installed, but onnx, by which its engines are built, is not; pip install onnx"
@@ -240,16 +240,22 @@ def _tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
 
 
 def _tensorrt_problem(flavour: str | None) -> str:
-    """With a driver: whether TensorRT, the GPU and CUDA's Python go together."""
-    try:
-        problem = gpu_problem(find(flavour))
-    except MissingError as error:
-        return str(error)
+    """With a driver: whether TensorRT, the GPU and CUDA's Python go together; of several flavours one is enough."""
+    problems = [_flavour_problem(name) for name in ((flavour,) if flavour else installed())]
+    if all(problems):
+        return problems[0]
     try:
         from edgekit.backends._cuda import runtime_problem
     except ImportError as error:
         return f"TensorRT is installed, but CUDA's Python cannot be imported: {error}; pip install cuda-bindings"
-    return problem or runtime_problem()
+    return runtime_problem()
+
+
+def _flavour_problem(name: str) -> str:
+    try:
+        return gpu_problem(find(name))
+    except MissingError as error:
+        return str(error)
 
 
 def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:
