@@ -10,7 +10,6 @@ A plan without its record, or one that differs from it in anything, is built ane
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgekit.build_options import DEFAULT_RANGE, BatchRange, BuildOptions
-from edgekit.cuda import NO_TF32, gpu_facts
+from edgekit.cuda import gpu_facts, tf32_fact
 from edgekit.errors import BundleError, EngineError, OutputError
 from edgekit.files import cache_root, check_writable, read_bytes, write_bytes
 from edgekit.machine import system
@@ -42,7 +41,7 @@ MAX_RECORD_BYTES = 1 << 20
 class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a plan depends on; the fields about the GPU are empty where it was built without one.
 
-    Boards of one name differ in their multiprocessors and memory; ``tf32_override`` is CUDA's variable of that name.
+    Boards of one name differ in their multiprocessors and memory; ``tf32`` is what the options and CUDA's variable make of it.
     """
 
     onnx_sha256: str
@@ -56,7 +55,7 @@ class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cuda: str
     driver: str
     system: str
-    tf32_override: str
+    tf32: str
     recipe: int
     options: BuildOptions
 
@@ -131,7 +130,7 @@ def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
         cuda=facts.get("cuda driver", ""),
         driver=facts.get("driver", ""),
         system=system(),
-        tf32_override=os.environ.get(NO_TF32, ""),
+        tf32=tf32_fact(options.tf32),
         recipe=RECIPE,
         options=options,
     )

@@ -76,3 +76,8 @@ def first_line(problem: BaseException) -> str:
     """The first line that says something of another library's error, or the error's type: what fits into a sentence."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return lines[0] if lines else type(problem).__name__
+
+
+def broken_import(name: str, problem: Exception) -> str:
+    """Part of a sentence: what is there, and yet does not start, with the remedy."""
+    return f"{name} is installed but cannot be imported: {first_line(problem)}; run edgekit doctor"

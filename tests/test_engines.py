@@ -91,7 +91,7 @@ CHANGES: dict[str, Any] = {
     "multiprocessors": "8",
     "gpu_memory": "64 GiB",
     "system": "Linux aarch64",
-    "tf32_override": "1",
+    "tf32": "on",
     "recipe": 1,
     "cuda": "13.0",
     "driver": "580.1",
@@ -372,11 +372,17 @@ def test_a_flavour_that_measures_nothing_needs_no_cache_beside_its_output(
     assert made(find("tensorrt-rtx"), output=tmp_path / "net.plan").path == tmp_path / "net.plan"
 
 
-def test_a_variable_that_takes_tf32_away_makes_another_engine(trt: TensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_takes_tf32_away_makes_another_engine_where_it_was_asked_for(
+    trt: TensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    allowed = msgspec.structs.replace(OPTIONS, tf32=True)
     made(trt)
+    build_engine(trt, onnx_file(), allowed)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert not made(trt).cached
+    assert made(trt).cached
+    without = build_engine(trt, onnx_file(), allowed)
+    assert (without.cached, without.record.key.tf32) == (False, "off: NVIDIA_TF32_OVERRIDE=0 forces it")
 
 
 # which profile a batch belongs to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from edgekit.backends import absence, open_backend
 from edgekit.build_options import BatchRange, BuildOptions
 from edgekit.bundle import open_bundle
 from edgekit.commands import bench_bundle, build_bundle, verify_bundle
-from edgekit.cuda import cuda_problem
+from edgekit.cuda import cuda_problem, gpu_state
 from edgekit.doctor import doctor
 from edgekit.engines import Engine, build_engine, engine_folder, read_model, read_record
 from edgekit.errors import EngineError
@@ -68,18 +69,30 @@ def test_cuda_is_timed_at_both_boundaries(bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("_ort_cuda")
-def test_the_doctor_says_that_onnxruntime_runs_on_cuda() -> None:
+def test_the_gpus_state_goes_into_the_facts_of_its_rows_alone(bundle: Path) -> None:
+    if gpu_state() is None:
+        pytest.skip("no management library")
+    report = bench_bundle(bundle, backends=["ort-cpu", "ort-cuda"], batches=(1,), seconds=0.05)
+    assert all(("GPU clock" in row.facts) is (row.backend == "ort-cuda") for row in report.rows)
+
+
+@pytest.mark.usefixtures("_ort_cuda")
+def test_the_doctor_says_that_onnxruntime_runs_on_cuda_and_whether_tensorrt_loads() -> None:
     found = {finding.name: finding for finding in doctor().findings}
     assert found["NVIDIA driver"].status == "ok"
-    assert found["onnxruntime-gpu"].runs_on == "CUDA, CPU"
+    assert found["onnxruntime-gpu"].runs_on in ("CUDA, CPU", "CUDA, TensorRT, CPU")
+    assert ("TensorRT" in found["onnxruntime-gpu"].runs_on) is (absence("ort-tensorrt") == "")
 
 
-def test_the_tensorrt_provider_of_onnxruntime_really_runs_it_without_tf32(bundle: Path) -> None:
+def test_the_tensorrt_provider_of_onnxruntime_really_runs_it_without_tf32(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     problem = absence("ort-tensorrt")
     if problem:
         pytest.skip(problem)
     report = verify_bundle(bundle, backends=["ort-tensorrt"])
     assert report.passed
+    assert report.parities[0].facts["TF32"] == "off"
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
     assert report.parities[0].facts["providers"].startswith("TensorrtExecutionProvider")
     assert 0 < report.parities[0].outputs[0].normalised < 1e-5
 

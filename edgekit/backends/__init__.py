@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from edgekit.cuda import cuda_problem
-from edgekit.errors import MissingError, UsageError
+from edgekit.errors import MissingError, UsageError, broken_import
 from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
@@ -175,8 +175,8 @@ def _torch_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
         return problem
     try:
         import torch
-    except ImportError as error:
-        return f"PyTorch is installed but cannot be imported: {error}; run edgekit doctor"
+    except (ImportError, OSError) as error:  # the loader's complaint of a library is an OSError there
+        return broken_import("PyTorch", error)
     if not torch.cuda.is_available():
         return f"the installed PyTorch {torch.__version__} finds no CUDA; install the one for the CUDA of your driver"
     return ""
@@ -185,8 +185,8 @@ def _torch_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
 def _open_torch(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
     try:
         from edgekit.backends._torch import TorchBackend, TorchCudaBackend
-    except ImportError as error:
-        raise MissingError(f"torch is installed but cannot be imported: {error}; run edgekit doctor") from error
+    except (ImportError, OSError) as error:
+        raise MissingError(broken_import("PyTorch", error)) from error
     return (TorchBackend if kind == "torch" else TorchCudaBackend).open(files, wishes.threads)
 
 
@@ -196,7 +196,7 @@ def _ort_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     try:
         importlib.import_module("edgekit.backends._ort")
     except ImportError as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
-        return f"ONNX Runtime is installed but cannot be imported: {error}; run edgekit doctor"
+        return broken_import("ONNX Runtime", error)
     return ""
 
 

@@ -352,7 +352,7 @@ def _facts(trt: TensorRT, record: EngineRecord, cuda_graph: bool) -> dict[str, s
         "driver": key.driver,
         "precision": ", ".join(record.precision.found) or key.precision,
         "precision read from": record.precision.read_from,
-        "TF32": "on" if key.options.tf32 else "off",
+        "TF32": key.tf32,
         "profiles (min:opt:max)": ", ".join(map(str, key.options.profiles)) or "none, the batch is fixed",
         "CUDA graph": "on" if cuda_graph else "off",
         "kernels": "compiled for their shapes before they run" if trt.flavour.compiles_late else "",

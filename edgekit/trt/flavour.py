@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from edgekit.cuda import cuda_problem, gpu_facts
-from edgekit.errors import MissingError, UsageError, first_line
+from edgekit.errors import MissingError, UsageError, broken_import
 from edgekit.extras import pip_install
 
 NAMES = ("tensorrt", "tensorrt-rtx")
@@ -155,7 +155,7 @@ def _imported(name: str) -> TensorRT:
     try:
         api = importlib.import_module(_module(name))
     except ImportError as problem:
-        raise MissingError(f"{name} is installed but cannot be imported: {first_line(problem)}; run edgekit doctor") from problem
+        raise MissingError(broken_import(name, problem)) from problem
     version = str(api.__version__)
     flavour = flavour_of(name, version)
     if flavour is None:
