@@ -52,7 +52,8 @@ ANSWERS: dict[str, Any] = {
     "cuDeviceGetPCIBusId": named,
     "cuDeviceGetName": named,
     "cuDriverGetVersion": lambda driver, version: put(version, 13010),
-    "cuDeviceGetAttribute": lambda driver, value, which, device: put(value, {75: 9, 76: 0}[which]),
+    "cuDeviceGetAttribute": lambda driver, value, which, device: put(value, {16: 132, 75: 9, 76: 0}[which]),
+    "cuDeviceTotalMem_v2": lambda driver, size, device: put(size, 85_017_493_504),
     "nvmlInit_v2": lambda driver: 0,
     "nvmlSystemGetDriverVersion": named,
     "nvmlDeviceGetHandleByPciBusId_v2": handle,
@@ -85,6 +86,8 @@ def test_a_gpu_tells_what_it_is_and_how_it_is(driver: Driver) -> None:
     assert gpu_facts() == {
         "gpu": "0000:65:00.0",
         "compute capability": "9.0",
+        "multiprocessors": "132",
+        "gpu memory": "79 GiB",
         "cuda driver": "13.1",
         "driver": "0000:65:00.0",
     }
