@@ -2,11 +2,13 @@
 
 A round gives each candidate one block: a few calls that are not recorded, because the others have just used the caches and
 left their threads spinning, then recorded calls for a tenth of a second. Drift of the machine hits all alike, and a
-comparison is made within each round.
+comparison is made within each round. A GPU's clocks rise over hundreds of milliseconds of work: its candidates run that long
+before anything is recorded, and its clock, temperature and power are read after each of their blocks.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import NamedTuple, TypeAlias
@@ -16,6 +18,7 @@ import numpy as np
 
 from edgekit.backends import Backend, OnDevice
 from edgekit.backends.fake import FakeBackend
+from edgekit.cuda import POWER_LIMIT, GpuState, gpu_state
 from edgekit.machine import CpuTime
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import Comparison, LatencyReport, Percentile
@@ -26,6 +29,7 @@ Vector: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
 BOUNDARIES = ("device", "end-to-end")
 BLOCK_SECONDS = 0.1
 WARMUP_SECONDS = 0.01
+WAKE_SECONDS = 0.2
 MAX_BLOCK_CALLS = 1000
 DEVICE_CALLS = 100
 FEWEST_ROUNDS = 5
@@ -42,6 +46,11 @@ class Candidate(NamedTuple):
     name: str
     call: Callable[[], object]
     facts: dict[str, str]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Those on a GPU, and no others, say whether they compute in TF32."""
+        return "TF32" in self.facts
 
 
 def bench(
@@ -61,7 +70,8 @@ def bench(
                 candidates = [Candidate(one.name, _call(one, feed, boundary), dict(one.facts)) for one in backends]
                 measured = interleave(candidates, batch, boundary, seconds)
                 if boundary == "device":
-                    measured = [_with_device_times(row, one, feed) for row, one in zip(measured, backends, strict=True)]
+                    timed = zip(measured, backends, candidates, strict=True)
+                    measured = [_with_device_times(row, one, candidate, feed) for row, one, candidate in timed]
                 rows.extend(measured)
                 comparisons.extend(compare(measured))
                 advance(1, f"batch {batch}, {boundary}")
@@ -74,18 +84,29 @@ def interleave(candidates: Sequence[Candidate], batch: int, boundary: str, secon
     block_seconds = seconds / rounds
     warmups: list[list[float]] = [[] for _ in candidates]
     blocks: list[list[tuple[float, ...]]] = [[] for _ in candidates]
+    states: list[list[GpuState]] = [[] for _ in candidates]
     for candidate, warmup in zip(candidates, warmups, strict=True):
+        wake(candidate)
         warmup.extend(time_block(candidate.call, max(WARMUP_SECONDS, block_seconds)))
     before = CpuTime.now()
     for _ in range(rounds):
-        for candidate, warmup, block in zip(candidates, warmups, blocks, strict=True):
+        for candidate, warmup, block, seen in zip(candidates, warmups, blocks, states, strict=True):
             warmup.extend(time_block(candidate.call, min(WARMUP_SECONDS, block_seconds)))
             block.append(time_block(candidate.call, block_seconds))
+            state = gpu_state() if candidate.on_gpu else None
+            seen.extend([state] if state else [])
     stolen = before.stolen_until(CpuTime.now())
     return [
-        latency_report(candidate, batch, boundary, warmup, block, stolen)
-        for candidate, warmup, block in zip(candidates, warmups, blocks, strict=True)
+        latency_report(candidate, batch, boundary, warmup, block, stolen, seen)
+        for candidate, warmup, block, seen in zip(candidates, warmups, blocks, states, strict=True)
     ]
+
+
+def wake(candidate: Candidate) -> None:
+    """Work for a GPU until its clocks have risen; these calls are too many to keep."""
+    end = perf_counter_ns() + int(WAKE_SECONDS * 1e9)
+    while candidate.on_gpu and perf_counter_ns() < end:
+        candidate.call()
 
 
 def time_block(call: Callable[[], object], seconds: float) -> tuple[float, ...]:
@@ -108,8 +129,12 @@ def latency_report(
     warmups: Sequence[float],
     blocks: Sequence[tuple[float, ...]],
     stolen: float = 0.0,
+    states: Sequence[GpuState] = (),
 ) -> LatencyReport:
-    """Statistics of the raw samples, which stay in the report; ``stolen`` is the share of the cores others took meanwhile."""
+    """Statistics of the raw samples, which stay in the report.
+
+    ``stolen`` is the share of the cores that others took meanwhile; ``states`` are the GPU's, one after each block.
+    """
     flat = np.sort(np.concatenate([np.asarray(block) for block in blocks]))
     medians = np.asarray([np.median(block) for block in blocks])
     low, high = median_interval(medians)
@@ -124,8 +149,8 @@ def latency_report(
         median_high_ms=high,
         percentiles=tuple(_percentile(flat, percent) for percent in PERCENTS),
         cov=float(flat.std() / flat.mean()),
-        noise=noise(medians, stolen),
-        facts=candidate.facts,
+        noise=noise(medians, stolen, _slowed(states)),
+        facts=candidate.facts | state_facts(states),
     )
 
 
@@ -148,8 +173,8 @@ def median_interval(block_medians: Vector, resamples: int = 2000) -> tuple[float
     return float(low), float(high)
 
 
-def noise(block_medians: Vector, stolen: float = 0.0) -> str:
-    """``stable``, or ``noisy:`` with the reason: a drift from the first third to the last, or blocks that scatter."""
+def noise(block_medians: Vector, stolen: float = 0.0, slowed: str = "") -> str:
+    """``stable``, or ``noisy:`` with the reason; ``slowed`` is what took the GPU's clock down."""
     center = float(np.median(block_medians))
     quarter, three_quarters = np.percentile(block_medians, (25, 75))
     scatter = float(three_quarters - quarter) / 1.349 / center  # the standard deviation, were they normal
@@ -158,6 +183,8 @@ def noise(block_medians: Vector, stolen: float = 0.0) -> str:
     drift = float(np.median(block_medians[-third:]) / np.median(block_medians[:third])) - 1
     if stolen > NOISY_STOLEN:
         return f"noisy: other processes took {stolen:.0%} of the cores"
+    if slowed:
+        return f"noisy: the GPU was slowed down by {slowed}"
     if abs(drift) > NOISY_DRIFT:
         return f"noisy: drift, the last third takes {1 + drift:.2f} times the first"
     if scatter > NOISY_COV:
@@ -165,6 +192,18 @@ def noise(block_medians: Vector, stolen: float = 0.0) -> str:
     if slowest > NOISY_BLOCK:
         return f"noisy: the slowest block takes {slowest:.1f} times the median one"
     return "stable"
+
+
+def state_facts(states: Sequence[GpuState]) -> dict[str, str]:
+    """The lowest and the highest of what was read between the blocks, and what took the clock down in how many of them."""
+    facts = {
+        "GPU clock": _range([one.clock_mhz for one in states], "MHz"),
+        "GPU temperature": _range([one.temperature_c for one in states], "°C"),
+        "GPU power": _range([one.power_w for one in states], "W"),
+    }
+    reasons = Counter(reason for one in states for reason in one.slowed_by)
+    told = [f"{reason} in {count} of {len(states)} blocks" for reason, count in reasons.items()]
+    return {name: text for name, text in (facts | {"GPU slowed down by": ", ".join(told)}).items() if text}
 
 
 def compare(rows: Sequence[LatencyReport]) -> list[Comparison]:
@@ -190,11 +229,26 @@ def _call(backend: Backend, feed: Feed, boundary: str) -> Callable[[], object]:
     return backend.bind(feed) if boundary == "device" else lambda: backend.run(feed)
 
 
-def _with_device_times(row: LatencyReport, backend: Backend, feed: Feed) -> LatencyReport:
+def _with_device_times(row: LatencyReport, backend: Backend, candidate: Candidate, feed: Feed) -> LatencyReport:
     """Asked for afterwards, because recording events costs time that the host's clock would count."""
     if not isinstance(backend, OnDevice):
         return row
+    wake(candidate)
     return msgspec.structs.replace(row, device_ms=backend.device_times(feed, DEVICE_CALLS))
+
+
+def _range(found: Sequence[int | None], unit: str) -> str:
+    told = [number for number in found if number is not None]
+    if not told:
+        return ""
+    low, high = min(told), max(told)
+    return f"{low} to {high} {unit}" if low < high else f"{low} {unit}"
+
+
+def _slowed(states: Sequence[GpuState]) -> str:
+    """A power limit is how a GPU always runs under load, and is left to the facts; anything else is not."""
+    reasons = dict.fromkeys(reason for one in states for reason in one.slowed_by)
+    return " and ".join(reason for reason in reasons if reason != POWER_LIMIT)
 
 
 def _percentile(ordered: Vector, percent: float) -> Percentile:

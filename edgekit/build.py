@@ -28,7 +28,7 @@ def build_bundle_engine(
     engine = build_engine(trt, model, options, output=output, rebuild=rebuild, progress=progress)
     record = engine.record
     facts = {
-        "TF32": "on" if options.tf32 else "off",
+        "TF32": record.key.tf32,
         "gpu": record.key.gpu or "none here",
         "compute capability": record.key.compute_capability,
         "cuda driver": record.key.cuda,

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any, NamedTuple
 
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+POWER_LIMIT = "its power limit"
+_MULTIPROCESSORS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 75, 76  # CUdevice_attribute
+_SM_CLOCK, _GPU_SENSOR = 1, 0  # nvmlClockType_t, nvmlTemperatureSensors_t
+_SLOWED_BY = {0x4: POWER_LIMIT, 0x8: "its hardware", 0x20: "heat", 0x40: "heat", 0x80: "its power supply"}  # nvml.h
+_before: list[str | None] = []  # what TF32_OVERRIDE was before each ``without_tf32`` that is open: the first is the user's
+
+
+class GpuState(NamedTuple):
+    """The first GPU at one moment; None for what it does not tell. ``slowed_by``: why its clock is lower than it could be."""
+
+    clock_mhz: int | None
+    temperature_c: int | None
+    power_w: int | None
+    slowed_by: tuple[str, ...]
 
 
 @cache
 def cuda_problem() -> str:
     """Why there is no usable NVIDIA GPU, with the remedy; nothing when there is one."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
+        driver = _driver()
     except OSError:
         return "no NVIDIA driver is installed; install one, or use ort-cpu"
     if driver.cuInit(0) != 0:
@@ -26,31 +43,104 @@ def cuda_problem() -> str:
 
 
 def gpu_facts() -> dict[str, str]:
-    """The first GPU's name and compute capability, the CUDA version its driver supports, the driver's own; empty without one."""
+    """The first GPU's name, compute capability, multiprocessors and memory, the CUDA its driver supports, the driver's version.
+
+    Empty without a GPU.
+    """
     if cuda_problem():
         return {}
-    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    driver = _driver()
     name, version = ctypes.create_string_buffer(256), ctypes.c_int(0)
     driver.cuDeviceGetName(name, 256, 0)
     driver.cuDriverGetVersion(ctypes.byref(version))
-    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    major, minor, processors, memory = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0), ctypes.c_size_t(0)
     driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, 0)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(processors), _MULTIPROCESSORS, 0)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
     return {
         "gpu": name.value.decode(errors="replace"),
         "compute capability": f"{major.value}.{minor.value}",
+        "multiprocessors": str(processors.value),
+        "gpu memory": f"{memory.value / 2**30:.0f} GiB",  # a board's own share of it varies by a little from start to start
         "cuda driver": f"{version.value // 1000}.{version.value % 1000 // 10}",
         "driver": _driver_version(),
     }
 
 
+def gpu_state() -> GpuState | None:
+    """Clock, temperature and power now; None without a GPU, or where there is no management library, as on older Jetsons."""
+    if cuda_problem() or _management() is None:
+        return None
+    power = _managed("nvmlDeviceGetPowerUsage", ctypes.c_uint)
+    slowed = _managed("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong) or 0
+    return GpuState(
+        clock_mhz=_managed("nvmlDeviceGetClockInfo", ctypes.c_uint, _SM_CLOCK),
+        temperature_c=_managed("nvmlDeviceGetTemperature", ctypes.c_uint, _GPU_SENSOR),
+        power_w=None if power is None else round(power / 1000),
+        slowed_by=tuple(dict.fromkeys(reason for bit, reason in _SLOWED_BY.items() if slowed & bit)),
+    )
+
+
+def _driver() -> Any:
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
 def _driver_version() -> str:
-    """As nvidia-smi prints it; nothing where there is no management library, as on older Jetsons."""
+    """As nvidia-smi prints it; nothing where there is no management library."""
+    library, text = _management(), ctypes.create_string_buffer(96)
+    if library is None or library.nvmlSystemGetDriverVersion(text, 96) != 0:
+        return ""
+    return text.value.decode(errors="replace")
+
+
+@cache
+def _management() -> Any:
+    """NVIDIA's management library, started; None where there is none."""
     try:
         library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:
-        return ""
-    text = ctypes.create_string_buffer(96)
-    if library.nvmlInit_v2() != 0 or library.nvmlSystemGetDriverVersion(text, 96) != 0:
-        return ""
-    return text.value.decode(errors="replace")
+        return None
+    return library if library.nvmlInit_v2() == 0 else None
+
+
+@cache
+def _device() -> ctypes.c_void_p | None:
+    """CUDA's first GPU by its place on the bus: the management library counts those too that CUDA_VISIBLE_DEVICES hides."""
+    place, device = ctypes.create_string_buffer(64), ctypes.c_void_p()
+    if _driver().cuDeviceGetPCIBusId(place, 64, 0) != 0:
+        return None
+    return device if _management().nvmlDeviceGetHandleByPciBusId_v2(place, ctypes.byref(device)) == 0 else None
+
+
+def _managed(name: str, kind: type[ctypes.c_uint] | type[ctypes.c_ulonglong], *which: int) -> int | None:
+    """What ``name`` says of the first GPU; None where this library or this GPU cannot tell."""
+    value, function, device = kind(), getattr(_management(), name, None), _device()
+    if function is None or device is None or function(device, *which, ctypes.byref(value)) != 0:
+        return None
+    return int(value.value)
+
+
+def tf32_fact(asked: bool = False) -> str:
+    """``on`` or ``off`` as ``asked``, unless the variable by which NVIDIA's libraries are overruled says otherwise."""
+    told, variable = ("on" if asked else "off"), os.environ.get(TF32_OVERRIDE, "")
+    forced = {"0": "off", "1": "on"}.get(variable, told)
+    return told if forced == told else f"{forced}: {TF32_OVERRIDE}={variable} forces it"
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """NVIDIA's libraries that start meanwhile do without TF32, unless the user decides; the last to leave puts back what was."""
+    if not _before and os.environ.get(TF32_OVERRIDE) in ("0", "1"):
+        yield
+        return
+    _before.append(os.environ.get(TF32_OVERRIDE))
+    os.environ[TF32_OVERRIDE] = "0"
+    try:
+        yield
+    finally:
+        last = _before.pop()
+        if not _before and last is None:
+            del os.environ[TF32_OVERRIDE]
+        elif not _before:
+            os.environ[TF32_OVERRIDE] = str(last)

@@ -10,8 +10,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import edgekit
 from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.engines import engine_folder
 from edgekit.extras import pip_install
@@ -39,32 +41,34 @@ cuda = torch.cuda.is_available()
 print(json.dumps({'version': str(torch.__version__), 'cuda': cuda, 'built': torch.version.cuda,
                   'device': torch.cuda.get_device_name(0) if cuda else ''}))
 """
-# get_available_providers() names CUDA on any machine: only a session tells. The model is a single Relu.
-_ORT = """
-import base64, ctypes, json, os, re, sys, tempfile, onnxruntime as o
-facts = {'version': o.__version__, 'providers': o.get_available_providers(), 'used': [], 'why': '', 'tensorrt': '', 'links': ''}
-provider = os.path.join(os.path.dirname(o.__file__), 'capi', 'libonnxruntime_providers_tensorrt.so')
-if os.path.isfile(provider):
-    with open(provider, 'rb') as stream:
-        linked = re.search(rb'libnvinfer\\.so\\.\\d+', stream.read())
-    facts['links'] = linked[0].decode() if linked else ''
-    try:
-        ctypes.CDLL(facts['links'] or provider)
-    except OSError as problem:
-        facts['tensorrt'] = str(problem)
+# get_available_providers() names CUDA on any machine: only a session tells. The model is a single Relu. TensorRT comes
+# last, because it may bring libraries that CUDA's provider lacks, and edgekit's own part of it from where this file is.
+_ORT = f"""
+import base64, json, os, sys, tempfile, onnxruntime as o
+facts = {{'version': o.__version__, 'providers': o.get_available_providers(), 'used': [], 'why': '', 'tensorrt': '', 'links': ''}}
 if 'CUDAExecutionProvider' in facts['providers']:
     if hasattr(o, 'preload_dlls'):
         o.preload_dlls()
     model = base64.b64decode('CAg6MwoMCgF4EgF5IgRSZWx1EgFnWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQEQ==')
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
-            facts['used'] = o.InferenceSession(model, providers=['CUDAExecutionProvider']).get_providers()
+            session = o.InferenceSession(model, providers=['CUDAExecutionProvider'], enable_fallback=0)
+            facts['used'] = session.get_providers()
         except Exception as problem:
             print(problem, file=sys.stderr, flush=True)
+        os.dup2(stderr, 2)
         log.seek(0)
         lines = [line for line in log.read().decode(errors='replace').splitlines() if line.strip()]
         facts['why'] = lines[0][-300:] if lines else ''
+sys.path.insert(0, {str(Path(edgekit.__file__).parent.parent)!r})
+from pathlib import Path
+from edgekit.cuda import cuda_problem
+from edgekit.linked import linked_tensorrt, loading_problem
+facts['links'] = linked_tensorrt(Path(o.__file__).parent)
+if facts['links']:
+    facts['tensorrt'] = loading_problem(facts['links'], driver=not cuda_problem())
 print(json.dumps(facts))
 """
 # the wheels of each CUDA have names of their own; RTX lists the GPUs that it knows
@@ -229,7 +233,8 @@ def _ort_with_cuda(facts: dict[str, object]) -> tuple[str, str, str]:
         return "CUDA, TensorRT, CPU", "", ""
     major = str(facts["links"]).rpartition(".")[2]
     lack = f"its TensorRT provider links {facts['links']}: {facts['tensorrt']}"
-    return "CUDA, CPU", lack, f"install TensorRT {major} and add its folder to LD_LIBRARY_PATH, or leave that provider alone"
+    remedy = f"pip install 'tensorrt=={major}.*', or install TensorRT {major} and add its folder to LD_LIBRARY_PATH"
+    return "CUDA, CPU", lack, f"{remedy}, or leave that provider alone"
 
 
 def _tensorrt(package: Package, facts: dict[str, object], gpu: str) -> tuple[str, str, str]:

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import msgspec
 
 from edgekit.build_options import DEFAULT_RANGE, BatchRange, BuildOptions
-from edgekit.cuda import gpu_facts
+from edgekit.cuda import gpu_facts, tf32_fact
 from edgekit.errors import BundleError, EngineError, OutputError
 from edgekit.files import cache_root, check_writable, destination, read_bytes, write_bytes
+from edgekit.machine import system
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import LayerCount, PrecisionReport
 from edgekit.tensors import TensorSpec
@@ -30,13 +31,18 @@ from edgekit.trt.inspector import read_layers
 from edgekit.trt.network import OnnxFile
 from edgekit.trt.precision import judge
 
-SCHEMA = 1
+SCHEMA = 2
+RECIPE = 2
+"""To be raised when the same key would be built in another way, or judged by other rules."""
 NO_TIMING_CACHE = "this flavour has none: nothing is measured in its builds"
 MAX_RECORD_BYTES = 1 << 20
 
 
 class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a plan depends on; the fields about the GPU are empty where it was built without one."""
+    """Everything a plan depends on; the fields about the GPU are empty where it was built without one.
+
+    Boards of one name differ in their multiprocessors and memory; ``tf32`` is what the options and CUDA's variable make of it.
+    """
 
     onnx_sha256: str
     precision: str
@@ -44,8 +50,13 @@ class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
     gpu: str
     compute_capability: str
+    multiprocessors: str
+    gpu_memory: str
     cuda: str
     driver: str
+    system: str
+    tf32: str
+    recipe: int
     options: BuildOptions
 
     def digest(self) -> str:
@@ -114,8 +125,13 @@ def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
         version=trt.version,
         gpu=facts.get("gpu", ""),
         compute_capability=facts.get("compute capability", ""),
+        multiprocessors=facts.get("multiprocessors", ""),
+        gpu_memory=facts.get("gpu memory", ""),
         cuda=facts.get("cuda driver", ""),
         driver=facts.get("driver", ""),
+        system=system(),
+        tf32=tf32_fact(options.tf32),
+        recipe=RECIPE,
         options=options,
     )
 
@@ -166,11 +182,11 @@ def build_engine(
     if output is not None:
         check_replaceable(output)
     check_writable(path.parent)
-    timing = _timing_path(key)
-    check_writable(timing.parent)
-    earlier = timing.read_bytes() if trt.flavour.timing_cache and timing.is_file() else b""
-    built = build(trt, model, options, earlier, progress)
-    layers, why_not = read_layers(trt, built.plan, model.inputs, options)
+    timing = _timing_path(key) if trt.flavour.timing_cache else None
+    if timing is not None:
+        check_writable(timing.parent)
+    built = build(trt, model, options, _earlier(timing), progress)
+    layers, why_not = read_layers(trt, built.plan, model.inputs, options, built.computing)
     before = read_record(path)
     record = EngineRecord(
         schema=SCHEMA,
@@ -185,9 +201,9 @@ def build_engine(
     )
     if record.precision.problems:
         return Engine(None, built.plan, record, False)
-    if built.timing_cache:
-        write_bytes(timing, built.timing_cache)
     store(path, built.plan, record)
+    if timing is not None and built.timing_cache:
+        write_bytes(timing, built.timing_cache)
     return Engine(path, built.plan, record, False)
 
 
@@ -236,8 +252,17 @@ def check_replaceable(path: Path) -> None:
 
 def _timing_path(key: EngineKey) -> Path:
     """One for each release on each GPU: TensorRT refuses another's."""
-    which = hashlib.sha256("\n".join((key.flavour, key.version, key.gpu, key.compute_capability)).encode()).hexdigest()[:16]
+    of = (key.flavour, key.version, key.gpu, key.compute_capability, key.multiprocessors, key.gpu_memory, key.system)
+    which = hashlib.sha256("\n".join(of).encode()).hexdigest()[:16]
     return engine_folder() / f"timing-{key.flavour}-{key.version}-{which}.cache"
+
+
+def _earlier(timing: Path | None) -> bytes:
+    """What earlier builds measured; nothing where that cannot be read, since it only saves time."""
+    try:
+        return timing.read_bytes() if timing is not None and timing.is_file() else b""
+    except OSError:
+        return b""
 
 
 def _cold_seconds(before: EngineRecord | None, key: EngineKey) -> float | None:

@@ -8,6 +8,7 @@ EdgekitError
 │   ├── ModelError      a model, its weights, or what it was fed
 │   └── BundleError     a bundle, or an ONNX file
 ├── EngineError     TensorRT refuses a network, cannot build it, or an engine does not fit
+│   └── StaleEngineError  an engine does not load, or is of other tensors: it wants building again
 ├── OutputError     a result cannot be written
 ├── MissingError    this machine lacks a package, a device or a driver
 │   └── FallbackError   a runtime quietly used something other than what was asked for
@@ -51,6 +52,10 @@ class EngineError(EdgekitError):
     """TensorRT refuses a network, cannot build an engine of it, or an engine does not fit what it is asked for."""
 
 
+class StaleEngineError(EngineError):
+    """An engine does not load here, or is not of the file's tensors; building it again may mend that."""
+
+
 class OutputError(EdgekitError):
     """A result cannot be written where it was asked for."""
 
@@ -71,3 +76,8 @@ def first_line(problem: BaseException) -> str:
     """The first line that says something of another library's error, or the error's type: what fits into a sentence."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return lines[0] if lines else type(problem).__name__
+
+
+def broken_import(name: str, problem: Exception) -> str:
+    """Part of a sentence: what is there, and yet does not start, with the remedy."""
+    return f"{name} is installed but cannot be imported: {first_line(problem)}; run edgekit doctor"

@@ -17,6 +17,7 @@ import onnx
 from edgekit.backends import Backend, ByLayer, LayerTime
 from edgekit.reports import LatencyReport, LayerLatency, LayersReport
 from edgekit.tensors import sample_feed
+from edgekit.trt.precision import NAMELESS
 
 FEWEST_CALLS, MOST_CALLS = 5, 100
 FUSED = "Fused"
@@ -70,7 +71,10 @@ def layers_report(backend: str, batch: int, times: Sequence[LayerTime], nodes: S
 
 
 def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[str, ...]]:
-    """Of each layer, the ONNX nodes that it computes, in the file's order; none for one that the runtime has added."""
+    """Of each layer, the ONNX nodes that it computes, in the file's order; none for one that the runtime has added.
+
+    A node that the runtime says it runs as several kernels is in each of them; one that is only inferred is in one layer.
+    """
     by_name = {node.name: node for node in nodes}
     place = {node.name: index for index, node in enumerate(nodes)}
     made_by = {output: node for node in nodes for output in node.outputs}
@@ -82,13 +86,14 @@ def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[s
     claimed: set[str] = set()
 
     def claim(index: int, found: Sequence[Node]) -> None:
-        new = [node for node in dict.fromkeys(found) if node.name not in claimed]
-        claimed.update(node.name for node in new)
-        made_of[index] = sorted([*made_of[index], *new], key=lambda node: place[node.name])
+        claimed.update(node.name for node in found)
+        made_of[index] = sorted(dict.fromkeys([*made_of[index], *found]), key=lambda node: place[node.name])
+
+    def hinted(hint: str) -> Node | None:
+        return by_name.get(hint) or made_by.get(hint) or made_by.get(hint.removeprefix(NAMELESS))
 
     for index, layer in enumerate(layers):
-        hinted = (by_name.get(hint) or made_by.get(hint) for hint in layer.hints)
-        claim(index, [node for node in hinted if node is not None])
+        claim(index, [node for node in map(hinted, layer.hints) if node is not None])
     for index, layer in enumerate(layers):
         claim(index, _led_up(layer, made_of[index], made_by, claimed))
     # backwards: of two convolutions that are added it is the later one that adds

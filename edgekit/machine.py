@@ -18,10 +18,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def system() -> str:
+    """``Linux x86_64``: what a compiled file is bound to."""
+    return f"{platform.system()} {platform.machine()}"
+
+
 def machine_facts() -> dict[str, str]:
     """CPU model, cores allowed, governor, load, system; what cannot be read is left out."""
     facts = {
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": system(),
         "cpu": _cpu_model(),
         "cores": str(cores()),
         "python": platform.python_version(),

@@ -22,9 +22,15 @@ import pytest
 from tests.fake_cuda import FakeCuda
 from tests.trt_listing import Listing
 
-KINDS = {"Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "Relu": "ACTIVATION", "Sigmoid": "ACTIVATION", "MaxPool": "POOLING"}
+KINDS = {
+    "Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "Relu": "ACTIVATION", "Sigmoid": "ACTIVATION", "MaxPool": "POOLING",
+    "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Cast": "CAST",
+}  # fmt: skip
 TYPES = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.INT8: "INT8"}
-GPU = {"gpu": "Pretended GPU", "compute capability": "8.7", "cuda driver": "12.6", "driver": "540.4"}
+GPU = {
+    "gpu": "Pretended GPU", "compute capability": "8.7", "multiprocessors": "16", "gpu memory": "8 GiB", "cuda driver": "12.6",
+    "driver": "540.4",
+}  # fmt: skip
 
 
 class Strict:
@@ -162,7 +168,8 @@ class OnnxParser(Strict):
         def tensor(name: str) -> ITensor:
             kind = values[name].type.tensor_type if name in values else None
             dtype = TYPES.get(kind.elem_type, "FLOAT") if kind is not None else "FLOAT"
-            if self._listing.flavour.precision_flags and name not in {value.name for value in (*graph.input, *graph.output)}:
+            inner = name not in {value.name for value in (*graph.input, *graph.output)}
+            if self._listing.flavour.precision_flags and inner and dtype == "HALF":
                 dtype = "FLOAT"  # a weakly typed network leaves the type to the builder
             shape = tuple(axis.dim_value or -1 for axis in kind.shape.dim) if kind is not None else ()
             return self._fake._bound(ITensor)(name, self._fake.api.DataType[dtype], shape)
@@ -171,6 +178,11 @@ class OnnxParser(Strict):
         for node in graph.node:
             kind = self._fake.api.LayerType[KINDS.get(node.op_type, "SHUFFLE")]
             inputs, outputs = [tensor(name) for name in node.input], [tensor(name) for name in node.output]
+            if node.op_type == "Gemm":  # a product and a sum to the real parsers; what lies between has no name in the file
+                dtype = self._fake.api.DataType["FLOAT"] if self._listing.flavour.precision_flags else outputs[0].dtype
+                between = self._fake._bound(ITensor)(f"(Unnamed Layer* {len(network._layers)})_output", dtype, outputs[0].shape)
+                network._layers.append(layer(f"{node.name}_product", kind, inputs[:2], [between]))
+                kind, inputs = self._fake.api.LayerType["ELEMENTWISE"], [between, *inputs[2:]]
             network._layers.append(layer(node.name, kind, inputs, outputs))
         network._inputs += [tensor(value.name) for value in graph.input]
         network._outputs += [tensor(value.name) for value in graph.output]
@@ -178,6 +190,8 @@ class OnnxParser(Strict):
 
 class IOptimizationProfile(Strict):
     def set_shape(self, name: str, low: Any, best: Any, high: Any) -> None:
+        if self._fake.fails == "set_shape":
+            raise RuntimeError("Shape provided for min is inconsistent with other shapes.")
         self._shapes = {**getattr(self, "_shapes", {}), name: [low, best, high]}
 
 
@@ -190,7 +204,8 @@ class ITimingCache(Strict):
 
 
 class IBuilderConfig(Strict):
-    def __init__(self) -> None:
+    def __init__(self, logger: ILogger) -> None:
+        self._logger = logger
         self._flags = {"TF32"}
         self._profiles: list[Any] = []
         self._memory: dict[str, int] = {}
@@ -201,6 +216,11 @@ class IBuilderConfig(Strict):
 
     def clear_flag(self, flag: Any) -> None:
         self._flags.discard(flag.name)
+
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
+        assert index < self.__dict__.get("num_compute_capabilities", 0)
+        self._capabilities = {**self.__dict__.get("_capabilities", {}), index: compute_capability.name}
+        return True
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         self._memory[pool.name] = size
@@ -214,6 +234,8 @@ class IBuilderConfig(Strict):
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         if cache._content == b"foreign" and not ignore_mismatch:
+            if self._fake.cache_error:
+                self._logger._error(self._fake.cache_error)
             return False
         self._cache = cache
         return True
@@ -224,6 +246,8 @@ class IBuilderConfig(Strict):
 
 class Builder(Strict):
     def __init__(self, logger: ILogger) -> None:
+        for severity, text in self._fake.complaints:
+            logger.log(types.SimpleNamespace(name=severity), text)
         if self._fake.broken:
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
@@ -232,13 +256,17 @@ class Builder(Strict):
         return self._fake._bound(INetworkDefinition)(flags)
 
     def create_builder_config(self) -> Any:
-        return self._fake._bound(IBuilderConfig)()
+        return self._fake._bound(IBuilderConfig)(self._logger)
 
     def create_optimization_profile(self) -> Any:
         return self._fake._bound(IOptimizationProfile)()
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
         self._fake.builds.append((network, config))
+        if self._fake.fails == "build":
+            raise RuntimeError("std::bad_alloc")
+        if self._fake.build_error == " ":
+            return None
         if self._fake.build_error:
             self._logger._error(self._fake.build_error)
             return None
@@ -260,11 +288,18 @@ class Builder(Strict):
         return json.dumps(document).encode()
 
 
-class IExecutionContext(Strict):
-    """Its kernel is ONNX Runtime on the file that the plan was built of, run when the stream comes to it."""
+class IRuntimeConfig(Strict):
+    pass
 
-    def __init__(self, engine: ICudaEngine) -> None:
-        self._engine = engine
+
+class IExecutionContext(Strict):
+    """Its kernel is ONNX Runtime on the file that the plan was built of, run when the stream comes to it.
+
+    As in the bindings, some refusals raise RuntimeError, and others are False.
+    """
+
+    def __init__(self, engine: ICudaEngine, settings: Any) -> None:
+        self._engine, self._settings = engine, settings
         self._profile: int | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
@@ -273,10 +308,11 @@ class IExecutionContext(Strict):
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         profiles = self._engine._document["profiles"]
-        if any(other._profile == profile_index for other in self._engine._living if other is not self):
-            return self._refused("Error Code 3: API Usage Error (the profile is in use by another context.)")
-        if self._fake.fails == "profile" or not 0 <= profile_index < max(len(profiles), 1):
-            return self._refused("Error Code 3: API Usage Error (the profile index is out of range.)")
+        taken = any(other._profile == profile_index for other in self._engine._living if other is not self)
+        if taken or self._fake.fails == "profile" or not 0 <= profile_index < max(len(profiles), 1):
+            which = "in use by another context" if taken else "out of range"
+            self._refused(f"Error Code 3: API Usage Error (the profile index is {which}.)")
+            raise RuntimeError("Error in set optimization profile async.")
         self._profile = profile_index
         return True
 
@@ -293,6 +329,8 @@ class IExecutionContext(Strict):
     def infer_shapes(self) -> list[str]:
         if self._fake.fails == "infer":
             return ["hidden"]
+        if self._fake.fails == "infer raises":
+            raise RuntimeError("infer_shapes error code: -1")
         missing = [name for name, _, _ in self._engine._tensors("input") if name not in self._shapes]
         self._inferred = not missing
         return missing
@@ -309,7 +347,15 @@ class IExecutionContext(Strict):
         self._addresses[name] = memory
         return self._fake.fails != "address" or self._refused("Error Code 3: API Usage Error (an address it does not take.)")
 
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert stream in self._fake.cuda.streams
+        return self._fake.fails != "capturable"
+
     def execute_async_v3(self, stream_handle: int) -> bool:
+        assert self.__dict__.get("nvtx_verbosity", None) == self._fake.api.ProfilingVerbosity.NONE, "a launch would tell NVTX all"
+        if self._listing.has("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"):
+            strategy = self._settings.dynamic_shapes_kernel_specialization_strategy
+            assert strategy.name == "EAGER", "a call would become faster after a while, and a graph would not"
         if self._fake.fails == "enqueue" or (self._fake.fails == "capture" and self._fake.cuda.capturing):
             return self._refused("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (invalid argument)")
         profiler = self.__dict__.get("profiler")
@@ -360,12 +406,15 @@ class ICudaEngine(Strict):
     def create_engine_inspector(self) -> Any:
         return self._fake._bound(EngineInspector)()
 
-    def create_execution_context(self) -> Any:
+    def create_runtime_config(self) -> Any:
+        return self._fake._bound(IRuntimeConfig)()
+
+    def create_execution_context(self, settings: Any = None) -> Any:
         if self._fake.fails == "context":
             self._logger._error("Error Code 2: OutOfMemory (Requested size was 9 bytes, out of memory.)")
             return None
         self._fake.contexts += 1
-        made = self._fake._bound(IExecutionContext)(self)
+        made = self._fake._bound(IExecutionContext)(self, settings)
         self._living.add(made)
         return made
 
@@ -411,6 +460,9 @@ class ICudaEngine(Strict):
 
 class Runtime(Strict):
     def __init__(self, logger: ILogger) -> None:
+        if self._fake.fails == "runtime":
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        assert self._fake.plugins_registered, "a plan that names a plugin of TensorRT's own would not load"
         self._logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
@@ -419,7 +471,7 @@ class Runtime(Strict):
         if portable and not self.__dict__.get("engine_host_code_allowed"):
             self._logger._error("Error Code 4: API Usage Error (Host code is not allowed.)")
             return None
-        if self._fake.loads:
+        if self._fake.loads and document["build"] not in self._fake.refused_builds:
             return self._fake._bound(ICudaEngine)(document, self._logger)
         self._logger._error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (the GPU is of another kind)")
         return None
@@ -427,7 +479,7 @@ class Runtime(Strict):
 
 CLASSES = (
     ILogger, IProgressMonitor, IProfiler, ITensor, ILayer, INetworkDefinition, ParserError, OnnxParser, IOptimizationProfile,
-    ITimingCache, IBuilderConfig, Builder, IExecutionContext, EngineInspector, ICudaEngine, Runtime,
+    ITimingCache, IBuilderConfig, Builder, IRuntimeConfig, IExecutionContext, EngineInspector, ICudaEngine, Runtime,
 )  # fmt: skip
 
 
@@ -444,6 +496,9 @@ class FakeTensorRT:
         self.shapes_set: dict[str, tuple[int, ...]] = {}
         self.cuda, self.contexts, self.fails = FakeCuda(), 0, ""
         self.output_shape: tuple[int, ...] | None = None
+        self.plugins_registered = False
+        self.refused_builds: set[int] = set()
+        self.cache_error, self.complaints = "", list[tuple[str, str]]()
         self._made: dict[type, type] = {}
         self.api: Any = types.ModuleType(listing.module)
         self.api.__version__ = listing.version
@@ -453,6 +508,12 @@ class FakeTensorRT:
         for one in CLASSES:
             if listing.has(one.__name__):
                 setattr(self.api, one.__name__, self._bound(one))
+        if listing.has("init_libnvinfer_plugins"):
+            self.api.init_libnvinfer_plugins = self._register_plugins
+
+    def _register_plugins(self, logger: ILogger, namespace: str) -> bool:
+        self.plugins_registered = self.fails != "plugins"
+        return self.plugins_registered
 
     def _bound(self, kind: type) -> Any:
         if kind not in self._made:
@@ -478,7 +539,7 @@ class FakeTensorRT:
         return self.install(monkeypatch)
 
 
-def layers_json(*types_of: str, tactic: str = "sm80_f32f32", key: str = "Format/Datatype") -> str:
+def layers_json(*types_of: str, tactic: str = "0x0000000000000002", key: str = "Format/Datatype") -> str:
     """What an inspector says of convolutions that read these formats, between two reformats."""
     reformat = {"Name": "Reformatting CopyNode for conv", "LayerType": "Reformat", "Inputs": [{key: "Float"}], "TacticName": ""}
     layers = [

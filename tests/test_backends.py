@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -146,7 +147,7 @@ def test_a_session_that_silently_fell_back_to_the_cpu_is_refused(files: ModelFil
 
     real = onnxruntime.InferenceSession
     # what ONNX Runtime does where CUDA cannot load
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: real(path))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers, enable_fallback: real(path))
     with pytest.raises(FallbackError, match=r"CUDAExecutionProvider.*silently chose.*CPUExecutionProvider.*doctor"):
         open_backend("ort-cuda", files)
 
@@ -163,10 +164,17 @@ class PretendedGpu:
     """What ``torch-cuda`` asks of CUDA, on the CPU: it counts the waits, and keeps a clock that work moves on."""
 
     def __init__(self) -> None:
-        self.waits, self.clock, self.fails = 0, 0.0, ""
+        self.waits, self.clock, self.fails, self.events = 0, 0.0, "", list[str]()
 
     def synchronize(self) -> None:
         self.waits += 1
+        self.events.append("wait")
+        self.fail()
+
+    def empty_cache(self) -> None:
+        self.fail()
+
+    def fail(self) -> None:
         if self.fails:
             raise RuntimeError(f"CUDA error: {self.fails}\nCompile with TORCH_USE_CUDA_DSA")
 
@@ -175,13 +183,12 @@ class PretendedGpu:
 
         class Event:
             def record(self) -> None:
+                gpu.events.append("record")
                 self.at = gpu.clock
                 gpu.clock += 0.5
 
-            def synchronize(self) -> None:
-                gpu.waits += 1
-
             def elapsed_time(self, other: Event) -> float:
+                assert gpu.events[-1] == "wait"
                 return other.at - self.at
 
         assert enable_timing
@@ -199,7 +206,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
         "get_device_name": lambda index: "Pretended GPU",
         "synchronize": pretended.synchronize,
         "Event": pretended.event,
-        "empty_cache": lambda: None,
+        "empty_cache": pretended.empty_cache,
     }.items():
         monkeypatch.setattr(torch.cuda, name, made)
     return pretended
@@ -220,7 +227,9 @@ def test_torch_cuda_waits_for_the_gpu_keeps_tf32_off_and_puts_it_back(files: Mod
         call()
         assert gpu.waits == 1
         assert isinstance(opened, OnDevice)
+        gpu.events.clear()
         assert opened.device_times(feed, 4) == (0.5,) * 4
+        assert gpu.events == ["record"] * 8 + ["wait"]  # none is waited for before the next is queued
         assert not isinstance(reference, OnDevice)
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
 
@@ -229,6 +238,73 @@ def test_an_error_on_the_gpu_is_one_sentence(files: ModelFiles, gpu: PretendedGp
     gpu.fails = "out of memory"
     with open_backend("torch-cuda", files) as opened, pytest.raises(ModelError, match=r"out of memory; use smaller") as caught:
         opened.bind(sample_feed(opened.inputs, 3))()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("use", ["bind", "device_times", "run"])
+def test_inputs_that_the_gpu_has_no_room_for_are_one_sentence(
+    files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    def full(self: object, feed: Feed) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB.\nSee the documentation")
+
+    with open_backend("torch-cuda", files) as opened:
+        monkeypatch.setattr(type(opened), "_tensors", full)
+        with pytest.raises(ModelError, match=r"cannot \w+ the model on CUDA: CUDA out of memory.*; use smaller") as caught:
+            getattr(opened, use)(sample_feed(opened.inputs, 3), *([2] if use == "device_times" else []))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_the_gpu_has_no_room_for_is_one_sentence(
+    files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr("edgekit.backends._torch.TorchCudaBackend.device", "nowhere")
+    with pytest.raises(ModelError, match=r"cannot take the model to the GPU on CUDA: .*; use smaller"):
+        open_backend("torch-cuda", files)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+    def unknown(index: int) -> str:
+        raise RuntimeError("CUDA unknown error")
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", unknown)
+    with pytest.raises(ModelError, match=r"cannot start on CUDA: CUDA unknown error; use smaller"):
+        open_backend("torch-cuda", files)
+
+
+def test_leaving_a_gpu_that_answers_nothing_but_its_error_keeps_the_first_sentence(files: ModelFiles, gpu: PretendedGpu) -> None:
+    before = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+
+    def use() -> None:
+        with open_backend("torch-cuda", files) as opened:
+            call = opened.bind(sample_feed(opened.inputs, 3))
+            gpu.fails = "an illegal memory access"
+            call()
+
+    with pytest.raises(ModelError, match="an illegal memory access"):
+        use()
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+
+def test_torch_cuda_says_that_the_user_forces_tf32(files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    with open_backend("torch-cuda", files) as opened:
+        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
+
+
+def test_a_torch_whose_library_does_not_load_is_missing_not_a_crash(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def find_spec(self, name: str, *rest: object) -> None:
+            if name == "edgekit.backends._torch":
+                raise OSError("libcudart.so.13: cannot open shared object file\nmore of it")
+
+    monkeypatch.delitem(sys.modules, "edgekit.backends._torch", raising=False)
+    monkeypatch.delattr(edgekit.backends, "_torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(
+        MissingError, match=r"PyTorch is installed but cannot be imported: libcudart.*; run edgekit doctor"
+    ) as caught:
+        open_backend("torch", files)
     assert "\n" not in str(caught.value)
 
 
@@ -407,8 +483,9 @@ def pretended_provider(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         used: ClassVar[list[str]] = ["TensorrtExecutionProvider"]
         first: ClassVar[str] = "TensorrtExecutionProvider"
 
-        def __init__(self, content: bytes, options: Any, providers: Any) -> None:
-            super().__init__(content, options, providers=["CPUExecutionProvider"])
+        def __init__(self, content: bytes, options: Any, providers: Any, **rest: Any) -> None:
+            super().__init__(content, options, providers=["CPUExecutionProvider"], **rest)
+            sys.stdout.write("*************** EP Error ***************\n")
             asked.append(providers)
 
         def get_providers(self) -> list[str]:
@@ -419,7 +496,8 @@ def pretended_provider(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             return [type("Part", (), {"ep_name": name, "get_nodes": lambda: [node]}) for name in self.used]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    failed = "Failed to load libcublas.so.13\n"
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write(failed), raising=False)
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: names)
     monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
@@ -433,10 +511,13 @@ def test_the_tensorrt_provider_gets_one_profile_for_all_batches_cuda_behind_it_a
 ) -> None:
     with open_backend("ort-tensorrt", files, batches=(1, 64), threads=1) as opened:
         assert opened.facts["TF32"] == "off"
+        assert opened.facts["TF32 off by"] == "NVIDIA_TF32_OVERRIDE=0, which a library reads when it starts"
+        assert opened.facts["precision"] == "float32"
+        assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
         assert opened.facts["nodes on the CPU"] == "none of 1"
         assert opened.facts["providers"].startswith("TensorrtExecutionProvider")
         assert opened.run(sample_feed(files.inputs, 2))["output"].shape == (2, 10)
-    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ  # other runtimes of this process decide for themselves
     profile = {
         "trt_profile_min_shapes": "input:1x1x28x28",
         "trt_profile_opt_shapes": "input:8x1x28x28",
@@ -458,7 +539,154 @@ def test_tf32_that_the_user_has_set_stays_and_is_told(
 ) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     with open_backend("ort-tensorrt", files) as opened:
-        assert opened.facts["TF32"] == "as NVIDIA_TF32_OVERRIDE=1 says"
+        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
+        assert "TF32 off by" not in opened.facts
+    monkeypatch.setattr(onnxruntime.InferenceSession, "first", "CUDAExecutionProvider")
+    with open_backend("ort-cuda", files) as opened:
+        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
+
+
+def test_tf32_is_put_back_although_opening_fails_and_while_another_is_open_not(
+    files: ModelFiles, pretended_provider: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = tuple(msgspec.structs.replace(spec, name="other") for spec in files.inputs)
+    with open_backend("ort-tensorrt", files):
+        with pytest.raises(BundleError, match="other"):
+            open_backend("ort-tensorrt", files._replace(inputs=renamed))
+        assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    with pytest.raises(BundleError, match="other"):
+        open_backend("ort-tensorrt", files._replace(inputs=renamed))
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        ("ort-cpu", "CPUExecutionProvider"),
+        ("ort-cuda", "CUDAExecutionProvider"),
+        ("ort-tensorrt", "TensorrtExecutionProvider"),
+    ],
+)
+def test_no_session_falls_back_in_a_run_and_none_prints_to_standard_output(
+    files: ModelFiles,
+    pretended_provider: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    first: str,
+) -> None:
+    monkeypatch.setattr(onnxruntime.InferenceSession, "first", first)
+    with open_backend(kind, files) as opened:
+        assert opened._session._enable_fallback is False  # type: ignore[attr-defined]
+    assert [providers[0][0] for providers in pretended_provider] == [first]
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "EP Error" in told.err
+    assert ("Failed to load libcublas" in told.err) is (kind != "ort-cpu")
+
+
+def test_a_run_that_the_provider_fails_is_not_run_again_on_the_cpu(
+    files: ModelFiles, pretended_provider: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = onnxruntime.capi.onnxruntime_pybind11_state.EPFail("CUDA failure 2: out of memory\nat a line")
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def run(self, *given: Any) -> None:
+            raise failure
+
+    with open_backend("ort-tensorrt", files) as opened:
+        session = opened._session  # type: ignore[attr-defined]
+        real, session._sess = session._sess, Failing()
+        with pytest.raises(BundleError, match=r"out of memory; use smaller batches, or see whether ort-cpu") as caught:
+            opened.run(sample_feed(files.inputs, 2))
+    assert "\n" not in str(caught.value)
+    assert "Falling back" not in capsys.readouterr().out
+
+
+def test_inputs_that_the_device_has_no_room_for_are_one_sentence(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any) -> None:
+        raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory\nat a line")
+
+    with open_backend("ort-cpu", files) as opened:
+        monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", full)
+        with pytest.raises(BundleError, match=r"cannot run .* on input 2x1x28x28: BFCArena.*; ") as caught:
+            opened.bind(sample_feed(files.inputs, 2))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_tensorrt_may_choose_is_told_beside_the_precision(files: ModelFiles, pretended_provider: list[Any]) -> None:
+    with open_backend("ort-tensorrt", files._replace(precision="float16")) as opened:
+        assert opened.facts["precision"] == "float16, allowed for every node"
+    assert pretended_provider[0][0][1]["trt_fp16_enable"] == "1"
+    assert "trt_int8_enable" not in pretended_provider[0][0][1]
+    quantised_file(files.onnx)
+    with open_backend("ort-tensorrt", files) as opened:
+        assert opened.facts["precision"] == "float32, int8 where the file quantises"
+    assert pretended_provider[1][0][1]["trt_int8_enable"] == "1"
+
+
+def quantised_file(path: Path) -> None:
+    """The file, its input quantised and back."""
+    model = onnx.load(path)
+    for name, value in (("scale", np.float32(0.1)), ("zero", np.int8(0))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    first = model.graph.node[0]
+    first.input[0] = "dequantised"
+    model.graph.node.insert(0, onnx.helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["quantised"]))
+    model.graph.node.insert(1, onnx.helper.make_node("DequantizeLinear", ["quantised", "scale", "zero"], ["dequantised"]))
+    onnx.save(model, path)
+
+
+def compiled_file(path: Path) -> None:
+    """The file with a branch that holds a compiled program, in any domain: providers do not look at that."""
+    model = onnx.load(path)
+    node = onnx.helper.make_node("EPContext", [], ["y"], domain="mine", ep_cache_context=b"code", embed_mode=1)
+    branch = onnx.helper.make_graph([node], "branch", [], [onnx.helper.make_tensor_value_info("y", 1, [1])])
+    model.graph.node.append(onnx.helper.make_node("If", ["input"], ["z"], then_branch=branch, else_branch=branch))
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("kind", ["ort-cpu", "ort-cuda", "ort-tensorrt"])
+def test_a_file_with_a_compiled_program_is_refused_before_onnxruntime_sees_it(
+    files: ModelFiles, pretended_provider: list[Any], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    compiled_file(files.onnx)
+    monkeypatch.setitem(sys.modules, "onnx", None)  # boards that run files have no such package
+    with pytest.raises(BundleError, match=r"model\.onnx has an EPContext node, .*; export the model again without compiling it"):
+        open_backend(kind, files)
+    assert pretended_provider == []
+
+
+def test_a_file_cut_off_whose_bytes_say_epcontext_is_refused(files: ModelFiles, pretended_provider: list[Any]) -> None:
+    compiled_file(files.onnx)
+    files.onnx.write_bytes(files.onnx.read_bytes()[:-3])
+    with pytest.raises(BundleError, match=r"model\.onnx is not a whole ONNX file: a field ends behind.*; export it again"):
+        open_backend("ort-cpu", files)
+    assert pretended_provider == []
+
+
+def test_a_node_that_is_merely_named_epcontext_runs(files: ModelFiles) -> None:
+    model = onnx.load(files.onnx)
+    model.graph.node[0].name = "EPContext"
+    onnx.save(model, files.onnx)
+    with open_backend("ort-cpu", files) as opened:
+        assert opened.run(sample_feed(files.inputs, 2))["output"].shape == (2, 10)
+
+
+def test_onnxruntimes_own_format_is_no_onnx_file(files: ModelFiles, tmp_path: Path) -> None:
+    """Nothing that looks into a file here can read it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "own.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(str(files.onnx), options, providers=["CPUExecutionProvider"])
+    content = (tmp_path / "own.ort").read_bytes()
+    assert onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).get_inputs()
+    files.onnx.write_bytes(content)
+    with pytest.raises(BundleError, match=r"ONNX Runtime refuses .*; export it again"):
+        open_backend("ort-cpu", files)
 
 
 @pytest.mark.parametrize(
@@ -489,7 +717,9 @@ def test_a_tensorrt_provider_without_tensorrt_is_absent(
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so").write_bytes(b"\x7fELF...libnvinfer.so.987...")
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
-    assert re.search(r"does not load: libnvinfer\.so\.987.*; install TensorRT 987 and .*LD_LIBRARY_PATH", absence("ort-tensorrt"))
+    assert re.search(
+        r"does not load: libnvinfer\.so\.987.*; pip install 'tensorrt==987\.\*', or .*LD_LIBRARY_PATH", absence("ort-tensorrt")
+    )
     monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CUDAExecutionProvider"])
     assert "has no TensorRT provider" in absence("ort-tensorrt")
     assert absence("ort-cuda") == ""

@@ -28,6 +28,7 @@ from edgekit.bench import (
     time_block,
 )
 from edgekit.commands import bench_bundle
+from edgekit.cuda import GpuState
 from edgekit.errors import BundleError
 from edgekit.machine import CpuTime
 from edgekit.reports import BenchReport, LatencyReport
@@ -68,6 +69,74 @@ def candidate(clock: Clock, name: str, ms: Callable[[], float]) -> Candidate:
 
 def row(name: str, blocks: Sequence[Sequence[float]], batch: int = 1, boundary: str = "end-to-end") -> LatencyReport:
     return latency_report(Candidate(name, lambda: None, {}), batch, boundary, (), [tuple(block) for block in blocks])
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[GpuState]:
+    """What the GPU says each time it is asked, the last of it for ever."""
+    says = [GpuState(1980, 40, 300, ())]
+    monkeypatch.setattr(edgekit.bench, "gpu_state", lambda: says.pop(0) if len(says) > 1 else says[0])
+    return says
+
+
+def on_gpu(clock: Clock, name: str, ms: Callable[[], float]) -> Candidate:
+    return Candidate(name, clock.work(name, ms), {"TF32": "off"})
+
+
+def test_a_gpu_works_until_its_clocks_have_risen_and_nothing_of_that_is_kept(clock: Clock, gpu: list[GpuState]) -> None:
+    def ramping() -> float:
+        return 4 if clock.now < 200 * MS else 1
+
+    (one,) = interleave([on_gpu(clock, "A", ramping)], 1, "device", 0.05)
+    assert {sample for block in (one.warmups_ms, *one.samples_ms) for sample in block} == {1.0}
+    assert len(clock.calls) - one.count - len(one.warmups_ms) == 50
+    clock.calls.clear()
+    (other,) = interleave([candidate(clock, "B", lambda: 1)], 1, "device", 0.05)
+    assert len(clock.calls) == other.count + len(other.warmups_ms)  # a CPU takes none
+
+
+def test_a_gpu_is_asked_after_each_block_and_its_state_is_in_the_facts_of_its_rows(clock: Clock, gpu: list[GpuState]) -> None:
+    gpu[:] = [GpuState(1980, 40, 300, ()), GpuState(1755, 47, 350, ("its power limit",)), GpuState(1800, 45, None, ())]
+    rows = interleave([on_gpu(clock, "A", lambda: 1), candidate(clock, "B", lambda: 1)], 1, "device", 0.05)
+    assert rows[0].facts == {
+        "TF32": "off",
+        "GPU clock": "1755 to 1980 MHz",
+        "GPU temperature": "40 to 47 °C",
+        "GPU power": "300 to 350 W",
+        "GPU slowed down by": "its power limit in 1 of 5 blocks",
+    }
+    assert rows[0].noise == "stable"  # a power limit is how a GPU runs under load
+    assert rows[1].facts == {"runtime": "B"}
+
+
+def test_a_gpu_slowed_down_by_heat_is_noisy(clock: Clock, gpu: list[GpuState]) -> None:
+    gpu[:] = [GpuState(1980, None, None, ()), GpuState(1980, None, None, ("its power limit", "its hardware", "heat"))]
+    rows = interleave([on_gpu(clock, "A", lambda: 1), candidate(clock, "B", lambda: 1)], 1, "device", 0.05)
+    assert [one.noise for one in rows] == ["noisy: the GPU was slowed down by its hardware and heat", "stable"]
+    assert rows[0].facts["GPU clock"] == "1980 MHz"
+    assert rows[0].facts["GPU slowed down by"].endswith("heat in 4 of 5 blocks")
+    assert "GPU power" not in rows[0].facts
+
+
+def test_a_gpu_that_tells_nothing_adds_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edgekit.bench, "gpu_state", lambda: None)
+    (one,) = interleave([on_gpu(clock, "A", lambda: 1)], 1, "device", 0.05)
+    assert (one.facts, one.noise) == ({"TF32": "off"}, "stable")
+
+
+def test_a_gpus_own_times_are_asked_for_when_its_clocks_have_risen(clock: Clock, gpu: list[GpuState]) -> None:
+    class OnGpu(FakeBackend):
+        def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
+            assert clock.calls[-200:] == ["A"] * 200
+            return (0.5,) * count
+
+    made = OnGpu(lambda feed: {}, (TensorSpec("x", "float32", ("batch", 3)),), name="A", facts={"TF32": "off"})
+    made.bind = lambda feed: clock.work("A", lambda: 1)  # type: ignore[method-assign]
+    made.run = lambda feed: clock.work("A", lambda: 1)() or {}  # type: ignore[method-assign]
+    other = fake("B", clock, 1, [])
+    rows, _ = bench([made, other], [1], seconds=0.05)
+    assert rows[0].device_ms == (0.5,) * 100
+    assert rows[1].device_ms == ()
 
 
 def test_candidates_take_turns_in_blocks(clock: Clock) -> None:

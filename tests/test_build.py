@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -27,13 +26,10 @@ from edgekit.build_options import BatchRange, BuildOptions
 from edgekit.bundle import open_bundle, write_bundle
 from edgekit.cli import main
 from edgekit.commands import build_bundle
-from edgekit.engines import EngineRecord, record_path
+from edgekit.engines import EngineRecord, engine_folder, record_path
 from edgekit.errors import BundleError, EngineError, MissingError, UsageError
-from edgekit.export import export_onnx
-from edgekit.fold import fold
-from edgekit.models.trace import output_specs
 from edgekit.progress import Advance
-from edgekit.reports import BuildReport, FoldReport, LayerCount
+from edgekit.reports import BuildReport, LayerCount
 from edgekit.tensors import TensorSpec
 from edgekit.trt.builder import build
 from edgekit.trt.flavour import FLAVOURS, TensorRT, find
@@ -41,8 +37,9 @@ from edgekit.trt.inspector import engine_layers
 from edgekit.trt.messages import Message, failure, plain
 from edgekit.trt.network import OnnxFile
 from edgekit.trt.precision import count_layers, judge
-from tests.fake_trt import FakeTensorRT, layers_json
+from tests.fake_trt import GPU, FakeTensorRT, layers_json
 from tests.networks import image_spec, network, randomise_norms
+from tests.onnx_files import crafted, file_of, half, lenet, onnx_file, quantised
 from tests.trt_listing import LISTINGS
 
 TEN = next(one for one in LISTINGS if one.version.startswith("10."))
@@ -61,23 +58,6 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def rtx() -> TensorRT:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     return find("tensorrt-rtx")
-
-
-def onnx_file(
-    content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], precision: str = "float32"
-) -> OnnxFile:
-    return OnnxFile(Path("model.onnx"), content, tuple(inputs), tuple(outputs), precision)
-
-
-def file_of(model: nn.Module, inputs: tuple[TensorSpec, ...], fold_bn: bool = True) -> tuple[OnnxFile, FoldReport]:
-    graph, report = fold(model, inputs, fold_bn=fold_bn)
-    outputs = output_specs(graph, inputs)
-    return onnx_file(export_onnx(graph, report, inputs, outputs), inputs, outputs), report
-
-
-@functools.cache
-def lenet() -> OnnxFile:
-    return file_of(network("lenet"), image_spec())[0]
 
 
 def kinds(layers: Sequence[LayerCount]) -> Counter[str]:
@@ -163,49 +143,6 @@ def test_several_batch_ranges_build_one_engine(rtx: TensorRT) -> None:
 
 
 # precision: the file decides
-
-
-def half(model: OnnxFile) -> OnnxFile:
-    """The same network with every float tensor in float16."""
-    proto = onnx.load_model_from_string(model.content)
-    for tensor in proto.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    specs = [tuple(msgspec.structs.replace(one, dtype="float16") for one in side) for side in (model.inputs, model.outputs)]
-    return onnx_file(proto.SerializeToString(), *specs, precision="float16")
-
-
-def quantised(zero_point: int = 0, uint8: bool = False) -> OnnxFile:
-    """A convolution between symmetric quantisers of its input and its weights."""
-    dtype = np.uint8 if uint8 else np.int8
-    weights = np.random.default_rng(0).integers(-100, 100, (4, 1, 3, 3)).astype(np.int8)
-    nodes = [
-        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], name="quantise"),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], name="dequantise"),
-        helper.make_node("DequantizeLinear", ["weights", "scale", "none"], ["w"], name="dequantise_weights"),
-        helper.make_node("Conv", ["x", "w"], ["output"], name="conv"),
-    ]
-    stored = {"scale": np.float32(0.1), "zero": dtype(zero_point), "none": np.int8(0), "weights": weights}
-    return crafted(nodes, stored, (4, 26, 26), precision="int8")
-
-
-def crafted(
-    nodes: list[onnx.NodeProto], stored: dict[str, Any], shape: tuple[int, ...], *, precision: str = "float32"
-) -> OnnxFile:
-    inputs, outputs = image_spec(), (TensorSpec("output", "float32", ("batch", *shape)),)
-    graph = helper.make_graph(
-        nodes,
-        "crafted",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(inputs[0].shape))],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, list(outputs[0].shape))],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("my", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return onnx_file(model.SerializeToString(), inputs, outputs, precision)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
@@ -600,6 +537,14 @@ def test_the_first_flavour_that_can_build_here_is_taken(monkeypatch: pytest.Monk
     assert find().flavour.name == "tensorrt-rtx"
 
 
+def test_a_flavour_that_is_broken_leaves_the_way_to_the_next(monkeypatch: pytest.MonkeyPatch, rtx: TensorRT) -> None:
+    FakeTensorRT(TEN).install(monkeypatch).api.__version__ = "12.0"
+    assert find().flavour.name == "tensorrt-rtx"
+    monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else name)
+    with pytest.raises(MissingError, match=r"tensorrt: edgekit does not know tensorrt 12.0, tensorrt-rtx: it is not installed"):
+        find()
+
+
 def test_where_no_flavour_is_installed_all_are_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"tensorrt: it is not installed, tensorrt-rtx: it is not installed.*install .*rtx"):
@@ -634,6 +579,9 @@ def test_a_builder_that_does_not_start_is_one_sentence(monkeypatch: pytest.Monke
     fake.broken = True
     with pytest.raises(MissingError, match=r"tensorrt 10.16.1 does not start: pybind11.*; run edgekit doctor"):
         build(find("tensorrt"), lenet(), RANGE)
+    fake.complaints = [("WARNING", "a newer release is there"), ("ERROR", "CUDA initialization failure with error: 35")]
+    with pytest.raises(MissingError, match=r"does not start: CUDA initialization failure with error: 35; run edgekit doctor"):
+        build(find("tensorrt"), lenet(), RANGE)
 
 
 # the flavours that need a GPU, through a fake that knows only what their listings name
@@ -657,15 +605,69 @@ def test_every_flavour_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch, 
     assert config._profiles == [{"input": [(1, 1, 28, 28), (2, 1, 28, 28), (4, 1, 28, 28)]}]
     if flavour.precision_flags:
         half_asked = precision == "float16"
-        assert config._flags == {"OBEY_PRECISION_CONSTRAINTS", *(["FP16"] if half_asked else [])}
-        assert set(fake.layer_types.values()) == {"HALF" if half_asked else "FLOAT"}
-    assert {layer.precision for layer in built.layers if layer.kind == "CONVOLUTION"} == {precision}
+        assert config._flags == ({"OBEY_PRECISION_CONSTRAINTS", "FP16"} if half_asked else set())
+        assert set(fake.layer_types.values()) == ({"HALF"} if half_asked else set())  # float32 alone leaves nothing to choose
+        assert not half_asked or len(fake.layer_types) == definition.num_layers
+    assert config.__dict__.get("_capabilities") is None  # RTX knows no such GPU: the engine is for those that it knows
+    assert {layer.precision for layer in built.layers if layer.kind in ("CONVOLUTION", "MATRIX_MULTIPLY")} == {precision}
 
 
 def test_eight_six_allows_int8_where_the_file_quantises(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT(EIGHT).install(monkeypatch)
-    build(find("tensorrt"), quantised(), RANGE)
-    assert "INT8" in fake.builds[0][1]._flags
+    built = build(find("tensorrt"), quantised(), RANGE)
+    # nothing is asked of a layer between Q and DQ, or TensorRT would not make an int8 layer of it
+    assert fake.builds[0][1]._flags == {"INT8"}
+    assert fake.layer_types == {}
+    assert {layer.precision for layer in built.layers if layer.kind == "CONVOLUTION"} == {"int8"}
+
+
+def test_eight_six_holds_what_is_not_quantised_to_the_files_type_and_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of three precisions: what quantisers feed is free, float16 and float32 are asked for."""
+    fake = FakeTensorRT(EIGHT).install(monkeypatch)
+    weights = np.ones((4, 1, 3, 3), np.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], name="quantise"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], name="dequantise"),
+        helper.make_node("DequantizeLinear", ["weights", "scale", "zero"], ["w"], name="dequantise_weights"),
+        helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+        helper.make_node("Cast", ["a"], ["b"], name="narrow", to=TensorProto.FLOAT16),
+        helper.make_node("Relu", ["b"], ["c"], name="half"),
+        helper.make_node("Cast", ["c"], ["d"], name="widen", to=TensorProto.FLOAT),
+        helper.make_node("Relu", ["d"], ["output"], name="single"),
+    ]
+    stored = {"scale": np.float32(0.1), "zero": np.int8(0), "weights": weights}
+    build(find("tensorrt"), crafted(nodes, stored, (4, 26, 26)), RANGE)
+    assert fake.builds[0][1]._flags == {"INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"}
+    assert fake.layer_types == {"half": "HALF", "single": "FLOAT"}
+
+
+def test_eight_six_says_that_it_has_no_int64_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeTensorRT(EIGHT).install(monkeypatch)
+    model = lenet()
+    wide = model._replace(inputs=(*model.inputs, TensorSpec("index", "int64", ("batch",))))
+    with pytest.raises(EngineError, match=r"tensorrt 8.6.0 has no int64 inputs .* index of model.onnx .*int32 .*ort-cpu"):
+        build(find("tensorrt"), wide, RANGE)
+
+
+def test_a_timing_cache_that_was_refused_is_not_why_a_build_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRT(TEN).install(monkeypatch)
+    fake.cache_error = "Error Code 1: Serialization (the timing cache is of another device.)"
+    fake.build_error = " "
+    with pytest.raises(EngineError, match=r"cannot build model.onnx: it does not say why"):
+        build(find("tensorrt"), lenet(), RANGE, timing_cache=b"foreign")
+
+
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+def test_bindings_that_raise_are_one_sentence(monkeypatch: pytest.MonkeyPatch, listing: Any) -> None:
+    fake = FakeTensorRT(listing).install(monkeypatch)
+    for step, told in (
+        ("set_shape", "build for the batch sizes 1:2:4: Shape provided for min is inconsistent with other shapes"),
+        ("build", "build model.onnx: std::bad_alloc"),
+        ("plugins", "register its plugins: it does not say why"),
+    ):
+        fake.fails = step
+        with pytest.raises(EngineError, match=f"^{listing.flavour.name} {listing.version} cannot {told}; "):
+            build(find(listing.flavour.name), lenet(), RANGE)
 
 
 def test_options_reach_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -765,6 +767,18 @@ def test_a_description_that_is_no_json_is_an_error(document: str) -> None:
         engine_layers(document)
 
 
+def test_a_runtime_that_does_not_start_is_one_sentence(bundle: Path, ten: FakeTensorRT) -> None:
+    ten.fails = "runtime"
+    with pytest.raises(MissingError, match=r"tensorrt 10.16.1 does not start: pybind11.*; run edgekit doctor"):
+        build_bundle(bundle, flavour="tensorrt")
+
+
+def test_a_shape_that_the_engine_refuses_is_an_error_and_no_guess_at_its_precision(bundle: Path, ten: FakeTensorRT) -> None:
+    ten.fails = "shape"
+    with pytest.raises(EngineError, match="cannot take input of the size that it was tuned for: a shape it does not take"):
+        build_bundle(bundle, flavour="tensorrt")
+
+
 def test_a_version_compatible_engine_is_allowed_to_bring_its_runtime(bundle: Path, ten: FakeTensorRT) -> None:
     report = build_bundle(bundle, flavour="tensorrt", options=BuildOptions(version_compatible=True))
     assert report.precision.read_from == "engine"
@@ -772,16 +786,33 @@ def test_a_version_compatible_engine_is_allowed_to_bring_its_runtime(bundle: Pat
 
 def test_an_engine_that_its_own_gpu_cannot_load_is_an_error(bundle: Path, ten: FakeTensorRT) -> None:
     ten.loads = False
-    with pytest.raises(EngineError, match=r"cannot load the engine it has just built: the GPU is of another kind"):
+    with pytest.raises(
+        EngineError, match=r"refuses the engine it has just built: the GPU is of another kind; run the bundle with"
+    ):
         build_bundle(bundle, flavour="tensorrt")
+    assert not list(engine_folder().glob("*.plan"))
 
 
-def test_rtx_may_build_for_other_gpus_than_the_one_here(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rtx_builds_for_the_gpu_that_is_here_and_what_does_not_load_on_it_is_an_error(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turing is not among its usual targets."""
+    fake = FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
+    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {**GPU, "compute capability": "7.5"})
+    assert build_bundle(bundle, flavour="tensorrt-rtx").precision.read_from == "engine"
+    assert fake.builds[0][1]._capabilities == {0: "CURRENT"}
+    fake.loads = False
+    with pytest.raises(EngineError, match="refuses the engine it has just built"):
+        build_bundle(bundle, flavour="tensorrt-rtx", rebuild=True)
+
+
+def test_rtx_may_build_for_other_gpus_than_one_that_it_does_not_know(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
     fake.loads = False
     report = build_bundle(bundle, flavour="tensorrt-rtx")
     assert report.passed
-    assert "the GPU is of another kind" in report.precision.note
+    assert report.precision.note.endswith("knows no GPU of compute capability 8.7")
+    assert fake.builds[0][1].__dict__.get("_capabilities") is None
 
 
 # sentences
@@ -829,4 +860,4 @@ def test_layers_without_outputs_are_counted_all_the_same() -> None:
         def get_layer(self, index: int) -> Layer:
             return Layer()
 
-    assert count_layers(Network()) == (LayerCount("ASSERTION", "", 1),)
+    assert count_layers(Network(), {}) == (LayerCount("ASSERTION", "", 1),)

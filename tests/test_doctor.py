@@ -178,7 +178,7 @@ def test_onnxruntimes_tensorrt_provider_says_whether_it_finds_the_tensorrt_it_li
     lacking = machine.examine()["onnxruntime-gpu"]
     assert (lacking.status, lacking.runs_on) == ("ok", "CUDA, CPU")
     assert lacking.problem.startswith("its TensorRT provider links libnvinfer.so.10: libnvinfer.so.10: cannot open")
-    assert lacking.remedy.startswith("install TensorRT 10 ")
+    assert lacking.remedy.startswith("pip install 'tensorrt==10.*', or install TensorRT 10 ")
 
 
 def test_the_program_reads_what_the_provider_links_out_of_its_file(tmp_path: Path) -> None:
@@ -192,6 +192,32 @@ def test_the_program_reads_what_the_provider_links_out_of_its_file(tmp_path: Pat
     assert isinstance(facts, dict)
     assert facts["links"] == "libnvinfer.so.97"
     assert "libnvinfer.so.97" in str(facts["tensorrt"])
+
+
+def test_the_program_prints_its_facts_last_and_lets_no_session_fall_back(tmp_path: Path) -> None:
+    """A made-up onnxruntime that prints where it fails, as the real one does."""
+    (tmp_path / "onnxruntime.py").write_text(
+        "import sys\n"
+        "__version__ = '1.0'\n"
+        "def get_available_providers(): return ['CUDAExecutionProvider']\n"
+        "def preload_dlls(): print('Failed to load libcublas.so.13')\n"
+        "def InferenceSession(content, providers, enable_fallback):\n"
+        "    print('EP Error')\n"
+        "    raise RuntimeError('libcudnn.so.9: cannot open' if enable_fallback == 0 else 'it would fall back')\n"
+    )
+    program = next(one.program for one in PACKAGES if one.name == "onnxruntime-gpu")
+    facts = run_program(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{program}")
+    assert isinstance(facts, dict)
+    assert (facts["used"], facts["why"]) == ([], "libcudnn.so.9: cannot open")
+
+
+def test_the_program_finds_edgekit_wherever_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    program = next(one.program for one in PACKAGES if one.name == "onnxruntime")
+    facts = run_program(program)
+    assert isinstance(facts, dict), facts
+    assert facts["version"]
 
 
 def test_the_program_tells_the_cuda_and_the_gpus_of_the_installed_rtx() -> None:

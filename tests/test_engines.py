@@ -88,6 +88,11 @@ CHANGES: dict[str, Any] = {
     "version": "10.16.2",
     "gpu": "Another GPU",
     "compute_capability": "9.0",
+    "multiprocessors": "8",
+    "gpu_memory": "64 GiB",
+    "system": "Linux aarch64",
+    "tf32": "on",
+    "recipe": 1,
     "cuda": "13.0",
     "driver": "580.1",
     "options": msgspec.structs.replace(OPTIONS, tf32=True),
@@ -118,7 +123,7 @@ def test_every_option_is_part_of_the_key(trt: TensorRT, field: str) -> None:
 
 
 def test_another_gpu_or_driver_builds_anew(trt: TensorRT, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
-    for changed in ("gpu", "compute capability", "cuda driver", "driver"):
+    for changed in GPU:
         made(trt)
         builds = len(fake.builds)
         monkeypatch.setattr("edgekit.engines.gpu_facts", lambda changed=changed: {**GPU, changed: "other"})
@@ -180,7 +185,7 @@ def edit(path: Path, *keys: str, value: Any) -> None:
         (("plan_sha256",), "0" * 64),
         (("plan_bytes",), 1),
         (("plan_bytes",), "many"),
-        (("schema",), 2),
+        (("schema",), 1),
         (("key", "driver"), "1"),
         (("key", "options", "tf32"), True),
         (("key", "options", "profiles"), [{"min": 8, "opt": 4, "max": 1}]),
@@ -335,6 +340,14 @@ def test_measurements_that_tensorrt_refuses_are_not_used(trt: TensorRT, fake: Fa
     assert record.cold_seconds == record.seconds
 
 
+def test_measurements_that_cannot_be_read_only_cost_time(trt: TensorRT) -> None:
+    made(trt)
+    (place,) = timing_caches()
+    place.unlink()
+    place.symlink_to(place)  # a loop: not even root reads it
+    assert made(trt, rebuild=True).record.timing_cache == "new"
+
+
 def test_each_release_and_gpu_has_measurements_of_its_own(trt: TensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
     made(trt)
     monkeypatch.setattr("edgekit.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU"})
@@ -348,6 +361,28 @@ def test_a_flavour_that_measures_nothing_says_so_and_keeps_nothing(fake: FakeTen
     record = made(find("tensorrt-rtx")).record
     assert record.timing_cache == "this flavour has none: nothing is measured in its builds"
     assert timing_caches() == []
+
+
+def test_a_flavour_that_measures_nothing_needs_no_cache_beside_its_output(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file"))
+    assert made(find("tensorrt-rtx"), output=tmp_path / "net.plan").path == tmp_path / "net.plan"
+
+
+def test_a_variable_that_takes_tf32_away_makes_another_engine_where_it_was_asked_for(
+    trt: TensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    allowed = msgspec.structs.replace(OPTIONS, tf32=True)
+    made(trt)
+    build_engine(trt, onnx_file(), allowed)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert made(trt).cached
+    without = build_engine(trt, onnx_file(), allowed)
+    assert (without.cached, without.record.key.tf32) == (False, "off: NVIDIA_TF32_OVERRIDE=0 forces it")
 
 
 # which profile a batch belongs to

@@ -166,6 +166,18 @@ def test_runtimes_that_cannot_tell_are_said_to() -> None:
         bench_bundle(bundle, backends=["torch"], batches=(1,), layers=True, **SMALL)
 
 
+def test_a_node_that_runs_as_several_kernels_is_in_each_and_what_is_inferred_in_one() -> None:
+    nodes = chain("Conv", "Relu", "Flatten")
+    layers = [layer("prepare", "kgen", ("n0",)), layer("convolve", "correlation", ("n0",)), layer("flatten", "NoOp", ("n2",))]
+    assert nodes_of(layers, nodes) == [("n0",), ("n0", "n1"), ("n2",)]
+
+
+def test_a_node_without_a_name_is_known_as_tensorrts_parser_calls_it() -> None:
+    nodes = [Node("t0", "Conv", ("x",), ("t0",)), Node("node_of_t1", "Relu", ("t0",), ("t1",))]
+    told = [layer("a", "correlation", ("node_of_t0",)), layer("b", "kgen", ("node_of_t1",))]
+    assert nodes_of(told, nodes) == [("t0",), ("node_of_t1",)]
+
+
 # what the profile says
 
 

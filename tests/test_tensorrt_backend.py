@@ -143,6 +143,33 @@ def test_repeating_a_run_takes_no_more_memory(ten: FakeTensorRT, opened: Backend
     assert ten.cuda.calls == ["cudaMemcpyAsync", "cudaMemcpyAsync", "cudaStreamSynchronize"]
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_bench_of_many_batches_keeps_the_memory_of_a_few(ten: FakeTensorRT, bundle: Path, graph: bool) -> None:
+    """What a bound call and the clocks took is given back when nobody can use it any more, not when the backend is closed."""
+    with open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=graph) as backend:
+        for batch in range(1, 33):
+            feed = feed_of(backend, batch)
+            call = backend.bind(feed)
+            call()
+            backend.device_times(feed, 3)  # type: ignore[attr-defined]
+            backend.layer_times(feed, 2)  # type: ignore[attr-defined]
+            assert len(ten.cuda.memory) <= 6
+            call()  # its own memory is still there
+        assert len(ten.cuda.events) == 0
+    assert ten.cuda.left == {}
+
+
+def test_the_gpus_clock_waits_once_for_all_calls(ten: FakeTensorRT, opened: Backend) -> None:
+    """On a stream that is idle a launch would be timed with the work: one more call is always under way."""
+    opened.device_times(feed_of(opened, 2), 2)  # type: ignore[attr-defined]
+    ten.cuda.calls.clear()
+    assert opened.device_times(feed_of(opened, 2), 5) == (1.0,) * 5  # type: ignore[attr-defined]
+    assert ten.cuda.calls.count("cudaEventRecord") == 6
+    first = ten.cuda.calls.index("cudaEventRecord")
+    last = len(ten.cuda.calls) - 1 - ten.cuda.calls[::-1].index("cudaEventRecord")
+    assert "cudaStreamSynchronize" not in ten.cuda.calls[first:last]
+
+
 def test_every_profile_that_is_needed_has_a_context_of_its_own(ten: FakeTensorRT, bundle: Path) -> None:
     built = engine_of(bundle, BatchRange(1, 1, 1), BatchRange(8, 8, 8), BatchRange(2, 2, 4))
     before = ten.contexts
@@ -213,6 +240,7 @@ FAILURES: list[tuple[str, str]] = [
     ("profile", "cannot use the profile 0 of the engine: the profile index is out of range; "),
     ("shape", "cannot take input of 2x1x28x28: a shape it does not take; "),
     ("infer", "cannot infer its shapes without hidden: it does not say why; "),
+    ("infer raises", "cannot infer its shapes: infer_shapes error code: -1; "),
     ("address", "cannot use memory for input: an address it does not take; "),
     ("enqueue", "cannot run on 2x1x28x28: invalid argument; "),
 ]
@@ -281,6 +309,22 @@ def test_an_engine_that_does_not_become_a_graph_says_what_to_leave_out(
     assert ten.cuda.left == {}
 
 
+def test_rtx_is_asked_whether_a_graph_can_be_made(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    rtx = FakeTensorRT(LISTINGS[-1]).install_with_cuda(monkeypatch)
+    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
+    rtx.fails = "capturable"
+    files = open_bundle(bundle).model_files()
+    with (
+        open_backend("tensorrt", files, cuda_graph=True, flavour="tensorrt-rtx") as backend,
+        pytest.raises(
+            EngineError, match="does not become a CUDA graph: it would take memory while it runs; leave out --cuda-graph"
+        ),
+    ):
+        attempt(backend, "run")
+    assert "cudaStreamBeginCapture" not in rtx.cuda.calls
+    assert rtx.cuda.left == {}
+
+
 def test_a_graph_that_does_not_start_is_one_sentence(ten: FakeTensorRT, bundle: Path) -> None:
     backend = open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=True)
     ten.cuda.fails["cudaGraphLaunch"] = Error.cudaErrorIllegalAddress
@@ -347,9 +391,31 @@ def test_an_engine_that_does_not_load_says_to_build_it_again(ten: FakeTensorRT, 
     built = engine_of(bundle, BatchRange(1, 8, 32))
     ten.loads = False
     with pytest.raises(EngineError, match=rf"refuses the engine {built.path}: the GPU is of another kind; .*--rebuild") as caught:
-        open_backend("tensorrt", open_bundle(bundle).model_files())
+        TensorRTBackend.open(open_bundle(bundle).model_files(), find(), built)
     assert "\n" not in str(caught.value)
     assert ten.cuda.left == {}
+
+
+def test_an_engine_of_the_cache_that_loads_no_more_is_built_again_once(
+    ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine_of(bundle, BatchRange(1, 8, 32))
+    real, loaded = ICudaEngine.__init__, list[int]()
+
+    def build_again(engine: ICudaEngine, document: dict[str, Any], logger: Any) -> None:
+        loaded.append(document["build"])
+        real(engine, document, logger)
+
+    monkeypatch.setattr(ICudaEngine, "__init__", build_again)
+    ten.refused_builds = {1}
+    with open_backend("tensorrt", open_bundle(bundle).model_files()) as backend:
+        backend.run(feed_of(backend, 2))
+    assert (len(ten.builds), set(loaded)) == (2, {2})
+    # what does not load even so is not built over and over
+    ten.loads = False
+    with pytest.raises(EngineError, match="refuses the engine it has just built"):
+        open_backend("tensorrt", open_bundle(bundle).model_files())
+    assert len(ten.builds) == 3
 
 
 def test_a_damaged_engine_in_the_cache_is_built_again_and_never_loaded(ten: FakeTensorRT, bundle: Path) -> None:
@@ -570,6 +636,18 @@ def test_layers_that_tensorrt_does_not_tell_are_one_sentence_and_nothing_is_left
     assert ten.cuda.left == {}
     with pytest.raises(UsageError, match="closed"):
         opened.layer_times(feed, 1)
+
+
+def test_layers_are_told_on_any_profile(ten: FakeTensorRT, bundle: Path) -> None:
+    built = engine_of(bundle, BatchRange(1, 1, 1), BatchRange(8, 8, 8))
+    with TensorRTBackend.open(open_bundle(bundle).model_files(), find(), built) as backend:
+        one, eight = backend.bind(feed_of(backend, 1)), backend.bind(feed_of(backend, 8))
+        contexts = ten.contexts
+        assert {layer.ms for layer in backend.layer_times(feed_of(backend, 8), 2)} >= {(4.0, 4.0)}
+        one()
+        assert ten.contexts == contexts + 1  # the other profile kept its own
+        eight()
+    assert ten.cuda.left == {}
 
 
 def test_bench_tells_the_layers_of_an_engine(ten: FakeTensorRT, bundle: Path) -> None:

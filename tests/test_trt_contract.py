@@ -34,6 +34,7 @@ NAMES = {
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
     "inspector": "EngineInspector",
+    "settings": "IRuntimeConfig",
 }
 # typed Any without being TensorRT's: our own subclasses, enum members, ONNX's protos, JSON
 OTHERS = {"api", "logger", "monitor", "severity", "dtype", "proto", "graphs", "entry"}
@@ -90,13 +91,25 @@ class Reader(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        if isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name):
-            kind, member = _use(node.value.func)
+        self._named(node.targets[0], node.value)
+        self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self._named(node.target, node.value)
+        self.generic_visit(node)
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self._named(node.target, node.value)
+        self.generic_visit(node)
+
+    def _named(self, target: ast.expr, value: ast.expr | None) -> None:
+        """What a call gives must have the name that stands for its kind."""
+        if isinstance(value, ast.Call) and isinstance(target, ast.Name):
+            kind, member = _use(value.func)
             made = {one.returned(kind, member) if member else kind for one in LISTINGS if one.has(kind, member)} - {""}
             made &= {name for one in LISTINGS for name in one.classes} - {"ILogger", "IHostMemory"}
-            if made and NAMES.get(node.targets[0].id) not in made:
-                self.hidden.append(f"line {node.lineno}: {node.targets[0].id} is {', '.join(made)}, which NAMES does not say")
-        self.generic_visit(node)
+            if made and NAMES.get(target.id) not in made:
+                self.hidden.append(f"line {target.lineno}: {target.id} is {', '.join(made)}, which NAMES does not say")
 
     def _under(self, guards: tuple[tuple[str, bool], ...], body: list[ast.stmt]) -> None:
         before, self._guards = self._guards, self._guards + guards
@@ -193,7 +206,13 @@ def test_the_code_is_really_seen() -> None:
         ("getattr(api.BuilderFlag, name)", ["cannot be held against a listing"]),
         ("hasattr(config, 'progress_monitor')", ["cannot be held against a listing"]),
         ("def f(thing: Any) -> None: ...", ["thing is Any, and not in NAMES"]),
-        ("settings = builder.create_builder_config()", ["settings is IBuilderConfig, which NAMES does not say"]),
+        ("made = builder.create_builder_config()", ["made is IBuilderConfig, which NAMES does not say"]),
+        ("made: Any = builder.create_builder_config()", ["made is IBuilderConfig, which NAMES does not say"]),
+        ("if (made := builder.create_builder_config()): pass", ["made is IBuilderConfig, which NAMES does not say"]),
+        (
+            "def f(engine: Any) -> None:\n    settings = engine.create_runtime_config()",
+            ["8.6.0 has no ICudaEngine.create_runtime"],
+        ),
         ("builder.create_builder_config().flags", ["has no name between its two calls"]),
     ],
 )
@@ -211,6 +230,8 @@ def test_the_table_says_of_every_flavour_what_its_listing_says() -> None:
         "names_nodes": ("ParserError", "node_name"),
         "progress": ("IBuilderConfig", "progress_monitor"),
         "lists_gpus": ("ComputeCapability", "SM120"),
+        "compiles_late": ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
+        "int64": ("DataType", "INT64"),
     }
     for one in LISTINGS:
         for field, (kind, member) in facts.items():

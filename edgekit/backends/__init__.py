@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from edgekit.cuda import cuda_problem
-from edgekit.errors import MissingError, UsageError
+from edgekit.errors import MissingError, UsageError, broken_import
 from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
-from edgekit.trt.flavour import FLAVOURS, NAMES, find, gpu_problem
+from edgekit.trt.flavour import NAMES, find, gpu_problem, installed
 
 
 class Backend(Protocol):
@@ -182,8 +182,8 @@ def _torch_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
         return problem
     try:
         import torch
-    except ImportError as error:
-        return f"PyTorch is installed but cannot be imported: {error}; run edgekit doctor"
+    except (ImportError, OSError) as error:  # the loader's complaint of a library is an OSError there
+        return broken_import("PyTorch", error)
     if not torch.cuda.is_available():
         return f"the installed PyTorch {torch.__version__} finds no CUDA; install the one for the CUDA of your driver"
     return ""
@@ -192,8 +192,8 @@ def _torch_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
 def _open_torch(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
     try:
         from edgekit.backends._torch import TorchBackend, TorchCudaBackend
-    except ImportError as error:
-        raise MissingError(f"torch is installed but cannot be imported: {error}; run edgekit doctor") from error
+    except (ImportError, OSError) as error:
+        raise MissingError(broken_import("PyTorch", error)) from error
     return (TorchBackend if kind == "torch" else TorchCudaBackend).open(files, wishes.threads)
 
 
@@ -203,7 +203,7 @@ def _ort_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     try:
         importlib.import_module("edgekit.backends._ort")
     except ImportError as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
-        return f"ONNX Runtime is installed but cannot be imported: {error}; run edgekit doctor"
+        return broken_import("ONNX Runtime", error)
     return ""
 
 
@@ -239,7 +239,7 @@ def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
 
 def _tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     """Nothing is imported before the driver is known to start: without one, some releases end the process."""
-    if all(importlib.util.find_spec(flavour.module) is None for flavour in FLAVOURS):
+    if not installed():
         return f"TensorRT is not installed; {pip_install('gpu')}, or on RTX {pip_install('rtx')}"
     if importlib.util.find_spec("onnx") is None:
         return "TensorRT is installed, but onnx, by which its engines are built, is not; pip install onnx"
@@ -247,16 +247,22 @@ def _tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
 
 
 def _tensorrt_problem(flavour: str | None) -> str:
-    """With a driver: whether TensorRT, the GPU and CUDA's Python go together."""
-    try:
-        problem = gpu_problem(find(flavour))
-    except MissingError as error:
-        return str(error)
+    """With a driver: whether TensorRT, the GPU and CUDA's Python go together; of several flavours one is enough."""
+    problems = [_flavour_problem(name) for name in ((flavour,) if flavour else installed())]
+    if all(problems):
+        return problems[0]
     try:
         from edgekit.backends._cuda import runtime_problem
     except ImportError as error:
         return f"TensorRT is installed, but CUDA's Python cannot be imported: {error}; pip install cuda-bindings"
-    return problem or runtime_problem()
+    return runtime_problem()
+
+
+def _flavour_problem(name: str) -> str:
+    try:
+        return gpu_problem(find(name))
+    except MissingError as error:
+        return str(error)
 
 
 def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from cuda.bindings import runtime as cudart
@@ -24,6 +25,7 @@ class Device:
 
     def __init__(self) -> None:
         self._taken: list[tuple[Callable[[Any], Any], Any]] = []
+        self._unused: list[int] = []
         self.closed = False
         # work on CUDA's default stream, of whatever else is in this process, does not wait for this one
         created = cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking)
@@ -31,8 +33,14 @@ class Device:
 
     def allocate(self, size: int) -> int:
         """Memory of ``size`` bytes, never at address 0."""
+        while self._unused:
+            self._give_back(self._unused.pop(), cudart.cudaFree)
         taken = cudart.cudaMalloc(max(size, 1))
         return int(self._own(f"take {size} bytes of the GPU's memory", taken, cudart.cudaFree))
+
+    def release(self, addresses: Sequence[int]) -> None:
+        """What is there is not needed any more. It is given back when more is taken: this may be called at any moment."""
+        self._unused += addresses
 
     def upload(self, array: Array, address: int) -> None:
         """Start to copy a contiguous ``array``, which must stay until ``wait``."""
@@ -72,17 +80,20 @@ class Device:
         self._give_back(graph, cudart.cudaGraphExecDestroy)
 
     def times(self, enqueue: Callable[[], None], count: int) -> tuple[float, ...]:
-        """Milliseconds between an event before and one after what ``enqueue`` puts on the stream, of ``count`` turns."""
-        begin = self._own("create an event", cudart.cudaEventCreate(), cudart.cudaEventDestroy)
-        end = self._own("create an event", cudart.cudaEventCreate(), cudart.cudaEventDestroy)
-        found = []
-        for _ in range(count):
-            checked("record an event", cudart.cudaEventRecord(begin, self.stream))
+        """Milliseconds of what ``enqueue`` puts on the stream, in each of ``count`` turns, between one event and the next.
+
+        All is put there at once, behind a turn that is not counted: on an idle stream the launch would be timed as well. A call
+        that takes the host longer than the GPU still shows the host's time.
+        """
+        events = [self._own("create an event", cudart.cudaEventCreate(), cudart.cudaEventDestroy) for _ in range(count + 1)]
+        for event in events:
             enqueue()
-            checked("record an event", cudart.cudaEventRecord(end, self.stream))
-            self.wait()
-            found.append(float(checked("read the GPU's clock", cudart.cudaEventElapsedTime(begin, end))))
-        for event in (begin, end):
+            checked("record an event", cudart.cudaEventRecord(event, self.stream))
+        self.wait()
+        found = [
+            float(checked("read the GPU's clock", cudart.cudaEventElapsedTime(begin, end))) for begin, end in pairwise(events)
+        ]
+        for event in events:
             self._give_back(event, cudart.cudaEventDestroy)
         return tuple(found)
 

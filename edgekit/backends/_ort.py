@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 
@@ -13,14 +12,18 @@ import onnxruntime as ort
 
 from edgekit.backends import ModelFiles
 from edgekit.build_options import BuildOptions
+from edgekit.cuda import TF32_OVERRIDE, tf32_fact, without_tf32
 from edgekit.engines import with_default_range
 from edgekit.errors import BundleError, FallbackError, first_line
 from edgekit.files import read_bytes
+from edgekit.linked import linked_tensorrt, loading_problem
 from edgekit.machine import cores
+from edgekit.onnx_wire import operators
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
 PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
-NO_TF32 = "NVIDIA_TF32_OVERRIDE"
+COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
+QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 ERRORS_ONLY = 3
 
 
@@ -41,43 +44,34 @@ class OrtBackend:
         self._session, self._device = session, device
         self._names = [spec.name for spec in files.outputs]
         self._path = files.onnx
+        self._leaving = ExitStack()
 
     @classmethod
     def open(cls, kind: str, files: ModelFiles, threads: int | None = None, batches: Sequence[int] = ()) -> OrtBackend:
         """Raises BundleError for a file ONNX Runtime refuses, FallbackError when another provider would run it."""
-        provider = PROVIDERS[kind]
-        options = session_options(threads)
-        if kind != "ort-cpu":
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()
         # from bytes, ONNX Runtime reads no file beside this one, which no checksum covers
         content = read_bytes(files.onnx, "ONNX file", BundleError)
-        try:
-            session = ort.InferenceSession(content, options, providers=_providers(kind, files, batches))
-        except Exception as problem:
-            if kind != "ort-cpu" and _opens_on_cpu(content):
-                raise FallbackError(
-                    f"ONNX Runtime cannot use {provider}: {first_line(problem)}; run edgekit doctor to see what is missing"
-                ) from problem
-            raise BundleError(
-                f"ONNX Runtime refuses {files.onnx} on {provider}: {first_line(problem)}; export it again"
-            ) from problem
-        _check_provider(session, provider)
-        _check_used(session, provider)
-        _check_names(session, files)
-        facts = {
-            "onnxruntime": ort.__version__,
-            "providers": ", ".join(session.get_providers()),
-            "precision": files.precision,
-            "graph optimisation": "all",
-            "threads": str(threads or cores()),
-        }
-        if kind == "ort-cpu":
-            return cls(kind, session, files, facts, "cpu")
-        forced = os.environ.get(NO_TF32, "0") if kind == "ort-tensorrt" else "0"
-        facts |= {"TF32": "off" if forced == "0" else f"as {NO_TF32}={forced} says"} | placement(session)
-        return cls(kind, session, files, facts, "cuda")
+        _check_compiled(content, files.onnx)
+        with ExitStack() as stack:
+            if kind == "ort-tensorrt":
+                stack.enter_context(without_tf32())  # the provider has no option for TF32 in every release
+            providers = _providers(kind, files, batches, content)
+            session = _open(kind, content, files.onnx, threads, providers)
+            _check_provider(session, PROVIDERS[kind])
+            _check_used(session, PROVIDERS[kind])
+            _check_names(session, files)
+            facts = {
+                "onnxruntime": ort.__version__,
+                "providers": ", ".join(session.get_providers()),
+                "precision": _precision(files, providers[0][1]),
+                "graph optimisation": "all",
+                "threads": str(threads or cores()),
+            }
+            if kind != "ort-cpu":
+                facts |= _tf32(kind) | placement(session)
+            opened = cls(kind, session, files, facts, "cpu" if kind == "ort-cpu" else "cuda")
+            opened._leaving = stack.pop_all()
+        return opened
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out."""
@@ -90,10 +84,13 @@ class OrtBackend:
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs and outputs stay on the device."""
         binding = self._session.io_binding()
-        for name, array in feed.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self._device, 0))
-        for name in self._names:
-            binding.bind_output(name, self._device)
+        try:
+            for name, array in feed.items():
+                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self._device, 0))
+            for name in self._names:
+                binding.bind_output(name, self._device)
+        except Exception as problem:  # the device's memory is full
+            raise self._failure(feed, problem) from problem
         session, synchronize = self._session, binding.synchronize_outputs
 
         def call() -> None:
@@ -107,13 +104,15 @@ class OrtBackend:
 
     def _failure(self, feed: Feed, problem: Exception) -> BundleError:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
-        return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}; export it again")
+        remedy = "export it again" if self.name == "ort-cpu" else "use smaller batches, or see whether ort-cpu runs it"
+        return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}; {remedy}")
 
     def __enter__(self) -> OrtBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         del self._session
+        self._leaving.close()
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:
@@ -122,39 +121,67 @@ def session_options(threads: int | None) -> ort.SessionOptions:
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
+    # bytes of its own format would be taken too, and nothing here has looked into those
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 
 
-def tensorrt_problem() -> str:
-    """Why the TensorRT provider cannot load here, with the remedy: ONNX Runtime brings the provider, and not TensorRT."""
-    provider = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
-    if not provider.is_file():
-        return ""  # another system, or built in: the session will tell
-    linked = re.search(rb"libnvinfer\.so\.(\d+)", provider.read_bytes())
-    name, major = (linked[0].decode(), f" {linked[1].decode()}") if linked else (str(provider), "")
+def new_session(
+    content: bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, dict[str, str]]]
+) -> ort.InferenceSession:
+    """Nothing falls back, at the start or in a run; nothing is printed where ``--json`` writes."""
+    with redirect_stdout(sys.stderr):
+        return ort.InferenceSession(content, options, providers=list(providers), enable_fallback=0)
+
+
+def _open(
+    kind: str, content: bytes, path: Path, threads: int | None, providers: Sequence[tuple[str, dict[str, str]]]
+) -> ort.InferenceSession:
+    options = session_options(threads)
+    if kind != "ort-cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if hasattr(ort, "preload_dlls"):
+            with redirect_stdout(sys.stderr):  # it prints what it cannot load
+                ort.preload_dlls()
     try:
-        ctypes.CDLL(name)
-    except OSError as problem:
-        return (
-            f"ONNX Runtime's TensorRT provider does not load: {first_line(problem)}; "
-            f"install TensorRT{major} and add its folder to LD_LIBRARY_PATH"
-        )
-    return ""
+        return new_session(content, options, providers)
+    except Exception as problem:
+        if kind != "ort-cpu" and _opens_on_cpu(content):
+            raise FallbackError(
+                f"ONNX Runtime cannot use {PROVIDERS[kind]}: {first_line(problem)}; run edgekit doctor to see what is missing"
+            ) from problem
+        raise BundleError(
+            f"ONNX Runtime refuses {path} on {PROVIDERS[kind]}: {first_line(problem)}; export it again"
+        ) from problem
 
 
-def _providers(kind: str, files: ModelFiles, batches: Sequence[int]) -> list[tuple[str, dict[str, str]]]:
+def tensorrt_problem() -> str:
+    """With a driver: why the TensorRT provider cannot load here, with the remedy."""
+    library = linked_tensorrt(Path(ort.__file__).parent)
+    problem = loading_problem(library, driver=True) if library else ""  # built in, or another system: the session will tell
+    if not problem:
+        return ""
+    major = library.rpartition(".")[2]
+    return (
+        f"ONNX Runtime's TensorRT provider does not load: {problem}; "
+        f"pip install 'tensorrt=={major}.*', or install TensorRT {major} and add its folder to LD_LIBRARY_PATH"
+    )
+
+
+def _providers(kind: str, files: ModelFiles, batches: Sequence[int], content: bytes) -> list[tuple[str, dict[str, str]]]:
     """The one asked for; behind TensorRT also CUDA, or what TensorRT leaves would go to the CPU."""
     cuda = (PROVIDERS["ort-cuda"], {"use_tf32": "0"})
     if kind == "ort-tensorrt":
-        # the provider has no option for TF32 in every release; what the user has set stays, and is in the facts
-        os.environ.setdefault(NO_TF32, "0")
-        return [(PROVIDERS[kind], tensorrt_settings(files, batches)), cuda]
+        quantised = bool(QUANTISED & _operators(content, files.onnx))
+        return [(PROVIDERS[kind], tensorrt_settings(files, batches, quantised)), cuda]
     return [cuda] if kind == "ort-cuda" else [(PROVIDERS[kind], {})]
 
 
-def tensorrt_settings(files: ModelFiles, batches: Sequence[int]) -> dict[str, str]:
+def tensorrt_settings(files: ModelFiles, batches: Sequence[int], quantised: bool = False) -> dict[str, str]:
     """One engine for all batch sizes, or each larger one would build anew in the middle of a run."""
     settings = {"trt_fp16_enable": "1"} if files.precision == "float16" else {}
+    if quantised:  # the file's own scales are taken; TensorRT 8 and 10 refuse them without
+        settings["trt_int8_enable"] = "1"
     free = [spec for spec in files.inputs if any(isinstance(axis, str) for axis in spec.shape)]
     for sizes in with_default_range(files.inputs, BuildOptions(), batches).profiles:
         for which, batch in (("min", sizes.min), ("opt", sizes.opt), ("max", sizes.max)):
@@ -175,9 +202,38 @@ def placement(session: ort.InferenceSession) -> dict[str, str]:
     return {"nodes on the CPU": f"{sum(on_cpu for on_cpu, _ in found)} of {len(found)}: {', '.join(kinds)}"}
 
 
+def _precision(files: ModelFiles, settings: Mapping[str, str]) -> str:
+    """TensorRT picks among what is allowed, whatever the types in the file."""
+    half = ", allowed for every node" if "trt_fp16_enable" in settings else ""
+    return files.precision + half + (", int8 where the file quantises" if "trt_int8_enable" in settings else "")
+
+
+def _tf32(kind: str) -> dict[str, str]:
+    told = tf32_fact()
+    if kind == "ort-tensorrt" and told == "off":
+        return {"TF32": told, "TF32 off by": f"{TF32_OVERRIDE}=0, which a library reads when it starts"}
+    return {"TF32": told}
+
+
+def _operators(content: bytes, path: Path) -> set[str]:
+    try:
+        return operators(content)
+    except ValueError as problem:
+        raise BundleError(f"{path} is not a whole ONNX file: {problem}; export it again") from None
+
+
+def _check_compiled(content: bytes, path: Path) -> None:
+    """A provider would load and run what somebody else's compiled; the name stands in the file, if only as a part of another."""
+    if COMPILED.encode() in content and COMPILED in _operators(content, path):
+        raise BundleError(
+            f"{path} has an {COMPILED} node, which carries a program compiled elsewhere that nothing here can check; "
+            "export the model again without compiling it"
+        )
+
+
 def _opens_on_cpu(content: bytes) -> bool:
     try:
-        ort.InferenceSession(content, providers=[PROVIDERS["ort-cpu"]])
+        new_session(content, session_options(None), [(PROVIDERS["ort-cpu"], {})])
     except Exception:
         return False
     return True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,14 +15,14 @@ from edgekit.backends import LayerTime, ModelFiles, Wishes
 from edgekit.backends._cuda import Device
 from edgekit.build_options import BuildOptions
 from edgekit.engines import Engine, EngineRecord, build_engine, read_model, with_default_range
-from edgekit.errors import EngineError, UsageError
+from edgekit.errors import EngineError, StaleEngineError, UsageError
 from edgekit.tensors import Array, Feed, TensorSpec, check_feed, shape_text
 from edgekit.trt.flavour import TensorRT, find
 from edgekit.trt.inspector import engine_layers, information
-from edgekit.trt.messages import collector, failure, reason_of
-from edgekit.trt.network import described, wanted
-from edgekit.trt.precision import EngineLayer, numpy_name
+from edgekit.trt.messages import asking, failure
+from edgekit.trt.precision import EngineLayer
 from edgekit.trt.profiler import layer_profiler
+from edgekit.trt.runtime import Loaded, check_tensors, create_context, load, start, stream_is_capturable
 
 # "conv1 + relu1", "PWN(relu1, add1)", "fc1 || fc2": releases that keep no metadata name a layer after what was fused
 _PARTS = re.compile(r" \+ | \|\| |PWN\(|[(),\s]+")
@@ -33,18 +34,35 @@ def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
     model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)
     options = with_default_range(files.inputs, BuildOptions(), wishes.batches)
     built = build_engine(trt, model, options, progress=wishes.progress)
+    try:
+        return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
+    except StaleEngineError:
+        if not built.cached:
+            raise
+    # its key says all that we know of, and still it does not load: once more, from the file
+    built = build_engine(trt, model, options, rebuild=True, progress=wishes.progress)
     return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
 
 
 class Call:
-    """Inputs of certain shapes with their memory: ``enqueue`` is set while the context is set up for this one."""
+    """Inputs of certain shapes with their memory: ``enqueue`` is set while the context is set up for this one.
 
-    def __init__(self, index: int, shapes: dict[str, tuple[int, ...]]) -> None:
+    When nobody holds it any more its memory is given back to ``device``.
+    """
+
+    def __init__(self, device: Device, index: int, shapes: dict[str, tuple[int, ...]]) -> None:
         self.index, self.shapes = index, shapes
         self.outputs: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.enqueue: Callable[[], None] = _nothing
         self.graph: Any = None
+        self._device, self._held = device, list[int]()
+        weakref.finalize(self, device.release, self._held)
+
+    def allocate(self, name: str, size: int) -> None:
+        """Memory of ``size`` bytes for an input or output."""
+        self.addresses[name] = self._device.allocate(size)
+        self._held.append(self.addresses[name])
 
 
 class TensorRTBackend:
@@ -56,14 +74,13 @@ class TensorRTBackend:
 
     name = "tensorrt"
 
-    def __init__(
-        self, trt: TensorRT, logger: Any, runtime: Any, engine: Any, files: ModelFiles, built: Engine, cuda_graph: bool
-    ) -> None:
+    def __init__(self, trt: TensorRT, logger: Any, loaded: Loaded, files: ModelFiles, built: Engine, cuda_graph: bool) -> None:
         self.inputs: tuple[TensorSpec, ...] = files.inputs
         self.outputs: tuple[TensorSpec, ...] = files.outputs
         self.facts: Mapping[str, str] = _facts(trt, built.record, cuda_graph)
         self._trt, self._logger, self._record, self._cuda_graph = trt, logger, built.record, cuda_graph
-        self._runtime, self._engine = runtime, engine
+        self._engine: Any = loaded.engine
+        self._runtime: Any = loaded.runtime  # it must outlive the engine
         self._contexts: dict[int, Any] = {}
         self._current: dict[int, Call] = {}
         self._calls: dict[tuple[tuple[int, ...], ...], Call] = {}
@@ -71,23 +88,17 @@ class TensorRTBackend:
 
     @classmethod
     def open(cls, files: ModelFiles, trt: TensorRT, built: Engine, *, cuda_graph: bool = False) -> TensorRTBackend:
-        """Load a plan that has just been checked; raises EngineError where it does not load or is of other tensors."""
+        """Load a plan that has just been checked; raises StaleEngineError where it does not load or is of other tensors."""
         if built.record.precision.problems:
             raise EngineError(
                 f"the engine of {files.onnx} failed its check: {'; '.join(built.record.precision.problems)}; "
                 "run edgekit build on it to see all of it, or use ort-cpu"
             )
-        api = trt.api
-        logger = collector(api)
-        runtime = api.Runtime(logger)
-        if built.record.key.options.version_compatible:
-            runtime.engine_host_code_allowed = True  # such a plan carries its own runtime; its bytes were checked
-        engine = runtime.deserialize_cuda_engine(built.plan)
-        if engine is None:
-            reason = reason_of(logger.messages)
-            raise EngineError(f"{trt} refuses the engine {built.path}: {reason}; build it again with edgekit build --rebuild")
-        _check_tensors(api, engine, files, built)
-        return cls(trt, logger, runtime, engine, files, built, cuda_graph)
+        logger, name = start(trt), f"the engine {built.path}"
+        # a version compatible plan carries its own runtime; its bytes were checked
+        loaded = load(trt, logger, built.plan, name, host_code=built.record.key.options.version_compatible)
+        check_tensors(trt, loaded.engine, name, files.inputs, files.outputs)
+        return cls(trt, logger, loaded, files, built, cuda_graph)
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out."""
@@ -148,7 +159,9 @@ class TensorRTBackend:
             profiler.calls.append({})
             call.enqueue()
             self._device.wait()
-            if not context.report_to_profiler():
+            with self._asking("tell what its layers take"):
+                reported = context.report_to_profiler()
+            if not reported:
                 raise self._failed("tell what its layers take")
         described = engine_layers(information(self._trt.api, self._engine, context))
         return profiler.calls[1:], {one.name: one for one in described}
@@ -169,17 +182,17 @@ class TensorRTBackend:
         self._check_open()
         self._logger.messages.clear()
         shapes = self._shapes(feed)
-        call = Call(self._profile(shapes), shapes)
+        call = Call(self._device, self._profile(shapes), shapes)
         context = self._context(call.index)
         self._retire(call.index)
         self._set_shapes(context, call)
         for spec in self.outputs:
             call.outputs[spec.name] = self._output_shape(context, spec, call)
         for spec in self.inputs:
-            call.addresses[spec.name] = self._device.allocate(feed[spec.name].nbytes)
+            call.allocate(spec.name, feed[spec.name].nbytes)
         for spec in self.outputs:
             size = int(np.prod(call.outputs[spec.name], dtype=np.int64)) * np.dtype(spec.dtype).itemsize
-            call.addresses[spec.name] = self._device.allocate(size)
+            call.allocate(spec.name, size)
         return call
 
     def _profile(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -193,11 +206,10 @@ class TensorRTBackend:
 
     def _context(self, index: int) -> Any:
         if index not in self._contexts:
-            engine = self._engine
-            context = engine.create_execution_context()
-            if context is None:
-                raise self._failed("create an execution context")
-            if not context.set_optimization_profile_async(index, int(self._device.stream)):
+            context = create_context(self._trt, self._logger, self._engine)
+            with self._asking(f"use the profile {index} of the engine"):
+                chosen = context.set_optimization_profile_async(index, int(self._device.stream))
+            if not chosen:
                 raise self._failed(f"use the profile {index} of the engine")
             self._device.wait()
             self._contexts[index] = context
@@ -205,9 +217,12 @@ class TensorRTBackend:
 
     def _set_shapes(self, context: Any, call: Call) -> None:
         for name, shape in call.shapes.items():
-            if not context.set_input_shape(name, shape):
+            with self._asking(f"take {name} of {shape_text(shape)}"):
+                taken = context.set_input_shape(name, shape)
+            if not taken:
                 raise self._failed(f"take {name} of {shape_text(shape)}")
-        missing = context.infer_shapes()
+        with self._asking("infer its shapes"):
+            missing = context.infer_shapes()
         if missing:
             raise self._failed(f"infer its shapes without {', '.join(missing)}")
 
@@ -243,14 +258,16 @@ class TensorRTBackend:
         if cuda_graph:
             enqueue()  # work that new shapes bring is done here, and must not be in the graph
             self._device.wait()
-            call.graph = graph = self._captured(enqueue)
+            call.graph = graph = self._captured(context, enqueue)
             call.enqueue = lambda: self._device.launch(graph)
         else:
             call.enqueue = enqueue
         self._current[call.index] = call
 
-    def _captured(self, enqueue: Callable[[], None]) -> Any:
+    def _captured(self, context: Any, enqueue: Callable[[], None]) -> Any:
         try:
+            if not stream_is_capturable(self._trt, context, int(self._device.stream)):
+                raise EngineError("it would take memory while it runs")
             return self._device.capture(enqueue)
         except EngineError as problem:
             told = str(problem).partition("; ")[0]
@@ -283,6 +300,9 @@ class TensorRTBackend:
             self._device.upload(array, call.addresses[spec.name])
         return held
 
+    def _asking(self, what: str) -> AbstractContextManager[None]:
+        return asking(self._trt, what, self._logger)
+
     def _failed(self, what: str) -> EngineError:
         return failure(self._trt, what, self._logger.messages)
 
@@ -314,28 +334,12 @@ def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, Engi
     """Layers in the order of execution, with what the engine says of each."""
     found = []
     for name in dict.fromkeys(name for call in calls for name in call):
-        told = layers.get(name, EngineLayer(name, False, "", ""))
-        moves = name.startswith("Reformatting CopyNode")  # it is named after the layer that it moves something to
-        hints = told.onnx_nodes or (() if moves else tuple(filter(None, _PARTS.split(name))))
+        told = layers.get(name, EngineLayer(name, False, (), ""))
+        # it is named after, and told with, the layer that it moves something to
+        moves = told.kind == "Reformat" or name.startswith("Reformatting CopyNode")
+        hints = () if moves else told.onnx_nodes or tuple(filter(None, _PARTS.split(name)))
         found.append(LayerTime(name, told.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
     return tuple(found)
-
-
-def _check_tensors(api: Any, engine: Any, files: ModelFiles, built: Engine) -> None:
-    """Names, types and axes against the manifest: what follows takes its addresses and sizes from there."""
-    found: dict[bool, list[str]] = {True: [], False: []}
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        told = described(name, numpy_name(engine.get_tensor_dtype(name)), engine.get_tensor_shape(name))
-        if engine.get_tensor_location(name) != api.TensorLocation.DEVICE:
-            told += " in the host's memory"
-        found[engine.get_tensor_mode(name) == api.TensorIOMode.INPUT].append(told)
-    for what, told_of, specs in (("inputs", found[True], files.inputs), ("outputs", found[False], files.outputs)):
-        if sorted(told_of) != sorted(map(wanted, specs)):
-            raise EngineError(
-                f"the engine {built.path} has the {what} {', '.join(told_of) or 'none'} where the manifest says "
-                f"{', '.join(map(wanted, specs))}; build it again with edgekit build --rebuild"
-            )
 
 
 def _facts(trt: TensorRT, record: EngineRecord, cuda_graph: bool) -> dict[str, str]:
@@ -348,9 +352,10 @@ def _facts(trt: TensorRT, record: EngineRecord, cuda_graph: bool) -> dict[str, s
         "driver": key.driver,
         "precision": ", ".join(record.precision.found) or key.precision,
         "precision read from": record.precision.read_from,
-        "TF32": "on" if key.options.tf32 else "off",
+        "TF32": key.tf32,
         "profiles (min:opt:max)": ", ".join(map(str, key.options.profiles)) or "none, the batch is fixed",
         "CUDA graph": "on" if cuda_graph else "off",
+        "kernels": "compiled for their shapes before they run" if trt.flavour.compiles_late else "",
         "engine sha256": record.plan_sha256,
     }
     return {name: value for name, value in facts.items() if value}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import ClassVar
 
@@ -10,7 +12,8 @@ import torch
 from torch import nn
 
 from edgekit.backends import ModelFiles
-from edgekit.errors import EdgekitError, ModelError, first_line
+from edgekit.cuda import tf32_fact
+from edgekit.errors import ModelError, first_line
 from edgekit.machine import cores
 from edgekit.models.build import build_module, load_weights
 from edgekit.models.trace import as_arrays, named_outputs
@@ -83,56 +86,69 @@ class TorchCudaBackend(TorchBackend):
     def __init__(
         self, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], facts: Mapping[str, str]
     ) -> None:
-        try:
+        with _Cuda("take the model to the GPU"):
             super().__init__(module.to(self.device), inputs, outputs, facts)
-        except RuntimeError as problem:
-            raise _failure("take the model to the GPU", problem) from problem
         self._tf32 = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @classmethod
     def _device_facts(cls) -> dict[str, str]:
-        return {"device": torch.cuda.get_device_name(0), "CUDA": str(torch.version.cuda), "TF32": "off"}
+        with _Cuda("start"):
+            return {"device": torch.cuda.get_device_name(0), "CUDA": str(torch.version.cuda), "TF32": tf32_fact()}
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out: the copy back waits for the work."""
-        try:
+        with _Cuda("run the model"):
             return super().run(feed)
-        except RuntimeError as problem:
-            raise _failure("run the model", problem) from problem
 
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs and outputs stay in the GPU's memory; a call returns when the GPU is done."""
-        once = super().bind(feed)
+        running = _Cuda("run the model")
+        with running:
+            once = super().bind(feed)
 
         def call() -> None:
-            try:
+            with running:
                 once()
                 torch.cuda.synchronize()
-            except RuntimeError as problem:
-                raise _failure("run the model", problem) from problem
 
         return call
 
     def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
-        """Milliseconds of ``count`` calls by the GPU's own clock, inputs resident, after one that is not counted."""
-        once = super().bind(feed)
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        once()
-        found = []
-        for _ in range(count):
-            begin.record()
+        """Milliseconds of ``count`` calls by the GPU's own clock, inputs resident, after one that is not counted.
+
+        All are queued before any is waited for: on an idle GPU each would count the time until its first kernel is launched.
+        """
+        with _Cuda("time the model"):
+            once = super().bind(feed)
+            event = partial(torch.cuda.Event, enable_timing=True)
+            pairs = [(event(), event()) for _ in range(count)]
             once()
-            end.record()
-            end.synchronize()
-            found.append(float(begin.elapsed_time(end)))
-        return tuple(found)
+            for begin, end in pairs:
+                begin.record()
+                once()
+                end.record()
+            torch.cuda.synchronize()
+            return tuple(float(begin.elapsed_time(end)) for begin, end in pairs)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._tf32
         del self._module
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after an error the GPU may answer nothing but that error
+            torch.cuda.empty_cache()
 
 
-def _failure(what: str, problem: RuntimeError) -> EdgekitError:
-    return ModelError(f"PyTorch cannot {what} on CUDA: {first_line(problem)}; use smaller batches, or torch on the CPU")
+class _Cuda:
+    """What PyTorch raises of CUDA in here becomes one sentence; a class, because it stands within what is timed."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(value, RuntimeError):
+            raise ModelError(
+                f"PyTorch cannot {self._what} on CUDA: {first_line(value)}; use smaller batches, or torch on the CPU"
+            ) from value

@@ -5,22 +5,24 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from edgekit.build_options import DEFAULT_LEVEL, LARGEST_LEVEL, BuildOptions
-from edgekit.errors import MissingError, UsageError, first_line
+from edgekit.build_options import DEFAULT_LEVEL, LARGEST_LEVEL, BatchRange, BuildOptions
+from edgekit.errors import UsageError
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.reports import LayerCount
 from edgekit.tensors import TensorSpec
-from edgekit.trt.flavour import TensorRT
-from edgekit.trt.messages import collector, failure
+from edgekit.trt.flavour import TensorRT, runs_here
+from edgekit.trt.messages import asking, failure
 from edgekit.trt.monitor import STEPS, progress_monitor
-from edgekit.trt.network import OnnxFile, Parsed, check_axes, parse
-from edgekit.trt.precision import constrain, count_layers
+from edgekit.trt.network import OnnxFile, Parsed, check_axes, check_types, parse
+from edgekit.trt.precision import computing_nodes, constrain, count_layers
+from edgekit.trt.runtime import not_started, start
 
 
 class Built(NamedTuple):
     """A plan with the network it came from.
 
     ``timing_cache`` is what to give to the next build, nothing where there is none; ``reused``: TensorRT took the one given.
+    ``computing``: names of the file's nodes whose precision costs time and accuracy.
     """
 
     plan: bytes
@@ -28,6 +30,7 @@ class Built(NamedTuple):
     seconds: float
     timing_cache: bytes
     reused: bool
+    computing: frozenset[str]
 
 
 def check_options(trt: TensorRT, options: BuildOptions) -> None:
@@ -49,31 +52,31 @@ def build(trt: TensorRT, model: OnnxFile, options: BuildOptions, timing_cache: b
     """Build ``model``; raises EngineError, or UsageError for options that fit neither the flavour nor the model."""
     check_options(trt, options)
     check_axes(model, bool(options.profiles))
-    logger = collector(trt.api)
+    check_types(trt, model)
+    logger = start(trt)
     builder = _builder(trt, logger)
     parsed = parse(trt, builder, logger, model)
     config = _config(trt, builder, logger, options, model.inputs)
-    if trt.flavour.precision_flags:
-        constrain(trt.api, trt.flavour, config, parsed.network, parsed.proto)
-    layers = count_layers(parsed.network)
+    asked = constrain(trt.api, trt.flavour, config, parsed.network, parsed.proto) if trt.flavour.precision_flags else {}
+    layers = count_layers(parsed.network, asked)
     reused = _use_timing_cache(config, timing_cache) if trt.flavour.timing_cache else False
-    start = time.perf_counter()
+    logger.messages.clear()  # a timing cache that was refused is not why a build fails
+    begun = time.perf_counter()
     with progress.task(f"building with {trt}", STEPS) as advance:
         plan = _build(trt, builder, logger, config, parsed, model, advance)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - begun
     measured = b""
     if trt.flavour.timing_cache:
         cache = config.get_timing_cache()
         measured = bytes(cache.serialize()) if cache is not None else b""
-    return Built(plan, layers, seconds, measured, reused)
+    return Built(plan, layers, seconds, measured, reused, computing_nodes(parsed.proto))
 
 
 def _builder(trt: TensorRT, logger: Any) -> Any:
     try:
         return trt.api.Builder(logger)
-    except (TypeError, RuntimeError) as problem:  # pybind11: factory function returned nullptr
-        reason = next((message.text for message in logger.messages), first_line(problem))
-        raise MissingError(f"{trt} does not start: {reason}; run edgekit doctor") from problem
+    except (TypeError, RuntimeError) as problem:
+        raise not_started(trt, logger, problem) from problem
 
 
 def _config(trt: TensorRT, builder: Any, logger: Any, options: BuildOptions, inputs: tuple[TensorSpec, ...]) -> Any:
@@ -89,14 +92,26 @@ def _config(trt: TensorRT, builder: Any, logger: Any, options: BuildOptions, inp
         config.hardware_compatibility_level = api.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.version_compatible:
         config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+    if trt.flavour.lists_gpus and runs_here(trt):
+        config.num_compute_capabilities = 1  # or the usual ones, and the GPU here need not be among those
+        config.set_compute_capability(api.ComputeCapability.CURRENT, 0)
     for sizes in options.profiles:
+        _add_profile(trt, builder, logger, config, sizes, inputs)
+    return config
+
+
+def _add_profile(
+    trt: TensorRT, builder: Any, logger: Any, config: Any, sizes: BatchRange, inputs: tuple[TensorSpec, ...]
+) -> None:
+    what = f"build for the batch sizes {sizes}"
+    with asking(trt, what, logger):
         profile = builder.create_optimization_profile()
         for spec in inputs:
             if any(isinstance(axis, str) for axis in spec.shape):
                 profile.set_shape(spec.name, *(spec.concrete(size) for size in (sizes.min, sizes.opt, sizes.max)))
-        if config.add_optimization_profile(profile) < 0:
-            raise failure(trt, f"build for the batch sizes {sizes}", logger.messages)
-    return config
+        index = config.add_optimization_profile(profile)
+    if index < 0:
+        raise failure(trt, what, logger.messages)
 
 
 def _use_timing_cache(config: Any, content: bytes) -> bool:
@@ -114,7 +129,8 @@ def _build(trt: TensorRT, builder: Any, logger: Any, config: Any, parsed: Parsed
     if trt.flavour.progress:
         monitor = progress_monitor(trt.api, trt.flavour, advance)
         config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
+    with asking(trt, f"build {model.path}", logger):
+        plan = builder.build_serialized_network(network, config)
     if monitor is not None and monitor.stopped is not None:
         raise monitor.stopped
     if plan is None:

@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from edgekit.cuda import cuda_problem, gpu_facts
-from edgekit.errors import MissingError, UsageError, first_line
+from edgekit.errors import MissingError, UsageError, broken_import
 from edgekit.extras import pip_install
 
 NAMES = ("tensorrt", "tensorrt-rtx")
@@ -45,6 +45,10 @@ class Flavour(NamedTuple):
     """A build can reuse the measurements of an earlier one."""
     lists_gpus: bool = False
     """``ComputeCapability`` names the GPUs it compiles for."""
+    compiles_late: bool = False
+    """Kernels for the shapes at hand are compiled when they run, by a strategy of the context."""
+    int64: bool = True
+    """Inputs and outputs may be of 64-bit integers."""
 
     @property
     def strongly_typed(self) -> bool:
@@ -56,6 +60,7 @@ FLAVOURS = (
     Flavour(
         "tensorrt", "tensorrt", "gpu", (8, 6),
         explicit_batch=True, precision_flags=True, names_nodes=False, lists_support=True, progress=False,
+        int64=False,
     ),
     Flavour("tensorrt", "tensorrt", "gpu", (10, 0), explicit_batch=True, strong_typing_flag=True),
     Flavour("tensorrt", "tensorrt", "gpu", (11, 0)),
@@ -63,6 +68,7 @@ FLAVOURS = (
     Flavour(
         "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 0),
         needs_gpu=False, hardware_compatible=False, version_compatible=False, timing_cache=False, lists_gpus=True,
+        compiles_late=True,
     ),
 )  # fmt: skip
 
@@ -85,12 +91,23 @@ def find(name: str | None = None) -> TensorRT:
     problems = {}
     for one in (name,) if name else NAMES:
         problems[one] = absence(one)
-        if not problems[one]:
+        if problems[one]:
+            continue
+        try:
             return _imported(one)
+        except MissingError as broken:  # another flavour may work
+            problems[one] = str(broken)
+            if name:
+                raise
     if name:
         raise MissingError(f"{name} cannot build here: {problems[name]}")
     told = ", ".join(f"{one}: {problem.partition('; ')[0]}" for one, problem in problems.items())
     raise MissingError(f"no TensorRT can build here ({told}); {pip_install('rtx')}, which needs no GPU to build")
+
+
+def installed() -> tuple[str, ...]:
+    """Flavours whose package is here, the preferred one first; whether one works is another question."""
+    return tuple(name for name in NAMES if importlib.util.find_spec(_module(name)) is not None)
 
 
 def absence(name: str) -> str:
@@ -114,6 +131,11 @@ def gpu_problem(trt: TensorRT) -> str:
     return f"{trt} knows no GPU of compute capability {capability}; {pip_install('gpu')}, for TensorRT itself"
 
 
+def runs_here(trt: TensorRT) -> bool:
+    """There is a GPU, and this release knows it."""
+    return not cuda_problem() and not gpu_problem(trt)
+
+
 def flavour_of(name: str, version: str) -> Flavour | None:
     """The row of the table for an installed version; None for one that edgekit does not know."""
     found = re.match(r"(\d+)\.(\d+)", version)
@@ -130,13 +152,16 @@ def known_versions(name: str) -> str:
 
 
 def _imported(name: str) -> TensorRT:
-    module = next(flavour.module for flavour in FLAVOURS if flavour.name == name)
     try:
-        api = importlib.import_module(module)
+        api = importlib.import_module(_module(name))
     except ImportError as problem:
-        raise MissingError(f"{name} is installed but cannot be imported: {first_line(problem)}; run edgekit doctor") from problem
+        raise MissingError(broken_import(name, problem)) from problem
     version = str(api.__version__)
     flavour = flavour_of(name, version)
     if flavour is None:
         raise MissingError(f"edgekit does not know {name} {version}; install one of {known_versions(name)}")
     return TensorRT(flavour, api, version)
+
+
+def _module(name: str) -> str:
+    return next(flavour.module for flavour in FLAVOURS if flavour.name == name)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgekit.errors import EngineError
+from edgekit.errors import EngineError, first_line
 from edgekit.trt.flavour import TensorRT
 
 LOUD = ("INTERNAL_ERROR", "ERROR", "WARNING")
 NO_OPERATOR = "no such operator"
+SILENT = "it does not say why"
+REPORT = "run the bundle with ort-cpu, and report it if that works"
 
 REMEDIES = (
     ("optimization profile", "give the batch sizes to build for, like --batch 1:8:32"),
@@ -54,18 +57,27 @@ def collector(api: Any) -> Any:
     return Collector()
 
 
-def failure(trt: TensorRT, what: str, messages: Sequence[Message]) -> EngineError:
+def failure(trt: TensorRT, what: str, messages: Sequence[Message], otherwise: str = SILENT) -> EngineError:
     """The error for a call that gave None, False or -1: ``what`` it could not do, its first reason and the remedy."""
-    reason = reason_of(messages)
+    reason = reason_of(messages, otherwise)
     return EngineError(f"{trt} cannot {what}: {reason}; {remedy_for(reason)}")
 
 
-def reason_of(messages: Sequence[Message]) -> str:
-    """The first error in the log that tells something, made plain."""
+@contextmanager
+def asking(trt: TensorRT, what: str, logger: Any) -> Iterator[None]:
+    """Around calls where the bindings may raise instead of answering: raises EngineError that says ``what`` was refused."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as problem:
+        raise failure(trt, what, logger.messages, first_line(problem)) from problem
+
+
+def reason_of(messages: Sequence[Message], otherwise: str = SILENT) -> str:
+    """The first error in the log that tells something, made plain; where there is none, ``otherwise``."""
     errors = [message.text for message in messages if message.severity != "WARNING"]
     # without a driver every call also complains of that, which is not why it failed
     telling = [text for text in errors if "catchCudaError" not in text] or errors
-    return plain(telling[0]) if telling else "it does not say why"
+    return plain(telling[0] if telling else otherwise)
 
 
 def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode]) -> EngineError:
@@ -84,7 +96,7 @@ def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode]) -> EngineError:
 def remedy_for(reason: str) -> str:
     """What to do about it, as far as it is known."""
     known = (remedy for clue, remedy in REMEDIES if clue.lower() in reason.lower())
-    return next(known, "run the bundle with ort-cpu, and report it if that works")
+    return next(known, REPORT)
 
 
 def plain(text: str) -> str:

@@ -47,6 +47,16 @@ def check_axes(model: OnnxFile, has_profiles: bool) -> None:
         raise UsageError(f"{model.path} has no free batch axis; leave out --batch")
 
 
+def check_types(trt: TensorRT, model: OnnxFile) -> None:
+    """Raise EngineError for an input or output of a type that this flavour lacks: it would be read as another."""
+    wide = [spec.name for spec in (*model.inputs, *model.outputs) if spec.dtype == "int64"]
+    if wide and not trt.flavour.int64:
+        raise EngineError(
+            f"{trt} has no int64 inputs and outputs, and {', '.join(wide)} of {model.path} is one; "
+            "export the model with int32 there, or run the bundle with ort-cpu"
+        )
+
+
 def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
     """The network of ``model``; raises EngineError with every node that is refused, BundleError for another file."""
     proto = _proto(model)

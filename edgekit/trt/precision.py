@@ -6,7 +6,7 @@ The ONNX file decides. Where networks are typed strongly its types are binding; 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edgekit.reports import LayerCount, PrecisionReport
@@ -20,18 +20,25 @@ _NUMPY_NAMES = {
     "FP4": "float4",
     "E8M0": "float8e8m0",
 }
-COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM")
+COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "EINSUM")
 """Layers whose precision costs time and accuracy; the others take what these leave them."""
+COMPUTING_NODES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
+"""The same, as ONNX operators."""
 TYPELESS = ("CONSTANT", "SHAPE", "QUANTIZE", "DEQUANTIZE", "CAST", "IDENTITY")
+NAMELESS = "node_of_"
+"""What TensorRT's parser puts before the name of what a nameless node puts out."""
 STRONG, CONSTRAINED = "strongly typed: the file's types are binding", "weakly typed: layers are constrained to the file's types"
 
 
 class EngineLayer(NamedTuple):
-    """A layer of a built engine; ``precision`` and ``onnx_nodes`` are empty where the engine does not say."""
+    """A layer of a built engine; ``precisions`` and ``onnx_nodes`` are empty where the engine does not say.
+
+    ``precisions``: what it computes in; more than one where the engine leaves open which of them it is.
+    """
 
     name: str
     computes: bool
-    precision: str
+    precisions: tuple[str, ...]
     tactic: str
     kind: str = ""
     onnx_nodes: tuple[str, ...] = ()
@@ -43,8 +50,15 @@ def numpy_name(dtype: Any) -> str:
     return _NUMPY_NAMES.get(name, name.lower())
 
 
-def count_layers(network: Any) -> tuple[LayerCount, ...]:
-    """Kinds of layer with their precision, the most frequent first.
+def computing_nodes(proto: Any) -> frozenset[str]:
+    """Names of the main graph's nodes that compute; one without a name is called as TensorRT's parser does."""
+    return frozenset(
+        node.name or f"{NAMELESS}{node.output[0]}" for node in proto.graph.node if node.op_type in COMPUTING_NODES and node.output
+    )
+
+
+def count_layers(network: Any, asked: Mapping[int, str]) -> tuple[LayerCount, ...]:
+    """Kinds of layer with their precision, the most frequent first; ``asked``: what was asked of a layer, by its number.
 
     A layer computes in the type it puts out; fed by DEQUANTIZE it becomes a layer of the type that was dequantised.
     """
@@ -54,46 +68,81 @@ def count_layers(network: Any) -> tuple[LayerCount, ...]:
         for index in range(layer.num_outputs):
             tensor = layer.get_output(index)
             made_by[tensor.name] = layer
-    counts = Counter((str(layer.type.name), _precision(layer, made_by)) for layer in layers)
+    counts = Counter((str(layer.type.name), asked.get(index) or _precision(layer, made_by)) for index, layer in enumerate(layers))
     return tuple(LayerCount(kind, precision, count) for (kind, precision), count in counts.most_common())
 
 
 def _precision(layer: Any, made_by: dict[str, Any]) -> str:
-    if layer.type.name in COMPUTING:
-        tensor = layer.get_input(0)
-        source = made_by.get(tensor.name)
-        if source is not None and source.type.name == "DEQUANTIZE":
-            tensor = source.get_input(0)
-            return numpy_name(tensor.dtype)
+    source = _dequantize(layer, made_by) if layer.type.name in COMPUTING else None
+    if source is not None:
+        tensor = source.get_input(0)
+        return numpy_name(tensor.dtype)
     if layer.num_outputs == 0:
         return ""
     tensor = layer.get_output(0)
     return numpy_name(tensor.dtype)
 
 
-def constrain(api: Any, flavour: Flavour, config: Any, network: Any, proto: Any) -> None:
-    """On a weakly typed flavour: allow the types that the file holds, and ask for each layer's own."""
+def _dequantize(layer: Any, made_by: Mapping[str, Any]) -> Any:
+    """The DEQUANTIZE layer that feeds this one, or None."""
+    tensor = layer.get_input(0) if layer.num_inputs else None
+    source = made_by.get(tensor.name) if tensor is not None else None
+    return source if source is not None and source.type.name == "DEQUANTIZE" else None
+
+
+def constrain(api: Any, flavour: Flavour, config: Any, network: Any, proto: Any) -> dict[int, str]:
+    """On a weakly typed flavour: allow the types that the file holds, and ask for each layer's own.
+
+    Gives what was asked of which layer, by its number. Without float16 in the file there is nothing to choose: all is float32, or
+    int8 between Q and DQ nodes, which TensorRT fuses only where nothing is asked of the layer between.
+    """
     assert flavour.precision_flags
+    import onnx
+
+    types = _element_types(proto)
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node):
+        config.set_flag(api.BuilderFlag.INT8)
+    if onnx.TensorProto.FLOAT16 not in types.values():
+        return {}
+    config.set_flag(api.BuilderFlag.FP16)
+    config.set_flag(api.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    wanted: dict[int, Any] = {onnx.TensorProto.FLOAT: api.DataType.FLOAT, onnx.TensorProto.FLOAT16: api.DataType.HALF}
+    asked: dict[int, str] = {}
+    made_by: dict[str, Any] = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.num_outputs == 0:
+            continue
+        dtype = wanted.get(_element_type(layer, types))
+        free = layer.type.name in TYPELESS or _dequantize(layer, made_by) is not None
+        tensor = layer.get_output(0)
+        made_by[tensor.name] = layer
+        if dtype is not None and not free:
+            layer.precision = dtype
+            layer.set_output_type(0, dtype)
+            asked[index] = numpy_name(dtype)
+    return asked
+
+
+def _element_types(proto: Any) -> dict[str, int]:
+    """What the file says of each of its tensors."""
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(proto)
     values = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    wanted = {onnx.TensorProto.FLOAT: api.DataType.FLOAT, onnx.TensorProto.FLOAT16: api.DataType.HALF}
-    if onnx.TensorProto.FLOAT16 in types.values():
-        config.set_flag(api.BuilderFlag.FP16)
-    if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
-        config.set_flag(api.BuilderFlag.INT8)
-    config.set_flag(api.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.num_outputs == 0 or layer.type.name in TYPELESS:
-            continue
-        tensor = layer.get_output(0)
-        dtype = wanted.get(types.get(tensor.name, 0))
-        if dtype is not None:
-            layer.precision = dtype
-            layer.set_output_type(0, dtype)
+    weights = {held.name: held.data_type for held in proto.graph.initializer}
+    return weights | {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def _element_type(layer: Any, types: dict[str, int]) -> int:
+    """The type of what a layer puts out; of a Gemm the parser makes several, and what lies between has its input's type."""
+    tensor = layer.get_output(0)
+    name = tensor.name
+    for index in range(layer.num_inputs if layer.type.name not in TYPELESS else 0):
+        tensor = layer.get_input(index)
+        if name not in types and tensor is not None and tensor.name in types:
+            types[name] = types[tensor.name]
+    return types.get(name, 0)
 
 
 def judge(
@@ -108,19 +157,20 @@ def judge(
         problems.append(
             f"float32 was asked for, and the network also computes in {', '.join(one for one in in_network if one != asked)}"
         )
-    told = [one for one in engine or () if one.computes and one.precision]
+    told = [one for one in engine or () if one.computes and one.precisions]
     if engine is not None and not told:
         why_not = "the engine does not say what its layers compute in"
     if told:
-        problems += _against_network(told, in_network, tf32)
-    found = tuple(dict.fromkeys(one.precision for one in told)) or in_network
+        problems += _against_network(told, in_network, asked)
+    problems += _tf32(engine or (), tf32)
+    found = tuple(dict.fromkeys(_likeliest(one, in_network) for one in told)) or in_network
     return PrecisionReport(
         asked=asked,
         typing=STRONG if flavour.strongly_typed else CONSTRAINED,
         read_from="engine" if told else "network",
         found=found,
         problems=tuple(problems),
-        note="" if told else f"read off the network, not off the engine: {why_not}",
+        note=_open_questions(told) if told else f"read off the network, not off the engine: {why_not}",
     )
 
 
@@ -130,16 +180,32 @@ def _of_network(layers: Sequence[LayerCount]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(computing or floating))
 
 
-def _against_network(told: Sequence[EngineLayer], in_network: Sequence[str], tf32: bool) -> list[str]:
+def _against_network(told: Sequence[EngineLayer], in_network: Sequence[str], asked: str) -> list[str]:
     problems = []
-    wrong = [one for one in told if one.precision not in in_network]
+    wrong = [one for one in told if not set(one.precisions) & set(in_network)]
     if wrong:
-        some = ", ".join(f"{one.name} in {one.precision}" for one in wrong[:3])
+        some = ", ".join(f"{one.name} in {one.precisions[0]}" for one in wrong[:3])
         problems.append(f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(in_network)}: {some}")
-    lost = [precision for precision in in_network if precision not in {one.precision for one in told}]
-    if lost:
-        problems.append(f"no layer of the engine computes in {', '.join(lost)}")
-    rounding = [one.name for one in told if "tf32" in one.tactic.lower()]
-    if rounding and not tf32:
-        problems.append(f"TF32 is off, and {len(rounding)} layer(s) use it: {', '.join(rounding[:3])}")
+    if asked in in_network and not any(asked in one.precisions for one in told):
+        problems.append(f"no layer of the engine computes in {asked}")
     return problems
+
+
+def _tf32(engine: Sequence[EngineLayer], allowed: bool) -> list[str]:
+    """Of every layer: a kernel made of several nodes may be of any kind."""
+    rounding = [one.name for one in engine if "tf32" in one.tactic.lower()]
+    if not rounding or allowed:
+        return []
+    return [f"TF32 is off, and {len(rounding)} layer(s) use it: {', '.join(rounding[:3])}"]
+
+
+def _likeliest(one: EngineLayer, in_network: Sequence[str]) -> str:
+    return next((precision for precision in one.precisions if precision in in_network), one.precisions[0])
+
+
+def _open_questions(told: Sequence[EngineLayer]) -> str:
+    unclear = [one for one in told if len(one.precisions) > 1]
+    if not unclear:
+        return ""
+    some = ", ".join(f"{one.name} in {' or '.join(one.precisions)}" for one in unclear[:3])
+    return f"of {len(unclear)} layer(s) the engine does not say which it is: {some}"

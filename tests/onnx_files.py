@@ -1,0 +1,82 @@
+"""ONNX files in memory, as a build takes them: exported networks, and small ones made by hand, in several precisions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from edgekit.export import export_onnx
+from edgekit.fold import fold
+from edgekit.models.trace import output_specs
+from edgekit.reports import FoldReport
+from edgekit.tensors import TensorSpec
+from edgekit.trt.network import OnnxFile
+from tests.networks import image_spec, network
+
+
+def onnx_file(
+    content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], precision: str = "float32"
+) -> OnnxFile:
+    return OnnxFile(Path("model.onnx"), content, tuple(inputs), tuple(outputs), precision)
+
+
+def file_of(model: nn.Module, inputs: tuple[TensorSpec, ...], fold_bn: bool = True) -> tuple[OnnxFile, FoldReport]:
+    graph, report = fold(model, inputs, fold_bn=fold_bn)
+    outputs = output_specs(graph, inputs)
+    return onnx_file(export_onnx(graph, report, inputs, outputs), inputs, outputs), report
+
+
+@functools.cache
+def lenet() -> OnnxFile:
+    return file_of(network("lenet"), image_spec())[0]
+
+
+def half(model: OnnxFile) -> OnnxFile:
+    """The same network with every float tensor in float16."""
+    proto = onnx.load_model_from_string(model.content)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    specs = [tuple(msgspec.structs.replace(one, dtype="float16") for one in side) for side in (model.inputs, model.outputs)]
+    return onnx_file(proto.SerializeToString(), *specs, precision="float16")
+
+
+def quantised(zero_point: int = 0, uint8: bool = False) -> OnnxFile:
+    """A convolution between symmetric quantisers of its input and its weights."""
+    dtype = np.uint8 if uint8 else np.int8
+    weights = np.random.default_rng(0).integers(-100, 100, (4, 1, 3, 3)).astype(np.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], name="quantise"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], name="dequantise"),
+        helper.make_node("DequantizeLinear", ["weights", "scale", "none"], ["w"], name="dequantise_weights"),
+        helper.make_node("Conv", ["x", "w"], ["output"], name="conv"),
+    ]
+    stored = {"scale": np.float32(0.1), "zero": dtype(zero_point), "none": np.int8(0), "weights": weights}
+    return crafted(nodes, stored, (4, 26, 26), precision="int8")
+
+
+def crafted(
+    nodes: list[onnx.NodeProto], stored: dict[str, Any], shape: tuple[int, ...], *, precision: str = "float32"
+) -> OnnxFile:
+    inputs, outputs = image_spec(), (TensorSpec("output", "float32", ("batch", *shape)),)
+    graph = helper.make_graph(
+        nodes,
+        "crafted",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(inputs[0].shape))],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, list(outputs[0].shape))],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("my", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return onnx_file(model.SerializeToString(), inputs, outputs, precision)

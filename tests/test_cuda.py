@@ -1,0 +1,174 @@
+"""The driver and its management library, made up; and the variable by which TF32 is overruled."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from edgekit import cuda
+from edgekit.cuda import GpuState, cuda_problem, gpu_facts, gpu_state, tf32_fact, without_tf32
+
+
+def put(reference: Any, value: int) -> int:
+    reference._obj.value = value
+    return 0
+
+
+class Driver:
+    """One GPU, and a management library beside it; ``lacks``: functions that it does not have."""
+
+    def __init__(self) -> None:
+        self.lacks: tuple[str, ...] = ()
+        self.unsupported: tuple[str, ...] = ()
+        self.reasons, self.asked = 0, [""]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ANSWERS or name in self.lacks:
+            raise AttributeError(name)
+        self.asked.append(name)
+        return lambda *given: 3 if name in self.unsupported else ANSWERS[name](self, *given)
+
+
+def named(driver: Driver, text: Any, *rest: Any) -> int:
+    text.value = b"0000:65:00.0"
+    return 0
+
+
+def handle(driver: Driver, place: Any, device: Any) -> int:
+    return put(device, 77) if place.value == b"0000:65:00.0" else 6
+
+
+def managed(value: int, *which: int) -> Any:
+    return lambda driver, device, *given: put(given[-1], value) if (device.value, *given[:-1]) == (77, *which) else 2
+
+
+ANSWERS: dict[str, Any] = {
+    "cuInit": lambda driver, flags: 0,
+    "cuDeviceGetCount": lambda driver, count: put(count, 1),
+    "cuDeviceGetPCIBusId": named,
+    "cuDeviceGetName": named,
+    "cuDriverGetVersion": lambda driver, version: put(version, 13010),
+    "cuDeviceGetAttribute": lambda driver, value, which, device: put(value, {16: 132, 75: 9, 76: 0}[which]),
+    "cuDeviceTotalMem_v2": lambda driver, size, device: put(size, 85_017_493_504),
+    "nvmlInit_v2": lambda driver: 0,
+    "nvmlSystemGetDriverVersion": named,
+    "nvmlDeviceGetHandleByPciBusId_v2": handle,
+    "nvmlDeviceGetClockInfo": managed(1980, 1),
+    "nvmlDeviceGetTemperature": managed(44, 0),
+    "nvmlDeviceGetPowerUsage": managed(345_600),
+    "nvmlDeviceGetCurrentClocksThrottleReasons": lambda driver, device, value: put(value, driver.reasons),
+}
+
+
+@pytest.fixture
+def _nothing_remembered() -> Iterator[None]:
+    remembered = (cuda.cuda_problem, cuda._management, cuda._device)
+    for one in remembered:
+        one.cache_clear()
+    yield
+    for one in remembered:
+        one.cache_clear()
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, _nothing_remembered: None) -> Driver:
+    made = Driver()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: made)
+    return made
+
+
+def test_a_gpu_tells_what_it_is_and_how_it_is(driver: Driver) -> None:
+    assert cuda_problem() == ""
+    assert gpu_facts() == {
+        "gpu": "0000:65:00.0",
+        "compute capability": "9.0",
+        "multiprocessors": "132",
+        "gpu memory": "79 GiB",
+        "cuda driver": "13.1",
+        "driver": "0000:65:00.0",
+    }
+    assert gpu_state() == GpuState(1980, 44, 346, ())
+    assert gpu_state() == GpuState(1980, 44, 346, ())
+    assert driver.asked.count("nvmlInit_v2") == 1  # it takes long
+
+
+@pytest.mark.parametrize(
+    ("bits", "told"),
+    [
+        (0x1, ()),  # idle
+        (0x2 | 0x10 | 0x100, ()),  # clocks that somebody has set
+        (0x4, ("its power limit",)),
+        (0x8 | 0x40, ("its hardware", "heat")),
+        (0x20 | 0x40, ("heat",)),
+        (0x80, ("its power supply",)),
+    ],
+)
+def test_what_takes_the_clock_down_is_named(driver: Driver, bits: int, told: tuple[str, ...]) -> None:
+    driver.reasons = bits
+    state = gpu_state()
+    assert state is not None
+    assert state.slowed_by == told
+
+
+def test_what_a_gpu_or_its_library_cannot_tell_is_left_out(driver: Driver) -> None:
+    driver.unsupported = ("nvmlDeviceGetPowerUsage",)
+    driver.lacks = ("nvmlDeviceGetTemperature", "nvmlDeviceGetCurrentClocksThrottleReasons")
+    assert gpu_state() == GpuState(1980, None, None, ())
+
+
+@pytest.mark.parametrize("missing", ["cuInit", "nvmlInit_v2"])
+def test_without_a_driver_or_its_management_library_there_is_no_state(driver: Driver, missing: str) -> None:
+    driver.unsupported = (missing,)
+    assert gpu_state() is None
+
+
+def test_a_gpu_that_the_library_does_not_find_tells_nothing(driver: Driver) -> None:
+    driver.unsupported = ("nvmlDeviceGetHandleByPciBusId_v2",)
+    assert gpu_state() == GpuState(None, None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("variable", "asked", "told"),
+    [
+        (None, False, "off"),
+        (None, True, "on"),
+        ("", True, "on"),
+        ("0", False, "off"),
+        ("0", True, "off: NVIDIA_TF32_OVERRIDE=0 forces it"),
+        ("1", False, "on: NVIDIA_TF32_OVERRIDE=1 forces it"),
+        ("1", True, "on"),
+    ],
+)
+def test_tf32_is_as_asked_unless_the_user_forces_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, asked: bool, told: str
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", variable)
+    assert tf32_fact(asked) == told
+
+
+@pytest.mark.parametrize("before", [None, "", "0", "1"])
+@pytest.mark.parametrize("first_to_leave", [0, 1])
+def test_tf32_is_put_back_when_the_last_has_left(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, first_to_leave: int
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", before or "")
+    if before is None:
+        monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    both = [without_tf32(), without_tf32()]
+    for one in both:
+        one.__enter__()
+    during = "1" if before == "1" else "0"
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == during
+    both.pop(first_to_leave).__exit__(None, None, None)
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == during
+    both.pop().__exit__(None, None, None)
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == before
+    with pytest.raises(ZeroDivisionError), without_tf32():
+        raise ZeroDivisionError
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == before

@@ -1,0 +1,133 @@
+"""What engines of each release say of their layers, and what is read from it.
+
+The descriptions have the shape of those that 8.6, 10 and 11 print: names of keys, layers, formats and kernels are theirs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from edgekit.reports import LayerCount
+from edgekit.trt.flavour import FLAVOURS
+from edgekit.trt.inspector import engine_layers
+from edgekit.trt.precision import EngineLayer, judge
+
+COMPUTING = frozenset({"/conv1/Conv", "/fc/Gemm", "node_of_out"})
+TEN = next(one for one in FLAVOURS if one.first == (10, 0))
+
+
+def tensors(*formats: str) -> list[dict[str, Any]]:
+    return [{"Name": f"t{place}", "Dimensions": [1, 8], "Format/Datatype": text} for place, text in enumerate(formats)]
+
+
+def entry(
+    name: str, kind: str, inputs: str = "Float", outputs: str = "", tactic: str = "0x0000000000000000", **more: Any
+) -> dict[str, Any]:
+    sides = {"Inputs": tensors(inputs), "Outputs": tensors(outputs or inputs)}
+    return {"Name": name, "LayerType": kind, **sides, "TacticName": tactic, "StreamId": 0, **more}
+
+
+def read(*entries: Any, computing: frozenset[str] = COMPUTING) -> list[EngineLayer]:
+    return engine_layers(json.dumps({"Layers": entries, "Bindings": ["x", "y"]}), computing)
+
+
+def judged(asked: str, layers: list[EngineLayer], *in_network: str, tf32: bool = False) -> Any:
+    counts = [LayerCount("CONVOLUTION", precision, 1) for precision in in_network or (asked,)]
+    return judge(asked, TEN, counts, layers, "", tf32)
+
+
+EIGHT = entry(
+    "/conv1/Conv + /relu/Relu", "CaskConvolution", "Thirty-two wide channel vectorized row major Int8 format",
+    tactic="sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_tilesize64x64x64_stage5",
+    ParameterType="Convolution", Weights={"Type": "Int8", "Count": 9408}, Bias={"Type": "Float", "Count": 64}, Activation="RELU",
+    Metadata="[ONNX Layer: /conv1/Conv]\x1e[ONNX Layer: /relu/Relu]",
+)  # fmt: skip
+TEN_GEMM = entry(
+    "/fc/Gemm_myl0_3", "gemm", "Half", "Float", tactic="sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize32x32x64_stage6",
+    Metadata="[ONNX Layer: /fc/Gemm]",
+)  # fmt: skip
+ELEVEN = entry(
+    "__myl_ConvRelu_myl1_0", "correlation", "Float", tactic="sm80_xmma_fprop_implicit_gemm_f32f32_tf32f32_f32_nhwckrsc_nhwc_tile",
+    Metadata="[ONNX Layer: /conv1/Conv]\x1f[ONNX Layer: /relu/Relu]",
+)  # fmt: skip
+KGEN = entry("__myl_FcAddRelu_myl0_2", "kgen", "Float", tactic="__myl_FcAddRelu_0x1f", Metadata="[ONNX Layer: /fc/Gemm]")
+
+
+@pytest.mark.parametrize(
+    ("one", "precisions", "nodes"),
+    [
+        (EIGHT, ("int8",), ("/conv1/Conv", "/relu/Relu")),
+        (TEN_GEMM, ("float16",), ("/fc/Gemm",)),
+        (ELEVEN, ("float32",), ("/conv1/Conv", "/relu/Relu")),
+        (KGEN, ("float32",), ("/fc/Gemm",)),
+        (entry("/fc/Gemm", "CublasLtGemm", "Half", ParameterType="MatrixMultiply"), ("float16",), ()),
+        (entry("fc", "FullyConnected", "Row major linear FP16 format"), ("float16",), ()),
+        (entry("/conv1/Conv", "CaskConvolution", "Float", "Half", Weights={"Type": "Half", "Count": 9}), ("float16",), ()),
+        (entry("/conv1/Conv", "CaskConvolution", "Channel major INT8 format", Weights={"Type": ""}), ("int8",), ()),
+        (entry("/conv1/Conv", "CaskGemmConvolution", "Half", tactic="sm90_xmma_bf16bf16_bf16f32_f32_nhwc"), ("bfloat16",), ()),
+        # nobody says which: a cast or a quantiser may be fused before it
+        (entry("/conv1/Conv", "CaskConvolution", "Float", "Half"), ("float32", "float16"), ()),
+    ],
+)  # fmt: skip
+def test_a_layer_that_computes_is_known_in_each_releases_words(
+    one: dict[str, Any], precisions: tuple[str, ...], nodes: tuple[str, ...]
+) -> None:
+    (told,) = read(one)
+    assert (told.computes, told.precisions, told.onnx_nodes) == (True, precisions, nodes)
+
+
+@pytest.mark.parametrize("between", ["\x1e", "\x1f", "", " ", "\\u001e", "\\u001f", "\n"])
+def test_nodes_are_told_apart_whatever_stands_between_them(between: str) -> None:
+    metadata = f"[ONNX Layer: a[0]]{between}[ONNX Layer: b | Relu 2]{between}[ONNX Layer: c]"
+    (told,) = read(entry("x", "kgen", Metadata=metadata))
+    assert told.onnx_nodes == ("a[0]", "b", "c")
+
+
+def test_a_control_character_that_json_forbids_is_read_all_the_same() -> None:
+    document = '{"Layers": [{"Name": "x", "LayerType": "kgen", "Metadata": "[ONNX Layer: a]\x1f[ONNX Layer: b]"}]}'
+    assert engine_layers(document)[0].onnx_nodes == ("a", "b")
+
+
+def test_a_generated_kernel_computes_only_where_no_other_layer_is_its_nodes() -> None:
+    helper = entry("__myl_MoveConc_myl0_1", "kgen", "Float", Metadata="[ONNX Layer: /fc/Gemm]")
+    assert [one.computes for one in read(helper, TEN_GEMM)] == [False, True]
+    nameless = entry("__myl_Fc_myl0_4", "kgen", Metadata="[ONNX Layer: node_of_out]")
+    moved = entry("Reformatting CopyNode for Input Tensor 0 to /fc/Gemm", "Reformat", Metadata="[ONNX Layer: /fc/Gemm]")
+    other = entry("__myl_Relu_myl0_5", "kgen", Metadata="[ONNX Layer: /relu/Relu]")
+    assert [one.computes for one in read(moved, KGEN, nameless, other)] == [False, True, True, False]
+
+
+def test_an_int8_engine_whose_last_products_became_generated_kernels_passes() -> None:
+    report = judged("int8", read(EIGHT, KGEN), "int8", "float32")
+    assert (report.problems, report.found, report.note) == ((), ("int8", "float32"), "")
+
+
+def test_an_int8_engine_that_computes_in_floats_alone_fails() -> None:
+    report = judged("int8", read(KGEN, entry("/conv1/Conv", "CaskConvolution", "Float")), "int8", "float32")
+    assert report.problems == ("no layer of the engine computes in int8",)
+
+
+def test_a_float16_engine_that_is_float32_fails_by_its_kernels_its_weights_or_its_tensors() -> None:
+    whole = entry("a", "gemm", "Half", "Half", tactic="sm80_xmma_gemm_f32f32_f32f32_f32_tn_n")
+    weights = entry("b", "CaskConvolution", "Half", "Half", Weights={"Type": "Float"})
+    tensor = entry("c", "correlation", "Float", "Float")
+    for one in (whole, weights, tensor):
+        problems = judged("float16", read(TEN_GEMM, one)).problems
+        assert problems == (f"1 layer(s) run in another precision than the network's float16: {one['Name']} in float32",)
+
+
+def test_a_layer_that_reads_another_type_than_it_may_compute_in_is_a_note() -> None:
+    report = judged("float16", read(TEN_GEMM, entry("/conv1/Conv", "CaskConvolution", "Float", "Half")))
+    assert (report.problems, report.found) == ((), ("float16",))
+    assert report.note == "of 1 layer(s) the engine does not say which it is: /conv1/Conv in float32 or float16"
+
+
+@pytest.mark.parametrize("one", [ELEVEN, {**KGEN, "TacticName": "__myl_gemm_TF32_0x3"}, {**KGEN, "LayerType": "elementwise"}])
+def test_tf32_is_seen_in_any_layers_kernel(one: dict[str, Any]) -> None:
+    one = {**one, "TacticName": one["TacticName"] if "tf32" in one["TacticName"].lower() else "sm86_tf32f32"}
+    layers = read(one, entry("/fc/Gemm", "gemm"))
+    assert judged("float32", layers).problems == (f"TF32 is off, and 1 layer(s) use it: {one['Name']}",)
+    assert judged("float32", layers, tf32=True).problems == ()

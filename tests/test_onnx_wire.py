@@ -1,0 +1,85 @@
+"""Operators read without the onnx package, held against what it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgekit.onnx_wire import operators
+
+X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
+
+
+def model_of(*nodes: onnx.NodeProto, functions: tuple[onnx.FunctionProto, ...] = ()) -> onnx.ModelProto:
+    graph = helper.make_graph(list(nodes), "EPContext", [X], [Y])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("mine", 1)]
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, producer_name="EPContext")
+
+
+def branch(node: onnx.NodeProto) -> onnx.GraphProto:
+    return helper.make_graph([node], "branch", [], [Y])
+
+
+CONTEXT = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", ep_cache_context=b"code", embed_mode=1)
+RELU = helper.make_node("Relu", ["x"], ["y"], name="EPContext", doc_string="EPContext")
+TRUE = helper.make_node("Constant", [], ["condition"], value=helper.make_tensor("EPContext", TensorProto.BOOL, [], [True]))
+BRANCH = helper.make_node("If", ["condition"], ["y"], then_branch=branch(RELU), else_branch=branch(CONTEXT))
+DEEPER = helper.make_node("If", ["condition"], ["y"], then_branch=branch(RELU), else_branch=branch(BRANCH))
+MANY = helper.make_node("Mine", ["x"], ["y"], domain="mine", graphs=[branch(RELU), branch(CONTEXT)])
+CALL = helper.make_node("Called", ["x"], ["y"], domain="mine")
+CALLED = helper.make_function("mine", "Called", ["x"], ["y"], [CONTEXT], [helper.make_opsetid("com.microsoft", 1)])
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (model_of(RELU), {"Relu"}),
+        (model_of(CONTEXT), {"EPContext"}),
+        (model_of(TRUE, BRANCH), {"Constant", "If", "Relu", "EPContext"}),
+        (model_of(TRUE, DEEPER), {"Constant", "If", "Relu", "EPContext"}),
+        (model_of(MANY), {"Mine", "Relu", "EPContext"}),
+        (model_of(CALL, functions=(CALLED,)), {"Called", "EPContext"}),
+    ],
+)
+def test_operators_are_found_wherever_they_are_and_names_are_not_taken_for_them(model: onnx.ModelProto, found: set[str]) -> None:
+    assert operators(model.SerializeToString()) == found
+
+
+def test_a_real_file_has_the_operators_that_onnx_reads(bundle: Path) -> None:
+    content = (bundle / "model.onnx").read_bytes()
+    assert operators(content) == {node.op_type for node in onnx.load_model_from_string(content).graph.node}
+
+
+def test_every_kind_of_field_is_passed_over() -> None:
+    tensor = helper.make_tensor("numbers", TensorProto.FLOAT, [2], [1.0, 2.0])
+    tensor.double_data.extend([1.0])
+    node = helper.make_node("Constant", [], ["y"], value=tensor)
+    node.attribute.append(helper.make_attribute("alpha", -0.5))
+    node.attribute.append(helper.make_attribute("beta", -3))
+    assert operators(model_of(node).SerializeToString() + b"\xf9\x01" + bytes(8)) == {"Constant"}
+
+
+def test_a_key_beyond_32_bits_hides_nothing() -> None:
+    """Protobuf reads this key as 58, which is the graph's."""
+    graph = model_of(CONTEXT).graph.SerializeToString()
+    size = bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7])
+    assert operators(b"\xba\x80\x80\x80\x10" + size + graph) == {"EPContext"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\x3a\x05abc", "ends behind its message"),
+        (b"\x3d\x01", "ends behind its message"),
+        (b"\x08" + b"\xff" * 12, "has no end"),
+        (b"\x3a", "has no end"),
+        (b"\x3b\x3c", "in the way 3"),
+        (b"ORTM" * 4, "in the way 7"),
+    ],
+)
+def test_what_is_no_message_is_refused(content: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        operators(content)
