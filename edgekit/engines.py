@@ -203,17 +203,21 @@ def build_engine(
         return Engine(None, built.plan, record, False)
     store(path, built.plan, record)
     if timing is not None and built.timing_cache:
-        write_bytes(timing, built.timing_cache)
+        _write(timing, built.timing_cache)
     return Engine(path, built.plan, record, False)
 
 
 def store(path: Path, plan: bytes, record: EngineRecord) -> None:
     """The plan first: until its record is there too, the pair does not match and nobody loads it."""
-    for place in (path, record_path(path)):
-        if place.is_symlink():  # it is no engine's, see find_engine, and what it points to is not ours
-            place.unlink()
-    write_bytes(path, plan)
-    write_bytes(record_path(path), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    _write(path, plan)
+    _write(record_path(path), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """In place of a link: it is no engine's, see ``find_engine``, and what it points to is not ours."""
+    if path.is_symlink():
+        path.unlink()
+    write_bytes(path, content)
 
 
 def record_path(path: Path) -> Path:
