@@ -276,7 +276,7 @@ def ratios_of(sides: Mapping[str, Bundle], way: Way, settings: Settings, journal
 def ratio(opened: Mapping[str, Backend], batch: int, seconds: float) -> dict[str, Any]:
     """Time of the folded network over that of the unfolded one: below 1 folding is worth it."""
     feed = sample_feed(opened["folded"].inputs, batch)
-    candidates = [Candidate(network, opened[network].bind(feed), {}) for network in NETWORKS]
+    candidates = [Candidate(network, opened[network].bind(feed), dict(opened[network].facts)) for network in NETWORKS]
     rows = interleave(candidates, batch, "device", seconds)
     (found,) = compare(rows)  # time of the first over that of the second
     blocks = {f"{row.backend}_blocks_ms": block_medians(row) for row in rows}

@@ -12,10 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-import onnxruntime as ort
 
 from edgekit.backends import LayerTime
-from edgekit.backends._ort import PROVIDERS, OrtBackend, session_options
+from edgekit.backends._ort import PROVIDERS, OrtBackend, new_session, session_options
 from edgekit.errors import BundleError
 from edgekit.files import read_bytes
 from edgekit.tensors import Feed
@@ -37,7 +36,7 @@ class OrtCpuBackend(OrtBackend):
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
             content = read_bytes(self._path, "ONNX file", BundleError)
-            session = ort.InferenceSession(content, options, providers=[PROVIDERS["ort-cpu"]])
+            session = new_session(content, options, [(PROVIDERS["ort-cpu"], {})])
             for _ in range(WARM_UP + count):
                 session.run(self._names, dict(feed))
             profile = Path(session.end_profiling()).read_bytes()
