@@ -94,8 +94,7 @@ class ILayer(Strict):
         return self._outputs[index]
 
     def set_output_type(self, index: int, dtype: Any) -> None:
-        self._fake.layer_types[self.name] = dtype.name
-        self._outputs[index].dtype = dtype
+        self._fake.layer_types[self.name] = dtype.name  # what the tensor then says is the builder's to decide
 
 
 class INetworkDefinition(Strict):

@@ -340,11 +340,17 @@ def test_measurements_that_tensorrt_refuses_are_not_used(trt: TensorRT, fake: Fa
     assert record.cold_seconds == record.seconds
 
 
-def test_measurements_that_cannot_be_read_only_cost_time(trt: TensorRT) -> None:
+def test_measurements_that_cannot_be_read_only_cost_time(trt: TensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
     made(trt)
     (place,) = timing_caches()
-    place.unlink()
-    place.symlink_to(place)  # a loop: not even root reads it
+    real = Path.read_bytes
+
+    def sealed(path: Path) -> bytes:
+        if path == place:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", sealed)
     assert made(trt, rebuild=True).record.timing_cache == "new"
 
 

@@ -125,7 +125,9 @@ def test_a_layer_that_reads_another_type_than_it_may_compute_in_is_a_note() -> N
     assert report.note == "of 1 layer(s) the engine does not say which it is: /conv1/Conv in float32 or float16"
 
 
-@pytest.mark.parametrize("one", [ELEVEN, {**KGEN, "TacticName": "__myl_gemm_TF32_0x3"}, {**KGEN, "LayerType": "elementwise"}])
+@pytest.mark.parametrize(
+    "one", [ELEVEN, {**KGEN, "TacticName": "__myl_gemm_TF32_0x3"}, {**KGEN, "Metadata": "[ONNX Layer: /relu/Relu]"}]
+)
 def test_tf32_is_seen_in_any_layers_kernel(one: dict[str, Any]) -> None:
     one = {**one, "TacticName": one["TacticName"] if "tf32" in one["TacticName"].lower() else "sm86_tf32f32"}
     layers = read(one, entry("/fc/Gemm", "gemm"))

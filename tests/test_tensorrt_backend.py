@@ -598,6 +598,7 @@ def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
                 },
                 {"Name": "node_conv2d_1 + PWN(node_sigmoid_1)", "LayerType": "CaskConvolution"},
                 {"Name": "(Unnamed Layer* 12) [Shuffle]", "LayerType": "NoOp"},
+                {"Name": "__mye_reorder", "LayerType": "Reformat", "Metadata": "[ONNX Layer: node_conv2d_1]"},
             ]
         }
     )
@@ -612,7 +613,7 @@ def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
         np.testing.assert_allclose(opened.run(feed)["output"], truth(bundle, feed), rtol=1e-5, atol=1e-6)
         assert fake.contexts == contexts + 1
     assert fake.cuda.left == {}
-    assert [one.ms for one in layers] == [(0.5 * place,) * 3 for place in (1, 2, 3, 4)]
+    assert [one.ms for one in layers] == [(0.5 * place,) * 3 for place in (1, 2, 3, 4, 5)]
     nodes = read_nodes(open_bundle(bundle).onnx)
     told = layers_report("tensorrt", 2, layers, nodes).layers
     assert [(one.operator, one.nodes) for one in told] == [
@@ -620,6 +621,7 @@ def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
         ("kgen", ("node_conv2d", "node_sigmoid")),
         ("CaskConvolution", ("node_conv2d_1", "node_sigmoid_1")),
         ("NoOp", ()),
+        ("Reformat", ()),
     ]
 
 
