@@ -35,7 +35,7 @@ SCHEMA = 2
 RECIPE = 2
 """To be raised when the same key would be built in another way, or judged by other rules."""
 NO_TIMING_CACHE = "this flavour has none: nothing is measured in its builds"
-MAX_RECORD_BYTES = 1 << 20
+MAX_RECORD_BYTES = 16 << 20
 
 
 class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -159,11 +159,26 @@ class LayerCount(Part, frozen=True):
     count: int
 
 
+class EngineLayer(Part, frozen=True):
+    """A layer of a built engine, in its own words; what it does not say is empty.
+
+    ``precisions``: what it computes in; more than one where the engine leaves open which of them it is. ``tactic`` is its kernel's
+    name; ``onnx_nodes`` are what it was made of; ``computes``: its precision costs time and accuracy.
+    """
+
+    name: str
+    computes: bool = False
+    precisions: tuple[str, ...] = ()
+    tactic: str = ""
+    kind: str = ""
+    onnx_nodes: tuple[str, ...] = ()
+
+
 class PrecisionReport(Part, frozen=True):
     """In what an engine computes. ``found`` holds the precisions of its layers that multiply.
 
     They are read from the ``engine`` itself, or, where no GPU can load it, from the ``network`` that it was built of;
-    ``note`` says why. ``problems`` are differences from what was ``asked`` for.
+    ``note`` says why. ``problems`` are differences from what was ``asked`` for; ``engine`` is all that the engine said.
     """
 
     asked: str
@@ -172,6 +187,7 @@ class PrecisionReport(Part, frozen=True):
     found: tuple[str, ...]
     problems: tuple[str, ...] = ()
     note: str = ""
+    engine: tuple[EngineLayer, ...] = ()
 
 
 class BuildReport(Report, frozen=True):

@@ -722,6 +722,9 @@ def test_an_engine_that_computes_as_its_file_says_is_kept(bundle: Path, ten: Fak
     assert report.precision.read_from == "engine"
     assert report.precision.found == ("float32",)
     assert report.precision.note == ""
+    # all that it said is there, for whoever has to find out why a check failed
+    assert [(one.name, one.computes, one.precisions) for one in report.precision.engine][1] == ("conv0", True, ("float32",))
+    assert BuildReport.from_json(report.to_json()) == report
     assert report.engine is not None
     assert report.facts["gpu"] == "Pretended GPU"
     assert ten.shapes_set == {"input": (8, 1, 28, 28)}

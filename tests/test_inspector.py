@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from edgekit.reports import LayerCount
+from edgekit.reports import EngineLayer, LayerCount
 from edgekit.trt.flavour import FLAVOURS
 from edgekit.trt.inspector import engine_layers
-from edgekit.trt.precision import EngineLayer, judge
+from edgekit.trt.precision import judge
 
 COMPUTING = frozenset({"/conv1/Conv", "/fc/Gemm", "node_of_out"})
 TEN = next(one for one in FLAVOURS if one.first == (10, 0))

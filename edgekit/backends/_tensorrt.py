@@ -16,11 +16,11 @@ from edgekit.backends._cuda import Device
 from edgekit.build_options import BuildOptions
 from edgekit.engines import Engine, EngineRecord, build_engine, read_model, with_default_range
 from edgekit.errors import EngineError, StaleEngineError, UsageError
+from edgekit.reports import EngineLayer
 from edgekit.tensors import Array, Feed, TensorSpec, check_feed, shape_text
 from edgekit.trt.flavour import TensorRT, find
 from edgekit.trt.inspector import engine_layers, information
 from edgekit.trt.messages import asking, failure
-from edgekit.trt.precision import EngineLayer
 from edgekit.trt.profiler import layer_profiler
 from edgekit.trt.runtime import Loaded, check_tensors, create_context, load, start, stream_is_capturable
 
@@ -334,7 +334,7 @@ def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, Engi
     """Layers in the order of execution, with what the engine says of each."""
     found = []
     for name in dict.fromkeys(name for call in calls for name in call):
-        told = layers.get(name, EngineLayer(name, False, (), ""))
+        told = layers.get(name, EngineLayer(name))
         # it is named after, and told with, the layer that it moves something to
         moves = told.kind == "Reformat" or name.startswith("Reformatting CopyNode")
         hints = () if moves else told.onnx_nodes or tuple(filter(None, _PARTS.split(name)))

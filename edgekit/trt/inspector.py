@@ -11,13 +11,15 @@ import re
 from collections.abc import Set
 from typing import Any
 
+import msgspec
+
 from edgekit.build_options import BuildOptions
 from edgekit.cuda import cuda_problem
 from edgekit.errors import EngineError
+from edgekit.reports import EngineLayer
 from edgekit.tensors import TensorSpec
 from edgekit.trt.flavour import TensorRT, gpu_problem
 from edgekit.trt.messages import REPORT, asking, failure
-from edgekit.trt.precision import EngineLayer
 from edgekit.trt.runtime import create_context, load, start
 
 _COMPUTES = re.compile(r"conv|correlation|gemm|matmul|matrix_?multiply|fully_?connected|einsum", flags=re.I)
@@ -89,7 +91,10 @@ def engine_layers(document: str, computing: Set[str] = frozenset()) -> list[Engi
         raise EngineError("the engine's description is not the JSON that TensorRT documents; build it again") from None
     layers = [_layer(entry) for entry in entries]
     hidden = computing - {node for one in layers if one.computes for node in one.onnx_nodes}
-    return [one._replace(computes=one.computes or (not moves(one) and not hidden.isdisjoint(one.onnx_nodes))) for one in layers]
+    return [
+        msgspec.structs.replace(one, computes=one.computes or (not moves(one) and not hidden.isdisjoint(one.onnx_nodes)))
+        for one in layers
+    ]
 
 
 def moves(one: EngineLayer) -> bool:
@@ -99,7 +104,7 @@ def moves(one: EngineLayer) -> bool:
 
 def _layer(entry: Any) -> EngineLayer:
     if not isinstance(entry, dict):  # an engine built with names only
-        return EngineLayer(str(entry), False, (), "")
+        return EngineLayer(str(entry))
     kind = f"{entry.get('LayerType', '')} {entry.get('ParameterType', '')}"
     return EngineLayer(
         name=str(entry.get("Name", "")),

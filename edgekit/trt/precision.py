@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from edgekit.reports import LayerCount, PrecisionReport
+from edgekit.reports import EngineLayer, LayerCount, PrecisionReport
 from edgekit.trt.flavour import Flavour
 
 _NUMPY_NAMES = {
@@ -28,20 +28,6 @@ TYPELESS = ("CONSTANT", "SHAPE", "QUANTIZE", "DEQUANTIZE", "CAST", "IDENTITY")
 NAMELESS = "node_of_"
 """What TensorRT's parser puts before the name of what a nameless node puts out."""
 STRONG, CONSTRAINED = "strongly typed: the file's types are binding", "weakly typed: layers are constrained to the file's types"
-
-
-class EngineLayer(NamedTuple):
-    """A layer of a built engine; ``precisions`` and ``onnx_nodes`` are empty where the engine does not say.
-
-    ``precisions``: what it computes in; more than one where the engine leaves open which of them it is.
-    """
-
-    name: str
-    computes: bool
-    precisions: tuple[str, ...]
-    tactic: str
-    kind: str = ""
-    onnx_nodes: tuple[str, ...] = ()
 
 
 def numpy_name(dtype: Any) -> str:
@@ -170,6 +156,7 @@ def judge(
         read_from="engine" if told else "network",
         found=found,
         problems=tuple(problems),
+        engine=tuple(engine or ()),
         note=_open_questions(told) if told else f"read off the network, not off the engine: {why_not}",
     )
 
