@@ -16,6 +16,7 @@ import onnxruntime as ort
 from onnxscript import optimizer
 
 from edgekit.errors import BundleError, ModelError, first_line
+from edgekit.onnx_wire import lies_elsewhere
 from edgekit.tensors import BATCH, Array, TensorSpec, sample_feed, shape_text
 
 LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room for its own fields
@@ -119,6 +120,8 @@ def load_whole(path: Path) -> onnx.ModelProto:
     _check_size(path, sum(_bytes(tensor) for tensor in model.graph.initializer))  # before anything beside the file is read
     try:
         onnx.load_external_data_for_model(model, str(path.parent))  # refuses names that leave the folder
+        if lies_elsewhere(model.SerializeToString()):
+            raise ValueError("a sparse tensor, or one of a function's defaults, lies in another file, where onnx does not look")
         onnx.checker.check_model(model)
     except Exception as problem:
         raise BundleError(f"{path} is not a whole ONNX file: {first_line(problem)}; export it again") from None

@@ -1,4 +1,4 @@
-"""The operators in an ONNX file, read off protobuf's wire format: a board that only runs files has no onnx package.
+"""What an ONNX file holds, read off protobuf's wire format: a board that only runs files has no onnx package.
 
 A message is fields: a key (the field's number times 8, plus how its value is written) and the value.
 """
@@ -6,41 +6,63 @@ A message is fields: a key (the field's number times 8, plus how its value is wr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 # from the model to its nodes, and from a node to the branches and bodies in its attributes: field number -> what lies there
 _INSIDE = {
     "model": {7: "graph", 25: "function"},
-    "graph": {1: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
     "function": {7: "node", 11: "attribute"},
     "node": {4: "operator", 5: "attribute"},
-    "attribute": {6: "graph", 11: "graph"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "its file", 14: "elsewhere"},
 }
+DEEPEST = 100  # protobuf's own limit for messages in messages
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_Value: TypeAlias = "memoryview | int"
 
 
 def operators(content: bytes) -> set[str]:
     """The operators of all nodes, also in branches, loops and functions; raises ValueError for what is no such message."""
-    found: set[str] = set()
-    left = [("model", memoryview(content))]
-    while left:
-        kind, message = left.pop()
-        for number, value in _fields(message):
-            inside = _INSIDE[kind].get(number, "")
-            if inside == "operator":
-                found.add(bytes(value).decode(errors="replace"))
-            elif inside:
-                left.append((inside, value))
-    return found
+    found = (value for kind, value in _leaves(content) if kind == "operator")
+    return {bytes(value).decode(errors="replace") for value in found if isinstance(value, memoryview)}
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, value) of the fields that have a length; the others hold numbers."""
+def lies_elsewhere(content: bytes) -> bool:
+    """Whether any tensor, wherever it is, names a file beside this one; raises ValueError for what is no such message."""
+    return any(kind == "its file" or (kind == "elsewhere" and value != 0) for kind, value in _leaves(content))
+
+
+def _leaves(content: bytes) -> Iterator[tuple[str, _Value]]:
+    """(kind, value) of what ``_INSIDE`` leads to; one way down is kept at a time, whatever number of messages there is."""
+    way = [("model", _fields(memoryview(content)))]
+    while way:
+        kind, fields = way[-1]
+        number, value = next(fields, (0, 0))
+        if number == 0:
+            way.pop()
+            continue
+        inside = _INSIDE[kind].get(number, "")
+        if inside and inside not in _INSIDE:
+            yield inside, value
+        elif inside and isinstance(value, memoryview):
+            if len(way) > DEEPEST:
+                raise ValueError(f"messages are nested more than {DEEPEST} deep")
+            way.append((inside, _fields(value)))
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, _Value]]:
+    """(number, value) of the fields that hold a message, a text or a whole number."""
     place, end = 0, len(message)
     while place < end:
         key, place = _varint(message, place)
-        written, size = key & 7, 0
+        number, written, size = (key & 0xFFFFFFFF) >> 3, key & 7, 0  # protobuf drops what goes beyond 32 bits
+        if number == 0:
+            raise ValueError("a field has the number 0")
         if written == _VARINT:
-            _, place = _varint(message, place)
+            value, place = _varint(message, place)
+            yield number, value
         elif written == _LENGTH:
             size, place = _varint(message, place)
         elif written in (_EIGHT_BYTES, _FOUR_BYTES):
@@ -50,7 +72,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         if place + size > end:
             raise ValueError("a field ends behind its message")
         if written == _LENGTH:
-            yield (key & 0xFFFFFFFF) >> 3, message[place : place + size]  # protobuf drops what goes beyond 32 bits
+            yield number, message[place : place + size]
         place += size
 
 

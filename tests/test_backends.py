@@ -18,13 +18,13 @@ import pytest
 import torch
 
 import edgekit.backends
-from edgekit.backends import KINDS, Backend, ModelFiles, OnDevice, absence, open_backend, present
+from edgekit.backends import KINDS, RUNTIMES, Backend, ModelFiles, OnDevice, Wishes, absence, open_backend, present
 from edgekit.backends.fake import FakeBackend
 from edgekit.bundle import open_bundle, write_bundle
 from edgekit.commands import verify_bundle
 from edgekit.errors import BundleError, FallbackError, MissingError, ModelError, UsageError
 from edgekit.extras import pip_install
-from edgekit.tensors import Feed, sample_feed
+from edgekit.tensors import Feed, TensorSpec, sample_feed
 
 
 @pytest.fixture
@@ -660,6 +660,58 @@ def test_a_file_with_a_compiled_program_is_refused_before_onnxruntime_sees_it(
     assert pretended_provider == []
 
 
+def outside(name: str, kind: str) -> onnx.ModelProto:
+    """``y = x w`` with ``w`` in the file w.bin, at each of the places where ONNX Runtime follows such a name."""
+    w = onnx.TensorProto(name="w", data_type=1, dims=[4] if "sparse" in kind else [4, 4], data_location=1)
+    w.external_data.add(key="location", value=name)
+    index = onnx.numpy_helper.from_array(np.array([0, 5, 10, 15]), "index")
+    sparse = onnx.SparseTensorProto(values=w, indices=index, dims=[4, 4])
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]
+    given = {"initializer": {"initializer": [w]}, "sparse initializer": {"sparse_initializer": [sparse]}}.get(kind, {})
+    if not given:
+        value = {"sparse_value": sparse} if kind == "sparse constant" else {"value": w}
+        nodes.insert(0, onnx.helper.make_node("Constant", [], ["w"], **value))
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, ["batch", 4]) for name in "xy")
+    opsets, functions = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("mine", 1)], []
+    if kind.startswith("function"):
+        default = [onnx.helper.make_attribute("K", w)] if kind == "function default" else []
+        if default:
+            nodes[0].attribute[0].ClearField("t")
+            nodes[0].attribute[0].ref_attr_name = "K"
+        functions = [onnx.helper.make_function("mine", "F", ["x"], ["y"], nodes, opsets[:1], attribute_protos=default)]
+        nodes = [onnx.helper.make_node("F", ["x"], ["y"], domain="mine")]
+    graph = onnx.helper.make_graph(nodes, "outside", [x], [y], **given)
+    return onnx.helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+
+
+@pytest.mark.parametrize(
+    "kind", ["initializer", "sparse initializer", "constant", "sparse constant", "function", "function default"]
+)
+def test_weights_in_another_file_are_refused_before_onnxruntime_looks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Given bytes it looks in the current folder, and runs with whatever of that name lies there."""
+    monkeypatch.chdir(tmp_path)
+    np.ones(16, np.float32).tofile("w.bin")
+    path = tmp_path / "net.onnx"
+    path.write_bytes(outside("w.bin", kind).SerializeToString())
+    found: list[Any] = []
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *given, **named: found.append(given))
+    monkeypatch.setitem(sys.modules, "onnx", None)  # boards that run files have no such package
+    x, y = (TensorSpec(name, "float32", ("batch", 4)) for name in "xy")
+    for runtime in ("ort-cpu", "ort-cuda", "ort-tensorrt"):
+        with pytest.raises(BundleError, match=r"net\.onnx keeps weights in another file, .*; export the model again with its"):
+            RUNTIMES[runtime].open(ModelFiles(path, (x,), (y,)), Wishes())
+    assert found == []
+
+
+def test_a_file_that_has_changed_since_is_looked_into_again_for_its_layers(files: ModelFiles) -> None:
+    with open_backend("ort-cpu", files) as opened:
+        files.onnx.write_bytes(outside("w.bin", "initializer").SerializeToString())
+        with pytest.raises(BundleError, match="keeps weights in another file"):
+            opened.layer_times(sample_feed(files.inputs, 1), 1)  # type: ignore[attr-defined]
+
+
 def test_a_file_cut_off_whose_bytes_say_epcontext_is_refused(files: ModelFiles, pretended_provider: list[Any]) -> None:
     compiled_file(files.onnx)
     files.onnx.write_bytes(files.onnx.read_bytes()[:-3])
@@ -685,7 +737,7 @@ def test_onnxruntimes_own_format_is_no_onnx_file(files: ModelFiles, tmp_path: Pa
     content = (tmp_path / "own.ort").read_bytes()
     assert onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).get_inputs()
     files.onnx.write_bytes(content)
-    with pytest.raises(BundleError, match=r"ONNX Runtime refuses .*; export it again"):
+    with pytest.raises(BundleError, match=r"is not a whole ONNX file: .*; export it again"):
         open_backend("ort-cpu", files)
 
 

@@ -647,6 +647,17 @@ def test_weights_beside_the_file_come_along_and_not_from_elsewhere(tmp_path: Pat
         export_source(str(outside), ExportOptions(output=tmp_path / "again"))
 
 
+def test_a_sparse_tensor_beside_the_file_is_refused_where_onnx_would_leave_it_there(tmp_path: Path) -> None:
+    """It would be looked for in the current folder by ONNX Runtime, and later by whoever opens the bundle."""
+    values = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    values.external_data.add(key="location", value="w.bin")
+    sparse = onnx.SparseTensorProto(values=values, indices=onnx.numpy_helper.from_array(np.array([0])), dims=[1])
+    model = plain()
+    model.graph.node.append(helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    with pytest.raises(BundleError, match=r"is not a whole ONNX file: a sparse tensor.*lies in another file"):
+        export(tmp_path, model)
+
+
 def test_weights_beyond_two_gigabytes_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(plain(), path, save_as_external_data=True, location="net.data", size_threshold=0)

@@ -1,14 +1,15 @@
-"""Operators read without the onnx package, held against what it reads."""
+"""What is read off an ONNX file without the onnx package, held against what that reads."""
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.onnx_wire import operators
+from edgekit.onnx_wire import DEEPEST, lies_elsewhere, operators
 
 X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
 
@@ -78,8 +79,78 @@ def test_a_key_beyond_32_bits_hides_nothing() -> None:
         (b"\x3a", "has no end"),
         (b"\x3b\x3c", "in the way 3"),
         (b"ORTM" * 4, "in the way 7"),
+        (b"\x00\x00", "has the number 0"),
     ],
 )
 def test_what_is_no_message_is_refused(content: bytes, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         operators(content)
+
+
+ELSEWHERE = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+SPARSE = [onnx.SparseTensorProto(values=ELSEWHERE), onnx.SparseTensorProto(indices=ELSEWHERE)]
+HOLDS = [
+    onnx.AttributeProto(name="a", t=ELSEWHERE),
+    onnx.AttributeProto(name="a", tensors=[TensorProto(), ELSEWHERE]),
+    *(onnx.AttributeProto(name="a", sparse_tensor=one) for one in SPARSE),
+    *(onnx.AttributeProto(name="a", sparse_tensors=[one]) for one in SPARSE),
+]
+NODES = [onnx.NodeProto(op_type="Mine", attribute=[one]) for one in HOLDS]
+GRAPHS = [
+    onnx.GraphProto(initializer=[ELSEWHERE]),
+    *(onnx.GraphProto(sparse_initializer=[one]) for one in SPARSE),
+    *(onnx.GraphProto(node=[RELU, one]) for one in NODES),
+]
+MODELS = [
+    *(onnx.ModelProto(graph=one) for one in GRAPHS),
+    *(model_of(onnx.NodeProto(op_type="If", attribute=[onnx.AttributeProto(name="a", g=one)])) for one in GRAPHS),
+    *(model_of(onnx.NodeProto(op_type="If", attribute=[onnx.AttributeProto(name="a", graphs=[one])])) for one in GRAPHS),
+    *(onnx.ModelProto(functions=[onnx.FunctionProto(node=[one])]) for one in NODES),
+    *(onnx.ModelProto(functions=[onnx.FunctionProto(attribute_proto=[one])]) for one in HOLDS),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=range(len(MODELS)))
+def test_a_tensor_that_lies_elsewhere_is_found_wherever_it_is(model: onnx.ModelProto) -> None:
+    content = model.SerializeToString()
+    assert lies_elsewhere(content)
+    inside = content.replace(b"\x70\x01", b"\x70\x00")  # data_location: 1 to 0
+    assert inside != content
+    assert not lies_elsewhere(inside)
+
+
+def test_a_named_file_counts_without_the_mark_too() -> None:
+    tensor = TensorProto(name="w")
+    tensor.external_data.add(key="location", value="w.bin")
+    assert lies_elsewhere(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
+
+
+def test_a_real_file_has_all_its_weights_inside(bundle: Path) -> None:
+    assert not lies_elsewhere((bundle / "model.onnx").read_bytes())
+
+
+def nested(count: int) -> bytes:
+    """A node in so many graphs, written by hand: there are more than onnx writes."""
+    content = onnx.GraphProto(node=[onnx.NodeProto(op_type="Relu")]).SerializeToString()
+    for key in (b"\x32", b"\x2a", b"\x0a") * count:  # graph of an attribute, of a node, of a graph
+        content = key + bytes([len(content) & 0x7F | 0x80, len(content) >> 7]) + content
+    return b"\x3a" + bytes([len(content) & 0x7F | 0x80, len(content) >> 7]) + content
+
+
+def test_what_protobuf_still_reads_is_read_and_nothing_deeper_is_walked() -> None:
+    """A graph in a graph is three messages, behind the model, its graph and the last node."""
+    deepest = nested((DEEPEST - 3) // 3)
+    assert onnx.load_model_from_string(deepest).SerializeToString()
+    assert operators(deepest) == {"Relu"}
+    with pytest.raises(ValueError, match=f"more than {DEEPEST} deep"):
+        operators(nested(DEEPEST // 3 + 1))
+
+
+def test_many_messages_are_walked_one_at_a_time() -> None:
+    content = b"\x3a\x00" * 100_000
+    tracemalloc.start()
+    try:
+        assert operators(content) == set()
+        assert tracemalloc.get_traced_memory()[1] < len(content) / 4
+    finally:
+        tracemalloc.stop()

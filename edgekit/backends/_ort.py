@@ -18,7 +18,7 @@ from edgekit.errors import BundleError, FallbackError, first_line
 from edgekit.files import read_bytes
 from edgekit.linked import linked_tensorrt, loading_problem
 from edgekit.machine import cores
-from edgekit.onnx_wire import operators
+from edgekit.onnx_wire import lies_elsewhere, operators
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
 PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
@@ -49,9 +49,7 @@ class OrtBackend:
     @classmethod
     def open(cls, kind: str, files: ModelFiles, threads: int | None = None, batches: Sequence[int] = ()) -> OrtBackend:
         """Raises BundleError for a file ONNX Runtime refuses, FallbackError when another provider would run it."""
-        # from bytes, ONNX Runtime reads no file beside this one, which no checksum covers
-        content = read_bytes(files.onnx, "ONNX file", BundleError)
-        _check_compiled(content, files.onnx)
+        content = read_model(files.onnx)
         with ExitStack() as stack:
             if kind == "ort-tensorrt":
                 stack.enter_context(without_tf32())  # the provider has no option for TF32 in every release
@@ -115,6 +113,26 @@ class OrtBackend:
         self._leaving.close()
 
 
+def read_model(path: Path) -> bytes:
+    """The file's bytes; raises BundleError where running them would take in what no checksum covers."""
+    content = read_bytes(path, "ONNX file", BundleError)
+    try:
+        elsewhere = lies_elsewhere(content)
+        compiled = COMPILED.encode() in content and COMPILED in operators(content)  # it may be a part of another name
+    except ValueError as problem:
+        raise BundleError(f"{path} is not a whole ONNX file: {problem}; export it again") from None
+    if elsewhere:  # given bytes, ONNX Runtime looks for it in the current folder
+        raise BundleError(
+            f"{path} keeps weights in another file, which no checksum covers; export the model again with its weights inside"
+        )
+    if compiled:  # a provider would load and run it
+        raise BundleError(
+            f"{path} has an {COMPILED} node, which carries a program compiled elsewhere that nothing here can check; "
+            "export the model again without compiling it"
+        )
+    return content
+
+
 def session_options(threads: int | None) -> ort.SessionOptions:
     """On so many threads, or on all cores; nothing is printed but errors."""
     options = ort.SessionOptions()
@@ -172,7 +190,7 @@ def _providers(kind: str, files: ModelFiles, batches: Sequence[int], content: by
     """The one asked for; behind TensorRT also CUDA, or what TensorRT leaves would go to the CPU."""
     cuda = (PROVIDERS["ort-cuda"], {"use_tf32": "0"})
     if kind == "ort-tensorrt":
-        quantised = bool(QUANTISED & _operators(content, files.onnx))
+        quantised = bool(QUANTISED & operators(content))
         return [(PROVIDERS[kind], tensorrt_settings(files, batches, quantised)), cuda]
     return [cuda] if kind == "ort-cuda" else [(PROVIDERS[kind], {})]
 
@@ -213,22 +231,6 @@ def _tf32(kind: str) -> dict[str, str]:
     if kind == "ort-tensorrt" and told == "off":
         return {"TF32": told, "TF32 off by": f"{TF32_OVERRIDE}=0, which a library reads when it starts"}
     return {"TF32": told}
-
-
-def _operators(content: bytes, path: Path) -> set[str]:
-    try:
-        return operators(content)
-    except ValueError as problem:
-        raise BundleError(f"{path} is not a whole ONNX file: {problem}; export it again") from None
-
-
-def _check_compiled(content: bytes, path: Path) -> None:
-    """A provider would load and run what somebody else's compiled; the name stands in the file, if only as a part of another."""
-    if COMPILED.encode() in content and COMPILED in _operators(content, path):
-        raise BundleError(
-            f"{path} has an {COMPILED} node, which carries a program compiled elsewhere that nothing here can check; "
-            "export the model again without compiling it"
-        )
 
 
 def _opens_on_cpu(content: bytes) -> bool:

@@ -14,9 +14,7 @@ from typing import Any
 import msgspec
 
 from edgekit.backends import LayerTime
-from edgekit.backends._ort import PROVIDERS, OrtBackend, new_session, session_options
-from edgekit.errors import BundleError
-from edgekit.files import read_bytes
+from edgekit.backends._ort import PROVIDERS, OrtBackend, new_session, read_model, session_options
 from edgekit.tensors import Feed
 
 WARM_UP = 3
@@ -35,8 +33,7 @@ class OrtCpuBackend(OrtBackend):
         with TemporaryDirectory() as folder:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            content = read_bytes(self._path, "ONNX file", BundleError)
-            session = new_session(content, options, [(PROVIDERS["ort-cpu"], {})])
+            session = new_session(read_model(self._path), options, [(PROVIDERS["ort-cpu"], {})])
             for _ in range(WARM_UP + count):
                 session.run(self._names, dict(feed))
             profile = Path(session.end_profiling()).read_bytes()
