@@ -82,8 +82,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     schema: Annotated[int, Meta(ge=1)]
     name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
     preprocess: Preprocess | None
     labels: tuple[str, ...]
     source: Source
@@ -240,6 +240,9 @@ def _decode(content: bytes, path: Path) -> Manifest:
         manifest = msgspec.convert(_upgraded(document), Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise BundleError(f"{path} is damaged: {problem}; export the bundle again") from None
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if not spec.shape:
+            raise BundleError(f"{path} gives {spec.name!r} no axes, and samples are the first axis; export the bundle again")
     used = [manifest.golden.file, *(variant.file for variant in manifest.variants)]
     used += [manifest.source.weights_file] if manifest.source.weights_file else []
     for name in (*manifest.files, *used):

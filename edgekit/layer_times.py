@@ -75,12 +75,12 @@ def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[s
 
     A node that the runtime says it runs as several kernels is in each of them; one that is only inferred is in one layer.
     """
-    by_name = {node.name: node for node in nodes}
+    by_name = {node.name: node for node in nodes if node.name}
     place = {node.name: index for index, node in enumerate(nodes)}
-    made_by = {output: node for node in nodes for output in node.outputs}
+    made_by = {output: node for node in nodes for output in node.outputs if output}  # an optional one left out is called ""
     users: dict[str, list[Node]] = {}
     for node in nodes:
-        for name in dict.fromkeys(node.inputs):
+        for name in filter(None, dict.fromkeys(node.inputs)):
             users.setdefault(name, []).append(node)
     made_of: list[list[Node]] = [[] for _ in layers]
     claimed: set[str] = set()
@@ -126,6 +126,6 @@ def _behind(own: Sequence[Node], users: Mapping[str, Sequence[Node]], claimed: S
     while node is not None:
         behind = [user for name in node.outputs for user in users.get(name, ())]
         alone = len(behind) == 1 and behind[0].name not in claimed and behind[0].operator in SWALLOWED
-        node = behind[0] if alone else None
+        node = behind[0] if alone and behind[0] not in way else None  # no file is sure to be free of rings
         way += [node] if node is not None else []
     return way

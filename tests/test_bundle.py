@@ -147,6 +147,20 @@ def test_pytorch_is_offered_for_shipped_models_only(bundle: Path) -> None:
 # damage
 
 
+@pytest.mark.parametrize("which", ["inputs", "outputs"])
+def test_a_tensor_without_axes_is_refused_at_opening(bundle: Path, which: str) -> None:
+    edit(bundle, lambda document: document[which][0].update(shape=[]))
+    with pytest.raises(BundleError, match=r"manifest\.json gives '(in|out)put' no axes, and samples are the first axis; export"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("which", ["inputs", "outputs"])
+def test_a_model_that_takes_or_gives_nothing_is_refused_at_opening(bundle: Path, which: str) -> None:
+    edit(bundle, lambda document: document[which].clear())
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*length >= 1.*export the bundle again"):
+        open_bundle(bundle)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
     (bundle / name).unlink()

@@ -49,6 +49,19 @@ RESIDUAL = [
 ]
 
 
+def test_an_input_or_output_that_is_left_out_connects_nothing() -> None:
+    """Both are called "": a Clip without its least is not behind a Conv without its second output."""
+    nodes = [Node("n0", "Conv", ("x", "w"), ("t0", "")), Node("n1", "Clip", ("z", "", "most"), ("t1",))]
+    assert nodes_of([layer("n0", "Conv")], nodes) == [("n0",)]
+    assert nodes_of([layer("n1", "FusedConv")], nodes) == [("n1",)]
+    assert nodes_of([layer("", "Conv"), layer("added", hints=("",))], [Node("", "Conv", ("x",), ("",))]) == [(), ()]
+
+
+def test_a_ring_of_nodes_has_an_end() -> None:
+    ring = [Node("n0", "Conv", ("x",), ("t0",)), Node("n1", "Add", ("t0", "t2"), ("t1",)), Node("n2", "Relu", ("t1",), ("t2",))]
+    assert nodes_of([layer("n0", "Conv")], ring) == [("n0", "n1", "n2")]
+
+
 # on ONNX Runtime itself
 
 
