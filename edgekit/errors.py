@@ -78,6 +78,16 @@ def first_line(problem: BaseException) -> str:
     return lines[0] if lines else type(problem).__name__
 
 
-def broken_import(name: str, problem: Exception) -> str:
+BROKEN = (Exception, SystemExit)
+"""What importing a package may raise: a library is missing, the package is half there, or it leaves by itself."""
+
+
+def broken_import(name: str, problem: BaseException) -> str:
     """Part of a sentence: what is there, and yet does not start, with the remedy."""
-    return f"{name} is installed but cannot be imported: {first_line(problem)}; run edgekit doctor"
+    reason = "it ends the program" if isinstance(problem, SystemExit) else first_line(problem)
+    return f"{name} is installed but cannot be imported: {reason}; run edgekit doctor"
+
+
+def printable(text: str) -> str:
+    """A name of bytes that are no valid text, with these written out: what can be encoded."""
+    return text.encode("utf-8", "backslashreplace").decode()

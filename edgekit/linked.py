@@ -9,6 +9,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from edgekit.errors import BROKEN
+
 _DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 
@@ -44,7 +46,7 @@ def _imported(major: str) -> bool:
         if version.partition(".")[0] == major:
             try:
                 importlib.import_module("tensorrt")
-            except Exception:  # another library is missing: what the loader said stays the reason
+            except BROKEN:  # another library is missing: what the loader said stays the reason
                 return False
             return True
     return False

@@ -332,6 +332,37 @@ def test_a_missing_package_is_absent_with_its_remedy(files: ModelFiles, monkeypa
         open_backend("torch", files)
 
 
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (SystemExit(0), "it ends the program"),
+        (RuntimeError("built for another numpy\nmore of it"), "built for another numpy"),
+        (AttributeError("module has no attribute '__version__'"), "module has no attribute '__version__'"),
+        (OSError("libx.so: cannot open"), "libx.so: cannot open"),
+    ],
+    ids=["exit", "runtime", "attribute", "loader"],
+)
+@pytest.mark.parametrize(("module", "name"), [("_ort", "ONNX Runtime"), ("_torch", "PyTorch")])
+def test_a_package_that_breaks_in_any_way_is_named_and_the_others_run(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch, problem: BaseException, told: str, module: str, name: str
+) -> None:
+    class Broken:
+        def find_spec(self, wanted: str, *rest: object) -> None:
+            if wanted == f"edgekit.backends.{module}":
+                raise problem
+
+    monkeypatch.delitem(sys.modules, f"edgekit.backends.{module}", raising=False)
+    monkeypatch.delattr(edgekit.backends, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    kinds = {"_ort": "ort-cpu", "_torch": "torch"}
+    here, reasons = present(files, list(kinds.values()))
+    broken = kinds.pop(module)
+    assert here == list(kinds.values())
+    assert reasons == {broken: f"{name} is installed but cannot be imported: {told}; run edgekit doctor"}
+    with pytest.raises(MissingError, match="is installed but cannot be imported"):
+        RUNTIMES[broken].open(files, Wishes()) if broken == "torch" else open_backend(broken, files)
+
+
 @pytest.mark.parametrize("module", ["edgekit.backends._ort", "edgekit.backends._torch"])
 def test_a_package_that_cannot_be_imported_is_missing_not_a_crash(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch, module: str

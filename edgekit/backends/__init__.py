@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from edgekit.cuda import cuda_problem
-from edgekit.errors import MissingError, UsageError, broken_import
+from edgekit.errors import BROKEN, MissingError, UsageError, broken_import, first_line
 from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
@@ -168,6 +168,18 @@ def present(
 
 
 def _torch_absence(files: ModelFiles | None, wishes: Wishes) -> str:
+    """It is imported only where it is about to be opened: that takes seconds."""
+    problem = _torch_lacking(files)
+    if problem or files is None:
+        return problem
+    try:
+        importlib.import_module("edgekit.backends._torch")
+    except BROKEN as error:
+        return broken_import("PyTorch", error)
+    return ""
+
+
+def _torch_lacking(files: ModelFiles | None) -> str:
     if importlib.util.find_spec("torch") is None:
         return f"PyTorch is not installed; {pip_install('train')}"
     if files is not None and (files.torch_model is None or files.torch_weights is None):
@@ -177,22 +189,24 @@ def _torch_absence(files: ModelFiles | None, wishes: Wishes) -> str:
 
 def _torch_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     """The driver is asked before PyTorch, which takes seconds to import."""
-    problem = _torch_absence(files, wishes) or cuda_problem()
+    problem = _torch_lacking(files) or cuda_problem()
     if problem:
         return problem
     try:
         import torch
-    except (ImportError, OSError) as error:  # the loader's complaint of a library is an OSError there
+
+        version, usable = torch.__version__, torch.cuda.is_available()
+    except BROKEN as error:
         return broken_import("PyTorch", error)
-    if not torch.cuda.is_available():
-        return f"the installed PyTorch {torch.__version__} finds no CUDA; install the one for the CUDA of your driver"
+    if not usable:
+        return f"the installed PyTorch {version} finds no CUDA; install the one for the CUDA of your driver"
     return ""
 
 
 def _open_torch(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
     try:
         from edgekit.backends._torch import TorchBackend, TorchCudaBackend
-    except (ImportError, OSError) as error:
+    except BROKEN as error:
         raise MissingError(broken_import("PyTorch", error)) from error
     return (TorchBackend if kind == "torch" else TorchCudaBackend).open(files, wishes.threads)
 
@@ -202,7 +216,7 @@ def _ort_absence(files: ModelFiles | None, wishes: Wishes) -> str:
         return "ONNX Runtime is not installed; pip install onnxruntime, or onnxruntime-gpu"
     try:
         importlib.import_module("edgekit.backends._ort")
-    except ImportError as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
+    except BROKEN as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
         return broken_import("ONNX Runtime", error)
     return ""
 
@@ -253,8 +267,8 @@ def _tensorrt_problem(flavour: str | None) -> str:
         return problems[0]
     try:
         from edgekit.backends._cuda import runtime_problem
-    except ImportError as error:
-        return f"TensorRT is installed, but CUDA's Python cannot be imported: {error}; pip install cuda-bindings"
+    except BROKEN as error:
+        return f"TensorRT is installed, but CUDA's Python cannot be imported: {first_line(error)}; pip install cuda-bindings"
     return runtime_problem()
 
 

@@ -25,6 +25,7 @@ PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvid
 COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 ERRORS_ONLY = 3
+VERSION = str(ort.__version__)  # a package that is only half there lacks it, and is found out here
 
 
 def available_providers() -> list[str]:
@@ -59,7 +60,7 @@ class OrtBackend:
             _check_used(session, PROVIDERS[kind])
             _check_names(session, files)
             facts = {
-                "onnxruntime": ort.__version__,
+                "onnxruntime": VERSION,
                 "providers": ", ".join(session.get_providers()),
                 "precision": _precision(files, providers[0][1]),
                 "graph optimisation": "all",

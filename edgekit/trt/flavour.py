@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from edgekit.cuda import cuda_problem, gpu_facts
-from edgekit.errors import MissingError, UsageError, broken_import
+from edgekit.errors import BROKEN, MissingError, UsageError, broken_import
 from edgekit.extras import pip_install
 
 NAMES = ("tensorrt", "tensorrt-rtx")
@@ -138,7 +138,7 @@ def runs_here(trt: TensorRT) -> bool:
 
 def flavour_of(name: str, version: str) -> Flavour | None:
     """The row of the table for an installed version; None for one that edgekit does not know."""
-    found = re.match(r"(\d+)\.(\d+)", version)
+    found = re.match(r"(\d{1,4})\.(\d{1,4})(?!\d)", version)  # int() gives up on endless numbers
     if found is None:
         return None
     release = (int(found[1]), int(found[2]))
@@ -154,9 +154,9 @@ def known_versions(name: str) -> str:
 def _imported(name: str) -> TensorRT:
     try:
         api = importlib.import_module(_module(name))
-    except ImportError as problem:
+        version = str(api.__version__)
+    except BROKEN as problem:
         raise MissingError(broken_import(name, problem)) from problem
-    version = str(api.__version__)
     flavour = flavour_of(name, version)
     if flavour is None:
         raise MissingError(f"edgekit does not know {name} {version}; install one of {known_versions(name)}")
