@@ -16,6 +16,7 @@ from typing import NamedTuple
 import edgekit
 from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.engines import engine_folder
+from edgekit.errors import OutputError
 from edgekit.extras import pip_install
 from edgekit.machine import machine_facts
 from edgekit.progress import SILENT, Progress
@@ -34,6 +35,8 @@ class Package(NamedTuple):
     program: str
 
 
+# python -c puts the current folder first, and whatever lies there would be imported; PYTHONPATH stays
+_NOTHING_FROM_HERE = "import sys; sys.path = [place for place in sys.path if place]\n"
 _PLAIN = "import json, {module} as m; print(json.dumps({{'version': str(m.__version__)}}))"
 _TORCH = """
 import json, torch
@@ -116,10 +119,9 @@ def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorRep
 
 def run_program(program: str) -> dict[str, object] | str:
     """Run ``program`` in a fresh interpreter: the JSON object it printed last, or why there is none."""
+    command = [sys.executable, "-c", _NOTHING_FROM_HERE + program]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=IMPORT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return f"importing it takes longer than {IMPORT_SECONDS} s"
     if done.returncode < 0:
@@ -128,15 +130,20 @@ def run_program(program: str) -> dict[str, object] | str:
     if done.returncode:
         return lines[-1].strip() if lines else f"importing it exits with {done.returncode}"
     try:
-        facts: dict[str, object] = json.loads(lines[-1])
-    except (IndexError, ValueError):
+        facts = json.loads(lines[-1])
+    except (IndexError, ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or "version" not in facts:  # what it printed by itself, for example as it ended
         return "importing it ends the program before it can say its version"
     return facts
 
 
 def _engine_cache() -> dict[str, str]:
     """How much there is, and where: it is found again only by what fits, and may be deleted at any time."""
-    folder = engine_folder()
+    try:
+        folder = engine_folder()
+    except OutputError as problem:
+        return {"engine cache": f"none: {problem}"}
     try:
         sizes = [plan.stat().st_size for plan in folder.iterdir() if plan.suffix == ".plan" and plan.is_file()]
     except FileNotFoundError:

@@ -18,9 +18,17 @@ _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket",
 
 
 def cache_root() -> Path:
-    """Where edgekit keeps what it can make again: ``$EDGEKIT_CACHE``, ``$XDG_CACHE_HOME/edgekit`` or ``~/.cache/edgekit``."""
-    given = os.environ.get("EDGEKIT_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+    """Where edgekit keeps what it can make again: ``$EDGEKIT_CACHE``, ``$XDG_CACHE_HOME/edgekit`` or ``~/.cache/edgekit``.
+
+    Raises OutputError where there is none of them.
+    """
+    given, shared = os.environ.get("EDGEKIT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if given or shared:
+        return Path(given) if given else Path(str(shared), "edgekit")
+    home = os.path.expanduser("~")
+    if home == "~" or os.environ.get("HOME") == "":  # no such user, or what would be the root folder
+        raise OutputError("HOME names no home folder to keep a cache in; let EDGEKIT_CACHE name a folder of yours")
+    return Path(home, ".cache", "edgekit")
 
 
 def sha256_of(path: Path) -> str:
@@ -34,6 +42,8 @@ def sha256_of(path: Path) -> str:
 
 def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> bytes:
     """The bytes of ``path``; raises ``error`` with a sentence that calls the file ``what``."""
+    if "\0" in str(path):
+        raise error(f"{what} {path} has a NUL in its name, which no file has; check the path")
     try:
         if path.exists() and not path.is_file():
             raise error(f"{what} {path} is not a regular file; check the path")
@@ -49,6 +59,7 @@ def destination(path: Path) -> Path:
 
     Raises OutputError where something other than a regular file is there, which no rename may sweep away.
     """
+    _check_name(path)
     try:
         place = Path(os.path.realpath(path)) if path.is_symlink() else path
         mode = stat.S_IFDIR if place.name in ("", "..") else place.stat().st_mode
@@ -66,18 +77,19 @@ def destination(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes the place of ``path``, on failure it goes away.
 
-    A link is followed, see ``destination``. Raises OutputError for what is no file, when the folder cannot be written or the
-    disk is full; what was at ``path`` stays.
+    A link is followed, see ``destination``, and the permissions of a file that is replaced are kept. Raises OutputError for what
+    is no file, when the folder cannot be written or the disk is full; what was at ``path`` stays.
     """
     temporary: Path | None = None
     try:
         place = destination(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_symlink():  # where it points to is not this path's to make
+            place.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=place.parent, prefix=_hidden(place))
         os.close(handle)
         temporary = Path(name)
-        os.chmod(temporary, 0o666 & ~_umask())
         yield temporary
+        os.chmod(temporary, _permissions(place))  # last: they may not allow writing
         os.replace(temporary, place)
     except OSError as problem:
         raise write_error(path, problem) from problem
@@ -103,6 +115,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
     Whether the old content may go is for the caller to decide beforehand. Raises OutputError for a link and what is no folder.
     """
+    _check_name(folder)
     temporary: Path | None = None
     try:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -121,6 +134,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 def check_writable(folder: Path) -> None:
     """Raise OutputError unless files can be made in ``folder``, or in the first folder above it: better before long work."""
+    _check_name(folder)
     try:
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryFile(dir=there):
@@ -160,6 +174,19 @@ def _swap(new: Path, place: Path) -> None:
         os.replace(old, place)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _permissions(place: Path) -> int:
+    """Of the file that is replaced, or what the umask gives a new one."""
+    try:
+        return place.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return 0o666 & ~_umask()
+
+
+def _check_name(path: Path) -> None:
+    if "\0" in str(path):
+        raise OutputError(f"cannot write {path}: it has a NUL in its name, which no file has; choose another name")
 
 
 def _hidden(path: Path) -> str:

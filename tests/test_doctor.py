@@ -14,6 +14,7 @@ from edgekit.cuda import cuda_problem
 from edgekit.doctor import PACKAGES, doctor, run_program
 from edgekit.extras import pip_install
 from edgekit.reports import DoctorReport, Finding
+from edgekit.trt.flavour import flavour_of
 
 NO_DRIVER = "no NVIDIA driver is installed; install one, or use ort-cpu"
 CPU_ORT: dict[str, object] = {"version": "1.0", "providers": ["CPUExecutionProvider"]}
@@ -232,6 +233,9 @@ def test_a_program_gives_the_json_it_printed_last() -> None:
     assert run_program("print('noise'); print('{\"version\": \"2\"}')") == {"version": "2"}
 
 
+NO_FACTS = ("5", "null", "[1]", '"text"', "{}", "[" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
@@ -239,10 +243,36 @@ def test_a_program_gives_the_json_it_printed_last() -> None:
         ("raise ImportError('libfoo.so.1: cannot open')", "ImportError: libfoo.so.1: cannot open"),
         ("raise SystemExit(3)", "importing it exits with 3"),
         ("pass", "importing it ends the program before it can say its version"),
+        *((f"print({text!r})", "importing it ends the program before it can say its version") for text in NO_FACTS),
+        ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe')", "importing it ends the program before it can say its version"),
+        ("import sys; sys.stderr.buffer.write(b'\\xff!'); sys.exit(3)", "\ufffd!"),
     ],
 )
 def test_a_program_that_fails_gives_the_reason(program: str, reason: str) -> None:
     assert run_program(program) == reason
+
+
+def test_what_lies_in_the_current_folder_is_not_imported_and_what_the_user_names_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('code from the current folder')")
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "mine.py").write_text("version = '7'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "named"))
+    assert run_program("import json, mine; print(json.dumps({'version': mine.version}))") == {"version": "7"}
+
+
+def test_without_a_home_the_doctor_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EDGEKIT_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, "")
+    report = doctor(probe=lambda program: "not asked")
+    assert "let EDGEKIT_CACHE name a folder of yours" in report.machine["engine cache"]
+
+
+@pytest.mark.parametrize("version", ["9" * 5000 + ".1", "10." + "9" * 5000, "10", "ten.one"])
+def test_a_version_that_is_none_is_of_no_flavour(version: str) -> None:
+    assert flavour_of("tensorrt", version) is None
 
 
 def test_an_import_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,62 @@ def test_a_name_may_be_as_long_as_the_file_system_allows_and_no_longer(tmp_path:
                 write(tmp_path / name)
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+@pytest.mark.parametrize("linked", [False, True], ids=["itself", "behind a link"])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int, linked: bool) -> None:
+    place = tmp_path / "place"
+    place.write_text("secret")
+    place.chmod(mode)
+    (tmp_path / "link").symlink_to("place")
+    write_bytes(tmp_path / "link" if linked else place, b"new")
+    assert place.read_bytes() == b"new"
+    assert stat.S_IMODE(place.stat().st_mode) == mode
+
+
+def test_a_link_into_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    """A shell's ``>`` fails too."""
+    (tmp_path / "link").symlink_to("gone/file")
+    with pytest.raises(OutputError, match=r"cannot write .*link: No such file or directory; check the path"):
+        write_bytes(tmp_path / "link", b"")
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_a_nul_in_a_name_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a\0b"
+    writes = (lambda: write_bytes(path, b""), lambda: replacing_folder(path).__enter__(), lambda: check_writable(path))
+    for write in (*writes, lambda: destination(path)):
+        with pytest.raises(OutputError, match="it has a NUL in its name, which no file has; choose another name"):
+            write()
+    with pytest.raises(BundleError, match="ONNX file .* has a NUL in its name, which no file has; check the path"):
+        read_bytes(path, "ONNX file", BundleError)
+
+
+@pytest.mark.parametrize(
+    ("named", "place"),
+    [
+        ({"EDGEKIT_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": ""}, "/a"),
+        ({"EDGEKIT_CACHE": "", "XDG_CACHE_HOME": "/b", "HOME": ""}, "/b/edgekit"),
+        ({"HOME": "/c"}, "/c/.cache/edgekit"),
+        ({"HOME": ""}, None),
+        ({}, None),
+    ],
+    ids=["edgekit's", "everybody's", "home", "home is empty", "nobody's home"],
+)
+def test_the_cache_is_where_it_is_asked_for_and_never_in_the_root_folder(
+    monkeypatch: pytest.MonkeyPatch, named: dict[str, str], place: str | None
+) -> None:
+    for name in ("EDGEKIT_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])  # as in a container, where the user has no name
+    if place is not None:
+        assert files.cache_root() == Path(place)
+        return
+    with pytest.raises(OutputError, match="HOME names no home folder .*; let EDGEKIT_CACHE name a folder of yours"):
+        files.cache_root()
+
+
 def test_permissions_follow_the_umask(tmp_path: Path, mask: int) -> None:
     write_bytes(tmp_path / "file", b"")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
