@@ -34,10 +34,11 @@ import msgspec
 
 from edgekit.backends import KINDS, Backend, absence, open_backend, present
 from edgekit.bench import BOUNDARIES, Candidate, compare, interleave
+from edgekit.build_options import batch_sizes
 from edgekit.bundle import MANIFEST, SCHEMA, Bundle, open_bundle, write_bundle
 from edgekit.commands import bench_bundle, verify_bundle
 from edgekit.cuda import cuda_problem, gpu_facts
-from edgekit.errors import EdgekitError, first_line
+from edgekit.errors import EdgekitError, Interrupted, UsageError, first_line
 from edgekit.files import check_writable, destination, write_bytes, write_text
 from edgekit.machine import cores, machine_facts, tool_versions, versions_of
 from edgekit.reports import BenchReport, LatencyReport, ParityReport, Report, VerifyReport
@@ -130,12 +131,16 @@ def run_all(roots: Mapping[str, Path], settings: Settings, limit: float, results
         "bundles": {name: {"not_measured": "the run ended before it"} for name in roots},
     }  # fmt: skip
     started = time.monotonic()
-    for name, root in roots.items():
+    for index, (name, root) in enumerate(roots.items()):
         if time.monotonic() - started > limit:
             document["bundles"][name] = {"not_measured": f"the limit of {limit:g} s was reached"}
         else:
             journal = Journal(name, settings.raw)
-            found = journal.attempt("the bundle", partial(measure, root, settings, journal))
+            try:
+                found = journal.attempt("the bundle", partial(measure, root, settings, journal))
+            except KeyboardInterrupt:
+                kept = f"{results} holds what was measured before it" if index else f"{results} was not written"
+                raise Interrupted(f"stopped by Ctrl-C at the bundle {name}; {kept}") from None
             document["bundles"][name] = {**(found or {}), "failed": journal.failed}
         write_text(results, text_of(document) + "\n")
     return document
@@ -481,17 +486,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.on_cpu and options.results is None:
         parser.error("--on-cpu measures no GPU, so it needs --results FILE")
     try:
-        options.batches = tuple(dict.fromkeys(int(size) for size in options.batch.split(",")))
-    except ValueError:
-        parser.error(f"--batch takes sizes such as 1,8,32, not {options.batch!r}")
-    if min(options.batches) < 1:
-        parser.error("--batch takes sizes from 1")
+        options.batches = batch_sizes(options.batch)
+    except UsageError as problem:
+        parser.error(str(problem))
     if not 0 < options.seconds <= 3600:
         parser.error(f"--seconds takes a time above 0 and up to 3600, not {options.seconds:g}")
     if not options.limit > 0:
         parser.error(f"--limit takes seconds above 0, not {options.limit:g}")
     options.roots = options.bundle or sorted(path.parent for path in (ROOT / "exported").glob("*/manifest.json"))
-    options.names = [root.resolve().name for root in options.roots]
+    options.names = [os.path.basename(os.path.realpath(root)) for root in options.roots]
     if not options.names or len(set(options.names)) < len(options.names):
         parser.error(f"the bundles need names of their own, not {', '.join(options.names) or 'none'}; make one with edgekit run")
     strange = [root for root in options.roots if not os.path.isfile(root / MANIFEST)]
@@ -516,7 +519,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = run_all(dict(zip(options.names, options.roots, strict=True)), settings, options.limit, results)
     except EdgekitError as error:
         print(error, file=sys.stderr)
-        return 2
+        return 130 if isinstance(error, Interrupted) else 2
     verdict = 0 if passed(document) else 1
     tell(f"\n{table(document)}\n\nwrote {results}", verdict)
     return verdict

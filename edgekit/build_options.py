@@ -31,10 +31,11 @@ class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def parse(cls, text: str) -> BatchRange:
         """``1:8:32``, or ``8`` for that size alone; raises UsageError for anything else."""
-        parts = text.split(":")
-        if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
-            raise UsageError(f"--batch {text!r} is no range of batch sizes; write min:opt:max like 1:8:32, or one size like 8")
-        sizes = [int(part) for part in parts]
+        sizes = _sizes(text.split(":"))
+        if sizes is None or len(sizes) not in (1, 3):
+            raise UsageError(
+                f"--batch {_shown(text)} is no range of batch sizes; write min:opt:max like 1:8:32, or one size like 8"
+            )
         try:
             return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
         except ValueError as problem:
@@ -42,6 +43,24 @@ class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __contains__(self, batch: int) -> bool:
         return self.min <= batch <= self.max
+
+
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """``1,8,32``, each of them once; raises UsageError for anything else."""
+    sizes = _sizes(text.split(","))
+    if sizes is None or not all(1 <= size <= LARGEST_BATCH for size in sizes):
+        raise UsageError(f"--batch {_shown(text)} is not a list of batch sizes from 1 to {LARGEST_BATCH}; write it like 1,8,32")
+    return tuple(dict.fromkeys(sizes))
+
+
+def _sizes(parts: list[str]) -> list[int] | None:
+    """Whole numbers, or None; one that is endless is none, because int() gives up on it."""
+    digits = [part.strip() for part in parts]
+    return [int(one) for one in digits] if all(one.isdecimal() and len(one) < 20 for one in digits) else None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:50]}...")
 
 
 DEFAULT_RANGE = BatchRange(1, 8, 32)

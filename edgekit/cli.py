@@ -238,6 +238,7 @@ def bench(
     """Time every runtime present, taking turns; raw samples are in the JSON."""
 
     def action(progress: Progress) -> Report:
+        from edgekit.build_options import batch_sizes
         from edgekit.commands import bench_bundle
         from edgekit.errors import UsageError
 
@@ -248,7 +249,7 @@ def bench(
         return bench_bundle(
             bundle,
             backends=backend or (),
-            batches=_batches(batch),
+            batches=batch_sizes(batch),
             threads=threads,
             seconds=seconds,
             budget_ms=budget_ms,
@@ -430,15 +431,6 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
-
-
-def _batches(text: str) -> tuple[int, ...]:
-    from edgekit.errors import UsageError
-
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and 0 < int(part) <= 65536 for part in parts):
-        raise UsageError(f"--batch {text!r} is not a list of batch sizes; write it like 1,8,32")
-    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def _tolerance(bundle: Path, atol: float | None, rtol: float | None) -> Tolerance | None:

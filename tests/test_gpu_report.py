@@ -285,12 +285,14 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+BATCHES = ("1,x", "0", "99999999999", "9" * 5000)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--on-cpu"], "it needs --results FILE"),
-        (["--batch", "1,x"], "--batch takes sizes such as 1,8,32"),
-        (["--batch", "0"], "--batch takes sizes from 1"),
+        *((["--batch", text], "is not a list of batch sizes from 1 to 65536; write it like 1,8,32") for text in BATCHES),
         (["--bundle", "a/net", "--bundle", "b/net"], "names of their own, not net, net"),
         *((["--seconds", text], "--seconds takes a time above 0 and up to 3600") for text in ("nan", "0", "-1", "inf")),
         *((["--limit", text], "--limit takes seconds above 0") for text in ("nan", "0", "-1")),
@@ -304,6 +306,36 @@ def test_a_command_line_that_cannot_be_meant_is_refused(
     with pytest.raises(SystemExit, match="2"):
         gpu_report.main(arguments)
     assert sentence in capsys.readouterr().err
+
+
+def test_a_bundle_that_is_a_link_to_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ring").symlink_to("ring")
+    with pytest.raises(SystemExit, match="2"):
+        gpu_report.main(["--bundle", str(tmp_path / "ring")])
+    assert "ring is not a bundle, it has no manifest.json" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_run_and_says_what_is_kept(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.json"
+    shutil.copytree(bundle, tmp_path / "second")
+
+    def measure(root: Path, *given: object) -> dict[str, Any]:
+        if root.name == stopping:
+            raise KeyboardInterrupt
+        return {"not_measured": "on purpose"}
+
+    monkeypatch.setattr(gpu_report, "measure", measure)
+    arguments = ["--on-cpu", "--results", str(results), "--bundle", str(bundle), "--bundle", str(tmp_path / "second")]
+    stopping = "bundle"
+    assert gpu_report.main(arguments) == 130
+    assert capsys.readouterr().err == f"stopped by Ctrl-C at the bundle bundle; {results} was not written\n"
+    assert not results.exists()
+    stopping = "second"
+    assert gpu_report.main(arguments) == 130
+    assert capsys.readouterr().err == f"stopped by Ctrl-C at the bundle second; {results} holds what was measured before it\n"
+    assert json.loads(results.read_text())["bundles"]["bundle"]["not_measured"] == "on purpose"
 
 
 @pytest.mark.parametrize(
