@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
-from edgekit.errors import EdgekitError, Interrupted
+from edgekit.errors import EdgekitError, Interrupted, first_line, printable
 from edgekit.progress import Progress
 from edgekit.render import ConsoleProgress, render
 from edgekit.reports import Report
 
 WIDTH = 120  # of tables that go to a file or a pipe
 OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+# what a terminal would obey, or shows in another order than it is written; lines may end
+_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
@@ -28,12 +33,13 @@ def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a user's model may print; stdout is for the document
             report = action(ConsoleProgress(console))
+        document = report.to_json() + b"\n" if json else _tables(report)
     except KeyboardInterrupt:
         if json:
             print_error("Interrupted", "stopped by Ctrl-C")
         console.print("stopped", highlight=False)
         raise typer.Exit(STOPPED) from None
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:  # a package may want to leave: there is no report, so that is no success
         if debug:
             console.print_exception()
         message = sentence(problem)
@@ -41,10 +47,7 @@ def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> 
             print_error(type(problem).__name__, message)
         console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
-    if json:
-        print_document(report.to_json())
-    else:
-        _print_tables(report)
+    _write(document)
     raise typer.Exit(OK if report.passed else CHECK_FAILED)
 
 
@@ -54,23 +57,41 @@ class _Memory(io.StringIO):
     encoding = "utf-8"
 
 
+class _Console(Console):
+    """One that shows control characters instead of obeying them: names in a bundle are somebody else's."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Before it is measured, so that a table leaves room for it."""
+        return super().render_str(visible(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What came as no plain text, as in progress bars; rich's own control characters are segments of their own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def visible(text: str) -> str:
+    """Control characters written out, as ``\\x1b``."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def _console(**where: Any) -> Console:
-    console = Console(emoji=False, **where)
+    console = _Console(emoji=False, **where)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return Console(emoji=False, width=WIDTH, **where)
+    return _Console(emoji=False, width=WIDTH, **where)
 
 
-def _print_tables(report: Report) -> None:
+def _tables(report: Report) -> bytes:
     """The report goes to stdout, where ``less`` and ``>`` find it; progress and errors go to stderr."""
     memory = _Memory()
     memory.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it decides which lines a table is drawn with
     terminal = sys.stdout is not None and sys.stdout.isatty()
     render(report, _console(file=memory, force_terminal=terminal or None))
-    _write(memory.getvalue().encode(memory.encoding, "replace"))
+    return memory.getvalue().encode(memory.encoding, "replace")
 
 
-def sentence(problem: Exception) -> str:
+def sentence(problem: BaseException) -> str:
     """What to tell the user: what was wrong, where, and what to do."""
     if isinstance(problem, EdgekitError):
         return " ".join(str(problem).split("\n"))
@@ -79,6 +100,10 @@ def sentence(problem: Exception) -> str:
     if isinstance(problem, OSError):
         where = f"{problem.filename}: " if problem.filename else ""
         return f"{where}{problem.strerror or problem}; check the path and its permissions"
+    if isinstance(problem, SystemExit):
+        return (
+            f"something that was imported ended the program ({first_line(problem)}); edgekit doctor says which package is broken"
+        )
     reason = " ".join(str(problem).split())
     return f"unexpected {type(problem).__name__}: {reason}; run again with --debug and report it"
 
@@ -110,5 +135,4 @@ def say_unwritten(problem: Exception) -> None:
 
 def print_error(kind: str, message: str) -> None:
     """An error as the one JSON document."""
-    message = message.encode("utf-8", "backslashreplace").decode()  # a file name may be no valid text
-    print_document(msgspec.json.format(msgspec.json.encode({"error": {"kind": kind, "message": message}}), indent=2))
+    print_document(msgspec.json.format(msgspec.json.encode({"error": {"kind": kind, "message": printable(message)}}), indent=2))

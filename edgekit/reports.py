@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from edgekit.build_options import BuildOptions
-from edgekit.errors import InputError
+from edgekit.errors import InputError, printable
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Tolerance
 
@@ -30,7 +30,11 @@ class Report(Part, frozen=True):
         """One indented JSON document."""
         document = msgspec.to_builtins(self)
         document["passed"] = self.passed
-        return msgspec.json.format(msgspec.json.encode(document), indent=2)
+        try:
+            content = msgspec.json.encode(document)
+        except UnicodeEncodeError:  # a path in it is no valid text
+            content = msgspec.json.encode(_printable(document))
+        return msgspec.json.format(content, indent=2)
 
     @classmethod
     def from_json(cls: type[Kind], content: bytes) -> Kind:
@@ -41,6 +45,14 @@ class Report(Part, frozen=True):
             return msgspec.convert(document, cls)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
             raise InputError(f"not a {cls.__name__}: {problem}; make the report again") from None
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, (list, tuple)):
+        return [_printable(one) for one in value]
+    return {printable(name): _printable(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 class Epoch(Part, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
+import rich.text
 import torch
 import typer.main
 from PIL import Image
@@ -276,6 +278,8 @@ WRONG: dict[str, Wrong] = {
     "rtol lets anything pass": lambda here, bundle: (("verify", bundle, "--rtol", 1), "would let anything pass"),
     "atol lets anything pass": lambda here, bundle: (("verify", bundle, "--atol", "inf"), "would let anything pass"),
     "batch unreadable": lambda here, bundle: (("bench", bundle, "--batch", "1,many"), "'1,many' is not a list of batch sizes"),
+    "batch endless": lambda here, bundle: (("bench", bundle, "--batch", "9" * 5000), "is not a list of batch sizes from 1 to"),
+    "batch range endless": lambda here, bundle: (("build", bundle, "--batch", "9" * 5000), "9...' is no range of batch sizes"),
     "batch zero": lambda here, bundle: (("bench", bundle, "--batch", "0"), "'0' is not a list of batch sizes"),
     "no time to measure": lambda here, bundle: (("bench", bundle, "--seconds", 0), "--seconds 0"),
     "no time at all": lambda here, bundle: (("bench", bundle, "--seconds", "nan"), "--seconds nan"),
@@ -334,8 +338,9 @@ def test_an_error_nobody_foresaw_is_one_sentence_that_asks_for_a_report(
         (PermissionError(errno.EACCES, "Permission denied", "/etc/x"), 2, "/etc/x: Permission denied; check"),
         (edgekit.errors.ModelError("it says\nthree\nlines"), 2, "error: it says three lines\n"),
         (edgekit.errors.Interrupted("training stopped"), 130, "error: training stopped\n"),
+        (SystemExit(0), 2, "error: something that was imported ended the program (0); edgekit doctor says which package"),
     ],
-    ids=["ctrl-c", "memory", "permission", "several lines", "interrupted"],
+    ids=["ctrl-c", "memory", "permission", "several lines", "interrupted", "exit"],
 )
 def test_what_stops_a_command_has_its_own_code_and_sentence(
     run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException, code: int, said: str
@@ -432,6 +437,48 @@ def test_a_terminal_without_unicode_gets_a_table_all_the_same(bundle: Path, envi
     assert done.stdout.isascii()
 
 
+@pytest.mark.parametrize("name", ["x\xe9".encode("latin-1"), b"\xff\xfe"])
+def test_a_name_that_is_no_valid_text_is_written_out(run: Command, bundle: Path, name: bytes) -> None:
+    copy = Path(os.fsdecode(name))
+    shutil.copytree(bundle, copy)
+    shown = os.fsencode(copy).decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+    result = run("verify", copy, "--backend", "ort-cpu", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert result.document["bundle"] == shown
+    assert run("verify", copy, "--backend", "ort-cpu").code == 0
+
+
+def test_a_report_that_cannot_be_printed_is_one_sentence(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(report: object) -> bytes:
+        raise ZeroDivisionError("no")
+
+    monkeypatch.setattr("edgekit.reports.ModelsReport.to_json", fail)
+    result = run("models", "--json")
+    assert result.code == 2
+    assert result.document["error"]["kind"] == "ZeroDivisionError"
+    assert result.err.count("\n") == 1
+
+
+def test_control_characters_in_names_are_shown_and_not_obeyed(run: Command, bundle: Path, tmp_path: Path) -> None:
+    """Somebody else's bundle must not move the cursor, rename the window, or turn a line around."""
+    name = "red\x1b[31m\x9b2J\x07\u202eeol"
+    manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes())
+    manifest["labels"] = [name] * 10
+    (bundle / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    told = run("predict", bundle, picture(tmp_path / "p.png", 90))
+    assert told.code == 0
+    assert r"red\x1b[31m\x9b2J" in told.out
+    assert r"\u202eeol" in told.out
+    assert not set("\x1b\x9b\u202e") & set(told.out)
+    missing = run("verify", tmp_path / name)
+    assert missing.code == 2
+    assert r"red\x1b[31m" in missing.err
+    assert "\x1b" not in missing.err
+    memory = io.StringIO()
+    edgekit.console._console(file=memory).print(rich.text.Text(name))  # as progress bars do
+    assert "\x1b" not in memory.getvalue()
+
+
 def test_names_with_brackets_are_shown_as_they_are(run: Command, bundle: Path, tmp_path: Path) -> None:
     odd = bundle.rename(tmp_path / "my [red]bundle[bold] [x]")
     assert "my[red]bundle[bold][x]" in "".join(run("verify", odd, "--backend", "ort-cpu").out.split())
@@ -480,6 +527,26 @@ def test_a_real_process_prints_one_document_and_its_code(bundle: Path, environme
     bad = process("verify", tmp_path / "nowhere", "--json", environment=environment, folder=tmp_path)
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
     assert json.loads(bad.stdout)["error"]["kind"] == "BundleError"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [("import sys; sys.exit(0)", "it ends the program"), ("", "has no attribute '__version__'")]
+)
+def test_a_broken_runtime_is_skipped_by_name(
+    bundle: Path, environment: dict[str, str], tmp_path: Path, content: str, told: str
+) -> None:
+    """Its own exit with 0 must not look like a bundle that was verified."""
+    (tmp_path / "onnxruntime").mkdir()
+    written(tmp_path / "onnxruntime" / "__init__.py", content)
+    environment = environment | {"PYTHONPATH": os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])}
+    alone = process("verify", bundle, "--backend", "ort-cpu", "--json", environment=environment, folder=tmp_path)
+    assert alone.returncode == 2
+    assert told in json.loads(alone.stdout)["error"]["message"]
+    others = process("verify", bundle, "--json", environment=environment, folder=tmp_path)
+    report = json.loads(others.stdout)
+    assert (others.returncode, others.stderr) == (0, "")
+    assert "torch" in [one["candidate"] for one in report["parities"]]
+    assert told in next(one["reason"] for one in report["skipped"] if one["backend"] == "ort-cpu")
 
 
 def test_an_export_in_a_real_process_keeps_stdout_for_the_document(environment: dict[str, str], tmp_path: Path) -> None:

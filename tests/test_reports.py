@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 
 import msgspec
 import pytest
@@ -210,3 +211,12 @@ def test_only_what_is_broken_fails_the_doctor() -> None:
 def test_counts_are_derived_from_what_is_recorded() -> None:
     assert FOLDS.before == 2
     assert LATENCY.count == 3
+
+
+def test_a_path_that_is_no_valid_text_is_written_out() -> None:
+    path = os.fsdecode(b"caf\xe9")
+    report = DoctorReport({path: path}, (Finding("torch", "ok", "2", "CPU", path, ""),))
+    document = json.loads(report.to_json())
+    assert document["machine"] == {"caf\\udce9": "caf\\udce9"}
+    assert document["findings"][0]["problem"] == "caf\\udce9"
+    assert DoctorReport.from_json(report.to_json()).findings[0].version == "2"
