@@ -301,7 +301,10 @@ def parity_row(report: ParityReport) -> dict[str, Any]:
 
 
 def latency_row(row: LatencyReport) -> dict[str, Any]:
-    """In ms; ``own_clock_ms`` is the median by the GPU's own clock; a percentile is null where it takes more calls."""
+    """In ms; ``own_clock_ms`` is the median by the GPU's own clock, an upper bound where ``launch_bound``.
+
+    A percentile is null where it takes more calls.
+    """
     return {
         "runtime": runtime_name(row.backend, row.facts),
         "batch": row.batch,
@@ -311,6 +314,7 @@ def latency_row(row: LatencyReport) -> dict[str, Any]:
         "high_ms": short(row.median_high_ms),
         "percentiles_ms": {f"{one.percent:g}": None if one.ms is None else short(one.ms) for one in row.percentiles},
         "own_clock_ms": short(statistics.median(row.device_ms)) if row.device_ms else None,
+        "launch_bound": row.launch_bound,
         "cov": short(row.cov),
         "noise": row.noise,
         "calls": row.count,
@@ -390,9 +394,10 @@ def what_it_is(document: Mapping[str, Any]) -> str:
         where = f"{gpu['gpu']} ({', '.join(told)}) beside {where}"
     tools = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     return (
-        f"**{where}**; {tools}. Medians in ms, device / end-to-end, in brackets by the GPU's own clock; ~: noisy, the file says "
-        "why. Error: of the scale, against float64. Folded/unfolded: device times measured in turns, for each batch; -: the two "
-        "cannot be told apart (1 is in the 95 % interval)."
+        f"**{where}**; {tools}. Medians in ms, device / end-to-end, in brackets by the GPU's own clock (≤: at most, it "
+        "waited for the host to queue the calls); ~: noisy, the file says why. Error: of the scale, against float64. "
+        "Folded/unfolded: device times measured in turns, for each batch; -: the two cannot be told apart (1 is in the 95 % "
+        "interval)."
     )
 
 
@@ -428,8 +433,8 @@ def time_cell(rows: Sequence[Mapping[str, Any]], runtime: str, batch: int) -> st
     device, whole = (
         f"{ms(found[boundary]['median_ms'])}{'~' * (found[boundary]['noise'] != 'stable')}" for boundary in BOUNDARIES
     )
-    own = found["device"]["own_clock_ms"]
-    return f"{device} / {whole}" if own is None else f"{device} [{ms(own)}] / {whole}"
+    own, at_most = found["device"]["own_clock_ms"], "≤" * found["device"].get("launch_bound", False)
+    return f"{device} / {whole}" if own is None else f"{device} [{at_most}{ms(own)}] / {whole}"
 
 
 def ratio_cell(rows: Sequence[Mapping[str, Any]], runtime: str, batches: Sequence[int]) -> str:

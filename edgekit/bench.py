@@ -234,7 +234,8 @@ def _with_device_times(row: LatencyReport, backend: Backend, candidate: Candidat
     if not isinstance(backend, OnDevice):
         return row
     wake(candidate)
-    return msgspec.structs.replace(row, device_ms=backend.device_times(feed, DEVICE_CALLS))
+    found = backend.device_times(feed, DEVICE_CALLS)
+    return msgspec.structs.replace(row, device_ms=found.ms, launch_bound=found.launch_bound)
 
 
 def _range(found: Sequence[int | None], unit: str) -> str:

@@ -288,6 +288,7 @@ class LatencyReport(Report, frozen=True):
 
     Boundary ``device``: inputs resident, work complete. Boundary ``end-to-end``: host array in, host array out.
     ``device_ms`` is what the GPU's own clock says of further calls, made after these; empty where a runtime does not ask it.
+    ``launch_bound``: the host queued those calls no faster than the GPU ran them, so that they show at most what the GPU takes.
     """
 
     backend: str
@@ -303,6 +304,7 @@ class LatencyReport(Report, frozen=True):
     noise: str
     facts: dict[str, str]
     device_ms: tuple[float, ...] = ()
+    launch_bound: bool = False
 
     @property
     def count(self) -> int:

@@ -18,7 +18,17 @@ import pytest
 import torch
 
 import edgekit.backends
-from edgekit.backends import KINDS, Backend, ModelFiles, OnDevice, absence, open_backend, present
+from edgekit.backends import (
+    KINDS,
+    Backend,
+    DeviceTimes,
+    ModelFiles,
+    OnDevice,
+    absence,
+    launch_bound,
+    open_backend,
+    present,
+)
 from edgekit.backends.fake import FakeBackend
 from edgekit.bundle import open_bundle, write_bundle
 from edgekit.commands import verify_bundle
@@ -185,7 +195,7 @@ class PretendedGpu:
             def record(self) -> None:
                 gpu.events.append("record")
                 self.at = gpu.clock
-                gpu.clock += 0.5
+                gpu.clock += 8.0
 
             def elapsed_time(self, other: Event) -> float:
                 assert gpu.events[-1] == "wait"
@@ -228,10 +238,37 @@ def test_torch_cuda_waits_for_the_gpu_keeps_tf32_off_and_puts_it_back(files: Mod
         assert gpu.waits == 1
         assert isinstance(opened, OnDevice)
         gpu.events.clear()
-        assert opened.device_times(feed, 4) == (0.5,) * 4
-        assert gpu.events == ["record"] * 8 + ["wait"]  # none is waited for before the next is queued
+        assert opened.device_times(feed, 4) == DeviceTimes((8.0,) * 4)  # TensorRT's times too have one event between two calls
+        assert gpu.events == ["record"] * 5 + ["wait"]  # none is waited for before the next is queued
         assert not isinstance(reference, OnDevice)
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+
+@pytest.mark.parametrize(
+    ("host_ms", "ms", "bound"),
+    [
+        ([3.0, 0.02, 0.02, 0.02], [1.0] * 3, False),
+        ([1.0] * 4, [1.0] * 3, True),
+        ([1.1, 0.95, 0.95, 0.95], [1.0] * 3, True),
+        ([1.0, 0.85, 0.85, 0.85], [1.0] * 3, False),
+        ([0.02, 0.02, 0.02, 1.0, 1.0, 1.0, 1.0], [1.0] * 6, False),  # the queue was full: the host can do it faster
+        ([0.02] * 6 + [9.0], [1.0] * 5 + [3.0], False),  # one long turn of the host is nothing that lasts
+        ([0.02] * 7, [0.02] * 5 + [9.0], True),
+    ],
+)
+def test_times_are_the_hosts_where_it_queues_no_faster_than_the_gpu_runs(
+    host_ms: list[float], ms: list[float], bound: bool
+) -> None:
+    assert launch_bound(host_ms, ms) is bound
+
+
+def test_torch_cuda_says_that_its_times_are_the_hosts(
+    files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edgekit.backends, "perf_counter_ns", lambda: round(gpu.clock * 1e6))
+    with open_backend("torch-cuda", files) as opened:
+        assert isinstance(opened, OnDevice)
+        assert opened.device_times(sample_feed(opened.inputs, 3), 4) == DeviceTimes((8.0,) * 4, launch_bound=True)
 
 
 def test_an_error_on_the_gpu_is_one_sentence(files: ModelFiles, gpu: PretendedGpu) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgekit.bench
-from edgekit.backends import KINDS
+from edgekit.backends import KINDS, DeviceTimes
 from edgekit.backends.fake import FakeBackend
 from edgekit.bench import (
     BOUNDARIES,
@@ -126,17 +126,17 @@ def test_a_gpu_that_tells_nothing_adds_nothing(clock: Clock, monkeypatch: pytest
 
 def test_a_gpus_own_times_are_asked_for_when_its_clocks_have_risen(clock: Clock, gpu: list[GpuState]) -> None:
     class OnGpu(FakeBackend):
-        def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
+        def device_times(self, feed: Feed, count: int) -> DeviceTimes:
             assert clock.calls[-200:] == ["A"] * 200
-            return (0.5,) * count
+            return DeviceTimes((0.5,) * count, launch_bound=True)
 
     made = OnGpu(lambda feed: {}, (TensorSpec("x", "float32", ("batch", 3)),), name="A", facts={"TF32": "off"})
     made.bind = lambda feed: clock.work("A", lambda: 1)  # type: ignore[method-assign]
     made.run = lambda feed: clock.work("A", lambda: 1)() or {}  # type: ignore[method-assign]
     other = fake("B", clock, 1, [])
     rows, _ = bench([made, other], [1], seconds=0.05)
-    assert rows[0].device_ms == (0.5,) * 100
-    assert rows[1].device_ms == ()
+    assert (rows[0].device_ms, rows[0].launch_bound) == ((0.5,) * 100, True)
+    assert (rows[1].device_ms, rows[1].launch_bound) == ((), False)
 
 
 def test_candidates_take_turns_in_blocks(clock: Clock) -> None:

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import edgekit.backends
 import edgekit.trt.flavour
-from edgekit.backends import Backend, absence, open_backend
+from edgekit.backends import Backend, DeviceTimes, absence, open_backend
 from edgekit.backends._tensorrt import TensorRTBackend
 from edgekit.build_options import BatchRange, BuildOptions
 from edgekit.bundle import open_bundle
@@ -163,7 +164,7 @@ def test_the_gpus_clock_waits_once_for_all_calls(ten: FakeTensorRT, opened: Back
     """On a stream that is idle a launch would be timed with the work: one more call is always under way."""
     opened.device_times(feed_of(opened, 2), 2)  # type: ignore[attr-defined]
     ten.cuda.calls.clear()
-    assert opened.device_times(feed_of(opened, 2), 5) == (1.0,) * 5  # type: ignore[attr-defined]
+    assert opened.device_times(feed_of(opened, 2), 5) == DeviceTimes((1.0,) * 5)  # type: ignore[attr-defined]
     assert ten.cuda.calls.count("cudaEventRecord") == 6
     first = ten.cuda.calls.index("cudaEventRecord")
     last = len(ten.cuda.calls) - 1 - ten.cuda.calls[::-1].index("cudaEventRecord")
@@ -209,12 +210,30 @@ def test_the_gpus_own_clock_is_asked_after_the_samples(ten: FakeTensorRT, bundle
     report = bench_bundle(bundle, backends=["ort-cpu", "tensorrt"], batches=(1, 8), cuda_graph=graph, **BLOCK)
     told = {(row.backend, row.batch, row.boundary): row.device_ms for row in report.rows if row.device_ms}
     assert told == {("tensorrt", 1, "device"): (0.5,) * 100, ("tensorrt", 8, "device"): (4.0,) * 100}
+    assert not any(row.launch_bound for row in report.rows)
     assert BenchReport.from_json(report.to_json()) == report
     console = Console(width=200)
     with console.capture() as captured:
         render(report, console)
     assert "tensorrt, batch 8: 4 ms by the GPU's own clock" in captured.get()
+    assert "≤" not in captured.get()
     assert ten.cuda.left == {}
+
+
+def test_a_host_that_queues_slowly_makes_the_gpus_clock_an_upper_bound(
+    ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = iter(range(0, 10**12, 600_000))  # 0.6 ms for each call, whose kernel takes 0.5
+    monkeypatch.setattr(edgekit.backends, "perf_counter_ns", lambda: next(host))
+    report = bench_bundle(bundle, backends=["tensorrt"], batches=(1, 8), **BLOCK)
+    told = {row.batch: row.launch_bound for row in report.rows if row.boundary == "device"}
+    assert told == {1: True, 8: False}
+    assert BenchReport.from_json(report.to_json()) == report
+    console = Console(width=200)
+    with console.capture() as captured:
+        render(report, console)
+    assert "tensorrt, batch 1: ≤ 0.5 ms by the GPU's own clock.\ntensorrt, batch 8: 4 ms by" in captured.get()
+    assert "≤: the GPU waited for the host" in captured.get()
 
 
 @pytest.mark.parametrize(

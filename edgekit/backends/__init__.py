@@ -10,6 +10,8 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
+from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +21,9 @@ from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
 from edgekit.trt.flavour import NAMES, find, gpu_problem, installed
+
+LAUNCH_BOUND = 0.9
+HELD_UP = 0.5
 
 
 class Backend(Protocol):
@@ -60,13 +65,50 @@ class Backend(Protocol):
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
+class DeviceTimes(NamedTuple):
+    """Milliseconds of each call by the device's own clock.
+
+    ``launch_bound``: the host queued the calls no faster than the device ran them. Then it is the host's time: an upper bound.
+    """
+
+    ms: tuple[float, ...]
+    launch_bound: bool = False
+
+
 @runtime_checkable
 class OnDevice(Protocol):
     """What a runtime has beside ``Backend`` where its device keeps the time of its own work."""
 
-    def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
-        """Milliseconds of ``count`` calls by the device's own clock."""
+    def device_times(self, feed: Feed, count: int) -> DeviceTimes:
+        """``count`` calls by the device's own clock, timed as ``queued`` does."""
         ...
+
+
+def queued(
+    enqueue: Callable[[], object], records: Sequence[Callable[[], object]], read: Callable[[], tuple[float, ...]]
+) -> DeviceTimes:
+    """One definition for all runtimes: a call before each event, all queued at once; a call's time is between two events.
+
+    ``records`` put one event each behind the calls; ``read`` waits for all. The first call is not counted: on an idle device its
+    launch would be.
+    """
+    host_ms: list[float] = []
+    for record in records:
+        before = perf_counter_ns()
+        enqueue()
+        record()
+        host_ms.append((perf_counter_ns() - before) / 1e6)
+    ms = read()
+    return DeviceTimes(ms, launch_bound(host_ms, ms))
+
+
+def launch_bound(host_ms: Sequence[float], ms: Sequence[float]) -> bool:
+    """Whether the host, which took ``host_ms`` to queue each call, kept the device waiting, which took ``ms``.
+
+    A full queue holds the host up as well, but not from the start: its quickest turn was made while there was room.
+    """
+    took = median(ms)
+    return median(host_ms) > LAUNCH_BOUND * took and min(host_ms) > HELD_UP * took
 
 
 class LayerTime(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import LayerTime, ModelFiles, Wishes
+from edgekit.backends import DeviceTimes, LayerTime, ModelFiles, Wishes
 from edgekit.backends._cuda import Device
 from edgekit.build_options import BuildOptions
 from edgekit.engines import Engine, EngineRecord, build_engine, read_model, with_default_range
@@ -128,8 +128,8 @@ class TensorRTBackend:
 
         return once
 
-    def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
-        """Milliseconds of ``count`` calls by the GPU's own clock, inputs resident, after one that is not counted."""
+    def device_times(self, feed: Feed, count: int) -> DeviceTimes:
+        """``count`` calls by the GPU's own clock, inputs resident, after one that is not counted."""
         check_feed(self.inputs, feed)
         call = self._loaded(feed)
         self._launch(call)
