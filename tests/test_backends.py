@@ -323,10 +323,10 @@ def test_leaving_a_gpu_that_answers_nothing_but_its_error_keeps_the_first_senten
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
 
 
-def test_torch_cuda_says_that_the_user_forces_tf32(files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_cuda_says_what_the_user_has_set(files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     with open_backend("torch-cuda", files) as opened:
-        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
+        assert opened.facts["TF32"] == "off (NVIDIA_TF32_OVERRIDE=1 is set)"
 
 
 def test_a_torch_whose_library_does_not_load_is_missing_not_a_crash(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,8 +547,7 @@ def test_the_tensorrt_provider_gets_one_profile_for_all_batches_cuda_behind_it_a
     files: ModelFiles, pretended_provider: list[Any]
 ) -> None:
     with open_backend("ort-tensorrt", files, batches=(1, 64), threads=1) as opened:
-        assert opened.facts["TF32"] == "off"
-        assert opened.facts["TF32 off by"] == "NVIDIA_TF32_OVERRIDE=0, which a library reads when it starts"
+        assert opened.facts["TF32"].startswith("asked off by NVIDIA_TF32_OVERRIDE=0; edgekit verify shows whether it is")
         assert opened.facts["precision"] == "float32"
         assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
         assert opened.facts["nodes on the CPU"] == "none of 1"
@@ -576,11 +575,27 @@ def test_tf32_that_the_user_has_set_stays_and_is_told(
 ) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     with open_backend("ort-tensorrt", files) as opened:
-        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
-        assert "TF32 off by" not in opened.facts
+        assert opened.facts["TF32"] == "on (NVIDIA_TF32_OVERRIDE=1 is set)"
     monkeypatch.setattr(onnxruntime.InferenceSession, "first", "CUDAExecutionProvider")
     with open_backend("ort-cuda", files) as opened:
-        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
+        assert opened.facts["TF32"] == "off (NVIDIA_TF32_OVERRIDE=1 is set)"
+
+
+def test_the_library_that_the_tensorrt_provider_links_is_loaded_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.backends import _ort
+
+    seen: list[str | None] = []
+
+    def load(library: str, driver: bool) -> str:
+        seen.append(os.environ.get("NVIDIA_TF32_OVERRIDE"))
+        return ""
+
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setattr(_ort, "linked_tensorrt", lambda folder: "libnvinfer.so.10")
+    monkeypatch.setattr(_ort, "loading_problem", load)
+    assert _ort.tensorrt_problem() == ""
+    assert seen == ["0"]
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
 
 
 def test_tf32_is_put_back_although_opening_fails_and_while_another_is_open_not(
