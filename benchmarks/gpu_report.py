@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from edgekit.backends import KINDS, Backend, absence, open_backend, present
+from edgekit.backends import KINDS, RUNTIMES, Backend, absence, on_gpu, open_backend, present
 from edgekit.bench import BOUNDARIES, Candidate, compare, interleave
 from edgekit.bundle import MANIFEST, SCHEMA, Bundle, open_bundle, write_bundle
 from edgekit.commands import bench_bundle, verify_bundle
@@ -47,7 +47,7 @@ from edgekit.verify import verify
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 NETWORKS = ("folded", "unfolded")
-ON_CPU = ("torch", "ort-cpu")
+ON_CPU = tuple(kind for kind, runtime in RUNTIMES.items() if not runtime.on_gpu)
 ORIGINAL = ("torch", "torch-cuda")  # they run the original module whatever the file holds, so they have no folded side
 GPU_PACKAGES = ("tensorrt", "tensorrt-rtx", "cuda-bindings")
 GRAPH = "CUDA graph"
@@ -276,7 +276,10 @@ def ratios_of(sides: Mapping[str, Bundle], way: Way, settings: Settings, journal
 def ratio(opened: Mapping[str, Backend], batch: int, seconds: float) -> dict[str, Any]:
     """Time of the folded network over that of the unfolded one: below 1 folding is worth it."""
     feed = sample_feed(opened["folded"].inputs, batch)
-    candidates = [Candidate(network, opened[network].bind(feed), dict(opened[network].facts)) for network in NETWORKS]
+    candidates = [
+        Candidate(network, opened[network].bind(feed), dict(opened[network].facts), on_gpu(opened[network]))
+        for network in NETWORKS
+    ]
     rows = interleave(candidates, batch, "device", seconds)
     (found,) = compare(rows)  # time of the first over that of the second
     blocks = {f"{row.backend}_blocks_ms": block_medians(row) for row in rows}

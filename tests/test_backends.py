@@ -26,6 +26,7 @@ from edgekit.backends import (
     OnDevice,
     absence,
     launch_bound,
+    on_gpu,
     open_backend,
     present,
 )
@@ -95,6 +96,16 @@ def test_a_bound_call_can_be_repeated_and_leaves_run_alone(backend: Backend, bat
     call = backend.bind(feed)
     assert [call(), call()] == [None, None]
     np.testing.assert_array_equal(backend.run(feed)["output"], before)
+
+
+def test_a_backend_that_computes_on_the_cpu_is_not_on_a_gpu(backend: Backend) -> None:
+    assert not on_gpu(backend)
+    assert [kind for kind in KINDS if on_gpu(FakeBackend(dict, name=kind))] == [
+        "torch-cuda",
+        "ort-cuda",
+        "ort-tensorrt",
+        "tensorrt",
+    ]
 
 
 def test_facts_are_plain_strings(backend: Backend) -> None:

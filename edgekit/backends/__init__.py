@@ -158,12 +158,13 @@ class Wishes(NamedTuple):
 class Runtime(NamedTuple):
     """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing.
 
-    ``by_layer``: what it opens is ``ByLayer``.
+    ``by_layer``: what it opens is ``ByLayer``. ``on_gpu``: it computes on a GPU, whose clock follows its work.
     """
 
     absence: Callable[[ModelFiles | None, Wishes], str]
     open: Callable[[ModelFiles, Wishes], Backend]
     by_layer: bool = False
+    on_gpu: bool = False
 
 
 def open_backend(
@@ -315,12 +316,17 @@ def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:
 
 RUNTIMES: Mapping[str, Runtime] = {
     "torch": Runtime(_torch_absence, partial(_open_torch, "torch")),
-    "torch-cuda": Runtime(_torch_cuda_absence, partial(_open_torch, "torch-cuda")),
+    "torch-cuda": Runtime(_torch_cuda_absence, partial(_open_torch, "torch-cuda"), on_gpu=True),
     "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu"), by_layer=True),
-    "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda")),
-    "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt")),
-    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt, by_layer=True),
+    "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda"), on_gpu=True),
+    "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt"), on_gpu=True),
+    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt, by_layer=True, on_gpu=True),
 }
 """Every runtime, in the order of reports."""
 KINDS = tuple(RUNTIMES)
 """What ``--backend`` takes."""
+
+
+def on_gpu(backend: Backend) -> bool:
+    """Whether its runtime is one of those on a GPU; one that is made up is not."""
+    return backend.name in RUNTIMES and RUNTIMES[backend.name].on_gpu
