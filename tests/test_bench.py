@@ -104,6 +104,9 @@ def test_a_gpu_that_sat_idle_while_the_cpu_worked_runs_longer_before_it_is_recor
     assert turns == [("cpu", 100), ("A", 300), ("B", 300)] + [("cpu", 110), ("A", 160), ("B", 110)] * 5
     assert [len(one.warmups_ms) for one in rows] == [150] * 3  # what wakes it is not kept
     clock.calls.clear()
+    interleave([made[1], made[0]], 1, "device", 0.5)
+    assert [len(list(calls)) for _, calls in groupby(clock.calls)] == [300, 100] + [160, 110] * 5  # from the first block on
+    clock.calls.clear()
     interleave(made[1:], 1, "device", 0.5)
     assert [len(list(calls)) for _, calls in groupby(clock.calls)] == [300] * 2 + [110] * 10
 
