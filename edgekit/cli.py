@@ -75,6 +75,15 @@ Flavour = Annotated[
         "--flavour", help="tensorrt or tensorrt-rtx.", show_default="the first that works here", autocompletion=_flavour_names
     ),
 ]
+Engine = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--engine",
+        metavar="FILE.plan",
+        help="TensorRT's engine, written by edgekit build; it is run as it is, or refused.",
+        show_default="the usual one, found or built",
+    ),
+]
 TorchSource = Annotated[
     Optional[str], typer.Option("--source", help="Model or import path of the PyTorch side; it gets the bundle's weights.")
 ]
@@ -190,13 +199,14 @@ def export(
     _carry_out(action, json, debug)
 
 
-@app.command(epilog="Example: edgekit verify exported/lenet")
+@app.command(epilog="Example: edgekit verify exported/lenet --backend tensorrt --engine lenet.plan")
 def verify(
     bundle: BundlePath,
     backend: Backends = None,
     atol: Annotated[Optional[float], typer.Option(min=0, show_default="the manifest's", help="Absolute tolerance.")] = None,
     rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
     flavour: Flavour = None,
+    engine: Engine = None,
     source: TorchSource = None,
     json: Json = False,
     debug: Debug = False,
@@ -208,7 +218,13 @@ def verify(
 
         tolerance = _tolerance(bundle, atol, rtol)
         return verify_bundle(
-            bundle, backends=backend or (), tolerance=tolerance, source=source, flavour=flavour, progress=progress
+            bundle,
+            backends=backend or (),
+            tolerance=tolerance,
+            source=source,
+            flavour=flavour,
+            engine=engine,
+            progress=progress,
         )
 
     _carry_out(action, json, debug)
@@ -231,6 +247,7 @@ def bench(
     layers: Annotated[bool, typer.Option("--layers", help="Then also what each layer takes: ort-cpu, tensorrt.")] = False,
     backend: Backends = None,
     flavour: Flavour = None,
+    engine: Engine = None,
     source: TorchSource = None,
     json: Json = False,
     debug: Debug = False,
@@ -255,6 +272,7 @@ def bench(
             source=source,
             cuda_graph=cuda_graph,
             flavour=flavour,
+            engine=engine,
             layers=layers,
             progress=progress,
         )
@@ -332,6 +350,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any size.")],
     backend: Annotated[str, typer.Option(help="The runtime to use.", autocompletion=_backend_names)] = "ort-cpu",
     flavour: Flavour = None,
+    engine: Engine = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
     json: Json = False,
     debug: Debug = False,
@@ -341,7 +360,7 @@ def predict(
     def action(progress: Progress) -> Report:
         from edgekit.commands import predict_images
 
-        return predict_images(bundle, images, backend=backend, flavour=flavour, top=top)
+        return predict_images(bundle, images, backend=backend, flavour=flavour, engine=engine, top=top)
 
     _carry_out(action, json, debug)
 
