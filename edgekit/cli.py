@@ -75,6 +75,7 @@ Flavour = Annotated[
         "--flavour", help="tensorrt or tensorrt-rtx.", show_default="the first that works here", autocompletion=_flavour_names
     ),
 ]
+CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="TensorRT records its work once and replays it: fewer launches.")]
 Engine = Annotated[
     Optional[Path],
     typer.Option(
@@ -205,6 +206,7 @@ def verify(
     backend: Backends = None,
     atol: Annotated[Optional[float], typer.Option(min=0, show_default="the manifest's", help="Absolute tolerance.")] = None,
     rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
+    cuda_graph: CudaGraph = False,
     flavour: Flavour = None,
     engine: Engine = None,
     source: TorchSource = None,
@@ -222,6 +224,7 @@ def verify(
             backends=backend or (),
             tolerance=tolerance,
             source=source,
+            cuda_graph=cuda_graph,
             flavour=flavour,
             engine=engine,
             progress=progress,
@@ -241,9 +244,7 @@ def bench(
     budget_ms: Annotated[
         Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")
     ] = None,
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="TensorRT records its work once and replays it: fewer launches.")
-    ] = False,
+    cuda_graph: CudaGraph = False,
     layers: Annotated[bool, typer.Option("--layers", help="Then also what each layer takes: ort-cpu, tensorrt.")] = False,
     backend: Backends = None,
     flavour: Flavour = None,
@@ -299,6 +300,9 @@ def build(
         bool, typer.Option("--version-compatible", help="For later releases of the same major version of TensorRT.")
     ] = False,
     tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 products be rounded to 10 bits; faster.")] = False,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="TensorRT-RTX: build what bench --cuda-graph can record.")
+    ] = False,
     output: Annotated[Optional[Path], typer.Option(help="The engine's file; in edgekit's cache if left out.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build even if a fitting engine is there.")] = False,
     json: Json = False,
@@ -317,6 +321,7 @@ def build(
             hardware_compatible=hardware_compatible,
             version_compatible=version_compatible,
             tf32=tf32,
+            cuda_graph=cuda_graph,
         )
         return build_bundle(bundle, flavour=flavour, options=options, output=output, rebuild=rebuild, progress=progress)
 

@@ -56,13 +56,15 @@ def verify_bundle(
     backends: Sequence[str] = (),
     tolerance: Tolerance | None = None,
     source: str | None = None,
+    cuda_graph: bool = False,
     flavour: str | None = None,
     engine: Path | None = None,
     progress: Progress = SILENT,
 ) -> VerifyReport:
     """Every runtime present, or just ``backends``, against the golden outputs; ``source`` names the PyTorch side.
 
-    ``flavour`` is TensorRT's, where more than one is installed; ``engine`` is a plan that ``build_bundle`` wrote.
+    ``cuda_graph`` is how TensorRT runs; ``flavour`` which of it, where more than one is installed; ``engine`` a plan that
+    ``build_bundle`` wrote.
     """
     from edgekit.verify import verify
 
@@ -70,10 +72,13 @@ def verify_bundle(
     files = _model_files(bundle, source)
     flavour = _flavour(flavour, engine)
     kinds, skipped = _choose(files, backends, flavour)
+    _check_graph(cuda_graph, kinds)
     batches = () if engine else (1, bundle.manifest.golden.samples)  # an engine that is given is verified in those it takes
 
     def open_one(kind: str) -> Backend:
-        return open_backend(kind, files, batches=batches, flavour=flavour, engine=engine, progress=progress)
+        return open_backend(
+            kind, files, batches=batches, cuda_graph=cuda_graph, flavour=flavour, engine=engine, progress=progress
+        )
 
     return verify(bundle, open_one, kinds, skipped, tolerance=tolerance, progress=progress)
 
@@ -104,8 +109,7 @@ def bench_bundle(
     files = _model_files(bundle, source)
     flavour = _flavour(flavour, engine)
     kinds, skipped = _choose(files, backends, flavour)
-    if cuda_graph and "tensorrt" not in kinds:
-        raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
+    _check_graph(cuda_graph, kinds)
     if layers:
         needs("onnx", extra="cpu")
         able = [kind for kind, runtime in RUNTIMES.items() if runtime.by_layer]
@@ -227,6 +231,11 @@ def _layers(bundle: Bundle, opened: Sequence[Backend], rows: Sequence[LatencyRep
     from edgekit.layer_times import layer_reports, read_nodes
 
     return layer_reports(opened, rows, read_nodes(bundle.onnx), seconds)
+
+
+def _check_graph(cuda_graph: bool, kinds: Sequence[str]) -> None:
+    if cuda_graph and "tensorrt" not in kinds:
+        raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
 
 
 def _flavour(asked: str | None, engine: Path | None) -> str | None:

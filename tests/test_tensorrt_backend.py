@@ -341,6 +341,7 @@ def test_rtx_is_asked_whether_a_graph_can_be_made(monkeypatch: pytest.MonkeyPatc
     ):
         attempt(backend, "run")
     assert "cudaStreamBeginCapture" not in rtx.cuda.calls
+    assert "REQUIRE_USER_ALLOCATION" in rtx.builds[0][1]._flags
     assert rtx.cuda.left == {}
 
 
@@ -700,6 +701,13 @@ def test_the_flavour_that_is_named_is_the_one_that_runs(ten: FakeTensorRT, bundl
         assert (len(ten.builds), len(rtx.builds)) == built
     assert len(ten.builds) == len(rtx.builds) == 1
     assert ten.cuda.left == {}
+
+
+def test_what_runs_as_a_graph_is_verified_as_one(ten: FakeTensorRT, bundle: Path) -> None:
+    assert verify_bundle(bundle, backends=["tensorrt"], cuda_graph=True).parities[0].facts["CUDA graph"] == "on"
+    assert "cudaGraphLaunch" in ten.cuda.calls
+    with pytest.raises(UsageError, match="--cuda-graph is for tensorrt, which does not take part here"):
+        verify_bundle(bundle, backends=["ort-cpu"], cuda_graph=True)
 
 
 # an engine that is given

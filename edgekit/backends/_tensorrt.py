@@ -43,7 +43,8 @@ def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
         for batch in wishes.batches:
             built.record.profile_for(batch)  # now, and not when the others have been timed
         return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
-    options = with_default_range(files.inputs, BuildOptions(), wishes.batches)
+    usual = BuildOptions(cuda_graph=wishes.cuda_graph and trt.flavour.compiles_late)
+    options = with_default_range(files.inputs, usual, wishes.batches)
     built = build_engine(trt, model, options, progress=wishes.progress)
     if built.cached:
         # its key says all that we know of; where it does not load even so, once more from the file
@@ -279,7 +280,8 @@ class TensorRTBackend:
             return self._device.capture(enqueue)
         except EngineError as problem:
             told = str(problem).partition("; ")[0]
-            raise EngineError(f"the engine does not become a CUDA graph: {told}; leave out --cuda-graph") from problem
+            remedy = ", or build it with --cuda-graph" if self._trt.flavour.compiles_late else ""
+            raise EngineError(f"the engine does not become a CUDA graph: {told}; leave out --cuda-graph{remedy}") from problem
 
     def _retire(self, index: int) -> None:
         """The profile's context is no longer set up for the call that had it."""
