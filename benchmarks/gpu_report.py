@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from edgekit.backends import KINDS, Backend, absence, open_backend, present
+from edgekit.backends import KINDS, RUNTIMES, Backend, absence, on_gpu, open_backend, present
 from edgekit.bench import BOUNDARIES, Candidate, compare, interleave
 from edgekit.build_options import batch_sizes
 from edgekit.bundle import MANIFEST, SCHEMA, Bundle, open_bundle, write_bundle
@@ -43,12 +43,11 @@ from edgekit.files import check_writable, destination, write_bytes, write_text
 from edgekit.machine import cores, machine_facts, tool_versions, versions_of
 from edgekit.reports import BenchReport, LatencyReport, ParityReport, Report, VerifyReport
 from edgekit.tensors import sample_feed
-from edgekit.verify import verify
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 NETWORKS = ("folded", "unfolded")
-ON_CPU = ("torch", "ort-cpu")
+ON_CPU = tuple(kind for kind, runtime in RUNTIMES.items() if not runtime.on_gpu)
 ORIGINAL = ("torch", "torch-cuda")  # they run the original module whatever the file holds, so they have no folded side
 GPU_PACKAGES = ("tensorrt", "tensorrt-rtx", "cuda-bindings")
 GRAPH = "CUDA graph"
@@ -217,11 +216,8 @@ def measure_side(bundle: Bundle, network: str, ways: Sequence[Way], settings: Se
 
 
 def check(bundle: Bundle, way: Way) -> VerifyReport:
-    """``edgekit verify`` knows no graph, but what is timed with one must be right with one."""
-    if not way.graph:
-        return verify_bundle(bundle.root, backends=[way.kind])
-    opened = partial(open_backend, files=bundle.model_files(), batches=(1, bundle.manifest.golden.samples), cuda_graph=True)
-    return verify(bundle, opened, [way.kind])
+    """What is timed with a graph must be right with one."""
+    return verify_bundle(bundle.root, backends=[way.kind], cuda_graph=way.graph)
 
 
 def timed(bundle: Bundle, network: str, ways: Sequence[Way], settings: Settings, journal: Journal) -> Iterator[LatencyReport]:
@@ -281,7 +277,10 @@ def ratios_of(sides: Mapping[str, Bundle], way: Way, settings: Settings, journal
 def ratio(opened: Mapping[str, Backend], batch: int, seconds: float) -> dict[str, Any]:
     """Time of the folded network over that of the unfolded one: below 1 folding is worth it."""
     feed = sample_feed(opened["folded"].inputs, batch)
-    candidates = [Candidate(network, opened[network].bind(feed), dict(opened[network].facts)) for network in NETWORKS]
+    candidates = [
+        Candidate(network, opened[network].bind(feed), dict(opened[network].facts), on_gpu(opened[network]))
+        for network in NETWORKS
+    ]
     rows = interleave(candidates, batch, "device", seconds)
     (found,) = compare(rows)  # time of the first over that of the second
     blocks = {f"{row.backend}_blocks_ms": block_medians(row) for row in rows}
@@ -306,7 +305,10 @@ def parity_row(report: ParityReport) -> dict[str, Any]:
 
 
 def latency_row(row: LatencyReport) -> dict[str, Any]:
-    """In ms; ``own_clock_ms`` is the median by the GPU's own clock; a percentile is null where it takes more calls."""
+    """In ms; ``own_clock_ms`` is the median by the GPU's own clock, an upper bound where ``launch_bound``.
+
+    A percentile is null where it takes more calls.
+    """
     return {
         "runtime": runtime_name(row.backend, row.facts),
         "batch": row.batch,
@@ -316,6 +318,7 @@ def latency_row(row: LatencyReport) -> dict[str, Any]:
         "high_ms": short(row.median_high_ms),
         "percentiles_ms": {f"{one.percent:g}": None if one.ms is None else short(one.ms) for one in row.percentiles},
         "own_clock_ms": short(statistics.median(row.device_ms)) if row.device_ms else None,
+        "launch_bound": row.launch_bound,
         "cov": short(row.cov),
         "noise": row.noise,
         "calls": row.count,
@@ -395,9 +398,10 @@ def what_it_is(document: Mapping[str, Any]) -> str:
         where = f"{gpu['gpu']} ({', '.join(told)}) beside {where}"
     tools = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     return (
-        f"**{where}**; {tools}. Medians in ms, device / end-to-end, in brackets by the GPU's own clock; ~: noisy, the file says "
-        "why. Error: of the scale, against float64. Folded/unfolded: device times measured in turns, for each batch; -: the two "
-        "cannot be told apart (1 is in the 95 % interval)."
+        f"**{where}**; {tools}. Medians in ms, device / end-to-end, in brackets by the GPU's own clock (≤: at most, it "
+        "waited for the host to queue the calls); ~: noisy, the file says why. Error: of the scale, against float64. "
+        "Folded/unfolded: device times measured in turns, for each batch; -: the two cannot be told apart (1 is in the 95 % "
+        "interval)."
     )
 
 
@@ -433,8 +437,8 @@ def time_cell(rows: Sequence[Mapping[str, Any]], runtime: str, batch: int) -> st
     device, whole = (
         f"{ms(found[boundary]['median_ms'])}{'~' * (found[boundary]['noise'] != 'stable')}" for boundary in BOUNDARIES
     )
-    own = found["device"]["own_clock_ms"]
-    return f"{device} / {whole}" if own is None else f"{device} [{ms(own)}] / {whole}"
+    own, at_most = found["device"]["own_clock_ms"], "≤" * found["device"].get("launch_bound", False)
+    return f"{device} / {whole}" if own is None else f"{device} [{at_most}{ms(own)}] / {whole}"
 
 
 def ratio_cell(rows: Sequence[Mapping[str, Any]], runtime: str, batches: Sequence[int]) -> str:

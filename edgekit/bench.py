@@ -3,7 +3,8 @@
 A round gives each candidate one block: a few calls that are not recorded, because the others have just used the caches and
 left their threads spinning, then recorded calls for a tenth of a second. Drift of the machine hits all alike, and a
 comparison is made within each round. A GPU's clocks rise over hundreds of milliseconds of work: its candidates run that long
-before anything is recorded, and its clock, temperature and power are read after each of their blocks.
+before anything is recorded, and for a twentieth of a second more where it sat idle during a block of the CPU's. Its clock,
+temperature and power are read after each of their blocks, the CPU's clock before the first block and after the last.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 
-from edgekit.backends import Backend, OnDevice
+from edgekit.backends import Backend, OnDevice, on_gpu
 from edgekit.backends.fake import FakeBackend
 from edgekit.cuda import POWER_LIMIT, GpuState, gpu_state
-from edgekit.machine import CpuTime
+from edgekit.machine import CpuTime, cpu_clocks_mhz
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import Comparison, LatencyReport, Percentile
 from edgekit.tensors import Feed, sample_feed
@@ -30,6 +31,7 @@ BOUNDARIES = ("device", "end-to-end")
 BLOCK_SECONDS = 0.1
 WARMUP_SECONDS = 0.01
 WAKE_SECONDS = 0.2
+REWAKE_SECONDS = 0.05
 MAX_BLOCK_CALLS = 1000
 DEVICE_CALLS = 100
 FEWEST_ROUNDS = 5
@@ -38,6 +40,7 @@ NOISY_COV = 0.05
 NOISY_DRIFT = 0.05
 NOISY_BLOCK = 1.5
 NOISY_STOLEN = 0.15
+NOISY_CLOCK = 0.9
 
 
 class Candidate(NamedTuple):
@@ -46,11 +49,7 @@ class Candidate(NamedTuple):
     name: str
     call: Callable[[], object]
     facts: dict[str, str]
-
-    @property
-    def on_gpu(self) -> bool:
-        """Those on a GPU, and no others, say whether they compute in TF32."""
-        return "TF32" in self.facts
+    on_gpu: bool = False
 
 
 def bench(
@@ -67,7 +66,7 @@ def bench(
         for batch in batches:
             feed = sample_feed(backends[0].inputs, batch)
             for boundary in BOUNDARIES:
-                candidates = [Candidate(one.name, _call(one, feed, boundary), dict(one.facts)) for one in backends]
+                candidates = [Candidate(one.name, _call(one, feed, boundary), dict(one.facts), on_gpu(one)) for one in backends]
                 measured = interleave(candidates, batch, boundary, seconds)
                 if boundary == "device":
                     timed = zip(measured, backends, candidates, strict=True)
@@ -88,23 +87,28 @@ def interleave(candidates: Sequence[Candidate], batch: int, boundary: str, secon
     for candidate, warmup in zip(candidates, warmups, strict=True):
         wake(candidate)
         warmup.extend(time_block(candidate.call, max(WARMUP_SECONDS, block_seconds)))
-    before = CpuTime.now()
+    cpu_mhz, before = cpu_clocks_mhz(), CpuTime.now()
+    ran = candidates[-1]
     for _ in range(rounds):
         for candidate, warmup, block, seen in zip(candidates, warmups, blocks, states, strict=True):
+            if not ran.on_gpu:
+                wake(candidate, REWAKE_SECONDS)
+            ran = candidate
             warmup.extend(time_block(candidate.call, min(WARMUP_SECONDS, block_seconds)))
             block.append(time_block(candidate.call, block_seconds))
             state = gpu_state() if candidate.on_gpu else None
             seen.extend([state] if state else [])
     stolen = before.stolen_until(CpuTime.now())
+    cpu_mhz += cpu_clocks_mhz()
     return [
-        latency_report(candidate, batch, boundary, warmup, block, stolen, seen)
+        latency_report(candidate, batch, boundary, warmup, block, stolen, seen, cpu_mhz)
         for candidate, warmup, block, seen in zip(candidates, warmups, blocks, states, strict=True)
     ]
 
 
-def wake(candidate: Candidate) -> None:
+def wake(candidate: Candidate, seconds: float = WAKE_SECONDS) -> None:
     """Work for a GPU until its clocks have risen; these calls are too many to keep."""
-    end = perf_counter_ns() + int(WAKE_SECONDS * 1e9)
+    end = perf_counter_ns() + int(seconds * 1e9)
     while candidate.on_gpu and perf_counter_ns() < end:
         candidate.call()
 
@@ -130,10 +134,12 @@ def latency_report(
     blocks: Sequence[tuple[float, ...]],
     stolen: float = 0.0,
     states: Sequence[GpuState] = (),
+    cpu_mhz: Sequence[int] = (),
 ) -> LatencyReport:
     """Statistics of the raw samples, which stay in the report.
 
-    ``stolen`` is the share of the cores that others took meanwhile; ``states`` are the GPU's, one after each block.
+    ``stolen`` is the share of the cores that others took meanwhile; ``states`` are the GPU's, one after each block; ``cpu_mhz``
+    are clocks of the cores.
     """
     flat = np.sort(np.concatenate([np.asarray(block) for block in blocks]))
     medians = np.asarray([np.median(block) for block in blocks])
@@ -149,8 +155,8 @@ def latency_report(
         median_high_ms=high,
         percentiles=tuple(_percentile(flat, percent) for percent in PERCENTS),
         cov=float(flat.std() / flat.mean()),
-        noise=noise(medians, stolen, _slowed(states)),
-        facts=candidate.facts | state_facts(states),
+        noise=noise(medians, stolen, _gpu_noise(states)),
+        facts=candidate.facts | state_facts(states, cpu_mhz),
     )
 
 
@@ -173,8 +179,8 @@ def median_interval(block_medians: Vector, resamples: int = 2000) -> tuple[float
     return float(low), float(high)
 
 
-def noise(block_medians: Vector, stolen: float = 0.0, slowed: str = "") -> str:
-    """``stable``, or ``noisy:`` with the reason; ``slowed`` is what took the GPU's clock down."""
+def noise(block_medians: Vector, stolen: float = 0.0, gpu: str = "") -> str:
+    """``stable``, or ``noisy:`` with the reason; ``gpu`` is what is known of the GPU's clock."""
     center = float(np.median(block_medians))
     quarter, three_quarters = np.percentile(block_medians, (25, 75))
     scatter = float(three_quarters - quarter) / 1.349 / center  # the standard deviation, were they normal
@@ -183,8 +189,8 @@ def noise(block_medians: Vector, stolen: float = 0.0, slowed: str = "") -> str:
     drift = float(np.median(block_medians[-third:]) / np.median(block_medians[:third])) - 1
     if stolen > NOISY_STOLEN:
         return f"noisy: other processes took {stolen:.0%} of the cores"
-    if slowed:
-        return f"noisy: the GPU was slowed down by {slowed}"
+    if gpu:
+        return f"noisy: {gpu}"
     if abs(drift) > NOISY_DRIFT:
         return f"noisy: drift, the last third takes {1 + drift:.2f} times the first"
     if scatter > NOISY_COV:
@@ -194,9 +200,10 @@ def noise(block_medians: Vector, stolen: float = 0.0, slowed: str = "") -> str:
     return "stable"
 
 
-def state_facts(states: Sequence[GpuState]) -> dict[str, str]:
-    """The lowest and the highest of what was read between the blocks, and what took the clock down in how many of them."""
+def state_facts(states: Sequence[GpuState], cpu_mhz: Sequence[int]) -> dict[str, str]:
+    """The lowest and the highest of what was read beside the blocks, and what took the clock down in how many of them."""
     facts = {
+        "CPU clock": _range(cpu_mhz, "MHz"),
         "GPU clock": _range([one.clock_mhz for one in states], "MHz"),
         "GPU temperature": _range([one.temperature_c for one in states], "°C"),
         "GPU power": _range([one.power_w for one in states], "W"),
@@ -234,7 +241,8 @@ def _with_device_times(row: LatencyReport, backend: Backend, candidate: Candidat
     if not isinstance(backend, OnDevice):
         return row
     wake(candidate)
-    return msgspec.structs.replace(row, device_ms=backend.device_times(feed, DEVICE_CALLS))
+    found = backend.device_times(feed, DEVICE_CALLS)
+    return msgspec.structs.replace(row, device_ms=found.ms, launch_bound=found.launch_bound)
 
 
 def _range(found: Sequence[int | None], unit: str) -> str:
@@ -245,10 +253,15 @@ def _range(found: Sequence[int | None], unit: str) -> str:
     return f"{low} to {high} {unit}" if low < high else f"{low} {unit}"
 
 
-def _slowed(states: Sequence[GpuState]) -> str:
-    """A power limit is how a GPU always runs under load, and is left to the facts; anything else is not."""
-    reasons = dict.fromkeys(reason for one in states for reason in one.slowed_by)
-    return " and ".join(reason for reason in reasons if reason != POWER_LIMIT)
+def _gpu_noise(states: Sequence[GpuState]) -> str:
+    """A power limit alone is how a GPU always runs under load, and is left to the facts; anything else is not."""
+    reasons = dict.fromkeys(reason for one in states for reason in one.slowed_by if reason != POWER_LIMIT)
+    if reasons:
+        return f"the GPU was slowed down by {' and '.join(reasons)}"
+    clocks = [one.clock_mhz for one in states if one.clock_mhz is not None]
+    if clocks and min(clocks) < NOISY_CLOCK * max(clocks):
+        return f"the GPU's clock moved between {min(clocks)} and {max(clocks)} MHz"
+    return ""
 
 
 def _percentile(ordered: Vector, percent: float) -> Percentile:

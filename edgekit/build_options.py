@@ -11,6 +11,7 @@ from edgekit.errors import UsageError
 
 LARGEST_BATCH = 65536
 LARGEST_LEVEL = 5
+LARGEST_WORKSPACE = 1 << 20  # MiB
 DEFAULT_LEVEL = 3
 
 
@@ -70,12 +71,14 @@ DEFAULT_RANGE = BatchRange(1, 8, 32)
 class BuildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to build. ``workspace_mib`` None leaves TensorRT all of the GPU's memory; ``level`` is its optimisation level.
 
-    ``tf32`` is off because it rounds float32 products to 10 bits, which no float32 parity check would survive.
+    ``tf32`` is off because it rounds float32 products to 10 bits, which no float32 parity check would survive; ``cuda_graph``:
+    whatever would keep its work from being recorded is left out.
     """
 
     profiles: tuple[BatchRange, ...] = ()
-    workspace_mib: Annotated[int, Meta(ge=1)] | None = None
+    workspace_mib: Annotated[int, Meta(ge=1, le=LARGEST_WORKSPACE)] | None = None
     level: Annotated[int, Meta(ge=0, le=LARGEST_LEVEL)] = DEFAULT_LEVEL
     hardware_compatible: bool = False
     version_compatible: bool = False
     tf32: bool = False
+    cuda_graph: bool = False

@@ -122,16 +122,17 @@ def _managed(name: str, kind: type[ctypes.c_uint] | type[ctypes.c_ulonglong], *w
 
 
 def tf32_fact(asked: bool = False) -> str:
-    """``on`` or ``off`` as ``asked``, unless the variable by which NVIDIA's libraries are overruled says otherwise."""
+    """``on`` or ``off`` as ``asked``, unless the variable is 0; NVIDIA documents no other value, so any other is only told."""
     told, variable = ("on" if asked else "off"), os.environ.get(TF32_OVERRIDE, "")
-    forced = {"0": "off", "1": "on"}.get(variable, told)
-    return told if forced == told else f"{forced}: {TF32_OVERRIDE}={variable} forces it"
+    if variable == "0":
+        return f"off: {TF32_OVERRIDE}=0 forces it" if asked else told
+    return f"{told} ({TF32_OVERRIDE}={variable} is set)" if variable else told
 
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """NVIDIA's libraries that start meanwhile do without TF32, unless the user decides; the last to leave puts back what was."""
-    if not _before and os.environ.get(TF32_OVERRIDE) in ("0", "1"):
+    if not _before and os.environ.get(TF32_OVERRIDE):
         yield
         return
     _before.append(os.environ.get(TF32_OVERRIDE))

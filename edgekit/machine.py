@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import edgekit
 
+CPU_INFO = Path("/proc/cpuinfo")
+FREQUENCY = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
+
 
 def cores() -> int:
     """Cores this process may use."""
@@ -37,6 +40,26 @@ def machine_facts() -> dict[str, str]:
     if hasattr(os, "getloadavg"):
         facts["load"] = f"{os.getloadavg()[0]:.2f}"
     return facts
+
+
+def cpu_clocks_mhz() -> list[int]:
+    """The clock of each core allowed, now; empty where the system does not tell."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+    try:
+        return [int(path.read_text()) // 1000 for path in (Path(FREQUENCY.format(core)) for core in sorted(allowed))]
+    except (OSError, ValueError):
+        return _cpuinfo_mhz(allowed)
+
+
+def _cpuinfo_mhz(allowed: set[int]) -> list[int]:
+    """Lines ``processor : 0`` and ``cpu MHz : 2596.136`` of each core; ARM's have no clock."""
+    try:
+        lines = [line.partition(":") for line in CPU_INFO.read_text().splitlines()]
+        cores = [int(value) for name, _, value in lines if name.strip() == "processor"]
+        clocks = [round(float(value)) for name, _, value in lines if name.strip() == "cpu MHz"]
+    except (OSError, ValueError):
+        return []
+    return [mhz for core, mhz in zip(cores, clocks, strict=False) if core in allowed]
 
 
 class CpuTime(NamedTuple):
@@ -68,7 +91,7 @@ class CpuTime(NamedTuple):
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPU_INFO.read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware", "Model"))]

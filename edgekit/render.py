@@ -194,11 +194,8 @@ def _bench(report: BenchReport, console: Console) -> None:
     console.print(rows)
     for line in noisy:
         console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False)
-    for row in report.rows:
-        if row.device_ms:
-            median = statistics.median(row.device_ms)
-            console.print(f"{row.backend}, batch {row.batch}: {median:.3g} ms by the GPU's own clock.", highlight=False)
     for line in (
+        *_own_clock(report, "<=" if console.options.ascii_only else "≤"),
         "device: inputs resident, work complete. end-to-end: host array in, host array out.",
         "speed-up: over the first runtime, median of the per-round ratios. - (n): withheld, it takes n calls.",
         f"{report.machine.get('cpu', 'unknown CPU')}, {report.machine.get('cores', '?')} core(s); "
@@ -213,6 +210,15 @@ def _bench(report: BenchReport, console: Console) -> None:
     for layers in report.layers:
         _layers(layers, console)
     _skipped(report.skipped, console)
+
+
+def _own_clock(report: BenchReport, at_most: str) -> Iterator[str]:
+    for row in report.rows:
+        if row.device_ms:
+            sign = f"{at_most} " * row.launch_bound
+            yield f"{row.backend}, batch {row.batch}: {sign}{statistics.median(row.device_ms):.3g} ms by the GPU's own clock."
+    if any(row.launch_bound for row in report.rows):
+        yield f"{at_most}: the GPU waited for the host to queue the calls; it takes no longer than that."
 
 
 def _layers(report: LayersReport, console: Console) -> None:

@@ -18,7 +18,20 @@ import pytest
 import torch
 
 import edgekit.backends
-from edgekit.backends import KINDS, RUNTIMES, Backend, ModelFiles, OnDevice, Wishes, absence, open_backend, present
+from edgekit.backends import (
+    KINDS,
+    RUNTIMES,
+    Backend,
+    DeviceTimes,
+    ModelFiles,
+    OnDevice,
+    Wishes,
+    absence,
+    launch_bound,
+    on_gpu,
+    open_backend,
+    present,
+)
 from edgekit.backends.fake import FakeBackend
 from edgekit.bundle import open_bundle, write_bundle
 from edgekit.commands import verify_bundle
@@ -85,6 +98,16 @@ def test_a_bound_call_can_be_repeated_and_leaves_run_alone(backend: Backend, bat
     call = backend.bind(feed)
     assert [call(), call()] == [None, None]
     np.testing.assert_array_equal(backend.run(feed)["output"], before)
+
+
+def test_a_backend_that_computes_on_the_cpu_is_not_on_a_gpu(backend: Backend) -> None:
+    assert not on_gpu(backend)
+    assert [kind for kind in KINDS if on_gpu(FakeBackend(dict, name=kind))] == [
+        "torch-cuda",
+        "ort-cuda",
+        "ort-tensorrt",
+        "tensorrt",
+    ]
 
 
 def test_facts_are_plain_strings(backend: Backend) -> None:
@@ -200,6 +223,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     """PyTorch with a GPU that is the CPU."""
     pretended = PretendedGpu()
     monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
+    monkeypatch.setattr(edgekit.backends, "perf_counter_ns", lambda: 0)  # queueing takes the host no time, however busy it is
     monkeypatch.setattr("edgekit.backends._torch.TorchCudaBackend.device", "cpu")
     for name, made in {
         "is_available": lambda: True,
@@ -228,10 +252,37 @@ def test_torch_cuda_waits_for_the_gpu_keeps_tf32_off_and_puts_it_back(files: Mod
         assert gpu.waits == 1
         assert isinstance(opened, OnDevice)
         gpu.events.clear()
-        assert opened.device_times(feed, 4) == (0.5,) * 4
-        assert gpu.events == ["record"] * 8 + ["wait"]  # none is waited for before the next is queued
+        assert opened.device_times(feed, 4) == DeviceTimes((0.5,) * 4)  # TensorRT's times too have one event between two calls
+        assert gpu.events == ["record"] * 5 + ["wait"]  # none is waited for before the next is queued
         assert not isinstance(reference, OnDevice)
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+
+@pytest.mark.parametrize(
+    ("host_ms", "ms", "bound"),
+    [
+        ([3.0, 0.02, 0.02, 0.02], [1.0] * 3, False),
+        ([1.0] * 4, [1.0] * 3, True),
+        ([1.1, 0.95, 0.95, 0.95], [1.0] * 3, True),
+        ([1.0, 0.85, 0.85, 0.85], [1.0] * 3, False),
+        ([0.02, 0.02, 0.02, 1.0, 1.0, 1.0, 1.0], [1.0] * 6, False),  # the queue was full: the host can do it faster
+        ([0.6] * 6 + [9.0], [1.0] * 6, False),  # one long turn of the host is nothing that lasts
+        ([0.02] * 7, [0.02] * 5 + [9.0], True),
+    ],
+)
+def test_times_are_the_hosts_where_it_queues_no_faster_than_the_gpu_runs(
+    host_ms: list[float], ms: list[float], bound: bool
+) -> None:
+    assert launch_bound(host_ms, ms) is bound
+
+
+def test_torch_cuda_says_that_its_times_are_the_hosts(
+    files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edgekit.backends, "perf_counter_ns", lambda: round(gpu.clock * 1e6))
+    with open_backend("torch-cuda", files) as opened:
+        assert isinstance(opened, OnDevice)
+        assert opened.device_times(sample_feed(opened.inputs, 3), 4) == DeviceTimes((0.5,) * 4, launch_bound=True)
 
 
 def test_an_error_on_the_gpu_is_one_sentence(files: ModelFiles, gpu: PretendedGpu) -> None:
@@ -286,10 +337,10 @@ def test_leaving_a_gpu_that_answers_nothing_but_its_error_keeps_the_first_senten
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
 
 
-def test_torch_cuda_says_that_the_user_forces_tf32(files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_cuda_says_what_the_user_has_set(files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     with open_backend("torch-cuda", files) as opened:
-        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
+        assert opened.facts["TF32"] == "off (NVIDIA_TF32_OVERRIDE=1 is set)"
 
 
 def test_a_torch_whose_library_does_not_load_is_missing_not_a_crash(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,8 +592,7 @@ def test_the_tensorrt_provider_gets_one_profile_for_all_batches_cuda_behind_it_a
     files: ModelFiles, pretended_provider: list[Any]
 ) -> None:
     with open_backend("ort-tensorrt", files, batches=(1, 64), threads=1) as opened:
-        assert opened.facts["TF32"] == "off"
-        assert opened.facts["TF32 off by"] == "NVIDIA_TF32_OVERRIDE=0, which a library reads when it starts"
+        assert opened.facts["TF32"].startswith("asked off by NVIDIA_TF32_OVERRIDE=0; edgekit verify shows whether it is")
         assert opened.facts["precision"] == "float32"
         assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
         assert opened.facts["nodes on the CPU"] == "none of 1"
@@ -570,11 +620,27 @@ def test_tf32_that_the_user_has_set_stays_and_is_told(
 ) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     with open_backend("ort-tensorrt", files) as opened:
-        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
-        assert "TF32 off by" not in opened.facts
+        assert opened.facts["TF32"] == "on (NVIDIA_TF32_OVERRIDE=1 is set)"
     monkeypatch.setattr(onnxruntime.InferenceSession, "first", "CUDAExecutionProvider")
     with open_backend("ort-cuda", files) as opened:
-        assert opened.facts["TF32"] == "on: NVIDIA_TF32_OVERRIDE=1 forces it"
+        assert opened.facts["TF32"] == "off (NVIDIA_TF32_OVERRIDE=1 is set)"
+
+
+def test_the_library_that_the_tensorrt_provider_links_is_loaded_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.backends import _ort
+
+    seen: list[str | None] = []
+
+    def load(library: str, driver: bool) -> str:
+        seen.append(os.environ.get("NVIDIA_TF32_OVERRIDE"))
+        return ""
+
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setattr(_ort, "linked_tensorrt", lambda folder: "libnvinfer.so.10")
+    monkeypatch.setattr(_ort, "loading_problem", load)
+    assert _ort.tensorrt_problem() == ""
+    assert seen == ["0"]
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
 
 
 def test_tf32_is_put_back_although_opening_fails_and_while_another_is_open_not(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgekit.bench
-from edgekit.backends import KINDS
+from edgekit.backends import KINDS, DeviceTimes
 from edgekit.backends.fake import FakeBackend
 from edgekit.bench import (
     BOUNDARIES,
@@ -60,6 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(edgekit.bench, "perf_counter_ns", made)
     monkeypatch.setattr(CpuTime, "now", lambda: CpuTime((made.calls and 1.0) or 0.0, 0.0, 0.0))  # nobody else is there
+    monkeypatch.setattr(edgekit.bench, "cpu_clocks_mhz", list)
     return made
 
 
@@ -80,7 +81,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[GpuState]:
 
 
 def on_gpu(clock: Clock, name: str, ms: Callable[[], float]) -> Candidate:
-    return Candidate(name, clock.work(name, ms), {"TF32": "off"})
+    return Candidate(name, clock.work(name, ms), {"TF32": "off"}, on_gpu=True)
 
 
 def test_a_gpu_works_until_its_clocks_have_risen_and_nothing_of_that_is_kept(clock: Clock, gpu: list[GpuState]) -> None:
@@ -95,12 +96,55 @@ def test_a_gpu_works_until_its_clocks_have_risen_and_nothing_of_that_is_kept(clo
     assert len(clock.calls) == other.count + len(other.warmups_ms)  # a CPU takes none
 
 
+def test_a_gpu_that_sat_idle_while_the_cpu_worked_runs_longer_before_it_is_recorded(clock: Clock, gpu: list[GpuState]) -> None:
+    names = {"cpu": candidate, "A": on_gpu, "B": on_gpu}
+    made = [make(clock, name, lambda: 1) for name, make in names.items()]
+    rows = interleave(made, 1, "device", 0.5)
+    turns = [(name, len(list(calls))) for name, calls in groupby(clock.calls)]
+    assert turns == [("cpu", 100), ("A", 300), ("B", 300)] + [("cpu", 110), ("A", 160), ("B", 110)] * 5
+    assert [len(one.warmups_ms) for one in rows] == [150] * 3  # what wakes it is not kept
+    clock.calls.clear()
+    interleave([made[1], made[0]], 1, "device", 0.5)
+    assert [len(list(calls)) for _, calls in groupby(clock.calls)] == [300, 100] + [160, 110] * 5  # from the first block on
+    clock.calls.clear()
+    interleave(made[1:], 1, "device", 0.5)
+    assert [len(list(calls)) for _, calls in groupby(clock.calls)] == [300] * 2 + [110] * 10
+
+
+@pytest.mark.parametrize(
+    ("clocks", "told"),
+    [
+        ((1200, 1900, 1500), "noisy: the GPU's clock moved between 1200 and 1900 MHz"),
+        ((1709, 1900), "noisy: the GPU's clock moved between 1709 and 1900 MHz"),
+        ((1710, None, 1900), "stable"),
+        ((None,), "stable"),
+    ],
+)
+def test_a_gpu_whose_clock_moves_is_noisy(clock: Clock, gpu: list[GpuState], clocks: tuple[int | None, ...], told: str) -> None:
+    gpu[:] = [GpuState(mhz, None, None, ("its power limit",)) for mhz in clocks]
+    rows = interleave([on_gpu(clock, "A", lambda: 1), candidate(clock, "B", lambda: 1)], 1, "device", 0.05)
+    assert [one.noise for one in rows] == [told, "stable"]
+
+
+def test_the_cpus_clock_is_read_beside_the_blocks(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    when: list[int] = []
+
+    def read() -> list[int]:
+        when.append(len(clock.calls))
+        return [2000 + len(when), 3000]
+
+    monkeypatch.setattr(edgekit.bench, "cpu_clocks_mhz", read)
+    rows = interleave([candidate(clock, name, lambda: 1) for name in "AB"], 1, "device", 1.0)
+    assert [one.facts for one in rows] == [{"runtime": name, "CPU clock": "2001 to 3000 MHz"} for name in "AB"]
+    assert when == [200, len(clock.calls)]  # when the cores have warmed up, and at the end
+
+
 def test_a_gpu_is_asked_after_each_block_and_its_state_is_in_the_facts_of_its_rows(clock: Clock, gpu: list[GpuState]) -> None:
-    gpu[:] = [GpuState(1980, 40, 300, ()), GpuState(1755, 47, 350, ("its power limit",)), GpuState(1800, 45, None, ())]
+    gpu[:] = [GpuState(1980, 40, 300, ()), GpuState(1790, 47, 350, ("its power limit",)), GpuState(1800, 45, None, ())]
     rows = interleave([on_gpu(clock, "A", lambda: 1), candidate(clock, "B", lambda: 1)], 1, "device", 0.05)
     assert rows[0].facts == {
         "TF32": "off",
-        "GPU clock": "1755 to 1980 MHz",
+        "GPU clock": "1790 to 1980 MHz",
         "GPU temperature": "40 to 47 °C",
         "GPU power": "300 to 350 W",
         "GPU slowed down by": "its power limit in 1 of 5 blocks",
@@ -126,17 +170,17 @@ def test_a_gpu_that_tells_nothing_adds_nothing(clock: Clock, monkeypatch: pytest
 
 def test_a_gpus_own_times_are_asked_for_when_its_clocks_have_risen(clock: Clock, gpu: list[GpuState]) -> None:
     class OnGpu(FakeBackend):
-        def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
-            assert clock.calls[-200:] == ["A"] * 200
-            return (0.5,) * count
+        def device_times(self, feed: Feed, count: int) -> DeviceTimes:
+            assert clock.calls[-200:] == ["A"] * 200  # the other one's block came before
+            return DeviceTimes((0.5,) * count, launch_bound=True)
 
-    made = OnGpu(lambda feed: {}, (TensorSpec("x", "float32", ("batch", 3)),), name="A", facts={"TF32": "off"})
+    made = OnGpu(lambda feed: {}, (TensorSpec("x", "float32", ("batch", 3)),), name="tensorrt")
     made.bind = lambda feed: clock.work("A", lambda: 1)  # type: ignore[method-assign]
     made.run = lambda feed: clock.work("A", lambda: 1)() or {}  # type: ignore[method-assign]
     other = fake("B", clock, 1, [])
     rows, _ = bench([made, other], [1], seconds=0.05)
-    assert rows[0].device_ms == (0.5,) * 100
-    assert rows[1].device_ms == ()
+    assert (rows[0].device_ms, rows[0].launch_bound) == ((0.5,) * 100, True)
+    assert (rows[1].device_ms, rows[1].launch_bound) == ((), False)
 
 
 def test_candidates_take_turns_in_blocks(clock: Clock) -> None:

@@ -139,11 +139,12 @@ def test_a_gpu_that_the_library_does_not_find_tells_nothing(driver: Driver) -> N
         ("", True, "on"),
         ("0", False, "off"),
         ("0", True, "off: NVIDIA_TF32_OVERRIDE=0 forces it"),
-        ("1", False, "on: NVIDIA_TF32_OVERRIDE=1 forces it"),
-        ("1", True, "on"),
+        ("1", False, "off (NVIDIA_TF32_OVERRIDE=1 is set)"),
+        ("1", True, "on (NVIDIA_TF32_OVERRIDE=1 is set)"),
+        ("off", True, "on (NVIDIA_TF32_OVERRIDE=off is set)"),
     ],
 )
-def test_tf32_is_as_asked_unless_the_user_forces_it(
+def test_tf32_is_as_asked_unless_the_user_forces_it_off(
     monkeypatch: pytest.MonkeyPatch, variable: str | None, asked: bool, told: str
 ) -> None:
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
@@ -152,7 +153,7 @@ def test_tf32_is_as_asked_unless_the_user_forces_it(
     assert tf32_fact(asked) == told
 
 
-@pytest.mark.parametrize("before", [None, "", "0", "1"])
+@pytest.mark.parametrize("before", [None, "", "0", "1", "2"])
 @pytest.mark.parametrize("first_to_leave", [0, 1])
 def test_tf32_is_put_back_when_the_last_has_left(
     monkeypatch: pytest.MonkeyPatch, before: str | None, first_to_leave: int
@@ -163,7 +164,7 @@ def test_tf32_is_put_back_when_the_last_has_left(
     both = [without_tf32(), without_tf32()]
     for one in both:
         one.__enter__()
-    during = "1" if before == "1" else "0"
+    during = before or "0"
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == during
     both.pop(first_to_leave).__exit__(None, None, None)
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == during

@@ -222,7 +222,7 @@ def test_a_nul_in_a_name_is_one_sentence(tmp_path: Path) -> None:
     for write in (*writes, lambda: destination(path)):
         with pytest.raises(OutputError, match="it has a NUL in its name, which no file has; choose another name"):
             write()
-    with pytest.raises(BundleError, match="ONNX file .* has a NUL in its name, which no file has; check the path"):
+    with pytest.raises(BundleError, match=r"ONNX file .* has a NUL in its name, which no file has; check the path"):
         read_bytes(path, "ONNX file", BundleError)
 
 
@@ -248,7 +248,7 @@ def test_the_cache_is_where_it_is_asked_for_and_never_in_the_root_folder(
     if place is not None:
         assert files.cache_root() == Path(place)
         return
-    with pytest.raises(OutputError, match="HOME names no home folder .*; let EDGEKIT_CACHE name a folder of yours"):
+    with pytest.raises(OutputError, match=r"HOME names no home folder .*; let EDGEKIT_CACHE name a folder of yours"):
         files.cache_root()
 
 

@@ -123,11 +123,13 @@ def test_every_batch_and_boundary_has_a_row_that_says_what_the_full_report_does(
         rows = found[side]["latency"]
         for runtime in ("torch", "ort-cpu"):
             assert [(row["batch"], row["boundary"]) for row in rows if row["runtime"] == runtime] == TIMED
-            assert found[side]["facts"][runtime] == next(row.facts for row in timed.rows if row.backend == runtime)
+            assert found[side]["facts"][runtime] == [row.facts for row in timed.rows if row.backend == runtime][-1]
         for row, full in zip(rows, timed.rows, strict=True):
             assert row["median_ms"] == pytest.approx(full.median_ms, rel=1e-4)
             assert row["low_ms"] <= row["high_ms"]
             assert row["calls"] == full.count
+            assert row["launch_bound"] is False
+            assert gpu_report.latency_row(msgspec.structs.replace(full, launch_bound=True))["launch_bound"] is True
             assert row["blocks_ms"] == pytest.approx([np.median(block) for block in full.samples_ms], rel=1e-4)
             assert row["percentiles_ms"].keys() == {"90", "99"}
             assert "facts" not in row
@@ -428,8 +430,11 @@ def test_no_bundle_is_begun_beyond_the_limit(bundle: Path, tmp_path: Path, monke
 # the table
 
 
-def row(batch: int, boundary: str, median: float, own: float | None = None, noise: str = "stable") -> dict[str, Any]:
-    return {"runtime": "tensorrt", "batch": batch, "boundary": boundary, "median_ms": median, "own_clock_ms": own, "noise": noise}
+def row(
+    batch: int, boundary: str, median: float, own: float | None = None, noise: str = "stable", **more: bool
+) -> dict[str, Any]:
+    told = {"runtime": "tensorrt", "batch": batch, "boundary": boundary, "median_ms": median, "own_clock_ms": own, "noise": noise}
+    return told | more
 
 
 def side(folded: int, kept: int, error: float, *latency: dict[str, Any], passed: bool = True) -> dict[str, Any]:
@@ -447,7 +452,7 @@ DOCUMENT = {
     "bundles": {
         "net": {
             "folded": side(
-                1, 2, 4e-7, row(1, "device", 0.05123, 0.031), row(1, "end-to-end", 0.08, noise="noisy: drift"),
+                1, 2, 4e-7, row(1, "device", 0.05123, 0.031, launch_bound=True), row(1, "end-to-end", 0.08, noise="noisy: drift"),
                 row(8, "device", 1234.5, 1200.0), row(8, "end-to-end", 1300.0),
             ),
             "unfolded": side(0, 3, 2e-2, passed=False),
@@ -471,7 +476,7 @@ def test_the_table_shows_both_sides_and_names_the_rest() -> None:
     assert rows == [
         "| bundle | runtime | batch norm | error | batch 1 | batch 8 | folded/unfolded |",
         "|---|---|---|---|---|---|---|",
-        "| net | tensorrt | 1 of 3 folded | 4.0e-07 | 0.0512 [0.031] / 0.08~ | 1234 [1200] / 1300 | 0.93, - |",
+        "| net | tensorrt | 1 of 3 folded | 4.0e-07 | 0.0512 [≤0.031] / 0.08~ | 1234 [1200] / 1300 | 0.93, - |",
         "| net | tensorrt | unfolded | **FAIL** 2.0e-02 |  |  |  |",
         "",
         "- Not measured: ort-cuda, ort-tensorrt: no CUDA in it; install the other.",

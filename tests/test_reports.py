@@ -104,6 +104,13 @@ def test_a_report_survives_json(report: Report) -> None:
     assert again.to_json() == content
 
 
+def test_a_report_from_before_a_field_was_added_still_opens() -> None:
+    document = json.loads(LATENCY.to_json())
+    assert document.pop("launch_bound") is False
+    del document["device_ms"]
+    assert LatencyReport.from_json(json.dumps(document).encode()) == LATENCY
+
+
 @every_report
 def test_a_report_is_one_document_that_says_whether_it_passed(report: Report) -> None:
     document = json.loads(report.to_json())

@@ -10,15 +10,21 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
+from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from edgekit.build_options import BatchRange
 from edgekit.cuda import cuda_problem
 from edgekit.errors import BROKEN, MissingError, UsageError, broken_import, first_line
 from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
 from edgekit.trt.flavour import NAMES, find, gpu_problem, installed
+
+LAUNCH_BOUND = 0.9
+HELD_UP = 0.5
 
 
 class Backend(Protocol):
@@ -60,13 +66,50 @@ class Backend(Protocol):
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
+class DeviceTimes(NamedTuple):
+    """Milliseconds of each call by the device's own clock.
+
+    ``launch_bound``: the host queued the calls no faster than the device ran them. Then it is the host's time: an upper bound.
+    """
+
+    ms: tuple[float, ...]
+    launch_bound: bool = False
+
+
 @runtime_checkable
 class OnDevice(Protocol):
     """What a runtime has beside ``Backend`` where its device keeps the time of its own work."""
 
-    def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
-        """Milliseconds of ``count`` calls by the device's own clock."""
+    def device_times(self, feed: Feed, count: int) -> DeviceTimes:
+        """``count`` calls by the device's own clock, timed as ``queued`` does."""
         ...
+
+
+def queued(
+    enqueue: Callable[[], object], records: Sequence[Callable[[], object]], read: Callable[[], tuple[float, ...]]
+) -> DeviceTimes:
+    """One definition for all runtimes: a call before each event, all queued at once; a call's time is between two events.
+
+    ``records`` put one event each behind the calls; ``read`` waits for all. The first call is not counted: on an idle device its
+    launch would be.
+    """
+    host_ms: list[float] = []
+    for record in records:
+        before = perf_counter_ns()
+        enqueue()
+        record()
+        host_ms.append((perf_counter_ns() - before) / 1e6)
+    ms = read()
+    return DeviceTimes(ms, launch_bound(host_ms, ms))
+
+
+def launch_bound(host_ms: Sequence[float], ms: Sequence[float]) -> bool:
+    """Whether the host, which took ``host_ms`` to queue each call, kept the device waiting, which took ``ms``.
+
+    A full queue holds the host up as well, but not from the start: its quickest turn was made while there was room.
+    """
+    took = median(ms)
+    return median(host_ms) > LAUNCH_BOUND * took and min(host_ms) > HELD_UP * took
 
 
 class LayerTime(NamedTuple):
@@ -90,6 +133,16 @@ class ByLayer(Protocol):
         ...
 
 
+@runtime_checkable
+class InRanges(Protocol):
+    """What a runtime has beside ``Backend`` where it takes some batch sizes and no others."""
+
+    @property
+    def ranges(self) -> tuple[BatchRange, ...]:
+        """The sizes it takes; none where the batch is fixed."""
+        ...
+
+
 class ModelFiles(NamedTuple):
     """What a runtime needs of a bundle: the ONNX file, its tensors, and the PyTorch model where it can be rebuilt."""
 
@@ -104,24 +157,29 @@ class ModelFiles(NamedTuple):
 
 
 class Wishes(NamedTuple):
-    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; the rest is for TensorRT alone."""
+    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; the rest is for TensorRT alone.
+
+    ``engine``: this file and no other; where it does not fit, nothing is built instead.
+    """
 
     threads: int | None = None
     batches: tuple[int, ...] = ()
     cuda_graph: bool = False
     flavour: str | None = None
+    engine: Path | None = None
     progress: Progress = SILENT
 
 
 class Runtime(NamedTuple):
     """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing.
 
-    ``by_layer``: what it opens is ``ByLayer``.
+    ``by_layer``: what it opens is ``ByLayer``. ``on_gpu``: it computes on a GPU, whose clock follows its work.
     """
 
     absence: Callable[[ModelFiles | None, Wishes], str]
     open: Callable[[ModelFiles, Wishes], Backend]
     by_layer: bool = False
+    on_gpu: bool = False
 
 
 def open_backend(
@@ -132,17 +190,18 @@ def open_backend(
     batches: Sequence[int] = (),
     cuda_graph: bool = False,
     flavour: str | None = None,
+    engine: Path | None = None,
     progress: Progress = SILENT,
 ) -> Backend:
     """Open ``files`` in the runtime ``kind``; raises MissingError when it is not present here, UsageError for no such kind.
 
     TensorRT (of the ``flavour`` named, or the first that is here) finds or builds its engine first, for the usual batch
-    sizes and ``batches``.
+    sizes and ``batches``, unless an ``engine`` is given.
     """
     problem = absence(kind, files, flavour)
     if problem:
         raise MissingError(f"{kind} cannot run here: {problem}")
-    return RUNTIMES[kind].open(files, Wishes(threads, tuple(batches), cuda_graph, flavour, progress))
+    return RUNTIMES[kind].open(files, Wishes(threads, tuple(batches), cuda_graph, flavour, engine, progress))
 
 
 def absence(kind: str, files: ModelFiles | None = None, flavour: str | None = None) -> str:
@@ -287,12 +346,17 @@ def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:
 
 RUNTIMES: Mapping[str, Runtime] = {
     "torch": Runtime(_torch_absence, partial(_open_torch, "torch")),
-    "torch-cuda": Runtime(_torch_cuda_absence, partial(_open_torch, "torch-cuda")),
+    "torch-cuda": Runtime(_torch_cuda_absence, partial(_open_torch, "torch-cuda"), on_gpu=True),
     "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu"), by_layer=True),
-    "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda")),
-    "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt")),
-    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt, by_layer=True),
+    "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda"), on_gpu=True),
+    "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt"), on_gpu=True),
+    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt, by_layer=True, on_gpu=True),
 }
 """Every runtime, in the order of reports."""
 KINDS = tuple(RUNTIMES)
 """What ``--backend`` takes."""
+
+
+def on_gpu(backend: Backend) -> bool:
+    """Whether its runtime is one of those on a GPU; one that is made up is not."""
+    return backend.name in RUNTIMES and RUNTIMES[backend.name].on_gpu

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from cuda.bindings import runtime as cudart
 
+from edgekit.backends import DeviceTimes, queued
 from edgekit.errors import EngineError
 from edgekit.tensors import Array
 
@@ -79,23 +81,13 @@ class Device:
         """Give a captured graph back before ``close`` does."""
         self._give_back(graph, cudart.cudaGraphExecDestroy)
 
-    def times(self, enqueue: Callable[[], None], count: int) -> tuple[float, ...]:
-        """Milliseconds of what ``enqueue`` puts on the stream, in each of ``count`` turns, between one event and the next.
-
-        All is put there at once, behind a turn that is not counted: on an idle stream the launch would be timed as well. A call
-        that takes the host longer than the GPU still shows the host's time.
-        """
+    def times(self, enqueue: Callable[[], None], count: int) -> DeviceTimes:
+        """What ``enqueue`` puts on the stream, in each of ``count`` turns, by the GPU's own clock."""
         events = [self._own("create an event", cudart.cudaEventCreate(), cudart.cudaEventDestroy) for _ in range(count + 1)]
-        for event in events:
-            enqueue()
-            checked("record an event", cudart.cudaEventRecord(event, self.stream))
-        self.wait()
-        found = [
-            float(checked("read the GPU's clock", cudart.cudaEventElapsedTime(begin, end))) for begin, end in pairwise(events)
-        ]
+        found = queued(enqueue, [partial(self._record, event) for event in events], partial(self._elapsed, events))
         for event in events:
             self._give_back(event, cudart.cudaEventDestroy)
-        return tuple(found)
+        return found
 
     def close(self) -> None:
         """Wait for work under way, and give everything back in reverse order; a second call does nothing."""
@@ -106,6 +98,15 @@ class Device:
             while self._taken:
                 give_back, made = self._taken.pop()
                 give_back(made)
+
+    def _record(self, event: Any) -> None:
+        checked("record an event", cudart.cudaEventRecord(event, self.stream))
+
+    def _elapsed(self, events: Sequence[Any]) -> tuple[float, ...]:
+        self.wait()
+        return tuple(
+            float(checked("read the GPU's clock", cudart.cudaEventElapsedTime(begin, end))) for begin, end in pairwise(events)
+        )
 
     def _own(self, what: str, result: tuple[Any, ...], give_back: Callable[[Any], Any]) -> Any:
         made = checked(what, result)

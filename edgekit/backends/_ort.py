@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
@@ -26,6 +27,7 @@ COMPILED = "EPContext"  # providers go by the operator's name alone, whatever it
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 ERRORS_ONLY = 3
 VERSION = str(ort.__version__)  # a package that is only half there lacks it, and is found out here
+ASKED_OFF = f"asked off by {TF32_OVERRIDE}=0; edgekit verify shows whether it is: TF32 errs by about 1e-3"
 
 
 def available_providers() -> list[str]:
@@ -67,7 +69,7 @@ class OrtBackend:
                 "threads": str(threads or cores()),
             }
             if kind != "ort-cpu":
-                facts |= _tf32(kind) | placement(session)
+                facts |= {"TF32": _tf32(kind)} | placement(session)
             opened = cls(kind, session, files, facts, "cpu" if kind == "ort-cpu" else "cuda")
             opened._leaving = stack.pop_all()
         return opened
@@ -177,7 +179,8 @@ def _open(
 def tensorrt_problem() -> str:
     """With a driver: why the TensorRT provider cannot load here, with the remedy."""
     library = linked_tensorrt(Path(ort.__file__).parent)
-    problem = loading_problem(library, driver=True) if library else ""  # built in, or another system: the session will tell
+    with without_tf32():  # it may be now that the library reads the variable
+        problem = loading_problem(library, driver=True) if library else ""  # built in, or another system: the session will tell
     if not problem:
         return ""
     major = library.rpartition(".")[2]
@@ -227,11 +230,11 @@ def _precision(files: ModelFiles, settings: Mapping[str, str]) -> str:
     return files.precision + half + (", int8 where the file quantises" if "trt_int8_enable" in settings else "")
 
 
-def _tf32(kind: str) -> dict[str, str]:
-    told = tf32_fact()
-    if kind == "ort-tensorrt" and told == "off":
-        return {"TF32": told, "TF32 off by": f"{TF32_OVERRIDE}=0, which a library reads when it starts"}
-    return {"TF32": told}
+def _tf32(kind: str) -> str:
+    if kind != "ort-tensorrt":
+        return tf32_fact()
+    # TensorRT's own default is on, and a library that was loaded earlier may not look at the variable again
+    return ASKED_OFF if os.environ.get(TF32_OVERRIDE) == "0" else tf32_fact(asked=True)
 
 
 def _opens_on_cpu(content: bytes) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from types import TracebackType
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from edgekit.backends import ModelFiles
+from edgekit.backends import DeviceTimes, ModelFiles, queued
 from edgekit.cuda import tf32_fact
 from edgekit.errors import ModelError, first_line
 from edgekit.machine import cores
@@ -114,22 +115,18 @@ class TorchCudaBackend(TorchBackend):
 
         return call
 
-    def device_times(self, feed: Feed, count: int) -> tuple[float, ...]:
-        """Milliseconds of ``count`` calls by the GPU's own clock, inputs resident, after one that is not counted.
-
-        All are queued before any is waited for: on an idle GPU each would count the time until its first kernel is launched.
-        """
+    def device_times(self, feed: Feed, count: int) -> DeviceTimes:
+        """``count`` calls by the GPU's own clock, inputs resident, after one that is not counted."""
         with _Cuda("time the model"):
             once = super().bind(feed)
             event = partial(torch.cuda.Event, enable_timing=True)
-            pairs = [(event(), event()) for _ in range(count)]
-            once()
-            for begin, end in pairs:
-                begin.record()
-                once()
-                end.record()
-            torch.cuda.synchronize()
-            return tuple(float(begin.elapsed_time(end)) for begin, end in pairs)
+            events = [event() for _ in range(count + 1)]
+
+            def read() -> tuple[float, ...]:
+                torch.cuda.synchronize()
+                return tuple(float(begin.elapsed_time(end)) for begin, end in pairwise(events))
+
+            return queued(once, [event.record for event in events], read)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._tf32
