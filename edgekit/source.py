@@ -101,7 +101,7 @@ def parse_shapes(texts: Sequence[str], dtype: str = "float32") -> tuple[TensorSp
         if colon and given not in DTYPES:
             raise UsageError(f"--input-shape {text!r} names no dtype edgekit knows; use one of {', '.join(DTYPES)}")
         parts = shape.lower().split("x")
-        if not all(part.isdecimal() and int(part) > 0 for part in parts) or not check_name(name):
+        if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts) or not check_name(name):
             raise UsageError(f"--input-shape {text!r} is not a shape; write it like 1x3x224x224 or NAME=1x3x224x224")
         specs.append(TensorSpec(name, given or dtype, (BATCH, *map(int, parts[1:]))))
     if len({spec.name for spec in specs}) != len(specs):

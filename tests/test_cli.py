@@ -254,6 +254,7 @@ WRONG: dict[str, Wrong] = {
     "module unknown": lambda here, bundle: (("inspect", "no_such_pkg:net", "--input-shape", "1x3"), "cannot import no_such_pkg"),
     "factory unknown": lambda here, bundle: (("inspect", "torch.nn:Netz", "--input-shape", "1x3"), "no function or class 'Netz'"),
     "shape unreadable": lambda here, bundle: (("export", "lenet", "--input-shape", "1xAx3"), "'1xAx3' is not a shape"),
+    "shape endless": lambda here, bundle: (("export", "lenet", "--input-shape", f"1x{'9' * 5000}"), "9' is not a shape"),
     "shape wrong": lambda here, bundle: (("export", "lenet", "--input-shape", "1x1x32x32"), "32x32"),
     "weights missing": lambda here, bundle: (("export", "lenet", "--weights", here / "none.pt"), "none.pt do not exist"),
     "weights are a pickled module": lambda here, bundle: (
