@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -656,8 +657,17 @@ def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
 ) -> None:
     fake = FakeTensorRT(TEN).install(monkeypatch)
     imported: list[str] = []
+    real = importlib.import_module
+
+    def importing(name: str, package: str | None = None) -> Any:
+        """Typer and what it brings import by this function too."""
+        if not name.startswith("tensorrt"):
+            return real(name, package)
+        imported.append(name)
+        return fake.api
+
     monkeypatch.setattr(edgekit.trt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
-    monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", lambda name: imported.append(name) or fake.api)
+    monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", importing)
     message = refused(run, bundle, "--flavour", "tensorrt", kind="MissingError")
     assert message == (
         "tensorrt cannot build here: no NVIDIA driver is installed; "
