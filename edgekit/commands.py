@@ -102,7 +102,7 @@ def bench_bundle(
     if cuda_graph and "tensorrt" not in kinds:
         raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
     if layers:
-        needs("onnx", extra="cpu")
+        needs("onnx")
         able = [kind for kind, runtime in RUNTIMES.items() if runtime.by_layer]
         if not set(able) & set(kinds):
             raise UsageError(f"--layers: {', '.join(kinds)} cannot tell its layers; add --backend {' or '.join(able)}")
@@ -137,7 +137,7 @@ def build_bundle(
     from edgekit.trt.flavour import find
 
     bundle = open_bundle(Path(root))
-    needs("onnx", extra="rtx")
+    needs("onnx")
     return build_bundle_engine(bundle, find(flavour), options, output=output, rebuild=rebuild, progress=progress)
 
 
@@ -148,7 +148,7 @@ def inspect_target(
     path = Path(target)
     is_bundle = (path / "manifest.json").is_file()
     if is_bundle or path.suffix == ".onnx":
-        needs("onnx", extra="cpu")
+        needs("onnx")
         from edgekit.inspect import onnx_table
 
         return onnx_table(open_bundle(path).onnx if is_bundle else path)
@@ -187,11 +187,12 @@ def fetch_data(name: str, progress: Progress = SILENT) -> DataReport:
     return DataReport(name, str(folder), len(train), len(test), fashion_mnist.CLASSES)
 
 
-def needs(*packages: str, extra: str) -> None:
-    """Raise MissingError naming the extra unless every package is installed."""
+def needs(*packages: str, extra: str | None = None) -> None:
+    """Raise MissingError unless every package is installed; the remedy is all of ``extra``, or just what is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingError(f"this needs {', '.join(missing)}, which is not installed; {pip_install(extra)}")
+        remedy = pip_install(extra) if extra else f"pip install {' '.join(missing)}"
+        raise MissingError(f"this needs {', '.join(missing)}, which is not installed; {remedy}")
 
 
 def _model_files(bundle: Bundle, source: str | None) -> ModelFiles:
