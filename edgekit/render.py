@@ -29,6 +29,7 @@ from edgekit.reports import (
     PredictReport,
     Report,
     RunReport,
+    Skipped,
     TrainReport,
     VerifyReport,
 )
@@ -307,6 +308,9 @@ def _doctor(report: DoctorReport, console: Console) -> None:
             finding.name, marks[finding.status], finding.version, finding.runs_on, escape(finding.problem), escape(finding.remedy)
         )
     console.print(rows)
+    works = ", ".join(kind for kind, absence in report.backends.items() if not absence) or "none"
+    console.print(f"backends that work here: {works}", highlight=False)
+    _skipped([Skipped(kind, absence) for kind, absence in report.backends.items() if absence], console)
     console.print(", ".join(f"{key} {value}" for key, value in report.machine.items()), highlight=False)
 
 

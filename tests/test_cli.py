@@ -550,7 +550,7 @@ def test_models_are_listed_with_their_inputs(run: Command) -> None:
 
 
 def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[dict[str, object] | str] = [{"version": "1", "cuda": False, "built": None, "providers": []}]
+    answers: list[dict[str, object] | str] = [{"version": "1", "cuda": False, "built": None, "providers": [], "absence": ""}]
     monkeypatch.setattr("edgekit.doctor.run_program", lambda program: answers[0])
     well = run("doctor", "--json")
     assert (well.code, well.document["passed"]) == (0, True)

@@ -103,7 +103,7 @@ def find(name: str | None = None) -> TensorRT:
                 raise
     if name:
         raise MissingError(f"{name} cannot build here: {problems[name]}")
-    remedy = problems[NAMES[0]].partition("; ")[2] if _on_arm() else f"{pip_install('rtx')}, which needs no GPU to build"
+    remedy = problems[NAMES[0]].partition("; ")[2] if on_arm() else f"{pip_install('rtx')}, which needs no GPU to build"
     told = ", ".join(f"{one}: {problem.partition('; ')[0]}" for one, problem in problems.items())
     raise MissingError(f"no TensorRT can build here ({told}); {remedy}")
 
@@ -125,7 +125,7 @@ def absence(name: str) -> str:
 
 def how_to_install(name: str | None = None) -> str:
     """The remedy where the flavour ``name``, or every one, is not installed."""
-    if not _on_arm():
+    if not on_arm():
         commands = {one.name: pip_install(one.extra) for one in FLAVOURS}
         return commands[name] if name else ", or on RTX ".join(commands.values())
     if name == "tensorrt-rtx":
@@ -134,12 +134,12 @@ def how_to_install(name: str | None = None) -> str:
 
 
 def _remedy_without_gpu() -> str:
-    if _on_arm():
+    if on_arm():
         return "build on the board itself, in a container with --runtime nvidia"
     return "run nvidia-smi, or use --flavour tensorrt-rtx, which builds without"
 
 
-def _on_arm() -> bool:
+def on_arm() -> bool:
     """As on a board: TensorRT is from apt, older ones have no nvidia-smi, and there is no RTX."""
     return platform.machine() == "aarch64"
 
