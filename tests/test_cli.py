@@ -634,9 +634,31 @@ def test_a_second_run_skips_every_step_and_says_so(finished: Path, run: Command)
 
 def test_another_bench_setting_only_times_again(finished: Path, run: Command) -> None:
     written(Path("tiny.toml"), recipe_text(finished / "pictures", seconds=0.06))
-    assert steps(run("run", "tiny.toml", "--json")) == {
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result) == {
         "train": "skipped", "export": "skipped", "verify": "skipped", "bench": "done",
     }  # fmt: skip
+    assert result.document["steps"][-1]["detail"].startswith("again, since the recipe changed: batch 1 ")
+
+
+def test_where_another_runtime_was_installed_it_is_said_why_steps_are_done_again(
+    finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.pipeline.absence", lambda kind: f"no {kind} any more")
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result) == {"train": "skipped", "export": "skipped", "verify": "done", "bench": "done"}
+    for step in result.document["steps"][2:]:
+        assert step["detail"].startswith("again, since the runtimes here changed: ")
+    assert all("again" not in step["detail"] for step in run("run", "tiny.toml", "--json").document["steps"])
+
+
+def test_what_an_earlier_edgekit_recorded_is_done_again_and_said(finished: Path, run: Command) -> None:
+    record = json.loads(Path("runs/tiny/steps.json").read_text())
+    record["verify"]["key"] = "one hash of everything"
+    written(Path("runs/tiny/steps.json"), json.dumps(record))
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result)["verify"] == "done"
+    assert "again, since an earlier edgekit did it: " in result.document["steps"][2]["detail"]
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "weights.safetensors", "README.md"])
@@ -646,6 +668,7 @@ def test_a_file_lost_from_the_bundle_is_exported_again(finished: Path, run: Comm
     result = run("run", "tiny.toml", "--json")
     assert result.code == 0
     assert (steps(result)["train"], steps(result)["export"]) == ("skipped", "done")
+    assert result.document["steps"][1]["detail"].startswith("again, since what it left was changed or lost: ")
     assert (Path("exported/tiny") / name).read_bytes() == before
 
 
