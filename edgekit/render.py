@@ -142,7 +142,10 @@ def _build(report: BuildReport, console: Console) -> None:
     cold = (
         f", {report.cold_seconds:.2f} s without it" if report.cold_seconds is not None and report.timing_cache == "reused" else ""
     )
-    console.print(f"the build took {report.seconds:.2f} s; timing cache: {report.timing_cache}{cold}", highlight=False)
+    took = (
+        f"the engine took {report.seconds:.2f} s when it was built" if report.cached else f"the build took {report.seconds:.2f} s"
+    )
+    console.print(f"{took}; timing cache: {report.timing_cache.replace(': ', ', ')}{cold}", highlight=False)
     sizes = ", ".join(map(str, report.options.profiles)) or "fixed"
     kept = f"{'found' if report.cached else 'wrote'} {report.engine}" if report.engine else "the engine was not kept"
     console.print(f"{escape(kept)}: batch {sizes}, {report.engine_bytes / 1e6:.2f} MB", highlight=False)
