@@ -230,5 +230,5 @@ def _choose(files: ModelFiles, backends: Sequence[str], flavour: str | None = No
     if flavour is not None and "tensorrt" in reasons:
         raise MissingError(f"tensorrt cannot run here: {reasons['tensorrt']}")
     if not kinds:
-        raise MissingError(f"no runtime is installed; {pip_install('cpu')}, or see edgekit doctor")
+        raise MissingError(f"no runtime works here; see edgekit doctor, or {pip_install('cpu')}")
     return kinds, tuple(Skipped(kind, reason) for kind, reason in reasons.items())

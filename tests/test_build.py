@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -574,12 +573,6 @@ def test_on_a_board_the_remedies_are_a_boards(monkeypatch: pytest.MonkeyPatch) -
     assert absence("tensorrt") == told
     with pytest.raises(MissingError, match=r"; build on the board itself, in a container with --runtime nvidia$"):
         find()
-
-
-def test_where_only_onnx_is_missing_only_onnx_is_named(bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name == "onnx" else real(name, package))
-    assert refused(run, bundle, kind="MissingError") == "this needs onnx, which is not installed; pip install onnx"
 
 
 def test_a_library_that_is_missing_is_a_missing_package_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:

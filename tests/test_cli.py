@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -558,6 +559,27 @@ def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monke
     ill = run("doctor", "--json")
     assert (ill.code, ill.document["passed"]) == (1, False)
     assert "BROKEN" in run("doctor").out
+
+
+@pytest.mark.parametrize("command", [("build",), ("inspect",), ("bench", "--layers", "--backend", "ort-cpu")])
+def test_where_only_onnx_is_missing_the_remedy_brings_nothing_else(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """An extra would put another ONNX Runtime or TensorRT over the one that is there."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name == "onnx" else real(name, package))
+    result = run(*command, str(bundle), "--json")
+    assert result.code == 2
+    assert result.document["error"]["message"] == "this needs onnx, which is not installed; pip install onnx"
+
+
+def test_where_nothing_works_it_is_not_said_that_nothing_is_installed(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a board whose TensorRT lacks CUDA's Python: the doctor knows, pip alone does not."""
+    monkeypatch.setattr("edgekit.commands.present", lambda *_, **__: ([], {"tensorrt": "no CUDA"}))
+    message = run("verify", str(bundle), "--json").document["error"]["message"]
+    assert message.startswith("no runtime works here; see edgekit doctor, or pip install ")
 
 
 def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str], tmp_path: Path) -> None:
