@@ -11,6 +11,7 @@ from edgekit.errors import UsageError
 
 LARGEST_BATCH = 65536
 LARGEST_LEVEL = 5
+LARGEST_WORKSPACE = 1 << 20  # MiB
 DEFAULT_LEVEL = 3
 
 
@@ -55,7 +56,7 @@ class BuildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     profiles: tuple[BatchRange, ...] = ()
-    workspace_mib: Annotated[int, Meta(ge=1)] | None = None
+    workspace_mib: Annotated[int, Meta(ge=1, le=LARGEST_WORKSPACE)] | None = None
     level: Annotated[int, Meta(ge=0, le=LARGEST_LEVEL)] = DEFAULT_LEVEL
     hardware_compatible: bool = False
     version_compatible: bool = False

@@ -20,22 +20,23 @@ import msgspec
 from edgekit.build_options import DEFAULT_RANGE, BatchRange, BuildOptions
 from edgekit.cuda import gpu_facts, tf32_fact
 from edgekit.errors import BundleError, EngineError, OutputError
-from edgekit.files import cache_root, check_writable, destination, read_bytes, write_bytes
+from edgekit.files import cache_root, check_writable, destination, read_bytes, replacing, write_bytes
 from edgekit.machine import system
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import LayerCount, PrecisionReport
 from edgekit.tensors import TensorSpec
-from edgekit.trt.builder import build
+from edgekit.trt.builder import Built, build
 from edgekit.trt.flavour import TensorRT
 from edgekit.trt.inspector import read_layers
+from edgekit.trt.judgement import judge
+from edgekit.trt.monitor import interruptible
 from edgekit.trt.network import OnnxFile
-from edgekit.trt.precision import judge
 
 SCHEMA = 2
 RECIPE = 2
 """To be raised when the same key would be built in another way, or judged by other rules."""
 NO_TIMING_CACHE = "this flavour has none: nothing is measured in its builds"
-MAX_RECORD_BYTES = 16 << 20
+MAX_RECORD_BYTES, MAX_TIMING_BYTES = 16 << 20, 1 << 30
 
 
 class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +58,8 @@ class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     system: str
     tf32: str
     recipe: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     options: BuildOptions
 
     def digest(self) -> str:
@@ -132,6 +135,8 @@ def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
         system=system(),
         tf32=tf32_fact(options.tf32),
         recipe=RECIPE,
+        inputs=model.inputs,
+        outputs=model.outputs,
         options=options,
     )
 
@@ -156,7 +161,7 @@ def find_engine(key: EngineKey, path: Path | None = None) -> Engine | None:
         if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size != record.plan_bytes:
             return None
         plan = path.read_bytes()
-    except OSError:
+    except (OSError, MemoryError):
         return None
     # what is given back is what was hashed: the file may be replaced by another build meanwhile
     return Engine(path, plan, record, True) if hashlib.sha256(plan).hexdigest() == record.plan_sha256 else None
@@ -172,10 +177,9 @@ def build_engine(
     progress: Progress = SILENT,
 ) -> Engine:
     """Find the engine or build, check and keep it, in the cache or at ``output``."""
-    if output is not None:
-        check_names_a_file(output)
     key = key_of(trt, model, options)
     path = output or engine_path(key)
+    check_names_a_file(path)
     found = None if rebuild else find_engine(key, path)
     if found is not None:
         return found
@@ -184,9 +188,11 @@ def build_engine(
     check_writable(path.parent)
     timing = _timing_path(key) if trt.flavour.timing_cache else None
     if timing is not None:
+        destination(timing)
         check_writable(timing.parent)
-    built = build(trt, model, options, _earlier(timing), progress)
-    layers, why_not = read_layers(trt, built.plan, model.inputs, options, built.computing)
+    with interruptible() as stop:
+        built = build(trt, model, options, _earlier(timing), progress, stop)
+        inspected = read_layers(trt, built.plan, model.inputs, options, built.network.nodes.keys())
     before = read_record(path)
     record = EngineRecord(
         schema=SCHEMA,
@@ -195,29 +201,33 @@ def build_engine(
         plan_bytes=len(built.plan),
         seconds=built.seconds,
         cold_seconds=_cold_seconds(before, key) if built.reused else built.seconds,
-        timing_cache=("reused" if built.reused else "new") if trt.flavour.timing_cache else NO_TIMING_CACHE,
-        layers=built.layers,
-        precision=judge(model.precision, trt.flavour, built.layers, layers, why_not, options.tf32),
+        timing_cache=_told_of_timing(trt, built),
+        layers=built.network.counts,
+        precision=judge(model.precision, trt.flavour, built.network, inspected, options.tf32),
     )
     if record.precision.problems:
         return Engine(None, built.plan, record, False)
     store(path, built.plan, record)
     if timing is not None and built.timing_cache:
-        _write(timing, built.timing_cache)
+        _drop_links(timing)
+        write_bytes(timing, built.timing_cache)
     return Engine(path, built.plan, record, False)
 
 
 def store(path: Path, plan: bytes, record: EngineRecord) -> None:
-    """The plan first: until its record is there too, the pair does not match and nobody loads it."""
-    _write(path, plan)
-    _write(record_path(path), msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    """Both are on the disk before either takes its place; until both have, the pair does not match and nobody loads it."""
+    place = record_path(path)
+    _drop_links(path, place)
+    with replacing(place) as beside, replacing(path) as temporary:
+        temporary.write_bytes(plan)
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
 
-def _write(path: Path, content: bytes) -> None:
-    """In place of a link: it is no engine's, see ``find_engine``, and what it points to is not ours."""
-    if path.is_symlink():
-        path.unlink()
-    write_bytes(path, content)
+def _drop_links(*places: Path) -> None:
+    """A link is no engine's, see ``find_engine``, and what it points to is not ours to replace."""
+    for place in places:
+        if place.is_symlink():
+            place.unlink()
 
 
 def record_path(path: Path) -> Path:
@@ -264,9 +274,18 @@ def _timing_path(key: EngineKey) -> Path:
 def _earlier(timing: Path | None) -> bytes:
     """What earlier builds measured; nothing where that cannot be read, since it only saves time."""
     try:
-        return timing.read_bytes() if timing is not None and timing.is_file() else b""
+        if timing is None or not timing.is_file() or timing.stat().st_size > MAX_TIMING_BYTES:
+            return b""
+        return timing.read_bytes()
     except OSError:
         return b""
+
+
+def _told_of_timing(trt: TensorRT, built: Built) -> str:
+    """``new``; ``reused``: nothing had to be measured; ``extended``: something had, beside what was there."""
+    if not trt.flavour.timing_cache:
+        return NO_TIMING_CACHE
+    return "new" if not built.reused else "extended" if built.measured else "reused"
 
 
 def _cold_seconds(before: EngineRecord | None, key: EngineKey) -> float | None:

@@ -17,7 +17,7 @@ import onnx
 from edgekit.backends import Backend, ByLayer, LayerTime
 from edgekit.reports import LatencyReport, LayerLatency, LayersReport
 from edgekit.tensors import sample_feed
-from edgekit.trt.precision import NAMELESS
+from edgekit.trt.names import NAMELESS
 
 FEWEST_CALLS, MOST_CALLS = 5, 100
 FUSED = "Fused"

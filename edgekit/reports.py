@@ -162,8 +162,8 @@ class LayerCount(Part, frozen=True):
 class EngineLayer(Part, frozen=True):
     """A layer of a built engine, in its own words; what it does not say is empty.
 
-    ``precisions``: what it computes in; more than one where the engine leaves open which of them it is. ``tactic`` is its kernel's
-    name; ``onnx_nodes`` are what it was made of; ``computes``: its precision costs time and accuracy.
+    ``precisions``: what it computes in; more than one where the engine leaves open which of them it is. ``tactic`` names its
+    kernel; ``onnx_nodes`` are what it was made of; ``computes``: its precision costs time and accuracy.
     """
 
     name: str
@@ -177,13 +177,14 @@ class EngineLayer(Part, frozen=True):
 class PrecisionReport(Part, frozen=True):
     """In what an engine computes. ``found`` holds the precisions of its layers that multiply.
 
-    They are read from the ``engine`` itself, or, where no GPU can load it, from the ``network`` that it was built of;
-    ``note`` says why. ``problems`` are differences from what was ``asked`` for; ``engine`` is all that the engine said.
+    They are read from the ``engine`` itself, or, where no GPU can load it, from the ``network`` that it was built of, or from
+    ``both`` where the engine does not tell it of all its layers; ``note`` says why. ``problems`` are differences from what was
+    ``asked`` for; ``engine`` is all that the engine said.
     """
 
     asked: str
     typing: str
-    read_from: Literal["engine", "network"]
+    read_from: Literal["engine", "both", "network"]
     found: tuple[str, ...]
     problems: tuple[str, ...] = ()
     note: str = ""

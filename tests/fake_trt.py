@@ -33,6 +33,11 @@ GPU = {
 }  # fmt: skip
 
 
+def called(node: Any) -> str:
+    """As the parser calls it."""
+    return str(node.name or f"node_of_{node.output[0]}")
+
+
 class Strict:
     """Only what the listing names exists; names with an underscore are the fake's own."""
 
@@ -83,8 +88,8 @@ class ITensor(Strict):
 
 
 class ILayer(Strict):
-    def __init__(self, name: str, kind: Any, inputs: list[ITensor], outputs: list[ITensor]) -> None:
-        self.name, self.type, self._inputs, self._outputs = name, kind, inputs, outputs
+    def __init__(self, name: str, kind: Any, inputs: list[ITensor], outputs: list[ITensor], metadata: str) -> None:
+        self.name, self.type, self._inputs, self._outputs, self.metadata = name, kind, inputs, outputs, metadata
         self.num_inputs, self.num_outputs = len(inputs), len(outputs)
 
     def get_input(self, index: int) -> ITensor:
@@ -177,12 +182,13 @@ class OnnxParser(Strict):
         for node in graph.node:
             kind = self._fake.api.LayerType[KINDS.get(node.op_type, "SHUFFLE")]
             inputs, outputs = [tensor(name) for name in node.input], [tensor(name) for name in node.output]
+            metadata = f"[ONNX Layer: {called(node)}]"
             if node.op_type == "Gemm":  # a product and a sum to the real parsers; what lies between has no name in the file
                 dtype = self._fake.api.DataType["FLOAT"] if self._listing.flavour.precision_flags else outputs[0].dtype
                 between = self._fake._bound(ITensor)(f"(Unnamed Layer* {len(network._layers)})_output", dtype, outputs[0].shape)
-                network._layers.append(layer(f"{node.name}_product", kind, inputs[:2], [between]))
+                network._layers.append(layer(f"{node.name}_product", kind, inputs[:2], [between], metadata))
                 kind, inputs = self._fake.api.LayerType["ELEMENTWISE"], [between, *inputs[2:]]
-            network._layers.append(layer(node.name, kind, inputs, outputs))
+            network._layers.append(layer(node.name, kind, inputs, outputs, metadata))
         network._inputs += [tensor(value.name) for value in graph.input]
         network._outputs += [tensor(value.name) for value in graph.output]
 
@@ -199,7 +205,7 @@ class ITimingCache(Strict):
         self._content = content
 
     def serialize(self) -> bytes:
-        return self._content or b"measured"
+        return (self._content or b"measured") + (b" more" if self._fake.measures_more else b"")
 
 
 class IBuilderConfig(Strict):
@@ -218,6 +224,9 @@ class IBuilderConfig(Strict):
 
     def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
         assert index < self.__dict__.get("num_compute_capabilities", 0)
+        if self._fake.fails == "capability":
+            self._logger._error("Error Code 3: API Usage Error (no such compute capability.)")
+            return False
         self._capabilities = {**self.__dict__.get("_capabilities", {}), index: compute_capability.name}
         return True
 
@@ -374,7 +383,7 @@ class IExecutionContext(Strict):
         if profiler is None or not self._unreported or self._fake.fails == "report":
             return self._refused("Error Code 3: API Usage Error (there is nothing to report.)")
         self._unreported = 0
-        for place, layer in enumerate(json.loads(self._fake.information)["Layers"]):
+        for place, layer in enumerate(json.loads(self._engine._described(self))["Layers"]):
             profiler.report_layer_time(layer["Name"], 0.25 * (place + 1) * next(iter(self._shapes.values()))[0])
         return True
 
@@ -396,14 +405,17 @@ class IExecutionContext(Strict):
 
 
 class EngineInspector(Strict):
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._engine = engine
+
     def get_engine_information(self, form: Any) -> str:
         assert form.name == "JSON"
-        return self._fake.information
+        return self._engine._described(self.__dict__.get("execution_context"))
 
 
 class ICudaEngine(Strict):
     def create_engine_inspector(self) -> Any:
-        return self._fake._bound(EngineInspector)()
+        return self._fake._bound(EngineInspector)(self)
 
     def create_runtime_config(self) -> Any:
         return self._fake._bound(IRuntimeConfig)()
@@ -423,6 +435,33 @@ class ICudaEngine(Strict):
         self._graph = onnx.load_model_from_string(self._content).graph
         self._opened: Any = None
         self._living: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def _described(self, context: IExecutionContext | None) -> str:
+        """In the test's words, or of each node that computes; types are told only of the profile that has its shapes."""
+        if self._fake.information is not None:
+            return self._fake.information
+        quantised = {name for node in self._graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+        half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in self._graph.initializer)
+        profiles = range(max(1, len(self._document["profiles"])))
+        chosen = (context._profile or 0) if context is not None and context._shapes else None
+        layers = []
+        for profile in profiles if self._listing.flavour.precision_flags else profiles[:1]:
+            for node in self._graph.node:
+                if KINDS.get(node.op_type) not in ("CONVOLUTION", "MATRIX_MULTIPLY"):
+                    continue
+                text = "Int8" if node.input[0] in quantised else "Half" if half else "Float"
+                if self._document["profiles"] and (
+                    chosen is None or (self._listing.flavour.precision_flags and profile != chosen)
+                ):
+                    text = "N/A due to dynamic shapes"
+                suffix = f" [profile {profile}]" if profile else ""
+                told = {
+                    "Name": f"{called(node)}{suffix}",
+                    "LayerType": KINDS[node.op_type],
+                    "Inputs": [{"Format/Datatype": text}],
+                }
+                layers.append({**told, "Metadata": f"[ONNX Layer: {called(node)}]"})
+        return json.dumps({"Layers": layers})
 
     num_io_tensors = property(lambda self: len(self._graph.input) + len(self._graph.output))
 
@@ -487,7 +526,8 @@ class FakeTensorRT:
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
-        self.information, self.build_error, self.profile_result = layers_json(), "", 0
+        self.information: str | None = None
+        self.build_error, self.profile_result = "", 0
         self.broken, self.loads = False, True
         self.builds: list[tuple[Any, Any]] = []
         self.layer_types: dict[str, str] = {}
@@ -495,7 +535,7 @@ class FakeTensorRT:
         self.shapes_set: dict[str, tuple[int, ...]] = {}
         self.cuda, self.contexts, self.fails = FakeCuda(), 0, ""
         self.output_shape: tuple[int, ...] | None = None
-        self.plugins_registered = False
+        self.plugins_registered = self.measures_more = False
         self.refused_builds: set[int] = set()
         self.cache_error, self.complaints = "", list[tuple[str, str]]()
         self._made: dict[type, type] = {}

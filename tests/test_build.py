@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +24,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torchvision.models import densenet, efficientnet, mobilenetv2, mobilenetv3, resnet, shufflenetv2
 
+import edgekit.trt.builder
 import edgekit.trt.flavour
 from edgekit.build_options import BatchRange, BuildOptions
 from edgekit.bundle import open_bundle, write_bundle
 from edgekit.cli import main
 from edgekit.commands import build_bundle
 from edgekit.engines import EngineRecord, engine_folder, record_path
-from edgekit.errors import BundleError, EngineError, MissingError, UsageError
+from edgekit.errors import BundleError, EdgekitError, EngineError, MissingError, UsageError
 from edgekit.extras import pip_install
 from edgekit.progress import Advance
 from edgekit.reports import BuildReport, LayerCount
@@ -36,9 +39,10 @@ from edgekit.tensors import TensorSpec
 from edgekit.trt.builder import build
 from edgekit.trt.flavour import FLAVOURS, TensorRT, absence, find, how_to_install
 from edgekit.trt.inspector import engine_layers
+from edgekit.trt.judgement import Inspected, judge
 from edgekit.trt.messages import Message, failure, plain
 from edgekit.trt.network import OnnxFile
-from edgekit.trt.precision import count_layers, judge
+from edgekit.trt.precision import NetworkLayers, network_layers
 from tests.fake_trt import GPU, FakeTensorRT, layers_json
 from tests.networks import image_spec, network, randomise_norms
 from tests.onnx_files import crafted, file_of, half, lenet, onnx_file, quantised
@@ -99,9 +103,9 @@ def test_without_folding_the_same_parser_meets_every_norm(repository: Path, rtx:
     """The partner of the test above: a hand-written norm is arithmetic and no SCALE, but it is more layers."""
     unfolded, _ = file_of(network(name), image_spec(1, SIZES[name]), fold_bn=False)
     built = build(rtx, unfolded, RANGE)
-    assert kinds(built.layers)["SCALE"] == norms
+    assert kinds(built.network.counts)["SCALE"] == norms
     folded = build_bundle(repository / "exported" / name, flavour="tensorrt-rtx")
-    assert kinds(built.layers).total() > kinds(folded.layers).total()
+    assert kinds(built.network.counts).total() > kinds(folded.layers).total()
 
 
 MBConv, Inverted = efficientnet.MBConvConfig, mobilenetv3.InvertedResidualConfig
@@ -124,9 +128,9 @@ def test_models_of_torchvision_become_engines_with_as_many_scales_as_norms_were_
     torch.manual_seed(0)
     model, report = file_of(randomise_norms(ZOO[name]()).eval(), image_spec(3, 32))
     built = build(rtx, model, RANGE)
-    assert kinds(built.layers)["SCALE"] == sum(kept.nodes for kept in report.kept)
+    assert kinds(built.network.counts)["SCALE"] == sum(kept.nodes for kept in report.kept)
     convolutions = sum(node.op_type == "Conv" for node in onnx.load_model_from_string(model.content).graph.node)
-    assert kinds(built.layers)["CONVOLUTION"] == convolutions > 0
+    assert kinds(built.network.counts)["CONVOLUTION"] == convolutions > 0
     assert len(built.plan) > 10_000
 
 
@@ -140,7 +144,7 @@ def test_the_same_file_and_options_give_the_same_plan_and_other_options_another(
 
 def test_several_batch_ranges_build_one_engine(rtx: TensorRT) -> None:
     model = lenet()
-    several = BuildOptions(profiles=(BatchRange(1, 1, 1), BatchRange(2, 8, 16)), level=0, workspace_mib=256)
+    several = BuildOptions(profiles=(BatchRange(1, 1, 1), BatchRange(2, 8, 16)), workspace_mib=256)
     assert len(build(rtx, model, several).plan) > len(build(rtx, model, BuildOptions(profiles=(BatchRange(1, 1, 1),))).plan)
 
 
@@ -151,12 +155,16 @@ def test_several_batch_ranges_build_one_engine(rtx: TensorRT) -> None:
 def test_the_network_computes_in_the_precision_of_the_file(rtx: TensorRT, precision: str) -> None:
     model = quantised() if precision == "int8" else lenet()
     model = half(model) if precision == "float16" else model
-    layers = build(rtx, model, RANGE).layers
+    network = build(rtx, model, RANGE).network
+    layers = network.counts
     computing = {layer.precision for layer in layers if layer.kind in ("CONVOLUTION", "MATRIX_MULTIPLY")}
     assert computing == {precision}
-    assert judge(precision, rtx.flavour, layers, None, "no GPU", False).problems == ()
+    assert judge(precision, rtx.flavour, network, Inspected(None, "no GPU"), False).problems == ()
+    # NVIDIA's own parser says which node each of its layers is
+    computing = {node.name for node in onnx.load_model_from_string(model.content).graph.node if node.op_type in ("Conv", "Gemm")}
+    assert network.nodes == dict.fromkeys(computing, precision)
     for other in {"float32", "float16", "int8"} - {precision}:
-        report = judge(other, rtx.flavour, layers, None, "no GPU", False)
+        report = judge(other, rtx.flavour, network, Inspected(None, "no GPU"), False)
         assert f"{other} was asked for, and the network computes in {precision}" in report.problems
 
 
@@ -287,6 +295,59 @@ def test_an_attribute_whose_tensor_is_elsewhere_is_refused_too(rtx: TensorRT) ->
         build(rtx, crafted(nodes, {}, (1, 28, 28)), RANGE)
 
 
+def externally(name: str, values: np.ndarray) -> TensorProto:
+    tensor = numpy_helper.from_array(values, name)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+    return tensor
+
+
+def test_weights_elsewhere_are_found_in_a_functions_defaults_and_in_sparse_tensors(rtx: TensorRT) -> None:
+    constant = helper.make_node("Constant", [], ["c"], name="constant")
+    constant.attribute.add(name="value", type=onnx.AttributeProto.TENSOR, ref_attr_name="value")
+    function = helper.make_function(
+        "my", "Plus", ["x"], ["y"], [constant, helper.make_node("Add", ["x", "c"], ["y"])], [helper.make_opsetid("", 20)]
+    )
+    function.attribute_proto.append(helper.make_attribute("value", externally("hidden", np.zeros(1, np.float32))))
+    model = crafted([helper.make_node("Plus", ["input"], ["output"], name="plus", domain="my")], {}, (1, 28, 28))
+    proto = onnx.load_model_from_string(model.content)
+    proto.functions.append(function)
+    with pytest.raises(BundleError, match="keeps hidden in another file"):
+        build(rtx, model._replace(content=proto.SerializeToString()), RANGE)
+    sparse = onnx.SparseTensorProto(
+        values=externally("far", np.ones(1, np.float32)), indices=numpy_helper.from_array(np.zeros(1, np.int64)), dims=[4]
+    )
+    node = helper.make_node("Constant", [], ["c"], name="constant")
+    node.attribute.append(helper.make_attribute("sparse_value", sparse))
+    nodes = [node, helper.make_node("Relu", ["input"], ["output"], name="relu")]
+    with pytest.raises(BundleError, match="keeps far in another file"):
+        build(rtx, crafted(nodes, {}, (1, 28, 28)), RANGE)
+
+
+def test_what_the_parser_does_not_survive_is_refused_before_it(rtx: TensorRT) -> None:
+    """It ends the process with a segmentation fault."""
+    nothing = [helper.make_node("Relu", ["input"], ["output"]), helper.make_node("Relu", ["input"], [])]
+    with pytest.raises(BundleError, match="has a Relu node that puts out nothing"):
+        build(rtx, crafted(nothing, {}, (1, 28, 28)), RANGE)
+    opset = [helper.make_opsetid("", 20), helper.make_opsetid("my", 1)]
+    first = helper.make_function("my", "First", ["x"], ["y"], [helper.make_node("Second", ["x"], ["y"], domain="my")], opset)
+    second = helper.make_function("my", "Second", ["x"], ["y"], [helper.make_node("First", ["x"], ["y"], domain="my")], opset)
+    model = crafted([helper.make_node("First", ["input"], ["output"], name="one", domain="my")], {}, (1, 28, 28))
+    proto = onnx.load_model_from_string(model.content)
+    proto.functions.extend([first, second])
+    with pytest.raises(BundleError, match="has a function First that calls itself"):
+        build(rtx, model._replace(content=proto.SerializeToString()), RANGE)
+
+
+def test_an_operator_whose_name_is_no_text_is_one_sentence(rtx: TensorRT) -> None:
+    node = helper.make_node("RRRR", ["input"], ["output"], name="node")
+    model = crafted([node], {}, (1, 28, 28))
+    with pytest.raises(EdgekitError) as caught:
+        build(rtx, model._replace(content=model.content.replace(b"RRRR", b"R\xff\xfeR")), RANGE)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_file_that_changed_after_its_checksum_is_refused(bundle: Path, run: Command) -> None:
     (bundle / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes() + b"\0")
     assert "model.onnx has" in refused(run, bundle, kind="BundleError")
@@ -364,6 +425,15 @@ def test_too_little_memory_for_a_layer_says_which_option_gives_more(bundle: Path
 def test_an_option_that_the_flavour_lacks_is_refused_by_name(bundle: Path, run: Command, option: str) -> None:
     message = refused(run, bundle, option, "--flavour", "tensorrt-rtx", kind="UsageError")
     assert f"does not have {option}; leave it out" in message
+
+
+def test_rtx_takes_no_level_because_it_measures_nothing(bundle: Path, run: Command) -> None:
+    message = refused(run, bundle, "--level", "5", "--flavour", "tensorrt-rtx", kind="UsageError")
+    assert message.endswith("does not have --level, because it measures no kernels; leave it out")
+
+
+def test_a_workspace_that_no_machine_has_is_refused(bundle: Path, run: Command) -> None:
+    assert "give MiB from 1 to 1048576" in refused(run, bundle, "--workspace", "17592186044416", kind="UsageError")
 
 
 @pytest.mark.parametrize("option", [("--level", "6"), ("--level", "-1"), ("--workspace", "0")])
@@ -511,6 +581,59 @@ def test_ctrl_c_stops_a_build_and_leaves_nothing(bundle: Path, tmp_path: Path, r
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
 
 
+class Killing(Recorder):
+    """Ctrl-C as the terminal gives it: a signal, in the middle of the step at which ``stop`` is reached."""
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        def advance(steps: int, note: str) -> None:
+            if not self.steps:  # a second one would end this process
+                os.kill(os.getpid(), signal.SIGINT)
+            self.steps.append(steps)
+
+        yield advance
+
+
+def test_ctrl_c_as_a_signal_stops_a_build_and_leaves_nothing(bundle: Path, tmp_path: Path, rtx: TensorRT) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "engine.plan", progress=Killing())
+    assert not (tmp_path / "engine.plan").exists()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_ctrl_c_while_tensorrt_writes_its_log_is_not_lost(
+    bundle: Path, tmp_path: Path, rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised there, its bindings would print it, drop it and go on: a build writes thousands of lines and calls little else."""
+    real, lines = edgekit.trt.builder.start, list[str]()
+
+    def noisy(trt: TensorRT) -> Any:
+        logger = real(trt)
+
+        class Noisy(type(logger)):  # type: ignore[misc]
+            def log(self, severity: Any, msg: str) -> None:
+                lines.append(msg)
+                if len(lines) == 20:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        return Noisy()
+
+    monkeypatch.setattr("edgekit.trt.builder.start", noisy)
+    with pytest.raises(KeyboardInterrupt):
+        build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "engine.plan")
+    assert len(lines) > 20
+    assert not (tmp_path / "engine.plan").exists()
+
+
+def test_a_thread_builds_without_touching_signals(bundle: Path, rtx: TensorRT) -> None:
+    done = list[bool]()
+    thread = threading.Thread(target=lambda: done.append(build_bundle(bundle, flavour="tensorrt-rtx").passed))
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
 def test_ctrl_c_makes_tensorrt_itself_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT(TEN).install(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -631,7 +754,7 @@ def test_every_flavour_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch, 
         assert set(fake.layer_types.values()) == ({"HALF"} if half_asked else set())  # float32 alone leaves nothing to choose
         assert not half_asked or len(fake.layer_types) == definition.num_layers
     assert config.__dict__.get("_capabilities") is None  # RTX knows no such GPU: the engine is for those that it knows
-    assert {layer.precision for layer in built.layers if layer.kind in ("CONVOLUTION", "MATRIX_MULTIPLY")} == {precision}
+    assert {layer.precision for layer in built.network.counts if layer.kind in ("CONVOLUTION", "MATRIX_MULTIPLY")} == {precision}
 
 
 def test_eight_six_allows_int8_where_the_file_quantises(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -640,7 +763,7 @@ def test_eight_six_allows_int8_where_the_file_quantises(monkeypatch: pytest.Monk
     # nothing is asked of a layer between Q and DQ, or TensorRT would not make an int8 layer of it
     assert fake.builds[0][1]._flags == {"INT8"}
     assert fake.layer_types == {}
-    assert {layer.precision for layer in built.layers if layer.kind == "CONVOLUTION"} == {"int8"}
+    assert {layer.precision for layer in built.network.counts if layer.kind == "CONVOLUTION"} == {"int8"}
 
 
 def test_eight_six_holds_what_is_not_quantised_to_the_files_type_and_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -738,7 +861,7 @@ def ten(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
 @pytest.mark.parametrize("key", ["Format/Datatype", "Datatype"])
 @pytest.mark.parametrize("text", ["Row major linear FP32", "Float"])
 def test_an_engine_that_computes_as_its_file_says_is_kept(bundle: Path, ten: FakeTensorRT, text: str, key: str) -> None:
-    ten.information = layers_json(text, key=key)
+    ten.information = layers_json(*[text] * 5, key=key)
     report = build_bundle(bundle, flavour="tensorrt")
     assert report.passed
     assert report.precision.read_from == "engine"
@@ -774,7 +897,7 @@ def test_an_engine_that_computes_in_another_precision_fails_the_check_and_is_not
 
 
 def test_tf32_that_was_asked_for_is_no_fault(bundle: Path, ten: FakeTensorRT) -> None:
-    ten.information = layers_json("Float", tactic="sm80_tf32f32")
+    ten.information = layers_json(*["Float"] * 5, tactic="sm80_tf32f32")
     assert build_bundle(bundle, flavour="tensorrt", options=BuildOptions(tf32=True)).passed
 
 
@@ -800,8 +923,20 @@ def test_a_runtime_that_does_not_start_is_one_sentence(bundle: Path, ten: FakeTe
 
 def test_a_shape_that_the_engine_refuses_is_an_error_and_no_guess_at_its_precision(bundle: Path, ten: FakeTensorRT) -> None:
     ten.fails = "shape"
-    with pytest.raises(EngineError, match="cannot take input of the size that it was tuned for: a shape it does not take"):
+    with pytest.raises(EngineError, match="cannot take input of 8x1x28x28: a shape it does not take"):
         build_bundle(bundle, flavour="tensorrt")
+
+
+@pytest.mark.parametrize("listing", LISTINGS[:3], ids=lambda one: one.version)
+def test_an_engine_of_several_profiles_is_asked_about_each(bundle: Path, monkeypatch: pytest.MonkeyPatch, listing: Any) -> None:
+    """8.6 tells the layers of a profile only in its shapes; before any shapes are set nobody tells."""
+    fake = FakeTensorRT(listing).install(monkeypatch)
+    ranges = BuildOptions(profiles=(BatchRange(1, 1, 1), BatchRange(2, 4, 8), BatchRange(16, 16, 16)))
+    report = build_bundle(bundle, flavour="tensorrt", options=ranges)
+    assert (report.precision.read_from, report.precision.problems, report.precision.note) == ("engine", (), "")
+    copies = 3 if listing.flavour.precision_flags else 1
+    assert len(report.precision.engine) == 5 * copies
+    assert fake.contexts == 3
 
 
 def test_a_version_compatible_engine_is_allowed_to_bring_its_runtime(bundle: Path, ten: FakeTensorRT) -> None:
@@ -826,6 +961,10 @@ def test_rtx_builds_for_the_gpu_that_is_here_and_what_does_not_load_on_it_is_an_
     monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {**GPU, "compute capability": "7.5"})
     assert build_bundle(bundle, flavour="tensorrt-rtx").precision.read_from == "engine"
     assert fake.builds[0][1]._capabilities == {0: "CURRENT"}
+    fake.fails = "capability"
+    with pytest.raises(EngineError, match="cannot build for the GPU that is here: no such compute capability; "):
+        build_bundle(bundle, flavour="tensorrt-rtx", rebuild=True)
+    fake.fails = ""
     fake.loads = False
     with pytest.raises(EngineError, match="refuses the engine it has just built"):
         build_bundle(bundle, flavour="tensorrt-rtx", rebuild=True)
@@ -885,4 +1024,4 @@ def test_layers_without_outputs_are_counted_all_the_same() -> None:
         def get_layer(self, index: int) -> Layer:
             return Layer()
 
-    assert count_layers(Network(), {}) == (LayerCount("ASSERTION", "", 1),)
+    assert network_layers(Network(), {}) == NetworkLayers((LayerCount("ASSERTION", "", 1),), {})

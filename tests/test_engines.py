@@ -93,6 +93,8 @@ CHANGES: dict[str, Any] = {
     "system": "Linux aarch64",
     "tf32": "on",
     "recipe": 1,
+    "inputs": (TensorSpec("input", "float32", ("batch", 5)),),
+    "outputs": (TensorSpec("other", "float32", ("batch", 4)),),
     "cuda": "13.0",
     "driver": "580.1",
     "options": msgspec.structs.replace(OPTIONS, tf32=True),
@@ -252,6 +254,36 @@ def test_a_check_that_fails_keeps_the_engine_that_was_there(trt: TensorRT, fake:
     assert find_engine(good.record.key, place) is not None
 
 
+def test_a_disk_that_is_full_for_the_record_leaves_no_plan_of_which_nobody_knows(
+    trt: TensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, real = tmp_path / "net.plan", Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if content.startswith(b"{") and b"plan_sha256" in content:
+            raise OSError(28, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="free some disk space"):
+        made(trt, output=place)
+    assert list(tmp_path.glob("*net.plan*")) == []
+    monkeypatch.setattr(Path, "write_bytes", real)
+    assert made(trt, output=place).path == place
+
+
+@pytest.mark.parametrize("name", ["plan", "record", "timing"])
+def test_what_cannot_be_replaced_in_the_cache_is_found_before_the_build(trt: TensorRT, fake: FakeTensorRT, name: str) -> None:
+    engine = made(trt)
+    assert engine.path is not None
+    place = {"plan": engine.path, "record": record_path(engine.path), "timing": timing_caches()[0]}[name]
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(OutputError, match="a folder of that name is there"):
+        made(trt, rebuild=True)
+    assert len(fake.builds) == 1
+
+
 def test_a_failed_build_keeps_the_engine_that_was_there(trt: TensorRT, fake: FakeTensorRT) -> None:
     good = made(trt)
     fake.build_error = "no"
@@ -352,6 +384,13 @@ def test_measurements_that_cannot_be_read_only_cost_time(trt: TensorRT, monkeypa
 
     monkeypatch.setattr(Path, "read_bytes", sealed)
     assert made(trt, rebuild=True).record.timing_cache == "new"
+
+
+def test_a_build_that_had_to_measure_something_says_that_it_did(trt: TensorRT, fake: FakeTensorRT) -> None:
+    made(trt)
+    assert made(trt, rebuild=True).record.timing_cache == "reused"
+    fake.measures_more = True
+    assert made(trt, rebuild=True).record.timing_cache == "extended"
 
 
 def test_each_release_and_gpu_has_measurements_of_its_own(trt: TensorRT, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -20,12 +19,19 @@ from edgekit.reports import EngineLayer
 from edgekit.tensors import Array, Feed, TensorSpec, check_feed, shape_text
 from edgekit.trt.flavour import TensorRT, find
 from edgekit.trt.inspector import engine_layers, information
-from edgekit.trt.messages import asking, failure
+from edgekit.trt.messages import REPORT, asking, failure
+from edgekit.trt.names import fused_parts
 from edgekit.trt.profiler import layer_profiler
-from edgekit.trt.runtime import Loaded, check_tensors, create_context, load, start, stream_is_capturable
-
-# "conv1 + relu1", "PWN(relu1, add1)", "fc1 || fc2": releases that keep no metadata name a layer after what was fused
-_PARTS = re.compile(r" \+ | \|\| |PWN\(|[(),\s]+")
+from edgekit.trt.runtime import (
+    Loaded,
+    check_tensors,
+    choose_profile,
+    create_context,
+    load,
+    set_shape,
+    start,
+    stream_is_capturable,
+)
 
 
 def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
@@ -34,14 +40,15 @@ def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
     model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)
     options = with_default_range(files.inputs, BuildOptions(), wishes.batches)
     built = build_engine(trt, model, options, progress=wishes.progress)
+    if built.cached:
+        # its key says all that we know of; where it does not load even so, once more from the file
+        with suppress(StaleEngineError):
+            return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
+        built = build_engine(trt, model, options, rebuild=True, progress=wishes.progress)
     try:
         return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
-    except StaleEngineError:
-        if not built.cached:
-            raise
-    # its key says all that we know of, and still it does not load: once more, from the file
-    built = build_engine(trt, model, options, rebuild=True, progress=wishes.progress)
-    return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
+    except StaleEngineError as problem:  # a third time would give the same
+        raise EngineError(f"{str(problem).partition('; ')[0]}; {REPORT}") from problem
 
 
 class Call:
@@ -79,8 +86,7 @@ class TensorRTBackend:
         self.outputs: tuple[TensorSpec, ...] = files.outputs
         self.facts: Mapping[str, str] = _facts(trt, built.record, cuda_graph)
         self._trt, self._logger, self._record, self._cuda_graph = trt, logger, built.record, cuda_graph
-        self._engine: Any = loaded.engine
-        self._runtime: Any = loaded.runtime  # it must outlive the engine
+        self._loaded_engine: Loaded | None = loaded
         self._contexts: dict[int, Any] = {}
         self._current: dict[int, Call] = {}
         self._calls: dict[tuple[tuple[int, ...], ...], Call] = {}
@@ -163,7 +169,8 @@ class TensorRTBackend:
                 reported = context.report_to_profiler()
             if not reported:
                 raise self._failed("tell what its layers take")
-        described = engine_layers(information(self._trt.api, self._engine, context))
+        assert self._loaded_engine is not None
+        described = engine_layers(information(self._trt.api, self._loaded_engine.engine, context))
         return profiler.calls[1:], {one.name: one for one in described}
 
     def _loaded(self, feed: Feed) -> Call:
@@ -206,21 +213,16 @@ class TensorRTBackend:
 
     def _context(self, index: int) -> Any:
         if index not in self._contexts:
-            context = create_context(self._trt, self._logger, self._engine)
-            with self._asking(f"use the profile {index} of the engine"):
-                chosen = context.set_optimization_profile_async(index, int(self._device.stream))
-            if not chosen:
-                raise self._failed(f"use the profile {index} of the engine")
+            assert self._loaded_engine is not None
+            context = create_context(self._trt, self._logger, self._loaded_engine)
+            choose_profile(self._trt, self._logger, context, index, int(self._device.stream))
             self._device.wait()
             self._contexts[index] = context
         return self._contexts[index]
 
     def _set_shapes(self, context: Any, call: Call) -> None:
         for name, shape in call.shapes.items():
-            with self._asking(f"take {name} of {shape_text(shape)}"):
-                taken = context.set_input_shape(name, shape)
-            if not taken:
-                raise self._failed(f"take {name} of {shape_text(shape)}")
+            set_shape(self._trt, self._logger, context, name, shape)
         with self._asking("infer its shapes"):
             missing = context.infer_shapes()
         if missing:
@@ -322,7 +324,7 @@ class TensorRTBackend:
             self._retire(index)
         self._calls.clear()
         self._contexts.clear()
-        self._engine = self._runtime = None
+        self._loaded_engine = None
         self._device.close()
 
 
@@ -337,7 +339,7 @@ def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, Engi
         told = layers.get(name, EngineLayer(name))
         # it is named after, and told with, the layer that it moves something to
         moves = told.kind == "Reformat" or name.startswith("Reformatting CopyNode")
-        hints = () if moves else told.onnx_nodes or tuple(filter(None, _PARTS.split(name)))
+        hints = () if moves else told.onnx_nodes or fused_parts(name)
         found.append(LayerTime(name, told.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
     return tuple(found)
 

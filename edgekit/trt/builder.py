@@ -5,32 +5,31 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from edgekit.build_options import DEFAULT_LEVEL, LARGEST_LEVEL, BatchRange, BuildOptions
+from edgekit.build_options import DEFAULT_LEVEL, LARGEST_LEVEL, LARGEST_WORKSPACE, BatchRange, BuildOptions
 from edgekit.errors import UsageError
 from edgekit.progress import SILENT, Advance, Progress
-from edgekit.reports import LayerCount
 from edgekit.tensors import TensorSpec
 from edgekit.trt.flavour import TensorRT, runs_here
 from edgekit.trt.messages import asking, failure
-from edgekit.trt.monitor import STEPS, progress_monitor
+from edgekit.trt.monitor import STEPS, Stop, progress_monitor
 from edgekit.trt.network import OnnxFile, Parsed, check_axes, check_types, parse
-from edgekit.trt.precision import computing_nodes, constrain, count_layers
+from edgekit.trt.precision import NetworkLayers, constrain, network_layers
 from edgekit.trt.runtime import not_started, start
 
 
 class Built(NamedTuple):
     """A plan with the network it came from.
 
-    ``timing_cache`` is what to give to the next build, nothing where there is none; ``reused``: TensorRT took the one given.
-    ``computing``: names of the file's nodes whose precision costs time and accuracy.
+    ``timing_cache`` is what to give to the next build, nothing where there is none; ``reused``: TensorRT took the one given;
+    ``measured``: it holds more now.
     """
 
     plan: bytes
-    layers: tuple[LayerCount, ...]
+    network: NetworkLayers
     seconds: float
     timing_cache: bytes
     reused: bool
-    computing: frozenset[str]
+    measured: bool
 
 
 def check_options(trt: TensorRT, options: BuildOptions) -> None:
@@ -44,11 +43,20 @@ def check_options(trt: TensorRT, options: BuildOptions) -> None:
             raise UsageError(f"{trt} does not have {option}; leave it out, or use another --flavour")
     if not 0 <= options.level <= LARGEST_LEVEL:
         raise UsageError(f"there is no optimisation level {options.level}; use 0 to {LARGEST_LEVEL} (usual: {DEFAULT_LEVEL})")
-    if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise UsageError(f"a workspace of {options.workspace_mib} MiB holds nothing; give MiB above 0")
+    if options.level != DEFAULT_LEVEL and not trt.flavour.levels:
+        raise UsageError(f"{trt} does not have --level, because it measures no kernels; leave it out")
+    if options.workspace_mib is not None and not 1 <= options.workspace_mib <= LARGEST_WORKSPACE:
+        raise UsageError(f"a workspace of {options.workspace_mib} MiB is no size; give MiB from 1 to {LARGEST_WORKSPACE}")
 
 
-def build(trt: TensorRT, model: OnnxFile, options: BuildOptions, timing_cache: bytes = b"", progress: Progress = SILENT) -> Built:
+def build(
+    trt: TensorRT,
+    model: OnnxFile,
+    options: BuildOptions,
+    timing_cache: bytes = b"",
+    progress: Progress = SILENT,
+    stop: Stop | None = None,
+) -> Built:
     """Build ``model``; raises EngineError, or UsageError for options that fit neither the flavour nor the model."""
     check_options(trt, options)
     check_axes(model, bool(options.profiles))
@@ -58,18 +66,18 @@ def build(trt: TensorRT, model: OnnxFile, options: BuildOptions, timing_cache: b
     parsed = parse(trt, builder, logger, model)
     config = _config(trt, builder, logger, options, model.inputs)
     asked = constrain(trt.api, trt.flavour, config, parsed.network, parsed.proto) if trt.flavour.precision_flags else {}
-    layers = count_layers(parsed.network, asked)
+    layers = network_layers(parsed.network, asked)
     reused = _use_timing_cache(config, timing_cache) if trt.flavour.timing_cache else False
     logger.messages.clear()  # a timing cache that was refused is not why a build fails
     begun = time.perf_counter()
     with progress.task(f"building with {trt}", STEPS) as advance:
-        plan = _build(trt, builder, logger, config, parsed, model, advance)
+        plan = _build(trt, builder, logger, config, parsed, model, advance, stop or Stop())
     seconds = time.perf_counter() - begun
     measured = b""
     if trt.flavour.timing_cache:
         cache = config.get_timing_cache()
         measured = bytes(cache.serialize()) if cache is not None else b""
-    return Built(plan, layers, seconds, measured, reused, computing_nodes(parsed.proto))
+    return Built(plan, layers, seconds, measured, reused, len(measured) > len(timing_cache))
 
 
 def _builder(trt: TensorRT, logger: Any) -> Any:
@@ -93,11 +101,21 @@ def _config(trt: TensorRT, builder: Any, logger: Any, options: BuildOptions, inp
     if options.version_compatible:
         config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
     if trt.flavour.lists_gpus and runs_here(trt):
-        config.num_compute_capabilities = 1  # or the usual ones, and the GPU here need not be among those
-        config.set_compute_capability(api.ComputeCapability.CURRENT, 0)
+        _build_for_this_gpu(trt, logger, config)
     for sizes in options.profiles:
         _add_profile(trt, builder, logger, config, sizes, inputs)
     return config
+
+
+def _build_for_this_gpu(trt: TensorRT, logger: Any, config: Any) -> None:
+    """Or it would be for the usual ones, and the one here need not be among those."""
+    assert trt.flavour.lists_gpus
+    what = "build for the GPU that is here"
+    with asking(trt, what, logger):
+        config.num_compute_capabilities = 1
+        taken = config.set_compute_capability(trt.api.ComputeCapability.CURRENT, 0)
+    if not taken:
+        raise failure(trt, what, logger.messages)
 
 
 def _add_profile(
@@ -124,15 +142,17 @@ def _use_timing_cache(config: Any, content: bytes) -> bool:
     return False
 
 
-def _build(trt: TensorRT, builder: Any, logger: Any, config: Any, parsed: Parsed, model: OnnxFile, advance: Advance) -> bytes:
+def _build(
+    trt: TensorRT, builder: Any, logger: Any, config: Any, parsed: Parsed, model: OnnxFile, advance: Advance, stop: Stop
+) -> bytes:
     monitor, network = None, parsed.network
     if trt.flavour.progress:
-        monitor = progress_monitor(trt.api, trt.flavour, advance)
+        monitor = progress_monitor(trt.api, trt.flavour, advance, stop)
         config.progress_monitor = monitor
     with asking(trt, f"build {model.path}", logger):
         plan = builder.build_serialized_network(network, config)
-    if monitor is not None and monitor.stopped is not None:
-        raise monitor.stopped
+    if stop.reason is not None:
+        raise stop.reason
     if plan is None:
         raise failure(trt, f"build {model.path}", logger.messages)
     advance(STEPS - (monitor.shown if monitor is not None else 0), "")

@@ -43,6 +43,8 @@ class Flavour(NamedTuple):
     """A build tells how far it is."""
     hardware_compatible: bool = True
     version_compatible: bool = True
+    levels: bool = True
+    """A build searches for faster kernels, for longer at a higher level."""
     timing_cache: bool = True
     """A build can reuse the measurements of an earlier one."""
     lists_gpus: bool = False
@@ -68,8 +70,8 @@ FLAVOURS = (
     Flavour("tensorrt", "tensorrt", "trt", (11, 0)),
     # it compiles for the GPU it finds when it runs: what is measured or bound to one GPU is not there or does nothing
     Flavour(
-        "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 0),
-        needs_gpu=False, hardware_compatible=False, version_compatible=False, timing_cache=False, lists_gpus=True,
+        "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 4),
+        needs_gpu=False, hardware_compatible=False, version_compatible=False, levels=False, timing_cache=False, lists_gpus=True,
         compiles_late=True,
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -19,10 +19,12 @@ from edgekit.errors import EngineError
 from edgekit.reports import EngineLayer
 from edgekit.tensors import TensorSpec
 from edgekit.trt.flavour import TensorRT, gpu_problem
-from edgekit.trt.messages import REPORT, asking, failure
-from edgekit.trt.runtime import create_context, load, start
+from edgekit.trt.judgement import Inspected
+from edgekit.trt.messages import REPORT
+from edgekit.trt.names import onnx_nodes
+from edgekit.trt.runtime import Loaded, choose_profile, create_context, load, set_shape, start
 
-_COMPUTES = re.compile(r"conv|correlation|gemm|matmul|matrix_?multiply|fully_?connected|einsum", flags=re.I)
+_COMPUTES = re.compile(r"conv|correlation|gemm|matmul|matrix_?multiply|fully_?connected|einsum|attention|mha", flags=re.I)
 # they are named after, and told with, the nodes that they move something to
 _MOVES = re.compile(r"reformat|no_?op|copy|move|signal|wait|shape_?call|constant", flags=re.I)
 # "Half", "Row major linear FP16 format", "Thirty-two wide channel vectorized row major Int8 format": the order matters
@@ -34,27 +36,31 @@ _PRECISIONS = (
     ("int8", re.compile(r"int8", flags=re.I)),
     ("float32", re.compile(r"float|fp32", flags=re.I)),
 )
-# "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_...": the types of the two factors come first
-_FACTORS = re.compile(r"_(i8|bf16|f16|tf32|f32|e4m3|e5m2)(?:i8|bf16|f16|tf32|f32|e4m3|e5m2)(?:_|$)")
+# "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_...": the type of the factors comes first
+_FACTORS = re.compile(r"_(i8|bf16|f16|tf32|f32|e4m3|e5m2)(?:i8|i32|bf16|f16|tf32|f32|e4m3|e5m2)(?:_|$)")
 _KERNEL_TYPES = {
     "i8": "int8", "bf16": "bfloat16", "f16": "float16", "tf32": "float32", "f32": "float32", "e4m3": "float8", "e5m2": "float8",
 }  # fmt: skip
-# "[ONNX Layer: node]", or "[ONNX Layer: node | function ...]", one after the other where nodes were fused; what stands between
-# them is nothing, a control character, or the six characters by which JSON writes it
-_BETWEEN = r"(?:[\s\x1e\x1f]|\\u001[ef])*"
-_ONNX_NODE = re.compile(rf"\[ONNX Layer: (.+?)(?: \| [^\]]*)?\](?={_BETWEEN}(?:\[|$))")
 
 
 def read_layers(
     trt: TensorRT, plan: bytes, inputs: tuple[TensorSpec, ...], options: BuildOptions, computing: Set[str]
-) -> tuple[list[EngineLayer] | None, str]:
-    """(layers, nothing), or (None, why they cannot be read here); raises EngineError for an engine that should load."""
+) -> Inspected:
+    """What the engine says of its layers on this GPU; raises EngineError for an engine that should load."""
     problem = (cuda_problem() or gpu_problem(trt)).partition("; ")[0]
     if problem:
-        return None, problem
+        return Inspected(None, problem)
     logger = start(trt)
     loaded = load(trt, logger, plan, "the engine it has just built", REPORT, host_code=options.version_compatible)
-    return engine_layers(_information(trt, logger, loaded.engine, inputs, options), computing), ""
+    documents = _documents(trt, logger, loaded, inputs, options)
+    return Inspected(_merged([engine_layers(document, computing) for document in documents]))
+
+
+def _merged(described: Sequence[Sequence[EngineLayer]]) -> tuple[EngineLayer, ...]:
+    """Of several profiles: each says what its own layers compute in, and some releases nothing of another's."""
+    every = tuple(dict.fromkeys(one for layers in described for one in layers))
+    telling = {one.name for one in every if one.precisions}
+    return tuple(one for one in every if one.precisions or one.name not in telling)
 
 
 def information(api: Any, engine: Any, context: Any) -> str:
@@ -65,18 +71,18 @@ def information(api: Any, engine: Any, context: Any) -> str:
     return str(inspector.get_engine_information(api.LayerInformationFormat.JSON))
 
 
-def _information(trt: TensorRT, logger: Any, engine: Any, inputs: tuple[TensorSpec, ...], options: BuildOptions) -> str:
-    context = create_context(trt, logger, engine) if options.profiles else None
-    if context is not None:
-        # with shapes unknown some releases say "N/A due to dynamic shapes" instead of a type
+def _documents(
+    trt: TensorRT, logger: Any, loaded: Loaded, inputs: tuple[TensorSpec, ...], options: BuildOptions
+) -> Iterator[str]:
+    """One for each profile, in the shapes that it was tuned for: with shapes unknown some releases tell no types."""
+    if not options.profiles:
+        yield information(trt.api, loaded.engine, None)
+    for index, sizes in enumerate(options.profiles):
+        context = create_context(trt, logger, loaded)
+        choose_profile(trt, logger, context, index, stream=0)
         for spec in inputs:
-            shape = spec.concrete(options.profiles[0].opt)
-            what = f"take {spec.name} of the size that it was tuned for"
-            with asking(trt, what, logger):
-                taken = context.set_input_shape(spec.name, shape)
-            if not taken:
-                raise failure(trt, what, logger.messages)
-    return information(trt.api, engine, context)
+            set_shape(trt, logger, context, spec.name, spec.concrete(sizes.opt))
+        yield information(trt.api, loaded.engine, context)
 
 
 def engine_layers(document: str, computing: Set[str] = frozenset()) -> list[EngineLayer]:
@@ -87,7 +93,9 @@ def engine_layers(document: str, computing: Set[str] = frozenset()) -> list[Engi
     """
     try:
         entries = json.loads(document, strict=False)["Layers"]
-    except (ValueError, TypeError, KeyError):
+        if not isinstance(entries, list):
+            raise TypeError
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise EngineError("the engine's description is not the JSON that TensorRT documents; build it again") from None
     layers = [_layer(entry) for entry in entries]
     hidden = computing - {node for one in layers if one.computes for node in one.onnx_nodes}
@@ -112,12 +120,17 @@ def _layer(entry: Any) -> EngineLayer:
         precisions=_precisions(entry),
         tactic=str(entry.get("TacticName", "")),
         kind=str(entry.get("LayerType", "")),
-        onnx_nodes=tuple(dict.fromkeys(_ONNX_NODE.findall(str(entry.get("Metadata", ""))))),
+        onnx_nodes=onnx_nodes(str(entry.get("Metadata", ""))),
     )
 
 
 def _precisions(entry: dict[str, Any]) -> tuple[str, ...]:
-    """The kernel's name tells, or the weights' type; else it is a type that is read or written: a cast may be fused with it."""
+    """The kernel's name tells, or the weights' type; else it is a type that is read or written: a cast may be fused with it.
+
+    A part of the network that was compiled as a whole (``{ForeignNode[a...b]}``) shows no more than its ends.
+    """
+    if "ForeignNode" in str(entry.get("Name", "")):
+        return ()
     factors = _FACTORS.search(str(entry.get("TacticName", "")))
     if factors is not None:
         return (_KERNEL_TYPES[factors[1]],)
@@ -125,10 +138,14 @@ def _precisions(entry: dict[str, Any]) -> tuple[str, ...]:
     told = _precision(str(weights.get("Type", ""))) if isinstance(weights, dict) else ""
     if told:
         return (told,)
-    sides = [one for side in ("Inputs", "Outputs") for one in entry.get(side) or () if isinstance(one, dict)]
+    sides = [one for side in ("Inputs", "Outputs") for one in _list(entry.get(side)) if isinstance(one, dict)]
     texts = [" ".join(str(one.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format")) for one in sides]
     return tuple(dict.fromkeys(filter(None, map(_precision, texts))))
 
 
 def _precision(text: str) -> str:
     return next((name for name, pattern in _PRECISIONS if pattern.search(text)), "")
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from edgekit.progress import Advance
@@ -17,8 +23,41 @@ class Phase:
         self.origin, self.at, self.width = at, at, width
 
 
-def progress_monitor(api: Any, flavour: Flavour, advance: Advance) -> Any:
-    """An object for ``config.progress_monitor``; what ``advance`` raises stops the build and is kept in ``stopped``."""
+class Stop:
+    """Why a build is to end: ``reason`` is raised when TensorRT has come back."""
+
+    def __init__(self) -> None:
+        self.reason: BaseException | None = None
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Ctrl-C while TensorRT works: raised in one of its callbacks the bindings would print and drop it, so it waits for the end.
+
+    A second one ends the process at once.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers, or is interrupted
+        yield stop
+        return
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if stop.reason is not None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        stop.reason = KeyboardInterrupt()
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stop.reason is not None:
+        raise stop.reason
+
+
+def progress_monitor(api: Any, flavour: Flavour, advance: Advance, stop: Stop) -> Any:
+    """An object for ``config.progress_monitor``; what ``advance`` raises stops the build too."""
     assert flavour.progress
 
     class Monitor(api.IProgressMonitor):  # type: ignore[misc]
@@ -26,7 +65,6 @@ def progress_monitor(api: Any, flavour: Flavour, advance: Advance) -> Any:
             api.IProgressMonitor.__init__(self)
             self.phases: dict[str, Phase] = {}
             self.shown = 0
-            self.stopped: BaseException | None = None
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             above = self.phases.get(parent_phase or "", Phase(0.0, float(STEPS)))
@@ -38,7 +76,7 @@ def progress_monitor(api: Any, flavour: Flavour, advance: Advance) -> Any:
             if phase is not None:
                 phase.at = phase.origin + phase.width * (step + 1)
                 self._show(phase.at, phase_name)
-            return self.stopped is None
+            return stop.reason is None
 
         def phase_finish(self, phase_name: str) -> None:
             self.phases.pop(phase_name, None)
@@ -48,7 +86,7 @@ def progress_monitor(api: Any, flavour: Flavour, advance: Advance) -> Any:
             self.shown += steps
             try:
                 advance(steps, note.lower())
-            except BaseException as problem:  # must not pass through C++; Ctrl-C least of all
-                self.stopped = problem
+            except BaseException as problem:  # must not pass through C++
+                stop.reason = problem
 
     return Monitor()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from edgekit.errors import BundleError, EngineError, UsageError, first_line
 from edgekit.tensors import BATCH, TensorSpec, shape_text
 from edgekit.trt.flavour import TensorRT
-from edgekit.trt.messages import NO_OPERATOR, BadNode, plain, refusal
+from edgekit.trt.messages import NO_OPERATOR, BadNode, asking, plain, refusal
 from edgekit.trt.precision import numpy_name
 
 
@@ -67,8 +67,11 @@ def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
         flags |= 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = api.OnnxParser(network, logger)
-    if not parser.parse(model.content):
-        raise refusal(trt, model.path, _bad_nodes(trt, parser, proto, model))
+    with asking(trt, f"read {model.path}", logger):  # names that are no text among others
+        read = parser.parse(model.content)
+        bad = [] if read else _bad_nodes(trt, parser, proto, model)
+    if not read:
+        raise refusal(trt, model.path, bad)
     _check_tensors(network, model)
     return Parsed(network, parser, proto)
 
@@ -83,6 +86,7 @@ def _proto(model: OnnxFile) -> Any:
             raise ValueError("it holds no graph")
     except Exception as problem:
         raise BundleError(f"{model.path} is not an ONNX file: {first_line(problem)}; export it again") from None
+    _check_graphs(model.path, proto)
     for held in _tensors(proto.graph, *proto.functions):
         if held.data_location == onnx.TensorProto.EXTERNAL:
             raise BundleError(
@@ -92,15 +96,39 @@ def _proto(model: OnnxFile) -> Any:
     return proto
 
 
+def _check_graphs(path: Path, proto: Any) -> None:
+    """What TensorRT's parser does not survive."""
+    for graph in (proto.graph, *proto.functions):
+        for node in graph.node:
+            if not node.output:
+                raise BundleError(f"{path} has a {node.op_type} node that puts out nothing; export it again without")
+    calls = {(one.domain, one.name): {(node.domain, node.op_type) for node in one.node} for one in proto.functions}
+    for name in calls:
+        seen, left = set[tuple[str, str]](), [name]
+        while left:
+            for called in calls.get(left.pop(), ()):
+                if called == name:
+                    raise BundleError(f"{path} has a function {name[1]} that calls itself; export it again without")
+                if called not in seen:
+                    seen.add(called)
+                    left.append(called)
+
+
 def _tensors(*graphs: Any) -> Iterator[Any]:
+    """Of graphs and functions, wherever a tensor can be: also in branches, and in what a function's attributes are by default."""
     for graph in graphs:
         yield from getattr(graph, "initializer", ())
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                yield from _tensors(*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+        yield from _parts(getattr(graph, "sparse_initializer", ()))
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        for attribute in (*attributes, *getattr(graph, "attribute_proto", ())):
+            yield from (attribute.t, *attribute.tensors)
+            yield from _parts((attribute.sparse_tensor, *attribute.sparse_tensors))
+            yield from _tensors(*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+
+
+def _parts(sparse: Iterable[Any]) -> Iterator[Any]:
+    for one in sparse:
+        yield from (one.values, one.indices)
 
 
 def _bad_nodes(trt: TensorRT, parser: Any, proto: Any, model: OnnxFile) -> list[BadNode]:

@@ -1,4 +1,4 @@
-"""In which precision layers compute: what the network says, what an engine really does, and whether that is what was asked for.
+"""In which precision the layers of a network are to compute.
 
 The ONNX file decides. Where networks are typed strongly its types are binding; TensorRT 8.6 is held to them layer by layer.
 """
@@ -6,11 +6,12 @@ The ONNX file decides. Where networks are typed strongly its types are binding; 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from edgekit.reports import EngineLayer, LayerCount, PrecisionReport
+from edgekit.reports import LayerCount
 from edgekit.trt.flavour import Flavour
+from edgekit.trt.names import onnx_nodes
 
 _NUMPY_NAMES = {
     "FLOAT": "float32",
@@ -20,14 +21,27 @@ _NUMPY_NAMES = {
     "FP4": "float4",
     "E8M0": "float8e8m0",
 }
-COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "EINSUM")
+COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION_INPUT")
 """Layers whose precision costs time and accuracy; the others take what these leave them."""
-COMPUTING_NODES = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
-"""The same, as ONNX operators."""
 TYPELESS = ("CONSTANT", "SHAPE", "QUANTIZE", "DEQUANTIZE", "CAST", "IDENTITY")
-NAMELESS = "node_of_"
-"""What TensorRT's parser puts before the name of what a nameless node puts out."""
-STRONG, CONSTRAINED = "strongly typed: the file's types are binding", "weakly typed: layers are constrained to the file's types"
+
+
+class NetworkLayers(NamedTuple):
+    """What a parsed network is to compute in.
+
+    ``counts``: kinds of layer with their precision, the most frequent first; ``nodes``: of each ONNX node whose precision costs
+    time and accuracy, what its layer computes in.
+    """
+
+    counts: tuple[LayerCount, ...]
+    nodes: Mapping[str, str]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What it multiplies in; where nothing is multiplied, the floating types there are."""
+        computing = [one.precision for one in self.counts if one.kind in COMPUTING]
+        floating = [one.precision for one in self.counts if one.precision.startswith(("float", "bfloat"))]
+        return tuple(dict.fromkeys(computing or floating))
 
 
 def numpy_name(dtype: Any) -> str:
@@ -36,15 +50,8 @@ def numpy_name(dtype: Any) -> str:
     return _NUMPY_NAMES.get(name, name.lower())
 
 
-def computing_nodes(proto: Any) -> frozenset[str]:
-    """Names of the main graph's nodes that compute; one without a name is called as TensorRT's parser does."""
-    return frozenset(
-        node.name or f"{NAMELESS}{node.output[0]}" for node in proto.graph.node if node.op_type in COMPUTING_NODES and node.output
-    )
-
-
-def count_layers(network: Any, asked: Mapping[int, str]) -> tuple[LayerCount, ...]:
-    """Kinds of layer with their precision, the most frequent first; ``asked``: what was asked of a layer, by its number.
+def network_layers(network: Any, asked: Mapping[int, str]) -> NetworkLayers:
+    """Read off a parsed network; ``asked``: what was asked of a layer, by its number.
 
     A layer computes in the type it puts out; fed by DEQUANTIZE it becomes a layer of the type that was dequantised.
     """
@@ -54,8 +61,14 @@ def count_layers(network: Any, asked: Mapping[int, str]) -> tuple[LayerCount, ..
         for index in range(layer.num_outputs):
             tensor = layer.get_output(index)
             made_by[tensor.name] = layer
-    counts = Counter((str(layer.type.name), asked.get(index) or _precision(layer, made_by)) for index, layer in enumerate(layers))
-    return tuple(LayerCount(kind, precision, count) for (kind, precision), count in counts.most_common())
+    counts: Counter[tuple[str, str]] = Counter()
+    nodes: dict[str, str] = {}
+    for index, layer in enumerate(layers):
+        kind, precision = str(layer.type.name), asked.get(index) or _precision(layer, made_by)
+        counts[kind, precision] += 1
+        if kind in COMPUTING:
+            nodes.update(dict.fromkeys(onnx_nodes(str(layer.metadata)) or (str(layer.name),), precision))
+    return NetworkLayers(tuple(LayerCount(kind, precision, count) for (kind, precision), count in counts.most_common()), nodes)
 
 
 def _precision(layer: Any, made_by: dict[str, Any]) -> str:
@@ -103,7 +116,8 @@ def constrain(api: Any, flavour: Flavour, config: Any, network: Any, proto: Any)
         free = layer.type.name in TYPELESS or _dequantize(layer, made_by) is not None
         tensor = layer.get_output(0)
         made_by[tensor.name] = layer
-        if dtype is not None and not free:
+        # a comparison puts out bools, of whatever type its inputs are
+        if dtype is not None and not free and tensor.dtype in wanted.values():
             layer.precision = dtype
             layer.set_output_type(0, dtype)
             asked[index] = numpy_name(dtype)
@@ -129,70 +143,3 @@ def _element_type(layer: Any, types: dict[str, int]) -> int:
         if name not in types and tensor is not None and tensor.name in types:
             types[name] = types[tensor.name]
     return types.get(name, 0)
-
-
-def judge(
-    asked: str, flavour: Flavour, layers: Sequence[LayerCount], engine: Sequence[EngineLayer] | None, why_not: str, tf32: bool
-) -> PrecisionReport:
-    """Hold the network against what was asked for, and the engine, where it could be read, against the network."""
-    in_network = _of_network(layers)
-    problems = []
-    if in_network and asked not in in_network:
-        problems.append(f"{asked} was asked for, and the network computes in {', '.join(in_network)}")
-    if asked == "float32" and len(in_network) > 1:
-        problems.append(
-            f"float32 was asked for, and the network also computes in {', '.join(one for one in in_network if one != asked)}"
-        )
-    told = [one for one in engine or () if one.computes and one.precisions]
-    if engine is not None and not told:
-        why_not = "the engine does not say what its layers compute in"
-    if told:
-        problems += _against_network(told, in_network, asked)
-    problems += _tf32(engine or (), tf32)
-    found = tuple(dict.fromkeys(_likeliest(one, in_network) for one in told)) or in_network
-    return PrecisionReport(
-        asked=asked,
-        typing=STRONG if flavour.strongly_typed else CONSTRAINED,
-        read_from="engine" if told else "network",
-        found=found,
-        problems=tuple(problems),
-        engine=tuple(engine or ()),
-        note=_open_questions(told) if told else f"read off the network, not off the engine: {why_not}",
-    )
-
-
-def _of_network(layers: Sequence[LayerCount]) -> tuple[str, ...]:
-    computing = [one.precision for one in layers if one.kind in COMPUTING]
-    floating = [one.precision for one in layers if one.precision.startswith(("float", "bfloat"))]
-    return tuple(dict.fromkeys(computing or floating))
-
-
-def _against_network(told: Sequence[EngineLayer], in_network: Sequence[str], asked: str) -> list[str]:
-    problems = []
-    wrong = [one for one in told if not set(one.precisions) & set(in_network)]
-    if wrong:
-        some = ", ".join(f"{one.name} in {one.precisions[0]}" for one in wrong[:3])
-        problems.append(f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(in_network)}: {some}")
-    if asked in in_network and not any(asked in one.precisions for one in told):
-        problems.append(f"no layer of the engine computes in {asked}")
-    return problems
-
-
-def _tf32(engine: Sequence[EngineLayer], allowed: bool) -> list[str]:
-    """Of every layer: a kernel made of several nodes may be of any kind."""
-    rounding = [one.name for one in engine if "tf32" in one.tactic.lower()]
-    if not rounding or allowed:
-        return []
-    return [f"TF32 is off, and {len(rounding)} layer(s) use it: {', '.join(rounding[:3])}"]
-
-
-def _likeliest(one: EngineLayer, in_network: Sequence[str]) -> str:
-    return next((precision for precision in one.precisions if precision in in_network), one.precisions[0])
-
-
-def _open_questions(told: Sequence[EngineLayer]) -> str:
-    unclear = [one for one in told if len(one.precisions) > 1]
-    if not unclear:
-        return ""
-    some = ", ".join(f"{one.name} in {' or '.join(one.precisions)}" for one in unclear[:3])
-    return f"of {len(unclear)} layer(s) the engine does not say which it is: {some}"

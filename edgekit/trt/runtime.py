@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from edgekit.errors import MissingError, StaleEngineError, first_line
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, shape_text
 from edgekit.trt.flavour import TensorRT
 from edgekit.trt.messages import asking, collector, failure, reason_of
 from edgekit.trt.network import described, wanted
@@ -14,16 +14,21 @@ from edgekit.trt.precision import numpy_name
 REBUILD = "build it again with edgekit build --rebuild"
 
 
+_kept: list[Any] = []  # loggers: TensorRT goes on holding one after the call that it was given to
+
+
 class Loaded(NamedTuple):
-    """An engine with the runtime that must outlive it."""
+    """An engine with the runtime that must outlive it, and the settings of its contexts, which must too."""
 
     runtime: Any
     engine: Any
+    settings: list[Any]
 
 
 def start(trt: TensorRT) -> Any:
     """A logger that keeps what TensorRT says; TensorRT's own plugins, which files and plans may name, are registered."""
     logger = collector(trt.api)
+    _kept.append(logger)
     with asking(trt, "register its plugins", logger):
         registered = trt.api.init_libnvinfer_plugins(logger, "")
     if not registered:
@@ -53,20 +58,21 @@ def load(trt: TensorRT, logger: Any, plan: bytes, name: str, remedy: str = REBUI
     if engine is None:
         reason = reason_of(logger.messages)
         raise StaleEngineError(f"{trt} refuses {name}: {reason}; {remedy}")
-    return Loaded(runtime, engine)
+    return Loaded(runtime, engine, [])
 
 
-def create_context(trt: TensorRT, logger: Any, engine: Any) -> Any:
+def create_context(trt: TensorRT, logger: Any, loaded: Loaded) -> Any:
     """A context that is ready to be timed.
 
     Engines are built to describe themselves in detail, and by default every launch would tell all of it to NVTX. A flavour that
     compiles late does so before a call runs, not beside it: or the same call would become faster after a while.
     """
-    api = trt.api
+    api, engine = trt.api, loaded.engine
     with asking(trt, "create an execution context", logger):
         if trt.flavour.compiles_late:
             settings = engine.create_runtime_config()
             settings.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
+            loaded.settings.append(settings)
             context = engine.create_execution_context(settings)
         else:
             context = engine.create_execution_context()
@@ -74,6 +80,24 @@ def create_context(trt: TensorRT, logger: Any, engine: Any) -> Any:
         raise failure(trt, "create an execution context", logger.messages)
     context.nvtx_verbosity = api.ProfilingVerbosity.NONE
     return context
+
+
+def choose_profile(trt: TensorRT, logger: Any, context: Any, index: int, stream: int) -> None:
+    """Of the engine's profiles; it holds when the stream has come to it."""
+    what = f"use the profile {index} of the engine"
+    with asking(trt, what, logger):
+        chosen = context.set_optimization_profile_async(index, stream)
+    if not chosen:
+        raise failure(trt, what, logger.messages)
+
+
+def set_shape(trt: TensorRT, logger: Any, context: Any, name: str, shape: tuple[int, ...]) -> None:
+    """Of an input."""
+    what = f"take {name} of {shape_text(shape)}"
+    with asking(trt, what, logger):
+        taken = context.set_input_shape(name, shape)
+    if not taken:
+        raise failure(trt, what, logger.messages)
 
 
 def check_tensors(trt: TensorRT, engine: Any, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:

@@ -1,0 +1,125 @@
+"""Whether an engine computes in what was asked for, node by node; every pass has a fail beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from edgekit.reports import EngineLayer, LayerCount, PrecisionReport
+from edgekit.trt.flavour import FLAVOURS
+from edgekit.trt.judgement import Inspected, judge
+from edgekit.trt.precision import NetworkLayers
+
+TEN = next(one for one in FLAVOURS if one.first == (10, 0))
+
+
+def layer(precisions: str, *nodes: str, name: str = "kernel", computes: bool = True, tactic: str = "") -> EngineLayer:
+    """``"int8 float32"``: it may be either."""
+    return EngineLayer(name, computes, tuple(precisions.split()), tactic, "gemm", nodes)
+
+
+def network(**nodes: str) -> NetworkLayers:
+    counts = Counter(nodes.values())
+    return NetworkLayers(tuple(LayerCount("CONVOLUTION", kind, count) for kind, count in counts.items()), nodes)
+
+
+def judged(asked: str, nodes: dict[str, str], *layers: EngineLayer, tf32: bool = False) -> PrecisionReport:
+    return judge(asked, TEN, network(**nodes), Inspected(layers), tf32)
+
+
+def test_an_engine_that_tells_of_every_node_is_what_the_report_is_read_from() -> None:
+    report = judged("float16", {"a": "float16", "b": "float32"}, layer("float16", "a", "relu"), layer("float32", "b"))
+    assert (report.read_from, report.found, report.problems, report.note) == ("engine", ("float16", "float32"), (), "")
+
+
+def test_two_nodes_that_changed_places_are_found_although_the_types_are_the_networks() -> None:
+    report = judged("float16", {"a": "float16", "b": "float32"}, layer("float32", "a"), layer("float16", "b"))
+    assert report.problems == (
+        "2 layer(s) run in another precision than the network's float16, float32: a in float32 instead of float16, "
+        "b in float16 instead of float32",
+    )
+
+
+def test_nodes_of_which_the_engine_says_nothing_are_named_and_not_taken_for_read() -> None:
+    nodes = dict.fromkeys("abcde", "float16")
+    silent = layer("", "b")
+    report = judged("float16", nodes, layer("float16", "a"), silent)
+    assert (report.read_from, report.problems) == ("both", ())
+    assert report.note == "the engine does not say of 4 of 5 layers what they compute in: b, c, d, ..."
+    assert judged("float16", nodes, *(layer("float16", node) for node in nodes)).read_from == "engine"
+    assert judged("float16", nodes, silent).read_from == "network"
+
+
+def test_an_engine_that_cannot_be_asked_is_not_read() -> None:
+    report = judge("float16", TEN, network(a="float16"), Inspected(None, "no GPU"), False)
+    assert (report.read_from, report.found) == ("network", ("float16",))
+    assert report.note == "read off the network, not off the engine: no GPU"
+    assert judged("float16", {"a": "float16"}).note.endswith("the engine does not say what its layers compute in")
+
+
+def test_layers_without_metadata_are_known_by_what_was_fused_and_others_may_be_any_node() -> None:
+    nodes = {"a": "float16", "b": "float16"}
+    fused = layer("float16", name="a + PWN(relu)")
+    assert judged("float16", nodes, fused, layer("float16", name="whatever")).read_from == "engine"
+    assert judged("float16", nodes, fused).read_from == "both"
+    assert judged("float16", nodes, layer("float32", name="a + relu")).problems[0].endswith("a in float32 instead of float16")
+    assert judged("float16", nodes, layer("int8", name="whatever")).problems[0].endswith("float16: whatever in int8")
+
+
+def test_a_node_that_runs_as_several_kernels_is_read_off_all_of_them() -> None:
+    assert judged("int8", {"a": "int8"}, layer("float32", "a"), layer("int8", "a")).problems == ()
+
+
+@pytest.mark.parametrize(("fallen", "passes"), [(0, True), (1, True), (2, True), (3, False), (5, False)])
+def test_quantised_layers_that_run_wider_are_named_and_more_than_half_of_them_fail(fallen: int, passes: bool) -> None:
+    """TensorRT may leave a small product in floats; an int8 engine that is mostly floats is none."""
+    nodes = dict.fromkeys("abcde", "int8")
+    layers = [layer("float32" if place < fallen else "int8", node) for place, node in enumerate(nodes)]
+    report = judged("int8", nodes, *layers)
+    assert (report.problems == ()) is passes
+    told = f"{fallen} of 5 quantised layers run in a wider type: a"
+    assert report.note.startswith(told) is bool(fallen)
+    assert passes or report.problems[0].startswith(told)
+
+
+def test_an_int8_file_with_a_float_layer_of_its_own_passes_only_if_the_int8_layers_are_int8() -> None:
+    nodes = {**dict.fromkeys("abcd", "int8"), "e": "float32"}
+    good = [*(layer("int8", node) for node in "abcd"), layer("float32", "e")]
+    assert judged("int8", nodes, *good).problems == ()
+    swapped = [*(layer("float32", node) for node in "abcd"), layer("int8", "e")]
+    problems = judged("int8", nodes, *swapped).problems
+    assert problems[0].endswith("e in int8 instead of float32")
+    assert problems[1].startswith("4 of 4 quantised layers run in a wider type")
+
+
+def test_a_float16_engine_that_is_float32_fails() -> None:
+    problems = judged("float16", {"a": "float16", "b": "float16"}, layer("float32", "a"), layer("float32", "b")).problems
+    assert len(problems) == 2
+    assert problems[1] == "no layer of the engine computes in float16"
+
+
+def test_a_layer_that_may_be_either_passes_with_a_note() -> None:
+    report = judged("float16", {"a": "float16"}, layer("float32 float16", "a"))
+    assert (report.problems, report.found) == ((), ("float16",))
+    assert report.note == "of 1 layer(s) the engine does not say which it is: kernel in float32 or float16"
+    assert judged("float16", {"a": "float16"}, layer("float32 int8", "a")).problems
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_tf32_is_seen_in_any_layers_kernel(computes: bool) -> None:
+    rounds: dict[str, Any] = {"computes": computes, "tactic": "sm80_xmma_fprop_implicit_gemm_f32f32_TF32f32_f32_nhwckrsc"}
+    layers = layer("float32", "a"), layer("float32", "relu", name="fused", **rounds)
+    assert judged("float32", {"a": "float32"}, *layers).problems == ("TF32 is off, and 1 layer(s) use it: fused",)
+    assert judged("float32", {"a": "float32"}, *layers, tf32=True).problems == ()
+
+
+def test_what_the_network_is_not_is_said_whatever_the_engine_is() -> None:
+    assert judged("float16", {"a": "float32"}, layer("float32", "a")).problems == (
+        "float16 was asked for, and the network computes in float32",
+    )
+    assert judged("float32", {"a": "float32", "b": "float16"}, layer("float32", "a"), layer("float16", "b")).problems == (
+        "float32 was asked for, and the network also computes in float16",
+    )
+    assert judge("float32", TEN, NetworkLayers((LayerCount("SHAPE", "int64", 1),), {}), Inspected(()), False).problems == ()
