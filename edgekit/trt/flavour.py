@@ -148,7 +148,9 @@ def on_arm() -> bool:
 
 def gpu_problem(trt: TensorRT) -> str:
     """Why no engine of this release runs on the GPU here; nothing where one may."""
-    known = dir(trt.api.ComputeCapability) if trt.flavour.lists_gpus else ()
+    known: list[str] = []
+    if trt.flavour.lists_gpus:
+        known = dir(trt.api.ComputeCapability)
     return unknown_gpu(str(trt), known, gpu_facts())
 
 
