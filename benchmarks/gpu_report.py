@@ -42,7 +42,6 @@ from edgekit.files import check_writable, destination, write_bytes, write_text
 from edgekit.machine import cores, machine_facts, tool_versions, versions_of
 from edgekit.reports import BenchReport, LatencyReport, ParityReport, Report, VerifyReport
 from edgekit.tensors import sample_feed
-from edgekit.verify import verify
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -212,11 +211,8 @@ def measure_side(bundle: Bundle, network: str, ways: Sequence[Way], settings: Se
 
 
 def check(bundle: Bundle, way: Way) -> VerifyReport:
-    """``edgekit verify`` knows no graph, but what is timed with one must be right with one."""
-    if not way.graph:
-        return verify_bundle(bundle.root, backends=[way.kind])
-    opened = partial(open_backend, files=bundle.model_files(), batches=(1, bundle.manifest.golden.samples), cuda_graph=True)
-    return verify(bundle, opened, [way.kind])
+    """What is timed with a graph must be right with one."""
+    return verify_bundle(bundle.root, backends=[way.kind], cuda_graph=way.graph)
 
 
 def timed(bundle: Bundle, network: str, ways: Sequence[Way], settings: Settings, journal: Journal) -> Iterator[LatencyReport]:

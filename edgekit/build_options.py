@@ -52,7 +52,8 @@ DEFAULT_RANGE = BatchRange(1, 8, 32)
 class BuildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to build. ``workspace_mib`` None leaves TensorRT all of the GPU's memory; ``level`` is its optimisation level.
 
-    ``tf32`` is off because it rounds float32 products to 10 bits, which no float32 parity check would survive.
+    ``tf32`` is off because it rounds float32 products to 10 bits, which no float32 parity check would survive; ``cuda_graph``:
+    whatever would keep its work from being recorded is left out.
     """
 
     profiles: tuple[BatchRange, ...] = ()
@@ -61,3 +62,4 @@ class BuildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hardware_compatible: bool = False
     version_compatible: bool = False
     tf32: bool = False
+    cuda_graph: bool = False

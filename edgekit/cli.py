@@ -75,6 +75,16 @@ Flavour = Annotated[
         "--flavour", help="tensorrt or tensorrt-rtx.", show_default="the first that works here", autocompletion=_flavour_names
     ),
 ]
+CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="TensorRT records its work once and replays it: fewer launches.")]
+Engine = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--engine",
+        metavar="FILE.plan",
+        help="TensorRT's engine, written by edgekit build; it is run as it is, or refused.",
+        show_default="the usual one, found or built",
+    ),
+]
 TorchSource = Annotated[
     Optional[str], typer.Option("--source", help="Model or import path of the PyTorch side; it gets the bundle's weights.")
 ]
@@ -190,13 +200,15 @@ def export(
     _carry_out(action, json, debug)
 
 
-@app.command(epilog="Example: edgekit verify exported/lenet")
+@app.command(epilog="Example: edgekit verify exported/lenet --backend tensorrt --engine lenet.plan")
 def verify(
     bundle: BundlePath,
     backend: Backends = None,
     atol: Annotated[Optional[float], typer.Option(min=0, show_default="the manifest's", help="Absolute tolerance.")] = None,
     rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
+    cuda_graph: CudaGraph = False,
     flavour: Flavour = None,
+    engine: Engine = None,
     source: TorchSource = None,
     json: Json = False,
     debug: Debug = False,
@@ -208,7 +220,14 @@ def verify(
 
         tolerance = _tolerance(bundle, atol, rtol)
         return verify_bundle(
-            bundle, backends=backend or (), tolerance=tolerance, source=source, flavour=flavour, progress=progress
+            bundle,
+            backends=backend or (),
+            tolerance=tolerance,
+            source=source,
+            cuda_graph=cuda_graph,
+            flavour=flavour,
+            engine=engine,
+            progress=progress,
         )
 
     _carry_out(action, json, debug)
@@ -225,12 +244,11 @@ def bench(
     budget_ms: Annotated[
         Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")
     ] = None,
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="TensorRT records its work once and replays it: fewer launches.")
-    ] = False,
+    cuda_graph: CudaGraph = False,
     layers: Annotated[bool, typer.Option("--layers", help="Then also what each layer takes: ort-cpu, tensorrt.")] = False,
     backend: Backends = None,
     flavour: Flavour = None,
+    engine: Engine = None,
     source: TorchSource = None,
     json: Json = False,
     debug: Debug = False,
@@ -255,6 +273,7 @@ def bench(
             source=source,
             cuda_graph=cuda_graph,
             flavour=flavour,
+            engine=engine,
             layers=layers,
             progress=progress,
         )
@@ -281,6 +300,9 @@ def build(
         bool, typer.Option("--version-compatible", help="For later releases of the same major version of TensorRT.")
     ] = False,
     tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 products be rounded to 10 bits; faster.")] = False,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="TensorRT-RTX: build what bench --cuda-graph can record.")
+    ] = False,
     output: Annotated[Optional[Path], typer.Option(help="The engine's file; in edgekit's cache if left out.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build even if a fitting engine is there.")] = False,
     json: Json = False,
@@ -299,6 +321,7 @@ def build(
             hardware_compatible=hardware_compatible,
             version_compatible=version_compatible,
             tf32=tf32,
+            cuda_graph=cuda_graph,
         )
         return build_bundle(bundle, flavour=flavour, options=options, output=output, rebuild=rebuild, progress=progress)
 
@@ -332,6 +355,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any size.")],
     backend: Annotated[str, typer.Option(help="The runtime to use.", autocompletion=_backend_names)] = "ort-cpu",
     flavour: Flavour = None,
+    engine: Engine = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
     json: Json = False,
     debug: Debug = False,
@@ -341,7 +365,7 @@ def predict(
     def action(progress: Progress) -> Report:
         from edgekit.commands import predict_images
 
-        return predict_images(bundle, images, backend=backend, flavour=flavour, top=top)
+        return predict_images(bundle, images, backend=backend, flavour=flavour, engine=engine, top=top)
 
     _carry_out(action, json, debug)
 

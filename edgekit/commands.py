@@ -56,22 +56,29 @@ def verify_bundle(
     backends: Sequence[str] = (),
     tolerance: Tolerance | None = None,
     source: str | None = None,
+    cuda_graph: bool = False,
     flavour: str | None = None,
+    engine: Path | None = None,
     progress: Progress = SILENT,
 ) -> VerifyReport:
     """Every runtime present, or just ``backends``, against the golden outputs; ``source`` names the PyTorch side.
 
-    ``flavour`` is TensorRT's, where more than one is installed.
+    ``cuda_graph`` is how TensorRT runs; ``flavour`` which of it, where more than one is installed; ``engine`` a plan that
+    ``build_bundle`` wrote.
     """
     from edgekit.verify import verify
 
     bundle = open_bundle(Path(root))
     files = _model_files(bundle, source)
+    flavour = _flavour(flavour, engine)
     kinds, skipped = _choose(files, backends, flavour)
-    batches = (1, bundle.manifest.golden.samples)
+    _check_graph(cuda_graph, kinds)
+    batches = () if engine else (1, bundle.manifest.golden.samples)  # an engine that is given is verified in those it takes
 
     def open_one(kind: str) -> Backend:
-        return open_backend(kind, files, batches=batches, flavour=flavour, progress=progress)
+        return open_backend(
+            kind, files, batches=batches, cuda_graph=cuda_graph, flavour=flavour, engine=engine, progress=progress
+        )
 
     return verify(bundle, open_one, kinds, skipped, tolerance=tolerance, progress=progress)
 
@@ -87,20 +94,22 @@ def bench_bundle(
     source: str | None = None,
     cuda_graph: bool = False,
     flavour: str | None = None,
+    engine: Path | None = None,
     layers: bool = False,
     progress: Progress = SILENT,
 ) -> BenchReport:
     """Latency of every runtime present, or just ``backends``, interleaved.
 
-    ``cuda_graph`` is how TensorRT of the ``flavour`` runs its engine; ``layers``: then also what each layer takes.
+    ``cuda_graph`` is how TensorRT of the ``flavour`` runs its engine, or the ``engine`` that ``build_bundle`` wrote; ``layers``:
+    then also what each layer takes.
     """
     from edgekit.bench import bench, overhead_us
 
     bundle = open_bundle(Path(root))
     files = _model_files(bundle, source)
+    flavour = _flavour(flavour, engine)
     kinds, skipped = _choose(files, backends, flavour)
-    if cuda_graph and "tensorrt" not in kinds:
-        raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
+    _check_graph(cuda_graph, kinds)
     if layers:
         needs("onnx")
         able = [kind for kind, runtime in RUNTIMES.items() if runtime.by_layer]
@@ -113,7 +122,14 @@ def bench_bundle(
         opened: list[Backend] = [
             stack.enter_context(
                 open_backend(
-                    kind, files, threads=count, batches=batches, cuda_graph=cuda_graph, flavour=flavour, progress=progress
+                    kind,
+                    files,
+                    threads=count,
+                    batches=batches,
+                    cuda_graph=cuda_graph,
+                    flavour=flavour,
+                    engine=engine,
+                    progress=progress,
                 )
             )
             for kind in kinds
@@ -163,7 +179,13 @@ def inspect_target(
 
 
 def predict_images(
-    root: Path, images: Sequence[Path], *, backend: str | None = None, flavour: str | None = None, top: int = 3
+    root: Path,
+    images: Sequence[Path],
+    *,
+    backend: str | None = None,
+    flavour: str | None = None,
+    engine: Path | None = None,
+    top: int = 3,
 ) -> PredictReport:
     """Labels through ONNX Runtime on the CPU, or the runtime named."""
     from edgekit.predict import predict
@@ -171,8 +193,9 @@ def predict_images(
     bundle = open_bundle(root)
     files = bundle.model_files()
     kind = backend or "ort-cpu"
+    flavour = _flavour(flavour, engine)
     _check_flavour(flavour, (kind,))
-    with open_backend(kind, files, flavour=flavour) as opened:
+    with open_backend(kind, files, flavour=flavour, engine=engine) as opened:
         return predict(bundle, opened, images, top)
 
 
@@ -211,10 +234,29 @@ def _layers(bundle: Bundle, opened: Sequence[Backend], rows: Sequence[LatencyRep
     return layer_reports(opened, rows, read_nodes(bundle.onnx), seconds)
 
 
+def _check_graph(cuda_graph: bool, kinds: Sequence[str]) -> None:
+    if cuda_graph and "tensorrt" not in kinds:
+        raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
+
+
+def _flavour(asked: str | None, engine: Path | None) -> str | None:
+    """The one asked for, or that of the engine; raises UsageError where these are two."""
+    if engine is None:
+        return asked
+    from edgekit.engines import flavour_of_engine
+
+    found = flavour_of_engine(engine)
+    if asked not in (None, found):
+        raise UsageError(f"--flavour {asked}: {engine} is an engine of {found}; leave out one of the two")
+    return found
+
+
 def _check_flavour(flavour: str | None, backends: Sequence[str]) -> None:
     check_flavour(flavour)
     if flavour is not None and backends and "tensorrt" not in backends:
-        raise UsageError(f"--flavour is for tensorrt, which is not among {', '.join(backends)}; add --backend tensorrt")
+        raise UsageError(
+            f"--flavour and --engine are for tensorrt, which is not among {', '.join(backends)}; add --backend tensorrt"
+        )
 
 
 def _choose(files: ModelFiles, backends: Sequence[str], flavour: str | None = None) -> tuple[list[str], tuple[Skipped, ...]]:

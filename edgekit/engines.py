@@ -36,6 +36,7 @@ SCHEMA = 2
 RECIPE = 2
 """To be raised when the same key would be built in another way, or judged by other rules."""
 NO_TIMING_CACHE = "this flavour has none: nothing is measured in its builds"
+OF_THE_GPU = ("gpu", "compute_capability", "multiprocessors", "gpu_memory", "cuda", "driver")
 MAX_RECORD_BYTES, MAX_TIMING_BYTES = 16 << 20, 1 << 30
 
 
@@ -165,6 +166,43 @@ def find_engine(key: EngineKey, path: Path | None = None) -> Engine | None:
         return None
     # what is given back is what was hashed: the file may be replaced by another build meanwhile
     return Engine(path, plan, record, True) if hashlib.sha256(plan).hexdigest() == record.plan_sha256 else None
+
+
+def flavour_of_engine(path: Path) -> str:
+    """The flavour that built the engine at ``path``; raises EngineError where no record of edgekit's says."""
+    record = read_record(path)
+    if record is None:
+        raise EngineError(
+            f"{path} is not an engine that this edgekit built: beside it there is no {record_path(path).name} of its own; "
+            "make it with edgekit build --output"
+        )
+    return record.key.flavour
+
+
+def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
+    """The engine at ``path`` and no other; raises EngineError that says in what it does not fit."""
+    flavour_of_engine(path)
+    record = read_record(path)
+    assert record is not None
+    key = record.key
+    here = key_of(trt, model, key.options)
+    if trt.flavour.compiles_late and not key.gpu:  # built without a GPU, for all that the flavour compiles for when it runs
+        here = msgspec.structs.replace(here, **{field: getattr(key, field) for field in OF_THE_GPU})
+    differing = [field for field in key.__struct_fields__ if getattr(key, field) != getattr(here, field)]
+    if differing:
+        told = ", ".join(
+            f"{field.replace('_', ' ')} {_short(key, field)} there, {_short(here, field)} here" for field in differing
+        )
+        raise EngineError(f"{path} is an engine for something else: {told}; build it again with edgekit build --output {path}")
+    found = find_engine(key, path)
+    if found is None:
+        raise EngineError(f"{path} is not the plan that its record tells of; build it again with edgekit build --output {path}")
+    return found
+
+
+def _short(key: EngineKey, field: str) -> str:
+    value = getattr(key, field)
+    return (value[:12] if field == "onnx_sha256" else str(value)) or "none"
 
 
 def build_engine(

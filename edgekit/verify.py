@@ -1,16 +1,18 @@
 """Parity: whether a runtime computes what the original model does.
 
 The reference is the float64 output recorded in the bundle, so no framework is needed. Every golden input is run twice,
-all at once and one by one, so that a batch axis that is free only in name is found out.
+all at once and one by one, so that a batch axis that is free only in name is found out; what takes no such batches is run in the
+largest and the smallest of each of its ranges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
-from edgekit.backends import Backend
+from edgekit.backends import Backend, InRanges
 from edgekit.bundle import Bundle, GoldenArrays
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Tolerance
@@ -50,15 +52,30 @@ def verify(
 def parity(backend: Backend, golden: GoldenArrays, tolerance: Tolerance, reference_name: str = REFERENCE) -> ParityReport:
     """One runtime against the recorded reference."""
     samples = len(next(iter(golden.inputs.values())))
-    together = backend.run(golden.inputs)
-    single = [backend.run({name: array[index : index + 1] for name, array in golden.inputs.items()}) for index in range(samples)]
+    sizes = batch_sizes(backend, samples)
+    ran = [(size, list(_in_batches(backend, golden.inputs, samples, size))) for size in sizes]
     outputs = []
     for name, reference in golden.float64.items():
-        alone = [part.get(name) for part in single]
-        outputs.append(
-            _worse(compare(name, together.get(name), reference, tolerance), _compare_single(name, alone, reference, tolerance))
-        )
-    return ParityReport(reference_name, backend.name, samples, tolerance, tuple(outputs), dict(backend.facts))
+        diffs = [_compare_parts(name, [part.get(name) for part in parts], size, reference, tolerance) for size, parts in ran]
+        outputs.append(reduce(_worse, diffs))
+    facts = dict(backend.facts) | {"batch sizes": ", ".join(map(str, sizes))}
+    return ParityReport(reference_name, backend.name, samples, tolerance, tuple(outputs), facts)
+
+
+def batch_sizes(backend: Backend, samples: int) -> tuple[int, ...]:
+    """In which sizes to run so many samples: every range may run other kernels, and each is to be seen."""
+    ranges = backend.ranges if isinstance(backend, InRanges) else ()
+    found = [size for one in ranges for size in (max(one.min, min(one.max, samples)), one.min)]
+    return tuple(dict.fromkeys(found)) or (samples, 1)
+
+
+def _in_batches(backend: Backend, inputs: Mapping[str, Array], samples: int, size: int) -> Iterator[dict[str, Array]]:
+    """Batches of ``size``; the last is filled up with its last sample, and what that gives is left out."""
+    for start in range(0, samples, size):
+        index = np.minimum(np.arange(start, start + size), samples - 1)
+        outputs = backend.run({name: array[index] for name, array in inputs.items()})
+        filled = start + size > samples
+        yield {name: array[: samples - start] if filled and array.ndim else array for name, array in outputs.items()}
 
 
 def compare(name: str, output: Array | None, reference: Array, tolerance: Tolerance) -> OutputDiff:
@@ -88,13 +105,15 @@ def top1_agreement(output: Array, reference: Array) -> float:
     return float((behind <= TIE * np.abs(reference).max()).mean())
 
 
-def _compare_single(name: str, parts: Sequence[Array | None], reference: Array, tolerance: Tolerance) -> OutputDiff:
-    """The outputs of batches of one, joined; one of a wrong shape is reported as it is, because it may not join."""
-    good = [part for part in parts if part is not None and part.shape == reference[:1].shape]
-    if len(good) == len(parts):
-        return compare(name, np.concatenate(good), reference, tolerance)
-    wrong = next(part for part in parts if part is None or part.shape != reference[:1].shape)
-    return compare(name, wrong, reference[:1], tolerance)
+def _compare_parts(name: str, parts: Sequence[Array | None], size: int, reference: Array, tolerance: Tolerance) -> OutputDiff:
+    """The outputs of batches of ``size``, joined; one of a wrong shape is reported as it is, because it may not join."""
+    good: list[Array] = []
+    for index, part in enumerate(parts):
+        wanted = reference[index * size : (index + 1) * size]
+        if part is None or part.shape != wanted.shape:
+            return compare(name, part, wanted, tolerance)
+        good.append(part)
+    return compare(name, np.concatenate(good), reference, tolerance)
 
 
 def normalised_error(output: Array, reference: Array) -> float:

@@ -429,7 +429,20 @@ def test_an_option_that_the_flavour_lacks_is_refused_by_name(bundle: Path, run: 
 
 def test_rtx_takes_no_level_because_it_measures_nothing(bundle: Path, run: Command) -> None:
     message = refused(run, bundle, "--level", "5", "--flavour", "tensorrt-rtx", kind="UsageError")
-    assert message.endswith("does not have --level, because it measures no kernels; leave it out")
+    assert "does not have --level, because it measures no kernels; leave it out" in message
+
+
+def test_rtx_builds_what_a_graph_can_record_and_the_others_need_nothing_for_it(
+    rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = msgspec.structs.replace(RANGE, cuda_graph=True)
+    assert build(rtx, lenet(), graph).plan != build(rtx, lenet(), RANGE).plan
+    fake = FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
+    build(find("tensorrt-rtx"), lenet(), graph)
+    assert "REQUIRE_USER_ALLOCATION" in fake.builds[0][1]._flags
+    FakeTensorRT(TEN).install(monkeypatch)
+    with pytest.raises(UsageError, match="does not have --cuda-graph, because all its engines can be recorded; leave it out"):
+        build(find("tensorrt"), lenet(), graph)
 
 
 def test_a_workspace_that_no_machine_has_is_refused(bundle: Path, run: Command) -> None:

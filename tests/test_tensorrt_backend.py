@@ -33,11 +33,11 @@ from edgekit.errors import EngineError, MissingError, ModelError, UsageError
 from edgekit.extras import pip_install
 from edgekit.layer_times import layers_report, read_nodes
 from edgekit.render import render
-from edgekit.reports import BenchReport, VerifyReport
+from edgekit.reports import BenchReport, BuildReport, VerifyReport
 from edgekit.tensors import TensorSpec, sample_feed
 from edgekit.trt.flavour import find
 from tests.fake_cuda import TEXTS, Error, FakeCuda
-from tests.fake_trt import FakeTensorRT, ICudaEngine, layers_json
+from tests.fake_trt import GPU, FakeTensorRT, ICudaEngine, layers_json
 from tests.trt_listing import LISTINGS
 
 runtime = pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
@@ -322,6 +322,7 @@ def test_rtx_is_asked_whether_a_graph_can_be_made(monkeypatch: pytest.MonkeyPatc
     ):
         attempt(backend, "run")
     assert "cudaStreamBeginCapture" not in rtx.cuda.calls
+    assert "REQUIRE_USER_ALLOCATION" in rtx.builds[0][1]._flags
     assert rtx.cuda.left == {}
 
 
@@ -693,6 +694,147 @@ def test_the_flavour_that_is_named_is_the_one_that_runs(ten: FakeTensorRT, bundl
     assert ten.cuda.left == {}
 
 
+def test_what_runs_as_a_graph_is_verified_as_one(ten: FakeTensorRT, bundle: Path) -> None:
+    assert verify_bundle(bundle, backends=["tensorrt"], cuda_graph=True).parities[0].facts["CUDA graph"] == "on"
+    assert "cudaGraphLaunch" in ten.cuda.calls
+    with pytest.raises(UsageError, match="--cuda-graph is for tensorrt, which does not take part here"):
+        verify_bundle(bundle, backends=["ort-cpu"], cuda_graph=True)
+
+
+# an engine that is given
+
+
+def built_at(bundle: Path, place: Path, *ranges: str, **options: Any) -> BuildReport:
+    profiles = tuple(map(BatchRange.parse, ranges))
+    return build_bundle(bundle, flavour="tensorrt", options=BuildOptions(profiles=profiles, **options), output=place)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "sizes"),
+    [
+        (["1:8:64"], "8, 1"),
+        (["8:16:64"], "8"),
+        (["1:2:4"], "4, 1"),
+        (["8"], "8"),
+        (["7"], "7"),  # it does not divide the samples: the last batch is filled up
+        (["1", "8", "2:2:4"], "1, 8, 4, 2"),
+        (["100:128:200"], "100"),
+    ],
+)
+def test_an_engine_that_is_given_is_verified_in_the_batches_it_takes(
+    ten: FakeTensorRT, bundle: Path, tmp_path: Path, ranges: list[str], sizes: str
+) -> None:
+    built = built_at(bundle, tmp_path / "net.plan", *ranges, tf32=True)
+    report = verify_bundle(bundle, backends=["tensorrt"], engine=tmp_path / "net.plan")
+    (parity,) = report.parities
+    assert report.passed
+    assert parity.samples == 8
+    assert (parity.facts["engine sha256"], parity.facts["batch sizes"]) == (built.engine_sha256, sizes)
+    assert parity.facts["TF32"] == "on"
+    assert len(ten.builds) == 1
+    assert ten.cuda.left == {}
+
+
+def test_one_sample_in_a_batch_that_is_off_fails(ten: FakeTensorRT, bundle: Path, tmp_path: Path) -> None:
+    """The partner of the test above: what fills a batch up is left out, and nothing else."""
+    built_at(bundle, tmp_path / "net.plan", "7")
+    real = ICudaEngine._run
+
+    def off(engine: ICudaEngine, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        outputs = real(engine, names, feed)
+        outputs[0][0] += 0.1
+        return outputs
+
+    ICudaEngine._run = off  # type: ignore[method-assign]
+    try:
+        assert not verify_bundle(bundle, backends=["tensorrt"], engine=tmp_path / "net.plan").passed
+    finally:
+        ICudaEngine._run = real  # type: ignore[method-assign]
+
+
+def test_an_engine_that_is_given_is_timed_and_labels_pictures(ten: FakeTensorRT, bundle: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    place, picture = tmp_path / "net.plan", tmp_path / "picture.png"
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(picture)
+    built = built_at(bundle, place, "1:4:16")
+    timed = bench_bundle(bundle, backends=["ort-cpu", "tensorrt"], batches=(1, 16), engine=place, **BLOCK)
+    facts = [row.facts for row in timed.rows if row.backend == "tensorrt"]
+    assert {one["engine sha256"] for one in facts} == {built.engine_sha256}
+    assert predict_images(bundle, [picture], backend="tensorrt", engine=place).predictions
+    with pytest.raises(EngineError, match=r"takes no batch of 32 \(min:opt:max: 1:4:16\); build it with --batch 32"):
+        bench_bundle(bundle, backends=["tensorrt"], batches=(1, 32), engine=place, **BLOCK)
+    assert len(ten.builds) == 1
+    assert ten.cuda.left == {}
+
+
+def test_an_engine_for_something_else_is_refused_and_says_in_what(
+    ten: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "net.plan"
+    built_at(bundle, place, "1:8:64")
+
+    def refused(told: str) -> None:
+        with pytest.raises(EngineError, match=told) as caught:
+            verify_bundle(bundle, backends=["tensorrt"], engine=place)
+        assert "\n" not in str(caught.value)
+
+    with monkeypatch.context() as other:
+        other.setattr("edgekit.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU", "driver": ""})
+        refused(
+            "net.plan is an engine for something else: gpu Pretended GPU there, Another GPU here, driver 540.4 there, none here; "
+            f"build it again with edgekit build --output {place}"
+        )
+    plan = place.read_bytes()
+    place.write_bytes(plan[:-1] + b" ")
+    refused("net.plan is not the plan that its record tells of; build it again")
+    place.write_bytes(plan)
+    place.with_name("net.plan.json").unlink()
+    refused(r"net.plan is not an engine that this edgekit built: beside it there is no net.plan.json of its own; make it with")
+    assert len(ten.builds) == 1
+
+
+def test_an_engine_of_another_file_is_refused(ten: FakeTensorRT, bundle: Path, repository: Path, tmp_path: Path) -> None:
+    built_at(bundle, tmp_path / "net.plan", "1:8:64")
+    with pytest.raises(EngineError, match=r"something else: onnx sha256 [0-9a-f]{12} there, [0-9a-f]{12} here"):
+        verify_bundle(repository / "exported" / "lenet-scratch", backends=["tensorrt"], engine=tmp_path / "net.plan")
+
+
+def test_an_engine_of_another_flavour_than_asked_for_is_refused_and_its_own_is_taken(
+    ten: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RTX compiles for the GPU that it finds: what was built without one may run on any that it knows."""
+    rtx = FakeTensorRT(LISTINGS[-1])
+    rtx.cuda = ten.cuda
+    rtx.install(monkeypatch)
+    place = tmp_path / "net.plan"
+    with monkeypatch.context() as without_gpu:
+        without_gpu.setattr("edgekit.engines.gpu_facts", dict)
+        without_gpu.setattr("edgekit.trt.inspector.cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+        built = build_bundle(bundle, flavour="tensorrt-rtx", output=place)
+    assert built.precision.read_from == "network"
+    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.9"})
+    (parity,) = verify_bundle(bundle, backends=["tensorrt"], engine=place).parities
+    assert (parity.facts["flavour"], parity.facts["engine sha256"]) == ("tensorrt-rtx", built.engine_sha256)
+    with pytest.raises(UsageError, match=r"--flavour tensorrt: .*net.plan is an engine of tensorrt-rtx; leave out one"):
+        verify_bundle(bundle, backends=["tensorrt"], flavour="tensorrt", engine=place)
+    with pytest.raises(UsageError, match="--flavour and --engine are for tensorrt, which is not among ort-cpu"):
+        verify_bundle(bundle, backends=["ort-cpu"], engine=place)
+
+
+def test_an_engine_is_given_on_the_command_line(
+    ten: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = built_at(bundle, tmp_path / "net.plan", "1:8:64")
+    common = [str(bundle), "--backend", "tensorrt", "--engine", str(tmp_path / "net.plan"), "--json"]
+    for command in (["verify"], ["bench", "--batch", "1", "--seconds", "0.01"]):
+        monkeypatch.setattr(sys, "argv", ["edgekit", command[0], *common, *command[1:]])
+        with pytest.raises(SystemExit) as done:
+            main()
+        assert done.value.code == 0
+        assert built.engine_sha256 in capsys.readouterr().out
+
+
 def test_a_flavour_that_cannot_run_or_is_none_is_refused(
     ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -701,9 +843,9 @@ def test_a_flavour_that_cannot_run_or_is_none_is_refused(
         verify_bundle(bundle, flavour="tensorrt-rtx")
     with pytest.raises(UsageError, match="no TensorRT flavour 'trt'; use one of tensorrt, tensorrt-rtx"):
         bench_bundle(bundle, backends=["tensorrt"], flavour="trt", **BLOCK)
-    with pytest.raises(UsageError, match="--flavour is for tensorrt, which is not among ort-cpu"):
+    with pytest.raises(UsageError, match="--flavour and --engine are for tensorrt, which is not among ort-cpu"):
         verify_bundle(bundle, backends=["ort-cpu"], flavour="tensorrt")
-    with pytest.raises(UsageError, match="--flavour is for tensorrt"):
+    with pytest.raises(UsageError, match="--flavour and --engine are for tensorrt"):
         predict_images(bundle, [], flavour="tensorrt")
 
 

@@ -193,7 +193,7 @@ def test_a_backend_that_computes_the_reference_passes_with_no_error() -> None:
     report = parity_of(lambda x: x.copy())
     assert report.passed
     assert (report.outputs[0].max_abs, report.outputs[0].top1, report.samples) == (0, 1, 3)
-    assert report.facts == {"fake": "1"}
+    assert report.facts == {"fake": "1", "batch sizes": "3, 1"}
 
 
 def test_a_backend_that_is_wrong_in_a_batch_only_is_caught() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from edgekit.build_options import BatchRange
 from edgekit.cuda import cuda_problem
 from edgekit.errors import MissingError, UsageError, broken_import
 from edgekit.extras import pip_install
@@ -90,6 +91,16 @@ class ByLayer(Protocol):
         ...
 
 
+@runtime_checkable
+class InRanges(Protocol):
+    """What a runtime has beside ``Backend`` where it takes some batch sizes and no others."""
+
+    @property
+    def ranges(self) -> tuple[BatchRange, ...]:
+        """The sizes it takes; none where the batch is fixed."""
+        ...
+
+
 class ModelFiles(NamedTuple):
     """What a runtime needs of a bundle: the ONNX file, its tensors, and the PyTorch model where it can be rebuilt."""
 
@@ -104,12 +115,16 @@ class ModelFiles(NamedTuple):
 
 
 class Wishes(NamedTuple):
-    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; the rest is for TensorRT alone."""
+    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; the rest is for TensorRT alone.
+
+    ``engine``: this file and no other; where it does not fit, nothing is built instead.
+    """
 
     threads: int | None = None
     batches: tuple[int, ...] = ()
     cuda_graph: bool = False
     flavour: str | None = None
+    engine: Path | None = None
     progress: Progress = SILENT
 
 
@@ -132,17 +147,18 @@ def open_backend(
     batches: Sequence[int] = (),
     cuda_graph: bool = False,
     flavour: str | None = None,
+    engine: Path | None = None,
     progress: Progress = SILENT,
 ) -> Backend:
     """Open ``files`` in the runtime ``kind``; raises MissingError when it is not present here, UsageError for no such kind.
 
     TensorRT (of the ``flavour`` named, or the first that is here) finds or builds its engine first, for the usual batch
-    sizes and ``batches``.
+    sizes and ``batches``, unless an ``engine`` is given.
     """
     problem = absence(kind, files, flavour)
     if problem:
         raise MissingError(f"{kind} cannot run here: {problem}")
-    return RUNTIMES[kind].open(files, Wishes(threads, tuple(batches), cuda_graph, flavour, progress))
+    return RUNTIMES[kind].open(files, Wishes(threads, tuple(batches), cuda_graph, flavour, engine, progress))
 
 
 def absence(kind: str, files: ModelFiles | None = None, flavour: str | None = None) -> str:

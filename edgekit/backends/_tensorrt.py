@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.backends import LayerTime, ModelFiles, Wishes
 from edgekit.backends._cuda import Device
 from edgekit.build_options import BuildOptions
-from edgekit.engines import Engine, EngineRecord, build_engine, read_model, with_default_range
+from edgekit.engines import Engine, EngineRecord, build_engine, open_engine, read_model, with_default_range
 from edgekit.errors import EngineError, StaleEngineError, UsageError
 from edgekit.reports import EngineLayer
 from edgekit.tensors import Array, Feed, TensorSpec, check_feed, shape_text
@@ -38,7 +38,13 @@ def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
     """Find or build the engine of ``files`` that takes the batches wished for, and open it."""
     trt = find(wishes.flavour)
     model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)
-    options = with_default_range(files.inputs, BuildOptions(), wishes.batches)
+    if wishes.engine is not None:
+        built = open_engine(trt, model, wishes.engine)
+        for batch in wishes.batches:
+            built.record.profile_for(batch)  # now, and not when the others have been timed
+        return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
+    usual = BuildOptions(cuda_graph=wishes.cuda_graph and trt.flavour.compiles_late)
+    options = with_default_range(files.inputs, usual, wishes.batches)
     built = build_engine(trt, model, options, progress=wishes.progress)
     if built.cached:
         # its key says all that we know of; where it does not load even so, once more from the file
@@ -84,6 +90,7 @@ class TensorRTBackend:
     def __init__(self, trt: TensorRT, logger: Any, loaded: Loaded, files: ModelFiles, built: Engine, cuda_graph: bool) -> None:
         self.inputs: tuple[TensorSpec, ...] = files.inputs
         self.outputs: tuple[TensorSpec, ...] = files.outputs
+        self.ranges = built.record.key.options.profiles
         self.facts: Mapping[str, str] = _facts(trt, built.record, cuda_graph)
         self._trt, self._logger, self._record, self._cuda_graph = trt, logger, built.record, cuda_graph
         self._loaded_engine: Loaded | None = loaded
@@ -273,7 +280,8 @@ class TensorRTBackend:
             return self._device.capture(enqueue)
         except EngineError as problem:
             told = str(problem).partition("; ")[0]
-            raise EngineError(f"the engine does not become a CUDA graph: {told}; leave out --cuda-graph") from problem
+            remedy = ", or build it with --cuda-graph" if self._trt.flavour.compiles_late else ""
+            raise EngineError(f"the engine does not become a CUDA graph: {told}; leave out --cuda-graph{remedy}") from problem
 
     def _retire(self, index: int) -> None:
         """The profile's context is no longer set up for the call that had it."""

@@ -16,6 +16,11 @@ from edgekit.trt.network import OnnxFile, Parsed, check_axes, check_types, parse
 from edgekit.trt.precision import NetworkLayers, constrain, network_layers
 from edgekit.trt.runtime import not_started, start
 
+LACKING = {
+    "--level": ", because it measures no kernels",
+    "--cuda-graph": ", because all its engines can be recorded",
+}
+
 
 class Built(NamedTuple):
     """A plan with the network it came from.
@@ -37,14 +42,14 @@ def check_options(trt: TensorRT, options: BuildOptions) -> None:
     lacking = {
         "--hardware-compatible": options.hardware_compatible and not trt.flavour.hardware_compatible,
         "--version-compatible": options.version_compatible and not trt.flavour.version_compatible,
+        "--level": options.level != DEFAULT_LEVEL and not trt.flavour.levels,
+        "--cuda-graph": options.cuda_graph and not trt.flavour.compiles_late,
     }
     for option, lacks in lacking.items():
         if lacks:
-            raise UsageError(f"{trt} does not have {option}; leave it out, or use another --flavour")
+            raise UsageError(f"{trt} does not have {option}{LACKING.get(option, '')}; leave it out, or use another --flavour")
     if not 0 <= options.level <= LARGEST_LEVEL:
         raise UsageError(f"there is no optimisation level {options.level}; use 0 to {LARGEST_LEVEL} (usual: {DEFAULT_LEVEL})")
-    if options.level != DEFAULT_LEVEL and not trt.flavour.levels:
-        raise UsageError(f"{trt} does not have --level, because it measures no kernels; leave it out")
     if options.workspace_mib is not None and not 1 <= options.workspace_mib <= LARGEST_WORKSPACE:
         raise UsageError(f"a workspace of {options.workspace_mib} MiB is no size; give MiB from 1 to {LARGEST_WORKSPACE}")
 
@@ -100,6 +105,8 @@ def _config(trt: TensorRT, builder: Any, logger: Any, options: BuildOptions, inp
         config.hardware_compatibility_level = api.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.version_compatible:
         config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+    if trt.flavour.compiles_late and options.cuda_graph:
+        config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)  # memory taken in the middle of a call cannot be recorded
     if trt.flavour.lists_gpus and runs_here(trt):
         _build_for_this_gpu(trt, logger, config)
     for sizes in options.profiles:
