@@ -283,7 +283,8 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(
     monkeypatch.setattr(gpu_report, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
     monkeypatch.setattr(gpu_report, "RESULTS", tmp_path)
     assert gpu_report.main(["--results", str(tmp_path / "x.json")]) == gpu_report.main([]) == 2
-    assert capsys.readouterr().err.splitlines() == ["no NVIDIA driver is installed; install one, or use ort-cpu"] * 2
+    told = "error: no NVIDIA driver is installed; see edgekit doctor, or try this script out with --on-cpu --results FILE"
+    assert capsys.readouterr().err.splitlines() == [told] * 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -291,6 +292,10 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(
     ("arguments", "sentence"),
     [
         (["--on-cpu"], "it needs --results FILE"),
+        (
+            ["--on-cpu", "--results", "x.json", "--backend", "torch", "--backend", "tensorrt"],
+            "--backend tensorrt cannot go with it",
+        ),
         (["--batch", "1,x"], "--batch takes sizes such as 1,8,32"),
         (["--batch", "0"], "--batch takes sizes from 1"),
         (["--bundle", "a/net", "--bundle", "b/net"], "names of their own, not net, net"),
@@ -332,6 +337,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(
     assert gpu_report.main(["--on-cpu", "--bundle", str(bundle), option, str(tmp_path / place), *more]) == 2
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)
+    assert told.err.startswith("error: ")
     assert sentence in told.err
     assert sorted(one.name for one in tmp_path.iterdir()) == ["bundle", "file", "folder", "pipe"]
 
@@ -367,7 +373,7 @@ def test_a_full_disk_behind_its_words_is_one_sentence(
 ) -> None:
     with Path("/dev/full").open("w") as full:
         done = on_its_own(full, bundle, tmp_path / "results.json", environment, repository)
-    assert (done.returncode, done.stderr) == (2, "stdout cannot be written: No space left on device; send it elsewhere\n")
+    assert (done.returncode, done.stderr) == (2, "error: stdout cannot be written: No space left on device; send it elsewhere\n")
 
 
 def test_what_was_measured_before_the_run_was_stopped_is_kept(
