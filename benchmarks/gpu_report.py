@@ -90,7 +90,7 @@ def tell(text: str, code: int = 1) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says it once more at exit
         if isinstance(problem, BrokenPipeError):
             sys.exit(code)
-        print(f"stdout cannot be written: {problem.strerror}; send it elsewhere", file=sys.stderr)
+        print(f"error: stdout cannot be written: {problem.strerror}; send it elsewhere", file=sys.stderr)
         sys.exit(2)
 
 
@@ -489,6 +489,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.on_cpu and options.results is None:
         parser.error("--on-cpu measures no GPU, so it needs --results FILE")
+    on_gpu = [kind for kind in options.backend if kind not in ON_CPU]
+    if options.on_cpu and on_gpu:
+        parser.error(
+            f"--on-cpu runs {' and '.join(ON_CPU)} alone, so --backend {on_gpu[0]} cannot go with it; leave one of them out"
+        )
     try:
         options.batches = batch_sizes(options.batch)
     except UsageError as problem:
@@ -511,7 +516,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     problem = "" if options.on_cpu else cuda_problem()
     if problem:
-        print(problem, file=sys.stderr)
+        what = problem.partition("; ")[0]  # what to use instead is another command's
+        print(f"error: {what}; see edgekit doctor, or try this script out with --on-cpu --results FILE", file=sys.stderr)
         return 2
     gpu = {} if options.on_cpu else gpu_facts()
     results = options.results or RESULTS / f"{slug(gpu['gpu'])}.json"
@@ -522,7 +528,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_writable(folder)
         document = run_all(dict(zip(options.names, options.roots, strict=True)), settings, options.limit, results)
     except EdgekitError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 2
     verdict = 0 if passed(document) else 1
     tell(f"\n{table(document)}\n\nwrote {results}", verdict)

@@ -12,11 +12,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 ROOT = Path(__file__).parent.parent
 MARKERS = re.compile(r"(<!-- tour -->\n).*?(<!-- /tour -->)", re.DOTALL)
+BOOT = """\
+import numpy as np
+from PIL import Image
+golden = np.load('exported/lenet/golden.npz')['input.input'][0, 0]
+Image.fromarray(((golden * 0.353 + 0.286) * 255).round().astype('uint8')).resize((200, 200)).save('boot.png')
+"""
 STEPS = (
     (
         "The first line above ends like this; a second time every step is skipped, because nothing has changed:",
@@ -28,8 +31,8 @@ STEPS = (
         "bench exported/lenet --batch 1,32 --seconds 0.5",
     ),
     (
-        "Pictures of any size go through the bundle's own preprocessing (`boot.png` here is the first golden input, saved as a "
-        "picture):",
+        "Pictures of any size go through the bundle's own preprocessing. This saves its first golden input as one:\n\n"
+        f'```sh\npython -c "\n{BOOT}"\n```',
         "predict exported/lenet boot.png",
     ),
     ("What is in the file, and that no batch norm is left:", "inspect exported/lenet"),
@@ -65,8 +68,7 @@ def main() -> None:
         scratch = Path(folder)
         for name in ("recipes", "exported", "runs"):
             (scratch / name).symlink_to(ROOT / name)
-        golden = np.load(ROOT / "exported" / "lenet" / "golden.npz")["input.input"][0, 0]
-        Image.fromarray(((golden * 0.353 + 0.286) * 255).round().astype(np.uint8)).resize((200, 200)).save(scratch / "boot.png")
+        subprocess.run([sys.executable, "-c", BOOT], cwd=scratch, check=True)
         for about, arguments in STEPS:
             parts += [about, "", shown(arguments, scratch), ""]
     readme = ROOT / "README.md"

@@ -403,7 +403,7 @@ def fetch(
 
 @app.command(epilog="Example: edgekit doctor")
 def doctor(json: Json = False, debug: Debug = False) -> None:
-    """Every runtime: present or not, what it would really run on, what is wrong, the command that mends it."""
+    """Every runtime: present or not, what it would really run on, what is wrong, what mends it; and which backends work."""
 
     def action(progress: Progress) -> Report:
         from edgekit.doctor import doctor as examine

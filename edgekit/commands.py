@@ -111,7 +111,7 @@ def bench_bundle(
     kinds, skipped = _choose(files, backends, flavour)
     _check_graph(cuda_graph, kinds)
     if layers:
-        needs("onnx", extra="cpu")
+        needs("onnx")
         able = [kind for kind, runtime in RUNTIMES.items() if runtime.by_layer]
         if not set(able) & set(kinds):
             raise UsageError(f"--layers: {', '.join(kinds)} cannot tell its layers; add --backend {' or '.join(able)}")
@@ -153,7 +153,7 @@ def build_bundle(
     from edgekit.trt.flavour import find
 
     bundle = open_bundle(Path(root))
-    needs("onnx", extra="rtx")
+    needs("onnx")
     return build_bundle_engine(bundle, find(flavour), options, output=output, rebuild=rebuild, progress=progress)
 
 
@@ -164,7 +164,7 @@ def inspect_target(
     path = Path(target)
     is_bundle = (path / "manifest.json").is_file()
     if is_bundle or path.suffix == ".onnx":
-        needs("onnx", extra="cpu")
+        needs("onnx")
         from edgekit.inspect import onnx_table
 
         return onnx_table(open_bundle(path).onnx if is_bundle else path)
@@ -210,11 +210,12 @@ def fetch_data(name: str, progress: Progress = SILENT) -> DataReport:
     return DataReport(name, str(folder), len(train), len(test), fashion_mnist.CLASSES)
 
 
-def needs(*packages: str, extra: str) -> None:
-    """Raise MissingError naming the extra unless every package is installed."""
+def needs(*packages: str, extra: str | None = None) -> None:
+    """Raise MissingError unless every package is installed; the remedy is all of ``extra``, or just what is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingError(f"this needs {', '.join(missing)}, which is not installed; {pip_install(extra)}")
+        remedy = pip_install(extra) if extra else f"pip install {' '.join(missing)}"
+        raise MissingError(f"this needs {', '.join(missing)}, which is not installed; {remedy}")
 
 
 def _model_files(bundle: Bundle, source: str | None) -> ModelFiles:
@@ -271,5 +272,5 @@ def _choose(files: ModelFiles, backends: Sequence[str], flavour: str | None = No
     if flavour is not None and "tensorrt" in reasons:
         raise MissingError(f"tensorrt cannot run here: {reasons['tensorrt']}")
     if not kinds:
-        raise MissingError(f"no runtime is installed; {pip_install('cpu')}, or see edgekit doctor")
+        raise MissingError(f"no runtime works here; see edgekit doctor, or {pip_install('cpu')}")
     return kinds, tuple(Skipped(kind, reason) for kind, reason in reasons.items())

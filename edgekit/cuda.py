@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+BOARD = Path("/etc/nv_tegra_release")
 POWER_LIMIT = "its power limit"
 _MULTIPROCESSORS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 75, 76  # CUdevice_attribute
 _SM_CLOCK, _GPU_SENSOR = 1, 0  # nvmlClockType_t, nvmlTemperatureSensors_t
@@ -87,11 +90,20 @@ def _driver() -> Any:
 
 
 def _driver_version() -> str:
-    """As nvidia-smi prints it; nothing where there is no management library."""
+    """As nvidia-smi prints it; on a Jetson without a management library, the release of its system, which brings the driver."""
     library, text = _management(), ctypes.create_string_buffer(96)
     if library is None or library.nvmlSystemGetDriverVersion(text, 96) != 0:
-        return ""
+        return _board_release()
     return text.value.decode(errors="replace")
+
+
+def _board_release() -> str:
+    """``# R36 (release), REVISION: 4.3, GCID: ...`` -> ``L4T 36.4.3``."""
+    try:
+        found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", BOARD.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return f"L4T {found[1]}.{found[2]}" if found else ""
 
 
 @cache

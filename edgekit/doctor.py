@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import edgekit
+from edgekit.backends import KINDS
 from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.engines import engine_folder
 from edgekit.errors import OutputError
@@ -21,13 +22,19 @@ from edgekit.extras import pip_install
 from edgekit.machine import machine_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports import DoctorReport, Finding
-from edgekit.trt.flavour import flavour_of, known_versions
+from edgekit.trt.flavour import NAMES, flavour_of, how_to_install, installed, known_versions, on_arm, unknown_gpu
 
 IMPORT_SECONDS = 120
+FOR_GPUS = ("onnxruntime-gpu", "cuda-bindings", "tensorrt")
+_ASKED = {"version", "absence"}
+_EDGEKIT = str(Path(edgekit.__file__).parent.parent)
 
 
 class Package(NamedTuple):
-    """A distribution, the module it brings, the extra that installs it and a program that prints JSON facts about it."""
+    """A distribution, the module it brings, the extra that installs it and a program that prints JSON facts about it.
+
+    Without an ``extra`` it is installed by its own name.
+    """
 
     name: str
     module: str
@@ -65,7 +72,7 @@ if 'CUDAExecutionProvider' in facts['providers']:
         log.seek(0)
         lines = [line for line in log.read().decode(errors='replace').splitlines() if line.strip()]
         facts['why'] = lines[0][-300:] if lines else ''
-sys.path.insert(0, {str(Path(edgekit.__file__).parent.parent)!r})
+sys.path.insert(0, {_EDGEKIT!r})
 from pathlib import Path
 from edgekit.cuda import cuda_problem
 from edgekit.linked import linked_tensorrt, loading_problem
@@ -96,9 +103,9 @@ PACKAGES = (
     Package("torchvision", "torchvision", "train", _PLAIN.format(module="torchvision")),
     Package("onnx", "onnx", "cpu", _PLAIN.format(module="onnx")),
     Package("onnxruntime", "onnxruntime", "cpu", _ORT),
-    Package("onnxruntime-gpu", "onnxruntime", "gpu", _ORT),
-    Package("cuda-bindings", "cuda.bindings", "gpu", _CUDA),
-    Package("tensorrt", "tensorrt", "gpu", _TENSORRT.format(module="tensorrt")),
+    Package("onnxruntime-gpu", "onnxruntime", "", _ORT),
+    Package("cuda-bindings", "cuda.bindings", "", _CUDA),
+    Package("tensorrt", "tensorrt", "trt", _TENSORRT.format(module="tensorrt")),
     Package("tensorrt-rtx", "tensorrt_rtx", "rtx", _TENSORRT.format(module="tensorrt_rtx")),
 )
 
@@ -110,11 +117,22 @@ def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorRep
     probe = probe or run_program
     findings = [_driver()]
     versions = {package.name: _version(package.name) for package in PACKAGES}
-    with progress.task("looking at runtimes", len(PACKAGES)) as advance:
+    backends = {}
+    with progress.task("looking at runtimes", len(PACKAGES) + len(KINDS)) as advance:
         for package in PACKAGES:
             findings.append(_examine(package, versions, probe))
             advance(1, package.name)
-    return DoctorReport(machine_facts() | _engine_cache(), tuple(findings))
+        for kind in KINDS:
+            facts = probe(_backend(kind))
+            backends[kind] = facts if isinstance(facts, str) else str(facts["absence"])
+            advance(1, kind)
+    return DoctorReport(machine_facts() | _engine_cache(), tuple(findings), backends)
+
+
+def _backend(kind: str) -> str:
+    """A program that prints what ``--backend kind`` would say here."""
+    asked = f"from edgekit.backends import absence; print(json.dumps({{'absence': absence({kind!r})}}))"
+    return f"import json, sys; sys.path.insert(0, {_EDGEKIT!r}); {asked}"
 
 
 def run_program(program: str) -> dict[str, object] | str:
@@ -133,7 +151,7 @@ def run_program(program: str) -> dict[str, object] | str:
         facts = json.loads(lines[-1])
     except (IndexError, ValueError, RecursionError):
         facts = None
-    if not isinstance(facts, dict) or "version" not in facts:  # what it printed by itself, for example as it ended
+    if not isinstance(facts, dict) or not _ASKED & facts.keys():  # what it printed by itself, for example as it ended
         return "importing it ends the program before it can say its version"
     return facts
 
@@ -172,10 +190,10 @@ def _version(name: str) -> str:
 
 
 def _examine(package: Package, versions: dict[str, str], probe: Probe) -> Finding:
-    version = versions[package.name]
-    if not version:
-        remedy = "" if package.extra == "gpu" and cuda_problem() else pip_install(package.extra)
-        return Finding(package.name, "absent", "", "", "not installed", remedy)
+    version, tensorrt = versions[package.name], package.name in NAMES
+    # as it will be imported: TensorRT also comes from apt, or from pip under other names
+    if package.name not in installed() if tensorrt else not version:
+        return Finding(package.name, "absent", "", "", "not installed", _how_to_add(package, versions))
     if package.module == "onnxruntime" and versions["onnxruntime"] and versions["onnxruntime-gpu"]:
         return Finding(
             package.name,
@@ -187,10 +205,27 @@ def _examine(package: Package, versions: dict[str, str], probe: Probe) -> Findin
         )
     facts = probe(package.program)
     if isinstance(facts, str):
-        return Finding(package.name, "broken", version, "", facts, f"pip install --force-reinstall {package.name}")
+        again = f"pip install --force-reinstall {package.name}" if version else "install it again by what installed it"
+        return Finding(package.name, "broken", version, "", facts, again)
+    version = str(facts["version"]) if tensorrt else version
     runs_on, problem, remedy = _runs_on(package, facts)
     broken = package.module == "onnxruntime" and runs_on == "CPU" and problem and not cuda_problem()
     return Finding(package.name, "broken" if broken else "ok", version, runs_on, problem, remedy)
+
+
+def _how_to_add(package: Package, versions: dict[str, str]) -> str:
+    """What installs a package that is absent, and leaves whole what is there."""
+    if package.name == "onnxruntime" and versions["onnxruntime-gpu"]:
+        return "none is needed, onnxruntime-gpu has the CPU too"
+    if package.name == "onnxruntime-gpu" and on_arm():
+        return "PyPI has none for aarch64, use tensorrt"
+    release = gpu_facts().get("cuda driver", "").partition(".")[0] if package.name == "cuda-bindings" else ""
+    command = f"pip install '{package.name}=={release}.*'" if release else f"pip install {package.name}"
+    if package.extra:
+        command = how_to_install(package.name) if package.name in NAMES else pip_install(package.extra)
+    if package.name == "onnxruntime-gpu" and versions["onnxruntime"]:
+        command = f"pip uninstall -y onnxruntime, then {command}"
+    return f"for NVIDIA GPUs: {command}" if package.name in FOR_GPUS and cuda_problem() else command
 
 
 def _runs_on(package: Package, facts: dict[str, object]) -> tuple[str, str, str]:
@@ -256,7 +291,5 @@ def _tensorrt(package: Package, facts: dict[str, object], gpu: str) -> tuple[str
     built, driver = str(facts.get("cuda") or ""), here.get("cuda driver", "")
     if built and driver and int(driver.partition(".")[0]) < int(built):
         return without, f"it is built for CUDA {built}, and the driver reaches CUDA {driver}", "update the NVIDIA driver"
-    known, capability = list(facts.get("capabilities") or []), here.get("compute capability", "")  # type: ignore[call-overload]
-    if known and capability and f"SM{capability.replace('.', '')}" not in known:
-        return without, f"it knows no GPU of compute capability {capability}", f"{pip_install('gpu')}, for TensorRT itself"
-    return "GPU", "", ""
+    problem, _, remedy = unknown_gpu("it", list(facts.get("capabilities") or []), here).partition("; ")  # type: ignore[call-overload]
+    return (without, problem, remedy) if problem else ("GPU", "", "")

@@ -9,7 +9,7 @@ _REQUIREMENT = re.compile(r"^([\w.-]+)[^;]*; extra == '(\w+)'$")
 
 
 def pip_install(extra: str) -> str:
-    """The command that installs what the extra ``train``, ``cpu``, ``gpu`` or ``rtx`` brings, without edgekit."""
+    """The command that installs what ``extra``, one of pyproject.toml's, brings, without edgekit."""
     try:
         required = importlib.metadata.requires("edgekit") or []
     except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed

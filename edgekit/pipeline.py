@@ -27,13 +27,13 @@ STEPS = "steps.json"
 
 
 class Step(NamedTuple):
-    """One step of a recipe: ``key`` is everything its result depends on, ``outputs`` what it leaves behind.
+    """One step of a recipe: ``key`` is everything its result depends on, by name, ``outputs`` what it leaves behind.
 
     A failure of a step that is not ``repeatable``, because it measures the machine, is tried again.
     """
 
     name: str
-    key: Callable[[], Any]
+    key: Callable[[], dict[str, Any]]
     action: Callable[[], tuple[Report, str]]
     outputs: tuple[Path, ...]
     repeatable: bool = True
@@ -50,14 +50,16 @@ def run_recipe(
     record = _read_steps(run / STEPS)
     reports: list[StepReport] = []
     for step in _steps(recipe, path, run, root, runs, device, progress):
-        key = hashlib.sha256(msgspec.json.encode([edgekit.__version__, step.key()], order="deterministic")).hexdigest()
+        key = {name: _hash(value) for name, value in ({"edgekit": edgekit.__version__} | step.key()).items()}
         old = record.get(step.name)
-        if old and (old["ok"] or step.repeatable) and old["key"] == key and old["outputs"] == _fingerprints(step.outputs):
+        why = _why_again(old, key, step) if old else ""
+        if old and not why:
             report = StepReport(step.name, "skipped", old["ok"], 0.0, f"unchanged: {old['detail']}")
         else:
             started = time.perf_counter()
             result, detail = step.action()
-            report = StepReport(step.name, "done", result.passed, round(time.perf_counter() - started, 1), detail)
+            seconds = round(time.perf_counter() - started, 1)
+            report = StepReport(step.name, "done", result.passed, seconds, f"{why}: {detail}" if why else detail)
             record[step.name] = {"key": key, "outputs": _fingerprints(step.outputs), "ok": report.ok, "detail": detail}
             write_bytes(run / STEPS, msgspec.json.format(msgspec.json.encode(record), indent=2))
         progress.say(f"{report.step}: {report.status}{'' if report.ok else ' FAILED'}, {report.detail}")
@@ -65,6 +67,22 @@ def run_recipe(
         if not report.ok:
             break
     return RunReport(str(path), str(root), tuple(reports))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+
+
+def _why_again(old: dict[str, Any], key: dict[str, str], step: Step) -> str:
+    """Why what was done is done again; nothing where it is as it was left."""
+    if not isinstance(old["key"], dict):  # one hash of everything
+        return "again, since an earlier edgekit did it"
+    changed = [name for name, value in key.items() if old["key"].get(name) != value]
+    if changed:
+        return f"again, since {' and '.join(changed)} changed"
+    if old["outputs"] != _fingerprints(step.outputs):
+        return "again, since what it left was changed or lost"
+    return "" if old["ok"] or step.repeatable else "again, since it had failed"
 
 
 def _steps(recipe: Recipe, path: Path, run: Path, root: Path, runs: Path, device: str, progress: Progress) -> tuple[Step, ...]:
@@ -109,14 +127,27 @@ def _steps(recipe: Recipe, path: Path, run: Path, root: Path, runs: Path, device
     manifest, weights = root / MANIFEST, run / "weights.safetensors"
     tools, code = tool_versions(), _model_code(recipe.model.name)
 
-    def training_inputs() -> Any:
-        return [recipe.data, recipe.model, recipe.train, data.fingerprint(recipe.data), code, device]
+    def training_inputs() -> dict[str, Any]:
+        settings = [recipe.data, recipe.model, recipe.train]
+        return {"the recipe": settings, "the data": data.fingerprint(recipe.data), "the model's code": code, "--device": device}
 
-    def export_inputs() -> Any:
-        return [msgspec.structs.replace(recipe, bench=BenchRecipe()), tools, code, _fingerprints((weights,))]
+    def export_inputs() -> dict[str, Any]:
+        settings = msgspec.structs.replace(recipe, bench=BenchRecipe())
+        return {
+            "the recipe": settings,
+            "versions of packages": tools,
+            "the model's code": code,
+            "the weights": _fingerprints((weights,)),
+        }
 
-    def bundle_inputs(settings: msgspec.Struct) -> Any:
-        return [settings, tools, [absence(kind) for kind in KINDS], _fingerprints((manifest,))]
+    def bundle_inputs(settings: msgspec.Struct) -> dict[str, Any]:
+        here = [absence(kind) for kind in KINDS]
+        return {
+            "the recipe": settings,
+            "versions of packages": tools,
+            "the runtimes here": here,
+            "the bundle": _fingerprints((manifest,)),
+        }
 
     return (
         Step("train", training_inputs, do_train, (weights, run / "train.json")),

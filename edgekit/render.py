@@ -29,6 +29,7 @@ from edgekit.reports import (
     PredictReport,
     Report,
     RunReport,
+    Skipped,
     TrainReport,
     VerifyReport,
 )
@@ -141,7 +142,10 @@ def _build(report: BuildReport, console: Console) -> None:
     cold = (
         f", {report.cold_seconds:.2f} s without it" if report.cold_seconds is not None and report.timing_cache == "reused" else ""
     )
-    console.print(f"the build took {report.seconds:.2f} s; timing cache: {report.timing_cache}{cold}", highlight=False)
+    took = (
+        f"the engine took {report.seconds:.2f} s when it was built" if report.cached else f"the build took {report.seconds:.2f} s"
+    )
+    console.print(f"{took}; timing cache: {report.timing_cache.replace(': ', ', ')}{cold}", highlight=False)
     sizes = ", ".join(map(str, report.options.profiles)) or "fixed"
     kept = f"{'found' if report.cached else 'wrote'} {report.engine}" if report.engine else "the engine was not kept"
     console.print(f"{escape(kept)}: batch {sizes}, {report.engine_bytes / 1e6:.2f} MB", highlight=False)
@@ -313,6 +317,9 @@ def _doctor(report: DoctorReport, console: Console) -> None:
             finding.name, marks[finding.status], finding.version, finding.runs_on, escape(finding.problem), escape(finding.remedy)
         )
     console.print(rows)
+    works = ", ".join(kind for kind, absence in report.backends.items() if not absence) or "none"
+    console.print(f"backends that work here: {works}", highlight=False)
+    _skipped([Skipped(kind, absence) for kind, absence in report.backends.items() if absence], console)
     console.print(", ".join(f"{key} {value}" for key, value in report.machine.items()), highlight=False)
 
 

@@ -491,10 +491,14 @@ class Finding(Part, frozen=True):
 
 
 class DoctorReport(Report, frozen=True):
-    """What works on this machine; something absent is no fault, something broken is."""
+    """What works on this machine; something absent is no fault, something broken is.
+
+    ``backends``: of each that ``--backend`` takes, why it is absent here, or nothing.
+    """
 
     machine: dict[str, str]
     findings: tuple[Finding, ...]
+    backends: dict[str, str] = {}
 
     @property
     def passed(self) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -32,11 +33,12 @@ from edgekit.cli import main
 from edgekit.commands import build_bundle
 from edgekit.engines import EngineRecord, engine_folder, record_path
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingError, UsageError
+from edgekit.extras import pip_install
 from edgekit.progress import Advance
 from edgekit.reports import BuildReport, LayerCount
 from edgekit.tensors import TensorSpec
 from edgekit.trt.builder import build
-from edgekit.trt.flavour import FLAVOURS, TensorRT, find
+from edgekit.trt.flavour import FLAVOURS, TensorRT, absence, find, how_to_install
 from edgekit.trt.inspector import engine_layers
 from edgekit.trt.judgement import Inspected, judge
 from edgekit.trt.messages import Message, failure, plain
@@ -542,12 +544,16 @@ def test_the_table_names_layers_precision_and_place(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["edgekit", "build", str(bundle)])
-    with pytest.raises(SystemExit) as done:
-        main()
-    told = capsys.readouterr().out
-    assert done.value.code == 0
+    told = []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as done:
+            main()
+        assert done.value.code == 0
+        told.append(capsys.readouterr().out)
     for part in ("CONVOLUTION", "float32 asked for, float32 found in the network, TF32 off: pass", "batch 1:8:32", ".plan"):
-        assert part in told
+        assert part in told[0]
+    assert re.search(r"the build took \d.*\nwrote ", told[0])
+    assert re.search(r"the engine took \d\S+ s when it was built; timing cache: this flavour has none, .*\nfound ", told[1])
 
 
 class Recorder:
@@ -695,8 +701,24 @@ def test_where_no_flavour_is_installed_all_are_named_with_a_remedy(monkeypatch: 
     monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"tensorrt: it is not installed, tensorrt-rtx: it is not installed.*install .*rtx"):
         find()
-    with pytest.raises(MissingError, match=r"tensorrt cannot build here: it is not installed; pip install .*onnxruntime-gpu"):
+    with pytest.raises(MissingError, match=f"tensorrt cannot build here: it is not installed; {pip_install('trt')}$"):
         find("tensorrt")
+
+
+def test_on_a_board_the_remedies_are_a_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its TensorRT comes from apt, there is no RTX for it, and the older ones have no nvidia-smi."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert absence("tensorrt-rtx") in ("", "it is not installed; there is no package of it for aarch64, use --flavour tensorrt")
+    monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"no TensorRT can build here .*; sudo apt install python3-libnvinfer, and "):
+        find()
+    assert "pip" not in how_to_install()
+    monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: name if name == "tensorrt" else None)
+    monkeypatch.setattr(edgekit.trt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    told = "no NVIDIA driver is installed; build on the board itself, in a container with --runtime nvidia"
+    assert absence("tensorrt") == told
+    with pytest.raises(MissingError, match=r"; build on the board itself, in a container with --runtime nvidia$"):
+        find()
 
 
 def test_a_library_that_is_missing_is_a_missing_package_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:

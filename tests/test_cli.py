@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -618,7 +619,7 @@ def test_models_are_listed_with_their_inputs(run: Command) -> None:
 
 
 def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[dict[str, object] | str] = [{"version": "1", "cuda": False, "built": None, "providers": []}]
+    answers: list[dict[str, object] | str] = [{"version": "1", "cuda": False, "built": None, "providers": [], "absence": ""}]
     monkeypatch.setattr("edgekit.doctor.run_program", lambda program: answers[0])
     well = run("doctor", "--json")
     assert (well.code, well.document["passed"]) == (0, True)
@@ -626,6 +627,27 @@ def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monke
     ill = run("doctor", "--json")
     assert (ill.code, ill.document["passed"]) == (1, False)
     assert "BROKEN" in run("doctor").out
+
+
+@pytest.mark.parametrize("command", [("build",), ("inspect",), ("bench", "--layers", "--backend", "ort-cpu")])
+def test_where_only_onnx_is_missing_the_remedy_brings_nothing_else(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """An extra would put another ONNX Runtime or TensorRT over the one that is there."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name == "onnx" else real(name, package))
+    result = run(*command, str(bundle), "--json")
+    assert result.code == 2
+    assert result.document["error"]["message"] == "this needs onnx, which is not installed; pip install onnx"
+
+
+def test_where_nothing_works_it_is_not_said_that_nothing_is_installed(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a board whose TensorRT lacks CUDA's Python: the doctor knows, pip alone does not."""
+    monkeypatch.setattr("edgekit.commands.present", lambda *_, **__: ([], {"tensorrt": "no CUDA"}))
+    message = run("verify", str(bundle), "--json").document["error"]["message"]
+    assert message.startswith("no runtime works here; see edgekit doctor, or pip install ")
 
 
 def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str], tmp_path: Path) -> None:
@@ -702,9 +724,31 @@ def test_a_second_run_skips_every_step_and_says_so(finished: Path, run: Command)
 
 def test_another_bench_setting_only_times_again(finished: Path, run: Command) -> None:
     written(Path("tiny.toml"), recipe_text(finished / "pictures", seconds=0.06))
-    assert steps(run("run", "tiny.toml", "--json")) == {
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result) == {
         "train": "skipped", "export": "skipped", "verify": "skipped", "bench": "done",
     }  # fmt: skip
+    assert result.document["steps"][-1]["detail"].startswith("again, since the recipe changed: batch 1 ")
+
+
+def test_where_another_runtime_was_installed_it_is_said_why_steps_are_done_again(
+    finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.pipeline.absence", lambda kind: f"no {kind} any more")
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result) == {"train": "skipped", "export": "skipped", "verify": "done", "bench": "done"}
+    for step in result.document["steps"][2:]:
+        assert step["detail"].startswith("again, since the runtimes here changed: ")
+    assert all("again" not in step["detail"] for step in run("run", "tiny.toml", "--json").document["steps"])
+
+
+def test_what_an_earlier_edgekit_recorded_is_done_again_and_said(finished: Path, run: Command) -> None:
+    record = json.loads(Path("runs/tiny/steps.json").read_text())
+    record["verify"]["key"] = "one hash of everything"
+    written(Path("runs/tiny/steps.json"), json.dumps(record))
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result)["verify"] == "done"
+    assert "again, since an earlier edgekit did it: " in result.document["steps"][2]["detail"]
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "weights.safetensors", "README.md"])
@@ -714,6 +758,7 @@ def test_a_file_lost_from_the_bundle_is_exported_again(finished: Path, run: Comm
     result = run("run", "tiny.toml", "--json")
     assert result.code == 0
     assert (steps(result)["train"], steps(result)["export"]) == ("skipped", "done")
+    assert result.document["steps"][1]["detail"].startswith("again, since what it left was changed or lost: ")
     assert (Path("exported/tiny") / name).read_bytes() == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +125,24 @@ def test_what_a_gpu_or_its_library_cannot_tell_is_left_out(driver: Driver) -> No
 def test_without_a_driver_or_its_management_library_there_is_no_state(driver: Driver, missing: str) -> None:
     driver.unsupported = (missing,)
     assert gpu_state() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "L4T 36.4.3"),
+        ("something else", ""),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_a_board_without_the_library_tells_the_release_that_brings_its_driver(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, told: str
+) -> None:
+    driver.unsupported = ("nvmlInit_v2",)
+    monkeypatch.setattr(cuda, "BOARD", tmp_path / "release")
+    if text is not None:
+        (tmp_path / "release").write_text(text)
+    assert gpu_facts()["driver"] == told
 
 
 def test_a_gpu_that_the_library_does_not_find_tells_nothing(driver: Driver) -> None:

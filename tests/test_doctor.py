@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import edgekit.doctor
+from edgekit.backends import KINDS, absence
 from edgekit.cuda import cuda_problem
 from edgekit.doctor import PACKAGES, doctor, run_program
 from edgekit.extras import pip_install
+from edgekit.render import render
 from edgekit.reports import DoctorReport, Finding
-from edgekit.trt.flavour import flavour_of
+from edgekit.trt.flavour import NAMES, flavour_of
 
 NO_DRIVER = "no NVIDIA driver is installed; install one, or use ort-cpu"
 CPU_ORT: dict[str, object] = {"version": "1.0", "providers": ["CPUExecutionProvider"]}
@@ -33,7 +38,11 @@ class Machine:
         self.facts: dict[str, dict[str, object] | str] = {}
         self.driver = NO_DRIVER
         self.probed: list[str] = []
-        monkeypatch.setattr(edgekit.doctor, "_version", lambda name: "1.0" if name in self.facts else "")
+        self.pip_knows: set[str] | None = None  # all of them, where nothing is said
+        self.absences: dict[str, str] = {}
+        monkeypatch.setattr(edgekit.doctor, "_version", self.version)
+        monkeypatch.setattr(edgekit.doctor, "installed", lambda: tuple(name for name in NAMES if name in self.facts))
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
         monkeypatch.setattr(edgekit.doctor, "cuda_problem", lambda: self.driver)
         self.gpu: dict[str, str] = {}
         monkeypatch.setattr(edgekit.doctor, "gpu_facts", lambda: self.gpu)
@@ -44,7 +53,13 @@ class Machine:
     def report(self) -> DoctorReport:
         return doctor(probe=self.probe)
 
+    def version(self, name: str) -> str:
+        return "1.0" if name in (self.facts if self.pip_knows is None else self.pip_knows) else ""
+
     def probe(self, program: str) -> dict[str, object] | str:
+        if "import absence" in program:
+            (kind,) = re.findall(r"absence\('([\w-]+)'\)", program)
+            return {"absence": self.absences.get(kind, "")} if self.absences.get(kind) != "crash" else "it crashes"
         (package,) = [one for one in PACKAGES if one.program == program and one.name in self.facts]
         self.probed.append(package.name)
         return self.facts[package.name]
@@ -61,11 +76,59 @@ def test_what_is_not_installed_is_absent_with_the_extra_that_brings_it_and_is_no
     assert {finding.status for finding in found.values()} == {"absent"}
     assert found["torch"].remedy == pip_install("train")
     assert found["onnxruntime"].remedy == pip_install("cpu")
-    assert found["onnxruntime-gpu"].remedy == ""  # of no use without a driver
-    machine.driver = ""
-    assert machine.examine()["onnxruntime-gpu"].remedy == pip_install("gpu")
+    assert found["onnxruntime-gpu"].remedy == "for NVIDIA GPUs: pip install onnxruntime-gpu"
+    assert found["cuda-bindings"].remedy == "for NVIDIA GPUs: pip install cuda-bindings"
+    assert found["tensorrt"].remedy == f"for NVIDIA GPUs: {pip_install('trt')}"
     assert found["tensorrt-rtx"].remedy == pip_install("rtx")
+    machine.driver, machine.gpu = "", {"cuda driver": "12.6"}
+    found = machine.examine()
+    assert found["onnxruntime-gpu"].remedy == "pip install onnxruntime-gpu"
+    assert found["cuda-bindings"].remedy == "pip install 'cuda-bindings==12.*'"
+    assert found["tensorrt"].remedy == pip_install("trt")
     assert machine.probed == []
+
+
+def test_what_is_added_does_not_break_what_is_there(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.driver, machine.facts = "", {"onnxruntime": CPU_ORT}
+    added = machine.examine()["onnxruntime-gpu"].remedy
+    assert added == "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
+    machine.facts = {"onnxruntime-gpu": GPU_ORT}
+    assert machine.examine()["onnxruntime"].remedy == "none is needed, onnxruntime-gpu has the CPU too"
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    machine.facts = {}
+    found = machine.examine()
+    assert found["tensorrt"].remedy.startswith("sudo apt install python3-libnvinfer, and ")
+    assert "use tensorrt" in found["onnxruntime-gpu"].remedy
+    assert "--flavour tensorrt" in found["tensorrt-rtx"].remedy
+
+
+def test_a_tensorrt_that_pip_does_not_know_by_this_name_is_looked_at_like_any_other(machine: Machine) -> None:
+    """From apt, or from pip as tensorrt-cu12."""
+    machine.pip_knows, machine.driver, machine.facts = set(), "", {"tensorrt": {"version": "10.3.0"}}
+    assert machine.examine()["tensorrt"] == Finding("tensorrt", "ok", "10.3.0", "GPU", "", "")
+    machine.facts = {"tensorrt": "ImportError: libnvinfer.so.10: cannot open shared object file"}
+    broken = machine.examine()["tensorrt"]
+    assert (broken.status, broken.remedy) == ("broken", "install it again by what installed it")
+    machine.pip_knows, machine.facts = {"tensorrt"}, {}
+    assert machine.examine()["tensorrt"].status == "absent"  # nothing that could be imported
+
+
+def test_every_backend_is_asked_and_told_in_a_line(machine: Machine) -> None:
+    machine.absences = dict.fromkeys(KINDS, "no NVIDIA driver is installed") | {"torch": "", "ort-cpu": "crash"}
+    report = machine.report()
+    assert report.backends == machine.absences | {"ort-cpu": "it crashes"}
+    assert DoctorReport.from_json(report.to_json()) == report
+    console = Console(file=io.StringIO(), width=200)
+    render(report, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "backends that work here: torch" in lines
+    assert "not present: torch-cuda, ort-cuda, ort-tensorrt, tensorrt: no NVIDIA driver is installed" in lines
+    assert "not present: ort-cpu: it crashes" in lines
+
+
+def test_a_backend_is_asked_in_a_process_of_its_own_and_answers_as_it_does_here() -> None:
+    facts = run_program(edgekit.doctor._backend("ort-cuda"))
+    assert facts == {"absence": absence("ort-cuda")}
 
 
 def test_a_runtime_that_works_is_ok_with_its_version(machine: Machine) -> None:
@@ -292,6 +355,8 @@ def test_this_machine_is_described_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     def probe(program: str) -> dict[str, object] | str:
         # torch and torchvision are imported here already: no second process pays for them again
         ran.append(program)
+        if "import absence" in program:
+            return {"absence": ""}
         if "torch" in program:
             return {"version": sys.modules["torch"].__version__, "cuda": False, "built": None, "device": ""}
         return run_program(program)

@@ -12,13 +12,20 @@ import pytest
 from edgekit.extras import pip_install
 
 
-@pytest.mark.parametrize("extra", ["train", "cpu", "gpu", "rtx"])
+@pytest.mark.parametrize("extra", ["train", "cpu", "gpu", "trt", "board", "rtx"])
 def test_a_remedy_installs_what_the_extra_brings_and_never_the_other_project_called_edgekit(extra: str, repository: Path) -> None:
     project = msgspec.toml.decode((repository / "pyproject.toml").read_bytes())["project"]
     wanted = {re.split(r"[<>=]", line)[0] for line in project["optional-dependencies"][extra]}
     command = pip_install(extra)
     assert command.startswith("pip install ")
     assert set(command.removeprefix("pip install ").split()) == wanted
+
+
+def test_beside_tensorrt_and_on_a_board_no_onnxruntime_comes_over_the_one_that_is_there(repository: Path) -> None:
+    extras = msgspec.toml.decode((repository / "pyproject.toml").read_bytes())["project"]["optional-dependencies"]
+    assert set(extras["trt"]) < set(extras["gpu"])
+    assert not any(line.startswith("onnxruntime") for name in ("trt", "board", "rtx") for line in extras[name])
+    assert not any(line.startswith("tensorrt") for line in extras["board"])
 
 
 def test_from_a_folder_that_was_never_installed_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

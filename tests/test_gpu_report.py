@@ -283,7 +283,8 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(
     monkeypatch.setattr(gpu_report, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
     monkeypatch.setattr(gpu_report, "RESULTS", tmp_path)
     assert gpu_report.main(["--results", str(tmp_path / "x.json")]) == gpu_report.main([]) == 2
-    assert capsys.readouterr().err.splitlines() == ["no NVIDIA driver is installed; install one, or use ort-cpu"] * 2
+    told = "error: no NVIDIA driver is installed; see edgekit doctor, or try this script out with --on-cpu --results FILE"
+    assert capsys.readouterr().err.splitlines() == [told] * 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,6 +296,10 @@ BATCHES = ("1,x", "0", "99999999999", "9" * 5000)
     [
         (["--on-cpu"], "it needs --results FILE"),
         *((["--batch", text], "is not a list of batch sizes from 1 to 65536; write it like 1,8,32") for text in BATCHES),
+        (
+            ["--on-cpu", "--results", "x.json", "--backend", "torch", "--backend", "tensorrt"],
+            "--backend tensorrt cannot go with it",
+        ),
         (["--bundle", "a/net", "--bundle", "b/net"], "names of their own, not net, net"),
         *((["--seconds", text], "--seconds takes a time above 0 and up to 3600") for text in ("nan", "0", "-1", "inf")),
         *((["--limit", text], "--limit takes seconds above 0") for text in ("nan", "0", "-1")),
@@ -332,11 +337,13 @@ def test_ctrl_c_ends_the_run_and_says_what_is_kept(
     arguments = ["--on-cpu", "--results", str(results), "--bundle", str(bundle), "--bundle", str(tmp_path / "second")]
     stopping = "bundle"
     assert gpu_report.main(arguments) == 130
-    assert capsys.readouterr().err == f"stopped by Ctrl-C at the bundle bundle; {results} was not written\n"
+    assert capsys.readouterr().err == f"error: stopped by Ctrl-C at the bundle bundle; {results} was not written\n"
     assert not results.exists()
     stopping = "second"
     assert gpu_report.main(arguments) == 130
-    assert capsys.readouterr().err == f"stopped by Ctrl-C at the bundle second; {results} holds what was measured before it\n"
+    assert (
+        capsys.readouterr().err == f"error: stopped by Ctrl-C at the bundle second; {results} holds what was measured before it\n"
+    )
     assert json.loads(results.read_text())["bundles"]["bundle"]["not_measured"] == "on purpose"
 
 
@@ -364,6 +371,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(
     assert gpu_report.main(["--on-cpu", "--bundle", str(bundle), option, str(tmp_path / place), *more]) == 2
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)
+    assert told.err.startswith("error: ")
     assert sentence in told.err
     assert sorted(one.name for one in tmp_path.iterdir()) == ["bundle", "file", "folder", "pipe"]
 
@@ -399,7 +407,7 @@ def test_a_full_disk_behind_its_words_is_one_sentence(
 ) -> None:
     with Path("/dev/full").open("w") as full:
         done = on_its_own(full, bundle, tmp_path / "results.json", environment, repository)
-    assert (done.returncode, done.stderr) == (2, "stdout cannot be written: No space left on device; send it elsewhere\n")
+    assert (done.returncode, done.stderr) == (2, "error: stdout cannot be written: No space left on device; send it elsewhere\n")
 
 
 def test_what_was_measured_before_the_run_was_stopped_is_kept(
@@ -409,8 +417,7 @@ def test_what_was_measured_before_the_run_was_stopped_is_kept(
     left = iter([lambda: {"model": "lenet"}, lambda: (_ for _ in ()).throw(KeyboardInterrupt)])
     monkeypatch.setattr(gpu_report, "measure", lambda *_: next(left)())
     (tmp_path / "out").mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        brief(tmp_path / "out", bundle, tmp_path / "second")
+    assert brief(tmp_path / "out", bundle, tmp_path / "second").code == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["trial.json"]
     found = json.loads((tmp_path / "out" / "trial.json").read_text())["bundles"]
     assert found == {"bundle": {"model": "lenet", "failed": {}}, "second": {"not_measured": "the run ended before it"}}

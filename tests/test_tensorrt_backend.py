@@ -494,8 +494,18 @@ def test_nothing_is_imported_where_there_is_no_flavour_or_no_driver(ten: FakeTen
     monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", imported.append)
     assert absence("tensorrt") == "no NVIDIA driver is installed; install one, or use ort-cpu"
     without(monkeypatch, "tensorrt", "tensorrt_rtx")
-    assert absence("tensorrt") == f"TensorRT is not installed; {pip_install('gpu')}, or on RTX {pip_install('rtx')}"
+    assert absence("tensorrt") == f"TensorRT is not installed; {pip_install('trt')}, or on RTX {pip_install('rtx')}"
     assert imported == []
+
+
+@pytest.mark.parametrize(("name", "extra"), [("tensorrt", "trt"), ("tensorrt-rtx", "rtx")])
+def test_a_flavour_that_is_named_and_not_installed_is_said_before_the_driver(
+    ten: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, name: str, extra: str
+) -> None:
+    monkeypatch.setattr("edgekit.backends.cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    without(monkeypatch, name.replace("-", "_"))
+    assert absence("tensorrt", flavour=name) == f"{name} is not installed; {pip_install(extra)}"
 
 
 def test_what_else_may_be_missing_is_said_with_its_remedy(
@@ -848,7 +858,7 @@ def test_a_flavour_that_cannot_run_or_is_none_is_refused(
     ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "tensorrt_rtx")
-    with pytest.raises(MissingError, match=r"tensorrt-rtx cannot .* not installed; pip install .*tensorrt-rtx"):
+    with pytest.raises(MissingError, match=r"cannot run here: tensorrt-rtx is not installed; pip install .*tensorrt-rtx"):
         verify_bundle(bundle, flavour="tensorrt-rtx")
     with pytest.raises(UsageError, match="no TensorRT flavour 'trt'; use one of tensorrt, tensorrt-rtx"):
         bench_bundle(bundle, backends=["tensorrt"], flavour="trt", **BLOCK)

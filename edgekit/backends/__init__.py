@@ -21,7 +21,7 @@ from edgekit.errors import BROKEN, MissingError, UsageError, broken_import, firs
 from edgekit.extras import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, TensorSpec
-from edgekit.trt.flavour import NAMES, find, gpu_problem, installed
+from edgekit.trt.flavour import NAMES, find, gpu_problem, how_to_install, installed
 
 LAUNCH_BOUND = 0.9
 HELD_UP = 0.5
@@ -312,11 +312,12 @@ def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
 
 def _tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     """Nothing is imported before the driver is known to start: without one, some releases end the process."""
-    if not installed():
-        return f"TensorRT is not installed; {pip_install('gpu')}, or on RTX {pip_install('rtx')}"
+    named = wishes.flavour
+    if named not in installed() if named else not installed():
+        return f"{named or 'TensorRT'} is not installed; {how_to_install(named)}"
     if importlib.util.find_spec("onnx") is None:
         return "TensorRT is installed, but onnx, by which its engines are built, is not; pip install onnx"
-    return cuda_problem() or _tensorrt_problem(wishes.flavour)
+    return cuda_problem() or _tensorrt_problem(named)
 
 
 def _tensorrt_problem(flavour: str | None) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import platform
 import re
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from edgekit.cuda import cuda_problem, gpu_facts
@@ -60,12 +62,12 @@ class Flavour(NamedTuple):
 
 FLAVOURS = (
     Flavour(
-        "tensorrt", "tensorrt", "gpu", (8, 6),
+        "tensorrt", "tensorrt", "trt", (8, 6),
         explicit_batch=True, precision_flags=True, names_nodes=False, lists_support=True, progress=False,
         int64=False,
     ),
-    Flavour("tensorrt", "tensorrt", "gpu", (10, 0), explicit_batch=True, strong_typing_flag=True),
-    Flavour("tensorrt", "tensorrt", "gpu", (11, 0)),
+    Flavour("tensorrt", "tensorrt", "trt", (10, 0), explicit_batch=True, strong_typing_flag=True),
+    Flavour("tensorrt", "tensorrt", "trt", (11, 0)),
     # it compiles for the GPU it finds when it runs: what is measured or bound to one GPU is not there or does nothing
     Flavour(
         "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 4),
@@ -103,8 +105,9 @@ def find(name: str | None = None) -> TensorRT:
                 raise
     if name:
         raise MissingError(f"{name} cannot build here: {problems[name]}")
+    remedy = problems[NAMES[0]].partition("; ")[2] if on_arm() else f"{pip_install('rtx')}, which needs no GPU to build"
     told = ", ".join(f"{one}: {problem.partition('; ')[0]}" for one, problem in problems.items())
-    raise MissingError(f"no TensorRT can build here ({told}); {pip_install('rtx')}, which needs no GPU to build")
+    raise MissingError(f"no TensorRT can build here ({told}); {remedy}")
 
 
 def installed() -> tuple[str, ...]:
@@ -116,21 +119,47 @@ def absence(name: str) -> str:
     """Why the flavour ``name`` cannot build on this machine, with the remedy; nothing when it can. Imports nothing."""
     one = next(flavour for flavour in FLAVOURS if flavour.name == name)
     if importlib.util.find_spec(one.module) is None:
-        return f"it is not installed; {pip_install(one.extra)}"
+        return f"it is not installed; {how_to_install(name)}"
     # before the import: without a driver some releases end the process
     problem = cuda_problem() if one.needs_gpu else ""
-    return f"{problem.partition('; ')[0]}; run nvidia-smi, or use --flavour tensorrt-rtx, which builds without" if problem else ""
+    return f"{problem.partition('; ')[0]}; {_remedy_without_gpu()}" if problem else ""
+
+
+def how_to_install(name: str | None = None) -> str:
+    """The remedy where the flavour ``name``, or every one, is not installed."""
+    if not on_arm():
+        commands = {one.name: pip_install(one.extra) for one in FLAVOURS}
+        return commands[name] if name else ", or on RTX ".join(commands.values())
+    if name == "tensorrt-rtx":
+        return "there is no package of it for aarch64, use --flavour tensorrt"
+    return "sudo apt install python3-libnvinfer, and make the environment with --system-site-packages"
+
+
+def _remedy_without_gpu() -> str:
+    if on_arm():
+        return "build on the board itself, in a container with --runtime nvidia"
+    return "run nvidia-smi, or use --flavour tensorrt-rtx, which builds without"
+
+
+def on_arm() -> bool:
+    """As on a board: TensorRT is from apt, older ones have no nvidia-smi, and there is no RTX."""
+    return platform.machine() == "aarch64"
 
 
 def gpu_problem(trt: TensorRT) -> str:
     """Why no engine of this release runs on the GPU here; nothing where one may."""
-    capability = gpu_facts().get("compute capability", "")
     known: list[str] = []
     if trt.flavour.lists_gpus:
         known = dir(trt.api.ComputeCapability)
+    return unknown_gpu(str(trt), known, gpu_facts())
+
+
+def unknown_gpu(release: str, known: Collection[str], gpu: Mapping[str, str]) -> str:
+    """Why ``release``, which compiles for the GPUs of ``known`` alone, runs nothing on this one; nothing where it may."""
+    capability = gpu.get("compute capability", "")
     if not known or not capability or f"SM{capability.replace('.', '')}" in known:
         return ""
-    return f"{trt} knows no GPU of compute capability {capability}; {pip_install('gpu')}, for TensorRT itself"
+    return f"{release} knows no GPU of compute capability {capability}; {how_to_install('tensorrt')}, for TensorRT itself"
 
 
 def runs_here(trt: TensorRT) -> bool:
