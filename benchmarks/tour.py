@@ -47,7 +47,7 @@ STEPS = (
     ),
     ("And what works on this machine:", "doctor"),
 )
-SHOWN_LINES = 24
+SHOWN_LINES = 30
 
 
 def shown(arguments: str, scratch: Path) -> str:
