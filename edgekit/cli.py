@@ -366,7 +366,7 @@ def predict(
     def action(progress: Progress) -> Report:
         from edgekit.commands import predict_images
 
-        return predict_images(bundle, images, backend=backend, flavour=flavour, engine=engine, top=top)
+        return predict_images(bundle, images, backend=backend, flavour=flavour, engine=engine, top=top, progress=progress)
 
     _carry_out(action, json, debug)
 

@@ -73,9 +73,11 @@ def verify_bundle(
     flavour = _flavour(flavour, engine)
     kinds, skipped = _choose(files, backends, flavour)
     _check_graph(cuda_graph, kinds)
-    batches = () if engine else (1, bundle.manifest.golden.samples)  # an engine that is given is verified in those it takes
+    samples = bundle.manifest.golden.samples
 
     def open_one(kind: str) -> Backend:
+        # the engine that is verified is the one that is built, timed and shipped: in the batches it takes
+        batches = () if RUNTIMES[kind].in_ranges else (1, samples)
         return open_backend(
             kind, files, batches=batches, cuda_graph=cuda_graph, flavour=flavour, engine=engine, progress=progress
         )
@@ -186,6 +188,7 @@ def predict_images(
     flavour: str | None = None,
     engine: Path | None = None,
     top: int = 3,
+    progress: Progress = SILENT,
 ) -> PredictReport:
     """Labels through ONNX Runtime on the CPU, or the runtime named."""
     from edgekit.predict import predict
@@ -195,7 +198,7 @@ def predict_images(
     kind = backend or "ort-cpu"
     flavour = _flavour(flavour, engine)
     _check_flavour(flavour, (kind,))
-    with open_backend(kind, files, flavour=flavour, engine=engine) as opened:
+    with open_backend(kind, files, batches=(1,), flavour=flavour, engine=engine, progress=progress) as opened:
         return predict(bundle, opened, images, top)
 
 

@@ -133,9 +133,18 @@ def _managed(name: str, kind: type[ctypes.c_uint] | type[ctypes.c_ulonglong], *w
     return int(value.value)
 
 
-def tf32_fact(asked: bool = False) -> str:
-    """``on`` or ``off`` as ``asked``, unless the variable is 0; NVIDIA documents no other value, so any other is only told."""
-    told, variable = ("on" if asked else "off"), os.environ.get(TF32_OVERRIDE, "")
+def users_override() -> str:
+    """What the user has set, whatever ``without_tf32`` has made of it for a while."""
+    return (_before[0] if _before else os.environ.get(TF32_OVERRIDE)) or ""
+
+
+def tf32_fact(asked: bool = False, override: str | None = None) -> str:
+    """``on`` or ``off`` as ``asked``, unless the variable is 0; NVIDIA documents no other value, so any other is only told.
+
+    ``override``: the variable's value, if it is not to be the one that is set now.
+    """
+    told = "on" if asked else "off"
+    variable = os.environ.get(TF32_OVERRIDE, "") if override is None else override
     if variable == "0":
         return f"off: {TF32_OVERRIDE}=0 forces it" if asked else told
     return f"{told} ({TF32_OVERRIDE}={variable} is set)" if variable else told

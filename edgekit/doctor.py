@@ -124,15 +124,17 @@ def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorRep
             advance(1, package.name)
         for kind in KINDS:
             facts = probe(_backend(kind))
-            backends[kind] = facts if isinstance(facts, str) else str(facts["absence"])
+            backends[kind] = facts if isinstance(facts, str) else str(facts.get("absence", "it does not say"))
             advance(1, kind)
     return DoctorReport(machine_facts() | _engine_cache(), tuple(findings), backends)
 
 
 def _backend(kind: str) -> str:
     """A program that prints what ``--backend kind`` would say here."""
-    asked = f"from edgekit.backends import absence; print(json.dumps({{'absence': absence({kind!r})}}))"
-    return f"import json, sys; sys.path.insert(0, {_EDGEKIT!r}); {asked}"
+    # where PyTorch is the runtime, its absence is told without importing it, which takes seconds: here it is imported
+    whole = "import edgekit.backends._torch; " if kind == "torch" else ""
+    asked = f"why = absence({kind!r})\nif not why: {whole}pass\nprint(json.dumps({{'absence': why}}))"
+    return f"import json, sys; sys.path.insert(0, {_EDGEKIT!r})\nfrom edgekit.backends import absence\n{asked}"
 
 
 def run_program(program: str) -> dict[str, object] | str:

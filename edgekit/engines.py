@@ -10,6 +10,7 @@ A plan without its record, or one that differs from it in anything, is built ane
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgekit.build_options import DEFAULT_RANGE, BatchRange, BuildOptions
-from edgekit.cuda import gpu_facts, tf32_fact
+from edgekit.cuda import gpu_facts, tf32_fact, users_override
 from edgekit.errors import BundleError, EngineError, OutputError
 from edgekit.files import cache_root, check_writable, destination, read_bytes, replacing, write_bytes
 from edgekit.machine import system
@@ -36,7 +37,8 @@ SCHEMA = 2
 RECIPE = 2
 """To be raised when the same key would be built in another way, or judged by other rules."""
 NO_TIMING_CACHE = "this flavour has none: nothing is measured in its builds"
-OF_THE_GPU = ("gpu", "compute_capability", "multiprocessors", "gpu_memory", "cuda", "driver")
+OF_THE_GPU, OF_THE_DRIVER = ("gpu", "compute_capability", "multiprocessors", "gpu_memory"), ("cuda", "driver")
+WORDS = {"recipe": "edgekit's way to build", "inputs": "the inputs", "outputs": "the outputs", "tf32": "TF32", "gpu": "GPU"}
 MAX_RECORD_BYTES, MAX_TIMING_BYTES = 16 << 20, 1 << 30
 
 
@@ -82,11 +84,11 @@ class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: PrecisionReport
 
     def profile_for(self, batch: int) -> int:
-        """The index of the first profile that takes ``batch``; raises EngineError naming those there are."""
+        """The index of the narrowest profile that takes ``batch``; raises EngineError naming those there are."""
         profiles = self.key.options.profiles
-        for index, sizes in enumerate(profiles):
-            if batch in sizes:
-                return index
+        fitting = [(sizes.max - sizes.min, index) for index, sizes in enumerate(profiles) if batch in sizes]
+        if fitting:
+            return min(fitting)[1]
         there = ", ".join(map(str, profiles)) or "none, its batch is fixed"
         raise EngineError(f"the engine takes no batch of {batch} (min:opt:max: {there}); build it with --batch {batch}")
 
@@ -134,7 +136,7 @@ def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
         cuda=facts.get("cuda driver", ""),
         driver=facts.get("driver", ""),
         system=system(),
-        tf32=tf32_fact(options.tf32),
+        tf32=tf32_fact(options.tf32, users_override()),
         recipe=RECIPE,
         inputs=model.inputs,
         outputs=model.outputs,
@@ -170,39 +172,52 @@ def find_engine(key: EngineKey, path: Path | None = None) -> Engine | None:
 
 def flavour_of_engine(path: Path) -> str:
     """The flavour that built the engine at ``path``; raises EngineError where no record of edgekit's says."""
-    record = read_record(path)
+    return _record_of(path).key.flavour
+
+
+def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
+    """The engine at ``path``, or where it points to, and no other; raises EngineError that says in what it does not fit."""
+    key = _record_of(path).key
+    here = key_of(trt, model, key.options)
+    if key.onnx_sha256 != here.onnx_sha256:
+        raise EngineError(f"{path} is an engine of another file than {model.path}; give the bundle that it was built of")
+    may_differ = _may_differ(trt, key, here)
+    differing = [one for one in key.__struct_fields__ if one not in may_differ and getattr(key, one) != getattr(here, one)]
+    if differing:
+        told = ", ".join(f"{WORDS.get(one, one.replace('_', ' '))} {_differences(key, here, one)}" for one in differing)
+        raise EngineError(f"{path} was built for something else ({told}); {build_again(path)}")
+    found = find_engine(key, Path(os.path.realpath(path)))
+    if found is None:
+        raise EngineError(f"{path} is not the plan that its record tells of; {build_again(path)}")
+    return found
+
+
+def _record_of(path: Path) -> EngineRecord:
+    record = read_record(Path(os.path.realpath(path)))
     if record is None:
         raise EngineError(
             f"{path} is not an engine that this edgekit built: beside it there is no {record_path(path).name} of its own; "
             "make it with edgekit build --output"
         )
-    return record.key.flavour
+    return record
 
 
-def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
-    """The engine at ``path`` and no other; raises EngineError that says in what it does not fit."""
-    flavour_of_engine(path)
-    record = read_record(path)
-    assert record is not None
-    key = record.key
-    here = key_of(trt, model, key.options)
-    if trt.flavour.compiles_late and not key.gpu:  # built without a GPU, for all that the flavour compiles for when it runs
-        here = msgspec.structs.replace(here, **{field: getattr(key, field) for field in OF_THE_GPU})
-    differing = [field for field in key.__struct_fields__ if getattr(key, field) != getattr(here, field)]
-    if differing:
-        told = ", ".join(
-            f"{field.replace('_', ' ')} {_short(key, field)} there, {_short(here, field)} here" for field in differing
-        )
-        raise EngineError(f"{path} is an engine for something else: {told}; build it again with edgekit build --output {path}")
-    found = find_engine(key, path)
-    if found is None:
-        raise EngineError(f"{path} is not the plan that its record tells of; build it again with edgekit build --output {path}")
-    return found
+def _may_differ(trt: TensorRT, key: EngineKey, here: EngineKey) -> tuple[str, ...]:
+    """In what it may have been built elsewhere: by its options or, without a GPU, by a flavour that compiles when it runs."""
+    if trt.flavour.compiles_late and not key.gpu:
+        return (*OF_THE_GPU, *OF_THE_DRIVER)
+    release = ("version", *OF_THE_DRIVER) if key.version.partition(".")[0] == here.version.partition(".")[0] else ()
+    return (*(OF_THE_GPU if key.options.hardware_compatible else ()), *(release if key.options.version_compatible else ()))
 
 
-def _short(key: EngineKey, field: str) -> str:
-    value = getattr(key, field)
-    return (value[:12] if field == "onnx_sha256" else str(value)) or "none"
+def _differences(key: EngineKey, here: EngineKey, field: str) -> str:
+    there, now = getattr(key, field), getattr(here, field)
+    return "differ" if isinstance(there, tuple) else f"{there or 'none'} there, {now or 'none'} here"
+
+
+def build_again(path: Path) -> str:
+    """The remedy for an engine that was given and does not do."""
+    return f"build it again with its options: edgekit build BUNDLE --output {path}"
 
 
 def build_engine(

@@ -578,11 +578,15 @@ class FakeTensorRT:
         return self.install(monkeypatch)
 
 
+LENET = ("node_conv2d", "node_conv2d_1", "node_linear", "node_linear_1", "node_linear_2")
+
+
 def layers_json(*types_of: str, tactic: str = "0x0000000000000002", key: str = "Format/Datatype") -> str:
-    """What an inspector says of convolutions that read these formats, between two reformats."""
+    """What an inspector says of LeNet's layers that read these formats, between two reformats."""
     reformat = {"Name": "Reformatting CopyNode for conv", "LayerType": "Reformat", "Inputs": [{key: "Float"}], "TacticName": ""}
     layers = [
         {"Name": f"conv{index}", "LayerType": "CaskConvolution", "Inputs": [{key: text}], "TacticName": tactic}
+        | ({"Metadata": f"[ONNX Layer: {LENET[index]}]"} if index < len(LENET) else {})
         for index, text in enumerate(types_of or ("Row major linear FP32",))
     ]
     return json.dumps({"Layers": [reformat, *layers, reformat], "Bindings": ["input", "output"]})

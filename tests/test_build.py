@@ -164,9 +164,36 @@ def test_the_network_computes_in_the_precision_of_the_file(rtx: TensorRT, precis
     # NVIDIA's own parser says which node each of its layers is
     computing = {node.name for node in onnx.load_model_from_string(model.content).graph.node if node.op_type in ("Conv", "Gemm")}
     assert network.nodes == dict.fromkeys(computing, precision)
-    for other in {"float32", "float16", "int8"} - {precision}:
+    for other in {"float32", "float16"} - {precision} if precision != "int8" else ():
         report = judge(other, rtx.flavour, network, Inspected(None, "no GPU"), False)
         assert f"{other} was asked for, and the network computes in {precision}" in report.problems
+
+
+def test_a_quantised_file_goes_the_whole_way_to_an_engine(tmp_path: Path, rtx: TensorRT) -> None:
+    """Its numbers are stored in floats for the most part, and that is what its bundle says; its layers are int8."""
+    from edgekit.pack_onnx import export_onnx_file
+
+    (tmp_path / "model.onnx").write_bytes(quantised().content)
+    export_onnx_file(tmp_path / "model.onnx", tmp_path / "bundle")
+    report = build_bundle(tmp_path / "bundle", flavour="tensorrt-rtx")
+    assert report.passed
+    assert (report.precision.asked, report.precision.found) == ("float32, quantised", ("int8",))
+
+
+@pytest.mark.parametrize("between", ["MaxPool", "Flatten"])
+def test_what_leaves_the_numbers_as_they_are_may_stand_behind_a_quantiser(rtx: TensorRT, between: str) -> None:
+    weights = np.ones((4, 1, 3, 3) if between == "MaxPool" else (784, 4), np.int8)
+    more = {"kernel_shape": [1, 1]} if between == "MaxPool" else {}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], name="quantise"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], name="dequantise"),
+        helper.make_node(between, ["x"], ["between"], name="between", **more),
+        helper.make_node("DequantizeLinear", ["weights", "scale", "zero"], ["w"], name="dequantise_weights"),
+        helper.make_node("Conv" if between == "MaxPool" else "MatMul", ["between", "w"], ["output"], name="multiply"),
+    ]
+    stored = {"scale": np.float32(0.1), "zero": np.int8(0), "weights": weights}
+    built = build(rtx, crafted(nodes, stored, (4, 26, 26) if between == "MaxPool" else (4,)), RANGE)
+    assert built.network.nodes == {"multiply": "int8"}
 
 
 def test_a_report_without_a_gpu_says_that_it_read_the_network_and_not_the_engine(bundle: Path, rtx: TensorRT) -> None:
@@ -901,8 +928,14 @@ def test_an_engine_that_computes_as_its_file_says_is_kept(bundle: Path, ten: Fak
 @pytest.mark.parametrize(
     ("information", "told"),
     [
-        (layers_json("Float", "Half"), "1 layer(s) run in another precision than the network's float32: conv1 in float16"),
-        (layers_json("Channel major INT8 format"), "no layer of the engine computes in float32"),
+        (
+            layers_json("Float", "Half"),
+            "1 layer(s) run in another precision than the network's float32: node_conv2d_1 in float16 instead of float32",
+        ),
+        (
+            layers_json("Channel major INT8 format"),
+            "1 layer(s) run in another precision than the network's float32: node_conv2d in int8 instead of float32",
+        ),
         (layers_json("Float", tactic="sm80_tf32f32"), "TF32 is off, and 1 layer(s) use it: conv0"),
     ],
 )

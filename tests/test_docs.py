@@ -89,7 +89,7 @@ def test_the_tours_picture_is_the_first_golden_input(repository: Path, tmp_path:
     assert np.abs((small - preprocess.mean[0]) / preprocess.std[0] - golden).mean() < 0.2
 
 
-@pytest.mark.parametrize(("read_from", "code"), [("engine", 0), ("network", 1)])
+@pytest.mark.parametrize(("read_from", "code"), [("engine", 0), ("both", 0), ("network", 1)])
 def test_the_line_for_ci_tells_an_engine_that_was_read_from_one_that_was_not(
     readme: str, tmp_path: Path, read_from: str, code: int
 ) -> None:

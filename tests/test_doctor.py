@@ -15,7 +15,7 @@ from rich.console import Console
 import edgekit.doctor
 from edgekit.backends import KINDS, absence
 from edgekit.cuda import cuda_problem
-from edgekit.doctor import PACKAGES, doctor, run_program
+from edgekit.doctor import PACKAGES, _backend, doctor, run_program
 from edgekit.extras import pip_install
 from edgekit.render import render
 from edgekit.reports import DoctorReport, Finding
@@ -418,3 +418,15 @@ def test_a_cache_that_is_none_is_named_with_what_to_do(machine: Machine, tmp_pat
 
     monkeypatch.setattr(Path, "iterdir", refuse)  # root may read anything
     assert "engines: Permission denied; let EDGEKIT_CACHE" in machine.report().machine["engine cache"]
+
+
+def test_a_pytorch_that_is_broken_is_no_backend_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real child process, with a package in front of the installed one."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libtorch.so: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    told = run_program(_backend("torch"))
+    assert isinstance(told, str)
+    assert "libtorch.so: cannot open" in told
+    monkeypatch.delenv("PYTHONPATH")
+    assert run_program(_backend("torch")) == {"absence": ""}

@@ -15,9 +15,11 @@ from edgekit.trt.precision import NetworkLayers
 TEN = next(one for one in FLAVOURS if one.first == (10, 0))
 
 
-def layer(precisions: str, *nodes: str, name: str = "kernel", computes: bool = True, tactic: str = "") -> EngineLayer:
+def layer(
+    precisions: str, *nodes: str, name: str = "kernel", computes: bool = True, tactic: str = "", kind: str = "gemm"
+) -> EngineLayer:
     """``"int8 float32"``: it may be either."""
-    return EngineLayer(name, computes, tuple(precisions.split()), tactic, "gemm", nodes)
+    return EngineLayer(name, computes, tuple(precisions.split()), tactic, kind, nodes)
 
 
 def network(**nodes: str) -> NetworkLayers:
@@ -59,17 +61,44 @@ def test_an_engine_that_cannot_be_asked_is_not_read() -> None:
     assert judged("float16", {"a": "float16"}).note.endswith("the engine does not say what its layers compute in")
 
 
-def test_layers_without_metadata_are_known_by_what_was_fused_and_others_may_be_any_node() -> None:
+def test_layers_without_metadata_are_known_by_what_was_fused_and_others_stand_for_no_node() -> None:
     nodes = {"a": "float16", "b": "float16"}
     fused = layer("float16", name="a + PWN(relu)")
-    assert judged("float16", nodes, fused, layer("float16", name="whatever")).read_from == "engine"
-    assert judged("float16", nodes, fused).read_from == "both"
+    assert judged("float16", nodes, fused, layer("float16", name="b + PWN(relu)")).read_from == "engine"
+    assert judged("float16", nodes, fused, layer("float16", name="whatever")).read_from == "both"
     assert judged("float16", nodes, layer("float32", name="a + relu")).problems[0].endswith("a in float32 instead of float16")
     assert judged("float16", nodes, layer("int8", name="whatever")).problems[0].endswith("float16: whatever in int8")
 
 
-def test_a_node_that_runs_as_several_kernels_is_read_off_all_of_them() -> None:
-    assert judged("int8", {"a": "int8"}, layer("float32", "a"), layer("int8", "a")).problems == ()
+def test_a_node_that_runs_as_several_layers_must_fit_in_each_but_for_what_prepares_it() -> None:
+    """Of two profiles one may be right and the other not; a generated kernel may add up in a wider type."""
+    helper = layer("float32", "a", kind="kgen")
+    assert judged("float32", {"a": "float16"}, helper, layer("float16", "a")).problems == (
+        "float32 was asked for, and the network computes in float16",
+    )
+    assert judged("float16", {"a": "float16"}, helper, layer("float16", "a")).problems == ()
+    assert judged("float16", {"a": "float16"}, helper).problems
+    (problem,) = judged("float16", {"a": "float16"}, layer("float32", "a", name="a [profile 1]"), layer("float16", "a")).problems
+    assert problem.endswith("a in float32 instead of float16")
+    assert judged("int8", {"a": "int8"}, layer("float32", "a"), layer("int8", "a")).problems
+
+
+def test_what_is_missing_is_judged_only_where_everything_was_told() -> None:
+    nodes = {"a": "float32", **dict.fromkeys("bcd", "float16")}
+    opaque = layer("", "b", "c", "d", name="{ForeignNode[b...d]}")
+    assert judged("float16", nodes, layer("float32", "a"), opaque).problems == ()
+    nodes = dict.fromkeys((f"n{place}" for place in range(21)), "int8")
+    assert judged("int8", nodes, layer("float32", "n0")).problems == ()
+    assert judged("int8", nodes, *(layer("float32", node) for node in list(nodes)[:11])).problems
+
+
+def test_a_quantised_file_is_stored_in_floats_and_computes_in_integers() -> None:
+    """What a bundle says is what most of its numbers are stored in."""
+    report = judged("float32", {"a": "int8", "b": "float32"}, layer("int8", "a"), layer("float32", "b"))
+    assert (report.asked, report.found, report.problems) == ("float32, quantised", ("int8", "float32"), ())
+    assert judged("float32", {"a": "int8"}, layer("float32", "a")).problems == ("1 of 1 quantised layers run in a wider type: a",)
+    mixed = judged("float32", {"a": "float32", "b": "float16"}, layer("float32", "a"), layer("float16", "b"))
+    assert (mixed.found, mixed.problems) == (("float32", "float16"), ())
 
 
 @pytest.mark.parametrize(("fallen", "passes"), [(0, True), (1, True), (2, True), (3, False), (5, False)])
@@ -118,8 +147,5 @@ def test_tf32_is_seen_in_any_layers_kernel(computes: bool) -> None:
 def test_what_the_network_is_not_is_said_whatever_the_engine_is() -> None:
     assert judged("float16", {"a": "float32"}, layer("float32", "a")).problems == (
         "float16 was asked for, and the network computes in float32",
-    )
-    assert judged("float32", {"a": "float32", "b": "float16"}, layer("float32", "a"), layer("float16", "b")).problems == (
-        "float32 was asked for, and the network also computes in float16",
     )
     assert judge("float32", TEN, NetworkLayers((LayerCount("SHAPE", "int64", 1),), {}), Inspected(()), False).problems == ()

@@ -476,7 +476,7 @@ def test_a_tensor_that_lives_on_the_host_is_refused(ten: FakeTensorRT, bundle: P
 
 def test_an_engine_that_failed_its_check_is_not_run(ten: FakeTensorRT, bundle: Path) -> None:
     ten.information = layers_json("Half")
-    with pytest.raises(EngineError, match=r"failed its check: .*conv0 in float16.*edgekit build"):
+    with pytest.raises(EngineError, match=r"failed its check: .*node_conv2d in float16.*edgekit build"):
         open_backend("tensorrt", open_bundle(bundle).model_files())
 
 
@@ -801,8 +801,8 @@ def test_an_engine_for_something_else_is_refused_and_says_in_what(
     with monkeypatch.context() as other:
         other.setattr("edgekit.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU", "driver": ""})
         refused(
-            "net.plan is an engine for something else: gpu Pretended GPU there, Another GPU here, driver 540.4 there, none here; "
-            f"build it again with edgekit build --output {place}"
+            r"plan was built for something else \(GPU Pretended GPU there, Another GPU here, driver 540.4 there, none here\); "
+            f"build it again with its options: edgekit build BUNDLE --output {place}"
         )
     plan = place.read_bytes()
     place.write_bytes(plan[:-1] + b" ")
@@ -813,9 +813,54 @@ def test_an_engine_for_something_else_is_refused_and_says_in_what(
     assert len(ten.builds) == 1
 
 
+def test_an_engine_that_may_go_elsewhere_is_run_elsewhere(
+    ten: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = {**GPU, "gpu": "Another GPU", "compute capability": "8.9", "multiprocessors": "80", "gpu memory": "24 GiB"}
+    driver = {**GPU, "driver": "580.1", "cuda driver": "13.0"}
+    for options, elsewhere in (({"hardware_compatible": True}, gpu), ({"version_compatible": True}, driver)):
+        place = tmp_path / f"{next(iter(options))}.plan"
+        built_at(bundle, place, "1:8:64", **options)
+        built_at(bundle, tmp_path / "plain.plan", "1:8:64")
+        with monkeypatch.context() as there:
+            there.setattr("edgekit.engines.gpu_facts", lambda elsewhere=elsewhere: elsewhere)
+            there.setattr("edgekit.backends._tensorrt.gpu_facts", lambda elsewhere=elsewhere: elsewhere)
+            (parity,) = verify_bundle(bundle, backends=["tensorrt"], engine=place).parities
+            assert (parity.facts["gpu"], parity.facts["driver"]) == (elsewhere["gpu"], elsewhere["driver"])
+            with pytest.raises(EngineError, match=r"plain.plan was built for something else"):
+                verify_bundle(bundle, backends=["tensorrt"], engine=tmp_path / "plain.plan")
+
+
+def test_an_engine_may_be_given_by_a_link_and_one_that_does_not_load_is_not_rebuilt(
+    ten: FakeTensorRT, bundle: Path, tmp_path: Path
+) -> None:
+    built_at(bundle, tmp_path / "net.plan", "1:8:64")
+    (tmp_path / "current.plan").symlink_to("net.plan")
+    assert verify_bundle(bundle, backends=["tensorrt"], engine=tmp_path / "current.plan").passed
+    ten.loads = False
+    with pytest.raises(
+        EngineError, match=r"refuses the engine .*; build it again with its options: edgekit build BUNDLE --output"
+    ):
+        verify_bundle(bundle, backends=["tensorrt"], engine=tmp_path / "net.plan")
+    assert len(ten.builds) == 1
+
+
+def test_the_engine_that_is_verified_is_the_one_that_is_built_and_timed(ten: FakeTensorRT, bundle: Path) -> None:
+    built = build_bundle(bundle)
+    (parity,) = verify_bundle(bundle, backends=["tensorrt"]).parities
+    timed = bench_bundle(bundle, backends=["tensorrt"], batches=(1, 8, 32), **BLOCK)
+    assert {parity.facts["engine sha256"], *(row.facts["engine sha256"] for row in timed.rows)} == {built.engine_sha256}
+    assert len(ten.builds) == 1
+
+
+def test_the_narrowest_profile_takes_a_batch(ten: FakeTensorRT, bundle: Path) -> None:
+    record = engine_of(bundle, BatchRange(1, 8, 32), BatchRange(1, 1, 1), BatchRange(8, 16, 16)).record
+    assert [record.profile_for(batch) for batch in (1, 2, 8, 17)] == [1, 0, 2, 0]
+
+
 def test_an_engine_of_another_file_is_refused(ten: FakeTensorRT, bundle: Path, repository: Path, tmp_path: Path) -> None:
     built_at(bundle, tmp_path / "net.plan", "1:8:64")
-    with pytest.raises(EngineError, match=r"something else: onnx sha256 [0-9a-f]{12} there, [0-9a-f]{12} here"):
+    with pytest.raises(EngineError, match=r"net.plan is an engine of another file than .*; give the bundle that it was built of"):
         verify_bundle(repository / "exported" / "lenet-scratch", backends=["tensorrt"], engine=tmp_path / "net.plan")
 
 
@@ -828,7 +873,7 @@ def test_an_engine_of_another_flavour_than_asked_for_is_refused_and_its_own_is_t
     rtx.install(monkeypatch)
     place = tmp_path / "net.plan"
     with monkeypatch.context() as without_gpu:
-        without_gpu.setattr("edgekit.engines.gpu_facts", dict)
+        without_gpu.setattr("edgekit.engines.gpu_facts", dict)  # so it is for all that RTX compiles for when it runs
         without_gpu.setattr("edgekit.trt.inspector.cuda_problem", lambda: "no NVIDIA driver is installed; install one")
         built = build_bundle(bundle, flavour="tensorrt-rtx", output=place)
     assert built.precision.read_from == "network"

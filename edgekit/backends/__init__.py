@@ -174,12 +174,14 @@ class Runtime(NamedTuple):
     """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing.
 
     ``by_layer``: what it opens is ``ByLayer``. ``on_gpu``: it computes on a GPU, whose clock follows its work.
+    ``in_ranges``: what it opens is ``InRanges``, and is asked for no batch beyond the usual ones by those that can do without.
     """
 
     absence: Callable[[ModelFiles | None, Wishes], str]
     open: Callable[[ModelFiles, Wishes], Backend]
     by_layer: bool = False
     on_gpu: bool = False
+    in_ranges: bool = False
 
 
 def open_backend(
@@ -351,7 +353,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu"), by_layer=True),
     "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda"), on_gpu=True),
     "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt"), on_gpu=True),
-    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt, by_layer=True, on_gpu=True),
+    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt, by_layer=True, on_gpu=True, in_ranges=True),
 }
 """Every runtime, in the order of reports."""
 KINDS = tuple(RUNTIMES)

@@ -13,7 +13,8 @@ import numpy as np
 from edgekit.backends import DeviceTimes, LayerTime, ModelFiles, Wishes
 from edgekit.backends._cuda import Device
 from edgekit.build_options import BuildOptions
-from edgekit.engines import Engine, EngineRecord, build_engine, open_engine, read_model, with_default_range
+from edgekit.cuda import gpu_facts, tf32_fact
+from edgekit.engines import Engine, EngineRecord, build_again, build_engine, open_engine, read_model, with_default_range
 from edgekit.errors import EngineError, StaleEngineError, UsageError
 from edgekit.reports import EngineLayer
 from edgekit.tensors import Array, Feed, TensorSpec, check_feed, shape_text
@@ -40,9 +41,12 @@ def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
     model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)
     if wishes.engine is not None:
         built = open_engine(trt, model, wishes.engine)
-        for batch in wishes.batches:
+        for batch in wishes.batches if built.record.key.options.profiles else ():
             built.record.profile_for(batch)  # now, and not when the others have been timed
-        return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
+        try:
+            return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
+        except StaleEngineError as problem:
+            raise EngineError(f"{str(problem).partition('; ')[0]}; {build_again(wishes.engine)}") from problem
     usual = BuildOptions(cuda_graph=wishes.cuda_graph and trt.flavour.compiles_late)
     options = with_default_range(files.inputs, usual, wishes.batches)
     built = build_engine(trt, model, options, progress=wishes.progress)
@@ -130,7 +134,7 @@ class TensorRTBackend:
         return outputs
 
     def bind(self, feed: Feed) -> Callable[[], None]:
-        """Inputs and outputs stay in the GPU's memory, of their own until the backend is closed."""
+        """Inputs and outputs stay in the GPU's memory, of their own as long as the function is held."""
         check_feed(self.inputs, feed)
         call = self._loaded(feed)
         launch, wait = self._launch, self._device.wait
@@ -353,16 +357,16 @@ def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, Engi
 
 
 def _facts(trt: TensorRT, record: EngineRecord, cuda_graph: bool) -> dict[str, str]:
-    key = record.key
+    key, here = record.key, gpu_facts()  # an engine may have been built on another GPU, or on none
     facts = {
         "flavour": trt.flavour.name,
         "version": trt.version,
-        "gpu": key.gpu,
-        "compute capability": key.compute_capability,
-        "driver": key.driver,
+        "gpu": here.get("gpu", key.gpu),
+        "compute capability": here.get("compute capability", key.compute_capability),
+        "driver": here.get("driver", key.driver),
         "precision": ", ".join(record.precision.found) or key.precision,
         "precision read from": record.precision.read_from,
-        "TF32": key.tf32,
+        "TF32": tf32_fact(key.options.tf32),
         "profiles (min:opt:max)": ", ".join(map(str, key.options.profiles)) or "none, the batch is fixed",
         "CUDA graph": "on" if cuda_graph else "off",
         "kernels": "compiled for their shapes before they run" if trt.flavour.compiles_late else "",

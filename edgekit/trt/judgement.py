@@ -13,6 +13,7 @@ from edgekit.trt.precision import NetworkLayers
 STRONG, CONSTRAINED = "strongly typed: the file's types are binding", "weakly typed: layers are constrained to the file's types"
 QUANTISED = ("int8", "int4", "float8", "float4")
 """A layer between Q and DQ may legally run in the type that DQ gives; that it need not is why the file was quantised."""
+GENERATED = "kgen"
 SHOWN = 3
 
 
@@ -29,9 +30,9 @@ class Inspected(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What was read off an engine: ``nodes``: what each ONNX node may compute in; ``others``: layers that name none of them."""
+    """What was read off an engine: ``nodes``: the layers that each ONNX node is in; ``others``: layers that name none of them."""
 
-    nodes: dict[str, tuple[str, ...]]
+    nodes: dict[str, list[EngineLayer]]
     others: tuple[EngineLayer, ...]
 
 
@@ -39,14 +40,16 @@ def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspe
     """The network against what was asked for, and the engine, as far as it tells, against the network."""
     told = inspected.telling
     read = _by_node(told, planned.nodes)
-    fallen = [node for node, found in read.nodes.items() if planned.nodes[node] in QUANTISED and planned.nodes[node] not in found]
-    unread = _unread(planned, read)
+    off = [node for node, layers in read.nodes.items() if not _fits(planned.nodes[node], layers)]
+    fallen = [node for node in off if planned.nodes[node] in QUANTISED]
+    unread = [node for node in planned.nodes if node not in read.nodes]
     problems = [*_against_asked(asked, planned.precisions), *_tf32(inspected.layers or (), tf32)]
-    if told:
-        problems += _against_network(read, fallen, planned, asked)
+    problems += _wrong(read, [node for node in off if node not in fallen], planned)
+    problems += _fallen(fallen, planned)
+    problems += [] if unread or not told else _lost(asked, told, planned)
     sure = tuple(dict.fromkeys(_likeliest(one, planned.precisions) for one in told))
     return PrecisionReport(
-        asked=asked,
+        asked=asked + (", quantised" if set(planned.precisions) & set(QUANTISED) else ""),
         typing=STRONG if flavour.strongly_typed else CONSTRAINED,
         read_from="engine" if told and not unread else "both" if told else "network",
         found=tuple(dict.fromkeys((*sure, *(planned.precisions if unread or not told else ())))),
@@ -57,55 +60,58 @@ def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspe
 
 
 def _by_node(told: Sequence[EngineLayer], nodes: Mapping[str, str]) -> Read:
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[EngineLayer]] = {}
     others = []
     for one in told:
         named = [node for node in one.onnx_nodes or fused_parts(one.name) if node in nodes]
         for node in named:
-            found[node] = tuple(dict.fromkeys((*found.get(node, ()), *one.precisions)))
+            found.setdefault(node, []).append(one)
         if not named:
             others.append(one)
     return Read(found, tuple(others))
 
 
-def _unread(planned: NetworkLayers, read: Read) -> list[str]:
-    """Nodes of which the engine does not tell; a layer without names may be any one of them."""
-    missing = [node for node in planned.nodes if node not in read.nodes]
-    return missing[len(read.others) :]
+def _fits(wanted: str, layers: Sequence[EngineLayer]) -> bool:
+    """Of a node that runs as several layers each does, as in another profile; generated kernels share it, and one is enough."""
+    return all(wanted in one.precisions for one in layers if one.kind != GENERATED) and any(
+        wanted in one.precisions for one in layers
+    )
 
 
 def _against_asked(asked: str, in_network: Sequence[str]) -> list[str]:
-    if in_network and asked not in in_network:
+    """What a file is stored in is what it computes in, where it is not quantised and not of several types."""
+    if in_network and asked not in in_network and not set(in_network) & set(QUANTISED):
         return [f"{asked} was asked for, and the network computes in {', '.join(in_network)}"]
-    others = [one for one in in_network if one != asked]
-    if asked == "float32" and others:
-        return [f"float32 was asked for, and the network also computes in {', '.join(others)}"]
     return []
 
 
-def _against_network(read: Read, fallen: Sequence[str], planned: NetworkLayers, asked: str) -> list[str]:
-    problems = []
-    wrong = [
-        f"{node} in {found[0]} instead of {planned.nodes[node]}"
-        for node, found in read.nodes.items()
-        if planned.nodes[node] not in found and node not in fallen
-    ]
+def _wrong(read: Read, off: Sequence[str], planned: NetworkLayers) -> list[str]:
+    wrong = [f"{node} in {_other(read.nodes[node], planned.nodes[node])} instead of {planned.nodes[node]}" for node in off]
     wrong += [
         f"{one.name} in {one.precisions[0]}"
         for one in read.others
         if planned.precisions and not set(one.precisions) & set(planned.precisions)
     ]
-    if wrong:
-        problems.append(
-            f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(planned.precisions)}: {_some(wrong)}"
-        )
-    quantised = [node for node in read.nodes if planned.nodes[node] in QUANTISED]
-    if 2 * len(fallen) > len(quantised):
-        problems.append(f"{len(fallen)} of {len(quantised)} quantised layers run in a wider type: {_some(fallen)}")
-    everywhere = [*read.nodes.values(), *(one.precisions for one in read.others)]
-    if asked in planned.precisions and not any(asked in found for found in everywhere):
-        problems.append(f"no layer of the engine computes in {asked}")
-    return problems
+    if not wrong:
+        return []
+    return [f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(planned.precisions)}: {_some(wrong)}"]
+
+
+def _other(layers: Sequence[EngineLayer], wanted: str) -> str:
+    return next(one.precisions[0] for one in layers if wanted not in one.precisions)
+
+
+def _fallen(fallen: Sequence[str], planned: NetworkLayers) -> list[str]:
+    quantised = [node for node, precision in planned.nodes.items() if precision in QUANTISED]
+    if 2 * len(fallen) <= len(quantised):
+        return []
+    return [f"{len(fallen)} of {len(quantised)} quantised layers run in a wider type: {_some(fallen)}"]
+
+
+def _lost(asked: str, told: Sequence[EngineLayer], planned: NetworkLayers) -> list[str]:
+    if asked not in planned.precisions or any(asked in one.precisions for one in told):
+        return []
+    return [f"no layer of the engine computes in {asked}"]
 
 
 def _tf32(engine: Sequence[EngineLayer], allowed: bool) -> list[str]:

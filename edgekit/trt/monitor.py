@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,36 +23,42 @@ class Phase:
 
 
 class Stop:
-    """Why a build is to end: ``reason`` is raised when TensorRT has come back."""
+    """Why a build is to end: ``reason`` is raised when TensorRT has come back; ``interrupted``: it is Ctrl-C."""
 
     def __init__(self) -> None:
         self.reason: BaseException | None = None
+        self.interrupted = False
 
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
     """Ctrl-C while TensorRT works: raised in one of its callbacks the bindings would print and drop it, so it waits for the end.
 
-    A second one ends the process at once.
+    A second one ends the process at once. A program that ignores it, or has a handler of its own, is left alone.
     """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers, or is interrupted
+    main = threading.current_thread() is threading.main_thread()  # no other may set handlers, or is interrupted
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield stop
         return
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if stop.reason is not None:
+        if stop.interrupted:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-        stop.reason = KeyboardInterrupt()
+            signal.raise_signal(signal.SIGINT)
+        stop.interrupted, stop.reason = True, KeyboardInterrupt()
 
-    before = signal.signal(signal.SIGINT, remember)
+    signal.signal(signal.SIGINT, remember)
     try:
         yield stop
+    except Exception as problem:  # what a build that is stopped says of itself
+        if stop.interrupted:
+            raise KeyboardInterrupt from problem
+        raise
     finally:
-        signal.signal(signal.SIGINT, before)
-    if stop.reason is not None:
-        raise stop.reason
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if stop.interrupted:
+        raise KeyboardInterrupt
 
 
 def progress_monitor(api: Any, flavour: Flavour, advance: Advance, stop: Stop) -> Any:

@@ -23,6 +23,7 @@ _NUMPY_NAMES = {
 }
 COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION_INPUT")
 """Layers whose precision costs time and accuracy; the others take what these leave them."""
+TRANSPARENT, LONGEST_WAY = ("SHUFFLE", "UNSQUEEZE", "SQUEEZE", "POOLING", "CONCATENATION"), 8
 TYPELESS = ("CONSTANT", "SHAPE", "QUANTIZE", "DEQUANTIZE", "CAST", "IDENTITY")
 
 
@@ -83,9 +84,13 @@ def _precision(layer: Any, made_by: dict[str, Any]) -> str:
 
 
 def _dequantize(layer: Any, made_by: Mapping[str, Any]) -> Any:
-    """The DEQUANTIZE layer that feeds this one, or None."""
-    tensor = layer.get_input(0) if layer.num_inputs else None
-    source = made_by.get(tensor.name) if tensor is not None else None
+    """The DEQUANTIZE layer that feeds this one, or None; TensorRT moves it behind what leaves the numbers as they are."""
+    source = layer
+    for _ in range(LONGEST_WAY):
+        tensor = source.get_input(0) if source.num_inputs else None
+        source = made_by.get(tensor.name) if tensor is not None else None
+        if source is None or source.type.name not in TRANSPARENT:
+            break
     return source if source is not None and source.type.name == "DEQUANTIZE" else None
 
 
