@@ -38,7 +38,7 @@ from edgekit.build_options import batch_sizes
 from edgekit.bundle import MANIFEST, SCHEMA, Bundle, open_bundle, write_bundle
 from edgekit.commands import bench_bundle, verify_bundle
 from edgekit.cuda import cuda_problem, gpu_facts
-from edgekit.errors import EdgekitError, Interrupted, UsageError, first_line
+from edgekit.errors import EdgekitError, Interrupted, OutputError, UsageError, first_line
 from edgekit.files import check_writable, destination, write_bytes, write_text
 from edgekit.machine import cores, machine_facts, tool_versions, versions_of
 from edgekit.reports import BenchReport, LatencyReport, ParityReport, Report, VerifyReport
@@ -512,6 +512,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def check_is_report(results: Path) -> None:
+    """Raise OutputError where something else than an earlier report would be lost."""
+    if not os.path.isfile(results):  # what is no file is told by who writes it, and a pipe would never end
+        return
+    try:
+        ours = "gpu_report" in json.loads(results.read_bytes())
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise OutputError(f"cannot write {results}: it is there and no report of this script's; choose another --results")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     problem = "" if options.on_cpu else cuda_problem()
@@ -524,6 +536,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left_out = partial(why_left_out, on_cpu=options.on_cpu, with_cpu=options.with_cpu, only=options.backend)
     settings = Settings(options.batches, options.seconds, left_out, options.raw, gpu)
     try:
+        check_is_report(results)
         for folder in (destination(results).parent, *([options.raw] if options.raw else [])):
             check_writable(folder)
         document = run_all(dict(zip(options.names, options.roots, strict=True)), settings, options.limit, results)

@@ -82,3 +82,13 @@ class BuildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version_compatible: bool = False
     tf32: bool = False
     cuda_graph: bool = False
+
+    def flags(self) -> list[str]:
+        """As ``edgekit build`` takes them; what is usual is left out."""
+        switches = ("hardware_compatible", "version_compatible", "tf32", "cuda_graph")
+        return [
+            *(f"--batch {sizes}" for sizes in self.profiles),
+            *([f"--workspace {self.workspace_mib}"] if self.workspace_mib is not None else []),
+            *([f"--level {self.level}"] if self.level != DEFAULT_LEVEL else []),
+            *(f"--{name.replace('_', '-')}" for name in switches if getattr(self, name)),
+        ]

@@ -11,7 +11,7 @@ from edgekit.backends import RUNTIMES, Backend, ModelFiles, absence, check_flavo
 from edgekit.build_options import BuildOptions
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.cuda import gpu_facts
-from edgekit.errors import BundleError, MissingError, UsageError
+from edgekit.errors import BROKEN, BundleError, MissingError, UsageError, broken_import
 from edgekit.extras import pip_install
 from edgekit.machine import cores, machine_facts
 from edgekit.progress import SILENT, Progress
@@ -113,7 +113,7 @@ def bench_bundle(
     kinds, skipped = _choose(files, backends, flavour)
     _check_graph(cuda_graph, kinds)
     if layers:
-        needs("onnx")
+        _needs_onnx()
         able = [kind for kind, runtime in RUNTIMES.items() if runtime.by_layer]
         if not set(able) & set(kinds):
             raise UsageError(f"--layers: {', '.join(kinds)} cannot tell its layers; add --backend {' or '.join(able)}")
@@ -155,7 +155,7 @@ def build_bundle(
     from edgekit.trt.flavour import find
 
     bundle = open_bundle(Path(root))
-    needs("onnx")
+    _needs_onnx()
     return build_bundle_engine(bundle, find(flavour), options, output=output, rebuild=rebuild, progress=progress)
 
 
@@ -166,7 +166,7 @@ def inspect_target(
     path = Path(target)
     is_bundle = (path / "manifest.json").is_file()
     if is_bundle or path.suffix == ".onnx":
-        needs("onnx")
+        _needs_onnx()
         from edgekit.inspect import onnx_table
 
         return onnx_table(open_bundle(path).onnx if is_bundle else path)
@@ -219,6 +219,17 @@ def needs(*packages: str, extra: str | None = None) -> None:
     if missing:
         remedy = pip_install(extra) if extra else f"pip install {' '.join(missing)}"
         raise MissingError(f"this needs {', '.join(missing)}, which is not installed; {remedy}")
+
+
+def _needs_onnx() -> None:
+    """Looked at before a file is: a package that is broken is not the file's fault."""
+    needs("onnx")
+    try:
+        import onnx
+
+        _ = onnx.load_model_from_string
+    except BROKEN as problem:
+        raise MissingError(broken_import("onnx", problem)) from problem
 
 
 def _model_files(bundle: Bundle, source: str | None) -> ModelFiles:

@@ -185,21 +185,26 @@ def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
     differing = [one for one in key.__struct_fields__ if one not in may_differ and getattr(key, one) != getattr(here, one)]
     if differing:
         told = ", ".join(f"{WORDS.get(one, one.replace('_', ' '))} {_differences(key, here, one)}" for one in differing)
-        raise EngineError(f"{path} was built for something else ({told}); {build_again(path)}")
+        raise EngineError(f"{path} was built for something else ({told}); {build_again(path, key.options)}")
     found = find_engine(key, Path(os.path.realpath(path)))
     if found is None:
-        raise EngineError(f"{path} is not the plan that its record tells of; {build_again(path)}")
+        raise EngineError(f"{path} is not the plan that its record tells of; {build_again(path, key.options)}")
     return found
 
 
 def _record_of(path: Path) -> EngineRecord:
-    record = read_record(Path(os.path.realpath(path)))
-    if record is None:
-        raise EngineError(
-            f"{path} is not an engine that this edgekit built: beside it there is no {record_path(path).name} of its own; "
-            "make it with edgekit build --output"
-        )
-    return record
+    """Raises EngineError that says what is missing."""
+    place = Path(os.path.realpath(path))
+    record = read_record(place) if path.name not in ("", "..") and os.path.isfile(place) else None
+    if record is not None:
+        return record
+    if not os.path.isfile(place):
+        problem = "is not a file" if os.path.exists(place) else "does not exist"
+    elif not os.path.exists(record_path(place)):
+        problem = f"is not an engine that edgekit built: its record {record_path(place).name} is not beside it"
+    else:
+        problem = f"is not an engine that this edgekit built: {record_path(place).name} is not a record of its own"
+    raise EngineError(f"engine {str(path)!r} {problem}; make it with edgekit build --output")
 
 
 def _may_differ(trt: TensorRT, key: EngineKey, here: EngineKey) -> tuple[str, ...]:
@@ -215,9 +220,9 @@ def _differences(key: EngineKey, here: EngineKey, field: str) -> str:
     return "differ" if isinstance(there, tuple) else f"{there or 'none'} there, {now or 'none'} here"
 
 
-def build_again(path: Path) -> str:
+def build_again(path: Path, options: BuildOptions) -> str:
     """The remedy for an engine that was given and does not do."""
-    return f"build it again with its options: edgekit build BUNDLE --output {path}"
+    return f"build it again: {' '.join(['edgekit build BUNDLE', *options.flags(), '--output', str(path)])}"
 
 
 def build_engine(
@@ -271,7 +276,8 @@ def store(path: Path, plan: bytes, record: EngineRecord) -> None:
     """Both are on the disk before either takes its place; until both have, the pair does not match and nobody loads it."""
     place = record_path(path)
     _drop_links(path, place)
-    with replacing(place) as beside, replacing(path) as temporary:
+    # the record takes its place first: one without a plan is known for edgekit's own, and may be replaced
+    with replacing(path) as temporary, replacing(place) as beside:
         temporary.write_bytes(plan)
         beside.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 

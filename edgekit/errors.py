@@ -83,7 +83,12 @@ BROKEN = (Exception, SystemExit)
 
 
 def broken_import(name: str, problem: BaseException) -> str:
-    """Part of a sentence: what is there, and yet does not start, with the remedy."""
+    """Part of a sentence: what is there, and yet does not start, with the remedy; Ctrl-C in the middle of it goes on its way."""
+    cause: BaseException | None = problem
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):  # pybind11 makes an ImportError of it
+            raise cause
+        cause = cause.__cause__ or cause.__context__
     reason = "it ends the program" if isinstance(problem, SystemExit) else first_line(problem)
     return f"{name} is installed but cannot be imported: {reason}; run edgekit doctor"
 

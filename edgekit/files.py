@@ -122,7 +122,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             raise OutputError(f"cannot write {folder}: something that is not a folder is there; choose another name")
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_hidden(folder)))
-        os.chmod(temporary, 0o777 & ~_umask())
+        os.chmod(temporary, stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask())
         yield temporary
         _swap(temporary, folder)
     except OSError as problem:

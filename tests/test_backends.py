@@ -872,3 +872,15 @@ def test_a_tensorrt_provider_without_tensorrt_is_absent(
     monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CUDAExecutionProvider"])
     assert "has no TensorRT provider" in absence("ort-tensorrt")
     assert absence("ort-cuda") == ""
+
+
+def test_ctrl_c_in_the_middle_of_an_import_is_no_broken_package() -> None:
+    """pybind11 makes an ImportError of it, with the interrupt as its cause."""
+    from edgekit.errors import broken_import
+
+    broken = ImportError("initialization failed")
+    assert "initialization failed" in broken_import("tensorrt", broken)
+    broken.__cause__ = ValueError()
+    broken.__cause__.__context__ = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        broken_import("tensorrt", broken)

@@ -272,6 +272,25 @@ def test_a_disk_that_is_full_for_the_record_leaves_no_plan_of_which_nobody_knows
     assert made(trt, output=place).path == place
 
 
+def test_a_build_that_is_ended_between_the_two_files_can_be_done_again(
+    trt: TensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, real, replaced = tmp_path / "net.plan", os.replace, list[str]()
+
+    def ended(source: Any, target: Any) -> None:
+        if replaced:
+            raise KeyboardInterrupt
+        replaced.append(str(target))
+        real(source, target)
+
+    with monkeypatch.context() as ending:
+        ending.setattr(os, "replace", ended)
+        with pytest.raises(KeyboardInterrupt):
+            made(trt, output=place)
+    assert replaced == [str(record_path(place))]
+    assert made(trt, output=place).path == place
+
+
 @pytest.mark.parametrize("name", ["plan", "record", "timing"])
 def test_what_cannot_be_replaced_in_the_cache_is_found_before_the_build(trt: TensorRT, fake: FakeTensorRT, name: str) -> None:
     engine = made(trt)

@@ -545,3 +545,14 @@ def test_on_a_gpu_tensorrt_is_checked_and_timed_with_and_without_a_graph(
     assert set(found["skipped"].values()) == {"left out by --backend"}
     assert fake.cuda.left == {}
     assert "cudaGraphLaunch" in fake.cuda.calls
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "precious", '{"schema": 3}'])
+def test_results_that_are_no_report_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    """Such as the manifest of the bundle that is measured."""
+    place = tmp_path / "manifest.json"
+    place.write_text(content)
+    arguments = ["--on-cpu", "--bundle", "exported/lenet", "--results", str(place), "--seconds", "0.01", "--batch", "1"]
+    assert gpu_report.main(arguments) == 2
+    assert "it is there and no report of this script's; choose another --results" in capsys.readouterr().err
+    assert place.read_text() == content

@@ -802,14 +802,19 @@ def test_an_engine_for_something_else_is_refused_and_says_in_what(
         other.setattr("edgekit.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU", "driver": ""})
         refused(
             r"plan was built for something else \(GPU Pretended GPU there, Another GPU here, driver 540.4 there, none here\); "
-            f"build it again with its options: edgekit build BUNDLE --output {place}"
+            f"build it again: edgekit build BUNDLE --batch 1:8:64 --output {place}"
         )
     plan = place.read_bytes()
     place.write_bytes(plan[:-1] + b" ")
     refused("net.plan is not the plan that its record tells of; build it again")
     place.write_bytes(plan)
     place.with_name("net.plan.json").unlink()
-    refused(r"net.plan is not an engine that this edgekit built: beside it there is no net.plan.json of its own; make it with")
+    refused(r"net.plan' is not an engine that edgekit built: its record net.plan.json is not beside it; make it with")
+    place.with_name("net.plan.json").write_text("{}")
+    refused(r"net.plan' is not an engine that this edgekit built: net.plan.json is not a record of its own; make it with")
+    for odd, told in (("", "is not a file"), ("/", "is not a file"), ("..", "is not a file"), ("gone.plan", "does not exist")):
+        with pytest.raises(EngineError, match=rf"^engine '.*' {told}; make it with edgekit build --output$"):
+            verify_bundle(bundle, backends=["tensorrt"], engine=Path(odd))
     assert len(ten.builds) == 1
 
 
@@ -838,9 +843,7 @@ def test_an_engine_may_be_given_by_a_link_and_one_that_does_not_load_is_not_rebu
     (tmp_path / "current.plan").symlink_to("net.plan")
     assert verify_bundle(bundle, backends=["tensorrt"], engine=tmp_path / "current.plan").passed
     ten.loads = False
-    with pytest.raises(
-        EngineError, match=r"refuses the engine .*; build it again with its options: edgekit build BUNDLE --output"
-    ):
+    with pytest.raises(EngineError, match=r"refuses the engine .*; build it again: edgekit build BUNDLE --batch 1:8:64 --output"):
         verify_bundle(bundle, backends=["tensorrt"], engine=tmp_path / "net.plan")
     assert len(ten.builds) == 1
 

@@ -24,6 +24,7 @@ from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
 PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
 COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
+_API = (ort.InferenceSession, ort.SessionOptions, ort.OrtValue, ort.get_available_providers)  # a package half there shows here
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 ERRORS_ONLY = 3
 VERSION = str(ort.__version__)  # a package that is only half there lacks it, and is found out here

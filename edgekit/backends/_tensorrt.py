@@ -46,7 +46,9 @@ def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
         try:
             return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
         except StaleEngineError as problem:
-            raise EngineError(f"{str(problem).partition('; ')[0]}; {build_again(wishes.engine)}") from problem
+            raise EngineError(
+                f"{str(problem).partition('; ')[0]}; {build_again(wishes.engine, built.record.key.options)}"
+            ) from problem
     usual = BuildOptions(cuda_graph=wishes.cuda_graph and trt.flavour.compiles_late)
     options = with_default_range(files.inputs, usual, wishes.batches)
     built = build_engine(trt, model, options, progress=wishes.progress)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgekit.errors import BundleError, EngineError, UsageError, first_line
+from edgekit.errors import BROKEN, BundleError, EngineError, MissingError, UsageError, broken_import, first_line
 from edgekit.tensors import BATCH, TensorSpec, shape_text
 from edgekit.trt.flavour import TensorRT
 from edgekit.trt.messages import NO_OPERATOR, BadNode, asking, plain, refusal
@@ -78,8 +78,10 @@ def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
 
 def _proto(model: OnnxFile) -> Any:
     """Parsed once beforehand: TensorRT takes junk for an empty network, and would open the files that external data names."""
-    import onnx
-
+    try:
+        import onnx
+    except BROKEN as problem:
+        raise MissingError(broken_import("onnx", problem)) from problem
     try:
         proto = onnx.load_model_from_string(model.content)
         if not proto.graph.node:
