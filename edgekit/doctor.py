@@ -171,7 +171,7 @@ def _engine_cache() -> dict[str, str]:
     except OSError as problem:  # a file, or somebody else's: no engine would be found or kept
         return {"engine cache": f"none: {folder}: {problem.strerror}; let EDGEKIT_CACHE name a folder of yours"}
     engines = "1 engine" if len(sizes) == 1 else f"{len(sizes)} engines"
-    return {"engine cache": f"{engines}, {sum(sizes) / 1e6:.0f} MB in {folder}"} if sizes else {}
+    return {"engine cache": f"{engines}, {sum(sizes) / 1e6:.1f} MB in {folder}"} if sizes else {}
 
 
 def _driver() -> Finding:

@@ -122,8 +122,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             raise OutputError(f"cannot write {folder}: something that is not a folder is there; choose another name")
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_hidden(folder)))
-        os.chmod(temporary, stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask())
         yield temporary
+        os.chmod(temporary, stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask())  # last, as for files
         _swap(temporary, folder)
     except OSError as problem:
         raise write_error(folder, problem) from problem

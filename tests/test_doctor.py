@@ -401,9 +401,9 @@ def test_the_engine_cache_is_named_with_its_size(machine: Machine, tmp_path: Pat
     (tmp_path / "engines").mkdir()
     for name, size in (("a.plan", 2_000_000), ("b.plan", 1_000_000), ("b.plan.json", 9), ("timing-x.cache", 9_000_000)):
         (tmp_path / "engines" / name).write_bytes(bytes(size))
-    assert machine.report().machine["engine cache"] == f"2 engines, 3 MB in {tmp_path / 'engines'}"
+    assert machine.report().machine["engine cache"] == f"2 engines, 3.0 MB in {tmp_path / 'engines'}"
     (tmp_path / "engines" / "a.plan").unlink()
-    assert machine.report().machine["engine cache"] == f"1 engine, 1 MB in {tmp_path / 'engines'}"
+    assert machine.report().machine["engine cache"] == f"1 engine, 1.0 MB in {tmp_path / 'engines'}"
 
 
 def test_a_cache_that_is_none_is_named_with_what_to_do(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,18 @@ def test_a_nul_in_a_name_is_one_sentence(tmp_path: Path) -> None:
         read_bytes(path, "ONNX file", BundleError)
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o711])
+def test_a_folder_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    folder.chmod(mode)
+    with replacing_folder(folder) as temporary:
+        assert temporary.stat().st_mode & 0o200, "even what may not be written later is written now"
+        (temporary / "file").write_text("new")
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+    assert (folder / "file").read_text() == "new"
+
+
 @pytest.mark.parametrize(
     ("named", "place"),
     [
