@@ -421,6 +421,8 @@ def main() -> NoReturn:
     """The entry point: under ``--json`` wrong usage too is one JSON document."""
     try:
         code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # help is written without
     except typer.Abort:
         sys.exit(130)
     except _TyperUsageError as problem:
@@ -429,8 +431,12 @@ def main() -> NoReturn:
 
             with suppress(typer.Exit):  # stdout takes no document, which has been said
                 print_error("UsageError", problem.format_message())
-        with suppress(OSError):
+        try:
             problem.show()
+        except OSError:
+            from edgekit.console import give_up
+
+            give_up(sys.stderr)
         sys.exit(2)
     except OSError as problem:  # of --help and --version, and where stderr takes no sentence: commands print by themselves
         from edgekit.console import say_unwritten

@@ -119,8 +119,7 @@ def _write(content: bytes) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # keep the interpreter from complaining about it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up(sys.stdout)
     except (AttributeError, OSError, ValueError) as problem:  # stdout is closed, or on a full disk
         say_unwritten(problem)
         raise typer.Exit(BAD_INPUT) from None
@@ -129,8 +128,22 @@ def _write(content: bytes) -> None:
 def say_unwritten(problem: Exception) -> None:
     """What was for stdout is lost: one sentence, where stderr still takes it."""
     reason = "it is closed" if sys.stdout is None else getattr(problem, "strerror", None) or problem
-    with contextlib.suppress(OSError):
-        print(f"error: stdout cannot be written: {reason}; send it elsewhere", file=sys.stderr)  # noqa: T201
+    give_up(sys.stdout)
+    complain(f"error: stdout cannot be written: {reason}; send it elsewhere")
+
+
+def complain(line: str) -> None:
+    """On stderr, where that takes it."""
+    try:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:
+        give_up(sys.stderr)
+
+
+def give_up(stream: Any) -> None:
+    """What it still holds goes nowhere: at exit the interpreter would try once more, complain, and end with 120."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_error(kind: str, message: str) -> None:

@@ -24,7 +24,8 @@ def _one_thread_per_worker() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every test has a cache of its own, and leaves the process-wide thread count as it was."""
+    """Every test has a cache of its own, starts Python as users do, and leaves the process-wide thread count as it was."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what is lost at exit
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     threads = torch.get_num_threads()
     yield
