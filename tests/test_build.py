@@ -635,6 +635,15 @@ class Killing(Recorder):
         yield advance
 
 
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """As at a terminal: what a script starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_ctrl_c_as_a_signal_stops_a_build_and_leaves_nothing(bundle: Path, tmp_path: Path, rtx: TensorRT) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -643,6 +652,7 @@ def test_ctrl_c_as_a_signal_stops_a_build_and_leaves_nothing(bundle: Path, tmp_p
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.usefixtures("_ctrl_c")
 def test_ctrl_c_while_tensorrt_writes_its_log_is_not_lost(
     bundle: Path, tmp_path: Path, rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -665,6 +675,15 @@ def test_ctrl_c_while_tensorrt_writes_its_log_is_not_lost(
         build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "engine.plan")
     assert len(lines) > 20
     assert not (tmp_path / "engine.plan").exists()
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(bundle: Path, rtx: TensorRT) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert build_bundle(bundle, flavour="tensorrt-rtx", progress=Killing()).passed
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_thread_builds_without_touching_signals(bundle: Path, rtx: TensorRT) -> None:
