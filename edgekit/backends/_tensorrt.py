@@ -178,10 +178,8 @@ class TensorRTBackend:
             profiler.calls.append({})
             call.enqueue()
             self._device.wait()
-            with self._asking("tell what its layers take"):
-                reported = context.report_to_profiler()
-            if not reported:
-                raise self._failed("tell what its layers take")
+            with self._asking("tell what its layers take") as granted:
+                granted(context.report_to_profiler())
         assert self._loaded_engine is not None
         described = engine_layers(information(self._trt.api, self._loaded_engine.engine, context))
         return profiler.calls[1:], {one.name: one for one in described}
@@ -316,7 +314,7 @@ class TensorRTBackend:
             self._device.upload(array, call.addresses[spec.name])
         return held
 
-    def _asking(self, what: str) -> AbstractContextManager[None]:
+    def _asking(self, what: str) -> AbstractContextManager[Callable[[bool], bool]]:
         return asking(self._trt, what, self._logger)
 
     def _failed(self, what: str) -> EngineError:

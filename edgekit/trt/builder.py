@@ -117,26 +117,20 @@ def _config(trt: TensorRT, builder: Any, logger: Any, options: BuildOptions, inp
 def _build_for_this_gpu(trt: TensorRT, logger: Any, config: Any) -> None:
     """Or it would be for the usual ones, and the one here need not be among those."""
     assert trt.flavour.lists_gpus
-    what = "build for the GPU that is here"
-    with asking(trt, what, logger):
+    with asking(trt, "build for the GPU that is here", logger) as granted:
         config.num_compute_capabilities = 1
-        taken = config.set_compute_capability(trt.api.ComputeCapability.CURRENT, 0)
-    if not taken:
-        raise failure(trt, what, logger.messages)
+        granted(config.set_compute_capability(trt.api.ComputeCapability.CURRENT, 0))
 
 
 def _add_profile(
     trt: TensorRT, builder: Any, logger: Any, config: Any, sizes: BatchRange, inputs: tuple[TensorSpec, ...]
 ) -> None:
-    what = f"build for the batch sizes {sizes}"
-    with asking(trt, what, logger):
+    with asking(trt, f"build for the batch sizes {sizes}", logger) as granted:
         profile = builder.create_optimization_profile()
         for spec in inputs:
             if any(isinstance(axis, str) for axis in spec.shape):
                 profile.set_shape(spec.name, *(spec.concrete(size) for size in (sizes.min, sizes.opt, sizes.max)))
-        index = config.add_optimization_profile(profile)
-    if index < 0:
-        raise failure(trt, what, logger.messages)
+        granted(config.add_optimization_profile(profile))
 
 
 def _use_timing_cache(config: Any, content: bytes) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from edgekit.errors import EngineError, first_line
 from edgekit.trt.flavour import TensorRT
+
+Answer = TypeVar("Answer")
 
 LOUD = ("INTERNAL_ERROR", "ERROR", "WARNING")
 NO_OPERATOR = "no such operator"
@@ -64,10 +66,19 @@ def failure(trt: TensorRT, what: str, messages: Sequence[Message], otherwise: st
 
 
 @contextmanager
-def asking(trt: TensorRT, what: str, logger: Any) -> Iterator[None]:
-    """Around calls where the bindings may raise instead of answering: raises EngineError that says ``what`` was refused."""
+def asking(trt: TensorRT, what: str, logger: Any) -> Iterator[Callable[[Answer], Answer]]:
+    """Around calls that TensorRT may refuse: raises EngineError that says ``what`` was, where its bindings raise.
+
+    What it yields passes an answer on, or raises the same for None, False and a negative number.
+    """
+
+    def granted(answer: Answer) -> Answer:
+        if answer is None or answer is False or (isinstance(answer, int) and answer < 0):
+            raise failure(trt, what, logger.messages)
+        return answer
+
     try:
-        yield
+        yield granted
     except (RuntimeError, TypeError, ValueError) as problem:
         raise failure(trt, what, logger.messages, first_line(problem)) from problem
 

@@ -7,13 +7,11 @@ from typing import Any, NamedTuple
 from edgekit.errors import MissingError, StaleEngineError, first_line
 from edgekit.tensors import TensorSpec, shape_text
 from edgekit.trt.flavour import TensorRT
-from edgekit.trt.messages import asking, collector, failure, reason_of
+from edgekit.trt.messages import asking, collector, reason_of
 from edgekit.trt.network import described, wanted
 from edgekit.trt.precision import numpy_name
 
 REBUILD = "build it again with edgekit build --rebuild"
-
-
 _kept: list[Any] = []  # loggers: TensorRT goes on holding one after the call that it was given to
 
 
@@ -29,10 +27,8 @@ def start(trt: TensorRT) -> Any:
     """A logger that keeps what TensorRT says; TensorRT's own plugins, which files and plans may name, are registered."""
     logger = collector(trt.api)
     _kept.append(logger)
-    with asking(trt, "register its plugins", logger):
-        registered = trt.api.init_libnvinfer_plugins(logger, "")
-    if not registered:
-        raise failure(trt, "register its plugins", logger.messages)
+    with asking(trt, "register its plugins", logger) as granted:
+        granted(trt.api.init_libnvinfer_plugins(logger, ""))
     return logger
 
 
@@ -68,36 +64,28 @@ def create_context(trt: TensorRT, logger: Any, loaded: Loaded) -> Any:
     compiles late does so before a call runs, not beside it: or the same call would become faster after a while.
     """
     api, engine = trt.api, loaded.engine
-    with asking(trt, "create an execution context", logger):
+    with asking(trt, "create an execution context", logger) as granted:
         if trt.flavour.compiles_late:
             settings = engine.create_runtime_config()
             settings.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
             loaded.settings.append(settings)
-            context = engine.create_execution_context(settings)
+            context = granted(engine.create_execution_context(settings))
         else:
-            context = engine.create_execution_context()
-    if context is None:
-        raise failure(trt, "create an execution context", logger.messages)
+            context = granted(engine.create_execution_context())
     context.nvtx_verbosity = api.ProfilingVerbosity.NONE
     return context
 
 
 def choose_profile(trt: TensorRT, logger: Any, context: Any, index: int, stream: int) -> None:
     """Of the engine's profiles; it holds when the stream has come to it."""
-    what = f"use the profile {index} of the engine"
-    with asking(trt, what, logger):
-        chosen = context.set_optimization_profile_async(index, stream)
-    if not chosen:
-        raise failure(trt, what, logger.messages)
+    with asking(trt, f"use the profile {index} of the engine", logger) as granted:
+        granted(context.set_optimization_profile_async(index, stream))
 
 
 def set_shape(trt: TensorRT, logger: Any, context: Any, name: str, shape: tuple[int, ...]) -> None:
     """Of an input."""
-    what = f"take {name} of {shape_text(shape)}"
-    with asking(trt, what, logger):
-        taken = context.set_input_shape(name, shape)
-    if not taken:
-        raise failure(trt, what, logger.messages)
+    with asking(trt, f"take {name} of {shape_text(shape)}", logger) as granted:
+        granted(context.set_input_shape(name, shape))
 
 
 def check_tensors(trt: TensorRT, engine: Any, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
