@@ -37,6 +37,7 @@ from edgekit.bench import BOUNDARIES, Candidate, compare, interleave
 from edgekit.build_options import batch_sizes
 from edgekit.bundle import MANIFEST, SCHEMA, Bundle, open_bundle, write_bundle
 from edgekit.commands import bench_bundle, verify_bundle
+from edgekit.console import give_up, say_unwritten
 from edgekit.cuda import cuda_problem, gpu_facts
 from edgekit.errors import EdgekitError, Interrupted, OutputError, UsageError, first_line
 from edgekit.files import check_writable, destination, write_bytes, write_text
@@ -86,11 +87,11 @@ def tell(text: str, code: int = 1) -> None:
     """On stdout; where nobody reads it any more, as behind ``| head``, the run ends there with ``code``, whatever it was at."""
     try:
         print(text, flush=True)
+    except BrokenPipeError:
+        give_up(sys.stdout)
+        sys.exit(code)
     except OSError as problem:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says it once more at exit
-        if isinstance(problem, BrokenPipeError):
-            sys.exit(code)
-        print(f"error: stdout cannot be written: {problem.strerror}; send it elsewhere", file=sys.stderr)
+        say_unwritten(problem)
         sys.exit(2)
 
 

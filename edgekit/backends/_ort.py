@@ -24,10 +24,10 @@ from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
 PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
 COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
-_API = (ort.InferenceSession, ort.SessionOptions, ort.OrtValue, ort.get_available_providers)  # a package half there shows here
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 ERRORS_ONLY = 3
-VERSION = str(ort.__version__)  # a package that is only half there lacks it, and is found out here
+# a package that is only half there is found out here
+VERSION, _ = str(ort.__version__), (ort.InferenceSession, ort.SessionOptions, ort.OrtValue, ort.get_available_providers)
 ASKED_OFF = f"asked off by {TF32_OVERRIDE}=0; edgekit verify shows whether it is: TF32 errs by about 1e-3"
 
 
@@ -239,6 +239,7 @@ def _tf32(kind: str) -> str:
 
 
 def _opens_on_cpu(content: bytes) -> bool:
+    """Whether, and not why not: the caller raises what the provider that was asked for has said."""
     try:
         new_session(content, session_options(None), [(PROVIDERS["ort-cpu"], {})])
     except Exception:
