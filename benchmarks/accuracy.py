@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from edgekit import data
-from edgekit.machine import machine_facts
+from edgekit.machine.cpu import machine_facts
 from edgekit.recipe import Recipe, load
-from edgekit.reports import TrainReport
-from edgekit.train import train
+from edgekit.reports.train import TrainReport
+from edgekit.training.loop import train
 
 RESULT = Path(__file__).parent / "results" / "accuracy.json"
 

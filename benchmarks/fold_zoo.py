@@ -111,10 +111,10 @@ def measure(name: str, *, own_only: bool = False) -> dict[str, Any]:
     """One model, all tools, or edgekit alone."""
     import torch
 
-    from edgekit.export import export_onnx
     from edgekit.fold import fold
-    from edgekit.models.exact import run_exact
-    from edgekit.models.trace import output_specs, run, tensors_of, trace
+    from edgekit.graphs.exact import run_exact
+    from edgekit.graphs.trace import output_specs, run, tensors_of, trace
+    from edgekit.graphs.write import export_onnx
     from edgekit.tensors import TensorSpec
 
     torch.set_num_threads(1)
@@ -211,7 +211,7 @@ def error(outputs: Any, reference: Any) -> float:
     """Scale-normalised, the worst of all outputs."""
     import numpy as np
 
-    from edgekit.verify import normalised_error
+    from edgekit.parity.compare import normalised_error
 
     return max(normalised_error(np.asarray(outputs[key]), reference[key]) for key in reference)
 
@@ -231,7 +231,7 @@ def onnx_error(content: bytes, feed: Any, reference: Any) -> float:
 def onnx_result(content: bytes, feed: Any, reference: Any) -> dict[str, Any]:
     import onnx
 
-    from edgekit.onnx_count import batch_norms
+    from edgekit.onnx.read import batch_norms
 
     left = batch_norms(onnx.load_from_string(content))
     return {"left": left, "error": onnx_error(content, feed, reference)}
@@ -242,7 +242,7 @@ def fx_fuse(model: Any, example: Any, reference: Any) -> dict[str, Any]:
     from torch.fx.experimental.optimization import fuse
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from edgekit.models.trace import run
+    from edgekit.graphs.trace import run
 
     fused = fuse(copy.deepcopy(model))
     called = [node for node in fused.graph.nodes if node.op == "call_module"]
@@ -266,7 +266,7 @@ def plain(program: Any) -> bytes:
     """The exporter's file with edgekit's simplifications, none of which folds."""
     import onnx_ir
 
-    from edgekit.export import _simplified
+    from edgekit.graphs.write import _simplified
 
     content: bytes = onnx_ir.to_proto(_simplified(onnx_ir.from_proto(program.model_proto))).SerializeToString()
     return content

@@ -1,7 +1,7 @@
 """What every runtime computes on this machine's NVIDIA GPU and how long it takes, with batch norm folded and unfolded.
 
     python benchmarks/gpu_report.py               # every bundle in exported/; --bundle, --batch, --seconds, --limit SECONDS
-    python benchmarks/gpu_report.py --with-cpu    # torch and ort-cpu too, to compare with
+    python benchmarks/gpu_report.py --with-cpu    # torch and ort-cpu too, to speedups with
     python benchmarks/gpu_report.py --on-cpu --results trial.json     # the same path where there is no GPU
 
 It takes '.[train,gpu]' and writes ``benchmarks/results/<gpu>.json``, anew after each bundle; then ``benchmarks/readme.py`` puts
@@ -32,18 +32,24 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from edgekit.backends import KINDS, RUNTIMES, Backend, absence, on_gpu, open_backend, present
-from edgekit.bench import BOUNDARIES, Candidate, compare, interleave
-from edgekit.build_options import batch_sizes
-from edgekit.bundle import MANIFEST, SCHEMA, Bundle, open_bundle, write_bundle
-from edgekit.commands import bench_bundle, verify_bundle
-from edgekit.console import give_up, say_unwritten
-from edgekit.cuda import cuda_problem, gpu_facts
+from edgekit.backends import KINDS, RUNTIMES, absence, on_gpu, open_backend, present
+from edgekit.backends.contract import Backend
+from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
+from edgekit.bundle.manifest import MANIFEST, SCHEMA
+from edgekit.cli.outcome import give_up, say_unwritten
+from edgekit.commands.bench import bench_bundle
+from edgekit.commands.verify import verify_bundle
 from edgekit.errors import EdgekitError, Interrupted, OutputError, UsageError, first_line
 from edgekit.files import check_writable, destination, write_bytes, write_text
-from edgekit.machine import cores, machine_facts, tool_versions, versions_of
-from edgekit.reports import BenchReport, LatencyReport, ParityReport, Report, VerifyReport
-from edgekit.tensors import sample_feed
+from edgekit.latency.loop import BOUNDARIES, Candidate, interleave
+from edgekit.latency.statistics import speedups
+from edgekit.machine.cpu import cores, machine_facts
+from edgekit.machine.gpu import cuda_problem, gpu_facts
+from edgekit.machine.packages import tool_versions, versions_of
+from edgekit.reports.base import Report
+from edgekit.reports.bench import BenchReport, LatencyReport
+from edgekit.reports.verify import ParityReport, VerifyReport
+from edgekit.tensors import batch_sizes, sample_feed
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -175,9 +181,9 @@ def both_sides(bundle: Bundle, folder: Path) -> dict[str, Bundle]:
 
 def other_side(bundle: Bundle, root: Path, *, fold_bn: bool) -> Bundle:
     """The same weights exported anew, beside the bundle's own golden file, weights and card."""
-    from edgekit.export import export_onnx
     from edgekit.fold import fold
-    from edgekit.models.build import build_module, load_weights
+    from edgekit.graphs.write import export_onnx
+    from edgekit.models.factory import build_module, load_weights
 
     files, manifest = bundle.model_files(), bundle.manifest
     assert files.torch_model is not None
@@ -194,7 +200,7 @@ def measure_side(bundle: Bundle, network: str, ways: Sequence[Way], settings: Se
     """Parity of every way, one by one; then the latency of those that ran at all."""
     import onnx
 
-    from edgekit.onnx_count import batch_norms
+    from edgekit.onnx.read import batch_norms
 
     checked = {way: journal.attempt(f"{network} {way.name} parity", partial(check, bundle, way)) for way in ways}
     parity = []
@@ -283,7 +289,7 @@ def ratio(opened: Mapping[str, Backend], batch: int, seconds: float) -> dict[str
         for network in NETWORKS
     ]
     rows = interleave(candidates, batch, "device", seconds)
-    (found,) = compare(rows)  # time of the first over that of the second
+    (found,) = speedups(rows)  # time of the first over that of the second
     blocks = {f"{row.backend}_blocks_ms": block_medians(row) for row in rows}
     noise = {row.backend: row.noise for row in rows if row.noise != "stable"}
     return {

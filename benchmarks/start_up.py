@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from edgekit.machine import machine_facts
+from edgekit.machine.cpu import machine_facts
 
 RESULT = Path(__file__).parent / "results" / "start_up.json"
 COMMANDS = {

@@ -29,11 +29,13 @@ from torchvision.datasets import FashionMNIST
 
 from edgekit import data
 from edgekit.data import fashion_mnist
-from edgekit.machine import machine_facts
-from edgekit.models.build import build_module
+from edgekit.machine.cpu import machine_facts
+from edgekit.models.factory import build_module
 from edgekit.progress import SILENT
 from edgekit.recipe import load
-from edgekit.train import Batches, State, batch_count, reuse_memory, train_one_epoch
+from edgekit.training.batches import Batches, batch_count
+from edgekit.training.checkpoint import State
+from edgekit.training.loop import reuse_memory, train_one_epoch
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "train_lenet.json"

@@ -1,5 +1,5 @@
 """``python -m edgekit``."""
 
-from edgekit.cli import main
+from edgekit.cli.app import main
 
 main()

@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from edgekit.errors import RecipeError
-from edgekit.files import read_bytes
+from edgekit.files import check_name, read_bytes
 from edgekit.preprocess import CHANNELS, MAX_SIDE, Color
+from edgekit.tolerance import Tolerance
 
 Positive = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
@@ -74,18 +75,6 @@ class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     golden: Positive = 64
 
 
-class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An output y passes against the reference r when max|y - r| <= atol + rtol * max|r| and top-1 agrees.
-
-    ``top1`` is the least share of samples whose largest value must be at the same place, or at one whose reference value
-    ties with it to a millionth of max|r| (outputs of shape N x classes).
-    """
-
-    atol: Annotated[float, Meta(ge=0)] = 1e-6
-    rtol: Annotated[float, Meta(ge=0, lt=1)] = 2e-5
-    top1: Annotated[float, Meta(ge=0, le=1)] = 1.0
-
-
 class BenchRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to time.
 
@@ -122,11 +111,6 @@ def load(path: Path) -> Recipe:
         return recipe
     absolute = (path.parent / Path(recipe.data.path).expanduser()).absolute()
     return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=str(absolute)))
-
-
-def check_name(name: str) -> bool:
-    """Whether ``name`` is safe as a folder: letters, digits, dot, dash, underscore, not starting with a dot."""
-    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name) is not None
 
 
 def _check(recipe: Recipe, path: Path) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, UsageError
 
 Array: TypeAlias = NDArray[Any]
 Feed: TypeAlias = Mapping[str, Array]
@@ -72,3 +72,55 @@ def sample_feed(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[
         else:
             feed[spec.name] = rng.integers(0, 2, shape).astype(spec.dtype)
     return feed
+
+
+LARGEST_BATCH = 65536
+
+
+class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Batch sizes an engine takes, ``min`` to ``max``; it is tuned for ``opt``."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max <= LARGEST_BATCH:
+            raise ValueError(f"{self} is no range of batch sizes: it takes 1 <= min <= opt <= max <= {LARGEST_BATCH}")
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+    @classmethod
+    def parse(cls, text: str) -> BatchRange:
+        """``1:8:32``, or ``8`` for that size alone; raises UsageError for anything else."""
+        sizes = _whole_numbers(text.split(":"))
+        if sizes is None or len(sizes) not in (1, 3):
+            raise UsageError(
+                f"--batch {_shown(text)} is no range of batch sizes; write min:opt:max like 1:8:32, or one size like 8"
+            )
+        try:
+            return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
+        except ValueError as problem:
+            raise UsageError(f"--batch {problem}; write min:opt:max like 1:8:32") from None
+
+    def __contains__(self, batch: int) -> bool:
+        return self.min <= batch <= self.max
+
+
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """``1,8,32``, each of them once; raises UsageError for anything else."""
+    sizes = _whole_numbers(text.split(","))
+    if sizes is None or not all(1 <= size <= LARGEST_BATCH for size in sizes):
+        raise UsageError(f"--batch {_shown(text)} is not a list of batch sizes from 1 to {LARGEST_BATCH}; write it like 1,8,32")
+    return tuple(dict.fromkeys(sizes))
+
+
+def _whole_numbers(parts: list[str]) -> list[int] | None:
+    """Whole numbers, or None; one that is endless is none, because int() gives up on it."""
+    digits = [part.strip() for part in parts]
+    return [int(one) for one in digits] if all(one.isdecimal() and len(one) < 20 for one in digits) else None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:50]}...")

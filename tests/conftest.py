@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgekit.models.build import weights_bytes
-from edgekit.pack import ExportOptions, export_source
+from edgekit.commands.export import export_source
+from edgekit.models.factory import weights_bytes
+from edgekit.sources.module import ExportOptions
 from tests.networks import network
 
 ROOT = Path(__file__).parent.parent

@@ -566,9 +566,9 @@ class FakeTensorRT:
 
         monkeypatch.setitem(sys.modules, self.listing.module, self.api)
         for module in ("flavour", "inspector"):
-            monkeypatch.setattr(f"edgekit.trt.{module}.cuda_problem", lambda: "")
-        monkeypatch.setattr("edgekit.engines.gpu_facts", lambda: dict(GPU))
-        monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: dict(GPU))
+            monkeypatch.setattr(f"edgekit.backends.tensorrt.{module}.cuda_problem", lambda: "")
+        monkeypatch.setattr("edgekit.backends.tensorrt.engines.gpu_facts", lambda: dict(GPU))
+        monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: dict(GPU))
         return self
 
     def install_with_cuda(self, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:

@@ -9,7 +9,7 @@ from torch import nn
 from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
 from edgekit.models.batchnorm import BatchNorm
-from edgekit.models.build import build_module
+from edgekit.models.factory import build_module
 from edgekit.preprocess import Preprocess
 from edgekit.tensors import TensorSpec
 

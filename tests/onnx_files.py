@@ -13,12 +13,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgekit.export import export_onnx
+from edgekit.backends.tensorrt.network import OnnxFile
 from edgekit.fold import fold
-from edgekit.models.trace import output_specs
-from edgekit.reports import FoldReport
+from edgekit.graphs.trace import output_specs
+from edgekit.graphs.write import export_onnx
+from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
-from edgekit.trt.network import OnnxFile
 from tests.networks import image_spec, network
 
 

@@ -18,25 +18,14 @@ import pytest
 import torch
 
 import edgekit.backends
-from edgekit.backends import (
-    KINDS,
-    RUNTIMES,
-    Backend,
-    DeviceTimes,
-    ModelFiles,
-    OnDevice,
-    Wishes,
-    absence,
-    launch_bound,
-    on_gpu,
-    open_backend,
-    present,
-)
+from edgekit.backends import KINDS, RUNTIMES, absence, on_gpu, open_backend, present
+from edgekit.backends.contract import Backend, DeviceTimes, OnDevice, Wishes, launch_bound
 from edgekit.backends.fake import FakeBackend
-from edgekit.bundle import open_bundle, write_bundle
-from edgekit.commands import verify_bundle
+from edgekit.bundle.files import ModelFiles
+from edgekit.bundle.folder import open_bundle, write_bundle
+from edgekit.commands.verify import verify_bundle
 from edgekit.errors import BundleError, FallbackError, MissingError, ModelError, UsageError
-from edgekit.extras import pip_install
+from edgekit.machine.packages import pip_install
 from edgekit.tensors import Feed, TensorSpec, sample_feed
 
 
@@ -160,7 +149,9 @@ def test_inputs_that_the_file_does_not_take_are_one_sentence(files: ModelFiles) 
 @pytest.fixture
 def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which ONNX Runtime lists CUDA and the driver starts."""
-    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(
+        "edgekit.backends.onnxruntime.session.available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
     monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
 
@@ -223,8 +214,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     """PyTorch with a GPU that is the CPU."""
     pretended = PretendedGpu()
     monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
-    monkeypatch.setattr(edgekit.backends, "perf_counter_ns", lambda: 0)  # queueing takes the host no time, however busy it is
-    monkeypatch.setattr("edgekit.backends._torch.TorchCudaBackend.device", "cpu")
+    monkeypatch.setattr("edgekit.backends.contract.perf_counter_ns", lambda: 0)  # queueing takes the host no time, however busy it is
+    monkeypatch.setattr("edgekit.backends.pytorch.session.TorchCudaBackend.device", "cpu")
     for name, made in {
         "is_available": lambda: True,
         "get_device_name": lambda index: "Pretended GPU",
@@ -279,7 +270,7 @@ def test_times_are_the_hosts_where_it_queues_no_faster_than_the_gpu_runs(
 def test_torch_cuda_says_that_its_times_are_the_hosts(
     files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edgekit.backends, "perf_counter_ns", lambda: round(gpu.clock * 1e6))
+    monkeypatch.setattr("edgekit.backends.contract.perf_counter_ns", lambda: round(gpu.clock * 1e6))
     with open_backend("torch-cuda", files) as opened:
         assert isinstance(opened, OnDevice)
         assert opened.device_times(sample_feed(opened.inputs, 3), 4) == DeviceTimes((0.5,) * 4, launch_bound=True)
@@ -310,7 +301,7 @@ def test_a_model_that_the_gpu_has_no_room_for_is_one_sentence(
     files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.backends.cudnn.allow_tf32
-    monkeypatch.setattr("edgekit.backends._torch.TorchCudaBackend.device", "nowhere")
+    monkeypatch.setattr("edgekit.backends.pytorch.session.TorchCudaBackend.device", "nowhere")
     with pytest.raises(ModelError, match=r"cannot take the model to the GPU on CUDA: .*; use smaller"):
         open_backend("torch-cuda", files)
     assert torch.backends.cudnn.allow_tf32 == before
@@ -346,10 +337,10 @@ def test_torch_cuda_says_what_the_user_has_set(files: ModelFiles, gpu: Pretended
 def test_a_torch_whose_library_does_not_load_is_missing_not_a_crash(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def find_spec(self, name: str, *rest: object) -> None:
-            if name == "edgekit.backends._torch":
+            if name == "edgekit.backends.pytorch.session":
                 raise OSError("libcudart.so.13: cannot open shared object file\nmore of it")
 
-    monkeypatch.delitem(sys.modules, "edgekit.backends._torch", raising=False)
+    monkeypatch.delitem(sys.modules, "edgekit.backends.pytorch.session", raising=False)
     monkeypatch.delattr(edgekit.backends, "_torch", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(
@@ -393,19 +384,19 @@ def test_a_missing_package_is_absent_with_its_remedy(files: ModelFiles, monkeypa
     ],
     ids=["exit", "runtime", "attribute", "loader"],
 )
-@pytest.mark.parametrize(("module", "name"), [("_ort", "ONNX Runtime"), ("_torch", "PyTorch")])
+@pytest.mark.parametrize(("module", "name"), [("onnxruntime", "ONNX Runtime"), ("pytorch", "PyTorch")])
 def test_a_package_that_breaks_in_any_way_is_named_and_the_others_run(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch, problem: BaseException, told: str, module: str, name: str
 ) -> None:
     class Broken:
         def find_spec(self, wanted: str, *rest: object) -> None:
-            if wanted == f"edgekit.backends.{module}":
+            if wanted == f"edgekit.backends.{module}.session":
                 raise problem
 
-    monkeypatch.delitem(sys.modules, f"edgekit.backends.{module}", raising=False)
+    monkeypatch.delitem(sys.modules, f"edgekit.backends.{module}.session", raising=False)
     monkeypatch.delattr(edgekit.backends, module, raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    kinds = {"_ort": "ort-cpu", "_torch": "torch"}
+    kinds = {"onnxruntime": "ort-cpu", "pytorch": "torch"}
     here, reasons = present(files, list(kinds.values()))
     broken = kinds.pop(module)
     assert here == list(kinds.values())
@@ -414,7 +405,7 @@ def test_a_package_that_breaks_in_any_way_is_named_and_the_others_run(
         RUNTIMES[broken].open(files, Wishes()) if broken == "torch" else open_backend(broken, files)
 
 
-@pytest.mark.parametrize("module", ["edgekit.backends._ort", "edgekit.backends._torch"])
+@pytest.mark.parametrize("module", ["edgekit.backends.onnxruntime.session", "edgekit.backends.pytorch.session"])
 def test_a_package_that_cannot_be_imported_is_missing_not_a_crash(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
@@ -426,7 +417,7 @@ def test_a_package_that_cannot_be_imported_is_missing_not_a_crash(
 
 
 def test_onnxruntime_without_cuda_is_absent_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
     assert absence("ort-cpu") == ""
     assert "has no CUDA" in absence("ort-cuda")
@@ -446,7 +437,7 @@ def test_torch_is_absent_for_a_bundle_without_weights(files: ModelFiles) -> None
 
 def test_present_sorts_kinds_and_keeps_every_reason(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "torch")
-    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CPUExecutionProvider"])
     kinds, reasons = present(files)
     assert kinds == ["ort-cpu"]
     assert list(reasons) == ["torch", "torch-cuda", "ort-cuda", "ort-tensorrt", "tensorrt"]
@@ -507,7 +498,7 @@ def test_a_fake_backend_is_its_function() -> None:
 
 
 def test_a_provider_that_cannot_load_is_a_fallback_error_not_a_bad_file(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.backends._ort import OrtBackend
+    from edgekit.backends.onnxruntime.session import OrtBackend
 
     real = onnxruntime.InferenceSession
 
@@ -523,7 +514,7 @@ def test_a_provider_that_cannot_load_is_a_fallback_error_not_a_bad_file(bundle: 
 
 @pytest.mark.skipif(not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"), reason="it cannot tell")
 def test_nodes_that_landed_on_the_cpu_are_counted_and_named(bundle: Path) -> None:
-    from edgekit.backends._ort import placement
+    from edgekit.backends.onnxruntime.session import placement
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -536,7 +527,7 @@ def test_nodes_that_landed_on_the_cpu_are_counted_and_named(bundle: Path) -> Non
 
 
 def test_a_placement_on_two_providers_tells_them_apart_and_an_old_release_tells_nothing() -> None:
-    from edgekit.backends._ort import placement
+    from edgekit.backends.onnxruntime.session import placement
 
     class Part:
         def __init__(self, ep_name: str, *kinds: str) -> None:
@@ -581,7 +572,7 @@ def pretended_provider(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     failed = "Failed to load libcublas.so.13\n"
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write(failed), raising=False)
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: names)
+    monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: names)
     monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
@@ -609,7 +600,7 @@ def test_the_tensorrt_provider_gets_one_profile_for_all_batches_cuda_behind_it_a
 
 
 def test_the_tensorrt_provider_is_told_of_float16_and_of_nothing_where_the_batch_is_fixed(files: ModelFiles) -> None:
-    from edgekit.backends._ort import tensorrt_settings
+    from edgekit.backends.onnxruntime.session import tensorrt_settings
 
     fixed = tuple(msgspec.structs.replace(spec, shape=spec.concrete(1)) for spec in files.inputs)
     assert tensorrt_settings(files._replace(inputs=fixed, precision="float16"), ()) == {"trt_fp16_enable": "1"}
@@ -627,7 +618,7 @@ def test_tf32_that_the_user_has_set_stays_and_is_told(
 
 
 def test_the_library_that_the_tensorrt_provider_links_is_loaded_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.backends import _ort
+    from edgekit.backends.onnxruntime import session as _ort
 
     seen: list[str | None] = []
 
@@ -869,7 +860,7 @@ def test_a_tensorrt_provider_without_tensorrt_is_absent(
     assert re.search(
         r"does not load: libnvinfer\.so\.987.*; pip install 'tensorrt==987\.\*', or .*LD_LIBRARY_PATH", absence("ort-tensorrt")
     )
-    monkeypatch.setattr("edgekit.backends._ort.available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CUDAExecutionProvider"])
     assert "has no TensorRT provider" in absence("ort-tensorrt")
     assert absence("ort-cuda") == ""
 

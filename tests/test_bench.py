@@ -11,27 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import edgekit.bench
-from edgekit.backends import KINDS, DeviceTimes
+import edgekit.latency.loop
+from edgekit.backends import KINDS
+from edgekit.backends.contract import DeviceTimes
 from edgekit.backends.fake import FakeBackend
-from edgekit.bench import (
-    BOUNDARIES,
-    Candidate,
-    bench,
-    compare,
-    interleave,
-    latency_report,
-    median_interval,
-    noise,
-    overhead_us,
-    samples_needed,
-    time_block,
-)
-from edgekit.commands import bench_bundle
-from edgekit.cuda import GpuState
+from edgekit.commands.bench import bench_bundle
 from edgekit.errors import BundleError
-from edgekit.machine import CpuTime
-from edgekit.reports import BenchReport, LatencyReport
+from edgekit.latency.loop import BOUNDARIES, Candidate, bench, interleave, latency_report, overhead_us, time_block
+from edgekit.latency.statistics import median_interval, noise, samples_needed, speedups
+from edgekit.machine.cpu import CpuTime
+from edgekit.machine.gpu import GpuState
+from edgekit.reports.bench import BenchReport, LatencyReport
 from edgekit.tensors import Feed, TensorSpec
 
 MS = 1_000_000
@@ -58,9 +48,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(edgekit.bench, "perf_counter_ns", made)
+    monkeypatch.setattr(edgekit.latency.loop, "perf_counter_ns", made)
     monkeypatch.setattr(CpuTime, "now", lambda: CpuTime((made.calls and 1.0) or 0.0, 0.0, 0.0))  # nobody else is there
-    monkeypatch.setattr(edgekit.bench, "cpu_clocks_mhz", list)
+    monkeypatch.setattr(edgekit.latency.loop, "cpu_clocks_mhz", list)
     return made
 
 
@@ -76,7 +66,7 @@ def row(name: str, blocks: Sequence[Sequence[float]], batch: int = 1, boundary: 
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[GpuState]:
     """What the GPU says each time it is asked, the last of it for ever."""
     says = [GpuState(1980, 40, 300, ())]
-    monkeypatch.setattr(edgekit.bench, "gpu_state", lambda: says.pop(0) if len(says) > 1 else says[0])
+    monkeypatch.setattr(edgekit.latency.loop, "gpu_state", lambda: says.pop(0) if len(says) > 1 else says[0])
     return says
 
 
@@ -133,7 +123,7 @@ def test_the_cpus_clock_is_read_beside_the_blocks(clock: Clock, monkeypatch: pyt
         when.append(len(clock.calls))
         return [2000 + len(when), 3000]
 
-    monkeypatch.setattr(edgekit.bench, "cpu_clocks_mhz", read)
+    monkeypatch.setattr(edgekit.latency.loop, "cpu_clocks_mhz", read)
     rows = interleave([candidate(clock, name, lambda: 1) for name in "AB"], 1, "device", 1.0)
     assert [one.facts for one in rows] == [{"runtime": name, "CPU clock": "2001 to 3000 MHz"} for name in "AB"]
     assert when == [200, len(clock.calls)]  # when the cores have warmed up, and at the end
@@ -163,7 +153,7 @@ def test_a_gpu_slowed_down_by_heat_is_noisy(clock: Clock, gpu: list[GpuState]) -
 
 
 def test_a_gpu_that_tells_nothing_adds_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edgekit.bench, "gpu_state", lambda: None)
+    monkeypatch.setattr(edgekit.latency.loop, "gpu_state", lambda: None)
     (one,) = interleave([on_gpu(clock, "A", lambda: 1)], 1, "device", 0.05)
     assert (one.facts, one.noise) == ({"TF32": "off"}, "stable")
 
@@ -225,7 +215,7 @@ def test_a_drift_of_the_machine_hits_both_alike_and_leaves_the_ratio(clock: Cloc
     rows = interleave([candidate(clock, "A", lambda: 2 * slower()), candidate(clock, "B", slower)], 1, "device", 1.0)
     assert all(one.noise.startswith("noisy: drift, the last third takes ") for one in rows)
     assert rows[0].median_ms > 2 * 1.1  # the numbers themselves moved
-    (found,) = compare(rows)
+    (found,) = speedups(rows)
     assert found.speedup == pytest.approx(2, abs=0.1)
 
 
@@ -316,7 +306,7 @@ def test_noise_is_named_by_its_reason() -> None:
 
 def test_a_baseline_twice_as_slow_is_a_speed_up_of_exactly_two() -> None:
     blocks = [[1.0, 1.25, 1.5], [2.0, 2.5, 3.0], [1.0, 1.0], [4.0], [1.5, 1.75]]
-    (found,) = compare([row("slow", [[2 * ms for ms in block] for block in blocks]), row("fast", blocks)])
+    (found,) = speedups([row("slow", [[2 * ms for ms in block] for block in blocks]), row("fast", blocks)])
     assert (found.baseline, found.backend, found.batch, found.boundary) == ("slow", "fast", 1, "end-to-end")
     assert (found.speedup, found.low, found.high) == (2, 2, 2)
 
@@ -327,7 +317,7 @@ def test_the_interval_of_a_speed_up_widens_with_the_scatter_of_its_rounds() -> N
     def found(scatter: float) -> tuple[float, float, float]:
         base = np.exp(rng.normal(0, 0.3, 40))  # drift that both see
         ratio = 2 * np.exp(rng.normal(0, scatter, 40))
-        (one,) = compare([row("A", (base * ratio)[:, None]), row("B", base[:, None])])
+        (one,) = speedups([row("A", (base * ratio)[:, None]), row("B", base[:, None])])
         return one.speedup, one.low, one.high
 
     calm, wild = found(0.01), found(0.2)
@@ -338,9 +328,9 @@ def test_the_interval_of_a_speed_up_widens_with_the_scatter_of_its_rounds() -> N
 
 
 def test_every_runtime_is_compared_with_the_first() -> None:
-    found = compare([row(name, [[ms]] * 5) for name, ms in (("A", 3.0), ("B", 1.0), ("C", 6.0))])
+    found = speedups([row(name, [[ms]] * 5) for name, ms in (("A", 3.0), ("B", 1.0), ("C", 6.0))])
     assert [(one.backend, one.baseline, one.speedup) for one in found] == [("B", "A", 3), ("C", "A", 0.5)]
-    assert compare([row("A", [[1.0]] * 5)]) == []
+    assert speedups([row("A", [[1.0]] * 5)]) == []
 
 
 def report(rows: Sequence[LatencyReport], budget_ms: float | None = None) -> BenchReport:
@@ -425,6 +415,6 @@ def test_a_bundle_over_its_budget_fails(bundle: Path) -> None:
 
 def test_a_model_that_cannot_run_at_a_batch_is_one_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {"input": np.zeros((3, 1, 5, 5), np.float32)}
-    monkeypatch.setattr(edgekit.bench, "sample_feed", lambda specs, batch: wrong)
+    monkeypatch.setattr(edgekit.latency.loop, "sample_feed", lambda specs, batch: wrong)
     with pytest.raises(BundleError, match="3x1x5x5"):
         bench_bundle(bundle, backends=["ort-cpu"], batches=(3,), seconds=0.01)

@@ -25,25 +25,25 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torchvision.models import densenet, efficientnet, mobilenetv2, mobilenetv3, resnet, shufflenetv2
 
-import edgekit.trt.builder
-import edgekit.trt.flavour
-from edgekit.build_options import BatchRange, BuildOptions
-from edgekit.bundle import open_bundle, write_bundle
-from edgekit.cli import main
-from edgekit.commands import build_bundle
-from edgekit.engines import EngineRecord, engine_folder, record_path
+import edgekit.backends.tensorrt.builder
+import edgekit.backends.tensorrt.flavour
+from edgekit.backends.tensorrt.builder import build
+from edgekit.backends.tensorrt.engines import EngineRecord, engine_folder, record_path
+from edgekit.backends.tensorrt.flavour import FLAVOURS, TensorRT, absence, find, how_to_install
+from edgekit.backends.tensorrt.inspector import engine_layers
+from edgekit.backends.tensorrt.judgement import Inspected, judge
+from edgekit.backends.tensorrt.messages import Message, failure, plain
+from edgekit.backends.tensorrt.network import OnnxFile
+from edgekit.backends.tensorrt.options import BuildOptions
+from edgekit.backends.tensorrt.precision import NetworkLayers, network_layers
+from edgekit.bundle.folder import open_bundle, write_bundle
+from edgekit.cli.app import main
+from edgekit.commands.build import build_bundle
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingError, UsageError
-from edgekit.extras import pip_install
+from edgekit.machine.packages import pip_install
 from edgekit.progress import Advance
-from edgekit.reports import BuildReport, LayerCount
-from edgekit.tensors import TensorSpec
-from edgekit.trt.builder import build
-from edgekit.trt.flavour import FLAVOURS, TensorRT, absence, find, how_to_install
-from edgekit.trt.inspector import engine_layers
-from edgekit.trt.judgement import Inspected, judge
-from edgekit.trt.messages import Message, failure, plain
-from edgekit.trt.network import OnnxFile
-from edgekit.trt.precision import NetworkLayers, network_layers
+from edgekit.reports.build import BuildReport, LayerCount
+from edgekit.tensors import BatchRange, TensorSpec
 from tests.fake_trt import GPU, FakeTensorRT, layers_json
 from tests.networks import image_spec, network, randomise_norms
 from tests.onnx_files import crafted, file_of, half, lenet, onnx_file, quantised
@@ -171,7 +171,7 @@ def test_the_network_computes_in_the_precision_of_the_file(rtx: TensorRT, precis
 
 def test_a_quantised_file_goes_the_whole_way_to_an_engine(tmp_path: Path, rtx: TensorRT) -> None:
     """Its numbers are stored in floats for the most part, and that is what its bundle says; its layers are int8."""
-    from edgekit.pack_onnx import export_onnx_file
+    from edgekit.sources.onnx_file import export_onnx_file
 
     (tmp_path / "model.onnx").write_bytes(quantised().content)
     export_onnx_file(tmp_path / "model.onnx", tmp_path / "bundle")
@@ -384,7 +384,7 @@ def test_a_file_that_changed_after_its_checksum_is_refused(bundle: Path, run: Co
 def test_a_file_that_changes_after_its_bundle_was_opened_is_refused(
     bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.engines.read_bytes", lambda path, what, error: b"something else")
+    monkeypatch.setattr("edgekit.backends.tensorrt.engines.read_bytes", lambda path, what, error: b"something else")
     assert refused(run, bundle, kind="BundleError").endswith("model.onnx changed while it was read; build again")
 
 
@@ -496,7 +496,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_build(
     Path("mine").write_text("precious")
     Path("folder").mkdir()
     Path("link").symlink_to("mine")
-    monkeypatch.setattr("edgekit.engines.build", None)
+    monkeypatch.setattr("edgekit.backends.tensorrt.engines.build", None)
     where = {"a file": "mine", "a folder": "folder", "below a file": "mine/engine.plan", "a link": "link"}[place]
     assert "cannot write" in refused(run, bundle, "--output", where, kind="OutputError")
     assert Path("mine").read_text() == "precious"
@@ -514,7 +514,7 @@ def test_an_output_that_names_no_file_is_refused_before_the_build(
     Path("folder").mkdir()
     Path("to the folder").symlink_to("folder")
     os.mkfifo("pipe")
-    monkeypatch.setattr("edgekit.engines.build", None)
+    monkeypatch.setattr("edgekit.backends.tensorrt.engines.build", None)
     assert needle in refused(run, bundle, "--output", where, kind="OutputError")
     assert Path("pipe").is_fifo()
 
@@ -657,7 +657,7 @@ def test_ctrl_c_while_tensorrt_writes_its_log_is_not_lost(
     bundle: Path, tmp_path: Path, rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raised there, its bindings would print it, drop it and go on: a build writes thousands of lines and calls little else."""
-    real, lines = edgekit.trt.builder.start, list[str]()
+    real, lines = edgekit.backends.tensorrt.builder.start, list[str]()
 
     def noisy(trt: TensorRT) -> Any:
         logger = real(trt)
@@ -670,7 +670,7 @@ def test_ctrl_c_while_tensorrt_writes_its_log_is_not_lost(
 
         return Noisy()
 
-    monkeypatch.setattr("edgekit.trt.builder.start", noisy)
+    monkeypatch.setattr("edgekit.backends.tensorrt.builder.start", noisy)
     with pytest.raises(KeyboardInterrupt):
         build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "engine.plan")
     assert len(lines) > 20
@@ -718,8 +718,8 @@ def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
         imported.append(name)
         return fake.api
 
-    monkeypatch.setattr(edgekit.trt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
-    monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", importing)
+    monkeypatch.setattr(edgekit.backends.tensorrt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
+    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib, "import_module", importing)
     message = refused(run, bundle, "--flavour", "tensorrt", kind="MissingError")
     assert message == (
         "tensorrt cannot build here: no NVIDIA driver is installed; "
@@ -731,20 +731,22 @@ def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
 def test_the_first_flavour_that_can_build_here_is_taken(monkeypatch: pytest.MonkeyPatch, rtx: TensorRT) -> None:
     FakeTensorRT(TEN).install(monkeypatch)
     assert find().flavour.name == "tensorrt"
-    monkeypatch.setattr(edgekit.trt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    monkeypatch.setattr(edgekit.backends.tensorrt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
     assert find().flavour.name == "tensorrt-rtx"
 
 
 def test_a_flavour_that_is_broken_leaves_the_way_to_the_next(monkeypatch: pytest.MonkeyPatch, rtx: TensorRT) -> None:
     FakeTensorRT(TEN).install(monkeypatch).api.__version__ = "12.0"
     assert find().flavour.name == "tensorrt-rtx"
-    monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else name)
+    monkeypatch.setattr(
+        edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else name
+    )
     with pytest.raises(MissingError, match=r"tensorrt: edgekit does not know tensorrt 12.0, tensorrt-rtx: it is not installed"):
         find()
 
 
 def test_where_no_flavour_is_installed_all_are_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"tensorrt: it is not installed, tensorrt-rtx: it is not installed.*install .*rtx"):
         find()
     with pytest.raises(MissingError, match=f"tensorrt cannot build here: it is not installed; {pip_install('trt')}$"):
@@ -755,12 +757,14 @@ def test_on_a_board_the_remedies_are_a_boards(monkeypatch: pytest.MonkeyPatch) -
     """Its TensorRT comes from apt, there is no RTX for it, and the older ones have no nvidia-smi."""
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert absence("tensorrt-rtx") in ("", "it is not installed; there is no package of it for aarch64, use --flavour tensorrt")
-    monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"no TensorRT can build here .*; sudo apt install python3-libnvinfer, and "):
         find()
     assert "pip" not in how_to_install()
-    monkeypatch.setattr(edgekit.trt.flavour.importlib.util, "find_spec", lambda name: name if name == "tensorrt" else None)
-    monkeypatch.setattr(edgekit.trt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    monkeypatch.setattr(
+        edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: name if name == "tensorrt" else None
+    )
+    monkeypatch.setattr(edgekit.backends.tensorrt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
     told = "no NVIDIA driver is installed; build on the board itself, in a container with --runtime nvidia"
     assert absence("tensorrt") == told
     with pytest.raises(MissingError, match=r"; build on the board itself, in a container with --runtime nvidia$"):
@@ -773,7 +777,7 @@ def test_a_library_that_is_missing_is_a_missing_package_and_no_crash(monkeypatch
     def fail(name: str) -> None:
         raise ImportError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", fail)
+    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib, "import_module", fail)
     with pytest.raises(MissingError, match=r"tensorrt is installed but cannot be imported: libnvinfer.so.10.*edgekit doctor"):
         find("tensorrt")
 
@@ -1033,7 +1037,7 @@ def test_rtx_builds_for_the_gpu_that_is_here_and_what_does_not_load_on_it_is_an_
 ) -> None:
     """Turing is not among its usual targets."""
     fake = FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
-    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {**GPU, "compute capability": "7.5"})
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {**GPU, "compute capability": "7.5"})
     assert build_bundle(bundle, flavour="tensorrt-rtx").precision.read_from == "engine"
     assert fake.builds[0][1]._capabilities == {0: "CURRENT"}
     fake.fails = "capability"

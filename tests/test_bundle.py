@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit import bundle as bundling
-from edgekit.bundle import GoldenArrays, check_replaceable, open_bundle, write_bundle
+from edgekit.bundle import folder as bundling
+from edgekit.bundle.folder import check_replaceable, open_bundle, write_bundle
+from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import BundleError, OutputError
 from edgekit.tensors import Array
 
@@ -538,7 +539,8 @@ def test_a_bundle_written_for_the_first_time_is_not_there_in_part(
 
 
 def test_the_same_model_gives_the_same_bundle_byte_for_byte(bundle: Path, tmp_path: Path) -> None:
-    from edgekit.pack import ExportOptions, export_source
+    from edgekit.commands.export import export_source
+    from edgekit.sources.module import ExportOptions
 
     (tmp_path / "labels.txt").write_text("\n".join(open_bundle(bundle).manifest.labels))
     options = ExportOptions(

@@ -11,11 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.bundle import FileEntry, Manifest, open_bundle
-from edgekit.card import example, model_card
-from edgekit.recipe import Tolerance
-from edgekit.reports import FoldReport, Kept
+from edgekit.bundle.card import example, model_card
+from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.manifest import FileEntry, Manifest
+from edgekit.reports.export import FoldReport, Kept
 from edgekit.tensors import TensorSpec
+from edgekit.tolerance import Tolerance
 
 BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "edgekit", "msgspec", "PIL", "safetensors")
 PRELUDE = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"

@@ -24,9 +24,9 @@ import typer.main
 from PIL import Image
 
 import edgekit
-from edgekit.bundle import open_bundle
-from edgekit.cli import app, main
-from edgekit.cuda import cuda_problem
+from edgekit.bundle.folder import open_bundle
+from edgekit.cli.app import app, main
+from edgekit.machine.gpu import cuda_problem
 
 RECIPE = """
 name = "tiny"
@@ -326,7 +326,7 @@ def test_an_error_nobody_foresaw_is_one_sentence_that_asks_for_a_report(
     def fail(*args: object, **options: object) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("edgekit.commands.verify_bundle", fail)
+    monkeypatch.setattr("edgekit.commands.verify.verify_bundle", fail)
     result = run("verify", bundle)
     assert (result.code, result.out) == (2, "")
     assert result.err == "error: unexpected ZeroDivisionError: first line second line; run again with --debug and report it\n"
@@ -350,7 +350,7 @@ def test_what_stops_a_command_has_its_own_code_and_sentence(
     def fail(*args: object, **options: object) -> None:
         raise problem
 
-    monkeypatch.setattr("edgekit.commands.verify_bundle", fail)
+    monkeypatch.setattr("edgekit.commands.verify.verify_bundle", fail)
     result = run("verify", bundle)
     assert result.code == code
     assert said in result.err
@@ -454,7 +454,7 @@ def test_a_report_that_cannot_be_printed_is_one_sentence(run: Command, monkeypat
     def fail(report: object) -> bytes:
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr("edgekit.reports.ModelsReport.to_json", fail)
+    monkeypatch.setattr("edgekit.reports.catalogue.ModelsReport.to_json", fail)
     result = run("models", "--json")
     assert result.code == 2
     assert result.document["error"]["kind"] == "ZeroDivisionError"
@@ -618,7 +618,7 @@ def test_models_are_listed_with_their_inputs(run: Command) -> None:
 
 def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[dict[str, object] | str] = [{"version": "1", "cuda": False, "built": None, "providers": [], "absence": ""}]
-    monkeypatch.setattr("edgekit.doctor.run_program", lambda program: answers[0])
+    monkeypatch.setattr("edgekit.commands.doctor.run_program", lambda program: answers[0])
     well = run("doctor", "--json")
     assert (well.code, well.document["passed"]) == (0, True)
     answers[0] = "importing it crashes with signal 11"
@@ -643,7 +643,7 @@ def test_where_nothing_works_it_is_not_said_that_nothing_is_installed(
     run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a board whose TensorRT lacks CUDA's Python: the doctor knows, pip alone does not."""
-    monkeypatch.setattr("edgekit.commands.present", lambda *_, **__: ([], {"tensorrt": "no CUDA"}))
+    monkeypatch.setattr("edgekit.commands.data.present", lambda *_, **__: ([], {"tensorrt": "no CUDA"}))
     message = run("verify", str(bundle), "--json").document["error"]["message"]
     assert message.startswith("no runtime works here; see edgekit doctor, or pip install ")
 
@@ -732,7 +732,7 @@ def test_another_bench_setting_only_times_again(finished: Path, run: Command) ->
 def test_where_another_runtime_was_installed_it_is_said_why_steps_are_done_again(
     finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.pipeline.absence", lambda kind: f"no {kind} any more")
+    monkeypatch.setattr("edgekit.commands.run.absence", lambda kind: f"no {kind} any more")
     result = run("run", "tiny.toml", "--json")
     assert steps(result) == {"train": "skipped", "export": "skipped", "verify": "done", "bench": "done"}
     for step in result.document["steps"][2:]:

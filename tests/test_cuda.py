@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edgekit import cuda
-from edgekit.cuda import GpuState, cuda_problem, gpu_facts, gpu_state, tf32_fact, without_tf32
+from edgekit.machine import gpu as cuda
+from edgekit.machine.gpu import GpuState, cuda_problem, gpu_facts, gpu_state, tf32_fact, without_tf32
 
 
 def put(reference: Any, value: int) -> int:

@@ -18,8 +18,8 @@ from torch import nn
 from typer.main import get_command
 
 from benchmarks import tour
-from edgekit.bundle import open_bundle
-from edgekit.cli import app
+from edgekit.bundle.folder import open_bundle
+from edgekit.cli.app import app
 from edgekit.fold import fold, rules
 from edgekit.fold.affine import compact
 from edgekit.tensors import TensorSpec

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import edgekit.doctor
+import edgekit.commands.doctor
 from edgekit.backends import KINDS, absence
-from edgekit.cuda import cuda_problem
-from edgekit.doctor import PACKAGES, _backend, doctor, run_program
-from edgekit.extras import pip_install
-from edgekit.render import render
-from edgekit.reports import DoctorReport, Finding
-from edgekit.trt.flavour import NAMES, flavour_of
+from edgekit.backends.tensorrt.flavour import NAMES, flavour_of
+from edgekit.commands.doctor import PACKAGES, _backend, doctor, run_program
+from edgekit.machine.gpu import cuda_problem
+from edgekit.machine.packages import pip_install
+from edgekit.reports.console import render
+from edgekit.reports.doctor import DoctorReport, Finding
 
 NO_DRIVER = "no NVIDIA driver is installed; install one, or use ort-cpu"
 CPU_ORT: dict[str, object] = {"version": "1.0", "providers": ["CPUExecutionProvider"]}
@@ -127,7 +127,7 @@ def test_every_backend_is_asked_and_told_in_a_line(machine: Machine) -> None:
 
 
 def test_a_backend_is_asked_in_a_process_of_its_own_and_answers_as_it_does_here() -> None:
-    facts = run_program(edgekit.doctor._backend("ort-cuda"))
+    facts = run_program(edgekit.commands.doctor._backend("ort-cuda"))
     assert facts == {"absence": absence("ort-cuda")}
 
 

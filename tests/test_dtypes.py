@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.bundle import open_bundle
-from edgekit.commands import verify_bundle
+from edgekit.bundle.folder import open_bundle
+from edgekit.commands.export import export_source
+from edgekit.commands.verify import verify_bundle
 from edgekit.errors import ModelError, UsageError
-from edgekit.models.trace import named_outputs
-from edgekit.pack import ExportOptions, export_source
-from edgekit.source import load_source, parse_shapes
+from edgekit.graphs.trace import named_outputs
+from edgekit.sources.module import ExportOptions, load_source, parse_shapes
 from tests.networks import randomise_norms
 
 

@@ -14,13 +14,23 @@ import msgspec
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.build_options import BatchRange, BuildOptions
-from edgekit.engines import Engine, EngineKey, build_engine, engine_path, find_engine, key_of, read_record, record_path, store
+from edgekit.backends.tensorrt.engines import (
+    Engine,
+    EngineKey,
+    build_engine,
+    engine_path,
+    find_engine,
+    key_of,
+    read_record,
+    record_path,
+    store,
+)
+from edgekit.backends.tensorrt.flavour import TensorRT, find
+from edgekit.backends.tensorrt.network import OnnxFile
+from edgekit.backends.tensorrt.options import BuildOptions
 from edgekit.errors import EngineError, OutputError
 from edgekit.files import cache_root
-from edgekit.tensors import TensorSpec
-from edgekit.trt.flavour import TensorRT, find
-from edgekit.trt.network import OnnxFile
+from edgekit.tensors import BatchRange, TensorSpec
 from tests.fake_trt import GPU, FakeTensorRT, layers_json
 from tests.trt_listing import LISTINGS
 
@@ -128,7 +138,7 @@ def test_another_gpu_or_driver_builds_anew(trt: TensorRT, fake: FakeTensorRT, mo
     for changed in GPU:
         made(trt)
         builds = len(fake.builds)
-        monkeypatch.setattr("edgekit.engines.gpu_facts", lambda changed=changed: {**GPU, changed: "other"})
+        monkeypatch.setattr("edgekit.backends.tensorrt.engines.gpu_facts", lambda changed=changed: {**GPU, changed: "other"})
         assert not made(trt).cached
         assert len(fake.builds) == builds + 1
 
@@ -364,7 +374,7 @@ def test_a_build_reuses_what_an_earlier_one_measured_and_says_what_it_took_witho
     trt: TensorRT, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter([0.0, 30.0, 100.0, 104.0])  # the second build is quicker
-    monkeypatch.setattr("edgekit.trt.builder.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("edgekit.backends.tensorrt.builder.time.perf_counter", lambda: next(ticks))
     cold = made(trt).record
     assert (cold.timing_cache, cold.seconds, cold.cold_seconds) == ("new", 30.0, 30.0)
     (place,) = timing_caches()
@@ -414,7 +424,7 @@ def test_a_build_that_had_to_measure_something_says_that_it_did(trt: TensorRT, f
 
 def test_each_release_and_gpu_has_measurements_of_its_own(trt: TensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
     made(trt)
-    monkeypatch.setattr("edgekit.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU"})
+    monkeypatch.setattr("edgekit.backends.tensorrt.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU"})
     assert made(trt).record.timing_cache == "new"
     build_engine(trt._replace(version="10.17.0"), onnx_file(), OPTIONS)
     assert len(timing_caches()) == 3

@@ -23,20 +23,21 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from edgekit import pack
-from edgekit.bundle import open_bundle
+from edgekit.bundle.folder import open_bundle
+from edgekit.commands import export as pack
+from edgekit.commands.export import export_source
 from edgekit.errors import ModelError
-from edgekit.export import export_onnx
 from edgekit.fold import fold
-from edgekit.models.trace import named_outputs, output_specs
-from edgekit.pack import ExportOptions, export_source
-from edgekit.reports import FoldReport, Kept
+from edgekit.graphs.trace import named_outputs, output_specs
+from edgekit.graphs.write import export_onnx
+from edgekit.reports.export import FoldReport, Kept
+from edgekit.sources.module import ExportOptions
 from edgekit.tensors import Array, TensorSpec, sample_feed
 from tests.networks import image_spec, network, randomise_norms
 
 SINGLE = 2e-5
 SIZES = {"lenet": 28, "lenet-scratch": 28, "resnet18": 28, "densenet": 32}
-METADATA = {"edgekit.source": "a model", "edgekit.labels": '["ä", "b"]'}
+METADATA = {"edgekit.sources.module": "a model", "edgekit.labels": '["ä", "b"]'}
 
 
 class Exported(NamedTuple):
@@ -321,7 +322,7 @@ def test_an_operator_that_onnx_lacks_is_named_in_one_sentence() -> None:
 
 
 def test_weights_beyond_what_one_file_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.export.LARGEST_BYTES", 100)
+    monkeypatch.setattr("edgekit.graphs.write.LARGEST_BYTES", 100)
     with pytest.raises(ModelError, match="one ONNX file holds"):
         export(small(), image_spec(1, 6))
 

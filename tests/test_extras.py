@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.extras import pip_install
+from edgekit.machine.packages import pip_install
 
 
 @pytest.mark.parametrize("extra", ["train", "cpu", "gpu", "trt", "board", "rtx"])

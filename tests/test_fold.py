@@ -17,9 +17,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from edgekit.errors import ModelError
 from edgekit.fold import fold
+from edgekit.graphs.trace import named_outputs, tensors_of
 from edgekit.models.batchnorm import BatchNorm
-from edgekit.models.trace import named_outputs, tensors_of
-from edgekit.reports import FoldReport
+from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
 from tests.networks import network, randomise_norms
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekit.errors import ModelError
-from edgekit.export import export_onnx
 from edgekit.fold import fold, graph
-from edgekit.models.trace import output_specs, tensors_of
-from edgekit.onnx_count import batch_norms
+from edgekit.graphs.trace import output_specs, tensors_of
+from edgekit.graphs.write import export_onnx
+from edgekit.onnx.read import batch_norms
 from tests.networks import randomise_norms
 from tests.test_fold import EXACT, error, spec
 from tests.test_fold_rules import Calls

@@ -13,19 +13,21 @@ import pytest
 import torch
 
 from edgekit.backends import absence, open_backend
-from edgekit.build_options import BatchRange, BuildOptions
-from edgekit.bundle import open_bundle
-from edgekit.commands import bench_bundle, build_bundle, verify_bundle
-from edgekit.cuda import cuda_problem, gpu_state
-from edgekit.doctor import doctor
-from edgekit.engines import Engine, build_engine, engine_folder, read_model, read_record
+from edgekit.backends.tensorrt.engines import Engine, build_engine, engine_folder, read_model, read_record
+from edgekit.backends.tensorrt.flavour import find
+from edgekit.backends.tensorrt.options import BuildOptions
+from edgekit.bundle.folder import open_bundle
+from edgekit.commands.bench import bench_bundle
+from edgekit.commands.build import build_bundle
+from edgekit.commands.doctor import doctor
+from edgekit.commands.verify import verify_bundle
 from edgekit.errors import EngineError
-from edgekit.layer_times import read_nodes
+from edgekit.machine.gpu import cuda_problem, gpu_state
+from edgekit.onnx.read import read_nodes
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.reports import BenchReport
-from edgekit.tensors import sample_feed
-from edgekit.train import train
-from edgekit.trt.flavour import find
+from edgekit.reports.bench import BenchReport
+from edgekit.tensors import BatchRange, sample_feed
+from edgekit.training.loop import train
 from tests.networks import dataset
 from tests.onnx_files import half, lenet, quantised
 
@@ -156,7 +158,7 @@ def test_a_plan_that_is_no_plan_is_refused_in_one_sentence(bundle: Path) -> None
     assert built.engine is not None
     record = read_record(Path(built.engine))
     assert record is not None
-    from edgekit.backends._tensorrt import TensorRTBackend  # it takes cuda-python, which is there where this runs
+    from edgekit.backends.tensorrt.session import TensorRTBackend  # it takes cuda-python, which is there where this runs
 
     with pytest.raises(EngineError, match=r"refuses the engine .*--rebuild"):
         TensorRTBackend.open(files, find(), Engine(Path("x.plan"), b"not a plan", record, True))
@@ -191,7 +193,7 @@ def test_an_engine_computes_in_the_precision_of_its_file_and_says_so(precision: 
 
 @pytest.mark.usefixtures("_tensorrt")
 def test_an_engine_of_several_profiles_runs_and_tells_its_layers_on_each(bundle: Path) -> None:
-    from edgekit.backends._tensorrt import TensorRTBackend
+    from edgekit.backends.tensorrt.session import TensorRTBackend
 
     files = open_bundle(bundle).model_files()
     model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)

@@ -21,14 +21,16 @@ import pytest
 from onnx import numpy_helper
 
 import edgekit.backends
-import edgekit.bench
+import edgekit.latency.loop
 from benchmarks import gpu_report
-from edgekit.backends import KINDS, ModelFiles
+from edgekit.backends import KINDS
 from edgekit.backends.fake import FakeBackend
-from edgekit.bundle import Bundle, open_bundle, write_bundle
+from edgekit.bundle.files import ModelFiles
+from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
 from edgekit.errors import EngineError
-from edgekit.onnx_count import batch_norms
-from edgekit.reports import BenchReport, VerifyReport
+from edgekit.onnx.read import batch_norms
+from edgekit.reports.bench import BenchReport
+from edgekit.reports.verify import VerifyReport
 from tests.fake_trt import GPU, FakeTensorRT
 from tests.trt_listing import LISTINGS
 
@@ -165,7 +167,7 @@ def test_the_two_sides_of_a_ratio_take_turns_and_half_the_time_is_a_half(
 
         return FakeBackend(work, files.inputs, name=kind)
 
-    monkeypatch.setattr(edgekit.bench, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(edgekit.latency.loop, "perf_counter_ns", lambda: now[0])
     monkeypatch.setattr(gpu_report, "open_backend", opened)
     settings = gpu_report.Settings((4,), 0.1, lambda kind: "", None)
     ways = [gpu_report.Way("torch"), gpu_report.Way("ort-cuda")]

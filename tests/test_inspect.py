@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.commands import inspect_target
+from edgekit.commands.export import export_source
+from edgekit.commands.inspect import inspect_target
 from edgekit.errors import BundleError, ModelError, UsageError
-from edgekit.pack import ExportOptions, export_source
-from edgekit.reports import InspectReport, Layer
+from edgekit.reports.inspect import InspectReport, Layer
+from edgekit.sources.module import ExportOptions
 
 LENET_MACS = 6 * 24 * 24 * 25 + 16 * 8 * 8 * 6 * 25 + 256 * 120 + 120 * 84 + 84 * 10
 LENET_WEIGHTS = (6 * 25 + 6) + (16 * 6 * 25 + 16) + (256 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
@@ -38,7 +39,7 @@ def test_a_folded_bundle_holds_no_batch_norm_and_its_counts_are_the_formulas(bun
     assert report.inputs == {"input": "float32 batch x 1 x 28 x 28"}
     assert report.outputs == {"output": "float32 batch x 10"}
     assert report.facts["opset"] == "20"
-    assert report.facts["edgekit.source"] == "lenet"
+    assert report.facts["edgekit.sources.module"] == "lenet"
 
 
 def test_an_unfolded_bundle_counts_as_the_module_it_came_from(unfolded: Path) -> None:

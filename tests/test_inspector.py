@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from edgekit.backends.tensorrt.inspector import engine_layers
 from edgekit.errors import EngineError
-from edgekit.reports import EngineLayer
-from edgekit.trt.inspector import engine_layers
+from edgekit.reports.build import EngineLayer
 
 COMPUTING = frozenset({"/conv1/Conv", "/fc/Gemm", "node_of_out"})
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from edgekit.reports import EngineLayer, LayerCount, PrecisionReport
-from edgekit.trt.flavour import FLAVOURS
-from edgekit.trt.judgement import Inspected, judge
-from edgekit.trt.precision import NetworkLayers
+from edgekit.backends.tensorrt.flavour import FLAVOURS
+from edgekit.backends.tensorrt.judgement import Inspected, judge
+from edgekit.backends.tensorrt.precision import NetworkLayers
+from edgekit.reports.build import EngineLayer, LayerCount, PrecisionReport
 
 TEN = next(one for one in FLAVOURS if one.first == (10, 0))
 

@@ -12,20 +12,24 @@ import onnx
 import pytest
 from rich.console import Console
 
-from edgekit.backends import LayerTime, ModelFiles, open_backend
-from edgekit.backends._ort_layers import node_times
-from edgekit.bundle import open_bundle
-from edgekit.cli import main
-from edgekit.commands import bench_bundle
+from edgekit.backends import open_backend
+from edgekit.backends.contract import LayerTime
+from edgekit.backends.onnxruntime.layers import node_times
+from edgekit.backends.tensorrt.inspector import engine_layers
+from edgekit.backends.tensorrt.runtime import layer_profiler
+from edgekit.bundle.files import ModelFiles
+from edgekit.bundle.folder import open_bundle
+from edgekit.cli.app import main
+from edgekit.commands.bench import bench_bundle
+from edgekit.commands.export import export_source
 from edgekit.errors import UsageError
-from edgekit.layer_times import Node, layers_report, nodes_of, read_nodes
-from edgekit.models.build import weights_bytes
-from edgekit.pack import ExportOptions, export_source
-from edgekit.render import MOST_LAYERS, render
-from edgekit.reports import BenchReport
+from edgekit.latency.layers import layers_report, nodes_of
+from edgekit.models.factory import weights_bytes
+from edgekit.onnx.read import Node, read_nodes
+from edgekit.reports.bench import BenchReport
+from edgekit.reports.console import MOST_LAYERS, render
+from edgekit.sources.module import ExportOptions
 from edgekit.tensors import TensorSpec, sample_feed
-from edgekit.trt.inspector import engine_layers
-from edgekit.trt.profiler import layer_profiler
 from tests.networks import network
 
 SMALL = {"seconds": 0.01, "threads": 1}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.linked import linked_tensorrt, loading_problem
+from edgekit.backends.onnxruntime.linked import linked_tensorrt, loading_problem
 
 
 def provider(folder: Path, content: bytes) -> Path:

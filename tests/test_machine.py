@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import edgekit.machine.cpu.cpu
 import pytest
-
-import edgekit.machine
-from edgekit.machine import cpu_clocks_mhz
+from edgekit.machine.cpu.cpu import cpu_clocks_mhz
 
 CPU_INFO = "".join(f"processor\t: {core}\nmodel name\t: X\ncpu MHz\t\t: {2400.4 + core:.3f}\n\n" for core in range(4))
 
@@ -17,8 +16,8 @@ CPU_INFO = "".join(f"processor\t: {core}\nmodel name\t: X\ncpu MHz\t\t: {2400.4 
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of four cores, two of them allowed, that tells nothing yet."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 1}, raising=False)
-    monkeypatch.setattr(edgekit.machine, "FREQUENCY", str(tmp_path / "cpu{}"))
-    monkeypatch.setattr(edgekit.machine, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("edgekit.machine.cpu.FREQUENCY", str(tmp_path / "cpu{}"))
+    monkeypatch.setattr("edgekit.machine.cpu.CPU_INFO", tmp_path / "cpuinfo")
     return tmp_path
 
 

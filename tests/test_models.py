@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError
+from edgekit.graphs.table import module_table
 from edgekit.models import MODELS
 from edgekit.models.batchnorm import BatchNorm, batch_norm
-from edgekit.models.build import build, build_module, load_weights, weights_bytes
 from edgekit.models.densenet import SMALLEST, DenseBlock, transition
-from edgekit.models.layers import module_table
+from edgekit.models.factory import build, build_module, load_weights, weights_bytes
 from tests.networks import image_spec, network
 
 SHAPES = [(8, 5), (2, 3), (4, 3, 6, 5), (1, 3, 2, 2), (1, 3, 1, 2)]

@@ -18,18 +18,22 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from edgekit import onnx_exact, onnx_file, onnx_fold, pack_onnx
-from edgekit.bundle import open_bundle
-from edgekit.card import model_card
-from edgekit.cli import app
-from edgekit.commands import verify_bundle
+from edgekit.bundle.card import model_card
+from edgekit.bundle.folder import open_bundle
+from edgekit.cli.app import app
+from edgekit.commands.export import export_source
+from edgekit.commands.verify import verify_bundle
 from edgekit.errors import BundleError, EdgekitError, ModelError, UsageError
-from edgekit.export import export_onnx
 from edgekit.fold import fold
-from edgekit.models.trace import output_specs
-from edgekit.onnx_count import batch_norms
-from edgekit.pack import ExportOptions, export_source
-from edgekit.reports import ExportReport
+from edgekit.graphs.trace import output_specs
+from edgekit.graphs.write import export_onnx
+from edgekit.onnx import exact as onnx_exact
+from edgekit.onnx import fold as onnx_fold
+from edgekit.onnx import free as onnx_file
+from edgekit.onnx.read import batch_norms
+from edgekit.reports.export import ExportReport
+from edgekit.sources import onnx_file as pack_onnx
+from edgekit.sources.module import ExportOptions
 from edgekit.tensors import TensorSpec, sample_feed
 from tests.networks import randomise_norms
 from tests.test_fold import spec
@@ -160,7 +164,7 @@ def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given: object) -> None:
         raise onnx_exact.Inexact("Something is in the way")
 
-    monkeypatch.setattr(pack_onnx, "run_exact", refuse)
+    monkeypatch.setattr(pack_onnx, "run_file_exact", refuse)
 
 
 def test_without_folding_the_file_stays_as_it_is(tmp_path: Path) -> None:
@@ -756,7 +760,7 @@ def test_float64_windows_agree_with_onnx_runtime(kind: str, given: dict[str, Any
         stored = [tensor("w", *shape, 3, 2), tensor("b", outputs)]
     model = made([node(kind, ["x", *(item.name for item in stored)], "y", **given)], stored, shape=("n", 4, 9, 8), opset=19, ir=9)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 4, 9, 8)).astype(np.float32)}
-    exact = onnx_exact.run_exact(model, feed)["y"]
+    exact = onnx_exact.run_file_exact(model, feed)["y"]
     found = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)[0]
     assert exact.dtype == np.float64
     assert exact.shape == found.shape
@@ -771,17 +775,17 @@ def test_float64_is_float64_throughout() -> None:
     shape = numpy_helper.from_array(np.array([1, 4, 8, 8]), "shape")
     model = made([constant, cast, fill, node("Mul", ["c", "k"], "m"), node("Add", ["m", "z"], "y")], [shape])
     feed = {"x": np.full((3, 4, 8, 8), 1 / 3)}
-    exact = onnx_exact.run_exact(model, feed)["y"]
+    exact = onnx_exact.run_file_exact(model, feed)["y"]
     tenth = float(np.float32(0.1))
     assert np.abs(exact - (tenth / 3 + tenth)).max() < 1e-16
     stored = [tensor("t", 1, 2, 3), numpy_helper.from_array(np.array([1, 4, 8, 8]), "size")]
     with pytest.raises(onnx_exact.Inexact, match="AffineGrid computes in float32 only"):
-        onnx_exact.run_exact(
+        onnx_exact.run_file_exact(
             made([node("AffineGrid", ["t", "size"], "g"), node("ReduceSum", ["g"], "y")], stored, opset=20), feed
         )
     quantise = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])
     with pytest.raises(onnx_exact.Inexact, match="DynamicQuantizeLinear jumps"):
-        onnx_exact.run_exact(made([quantise, node("Mul", ["x", "s"], "y")], []), feed)
+        onnx_exact.run_file_exact(made([quantise, node("Mul", ["x", "s"], "y")], []), feed)
 
 
 def test_float64_gives_up_in_time_and_on_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -795,17 +799,17 @@ def test_float64_gives_up_in_time_and_on_what_it_does_not_know(monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(onnx_exact.time, "monotonic", lambda: float(next(clock)))
         with pytest.raises(onnx_exact.Inexact, match="more than"):  # between two operators of one sample
-            onnx_exact.run_exact(made(chain, []), {"x": feed["x"][:1]}, 4.0)
+            onnx_exact.run_file_exact(made(chain, []), {"x": feed["x"][:1]}, 4.0)
         assert next(clock) < 7
     with pytest.raises(onnx_exact.Inexact, match="more than"):
-        onnx_exact.run_exact(plain(), feed, 0.0)
+        onnx_exact.run_file_exact(plain(), feed, 0.0)
     with pytest.raises(onnx_exact.Inexact, match="statistics of the batch"):
-        onnx_exact.run_exact(made([norm("x", "y", extra=("a", "b"), training_mode=1)], statistics("bn", 4)), feed)
+        onnx_exact.run_file_exact(made([norm("x", "y", extra=("a", "b"), training_mode=1)], statistics("bn", 4)), feed)
 
 
 def test_a_reference_that_disagrees_with_onnx_runtime_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = onnx_exact.run_exact
-    monkeypatch.setattr(pack_onnx, "run_exact", lambda *given: {name: 1.01 * array for name, array in right(*given).items()})
+    right = onnx_exact.run_file_exact
+    monkeypatch.setattr(pack_onnx, "run_file_exact", lambda *given: {name: 1.01 * array for name, array in right(*given).items()})
     report = export(tmp_path, plain())
     assert report.float32_error is None
     assert "differs from ONNX Runtime by 9.9e-03" in report.notes[0]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.onnx_wire import DEEPEST, lies_elsewhere, operators
+from edgekit.onnx.wire import DEEPEST, lies_elsewhere, operators
 
 X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
 

@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from edgekit.bundle import Manifest, open_bundle, write_bundle
-from edgekit.commands import predict_images
+from edgekit.bundle.folder import open_bundle, write_bundle
+from edgekit.bundle.manifest import Manifest
+from edgekit.commands.predict import guesses, predict_images
 from edgekit.errors import BundleError, DataError
-from edgekit.predict import guesses
 from edgekit.preprocess import pixels_of
-from edgekit.reports import PredictReport
+from edgekit.reports.predict import PredictReport
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (28, 28), mode: str = "L") -> Path:

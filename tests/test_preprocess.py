@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgekit.data.pictures import Pictures
 from edgekit.preprocess import Preprocess
-from edgekit.train import Batches
+from edgekit.training.batches import Batches
 
 RGB = Preprocess("rgb", 5, 7, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 

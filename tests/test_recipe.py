@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import RecipeError
+from edgekit.files import check_name
 from edgekit.models import MODELS
-from edgekit.recipe import Recipe, check_name, load
+from edgekit.recipe import Recipe, load
 
 DATA = '[data]\ndataset = "fashion-mnist"\n'
 FOLDER = '[data]\ndataset = "image-folder"\npath = "pictures"\nresize = 32\n'

@@ -9,43 +9,23 @@ import os
 import msgspec
 import pytest
 
-from edgekit import reports
-from edgekit.build_options import BatchRange, BuildOptions
+from edgekit.backends.tensorrt.options import BuildOptions
 from edgekit.errors import InputError
 from edgekit.preprocess import Preprocess
-from edgekit.recipe import Tolerance
-from edgekit.reports import (
-    BenchReport,
-    BuildReport,
-    Comparison,
-    DataReport,
-    DoctorReport,
-    Epoch,
-    ExportReport,
-    Finding,
-    Fold,
-    FoldReport,
-    Guess,
-    InspectReport,
-    Kept,
-    LatencyReport,
-    Layer,
-    LayerCount,
-    ModelRow,
-    ModelsReport,
-    OutputDiff,
-    ParityReport,
-    Percentile,
-    PrecisionReport,
-    Prediction,
-    PredictReport,
-    Report,
-    RunReport,
-    Skipped,
-    StepReport,
-    TrainReport,
-    VerifyReport,
-)
+from edgekit.reports import base as reports
+from edgekit.reports.base import Report, Skipped
+from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, Percentile
+from edgekit.reports.build import BuildReport, LayerCount, PrecisionReport
+from edgekit.reports.catalogue import DataReport, ModelRow, ModelsReport
+from edgekit.reports.doctor import DoctorReport, Finding
+from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept
+from edgekit.reports.inspect import InspectReport, Layer
+from edgekit.reports.predict import Guess, Prediction, PredictReport
+from edgekit.reports.run import RunReport, StepReport
+from edgekit.reports.train import Epoch, TrainReport
+from edgekit.reports.verify import OutputDiff, ParityReport, VerifyReport
+from edgekit.tensors import BatchRange
+from edgekit.tolerance import Tolerance
 
 FOLDS = FoldReport((Fold("1", "BatchNorm2d", ("0",)),), (Kept("2", "BatchNorm", "a reason", 0),), 1e-16)
 DIFF = OutputDiff("output", 1e-6, 1e-7, 2e-5, 1.0)

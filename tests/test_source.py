@@ -11,11 +11,11 @@ from torch import nn
 
 from edgekit.errors import ModelError, RecipeError, UsageError
 from edgekit.models import MODELS
-from edgekit.models.build import weights_bytes
+from edgekit.models.factory import weights_bytes
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.source import load_source, parse_shapes
+from edgekit.sources.module import load_source, parse_shapes
 from edgekit.tensors import TensorSpec
-from edgekit.train import train
+from edgekit.training.loop import train
 from tests.networks import dataset, network
 
 FACTORIES = """

@@ -22,21 +22,28 @@ import pytest
 from rich.console import Console
 
 import edgekit.backends
-import edgekit.trt.flavour
-from edgekit.backends import Backend, DeviceTimes, absence, open_backend
-from edgekit.backends._tensorrt import TensorRTBackend
-from edgekit.build_options import BatchRange, BuildOptions
-from edgekit.bundle import open_bundle
-from edgekit.cli import main
-from edgekit.commands import bench_bundle, build_bundle, predict_images, verify_bundle
-from edgekit.engines import Engine, build_engine, read_model
+import edgekit.backends.tensorrt.flavour
+from edgekit.backends import absence, open_backend
+from edgekit.backends.contract import Backend, DeviceTimes
+from edgekit.backends.tensorrt.engines import Engine, build_engine, read_model
+from edgekit.backends.tensorrt.flavour import find
+from edgekit.backends.tensorrt.options import BuildOptions
+from edgekit.backends.tensorrt.session import TensorRTBackend
+from edgekit.bundle.folder import open_bundle
+from edgekit.cli.app import main
+from edgekit.commands.bench import bench_bundle
+from edgekit.commands.build import build_bundle
+from edgekit.commands.predict import predict_images
+from edgekit.commands.verify import verify_bundle
 from edgekit.errors import EngineError, MissingError, ModelError, UsageError
-from edgekit.extras import pip_install
-from edgekit.layer_times import layers_report, read_nodes
-from edgekit.render import render
-from edgekit.reports import BenchReport, BuildReport, VerifyReport
-from edgekit.tensors import TensorSpec, sample_feed
-from edgekit.trt.flavour import find
+from edgekit.latency.layers import layers_report
+from edgekit.machine.packages import pip_install
+from edgekit.onnx.read import read_nodes
+from edgekit.reports.bench import BenchReport
+from edgekit.reports.build import BuildReport
+from edgekit.reports.console import render
+from edgekit.reports.verify import VerifyReport
+from edgekit.tensors import BatchRange, TensorSpec, sample_feed
 from tests.fake_cuda import TEXTS, Error, FakeCuda
 from tests.fake_trt import GPU, FakeTensorRT, ICudaEngine, layers_json
 from tests.trt_listing import LISTINGS
@@ -88,8 +95,8 @@ def test_every_flavour_computes_what_the_file_does(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, listing: Any, graph: bool
 ) -> None:
     fake = FakeTensorRT(listing).install_with_cuda(monkeypatch)
-    monkeypatch.setattr("edgekit.trt.flavour.NAMES", (listing.flavour.name,))
-    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.NAMES", (listing.flavour.name,))
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
     with open_backend("tensorrt", open_bundle(bundle).model_files(), cuda_graph=graph) as backend:
         for batch in (1, 5, 32, 5):
             feed = feed_of(backend, batch, seed=batch)
@@ -224,7 +231,7 @@ def test_a_host_that_queues_slowly_makes_the_gpus_clock_an_upper_bound(
     ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = iter(range(0, 10**12, 600_000))  # 0.6 ms for each call, whose kernel takes 0.5
-    monkeypatch.setattr(edgekit.backends, "perf_counter_ns", lambda: next(host))
+    monkeypatch.setattr("edgekit.backends.contract.perf_counter_ns", lambda: next(host))
     report = bench_bundle(bundle, backends=["tensorrt"], batches=(1, 8), **BLOCK)
     told = {row.batch: row.launch_bound for row in report.rows if row.boundary == "device"}
     assert told == {1: True, 8: False}
@@ -330,7 +337,7 @@ def test_an_engine_that_does_not_become_a_graph_says_what_to_leave_out(
 
 def test_rtx_is_asked_whether_a_graph_can_be_made(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     rtx = FakeTensorRT(LISTINGS[-1]).install_with_cuda(monkeypatch)
-    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
     rtx.fails = "capturable"
     files = open_bundle(bundle).model_files()
     with (
@@ -491,7 +498,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 def test_nothing_is_imported_where_there_is_no_flavour_or_no_driver(ten: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
     imported: list[str] = []
     monkeypatch.setattr("edgekit.backends.cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
-    monkeypatch.setattr(edgekit.trt.flavour.importlib, "import_module", imported.append)
+    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib, "import_module", imported.append)
     assert absence("tensorrt") == "no NVIDIA driver is installed; install one, or use ort-cpu"
     without(monkeypatch, "tensorrt", "tensorrt_rtx")
     assert absence("tensorrt") == f"TensorRT is not installed; {pip_install('trt')}, or on RTX {pip_install('rtx')}"
@@ -516,7 +523,7 @@ def test_what_else_may_be_missing_is_said_with_its_remedy(
     assert re.search(r"driver version is insufficient.*cuda-bindings==12", absence("tensorrt"))
     ten.api.__version__ = "12.0"
     assert "does not know tensorrt 12.0" in absence("tensorrt")
-    monkeypatch.setitem(sys.modules, "edgekit.backends._cuda", None)
+    monkeypatch.setitem(sys.modules, "edgekit.backends.tensorrt.memory", None)
     ten.api.__version__ = TEN.version
     assert "pip install cuda-bindings" in absence("tensorrt")
     without(monkeypatch, "onnx")
@@ -528,8 +535,8 @@ def test_what_else_may_be_missing_is_said_with_its_remedy(
 @pytest.mark.parametrize(("capability", "present"), [("8.9", True), ("12.0", True), ("9.0", False), ("", True)])
 def test_rtx_is_absent_on_a_gpu_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch, capability: str, present: bool) -> None:
     FakeTensorRT(LISTINGS[-1]).install_with_cuda(monkeypatch)
-    monkeypatch.setattr("edgekit.trt.flavour.NAMES", ("tensorrt-rtx",))
-    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": capability})
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.NAMES", ("tensorrt-rtx",))
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {"compute capability": capability})
     problem = absence("tensorrt")
     assert (problem == "") is present
     assert present or "knows no GPU of compute capability 9.0" in problem
@@ -603,7 +610,7 @@ def test_a_cuda_graph_without_tensorrt_is_refused(bundle: Path) -> None:
 
 def test_an_engine_is_run_without_pytorch_or_onnxruntime(environment: dict[str, str]) -> None:
     program = (
-        "import sys, edgekit.backends._tensorrt, edgekit.commands, edgekit.verify, edgekit.bench\n"
+        "import sys, edgekit.backends.tensorrt.session, edgekit.commands.verify, edgekit.parity.run, edgekit.latency.loop\n"
         "print(sorted({'torch', 'onnxruntime', 'onnx', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
@@ -616,8 +623,8 @@ def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
     listing: Any, graph: bool, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
     fake = FakeTensorRT(listing).install_with_cuda(monkeypatch)
-    monkeypatch.setattr("edgekit.trt.flavour.NAMES", (listing.flavour.name,))
-    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.NAMES", (listing.flavour.name,))
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {"compute capability": "8.6"})
     fake.information = json.dumps(
         {
             "Layers": [
@@ -695,7 +702,7 @@ def test_the_flavour_that_is_named_is_the_one_that_runs(ten: FakeTensorRT, bundl
     rtx = FakeTensorRT(LISTINGS[-1])
     rtx.cuda = ten.cuda
     rtx.install(monkeypatch)
-    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.9"})
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {"compute capability": "8.9"})
     picture = bundle / "picture.png"
     from PIL import Image
 
@@ -799,7 +806,7 @@ def test_an_engine_for_something_else_is_refused_and_says_in_what(
         assert "\n" not in str(caught.value)
 
     with monkeypatch.context() as other:
-        other.setattr("edgekit.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU", "driver": ""})
+        other.setattr("edgekit.backends.tensorrt.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU", "driver": ""})
         refused(
             r"plan was built for something else \(GPU Pretended GPU there, Another GPU here, driver 540.4 there, none here\); "
             f"build it again: edgekit build BUNDLE --batch 1:8:64 --output {place}"
@@ -828,8 +835,8 @@ def test_an_engine_that_may_go_elsewhere_is_run_elsewhere(
         built_at(bundle, place, "1:8:64", **options)
         built_at(bundle, tmp_path / "plain.plan", "1:8:64")
         with monkeypatch.context() as there:
-            there.setattr("edgekit.engines.gpu_facts", lambda elsewhere=elsewhere: elsewhere)
-            there.setattr("edgekit.backends._tensorrt.gpu_facts", lambda elsewhere=elsewhere: elsewhere)
+            there.setattr("edgekit.backends.tensorrt.engines.gpu_facts", lambda elsewhere=elsewhere: elsewhere)
+            there.setattr("edgekit.backends.tensorrt.session.gpu_facts", lambda elsewhere=elsewhere: elsewhere)
             (parity,) = verify_bundle(bundle, backends=["tensorrt"], engine=place).parities
             assert (parity.facts["gpu"], parity.facts["driver"]) == (elsewhere["gpu"], elsewhere["driver"])
             with pytest.raises(EngineError, match=r"plain.plan was built for something else"):
@@ -876,11 +883,15 @@ def test_an_engine_of_another_flavour_than_asked_for_is_refused_and_its_own_is_t
     rtx.install(monkeypatch)
     place = tmp_path / "net.plan"
     with monkeypatch.context() as without_gpu:
-        without_gpu.setattr("edgekit.engines.gpu_facts", dict)  # so it is for all that RTX compiles for when it runs
-        without_gpu.setattr("edgekit.trt.inspector.cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+        without_gpu.setattr(
+            "edgekit.backends.tensorrt.engines.gpu_facts", dict
+        )  # so it is for all that RTX compiles for when it runs
+        without_gpu.setattr(
+            "edgekit.backends.tensorrt.inspector.cuda_problem", lambda: "no NVIDIA driver is installed; install one"
+        )
         built = build_bundle(bundle, flavour="tensorrt-rtx", output=place)
     assert built.precision.read_from == "network"
-    monkeypatch.setattr("edgekit.trt.flavour.gpu_facts", lambda: {"compute capability": "8.9"})
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {"compute capability": "8.9"})
     (parity,) = verify_bundle(bundle, backends=["tensorrt"], engine=place).parities
     assert (parity.facts["flavour"], parity.facts["engine sha256"]) == ("tensorrt-rtx", built.engine_sha256)
     with pytest.raises(UsageError, match=r"--flavour tensorrt: .*net.plan is an engine of tensorrt-rtx; leave out one"):
@@ -935,8 +946,8 @@ def test_the_fake_of_cuda_has_nothing_that_cuda_python_lacks() -> None:
 
 
 def test_the_real_cuda_python_without_a_driver_is_one_sentence() -> None:
-    from edgekit.backends._cuda import runtime_problem
-    from edgekit.cuda import cuda_problem
+    from edgekit.backends.tensorrt.memory import runtime_problem
+    from edgekit.machine.gpu import cuda_problem
 
     problem = runtime_problem()
     assert (problem == "") is (cuda_problem() == "")
@@ -944,7 +955,7 @@ def test_the_real_cuda_python_without_a_driver_is_one_sentence() -> None:
 
 
 def test_the_fakes_refuse_what_they_do_not_know(ten: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.backends import _cuda
+    from edgekit.backends.tensorrt import memory as _cuda
 
     with pytest.raises(AttributeError, match="this CUDA has no cudaMallocManaged"):
         _cuda.cudart.cudaMallocManaged(1)

@@ -25,9 +25,11 @@ from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, R
 from edgekit.files import sha256_of
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.reports import TrainReport
-from edgekit.source import load_source
-from edgekit.train import batch_count, pick_device, resumable, train, unfinished
+from edgekit.reports.train import TrainReport
+from edgekit.sources.module import load_source
+from edgekit.training.batches import batch_count
+from edgekit.training.checkpoint import resumable, unfinished
+from edgekit.training.loop import pick_device, train
 from tests.networks import dataset
 
 SAMPLES, BATCH, EPOCHS = 96, 4, 3

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from edgekit.trt.flavour import FLAVOURS, Flavour, flavour_of
+from edgekit.backends.tensorrt.flavour import FLAVOURS, Flavour, flavour_of
 from tests.trt_listing import LISTINGS, Listing
 
 CODE = Path(__file__).parent.parent / "edgekit"

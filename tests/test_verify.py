@@ -19,14 +19,17 @@ from safetensors.torch import load, save
 
 from edgekit.backends import KINDS
 from edgekit.backends.fake import FakeBackend
-from edgekit.bundle import GoldenArrays, open_bundle, write_bundle
-from edgekit.commands import verify_bundle
+from edgekit.bundle.folder import open_bundle, write_bundle
+from edgekit.bundle.golden import GoldenArrays
+from edgekit.commands.export import export_source
+from edgekit.commands.verify import verify_bundle
 from edgekit.errors import BundleError
-from edgekit.models.build import weights_bytes
-from edgekit.pack import ExportOptions, export_source
-from edgekit.recipe import Tolerance
-from edgekit.reports import ParityReport, VerifyReport
-from edgekit.verify import compare, normalised_error, parity
+from edgekit.models.factory import weights_bytes
+from edgekit.parity.compare import compare_output, normalised_error
+from edgekit.parity.run import parity
+from edgekit.reports.verify import ParityReport, VerifyReport
+from edgekit.sources.module import ExportOptions
+from edgekit.tolerance import Tolerance
 from tests.networks import NORMS, network
 
 Array = np.ndarray[Any, Any]
@@ -268,15 +271,15 @@ def test_a_changed_winner_fails_top1_even_inside_the_tolerance() -> None:
 
 def test_a_tie_that_float32_cannot_tell_apart_may_go_either_way() -> None:
     reference = np.array([[5, 5 + 1e-7, 0]])
-    assert compare("y", np.array([[5, 5, 0]], np.float32), reference, Tolerance()).top1 == 1
+    assert compare_output("y", np.array([[5, 5, 0]], np.float32), reference, Tolerance()).top1 == 1
     clear = np.array([[5, 5 + 1e-4, 0]])
-    assert compare("y", np.array([[5, 5, 0]], np.float32), clear, Tolerance()).top1 == 0
+    assert compare_output("y", np.array([[5, 5, 0]], np.float32), clear, Tolerance()).top1 == 0
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 2)])
 def test_top1_is_only_for_samples_by_classes(shape: Sequence[int]) -> None:
     reference = np.arange(np.prod(shape), dtype=float).reshape(shape)
-    assert compare("y", reference.copy(), reference, Tolerance()).top1 is None
+    assert compare_output("y", reference.copy(), reference, Tolerance()).top1 is None
 
 
 FINITE = st.floats(-1e6, 1e6, width=32)
@@ -290,7 +293,7 @@ TOLERANCES = st.builds(Tolerance, st.floats(0, 10), st.floats(0, 1, exclude_max=
 @given(PAIRS, TOLERANCES)
 def test_the_verdict_is_the_formula(pair: tuple[Array, Array], tolerance: Tolerance) -> None:
     output, reference = pair
-    diff = compare("y", output, reference, tolerance)
+    diff = compare_output("y", output, reference, tolerance)
     scale = np.abs(reference).max()
     worst = np.abs(output.astype(np.float64) - reference).max()
     assert diff.limit == tolerance.atol + tolerance.rtol * scale
@@ -308,8 +311,8 @@ def test_the_normalised_error_does_not_depend_on_the_scale(pair: tuple[Array, Ar
     factor = 2.0**exponent
     if np.abs(reference).max() == 0:
         return
-    plain = compare("y", output, reference, Tolerance(atol=0))
-    scaled = compare("y", output * factor, reference * factor, Tolerance(atol=0))
+    plain = compare_output("y", output, reference, Tolerance(atol=0))
+    scaled = compare_output("y", output * factor, reference * factor, Tolerance(atol=0))
     assert scaled.normalised == pytest.approx(plain.normalised, rel=1e-12)
     assert scaled.within(Tolerance(atol=0)) == plain.within(Tolerance(atol=0))
 
@@ -318,4 +321,4 @@ def test_the_normalised_error_does_not_depend_on_the_scale(pair: tuple[Array, Ar
 @given(PAIRS)
 def test_an_output_always_passes_against_itself(pair: tuple[Array, Array]) -> None:
     reference = pair[1]
-    assert compare("y", reference.copy(), reference, Tolerance(atol=0, rtol=0)).within(Tolerance(atol=0, rtol=0))
+    assert compare_output("y", reference.copy(), reference, Tolerance(atol=0, rtol=0)).within(Tolerance(atol=0, rtol=0))

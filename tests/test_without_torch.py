@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.extras import pip_install
+from edgekit.machine.packages import pip_install
 
 # a Python in which the packages of argv[1] are not installed; argv[2:] is the command line
 WITHOUT = """
@@ -27,7 +27,7 @@ found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name.partition(".")[0] in blocked else found(name, package)
 sys.meta_path.insert(0, Finder())
 sys.argv = ["edgekit", *sys.argv[2:]]
-from edgekit.cli import main
+from edgekit.cli.app import main
 """
 TRAINING_ONLY = "torch,torchvision,onnxscript,onnx_ir,tensorrt,matplotlib,safetensors"
 HEAVY = f"{TRAINING_ONLY},tensorrt_rtx,onnx,onnxruntime,PIL,numpy,msgspec"
@@ -35,7 +35,7 @@ HEAVY = f"{TRAINING_ONLY},tensorrt_rtx,onnx,onnxruntime,PIL,numpy,msgspec"
 # runs --help of every command, then prints which of the blocked packages were loaded all the same
 EVERY_HELP = f"""{WITHOUT}
 import contextlib, io, json, typer.main
-from edgekit.cli import app
+from edgekit.cli.app import app
 
 def commands(group, path=()):
     for name, command in group.commands.items():

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from edgekit.trt.flavour import Flavour, flavour_of
+from edgekit.backends.tensorrt.flavour import Flavour, flavour_of
 
 FOLDER = Path(__file__).parent / "trt_api"
 RELEASES = (("tensorrt", "8.6.0"), ("tensorrt", "10.16.1"), ("tensorrt", "11.4.0"), ("tensorrt_rtx", "1.7.1"))

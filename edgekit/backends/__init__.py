@@ -5,183 +5,18 @@ Importing this package imports no runtime; ``open_backend`` imports the one file
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter_ns
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from edgekit.build_options import BatchRange
-from edgekit.cuda import cuda_problem
+from edgekit.backends.contract import Backend, Runtime, Wishes
+from edgekit.backends.tensorrt.flavour import NAMES, find, gpu_problem, how_to_install, installed
+from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BROKEN, MissingError, UsageError, broken_import, first_line
-from edgekit.extras import pip_install
+from edgekit.machine.gpu import cuda_problem
+from edgekit.machine.packages import pip_install
 from edgekit.progress import SILENT, Progress
-from edgekit.tensors import Array, Feed, TensorSpec
-from edgekit.trt.flavour import NAMES, find, gpu_problem, how_to_install, installed
-
-LAUNCH_BOUND = 0.9
-HELD_UP = 0.5
-
-
-class Backend(Protocol):
-    """A model opened in a runtime; a context manager.
-
-    ``facts`` say what the numbers depend on: versions, device, precision, TF32, providers really in use.
-    """
-
-    @property
-    def name(self) -> str:
-        """One of ``KINDS``."""
-        ...
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What ``run`` and ``bind`` take."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What ``run`` gives."""
-        ...
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """What the numbers depend on."""
-        ...
-
-    def run(self, feed: Feed) -> dict[str, Array]:
-        """Host arrays in, host arrays out; the caller owns the outputs."""
-        ...
-
-    def bind(self, feed: Feed) -> Callable[[], None]:
-        """Put the inputs on the device; the function runs the model once and returns when the work is done."""
-        ...
-
-    def __enter__(self) -> Backend: ...
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None: ...
-
-
-class DeviceTimes(NamedTuple):
-    """Milliseconds of each call by the device's own clock.
-
-    ``launch_bound``: the host queued the calls no faster than the device ran them. Then it is the host's time: an upper bound.
-    """
-
-    ms: tuple[float, ...]
-    launch_bound: bool = False
-
-
-@runtime_checkable
-class OnDevice(Protocol):
-    """What a runtime has beside ``Backend`` where its device keeps the time of its own work."""
-
-    def device_times(self, feed: Feed, count: int) -> DeviceTimes:
-        """``count`` calls by the device's own clock, timed as ``queued`` does."""
-        ...
-
-
-def queued(
-    enqueue: Callable[[], object], records: Sequence[Callable[[], object]], read: Callable[[], tuple[float, ...]]
-) -> DeviceTimes:
-    """One definition for all runtimes: a call before each event, all queued at once; a call's time is between two events.
-
-    ``records`` put one event each behind the calls; ``read`` waits for all. The first call is not counted: on an idle device its
-    launch would be.
-    """
-    host_ms: list[float] = []
-    for record in records:
-        before = perf_counter_ns()
-        enqueue()
-        record()
-        host_ms.append((perf_counter_ns() - before) / 1e6)
-    ms = read()
-    return DeviceTimes(ms, launch_bound(host_ms, ms))
-
-
-def launch_bound(host_ms: Sequence[float], ms: Sequence[float]) -> bool:
-    """Whether the host, which took ``host_ms`` to queue each call, kept the device waiting, which took ``ms``.
-
-    A full queue holds the host up as well, but not from the start: its quickest turn was made while there was room.
-    """
-    took = median(ms)
-    return median(host_ms) > LAUNCH_BOUND * took and min(host_ms) > HELD_UP * took
-
-
-class LayerTime(NamedTuple):
-    """A layer as the runtime runs it: its name and operator there, and milliseconds of each call.
-
-    ``hints``: names of ONNX nodes, or of what they put out, that the runtime says it is made of.
-    """
-
-    name: str
-    operator: str
-    hints: tuple[str, ...]
-    ms: tuple[float, ...]
-
-
-@runtime_checkable
-class ByLayer(Protocol):
-    """What a runtime has beside ``Backend`` where it tells what each of its layers takes."""
-
-    def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
-        """Times of ``count`` calls, in the order of execution; the runtime's own profiler makes these calls slower."""
-        ...
-
-
-@runtime_checkable
-class InRanges(Protocol):
-    """What a runtime has beside ``Backend`` where it takes some batch sizes and no others."""
-
-    @property
-    def ranges(self) -> tuple[BatchRange, ...]:
-        """The sizes it takes; none where the batch is fixed."""
-        ...
-
-
-class ModelFiles(NamedTuple):
-    """What a runtime needs of a bundle: the ONNX file, its tensors, and the PyTorch model where it can be rebuilt."""
-
-    onnx: Path
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    torch_model: str | None = None
-    torch_args: Mapping[str, Any] = {}
-    torch_weights: Path | None = None
-    precision: str = "float32"
-    onnx_sha256: str = ""
-
-
-class Wishes(NamedTuple):
-    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; the rest is for TensorRT alone.
-
-    ``engine``: this file and no other; where it does not fit, nothing is built instead.
-    """
-
-    threads: int | None = None
-    batches: tuple[int, ...] = ()
-    cuda_graph: bool = False
-    flavour: str | None = None
-    engine: Path | None = None
-    progress: Progress = SILENT
-
-
-class Runtime(NamedTuple):
-    """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing.
-
-    ``by_layer``: what it opens is ``ByLayer``. ``on_gpu``: it computes on a GPU, whose clock follows its work.
-    ``in_ranges``: what it opens is ``InRanges``, and is asked for no batch beyond the usual ones by those that can do without.
-    """
-
-    absence: Callable[[ModelFiles | None, Wishes], str]
-    open: Callable[[ModelFiles, Wishes], Backend]
-    by_layer: bool = False
-    on_gpu: bool = False
-    in_ranges: bool = False
 
 
 def open_backend(
@@ -234,7 +69,7 @@ def _torch_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     if problem or files is None:
         return problem
     try:
-        importlib.import_module("edgekit.backends._torch")
+        importlib.import_module("edgekit.backends.pytorch.session")
     except BROKEN as error:
         return broken_import("PyTorch", error)
     return ""
@@ -266,7 +101,7 @@ def _torch_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
 
 def _open_torch(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
     try:
-        from edgekit.backends._torch import TorchBackend, TorchCudaBackend
+        from edgekit.backends.pytorch.session import TorchBackend, TorchCudaBackend
     except BROKEN as error:
         raise MissingError(broken_import("PyTorch", error)) from error
     return (TorchBackend if kind == "torch" else TorchCudaBackend).open(files, wishes.threads)
@@ -276,7 +111,7 @@ def _ort_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     if importlib.util.find_spec("onnxruntime") is None:
         return "ONNX Runtime is not installed; pip install onnxruntime, or onnxruntime-gpu"
     try:
-        importlib.import_module("edgekit.backends._ort")
+        importlib.import_module("edgekit.backends.onnxruntime.session")
     except BROKEN as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
         return broken_import("ONNX Runtime", error)
     return ""
@@ -286,7 +121,7 @@ def _ort_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     problem = _ort_absence(files, wishes) or cuda_problem()
     if problem:
         return problem
-    from edgekit.backends._ort import available_providers
+    from edgekit.backends.onnxruntime.session import available_providers
 
     if "CUDAExecutionProvider" not in available_providers():
         return "the installed ONNX Runtime has no CUDA; pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -297,7 +132,7 @@ def _ort_tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
     problem = _ort_cuda_absence(files, wishes)
     if problem:
         return problem
-    from edgekit.backends._ort import available_providers, tensorrt_problem
+    from edgekit.backends.onnxruntime.session import available_providers, tensorrt_problem
 
     if "TensorrtExecutionProvider" not in available_providers():
         return "the installed ONNX Runtime has no TensorRT provider; use tensorrt, which does without ONNX Runtime"
@@ -305,8 +140,8 @@ def _ort_tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
 
 
 def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
-    from edgekit.backends._ort import OrtBackend
-    from edgekit.backends._ort_layers import OrtCpuBackend
+    from edgekit.backends.onnxruntime.layers import OrtCpuBackend
+    from edgekit.backends.onnxruntime.session import OrtBackend
 
     made = OrtCpuBackend if kind == "ort-cpu" else OrtBackend
     return made.open(kind, files, wishes.threads, wishes.batches)
@@ -328,7 +163,7 @@ def _tensorrt_problem(flavour: str | None) -> str:
     if all(problems):
         return problems[0]
     try:
-        from edgekit.backends._cuda import runtime_problem
+        from edgekit.backends.tensorrt.memory import runtime_problem
     except BROKEN as error:
         return f"TensorRT is installed, but CUDA's Python cannot be imported: {first_line(error)}; pip install cuda-bindings"
     return runtime_problem()
@@ -342,7 +177,7 @@ def _flavour_problem(name: str) -> str:
 
 
 def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:
-    from edgekit.backends._tensorrt import open_tensorrt
+    from edgekit.backends.tensorrt.session import open_tensorrt
 
     return open_tensorrt(files, wishes)
 

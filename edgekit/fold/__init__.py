@@ -39,8 +39,8 @@ from edgekit.fold.proof import FLOAT64_LIMIT, Proof
 from edgekit.fold.rules import Blocked
 from edgekit.fold.search import Edit, Search, sums_with
 from edgekit.fold.weights import Weights
-from edgekit.models.trace import TRACED_BATCH, own_weights, tensors_of, trace
-from edgekit.reports import Fold, FoldReport, Kept, Obstacle
+from edgekit.graphs.trace import TRACED_BATCH, own_weights, tensors_of, trace
+from edgekit.reports.export import Fold, FoldReport, Kept, Obstacle
 from edgekit.tensors import TensorSpec
 
 __all__ = ["FLOAT64_LIMIT", "fold"]

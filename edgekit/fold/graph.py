@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgekit.models.exact import in_float64, widened_call
+from edgekit.graphs.exact import in_float64, widened_call
 
 aten = torch.ops.aten
 CACHED_ELEMENTS = 1 << 12

@@ -22,7 +22,7 @@ from edgekit.fold.graph import (
     sizes,
     stored,
 )
-from edgekit.reports import Obstacle
+from edgekit.reports.export import Obstacle
 
 NOT_FINITE = "its statistics or parameters are not finite"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, fx, nn
 
 from edgekit.errors import ModelError, first_line
-from edgekit.models.exact import Exact, Jittered, Override, Run, run_in_float64, sampled_error, scaled_error
+from edgekit.graphs.exact import Exact, Jittered, Override, Run, run_in_float64, sampled_error, scaled_error
 
 FLOAT64_LIMIT = 1e-12
 NOISE_FACTOR = 8  # one convolution rounds once a term, the estimate of noise once a result

@@ -8,18 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from edgekit.fold.affine import Affine
-from edgekit.fold.graph import (
-    Constants,
-    Storages,
-    aten,
-    describe,
-    dtype_of,
-    is_tensor,
-    module_path,
-    sizes,
-    stored,
-    values_read,
-)
+from edgekit.fold.graph import Constants, Storages, aten, describe, dtype_of, is_tensor, module_path, sizes, stored, values_read
 from edgekit.fold.norms import Norm
 from edgekit.fold.rules import Blocked, centred, layer_of, passage_of
 

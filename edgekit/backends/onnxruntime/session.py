@@ -1,0 +1,280 @@
+"""ONNX Runtime, on the CPU, on CUDA or through its TensorRT provider, never silently on another."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
+from types import TracebackType
+
+import onnxruntime as ort
+
+from edgekit.backends.onnxruntime.linked import linked_tensorrt, loading_problem
+from edgekit.backends.tensorrt.engines import with_default_range
+from edgekit.backends.tensorrt.options import BuildOptions
+from edgekit.bundle.files import ModelFiles
+from edgekit.errors import BundleError, FallbackError, first_line
+from edgekit.files import read_bytes
+from edgekit.machine.cpu import cores
+from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
+from edgekit.onnx.wire import lies_elsewhere, operators
+from edgekit.tensors import Array, Feed, TensorSpec, shape_text
+
+PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
+COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
+QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
+ERRORS_ONLY = 3
+# a package that is only half there is found out here
+VERSION, _ = str(ort.__version__), (ort.InferenceSession, ort.SessionOptions, ort.OrtValue, ort.get_available_providers)
+ASKED_OFF = f"asked off by {TF32_OVERRIDE}=0; edgekit verify shows whether it is: TF32 errs by about 1e-3"
+
+
+def available_providers() -> list[str]:
+    """Providers compiled into the installed package; not what works here."""
+    return list(ort.get_available_providers())
+
+
+class OrtBackend:
+    """An inference session whose first provider is the one asked for."""
+
+    def __init__(
+        self, name: str, session: ort.InferenceSession, files: ModelFiles, facts: Mapping[str, str], device: str
+    ) -> None:
+        self.name, self.facts = name, facts
+        self.inputs: tuple[TensorSpec, ...] = files.inputs
+        self.outputs: tuple[TensorSpec, ...] = files.outputs
+        self._session, self._device = session, device
+        self._names = [spec.name for spec in files.outputs]
+        self._path = files.onnx
+        self._leaving = ExitStack()
+
+    @classmethod
+    def open(cls, kind: str, files: ModelFiles, threads: int | None = None, batches: Sequence[int] = ()) -> OrtBackend:
+        """Raises BundleError for a file ONNX Runtime refuses, FallbackError when another provider would run it."""
+        content = read_model(files.onnx)
+        with ExitStack() as stack:
+            if kind == "ort-tensorrt":
+                stack.enter_context(without_tf32())  # the provider has no option for TF32 in every release
+            providers = _providers(kind, files, batches, content)
+            session = _open(kind, content, files.onnx, threads, providers)
+            _check_provider(session, PROVIDERS[kind])
+            _check_used(session, PROVIDERS[kind])
+            _check_names(session, files)
+            facts = {
+                "onnxruntime": VERSION,
+                "providers": ", ".join(session.get_providers()),
+                "precision": _precision(files, providers[0][1]),
+                "graph optimisation": "all",
+                "threads": str(threads or cores()),
+            }
+            if kind != "ort-cpu":
+                facts |= {"TF32": _tf32(kind)} | placement(session)
+            opened = cls(kind, session, files, facts, "cpu" if kind == "ort-cpu" else "cuda")
+            opened._leaving = stack.pop_all()
+        return opened
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Host arrays in, host arrays out."""
+        try:
+            outputs = self._session.run(self._names, dict(feed))
+        except Exception as problem:
+            raise self._failure(feed, problem) from problem
+        return dict(zip(self._names, outputs, strict=True))
+
+    def bind(self, feed: Feed) -> Callable[[], None]:
+        """Inputs and outputs stay on the device."""
+        binding = self._session.io_binding()
+        try:
+            for name, array in feed.items():
+                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self._device, 0))
+            for name in self._names:
+                binding.bind_output(name, self._device)
+        except Exception as problem:  # the device's memory is full
+            raise self._failure(feed, problem) from problem
+        session, synchronize = self._session, binding.synchronize_outputs
+
+        def call() -> None:
+            try:
+                session.run_with_iobinding(binding)
+                synchronize()
+            except Exception as problem:
+                raise self._failure(feed, problem) from problem
+
+        return call
+
+    def _failure(self, feed: Feed, problem: Exception) -> BundleError:
+        shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
+        remedy = "export it again" if self.name == "ort-cpu" else "use smaller batches, or see whether ort-cpu runs it"
+        return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}; {remedy}")
+
+    def __enter__(self) -> OrtBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        del self._session
+        self._leaving.close()
+
+
+def read_model(path: Path) -> bytes:
+    """The file's bytes; raises BundleError where running them would take in what no checksum covers."""
+    content = read_bytes(path, "ONNX file", BundleError)
+    try:
+        elsewhere = lies_elsewhere(content)
+        compiled = COMPILED.encode() in content and COMPILED in operators(content)  # it may be a part of another name
+    except ValueError as problem:
+        raise BundleError(f"{path} is not a whole ONNX file: {problem}; export it again") from None
+    if elsewhere:  # given bytes, ONNX Runtime looks for it in the current folder
+        raise BundleError(
+            f"{path} keeps weights in another file, which no checksum covers; export the model again with its weights inside"
+        )
+    if compiled:  # a provider would load and run it
+        raise BundleError(
+            f"{path} has an {COMPILED} node, which carries a program compiled elsewhere that nothing here can check; "
+            "export the model again without compiling it"
+        )
+    return content
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """On so many threads, or on all cores; nothing is printed but errors."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    # bytes of its own format would be taken too, and nothing here has looked into those
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return options
+
+
+def new_session(
+    content: bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, dict[str, str]]]
+) -> ort.InferenceSession:
+    """Nothing falls back, at the start or in a run; nothing is printed where ``--json`` writes."""
+    with redirect_stdout(sys.stderr):
+        return ort.InferenceSession(content, options, providers=list(providers), enable_fallback=0)
+
+
+def _open(
+    kind: str, content: bytes, path: Path, threads: int | None, providers: Sequence[tuple[str, dict[str, str]]]
+) -> ort.InferenceSession:
+    options = session_options(threads)
+    if kind != "ort-cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if hasattr(ort, "preload_dlls"):
+            with redirect_stdout(sys.stderr):  # it prints what it cannot load
+                ort.preload_dlls()
+    try:
+        return new_session(content, options, providers)
+    except Exception as problem:
+        if kind != "ort-cpu" and _opens_on_cpu(content):
+            raise FallbackError(
+                f"ONNX Runtime cannot use {PROVIDERS[kind]}: {first_line(problem)}; run edgekit doctor to see what is missing"
+            ) from problem
+        raise BundleError(
+            f"ONNX Runtime refuses {path} on {PROVIDERS[kind]}: {first_line(problem)}; export it again"
+        ) from problem
+
+
+def tensorrt_problem() -> str:
+    """With a driver: why the TensorRT provider cannot load here, with the remedy."""
+    library = linked_tensorrt(Path(ort.__file__).parent)
+    with without_tf32():  # it may be now that the library reads the variable
+        problem = loading_problem(library, driver=True) if library else ""  # built in, or another system: the session will tell
+    if not problem:
+        return ""
+    major = library.rpartition(".")[2]
+    return (
+        f"ONNX Runtime's TensorRT provider does not load: {problem}; "
+        f"pip install 'tensorrt=={major}.*', or install TensorRT {major} and add its folder to LD_LIBRARY_PATH"
+    )
+
+
+def _providers(kind: str, files: ModelFiles, batches: Sequence[int], content: bytes) -> list[tuple[str, dict[str, str]]]:
+    """The one asked for; behind TensorRT also CUDA, or what TensorRT leaves would go to the CPU."""
+    cuda = (PROVIDERS["ort-cuda"], {"use_tf32": "0"})
+    if kind == "ort-tensorrt":
+        quantised = bool(QUANTISED & operators(content))
+        return [(PROVIDERS[kind], tensorrt_settings(files, batches, quantised)), cuda]
+    return [cuda] if kind == "ort-cuda" else [(PROVIDERS[kind], {})]
+
+
+def tensorrt_settings(files: ModelFiles, batches: Sequence[int], quantised: bool = False) -> dict[str, str]:
+    """One engine for all batch sizes, or each larger one would build anew in the middle of a run."""
+    settings = {"trt_fp16_enable": "1"} if files.precision == "float16" else {}
+    if quantised:  # the file's own scales are taken; TensorRT 8 and 10 refuse them without
+        settings["trt_int8_enable"] = "1"
+    free = [spec for spec in files.inputs if any(isinstance(axis, str) for axis in spec.shape)]
+    for sizes in with_default_range(files.inputs, BuildOptions(), batches).profiles:
+        for which, batch in (("min", sizes.min), ("opt", sizes.opt), ("max", sizes.max)):
+            shapes = (f"{spec.name}:{shape_text(spec.concrete(batch))}" for spec in free)
+            settings[f"trt_profile_{which}_shapes"] = ",".join(shapes)
+    return settings
+
+
+def placement(session: ort.InferenceSession) -> dict[str, str]:
+    """How many nodes landed on the CPU although another provider comes first; empty where this release cannot tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    parts = session.get_provider_graph_assignment_info()
+    found = [(part.ep_name == PROVIDERS["ort-cpu"], node.op_type) for part in parts for node in part.get_nodes()]
+    kinds = dict.fromkeys(kind for on_cpu, kind in found if on_cpu)
+    if not kinds:
+        return {"nodes on the CPU": f"none of {len(found)}"}
+    return {"nodes on the CPU": f"{sum(on_cpu for on_cpu, _ in found)} of {len(found)}: {', '.join(kinds)}"}
+
+
+def _precision(files: ModelFiles, settings: Mapping[str, str]) -> str:
+    """TensorRT picks among what is allowed, whatever the types in the file."""
+    half = ", allowed for every node" if "trt_fp16_enable" in settings else ""
+    return files.precision + half + (", int8 where the file quantises" if "trt_int8_enable" in settings else "")
+
+
+def _tf32(kind: str) -> str:
+    if kind != "ort-tensorrt":
+        return tf32_fact()
+    # TensorRT's own default is on, and a library that was loaded earlier may not look at the variable again
+    return ASKED_OFF if os.environ.get(TF32_OVERRIDE) == "0" else tf32_fact(asked=True)
+
+
+def _opens_on_cpu(content: bytes) -> bool:
+    """Whether, and not why not: the caller raises what the provider that was asked for has said."""
+    try:
+        new_session(content, session_options(None), [(PROVIDERS["ort-cpu"], {})])
+    except Exception:
+        return False
+    return True
+
+
+def _check_provider(session: ort.InferenceSession, provider: str) -> None:
+    used = session.get_providers()
+    if not used or used[0] != provider:
+        raise FallbackError(
+            f"ONNX Runtime was asked for {provider} and silently chose {', '.join(used) or 'nothing'}; "
+            "run edgekit doctor to see what is missing"
+        )
+
+
+def _check_used(session: ort.InferenceSession, provider: str) -> None:
+    """A provider may come first and be given no node, where this release can tell."""
+    if provider != PROVIDERS["ort-tensorrt"] or not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    used = list(dict.fromkeys(part.ep_name for part in session.get_provider_graph_assignment_info()))
+    if provider not in used:
+        raise FallbackError(
+            f"ONNX Runtime was asked for {provider}, which took no node of the model: all went to "
+            f"{', '.join(used) or 'nothing'}; use ort-cuda"
+        )
+
+
+def _check_names(session: ort.InferenceSession, files: ModelFiles) -> None:
+    for what, found, wanted in (
+        ("inputs", session.get_inputs(), files.inputs),
+        ("outputs", session.get_outputs(), files.outputs),
+    ):
+        if [item.name for item in found] != [spec.name for spec in wanted]:
+            raise BundleError(
+                f"{files.onnx} has the {what} {[item.name for item in found]} where the manifest says "
+                f"{[spec.name for spec in wanted]}; export the bundle again"
+            )

@@ -1,0 +1,352 @@
+"""Engines are a cache, not an artefact: built where they run, found again only by everything that they depend on.
+
+    <key>.plan         the plan alone, as trtexec and C++ programs load it
+    <key>.plan.json    what it was built of, by what, for what, and its sha256
+    timing-<...>.cache what a release of TensorRT measured on a GPU, for its next build
+
+A plan without its record, or one that differs from it in anything, is built anew and never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from edgekit.backends.tensorrt.builder import Built, build
+from edgekit.backends.tensorrt.flavour import TensorRT
+from edgekit.backends.tensorrt.inspector import read_layers
+from edgekit.backends.tensorrt.judgement import judge
+from edgekit.backends.tensorrt.monitor import interruptible
+from edgekit.backends.tensorrt.network import OnnxFile
+from edgekit.backends.tensorrt.options import DEFAULT_RANGE, BuildOptions
+from edgekit.errors import BundleError, EngineError, OutputError
+from edgekit.files import cache_root, check_writable, destination, read_bytes, replacing, write_bytes
+from edgekit.machine.cpu import system
+from edgekit.machine.gpu import gpu_facts, tf32_fact, users_override
+from edgekit.progress import SILENT, Progress
+from edgekit.reports.build import LayerCount, PrecisionReport
+from edgekit.tensors import BatchRange, TensorSpec
+
+SCHEMA = 2
+RECIPE = 2
+"""To be raised when the same key would be built in another way, or judged by other rules."""
+NO_TIMING_CACHE = "this flavour has none: nothing is measured in its builds"
+OF_THE_GPU, OF_THE_DRIVER = ("gpu", "compute_capability", "multiprocessors", "gpu_memory"), ("cuda", "driver")
+WORDS = {"recipe": "edgekit's way to build", "inputs": "the inputs", "outputs": "the outputs", "tf32": "TF32", "gpu": "GPU"}
+MAX_RECORD_BYTES, MAX_TIMING_BYTES = 16 << 20, 1 << 30
+
+
+class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a plan depends on; the fields about the GPU are empty where it was built without one.
+
+    Boards of one name differ in their multiprocessors and memory; ``tf32`` is what the options and CUDA's variable make of it.
+    """
+
+    onnx_sha256: str
+    precision: str
+    flavour: str
+    version: str
+    gpu: str
+    compute_capability: str
+    multiprocessors: str
+    gpu_memory: str
+    cuda: str
+    driver: str
+    system: str
+    tf32: str
+    recipe: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    options: BuildOptions
+
+    def digest(self) -> str:
+        """The same key gives the same file name."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
+
+
+class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON beside a plan."""
+
+    schema: int
+    key: EngineKey
+    plan_sha256: str
+    plan_bytes: int
+    seconds: float
+    cold_seconds: float | None
+    timing_cache: str
+    layers: tuple[LayerCount, ...]
+    precision: PrecisionReport
+
+    def profile_for(self, batch: int) -> int:
+        """The index of the narrowest profile that takes ``batch``; raises EngineError naming those there are."""
+        profiles = self.key.options.profiles
+        fitting = [(sizes.max - sizes.min, index) for index, sizes in enumerate(profiles) if batch in sizes]
+        if fitting:
+            return min(fitting)[1]
+        there = ", ".join(map(str, profiles)) or "none, its batch is fixed"
+        raise EngineError(f"the engine takes no batch of {batch} (min:opt:max: {there}); build it with --batch {batch}")
+
+
+class Engine(NamedTuple):
+    """A plan that has just been checked, with its record; ``path`` is None for one that failed its check and was not kept."""
+
+    path: Path | None
+    plan: bytes
+    record: EngineRecord
+    cached: bool
+
+
+def read_model(
+    path: Path, sha256: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], precision: str
+) -> OnnxFile:
+    """The file in memory, checked once more: these bytes and no others are built."""
+    content = read_bytes(path, "ONNX file", BundleError)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise BundleError(f"{path} changed while it was read; build again")
+    return OnnxFile(path, content, inputs, outputs, precision)
+
+
+def with_default_range(inputs: Sequence[TensorSpec], options: BuildOptions, batches: Sequence[int] = ()) -> BuildOptions:
+    """The options with sizes for the batch, where it is free and none are given: the usual ones, and up to ``batches``."""
+    free = any(isinstance(axis, str) for spec in inputs for axis in spec.shape)
+    if not free or options.profiles:
+        return options
+    largest = max((DEFAULT_RANGE.max, *batches))
+    return msgspec.structs.replace(options, profiles=(BatchRange(DEFAULT_RANGE.min, DEFAULT_RANGE.opt, largest),))
+
+
+def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
+    """What an engine of ``model`` built here and now depends on."""
+    facts = gpu_facts()
+    return EngineKey(
+        onnx_sha256=hashlib.sha256(model.content).hexdigest(),
+        precision=model.precision,
+        flavour=trt.flavour.name,
+        version=trt.version,
+        gpu=facts.get("gpu", ""),
+        compute_capability=facts.get("compute capability", ""),
+        multiprocessors=facts.get("multiprocessors", ""),
+        gpu_memory=facts.get("gpu memory", ""),
+        cuda=facts.get("cuda driver", ""),
+        driver=facts.get("driver", ""),
+        system=system(),
+        tf32=tf32_fact(options.tf32, users_override()),
+        recipe=RECIPE,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        options=options,
+    )
+
+
+def engine_folder() -> Path:
+    """Where the cache keeps engines and timing caches."""
+    return cache_root() / "engines"
+
+
+def engine_path(key: EngineKey) -> Path:
+    """Where the cache keeps the engine of ``key``."""
+    return engine_folder() / f"{key.digest()}.plan"
+
+
+def find_engine(key: EngineKey, path: Path | None = None) -> Engine | None:
+    """The engine of ``key`` in the cache, or at ``path``, if it is whole and matches in everything; else None."""
+    path = path or engine_path(key)
+    record = read_record(path)
+    if record is None or record.key != key or record.precision.problems:
+        return None
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size != record.plan_bytes:
+            return None
+        plan = path.read_bytes()
+    except (OSError, MemoryError):
+        return None
+    # what is given back is what was hashed: the file may be replaced by another build meanwhile
+    return Engine(path, plan, record, True) if hashlib.sha256(plan).hexdigest() == record.plan_sha256 else None
+
+
+def flavour_of_engine(path: Path) -> str:
+    """The flavour that built the engine at ``path``; raises EngineError where no record of edgekit's says."""
+    return _record_of(path).key.flavour
+
+
+def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
+    """The engine at ``path``, or where it points to, and no other; raises EngineError that says in what it does not fit."""
+    key = _record_of(path).key
+    here = key_of(trt, model, key.options)
+    if key.onnx_sha256 != here.onnx_sha256:
+        raise EngineError(f"{path} is an engine of another file than {model.path}; give the bundle that it was built of")
+    may_differ = _may_differ(trt, key, here)
+    differing = [one for one in key.__struct_fields__ if one not in may_differ and getattr(key, one) != getattr(here, one)]
+    if differing:
+        told = ", ".join(f"{WORDS.get(one, one.replace('_', ' '))} {_differences(key, here, one)}" for one in differing)
+        raise EngineError(f"{path} was built for something else ({told}); {build_again(path, key.options)}")
+    found = find_engine(key, Path(os.path.realpath(path)))
+    if found is None:
+        raise EngineError(f"{path} is not the plan that its record tells of; {build_again(path, key.options)}")
+    return found
+
+
+def _record_of(path: Path) -> EngineRecord:
+    """Raises EngineError that says what is missing."""
+    place = Path(os.path.realpath(path))
+    record = read_record(place) if path.name not in ("", "..") and os.path.isfile(place) else None
+    if record is not None:
+        return record
+    if not os.path.isfile(place):
+        problem = "is not a file" if os.path.exists(place) else "does not exist"
+    elif not os.path.exists(record_path(place)):
+        problem = f"is not an engine that edgekit built: its record {record_path(place).name} is not beside it"
+    else:
+        problem = f"is not an engine that this edgekit built: {record_path(place).name} is not a record of its own"
+    raise EngineError(f"engine {str(path)!r} {problem}; make it with edgekit build --output")
+
+
+def _may_differ(trt: TensorRT, key: EngineKey, here: EngineKey) -> tuple[str, ...]:
+    """In what it may have been built elsewhere: by its options or, without a GPU, by a flavour that compiles when it runs."""
+    if trt.flavour.compiles_late and not key.gpu:
+        return (*OF_THE_GPU, *OF_THE_DRIVER)
+    release = ("version", *OF_THE_DRIVER) if key.version.partition(".")[0] == here.version.partition(".")[0] else ()
+    return (*(OF_THE_GPU if key.options.hardware_compatible else ()), *(release if key.options.version_compatible else ()))
+
+
+def _differences(key: EngineKey, here: EngineKey, field: str) -> str:
+    there, now = getattr(key, field), getattr(here, field)
+    return "differ" if isinstance(there, tuple) else f"{there or 'none'} there, {now or 'none'} here"
+
+
+def build_again(path: Path, options: BuildOptions) -> str:
+    """The remedy for an engine that was given and does not do."""
+    return f"build it again: {' '.join(['edgekit build BUNDLE', *options.flags(), '--output', str(path)])}"
+
+
+def build_engine(
+    trt: TensorRT,
+    model: OnnxFile,
+    options: BuildOptions,
+    *,
+    output: Path | None = None,
+    rebuild: bool = False,
+    progress: Progress = SILENT,
+) -> Engine:
+    """Find the engine or build, check and keep it, in the cache or at ``output``."""
+    key = key_of(trt, model, options)
+    path = output or engine_path(key)
+    check_names_a_file(path)
+    found = None if rebuild else find_engine(key, path)
+    if found is not None:
+        return found
+    if output is not None:
+        check_engine_replaceable(output)
+    check_writable(path.parent)
+    timing = _timing_path(key) if trt.flavour.timing_cache else None
+    if timing is not None:
+        destination(timing)
+        check_writable(timing.parent)
+    with interruptible() as stop:
+        built = build(trt, model, options, _earlier(timing), progress, stop)
+        inspected = read_layers(trt, built.plan, model.inputs, options, built.network.nodes.keys())
+    before = read_record(path)
+    record = EngineRecord(
+        schema=SCHEMA,
+        key=key,
+        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        plan_bytes=len(built.plan),
+        seconds=built.seconds,
+        cold_seconds=_cold_seconds(before, key) if built.reused else built.seconds,
+        timing_cache=_told_of_timing(trt, built),
+        layers=built.network.counts,
+        precision=judge(model.precision, trt.flavour, built.network, inspected, options.tf32),
+    )
+    if record.precision.problems:
+        return Engine(None, built.plan, record, False)
+    store(path, built.plan, record)
+    if timing is not None and built.timing_cache:
+        _drop_links(timing)
+        write_bytes(timing, built.timing_cache)
+    return Engine(path, built.plan, record, False)
+
+
+def store(path: Path, plan: bytes, record: EngineRecord) -> None:
+    """Both are on the disk before either takes its place; until both have, the pair does not match and nobody loads it."""
+    place = record_path(path)
+    _drop_links(path, place)
+    # the record takes its place first: one without a plan is known for edgekit's own, and may be replaced
+    with replacing(path) as temporary, replacing(place) as beside:
+        temporary.write_bytes(plan)
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def _drop_links(*places: Path) -> None:
+    """A link is no engine's, see ``find_engine``, and what it points to is not ours to replace."""
+    for place in places:
+        if place.is_symlink():
+            place.unlink()
+
+
+def record_path(path: Path) -> Path:
+    """``x.plan`` -> ``x.plan.json``."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_record(path: Path) -> EngineRecord | None:
+    """The record beside the plan at ``path``; None where there is none, or none of this edgekit's."""
+    try:
+        place = record_path(path)
+        if not stat.S_ISREG(place.lstat().st_mode) or place.stat().st_size > MAX_RECORD_BYTES:
+            return None
+        record = msgspec.json.decode(place.read_bytes(), type=EngineRecord)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return record if record.schema == SCHEMA else None
+
+
+def check_names_a_file(path: Path) -> None:
+    """Raise OutputError where neither an engine nor its record could ever be written: a folder, a pipe, an endless name."""
+    if path.name == "-":
+        raise OutputError("no engine is written to stdout, because its record goes beside it; give --output a file's name")
+    destination(path)
+    destination(record_path(path))
+
+
+def check_engine_replaceable(path: Path) -> None:
+    """Raise OutputError unless ``path`` is free or an engine that edgekit put there."""
+    for place in (path, record_path(path)):
+        if (place.exists() or place.is_symlink()) and read_record(path) is None:
+            raise OutputError(
+                f"cannot write {path}: {place.name} is there and no engine of edgekit's; move it away or choose another --output"
+            )
+
+
+def _timing_path(key: EngineKey) -> Path:
+    """One for each release on each GPU: TensorRT refuses another's."""
+    of = (key.flavour, key.version, key.gpu, key.compute_capability, key.multiprocessors, key.gpu_memory, key.system)
+    which = hashlib.sha256("\n".join(of).encode()).hexdigest()[:16]
+    return engine_folder() / f"timing-{key.flavour}-{key.version}-{which}.cache"
+
+
+def _earlier(timing: Path | None) -> bytes:
+    """What earlier builds measured; nothing where that cannot be read, since it only saves time."""
+    try:
+        if timing is None or not timing.is_file() or timing.stat().st_size > MAX_TIMING_BYTES:
+            return b""
+        return timing.read_bytes()
+    except OSError:
+        return b""
+
+
+def _told_of_timing(trt: TensorRT, built: Built) -> str:
+    """``new``; ``reused``: nothing had to be measured; ``extended``: something had, beside what was there."""
+    if not trt.flavour.timing_cache:
+        return NO_TIMING_CACHE
+    return "new" if not built.reused else "extended" if built.measured else "reused"
+
+
+def _cold_seconds(before: EngineRecord | None, key: EngineKey) -> float | None:
+    """What the same build took when nothing had been measured yet."""
+    return before.cold_seconds if before is not None and before.key == key else None

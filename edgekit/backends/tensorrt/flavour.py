@@ -1,0 +1,197 @@
+"""The flavours of TensorRT, how they differ, and which of them is here.
+
+The table was read off the bindings of 8.6.0, 10.16.1, 11.4.0 and TensorRT-RTX 1.7.1 (tests/trt_api/).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from edgekit.errors import BROKEN, MissingError, UsageError, broken_import
+from edgekit.machine.gpu import cuda_problem, gpu_facts
+from edgekit.machine.packages import pip_install
+
+NAMES = ("tensorrt", "tensorrt-rtx")
+"""What ``--flavour`` takes; the first that works here is the default."""
+
+
+class Flavour(NamedTuple):
+    """One family of releases: ``name`` is the distribution's, ``first`` the oldest release, of that major version only."""
+
+    name: str
+    module: str
+    extra: str
+    first: tuple[int, int]
+    needs_gpu: bool = True
+    """A build measures kernels, so it takes a GPU; only RTX compiles without one."""
+    explicit_batch: bool = False
+    """``EXPLICIT_BATCH`` exists (and 8.x insists on it)."""
+    strong_typing_flag: bool = False
+    """``STRONGLY_TYPED`` must be asked for; where neither this nor ``precision_flags`` is set, networks are always so."""
+    precision_flags: bool = False
+    """Networks are typed weakly: precision is allowed by ``FP16`` and ``INT8`` and asked for layer by layer."""
+    names_nodes: bool = True
+    """Parser errors name the node; elsewhere they number it."""
+    lists_support: bool = False
+    """The parser stops at the first node it lacks; ``supports_model`` lists all of them."""
+    progress: bool = True
+    """A build tells how far it is."""
+    hardware_compatible: bool = True
+    version_compatible: bool = True
+    levels: bool = True
+    """A build searches for faster kernels, for longer at a higher level."""
+    timing_cache: bool = True
+    """A build can reuse the measurements of an earlier one."""
+    lists_gpus: bool = False
+    """``ComputeCapability`` names the GPUs it compiles for."""
+    compiles_late: bool = False
+    """Kernels for the shapes at hand are compiled when they run, by a strategy of the context."""
+    int64: bool = True
+    """Inputs and outputs may be of 64-bit integers."""
+
+    @property
+    def strongly_typed(self) -> bool:
+        """The types in the ONNX file are the types of the layers."""
+        return not self.precision_flags
+
+
+FLAVOURS = (
+    Flavour(
+        "tensorrt", "tensorrt", "trt", (8, 6),
+        explicit_batch=True, precision_flags=True, names_nodes=False, lists_support=True, progress=False,
+        int64=False,
+    ),
+    Flavour("tensorrt", "tensorrt", "trt", (10, 0), explicit_batch=True, strong_typing_flag=True),
+    Flavour("tensorrt", "tensorrt", "trt", (11, 0)),
+    # it compiles for the GPU it finds when it runs: what is measured or bound to one GPU is not there or does nothing
+    Flavour(
+        "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 4),
+        needs_gpu=False, hardware_compatible=False, version_compatible=False, levels=False, timing_cache=False, lists_gpus=True,
+        compiles_late=True,
+    ),
+)  # fmt: skip
+
+
+class TensorRT(NamedTuple):
+    """An imported TensorRT: its flavour, its module and its version."""
+
+    flavour: Flavour
+    api: Any
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.flavour.name} {self.version}"
+
+
+def find(name: str | None = None) -> TensorRT:
+    """Import the flavour ``name``, or the first that can build here; raises MissingError with what to do."""
+    if name is not None and name not in NAMES:
+        raise UsageError(f"no TensorRT flavour {name!r}; use one of {', '.join(NAMES)}")
+    problems = {}
+    for one in (name,) if name else NAMES:
+        problems[one] = absence(one)
+        if problems[one]:
+            continue
+        try:
+            return _imported(one)
+        except MissingError as broken:  # another flavour may work
+            problems[one] = str(broken)
+            if name:
+                raise
+    if name:
+        raise MissingError(f"{name} cannot build here: {problems[name]}")
+    remedy = problems[NAMES[0]].partition("; ")[2] if on_arm() else f"{pip_install('rtx')}, which needs no GPU to build"
+    told = ", ".join(f"{one}: {problem.partition('; ')[0]}" for one, problem in problems.items())
+    raise MissingError(f"no TensorRT can build here ({told}); {remedy}")
+
+
+def installed() -> tuple[str, ...]:
+    """Flavours whose package is here, the preferred one first; whether one works is another question."""
+    return tuple(name for name in NAMES if importlib.util.find_spec(_module(name)) is not None)
+
+
+def absence(name: str) -> str:
+    """Why the flavour ``name`` cannot build on this machine, with the remedy; nothing when it can. Imports nothing."""
+    one = next(flavour for flavour in FLAVOURS if flavour.name == name)
+    if importlib.util.find_spec(one.module) is None:
+        return f"it is not installed; {how_to_install(name)}"
+    # before the import: without a driver some releases end the process
+    problem = cuda_problem() if one.needs_gpu else ""
+    return f"{problem.partition('; ')[0]}; {_remedy_without_gpu()}" if problem else ""
+
+
+def how_to_install(name: str | None = None) -> str:
+    """The remedy where the flavour ``name``, or every one, is not installed."""
+    if not on_arm():
+        commands = {one.name: pip_install(one.extra) for one in FLAVOURS}
+        return commands[name] if name else ", or on RTX ".join(commands.values())
+    if name == "tensorrt-rtx":
+        return "there is no package of it for aarch64, use --flavour tensorrt"
+    return "sudo apt install python3-libnvinfer, and make the environment with --system-site-packages"
+
+
+def _remedy_without_gpu() -> str:
+    if on_arm():
+        return "build on the board itself, in a container with --runtime nvidia"
+    return "run nvidia-smi, or use --flavour tensorrt-rtx, which builds without"
+
+
+def on_arm() -> bool:
+    """As on a board: TensorRT is from apt, older ones have no nvidia-smi, and there is no RTX."""
+    return platform.machine() == "aarch64"
+
+
+def gpu_problem(trt: TensorRT) -> str:
+    """Why no engine of this release runs on the GPU here; nothing where one may."""
+    known: list[str] = []
+    if trt.flavour.lists_gpus:
+        known = dir(trt.api.ComputeCapability)
+    return unknown_gpu(str(trt), known, gpu_facts())
+
+
+def unknown_gpu(release: str, known: Collection[str], gpu: Mapping[str, str]) -> str:
+    """Why ``release``, which compiles for the GPUs of ``known`` alone, runs nothing on this one; nothing where it may."""
+    capability = gpu.get("compute capability", "")
+    if not known or not capability or f"SM{capability.replace('.', '')}" in known:
+        return ""
+    return f"{release} knows no GPU of compute capability {capability}; {how_to_install('tensorrt')}, for TensorRT itself"
+
+
+def runs_here(trt: TensorRT) -> bool:
+    """There is a GPU, and this release knows it."""
+    return not cuda_problem() and not gpu_problem(trt)
+
+
+def flavour_of(name: str, version: str) -> Flavour | None:
+    """The row of the table for an installed version; None for one that edgekit does not know."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})(?!\d)", version)  # int() gives up on endless numbers
+    if found is None:
+        return None
+    release = (int(found[1]), int(found[2]))
+    return next((one for one in FLAVOURS if one.name == name and one.first[0] == release[0] and release >= one.first), None)
+
+
+def known_versions(name: str) -> str:
+    """For messages: ``8.6 and later 8.x, 10.x, 11.x``."""
+    rows = [one.first for one in FLAVOURS if one.name == name]
+    return ", ".join(f"{major}.{minor} and later {major}.x" if minor else f"{major}.x" for major, minor in rows)
+
+
+def _imported(name: str) -> TensorRT:
+    try:
+        api = importlib.import_module(_module(name))
+        version = str(api.__version__)
+    except BROKEN as problem:
+        raise MissingError(broken_import(name, problem)) from problem
+    flavour = flavour_of(name, version)
+    if flavour is None:
+        raise MissingError(f"edgekit does not know {name} {version}; install one of {known_versions(name)}")
+    return TensorRT(flavour, api, version)
+
+
+def _module(name: str) -> str:
+    return next(flavour.module for flavour in FLAVOURS if flavour.name == name)

@@ -1,0 +1,147 @@
+"""Whether an engine computes in what was asked for: first the network it was built of, then the engine, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from edgekit.backends.tensorrt.flavour import Flavour
+from edgekit.backends.tensorrt.names import fused_parts
+from edgekit.backends.tensorrt.precision import NetworkLayers
+from edgekit.reports.build import EngineLayer, PrecisionReport
+
+STRONG, CONSTRAINED = "strongly typed: the file's types are binding", "weakly typed: layers are constrained to the file's types"
+QUANTISED = ("int8", "int4", "float8", "float4")
+"""A layer between Q and DQ may legally run in the type that DQ gives; that it need not is why the file was quantised."""
+GENERATED = "kgen"
+SHOWN = 3
+
+
+class Inspected(NamedTuple):
+    """What a built engine says of its layers; None, and ``why_not``, where there is no asking it."""
+
+    layers: tuple[EngineLayer, ...] | None
+    why_not: str = ""
+
+    @property
+    def telling(self) -> tuple[EngineLayer, ...]:
+        """Those that compute and say in what."""
+        return tuple(one for one in self.layers or () if one.computes and one.precisions)
+
+
+class Read(NamedTuple):
+    """What was read off an engine: ``nodes``: the layers that each ONNX node is in; ``others``: layers that name none of them."""
+
+    nodes: dict[str, list[EngineLayer]]
+    others: tuple[EngineLayer, ...]
+
+
+def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspected, tf32: bool) -> PrecisionReport:
+    """The network against what was asked for, and the engine, as far as it tells, against the network."""
+    told = inspected.telling
+    read = _by_node(told, planned.nodes)
+    off = [node for node, layers in read.nodes.items() if not _fits(planned.nodes[node], layers)]
+    fallen = [node for node in off if planned.nodes[node] in QUANTISED]
+    unread = [node for node in planned.nodes if node not in read.nodes]
+    problems = [*_against_asked(asked, planned.precisions), *_tf32(inspected.layers or (), tf32)]
+    problems += _wrong(read, [node for node in off if node not in fallen], planned)
+    problems += _fallen(fallen, planned)
+    problems += [] if unread or not told else _lost(asked, told, planned)
+    sure = tuple(dict.fromkeys(_likeliest(one, planned.precisions) for one in told))
+    return PrecisionReport(
+        asked=asked + (", quantised" if set(planned.precisions) & set(QUANTISED) else ""),
+        typing=STRONG if flavour.strongly_typed else CONSTRAINED,
+        read_from="engine" if told and not unread else "both" if told else "network",
+        found=tuple(dict.fromkeys((*sure, *(planned.precisions if unread or not told else ())))),
+        problems=tuple(problems),
+        engine=tuple(inspected.layers or ()),
+        note="; ".join(filter(None, _notes(inspected, read, fallen, unread, planned))),
+    )
+
+
+def _by_node(told: Sequence[EngineLayer], nodes: Mapping[str, str]) -> Read:
+    found: dict[str, list[EngineLayer]] = {}
+    others = []
+    for one in told:
+        named = [node for node in one.onnx_nodes or fused_parts(one.name) if node in nodes]
+        for node in named:
+            found.setdefault(node, []).append(one)
+        if not named:
+            others.append(one)
+    return Read(found, tuple(others))
+
+
+def _fits(wanted: str, layers: Sequence[EngineLayer]) -> bool:
+    """Of a node that runs as several layers each does, as in another profile; generated kernels share it, and one is enough."""
+    return all(wanted in one.precisions for one in layers if one.kind != GENERATED) and any(
+        wanted in one.precisions for one in layers
+    )
+
+
+def _against_asked(asked: str, in_network: Sequence[str]) -> list[str]:
+    """What a file is stored in is what it computes in, where it is not quantised and not of several types."""
+    if in_network and asked not in in_network and not set(in_network) & set(QUANTISED):
+        return [f"{asked} was asked for, and the network computes in {', '.join(in_network)}"]
+    return []
+
+
+def _wrong(read: Read, off: Sequence[str], planned: NetworkLayers) -> list[str]:
+    wrong = [f"{node} in {_other(read.nodes[node], planned.nodes[node])} instead of {planned.nodes[node]}" for node in off]
+    wrong += [
+        f"{one.name} in {one.precisions[0]}"
+        for one in read.others
+        if planned.precisions and not set(one.precisions) & set(planned.precisions)
+    ]
+    if not wrong:
+        return []
+    return [f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(planned.precisions)}: {_some(wrong)}"]
+
+
+def _other(layers: Sequence[EngineLayer], wanted: str) -> str:
+    return next(one.precisions[0] for one in layers if wanted not in one.precisions)
+
+
+def _fallen(fallen: Sequence[str], planned: NetworkLayers) -> list[str]:
+    quantised = [node for node, precision in planned.nodes.items() if precision in QUANTISED]
+    if 2 * len(fallen) <= len(quantised):
+        return []
+    return [f"{len(fallen)} of {len(quantised)} quantised layers run in a wider type: {_some(fallen)}"]
+
+
+def _lost(asked: str, told: Sequence[EngineLayer], planned: NetworkLayers) -> list[str]:
+    if asked not in planned.precisions or any(asked in one.precisions for one in told):
+        return []
+    return [f"no layer of the engine computes in {asked}"]
+
+
+def _tf32(engine: Sequence[EngineLayer], allowed: bool) -> list[str]:
+    """Of every layer: a kernel made of several nodes may be of any kind."""
+    rounding = [one.name for one in engine if "tf32" in one.tactic.lower()]
+    if not rounding or allowed:
+        return []
+    return [f"TF32 is off, and {len(rounding)} layer(s) use it: {_some(rounding)}"]
+
+
+def _notes(
+    inspected: Inspected, read: Read, fallen: Sequence[str], unread: Sequence[str], planned: NetworkLayers
+) -> tuple[str, ...]:
+    told = inspected.telling
+    if not told:
+        why_not = inspected.why_not or "the engine does not say what its layers compute in"
+        return (f"read off the network, not off the engine: {why_not}",)
+    unclear = [f"{one.name} in {' or '.join(one.precisions)}" for one in told if len(one.precisions) > 1]
+    quantised = sum(precision in QUANTISED for precision in planned.nodes.values())
+    return (
+        f"the engine does not say of {len(unread)} of {len(planned.nodes)} layers what they compute in: {_some(unread)}"
+        * bool(unread),
+        f"{len(fallen)} of {quantised} quantised layers run in a wider type: {_some(fallen)}" * bool(fallen),
+        f"of {len(unclear)} layer(s) the engine does not say which it is: {_some(unclear)}" * bool(unclear),
+    )
+
+
+def _likeliest(one: EngineLayer, in_network: Sequence[str]) -> str:
+    return next((precision for precision in one.precisions if precision in in_network), one.precisions[0])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

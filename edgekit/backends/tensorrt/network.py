@@ -1,0 +1,182 @@
+"""An ONNX file as TensorRT's network: parsed from bytes, with nothing read beside them, and held against the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgekit.backends.tensorrt.flavour import TensorRT
+from edgekit.backends.tensorrt.messages import NO_OPERATOR, BadNode, asking, plain, refusal
+from edgekit.backends.tensorrt.precision import numpy_name
+from edgekit.errors import BROKEN, BundleError, EngineError, MissingError, UsageError, broken_import, first_line
+from edgekit.tensors import BATCH, TensorSpec, shape_text
+
+
+class OnnxFile(NamedTuple):
+    """A file's checked bytes, with what its manifest says of it; ``path`` is for messages only."""
+
+    path: Path
+    content: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: str
+
+
+class Parsed(NamedTuple):
+    """A network with the parser, which owns its weights, and with the ONNX file as data."""
+
+    network: Any
+    parser: Any
+    proto: Any
+
+
+def check_axes(model: OnnxFile, has_profiles: bool) -> None:
+    """Raise UsageError where the batch sizes asked for and the free axes of the inputs do not fit together."""
+    free = [(spec, axis) for spec in model.inputs for axis in spec.shape if isinstance(axis, str)]
+    for spec, axis in free:
+        if axis != BATCH:
+            raise UsageError(
+                f"input {spec.name} of {model.path} leaves {axis} free, and --batch sizes only {BATCH}; fix that axis"
+            )
+    if free and not has_profiles:
+        raise UsageError(
+            f"input {free[0][0].name} of {model.path} leaves the batch free; say for which sizes, like --batch 1:8:32"
+        )
+    if has_profiles and not free:
+        raise UsageError(f"{model.path} has no free batch axis; leave out --batch")
+
+
+def check_types(trt: TensorRT, model: OnnxFile) -> None:
+    """Raise EngineError for an input or output of a type that this flavour lacks: it would be read as another."""
+    wide = [spec.name for spec in (*model.inputs, *model.outputs) if spec.dtype == "int64"]
+    if wide and not trt.flavour.int64:
+        raise EngineError(
+            f"{trt} has no int64 inputs and outputs, and {', '.join(wide)} of {model.path} is one; "
+            "export the model with int32 there, or run the bundle with ort-cpu"
+        )
+
+
+def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
+    """The network of ``model``; raises EngineError with every node that is refused, BundleError for another file."""
+    proto = _proto(model)
+    api, flavour, flags = trt.api, trt.flavour, 0
+    if flavour.explicit_batch:
+        flags |= 1 << int(api.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if flavour.strong_typing_flag:
+        flags |= 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = api.OnnxParser(network, logger)
+    with asking(trt, f"read {model.path}", logger):  # names that are no text among others
+        read = parser.parse(model.content)
+        bad = [] if read else _bad_nodes(trt, parser, proto, model)
+    if not read:
+        raise refusal(trt, model.path, bad)
+    _check_tensors(network, model)
+    return Parsed(network, parser, proto)
+
+
+def _proto(model: OnnxFile) -> Any:
+    """Parsed once beforehand: TensorRT takes junk for an empty network, and would open the files that external data names."""
+    try:
+        import onnx
+    except BROKEN as problem:
+        raise MissingError(broken_import("onnx", problem)) from problem
+    try:
+        proto = onnx.load_model_from_string(model.content)
+        if not proto.graph.node:
+            raise ValueError("it holds no graph")
+    except Exception as problem:
+        raise BundleError(f"{model.path} is not an ONNX file: {first_line(problem)}; export it again") from None
+    _check_graphs(model.path, proto)
+    for held in _tensors(proto.graph, *proto.functions):
+        if held.data_location == onnx.TensorProto.EXTERNAL:
+            raise BundleError(
+                f"{model.path} keeps {held.name or 'a tensor'} in another file, which no checksum covers; "
+                "export it again with its weights inside"
+            )
+    return proto
+
+
+def _check_graphs(path: Path, proto: Any) -> None:
+    """What TensorRT's parser does not survive."""
+    for graph in (proto.graph, *proto.functions):
+        for node in graph.node:
+            if not node.output:
+                raise BundleError(f"{path} has a {node.op_type} node that puts out nothing; export it again without")
+    calls = {(one.domain, one.name): {(node.domain, node.op_type) for node in one.node} for one in proto.functions}
+    for name in calls:
+        seen, left = set[tuple[str, str]](), [name]
+        while left:
+            for called in calls.get(left.pop(), ()):
+                if called == name:
+                    raise BundleError(f"{path} has a function {name[1]} that calls itself; export it again without")
+                if called not in seen:
+                    seen.add(called)
+                    left.append(called)
+
+
+def _tensors(*graphs: Any) -> Iterator[Any]:
+    """Of graphs and functions, wherever a tensor can be: also in branches, and in what a function's attributes are by default."""
+    for graph in graphs:
+        yield from getattr(graph, "initializer", ())
+        yield from _parts(getattr(graph, "sparse_initializer", ()))
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        for attribute in (*attributes, *getattr(graph, "attribute_proto", ())):
+            yield from (attribute.t, *attribute.tensors)
+            yield from _parts((attribute.sparse_tensor, *attribute.sparse_tensors))
+            yield from _tensors(*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+
+
+def _parts(sparse: Iterable[Any]) -> Iterator[Any]:
+    for one in sparse:
+        yield from (one.values, one.indices)
+
+
+def _bad_nodes(trt: TensorRT, parser: Any, proto: Any, model: OnnxFile) -> list[BadNode]:
+    found = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        reason = plain(error.desc())
+        if trt.flavour.names_nodes:
+            found.append(BadNode(error.node_name(), error.node_operator(), reason))
+        else:
+            found.append(_numbered(proto, error.node(), reason))
+    if trt.flavour.lists_support:
+        _, parts = parser.supports_model(model.content)
+        told = {node.name for node in found}
+        more = [_numbered(proto, number, NO_OPERATOR) for numbers, supported in parts if not supported for number in numbers]
+        found += [node for node in more if node.name not in told]
+    return found or [BadNode("", "", "the parser does not say why")]
+
+
+def _numbered(proto: Any, number: int, reason: str) -> BadNode:
+    if not 0 <= number < len(proto.graph.node):
+        return BadNode("", "", reason)
+    node = proto.graph.node[number]
+    return BadNode(node.name or node.output[0], node.op_type, reason)
+
+
+def _check_tensors(network: Any, model: OnnxFile) -> None:
+    """Names, types and axes, in the manifest's order of names; a free axis is -1 there."""
+    found_inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    found_outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    for what, found, specs in (("inputs", found_inputs, model.inputs), ("outputs", found_outputs, model.outputs)):
+        told = sorted(described(tensor.name, numpy_name(tensor.dtype), tensor.shape) for tensor in found)
+        asked = sorted(map(wanted, specs))
+        if told != asked:
+            raise EngineError(
+                f"TensorRT reads the {what} {', '.join(told)} from {model.path} where the manifest says {', '.join(asked)}; "
+                "export the bundle again"
+            )
+
+
+def described(name: str, dtype: str, shape: Iterable[int]) -> str:
+    """A tensor as TensorRT has it, in words that ``wanted`` uses too."""
+    axes: Sequence[int | str] = ["free" if size < 0 else size for size in tuple(shape)]
+    return f"{name} {dtype} {shape_text(axes)}"
+
+
+def wanted(spec: TensorSpec) -> str:
+    """A tensor as the manifest has it, whatever its free axes are called."""
+    return f"{spec.name} {spec.dtype} {shape_text(['free' if isinstance(axis, str) else axis for axis in spec.shape])}"

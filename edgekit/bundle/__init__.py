@@ -1,0 +1,1 @@
+"""Bundles: a folder that proves itself."""

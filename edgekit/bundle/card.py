@@ -1,0 +1,124 @@
+"""The model card: one page that tells a deployment team how to check, time and call the model, without us."""
+
+from __future__ import annotations
+
+import textwrap
+
+from edgekit.bundle.manifest import GOLDEN, MANIFEST, MODEL, WEIGHTS, Manifest
+from edgekit.preprocess import Preprocess
+from edgekit.tensors import shape_text
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown."""
+    sections = [
+        f"# {manifest.name}\n\n{_summary(manifest)}",
+        _files(manifest),
+        _check(manifest),
+        _tensors(manifest),
+        _preprocessing(manifest),
+        f"## Call it\n\nIn this folder, with nothing but `pip install numpy onnxruntime`:\n\n```python\n{example(manifest)}```",
+        _folding(manifest),
+        _provenance(manifest),
+    ]
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+
+def example(manifest: Manifest) -> str:
+    """A runnable program of ten lines: numpy and onnxruntime, one golden sample in, a label out."""
+    feeds = ", ".join(f'"{spec.name}": golden["input.{spec.name}"][:1]' for spec in manifest.inputs)
+    output = manifest.outputs[0].name
+    last = 'print(manifest["labels"][int(output[0].argmax())])' if manifest.labels else "print(output.shape)"
+    return textwrap.dedent(
+        f"""\
+        import json
+        import numpy as np
+        import onnxruntime as ort
+
+        manifest = json.load(open("{MANIFEST}", encoding="utf-8"))
+        golden = np.load("{GOLDEN}")  # inputs as the network takes them, with the right answers
+        session = ort.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
+        (output,) = session.run(["{output}"], {{{feeds}}})
+        assert np.allclose(output, golden["float64.{output}"][:1], rtol=1e-4, atol=1e-4)
+        {last}
+        """
+    )
+
+
+def _summary(manifest: Manifest) -> str:
+    source = manifest.source
+    facts = [f"`{source.model}`, exported by edgekit as ONNX opset {manifest.opset}."]
+    if manifest.test_accuracy is not None:
+        facts.append(f"Test accuracy of the original model: **{manifest.test_accuracy:.4f}**.")
+    return " ".join(facts)
+
+
+def _files(manifest: Manifest) -> str:
+    about = {
+        MODEL: "the network: one self-contained ONNX file",
+        GOLDEN: f"{manifest.golden.samples} inputs with the outputs of the original model, in float64 and float32",
+        WEIGHTS: "the original PyTorch weights, before folding; only PyTorch needs them",
+    }
+    rows = [f"| `{name}` | {about[name]} |" for name in (MODEL, GOLDEN, WEIGHTS) if name == MODEL or name in _names(manifest)]
+    rows.append(f"| `{MANIFEST}` | all of this page as data, with the size and sha256 of every file |")
+    return "\n".join(["## Files", "", "| file | what it is |", "|---|---|", *rows])
+
+
+def _names(manifest: Manifest) -> set[str]:
+    return {manifest.golden.file, *(variant.file for variant in manifest.variants), manifest.source.weights_file or ""}
+
+
+def _check(manifest: Manifest) -> str:
+    tolerance = manifest.variants[0].tolerance
+    error = manifest.golden.float32_error
+    owner = "The original file itself" if manifest.source.model.endswith(".onnx") else "PyTorch's own float32"
+    return (
+        "## Check it, time it\n\n"
+        "With edgekit installed from its repository (`pip install '/path/to/edgekit[cpu]'` or `[gpu]`; the package of that "
+        "name on PyPI is another project). PyTorch is not needed.\n\n```\n"
+        "edgekit verify .              # every runtime here against the recorded float64 outputs; exit code 1 on failure\n"
+        "edgekit bench .               # latency of every runtime here, interleaved\n```\n\n"
+        f"It passes when every output y is within {tolerance.atol:g} + {tolerance.rtol:g} x max|r| of its reference r and "
+        f"at least {tolerance.top1:.0%} of the samples agree in their largest value."
+        + (f" {owner} is off by {error:.1e} of the scale." if error is not None else " The reference is the original file.")
+    )
+
+
+def _tensors(manifest: Manifest) -> str:
+    rows = [f"| input | `{spec.name}` | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.inputs]
+    rows += [f"| output | `{spec.name}` | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.outputs]
+    labels = ""
+    if manifest.labels:
+        labels = "\n\nLabels, in the order of the output: " + ", ".join(manifest.labels) + "."
+    return "\n".join(["## Tensors", "", "| | name | dtype | shape |", "|---|---|---|---|", *rows]) + labels
+
+
+def _preprocessing(manifest: Manifest) -> str:
+    preprocess: Preprocess | None = manifest.preprocess
+    if preprocess is None:
+        return (
+            "## Preprocessing\n\nNot recorded: the export was not told. The golden inputs are "
+            f"{'random numbers' if manifest.golden.kind == 'random' else 'test pictures as the network takes them'}."
+        )
+    return (
+        "## Preprocessing\n\n"
+        f"Decode the picture upright, flatten transparency onto black, convert it to {preprocess.color}, resize it to "
+        f"{preprocess.height}x{preprocess.width} (height x width, Pillow's antialiased {preprocess.interpolation}), then\n\n"
+        f"    x = (pixel / 255 - mean) / std        mean = {list(preprocess.mean)}, std = {list(preprocess.std)}\n\n"
+        f"as float32 in {preprocess.layout}. `edgekit predict . PICTURE` does this."
+    )
+
+
+def _folding(manifest: Manifest) -> str:
+    fold = manifest.fold
+    lines = [f"## Batch norm\n\n{len(fold.folded)} of {fold.before} normalisations folded into the layers around them."]
+    if fold.kept:
+        lines.append("\nKept:\n")
+        lines += [f"- `{kept.norm}` ({kept.kind}): {kept.reason}" for kept in fold.kept]
+    return "\n".join(lines)
+
+
+def _provenance(manifest: Manifest) -> str:
+    tools = ", ".join(f"{name} {version}" for name, version in manifest.tools.items())
+    notes = "".join(f"\n- {note}" for note in manifest.notes)
+    return f"## Provenance\n\nWeights sha256 `{manifest.source.weights_sha256}`. Made with {tools}.{notes}"

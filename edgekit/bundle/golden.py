@@ -1,0 +1,79 @@
+"""``golden.npz``: golden inputs with their reference outputs, checked before anything is unpacked."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgekit.bundle.manifest import Manifest
+from edgekit.errors import BundleError
+from edgekit.tensors import Array
+
+MAX_GOLDEN_BYTES = 4 << 30
+
+
+class GoldenArrays(msgspec.Struct, frozen=True):
+    """The arrays of ``golden.npz``: name -> samples x ..."""
+
+    inputs: dict[str, Array]
+    float64: dict[str, Array]
+    float32: dict[str, Array]
+    labels: Array | None
+
+    def to_npz(self) -> bytes:
+        """The same arrays give the same bytes."""
+        members = {f"input.{name}": array for name, array in self.inputs.items()}
+        members |= {f"float64.{name}": array for name, array in self.float64.items()}
+        members |= {f"float32.{name}": array for name, array in self.float32.items()}
+        if self.labels is not None:
+            members["labels"] = self.labels
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **members)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+
+def read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
+    samples = manifest.golden.samples
+    wanted = {f"input.{spec.name}": (spec.dtype, spec.concrete(samples)) for spec in manifest.inputs}
+    for spec in manifest.outputs:
+        wanted[f"float64.{spec.name}"] = ("float64", spec.concrete(samples))
+        wanted[f"float32.{spec.name}"] = (spec.dtype, spec.concrete(samples))
+    arrays: dict[str, Array] = {}
+    try:
+        _check_sizes(path, wanted)
+        with np.load(path, allow_pickle=False) as content:
+            labels = content["labels"] if "labels" in content.files else None
+            for name, (dtype, shape) in wanted.items():
+                arrays[name] = content[name]
+                if str(arrays[name].dtype) != dtype or arrays[name].shape != shape:
+                    raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
+            if labels is not None and (str(labels.dtype) != "int64" or labels.shape != (samples,)):
+                raise ValueError(f"labels is {labels.dtype} {labels.shape}, not int64 {(samples,)}")
+    except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
+        reason = str(problem) or type(problem).__name__
+        raise BundleError(f"{path} is not the golden file its manifest describes: {reason}; export the bundle again") from None
+
+    def part(kind: str) -> dict[str, Array]:
+        return {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{kind}.")}
+
+    return GoldenArrays(part("input"), part("float64"), part("float32"), labels)
+
+
+def _check_sizes(path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Before anything is unpacked: no member may be larger than the manifest's shapes explain."""
+    header = 4096
+    limits = {
+        f"{name}.npy": np.dtype(dtype).itemsize * int(np.prod(shape, dtype=object)) for name, (dtype, shape) in wanted.items()
+    }
+    limits["labels.npy"] = 8 * max((shape[0] for _, shape in wanted.values() if shape), default=0)
+    if sum(limits.values()) > MAX_GOLDEN_BYTES:
+        raise ValueError(f"it would take more than {MAX_GOLDEN_BYTES >> 30} GiB of memory")
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.filename not in limits or member.file_size > limits[member.filename] + header:
+                raise ValueError(f"member {member.filename!r} is unknown or too large")

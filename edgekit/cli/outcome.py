@@ -1,0 +1,180 @@
+"""Carrying out a command: run it, print its report or its error, and exit with the code that it deserves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.segment import Segment
+from rich.text import Text
+
+from edgekit.errors import EdgekitError, Interrupted, first_line, printable
+from edgekit.progress import Advance, Progress
+from edgekit.reports.base import Report
+from edgekit.reports.console import render
+
+WIDTH = 120  # of tables that go to a file or a pipe
+OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+# what a terminal would obey, or shows in another order than it is written; lines may end
+_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
+    """Run ``action``, print its report, and exit with the code that it deserves."""
+    console = _console(stderr=True)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # a user's model may print; stdout is for the document
+            report = action(ConsoleProgress(console))
+        document = report.to_json() + b"\n" if json else _tables(report)
+    except KeyboardInterrupt:
+        if json:
+            print_error("Interrupted", "stopped by Ctrl-C")
+        console.print("stopped", highlight=False)
+        raise typer.Exit(STOPPED) from None
+    except (Exception, SystemExit) as problem:  # a package may want to leave: there is no report, so that is no success
+        if debug:
+            console.print_exception()
+        message = sentence(problem)
+        if json:
+            print_error(type(problem).__name__, message)
+        console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
+    _write(document)
+    raise typer.Exit(OK if report.passed else CHECK_FAILED)
+
+
+class _Memory(io.StringIO):
+    """Where tables are drawn before they are written: as stdout would show them."""
+
+    encoding = "utf-8"
+
+
+class _Console(Console):
+    """One that shows control characters instead of obeying them: names in a bundle are somebody else's."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Before it is measured, so that a table leaves room for it."""
+        return super().render_str(visible(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What came as no plain text, as in progress bars; rich's own control characters are segments of their own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def visible(text: str) -> str:
+    """Control characters written out, as ``\\x1b``."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _console(**where: Any) -> Console:
+    console = _Console(emoji=False, **where)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return _Console(emoji=False, width=WIDTH, **where)
+
+
+def _tables(report: Report) -> bytes:
+    """The report goes to stdout, where ``less`` and ``>`` find it; progress and errors go to stderr."""
+    memory = _Memory()
+    memory.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it decides which lines a table is drawn with
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    render(report, _console(file=memory, force_terminal=terminal or None))
+    return memory.getvalue().encode(memory.encoding, "replace")
+
+
+def sentence(problem: BaseException) -> str:
+    """What to tell the user: what was wrong, where, and what to do."""
+    if isinstance(problem, EdgekitError):
+        return " ".join(str(problem).split("\n"))
+    if isinstance(problem, MemoryError):
+        return "this machine's memory is not enough; use a smaller model, batch or picture"
+    if isinstance(problem, OSError):
+        where = f"{problem.filename}: " if problem.filename else ""
+        return f"{where}{problem.strerror or problem}; check the path and its permissions"
+    if isinstance(problem, SystemExit):
+        return (
+            f"something that was imported ended the program ({first_line(problem)}); edgekit doctor says which package is broken"
+        )
+    reason = " ".join(str(problem).split())
+    return f"unexpected {type(problem).__name__}: {reason}; run again with --debug and report it"
+
+
+def print_document(document: bytes) -> None:
+    """One document on stdout."""
+    _write(document + b"\n")
+
+
+def _write(content: bytes) -> None:
+    """To stdout; a reader that has gone away is no error."""
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        give_up(sys.stdout)
+    except (AttributeError, OSError, ValueError) as problem:  # stdout is closed, or on a full disk
+        say_unwritten(problem)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def say_unwritten(problem: Exception) -> None:
+    """What was for stdout is lost: one sentence, where stderr still takes it."""
+    reason = "it is closed" if sys.stdout is None else getattr(problem, "strerror", None) or problem
+    give_up(sys.stdout)
+    complain(f"error: stdout cannot be written: {reason}; send it elsewhere")
+
+
+def complain(line: str) -> None:
+    """On stderr, where that takes it."""
+    try:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:
+        give_up(sys.stderr)
+
+
+def give_up(stream: Any) -> None:
+    """What it still holds goes nowhere: at exit the interpreter would try once more, complain, and end with 120."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def print_error(kind: str, message: str) -> None:
+    """An error as the one JSON document."""
+    print_document(msgspec.json.format(msgspec.json.encode({"error": {"kind": kind, "message": printable(message)}}), indent=2))
+
+
+class ConsoleProgress:
+    """Bars on a terminal; plain lines where there is none."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """A bar that goes away when the work is done."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bars(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bars:
+            task = bars.add_task(escape(title), total=total, note="")
+            yield lambda steps, note: bars.update(task, advance=steps, note=escape(note))
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._console.print(escape(line), highlight=False)

@@ -1,0 +1,183 @@
+"""A model in float64, whatever its own dtype: the truth that everything is held against."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgekit.errors import ModelError, first_line
+from edgekit.graphs.trace import named_outputs
+
+aten = torch.ops.aten
+Override = Callable[[str], Tensor | None]  # name of a parameter -> what it is to become
+SAMPLED = 1024
+_NARROWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def in_float64(value: Any) -> Any:
+    """Floating-point tensors as float64, anything else as it is."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def run_exact(model: nn.Module, graph: fx.GraphModule, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """One inference of ``model`` in float64, by its graph from ``trace``.
+
+    The graph is run, not a float64 copy of the module: a cast to float32 inside ``forward()`` would round there. Raises
+    ModelError when the model has no float64 arithmetic.
+    """
+    try:
+        return run_in_float64(graph, example).outputs
+    except Exception as problem:
+        raise ModelError(
+            f"{type(model).__name__} runs, but not in float64, which everything is held against: {first_line(problem)}"
+        ) from problem
+
+
+def _stored_values(name: str) -> Tensor | None:
+    return None
+
+
+def widened_call(target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """An operator on float64 values, with the narrower dtypes among its arguments widened too."""
+    args, kwargs = (fx.node.map_aggregate(part, _widened) for part in (args, kwargs))
+    return in_float64(target(*args, **kwargs))
+
+
+class Exact(fx.Interpreter):
+    """A graph in float64, one layer's weights at a time.
+
+    Every stored tensor is widened when it is read, every cast to a narrower float becomes one to float64. Some elements of
+    every value stay in ``samples``.
+    """
+
+    def __init__(self, graph: fx.GraphModule, override: Override = _stored_values) -> None:
+        super().__init__(graph)
+        self._override = override
+        self.samples: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        """The node's value, of which a sample is kept."""
+        value = super().run_node(node)
+        if node.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
+            self.samples[node] = _sample(value)
+        return value
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A stored tensor, or what it is to become."""
+        exact = self._override(str(target))
+        if exact is not None:
+            return exact
+        value = super().get_attr(target, args, kwargs)
+        if isinstance(value, fx.GraphModule):
+            return _widened_graph(value)
+        exact = in_float64(value)
+        return exact.clone() if exact is value and not isinstance(value, nn.Parameter) else exact  # a counter must not go on
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operator, in float64 throughout."""
+        return None if target is aten._assert_tensor_metadata.default else widened_call(target, args, kwargs)
+
+
+class Jittered(Exact):
+    """Each operator's result is off by half a unit in the last place, up or down by chance: what rounding alone may do.
+
+    Stochastic arithmetic after Parker, "Monte Carlo Arithmetic", 1997. The chance is repeatable.
+    """
+
+    def __init__(self, graph: fx.GraphModule, override: Override = _stored_values) -> None:
+        super().__init__(graph, override)
+        self._chance = torch.Generator().manual_seed(0)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operator, its float64 result moved."""
+        value = super().call_function(target, args, kwargs)
+        if not isinstance(value, Tensor) or value.dtype != torch.float64 or _shares_memory(value, args):
+            return value
+        sign = torch.randint(0, 2, value.shape, generator=self._chance).double() * 2 - 1
+        return value + value * sign * (torch.finfo(torch.float64).eps / 2)
+
+
+class Run(NamedTuple):
+    """One inference: the named outputs, and some elements of every value on the way (values x channels)."""
+
+    outputs: dict[str, Tensor]
+    samples: dict[fx.Node, Tensor]
+
+
+def run_in_float64(
+    graph: fx.GraphModule,
+    example: tuple[Tensor, ...],
+    override: Override = _stored_values,
+    interpreter: type[Exact] = Exact,
+) -> Run:
+    """One inference, repeatable by chance too; ``override`` gives values of parameters that are not stored yet."""
+    inputs = [copy.deepcopy(in_float64(tensor)) for tensor in example]
+    exact = interpreter(graph, override)
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Run(named_outputs(exact.run(*inputs)), exact.samples)
+
+
+def scaled_error(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    """The largest max|got - wanted| / max|wanted| of any output."""
+    return max(_scaled_error(got[name].double(), wanted[name].double()) for name in wanted)
+
+
+def _scaled_error(got: Tensor, wanted: Tensor) -> float:
+    """Over the finite values; infinite unless what is not finite is the same on both sides."""
+    finite = wanted.isfinite()
+    if not torch.equal(got.isfinite(), finite) or not torch.equal(got[~finite].nan_to_num(), wanted[~finite].nan_to_num()):
+        return math.inf
+    if not bool(finite.any()):
+        return 0.0
+    return float((got - wanted)[finite].abs().max() / wanted[finite].abs().max().clamp_min(1e-30))
+
+
+def sampled_error(got: Tensor, wanted: Tensor) -> float:
+    """Of two samples: the largest |got - wanted|, each channel over its own largest value, or the median channel's.
+
+    A channel is a few numbers here, which may all lie near zero by chance; one huge channel must not hide the others.
+    """
+    largest = wanted.abs().amax(0)
+    scale = largest.clamp_min(max(float(largest.median()), 1e-6 * float(largest.max()), 1e-30))
+    return _scaled_error(got / scale, wanted / scale) if bool(wanted.isfinite().all()) else _scaled_error(got, wanted)
+
+
+def _sample(value: Tensor) -> Tensor:
+    """A few places of every channel: values x channels (axis 1), about ``SAMPLED`` in all."""
+    if value.dim() < 2 or not value.numel():
+        return value.reshape(-1, 1)[:SAMPLED].clone()
+    channels, rest = value.shape[1], (value.shape[0], *value.shape[2:])
+    places = value.numel() // channels
+    wanted = torch.linspace(0, places - 1, max(1, min(places, SAMPLED // channels))).long()
+    first, *others = torch.unravel_index(wanted, rest)
+    index: tuple[Any, ...] = (first, slice(None), *others)
+    return value[index].clone()
+
+
+def _shares_memory(value: Tensor, args: Any) -> bool:
+    """Whether an operator gave a view of an argument, or wrote into one."""
+    found: list[Tensor] = []
+    fx.node.map_aggregate(args, lambda one: found.append(one) if isinstance(one, Tensor) else None)
+    return any(one.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() for one in found)
+
+
+def _widened(value: Any) -> Any:
+    return torch.float64 if value in _NARROWER else value
+
+
+def _widened_graph(branch: fx.GraphModule) -> fx.GraphModule:
+    """A branch of ``torch.cond`` or a body under ``autocast``, which runs on its own, likewise."""
+    branch = copy.deepcopy(branch).double()
+    for node in list(branch.graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            branch.graph.erase_node(node)
+        elif node.op == "call_function":
+            node.args, node.kwargs = (fx.node.map_aggregate(part, _widened) for part in (node.args, node.kwargs))
+    branch.recompile()
+    return branch

@@ -1,0 +1,1 @@
+"""Latency: how long a backend takes."""

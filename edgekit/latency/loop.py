@@ -1,0 +1,206 @@
+"""Latency: the same boundary for every runtime, candidates taking turns, raw samples kept.
+
+A round gives each candidate one block: a few calls that are not recorded, because the others have just used the caches and
+left their threads spinning, then recorded calls for a tenth of a second. Drift of the machine hits all alike, and a
+comparison is made within each round. A GPU's clocks rise over hundreds of milliseconds of work: its candidates run that long
+before anything is recorded, and for a twentieth of a second more where it sat idle during a block of the CPU's. Its clock,
+temperature and power are read after each of their blocks, the CPU's clock before the first block and after the last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from edgekit.backends import on_gpu
+from edgekit.backends.contract import Backend, OnDevice
+from edgekit.backends.fake import FakeBackend
+from edgekit.latency.statistics import PERCENTS, median_interval, noise, percentile, speedups
+from edgekit.machine.cpu import CpuTime, cpu_clocks_mhz
+from edgekit.machine.gpu import POWER_LIMIT, GpuState, gpu_state
+from edgekit.progress import SILENT, Progress
+from edgekit.reports.bench import Comparison, LatencyReport
+from edgekit.tensors import Feed, sample_feed
+
+BOUNDARIES = ("device", "end-to-end")
+BLOCK_SECONDS = 0.1
+WARMUP_SECONDS = 0.01
+WAKE_SECONDS = 0.2
+REWAKE_SECONDS = 0.05
+MAX_BLOCK_CALLS = 1000
+DEVICE_CALLS = 100
+FEWEST_ROUNDS = 5
+NOISY_CLOCK = 0.9
+
+
+class Candidate(NamedTuple):
+    """Something to time: ``call`` runs it once."""
+
+    name: str
+    call: Callable[[], object]
+    facts: dict[str, str]
+    on_gpu: bool = False
+
+
+def bench(
+    backends: Sequence[Backend],
+    batches: Sequence[int],
+    *,
+    seconds: float = 1.0,
+    progress: Progress = SILENT,
+) -> tuple[tuple[LatencyReport, ...], tuple[Comparison, ...]]:
+    """Time every backend at every batch and both boundaries; ``seconds`` of recorded calls for each of these."""
+    rows: list[LatencyReport] = []
+    comparisons: list[Comparison] = []
+    with progress.task("timing", len(batches) * len(BOUNDARIES)) as advance:
+        for batch in batches:
+            feed = sample_feed(backends[0].inputs, batch)
+            for boundary in BOUNDARIES:
+                candidates = [Candidate(one.name, _call(one, feed, boundary), dict(one.facts), on_gpu(one)) for one in backends]
+                measured = interleave(candidates, batch, boundary, seconds)
+                if boundary == "device":
+                    timed = zip(measured, backends, candidates, strict=True)
+                    measured = [_with_device_times(row, one, candidate, feed) for row, one, candidate in timed]
+                rows.extend(measured)
+                comparisons.extend(speedups(measured))
+                advance(1, f"batch {batch}, {boundary}")
+    return tuple(rows), tuple(comparisons)
+
+
+def interleave(candidates: Sequence[Candidate], batch: int, boundary: str, seconds: float) -> list[LatencyReport]:
+    """Blocks A B C A B C ... until each candidate had ``seconds``, in at least five rounds."""
+    rounds = max(FEWEST_ROUNDS, round(seconds / BLOCK_SECONDS))
+    block_seconds = seconds / rounds
+    warmups: list[list[float]] = [[] for _ in candidates]
+    blocks: list[list[tuple[float, ...]]] = [[] for _ in candidates]
+    states: list[list[GpuState]] = [[] for _ in candidates]
+    for candidate, warmup in zip(candidates, warmups, strict=True):
+        wake(candidate)
+        warmup.extend(time_block(candidate.call, max(WARMUP_SECONDS, block_seconds)))
+    cpu_mhz, before = cpu_clocks_mhz(), CpuTime.now()
+    ran = candidates[-1]
+    for _ in range(rounds):
+        for candidate, warmup, block, seen in zip(candidates, warmups, blocks, states, strict=True):
+            if not ran.on_gpu:
+                wake(candidate, REWAKE_SECONDS)
+            ran = candidate
+            warmup.extend(time_block(candidate.call, min(WARMUP_SECONDS, block_seconds)))
+            block.append(time_block(candidate.call, block_seconds))
+            state = gpu_state() if candidate.on_gpu else None
+            seen.extend([state] if state else [])
+    stolen = before.stolen_until(CpuTime.now())
+    cpu_mhz += cpu_clocks_mhz()
+    return [
+        latency_report(candidate, batch, boundary, warmup, block, stolen, seen, cpu_mhz)
+        for candidate, warmup, block, seen in zip(candidates, warmups, blocks, states, strict=True)
+    ]
+
+
+def wake(candidate: Candidate, seconds: float = WAKE_SECONDS) -> None:
+    """Work for a GPU until its clocks have risen; these calls are too many to keep."""
+    end = perf_counter_ns() + int(seconds * 1e9)
+    while candidate.on_gpu and perf_counter_ns() < end:
+        candidate.call()
+
+
+def time_block(call: Callable[[], object], seconds: float) -> tuple[float, ...]:
+    """Call until ``seconds`` have passed (at least once, at most a thousand times); milliseconds of each call."""
+    samples: list[float] = []
+    end = perf_counter_ns() + int(seconds * 1e9)
+    while True:
+        before = perf_counter_ns()
+        call()
+        after = perf_counter_ns()
+        samples.append((after - before) / 1e6)
+        if after >= end or len(samples) >= MAX_BLOCK_CALLS:
+            return tuple(samples)
+
+
+def latency_report(
+    candidate: Candidate,
+    batch: int,
+    boundary: str,
+    warmups: Sequence[float],
+    blocks: Sequence[tuple[float, ...]],
+    stolen: float = 0.0,
+    states: Sequence[GpuState] = (),
+    cpu_mhz: Sequence[int] = (),
+) -> LatencyReport:
+    """Statistics of the raw samples, which stay in the report.
+
+    ``stolen`` is the share of the cores that others took meanwhile; ``states`` are the GPU's, one after each block; ``cpu_mhz``
+    are clocks of the cores.
+    """
+    flat = np.sort(np.concatenate([np.asarray(block) for block in blocks]))
+    medians = np.asarray([np.median(block) for block in blocks])
+    low, high = median_interval(medians)
+    return LatencyReport(
+        backend=candidate.name,
+        batch=batch,
+        boundary=boundary,
+        warmups_ms=tuple(warmups),
+        samples_ms=tuple(blocks),
+        median_ms=float(np.median(flat)),
+        median_low_ms=low,
+        median_high_ms=high,
+        percentiles=tuple(percentile(flat, percent) for percent in PERCENTS),
+        cov=float(flat.std() / flat.mean()),
+        noise=noise(medians, stolen, _gpu_noise(states)),
+        facts=candidate.facts | state_facts(states, cpu_mhz),
+    )
+
+
+def state_facts(states: Sequence[GpuState], cpu_mhz: Sequence[int]) -> dict[str, str]:
+    """The lowest and the highest of what was read beside the blocks, and what took the clock down in how many of them."""
+    facts = {
+        "CPU clock": _range(cpu_mhz, "MHz"),
+        "GPU clock": _range([one.clock_mhz for one in states], "MHz"),
+        "GPU temperature": _range([one.temperature_c for one in states], "°C"),
+        "GPU power": _range([one.power_w for one in states], "W"),
+    }
+    reasons = Counter(reason for one in states for reason in one.slowed_by)
+    told = [f"{reason} in {count} of {len(states)} blocks" for reason, count in reasons.items()]
+    return {name: text for name, text in (facts | {"GPU slowed down by": ", ".join(told)}).items() if text}
+
+
+def overhead_us() -> float:
+    """What one turn of the timing loop costs with a runtime that does nothing, in microseconds."""
+    nothing = FakeBackend(lambda feed: {}).bind({})
+    return float(np.median(np.concatenate([time_block(nothing, 0.01) for _ in range(5)]))) * 1e3
+
+
+def _call(backend: Backend, feed: Feed, boundary: str) -> Callable[[], object]:
+    return backend.bind(feed) if boundary == "device" else lambda: backend.run(feed)
+
+
+def _with_device_times(row: LatencyReport, backend: Backend, candidate: Candidate, feed: Feed) -> LatencyReport:
+    """Asked for afterwards, because recording events costs time that the host's clock would count."""
+    if not isinstance(backend, OnDevice):
+        return row
+    wake(candidate)
+    found = backend.device_times(feed, DEVICE_CALLS)
+    return msgspec.structs.replace(row, device_ms=found.ms, launch_bound=found.launch_bound)
+
+
+def _range(found: Sequence[int | None], unit: str) -> str:
+    told = [number for number in found if number is not None]
+    if not told:
+        return ""
+    low, high = min(told), max(told)
+    return f"{low} to {high} {unit}" if low < high else f"{low} {unit}"
+
+
+def _gpu_noise(states: Sequence[GpuState]) -> str:
+    """A power limit alone is how a GPU always runs under load, and is left to the facts; anything else is not."""
+    reasons = dict.fromkeys(reason for one in states for reason in one.slowed_by if reason != POWER_LIMIT)
+    if reasons:
+        return f"the GPU was slowed down by {' and '.join(reasons)}"
+    clocks = [one.clock_mhz for one in states if one.clock_mhz is not None]
+    if clocks and min(clocks) < NOISY_CLOCK * max(clocks):
+        return f"the GPU's clock moved between {min(clocks)} and {max(clocks)} MHz"
+    return ""

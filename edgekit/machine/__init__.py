@@ -1,0 +1,1 @@
+"""This machine: CPU, GPU and installed packages."""

@@ -1,0 +1,282 @@
+"""What an ONNX file computes in float64: a copy with every number in it in float64, run by ONNX's own reference evaluator.
+
+The evaluator's convolutions and pools are slow loops, its ConvTranspose is wrong for groups and its BatchNormalization of opset 9
+always trains, so those are PyTorch's here. Whoever uses the result compares it with ONNX Runtime first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx.inliner
+import torch
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgekit.errors import first_line
+from edgekit.tensors import Array
+
+SECONDS = 300.0  # much more than a convolutional network of everyday size takes
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+_DOUBLE = onnx.TensorProto.DOUBLE
+_STEPS = ("QuantizeLinear", "DynamicQuantizeLinear")  # rounding decides what comes out, so more digits prove nothing
+_TYPES = ("to", "dtype", "output_dtype", "output_datatype")  # attributes that name the type of a result
+
+
+class Inexact(Exception):
+    """A file that cannot be run in float64, and why."""
+
+
+def run_file_exact(model: onnx.ModelProto, feed: Mapping[str, Array], seconds: float = SECONDS) -> dict[str, Array]:
+    """The outputs in float64, sample by sample; raises Inexact with the operator or the reason that stands against it."""
+    try:
+        evaluator = _Evaluator(widened(model), new_ops=[Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization])
+    except Exception as problem:
+        raise Inexact(first_line(problem)) from None
+    wide = {name: array.astype(np.float64) if _is_float(array) else array for name, array in feed.items()}
+    samples, start = len(next(iter(feed.values()))), time.monotonic()
+    evaluator.deadline = start + seconds
+    parts = []
+    for index in range(samples):
+        parts.append(evaluator.outputs({name: array[index : index + 1] for name, array in wide.items()}))
+        if time.monotonic() - start > seconds * (index + 1) / samples:
+            raise Inexact(f"it would take more than {seconds:.0f} s")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without functions in which every float16, bfloat16 and float32 number and type is float64."""
+    wide = onnx.inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
+    if not model.functions:
+        wide.CopyFrom(model)
+    _widen_graph(wide.graph)
+    return wide
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for tensor in graph.initializer:
+        _widen(tensor)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in _FLOATS:
+            value.type.tensor_type.elem_type = _DOUBLE
+    for node in graph.node:
+        if node.op_type in _STEPS:
+            raise Inexact(f"{node.op_type} jumps from one step to the next")
+        for attribute in node.attribute:
+            _widen_attribute(attribute)
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            node.attribute.append(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.zeros(1))))
+
+
+def _widen_attribute(attribute: onnx.AttributeProto) -> None:
+    for graph in _graphs(attribute):
+        _widen_graph(graph)
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        _widen(attribute.t)
+    elif attribute.name in _TYPES and attribute.type == onnx.AttributeProto.INT and attribute.i in _FLOATS:
+        attribute.i = _DOUBLE
+    elif attribute.name in ("value_float", "value_floats"):
+        numbers = np.array(attribute.f if attribute.name == "value_float" else list(attribute.floats), np.float64)
+        attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(numbers)))
+
+
+def _graphs(attribute: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:
+    return (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+
+
+def _widen(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _FLOATS:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+def _is_float(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+class _Evaluator(ReferenceEvaluator):
+    """Stops between two operators once the time is up, and takes no result that is not float64."""
+
+    deadline = math.inf
+
+    def outputs(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            with np.errstate(all="ignore"), torch.inference_mode():
+                results = dict(self.run(None, dict(feed), intermediate=True))
+        except Inexact:
+            raise
+        except Exception as problem:
+            raise Inexact(first_line(problem)) from None
+        for node in self.rt_nodes_:
+            for name in node.output:
+                array = results.get(name)
+                if isinstance(array, np.ndarray) and _is_float(array) and array.dtype != np.float64:
+                    raise Inexact(f"{node.op_type} computes in {array.dtype} only")
+        found = {name: results[name] for name in self.output_names}
+        if not all(isinstance(array, np.ndarray) and array.ndim for array in found.values()):
+            raise Inexact("an output has no batch axis")
+        return found
+
+    def _log(self, level: int, pattern: str, *args: Any) -> None:
+        """The evaluator calls this in front of every operator."""
+        if level == 1 and time.monotonic() > self.deadline:
+            raise Inexact(f"it would take more than {SECONDS:.0f} s")
+
+
+class Conv(OpRun):
+    """W is out x in / group x kernel."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, weight: Array, bias: Array | None = None, group: int = 1, **given: Any) -> tuple[Array]:
+        window = _Window(x, weight.shape[2:], given)
+        padded = window.padded(_tensor(x), 0.0)
+        if weight.shape[1] == 1 and group == len(weight) == x.shape[1]:
+            total = window.depthwise(padded, _tensor(weight))
+            return ((total if bias is None else total + _tensor(bias).reshape(-1, *([1] * len(window.kernel)))).numpy(),)
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(window.kernel) - 1]
+        offset = None if bias is None else _tensor(bias)
+        return (convolve(padded, _tensor(weight), offset, window.strides, 0, window.dilations, group).numpy(),)
+
+
+class ConvTranspose(OpRun):
+    """W is in x out / group x kernel; the whole overlap is computed, then cut to what the padding leaves."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, weight: Array, bias: Array | None = None, group: int = 1, **given: Any) -> tuple[Array]:
+        window = _Window(x, weight.shape[2:], given)
+        rank = len(window.kernel)
+        transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+        whole = transpose(_tensor(x), _tensor(weight), None, window.strides, 0, 0, group, window.dilations)
+        extra = given.get("output_padding") or [0] * rank
+        whole = F.pad(whole, _torch_pads([0] * rank, extra))
+        begin, size = window.cut(tuple(whole.shape[2:]), given)
+        for axis in range(rank):
+            whole = whole.narrow(axis + 2, begin[axis], size[axis])
+        if bias is not None:
+            whole = whole + _tensor(bias).reshape(-1, *([1] * rank))
+        return (whole.numpy(),)
+
+
+class MaxPool(OpRun):
+    """Without the second output."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, kernel_shape: Sequence[int] = (), ceil_mode: int = 0, **given: Any) -> tuple[Array]:
+        if sum(map(bool, self.output)) > 1:
+            raise Inexact("MaxPool gives indices")
+        window = _Window(x, kernel_shape, given)
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(window.kernel) - 1]
+        padded = window.filled(window.padded(_tensor(x), -math.inf), x, -math.inf, ceil_mode)
+        return (pool(padded, window.kernel, window.strides, 0, window.dilations).numpy(),)
+
+
+class AveragePool(OpRun):
+    """Sum over count; the padding counts or not, what rounding up adds to it never does."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, kernel_shape: Sequence[int] = (), ceil_mode: int = 0, count_include_pad: int = 0, **given: Any
+    ) -> tuple[Array]:
+        window = _Window(x, kernel_shape, given)
+        if any(step != 1 for step in window.dilations):
+            raise Inexact("AveragePool is dilated")
+        pool: Callable[..., Tensor] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(window.kernel) - 1]
+
+        def mean(padded: Tensor) -> Tensor:
+            return pool(window.filled(padded, x, 0.0, ceil_mode), window.kernel, window.strides)
+
+        values = window.padded(_tensor(x), 0.0)
+        counted = torch.ones_like(values) if count_include_pad else window.padded(torch.ones_like(_tensor(x)), 0.0)
+        return ((mean(values) / mean(counted)).numpy(),)
+
+
+class BatchNormalization(OpRun):
+    """y = scale (x - mean) / sqrt(var + epsilon) + shift, per channel."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, scale: Array, shift: Array, mean: Array, var: Array, epsilon: float = 1e-5, **given: Any) -> Any:
+        if given.get("training_mode") or sum(map(bool, self.output)) > 1 or var.ndim != 1:
+            raise Inexact("BatchNormalization has statistics of the batch or per position")
+        scale, shift, mean, var = (value.reshape(-1, *([1] * (x.ndim - 2))) for value in (scale, shift, mean, var))
+        return (scale * (x - mean) / np.sqrt(var + epsilon) + shift,)
+
+
+class _Window:
+    """The attributes that convolutions and pools share, with ONNX's defaults; ``begin`` and ``end`` are paddings per axis."""
+
+    def __init__(self, x: Array, kernel: Sequence[int], given: Mapping[str, Any]) -> None:
+        rank = len(kernel)
+        if not 1 <= rank <= 3 or x.ndim != rank + 2:
+            raise Inexact(f"a kernel of {rank} axes")
+        self.kernel = tuple(int(size) for size in kernel)
+        self.strides = tuple(given.get("strides") or [1] * rank)
+        self.dilations = tuple(given.get("dilations") or [1] * rank)
+        self.auto = given.get("auto_pad") or "NOTSET"
+        pads = (given.get("pads") if self.auto == "NOTSET" else None) or [0] * (2 * rank)
+        self.begin, self.end = tuple(pads[:rank]), tuple(pads[rank:])
+        if self.auto.startswith("SAME"):
+            spans = [(size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True)]
+            total = [
+                max(0, (math.ceil(size / stride) - 1) * stride + span - size)
+                for size, stride, span in zip(x.shape[2:], self.strides, spans, strict=True)
+            ]
+            less, more = tuple(size // 2 for size in total), tuple(size - size // 2 for size in total)
+            self.begin, self.end = (less, more) if self.auto == "SAME_UPPER" else (more, less)
+
+    def padded(self, values: Tensor, number: float) -> Tensor:
+        """``values`` with ``number`` around them."""
+        return F.pad(values, _torch_pads(self.begin, self.end), value=number)
+
+    def depthwise(self, padded: Tensor, weight: Tensor) -> Tensor:
+        """Tap by tap: PyTorch has no fast kernel for this in float64."""
+        spans = zip(padded.shape[2:], self.kernel, self.strides, self.dilations, strict=True)
+        reach = [(size - (kernel - 1) * step - 1) // stride * stride + 1 for size, kernel, stride, step in spans]
+        total = torch.zeros((), dtype=torch.float64)
+        for position, place in enumerate(itertools.product(*map(range, self.kernel))):
+            starts = [index * step for index, step in zip(place, self.dilations, strict=True)]
+            windows = [slice(first, first + far, by) for first, far, by in zip(starts, reach, self.strides, strict=True)]
+            where: tuple[Any, ...] = (slice(None), slice(None), *windows)
+            tap = weight[:, 0].reshape(len(weight), -1)[:, position].reshape(-1, *([1] * len(self.kernel)))
+            total = total + padded[where] * tap
+        return total
+
+    def filled(self, padded: Tensor, x: Array, number: float, ceil_mode: int) -> Tensor:
+        """What a last window needs where sizes are rounded up; one that would start in the padding behind is left out."""
+        if not ceil_mode:
+            return padded
+        extra = []
+        for axis, size in enumerate(padded.shape[2:]):
+            stride, span = self.strides[axis], (self.kernel[axis] - 1) * self.dilations[axis] + 1
+            last = math.ceil((size - span) / stride)
+            last -= last * stride >= x.shape[axis + 2] + self.begin[axis]
+            extra.append(max(0, last * stride + span - size))
+        return F.pad(padded, _torch_pads([0] * len(extra), extra), value=number)
+
+    def cut(self, whole: Sequence[int], given: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]]:
+        """Where a transposed convolution's output starts in the whole overlap, and its size."""
+        if given.get("output_shape") or self.auto.startswith("SAME"):
+            raise Inexact("ConvTranspose gives its output's shape")
+        return self.begin, [size - first - last for size, first, last in zip(whole, self.begin, self.end, strict=True)]
+
+
+def _torch_pads(begin: Sequence[int], end: Sequence[int]) -> list[int]:
+    """PyTorch names the last axis first."""
+    return [size for pair in reversed(list(zip(begin, end, strict=True))) for size in pair]
+
+
+def _tensor(array: Array) -> Tensor:
+    if array.dtype != np.float64:
+        raise Inexact(f"a convolution or pool of {array.dtype}")
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

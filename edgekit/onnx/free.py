@@ -1,0 +1,212 @@
+"""Files from elsewhere with a fixed batch: freeing that axis, and proving that the file still computes the same."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnx_ir
+from onnxscript import optimizer
+
+from edgekit.errors import ModelError
+from edgekit.onnx.read import load_whole, precision_of, specs_of
+from edgekit.onnx.run import Run, one_by_one, open_unoptimised, run_in_batches
+from edgekit.tensors import BATCH, Array, TensorSpec, sample_feed, shape_text
+
+_ROUNDING = {"float16": 1e-2, "bfloat16": 1e-1, "float64": 1e-9}  # of the scale, between batches of several sizes; else 2e-5
+_SIZES = (1, 2, 3)
+CERTAIN = 1e-3
+"""Of the scale: more than rounding makes of any model that is worth exporting."""
+
+
+class OnnxSource(NamedTuple):
+    """A file: ``original`` as it is, ``model`` with a free batch axis; ``fixed`` is the batch that the original insists on."""
+
+    path: Path
+    original: onnx.ModelProto
+    model: onnx.ModelProto
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    fixed: int | None
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """The original file's outputs, whatever batch it insists on."""
+        return run_in_batches(open_unoptimised(self.original, self.path), feed, self.fixed)
+
+    def check_independent(self, feed: Mapping[str, Array]) -> None:
+        """Raise ModelError where a sample of ``feed`` gives something else alone than among the others, rounding apart.
+
+        Opening the file has tried only a few: a branch taken by what the whole batch amounts to may be another for these.
+        """
+        run = open_unoptimised(self.model, self.path)
+        limit = max(_rounding(self.original), CERTAIN)
+        for name, together in run(feed).items():
+            alone = np.concatenate([run(one)[name] for one in one_by_one(feed)])
+            changed = _change(alone, together)
+            if not changed <= limit:
+                raise ModelError(
+                    f"the samples of {self.path} depend on each other{_training(self.original)}: output {name!r} changes by "
+                    f"{changed:.1e} of its scale when each is run alone; {_INFERENCE}"
+                )
+
+
+def open_onnx(path: Path) -> OnnxSource:
+    """Read, check and run ``path``; raises EdgekitError unless it takes batches, or can be proved to take them once freed."""
+    original = load_whole(path)
+    inputs, fixed = specs_of(original, path)
+    if fixed is not None:
+        return _freed(path, original, inputs, fixed)
+    outputs = output_specs_of(original, inputs, path)
+    run = open_unoptimised(original, path)
+    feed = sample_feed(inputs, max(_SIZES))
+    reason = _difference(run, feed, run(feed), _rounding(original))
+    if reason:
+        raise ModelError(f"the samples of {path} depend on each other{_training(original)}: {reason}; {_INFERENCE}")
+    return OnnxSource(path, original, original, inputs, outputs, None)
+
+
+def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...], fixed: int) -> OnnxSource:
+    """Free the batch axis, and prove it: batches of other sizes give what the original gives, batch by batch of its own size."""
+    feed = sample_feed(inputs, 2 * fixed if fixed > 1 else max(_SIZES))
+    wanted = run_in_batches(open_unoptimised(original, path), feed, fixed)
+    reason = ""
+    for constants in (False, True):
+        freed = free_batch(original, fixed, constants=constants)
+        try:
+            outputs = output_specs_of(freed, inputs, path)
+            reason = _difference(open_unoptimised(freed, path), feed, wanted, _rounding(original))
+        except ModelError as problem:
+            reason = _operator(str(problem))
+        if not reason:
+            return OnnxSource(path, original, freed, inputs, outputs, fixed)
+    raise ModelError(
+        f"{path} takes batches of {fixed}, and its batch axis cannot be freed{_training(original)}: {reason}; "
+        "export the model again with a free first axis"
+    )
+
+
+def _operator(problem: str) -> str:
+    """The operator in ONNX Runtime's message, and its complaint without the source lines; otherwise the message."""
+    found = re.search(r"while running (\w+) node\. Name:'([^']*)'.*(?:false\. |Status Message: )([^;]*)", problem)
+    return f"{found[1]} {found[2]} stands against it ({found[3].strip()})" if found else problem
+
+
+_INFERENCE = "export the model again in inference mode, with samples that do not see each other"
+
+
+def output_specs_of(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:
+    """By running two batches; raises ModelError unless the batch is the first axis of every output."""
+    run = open_unoptimised(model, path)
+    small, large = (run(sample_feed(inputs, batch)) for batch in (2, 3))
+    specs = []
+    for name, array in small.items():
+        if array.shape[:1] != (2,) or large[name].shape != (3, *array.shape[1:]):
+            raise ModelError(
+                f"output {name!r} of {path} is {shape_text(array.shape)} for 2 samples and {shape_text(large[name].shape)} "
+                "for 3; the batch must be the first axis of every output and no other"
+            )
+        if not np.isfinite(array.astype(np.float64)).all():
+            raise ModelError(f"output {name!r} of {path} is not finite on random inputs; check the weights")
+        specs.append(TensorSpec(name, str(array.dtype), (BATCH, *array.shape[1:])))
+    return tuple(specs)
+
+
+def free_batch(model: onnx.ModelProto, fixed: int, *, constants: bool = False) -> onnx.ModelProto:
+    """A copy whose inputs and outputs have a free first axis; whether it then computes the same is for the caller to prove.
+
+    With ``constants``, shapes that the file computes from stored numbers are computed first, so that they can be seen.
+    """
+    known = _first_axes(_with_constants(model) if constants else model)
+    freed = onnx.ModelProto()
+    freed.CopyFrom(model)
+    stored = {tensor.name for tensor in freed.graph.initializer}
+    for value in (*freed.graph.input, *freed.graph.output):
+        shape = value.type.tensor_type.shape
+        if value.name not in stored and shape.dim:
+            shape.dim[0].dim_param = BATCH
+    del freed.graph.value_info[:]
+    if constants:
+        freed = _with_constants(freed)
+        del freed.graph.value_info[:]
+    for node, shape in list(_constant_reshapes(freed, known, fixed)):
+        # of a value that is (batch, ...) already: 0 takes that axis over, which is the same number
+        name = f"{node.output[0]}_free_shape"
+        freed.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), name))
+        node.input[1] = name
+    return freed
+
+
+def _with_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        folded = onnx_ir.from_proto(model)
+        optimizer.fold_constants(folded, onnx_shape_inference=True)
+        return onnx_ir.to_proto(folded)
+    except Exception:  # nothing is lost: what cannot be seen is not freed
+        return model
+
+
+def _first_axes(model: onnx.ModelProto) -> dict[str, int]:
+    try:
+        known = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # an operator of somebody's own: nothing is known about shapes
+        known = model
+    values = (*known.graph.input, *known.graph.value_info)
+    return {value.name: value.type.tensor_type.shape.dim[0].dim_value for value in values if value.type.tensor_type.shape.dim}
+
+
+def _constant_reshapes(
+    model: onnx.ModelProto, first: Mapping[str, int], fixed: int
+) -> Iterator[tuple[onnx.NodeProto, list[int]]]:
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    for node in model.graph.node:
+        if node.op_type == "Reshape" and len(node.input) > 1 and node.input[1] in constants:
+            shape = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
+            zero = any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute)
+            if shape and shape[0] == fixed and first.get(node.input[0]) == fixed and not zero:
+                yield node, shape
+
+
+def _rounding(model: onnx.ModelProto) -> float:
+    return _ROUNDING.get(precision_of(model), 2e-5)
+
+
+def _difference(run: Run, feed: Mapping[str, Array], wanted: Mapping[str, Array], rounding: float) -> str:
+    """What differs from ``wanted`` when fewer samples are run at once, or nothing."""
+    samples = len(next(iter(feed.values())))
+    for size, (name, reference) in itertools.product(sorted({*_SIZES, samples}), wanted.items()):
+        if size > samples:
+            continue
+        found = run({key: array[:size] for key, array in feed.items()})[name]
+        if found.shape != reference[:size].shape:
+            return f"output {name!r} is {shape_text(found.shape)} for {size} sample(s)"
+        changed = _change(found, reference)
+        if not changed <= rounding:
+            return f"output {name!r} changes by {changed:.1e} of its scale in a batch of {size}"
+    return ""
+
+
+def _change(found: Array, reference: Array) -> float:
+    """How far the first samples are off, of the scale of all of them; of nothing's scale any change is endless."""
+    scale = float(np.abs(reference.astype(np.float64)).max(initial=0))
+    error = float(np.abs(found.astype(np.float64) - reference[: len(found)].astype(np.float64)).max(initial=0))
+    if not scale:
+        return np.inf if error else 0.0
+    return error / scale
+
+
+def _training(model: onnx.ModelProto) -> str:
+    """The first normalisation that uses the statistics of the batch, as part of a sentence."""
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and (
+            sum(map(bool, node.output)) > 1 or any(item.name == "training_mode" and item.i for item in node.attribute)
+        ):
+            return f", because {node.name or node.output[0]} is a BatchNormalization in training mode"
+    return ""

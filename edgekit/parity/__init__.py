@@ -1,0 +1,1 @@
+"""Parity: whether a backend computes what the original model does."""

@@ -1,0 +1,28 @@
+"""The report of a recipe's steps."""
+
+from __future__ import annotations
+
+from edgekit.reports.base import Part, Report
+
+
+class StepReport(Part, frozen=True):
+    """One step of ``edgekit run``: ``done`` or ``skipped``; ``ok`` is its check."""
+
+    step: str
+    status: str
+    ok: bool
+    seconds: float
+    detail: str
+
+
+class RunReport(Report, frozen=True):
+    """All steps of a recipe."""
+
+    recipe: str
+    bundle: str
+    steps: tuple[StepReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every step's check holds."""
+        return all(step.ok for step in self.steps)

@@ -1,0 +1,1 @@
+"""What SOURCE may be, turned into a bundle."""

@@ -1,0 +1,51 @@
+"""Pictures in the memory of the training device, given out in batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.data.pictures import Pictures
+from edgekit.preprocess import Preprocess
+
+EVALUATION_BATCH = 500
+
+
+def batch_count(samples: int, batch_size: int) -> int:
+    """Steps per epoch: batches are of equal size (give or take one), near ``batch_size`` and never of a single sample."""
+    return max(1, min(round(samples / batch_size), samples // 2))
+
+
+class Batches:
+    """Pictures resident on a device as uint8, given out as normalised float32 batches."""
+
+    def __init__(self, pictures: Pictures, preprocess: Preprocess, device: torch.device) -> None:
+        self.images = torch.from_numpy(pictures.images).to(device)
+        self.labels = torch.from_numpy(pictures.labels).to(device)
+        self.mean = torch.tensor(preprocess.mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(preprocess.std, device=device).view(1, -1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor, flipped: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``index`` int64 N, ``flipped`` bool N -> pictures float32 N x C x H x W, labels int64 N."""
+        images = self.images[index]
+        if flipped is not None:
+            images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
+        # Preprocess.normalise, operation for operation, so that training and the bundle agree to the last bit
+        return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std), self.labels[index]
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, batches: Batches, channels_last: bool = False) -> float:
+    """Share of pictures whose largest logit is their label, in float32 inference mode."""
+    model.eval()
+    correct = 0
+    for start in range(0, len(batches), EVALUATION_BATCH):
+        index = torch.arange(start, min(start + EVALUATION_BATCH, len(batches)), device=batches.labels.device)
+        images, labels = batches.take(index)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        correct += int((model(images).argmax(1) == labels).sum())
+    return correct / len(batches)

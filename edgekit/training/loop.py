@@ -1,0 +1,237 @@
+"""Training: pictures in memory as uint8, batches built there, repeatable bit for bit on one machine, resumable.
+
+Every random choice of an epoch comes from one generator seeded by (seed, epoch), so that the state between two steps
+is the model, the optimiser, the schedule, torch's own generator and two counters. Ctrl-C finishes the step and saves it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from edgekit.data import Dataset
+from edgekit.errors import Interrupted, MissingError, ModelError, RecipeError, UsageError, first_line
+from edgekit.files import check_writable, sha256_of, write_bytes, write_text
+from edgekit.models.factory import build_module, weights_bytes
+from edgekit.preprocess import CHANNELS
+from edgekit.progress import SILENT, Progress
+from edgekit.recipe import Recipe, TrainRecipe
+from edgekit.reports.train import Epoch, TrainReport
+from edgekit.training.batches import Batches, accuracy, batch_count
+from edgekit.training.checkpoint import CHECKPOINT, State, training_key, unfinished
+from edgekit.training.curve import draw_curve
+from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, model_args
+
+METRICS, CURVE = "metrics.jsonl", "curve.png"
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    restart: bool = False,
+    progress: Progress = SILENT,
+) -> TrainReport:
+    """Train ``recipe`` on ``dataset`` into the folder ``run``: weights, checkpoint, metrics, learning curve, report.
+
+    An unfinished training in ``run`` is continued with ``resume`` and discarded with ``restart``; with neither it is
+    kept and UsageError raised. Raises Interrupted after Ctrl-C or SIGTERM, with the state saved.
+    """
+    settings = recipe.train
+    key = training_key(recipe)
+    place = pick_device(device)
+    checkpoint = run / CHECKPOINT
+    if not resume and not restart and unfinished(run):
+        raise UsageError(f"{run} holds an unfinished training; --resume continues it, --restart begins anew")
+    check_writable(run)
+    reuse_memory()
+    torch.manual_seed(settings.seed)
+    batches = batch_count(len(dataset.train), settings.batch_size)
+    args = model_args(recipe, len(dataset.classes), CHANNELS[dataset.preprocess.color])
+    state = State(build_module(recipe.model.name, args), settings, batches, place)
+    if resume:
+        state.load(checkpoint, key)
+    training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
+    _check_fit(state.model, recipe, training, len(dataset.classes))
+    with _stop_flag() as stop:
+        while state.epoch < settings.epochs:
+            train_one_epoch(state, settings, training, test, batches, stop, progress)
+            if stop() and state.epoch < settings.epochs:
+                state.save(checkpoint, key)
+                raise Interrupted(
+                    f"training stopped in epoch {state.epoch + 1} of {settings.epochs} after {state.step} of {batches} steps; "
+                    f"{checkpoint} keeps it, --resume continues"
+                )
+            state.save(checkpoint, key)
+            _write_metrics(run, state.history)
+    return _finish(recipe, dataset, state, run, place)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` -> CUDA where there is one, else the CPU; raises MissingError where it is not, UsageError for other names."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"no device {name!r}; use auto, cpu or cuda")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise MissingError("torch finds no usable CUDA device on this machine; use --device cpu, or see edgekit doctor")
+    return torch.device("cuda" if available and name in ("auto", "cuda") else "cpu")
+
+
+@torch.inference_mode()
+def _check_fit(model: nn.Module, recipe: Recipe, training: Batches, classes: int) -> None:
+    """Raise ModelError unless the model takes the pictures and gives one logit per class."""
+    images, _ = training.take(torch.arange(2, device=training.labels.device))
+    shape = "x".join(map(str, images.shape[1:]))
+    try:
+        logits = model.eval()(images)
+    except ModelError:
+        raise
+    except Exception as problem:
+        reason = first_line(problem)
+        raise ModelError(f"{recipe.model.name} does not take pictures of {shape}: {reason}; see data and model.args") from problem
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, classes):
+        given = f"{'x'.join(map(str, logits.shape))} values" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ModelError(
+            f"{recipe.model.name} gives {given} for 2 pictures, but the data has {classes} classes; "
+            f"let it return logits of 2x{classes}, see model.args"
+        )
+
+
+def train_one_epoch(
+    state: State,
+    settings: TrainRecipe,
+    training: Batches,
+    test: Batches,
+    batches: int,
+    stop: Callable[[], bool],
+    progress: Progress,
+) -> None:
+    """Take the steps that are left of the epoch and record it, or return early, between two steps, once ``stop()``."""
+    started = time.perf_counter()
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
+    device = training.labels.device
+    order = torch.randperm(len(training), generator=generator).to(device)
+    flips = (torch.rand(len(training), generator=generator) < 0.5).to(device) if settings.flip else None
+    parts = torch.tensor_split(order, batches)
+    state.model.train()
+    title = f"epoch {state.epoch + 1}/{settings.epochs}"
+    with progress.task(title, batches) as advance:
+        advance(state.step, "")
+        while state.step < batches and not stop():
+            index = parts[state.step]
+            flipped = None if flips is None else flips[index]
+            state.totals += _step(state, settings, *training.take(index, flipped))
+            state.step += 1
+            if state.step % 20 == 0 or state.step == batches:
+                advance(20 if state.step % 20 == 0 else state.step % 20, f"loss {state.totals[0] / state.totals[2]:.3f}")
+    if stop():
+        state.seconds += time.perf_counter() - started
+        return
+    loss, correct, seen = state.totals.tolist()
+    if not math.isfinite(loss):
+        raise RecipeError(f"the loss became {loss / seen} in epoch {state.epoch + 1}; lower train.learning_rate")
+    test_accuracy = accuracy(state.model, test, settings.channels_last)
+    seconds = state.seconds + time.perf_counter() - started
+    rate = float(state.optimizer.param_groups[0]["lr"])
+    epoch = Epoch(state.epoch + 1, loss / seen, correct / seen, test_accuracy, round(seconds, 3), rate)
+    state.history.append(epoch)
+    state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
+    state.totals = torch.zeros_like(state.totals)
+    progress.say(
+        f"{title}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  test {epoch.test_accuracy:.4f}  {seconds:.1f} s"
+    )
+
+
+def _step(state: State, settings: TrainRecipe, images: Tensor, labels: Tensor) -> Tensor:
+    if settings.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        logits = state.model(images)
+        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    state.optimizer.step()
+    state.schedule.step()
+    with torch.no_grad():
+        correct = (logits.argmax(1) == labels).sum()
+        count = torch.full_like(correct, len(labels)).double()
+        return torch.stack((loss.detach().double() * len(labels), correct.double(), count))
+
+
+def reuse_memory() -> None:
+    """Keep freed memory in the process: glibc gives a large tensor's pages back at once, and every step faults them in again."""
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3
+        for parameter in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(parameter, 1 << 30)
+
+
+@contextmanager
+def _stop_flag() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether Ctrl-C or SIGTERM has come; a second Ctrl-C stops at once."""
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came = True
+
+    try:
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: no signals there
+        previous = {}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _write_metrics(run: Path, history: list[Epoch]) -> None:
+    lines = [json.dumps(msgspec.to_builtins(epoch)) for epoch in history]
+    write_text(run / METRICS, "\n".join(lines) + "\n")
+
+
+def _finish(recipe: Recipe, dataset: Dataset, state: State, run: Path, device: torch.device) -> TrainReport:
+    _write_metrics(run, state.history)
+    # only now: until the end, an earlier training's recipe and weights stay together
+    write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
+    write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
+    draw_curve(state.history, run / CURVE, recipe.name)
+    report = TrainReport(
+        run=str(run),
+        model=recipe.model.name,
+        parameters=sum(parameter.numel() for parameter in state.model.parameters()),
+        epochs=tuple(state.history),
+        test_accuracy=state.history[-1].test_accuracy,
+        min_accuracy=recipe.train.min_accuracy,
+        seconds=round(sum(epoch.seconds for epoch in state.history), 3),
+        weights_sha256=sha256_of(run / RUN_WEIGHTS),
+        labels=dataset.classes,
+        preprocess=dataset.preprocess,
+        facts={
+            "torch": str(torch.__version__),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "threads": str(torch.get_num_threads()),
+            "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        },
+    )
+    write_bytes(run / RUN_REPORT, report.to_json())
+    return report
