@@ -1,0 +1,149 @@
+"""What edgekit may cost a board at the most: megabytes installed, and memory while it verifies a bundle.
+
+A limit may be lowered, never raised. Each has a partner that goes beyond it by the same measurement.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Collection
+from importlib.metadata import PackageNotFoundError, distribution, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+CORE_MB = 25
+VERIFY_MIB = 90
+STATUS = Path("/proc/self/status")
+
+# runs ``edgekit`` with the words of argv behind the statement argv[1]; the last line of stderr is its peak in kibibytes.
+# Two cores, because each thread of a runtime takes memory of its own; VmHWM, because ru_maxrss includes what a parent has held
+VERIFY = """
+import os, re, runpy, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+exec(sys.argv.pop(1))
+try:
+    runpy.run_module("edgekit", run_name="__main__", alter_sys=True)
+finally:
+    print(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1], file=sys.stderr)
+"""
+# None among the modules makes an import fail and ``find_spec`` find nothing
+AS_ON_A_BOARD = "sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'onnx']))"
+
+
+def installed_bytes(package: str, without: Collection[str] = ()) -> dict[str, int]:
+    """Bytes of each distribution that ``package`` requires on this machine, directly or not, its extras and itself left out.
+
+    A distribution named in ``without`` is left out, and so is what only that one requires.
+    """
+    sizes: dict[str, int] = {}
+    seen: set[tuple[str, str]] = set()
+    waiting = needed(package, extra="")
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in {"", *requirement.extras}:
+            if name not in (*without, canonicalize_name(package)) and (name, extra) not in seen:
+                seen.add((name, extra))
+                sizes[name] = listed_bytes(name)
+                waiting += needed(name, extra)
+    return sizes
+
+
+def needed(name: str, extra: str) -> list[Requirement]:
+    """What a distribution requires on this machine; ``extra`` is one of its extras, or nothing."""
+    requirements = [Requirement(line) for line in requires(name) or []]
+    return [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": extra})]
+
+
+def listed_bytes(name: str) -> int:
+    """Bytes of the files that a distribution lists in its RECORD, without what Python compiled of them."""
+    files = distribution(name).files
+    if files is None:
+        pytest.skip(f"{name} was installed without a list of its files")
+    paths = [Path(str(file.locate())) for file in files if "__pycache__" not in file.parts]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+@pytest.fixture
+def _installed() -> None:
+    try:
+        distribution("edgekit")
+    except PackageNotFoundError:
+        pytest.skip("edgekit is not installed, so nothing says what it requires")
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize(
+    ("without", "within"), [pytest.param(["numpy"], True, id="core"), pytest.param([], False, id="with numpy")]
+)
+def test_the_core_is_small(without: list[str], within: bool) -> None:
+    sizes = installed_bytes("edgekit", without)
+    assert (sum(sizes.values()) <= CORE_MB * 10**6) == within, sizes
+
+
+def test_what_is_required_is_counted_once_and_only_where_it_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The four require each other in circles. What another Python or an extra nobody asked for requires is not even installed."""
+    install(
+        tmp_path, "top", 1, 'Base_Part[fast]>=1; python_version >= "3"', "nowhere; extra == 'more'", "older; python_version < '3'"
+    )
+    install(tmp_path, "base-part", 20, "top[more2]", "deep", 'speed; extra == "fast"')
+    install(tmp_path, "deep", 300, "base.part")
+    install(tmp_path, "speed", 4000, "deep", "left-out")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed_bytes("top", ["left-out"]) == {"base-part": 20, "deep": 300, "speed": 4000}
+
+
+def install(site: Path, name: str, size: int, *requirements: str) -> None:
+    """A distribution of one module of ``size`` bytes, what Python compiled of it, and a file that somebody has deleted."""
+    module, info = name.replace("-", "_"), site / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (site / "__pycache__").mkdir(exist_ok=True)
+    (site / f"{module}.py").write_bytes(b"#" * size)
+    (site / "__pycache__" / f"{module}.pyc").write_bytes(b"#" * 1000)
+    lines = [f"Requires-Dist: {requirement}" for requirement in requirements]
+    (info / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", *lines, ""]))
+    (info / "RECORD").write_text(f"{module}.py,,\n__pycache__/{module}.pyc,,\ndeleted_{module}.py,,7\n")
+
+
+def tells_its_peak() -> bool:
+    """Whether the system tells how much memory a process has held at the most."""
+    return STATUS.is_file() and "VmHWM:" in STATUS.read_text()
+
+
+def verify(repository: Path, environment: dict[str, str], first: str, backend: str) -> subprocess.CompletedProcess[str]:
+    """``edgekit verify exported/lenet --backend BACKEND`` behind the statement ``first``, in a process of its own."""
+    words = ["verify", str(repository / "exported" / "lenet"), "--backend", backend]
+    return subprocess.run(
+        [sys.executable, "-c", VERIFY, first, *words],
+        env=environment | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.skipif(not tells_its_peak(), reason="a process's peak is read from VmHWM in /proc, where Linux tells it")
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+@pytest.mark.parametrize(
+    ("first", "within"),
+    [pytest.param(AS_ON_A_BOARD, True, id="as on a board"), pytest.param("import torch", False, id="torch imported")],
+)
+def test_verifying_a_bundle_takes_little_memory(repository: Path, environment: dict[str, str], first: str, within: bool) -> None:
+    done = verify(repository, environment, first, "ort-cpu")
+    assert done.returncode == 0, done.stderr
+    assert "ort-cpu" in done.stdout
+    peak_mib = int(done.stderr.splitlines()[-1]) / 1024
+    assert (peak_mib <= VERIFY_MIB) == within, f"{peak_mib:.1f} MiB"
+
+
+@pytest.mark.skipif(not tells_its_peak(), reason="a process's peak is read from VmHWM in /proc, where Linux tells it")
+def test_torch_is_really_out_of_reach_there(repository: Path, environment: dict[str, str]) -> None:
+    done = verify(repository, environment, AS_ON_A_BOARD, "torch")
+    assert done.returncode == 2
+    assert "PyTorch is not installed" in done.stderr
