@@ -11,6 +11,7 @@ EdgekitError
 │   └── StaleEngineError  an engine does not load, or is of other tensors: it wants building again
 ├── OutputError     a result cannot be written
 ├── MissingError    this machine lacks a package, a device or a driver
+│   ├── BrokenError     what is there does not start
 │   └── FallbackError   a runtime quietly used something other than what was asked for
 └── Interrupted     the user stopped the work
 
@@ -21,7 +22,14 @@ from __future__ import annotations
 
 
 class EdgekitError(Exception):
-    """The root: catch this to catch everything edgekit raises on purpose."""
+    """The root: catch this to catch everything edgekit raises on purpose.
+
+    ``reason`` is what was wrong and where; ``remedy``, where it is known apart from the reason, what to do. The message is both.
+    """
+
+    def __init__(self, reason: str = "", remedy: str = "") -> None:
+        super().__init__(f"{reason}; {remedy}" if remedy else reason)
+        self.reason, self.remedy = reason, remedy
 
 
 class UsageError(EdgekitError):
@@ -64,6 +72,10 @@ class MissingError(EdgekitError):
     """Something is not on this machine: a package, a device or a driver."""
 
 
+class BrokenError(MissingError):
+    """Something is on this machine, and yet does not start."""
+
+
 class FallbackError(MissingError):
     """A runtime quietly used something other than what was asked for."""
 
@@ -80,17 +92,6 @@ def first_line(problem: BaseException) -> str:
 
 BROKEN = (Exception, SystemExit)
 """What importing a package may raise: a library is missing, the package is half there, or it leaves by itself."""
-
-
-def broken_import(name: str, problem: BaseException) -> str:
-    """Part of a sentence: what is there, and yet does not start, with the remedy; Ctrl-C in the middle of it goes on its way."""
-    cause: BaseException | None = problem
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt):  # pybind11 makes an ImportError of it
-            raise cause
-        cause = cause.__cause__ or cause.__context__
-    reason = "it ends the program" if isinstance(problem, SystemExit) else first_line(problem)
-    return f"{name} is installed but cannot be imported: {reason}; run edgekit doctor"
 
 
 def printable(text: str) -> str:

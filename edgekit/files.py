@@ -9,9 +9,11 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from platformdirs import user_cache_path, user_state_path
 
 from edgekit.errors import InputError, OutputError
 
@@ -19,17 +21,38 @@ _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket",
 
 
 def cache_root() -> Path:
-    """Where edgekit keeps what it can make again: ``$EDGEKIT_CACHE``, ``$XDG_CACHE_HOME/edgekit`` or ``~/.cache/edgekit``.
+    """Where edgekit keeps what it can make again: ``$EDGEKIT_CACHE``, ``$XDG_CACHE_HOME/edgekit`` or the platform's cache folder.
 
     Raises OutputError where there is none of them.
     """
-    given, shared = os.environ.get("EDGEKIT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return _folder_of("CACHE", user_cache_path, "a cache")
+
+
+def state_root() -> Path:
+    """Where edgekit keeps what this machine found out: ``$EDGEKIT_STATE``, ``$XDG_STATE_HOME/edgekit`` or the platform's folder.
+
+    Raises OutputError where there is none of them.
+    """
+    return _folder_of("STATE", user_state_path, "state")
+
+
+def state_folder(manifest_sha256: str) -> Path:
+    """Where to keep what this machine finds out about the bundle whose manifest.json has this sha256: it is never written to."""
+    return state_root() / "bundles" / manifest_sha256
+
+
+def _folder_of(kind: str, platforms: Callable[..., Path], what: str) -> Path:
+    given, shared = os.environ.get(f"EDGEKIT_{kind}"), os.environ.get(f"XDG_{kind}_HOME")
     if given or shared:
         return Path(given) if given else Path(str(shared), "edgekit")
-    home = os.path.expanduser("~")
-    if home == "~" or os.environ.get("HOME") == "":  # no such user, or what would be the root folder
-        raise OutputError("HOME names no home folder to keep a cache in; let EDGEKIT_CACHE name a folder of yours")
-    return Path(home, ".cache", "edgekit")
+    if os.path.expanduser("~") == "~" or os.environ.get("HOME") == "":  # no such user, or what would be the root folder
+        raise OutputError(f"HOME names no home folder to keep {what} in", f"let EDGEKIT_{kind} name a folder of yours")
+    return platforms("edgekit", appauthor=False)
+
+
+def is_onnx(name: str | Path) -> bool:
+    """Whether a file of this name is taken for an ONNX file: by its suffix, in any case."""
+    return Path(name).suffix.lower() == ".onnx"
 
 
 def sha256_of(path: Path) -> str:
@@ -142,6 +165,12 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as problem:
         raise write_error(folder, problem) from problem
+
+
+def check_outside(path: Path, bundle: Path) -> None:
+    """Raise OutputError where ``path`` lies in the folder of a bundle, by way of links too: nothing is added to one."""
+    if Path(os.path.realpath(bundle)) in Path(os.path.realpath(path)).parents:
+        raise OutputError(f"cannot write {path}: it lies in {bundle}, and a bundle is immutable; choose a place outside of it")
 
 
 def write_error(path: Path, problem: OSError) -> OutputError:

@@ -78,7 +78,7 @@ class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class BenchRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to time.
 
-    ``seconds`` is per runtime, batch and boundary; ``budget_ms`` bounds the end-to-end median of the first batch.
+    ``seconds`` is per backend, batch and boundary; ``budget_ms`` bounds the end-to-end median of the first batch.
     """
 
     batch: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (1, 8, 32)
@@ -99,7 +99,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bench: BenchRecipe = BenchRecipe()
 
 
-def load(path: Path) -> Recipe:
+def load_recipe(path: Path) -> Recipe:
     """Read a recipe; raises RecipeError naming the file and the key."""
     content = read_bytes(path, "recipe", RecipeError)
     try:

@@ -1,8 +1,9 @@
-"""What flows into and out of a model: names, dtypes, shapes, and arrays that fit them."""
+"""What flows into and out of a model: names, dtypes, shapes, arrays that fit them, their batches, and how far two differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -26,6 +27,11 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
     shape: tuple[int | str, ...]
 
+    @property
+    def free(self) -> bool:
+        """Whether an axis is free."""
+        return any(isinstance(axis, str) for axis in self.shape)
+
     def concrete(self, batch: int) -> tuple[int, ...]:
         """The shape with every free axis set to ``batch``."""
         return tuple(batch if isinstance(axis, str) else axis for axis in self.shape)
@@ -38,7 +44,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not fits or str(array.dtype) != self.dtype:
             raise ModelError(
                 f"input {self.name!r} takes {self.dtype} {shape_text(self.shape)}, "
-                f"but was given {array.dtype} {shape_text(array.shape)}; reshape or convert it"
+                f"but was given {array.dtype} {shape_text(array.shape)}",
+                "reshape or convert it",
             )
 
 
@@ -52,7 +59,7 @@ def check_feed(specs: Sequence[TensorSpec], feed: Feed) -> None:
     """Raise ModelError unless ``feed`` has exactly the inputs in ``specs``, each of its dtype and shape."""
     wanted, given = {spec.name for spec in specs}, set(feed)
     if wanted != given:
-        raise ModelError(f"the model takes the inputs {sorted(wanted)}, but was given {sorted(given)}; rename them")
+        raise ModelError(f"the model takes the inputs {sorted(wanted)}, but was given {sorted(given)}", "rename them")
     for spec in specs:
         spec.check(feed[spec.name])
 
@@ -66,12 +73,54 @@ def sample_feed(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[
         try:
             np.dtype(spec.dtype)
         except TypeError:
-            raise ModelError(f"input {spec.name!r} has the dtype {spec.dtype}, which numpy lacks; use float32") from None
+            raise ModelError(f"input {spec.name!r} has the dtype {spec.dtype}, which numpy lacks", "use float32") from None
         if np.issubdtype(np.dtype(spec.dtype), np.floating):
             feed[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
         else:
             feed[spec.name] = rng.integers(0, 2, shape).astype(spec.dtype)
     return feed
+
+
+def batches_of(feed: Feed, size: int) -> Iterator[tuple[dict[str, Array], int]]:
+    """A feed in batches of ``size``, each with how many of its samples are real: the last is filled up with its last sample."""
+    samples = len(next(iter(feed.values())))
+    for start in range(0, samples, size):
+        index = np.minimum(np.arange(start, start + size), samples - 1)
+        yield {name: array[index] for name, array in feed.items()}, min(size, samples - start)
+
+
+def real_samples(outputs: Mapping[str, Array], size: int, real: int) -> dict[str, Array]:
+    """A batch's outputs without what its filling gave; an output that is not ``size`` samples long stays, to be found out."""
+    return {name: array[:real] if array.shape[:1] == (size,) else array for name, array in outputs.items()}
+
+
+def joined_outputs(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The outputs of several batches, one behind the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def largest(array: Array) -> float:
+    """max|array| in float64; 0 of an empty array."""
+    return float(np.abs(np.asarray(array, np.float64)).max(initial=0))
+
+
+def normalised_error(output: Array, reference: Array, *, scale: float | None = None, of_zero: float = 1.0) -> float:
+    """max|y - r| / max|r| in float64, which is what "of scale" means; NaN where either holds one.
+
+    ``scale`` takes the place of max|r|, and ``of_zero`` that of a scale of zero: with 1 the error is the difference itself, with
+    0 it is infinite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite give errors that are not
+        difference = largest(np.asarray(output, np.float64) - np.asarray(reference, np.float64))
+    divisor = (largest(reference) if scale is None else scale) or of_zero
+    if not divisor:
+        return math.inf if difference else 0.0
+    return difference / divisor
+
+
+def worst_error(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:
+    """The largest scale-normalised error of any output in ``references``; NaN where an output holds one, whichever it is."""
+    return float(np.max([normalised_error(outputs[name], reference) for name, reference in references.items()]))
 
 
 LARGEST_BATCH = 65536
@@ -94,15 +143,15 @@ class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def parse(cls, text: str) -> BatchRange:
         """``1:8:32``, or ``8`` for that size alone; raises UsageError for anything else."""
-        sizes = _whole_numbers(text.split(":"))
+        sizes = whole_numbers(text.split(":"))
         if sizes is None or len(sizes) not in (1, 3):
             raise UsageError(
-                f"--batch {_shown(text)} is no range of batch sizes; write min:opt:max like 1:8:32, or one size like 8"
+                f"--batch {_shortened(text)} is no range of batch sizes", "write min:opt:max like 1:8:32, or one size like 8"
             )
         try:
             return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
         except ValueError as problem:
-            raise UsageError(f"--batch {problem}; write min:opt:max like 1:8:32") from None
+            raise UsageError(f"--batch {problem}", "write min:opt:max like 1:8:32") from None
 
     def __contains__(self, batch: int) -> bool:
         return self.min <= batch <= self.max
@@ -110,17 +159,19 @@ class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def batch_sizes(text: str) -> tuple[int, ...]:
     """``1,8,32``, each of them once; raises UsageError for anything else."""
-    sizes = _whole_numbers(text.split(","))
+    sizes = whole_numbers(text.split(","))
     if sizes is None or not all(1 <= size <= LARGEST_BATCH for size in sizes):
-        raise UsageError(f"--batch {_shown(text)} is not a list of batch sizes from 1 to {LARGEST_BATCH}; write it like 1,8,32")
+        raise UsageError(
+            f"--batch {_shortened(text)} is not a list of batch sizes from 1 to {LARGEST_BATCH}", "write it like 1,8,32"
+        )
     return tuple(dict.fromkeys(sizes))
 
 
-def _whole_numbers(parts: list[str]) -> list[int] | None:
-    """Whole numbers, or None; one that is endless is none, because int() gives up on it."""
-    digits = [part.strip() for part in parts]
-    return [int(one) for one in digits] if all(one.isdecimal() and len(one) < 20 for one in digits) else None
+def whole_numbers(parts: list[str]) -> list[int] | None:
+    """Texts as whole numbers, or None where one is none; an endless one is none, because int() gives up on it."""
+    numbers = [part.strip() for part in parts]
+    return [int(number) for number in numbers] if all(text.isdecimal() and len(text) < 20 for text in numbers) else None
 
 
-def _shown(text: str) -> str:
+def _shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:50]}...")

@@ -18,3 +18,24 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     atol: Annotated[float, Meta(ge=0)] = 1e-6
     rtol: Annotated[float, Meta(ge=0, lt=1)] = 2e-5
     top1: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+    def of(self, recorded: Tolerance) -> Tolerance:
+        """Hold to this tolerance, whatever a bundle has recorded."""
+        return self
+
+
+def half_tolerance(own_error: float, top1: float = 1.0) -> Tolerance:
+    """The tolerance of a 16-bit file: 8 times the error that the original makes in it, within a thousandth and two hundredths."""
+    return Tolerance(atol=1e-5, rtol=min(max(8 * own_error, 1e-3), 2e-2), top1=top1)
+
+
+class ToleranceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user asks for in place of a bundle's own tolerance; None leaves the bundle's."""
+
+    atol: float | None = None
+    rtol: float | None = None
+
+    def of(self, recorded: Tolerance) -> Tolerance:
+        """The recorded tolerance with these changes."""
+        changes = {name: value for name, value in (("atol", self.atol), ("rtol", self.rtol)) if value is not None}
+        return msgspec.structs.replace(recorded, **changes)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,17 @@ import pytest
 
 from edgekit import files
 from edgekit.errors import BundleError, InputError, OutputError
-from edgekit.files import check_writable, destination, read_bytes, replacing, replacing_folder, sha256_of, write_bytes, write_text
+from edgekit.files import (
+    check_writable,
+    destination,
+    is_onnx,
+    read_bytes,
+    replacing,
+    replacing_folder,
+    sha256_of,
+    write_bytes,
+    write_text,
+)
 
 CODES = {
     errno.ENOSPC: "free some disk space",
@@ -30,6 +41,17 @@ def mask(request: pytest.FixtureRequest) -> Iterator[int]:
     old = os.umask(request.param)
     yield request.param
     os.umask(old)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("net.onnx", True), ("NET.ONNX", True), ("a.b/net.Onnx", True), (Path("net.onnx"), True), ("onnx", False),
+        (".onnx", False), ("net.onnx.bak", False), ("net.onnx2", False), ("lenet", False), ("torchvision.models:resnet18", False),
+    ],
+)  # fmt: skip
+def test_an_onnx_file_is_known_by_its_suffix_in_any_case(name: str | Path, expected: bool) -> None:
+    assert is_onnx(name) is expected
 
 
 def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
@@ -87,7 +109,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files.tempfile if step == "mkstemp" else files.os, step, refuse)
+    monkeypatch.setattr(tempfile if step == "mkstemp" else os, step, refuse)
     with pytest.raises(OutputError, match=f"cannot write {tmp_path / 'file'}: Permission denied; choose a folder"):
         write_bytes(tmp_path / "file", b"new")
     assert os.listdir(tmp_path) == []
@@ -252,16 +274,47 @@ def test_a_folder_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: i
 def test_the_cache_is_where_it_is_asked_for_and_never_in_the_root_folder(
     monkeypatch: pytest.MonkeyPatch, named: dict[str, str], place: str | None
 ) -> None:
-    for name in ("EDGEKIT_CACHE", "XDG_CACHE_HOME", "HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in named.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])  # as in a container, where the user has no name
+    name_only(monkeypatch, named)
     if place is not None:
         assert files.cache_root() == Path(place)
         return
     with pytest.raises(OutputError, match=r"HOME names no home folder .*; let EDGEKIT_CACHE name a folder of yours"):
         files.cache_root()
+
+
+@pytest.mark.parametrize(
+    ("named", "place"),
+    [
+        ({"EDGEKIT_STATE": "/a", "XDG_STATE_HOME": "/b", "HOME": ""}, "/a"),
+        ({"EDGEKIT_STATE": "", "XDG_STATE_HOME": "/b", "HOME": ""}, "/b/edgekit"),
+        ({"EDGEKIT_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/c/.local/state/edgekit"),
+        ({"EDGEKIT_CACHE": "/a", "HOME": ""}, None),
+        ({}, None),
+    ],
+    ids=["edgekit's", "everybody's", "home", "home is empty", "nobody's home"],
+)
+def test_what_a_machine_finds_out_about_a_bundle_is_kept_by_its_manifest_and_never_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, named: dict[str, str], place: str | None
+) -> None:
+    name_only(monkeypatch, named)
+    sha256 = hashlib.sha256(b"manifest").hexdigest()
+    if place is not None:
+        assert files.state_root() == Path(place)
+        assert files.state_folder(sha256) == Path(place) / "bundles" / sha256
+        return
+    with pytest.raises(
+        OutputError, match=r"HOME names no home folder to keep state in; let EDGEKIT_STATE name a folder of yours"
+    ):
+        files.state_folder(sha256)
+
+
+def name_only(monkeypatch: pytest.MonkeyPatch, named: dict[str, str]) -> None:
+    """The environment names these folders and no others, and the user has no name, as in a container."""
+    for name in ("EDGEKIT_CACHE", "XDG_CACHE_HOME", "EDGEKIT_STATE", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
 
 
 def test_permissions_follow_the_umask(tmp_path: Path, mask: int) -> None:
@@ -296,7 +349,7 @@ def test_a_folder_that_cannot_be_swapped_keeps_its_old_content(
             raise OSError(errno.EBUSY, "Device or resource busy")
         original(source, target)
 
-    monkeypatch.setattr(files.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(OutputError, match="Device or resource busy"), replacing_folder(place) as folder:
         (folder / "new").write_text("new")
     assert os.listdir(place) == ["old"]

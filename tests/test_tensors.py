@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
 
 from edgekit.errors import ModelError
-from edgekit.tensors import Array, TensorSpec, check_feed, sample_feed, shape_text
+from edgekit.graphs.exact import sampled_error, worst_output_error
+from edgekit.onnx.free import change_of_scale
+from edgekit.tensors import (
+    Array,
+    TensorSpec,
+    batches_of,
+    check_feed,
+    joined_outputs,
+    normalised_error,
+    real_samples,
+    sample_feed,
+    shape_text,
+)
 
 IMAGE = TensorSpec("image", "float32", ("batch", 1, 4, 5))
 TOKENS = TensorSpec("tokens", "int64", ("batch", 3))
@@ -87,3 +106,97 @@ def test_specs_survive_json_and_refuse_unknown_keys() -> None:
     assert msgspec.json.decode(msgspec.json.encode(IMAGE), type=TensorSpec) == IMAGE
     with pytest.raises(msgspec.ValidationError, match="surprise"):
         msgspec.json.decode(b'{"name": "x", "dtype": "float32", "shape": [], "surprise": 1}', type=TensorSpec)
+
+
+FEEDS = st.integers(1, 9).flatmap(
+    lambda samples: st.tuples(
+        st.just({"a": np.arange(samples), "b": np.arange(2.0 * samples).reshape(samples, 2)}), st.integers(1, 12)
+    )
+)
+
+
+@settings(deadline=None)
+@given(FEEDS)
+def test_batches_hold_every_sample_once_and_are_filled_up_with_the_last(case: tuple[dict[str, Array], int]) -> None:
+    feed, size = case
+    batches = list(batches_of(feed, size))
+    assert all(len(array) == size for batch, _ in batches for array in batch.values())
+    joined = joined_outputs([real_samples(batch, size, real) for batch, real in batches])
+    assert all(np.array_equal(joined[name], array) for name, array in feed.items())
+    batch, real = batches[-1]
+    assert (batch["a"][real:] == feed["a"][-1]).all()
+    assert sum(real for _, real in batches) == len(feed["a"])
+
+
+def test_an_output_that_is_not_a_batch_long_is_not_cut_to_look_like_one() -> None:
+    outputs = real_samples({"good": np.zeros((4, 2)), "long": np.zeros((5, 2)), "scalar": np.zeros(())}, 4, 3)
+    assert {name: array.shape for name, array in outputs.items()} == {"good": (3, 2), "long": (5, 2), "scalar": ()}
+
+
+NUMBERS = st.floats(-1e30, 1e30) | st.sampled_from([0.0, -0.0, 1e-31, 5e-324, 1e308, -1e308, np.nan, np.inf, -np.inf])
+SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4)
+PAIRS = SHAPES.flatmap(lambda shape: st.tuples(*[hnp.arrays(np.float64, shape, elements=NUMBERS)] * 2))
+
+
+def plain_formula(output: Array, reference: Array) -> float:
+    """Of an output: of nothing's scale, the difference itself."""
+    scale = float(np.abs(reference).max(initial=0))
+    worst = float(np.abs(output.astype(np.float64) - reference).max(initial=0))
+    return worst / scale if scale else worst
+
+
+def freed_formula(output: Array, reference: Array) -> float:
+    """Of fewer samples than the scale is of; of nothing's scale any change is endless."""
+    scale = float(np.abs(reference.astype(np.float64)).max(initial=0))
+    error = float(np.abs(output.astype(np.float64) - reference[: len(output)].astype(np.float64)).max(initial=0))
+    if not scale:
+        return np.inf if error else 0.0
+    return error / scale
+
+
+def finite_formula(got: Tensor, wanted: Tensor) -> float:
+    """Of what a fold must keep: over the finite values, infinite unless what is not finite is the same on both sides."""
+    finite = wanted.isfinite()
+    if not torch.equal(got.isfinite(), finite) or not torch.equal(got[~finite].nan_to_num(), wanted[~finite].nan_to_num()):
+        return math.inf
+    if not bool(finite.any()):
+        return 0.0
+    return float((got - wanted)[finite].abs().max() / wanted[finite].abs().max().clamp_min(1e-30))
+
+
+def sampled_formula(got: Tensor, wanted: Tensor) -> float:
+    """Of samples inside a graph: per channel."""
+    largest = wanted.abs().amax(0)
+    scale = largest.clamp_min(max(float(largest.median()), 1e-6 * float(largest.max()), 1e-30))
+    return finite_formula(got / scale, wanted / scale) if bool(wanted.isfinite().all()) else finite_formula(got, wanted)
+
+
+def same(first: float, second: float) -> bool:
+    return first == second or (math.isnan(first) and math.isnan(second))
+
+
+@settings(deadline=None)
+@given(PAIRS, st.integers(0, 4))
+def test_the_one_error_of_scale_gives_what_each_of_its_uses_is_by_formula(pair: tuple[Array, Array], fewer: int) -> None:
+    output, reference = pair
+    with np.errstate(all="ignore"):
+        assert same(normalised_error(output, reference), plain_formula(output, reference))
+        half, integers = output.astype(np.float16), np.nan_to_num(reference).clip(-9, 9).astype(np.int64)
+        assert same(normalised_error(half, integers), plain_formula(half, integers))
+        first = output[:fewer]
+        assert same(change_of_scale(first, reference), freed_formula(first, reference))
+    got, wanted = torch.from_numpy(output.copy()), torch.from_numpy(reference.copy())
+    mixed = torch.where(wanted.isfinite(), got, wanted)
+    for values in (got, mixed):
+        assert same(worst_output_error({"y": values}, {"y": wanted}), finite_formula(values, wanted))
+        if values.dim() == 2 and values.numel():
+            assert same(sampled_error(values, wanted), sampled_formula(values, wanted))
+
+
+def test_an_error_of_scale_is_told_from_another_convention() -> None:
+    """The partner of the test above: the formulas differ where they should, so that agreeing is no accident."""
+    zero, small = np.zeros(2), np.array([0.0, 1e-3])
+    assert normalised_error(small, zero) == 1e-3
+    assert change_of_scale(small, zero) == math.inf
+    assert worst_output_error({"y": torch.from_numpy(small)}, {"y": torch.from_numpy(zero)}) == pytest.approx(1e27)
+    assert math.isnan(normalised_error(np.array([math.nan]), np.ones(1)))

@@ -1,0 +1,156 @@
+"""One way to run a bundle, and why a way cannot be had on this machine."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from edgekit.errors import BrokenError, MissingError, UsageError
+from edgekit.tensors import LARGEST_BATCH, whole_numbers
+
+EVERY = "every"
+"""In place of a backend's name: every backend that is present here."""
+MOST_THREADS = 1024
+
+
+class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way to run a bundle: made once, it travels whole and stands in the rows of reports.
+
+    ``backend`` names a row of the table of backends, or all of them (``EVERY``). ``variant`` names one file of the bundle; empty
+    is the first. ``threads`` are the CPU's; None is all cores allowed. ``batches`` are sizes that the session must take.
+    ``options`` are the backend's own, which its row checks.
+
+    Its text form is what ``--backend`` takes: ``tensorrt variant=int8 threads=4 batches=1,8 cuda-graph``.
+    """
+
+    backend: str
+    variant: str = ""
+    threads: Annotated[int, Meta(ge=1, le=MOST_THREADS)] | None = None
+    batches: tuple[Annotated[int, Meta(ge=1, le=LARGEST_BATCH)], ...] = ()
+    options: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for numbers that are none."""
+        if self.threads is not None and not (isinstance(self.threads, int) and 1 <= self.threads <= MOST_THREADS):
+            raise UsageError(f"{self.backend}: threads takes a whole number from 1 to {MOST_THREADS}", "write it like threads=4")
+        if not all(isinstance(size, int) and 1 <= size <= LARGEST_BATCH for size in self.batches):
+            raise UsageError(
+                f"{self.backend}: batches takes whole numbers from 1 to {LARGEST_BATCH}", "write it like batches=1,8,32"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Setup:
+        """Read the text form; raises UsageError that quotes the word at fault. The row checks ``options`` later."""
+        try:
+            words = shlex.split(text)
+        except ValueError as problem:
+            raise UsageError(f"backend {text!r} cannot be read: {problem}; write it like 'ort-cpu threads=4'") from None
+        if not words:
+            raise UsageError("a backend has no name; write it like 'ort-cpu threads=4'")
+        given: dict[str, Any] = {}
+        for word in words[1:]:
+            key, equals, value = word.partition("=")
+            key = key.replace("-", "_")
+            if not key.isidentifier() or key in given:
+                raise UsageError(f"backend {text!r}: {word!r} is no new option; write options once, like threads=4 or cuda-graph")
+            given[key] = value if equals else True
+        own: dict[str, Any] = {key: _READERS[key](text, given.pop(key)) for key in tuple(given) if key in _READERS}
+        return cls(words[0], options=given, **own)
+
+    def __str__(self) -> str:
+        return " ".join(self.words())
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def words(self) -> tuple[str, ...]:
+        """The words of the text form, the backend's name first; ``parse`` reads them back."""
+        own = {
+            "variant": self.variant or None,
+            "threads": self.threads,
+            "batches": ",".join(map(str, self.batches)) or None,
+        }
+        given = {**own, **dict(sorted(self.options.items()))}
+        return (self.backend, *(_word(key, value) for key, value in given.items() if value is not None))
+
+
+class Absence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why something cannot be used here, and what mends it; ``broken``: it is there, and yet does not work."""
+
+    reason: str
+    remedy: str
+    broken: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
+
+    def error(self, prefix: str = "") -> MissingError:
+        """The exception for it; ``prefix`` says what cannot be done without."""
+        return (BrokenError if self.broken else MissingError)(f"{prefix}{self.reason}", self.remedy)
+
+
+def filled(setup: Setup, variant: str | None = None, threads: int | None = None) -> Setup:
+    """The setup with a variant and threads where it names none."""
+    return msgspec.structs.replace(setup, variant=setup.variant or variant or "", threads=setup.threads or threads)
+
+
+def taking(setup: Setup, batches: Sequence[int]) -> Setup:
+    """The setup for a session that must take ``batches`` beside its own."""
+    return msgspec.structs.replace(setup, batches=tuple(dict.fromkeys((*setup.batches, *batches))))
+
+
+def as_setups(asked: Setup | str | Iterable[Setup | str]) -> tuple[Setup, ...]:
+    """One setup or several, each of which may be text; ``EVERY`` where there is none."""
+    requests = (asked,) if isinstance(asked, (Setup, str)) else tuple(asked)
+    return tuple(Setup.parse(request) if isinstance(request, str) else request for request in requests or (EVERY,))
+
+
+def labels(setups: Sequence[Setup]) -> tuple[str, ...]:
+    """The shortest names that tell ``setups`` apart: the backend, with what differs where one backend stands there twice."""
+    backends = [setup.backend for setup in setups]
+    named = []
+    for setup in setups:
+        namesakes = [set(other.words()) for other in setups if other.backend == setup.backend]
+        shared = set.intersection(*namesakes) if backends.count(setup.backend) > 1 else set(setup.words())
+        named.append(" ".join((setup.backend, *(word for word in setup.words()[1:] if word not in shared))))
+    return tuple(named)
+
+
+def shared_variant(setups: Iterable[Setup]) -> str:
+    """`` (float32)``, for a title, where all setups run one variant; else nothing: then labels tell."""
+    variants = {setup.variant for setup in setups} - {""}
+    return f" ({variants.pop()})" if len(variants) == 1 else ""
+
+
+def _word(key: str, value: Any) -> str:
+    name = key.replace("_", "-")
+    if value is True:
+        return name
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{name}={shlex.quote(','.join(map(str, value)) if isinstance(value, (list, tuple)) else text)}"
+
+
+def _read_variant(text: str, value: Any) -> str:
+    if value is True or not value:
+        raise UsageError(f"backend {text!r}: variant takes a name; write it like variant=float16")
+    return str(value)
+
+
+def _read_threads(text: str, value: Any) -> int:
+    if value is True or not value.isdecimal() or len(value) > 4:
+        raise UsageError(f"backend {text!r}: threads takes a whole number from 1 to {MOST_THREADS}", "write it like threads=4")
+    return int(value)
+
+
+def _read_batches(text: str, value: Any) -> tuple[int, ...]:
+    sizes = None if value is True else whole_numbers(value.split(","))
+    if sizes is None:
+        raise UsageError(f"backend {text!r}: batches takes whole numbers", "write it like batches=1,8,32")
+    return tuple(dict.fromkeys(sizes))
+
+
+_READERS = {"variant": _read_variant, "threads": _read_threads, "batches": _read_batches}
