@@ -74,7 +74,9 @@ class FakeCuda:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         monkeypatch.setattr("edgekit.backends.tensorrt.memory.cudart", Module(self))
-        monkeypatch.setattr("edgekit.backends.contract.perf_counter_ns", lambda: 0)  # queueing takes the host no time, however busy it is
+        monkeypatch.setattr(
+            "edgekit.backends.contract.perf_counter_ns", lambda: 0
+        )  # queueing takes the host no time, however busy it is
         return self
 
     @property

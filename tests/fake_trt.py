@@ -21,6 +21,7 @@ import pytest
 
 from tests.fake_cuda import FakeCuda
 from tests.trt_listing import Listing
+from tests.ways import set_driver
 
 KINDS = {
     "Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "Relu": "ACTIVATION", "Sigmoid": "ACTIVATION", "MaxPool": "POOLING",
@@ -566,7 +567,7 @@ class FakeTensorRT:
 
         monkeypatch.setitem(sys.modules, self.listing.module, self.api)
         for module in ("flavour", "inspector"):
-            monkeypatch.setattr(f"edgekit.backends.tensorrt.{module}.cuda_problem", lambda: "")
+            monkeypatch.setattr(f"edgekit.backends.tensorrt.{module}.cuda_absence", lambda: None)
         monkeypatch.setattr("edgekit.backends.tensorrt.engines.gpu_facts", lambda: dict(GPU))
         monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: dict(GPU))
         return self
@@ -574,7 +575,9 @@ class FakeTensorRT:
     def install_with_cuda(self, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
         """As ``install``, and engines run, on the fake of CUDA."""
         self.cuda.install(monkeypatch)
-        monkeypatch.setattr("edgekit.backends.cuda_problem", lambda: "")
+        set_driver(monkeypatch, None)
+        # whatever GPU is in this machine: the record's is told
+        monkeypatch.setattr("edgekit.backends.tensorrt.session.gpu_facts", dict)
         return self.install(monkeypatch)
 
 

@@ -17,49 +17,51 @@ import onnxruntime
 import pytest
 import torch
 
-import edgekit.backends
-from edgekit.backends import KINDS, RUNTIMES, absence, on_gpu, open_backend, present
-from edgekit.backends.contract import Backend, DeviceTimes, OnDevice, Wishes, launch_bound
-from edgekit.backends.fake import FakeBackend
+from edgekit.backends import absence, open_session, table
+from edgekit.backends.choose import choose
+from edgekit.backends.contract import DeviceTimes, OnDevice, Session, launch_bound
+from edgekit.backends.fake import FakeSession
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import open_bundle, write_bundle
-from edgekit.commands.verify import verify_bundle
+from edgekit.commands.verify import verify
 from edgekit.errors import BundleError, FallbackError, MissingError, ModelError, UsageError
 from edgekit.machine.packages import pip_install
+from edgekit.progress import SILENT
+from edgekit.setups import Absence, Setup
 from edgekit.tensors import Feed, TensorSpec, sample_feed
+from tests.ways import NO_DRIVER, set_driver, way, ways, why_not
 
 
 @pytest.fixture
 def files(bundle: Path) -> ModelFiles:
-    return open_bundle(bundle).model_files()
+    return open_bundle(bundle).files()
 
 
 @pytest.fixture(params=["fake", "torch", "ort-cpu"])
-def backend(request: pytest.FixtureRequest, files: ModelFiles) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, files: ModelFiles) -> Iterator[Session]:
     if request.param == "fake":
         facts = {"fake": "1", "threads": "1"}
-        made: Backend = FakeBackend(
+        made: Session = FakeSession(
             lambda feed: {"output": feed["input"].reshape(-1, 784)[:, :10] * 2}, files.inputs, files.outputs, facts=facts
         )
     else:
-        made = open_backend(request.param, files, threads=1)
+        made = open_session(way(request.param, threads=1), files)
     with made as entered:
         assert entered is made
         yield entered
 
 
-def feed_of(backend: Backend, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+def feed_of(backend: Session, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
     return sample_feed(backend.inputs, batch, seed)
 
 
-def test_a_backend_says_its_name_and_tensors(backend: Backend, files: ModelFiles) -> None:
-    assert backend.name in ("fake", *KINDS)
+def test_a_session_says_its_tensors(backend: Session, files: ModelFiles) -> None:
     assert backend.inputs == files.inputs
     assert backend.outputs == files.outputs
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_run_gives_the_named_outputs_in_their_shape_and_dtype(backend: Backend, batch: int) -> None:
+def test_run_gives_the_named_outputs_in_their_shape_and_dtype(backend: Session, batch: int) -> None:
     outputs = backend.run(feed_of(backend, batch))
     assert list(outputs) == [spec.name for spec in backend.outputs]
     for spec in backend.outputs:
@@ -67,7 +69,7 @@ def test_run_gives_the_named_outputs_in_their_shape_and_dtype(backend: Backend, 
         assert str(outputs[spec.name].dtype) == spec.dtype
 
 
-def test_the_caller_owns_the_outputs_and_keeps_the_inputs(backend: Backend) -> None:
+def test_the_caller_owns_the_outputs_and_keeps_the_inputs(backend: Session) -> None:
     feed, other = feed_of(backend, 5), feed_of(backend, 5, seed=1)
     before = {name: array.copy() for name, array in feed.items()}
     first = backend.run(feed)["output"]
@@ -81,7 +83,7 @@ def test_the_caller_owns_the_outputs_and_keeps_the_inputs(backend: Backend) -> N
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_bound_call_can_be_repeated_and_leaves_run_alone(backend: Backend, batch: int) -> None:
+def test_a_bound_call_can_be_repeated_and_leaves_run_alone(backend: Session, batch: int) -> None:
     feed = feed_of(backend, batch)
     before = backend.run(feed)["output"]
     call = backend.bind(feed)
@@ -89,34 +91,42 @@ def test_a_bound_call_can_be_repeated_and_leaves_run_alone(backend: Backend, bat
     np.testing.assert_array_equal(backend.run(feed)["output"], before)
 
 
-def test_a_backend_that_computes_on_the_cpu_is_not_on_a_gpu(backend: Backend) -> None:
-    assert not on_gpu(backend)
-    assert [kind for kind in KINDS if on_gpu(FakeBackend(dict, name=kind))] == [
-        "torch-cuda",
-        "ort-cuda",
-        "ort-tensorrt",
-        "tensorrt",
-    ]
+def test_the_table_says_which_backends_compute_on_a_gpu() -> None:
+    assert [name for name, row in table().items() if row.on_gpu] == ["torch-cuda", "ort-cuda", "ort-tensorrt", "tensorrt"]
 
 
-def test_facts_are_plain_strings(backend: Backend) -> None:
+def test_facts_are_plain_strings(backend: Session) -> None:
     assert backend.facts
     assert all(type(key) is str and type(value) is str for key, value in backend.facts.items())
 
 
+def test_pytorch_runs_each_session_on_its_own_threads(files: ModelFiles) -> None:
+    """PyTorch has one number for the process, and sessions take turns."""
+    feed = sample_feed(files.inputs, 1)
+    with open_session(way("torch", threads=1), files) as one, open_session(way("torch", threads=2), files) as two:
+        for session, threads in ((one, 1), (two, 2), (one, 1)):
+            session.run(feed)
+            assert torch.get_num_threads() == threads
+            assert session.facts["threads"] == str(threads)
+        calls = [(one.bind(feed), 1), (two.bind(feed), 2)]
+        for call, threads in (*calls, *calls):
+            call()
+            assert torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize(("kind", "package"), [("torch", "torch"), ("ort-cpu", "onnxruntime")])
 def test_facts_name_the_version_the_precision_and_the_threads(kind: str, package: str, files: ModelFiles) -> None:
-    with open_backend(kind, files, threads=1) as opened:
+    with open_session(way(kind, threads=1), files) as opened:
         assert opened.facts[package] == importlib.import_module(package).__version__
         assert opened.facts["precision"] == "float32"
         assert opened.facts["threads"] == "1"
-    with open_backend(kind, files, threads=2) as opened:
+    with open_session(way(kind, threads=2), files) as opened:
         assert opened.facts["threads"] == "2"
 
 
 def test_the_runtimes_agree_and_a_fake_that_computes_something_else_does_not(files: ModelFiles) -> None:
     feed = sample_feed(files.inputs, 3)
-    with open_backend("torch", files) as torch, open_backend("ort-cpu", files) as ort:
+    with open_session(way("torch"), files) as torch, open_session(way("ort-cpu"), files) as ort:
         np.testing.assert_allclose(ort.run(feed)["output"], torch.run(feed)["output"], atol=1e-5)
         assert np.abs(ort.run(sample_feed(files.inputs, 3, 1))["output"] - torch.run(feed)["output"]).max() > 1e-5
 
@@ -126,7 +136,7 @@ def test_a_file_onnxruntime_refuses_is_one_sentence(files: ModelFiles, tmp_path:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(content)
     with pytest.raises(BundleError, match=r"damaged\.onnx.*export it again") as caught:
-        open_backend("ort-cpu", files._replace(onnx=damaged))
+        open_session(way("ort-cpu"), files._replace(onnx=damaged))
     assert "\n" not in str(caught.value)
 
 
@@ -134,11 +144,11 @@ def test_a_file_onnxruntime_refuses_is_one_sentence(files: ModelFiles, tmp_path:
 def test_names_that_differ_from_the_file_are_refused(files: ModelFiles, what: str) -> None:
     renamed = tuple(msgspec.structs.replace(spec, name="other") for spec in getattr(files, what))
     with pytest.raises(BundleError, match=f"{what}.*other"):
-        open_backend("ort-cpu", files._replace(**{what: renamed}))
+        open_session(way("ort-cpu"), files._replace(**{what: renamed}))
 
 
 def test_inputs_that_the_file_does_not_take_are_one_sentence(files: ModelFiles) -> None:
-    with open_backend("ort-cpu", files) as opened:
+    with open_session(way("ort-cpu"), files) as opened:
         wrong = {"input": np.zeros((2, 1, 5, 5), np.float32)}
         for use in (lambda: opened.run(wrong), opened.bind(wrong)):
             with pytest.raises(BundleError, match=r"2x1x5x5") as caught:
@@ -152,7 +162,7 @@ def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "edgekit.backends.onnxruntime.session.available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
+    set_driver(monkeypatch, None)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
 
 
@@ -163,7 +173,7 @@ def test_a_session_that_silently_fell_back_to_the_cpu_is_refused(files: ModelFil
     # what ONNX Runtime does where CUDA cannot load
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers, enable_fallback: real(path))
     with pytest.raises(FallbackError, match=r"CUDAExecutionProvider.*silently chose.*CPUExecutionProvider.*doctor"):
-        open_backend("ort-cuda", files)
+        open_session(way("ort-cuda"), files)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
@@ -171,7 +181,7 @@ def test_a_session_that_silently_fell_back_to_the_cpu_is_refused(files: ModelFil
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA")
 def test_the_real_onnxruntime_without_cuda_does_not_open_as_ort_cuda(files: ModelFiles) -> None:
     with pytest.raises((BundleError, FallbackError), match="CUDAExecutionProvider"):
-        open_backend("ort-cuda", files)
+        open_session(way("ort-cuda"), files)
 
 
 class PretendedGpu:
@@ -213,9 +223,11 @@ class PretendedGpu:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     """PyTorch with a GPU that is the CPU."""
     pretended = PretendedGpu()
-    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
-    monkeypatch.setattr("edgekit.backends.contract.perf_counter_ns", lambda: 0)  # queueing takes the host no time, however busy it is
-    monkeypatch.setattr("edgekit.backends.pytorch.session.TorchCudaBackend.device", "cpu")
+    set_driver(monkeypatch, None)
+    monkeypatch.setattr(
+        "edgekit.backends.contract.perf_counter_ns", lambda: 0
+    )  # queueing takes the host no time, however busy it is
+    monkeypatch.setattr("edgekit.backends.pytorch.session.TorchCudaSession.device", "cpu")
     for name, made in {
         "is_available": lambda: True,
         "get_device_name": lambda index: "Pretended GPU",
@@ -230,10 +242,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
 def test_torch_cuda_waits_for_the_gpu_keeps_tf32_off_and_puts_it_back(files: ModelFiles, gpu: PretendedGpu) -> None:
     before = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
     assert any(before), "nothing to switch off"
-    with open_backend("torch-cuda", files) as opened, open_backend("torch", files) as reference:
+    with open_session(way("torch-cuda"), files) as opened, open_session(way("torch"), files) as reference:
         assert not torch.backends.cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
-        assert opened.name == "torch-cuda"
         assert (opened.facts["device"], opened.facts["TF32"]) == ("Pretended GPU", "off")
         feed = sample_feed(opened.inputs, 3)
         np.testing.assert_array_equal(opened.run(feed)["output"], reference.run(feed)["output"])
@@ -271,14 +282,17 @@ def test_torch_cuda_says_that_its_times_are_the_hosts(
     files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.backends.contract.perf_counter_ns", lambda: round(gpu.clock * 1e6))
-    with open_backend("torch-cuda", files) as opened:
+    with open_session(way("torch-cuda"), files) as opened:
         assert isinstance(opened, OnDevice)
         assert opened.device_times(sample_feed(opened.inputs, 3), 4) == DeviceTimes((0.5,) * 4, launch_bound=True)
 
 
 def test_an_error_on_the_gpu_is_one_sentence(files: ModelFiles, gpu: PretendedGpu) -> None:
     gpu.fails = "out of memory"
-    with open_backend("torch-cuda", files) as opened, pytest.raises(ModelError, match=r"out of memory; use smaller") as caught:
+    with (
+        open_session(way("torch-cuda"), files) as opened,
+        pytest.raises(ModelError, match=r"out of memory; use smaller") as caught,
+    ):
         opened.bind(sample_feed(opened.inputs, 3))()
     assert "\n" not in str(caught.value)
 
@@ -290,7 +304,7 @@ def test_inputs_that_the_gpu_has_no_room_for_are_one_sentence(
     def full(self: object, feed: Feed) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB.\nSee the documentation")
 
-    with open_backend("torch-cuda", files) as opened:
+    with open_session(way("torch-cuda"), files) as opened:
         monkeypatch.setattr(type(opened), "_tensors", full)
         with pytest.raises(ModelError, match=r"cannot \w+ the model on CUDA: CUDA out of memory.*; use smaller") as caught:
             getattr(opened, use)(sample_feed(opened.inputs, 3), *([2] if use == "device_times" else []))
@@ -301,9 +315,9 @@ def test_a_model_that_the_gpu_has_no_room_for_is_one_sentence(
     files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.backends.cudnn.allow_tf32
-    monkeypatch.setattr("edgekit.backends.pytorch.session.TorchCudaBackend.device", "nowhere")
+    monkeypatch.setattr("edgekit.backends.pytorch.session.TorchCudaSession.device", "nowhere")
     with pytest.raises(ModelError, match=r"cannot take the model to the GPU on CUDA: .*; use smaller"):
-        open_backend("torch-cuda", files)
+        open_session(way("torch-cuda"), files)
     assert torch.backends.cudnn.allow_tf32 == before
 
     def unknown(index: int) -> str:
@@ -311,14 +325,14 @@ def test_a_model_that_the_gpu_has_no_room_for_is_one_sentence(
 
     monkeypatch.setattr(torch.cuda, "get_device_name", unknown)
     with pytest.raises(ModelError, match=r"cannot start on CUDA: CUDA unknown error; use smaller"):
-        open_backend("torch-cuda", files)
+        open_session(way("torch-cuda"), files)
 
 
 def test_leaving_a_gpu_that_answers_nothing_but_its_error_keeps_the_first_sentence(files: ModelFiles, gpu: PretendedGpu) -> None:
     before = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
 
     def use() -> None:
-        with open_backend("torch-cuda", files) as opened:
+        with open_session(way("torch-cuda"), files) as opened:
             call = opened.bind(sample_feed(opened.inputs, 3))
             gpu.fails = "an illegal memory access"
             call()
@@ -330,7 +344,7 @@ def test_leaving_a_gpu_that_answers_nothing_but_its_error_keeps_the_first_senten
 
 def test_torch_cuda_says_what_the_user_has_set(files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    with open_backend("torch-cuda", files) as opened:
+    with open_session(way("torch-cuda"), files) as opened:
         assert opened.facts["TF32"] == "off (NVIDIA_TF32_OVERRIDE=1 is set)"
 
 
@@ -341,23 +355,23 @@ def test_a_torch_whose_library_does_not_load_is_missing_not_a_crash(files: Model
                 raise OSError("libcudart.so.13: cannot open shared object file\nmore of it")
 
     monkeypatch.delitem(sys.modules, "edgekit.backends.pytorch.session", raising=False)
-    monkeypatch.delattr(edgekit.backends, "_torch", raising=False)
+    monkeypatch.delattr("edgekit.backends.pytorch.session", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(
         MissingError, match=r"PyTorch is installed but cannot be imported: libcudart.*; run edgekit doctor"
     ) as caught:
-        open_backend("torch", files)
+        open_session(way("torch"), files)
     assert "\n" not in str(caught.value)
 
 
 def test_torch_cuda_is_absent_without_a_driver_or_without_cuda_in_torch(
     files: ModelFiles, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert absence("torch-cuda", files) == ""
+    assert why_not("torch-cuda", files) == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert re.search(r"PyTorch 2\S+ finds no CUDA; install", absence("torch-cuda", files))
-    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
-    assert absence("torch-cuda", files) == "no NVIDIA driver is installed; install one"
+    assert re.search(r"PyTorch 2\S+ finds no CUDA; install", why_not("torch-cuda", files))
+    set_driver(monkeypatch, NO_DRIVER)
+    assert why_not("torch-cuda", files) == str(NO_DRIVER)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
@@ -367,11 +381,11 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 
 def test_a_missing_package_is_absent_with_its_remedy(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "torch", "onnxruntime")
-    assert pip_install("train") in absence("torch", files)
-    assert "pip install onnxruntime" in absence("ort-cpu", files)
-    assert absence("ort-cuda", files) == absence("ort-cpu", files)
+    assert pip_install("train") in why_not("torch", files)
+    assert "pip install onnxruntime" in why_not("ort-cpu", files)
+    assert why_not("ort-cuda", files) == why_not("ort-cpu", files)
     with pytest.raises(MissingError, match=r"torch cannot run here.*not installed"):
-        open_backend("torch", files)
+        open_session(way("torch"), files)
 
 
 @pytest.mark.parametrize(
@@ -394,15 +408,17 @@ def test_a_package_that_breaks_in_any_way_is_named_and_the_others_run(
                 raise problem
 
     monkeypatch.delitem(sys.modules, f"edgekit.backends.{module}.session", raising=False)
-    monkeypatch.delattr(edgekit.backends, module, raising=False)
+    monkeypatch.delattr(f"edgekit.backends.{module}.session", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     kinds = {"onnxruntime": "ort-cpu", "pytorch": "torch"}
-    here, reasons = present(files, list(kinds.values()))
     broken = kinds.pop(module)
-    assert here == list(kinds.values())
-    assert reasons == {broken: f"{name} is installed but cannot be imported: {told}; run edgekit doctor"}
+    (working,) = kinds.values()
+    assert why_not(working, files) == ""
+    assert absence(Setup(broken), files) == Absence(
+        f"{name} is installed but cannot be imported: {told}", "run edgekit doctor", broken=True
+    )
     with pytest.raises(MissingError, match="is installed but cannot be imported"):
-        RUNTIMES[broken].open(files, Wishes()) if broken == "torch" else open_backend(broken, files)
+        table()[broken].open(files, Setup(broken), SILENT) if broken == "torch" else open_session(way(broken), files)
 
 
 @pytest.mark.parametrize("module", ["edgekit.backends.onnxruntime.session", "edgekit.backends.pytorch.session"])
@@ -410,53 +426,54 @@ def test_a_package_that_cannot_be_imported_is_missing_not_a_crash(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delattr(edgekit.backends, module.rpartition(".")[2], raising=False)
-    kind = "torch" if module.endswith("torch") else "ort-cpu"
+    monkeypatch.delattr(module, raising=False)
+    kind = "torch" if "pytorch" in module else "ort-cpu"
     with pytest.raises(MissingError, match=r"installed but cannot be imported.*doctor"):
-        open_backend(kind, files)
+        open_session(way(kind), files)
 
 
 def test_onnxruntime_without_cuda_is_absent_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
-    assert absence("ort-cpu") == ""
-    assert "has no CUDA" in absence("ort-cuda")
+    set_driver(monkeypatch, None)
+    assert why_not("ort-cpu") == ""
+    assert "has no CUDA" in why_not("ort-cuda")
 
 
 @pytest.mark.usefixtures("pretended_cuda")
 def test_a_missing_driver_makes_cuda_absent_although_onnxruntime_lists_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert absence("ort-cuda") == ""
-    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
-    assert absence("ort-cuda") == "no NVIDIA driver is installed; install one"
+    assert why_not("ort-cuda") == ""
+    set_driver(monkeypatch, NO_DRIVER)
+    assert why_not("ort-cuda") == str(NO_DRIVER)
 
 
 def test_torch_is_absent_for_a_bundle_without_weights(files: ModelFiles) -> None:
-    assert "--source" in absence("torch", files._replace(torch_weights=None))
-    assert absence("torch", files) == ""
+    assert "without --no-keep-weights" in why_not("torch", files._replace(weights=None))
+    assert "--source" in why_not("torch", files._replace(factory="somewhere:net"))
+    assert why_not("torch", files) == ""
 
 
-def test_present_sorts_kinds_and_keeps_every_reason(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_present_is_chosen_and_the_others_keep_their_reasons(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "torch")
     monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CPUExecutionProvider"])
-    kinds, reasons = present(files)
-    assert kinds == ["ort-cpu"]
-    assert list(reasons) == ["torch", "torch-cuda", "ort-cuda", "ort-tensorrt", "tensorrt"]
-    assert all(reasons.values())
+    choice = choose(open_bundle(bundle))
+    assert [setup.backend for setup in choice.setups] == ["ort-cpu"]
+    assert [skipped.backend for skipped in choice.skipped] == ["torch", "torch-cuda", "ort-cuda", "ort-tensorrt", "tensorrt"]
+    assert all(skipped.reason and skipped.remedy for skipped in choice.skipped)
 
 
 def test_a_flavour_that_is_none_is_refused_before_what_is_missing_here(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
-    with pytest.raises(UsageError, match="no TensorRT flavour 'foo'; use one of tensorrt, tensorrt-rtx"):
-        open_backend("tensorrt", files, flavour="foo")
+    set_driver(monkeypatch, NO_DRIVER)
+    with pytest.raises(UsageError, match="no flavour 'foo'; use one of tensorrt, tensorrt-rtx"):
+        open_session(way("tensorrt", flavour="foo"), files)
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(files: ModelFiles) -> None:
     with pytest.raises(
         UsageError, match="no backend 'tpu'; use one of torch, torch-cuda, ort-cpu, ort-cuda, ort-tensorrt, tensorrt"
     ):
-        open_backend("tpu", files)
+        open_session(way("tpu"), files)
 
 
 def test_an_import_path_in_a_manifest_is_imported_only_when_the_user_names_it(
@@ -475,13 +492,13 @@ def test_an_import_path_in_a_manifest_is_imported_only_when_the_user_names_it(
     contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
     write_bundle(bundle, msgspec.structs.replace(opened.manifest, source=source), contents)
 
-    report = verify_bundle(bundle)
+    report = verify(bundle)
     assert report.passed
-    assert "torch" not in [parity.candidate for parity in report.parities]
-    assert any(one.backend == "torch" and "--source" in one.reason for one in report.skipped)
+    assert "torch" not in [parity.backend for parity in report.parities]
+    assert any(one.backend == "torch" and "--source" in one.remedy for one in report.skipped)
     assert not (tmp_path / "imported").exists()
 
-    named = verify_bundle(bundle, backends=["torch"], source="edgekit_trap:net")
+    named = verify(bundle, ways("torch", source="edgekit_trap:net"))
     monkeypatch.delitem(sys.modules, "edgekit_trap")
     assert named.passed
     assert (tmp_path / "imported").exists()
@@ -490,7 +507,7 @@ def test_an_import_path_in_a_manifest_is_imported_only_when_the_user_names_it(
 def test_a_fake_backend_is_its_function() -> None:
     seen: list[Feed] = []
     record: Callable[[Feed], dict[str, np.ndarray]] = lambda feed: seen.append(feed) or {"y": feed["x"] + 1}  # noqa: E731
-    fake = FakeBackend(record)
+    fake = FakeSession(record)
     feed = {"x": np.zeros(2, np.float32)}
     np.testing.assert_array_equal(fake.run(feed)["y"], [1, 1])
     fake.bind(feed)()
@@ -498,7 +515,7 @@ def test_a_fake_backend_is_its_function() -> None:
 
 
 def test_a_provider_that_cannot_load_is_a_fallback_error_not_a_bad_file(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.backends.onnxruntime.session import OrtBackend
+    from edgekit.backends.onnxruntime.session import OrtSession
 
     real = onnxruntime.InferenceSession
 
@@ -509,7 +526,7 @@ def test_a_provider_that_cannot_load_is_a_fallback_error_not_a_bad_file(bundle: 
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(FallbackError, match=r"cannot use CUDAExecutionProvider: libcudnn.so.9"):
-        OrtBackend.open("ort-cuda", open_bundle(bundle).model_files())
+        OrtSession.open(open_bundle(bundle).files(), Setup("ort-cuda"))
 
 
 @pytest.mark.skipif(not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"), reason="it cannot tell")
@@ -518,7 +535,7 @@ def test_nodes_that_landed_on_the_cpu_are_counted_and_named(bundle: Path) -> Non
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    model = str(open_bundle(bundle).onnx)
+    model = str(open_bundle(bundle).onnx_of())
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     told = placement(session)["nodes on the CPU"]
     count, _, kinds = told.partition(": ")
@@ -547,8 +564,11 @@ def test_a_placement_on_two_providers_tells_them_apart_and_an_old_release_tells_
 
 
 @pytest.fixture
-def pretended_provider(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """ONNX Runtime with a TensorRT provider, as far as its first answers go; the list holds what it was asked for."""
+def pretended_provider(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """ONNX Runtime with a TensorRT provider, as far as its first answers go; the list holds what it was asked for.
+
+    The provider that onnxruntime-gpu really has, where that is installed, and the TensorRT that it links are not looked at.
+    """
     asked: list[Any] = []
     real = onnxruntime.InferenceSession
 
@@ -569,11 +589,12 @@ def pretended_provider(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             return [type("Part", (), {"ep_name": name, "get_nodes": lambda: [node]}) for name in self.used]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "built in" / "__init__.py"))
     failed = "Failed to load libcublas.so.13\n"
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write(failed), raising=False)
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: names)
-    monkeypatch.setattr(edgekit.backends, "cuda_problem", lambda: "")
+    set_driver(monkeypatch, None)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
     return asked
@@ -582,7 +603,7 @@ def pretended_provider(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_tensorrt_provider_gets_one_profile_for_all_batches_cuda_behind_it_and_no_tf32(
     files: ModelFiles, pretended_provider: list[Any]
 ) -> None:
-    with open_backend("ort-tensorrt", files, batches=(1, 64), threads=1) as opened:
+    with open_session(way("ort-tensorrt", threads=1, batches=(1, 64)), files) as opened:
         assert opened.facts["TF32"].startswith("asked off by NVIDIA_TF32_OVERRIDE=0; edgekit verify shows whether it is")
         assert opened.facts["precision"] == "float32"
         assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
@@ -610,10 +631,10 @@ def test_tf32_that_the_user_has_set_stays_and_is_told(
     files: ModelFiles, pretended_provider: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    with open_backend("ort-tensorrt", files) as opened:
+    with open_session(way("ort-tensorrt"), files) as opened:
         assert opened.facts["TF32"] == "on (NVIDIA_TF32_OVERRIDE=1 is set)"
     monkeypatch.setattr(onnxruntime.InferenceSession, "first", "CUDAExecutionProvider")
-    with open_backend("ort-cuda", files) as opened:
+    with open_session(way("ort-cuda"), files) as opened:
         assert opened.facts["TF32"] == "off (NVIDIA_TF32_OVERRIDE=1 is set)"
 
 
@@ -629,7 +650,7 @@ def test_the_library_that_the_tensorrt_provider_links_is_loaded_without_tf32(mon
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     monkeypatch.setattr(_ort, "linked_tensorrt", lambda folder: "libnvinfer.so.10")
     monkeypatch.setattr(_ort, "loading_problem", load)
-    assert _ort.tensorrt_problem() == ""
+    assert _ort.provider_absence() is None
     assert seen == ["0"]
     assert "NVIDIA_TF32_OVERRIDE" not in os.environ
 
@@ -638,12 +659,12 @@ def test_tf32_is_put_back_although_opening_fails_and_while_another_is_open_not(
     files: ModelFiles, pretended_provider: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renamed = tuple(msgspec.structs.replace(spec, name="other") for spec in files.inputs)
-    with open_backend("ort-tensorrt", files):
+    with open_session(way("ort-tensorrt"), files):
         with pytest.raises(BundleError, match="other"):
-            open_backend("ort-tensorrt", files._replace(inputs=renamed))
+            open_session(way("ort-tensorrt"), files._replace(inputs=renamed))
         assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
     with pytest.raises(BundleError, match="other"):
-        open_backend("ort-tensorrt", files._replace(inputs=renamed))
+        open_session(way("ort-tensorrt"), files._replace(inputs=renamed))
     assert "NVIDIA_TF32_OVERRIDE" not in os.environ
 
 
@@ -664,7 +685,7 @@ def test_no_session_falls_back_in_a_run_and_none_prints_to_standard_output(
     first: str,
 ) -> None:
     monkeypatch.setattr(onnxruntime.InferenceSession, "first", first)
-    with open_backend(kind, files) as opened:
+    with open_session(way(kind), files) as opened:
         assert opened._session._enable_fallback is False  # type: ignore[attr-defined]
     assert [providers[0][0] for providers in pretended_provider] == [first]
     told = capsys.readouterr()
@@ -685,7 +706,7 @@ def test_a_run_that_the_provider_fails_is_not_run_again_on_the_cpu(
         def run(self, *given: Any) -> None:
             raise failure
 
-    with open_backend("ort-tensorrt", files) as opened:
+    with open_session(way("ort-tensorrt"), files) as opened:
         session = opened._session  # type: ignore[attr-defined]
         real, session._sess = session._sess, Failing()
         with pytest.raises(BundleError, match=r"out of memory; use smaller batches, or see whether ort-cpu") as caught:
@@ -698,7 +719,7 @@ def test_inputs_that_the_device_has_no_room_for_are_one_sentence(files: ModelFil
     def full(*given: Any) -> None:
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory\nat a line")
 
-    with open_backend("ort-cpu", files) as opened:
+    with open_session(way("ort-cpu"), files) as opened:
         monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", full)
         with pytest.raises(BundleError, match=r"cannot run .* on input 2x1x28x28: BFCArena.*; ") as caught:
             opened.bind(sample_feed(files.inputs, 2))
@@ -706,12 +727,12 @@ def test_inputs_that_the_device_has_no_room_for_are_one_sentence(files: ModelFil
 
 
 def test_what_tensorrt_may_choose_is_told_beside_the_precision(files: ModelFiles, pretended_provider: list[Any]) -> None:
-    with open_backend("ort-tensorrt", files._replace(precision="float16")) as opened:
+    with open_session(way("ort-tensorrt"), files._replace(precision="float16")) as opened:
         assert opened.facts["precision"] == "float16, allowed for every node"
     assert pretended_provider[0][0][1]["trt_fp16_enable"] == "1"
     assert "trt_int8_enable" not in pretended_provider[0][0][1]
     quantised_file(files.onnx)
-    with open_backend("ort-tensorrt", files) as opened:
+    with open_session(way("ort-tensorrt"), files) as opened:
         assert opened.facts["precision"] == "float32, int8 where the file quantises"
     assert pretended_provider[1][0][1]["trt_int8_enable"] == "1"
 
@@ -744,7 +765,7 @@ def test_a_file_with_a_compiled_program_is_refused_before_onnxruntime_sees_it(
     compiled_file(files.onnx)
     monkeypatch.setitem(sys.modules, "onnx", None)  # boards that run files have no such package
     with pytest.raises(BundleError, match=r"model\.onnx has an EPContext node, .*; export the model again without compiling it"):
-        open_backend(kind, files)
+        open_session(way(kind), files)
     assert pretended_provider == []
 
 
@@ -789,12 +810,12 @@ def test_weights_in_another_file_are_refused_before_onnxruntime_looks_for_them(
     x, y = (TensorSpec(name, "float32", ("batch", 4)) for name in "xy")
     for runtime in ("ort-cpu", "ort-cuda", "ort-tensorrt"):
         with pytest.raises(BundleError, match=r"net\.onnx keeps weights in another file, .*; export the model again with its"):
-            RUNTIMES[runtime].open(ModelFiles(path, (x,), (y,)), Wishes())
+            table()[runtime].open(ModelFiles(path, (x,), (y,)), Setup(runtime), SILENT)
     assert found == []
 
 
 def test_a_file_that_has_changed_since_is_looked_into_again_for_its_layers(files: ModelFiles) -> None:
-    with open_backend("ort-cpu", files) as opened:
+    with open_session(way("ort-cpu"), files) as opened:
         files.onnx.write_bytes(outside("w.bin", "initializer").SerializeToString())
         with pytest.raises(BundleError, match="keeps weights in another file"):
             opened.layer_times(sample_feed(files.inputs, 1), 1)  # type: ignore[attr-defined]
@@ -804,7 +825,7 @@ def test_a_file_cut_off_whose_bytes_say_epcontext_is_refused(files: ModelFiles, 
     compiled_file(files.onnx)
     files.onnx.write_bytes(files.onnx.read_bytes()[:-3])
     with pytest.raises(BundleError, match=r"model\.onnx is not a whole ONNX file: a field ends behind.*; export it again"):
-        open_backend("ort-cpu", files)
+        open_session(way("ort-cpu"), files)
     assert pretended_provider == []
 
 
@@ -812,7 +833,7 @@ def test_a_node_that_is_merely_named_epcontext_runs(files: ModelFiles) -> None:
     model = onnx.load(files.onnx)
     model.graph.node[0].name = "EPContext"
     onnx.save(model, files.onnx)
-    with open_backend("ort-cpu", files) as opened:
+    with open_session(way("ort-cpu"), files) as opened:
         assert opened.run(sample_feed(files.inputs, 2))["output"].shape == (2, 10)
 
 
@@ -826,7 +847,7 @@ def test_onnxruntimes_own_format_is_no_onnx_file(files: ModelFiles, tmp_path: Pa
     assert onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).get_inputs()
     files.onnx.write_bytes(content)
     with pytest.raises(BundleError, match=r"is not a whole ONNX file: .*; export it again"):
-        open_backend("ort-cpu", files)
+        open_session(way("ort-cpu"), files)
 
 
 @pytest.mark.parametrize(
@@ -847,31 +868,31 @@ def test_a_session_that_tensorrt_does_not_really_run_is_refused(
     monkeypatch.setattr(onnxruntime.InferenceSession, "first", first)
     monkeypatch.setattr(onnxruntime.InferenceSession, "used", used)
     with pytest.raises(FallbackError, match=told):
-        open_backend("ort-tensorrt", files)
+        open_session(way("ort-tensorrt"), files)
 
 
 def test_a_tensorrt_provider_without_tensorrt_is_absent(
     files: ModelFiles, pretended_provider: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert absence("ort-tensorrt") == ""
+    assert why_not("ort-tensorrt") == ""
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / "libonnxruntime_providers_tensorrt.so").write_bytes(b"\x7fELF...libnvinfer.so.987...")
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
     assert re.search(
-        r"does not load: libnvinfer\.so\.987.*; pip install 'tensorrt==987\.\*', or .*LD_LIBRARY_PATH", absence("ort-tensorrt")
+        r"does not load: libnvinfer\.so\.987.*; pip install 'tensorrt==987\.\*', or .*LD_LIBRARY_PATH", why_not("ort-tensorrt")
     )
     monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CUDAExecutionProvider"])
-    assert "has no TensorRT provider" in absence("ort-tensorrt")
-    assert absence("ort-cuda") == ""
+    assert "has no TensorRT provider" in why_not("ort-tensorrt")
+    assert why_not("ort-cuda") == ""
 
 
 def test_ctrl_c_in_the_middle_of_an_import_is_no_broken_package() -> None:
     """pybind11 makes an ImportError of it, with the interrupt as its cause."""
-    from edgekit.errors import broken_import
+    from edgekit.machine.packages import broken_package
 
     broken = ImportError("initialization failed")
-    assert "initialization failed" in broken_import("tensorrt", broken)
+    assert "initialization failed" in broken_package("tensorrt", broken).reason
     broken.__cause__ = ValueError()
     broken.__cause__.__context__ = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        broken_import("tensorrt", broken)
+        broken_package("tensorrt", broken)

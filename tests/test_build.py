@@ -27,9 +27,9 @@ from torchvision.models import densenet, efficientnet, mobilenetv2, mobilenetv3,
 
 import edgekit.backends.tensorrt.builder
 import edgekit.backends.tensorrt.flavour
-from edgekit.backends.tensorrt.builder import build
+from edgekit.backends.tensorrt.builder import build_plan
 from edgekit.backends.tensorrt.engines import EngineRecord, engine_folder, record_path
-from edgekit.backends.tensorrt.flavour import FLAVOURS, TensorRT, absence, find, how_to_install
+from edgekit.backends.tensorrt.flavour import FLAVOURS, TensorRT, build_absence, find, how_to_install
 from edgekit.backends.tensorrt.inspector import engine_layers
 from edgekit.backends.tensorrt.judgement import Inspected, judge
 from edgekit.backends.tensorrt.messages import Message, failure, plain
@@ -38,16 +38,17 @@ from edgekit.backends.tensorrt.options import BuildOptions
 from edgekit.backends.tensorrt.precision import NetworkLayers, network_layers
 from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.cli.app import main
-from edgekit.commands.build import build_bundle
+from edgekit.commands.build import build
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingError, UsageError
 from edgekit.machine.packages import pip_install
 from edgekit.progress import Advance
-from edgekit.reports.build import BuildReport, LayerCount
+from edgekit.reports.build import BuildReport, LayerCount, PrecisionReport
 from edgekit.tensors import BatchRange, TensorSpec
 from tests.fake_trt import GPU, FakeTensorRT, layers_json
 from tests.networks import image_spec, network, randomise_norms
 from tests.onnx_files import crafted, file_of, half, lenet, onnx_file, quantised
 from tests.trt_listing import LISTINGS
+from tests.ways import NO_DRIVER, building, set_driver
 
 TEN = next(one for one in LISTINGS if one.version.startswith("10."))
 EIGHT = next(one for one in LISTINGS if one.version.startswith("8."))
@@ -65,6 +66,11 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def rtx() -> TensorRT:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     return find("tensorrt-rtx")
+
+
+def precision_of(report: BuildReport) -> PrecisionReport:
+    assert report.precision is not None
+    return report.precision
 
 
 def kinds(layers: Sequence[LayerCount]) -> Counter[str]:
@@ -87,7 +93,7 @@ def kinds(layers: Sequence[LayerCount]) -> Counter[str]:
 )
 def test_every_committed_bundle_becomes_an_engine(repository: Path, rtx: TensorRT, name: str, wanted: dict[str, int]) -> None:
     root = repository / "exported" / name
-    report = build_bundle(root, flavour="tensorrt-rtx")
+    report = build(root, building(flavour="tensorrt-rtx"))
     found = kinds(report.layers)
     assert {kind: found[kind] for kind in wanted} == wanted
     kept = sum(one.nodes for one in open_bundle(root).manifest.fold.kept)
@@ -103,9 +109,9 @@ def test_every_committed_bundle_becomes_an_engine(repository: Path, rtx: TensorR
 def test_without_folding_the_same_parser_meets_every_norm(repository: Path, rtx: TensorRT, name: str, norms: int) -> None:
     """The partner of the test above: a hand-written norm is arithmetic and no SCALE, but it is more layers."""
     unfolded, _ = file_of(network(name), image_spec(1, SIZES[name]), fold_bn=False)
-    built = build(rtx, unfolded, RANGE)
+    built = build_plan(rtx, unfolded, RANGE)
     assert kinds(built.network.counts)["SCALE"] == norms
-    folded = build_bundle(repository / "exported" / name, flavour="tensorrt-rtx")
+    folded = build(repository / "exported" / name, building(flavour="tensorrt-rtx"))
     assert kinds(built.network.counts).total() > kinds(folded.layers).total()
 
 
@@ -128,7 +134,7 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
 def test_models_of_torchvision_become_engines_with_as_many_scales_as_norms_were_kept(rtx: TensorRT, name: str) -> None:
     torch.manual_seed(0)
     model, report = file_of(randomise_norms(ZOO[name]()).eval(), image_spec(3, 32))
-    built = build(rtx, model, RANGE)
+    built = build_plan(rtx, model, RANGE)
     assert kinds(built.network.counts)["SCALE"] == sum(kept.nodes for kept in report.kept)
     convolutions = sum(node.op_type == "Conv" for node in onnx.load_model_from_string(model.content).graph.node)
     assert kinds(built.network.counts)["CONVOLUTION"] == convolutions > 0
@@ -137,16 +143,18 @@ def test_models_of_torchvision_become_engines_with_as_many_scales_as_norms_were_
 
 def test_the_same_file_and_options_give_the_same_plan_and_other_options_another(rtx: TensorRT) -> None:
     model = lenet()
-    plans = [build(rtx, model, RANGE).plan for _ in range(2)]
+    plans = [build_plan(rtx, model, RANGE).plan for _ in range(2)]
     assert plans[0] == plans[1]
     for other in (msgspec.structs.replace(RANGE, tf32=True), BuildOptions(profiles=(BatchRange(1, 8, 32),))):
-        assert build(rtx, model, other).plan != plans[0]
+        assert build_plan(rtx, model, other).plan != plans[0]
 
 
 def test_several_batch_ranges_build_one_engine(rtx: TensorRT) -> None:
     model = lenet()
     several = BuildOptions(profiles=(BatchRange(1, 1, 1), BatchRange(2, 8, 16)), workspace_mib=256)
-    assert len(build(rtx, model, several).plan) > len(build(rtx, model, BuildOptions(profiles=(BatchRange(1, 1, 1),))).plan)
+    assert len(build_plan(rtx, model, several).plan) > len(
+        build_plan(rtx, model, BuildOptions(profiles=(BatchRange(1, 1, 1),))).plan
+    )
 
 
 # precision: the file decides
@@ -156,7 +164,7 @@ def test_several_batch_ranges_build_one_engine(rtx: TensorRT) -> None:
 def test_the_network_computes_in_the_precision_of_the_file(rtx: TensorRT, precision: str) -> None:
     model = quantised() if precision == "int8" else lenet()
     model = half(model) if precision == "float16" else model
-    network = build(rtx, model, RANGE).network
+    network = build_plan(rtx, model, RANGE).network
     layers = network.counts
     computing = {layer.precision for layer in layers if layer.kind in ("CONVOLUTION", "MATRIX_MULTIPLY")}
     assert computing == {precision}
@@ -171,13 +179,13 @@ def test_the_network_computes_in_the_precision_of_the_file(rtx: TensorRT, precis
 
 def test_a_quantised_file_goes_the_whole_way_to_an_engine(tmp_path: Path, rtx: TensorRT) -> None:
     """Its numbers are stored in floats for the most part, and that is what its bundle says; its layers are int8."""
-    from edgekit.sources.onnx_file import export_onnx_file
+    from edgekit.commands.export import export as export_bundle
 
     (tmp_path / "model.onnx").write_bytes(quantised().content)
-    export_onnx_file(tmp_path / "model.onnx", tmp_path / "bundle")
-    report = build_bundle(tmp_path / "bundle", flavour="tensorrt-rtx")
+    export_bundle(str(tmp_path / "model.onnx"), tmp_path / "bundle")
+    report = build(tmp_path / "bundle", building(flavour="tensorrt-rtx"))
     assert report.passed
-    assert (report.precision.asked, report.precision.found) == ("float32, quantised", ("int8",))
+    assert (precision_of(report).asked, precision_of(report).found) == ("float32, quantised", ("int8",))
 
 
 @pytest.mark.parametrize("between", ["MaxPool", "Flatten"])
@@ -192,18 +200,18 @@ def test_what_leaves_the_numbers_as_they_are_may_stand_behind_a_quantiser(rtx: T
         helper.make_node("Conv" if between == "MaxPool" else "MatMul", ["between", "w"], ["output"], name="multiply"),
     ]
     stored = {"scale": np.float32(0.1), "zero": np.int8(0), "weights": weights}
-    built = build(rtx, crafted(nodes, stored, (4, 26, 26) if between == "MaxPool" else (4,)), RANGE)
+    built = build_plan(rtx, crafted(nodes, stored, (4, 26, 26) if between == "MaxPool" else (4,)), RANGE)
     assert built.network.nodes == {"multiply": "int8"}
 
 
 def test_a_report_without_a_gpu_says_that_it_read_the_network_and_not_the_engine(bundle: Path, rtx: TensorRT) -> None:
-    report = build_bundle(bundle, flavour="tensorrt-rtx")
-    assert report.precision.read_from == "network"
-    assert report.precision.note.startswith("read off the network, not off the engine: ")
-    assert report.precision.typing.startswith("strongly typed")
+    report = build(bundle, building(flavour="tensorrt-rtx"))
+    assert precision_of(report).read_from == "network"
+    assert precision_of(report).note.startswith("read off the network, not off the engine: ")
+    assert precision_of(report).typing.startswith("strongly typed")
     assert report.facts["TF32"] == "off"
     assert BuildReport.from_json(report.to_json()) == report
-    assert build_bundle(bundle, flavour="tensorrt-rtx", options=BuildOptions(tf32=True)).facts["TF32"] == "on"
+    assert build(bundle, building(flavour="tensorrt-rtx", options=BuildOptions(tf32=True))).facts["TF32"] == "on"
 
 
 # what cannot be built: one sentence, exit code 2, nothing half-written
@@ -242,7 +250,7 @@ def with_model(bundle: Path, model: OnnxFile | bytes) -> Path:
     manifest = opened.manifest
     if isinstance(model, OnnxFile):
         manifest = msgspec.structs.replace(manifest, inputs=model.inputs)
-    write_bundle(bundle, manifest, {**contents, opened.variant.file: content})
+    write_bundle(bundle, manifest, {**contents, opened.variant().file: content})
     return bundle
 
 
@@ -284,7 +292,7 @@ def test_operators_that_tensorrt_lacks_are_all_named_at_once(bundle: Path, run: 
 @pytest.mark.parametrize(("zero_point", "uint8"), [(3, False), (3, True)])
 def test_quantisation_that_is_not_symmetric_names_the_node_and_the_remedy(rtx: TensorRT, zero_point: int, uint8: bool) -> None:
     with pytest.raises(EngineError, match=r"QuantizeLinear \(quantise\): Non-zero zero point.*; quantise symmetrically"):
-        build(rtx, quantised(zero_point, uint8), RANGE)
+        build_plan(rtx, quantised(zero_point, uint8), RANGE)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an ONNX file", "half"], ids=["empty", "text", "truncated"])
@@ -320,7 +328,7 @@ def test_an_attribute_whose_tensor_is_elsewhere_is_refused_too(rtx: TensorRT) ->
         helper.make_node("Add", ["input", "c"], ["output"], name="add"),
     ]
     with pytest.raises(BundleError, match="keeps hidden in another file"):
-        build(rtx, crafted(nodes, {}, (1, 28, 28)), RANGE)
+        build_plan(rtx, crafted(nodes, {}, (1, 28, 28)), RANGE)
 
 
 def externally(name: str, values: np.ndarray) -> TensorProto:
@@ -342,7 +350,7 @@ def test_weights_elsewhere_are_found_in_a_functions_defaults_and_in_sparse_tenso
     proto = onnx.load_model_from_string(model.content)
     proto.functions.append(function)
     with pytest.raises(BundleError, match="keeps hidden in another file"):
-        build(rtx, model._replace(content=proto.SerializeToString()), RANGE)
+        build_plan(rtx, model._replace(content=proto.SerializeToString()), RANGE)
     sparse = onnx.SparseTensorProto(
         values=externally("far", np.ones(1, np.float32)), indices=numpy_helper.from_array(np.zeros(1, np.int64)), dims=[4]
     )
@@ -350,14 +358,14 @@ def test_weights_elsewhere_are_found_in_a_functions_defaults_and_in_sparse_tenso
     node.attribute.append(helper.make_attribute("sparse_value", sparse))
     nodes = [node, helper.make_node("Relu", ["input"], ["output"], name="relu")]
     with pytest.raises(BundleError, match="keeps far in another file"):
-        build(rtx, crafted(nodes, {}, (1, 28, 28)), RANGE)
+        build_plan(rtx, crafted(nodes, {}, (1, 28, 28)), RANGE)
 
 
 def test_what_the_parser_does_not_survive_is_refused_before_it(rtx: TensorRT) -> None:
     """It ends the process with a segmentation fault."""
     nothing = [helper.make_node("Relu", ["input"], ["output"]), helper.make_node("Relu", ["input"], [])]
     with pytest.raises(BundleError, match="has a Relu node that puts out nothing"):
-        build(rtx, crafted(nothing, {}, (1, 28, 28)), RANGE)
+        build_plan(rtx, crafted(nothing, {}, (1, 28, 28)), RANGE)
     opset = [helper.make_opsetid("", 20), helper.make_opsetid("my", 1)]
     first = helper.make_function("my", "First", ["x"], ["y"], [helper.make_node("Second", ["x"], ["y"], domain="my")], opset)
     second = helper.make_function("my", "Second", ["x"], ["y"], [helper.make_node("First", ["x"], ["y"], domain="my")], opset)
@@ -365,14 +373,14 @@ def test_what_the_parser_does_not_survive_is_refused_before_it(rtx: TensorRT) ->
     proto = onnx.load_model_from_string(model.content)
     proto.functions.extend([first, second])
     with pytest.raises(BundleError, match="has a function First that calls itself"):
-        build(rtx, model._replace(content=proto.SerializeToString()), RANGE)
+        build_plan(rtx, model._replace(content=proto.SerializeToString()), RANGE)
 
 
 def test_an_operator_whose_name_is_no_text_is_one_sentence(rtx: TensorRT) -> None:
     node = helper.make_node("RRRR", ["input"], ["output"], name="node")
     model = crafted([node], {}, (1, 28, 28))
     with pytest.raises(EdgekitError) as caught:
-        build(rtx, model._replace(content=model.content.replace(b"RRRR", b"R\xff\xfeR")), RANGE)
+        build_plan(rtx, model._replace(content=model.content.replace(b"RRRR", b"R\xff\xfeR")), RANGE)
     assert "\n" not in str(caught.value)
 
 
@@ -384,7 +392,7 @@ def test_a_file_that_changed_after_its_checksum_is_refused(bundle: Path, run: Co
 def test_a_file_that_changes_after_its_bundle_was_opened_is_refused(
     bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.backends.tensorrt.engines.read_bytes", lambda path, what, error: b"something else")
+    monkeypatch.setattr("edgekit.backends.tensorrt.build.read_bytes", lambda path, what, error: b"something else")
     assert refused(run, bundle, kind="BundleError").endswith("model.onnx changed while it was read; build again")
 
 
@@ -403,15 +411,15 @@ def test_a_network_of_other_tensors_than_the_manifest_says_is_refused(bundle: Pa
 def test_a_free_batch_without_a_range_is_refused_and_the_command_line_has_one(bundle: Path, rtx: TensorRT, run: Command) -> None:
     model = lenet()
     with pytest.raises(UsageError, match=r"input input of model.onnx leaves the batch free; .*--batch 1:8:32"):
-        build(rtx, model, BuildOptions())
-    assert run(bundle).document["options"]["profiles"] == [{"min": 1, "opt": 8, "max": 32}]
+        build_plan(rtx, model, BuildOptions())
+    assert run(bundle).document["ranges"] == [{"min": 1, "opt": 8, "max": 32}]
 
 
 def test_another_free_axis_than_the_batch_is_named(rtx: TensorRT) -> None:
     model = lenet()
     wide = model._replace(inputs=(TensorSpec("input", "float32", ("batch", 1, "height", 28)),))
     with pytest.raises(UsageError, match=r"input input of model.onnx leaves height free"):
-        build(rtx, wide, RANGE)
+        build_plan(rtx, wide, RANGE)
 
 
 def test_a_fixed_batch_with_a_range_is_refused_and_without_one_builds(rtx: TensorRT) -> None:
@@ -424,8 +432,8 @@ def test_a_fixed_batch_with_a_range_is_refused_and_without_one_builds(rtx: Tenso
     sides = [tuple(TensorSpec(one.name, one.dtype, one.concrete(2)) for one in side) for side in (model.inputs, model.outputs)]
     fixed = onnx_file(proto.SerializeToString(), *sides)
     with pytest.raises(UsageError, match="has no free batch axis; leave out --batch"):
-        build(rtx, fixed, RANGE)
-    assert len(build(rtx, fixed, BuildOptions()).plan) > 10_000
+        build_plan(rtx, fixed, RANGE)
+    assert len(build_plan(rtx, fixed, BuildOptions()).plan) > 10_000
 
 
 @pytest.mark.parametrize("batch", ["8:4:1", "4:2:8", "1:9:8", "0:1:2", "0", "1:8:65537", "1:8", "1:2:3:4", "a:b:c", "-1:1:2", ""])
@@ -439,7 +447,7 @@ def test_tensorrt_itself_refusing_a_profile_is_an_error(monkeypatch: pytest.Monk
     fake = FakeTensorRT(TEN).install(monkeypatch)
     fake.profile_result = -1
     with pytest.raises(EngineError, match=r"tensorrt 10.16.1 cannot build for the batch sizes 1:2:4"):
-        build(find("tensorrt"), lenet(), RANGE)
+        build_plan(find("tensorrt"), lenet(), RANGE)
 
 
 def test_too_little_memory_for_a_layer_says_which_option_gives_more(bundle: Path, run: Command) -> None:
@@ -464,13 +472,13 @@ def test_rtx_builds_what_a_graph_can_record_and_the_others_need_nothing_for_it(
     rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = msgspec.structs.replace(RANGE, cuda_graph=True)
-    assert build(rtx, lenet(), graph).plan != build(rtx, lenet(), RANGE).plan
+    assert build_plan(rtx, lenet(), graph).plan != build_plan(rtx, lenet(), RANGE).plan
     fake = FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
-    build(find("tensorrt-rtx"), lenet(), graph)
+    build_plan(find("tensorrt-rtx"), lenet(), graph)
     assert "REQUIRE_USER_ALLOCATION" in fake.builds[0][1]._flags
     FakeTensorRT(TEN).install(monkeypatch)
     with pytest.raises(UsageError, match="does not have --cuda-graph, because all its engines can be recorded; leave it out"):
-        build(find("tensorrt"), lenet(), graph)
+        build_plan(find("tensorrt"), lenet(), graph)
 
 
 def test_a_workspace_that_no_machine_has_is_refused(bundle: Path, run: Command) -> None:
@@ -486,7 +494,7 @@ def test_an_option_out_of_its_range_is_wrong_usage(bundle: Path, run: Command, o
 @pytest.mark.parametrize("options", [BuildOptions(level=6), BuildOptions(level=-1), BuildOptions(workspace_mib=0)])
 def test_an_option_out_of_its_range_is_refused_in_python_too(bundle: Path, rtx: TensorRT, options: BuildOptions) -> None:
     with pytest.raises(UsageError):
-        build_bundle(bundle, flavour="tensorrt-rtx", options=options)
+        build(bundle, building(flavour="tensorrt-rtx", options=options))
 
 
 @pytest.mark.parametrize("place", ["a file", "a folder", "below a file", "a link"])
@@ -496,7 +504,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_build(
     Path("mine").write_text("precious")
     Path("folder").mkdir()
     Path("link").symlink_to("mine")
-    monkeypatch.setattr("edgekit.backends.tensorrt.engines.build", None)
+    monkeypatch.setattr("edgekit.backends.tensorrt.build.build_plan", None)
     where = {"a file": "mine", "a folder": "folder", "below a file": "mine/engine.plan", "a link": "link"}[place]
     assert "cannot write" in refused(run, bundle, "--output", where, kind="OutputError")
     assert Path("mine").read_text() == "precious"
@@ -514,9 +522,19 @@ def test_an_output_that_names_no_file_is_refused_before_the_build(
     Path("folder").mkdir()
     Path("to the folder").symlink_to("folder")
     os.mkfifo("pipe")
-    monkeypatch.setattr("edgekit.backends.tensorrt.engines.build", None)
+    monkeypatch.setattr("edgekit.backends.tensorrt.build.build_plan", None)
     assert needle in refused(run, bundle, "--output", where, kind="OutputError")
     assert Path("pipe").is_fifo()
+
+
+@pytest.mark.parametrize("where", ["engine.plan", "engines/engine.plan", "model.onnx"])
+def test_an_output_in_the_bundle_is_refused_before_the_build(
+    bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("edgekit.backends.tensorrt.build.build_plan", None)
+    before = sorted(bundle.rglob("*"))
+    assert "and a bundle is immutable; choose" in refused(run, bundle, "--output", bundle / where, kind="OutputError")
+    assert sorted(bundle.rglob("*")) == before
 
 
 def test_an_engine_takes_the_place_of_a_link_and_leaves_what_it_pointed_to(bundle: Path, run: Command) -> None:
@@ -554,16 +572,16 @@ def test_the_command_writes_a_plan_that_is_nothing_but_the_plan(bundle: Path, ru
     document = result.document
     assert document["passed"] is True
     assert document["cached"] is False
-    assert document["options"]["profiles"] == [{"min": 1, "opt": 2, "max": 4}, {"min": 8, "opt": 8, "max": 8}]
+    assert document["ranges"] == [{"min": 1, "opt": 2, "max": 4}, {"min": 8, "opt": 8, "max": 8}]
     plan = Path("engine.plan").read_bytes()
     assert hashlib.sha256(plan).hexdigest() == document["engine_sha256"]
     profiles = (BatchRange(1, 2, 4), BatchRange(8, 8, 8))
     opened = open_bundle(bundle)
     model = onnx_file((bundle / "model.onnx").read_bytes(), opened.manifest.inputs, opened.manifest.outputs)
-    assert plan == build(rtx, model, BuildOptions(profiles=profiles)).plan
+    assert plan == build_plan(rtx, model, BuildOptions(profiles=profiles)).plan
     assert sorted(os.listdir()) == ["engine.plan", "engine.plan.json"]
     record = msgspec.json.decode(record_path(Path("engine.plan")).read_bytes(), type=EngineRecord)
-    assert record.key.onnx_sha256 == opened.onnx_sha256
+    assert record.key.onnx_sha256 == opened.sha256_of()
 
 
 def test_the_table_names_layers_precision_and_place(
@@ -580,7 +598,7 @@ def test_the_table_names_layers_precision_and_place(
     for part in ("CONVOLUTION", "float32 asked for, float32 found in the network, TF32 off: pass", "batch 1:8:32", ".plan"):
         assert part in told[0]
     assert re.search(r"the build took \d.*\nwrote ", told[0])
-    assert re.search(r"the engine took \d\S+ s when it was built; timing cache: this flavour has none, .*\nfound ", told[1])
+    assert re.search(r"its build took \d\S+ s; timing cache: this flavour has none, .*\nfound ", told[1])
 
 
 class Recorder:
@@ -609,7 +627,7 @@ class Recorder:
 
 def test_a_build_tells_how_far_it_is_and_ends_at_the_end(rtx: TensorRT) -> None:
     seen = Recorder()
-    build(rtx, lenet(), RANGE, progress=seen)
+    build_plan(rtx, lenet(), RANGE, progress=seen)
     assert all(step >= 0 for step in seen.steps)
     assert sum(seen.steps) == seen.total
     assert sum(step > 0 for step in seen.steps) > 2
@@ -618,7 +636,7 @@ def test_a_build_tells_how_far_it_is_and_ends_at_the_end(rtx: TensorRT) -> None:
 
 def test_ctrl_c_stops_a_build_and_leaves_nothing(bundle: Path, tmp_path: Path, rtx: TensorRT) -> None:
     with pytest.raises(KeyboardInterrupt):
-        build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "out" / "engine.plan", progress=Recorder(stop=1))
+        build(bundle, building(flavour="tensorrt-rtx"), output=tmp_path / "out" / "engine.plan", progress=Recorder(stop=1))
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
 
 
@@ -647,7 +665,7 @@ def _ctrl_c() -> Iterator[None]:
 def test_ctrl_c_as_a_signal_stops_a_build_and_leaves_nothing(bundle: Path, tmp_path: Path, rtx: TensorRT) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "engine.plan", progress=Killing())
+        build(bundle, building(flavour="tensorrt-rtx"), output=tmp_path / "engine.plan", progress=Killing())
     assert not (tmp_path / "engine.plan").exists()
     assert signal.getsignal(signal.SIGINT) == before
 
@@ -672,7 +690,7 @@ def test_ctrl_c_while_tensorrt_writes_its_log_is_not_lost(
 
     monkeypatch.setattr("edgekit.backends.tensorrt.builder.start", noisy)
     with pytest.raises(KeyboardInterrupt):
-        build_bundle(bundle, flavour="tensorrt-rtx", output=tmp_path / "engine.plan")
+        build(bundle, building(flavour="tensorrt-rtx"), output=tmp_path / "engine.plan")
     assert len(lines) > 20
     assert not (tmp_path / "engine.plan").exists()
 
@@ -680,7 +698,7 @@ def test_ctrl_c_while_tensorrt_writes_its_log_is_not_lost(
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(bundle: Path, rtx: TensorRT) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        assert build_bundle(bundle, flavour="tensorrt-rtx", progress=Killing()).passed
+        assert build(bundle, building(flavour="tensorrt-rtx"), progress=Killing()).passed
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -688,7 +706,7 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(bundle: Path, rtx: Te
 
 def test_a_thread_builds_without_touching_signals(bundle: Path, rtx: TensorRT) -> None:
     done = list[bool]()
-    thread = threading.Thread(target=lambda: done.append(build_bundle(bundle, flavour="tensorrt-rtx").passed))
+    thread = threading.Thread(target=lambda: done.append(build(bundle, building(flavour="tensorrt-rtx")).passed))
     thread.start()
     thread.join()
     assert done == [True]
@@ -697,7 +715,7 @@ def test_a_thread_builds_without_touching_signals(bundle: Path, rtx: TensorRT) -
 def test_ctrl_c_makes_tensorrt_itself_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT(TEN).install(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        build(find("tensorrt"), lenet(), RANGE, progress=Recorder(stop=1))
+        build_plan(find("tensorrt"), lenet(), RANGE, progress=Recorder(stop=1))
     assert fake.stopped_at == 0
 
 
@@ -718,7 +736,7 @@ def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
         imported.append(name)
         return fake.api
 
-    monkeypatch.setattr(edgekit.backends.tensorrt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
+    set_driver(monkeypatch, NO_DRIVER)
     monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib, "import_module", importing)
     message = refused(run, bundle, "--flavour", "tensorrt", kind="MissingError")
     assert message == (
@@ -731,7 +749,7 @@ def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
 def test_the_first_flavour_that_can_build_here_is_taken(monkeypatch: pytest.MonkeyPatch, rtx: TensorRT) -> None:
     FakeTensorRT(TEN).install(monkeypatch)
     assert find().flavour.name == "tensorrt"
-    monkeypatch.setattr(edgekit.backends.tensorrt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    set_driver(monkeypatch, NO_DRIVER)
     assert find().flavour.name == "tensorrt-rtx"
 
 
@@ -756,7 +774,10 @@ def test_where_no_flavour_is_installed_all_are_named_with_a_remedy(monkeypatch: 
 def test_on_a_board_the_remedies_are_a_boards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its TensorRT comes from apt, there is no RTX for it, and the older ones have no nvidia-smi."""
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert absence("tensorrt-rtx") in ("", "it is not installed; there is no package of it for aarch64, use --flavour tensorrt")
+    assert str(build_absence("tensorrt-rtx") or "") in (
+        "",
+        "it is not installed; there is no package of it for aarch64, use --flavour tensorrt",
+    )
     monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"no TensorRT can build here .*; sudo apt install python3-libnvinfer, and "):
         find()
@@ -764,9 +785,9 @@ def test_on_a_board_the_remedies_are_a_boards(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: name if name == "tensorrt" else None
     )
-    monkeypatch.setattr(edgekit.backends.tensorrt.flavour, "cuda_problem", lambda: "no NVIDIA driver is installed; install one")
+    set_driver(monkeypatch, NO_DRIVER)
     told = "no NVIDIA driver is installed; build on the board itself, in a container with --runtime nvidia"
-    assert absence("tensorrt") == told
+    assert str(build_absence("tensorrt")) == told
     with pytest.raises(MissingError, match=r"; build on the board itself, in a container with --runtime nvidia$"):
         find()
 
@@ -796,10 +817,10 @@ def test_a_builder_that_does_not_start_is_one_sentence(monkeypatch: pytest.Monke
     fake = FakeTensorRT(TEN).install(monkeypatch)
     fake.broken = True
     with pytest.raises(MissingError, match=r"tensorrt 10.16.1 does not start: pybind11.*; run edgekit doctor"):
-        build(find("tensorrt"), lenet(), RANGE)
+        build_plan(find("tensorrt"), lenet(), RANGE)
     fake.complaints = [("WARNING", "a newer release is there"), ("ERROR", "CUDA initialization failure with error: 35")]
     with pytest.raises(MissingError, match=r"does not start: CUDA initialization failure with error: 35; run edgekit doctor"):
-        build(find("tensorrt"), lenet(), RANGE)
+        build_plan(find("tensorrt"), lenet(), RANGE)
 
 
 # the flavours that need a GPU, through a fake that knows only what their listings name
@@ -811,7 +832,7 @@ def test_every_flavour_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch, 
     fake = FakeTensorRT(listing).install(monkeypatch)
     flavour = listing.flavour
     model = lenet()
-    built = build(find(flavour.name), half(model) if precision == "float16" else model, RANGE)
+    built = build_plan(find(flavour.name), half(model) if precision == "float16" else model, RANGE)
     ((definition, config),) = fake.builds
     flags = fake.api.NetworkDefinitionCreationFlag
     wanted = (1 << flags.EXPLICIT_BATCH if flavour.explicit_batch else 0) | (
@@ -832,7 +853,7 @@ def test_every_flavour_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch, 
 
 def test_eight_six_allows_int8_where_the_file_quantises(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT(EIGHT).install(monkeypatch)
-    built = build(find("tensorrt"), quantised(), RANGE)
+    built = build_plan(find("tensorrt"), quantised(), RANGE)
     # nothing is asked of a layer between Q and DQ, or TensorRT would not make an int8 layer of it
     assert fake.builds[0][1]._flags == {"INT8"}
     assert fake.layer_types == {}
@@ -854,7 +875,7 @@ def test_eight_six_holds_what_is_not_quantised_to_the_files_type_and_leaves_the_
         helper.make_node("Relu", ["d"], ["output"], name="single"),
     ]
     stored = {"scale": np.float32(0.1), "zero": np.int8(0), "weights": weights}
-    build(find("tensorrt"), crafted(nodes, stored, (4, 26, 26)), RANGE)
+    build_plan(find("tensorrt"), crafted(nodes, stored, (4, 26, 26)), RANGE)
     assert fake.builds[0][1]._flags == {"INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"}
     assert fake.layer_types == {"half": "HALF", "single": "FLOAT"}
 
@@ -864,7 +885,7 @@ def test_eight_six_says_that_it_has_no_int64_inputs(monkeypatch: pytest.MonkeyPa
     model = lenet()
     wide = model._replace(inputs=(*model.inputs, TensorSpec("index", "int64", ("batch",))))
     with pytest.raises(EngineError, match=r"tensorrt 8.6.0 has no int64 inputs .* index of model.onnx .*int32 .*ort-cpu"):
-        build(find("tensorrt"), wide, RANGE)
+        build_plan(find("tensorrt"), wide, RANGE)
 
 
 def test_a_timing_cache_that_was_refused_is_not_why_a_build_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -872,7 +893,7 @@ def test_a_timing_cache_that_was_refused_is_not_why_a_build_fails(monkeypatch: p
     fake.cache_error = "Error Code 1: Serialization (the timing cache is of another device.)"
     fake.build_error = " "
     with pytest.raises(EngineError, match=r"cannot build model.onnx: it does not say why"):
-        build(find("tensorrt"), lenet(), RANGE, timing_cache=b"foreign")
+        build_plan(find("tensorrt"), lenet(), RANGE, timing_cache=b"foreign")
 
 
 @pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
@@ -885,7 +906,7 @@ def test_bindings_that_raise_are_one_sentence(monkeypatch: pytest.MonkeyPatch, l
     ):
         fake.fails = step
         with pytest.raises(EngineError, match=f"^{listing.flavour.name} {listing.version} cannot {told}; "):
-            build(find(listing.flavour.name), lenet(), RANGE)
+            build_plan(find(listing.flavour.name), lenet(), RANGE)
 
 
 def test_options_reach_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -893,7 +914,7 @@ def test_options_reach_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     options = msgspec.structs.replace(
         RANGE, workspace_mib=64, level=1, hardware_compatible=True, version_compatible=True, tf32=True
     )
-    build(find("tensorrt"), lenet(), options)
+    build_plan(find("tensorrt"), lenet(), options)
     config = fake.builds[0][1]
     assert config._flags == {"TF32", "VERSION_COMPATIBLE"}
     assert config._memory == {"WORKSPACE": 64 << 20}
@@ -912,14 +933,14 @@ def test_every_flavour_names_all_the_nodes_it_refuses(monkeypatch: pytest.Monkey
     with pytest.raises(
         EngineError, match=r"refuses model.onnx: Frobnicate \(first\): no such operator, Wobble \(third\): no such"
     ):
-        build(find(listing.flavour.name), crafted(nodes, {}, (1, 28, 28)), RANGE)
+        build_plan(find(listing.flavour.name), crafted(nodes, {}, (1, 28, 28)), RANGE)
 
 
 def test_a_build_that_gives_nothing_is_an_error_with_its_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT(TEN).install(monkeypatch)
     fake.build_error = "IBuilder::buildSerializedNetwork: Error Code 2: OutOfMemory (Requested size was 9 bytes, out of memory.)"
     with pytest.raises(EngineError, match=r"cannot build model.onnx: Requested size was 9 bytes, out of memory; free some of"):
-        build(find("tensorrt"), lenet(), RANGE)
+        build_plan(find("tensorrt"), lenet(), RANGE)
 
 
 # an engine is asked what it computes in
@@ -935,13 +956,13 @@ def ten(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
 @pytest.mark.parametrize("text", ["Row major linear FP32", "Float"])
 def test_an_engine_that_computes_as_its_file_says_is_kept(bundle: Path, ten: FakeTensorRT, text: str, key: str) -> None:
     ten.information = layers_json(*[text] * 5, key=key)
-    report = build_bundle(bundle, flavour="tensorrt")
+    report = build(bundle, building(flavour="tensorrt"))
     assert report.passed
-    assert report.precision.read_from == "engine"
-    assert report.precision.found == ("float32",)
-    assert report.precision.note == ""
+    assert precision_of(report).read_from == "engine"
+    assert precision_of(report).found == ("float32",)
+    assert precision_of(report).note == ""
     # all that it said is there, for whoever has to find out why a check failed
-    assert [(one.name, one.computes, one.precisions) for one in report.precision.engine][1] == ("conv0", True, ("float32",))
+    assert [(one.name, one.computes, one.precisions) for one in precision_of(report).engine][1] == ("conv0", True, ("float32",))
     assert BuildReport.from_json(report.to_json()) == report
     assert report.engine is not None
     assert report.facts["gpu"] == "Pretended GPU"
@@ -977,15 +998,15 @@ def test_an_engine_that_computes_in_another_precision_fails_the_check_and_is_not
 
 def test_tf32_that_was_asked_for_is_no_fault(bundle: Path, ten: FakeTensorRT) -> None:
     ten.information = layers_json(*["Float"] * 5, tactic="sm80_tf32f32")
-    assert build_bundle(bundle, flavour="tensorrt", options=BuildOptions(tf32=True)).passed
+    assert build(bundle, building(flavour="tensorrt", options=BuildOptions(tf32=True))).passed
 
 
 @pytest.mark.parametrize("information", [json.dumps({"Layers": ["conv0", "conv1"]}), layers_json("N/A due to dynamic shapes")])
 def test_an_engine_that_does_not_say_is_not_taken_for_one_that_does(bundle: Path, ten: FakeTensorRT, information: str) -> None:
     ten.information = information
-    report = build_bundle(bundle, flavour="tensorrt")
-    assert report.precision.read_from == "network"
-    assert "the engine does not say what its layers compute in" in report.precision.note
+    report = build(bundle, building(flavour="tensorrt"))
+    assert precision_of(report).read_from == "network"
+    assert "the engine does not say what its layers compute in" in precision_of(report).note
 
 
 @pytest.mark.parametrize("document", ["", "conv0\nconv1", "[]", "{}"])
@@ -997,13 +1018,13 @@ def test_a_description_that_is_no_json_is_an_error(document: str) -> None:
 def test_a_runtime_that_does_not_start_is_one_sentence(bundle: Path, ten: FakeTensorRT) -> None:
     ten.fails = "runtime"
     with pytest.raises(MissingError, match=r"tensorrt 10.16.1 does not start: pybind11.*; run edgekit doctor"):
-        build_bundle(bundle, flavour="tensorrt")
+        build(bundle, building(flavour="tensorrt"))
 
 
 def test_a_shape_that_the_engine_refuses_is_an_error_and_no_guess_at_its_precision(bundle: Path, ten: FakeTensorRT) -> None:
     ten.fails = "shape"
     with pytest.raises(EngineError, match="cannot take input of 8x1x28x28: a shape it does not take"):
-        build_bundle(bundle, flavour="tensorrt")
+        build(bundle, building(flavour="tensorrt"))
 
 
 @pytest.mark.parametrize("listing", LISTINGS[:3], ids=lambda one: one.version)
@@ -1011,16 +1032,16 @@ def test_an_engine_of_several_profiles_is_asked_about_each(bundle: Path, monkeyp
     """8.6 tells the layers of a profile only in its shapes; before any shapes are set nobody tells."""
     fake = FakeTensorRT(listing).install(monkeypatch)
     ranges = BuildOptions(profiles=(BatchRange(1, 1, 1), BatchRange(2, 4, 8), BatchRange(16, 16, 16)))
-    report = build_bundle(bundle, flavour="tensorrt", options=ranges)
-    assert (report.precision.read_from, report.precision.problems, report.precision.note) == ("engine", (), "")
+    report = build(bundle, building(flavour="tensorrt", options=ranges))
+    assert (precision_of(report).read_from, precision_of(report).problems, precision_of(report).note) == ("engine", (), "")
     copies = 3 if listing.flavour.precision_flags else 1
-    assert len(report.precision.engine) == 5 * copies
+    assert len(precision_of(report).engine) == 5 * copies
     assert fake.contexts == 3
 
 
 def test_a_version_compatible_engine_is_allowed_to_bring_its_runtime(bundle: Path, ten: FakeTensorRT) -> None:
-    report = build_bundle(bundle, flavour="tensorrt", options=BuildOptions(version_compatible=True))
-    assert report.precision.read_from == "engine"
+    report = build(bundle, building(flavour="tensorrt", options=BuildOptions(version_compatible=True)))
+    assert precision_of(report).read_from == "engine"
 
 
 def test_an_engine_that_its_own_gpu_cannot_load_is_an_error(bundle: Path, ten: FakeTensorRT) -> None:
@@ -1028,7 +1049,7 @@ def test_an_engine_that_its_own_gpu_cannot_load_is_an_error(bundle: Path, ten: F
     with pytest.raises(
         EngineError, match=r"refuses the engine it has just built: the GPU is of another kind; run the bundle with"
     ):
-        build_bundle(bundle, flavour="tensorrt")
+        build(bundle, building(flavour="tensorrt"))
     assert not list(engine_folder().glob("*.plan"))
 
 
@@ -1038,23 +1059,24 @@ def test_rtx_builds_for_the_gpu_that_is_here_and_what_does_not_load_on_it_is_an_
     """Turing is not among its usual targets."""
     fake = FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
     monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {**GPU, "compute capability": "7.5"})
-    assert build_bundle(bundle, flavour="tensorrt-rtx").precision.read_from == "engine"
+    assert precision_of(build(bundle, building(flavour="tensorrt-rtx"))).read_from == "engine"
     assert fake.builds[0][1]._capabilities == {0: "CURRENT"}
     fake.fails = "capability"
     with pytest.raises(EngineError, match="cannot build for the GPU that is here: no such compute capability; "):
-        build_bundle(bundle, flavour="tensorrt-rtx", rebuild=True)
+        build(bundle, building(flavour="tensorrt-rtx"), rebuild=True)
     fake.fails = ""
     fake.loads = False
     with pytest.raises(EngineError, match="refuses the engine it has just built"):
-        build_bundle(bundle, flavour="tensorrt-rtx", rebuild=True)
+        build(bundle, building(flavour="tensorrt-rtx"), rebuild=True)
 
 
 def test_rtx_may_build_for_other_gpus_than_one_that_it_does_not_know(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTensorRT(LISTINGS[-1]).install(monkeypatch)
     fake.loads = False
-    report = build_bundle(bundle, flavour="tensorrt-rtx")
+    report = build(bundle, building(flavour="tensorrt-rtx"))
     assert report.passed
-    assert report.precision.note.endswith("knows no GPU of compute capability 8.7")
+    assert precision_of(report).note.endswith("knows no GPU of compute capability 8.7")
+    assert report.facts == {"TF32": "off", "gpu": "none in particular"}
     assert fake.builds[0][1].__dict__.get("_capabilities") is None
 
 

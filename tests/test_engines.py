@@ -14,17 +14,8 @@ import msgspec
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.backends.tensorrt.engines import (
-    Engine,
-    EngineKey,
-    build_engine,
-    engine_path,
-    find_engine,
-    key_of,
-    read_record,
-    record_path,
-    store,
-)
+from edgekit.backends.tensorrt.build import build_engine
+from edgekit.backends.tensorrt.engines import Engine, EngineKey, engine_path, find_engine, key_of, read_record, record_path, store
 from edgekit.backends.tensorrt.flavour import TensorRT, find
 from edgekit.backends.tensorrt.network import OnnxFile
 from edgekit.backends.tensorrt.options import BuildOptions

@@ -1,200 +1,143 @@
-"""One small contract for every runtime, and how a runtime is opened or found absent.
+"""The table of backends: edgekit's own, and those that other packages bring by the entry-point group ``edgekit.backends``.
 
-Importing this package imports no runtime; ``open_backend`` imports the one file it needs.
+Importing this package imports no runtime; reading the table imports one light module for each backend.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
+import importlib
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
 
-from edgekit.backends.contract import Backend, Runtime, Wishes
-from edgekit.backends.tensorrt.flavour import NAMES, find, gpu_problem, how_to_install, installed
+import msgspec
+
+from edgekit.backends.contract import Backend, Options, Session
+from edgekit.backends.words import typed
 from edgekit.bundle.files import ModelFiles
-from edgekit.errors import BROKEN, MissingError, UsageError, broken_import, first_line
-from edgekit.machine.gpu import cuda_problem
-from edgekit.machine.packages import pip_install
+from edgekit.errors import BROKEN, EdgekitError, MissingError, UsageError, first_line
+from edgekit.files import check_name
+from edgekit.machine.packages import Package, broken_package
 from edgekit.progress import SILENT, Progress
+from edgekit.setups import EVERY, Absence, Setup
+
+OWN = ("pytorch", "onnxruntime", "tensorrt")
+"""Folders of this package, each with its rows in ``BACKENDS``, in the order of reports."""
+GROUP = "edgekit.backends"
+USUAL_BACKEND = "ort-cpu"
+"""The backend that runs a bundle where one is enough and none is named."""
 
 
-def open_backend(
-    kind: str,
-    files: ModelFiles,
-    *,
-    threads: int | None = None,
-    batches: Sequence[int] = (),
-    cuda_graph: bool = False,
-    flavour: str | None = None,
-    engine: Path | None = None,
-    progress: Progress = SILENT,
-) -> Backend:
-    """Open ``files`` in the runtime ``kind``; raises MissingError when it is not present here, UsageError for no such kind.
-
-    TensorRT (of the ``flavour`` named, or the first that is here) finds or builds its engine first, for the usual batch
-    sizes and ``batches``, unless an ``engine`` is given.
-    """
-    problem = absence(kind, files, flavour)
-    if problem:
-        raise MissingError(f"{kind} cannot run here: {problem}")
-    return RUNTIMES[kind].open(files, Wishes(threads, tuple(batches), cuda_graph, flavour, engine, progress))
+@cache
+def table() -> Mapping[str, Backend]:
+    """Every backend by its name, edgekit's own first."""
+    rows = {row.name: row for folder in OWN for row in importlib.import_module(f"edgekit.backends.{folder}").BACKENDS}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        for row in _rows_of(entry):
+            named = row if row.name not in rows else _unusable(f"{_origin(entry)}:{row.name}", _reason_of(row, entry))
+            rows[named.name] = named
+    return rows
 
 
-def absence(kind: str, files: ModelFiles | None = None, flavour: str | None = None) -> str:
-    """Why the runtime ``kind`` is not present for ``files`` on this machine, with the remedy; nothing when it is."""
-    if kind not in RUNTIMES:
-        raise UsageError(f"no backend {kind!r}; use one of {', '.join(KINDS)}")
-    check_flavour(flavour)
-    return RUNTIMES[kind].absence(files, Wishes(flavour=flavour))
+def row_of(name: str) -> Backend:
+    """A row of the table; raises UsageError that lists the names there are."""
+    if name not in table():
+        raise UsageError(f"no backend {name!r}", f"use one of {', '.join(table())}")
+    return table()[name]
 
 
-def check_flavour(name: str | None) -> None:
-    """Raise UsageError for a name that is no flavour's: the spelling comes before what is missing here."""
-    if name is not None and name not in NAMES:
-        find(name)  # it raises, and says which there are
+def takers(option: str) -> tuple[str, ...]:
+    """The backends that have ``option``."""
+    return tuple(name for name, row in table().items() if option in row.options.__struct_fields__)
 
 
-def present(
-    files: ModelFiles, kinds: Sequence[str] | None = None, flavour: str | None = None
-) -> tuple[list[str], dict[str, str]]:
-    """(kinds that can run ``files`` here, kind -> reason for the others)."""
-    reasons = {kind: absence(kind, files, flavour) for kind in (KINDS if kinds is None else kinds)}
-    return [kind for kind, reason in reasons.items() if not reason], {kind: reason for kind, reason in reasons.items() if reason}
+def checked(setup: Setup, options: type[Options] | None = None) -> Setup:
+    """The setup with its options as the backend's row types them, or as ``options`` does; raises UsageError for others."""
+    kind = options or row_of(setup.backend).options
+    given = {str(name).replace("-", "_"): value for name, value in setup.options.items()}
+    for name in given:
+        if name not in kind.__struct_fields__:
+            known = ", ".join(field.replace("_", "-") for field in kind.__struct_fields__) or "none of its own"
+            raise UsageError(f"{setup.backend} has no option {name.replace('_', '-')!r}", f"its options: {known}")
+    return msgspec.structs.replace(setup, options=typed(setup.backend, given, kind))
 
 
-def _torch_absence(files: ModelFiles | None, wishes: Wishes) -> str:
-    """It is imported only where it is about to be opened: that takes seconds."""
-    problem = _torch_lacking(files)
-    if problem or files is None:
-        return problem
+def absence(setup: Setup, files: ModelFiles | None = None) -> Absence | None:
+    """Why the setup cannot run ``files`` on this machine, or any file; None where it can. A row that breaks is broken, not we."""
+    asked = checked(setup)
     try:
-        importlib.import_module("edgekit.backends.pytorch.session")
-    except BROKEN as error:
-        return broken_import("PyTorch", error)
-    return ""
+        missing = row_of(setup.backend).absence(files, asked)
+        if not isinstance(missing, Absence | None):
+            raise TypeError(f"its absence is {missing!r}")
+    except EdgekitError:
+        raise
+    except BROKEN as problem:
+        broken = broken_package(setup.backend, problem)
+        return Absence(f"{setup.backend} cannot tell whether it works: {first_line(problem)}", broken.remedy, broken=True)
+    return missing
 
 
-def _torch_lacking(files: ModelFiles | None) -> str:
-    if importlib.util.find_spec("torch") is None:
-        return f"PyTorch is not installed; {pip_install('train')}"
-    if files is not None and (files.torch_model is None or files.torch_weights is None):
-        return "the bundle does not hold a PyTorch model that can be rebuilt from edgekit's own; name one with --source"
-    return ""
+def open_session(setup: Setup, files: ModelFiles, progress: Progress = SILENT) -> Session:
+    """Open ``files`` by the setup; raises MissingError where its backend is not present here, UsageError for no such backend."""
+    asked = present(setup, files)
+    return row_of(asked.backend).open(files, asked, progress)
 
 
-def _torch_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
-    """The driver is asked before PyTorch, which takes seconds to import."""
-    problem = _torch_lacking(files) or cuda_problem()
-    if problem:
-        return problem
+def present(setup: Setup, files: ModelFiles) -> Setup:
+    """The setup, checked; raises MissingError where it cannot run here."""
+    asked = checked(setup)
+    missing = absence(asked, files)
+    if missing:
+        raise missing.error(f"{asked.backend} cannot run here: ")
+    return asked
+
+
+def _rows_of(entry: EntryPoint) -> Iterable[Backend]:
+    """What an entry point names: a row, or several; where it breaks, a row that says so."""
     try:
-        import torch
-
-        version, usable = torch.__version__, torch.cuda.is_available()
-    except BROKEN as error:
-        return broken_import("PyTorch", error)
-    if not usable:
-        return f"the installed PyTorch {version} finds no CUDA; install the one for the CUDA of your driver"
-    return ""
-
-
-def _open_torch(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
-    try:
-        from edgekit.backends.pytorch.session import TorchBackend, TorchCudaBackend
-    except BROKEN as error:
-        raise MissingError(broken_import("PyTorch", error)) from error
-    return (TorchBackend if kind == "torch" else TorchCudaBackend).open(files, wishes.threads)
+        loaded = entry.load()
+        rows = (loaded,) if isinstance(loaded, Backend) else tuple(loaded)
+        if not rows or not all(isinstance(row, Backend) for row in rows):
+            raise TypeError(f"{entry.value} is no edgekit.backends.contract.Backend")
+        for row in rows:
+            _check_row(row)
+    except BROKEN as problem:
+        missing = broken_package(f"the backend of {_origin(entry)}", problem)
+        name = entry.name if check_name(entry.name) and entry.name != EVERY else _origin(entry)
+        return (_unusable(name, Absence(missing.reason, f"pip install --force-reinstall {_origin(entry)}", broken=True)),)
+    return rows
 
 
-def _ort_absence(files: ModelFiles | None, wishes: Wishes) -> str:
-    if importlib.util.find_spec("onnxruntime") is None:
-        return "ONNX Runtime is not installed; pip install onnxruntime, or onnxruntime-gpu"
-    try:
-        importlib.import_module("edgekit.backends.onnxruntime.session")
-    except BROKEN as error:  # a library that is missing, or onnxruntime and onnxruntime-gpu in one place
-        return broken_import("ONNX Runtime", error)
-    return ""
+def _check_row(row: Backend) -> None:
+    """Raise for a row that would break the commands, or could not be asked for by its name."""
+    if not check_name(row.name) or row.name == EVERY:
+        raise ValueError(f"{row.name!r} is no name for a backend")
+    fields = msgspec.structs.fields(row.options)
+    taken = [field.name for field in fields if field.name in Setup.__struct_fields__ or field.encode_name != field.name]
+    if taken:
+        raise ValueError(f"its option {taken[0]!r} has another's name; call it otherwise, without rename")
+    msgspec.to_builtins(row.options())  # every field has a default, and JSON has all of them
+    if not all(isinstance(package, Package) for package in row.packages):
+        raise TypeError(f"{row.name} has packages that are no edgekit.machine.packages.Package")
 
 
-def _ort_cuda_absence(files: ModelFiles | None, wishes: Wishes) -> str:
-    problem = _ort_absence(files, wishes) or cuda_problem()
-    if problem:
-        return problem
-    from edgekit.backends.onnxruntime.session import available_providers
-
-    if "CUDAExecutionProvider" not in available_providers():
-        return "the installed ONNX Runtime has no CUDA; pip uninstall onnxruntime, then pip install onnxruntime-gpu"
-    return ""
+def _reason_of(row: Backend, entry: EntryPoint) -> Absence:
+    """Why a row does not get its name: it is broken anyhow, or another has the name."""
+    broken = row.absence(None, Setup(row.name)) if row.open is _refuse else None
+    return broken or Absence(f"there is another backend {row.name!r}", f"pip uninstall {_origin(entry)}", broken=True)
 
 
-def _ort_tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
-    problem = _ort_cuda_absence(files, wishes)
-    if problem:
-        return problem
-    from edgekit.backends.onnxruntime.session import available_providers, tensorrt_problem
-
-    if "TensorrtExecutionProvider" not in available_providers():
-        return "the installed ONNX Runtime has no TensorRT provider; use tensorrt, which does without ONNX Runtime"
-    return tensorrt_problem()
+def _origin(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.module
 
 
-def _open_ort(kind: str, files: ModelFiles, wishes: Wishes) -> Backend:
-    from edgekit.backends.onnxruntime.layers import OrtCpuBackend
-    from edgekit.backends.onnxruntime.session import OrtBackend
-
-    made = OrtCpuBackend if kind == "ort-cpu" else OrtBackend
-    return made.open(kind, files, wishes.threads, wishes.batches)
+def _unusable(name: str, missing: Absence) -> Backend:
+    return Backend(name, partial(_absent, missing), _refuse)
 
 
-def _tensorrt_absence(files: ModelFiles | None, wishes: Wishes) -> str:
-    """Nothing is imported before the driver is known to start: without one, some releases end the process."""
-    named = wishes.flavour
-    if named not in installed() if named else not installed():
-        return f"{named or 'TensorRT'} is not installed; {how_to_install(named)}"
-    if importlib.util.find_spec("onnx") is None:
-        return "TensorRT is installed, but onnx, by which its engines are built, is not; pip install onnx"
-    return cuda_problem() or _tensorrt_problem(named)
+def _absent(missing: Absence, files: ModelFiles | None, setup: Setup) -> Absence:
+    return missing
 
 
-def _tensorrt_problem(flavour: str | None) -> str:
-    """With a driver: whether TensorRT, the GPU and CUDA's Python go together; of several flavours one is enough."""
-    problems = [_flavour_problem(name) for name in ((flavour,) if flavour else installed())]
-    if all(problems):
-        return problems[0]
-    try:
-        from edgekit.backends.tensorrt.memory import runtime_problem
-    except BROKEN as error:
-        return f"TensorRT is installed, but CUDA's Python cannot be imported: {first_line(error)}; pip install cuda-bindings"
-    return runtime_problem()
-
-
-def _flavour_problem(name: str) -> str:
-    try:
-        return gpu_problem(find(name))
-    except MissingError as error:
-        return str(error)
-
-
-def _open_tensorrt(files: ModelFiles, wishes: Wishes) -> Backend:
-    from edgekit.backends.tensorrt.session import open_tensorrt
-
-    return open_tensorrt(files, wishes)
-
-
-RUNTIMES: Mapping[str, Runtime] = {
-    "torch": Runtime(_torch_absence, partial(_open_torch, "torch")),
-    "torch-cuda": Runtime(_torch_cuda_absence, partial(_open_torch, "torch-cuda"), on_gpu=True),
-    "ort-cpu": Runtime(_ort_absence, partial(_open_ort, "ort-cpu"), by_layer=True),
-    "ort-cuda": Runtime(_ort_cuda_absence, partial(_open_ort, "ort-cuda"), on_gpu=True),
-    "ort-tensorrt": Runtime(_ort_tensorrt_absence, partial(_open_ort, "ort-tensorrt"), on_gpu=True),
-    "tensorrt": Runtime(_tensorrt_absence, _open_tensorrt, by_layer=True, on_gpu=True, in_ranges=True),
-}
-"""Every runtime, in the order of reports."""
-KINDS = tuple(RUNTIMES)
-"""What ``--backend`` takes."""
-
-
-def on_gpu(backend: Backend) -> bool:
-    """Whether its runtime is one of those on a GPU; one that is made up is not."""
-    return backend.name in RUNTIMES and RUNTIMES[backend.name].on_gpu
+def _refuse(files: ModelFiles, setup: Setup, progress: Progress) -> Session:
+    raise MissingError(f"{setup.backend} cannot be opened", "run edgekit doctor")

@@ -2,64 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-from edgekit.backends import absence, check_flavour, present
-from edgekit.bundle.files import ModelFiles
+import msgspec
+
+from edgekit.backends import absence, checked, open_session, present, row_of, table, takers
+from edgekit.backends.contract import Opened
 from edgekit.bundle.folder import Bundle
-from edgekit.errors import BundleError, MissingError, UsageError
+from edgekit.errors import MissingError, UsageError
 from edgekit.machine.packages import pip_install
+from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
+from edgekit.setups import EVERY, Absence, Setup, as_setups
 
 
-def model_files(bundle: Bundle, source: str | None) -> ModelFiles:
-    """The bundle's files; with ``source`` the PyTorch model is built by it, and filled with the bundle's weights."""
-    files = bundle.model_files()
-    if source is None:
-        return files
-    if bundle.weights is None:
-        raise BundleError(f"bundle {bundle.root} holds no PyTorch weights; export it again without --no-keep-weights")
-    return files._replace(torch_model=source, torch_args=bundle.manifest.source.args, torch_weights=bundle.weights)
+class Choice(NamedTuple):
+    """Setups that can run here, and the backends that cannot, where every one was asked for."""
+
+    setups: tuple[Setup, ...]
+    skipped: tuple[Skipped, ...]
 
 
-def check_graph(cuda_graph: bool, kinds: Sequence[str]) -> None:
-    if cuda_graph and "tensorrt" not in kinds:
-        raise UsageError("--cuda-graph is for tensorrt, which does not take part here; leave it out, or see edgekit doctor")
+def choose(bundle: Bundle, asked: Setup | str | Iterable[Setup | str] = ()) -> Choice:
+    """What takes part: each setup asked for, which must be present, or with ``EVERY`` and with none asked for all that is.
+
+    Variants are named, so that a report says which file it is about. Raises MissingError for what cannot run here.
+    """
+    chosen: list[Setup] = []
+    skipped: list[Skipped] = []
+    for wanted in as_setups(asked):
+        setup = msgspec.structs.replace(wanted, variant=bundle.variant(wanted.variant).name)
+        if setup.backend == EVERY:
+            here, absent = _present(bundle, setup)
+            chosen += here
+            skipped += absent
+        else:
+            chosen.append(present(setup, bundle.files(setup.variant)))
+    return Choice(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(skipped)))
 
 
-def flavour_asked(asked: str | None, engine: Path | None) -> str | None:
-    """The one asked for, or that of the engine; raises UsageError where these are two."""
-    if engine is None:
-        return asked
-    from edgekit.backends.tensorrt.engines import flavour_of_engine
-
-    found = flavour_of_engine(engine)
-    if asked not in (None, found):
-        raise UsageError(f"--flavour {asked}: {engine} is an engine of {found}; leave out one of the two")
-    return found
+def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SILENT) -> Opened:
+    """Open the bundle's variant by the setup, under the name that tells it from the others of a report."""
+    session = open_session(setup, bundle.files(setup.variant), progress)
+    return Opened(name, setup, session, row_of(setup.backend).on_gpu)
 
 
-def check_flavour_fits(flavour: str | None, backends: Sequence[str]) -> None:
-    check_flavour(flavour)
-    if flavour is not None and backends and "tensorrt" not in backends:
-        raise UsageError(
-            f"--flavour and --engine are for tensorrt, which is not among {', '.join(backends)}; add --backend tensorrt"
-        )
+def _present(bundle: Bundle, setup: Setup) -> tuple[list[Setup], list[Skipped]]:
+    """Every backend, with those of the options that are its own; an option must have a backend that is present."""
+    _check_known(setup.options)
+    here: list[Setup] = []
+    absent: dict[str, Absence] = {}
+    for name, row in table().items():
+        own = {option: value for option, value in setup.options.items() if option in row.options.__struct_fields__}
+        own_setup = checked(msgspec.structs.replace(setup, backend=name, options=own))
+        missing = absence(own_setup, bundle.files(setup.variant))
+        if missing:
+            absent[name] = missing
+        else:
+            here.append(own_setup)
+    for option in setup.options:
+        able = takers(option)
+        if not {ready.backend for ready in here} & set(able):
+            raise absent[able[0]].error(f"{able[0]} cannot run here: ")
+    if not here:
+        raise MissingError("no backend works here", f"see edgekit doctor, or {pip_install('cpu')}")
+    return here, [Skipped.of(name, missing) for name, missing in absent.items()]
 
 
-def choose(files: ModelFiles, backends: Sequence[str], flavour: str | None = None) -> tuple[list[str], tuple[Skipped, ...]]:
-    """Runtimes asked for must be present; where none is asked for, those that are not present are named."""
-    check_flavour_fits(flavour, backends)
-    if backends:
-        for kind in backends:
-            problem = absence(kind, files, flavour)
-            if problem:
-                raise MissingError(f"{kind} cannot run here: {problem}")
-        return list(dict.fromkeys(backends)), ()
-    kinds, reasons = present(files, flavour=flavour)
-    if flavour is not None and "tensorrt" in reasons:
-        raise MissingError(f"tensorrt cannot run here: {reasons['tensorrt']}")
-    if not kinds:
-        raise MissingError(f"no runtime works here; see edgekit doctor, or {pip_install('cpu')}")
-    return kinds, tuple(Skipped(kind, reason) for kind, reason in reasons.items())
+def _check_known(options: Mapping[str, Any]) -> None:
+    for option in options:
+        if not takers(option):
+            raise UsageError(f"no backend has the option {option.replace('_', '-')!r}", "check the spelling")

@@ -1,4 +1,7 @@
-"""What a backend is: a row of the table, a session that it opens, and what a session may also be able to do."""
+"""What a backend is: a row of the table, the session that it opens, and what a session may also be able to do.
+
+A backend from elsewhere needs nothing else of edgekit's: what its row and its sessions are made of can be had from here.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,32 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 from types import TracebackType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import msgspec
 
 from edgekit.bundle.files import ModelFiles
-from edgekit.progress import SILENT, Progress
+from edgekit.machine.packages import Examined, Package
+from edgekit.progress import Progress
+from edgekit.reports.build import BuildReport
+from edgekit.setups import Absence, Setup
 from edgekit.tensors import Array, BatchRange, Feed, TensorSpec
 
+__all__ = [
+    "Absence", "Array", "Backend", "BatchRange", "BuildReport", "Builder", "ByLayer", "DeviceTimes", "Examined",
+    "Feed", "InRanges", "LayerTime", "ModelFiles", "OnDevice", "Opened", "Options", "Package", "Progress",
+    "Session", "Setup", "Target", "TensorSpec", "launch_bound", "queued",
+]  # fmt: skip
+Own = TypeVar("Own", bound="Options")
 LAUNCH_BOUND = 0.9
 HELD_UP = 0.5
 
 
-class Backend(Protocol):
-    """A model opened in a runtime; a context manager.
+class Session(Protocol):
+    """A model opened in a backend; a context manager.
 
     ``facts`` say what the numbers depend on: versions, device, precision, TF32, providers really in use.
     """
-
-    @property
-    def name(self) -> str:
-        """One of ``KINDS``."""
-        ...
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -51,9 +60,25 @@ class Backend(Protocol):
         """Put the inputs on the device; the function runs the model once and returns when the work is done."""
         ...
 
-    def __enter__(self) -> Backend: ...
+    def __enter__(self) -> Session: ...
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class Opened(NamedTuple):
+    """A session with the setup that opened it, as a context manager; ``name`` tells it from the others of a report."""
+
+    name: str
+    setup: Setup
+    session: Session
+    on_gpu: bool = False
+
+    def __enter__(self) -> Opened:
+        self.session.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.session.__exit__(kind, value, trace)  # whatever it answers: an error in a session is never swallowed
 
 
 class DeviceTimes(NamedTuple):
@@ -68,7 +93,7 @@ class DeviceTimes(NamedTuple):
 
 @runtime_checkable
 class OnDevice(Protocol):
-    """What a runtime has beside ``Backend`` where its device keeps the time of its own work."""
+    """What a session has beside ``Session`` where its device keeps the time of its own work."""
 
     def device_times(self, feed: Feed, count: int) -> DeviceTimes:
         """``count`` calls by the device's own clock, timed as ``queued`` does."""
@@ -96,7 +121,7 @@ def queued(
 def launch_bound(host_ms: Sequence[float], ms: Sequence[float]) -> bool:
     """Whether the host, which took ``host_ms`` to queue each call, kept the device waiting, which took ``ms``.
 
-    A full queue holds the host up as well, but not from the start: its quickest turn was made while there was room.
+    A full queue holds the host up as well, but not from the start: the fastest iteration ran before the queue filled.
     """
     took = median(ms)
     return median(host_ms) > LAUNCH_BOUND * took and min(host_ms) > HELD_UP * took
@@ -116,7 +141,7 @@ class LayerTime(NamedTuple):
 
 @runtime_checkable
 class ByLayer(Protocol):
-    """What a runtime has beside ``Backend`` where it tells what each of its layers takes."""
+    """What a session has beside ``Session`` where it tells what each of its layers takes."""
 
     def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
         """Times of ``count`` calls, in the order of execution; the runtime's own profiler makes these calls slower."""
@@ -125,7 +150,7 @@ class ByLayer(Protocol):
 
 @runtime_checkable
 class InRanges(Protocol):
-    """What a runtime has beside ``Backend`` where it takes some batch sizes and no others."""
+    """What a session has beside ``Session`` where it takes some batch sizes and no others."""
 
     @property
     def ranges(self) -> tuple[BatchRange, ...]:
@@ -133,29 +158,45 @@ class InRanges(Protocol):
         ...
 
 
-class Wishes(NamedTuple):
-    """How to open a runtime: ``threads`` on the CPU; ``batches`` an engine must take; the rest is for TensorRT alone.
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A backend's own options, each with a default; ``setup.options`` are held against them before anything is opened."""
 
-    ``engine``: this file and no other; where it does not fit, nothing is built instead.
+    @classmethod
+    def of(cls: type[Own], setup: Setup) -> Own:
+        """The setup's options, typed, with the defaults of those that it leaves out."""
+        return msgspec.convert(setup.options, cls)
+
+
+class Target(NamedTuple):
+    """Where what is built ahead goes: into the backend's cache, or to ``output``; ``rebuild`` even if a fitting one is there."""
+
+    output: Path | None = None
+    rebuild: bool = False
+
+
+class Builder(msgspec.Struct, frozen=True):
+    """What a backend makes ahead, an engine or a blob: ``build`` makes it by a setup whose options are ``options``."""
+
+    options: type[Options]
+    build: Callable[[ModelFiles, Setup, Target, Progress], BuildReport]
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """A row of the table of backends; making one imports no runtime.
+
+    ``packages`` are what it needs, for ``edgekit doctor``. ``absence`` says why the setup cannot run the files (None: any files)
+    on this machine; ``open`` is called only where it says nothing. ``by_layer``: its sessions are ``ByLayer``. ``on_gpu``: it
+    computes on a GPU, whose clock follows its work. ``in_ranges``: its sessions are ``InRanges``, and are asked for no batch
+    beyond the usual ones by those that can do without. ``doctor_facts`` are lines of its own for what doctor says of the machine.
     """
 
-    threads: int | None = None
-    batches: tuple[int, ...] = ()
-    cuda_graph: bool = False
-    flavour: str | None = None
-    engine: Path | None = None
-    progress: Progress = SILENT
-
-
-class Runtime(NamedTuple):
-    """``absence``: why it cannot run the files here, or nothing; ``open`` is called only where that is nothing.
-
-    ``by_layer``: what it opens is ``ByLayer``. ``on_gpu``: it computes on a GPU, whose clock follows its work.
-    ``in_ranges``: what it opens is ``InRanges``, and is asked for no batch beyond the usual ones by those that can do without.
-    """
-
-    absence: Callable[[ModelFiles | None, Wishes], str]
-    open: Callable[[ModelFiles, Wishes], Backend]
+    name: str
+    absence: Callable[[ModelFiles | None, Setup], Absence | None]
+    open: Callable[[ModelFiles, Setup, Progress], Session]
+    options: type[Options] = Options
+    packages: tuple[Package, ...] = ()
     by_layer: bool = False
     on_gpu: bool = False
     in_ranges: bool = False
+    builder: Builder | None = None
+    doctor_facts: Callable[[], Mapping[str, str]] = dict

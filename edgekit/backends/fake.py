@@ -1,4 +1,4 @@
-"""A runtime made of a Python function: for tests, and to measure what the timing loop itself costs."""
+"""A session made of a Python function: for tests, and to measure what the timing loop itself costs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from types import TracebackType
 from edgekit.tensors import Array, Feed, TensorSpec
 
 
-class FakeBackend:
-    """Runs ``function(feed) -> outputs`` as if it were a runtime."""
+class FakeSession:
+    """Runs ``function(feed) -> outputs`` as if a backend had opened it."""
 
     def __init__(
         self,
         function: Callable[[Feed], dict[str, Array]],
         inputs: tuple[TensorSpec, ...] = (),
         outputs: tuple[TensorSpec, ...] = (),
-        name: str = "fake",
         facts: Mapping[str, str] | None = None,
     ) -> None:
-        self.name, self.inputs, self.outputs = name, inputs, outputs
+        self.inputs, self.outputs = inputs, outputs
         self.facts: Mapping[str, str] = facts or {}
         self._function = function
 
@@ -35,7 +34,7 @@ class FakeBackend:
 
         return call
 
-    def __enter__(self) -> FakeBackend:
+    def __enter__(self) -> FakeSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

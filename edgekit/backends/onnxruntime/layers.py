@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from edgekit.backends.contract import LayerTime
-from edgekit.backends.onnxruntime.session import PROVIDERS, OrtBackend, new_session, read_model, session_options
+from edgekit.backends.onnxruntime.session import PROVIDERS, OrtSession, new_session, read_for_session, session_options
 from edgekit.tensors import Feed
 
 WARM_UP = 3
@@ -24,16 +24,16 @@ _CALL, _GRAPH = "model_run", "SequentialExecutor::Execute"
 _ADDED = re.compile(r"^fused |(_bn|_nchwc|_token_\d+)+$")
 
 
-class OrtCpuBackend(OrtBackend):
+class OrtCpuSession(OrtSession):
     """A session on the CPU, which can tell its nodes' times."""
 
     def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
         """Of a session of its own: profiling costs every call, and cannot be switched off in this one."""
-        options = session_options(int(self.facts["threads"]))
+        options = session_options(self._setup)
         with TemporaryDirectory() as folder:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = new_session(read_model(self._path), options, [(PROVIDERS["ort-cpu"], {})])
+            session = new_session(read_for_session(self._path), options, [(PROVIDERS["ort-cpu"], {})])
             for _ in range(WARM_UP + count):
                 session.run(self._names, dict(feed))
             profile = Path(session.end_profiling()).read_bytes()

@@ -12,14 +12,14 @@ from types import TracebackType
 import onnxruntime as ort
 
 from edgekit.backends.onnxruntime.linked import linked_tensorrt, loading_problem
-from edgekit.backends.tensorrt.engines import with_default_range
-from edgekit.backends.tensorrt.options import BuildOptions
+from edgekit.backends.tensorrt.options import BuildOptions, with_default_range
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BundleError, FallbackError, first_line
 from edgekit.files import read_bytes
 from edgekit.machine.cpu import cores
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
-from edgekit.onnx.wire import lies_elsewhere, operators
+from edgekit.onnx.wire import operators, tensor_elsewhere
+from edgekit.setups import Absence, Setup
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
 PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
@@ -36,29 +36,31 @@ def available_providers() -> list[str]:
     return list(ort.get_available_providers())
 
 
-class OrtBackend:
+class OrtSession:
     """An inference session whose first provider is the one asked for."""
 
-    def __init__(
-        self, name: str, session: ort.InferenceSession, files: ModelFiles, facts: Mapping[str, str], device: str
-    ) -> None:
-        self.name, self.facts = name, facts
+    def __init__(self, session: ort.InferenceSession, files: ModelFiles, setup: Setup, facts: Mapping[str, str]) -> None:
+        self.facts = facts
         self.inputs: tuple[TensorSpec, ...] = files.inputs
         self.outputs: tuple[TensorSpec, ...] = files.outputs
-        self._session, self._device = session, device
+        self._session, self._setup = session, setup
+        self._device = "cpu" if setup.backend == "ort-cpu" else "cuda"
         self._names = [spec.name for spec in files.outputs]
         self._path = files.onnx
         self._leaving = ExitStack()
 
     @classmethod
-    def open(cls, kind: str, files: ModelFiles, threads: int | None = None, batches: Sequence[int] = ()) -> OrtBackend:
-        """Raises BundleError for a file ONNX Runtime refuses, FallbackError when another provider would run it."""
-        content = read_model(files.onnx)
+    def open(cls, files: ModelFiles, setup: Setup) -> OrtSession:
+        """Open the files with the provider of the setup's backend.
+
+        Raises BundleError for a file ONNX Runtime refuses, FallbackError when another provider would run it.
+        """
+        kind, content = setup.backend, read_for_session(files.onnx)
         with ExitStack() as stack:
             if kind == "ort-tensorrt":
                 stack.enter_context(without_tf32())  # the provider has no option for TF32 in every release
-            providers = _providers(kind, files, batches, content)
-            session = _open(kind, content, files.onnx, threads, providers)
+            providers = _providers(kind, files, setup.batches, content)
+            session = _open(content, files.onnx, setup, providers)
             _check_provider(session, PROVIDERS[kind])
             _check_used(session, PROVIDERS[kind])
             _check_names(session, files)
@@ -67,11 +69,11 @@ class OrtBackend:
                 "providers": ", ".join(session.get_providers()),
                 "precision": _precision(files, providers[0][1]),
                 "graph optimisation": "all",
-                "threads": str(threads or cores()),
+                "threads": str(setup.threads or cores()),
             }
             if kind != "ort-cpu":
                 facts |= {"TF32": _tf32(kind)} | placement(session)
-            opened = cls(kind, session, files, facts, "cpu" if kind == "ort-cpu" else "cuda")
+            opened = cls(session, files, setup, facts)
             opened._leaving = stack.pop_all()
         return opened
 
@@ -106,10 +108,10 @@ class OrtBackend:
 
     def _failure(self, feed: Feed, problem: Exception) -> BundleError:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
-        remedy = "export it again" if self.name == "ort-cpu" else "use smaller batches, or see whether ort-cpu runs it"
+        remedy = "export it again" if self._device == "cpu" else "use smaller batches, or see whether ort-cpu runs it"
         return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}; {remedy}")
 
-    def __enter__(self) -> OrtBackend:
+    def __enter__(self) -> OrtSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -117,15 +119,15 @@ class OrtBackend:
         self._leaving.close()
 
 
-def read_model(path: Path) -> bytes:
+def read_for_session(path: Path) -> bytes:
     """The file's bytes; raises BundleError where running them would take in what no checksum covers."""
     content = read_bytes(path, "ONNX file", BundleError)
     try:
-        elsewhere = lies_elsewhere(content)
+        elsewhere = tensor_elsewhere(content)
         compiled = COMPILED.encode() in content and COMPILED in operators(content)  # it may be a part of another name
     except ValueError as problem:
         raise BundleError(f"{path} is not a whole ONNX file: {problem}; export it again") from None
-    if elsewhere:  # given bytes, ONNX Runtime looks for it in the current folder
+    if elsewhere is not None:  # given bytes, ONNX Runtime looks for it in the current folder
         raise BundleError(
             f"{path} keeps weights in another file, which no checksum covers; export the model again with its weights inside"
         )
@@ -137,10 +139,10 @@ def read_model(path: Path) -> bytes:
     return content
 
 
-def session_options(threads: int | None) -> ort.SessionOptions:
+def session_options(setup: Setup) -> ort.SessionOptions:
     """On so many threads, or on all cores; nothing is printed but errors."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
+    options.intra_op_num_threads = setup.threads or cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
     # bytes of its own format would be taken too, and nothing here has looked into those
@@ -156,10 +158,8 @@ def new_session(
         return ort.InferenceSession(content, options, providers=list(providers), enable_fallback=0)
 
 
-def _open(
-    kind: str, content: bytes, path: Path, threads: int | None, providers: Sequence[tuple[str, dict[str, str]]]
-) -> ort.InferenceSession:
-    options = session_options(threads)
+def _open(content: bytes, path: Path, setup: Setup, providers: Sequence[tuple[str, dict[str, str]]]) -> ort.InferenceSession:
+    kind, options = setup.backend, session_options(setup)
     if kind != "ort-cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if hasattr(ort, "preload_dlls"):
@@ -177,17 +177,17 @@ def _open(
         ) from problem
 
 
-def tensorrt_problem() -> str:
-    """With a driver: why the TensorRT provider cannot load here, with the remedy."""
+def provider_absence() -> Absence | None:
+    """With a driver: why the TensorRT provider cannot load here; None where it can."""
     library = linked_tensorrt(Path(ort.__file__).parent)
     with without_tf32():  # it may be now that the library reads the variable
         problem = loading_problem(library, driver=True) if library else ""  # built in, or another system: the session will tell
     if not problem:
-        return ""
+        return None
     major = library.rpartition(".")[2]
-    return (
-        f"ONNX Runtime's TensorRT provider does not load: {problem}; "
-        f"pip install 'tensorrt=={major}.*', or install TensorRT {major} and add its folder to LD_LIBRARY_PATH"
+    return Absence(
+        f"ONNX Runtime's TensorRT provider does not load: {problem}",
+        f"pip install 'tensorrt=={major}.*', or install TensorRT {major} and add its folder to LD_LIBRARY_PATH",
     )
 
 
@@ -205,7 +205,7 @@ def tensorrt_settings(files: ModelFiles, batches: Sequence[int], quantised: bool
     settings = {"trt_fp16_enable": "1"} if files.precision == "float16" else {}
     if quantised:  # the file's own scales are taken; TensorRT 8 and 10 refuse them without
         settings["trt_int8_enable"] = "1"
-    free = [spec for spec in files.inputs if any(isinstance(axis, str) for axis in spec.shape)]
+    free = [spec for spec in files.inputs if spec.free]
     for sizes in with_default_range(files.inputs, BuildOptions(), batches).profiles:
         for which, batch in (("min", sizes.min), ("opt", sizes.opt), ("max", sizes.max)):
             shapes = (f"{spec.name}:{shape_text(spec.concrete(batch))}" for spec in free)
@@ -241,7 +241,7 @@ def _tf32(kind: str) -> str:
 def _opens_on_cpu(content: bytes) -> bool:
     """Whether, and not why not: the caller raises what the provider that was asked for has said."""
     try:
-        new_session(content, session_options(None), [(PROVIDERS["ort-cpu"], {})])
+        new_session(content, session_options(Setup("ort-cpu")), [(PROVIDERS["ort-cpu"], {})])
     except Exception:
         return False
     return True

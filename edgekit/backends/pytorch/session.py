@@ -22,10 +22,9 @@ from edgekit.models.factory import build_module, load_weights
 from edgekit.tensors import Array, Feed, TensorSpec
 
 
-class TorchBackend:
+class TorchSession:
     """A module in inference mode on the CPU."""
 
-    name: ClassVar[str] = "torch"
     device: ClassVar[str] = "cpu"
 
     def __init__(
@@ -33,20 +32,20 @@ class TorchBackend:
     ) -> None:
         self.inputs, self.outputs, self.facts = inputs, outputs, facts
         self._module = module.eval()
+        self._threads = int(facts["threads"])
 
     @classmethod
-    def open(cls, files: ModelFiles, threads: int | None = None) -> TorchBackend:
-        """Rebuild the model and load its weights; ``threads`` applies to the whole process."""
-        if files.torch_model is None or files.torch_weights is None:
-            raise ModelError("there is no PyTorch model to open; name one with --source")
-        module = build_module(files.torch_model, files.torch_args)
-        load_weights(module, files.torch_weights)
-        torch.set_num_threads(threads or cores())
+    def open(cls, files: ModelFiles, factory: str | None, threads: int | None = None) -> TorchSession:
+        """Make the model by ``factory`` and load the bundle's weights."""
+        if factory is None or files.weights is None:
+            raise ModelError("there is no PyTorch model to open", "name one with --source")
+        module = build_module(factory, files.args)
+        load_weights(module, files.weights)
         facts = {
             "torch": str(torch.__version__),
-            "precision": "float32",
+            "precision": files.precision,
             "graph": "eager, batch norm unfolded",
-            "threads": str(torch.get_num_threads()),
+            "threads": str(threads or cores()),
         }
         return cls(module, files.inputs, files.outputs, facts | cls._device_facts())
 
@@ -56,33 +55,39 @@ class TorchBackend:
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out."""
+        self._use_threads()
         with torch.inference_mode():
             return as_arrays(named_outputs(self._module(*self._tensors(feed))))
 
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Tensors share the arrays' memory: the device is the host."""
-        tensors, module = self._tensors(feed), self._module
+        tensors, module, use_threads = self._tensors(feed), self._module, self._use_threads
 
         def call() -> None:
+            use_threads()
             with torch.inference_mode():
                 module(*tensors)
 
         return call
 
+    def _use_threads(self) -> None:
+        """PyTorch has one number for the process: where sessions of several take turns, the first call of a turn changes it."""
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+
     def _tensors(self, feed: Feed) -> list[torch.Tensor]:
         return [torch.from_numpy(feed[spec.name]).to(self.device) for spec in self.inputs]
 
-    def __enter__(self) -> TorchBackend:
+    def __enter__(self) -> TorchSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
 
-class TorchCudaBackend(TorchBackend):
+class TorchCudaSession(TorchSession):
     """A module on the first GPU, its products and convolutions without TF32 from here until the backend is closed."""
 
-    name: ClassVar[str] = "torch-cuda"
     device: ClassVar[str] = "cuda"
 
     def __init__(

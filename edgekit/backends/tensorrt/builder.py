@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekit.backends.tensorrt.flavour import TensorRT, runs_here
 from edgekit.backends.tensorrt.messages import asking, failure
 from edgekit.backends.tensorrt.monitor import STEPS, Stop, progress_monitor
-from edgekit.backends.tensorrt.network import OnnxFile, Parsed, check_axes, check_types, parse
+from edgekit.backends.tensorrt.network import OnnxFile, check_axes, check_types, parse
 from edgekit.backends.tensorrt.options import DEFAULT_LEVEL, LARGEST_LEVEL, LARGEST_WORKSPACE, BuildOptions
 from edgekit.backends.tensorrt.precision import NetworkLayers, constrain, network_layers
 from edgekit.backends.tensorrt.runtime import not_started, start
@@ -54,7 +55,7 @@ def check_options(trt: TensorRT, options: BuildOptions) -> None:
         raise UsageError(f"a workspace of {options.workspace_mib} MiB is no size; give MiB from 1 to {LARGEST_WORKSPACE}")
 
 
-def build(
+def build_plan(
     trt: TensorRT,
     model: OnnxFile,
     options: BuildOptions,
@@ -76,7 +77,7 @@ def build(
     logger.messages.clear()  # a timing cache that was refused is not why a build fails
     begun = time.perf_counter()
     with progress.task(f"building with {trt}", STEPS) as advance:
-        plan = _build(trt, builder, logger, config, parsed, model, advance, stop or Stop())
+        plan = _build(trt, builder, logger, config, parsed.network, Watched(model.path, advance, stop or Stop()))
     seconds = time.perf_counter() - begun
     measured = b""
     if trt.flavour.timing_cache:
@@ -128,7 +129,7 @@ def _add_profile(
     with asking(trt, f"build for the batch sizes {sizes}", logger) as granted:
         profile = builder.create_optimization_profile()
         for spec in inputs:
-            if any(isinstance(axis, str) for axis in spec.shape):
+            if spec.free:
                 profile.set_shape(spec.name, *(spec.concrete(size) for size in (sizes.min, sizes.opt, sizes.max)))
         granted(config.add_optimization_profile(profile))
 
@@ -143,18 +144,24 @@ def _use_timing_cache(config: Any, content: bytes) -> bool:
     return False
 
 
-def _build(
-    trt: TensorRT, builder: Any, logger: Any, config: Any, parsed: Parsed, model: OnnxFile, advance: Advance, stop: Stop
-) -> bytes:
-    monitor, network = None, parsed.network
+class Watched(NamedTuple):
+    """The file that is built, whom a build tells how far it is, and who may stop it."""
+
+    path: Path
+    advance: Advance
+    stop: Stop
+
+
+def _build(trt: TensorRT, builder: Any, logger: Any, config: Any, network: Any, watched: Watched) -> bytes:
+    monitor = None
     if trt.flavour.progress:
-        monitor = progress_monitor(trt.api, trt.flavour, advance, stop)
+        monitor = progress_monitor(trt.api, trt.flavour, watched.advance, watched.stop)
         config.progress_monitor = monitor
-    with asking(trt, f"build {model.path}", logger):
+    with asking(trt, f"build {watched.path}", logger):
         plan = builder.build_serialized_network(network, config)
-    if stop.reason is not None:
-        raise stop.reason
+    if watched.stop.reason is not None:
+        raise watched.stop.reason
     if plan is None:
-        raise failure(trt, f"build {model.path}", logger.messages)
-    advance(STEPS - (monitor.shown if monitor is not None else 0), "")
+        raise failure(trt, f"build {watched.path}", logger.messages)
+    watched.advance(STEPS - (monitor.shown if monitor is not None else 0), "")
     return bytes(plan)

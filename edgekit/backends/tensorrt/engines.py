@@ -12,38 +12,31 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from edgekit.backends.tensorrt.builder import Built, build
-from edgekit.backends.tensorrt.flavour import TensorRT
-from edgekit.backends.tensorrt.inspector import read_layers
-from edgekit.backends.tensorrt.judgement import judge
-from edgekit.backends.tensorrt.monitor import interruptible
+from edgekit.backends.tensorrt.flavour import TensorRT, runs_here
 from edgekit.backends.tensorrt.network import OnnxFile
-from edgekit.backends.tensorrt.options import DEFAULT_RANGE, BuildOptions
-from edgekit.errors import BundleError, EngineError, OutputError
-from edgekit.files import cache_root, check_writable, destination, read_bytes, replacing, write_bytes
+from edgekit.backends.tensorrt.options import BuildOptions
+from edgekit.errors import EngineError, OutputError
+from edgekit.files import cache_root, destination, replacing
 from edgekit.machine.cpu import system
 from edgekit.machine.gpu import gpu_facts, tf32_fact, users_override
-from edgekit.progress import SILENT, Progress
 from edgekit.reports.build import LayerCount, PrecisionReport
-from edgekit.tensors import BatchRange, TensorSpec
+from edgekit.tensors import TensorSpec
 
 SCHEMA = 2
 RECIPE = 2
 """To be raised when the same key would be built in another way, or judged by other rules."""
-NO_TIMING_CACHE = "this flavour has none: nothing is measured in its builds"
 OF_THE_GPU, OF_THE_DRIVER = ("gpu", "compute_capability", "multiprocessors", "gpu_memory"), ("cuda", "driver")
 WORDS = {"recipe": "edgekit's way to build", "inputs": "the inputs", "outputs": "the outputs", "tf32": "TF32", "gpu": "GPU"}
-MAX_RECORD_BYTES, MAX_TIMING_BYTES = 16 << 20, 1 << 30
+MAX_RECORD_BYTES = 16 << 20
 
 
 class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a plan depends on; the fields about the GPU are empty where it was built without one.
+    """Everything a plan depends on; the fields about the GPU are empty where it was built for none in particular.
 
     Boards of one name differ in their multiprocessors and memory; ``tf32`` is what the options and CUDA's variable make of it.
     """
@@ -102,28 +95,10 @@ class Engine(NamedTuple):
     cached: bool
 
 
-def read_model(
-    path: Path, sha256: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], precision: str
-) -> OnnxFile:
-    """The file in memory, checked once more: these bytes and no others are built."""
-    content = read_bytes(path, "ONNX file", BundleError)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise BundleError(f"{path} changed while it was read; build again")
-    return OnnxFile(path, content, inputs, outputs, precision)
-
-
-def with_default_range(inputs: Sequence[TensorSpec], options: BuildOptions, batches: Sequence[int] = ()) -> BuildOptions:
-    """The options with sizes for the batch, where it is free and none are given: the usual ones, and up to ``batches``."""
-    free = any(isinstance(axis, str) for spec in inputs for axis in spec.shape)
-    if not free or options.profiles:
-        return options
-    largest = max((DEFAULT_RANGE.max, *batches))
-    return msgspec.structs.replace(options, profiles=(BatchRange(DEFAULT_RANGE.min, DEFAULT_RANGE.opt, largest),))
-
-
 def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
     """What an engine of ``model`` built here and now depends on."""
-    facts = gpu_facts()
+    # beside a GPU that it does not know, RTX builds byte by byte what it builds without one
+    facts = gpu_facts() if trt.flavour.needs_gpu or runs_here(trt) else {}
     return EngineKey(
         onnx_sha256=hashlib.sha256(model.content).hexdigest(),
         precision=model.precision,
@@ -208,7 +183,7 @@ def _record_of(path: Path) -> EngineRecord:
 
 
 def _may_differ(trt: TensorRT, key: EngineKey, here: EngineKey) -> tuple[str, ...]:
-    """In what it may have been built elsewhere: by its options or, without a GPU, by a flavour that compiles when it runs."""
+    """In what it may have been built elsewhere: by its options or, by RTX for no GPU in particular: it compiles when it runs."""
     if trt.flavour.compiles_late and not key.gpu:
         return (*OF_THE_GPU, *OF_THE_DRIVER)
     release = ("version", *OF_THE_DRIVER) if key.version.partition(".")[0] == here.version.partition(".")[0] else ()
@@ -225,64 +200,17 @@ def build_again(path: Path, options: BuildOptions) -> str:
     return f"build it again: {' '.join(['edgekit build BUNDLE', *options.flags(), '--output', str(path)])}"
 
 
-def build_engine(
-    trt: TensorRT,
-    model: OnnxFile,
-    options: BuildOptions,
-    *,
-    output: Path | None = None,
-    rebuild: bool = False,
-    progress: Progress = SILENT,
-) -> Engine:
-    """Find the engine or build, check and keep it, in the cache or at ``output``."""
-    key = key_of(trt, model, options)
-    path = output or engine_path(key)
-    check_names_a_file(path)
-    found = None if rebuild else find_engine(key, path)
-    if found is not None:
-        return found
-    if output is not None:
-        check_engine_replaceable(output)
-    check_writable(path.parent)
-    timing = _timing_path(key) if trt.flavour.timing_cache else None
-    if timing is not None:
-        destination(timing)
-        check_writable(timing.parent)
-    with interruptible() as stop:
-        built = build(trt, model, options, _earlier(timing), progress, stop)
-        inspected = read_layers(trt, built.plan, model.inputs, options, built.network.nodes.keys())
-    before = read_record(path)
-    record = EngineRecord(
-        schema=SCHEMA,
-        key=key,
-        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
-        plan_bytes=len(built.plan),
-        seconds=built.seconds,
-        cold_seconds=_cold_seconds(before, key) if built.reused else built.seconds,
-        timing_cache=_told_of_timing(trt, built),
-        layers=built.network.counts,
-        precision=judge(model.precision, trt.flavour, built.network, inspected, options.tf32),
-    )
-    if record.precision.problems:
-        return Engine(None, built.plan, record, False)
-    store(path, built.plan, record)
-    if timing is not None and built.timing_cache:
-        _drop_links(timing)
-        write_bytes(timing, built.timing_cache)
-    return Engine(path, built.plan, record, False)
-
-
 def store(path: Path, plan: bytes, record: EngineRecord) -> None:
     """Both are on the disk before either takes its place; until both have, the pair does not match and nobody loads it."""
     place = record_path(path)
-    _drop_links(path, place)
+    drop_links(path, place)
     # the record takes its place first: one without a plan is known for edgekit's own, and may be replaced
     with replacing(path) as temporary, replacing(place) as beside:
         temporary.write_bytes(plan)
         beside.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
 
-def _drop_links(*places: Path) -> None:
+def drop_links(*places: Path) -> None:
     """A link is no engine's, see ``find_engine``, and what it points to is not ours to replace."""
     for place in places:
         if place.is_symlink():
@@ -321,32 +249,3 @@ def check_engine_replaceable(path: Path) -> None:
             raise OutputError(
                 f"cannot write {path}: {place.name} is there and no engine of edgekit's; move it away or choose another --output"
             )
-
-
-def _timing_path(key: EngineKey) -> Path:
-    """One for each release on each GPU: TensorRT refuses another's."""
-    of = (key.flavour, key.version, key.gpu, key.compute_capability, key.multiprocessors, key.gpu_memory, key.system)
-    which = hashlib.sha256("\n".join(of).encode()).hexdigest()[:16]
-    return engine_folder() / f"timing-{key.flavour}-{key.version}-{which}.cache"
-
-
-def _earlier(timing: Path | None) -> bytes:
-    """What earlier builds measured; nothing where that cannot be read, since it only saves time."""
-    try:
-        if timing is None or not timing.is_file() or timing.stat().st_size > MAX_TIMING_BYTES:
-            return b""
-        return timing.read_bytes()
-    except OSError:
-        return b""
-
-
-def _told_of_timing(trt: TensorRT, built: Built) -> str:
-    """``new``; ``reused``: nothing had to be measured; ``extended``: something had, beside what was there."""
-    if not trt.flavour.timing_cache:
-        return NO_TIMING_CACHE
-    return "new" if not built.reused else "extended" if built.measured else "reused"
-
-
-def _cold_seconds(before: EngineRecord | None, key: EngineKey) -> float | None:
-    """What the same build took when nothing had been measured yet."""
-    return before.cold_seconds if before is not None and before.key == key else None

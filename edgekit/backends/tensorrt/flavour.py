@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from edgekit.errors import BROKEN, MissingError, UsageError, broken_import
-from edgekit.machine.gpu import cuda_problem, gpu_facts
-from edgekit.machine.packages import pip_install
+from packaging.version import InvalidVersion, Version
 
-NAMES = ("tensorrt", "tensorrt-rtx")
-"""What ``--flavour`` takes; the first that works here is the default."""
+from edgekit.backends.tensorrt.options import NAMES
+from edgekit.errors import BROKEN, BrokenError, MissingError, UsageError
+from edgekit.machine.gpu import cuda_absence, gpu_facts
+from edgekit.machine.packages import broken_package, pip_install
+from edgekit.setups import Absence
 
 
 class Flavour(NamedTuple):
@@ -90,23 +90,23 @@ class TensorRT(NamedTuple):
 def find(name: str | None = None) -> TensorRT:
     """Import the flavour ``name``, or the first that can build here; raises MissingError with what to do."""
     if name is not None and name not in NAMES:
-        raise UsageError(f"no TensorRT flavour {name!r}; use one of {', '.join(NAMES)}")
-    problems = {}
-    for one in (name,) if name else NAMES:
-        problems[one] = absence(one)
-        if problems[one]:
-            continue
-        try:
-            return _imported(one)
-        except MissingError as broken:  # another flavour may work
-            problems[one] = str(broken)
-            if name:
-                raise
+        raise UsageError(f"no TensorRT flavour {name!r}", f"use one of {', '.join(NAMES)}")
+    absences: dict[str, Absence] = {}
+    for flavour in (name,) if name else NAMES:
+        absence = build_absence(flavour)
+        if absence is None:
+            try:
+                return _imported(flavour)
+            except MissingError as broken:  # another flavour may work
+                if name:
+                    raise
+                absence = Absence(broken.reason, broken.remedy, isinstance(broken, BrokenError))
+        absences[flavour] = absence
     if name:
-        raise MissingError(f"{name} cannot build here: {problems[name]}")
-    remedy = problems[NAMES[0]].partition("; ")[2] if on_arm() else f"{pip_install('rtx')}, which needs no GPU to build"
-    told = ", ".join(f"{one}: {problem.partition('; ')[0]}" for one, problem in problems.items())
-    raise MissingError(f"no TensorRT can build here ({told}); {remedy}")
+        raise MissingError(f"{name} cannot build here: {absences[name].reason}", absences[name].remedy)
+    remedy = absences[NAMES[0]].remedy if on_arm() else f"{pip_install('rtx')}, which needs no GPU to build"
+    reasons = ", ".join(f"{flavour}: {absence.reason}" for flavour, absence in absences.items())
+    raise MissingError(f"no TensorRT can build here ({reasons})", remedy)
 
 
 def installed() -> tuple[str, ...]:
@@ -114,14 +114,14 @@ def installed() -> tuple[str, ...]:
     return tuple(name for name in NAMES if importlib.util.find_spec(_module(name)) is not None)
 
 
-def absence(name: str) -> str:
-    """Why the flavour ``name`` cannot build on this machine, with the remedy; nothing when it can. Imports nothing."""
-    one = next(flavour for flavour in FLAVOURS if flavour.name == name)
-    if importlib.util.find_spec(one.module) is None:
-        return f"it is not installed; {how_to_install(name)}"
+def build_absence(name: str) -> Absence | None:
+    """Why the flavour ``name`` cannot build on this machine; None when it can. Imports nothing."""
+    flavour = next(row for row in FLAVOURS if row.name == name)
+    if importlib.util.find_spec(flavour.module) is None:
+        return Absence("it is not installed", how_to_install(name))
     # before the import: without a driver some releases end the process
-    problem = cuda_problem() if one.needs_gpu else ""
-    return f"{problem.partition('; ')[0]}; {_remedy_without_gpu()}" if problem else ""
+    absence = cuda_absence() if flavour.needs_gpu else None
+    return Absence(absence.reason, _remedy_without_gpu()) if absence else None
 
 
 def how_to_install(name: str | None = None) -> str:
@@ -145,34 +145,37 @@ def on_arm() -> bool:
     return platform.machine() == "aarch64"
 
 
-def gpu_problem(trt: TensorRT) -> str:
-    """Why no engine of this release runs on the GPU here; nothing where one may."""
+def gpu_absence(trt: TensorRT) -> Absence | None:
+    """Why no engine of this release runs on the GPU here; None where one may."""
     known: list[str] = []
     if trt.flavour.lists_gpus:
         known = dir(trt.api.ComputeCapability)
     return unknown_gpu(str(trt), known, gpu_facts())
 
 
-def unknown_gpu(release: str, known: Collection[str], gpu: Mapping[str, str]) -> str:
-    """Why ``release``, which compiles for the GPUs of ``known`` alone, runs nothing on this one; nothing where it may."""
+def unknown_gpu(release: str, known: Collection[str], gpu: Mapping[str, str]) -> Absence | None:
+    """Why ``release``, which compiles for the GPUs of ``known`` alone, runs nothing on this one; None where it may."""
     capability = gpu.get("compute capability", "")
     if not known or not capability or f"SM{capability.replace('.', '')}" in known:
-        return ""
-    return f"{release} knows no GPU of compute capability {capability}; {how_to_install('tensorrt')}, for TensorRT itself"
+        return None
+    remedy = f"{how_to_install('tensorrt')}, for TensorRT itself"
+    return Absence(f"{release} knows no GPU of compute capability {capability}", remedy)
 
 
 def runs_here(trt: TensorRT) -> bool:
     """There is a GPU, and this release knows it."""
-    return not cuda_problem() and not gpu_problem(trt)
+    return not cuda_absence() and not gpu_absence(trt)
 
 
 def flavour_of(name: str, version: str) -> Flavour | None:
     """The row of the table for an installed version; None for one that edgekit does not know."""
-    found = re.match(r"(\d{1,4})\.(\d{1,4})(?!\d)", version)  # int() gives up on endless numbers
-    if found is None:
+    try:
+        release = Version(version).release[:2]
+    except (InvalidVersion, ValueError):  # ValueError: int() gives up on endless numbers
         return None
-    release = (int(found[1]), int(found[2]))
-    return next((one for one in FLAVOURS if one.name == name and one.first[0] == release[0] and release >= one.first), None)
+    if len(release) < 2:
+        return None
+    return next((row for row in FLAVOURS if row.name == name and row.first[0] == release[0] and release >= row.first), None)
 
 
 def known_versions(name: str) -> str:
@@ -186,10 +189,10 @@ def _imported(name: str) -> TensorRT:
         api = importlib.import_module(_module(name))
         version = str(api.__version__)
     except BROKEN as problem:
-        raise MissingError(broken_import(name, problem)) from problem
+        raise broken_package(name, problem).error() from problem
     flavour = flavour_of(name, version)
     if flavour is None:
-        raise MissingError(f"edgekit does not know {name} {version}; install one of {known_versions(name)}")
+        raise MissingError(f"edgekit does not know {name} {version}", f"install one of {known_versions(name)}")
     return TensorRT(flavour, api, version)
 
 

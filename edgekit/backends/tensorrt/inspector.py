@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from edgekit.backends.tensorrt.flavour import TensorRT, gpu_problem
+from edgekit.backends.tensorrt.flavour import TensorRT, gpu_absence
 from edgekit.backends.tensorrt.judgement import Inspected
 from edgekit.backends.tensorrt.messages import REPORT
 from edgekit.backends.tensorrt.names import onnx_nodes
 from edgekit.backends.tensorrt.options import BuildOptions
-from edgekit.backends.tensorrt.runtime import Loaded, choose_profile, create_context, load, set_shape, start
+from edgekit.backends.tensorrt.runtime import Loaded, choose_profile, create_context, load_engine, set_shape, start
 from edgekit.errors import EngineError
-from edgekit.machine.gpu import cuda_problem
+from edgekit.machine.gpu import cuda_absence
 from edgekit.reports.build import EngineLayer
 from edgekit.tensors import TensorSpec
 
@@ -47,11 +47,11 @@ def read_layers(
     trt: TensorRT, plan: bytes, inputs: tuple[TensorSpec, ...], options: BuildOptions, computing: Set[str]
 ) -> Inspected:
     """What the engine says of its layers on this GPU; raises EngineError for an engine that should load."""
-    problem = (cuda_problem() or gpu_problem(trt)).partition("; ")[0]
-    if problem:
-        return Inspected(None, problem)
+    absence = cuda_absence() or gpu_absence(trt)
+    if absence:
+        return Inspected(None, absence.reason)
     logger = start(trt)
-    loaded = load(trt, logger, plan, "the engine it has just built", REPORT, host_code=options.version_compatible)
+    loaded = load_engine(trt, logger, plan, "the engine it has just built", REPORT, host_code=options.version_compatible)
     documents = _documents(trt, logger, loaded, inputs, options)
     return Inspected(_merged([engine_layers(document, computing) for document in documents]))
 

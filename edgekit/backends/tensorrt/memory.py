@@ -11,6 +11,7 @@ from cuda.bindings import runtime as cudart
 
 from edgekit.backends.contract import DeviceTimes, queued
 from edgekit.errors import EngineError
+from edgekit.setups import Absence
 from edgekit.tensors import Array
 
 SUCCESS, OUT_OF_MEMORY, DRIVER_TOO_OLD = 0, 2, 35  # cudaError_t
@@ -47,35 +48,35 @@ class Device:
     def upload(self, array: Array, address: int) -> None:
         """Start to copy a contiguous ``array``, which must stay until ``wait``."""
         kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-        checked("copy to the GPU", cudart.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
+        checked_call("copy to the GPU", cudart.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
 
     def download(self, address: int, array: Array) -> None:
         """Start to fill a contiguous ``array``, which is whole after ``wait``."""
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        checked("copy from the GPU", cudart.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
+        checked_call("copy from the GPU", cudart.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
 
     def wait(self) -> None:
         """Return when the stream's work is done; errors of kernels arrive here."""
-        checked("finish the work on the GPU", cudart.cudaStreamSynchronize(self.stream))
+        checked_call("finish the work on the GPU", cudart.cudaStreamSynchronize(self.stream))
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
         """What ``enqueue`` puts on the stream, as one graph that ``launch`` puts there again."""
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        checked("begin a graph", cudart.cudaStreamBeginCapture(self.stream, mode))
+        checked_call("begin a graph", cudart.cudaStreamBeginCapture(self.stream, mode))
         try:
             enqueue()
         except BaseException:
             _, *graphs = cudart.cudaStreamEndCapture(self.stream)  # or the stream would stay in capture
             _discard(graphs)
             raise
-        graph = checked("record a graph", cudart.cudaStreamEndCapture(self.stream))
+        graph = checked_call("record a graph", cudart.cudaStreamEndCapture(self.stream))
         made = cudart.cudaGraphInstantiate(graph, 0)
         _discard([graph])
         return self._own("make a graph ready", made, cudart.cudaGraphExecDestroy)
 
     def launch(self, graph: Any) -> None:
         """Put a captured graph on the stream."""
-        checked("launch a graph", cudart.cudaGraphLaunch(graph, self.stream))
+        checked_call("launch a graph", cudart.cudaGraphLaunch(graph, self.stream))
 
     def discard(self, graph: Any) -> None:
         """Give a captured graph back before ``close`` does."""
@@ -100,16 +101,17 @@ class Device:
                 give_back(made)
 
     def _record(self, event: Any) -> None:
-        checked("record an event", cudart.cudaEventRecord(event, self.stream))
+        checked_call("record an event", cudart.cudaEventRecord(event, self.stream))
 
     def _elapsed(self, events: Sequence[Any]) -> tuple[float, ...]:
         self.wait()
         return tuple(
-            float(checked("read the GPU's clock", cudart.cudaEventElapsedTime(begin, end))) for begin, end in pairwise(events)
+            float(checked_call("read the GPU's clock", cudart.cudaEventElapsedTime(begin, end)))
+            for begin, end in pairwise(events)
         )
 
     def _own(self, what: str, result: tuple[Any, ...], give_back: Callable[[Any], Any]) -> Any:
-        made = checked(what, result)
+        made = checked_call(what, result)
         self._taken.append((give_back, made))
         return made
 
@@ -118,23 +120,23 @@ class Device:
         give_back(made)
 
 
-def checked(what: str, result: tuple[Any, ...]) -> Any:
+def checked_call(what: str, result: tuple[Any, ...]) -> Any:
     """What a call gave beside its status; raises EngineError for any status but success."""
     status, *values = result
     if int(status) != SUCCESS:
         _, text = cudart.cudaGetErrorString(status)
         reason = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-        raise EngineError(f"CUDA cannot {what}: {reason}; {REMEDIES.get(int(status), ANEW)}")
+        raise EngineError(f"CUDA cannot {what}: {reason}", REMEDIES.get(int(status), ANEW))
     return values[0] if values else None
 
 
-def runtime_problem() -> str:
-    """Why this cuda-python cannot work with the driver here, with the remedy; nothing when it can."""
+def runtime_absence() -> Absence | None:
+    """Why this cuda-python cannot work with the driver here; None when it can."""
     try:
-        checked("start", cudart.cudaGetDeviceCount())
+        checked_call("start", cudart.cudaGetDeviceCount())
     except EngineError as problem:
-        return str(problem)
-    return ""
+        return Absence(problem.reason, problem.remedy, broken=True)
+    return None
 
 
 def _discard(graphs: list[Any]) -> None:

@@ -62,7 +62,7 @@ def collector(api: Any) -> Any:
 def failure(trt: TensorRT, what: str, messages: Sequence[Message], otherwise: str = SILENT) -> EngineError:
     """The error for a call that gave None, False or -1: ``what`` it could not do, its first reason and the remedy."""
     reason = reason_of(messages, otherwise)
-    return EngineError(f"{trt} cannot {what}: {reason}; {remedy_for(reason)}")
+    return EngineError(f"{trt} cannot {what}: {reason}", remedy_for(reason))
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode]) -> EngineError:
         for (operator, reason), names in groups.items()
     ]
     remedies = dict.fromkeys(remedy_for(node.reason) for node in nodes)
-    return EngineError(f"{trt} refuses {path}: {', '.join(told)}; {', '.join(remedies)}")
+    return EngineError(f"{trt} refuses {path}: {', '.join(told)}", ", ".join(remedies))
 
 
 def remedy_for(reason: str) -> str:

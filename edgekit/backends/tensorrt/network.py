@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekit.backends.tensorrt.flavour import TensorRT
 from edgekit.backends.tensorrt.messages import NO_OPERATOR, BadNode, asking, plain, refusal
 from edgekit.backends.tensorrt.precision import numpy_name
-from edgekit.errors import BROKEN, BundleError, EngineError, MissingError, UsageError, broken_import, first_line
+from edgekit.errors import BROKEN, BundleError, EngineError, UsageError
+from edgekit.machine.packages import broken_package
 from edgekit.tensors import BATCH, TensorSpec, shape_text
 
 
@@ -79,22 +80,11 @@ def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
 def _proto(model: OnnxFile) -> Any:
     """Parsed once beforehand: TensorRT takes junk for an empty network, and would open the files that external data names."""
     try:
-        import onnx
+        from edgekit.onnx.read import ALONE, read_onnx
     except BROKEN as problem:
-        raise MissingError(broken_import("onnx", problem)) from problem
-    try:
-        proto = onnx.load_model_from_string(model.content)
-        if not proto.graph.node:
-            raise ValueError("it holds no graph")
-    except Exception as problem:
-        raise BundleError(f"{model.path} is not an ONNX file: {first_line(problem)}; export it again") from None
+        raise broken_package("onnx", problem).error() from problem
+    proto = read_onnx(model.path, ALONE, model.content)
     _check_graphs(model.path, proto)
-    for held in _tensors(proto.graph, *proto.functions):
-        if held.data_location == onnx.TensorProto.EXTERNAL:
-            raise BundleError(
-                f"{model.path} keeps {held.name or 'a tensor'} in another file, which no checksum covers; "
-                "export it again with its weights inside"
-            )
     return proto
 
 
@@ -104,7 +94,9 @@ def _check_graphs(path: Path, proto: Any) -> None:
         for node in graph.node:
             if not node.output:
                 raise BundleError(f"{path} has a {node.op_type} node that puts out nothing; export it again without")
-    calls = {(one.domain, one.name): {(node.domain, node.op_type) for node in one.node} for one in proto.functions}
+    calls = {
+        (function.domain, function.name): {(node.domain, node.op_type) for node in function.node} for function in proto.functions
+    }
     for name in calls:
         seen, left = set[tuple[str, str]](), [name]
         while left:
@@ -116,38 +108,21 @@ def _check_graphs(path: Path, proto: Any) -> None:
                     left.append(called)
 
 
-def _tensors(*graphs: Any) -> Iterator[Any]:
-    """Of graphs and functions, wherever a tensor can be: also in branches, and in what a function's attributes are by default."""
-    for graph in graphs:
-        yield from getattr(graph, "initializer", ())
-        yield from _parts(getattr(graph, "sparse_initializer", ()))
-        attributes = [attribute for node in graph.node for attribute in node.attribute]
-        for attribute in (*attributes, *getattr(graph, "attribute_proto", ())):
-            yield from (attribute.t, *attribute.tensors)
-            yield from _parts((attribute.sparse_tensor, *attribute.sparse_tensors))
-            yield from _tensors(*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
-
-
-def _parts(sparse: Iterable[Any]) -> Iterator[Any]:
-    for one in sparse:
-        yield from (one.values, one.indices)
-
-
 def _bad_nodes(trt: TensorRT, parser: Any, proto: Any, model: OnnxFile) -> list[BadNode]:
-    found = []
+    bad = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         reason = plain(error.desc())
         if trt.flavour.names_nodes:
-            found.append(BadNode(error.node_name(), error.node_operator(), reason))
+            bad.append(BadNode(error.node_name(), error.node_operator(), reason))
         else:
-            found.append(_numbered(proto, error.node(), reason))
+            bad.append(_numbered(proto, error.node(), reason))
     if trt.flavour.lists_support:
         _, parts = parser.supports_model(model.content)
-        told = {node.name for node in found}
+        named = {node.name for node in bad}
         more = [_numbered(proto, number, NO_OPERATOR) for numbers, supported in parts if not supported for number in numbers]
-        found += [node for node in more if node.name not in told]
-    return found or [BadNode("", "", "the parser does not say why")]
+        bad += [node for node in more if node.name not in named]
+    return bad or [BadNode("", "", "the parser does not say why")]
 
 
 def _numbered(proto: Any, number: int, reason: str) -> BadNode:
@@ -161,12 +136,12 @@ def _check_tensors(network: Any, model: OnnxFile) -> None:
     """Names, types and axes, in the manifest's order of names; a free axis is -1 there."""
     found_inputs = [network.get_input(index) for index in range(network.num_inputs)]
     found_outputs = [network.get_output(index) for index in range(network.num_outputs)]
-    for what, found, specs in (("inputs", found_inputs, model.inputs), ("outputs", found_outputs, model.outputs)):
-        told = sorted(described(tensor.name, numpy_name(tensor.dtype), tensor.shape) for tensor in found)
+    for what, tensors, specs in (("inputs", found_inputs, model.inputs), ("outputs", found_outputs, model.outputs)):
+        given = sorted(described(tensor.name, numpy_name(tensor.dtype), tensor.shape) for tensor in tensors)
         asked = sorted(map(wanted, specs))
-        if told != asked:
+        if given != asked:
             raise EngineError(
-                f"TensorRT reads the {what} {', '.join(told)} from {model.path} where the manifest says {', '.join(asked)}; "
+                f"TensorRT reads the {what} {', '.join(given)} from {model.path} where the manifest says {', '.join(asked)}; "
                 "export the bundle again"
             )
 

@@ -35,10 +35,10 @@ def start(trt: TensorRT) -> Any:
 def not_started(trt: TensorRT, logger: Any, problem: Exception) -> MissingError:
     """The error for pybind11's "factory function returned nullptr"."""
     reason = reason_of(logger.messages, first_line(problem))
-    return MissingError(f"{trt} does not start: {reason}; run edgekit doctor")
+    return MissingError(f"{trt} does not start: {reason}", "run edgekit doctor")
 
 
-def load(trt: TensorRT, logger: Any, plan: bytes, name: str, remedy: str = REBUILD, *, host_code: bool) -> Loaded:
+def load_engine(trt: TensorRT, logger: Any, plan: bytes, name: str, remedy: str = REBUILD, *, host_code: bool) -> Loaded:
     """Deserialise a plan that was checked before, called ``name`` in messages; raises StaleEngineError where TensorRT refuses it.
 
     ``host_code``: it was built to be version compatible, so it carries a runtime of its own, which may run.
@@ -53,7 +53,7 @@ def load(trt: TensorRT, logger: Any, plan: bytes, name: str, remedy: str = REBUI
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         reason = reason_of(logger.messages)
-        raise StaleEngineError(f"{trt} refuses {name}: {reason}; {remedy}")
+        raise StaleEngineError(f"{trt} refuses {name}: {reason}", remedy)
     return Loaded(runtime, engine, [])
 
 
@@ -101,8 +101,8 @@ def check_tensors(trt: TensorRT, engine: Any, name: str, inputs: tuple[TensorSpe
     for what, told_of, specs in (("inputs", found[True], inputs), ("outputs", found[False], outputs)):
         if sorted(told_of) != sorted(map(wanted, specs)):
             raise StaleEngineError(
-                f"{name} has the {what} {', '.join(told_of) or 'none'} where the manifest says "
-                f"{', '.join(map(wanted, specs))}; {REBUILD}"
+                f"{name} has the {what} {', '.join(told_of) or 'none'} where the manifest says {', '.join(map(wanted, specs))}",
+                REBUILD,
             )
 
 

@@ -5,34 +5,30 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from edgekit.backends.contract import DeviceTimes, LayerTime, Wishes
-from edgekit.backends.tensorrt.engines import (
-    Engine,
-    EngineRecord,
-    build_again,
-    build_engine,
-    open_engine,
-    read_model,
-    with_default_range,
-)
+from edgekit.backends.contract import DeviceTimes, LayerTime
+from edgekit.backends.tensorrt.build import build_engine, read_model
+from edgekit.backends.tensorrt.engines import Engine, EngineRecord, build_again, flavour_of_engine, open_engine
 from edgekit.backends.tensorrt.flavour import TensorRT, find
 from edgekit.backends.tensorrt.inspector import engine_layers, information
 from edgekit.backends.tensorrt.memory import Device
 from edgekit.backends.tensorrt.messages import REPORT, asking, failure
-from edgekit.backends.tensorrt.names import fused_parts
-from edgekit.backends.tensorrt.options import BuildOptions
+from edgekit.backends.tensorrt.names import NAMELESS, fused_parts
+from edgekit.backends.tensorrt.network import OnnxFile
+from edgekit.backends.tensorrt.options import BuildOptions, RunOptions, with_default_range
 from edgekit.backends.tensorrt.runtime import (
     Loaded,
     check_tensors,
     choose_profile,
     create_context,
     layer_profiler,
-    load,
+    load_engine,
     set_shape,
     start,
     stream_is_capturable,
@@ -40,36 +36,44 @@ from edgekit.backends.tensorrt.runtime import (
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import EngineError, StaleEngineError, UsageError
 from edgekit.machine.gpu import gpu_facts, tf32_fact
+from edgekit.progress import Progress
 from edgekit.reports.build import EngineLayer
+from edgekit.setups import Setup
 from edgekit.tensors import Array, Feed, TensorSpec, check_feed, shape_text
 
 
-def open_tensorrt(files: ModelFiles, wishes: Wishes) -> TensorRTBackend:
-    """Find or build the engine of ``files`` that takes the batches wished for, and open it."""
-    trt = find(wishes.flavour)
-    model = read_model(files.onnx, files.onnx_sha256, files.inputs, files.outputs, files.precision)
-    if wishes.engine is not None:
-        built = open_engine(trt, model, wishes.engine)
-        for batch in wishes.batches if built.record.key.options.profiles else ():
-            built.record.profile_for(batch)  # now, and not when the others have been timed
-        try:
-            return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
-        except StaleEngineError as problem:
-            raise EngineError(
-                f"{str(problem).partition('; ')[0]}; {build_again(wishes.engine, built.record.key.options)}"
-            ) from problem
-    usual = BuildOptions(cuda_graph=wishes.cuda_graph and trt.flavour.compiles_late)
-    options = with_default_range(files.inputs, usual, wishes.batches)
-    built = build_engine(trt, model, options, progress=wishes.progress)
+def open_tensorrt(files: ModelFiles, setup: Setup, progress: Progress) -> TensorRTSession:
+    """Find or build the engine of ``files`` that takes the setup's batches, and open it; or open the engine it names."""
+    options = RunOptions.of(setup)
+    model = read_model(files)
+    if options.engine is not None:
+        return _open_given(files, model, setup, options)
+    trt = find(options.flavour)
+    usual = BuildOptions(cuda_graph=options.cuda_graph and trt.flavour.compiles_late)
+    build = partial(build_engine, trt, model, with_default_range(files.inputs, usual, setup.batches), progress=progress)
+    built = build()
     if built.cached:
         # its key says all that we know of; where it does not load even so, once more from the file
         with suppress(StaleEngineError):
-            return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
-        built = build_engine(trt, model, options, rebuild=True, progress=wishes.progress)
+            return TensorRTSession.open(files, trt, built, cuda_graph=options.cuda_graph)
+        built = build(rebuild=True)
     try:
-        return TensorRTBackend.open(files, trt, built, cuda_graph=wishes.cuda_graph)
+        return TensorRTSession.open(files, trt, built, cuda_graph=options.cuda_graph)
     except StaleEngineError as problem:  # a third time would give the same
-        raise EngineError(f"{str(problem).partition('; ')[0]}; {REPORT}") from problem
+        raise EngineError(problem.reason, REPORT) from problem
+
+
+def _open_given(files: ModelFiles, model: OnnxFile, setup: Setup, options: RunOptions) -> TensorRTSession:
+    """The engine that the setup names, as it is."""
+    path = Path(str(options.engine))
+    trt = find(flavour_of_engine(path))
+    built = open_engine(trt, model, path)
+    for batch in setup.batches if built.record.key.options.profiles else ():
+        built.record.profile_for(batch)  # now, and not when the others have been timed
+    try:
+        return TensorRTSession.open(files, trt, built, cuda_graph=options.cuda_graph)
+    except StaleEngineError as problem:
+        raise EngineError(problem.reason, build_again(path, built.record.key.options)) from problem
 
 
 class Call:
@@ -93,14 +97,12 @@ class Call:
         self._held.append(self.addresses[name])
 
 
-class TensorRTBackend:
+class TensorRTSession:
     """An engine with a context for each profile that is needed.
 
     A context is set up for one ``Call`` at a time: 8.6 allows no two on one profile, and a graph is tied to the shapes of its
     context. Repeating a call costs nothing; alternating between two sets the context up each time.
     """
-
-    name = "tensorrt"
 
     def __init__(self, trt: TensorRT, logger: Any, loaded: Loaded, files: ModelFiles, built: Engine, cuda_graph: bool) -> None:
         self.inputs: tuple[TensorSpec, ...] = files.inputs
@@ -115,7 +117,7 @@ class TensorRTBackend:
         self._device = Device()
 
     @classmethod
-    def open(cls, files: ModelFiles, trt: TensorRT, built: Engine, *, cuda_graph: bool = False) -> TensorRTBackend:
+    def open(cls, files: ModelFiles, trt: TensorRT, built: Engine, *, cuda_graph: bool = False) -> TensorRTSession:
         """Load a plan that has just been checked; raises StaleEngineError where it does not load or is of other tensors."""
         if built.record.precision.problems:
             raise EngineError(
@@ -124,7 +126,7 @@ class TensorRTBackend:
             )
         logger, name = start(trt), f"the engine {built.path}"
         # a version compatible plan carries its own runtime; its bytes were checked
-        loaded = load(trt, logger, built.plan, name, host_code=built.record.key.options.version_compatible)
+        loaded = load_engine(trt, logger, built.plan, name, host_code=built.record.key.options.version_compatible)
         check_tensors(trt, loaded.engine, name, files.inputs, files.outputs)
         return cls(trt, logger, loaded, files, built, cuda_graph)
 
@@ -292,9 +294,10 @@ class TensorRTBackend:
                 raise EngineError("it would take memory while it runs")
             return self._device.capture(enqueue)
         except EngineError as problem:
-            told = str(problem).partition("; ")[0]
-            remedy = ", or build it with --cuda-graph" if self._trt.flavour.compiles_late else ""
-            raise EngineError(f"the engine does not become a CUDA graph: {told}; leave out --cuda-graph{remedy}") from problem
+            rebuild = ", or build it with --cuda-graph" if self._trt.flavour.compiles_late else ""
+            raise EngineError(
+                f"the engine does not become a CUDA graph: {problem.reason}", f"leave out --cuda-graph{rebuild}"
+            ) from problem
 
     def _retire(self, index: int) -> None:
         """The profile's context is no longer set up for the call that had it."""
@@ -331,9 +334,9 @@ class TensorRTBackend:
 
     def _check_open(self) -> None:
         if self._device.closed:
-            raise UsageError("this TensorRT engine is closed and its memory given back; open the backend again")
+            raise UsageError("this TensorRT engine is closed and its memory given back; open it again")
 
-    def __enter__(self) -> TensorRTBackend:
+    def __enter__(self) -> TensorRTSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -361,6 +364,8 @@ def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, Engi
         # it is named after, and told with, the layer that it moves something to
         moves = told.kind == "Reformat" or name.startswith("Reformatting CopyNode")
         hints = () if moves else told.onnx_nodes or fused_parts(name)
+        # a node without a name is called after its output
+        hints = tuple(dict.fromkeys(name for hint in hints for name in (hint, hint.removeprefix(NAMELESS))))
         found.append(LayerTime(name, told.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
     return tuple(found)
 
