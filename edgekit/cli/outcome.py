@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -21,22 +21,31 @@ from rich.segment import Segment
 from rich.text import Text
 
 from edgekit.errors import EdgekitError, Interrupted, first_line, printable
+from edgekit.files import check_outside, check_writable, destination, write_bytes
 from edgekit.progress import Advance, Progress
 from edgekit.reports.base import Report
-from edgekit.reports.console import render
+from edgekit.reports.console import draw
+from edgekit.reports.page import visible
 
 WIDTH = 120  # of tables that go to a file or a pipe
 OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
-# what a terminal would obey, or shows in another order than it is written; lines may end
-_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
-    """Run ``action``, print its report, and exit with the code that it deserves."""
+def carry_out(
+    action: Callable[[Progress], Report], json: bool, debug: bool, output: Path | None = None, bundle: Path | None = None
+) -> NoReturn:
+    """Run ``action``, print its report, and exit with the code that it deserves.
+
+    The JSON goes to the file ``output`` too, which may not lie in the ``bundle`` that is read.
+    """
     console = _console(stderr=True)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a user's model may print; stdout is for the document
+            if output is not None:
+                _check_output(output, bundle)  # better before long work than after it
             report = action(ConsoleProgress(console))
+        if output is not None:
+            write_bytes(output, report.to_json() + b"\n")
         document = report.to_json() + b"\n" if json else _tables(report)
     except KeyboardInterrupt:
         if json:
@@ -55,6 +64,13 @@ def carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> 
     raise typer.Exit(OK if report.passed else CHECK_FAILED)
 
 
+def _check_output(output: Path, bundle: Path | None) -> None:
+    place = destination(output)
+    if bundle is not None:
+        check_outside(place, bundle)
+    check_writable(place.parent)
+
+
 class _Memory(io.StringIO):
     """Where tables are drawn before they are written: as stdout would show them."""
 
@@ -65,18 +81,13 @@ class _Console(Console):
     """One that shows control characters instead of obeying them: names in a bundle are somebody else's."""
 
     def render_str(self, text: str, **how: Any) -> Text:
-        """Before it is measured, so that a table leaves room for it."""
+        """Before it is measured, so that a line leaves room for it."""
         return super().render_str(visible(text), **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What came as no plain text, as in progress bars; rich's own control characters are segments of their own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
-
-
-def visible(text: str) -> str:
-    """Control characters written out, as ``\\x1b``."""
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _console(**where: Any) -> Console:
@@ -91,7 +102,7 @@ def _tables(report: Report) -> bytes:
     memory = _Memory()
     memory.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it decides which lines a table is drawn with
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    render(report, _console(file=memory, force_terminal=terminal or None))
+    draw(report.page(), _console(file=memory, force_terminal=terminal or None))
     return memory.getvalue().encode(memory.encoding, "replace")
 
 

@@ -1,12 +1,18 @@
-"""Every report: a frozen struct that goes to JSON and back. ``passed`` is what the exit code says."""
+"""Every report: a frozen struct that goes to JSON and back, and draws itself as a page.
+
+``passed`` is what the exit code says.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
 from edgekit.errors import InputError, printable
+from edgekit.reports.page import Line, Page, Span, Tone
+from edgekit.setups import Absence
 
 Kind = TypeVar("Kind", bound="Report")
 
@@ -22,6 +28,10 @@ class Report(Part, frozen=True):
     def passed(self) -> bool:
         """False when a check failed: exit code 1."""
         return True
+
+    def page(self) -> Page:
+        """What a reader sees of it; every report says this for itself."""
+        return ()
 
     def to_json(self) -> bytes:
         """One indented JSON document."""
@@ -48,12 +58,35 @@ def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, (list, tuple)):
-        return [_printable(one) for one in value]
-    return {printable(name): _printable(one) for name, one in value.items()} if isinstance(value, dict) else value
+        return [_printable(item) for item in value]
+    return {printable(name): _printable(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 class Skipped(Part, frozen=True):
-    """A runtime that did not take part, and why."""
+    """A backend that did not take part, and why.
+
+    ``backend`` is its name in this report (``edgekit.setups.labels``); the rest says what ``edgekit.setups.Absence`` does.
+    """
 
     backend: str
     reason: str
+    remedy: str = ""
+    broken: bool = False
+
+    @classmethod
+    def of(cls, backend: str, absence: Absence) -> Skipped:
+        """A backend that is absent here."""
+        return cls(backend, absence.reason, absence.remedy, absence.broken)
+
+    @property
+    def absence(self) -> Absence:
+        """Why it did not take part."""
+        return Absence(self.reason, self.remedy, self.broken)
+
+
+def not_present(skipped: Iterable[Skipped], heading: str = "not present", tone: Tone = "dim") -> Page:
+    """One line for each reason: without a driver it is the same for all that need one."""
+    names: dict[str, list[str]] = {}
+    for row in skipped:
+        names.setdefault(str(row.absence), []).append(row.backend)
+    return tuple(Line(Span(f"{heading}: {', '.join(names[reason])}: {reason}", tone)) for reason in names)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from edgekit.reports.base import Part, Report, Skipped
+import statistics
+from collections.abc import Iterator, Sequence
+
+from edgekit.reports.base import Part, Report, Skipped, not_present
+from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, verdict
+from edgekit.setups import Setup, shared_variant
+
+MOST_LAYERS = 15
+"""So many layers are shown of each backend; the JSON has all."""
+WIDEST_INTERVAL = 1.5
+"""A speed-up is withheld where its interval's ends are further apart than this ratio."""
 
 
 class Percentile(Part, frozen=True):
@@ -14,10 +24,12 @@ class Percentile(Part, frozen=True):
 
 
 class LatencyReport(Report, frozen=True):
-    """One runtime, batch and boundary. ``samples_ms`` holds every recorded call, one tuple per block of the interleaving.
+    """One backend, batch and boundary. ``samples_ms`` holds every recorded call, one tuple per block of the interleaving.
 
+    ``backend`` is the row's name in this report: the setup's backend, with what tells it from its namesakes where one backend
+    stands there twice (``edgekit.setups.labels``).
     Boundary ``device``: inputs resident, work complete. Boundary ``end-to-end``: host array in, host array out.
-    ``device_ms`` is what the GPU's own clock says of further calls, made after these; empty where a runtime does not ask it.
+    ``device_ms`` is what the GPU's own clock says of further calls, made after these; empty where a backend does not ask it.
     ``launch_bound``: the host queued those calls no faster than the GPU ran them, so that they show at most what the GPU takes.
     """
 
@@ -33,6 +45,7 @@ class LatencyReport(Report, frozen=True):
     cov: float
     noise: str
     facts: dict[str, str]
+    setup: Setup
     device_ms: tuple[float, ...] = ()
     launch_bound: bool = False
 
@@ -40,6 +53,18 @@ class LatencyReport(Report, frozen=True):
     def count(self) -> int:
         """How many calls were recorded."""
         return sum(map(len, self.samples_ms))
+
+    @property
+    def own_clock_ms(self) -> float | None:
+        """The median by the GPU's own clock; where that is only an upper bound, no more than the host has measured itself."""
+        if not self.device_ms:
+            return None
+        own = statistics.median(self.device_ms)
+        return min(own, self.median_ms) if self.launch_bound else own
+
+    def page(self) -> Page:
+        """Its row, and why it is noisy."""
+        return _latencies("latency in ms", (self,), ())
 
 
 class Comparison(Part, frozen=True):
@@ -70,7 +95,8 @@ class LayerLatency(Part, frozen=True):
 class LayersReport(Part, frozen=True):
     """What each layer takes, in the order of execution, by the runtime's own profiler in ``calls`` calls of its own.
 
-    ``total_ms`` is the median sum of a call. Profiling slows calls down: the time of a whole call is in the rows.
+    ``total_ms`` is the median sum of a call. Profiling slows calls down: the time of a whole call is in the rows, under the same
+    ``backend``.
     """
 
     backend: str
@@ -78,10 +104,31 @@ class LayersReport(Part, frozen=True):
     calls: int
     total_ms: float
     layers: tuple[LayerLatency, ...]
+    setup: Setup
+
+    def page(self) -> Page:
+        """A row for each of the slowest layers, and what all take."""
+        numbers = ("median ms", "share")
+        slowest = sorted(self.layers, key=lambda layer: -layer.median_ms)[:MOST_LAYERS]
+        rows = tuple(
+            (layer.name, layer.operator, ", ".join(layer.nodes), f"{layer.median_ms:.3g}", f"{layer.share:.1%}")
+            for layer in slowest
+        )
+        title = f"layers on {self.backend}, batch {self.batch}, the slowest first"
+        rest = len(self.layers) - len(slowest)
+        more = f"{rest} more layer{' is' if rest == 1 else 's are'} in the JSON; " if rest else ""
+        every = "its one layer takes" if len(self.layers) == 1 else f"all {len(self.layers)} take"
+        return (
+            Table(title, columns("layer", "operator", "ONNX nodes", *numbers, numbers=numbers), rows),
+            Line(
+                f"{more}{every} {self.total_ms:.3g} ms a call by {self.backend}'s profiler, which slows "
+                f"calls down ({self.calls} calls of its own)."
+            ),
+        )
 
 
 class BenchReport(Report, frozen=True):
-    """Latencies of every runtime present, measured interleaved; ``layers`` where they were asked for."""
+    """Latencies of every backend present, measured interleaved; ``layers`` where they were asked for."""
 
     bundle: str
     onnx_sha256: str
@@ -101,3 +148,72 @@ class BenchReport(Report, frozen=True):
             return bool(self.rows)
         first = self.rows[0].batch
         return all(row.median_ms <= self.budget_ms for row in self.rows if row.batch == first and row.boundary == "end-to-end")
+
+    def page(self) -> Page:
+        """A row for each latency, what the columns mean, the budget's check, and who did not take part."""
+        counts = {row.setup.threads for row in self.rows}
+        threads = f"{self.threads} thread(s)" if len(counts) < 2 else "threads as named"
+        variant = shared_variant(row.setup for row in self.rows)
+        return (
+            *_latencies(f"latency of {self.bundle}{variant} in ms, {threads}, interleaved", self.rows, self.comparisons),
+            *map(Line, _own_clock(self.rows)),
+            Line("device: inputs resident, work complete. end-to-end: host array in, host array out."),
+            Line("speed-up: over the first backend, median of the per-round ratios. - (n): withheld, it takes n calls."),
+            Line(
+                f"{self.machine.get('cpu', 'unknown CPU')}, {self.machine.get('cores', '?')} core(s); "
+                f"the timing loop itself costs {self.overhead_us:.2f} us a call."
+            ),
+            *self._budget(),
+            *(item for layers in self.layers for item in layers.page()),
+            *not_present(self.skipped),
+        )
+
+    def _budget(self) -> Page:
+        if self.budget_ms is None or not self.rows:
+            return ()
+        words = f"budget of {self.budget_ms:g} ms for batch {self.rows[0].batch} end-to-end: "
+        return (Line((words, verdict(self.passed))),)
+
+
+def _latencies(title: str, rows: Sequence[LatencyReport], comparisons: Sequence[Comparison]) -> Page:
+    """Noise is told below the table, under the number that a noisy row bears."""
+    numbers = ("batch", "median (95 %)", "P90", "P99", "calls", "speed-up (95 %)")
+    headings = columns(
+        "batch", "boundary", "backend", "median (95 %)", "P90", "P99", "calls", "speed-up (95 %)", "", numbers=numbers
+    )
+    speedups = {(speedup.backend, speedup.batch, speedup.boundary): _speedup(speedup) for speedup in comparisons}
+    cells: list[tuple[Cell, ...]] = []
+    noisy: list[str] = []
+    for row in rows:
+        mark = ""
+        if row.noise != "stable":
+            mark = f"[{len(noisy) + 1}]"
+            noisy.append(f"{mark} {row.noise}")
+        cells.append(
+            (
+                str(row.batch),
+                row.boundary,
+                row.backend,
+                f"{row.median_ms:.3g} ({row.median_low_ms:.3g} .. {row.median_high_ms:.3g})",
+                *(f"- ({point.samples_needed})" if point.ms is None else f"{point.ms:.3g}" for point in row.percentiles),
+                str(row.count),
+                speedups.get((row.backend, row.batch, row.boundary), "1"),
+                Span(mark, "warn"),
+            )
+        )
+    return (Table(title, headings, tuple(cells)), *(Line(Span(line, "warn")) for line in noisy))
+
+
+def _speedup(comparison: Comparison) -> str:
+    """Withheld when its interval is too wide to mean anything."""
+    value = f"{comparison.speedup:.2f}" if comparison.high <= WIDEST_INTERVAL * comparison.low else "-"
+    return f"{value} ({comparison.low:.2f} .. {comparison.high:.2f})"
+
+
+def _own_clock(rows: Sequence[LatencyReport]) -> Iterator[str]:
+    for row in rows:
+        if row.own_clock_ms is not None:
+            sign = "≤ " * row.launch_bound
+            yield f"{row.backend}, batch {row.batch}: {sign}{row.own_clock_ms:.3g} ms by the GPU's own clock."
+    if any(row.launch_bound for row in rows):
+        yield "≤: the GPU waited for the host to queue the calls; it takes no longer than that."

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from edgekit.backends.tensorrt.options import BuildOptions
+import msgspec
+
 from edgekit.reports.base import Part, Report
+from edgekit.reports.page import Line, Page, Span, Table, columns, note, verdict
+from edgekit.setups import Setup
+from edgekit.tensors import BatchRange
 
 
 class LayerCount(Part, frozen=True):
-    """How many layers of a kind (TensorRT's word for it) compute in a precision."""
+    """How many layers of a kind (the runtime's word for it) compute in a precision."""
 
     kind: str
     precision: str
@@ -49,29 +53,67 @@ class PrecisionReport(Part, frozen=True):
 
 
 class BuildReport(Report, frozen=True):
-    """An engine that was built, or found whole and fitting in the cache.
+    """What a backend built ahead, an engine for example, or found whole and fitting.
 
-    ``engine`` is None when a check failed: such an engine is not kept. ``seconds`` is the build's own time; ``cold_seconds`` what
-    the same build took without an earlier one's measurements, where that is known.
+    ``engine`` is the file; None when a check failed: such a file is not kept. ``seconds`` is the build's own time. What a builder
+    does not have is left out: ``flavour`` and ``version`` are what built it; ``cold_seconds`` is what the same build took without
+    an earlier one's measurements, which are in the ``timing_cache``; ``options`` are the backend's own, in whole; ``ranges`` are
+    the batch sizes that the file takes, none where the batch is fixed.
     """
 
     bundle: str
     onnx_sha256: str
-    flavour: str
-    version: str
+    setup: Setup
     engine: str | None
     engine_sha256: str
     engine_bytes: int
     cached: bool
     seconds: float
-    cold_seconds: float | None
-    timing_cache: str
-    options: BuildOptions
-    layers: tuple[LayerCount, ...]
-    precision: PrecisionReport
-    facts: dict[str, str]
+    flavour: str = ""
+    version: str = ""
+    cold_seconds: float | None = None
+    timing_cache: str = ""
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    ranges: tuple[BatchRange, ...] | None = None
+    layers: tuple[LayerCount, ...] = ()
+    precision: PrecisionReport | None = None
+    facts: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """The engine computes in the precision that was asked for."""
-        return not self.precision.problems
+        """The file was kept, and computes in the precision that was asked for."""
+        return self.engine is not None and not (self.precision and self.precision.problems)
+
+    def page(self) -> Page:
+        """In what its layers compute, how long it took, and where it is."""
+        rows = tuple((layer.kind, layer.precision, str(layer.count)) for layer in self.layers)
+        builder = f"{self.flavour or self.setup.backend} {self.version}".rstrip()
+        return (
+            Line(Span(f"{self.bundle} in {builder}", "bold")),
+            *((Table("", columns("layer", "precision", "count", numbers=("count",)), rows),) if rows else ()),
+            *(self._precision(self.precision) if self.precision else ()),
+            Line(self._time()),
+            Line(self._place()),
+        )
+
+    def _precision(self, precision: PrecisionReport) -> Page:
+        tf32 = f", TF32 {self.facts['TF32']}" if "TF32" in self.facts else ""
+        found_in = f"{', '.join(precision.found) or 'none'} found in the {precision.read_from}"
+        words = f"precision: {precision.asked} asked for, {found_in}{tf32}: "
+        return (
+            Line((words, verdict(not precision.problems), f" ({precision.typing})")),
+            *((note(precision.note),) if precision.note else ()),
+            *(Line(Span(problem, "bad")) for problem in precision.problems),
+        )
+
+    def _time(self) -> str:
+        took = f"{'its' if self.cached else 'the'} build took {self.seconds:.2f} s"
+        warm = self.cold_seconds is not None and self.timing_cache == "reused"
+        cold = f", {self.cold_seconds:.2f} s without it" if warm else ""
+        timing = f"; timing cache: {self.timing_cache.replace(': ', ', ')}{cold}" if self.timing_cache else ""
+        return took + timing
+
+    def _place(self) -> str:
+        place = f"{'found' if self.cached else 'wrote'} {self.engine}" if self.engine else "nothing was kept"
+        sizes = "" if self.ranges is None else f"batch {', '.join(map(str, self.ranges)) or 'fixed'}, "
+        return f"{place}: {sizes}{self.engine_bytes / 1e6:.2f} MB"

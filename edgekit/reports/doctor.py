@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from edgekit.reports.base import Part, Report
+from edgekit.reports.base import Part, Report, Skipped, not_present
+from edgekit.reports.page import Line, Page, Span, Table, columns
+from edgekit.setups import Absence
+
+_MARKS = {"ok": Span("ok", "good"), "absent": Span("absent", "dim"), "broken": Span("BROKEN", "bad")}
 
 
 class Finding(Part, frozen=True):
-    """One runtime on this machine: ``status`` is ``ok``, ``absent`` or ``broken``; ``remedy`` is a command or nothing."""
+    """A package, or the driver, on this machine.
+
+    ``status`` is ``ok``, ``absent`` or ``broken``; ``remedy`` is a command or nothing.
+    """
 
     name: str
     status: str
@@ -19,14 +26,34 @@ class Finding(Part, frozen=True):
 class DoctorReport(Report, frozen=True):
     """What works on this machine; something absent is no fault, something broken is.
 
-    ``backends``: of each that ``--backend`` takes, why it is absent here, or nothing.
+    ``backends``: of each that ``--backend`` takes, why it is absent here, or None.
     """
 
     machine: dict[str, str]
     findings: tuple[Finding, ...]
-    backends: dict[str, str] = {}
+    backends: dict[str, Absence | None]
 
     @property
     def passed(self) -> bool:
-        """Nothing is broken; what is absent is no fault."""
-        return all(finding.status != "broken" for finding in self.findings)
+        """Neither a package nor a backend is broken; what is absent is no fault."""
+        return all(finding.status != "broken" for finding in self.findings) and not self._without(broken=True)
+
+    def page(self) -> Page:
+        """A row for each package, the backends that work, and why others do not."""
+        rows = tuple(
+            (row.name, _MARKS.get(row.status, row.status), row.version, row.runs_on, row.problem, row.remedy)
+            for row in self.findings
+        )
+        works = ", ".join(backend for backend, absence in self.backends.items() if absence is None) or "none"
+        return (
+            Table("packages", columns("name", "", "version", "runs on", "problem", "remedy"), rows),
+            Line(f"backends that work here: {works}"),
+            *not_present(self._without(broken=True), "BROKEN", "bad"),
+            *not_present(self._without(broken=False)),
+            Line(", ".join(f"{name} {fact}" for name, fact in self.machine.items())),
+        )
+
+    def _without(self, broken: bool) -> tuple[Skipped, ...]:
+        """The backends that are broken here, or those that are merely absent."""
+        rows = (Skipped.of(backend, absence) for backend, absence in self.backends.items() if absence is not None)
+        return tuple(row for row in rows if row.broken is broken)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from edgekit.reports.base import Part, Report
+from edgekit.reports.page import Line, Page, Table, columns
+from edgekit.tensors import shape_text
 
 
 class Layer(Part, frozen=True):
@@ -27,3 +29,22 @@ class InspectReport(Report, frozen=True):
     macs: int
     batch_norms: int
     facts: dict[str, str]
+
+    def page(self) -> Page:
+        """A row for each layer, what goes in and out, and the sums."""
+        headings = columns("layer", "operator", "output", "parameters", "MACs", numbers=("parameters", "MACs"))
+        rows = tuple(
+            (layer.name, layer.op, shape_text(layer.output_shape), _count(layer.parameters), _count(layer.macs))
+            for layer in self.layers
+        )
+        return (
+            Table(self.source, headings, rows),
+            *(Line(f"input {name}: {text}") for name, text in self.inputs.items()),
+            *(Line(f"output {name}: {text}") for name, text in self.outputs.items()),
+            Line(f"operators: {', '.join(f'{op} {count}' for op, count in self.ops.items())}"),
+            Line(f"{self.parameters:,} parameters, {self.macs:,} MACs a sample, {self.batch_norms} batch norm(s)"),
+        )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""

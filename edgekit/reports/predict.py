@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from edgekit.reports.base import Part, Report
+from edgekit.reports.page import Page, Table, columns
+from edgekit.setups import Setup
 
 
 class Guess(Part, frozen=True):
@@ -20,8 +22,19 @@ class Prediction(Part, frozen=True):
 
 
 class PredictReport(Report, frozen=True):
-    """Labels of pictures."""
+    """Labels of pictures; ``backend`` is the setup's."""
 
     bundle: str
     backend: str
     predictions: tuple[Prediction, ...]
+    setup: Setup
+
+    def page(self) -> Page:
+        """A row for each label, the picture's name beside its first."""
+        rows = tuple(
+            ("" if place else prediction.image, guess.label, f"{guess.probability:.1%}")
+            for prediction in self.predictions
+            for place, guess in enumerate(prediction.guesses)
+        )
+        headings = columns("picture", "label", "probability", numbers=("probability",))
+        return (Table(f"{self.bundle} on {self.backend}", headings, rows),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekit.reports.base import Part, Report
+from edgekit.reports.page import Page, Table, columns, verdict
 
 
 class StepReport(Part, frozen=True):
@@ -26,3 +27,8 @@ class RunReport(Report, frozen=True):
     def passed(self) -> bool:
         """Every step's check holds."""
         return all(step.ok for step in self.steps)
+
+    def page(self) -> Page:
+        """A row for each step."""
+        rows = tuple((step.step, step.status, f"{step.seconds:.1f}", verdict(step.ok), step.detail) for step in self.steps)
+        return (Table(self.recipe, columns("step", "", "seconds", "check", "result", numbers=("seconds",)), rows),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekit.preprocess import Preprocess
 from edgekit.reports.base import Part, Report
+from edgekit.reports.page import Line, Page, Span, verdict
 
 
 class Epoch(Part, frozen=True):
@@ -36,3 +37,17 @@ class TrainReport(Report, frozen=True):
     def passed(self) -> bool:
         """The accuracy bar of the recipe is reached."""
         return self.test_accuracy >= self.min_accuracy
+
+    def page(self) -> Page:
+        """The accuracy that was reached, and its bar."""
+        return (
+            Line(
+                (
+                    f"{self.run}: {self.model}, {self.parameters:,} parameters, test accuracy ",
+                    Span(f"{self.test_accuracy:.4f}", "bold"),
+                    f" after {self.seconds:.1f} s (bar {self.min_accuracy:.4f}: ",
+                    verdict(self.passed),
+                    ")",
+                )
+            ),
+        )

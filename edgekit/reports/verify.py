@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from edgekit.reports.base import Part, Report, Skipped
+from collections.abc import Sequence
+
+from edgekit.reports.base import Part, Report, Skipped, not_present
+from edgekit.reports.page import Cell, Page, Table, columns, verdict
+from edgekit.setups import Setup, shared_variant
 from edgekit.tolerance import Tolerance
 
 
@@ -26,23 +30,32 @@ class OutputDiff(Part, frozen=True):
 
 
 class ParityReport(Report, frozen=True):
-    """A candidate against a reference, over ``samples`` golden inputs."""
+    """A backend against a reference, over ``samples`` golden inputs.
+
+    ``backend`` is the row's name in this report: the setup's backend, with what tells it from its namesakes where one backend
+    stands there twice (``edgekit.setups.labels``).
+    """
 
     reference: str
-    candidate: str
+    backend: str
     samples: int
     tolerance: Tolerance
     outputs: tuple[OutputDiff, ...]
     facts: dict[str, str]
+    setup: Setup
 
     @property
     def passed(self) -> bool:
         """Every output is within the tolerance."""
         return bool(self.outputs) and all(output.within(self.tolerance) for output in self.outputs)
 
+    def page(self) -> Page:
+        """A row for each output."""
+        return (_table(f"parity against {self.reference}", (self,)),)
+
 
 class VerifyReport(Report, frozen=True):
-    """Every runtime present against the bundle's golden outputs."""
+    """Every backend present against the bundle's golden outputs."""
 
     bundle: str
     onnx_sha256: str
@@ -51,5 +64,30 @@ class VerifyReport(Report, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """At least one runtime was checked and every one passed."""
+        """At least one backend was checked and every one passed."""
         return bool(self.parities) and all(parity.passed for parity in self.parities)
+
+    def page(self) -> Page:
+        """A row for each output of each backend, and who did not take part."""
+        reference = self.parities[0].reference if self.parities else "nothing"
+        variant = shared_variant(parity.setup for parity in self.parities)
+        return (_table(f"parity of {self.bundle}{variant}, against {reference}", self.parities), *not_present(self.skipped))
+
+
+def _table(title: str, parities: Sequence[ParityReport]) -> Table:
+    numbers = ("samples", "max |y - r|", "of scale", "allowed", "top-1")
+    headings = columns("backend", "output", *numbers, "", numbers=numbers)
+    return Table(title, headings, tuple(_row(parity, output) for parity in parities for output in parity.outputs))
+
+
+def _row(parity: ParityReport, output: OutputDiff) -> tuple[Cell, ...]:
+    return (
+        parity.backend,
+        output.name,
+        str(parity.samples),
+        output.problem or f"{output.max_abs:.2e}",
+        "-" if output.problem else f"{output.normalised:.2e}",
+        f"{output.limit:.2e}",
+        "-" if output.top1 is None else f"{output.top1:.2%}",
+        verdict(output.within(parity.tolerance)),
+    )

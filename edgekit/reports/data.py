@@ -1,0 +1,25 @@
+"""The report of a dataset."""
+
+from __future__ import annotations
+
+from edgekit.reports.base import Report
+from edgekit.reports.page import Line, Page
+
+
+class DataReport(Report, frozen=True):
+    """A dataset that is on this machine."""
+
+    dataset: str
+    folder: str
+    train: int
+    test: int
+    classes: tuple[str, ...]
+
+    def page(self) -> Page:
+        """How much there is, and where."""
+        return (
+            Line(
+                f"{self.dataset}: {self.train:,} + {self.test:,} pictures of {len(self.classes)} classes, "
+                f"checked, in {self.folder}"
+            ),
+        )
