@@ -20,8 +20,11 @@ import pytest
 from edgekit.bundle import folder as bundling
 from edgekit.bundle.folder import check_replaceable, open_bundle, write_bundle
 from edgekit.bundle.golden import GoldenArrays
-from edgekit.errors import BundleError, OutputError
+from edgekit.bundle.manifest import Allowance
+from edgekit.errors import BundleError, OutputError, UsageError
+from edgekit.files import sha256_of
 from edgekit.tensors import Array
+from edgekit.tolerance import Tolerance
 
 FILES = ("README.md", "golden.npz", "model.onnx", "weights.safetensors")
 
@@ -60,13 +63,12 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose content is read, while a bundle is opened."""
     seen: list[Path] = []
-    original = bundling.sha256_of
 
     def record(path: Path) -> str:
         seen.append(path)
-        return original(path)
+        return sha256_of(path)
 
-    monkeypatch.setattr(bundling, "sha256_of", record)
+    monkeypatch.setattr("edgekit.bundle.folder.sha256_of", record)
     return seen
 
 
@@ -76,10 +78,11 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_a_bundle_opens_and_every_file_is_checked(bundle: Path, hashed: list[Path]) -> None:
     opened = open_bundle(bundle)
     assert opened.root == bundle
-    assert opened.onnx == bundle / "model.onnx"
+    assert opened.onnx_of() == opened.onnx_of("float32") == bundle / "model.onnx"
     assert opened.weights == bundle / "weights.safetensors"
     assert sorted(path.name for path in hashed) == sorted(FILES)
-    assert opened.onnx_sha256 == hashlib.sha256((bundle / "model.onnx").read_bytes()).hexdigest()
+    assert opened.sha256_of() == hashlib.sha256((bundle / "model.onnx").read_bytes()).hexdigest()
+    assert opened.sha256 == hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
 
 
 def test_a_bundle_holds_these_files_and_no_others(bundle: Path) -> None:
@@ -89,10 +92,10 @@ def test_a_bundle_holds_these_files_and_no_others(bundle: Path) -> None:
 def test_the_manifest_has_these_keys(bundle: Path) -> None:
     document = json.loads((bundle / "manifest.json").read_text())
     assert list(document) == [
-        "schema", "name", "inputs", "outputs", "preprocess", "labels", "source", "opset", "fold", "test_accuracy", "golden",
-        "variants", "tools", "notes", "files",
+        "schema", "reads_from", "name", "inputs", "outputs", "preprocess", "labels", "source", "opset", "fold", "test_accuracy",
+        "golden", "variants", "tools", "notes", "files",
     ]  # fmt: skip
-    assert document["schema"] == 3
+    assert (document["schema"], document["reads_from"]) == (4, 4)
     assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 28, 28]}]
     assert document["outputs"] == [{"name": "output", "dtype": "float32", "shape": ["batch", 10]}]
     assert document["preprocess"] == {
@@ -100,9 +103,15 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
         "layout": "NCHW",
     }  # fmt: skip
     assert list(document["source"]) == ["model", "args", "recipe", "weights_sha256", "weights_file"]
-    assert list(document["golden"]) == ["file", "samples", "kind", "seed", "float32_error"]
-    assert [list(variant) for variant in document["variants"]] == [["name", "file", "precision", "tolerance"]]
-    assert list(document["variants"][0]["tolerance"]) == ["atol", "rtol", "top1"]
+    assert list(document["golden"]) == ["file", "samples", "kind", "seed", "original_error", "reference"]
+    assert document["golden"]["reference"] == "PyTorch float64, unfolded (recorded)"
+    (variant,) = document["variants"]
+    assert list(variant) == ["name", "file", "precision", "allowance", "error", "accuracy", "made_by"]
+    assert (variant["name"], variant["precision"]) == ("float32", "float32")
+    assert variant["error"] == document["fold"]["error_exported"]
+    assert variant["made_by"] == {"command": "export", "edgekit": document["tools"]["edgekit"]}
+    assert list(variant["allowance"]) == ["tolerance", "accuracy_points"]
+    assert list(variant["allowance"]["tolerance"]) == ["atol", "rtol", "top1"]
     assert list(document["fold"]) == ["folded", "kept", "error_float64", "error_exported"]
     assert list(document["files"]) == list(FILES)
     assert all(list(entry) == ["sha256", "size"] for entry in document["files"].values())
@@ -118,7 +127,7 @@ def test_the_golden_file_has_these_members_and_dtypes(bundle: Path) -> None:
     assert {name: (str(array.dtype), array.shape) for name, array in members(bundle).items()} == {
         "input.input": ("float32", (8, 1, 28, 28)),
         "float64.output": ("float64", (8, 10)),
-        "float32.output": ("float32", (8, 10)),
+        "original.output": ("float32", (8, 10)),
     }
 
 
@@ -127,22 +136,115 @@ def test_golden_arrays_come_back_as_they_were_written(bundle: Path) -> None:
     assert golden.labels is None
     np.testing.assert_array_equal(golden.inputs["input"], raw["input.input"])
     np.testing.assert_array_equal(golden.float64["output"], raw["float64.output"])
-    np.testing.assert_array_equal(golden.float32["output"], raw["float32.output"])
+    np.testing.assert_array_equal(golden.original["output"], raw["original.output"])
     assert golden.to_npz() == (bundle / "golden.npz").read_bytes()
 
 
 def test_golden_labels_are_kept(bundle: Path) -> None:
     golden = open_bundle(bundle).golden()
-    put(bundle, "golden.npz", GoldenArrays(golden.inputs, golden.float64, golden.float32, np.arange(8)).to_npz())
+    put(bundle, "golden.npz", GoldenArrays(golden.inputs, golden.float64, golden.original, np.arange(8)).to_npz())
     labels = open_bundle(bundle).golden().labels
     assert labels is not None
     np.testing.assert_array_equal(labels, np.arange(8))
 
 
-def test_pytorch_is_offered_for_shipped_models_only(bundle: Path) -> None:
-    assert open_bundle(bundle).model_files().torch_model == "lenet"
+def test_what_the_original_was_made_of_is_handed_on_as_the_manifest_claims_it(bundle: Path) -> None:
+    files = open_bundle(bundle).files()
+    assert (files.factory, files.args, files.weights) == ("lenet", {}, bundle / "weights.safetensors")
     edit(bundle, lambda document: document["source"].update(model="os:system"))
-    assert open_bundle(bundle).model_files().torch_model is None
+    assert open_bundle(bundle).files().factory == "os:system"
+
+
+# variants
+
+
+@pytest.fixture
+def two(bundle: Path) -> Path:
+    """The bundle with a float16 file beside the first; for the manifest any bytes will do."""
+    put(bundle, "half.onnx", b"half")
+    allowance = {"tolerance": {"atol": 1e-5, "rtol": 3e-3, "top1": 0.98}, "accuracy_points": 0.5}
+    half = {"name": "float16", "file": "half.onnx", "precision": "float16", "allowance": allowance}
+    edit(bundle, lambda document: document["variants"].append(half))
+    return bundle
+
+
+def test_a_bundle_gives_every_variant_by_its_name_and_the_first_without_one(two: Path) -> None:
+    bundle = open_bundle(two)
+    assert bundle.variant() is bundle.variant("float32") is bundle.manifest.variants[0]
+    half = bundle.variant("float16")
+    assert half.allowance == Allowance(Tolerance(1e-5, 3e-3, 0.98), 0.5)
+    assert (half.error, half.accuracy, half.made_by) == (None, None, {})
+    assert bundle.onnx_of("float16") == two / "half.onnx"
+    assert bundle.sha256_of("float16") == hashlib.sha256(b"half").hexdigest() != bundle.sha256_of()
+
+
+def test_a_backend_is_given_the_files_of_one_variant(two: Path) -> None:
+    bundle = open_bundle(two)
+    first, half = bundle.files(), bundle.files("float16")
+    assert (first.onnx, first.precision, first.onnx_sha256) == (two / "model.onnx", "float32", bundle.sha256_of())
+    assert (half.onnx, half.precision, half.onnx_sha256) == (two / "half.onnx", "float16", bundle.sha256_of("float16"))
+    assert (first.original, half.original) == (True, False)
+    assert first == bundle.files("float32")
+    assert half._replace(onnx=first.onnx, precision="float32", onnx_sha256=first.onnx_sha256, original=True) == first
+
+
+def test_the_first_variant_is_whichever_stands_first(two: Path) -> None:
+    edit(two, lambda document: document["variants"].reverse())
+    bundle = open_bundle(two)
+    assert (bundle.variant().name, bundle.files().precision) == ("float16", "float16")
+
+
+def test_the_original_computes_what_export_made_of_it_wherever_that_stands(two: Path) -> None:
+    edit(two, lambda document: document["variants"].reverse())
+    bundle = open_bundle(two)
+    assert (bundle.files().original, bundle.files("float32").original) == (False, True)
+
+
+@pytest.mark.parametrize("made_by", [{}, {"command": "quantize"}, {"command": None}, {"export": "1.0"}])
+def test_a_variant_that_export_has_not_made_is_not_what_the_original_computes(bundle: Path, made_by: dict[str, Any]) -> None:
+    assert open_bundle(bundle).files().original
+    edit(bundle, lambda document: document["variants"][0].update(made_by=made_by))
+    assert not open_bundle(bundle).files().original
+
+
+@pytest.mark.parametrize("reference", [None, "", 3])
+def test_a_bundle_says_what_its_reference_is(bundle: Path, reference: Any) -> None:
+    edit(bundle, lambda document: document["golden"].update(reference=reference))
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*`\$\.golden\.reference`; export the bundle again"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["int8", "fp32", "FLOAT32", " "])
+def test_a_variant_that_is_not_there_is_refused_with_those_that_are(two: Path, name: str) -> None:
+    bundle = open_bundle(two)
+    for ask in (bundle.variant, bundle.files, bundle.onnx_of, bundle.sha256_of, bundle.manifest.variant):
+        with pytest.raises(UsageError) as caught:
+            ask(name)
+        assert str(caught.value) == f"bundle lenet has no variant '{name}'; choose one of: float32, float16"
+        assert caught.value.remedy == "choose one of: float32, float16"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "float32"}, "has two variants of the name 'float32'"),
+        ({"file": "model.onnx"}, r"has two variants of one file, model\.onnx"),
+        ({"name": ""}, "calls a variant '', which is no plain name"),
+        ({"name": "half precision"}, "calls a variant 'half precision', which is no plain name"),
+        ({"tolerance": {}}, "unknown field `tolerance`"),
+        ({"allowance": {"tolerance": {}, "accuracy_points": -1}}, "accuracy_points"),
+    ],
+)
+def test_variants_that_cannot_be_told_apart_or_held_are_refused(two: Path, change: dict[str, Any], reason: str) -> None:
+    edit(two, lambda document: document["variants"][1].update(change))
+    with pytest.raises(BundleError, match=rf"manifest\.json .*{reason}.*; export the bundle again"):
+        open_bundle(two)
+
+
+def test_every_variants_file_is_checked_when_a_bundle_is_opened(two: Path) -> None:
+    (two / "half.onnx").write_bytes(b"haLf")
+    with pytest.raises(BundleError, match=r"half\.onnx does not have the sha256"):
+        open_bundle(two)
 
 
 # damage
@@ -245,19 +347,11 @@ def test_a_manifest_with_wrong_values_is_named(bundle: Path, change: Callable[[d
         open_bundle(bundle)
 
 
-def test_a_bundle_of_schema_1_still_opens(bundle: Path) -> None:
-    def older(document: dict[str, Any]) -> None:
-        document["schema"] = 1
-        document["fold"]["folded"] = [{"norm": "1", "kind": "BatchNorm2d", "into": "0"}]
-
-    edit(bundle, older)
-    assert open_bundle(bundle).manifest.fold.folded[0].into == ("0",)
-
-
-def test_a_newer_schema_asks_for_a_newer_edgekit(bundle: Path) -> None:
-    edit(bundle, lambda document: document.update(schema=4, something="new"))
-    with pytest.raises(BundleError, match=r"has schema 4, and this edgekit reads up to 3; upgrade edgekit"):
-        open_bundle(bundle)
+def test_a_manifest_of_no_schema_is_named(bundle: Path) -> None:
+    for schema in (0, -1, True, "4", None, 4.5):
+        edit(bundle, lambda document, schema=schema: document.update(schema=schema))  # type: ignore[misc]
+        with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*schema"):
+            open_bundle(bundle)
 
 
 def test_a_huge_manifest_is_not_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +429,7 @@ def _corrupt(root: Path) -> bytes:
 def _lying_header(root: Path) -> bytes:
     """A small member whose header promises more than any machine has."""
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (1 << 55,)})  # type: ignore[no-untyped-call]
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (1 << 55,)})
     return _replaced(root, "float64.output.npy", buffer.getvalue())
 
 
@@ -443,6 +537,39 @@ def test_a_bundle_is_written_as_it_was_read(bundle: Path, tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copy"]
 
 
+def test_what_was_just_written_is_not_hashed_again(bundle: Path, hashed: list[Path]) -> None:
+    manifest, files = open_bundle(bundle).manifest, contents(bundle)
+    del hashed[:]
+    written = write_bundle(bundle, manifest, files)
+    assert hashed == []
+    assert written == open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_not_written_whole_does_not_take_an_older_bundles_place(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    manifest, files = open_bundle(bundle).manifest, contents(bundle)
+    before, original = snapshot(bundle), Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: original(path, content[path.name == name :]))
+    with pytest.raises(BundleError, match=rf"{name} has \d+ bytes where the manifest says"):
+        write_bundle(bundle, msgspec.structs.replace(manifest, name="newer"), files)
+    assert snapshot(bundle) == before
+    assert os.listdir(bundle.parent) == [bundle.name]
+
+
+def test_what_cannot_be_opened_does_not_take_an_older_bundles_place(bundle: Path) -> None:
+    manifest, files, before = open_bundle(bundle).manifest, contents(bundle), snapshot(bundle)
+    with pytest.raises(BundleError, match=r"golden\.npz is not the golden file its manifest describes"):
+        write_bundle(bundle, manifest, {**files, "golden.npz": npz({})})
+    with pytest.raises(BundleError, match=r"no checksum for model\.onnx"):
+        write_bundle(bundle, manifest, {name: content for name, content in files.items() if name != "model.onnx"})
+    with pytest.raises(BundleError, match="two variants of the name"):
+        write_bundle(bundle, msgspec.structs.replace(manifest, variants=manifest.variants * 2), files)
+    assert snapshot(bundle) == before
+    assert os.listdir(bundle.parent) == [bundle.name]
+
+
 def test_an_older_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
     manifest = open_bundle(bundle).manifest
     source = msgspec.structs.replace(manifest.source, weights_file=None)
@@ -503,7 +630,8 @@ def test_a_file_or_a_link_at_the_place_is_refused(bundle: Path, tmp_path: Path) 
 def test_a_full_disk_leaves_the_older_bundle_and_nothing_else(bundle: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     manifest, files = open_bundle(bundle).manifest, contents(bundle)
     before = snapshot(bundle.parent)
-    original, written = Path.write_bytes, []
+    original = Path.write_bytes
+    written: list[Path] = []
 
     def write_bytes(path: Path, content: bytes) -> int:
         if len(written) == after:
@@ -539,18 +667,17 @@ def test_a_bundle_written_for_the_first_time_is_not_there_in_part(
 
 
 def test_the_same_model_gives_the_same_bundle_byte_for_byte(bundle: Path, tmp_path: Path) -> None:
-    from edgekit.commands.export import export_source
-    from edgekit.sources.module import ExportOptions
+    from edgekit.commands.export import export
+    from edgekit.sources import ExportOptions
 
     (tmp_path / "labels.txt").write_text("\n".join(open_bundle(bundle).manifest.labels))
     options = ExportOptions(
-        output=tmp_path / "again",
         weights=bundle / "weights.safetensors",
         mean=(0.286,),
         std=(0.353,),
         labels=tmp_path / "labels.txt",
     )
-    export_source("lenet", options)
+    export("lenet", tmp_path / "again", options)
     again, first = snapshot(tmp_path / "again"), snapshot(bundle)
     assert again.keys() == first.keys()
     assert [name for name in again if again[name] != first[name]] == []

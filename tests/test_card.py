@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.bundle.card import example, model_card
 from edgekit.bundle.folder import open_bundle
-from edgekit.bundle.manifest import FileEntry, Manifest
+from edgekit.bundle.manifest import Allowance, FileEntry, Manifest, Variant
 from edgekit.reports.export import FoldReport, Kept
 from edgekit.tensors import TensorSpec
 from edgekit.tolerance import Tolerance
@@ -28,6 +28,7 @@ def manifest(bundle: Path) -> Manifest:
 
 
 def program_of(card: str) -> str:
+    program: str
     (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     return program
 
@@ -83,7 +84,7 @@ def test_the_card_names_every_tensor_and_every_number_of_the_preprocessing_and_t
         manifest,
         inputs=(TensorSpec("image", "float32", ("batch", 1, 28, 28)), TensorSpec("age", "int64", ("batch",))),
         outputs=(TensorSpec("scores", "float32", ("batch", 10)), TensorSpec("mask", "bool", ("batch", 3, 7))),
-        variants=(msgspec.structs.replace(manifest.variants[0], tolerance=Tolerance(atol=3e-7, rtol=4e-5, top1=0.97)),),
+        variants=(msgspec.structs.replace(manifest.variant(), allowance=Allowance(Tolerance(atol=3e-7, rtol=4e-5, top1=0.97))),),
         test_accuracy=0.91234,
         opset=21,
         notes=("a note of its own",),
@@ -104,6 +105,42 @@ def test_the_card_names_every_tensor_and_every_number_of_the_preprocessing_and_t
     assert all(label in card for label in manifest.labels)
     assert all(f"{name} {version}" in card for name, version in manifest.tools.items())
     assert '"image": golden["input.image"][:1], "age": golden["input.age"][:1]' in card
+
+
+def test_the_card_shows_every_variant_with_its_allowance_and_its_error(manifest: Manifest) -> None:
+    first = manifest.variant()
+    allowance = Allowance(Tolerance(1e-5, 3e-3, 0.98))
+    half = Variant("float16", "half.onnx", "float16", allowance, 4.2e-4)
+    card = model_card(msgspec.structs.replace(manifest, variants=(first, half)))
+    assert "- `float32` (`model.onnx`): within 1e-06 + 2e-05 x max|r|, and at least 100% of the samples" in card
+    assert "- `float16` (`half.onnx`): within 1e-05 + 0.003 x max|r|, and at least 98% of the samples" in card
+    assert "it was off by 4.2e-04 of the scale" in card
+    assert "| `half.onnx` | the network in float16" in card
+    assert 'InferenceSession("model.onnx"' in card
+    assert 'InferenceSession("half.onnx"' in model_card(msgspec.structs.replace(manifest, variants=(half, first)))
+
+
+def test_an_error_that_was_not_recorded_is_not_on_the_card(manifest: Manifest) -> None:
+    assert "when it was made" in model_card(manifest)
+    variant = msgspec.structs.replace(manifest.variant(), error=None)
+    assert "when it was made" not in model_card(msgspec.structs.replace(manifest, variants=(variant,)))
+
+
+def test_no_dtype_is_claimed_for_the_original(manifest: Manifest) -> None:
+    assert "The reference is PyTorch float64, unfolded (recorded). In its own dtype the original itself is off by" in model_card(
+        manifest
+    )
+    assert "PyTorch's own float32" not in model_card(manifest)
+
+
+def test_the_card_tells_the_reference_in_the_manifests_words_whatever_the_source_is_called(manifest: Manifest) -> None:
+    golden = msgspec.structs.replace(manifest.golden, reference="a measurement, by hand", original_error=None)
+    for name in ("lenet", "net.onnx", "NET.ONNX"):
+        source = msgspec.structs.replace(manifest.source, model=name)
+        card = model_card(msgspec.structs.replace(manifest, golden=golden, source=source))
+        assert "\n\nThe reference is a measurement, by hand.\n\n" in card
+        assert "itself is off by" not in card
+        assert "PyTorch float64" not in card
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "weights.safetensors", "manifest.json"])

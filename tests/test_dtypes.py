@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.bundle.folder import open_bundle
-from edgekit.commands.export import export_source
-from edgekit.commands.verify import verify_bundle
+from edgekit.commands.export import export as export_bundle
+from edgekit.commands.verify import verify
 from edgekit.errors import ModelError, UsageError
 from edgekit.graphs.trace import named_outputs
-from edgekit.sources.module import ExportOptions, load_source, parse_shapes
+from edgekit.sources import ExportOptions
+from edgekit.sources.module import load_source, parse_shapes
 from tests.networks import randomise_norms
+from tests.ways import ways
 
 
 def net(dtype: torch.dtype) -> nn.Module:
@@ -76,31 +78,31 @@ def of_the_batch() -> nn.Module:
 
 @pytest.mark.parametrize(("factory", "dtype"), [("half", "float16"), ("brain", "float32"), ("double", "float32")])
 def test_other_dtypes_are_exported_and_verify(tmp_path: Path, factory: str, dtype: str) -> None:
-    report = export_source(f"tests.test_dtypes:{factory}", ExportOptions(output=tmp_path / "bundle", input_shapes=("1x3x6x6",)))
+    report = export_bundle(f"tests.test_dtypes:{factory}", tmp_path / "bundle", ExportOptions(input_shapes=("1x3x6x6",)))
     manifest = open_bundle(tmp_path / "bundle").manifest
     assert [item.norm for item in report.fold.folded] == ["1"]
     assert {spec.dtype for spec in (*manifest.inputs, *manifest.outputs)} == {dtype}
-    assert manifest.variants[0].precision == dtype
+    assert manifest.variant().precision == dtype
     assert any("was exported as float32" in note for note in report.notes) == (dtype == "float32")
-    assert verify_bundle(tmp_path / "bundle", backends=["ort-cpu"]).passed
+    assert verify(tmp_path / "bundle", ways("ort-cpu")).passed
 
 
 def test_a_float16_tolerance_can_fail(tmp_path: Path) -> None:
-    export_source("tests.test_dtypes:half", ExportOptions(output=tmp_path / "bundle", input_shapes=("1x3x6x6",)))
-    export_source("tests.test_dtypes:damaged_half", ExportOptions(output=tmp_path / "damaged", input_shapes=("1x3x6x6",)))
-    tolerance = open_bundle(tmp_path / "bundle").variant.tolerance
+    export_bundle("tests.test_dtypes:half", tmp_path / "bundle", ExportOptions(input_shapes=("1x3x6x6",)))
+    export_bundle("tests.test_dtypes:damaged_half", tmp_path / "damaged", ExportOptions(input_shapes=("1x3x6x6",)))
+    tolerance = open_bundle(tmp_path / "bundle").variant().allowance.tolerance
     assert 1e-3 <= tolerance.rtol <= 2e-2
     right, wrong = (open_bundle(tmp_path / name).golden().float64["output"] for name in ("bundle", "damaged"))
     assert abs(wrong - right).max() > tolerance.atol + tolerance.rtol * abs(right).max()
 
 
 def test_inputs_by_name_follow_the_signature_and_outputs_keep_their_names(tmp_path: Path) -> None:
-    report = export_source("tests.test_dtypes:doubled", ExportOptions(output=tmp_path / "bundle"))
+    report = export_bundle("tests.test_dtypes:doubled", tmp_path / "bundle")
     manifest = open_bundle(tmp_path / "bundle").manifest
     assert [spec.name for spec in manifest.inputs] == ["image", "scale"]
     assert [spec.name for spec in manifest.outputs] == ["features", "scaled"]
     assert any("training mode" in note for note in report.notes)
-    assert verify_bundle(tmp_path / "bundle", backends=["ort-cpu"]).passed
+    assert verify(tmp_path / "bundle", ways("ort-cpu")).passed
     found = load_source("tests.test_dtypes:doubled", input_shapes=("scale=1x1", "image=1x1x6x6"))
     assert [spec.name for spec in found.inputs] == ["image", "scale"]
     with pytest.raises(UsageError, match=r"no parameter 'picture'.*image, scale"):
@@ -127,17 +129,17 @@ def fixed() -> nn.Module:
 
 
 def test_a_model_that_fixes_its_dtype_has_a_float64_reference_too(tmp_path: Path) -> None:
-    report = export_source("tests.test_dtypes:fixed", ExportOptions(output=tmp_path / "fixed", input_shapes=("1x3x6x6",)))
+    report = export_bundle("tests.test_dtypes:fixed", tmp_path / "fixed", ExportOptions(input_shapes=("1x3x6x6",)))
     assert [item.norm for item in report.fold.folded] == ["1"]
-    assert 0 < (report.float32_error or 0.0) < 1e-5
+    assert 0 < (report.original_error or 0.0) < 1e-5
     golden = open_bundle(tmp_path / "fixed").golden()
     truth = net(torch.float64).eval()(torch.from_numpy(golden.inputs["input"]).double()).detach().numpy()
     assert abs(golden.float64["output"] - truth).max() <= 1e-12 * abs(truth).max()
-    assert verify_bundle(tmp_path / "fixed", backends=["ort-cpu"]).passed
+    assert verify(tmp_path / "fixed", ways("ort-cpu")).passed
 
 
 def test_a_norm_of_the_batch_is_noted(tmp_path: Path) -> None:
-    report = export_source("tests.test_dtypes:of_the_batch", ExportOptions(output=tmp_path / "b", input_shapes=("1x3x6x6",)))
+    report = export_bundle("tests.test_dtypes:of_the_batch", tmp_path / "b", ExportOptions(input_shapes=("1x3x6x6",)))
     assert any(note.startswith("outputs depend on the other samples of a batch: 1 ") for note in report.notes)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
+import importlib.util
 import math
 import os
 import site
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,20 +27,21 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edgekit.bundle.folder import open_bundle
-from edgekit.commands import export as pack
-from edgekit.commands.export import export_source
-from edgekit.errors import ModelError
+from edgekit.commands.export import export as export_bundle
+from edgekit.errors import ModelError, OutputError
 from edgekit.fold import fold
+from edgekit.graphs.golden import record
 from edgekit.graphs.trace import named_outputs, output_specs
 from edgekit.graphs.write import export_onnx
+from edgekit.progress import Advance
 from edgekit.reports.export import FoldReport, Kept
-from edgekit.sources.module import ExportOptions
-from edgekit.tensors import Array, TensorSpec, sample_feed
+from edgekit.sources import origin_of
+from edgekit.tensors import Array, TensorSpec, sample_feed, worst_error
 from tests.networks import image_spec, network, randomise_norms
 
 SINGLE = 2e-5
 SIZES = {"lenet": 28, "lenet-scratch": 28, "resnet18": 28, "densenet": 32}
-METADATA = {"edgekit.sources.module": "a model", "edgekit.labels": '["ä", "b"]'}
+METADATA = {"edgekit.source": "a model", "edgekit.labels": '["ä", "b"]'}
 
 
 class Exported(NamedTuple):
@@ -200,8 +204,9 @@ def test_the_same_graph_gives_the_same_bytes() -> None:
     assert first == second
     assert first == export(small(), inputs).content
     changed = small()
+    bias = changed.get_parameter("0.bias")
     with torch.no_grad():
-        changed[0].bias[0] += 1e-3
+        bias[0] += 1e-3
     assert first != export(changed, inputs).content
 
 
@@ -244,6 +249,7 @@ def test_a_report_that_disagrees_with_the_file_is_an_error(fold_bn: bool, lie: t
 
 def test_an_instance_norm_with_running_statistics_is_counted() -> None:
     norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=True)
+    assert norm.running_var is not None
     norm.running_var.copy_(torch.tensor([0.5, 2.0, 3.0]))
     model = nn.Sequential(nn.Conv2d(1, 3, 3), norm).eval()
     for fold_bn in (True, False):
@@ -311,7 +317,8 @@ def test_a_model_without_a_free_batch_is_refused_in_one_sentence(model: nn.Modul
 
 class Unknown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.special.bessel_j0(x)
+        y: Tensor = torch.special.bessel_j0(x)
+        return y
 
 
 def test_an_operator_that_onnx_lacks_is_named_in_one_sentence() -> None:
@@ -390,7 +397,7 @@ def test_an_output_without_the_batch_in_front_is_refused_by_name(model: nn.Modul
 
 
 def test_exporting_a_model_without_weights_twice_gives_the_same_bundle_and_says_they_are_random(tmp_path: Path) -> None:
-    reports = [export_source("lenet", ExportOptions(output=tmp_path / name)) for name in ("a", "b")]
+    reports = [export_bundle("lenet", tmp_path / name) for name in ("a", "b")]
     assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
     assert any("no --weights were given" in note for note in reports[0].notes)
 
@@ -415,48 +422,119 @@ def test_outputs_that_the_exporter_would_rename_are_refused(model: nn.Module) ->
 
 
 def test_the_written_file_itself_is_measured_and_the_manifest_says_so(tmp_path: Path) -> None:
-    report = export_source("lenet", ExportOptions(output=tmp_path / "a"))
+    report = export_bundle("lenet", tmp_path / "a")
     assert report.measured_in.startswith("ONNX Runtime")
     fold_report = open_bundle(tmp_path / "a").manifest.fold
     assert fold_report == report.fold
     assert fold_report.error_exported == report.exported_error
+    assert open_bundle(tmp_path / "a").variant().error == report.exported_error
     assert 0 < report.exported_error < 1e-5
     assert fold_report.error_float64 is not None
     assert fold_report.error_float64 < 1e-12
 
 
 def test_without_a_runtime_the_graph_is_measured_and_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = pack.importlib.util.find_spec
-    monkeypatch.setattr(pack.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    report = export_source("lenet", ExportOptions(output=tmp_path / "a"))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    report = export_bundle("lenet", tmp_path / "a")
     assert report.measured_in.startswith("PyTorch")
     assert 0 < report.exported_error < 1e-5
 
 
-def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported_bytes = pack.export_onnx
+@pytest.mark.parametrize("order", [("bad", "good"), ("good", "bad")])
+def test_an_output_that_is_no_number_is_never_the_smaller_error(order: tuple[str, str]) -> None:
+    outputs = {"good": np.array([1.0, 2.0]), "bad": np.array([1.0, np.nan])}
+    references = {name: np.array([1.0, 2.5]) for name in order}
+    assert math.isnan(worst_error(outputs, references))
+    assert worst_error(outputs, {"good": references["good"]}) == 0.2
 
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(*args: Any, **options: Any) -> bytes:
-        model = onnx.load_from_string(exported_bytes(*args, **options))
+        model = onnx.load_from_string(export_onnx(*args, **options))
         weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(2), weight.name))
         content: bytes = model.SerializeToString()
         return content
 
-    monkeypatch.setattr(pack, "export_onnx", damaged)
+    monkeypatch.setattr("edgekit.sources.drafting.export_onnx", damaged)
     with pytest.raises(ModelError, match=r"the exported file is off by .* where the original is off by"):
-        export_source("lenet", ExportOptions(output=tmp_path / "a"))
+        export_bundle("lenet", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trace_that_is_not_the_model_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = pack.record
-
     def other(*args: Any) -> Any:
-        golden = recorded(*args)
-        return msgspec.structs.replace(golden, float32={name: -array for name, array in golden.float32.items()})
+        golden = record(*args)
+        return msgspec.structs.replace(golden, original={name: -array for name, array in golden.original.items()})
 
-    monkeypatch.setattr(pack, "record", other)
+    monkeypatch.setattr("edgekit.sources.drafting.record", other)
     with pytest.raises(ModelError, match="depends on something that a trace does not see"):
-        export_source("lenet", ExportOptions(output=tmp_path / "a"))
+        export_bundle("lenet", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+class Told:
+    """Progress that is kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        self.lines.append(f"{title} {total}")
+        yield lambda steps, note: self.lines.append(f"+{steps} {note}".rstrip())
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture
+def onnx_source(tmp_path: Path) -> str:
+    (tmp_path / "net.onnx").write_bytes(export(small(), image_spec(1, 6)).content)
+    return str(tmp_path / "net.onnx")
+
+
+def test_both_kinds_of_source_take_the_steps_that_are_told(tmp_path: Path, onnx_source: str) -> None:
+    steps = {
+        "lenet": ["exporting 4", "+1 tracing, golden outputs", "+1 folding and writing ONNX", "+1 writing the bundle", "+1"],
+        onnx_source: ["exporting 4", "+1 golden outputs", "+1 folding", "+1 writing the bundle", "+1"],
+    }
+    for source, lines in steps.items():
+        told = Told()
+        report = export_bundle(source, tmp_path / "bundle", progress=told)
+        assert told.lines == lines
+        bundle = open_bundle(tmp_path / "bundle")
+        assert (report.variant, report.onnx_sha256) == (bundle.variant().name, bundle.sha256_of())
+        assert report.onnx_bytes == bundle.onnx_of().stat().st_size
+        assert (report.original_error, report.exported_error) == (
+            bundle.manifest.golden.original_error, bundle.variant().error,
+        )  # fmt: skip
+        assert report.notes == bundle.manifest.notes
+        assert report.golden == "8 random inputs"
+
+
+def test_where_the_bundle_goes_is_looked_at_before_the_long_work(
+    tmp_path: Path, onnx_source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.sources.drafting.trace", lambda *_: pytest.fail("it was traced"))
+    monkeypatch.setattr("edgekit.sources.onnx_file.open_onnx", lambda *_: pytest.fail("it was opened"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for source in ("lenet", onnx_source):
+        with pytest.raises(OutputError, match=r"it holds notes\.txt, which is not part of a bundle"):
+            export_bundle(source, tmp_path / "mine")
+        with pytest.raises(OutputError, match="cannot write"):
+            export_bundle(source, tmp_path / "file" / "bundle")
+
+
+def test_a_bundle_is_called_after_its_source_unless_that_is_no_name(
+    tmp_path: Path, onnx_source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = Path(onnx_source).rename(tmp_path / "no name.onnx")
+    for source, name in (("lenet", "lenet"), (str(odd), "model")):
+        assert origin_of(source).name == name
+        assert export_bundle(source).bundle == str(Path("exported", name))
+        assert open_bundle(tmp_path / "exported" / name).manifest.name == name

@@ -15,7 +15,7 @@ from edgekit.models.factory import weights_bytes
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.sources.module import load_source, parse_shapes
 from edgekit.tensors import TensorSpec
-from edgekit.training.loop import train
+from edgekit.training.loop import fit
 from tests.networks import dataset, network
 
 FACTORIES = """
@@ -76,7 +76,7 @@ batch_size = 32
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """A folder with one finished run, ``tiny``."""
-    train(RECIPE, dataset(32), tmp_path / "runs" / "tiny")
+    fit(RECIPE, dataset(32), tmp_path / "runs" / "tiny")
     return tmp_path / "runs"
 
 
@@ -123,7 +123,7 @@ def test_a_shipped_name_knows_its_input(name: str) -> None:
     source = load_source(name)
     assert (source.name, source.factory) == (name, name)
     assert source.inputs == (TensorSpec("input", "float32", ("batch", *MODELS[name].input_shape)),)
-    assert source.recipe is source.report is source.preprocess is None
+    assert (source.recipe, source.report, source.preprocess) == (None, None, None)
 
 
 def test_a_shipped_name_takes_weights_and_a_shape(tmp_path: Path) -> None:
@@ -271,7 +271,8 @@ def test_an_import_path_in_a_run_is_built_with_the_recipes_arguments_only(factor
         "def net(width): return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))\n"
     )
     recipe = msgspec.structs.replace(RECIPE, model=ModelRecipe("run_net_of_a_user:net", {"width": 8}))
-    train(recipe, dataset(32), tmp_path / "run")
+    fit(recipe, dataset(32), tmp_path / "run")
     source = load_source(str(tmp_path / "run"))
     assert source.args == {"width": 8}
+    assert isinstance(source.module, nn.Sequential)
     assert source.module[1].out_features == 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from edgekit.bundle.manifest import GOLDEN, MANIFEST, MODEL, WEIGHTS, Manifest
+from edgekit.bundle.manifest import MANIFEST, Manifest, Variant
 from edgekit.preprocess import Preprocess
 from edgekit.tensors import shape_text
 
@@ -36,8 +36,8 @@ def example(manifest: Manifest) -> str:
         import onnxruntime as ort
 
         manifest = json.load(open("{MANIFEST}", encoding="utf-8"))
-        golden = np.load("{GOLDEN}")  # inputs as the network takes them, with the right answers
-        session = ort.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
+        golden = np.load("{manifest.golden.file}")  # inputs as the network takes them, with the right answers
+        session = ort.InferenceSession("{manifest.variant().file}", providers=["CPUExecutionProvider"])
         (output,) = session.run(["{output}"], {{{feeds}}})
         assert np.allclose(output, golden["float64.{output}"][:1], rtol=1e-4, atol=1e-4)
         {last}
@@ -54,33 +54,37 @@ def _summary(manifest: Manifest) -> str:
 
 
 def _files(manifest: Manifest) -> str:
-    about = {
-        MODEL: "the network: one self-contained ONNX file",
-        GOLDEN: f"{manifest.golden.samples} inputs with the outputs of the original model, in float64 and float32",
-        WEIGHTS: "the original PyTorch weights, before folding; only PyTorch needs them",
-    }
-    rows = [f"| `{name}` | {about[name]} |" for name in (MODEL, GOLDEN, WEIGHTS) if name == MODEL or name in _names(manifest)]
-    rows.append(f"| `{MANIFEST}` | all of this page as data, with the size and sha256 of every file |")
+    about = {variant.file: f"the network in {variant.precision}: one self-contained ONNX file" for variant in manifest.variants}
+    golden = manifest.golden
+    about[golden.file] = f"{golden.samples} inputs with the outputs of the original model, in float64 and in its own dtype"
+    if manifest.source.weights_file:
+        about[manifest.source.weights_file] = "the original PyTorch weights, before folding; only PyTorch needs them"
+    about[MANIFEST] = "all of this page as data, with the size and sha256 of every file"
+    rows = [f"| `{name}` | {what} |" for name, what in about.items()]
     return "\n".join(["## Files", "", "| file | what it is |", "|---|---|", *rows])
 
 
-def _names(manifest: Manifest) -> set[str]:
-    return {manifest.golden.file, *(variant.file for variant in manifest.variants), manifest.source.weights_file or ""}
-
-
 def _check(manifest: Manifest) -> str:
-    tolerance = manifest.variants[0].tolerance
-    error = manifest.golden.float32_error
-    owner = "The original file itself" if manifest.source.model.endswith(".onnx") else "PyTorch's own float32"
+    error = manifest.golden.original_error
+    own = f" In its own dtype the original itself is off by {error:.1e} of the scale." if error is not None else ""
     return (
         "## Check it, time it\n\n"
         "With edgekit installed from its repository (`pip install '/path/to/edgekit[cpu]'` or `[gpu]`; the package of that "
         "name on PyPI is another project). PyTorch is not needed.\n\n```\n"
-        "edgekit verify .              # every runtime here against the recorded float64 outputs; exit code 1 on failure\n"
-        "edgekit bench .               # latency of every runtime here, interleaved\n```\n\n"
-        f"It passes when every output y is within {tolerance.atol:g} + {tolerance.rtol:g} x max|r| of its reference r and "
-        f"at least {tolerance.top1:.0%} of the samples agree in their largest value."
-        + (f" {owner} is off by {error:.1e} of the scale." if error is not None else " The reference is the original file.")
+        "edgekit verify .              # every backend here against the recorded float64 outputs; exit code 1 on failure\n"
+        "edgekit bench .               # latency of every backend here, interleaved\n```\n\n"
+        "It passes when every output y is as near to its reference r as the variant's allowance says:\n\n"
+        + "\n".join(map(_allowance, manifest.variants))
+        + f"\n\nThe reference is {manifest.golden.reference}.{own}"
+    )
+
+
+def _allowance(variant: Variant) -> str:
+    tolerance = variant.allowance.tolerance
+    measured = f"; when it was made it was off by {variant.error:.1e} of the scale" if variant.error is not None else ""
+    return (
+        f"- `{variant.name}` (`{variant.file}`): within {tolerance.atol:g} + {tolerance.rtol:g} x max|r|, and at least "
+        f"{tolerance.top1:.0%} of the samples agree in their largest value{measured}."
     )
 
 

@@ -10,13 +10,18 @@ from edgekit.tensors import TensorSpec
 
 
 class ModelFiles(NamedTuple):
-    """What a runtime needs of a bundle: the ONNX file, its tensors, and the PyTorch model where it can be rebuilt."""
+    """What a backend needs of a bundle: one variant's ONNX file and its tensors, and what the original model was made of.
+
+    ``original``: this variant is what the original model was exported to, so that both compute the same. ``factory`` names what
+    made the original model of ``args``, and ``weights`` is its state_dict as safetensors; all of these are claims of a manifest.
+    """
 
     onnx: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    torch_model: str | None = None
-    torch_args: Mapping[str, Any] = {}
-    torch_weights: Path | None = None
     precision: str = "float32"
     onnx_sha256: str = ""
+    original: bool = True
+    factory: str = ""
+    args: Mapping[str, Any] = {}
+    weights: Path | None = None

@@ -1,7 +1,7 @@
 """Bundles: a folder that proves itself. Opening one checks every file against the manifest's sizes and sha256.
 
-    model.onnx            the network, folded or not
-    golden.npz            inputs with the reference outputs of the original model, in float64 and in float32
+    model.onnx            the network, folded or not; further variants of it are files beside it
+    golden.npz            inputs with the reference outputs of the original model, in float64 and in its own dtype
     weights.safetensors   the original PyTorch weights, unfolded (optional: only PyTorch needs them)
     manifest.json         everything about the above, as data
     README.md             the model card
@@ -11,6 +11,7 @@ Nothing in a bundle is executed or unpickled, and no name in its manifest leaves
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,46 +20,55 @@ import msgspec
 
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.golden import GoldenArrays, read_golden
-from edgekit.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, Manifest, Variant, decode_manifest
+from edgekit.bundle.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    READS_FROM,
+    SCHEMA,
+    FileEntry,
+    Manifest,
+    Variant,
+    decode_manifest,
+)
 from edgekit.errors import BundleError, OutputError
 from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
-from edgekit.models import MODELS
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """An opened, checked bundle."""
+    """An opened, checked bundle; ``sha256`` is that of its ``manifest.json``, and so of all of it.
+
+    Where a variant is named, the empty name is the first.
+    """
 
     root: Path
     manifest: Manifest
+    sha256: str
 
-    @property
-    def variant(self) -> Variant:
-        """The first variant: float32."""
-        return self.manifest.variants[0]
+    def variant(self, name: str = "") -> Variant:
+        """The variant ``name``; raises UsageError that lists those there are."""
+        return self.manifest.variant(name)
 
-    @property
-    def onnx(self) -> Path:
-        """The first variant's file."""
-        return self.root / self.variant.file
+    def onnx_of(self, name: str = "") -> Path:
+        """The file of the variant ``name``."""
+        return self.root / self.variant(name).file
 
-    @property
-    def onnx_sha256(self) -> str:
-        """What reports are tied to."""
-        return self.manifest.files[self.variant.file].sha256
+    def sha256_of(self, name: str = "") -> str:
+        """The fingerprint of the variant's file, which reports are tied to."""
+        return self.manifest.files[self.variant(name).file].sha256
 
-    def model_files(self) -> ModelFiles:
-        """What a runtime needs; PyTorch is offered only for edgekit's own models, never for an import path in a manifest."""
-        source = self.manifest.source
-        rebuildable = source.model in MODELS and source.weights_file is not None
+    def files(self, name: str = "") -> ModelFiles:
+        """What a backend needs of the variant ``name``; what it says of the original model are the manifest's claims."""
+        variant, source = self.variant(name), self.manifest.source
         return ModelFiles(
-            self.onnx,
-            self.manifest.inputs,
-            self.manifest.outputs,
-            torch_model=source.model if rebuildable else None,
-            torch_args=source.args,
-            torch_weights=self.weights if rebuildable else None,
-            precision=self.variant.precision,
-            onnx_sha256=self.onnx_sha256,
+            onnx=self.onnx_of(name),
+            inputs=self.manifest.inputs,
+            outputs=self.manifest.outputs,
+            precision=variant.precision,
+            onnx_sha256=self.sha256_of(name),
+            original=variant.made_by.get("command") == "export",
+            factory=source.model,
+            args=source.args,
+            weights=self.weights,
         )
 
     @property
@@ -74,47 +84,40 @@ class Bundle(msgspec.Struct, frozen=True):
 
 def open_bundle(root: Path) -> Bundle:
     """Read the manifest and check every file it lists; raises BundleError naming the file at fault."""
-    path = root / MANIFEST
-    try:
-        if not root.exists():
-            raise BundleError(f"bundle {root} does not exist; check the path, or make it with edgekit export")
-        if not root.is_dir() or not path.is_file() or path.is_symlink():
-            raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}; give the folder that edgekit export wrote")
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is larger than any manifest; export the bundle again")
-    except OSError as problem:
-        raise BundleError(f"bundle {root} cannot be read: {problem.strerror}; check the path and its permissions") from None
-    manifest = decode_manifest(read_bytes(path, "manifest", BundleError), path)
-    for name, entry in manifest.files.items():
-        _check_file(root, name, entry)
-    return Bundle(root, manifest)
+    bundle = _read(root)
+    for name, entry in bundle.manifest.files.items():
+        _check_sha256(root / name, entry)
+    return bundle
 
 
 def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundle:
-    """Write ``contents`` and the manifest as the folder ``root``, whole or not at all.
+    """Write ``contents`` and the manifest, in today's schema, as the folder ``root``, whole or not at all.
 
     An older bundle there is replaced; raises OutputError for a folder that holds anything else.
     """
     check_replaceable(root)
-    files = {name: FileEntry(_sha256(content), len(content)) for name, content in sorted(contents.items())}
-    manifest = msgspec.structs.replace(manifest, files=files)
+    files = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in sorted(contents.items())}
+    manifest = msgspec.structs.replace(manifest, schema=SCHEMA, reads_from=READS_FROM, files=files)
     with replacing_folder(root) as folder:
         for name, content in contents.items():
             (folder / name).write_bytes(content)
         (folder / MANIFEST).write_bytes(manifest.to_json())
-        open_bundle(folder).golden()  # what cannot be opened must not take an older bundle's place
-    return Bundle(root, manifest)
+        written = _read(folder)  # what cannot be opened must not take an older bundle's place
+        written.golden()
+    return msgspec.structs.replace(written, root=root)
 
 
 def check_replaceable(root: Path) -> None:
     """Raise OutputError unless ``root`` is free, an empty folder, or a bundle with nothing of the user's in it."""
     if root.name in ("", ".."):
         raise OutputError(
-            f"cannot write the bundle {root}: this folder cannot be replaced by another; give --output a name in it"
+            f"cannot write the bundle {root}: this folder cannot be replaced by another", "give --output a name in it"
         )
     try:
         if root.is_symlink() or (root.exists() and not root.is_dir()):
-            raise OutputError(f"cannot write the bundle {root}: something that is not a folder is there; choose another --output")
+            raise OutputError(
+                f"cannot write the bundle {root}: something that is not a folder is there", "choose another --output"
+            )
         there = {path.name: path for path in root.iterdir()} if root.exists() else {}
     except OSError as problem:
         raise write_error(root, problem) from problem
@@ -124,36 +127,52 @@ def check_replaceable(root: Path) -> None:
             known = {MANIFEST, *decode_manifest(read_bytes(root / MANIFEST, "manifest", BundleError), root / MANIFEST).files}
         except BundleError as problem:
             raise OutputError(
-                f"cannot write the bundle {root}: a {MANIFEST} that is no bundle's is there ({problem}); "
-                "remove the folder yourself or choose another --output"
+                f"cannot write the bundle {root}: a {MANIFEST} that is no bundle's is there ({problem})",
+                "remove the folder yourself or choose another --output",
             ) from None
     strangers = sorted(name for name, path in there.items() if name not in known or path.is_dir())
     if strangers:
         raise OutputError(
-            f"cannot write the bundle {root}: it holds {strangers[0]}, which is not part of a bundle; "
-            "move it away or choose another --output"
+            f"cannot write the bundle {root}: it holds {strangers[0]}, which is not part of a bundle",
+            "move it away or choose another --output",
         )
 
 
-def _check_file(root: Path, name: str, entry: FileEntry) -> None:
+def _read(root: Path) -> Bundle:
+    """Everything that opening a bundle checks but the fingerprints: its files are there, of the right size."""
+    path = root / MANIFEST
+    try:
+        if not root.exists():
+            raise BundleError(f"bundle {root} does not exist", "check the path, or make it with edgekit export")
+        if not root.is_dir() or not path.is_file() or path.is_symlink():
+            raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}", "give the folder that edgekit export wrote")
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} is larger than any manifest", "export the bundle again")
+    except OSError as problem:
+        raise BundleError(f"bundle {root} cannot be read: {problem.strerror}", "check the path and its permissions") from None
+    content = read_bytes(path, "manifest", BundleError)
+    manifest = decode_manifest(content, path)
+    for name, entry in manifest.files.items():
+        _check_size(root, name, entry)
+    return Bundle(root, manifest, hashlib.sha256(content).hexdigest())
+
+
+def _check_size(root: Path, name: str, entry: FileEntry) -> None:
     path = root / name
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
-        raise BundleError(f"bundle {root} lacks {name}; copy the whole folder again") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise BundleError(f"{path} is not a regular file; copy the whole folder again")
-    if found.st_size != entry.size:
-        raise BundleError(f"{path} has {found.st_size} bytes where the manifest says {entry.size}; copy the bundle again")
+        raise BundleError(f"bundle {root} lacks {name}", "copy the whole folder again") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path} is not a regular file", "copy the whole folder again")
+    if status.st_size != entry.size:
+        raise BundleError(f"{path} has {status.st_size} bytes where the manifest says {entry.size}", "copy the bundle again")
+
+
+def _check_sha256(path: Path, entry: FileEntry) -> None:
     try:
         digest = sha256_of(path)
     except OSError as problem:
-        raise BundleError(f"{path} cannot be read: {problem.strerror}; check its permissions") from None
+        raise BundleError(f"{path} cannot be read: {problem.strerror}", "check its permissions") from None
     if digest != entry.sha256:
-        raise BundleError(f"{path} does not have the sha256 that the manifest says; copy the bundle again")
-
-
-def _sha256(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(content).hexdigest()
+        raise BundleError(f"{path} does not have the sha256 that the manifest says", "copy the bundle again")

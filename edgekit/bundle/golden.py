@@ -15,21 +15,23 @@ from edgekit.errors import BundleError
 from edgekit.tensors import Array
 
 MAX_GOLDEN_BYTES = 4 << 30
+LAST_OF_FLOAT32 = 3
+"""The last schema that called the original's outputs float32, whatever their dtype."""
 
 
 class GoldenArrays(msgspec.Struct, frozen=True):
-    """The arrays of ``golden.npz``: name -> samples x ..."""
+    """The arrays of ``golden.npz``: name -> samples x ...; ``original`` are the original's outputs in its own dtype."""
 
     inputs: dict[str, Array]
     float64: dict[str, Array]
-    float32: dict[str, Array]
+    original: dict[str, Array]
     labels: Array | None
 
     def to_npz(self) -> bytes:
         """The same arrays give the same bytes."""
         members = {f"input.{name}": array for name, array in self.inputs.items()}
         members |= {f"float64.{name}": array for name, array in self.float64.items()}
-        members |= {f"float32.{name}": array for name, array in self.float32.items()}
+        members |= {f"original.{name}": array for name, array in self.original.items()}
         if self.labels is not None:
             members["labels"] = self.labels
         buffer = io.BytesIO()
@@ -38,11 +40,13 @@ class GoldenArrays(msgspec.Struct, frozen=True):
 
 
 def read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
+    """The arrays that ``manifest`` describes; raises BundleError for a file that holds anything else."""
     samples = manifest.golden.samples
+    original = "float32" if manifest.schema <= LAST_OF_FLOAT32 else "original"
     wanted = {f"input.{spec.name}": (spec.dtype, spec.concrete(samples)) for spec in manifest.inputs}
     for spec in manifest.outputs:
         wanted[f"float64.{spec.name}"] = ("float64", spec.concrete(samples))
-        wanted[f"float32.{spec.name}"] = (spec.dtype, spec.concrete(samples))
+        wanted[f"{original}.{spec.name}"] = (spec.dtype, spec.concrete(samples))
     arrays: dict[str, Array] = {}
     try:
         _check_sizes(path, wanted)
@@ -56,12 +60,12 @@ def read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
                 raise ValueError(f"labels is {labels.dtype} {labels.shape}, not int64 {(samples,)}")
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         reason = str(problem) or type(problem).__name__
-        raise BundleError(f"{path} is not the golden file its manifest describes: {reason}; export the bundle again") from None
+        raise BundleError(f"{path} is not the golden file its manifest describes: {reason}", "export the bundle again") from None
 
     def part(kind: str) -> dict[str, Array]:
         return {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{kind}.")}
 
-    return GoldenArrays(part("input"), part("float64"), part("float32"), labels)
+    return GoldenArrays(part("input"), part("float64"), part(original), labels)
 
 
 def _check_sizes(path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:

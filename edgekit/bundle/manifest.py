@@ -1,14 +1,17 @@
-"""``manifest.json``: everything about a bundle, as data."""
+"""``manifest.json``: everything about a bundle, as data, and the JSON schema of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from edgekit.errors import BundleError
+from edgekit.bundle.schemas import only_known, upgraded
+from edgekit.errors import BundleError, UsageError
 from edgekit.files import check_name
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport
@@ -16,38 +19,60 @@ from edgekit.tensors import TensorSpec
 from edgekit.tolerance import Tolerance
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
-SCHEMA = 3
+SCHEMA = 4
+READS_FROM = 4
+"""The oldest schema whose readers understand a manifest that is written now; it stays while new fields are optional."""
 MAX_MANIFEST_BYTES = 16 << 20
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``size`` in bytes."""
+    """A file of the bundle: its fingerprint, and its ``size`` in bytes."""
 
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     size: Annotated[int, Meta(ge=0)]
 
 
+class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a variant may be from the bundle's reference.
+
+    ``accuracy_points``: how many hundredths of accuracy it may lose on a labelled set; None where that was not decided.
+    """
+
+    tolerance: Tolerance
+    accuracy_points: Annotated[float, Meta(ge=0)] | None = None
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ONNX file of the same network; fp16 and int8 files will stand beside the first."""
+    """One ONNX file of the bundle's network, in a precision of its own.
+
+    ``error`` is the file's own, scale-normalised, against the float64 reference as measured when it was made; None in bundles
+    that did not record it. ``accuracy`` is a share of 1 on a labelled set, None where it was not measured. ``made_by`` is free:
+    the command, its version and what it was told.
+    """
 
     name: str
     file: str
     precision: str
-    tolerance: Tolerance
+    allowance: Allowance
+    error: float | None = None
+    accuracy: float | None = None
+    made_by: dict[str, Any] = {}
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the golden inputs came from: ``test-set`` pictures in order, or ``random`` normal numbers by ``seed``.
 
-    ``float32_error`` is PyTorch's own float32 against its float64, scale-normalised: a yardstick for every runtime. For an ONNX
-    file it is ONNX Runtime's, in the file's dtype, and None where the file could not be run in float64 and is its own reference.
+    ``original_error`` is the original's own in its dtype against its float64, scale-normalised: a yardstick for every backend.
+    It is None where the original could not be run in float64 and is its own reference. ``reference`` says what the recorded
+    float64 outputs are of, in words for a report.
     """
 
     file: str
     samples: Annotated[int, Meta(ge=1, le=1_000_000)]
     kind: Literal["test-set", "random"]
     seed: int
-    float32_error: float | None
+    original_error: float | None
+    reference: Annotated[str, Meta(min_length=1)]
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,9 +86,14 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``manifest.json``. ``test_accuracy`` is a share of 1 on the whole test set, of the original model in float32."""
+    """A bundle as data; ``test_accuracy`` is a share of 1 on the whole test set, of the original model in its own dtype.
+
+    ``schema`` is the form that the file is in, and ``reads_from`` the oldest schema whose readers understand it: to them every
+    field that they do not know is optional. The first of the ``variants`` is what is used where none is named.
+    """
 
     schema: Annotated[int, Meta(ge=1)]
+    reads_from: Annotated[int, Meta(ge=1)]
     name: str
     inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
@@ -79,39 +109,78 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...]
     files: dict[str, FileEntry]
 
+    def __post_init__(self) -> None:
+        if self.reads_from > self.schema:
+            raise ValueError(f"reads_from is {self.reads_from}, beyond its own schema {self.schema}")
+
+    def variant(self, name: str = "") -> Variant:
+        """The variant ``name``, or the first where that is empty; raises UsageError that lists those there are."""
+        for variant in self.variants:
+            if name in ("", variant.name):
+                return variant
+        there = ", ".join(variant.name for variant in self.variants)
+        raise UsageError(f"bundle {self.name} has no variant {name!r}", f"choose one of: {there}")
+
     def to_json(self) -> bytes:
         """Indented, in the order of the fields; the same manifest gives the same bytes."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
 def decode_manifest(content: bytes, path: Path) -> Manifest:
+    """Read a manifest of any schema so far, or of a newer one that says it can be read; raises BundleError naming ``path``."""
     try:
-        document = msgspec.json.decode(content, type=dict[str, Any])
-        schema = document.get("schema")
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise BundleError(f"{path} has schema {schema}, and this edgekit reads up to {SCHEMA}; upgrade edgekit")
-        manifest = msgspec.convert(_upgraded(document), Manifest)
+        manifest = msgspec.convert(_in_todays_form(msgspec.json.decode(content, type=dict[str, Any]), path), Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as problem:
-        raise BundleError(f"{path} is damaged: {problem}; export the bundle again") from None
+        raise BundleError(f"{path} is damaged: {problem}", "export the bundle again") from None
     for spec in (*manifest.inputs, *manifest.outputs):
         if not spec.shape:
-            raise BundleError(f"{path} gives {spec.name!r} no axes, and samples are the first axis; export the bundle again")
+            raise BundleError(f"{path} gives {spec.name!r} no axes, and samples are the first axis", "export the bundle again")
+    _check_files(manifest, path)
+    _check_variants(manifest.variants, path)
+    return manifest
+
+
+def json_schema() -> bytes:
+    """The JSON schema of a manifest that is written now, from the structs above."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"edgekit manifest.json, schema {SCHEMA}"}
+    schema = head | msgspec.json.schema(Manifest)
+    for described in schema["$defs"].values():
+        described["description"] = cleandoc(described["description"])  # which Python 3.13 has done already
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
+
+
+def _in_todays_form(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    schema = document.get("schema")
+    if not isinstance(schema, int) or schema == SCHEMA:
+        return document
+    if schema < SCHEMA:
+        return upgraded(document, schema)
+    oldest = document.get("reads_from")
+    if not isinstance(oldest, int) or oldest > SCHEMA:
+        raise BundleError(f"{path} has schema {schema}, and this edgekit reads up to {SCHEMA}", "upgrade edgekit")
+    known: dict[str, Any] = only_known(document, Manifest)
+    return known
+
+
+def _check_files(manifest: Manifest, path: Path) -> None:
     used = [manifest.golden.file, *(variant.file for variant in manifest.variants)]
     used += [manifest.source.weights_file] if manifest.source.weights_file else []
     for name in (*manifest.files, *used):
         if not check_name(name) or name == MANIFEST:
-            raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder; do not use this bundle")
+            raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder", "do not use this bundle")
     missing = sorted(set(used) - set(manifest.files))
     if missing:
-        raise BundleError(f"{path} gives no checksum for {missing[0]}; export the bundle again")
-    return manifest
+        raise BundleError(f"{path} gives no checksum for {missing[0]}", "export the bundle again")
 
 
-def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 named one layer that a batch norm was folded into, schema 2 names all of them."""
-    folds = document.get("fold")
-    if document.get("schema") == 1 and isinstance(folds, dict) and isinstance(folds.get("folded"), list):
-        for fold in folds["folded"]:
-            if isinstance(fold, dict) and isinstance(fold.get("into"), str):
-                fold["into"] = [fold["into"]]
-    return document
+def _check_variants(variants: Sequence[Variant], path: Path) -> None:
+    """A name finds one variant, and every variant is a file of its own."""
+    names, files = [variant.name for variant in variants], [variant.file for variant in variants]
+    for name in names:
+        if not check_name(name):
+            raise BundleError(f"{path} calls a variant {name!r}, which is no plain name", "export the bundle again")
+        if names.count(name) > 1:
+            raise BundleError(f"{path} has two variants of the name {name!r}", "export the bundle again")
+    for file in files:
+        if files.count(file) > 1:
+            raise BundleError(f"{path} has two variants of one file, {file}", "export the bundle again")

@@ -1,0 +1,75 @@
+"""What a bundle is written from, whatever it came from: a PyTorch model, or an ONNX file from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from edgekit.bundle.card import model_card
+from edgekit.bundle.golden import GoldenArrays
+from edgekit.bundle.manifest import CARD, GOLDEN, MODEL, READS_FROM, SCHEMA, Allowance, Golden, Manifest, Source, Variant
+from edgekit.machine.packages import tool_versions
+from edgekit.preprocess import Preprocess
+from edgekit.reports.export import FoldReport
+from edgekit.tensors import TensorSpec
+from edgekit.tolerance import Tolerance
+from edgekit.version import __version__
+
+
+class Draft(NamedTuple):
+    """All that a bundle is written from.
+
+    ``variants`` are the network's files and ``files`` holds the bytes of each, and of the weights where they are kept.
+    ``reference`` says what the golden float64 outputs are of; ``original_error`` is the original's own in its dtype, None where
+    its outputs are their own reference; ``measured_in`` says what computed the variants' errors.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    source: Source
+    opset: int
+    fold: FoldReport
+    golden: GoldenArrays
+    golden_kind: Literal["test-set", "random"]
+    reference: str
+    original_error: float | None
+    variants: tuple[Variant, ...]
+    files: Mapping[str, bytes]
+    measured_in: str
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+    test_accuracy: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def manifest(self) -> Manifest:
+        """The manifest, without the fingerprints, which writing adds."""
+        samples = len(next(iter(self.golden.inputs.values())))
+        return Manifest(
+            schema=SCHEMA,
+            reads_from=READS_FROM,
+            name=self.name,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            preprocess=self.preprocess,
+            labels=self.labels,
+            source=self.source,
+            opset=self.opset,
+            fold=self.fold,
+            test_accuracy=self.test_accuracy,
+            golden=Golden(GOLDEN, samples, self.golden_kind, 0, self.original_error, self.reference),
+            variants=self.variants,
+            tools=tool_versions(),
+            notes=self.notes,
+            files={},
+        )
+
+    def contents(self, manifest: Manifest) -> dict[str, bytes]:
+        """The bytes of every file but the manifest, by name; the card is ``manifest``'s."""
+        return {**self.files, GOLDEN: self.golden.to_npz(), CARD: model_card(manifest).encode()}
+
+
+def exported_variant(precision: str, tolerance: Tolerance, error: float) -> Variant:
+    """The variant that ``edgekit export`` makes of a network: called by its dtype, in the usual file."""
+    made_by = {"command": "export", "edgekit": __version__}
+    return Variant(precision, MODEL, precision, Allowance(tolerance), error, None, made_by)

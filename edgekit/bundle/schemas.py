@@ -1,0 +1,88 @@
+"""Manifests of other schemas in the form of today's: older ones upgraded, newer ones without what is not known here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edgekit.files import is_onnx
+
+_NAMES = {"fp32": "float32", "fp16": "float16", "fp64": "float64", "bf16": "bfloat16"}
+
+
+def upgraded(document: dict[str, Any], schema: int) -> dict[str, Any]:
+    """A manifest of an older ``schema`` in today's form; what is damaged stays as it is, for the reader to name it.
+
+    Schema 1 named one layer that a norm was folded into, 2 names all of them; 3 added the written file's error; 4 gives a variant
+    its allowance, its error and what made it, calls it by its dtype, and says what the reference is and from which schema on it
+    can be read.
+    """
+    if schema == 1:
+        for fold in _dicts(_dict(document.get("fold")).get("folded")):
+            if isinstance(fold.get("into"), str):
+                fold["into"] = [fold["into"]]
+    document.setdefault("reads_from", schema)
+    golden, source = _dict(document.get("golden")), _dict(document.get("source"))
+    _rename(golden, "float32_error", "original_error")
+    golden["reference"] = _reference(source.get("model"), golden.get("original_error"))
+    error, version = _dict(document.get("fold")).get("error_exported"), _dict(document.get("tools")).get("edgekit")
+    made_by = {"command": "export", "edgekit": version}
+    for variant in _dicts(document.get("variants")):
+        _upgrade_variant(variant)
+        variant["error"], variant["made_by"] = error, made_by
+        error, made_by = None, {}  # both are the first variant's; an edgekit of these schemas wrote no other
+    return document
+
+
+def only_known(value: Any, kind: Any) -> Any:
+    """``value`` without the fields that the struct ``kind``, and those inside it, do not have."""
+    from msgspec import inspect
+
+    return _only_known(value, inspect.type_info(kind))
+
+
+def _only_known(value: Any, kind: msgspec.inspect.Type) -> Any:
+    from msgspec import inspect
+
+    if isinstance(kind, inspect.UnionType):
+        for choice in kind.types:
+            value = _only_known(value, choice)
+    elif isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        fields = {field.encode_name: field.type for field in kind.fields}
+        return {name: _only_known(item, fields[name]) for name, item in value.items() if name in fields}
+    elif isinstance(kind, inspect.DictType) and isinstance(value, dict):
+        return {name: _only_known(item, kind.value_type) for name, item in value.items()}
+    elif isinstance(kind, inspect.VarTupleType) and isinstance(value, list):
+        return [_only_known(item, kind.item_type) for item in value]
+    return value
+
+
+def _reference(model: Any, original_error: Any) -> str:
+    """What the float64 outputs are of: a bundle of these schemas tells it by its source's name, and by an error that is None."""
+    if original_error is None:
+        return "the original ONNX file in its own dtype, unoptimised (recorded)"
+    if isinstance(model, str) and is_onnx(model):
+        return "the original ONNX file in float64 (recorded)"
+    return "PyTorch float64, unfolded (recorded)"
+
+
+def _upgrade_variant(variant: dict[str, Any]) -> None:
+    name = variant.get("name")
+    if isinstance(name, str):
+        variant["name"] = _NAMES.get(name, name)
+    if "tolerance" in variant:
+        variant["allowance"] = {"tolerance": variant.pop("tolerance")}
+
+
+def _rename(values: dict[str, Any], old: str, new: str) -> None:
+    if old in values:
+        values[new] = values.pop(old)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

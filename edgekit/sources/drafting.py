@@ -1,0 +1,234 @@
+"""From a PyTorch model to a Draft: trace, golden outputs, fold, write ONNX, measure what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import onnx
+
+from edgekit import data
+from edgekit.bundle.draft import Draft, exported_variant
+from edgekit.bundle.golden import GoldenArrays
+from edgekit.bundle.manifest import MODEL, WEIGHTS, Source, Variant
+from edgekit.errors import ModelError, UsageError
+from edgekit.files import read_bytes
+from edgekit.fold import fold
+from edgekit.graphs.golden import random_inputs, record
+from edgekit.graphs.trace import as_arrays, output_specs, run_module, tensors_of_feed, trace
+from edgekit.graphs.write import export_onnx
+from edgekit.models.factory import weights_bytes
+from edgekit.preprocess import Preprocess
+from edgekit.progress import Advance
+from edgekit.recipe import ExportRecipe, Recipe
+from edgekit.reports.export import FoldReport
+from edgekit.sources import ExportOptions
+from edgekit.sources.module import ModelSource, load_source
+from edgekit.tensors import Array, TensorSpec, shape_text, worst_error
+from edgekit.tolerance import Tolerance, half_tolerance
+from edgekit.version import __version__
+
+if TYPE_CHECKING:
+    from torch import fx
+
+REFERENCE = "PyTorch float64, unfolded (recorded)"
+MOST_ROUNDING, PLAUSIBLE = 16, 5e-2
+
+
+class ModuleOrigin(NamedTuple):
+    """A PyTorch model that is to become a bundle."""
+
+    model: ModelSource
+    options: ExportOptions
+
+    @property
+    def name(self) -> str:
+        """The recipe's, or the factory's."""
+        return self.model.name
+
+    def draft(self, advance: Advance) -> Draft:
+        """Trace, record, fold and write; raises ModelError where the file is further off than rounding explains."""
+        model, options = self
+        settings = _settings(model.recipe, options)
+        preprocess, labels = _described(model, options)
+        advance(1, "tracing, golden outputs")
+        traced = trace(model.module, model.inputs)
+        golden = record(model.module, traced, *_golden_inputs(model, settings.golden))
+        advance(1, "folding and writing ONNX")
+        weights = weights_bytes(model.module)
+        digest = hashlib.sha256(weights).hexdigest()
+        file = _written(model, traced, settings, golden, _metadata(model, preprocess, labels, digest))
+        _check_labels(labels, file.outputs)
+        original_error = worst_error(golden.original, golden.float64)
+        variant = _variant(model, file, original_error)
+        _check_error(file.error, variant.allowance.tolerance, original_error)
+        kept = {WEIGHTS: weights} if options.keep_weights else {}
+        return Draft(
+            name=model.name,
+            inputs=model.inputs,
+            outputs=file.outputs,
+            source=Source(model.factory, model.args, _portable(model.recipe), digest, next(iter(kept), None)),
+            opset=settings.opset,
+            fold=file.fold,
+            golden=golden,
+            golden_kind="test-set" if model.recipe else "random",
+            reference=REFERENCE,
+            original_error=original_error,
+            variants=(variant,),
+            files={MODEL: file.onnx, **kept},
+            measured_in=file.measured_in,
+            preprocess=preprocess,
+            labels=labels,
+            test_accuracy=model.report.test_accuracy if model.report else None,
+            notes=_notes(model, file.fold),
+        )
+
+
+def origin_of_module(source: str, options: ExportOptions, runs: Path) -> ModuleOrigin:
+    """Load the model that ``source`` names; raises EdgekitError as ``load_source`` does."""
+    return ModuleOrigin(load_source(source, runs=runs, input_shapes=options.input_shapes, weights=options.weights), options)
+
+
+class _File(NamedTuple):
+    """An ONNX file with what is known about it; ``error`` is its own, scale-normalised; ``measured_in`` says what ran it."""
+
+    onnx: bytes
+    outputs: tuple[TensorSpec, ...]
+    fold: FoldReport
+    error: float
+    measured_in: str
+
+
+def _written(
+    model: ModelSource, traced: fx.GraphModule, settings: ExportRecipe, golden: GoldenArrays, metadata: dict[str, str]
+) -> _File:
+    graph, report = fold(model.module, model.inputs, fold_bn=settings.fold_bn, traced=traced)
+    specs = output_specs(graph, model.inputs)
+    content = export_onnx(graph, report, model.inputs, specs, opset=settings.opset, metadata=metadata)
+    outputs, measured_in = _outputs(content, graph, golden)
+    error = worst_error(outputs, golden.float64)
+    return _File(content, specs, msgspec.structs.replace(report, error_exported=error), error, measured_in)
+
+
+def _outputs(content: bytes, graph: fx.GraphModule, golden: GoldenArrays) -> tuple[dict[str, Array], str]:
+    """The file's outputs on the golden inputs, or the graph's where ONNX Runtime is absent or cannot run the file."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        outputs = as_arrays(run_module(graph, tensors_of_feed(golden.inputs)))
+        return outputs, "PyTorch, because ONNX Runtime is not installed; edgekit verify runs the file"
+    from edgekit.onnx.run import UNOPTIMISED, open_unoptimised
+
+    try:
+        return open_unoptimised(onnx.load_from_string(content), Path(MODEL))(golden.inputs), UNOPTIMISED
+    except ModelError as problem:  # a dtype without kernels on the CPU
+        return as_arrays(run_module(graph, tensors_of_feed(golden.inputs))), f"PyTorch: {problem}"
+
+
+def _check_error(error: float, tolerance: Tolerance, original: float) -> None:
+    """Folding and exporting may round otherwise than the original does, not compute something else."""
+    if not original <= PLAUSIBLE:
+        raise ModelError(
+            f"the model's outputs differ by {original:.1e} of their scale from its traced graph in float64: what it computes "
+            "depends on something that a trace does not see, or its weights leave no digit to rounding",
+            "check that they are trained, and that its inputs alone decide what it computes",
+        )
+    if not error <= max(tolerance.rtol, MOST_ROUNDING * original):
+        raise ModelError(
+            f"the exported file is off by {error:.1e} of its scale where the original is off by {original:.1e}",
+            "try --no-fold-bn, and report this model",
+        )
+
+
+def _check_labels(labels: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    shape = outputs[0].shape
+    if labels and (len(shape) != 2 or shape[1] != len(labels)):
+        raise UsageError(f"--labels has {len(labels)} line(s) for an output of {shape_text(shape)}", "give one line per class")
+
+
+def _settings(recipe: Recipe | None, options: ExportOptions) -> ExportRecipe:
+    settings = recipe.export if recipe else ExportRecipe()
+    changes: dict[str, Any] = {}
+    if options.fold_bn is not None:
+        changes["fold_bn"] = options.fold_bn
+    if options.opset is not None:
+        changes["opset"] = options.opset
+    return msgspec.structs.replace(settings, **changes)
+
+
+def _described(model: ModelSource, options: ExportOptions) -> tuple[Preprocess | None, tuple[str, ...]]:
+    """Preprocessing and labels: the run's own, or the command line's for an import path."""
+    given = options.mean is not None or options.std is not None or options.labels is not None
+    if model.recipe is not None:
+        if given:
+            raise UsageError("--mean, --std and --labels go with an import path", "a recipe and a run know their own")
+        return model.preprocess, model.labels
+    if (options.mean is None) != (options.std is None):
+        raise UsageError("--mean and --std go together", "give both or neither")
+    labels: tuple[str, ...] = ()
+    if options.labels is not None:
+        lines = read_bytes(options.labels, "labels file").decode(errors="replace").splitlines()
+        labels = tuple(line.strip() for line in lines if line.strip())
+    if options.mean is None or options.std is None:
+        return None, labels
+    shape = model.inputs[0].shape
+    if len(model.inputs) != 1 or len(shape) != 4 or shape[1] not in (1, 3):
+        raise UsageError(
+            "--mean and --std describe one picture input of shape 1x1xHxW or 1x3xHxW, and this model takes another",
+            "leave them out",
+        )
+    try:
+        return Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std), labels
+    except ValueError as problem:
+        raise UsageError(f"--mean and --std do not fit the input: {problem}") from None
+
+
+def _golden_inputs(model: ModelSource, count: int) -> tuple[dict[str, Array], Array | None]:
+    if model.recipe is None or model.preprocess is None:
+        return random_inputs(model.inputs), None
+    pictures = data.golden_pictures(model.recipe.data, model.preprocess, count)
+    return {model.inputs[0].name: model.preprocess.normalise(pictures.images)}, pictures.labels
+
+
+def _metadata(model: ModelSource, preprocess: Preprocess | None, labels: tuple[str, ...], weights: str) -> dict[str, str]:
+    document = {
+        "edgekit.version": __version__,
+        "edgekit.source": model.factory,
+        "edgekit.weights_sha256": weights,
+        "edgekit.labels": msgspec.json.encode(labels).decode() if labels else "",
+        "edgekit.preprocess": msgspec.json.encode(preprocess).decode() if preprocess else "",
+    }
+    return {key: value for key, value in document.items() if value}
+
+
+def _portable(recipe: Recipe | None) -> dict[str, Any] | None:
+    """The recipe as data, without the path of the pictures on this machine and without how it is timed."""
+    if recipe is None:
+        return None
+    document: dict[str, Any] = msgspec.to_builtins(recipe)
+    document["data"]["path"] = None
+    del document["bench"]
+    return document
+
+
+def _variant(model: ModelSource, file: _File, original: float) -> Variant:
+    """Float16 is held to what the original makes of it; float32 to the recipe's own tolerance, or to the usual one."""
+    if model.recipe is None and any(spec.dtype == "float16" for spec in file.outputs):
+        return exported_variant("float16", half_tolerance(original), file.error)
+    return exported_variant("float32", model.recipe.verify if model.recipe else Tolerance(), file.error)
+
+
+def _notes(model: ModelSource, fold: FoldReport) -> tuple[str, ...]:
+    notes = list(model.notes)
+    if model.recipe is None and any(module.training for module in model.module.modules()):
+        notes.append("the model came in training mode; it was exported in inference mode, from a copy")
+    codes = ("training", "no-statistics")
+    batch = [kept.norm for kept in fold.kept for obstacle in kept.obstacles if obstacle.code in codes]
+    if batch:
+        notes.append(f"outputs depend on the other samples of a batch: {', '.join(batch)} uses the statistics of the batch")
+    if model.recipe is None and not model.has_weights:
+        notes.append("no --weights were given: the weights are what the factory made with torch's seed 0")
+    if model.recipe is None:
+        notes.append("the golden inputs are random numbers, because the model's data is not known")
+    return tuple(notes)
