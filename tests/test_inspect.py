@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.commands.export import export_source
-from edgekit.commands.inspect import inspect_target
+from edgekit.commands.export import export as export_bundle
+from edgekit.commands.inspect import inspect
 from edgekit.errors import BundleError, ModelError, UsageError
 from edgekit.reports.inspect import InspectReport, Layer
-from edgekit.sources.module import ExportOptions
+from edgekit.sources import ExportOptions
 
 LENET_MACS = 6 * 24 * 24 * 25 + 16 * 8 * 8 * 6 * 25 + 256 * 120 + 120 * 84 + 84 * 10
 LENET_WEIGHTS = (6 * 25 + 6) + (16 * 6 * 25 + 16) + (256 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
@@ -23,7 +24,7 @@ LENET_NORMS = 2 * (6 + 16 + 120 + 84)
 @pytest.fixture(scope="module")
 def unfolded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("unfolded") / "bundle"
-    export_source("lenet", ExportOptions(output=root, fold_bn=False))
+    export_bundle("lenet", root, ExportOptions(fold_bn=False))
     return root
 
 
@@ -32,18 +33,18 @@ def shape_of(report: InspectReport, name: str) -> tuple[int | str, ...]:
 
 
 def test_a_folded_bundle_holds_no_batch_norm_and_its_counts_are_the_formulas(bundle: Path) -> None:
-    report = inspect_target(str(bundle))
+    report = inspect(str(bundle))
     assert report.batch_norms == 0
     assert (report.parameters, report.macs) == (LENET_WEIGHTS, LENET_MACS)
     assert report.ops == {"Conv": 2, "Gemm": 3, "MaxPool": 2, "Reshape": 1, "Sigmoid": 4}
     assert report.inputs == {"input": "float32 batch x 1 x 28 x 28"}
     assert report.outputs == {"output": "float32 batch x 10"}
     assert report.facts["opset"] == "20"
-    assert report.facts["edgekit.sources.module"] == "lenet"
+    assert report.facts["edgekit.source"] == "lenet"
 
 
 def test_an_unfolded_bundle_counts_as_the_module_it_came_from(unfolded: Path) -> None:
-    onnx_side, torch_side = inspect_target(str(unfolded)), inspect_target("lenet")
+    onnx_side, torch_side = inspect(str(unfolded)), inspect("lenet")
     assert onnx_side.batch_norms == torch_side.batch_norms == 4
     assert onnx_side.ops["BatchNormalization"] == 4
     assert onnx_side.parameters == torch_side.parameters == LENET_WEIGHTS + LENET_NORMS
@@ -56,23 +57,30 @@ def test_an_unfolded_bundle_counts_as_the_module_it_came_from(unfolded: Path) ->
 
 def test_the_layers_add_up_to_the_totals(unfolded: Path, bundle: Path) -> None:
     for target in (str(unfolded), str(bundle), "lenet"):
-        report = inspect_target(target)
+        report = inspect(target)
         assert sum(layer.parameters for layer in report.layers) == report.parameters
         assert sum(layer.macs for layer in report.layers) == report.macs
 
 
 def test_a_file_is_read_like_its_bundle(bundle: Path) -> None:
-    from_bundle, from_file = inspect_target(str(bundle)), inspect_target(str(bundle / "model.onnx"))
+    from_bundle, from_file = inspect(str(bundle)), inspect(str(bundle / "model.onnx"))
     assert from_file == from_bundle
 
 
+@pytest.mark.parametrize("name", ["NET.ONNX", "net.Onnx"])
+def test_a_file_of_a_name_in_capitals_is_read_as_an_onnx_file(bundle: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((bundle / "model.onnx").read_bytes())
+    report, same = inspect(str(tmp_path / name)), inspect(str(bundle / "model.onnx"))
+    assert (report.parameters, report.macs, report.ops) == (same.parameters, same.macs, same.ops)
+
+
 def test_a_report_goes_to_json_and_back(bundle: Path) -> None:
-    report = inspect_target(str(bundle))
+    report = inspect(str(bundle))
     assert InspectReport.from_json(report.to_json()) == report
 
 
 def test_lenet_has_the_shapes_of_its_definition() -> None:
-    report = inspect_target("lenet")
+    report = inspect("lenet")
     assert [layer.output_shape[1:] for layer in report.layers] == [
         (6, 24, 24), (6, 24, 24), (6, 24, 24), (6, 12, 12),
         (16, 8, 8), (16, 8, 8), (16, 8, 8), (16, 4, 4), (256,),
@@ -81,7 +89,7 @@ def test_lenet_has_the_shapes_of_its_definition() -> None:
 
 
 def test_resnet18_at_224_has_the_stages_of_its_definition() -> None:
-    report = inspect_target("resnet18", input_shapes=("1x1x224x224",))
+    report = inspect("resnet18", input_shapes=("1x1x224x224",))
     stages = {f"stage{number}": shape_of(report, f"stage{number}") for number in (1, 2, 3, 4)}
     assert stages == {
         "stage1": ("batch", 64, 56, 56),
@@ -95,7 +103,7 @@ def test_resnet18_at_224_has_the_stages_of_its_definition() -> None:
 
 
 def test_densenet_at_96_has_the_channels_of_its_definition() -> None:
-    report = inspect_target("densenet", input_shapes=("1x1x96x96",))
+    report = inspect("densenet", input_shapes=("1x1x96x96",))
     assert [layer.output_shape[1] for layer in report.layers if layer.output_shape[1:] == (248, 3, 3)]
     assert report.outputs == {"output": "float32 batch x 10"}
 
@@ -106,13 +114,13 @@ def test_torchvisions_resnet18_by_its_import_path_counts_as_published() -> None:
         return (inside * outside + outside * outside) * 9 * side**2 + shortcut + 2 * outside * outside * 9 * side**2
 
     macs = 3 * 64 * 49 * 112**2 + sum(block(*stage) for stage in ((64, 64, 56), (64, 128, 28), (128, 256, 14), (256, 512, 7)))
-    report = inspect_target("torchvision.models:resnet18", input_shapes=("1x3x224x224",))
+    report = inspect("torchvision.models:resnet18", input_shapes=("1x3x224x224",))
     assert report.parameters == 11_689_512
     assert report.macs == macs + 512 * 1000 == 1_814_073_344
     assert report.batch_norms == 20
 
 
-def one_node(op: str, x: tuple[int, ...], weight: tuple[int, ...], y: tuple[int, ...], **attributes: object) -> Layer:
+def one_node(op: str, x: tuple[int, ...], weight: tuple[int, ...], y: tuple[int, ...], **attributes: Any) -> Layer:
     """The table's row of a model of one node, its batch axis free."""
     tensor = numpy_helper.from_array(np.zeros(weight, np.float32), "w")
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name, shape in (("x", x), ("y", y))]
@@ -121,7 +129,7 @@ def one_node(op: str, x: tuple[int, ...], weight: tuple[int, ...], y: tuple[int,
     )
     path = Path("one.onnx")
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    (layer,) = inspect_target(str(path)).layers
+    (layer,) = inspect(str(path)).layers
     return layer
 
 
@@ -156,7 +164,7 @@ def test_a_file_whose_numbers_lie_beside_it_can_be_described(bundle: Path, tmp_p
     model = onnx.load(bundle / "model.onnx")
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     (tmp_path / "m.data").unlink()
-    report = inspect_target(str(tmp_path / "m.onnx"))
+    report = inspect(str(tmp_path / "m.onnx"))
     assert (report.parameters, report.batch_norms) == (LENET_WEIGHTS, 0)
 
 
@@ -182,27 +190,27 @@ def test_what_is_not_an_onnx_file_is_one_sentence_naming_it(bundle: Path, tmp_pa
         model.graph.node.reverse()
         path.write_bytes(model.SerializeToString())
     with pytest.raises(BundleError, match=r"model\.onnx") as caught:
-        inspect_target(str(path))
+        inspect(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_bundle_is_refused_before_it_is_read(bundle: Path) -> None:
     (bundle / "golden.npz").unlink()
     with pytest.raises(BundleError, match=r"lacks golden\.npz"):
-        inspect_target(str(bundle))
+        inspect(str(bundle))
 
 
 def test_what_is_no_target_at_all_says_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'lennet' is neither .*lenet"):
-        inspect_target("lennet")
+        inspect("lennet")
     with pytest.raises(BundleError, match=r"is not a bundle"):
-        inspect_target(str(tmp_path))
+        inspect(str(tmp_path))
     with pytest.raises(UsageError, match="needs the shape of its input"):
-        inspect_target("torchvision.models:resnet18")
+        inspect("torchvision.models:resnet18")
 
 
 def test_an_input_of_the_wrong_shape_names_it() -> None:
     with pytest.raises(ModelError, match="30x30"):
-        inspect_target("lenet", input_shapes=("1x1x30x30",))
+        inspect("lenet", input_shapes=("1x1x30x30",))
     with pytest.raises(ModelError, match="32x32"):
-        inspect_target("densenet", input_shapes=("1x1x28x28",))
+        inspect("densenet", input_shapes=("1x1x28x28",))

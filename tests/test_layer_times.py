@@ -12,7 +12,7 @@ import onnx
 import pytest
 from rich.console import Console
 
-from edgekit.backends import open_backend
+from edgekit.backends import open_session
 from edgekit.backends.contract import LayerTime
 from edgekit.backends.onnxruntime.layers import node_times
 from edgekit.backends.tensorrt.inspector import engine_layers
@@ -20,19 +20,22 @@ from edgekit.backends.tensorrt.runtime import layer_profiler
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import open_bundle
 from edgekit.cli.app import main
-from edgekit.commands.bench import bench_bundle
-from edgekit.commands.export import export_source
+from edgekit.commands.bench import bench
+from edgekit.commands.export import export as export_bundle
 from edgekit.errors import UsageError
 from edgekit.latency.layers import layers_report, nodes_of
+from edgekit.latency.loop import Timing
 from edgekit.models.factory import weights_bytes
 from edgekit.onnx.read import Node, read_nodes
-from edgekit.reports.bench import BenchReport
-from edgekit.reports.console import MOST_LAYERS, render
-from edgekit.sources.module import ExportOptions
+from edgekit.reports.bench import MOST_LAYERS, BenchReport
+from edgekit.reports.console import draw
+from edgekit.setups import Setup
+from edgekit.sources import ExportOptions
 from edgekit.tensors import TensorSpec, sample_feed
 from tests.networks import network
+from tests.ways import ways
 
-SMALL = {"seconds": 0.01, "threads": 1}
+SECONDS = 0.01
 
 
 def layer(name: str, operator: str = "", hints: tuple[str, ...] | None = None, ms: tuple[float, ...] = (1.0,)) -> LayerTime:
@@ -73,10 +76,10 @@ def test_a_ring_of_nodes_has_an_end() -> None:
 def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, tmp_path: Path) -> None:
     """Whatever ONNX Runtime fuses, renames and reorders: sums of two convolutions, activations, norms that it rewrites."""
     (tmp_path / "weights.safetensors").write_bytes(weights_bytes(network(name)))
-    export_source(name, ExportOptions(output=tmp_path / "bundle", weights=tmp_path / "weights.safetensors"))
-    files = open_bundle(tmp_path / "bundle").model_files()
+    export_bundle(name, tmp_path / "bundle", ExportOptions(weights=tmp_path / "weights.safetensors"))
+    files = open_bundle(tmp_path / "bundle").files()
     nodes = read_nodes(files.onnx)
-    with open_backend("ort-cpu", files, threads=1) as opened:
+    with open_session(Setup("ort-cpu", threads=1), files) as opened:
         layers = opened.layer_times(sample_feed(opened.inputs, 2), 3)  # type: ignore[attr-defined]
     made_of = nodes_of(layers, nodes)
     assert Counter(one for found in made_of for one in found) == Counter(node.name for node in nodes)
@@ -88,14 +91,14 @@ def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, tmp_path: Pat
 
 
 def test_bench_tells_the_layers_of_every_batch(bundle: Path) -> None:
-    report = bench_bundle(bundle, backends=["torch", "ort-cpu"], batches=(1, 8), layers=True, **SMALL)
+    report = bench(bundle, ways("torch", "ort-cpu", threads=1), Timing((1, 8), SECONDS), layers=True)
     assert [(one.backend, one.batch) for one in report.layers] == [("ort-cpu", 1), ("ort-cpu", 8)]
     for one in report.layers:
         assert one.calls >= 5
         assert sum(layer.share for layer in one.layers) == pytest.approx(1)
         assert one.total_ms > 0
     assert BenchReport.from_json(report.to_json()) == report
-    assert bench_bundle(bundle, backends=["ort-cpu"], batches=(1,), **SMALL).layers == ()
+    assert bench(bundle, ways("ort-cpu", threads=1), Timing((1,), SECONDS)).layers == ()
 
 
 def test_the_command_line_prints_the_slowest_first(
@@ -114,9 +117,9 @@ def test_the_command_line_prints_the_slowest_first(
 
 def printed(*layers: LayerTime) -> str:
     """What the console shows of these layers of a chain."""
-    report = layers_report("ort-cpu", 1, layers, chain(*["Relu"] * len(layers)))
+    report = layers_report("ort-cpu", Setup("ort-cpu"), 1, layers, chain(*["Relu"] * len(layers)))
     console = Console(width=160, file=io.StringIO())
-    render(BenchReport("b", "0", {}, 1, 0.1, (), (), (), None, (report,)), console)
+    draw(BenchReport("b", "0", {}, 1, 0.1, (), (), (), None, (report,)).page(), console)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
@@ -135,7 +138,7 @@ def test_what_the_bodies_of_if_and_loop_take_is_told_once(tmp_path: Path) -> Non
     onnx.save(control_flow(), tmp_path / "m.onnx")
     inputs = (TensorSpec("x", "float32", ("batch", 64)),)
     outputs = (TensorSpec("y", "float32", ("batch", 64)),)
-    with open_backend("ort-cpu", ModelFiles(tmp_path / "m.onnx", inputs, outputs), threads=1) as opened:
+    with open_session(Setup("ort-cpu", threads=1), ModelFiles(tmp_path / "m.onnx", inputs, outputs)) as opened:
         layers = opened.layer_times(sample_feed(inputs, 2), 3)  # type: ignore[attr-defined]
     names = [node.name for node in read_nodes(tmp_path / "m.onnx")]
     assert sorted(one.name for one in layers) == sorted(names)
@@ -158,8 +161,9 @@ def control_flow() -> onnx.ModelProto:
     nested = [branch("inner", "i"), make.make_node("Tanh", ["i.out"], ["n.out"], name="behind")]
     plain = [make.make_node("Tanh", ["h"], ["e.out"], name="else")]
     sides = {"then_branch": body("then", nested), "else_branch": body("else", plain)}
-    state = [make.make_tensor_value_info(*one) for one in (("i", kind.INT64, []), ("go", kind.BOOL, []), ("v", kind.FLOAT, None))]
-    after = [make.make_tensor_value_info(*one) for one in (("on", kind.BOOL, []), ("w", kind.FLOAT, None))]
+    value = make.make_tensor_value_info
+    state = [value("i", kind.INT64, []), value("go", kind.BOOL, []), value("v", kind.FLOAT, None)]
+    after = [value("on", kind.BOOL, []), value("w", kind.FLOAT, None)]
     steps = [make.make_node("Identity", ["go"], ["on"], name="on"), make.make_node("Sin", ["v"], ["w"], name="sine")]
     nodes = [
         make.make_node("MatMul", ["x", "eye"], ["h"], name="product"),
@@ -169,18 +173,18 @@ def control_flow() -> onnx.ModelProto:
         make.make_node("Loop", ["times", "", "f"], ["l"], name="loop", body=make.make_graph(steps, "b", state, after)),
         make.make_node("Cos", ["l"], ["y"], name="end"),
     ]
-    ends = [[make.make_tensor_value_info(name, kind.FLOAT, ["batch", 64])] for name in ("x", "y")]
+    x, y = ([value(name, kind.FLOAT, ["batch", 64])] for name in ("x", "y"))
     values = {"eye": np.eye(64), "huge": np.asarray(1e9)}
-    constants = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
+    constants = [onnx.numpy_helper.from_array(numbers.astype(np.float32), name) for name, numbers in values.items()]
     constants += [onnx.numpy_helper.from_array(np.int64(5), "times")]
-    graph = make.make_graph(nodes, "g", *ends, constants)
+    graph = make.make_graph(nodes, "g", x, y, constants)
     return make.make_model(graph, opset_imports=[make.make_opsetid("", 20)], ir_version=10)
 
 
 def test_runtimes_that_cannot_tell_are_said_to() -> None:
     bundle = "exported/lenet"
     with pytest.raises(UsageError, match=r"--layers: torch cannot tell its layers; add --backend ort-cpu or tensorrt"):
-        bench_bundle(bundle, backends=["torch"], batches=(1,), layers=True, **SMALL)
+        bench(bundle, ways("torch", threads=1), Timing((1,), SECONDS), layers=True)
 
 
 def test_a_node_that_runs_as_several_kernels_is_in_each_and_what_is_inferred_in_one() -> None:
@@ -189,10 +193,10 @@ def test_a_node_that_runs_as_several_kernels_is_in_each_and_what_is_inferred_in_
     assert nodes_of(layers, nodes) == [("n0",), ("n0", "n1"), ("n2",)]
 
 
-def test_a_node_without_a_name_is_known_as_tensorrts_parser_calls_it() -> None:
+def test_a_node_is_known_by_its_name_or_its_output_and_hints_at_no_node_are_passed_over() -> None:
     nodes = [Node("t0", "Conv", ("x",), ("t0",)), Node("node_of_t1", "Relu", ("t0",), ("t1",))]
-    told = [layer("a", "correlation", ("node_of_t0",)), layer("b", "kgen", ("node_of_t1",))]
-    assert nodes_of(told, nodes) == [("t0",), ("node_of_t1",)]
+    layers = [layer("a", "correlation", ("node_of_t0", "t0")), layer("b", "kgen", ("node_of_t1", "t1"))]
+    assert nodes_of(layers, nodes) == [("t0",), ("node_of_t1",)]
 
 
 # what the profile says
@@ -235,13 +239,15 @@ def test_a_body_that_begins_in_the_microsecond_of_its_node_is_still_a_body() -> 
 
 
 def test_medians_shares_and_the_sum_of_a_call() -> None:
-    report = layers_report("x", 2, [layer("n0", ms=(1.0, 5.0, 2.0)), layer("n1", ms=(6.0, 6.0, 6.0))], chain("Conv", "Relu"))
+    report = layers_report(
+        "x", Setup("x"), 2, [layer("n0", ms=(1.0, 5.0, 2.0)), layer("n1", ms=(6.0, 6.0, 6.0))], chain("Conv", "Relu")
+    )
     assert [(one.median_ms, one.share) for one in report.layers] == [(2.0, 0.25), (6.0, 0.75)]
     assert (report.total_ms, report.calls) == (8.0, 3)
 
 
 def test_a_runtime_that_tells_nothing_gives_an_empty_report() -> None:
-    assert layers_report("x", 1, [], chain("Conv")).layers == ()
+    assert layers_report("x", Setup("x"), 1, [], chain("Conv")).layers == ()
 
 
 # which nodes a layer is made of

@@ -23,7 +23,7 @@ from edgekit.graphs.table import module_table
 from edgekit.models import MODELS
 from edgekit.models.batchnorm import BatchNorm, batch_norm
 from edgekit.models.densenet import SMALLEST, DenseBlock, transition
-from edgekit.models.factory import build, build_module, load_weights, weights_bytes
+from edgekit.models.factory import build_module, call_factory, load_weights, weights_bytes
 from tests.networks import image_spec, network
 
 SHAPES = [(8, 5), (2, 3), (4, 3, 6, 5), (1, 3, 2, 2), (1, 3, 1, 2)]
@@ -404,13 +404,13 @@ def test_every_shipped_model_takes_its_smallest_input_any_channels_and_any_class
 )
 def test_a_model_that_cannot_be_found_is_named(name: str, message: str) -> None:
     with pytest.raises(ModelError) as caught:
-        build(name)
+        call_factory(name)
     assert message in str(caught.value)
 
 
 def test_arguments_a_factory_does_not_take_are_an_error() -> None:
     with pytest.raises(ModelError, match=r"lenet could not be built: TypeError.*depth"):
-        build("lenet", {"depth": 3})
+        call_factory("lenet", {"depth": 3})
 
 
 def test_a_factory_of_something_else_is_an_error() -> None:
@@ -430,7 +430,7 @@ def test_a_module_that_fails_on_import_is_a_model_error(tmp_path: Path, monkeypa
     (tmp_path / "broken_net_of_the_user.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="cannot import broken_net_of_the_user: ZeroDivisionError"):
-        build("broken_net_of_the_user:net")
+        call_factory("broken_net_of_the_user:net")
 
 
 def same_state(left: nn.Module, right: nn.Module) -> bool:

@@ -21,19 +21,18 @@ from typer.testing import CliRunner
 from edgekit.bundle.card import model_card
 from edgekit.bundle.folder import open_bundle
 from edgekit.cli.app import app
-from edgekit.commands.export import export_source
-from edgekit.commands.verify import verify_bundle
+from edgekit.commands.export import export as export_bundle
+from edgekit.commands.verify import verify
 from edgekit.errors import BundleError, EdgekitError, ModelError, UsageError
 from edgekit.fold import fold
 from edgekit.graphs.trace import output_specs
 from edgekit.graphs.write import export_onnx
 from edgekit.onnx import exact as onnx_exact
 from edgekit.onnx import fold as onnx_fold
-from edgekit.onnx import free as onnx_file
 from edgekit.onnx.read import batch_norms
 from edgekit.reports.export import ExportReport
+from edgekit.sources import ExportOptions
 from edgekit.sources import onnx_file as pack_onnx
-from edgekit.sources.module import ExportOptions
 from edgekit.tensors import TensorSpec, sample_feed
 from tests.networks import randomise_norms
 from tests.test_fold import spec
@@ -56,25 +55,37 @@ def network(path: Path) -> Path:
 
 
 def test_a_file_is_folded_and_its_bundle_verifies(tmp_path: Path) -> None:
-    report = export_source(str(network(tmp_path / "net.onnx")), ExportOptions(output=tmp_path / "bundle"))
+    report = export_bundle(str(network(tmp_path / "net.onnx")), tmp_path / "bundle")
     assert (len(report.fold.folded), len(report.fold.kept)) == (3, 1)
     assert report.fold.kept[0].obstacles[0].code == "between"
     assert "but Tanh" in report.fold.kept[0].reason
     assert report.exported_error <= 1e-6
     assert report.fold.error_float64 is not None
     assert report.fold.error_float64 <= 1e-14
-    assert report.float32_error is not None
-    assert 0 < report.float32_error <= 1e-6
+    assert report.original_error is not None
+    assert 0 < report.original_error <= 1e-6
     bundle = open_bundle(tmp_path / "bundle")
-    assert batch_norms(onnx.load(bundle.onnx)) == 1
+    assert batch_norms(onnx.load(bundle.onnx_of())) == 1
     assert bundle.manifest.source.model == "net.onnx"
-    checked = verify_bundle(tmp_path / "bundle")
+    checked = verify(tmp_path / "bundle")
     assert checked.passed
     assert checked.parities[0].reference == "the original ONNX file in float64 (recorded)"
-    assert bundle.manifest.golden.float32_error == report.float32_error
-    assert [item.name for item in onnx.load(bundle.onnx).graph.node if item.op_type in ("Conv", "ConvTranspose", "Gemm")] == [
-        fold.into[0] for fold in report.fold.folded
-    ]
+    assert bundle.manifest.golden.original_error == report.original_error
+    assert [
+        item.name for item in onnx.load(bundle.onnx_of()).graph.node if item.op_type in ("Conv", "ConvTranspose", "Gemm")
+    ] == [fold.into[0] for fold in report.fold.folded]
+
+
+@pytest.mark.parametrize("name", ["NET.ONNX", "net.Onnx"])
+def test_a_file_of_a_name_in_capitals_is_told_as_an_onnx_file(tmp_path: Path, name: str) -> None:
+    export_bundle(str(network(tmp_path / name)), tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.manifest.source.model == name
+    (checked,) = verify(bundle.root, ["ort-cpu"]).parities
+    assert checked.reference == "the original ONNX file in float64 (recorded)"
+    card = (bundle.root / "README.md").read_text(encoding="utf-8")
+    assert "The reference is the original ONNX file in float64 (recorded). In its own dtype the original itself is off by" in card
+    assert "PyTorch float64" not in card
 
 
 def tensor(name: str, *shape: int, low: float = -0.5, high: float = 0.5, dtype: str = "float32") -> onnx.TensorProto:
@@ -126,12 +137,12 @@ def export(tmp_path: Path, model: onnx.ModelProto | bytes, **options: Any) -> Ex
     """Through the file; what is written verifies, and holds the norms that the report says."""
     path = tmp_path / "net.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    report = export_source(str(path), ExportOptions(output=tmp_path / "bundle", **options))
+    report = export_bundle(str(path), tmp_path / "bundle", ExportOptions(**options))
     bundle = open_bundle(tmp_path / "bundle")
-    assert batch_norms(onnx.load(bundle.onnx)) == len(report.fold.kept)
-    assert verify_bundle(tmp_path / "bundle", backends=("ort-cpu",)).passed
-    assert report.exported_error <= bundle.variant.tolerance.atol + bundle.variant.tolerance.rtol
-    if report.float32_error is not None and report.fold.folded:
+    assert batch_norms(onnx.load(bundle.onnx_of())) == len(report.fold.kept)
+    assert verify(tmp_path / "bundle", ("ort-cpu",)).passed
+    assert report.exported_error <= bundle.variant().allowance.tolerance.atol + bundle.variant().allowance.tolerance.rtol
+    if report.original_error is not None and report.fold.folded:
         assert report.fold.error_float64 is not None
         assert report.fold.error_float64 <= 1e-13
     return report
@@ -169,11 +180,11 @@ def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_folding_the_file_stays_as_it_is(tmp_path: Path) -> None:
     path = network(tmp_path / "net.onnx")
-    report = export_source(str(path), ExportOptions(output=tmp_path / "bundle", fold_bn=False))
+    report = export_bundle(str(path), tmp_path / "bundle", ExportOptions(fold_bn=False))
     assert len(report.fold.kept) == 4
-    assert report.exported_error == report.float32_error
+    assert report.exported_error == report.original_error
     assert report.fold.error_float64 is None
-    assert onnx.load(open_bundle(tmp_path / "bundle").onnx) == onnx.load(path)
+    assert onnx.load(open_bundle(tmp_path / "bundle").onnx_of()) == onnx.load(path)
 
 
 def test_a_fold_that_is_slightly_wrong_is_refused_in_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +207,11 @@ def test_without_float64_the_limit_is_the_tolerance_of_the_bundle(tmp_path: Path
     no_float64(monkeypatch)
     report = export(tmp_path, plain())
     manifest = open_bundle(tmp_path / "bundle").manifest
-    assert (report.float32_error, manifest.golden.float32_error, report.fold.error_float64) == (None, None, None)
+    assert (report.original_error, manifest.golden.original_error, report.fold.error_float64) == (None, None, None)
     assert report.notes[0].endswith("not in float64: Something is in the way")
-    assert "its own dtype" in verify_bundle(tmp_path / "bundle").parities[0].reference
-    assert "The reference is the original file" in model_card(manifest)
+    itself = "the original ONNX file in its own dtype, unoptimised (recorded)"
+    assert verify(tmp_path / "bundle").parities[0].reference == itself
+    assert f"The reference is {itself}." in model_card(manifest)
 
 
 def test_the_written_file_is_held_to_the_tolerance_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,10 +236,10 @@ def test_a_float16_file_is_folded_and_held_to_float16(tmp_path: Path, monkeypatc
         kind=TensorProto.FLOAT16,
     )  # fmt: skip
     report = export(tmp_path, model)
-    variant = open_bundle(tmp_path / "bundle").variant
+    variant = open_bundle(tmp_path / "bundle").variant()
     assert folds(report) == {"bn": ("conv",), "bn2": ("second",)}
-    assert (variant.name, variant.precision, variant.tolerance.atol) == ("fp16", "float16", 1e-5)
-    assert 1e-3 <= variant.tolerance.rtol <= 2e-2
+    assert (variant.name, variant.precision, variant.allowance.tolerance.atol) == ("float16", "float16", 1e-5)
+    assert 1e-3 <= variant.allowance.tolerance.rtol <= 2e-2
     assert report.exported_error > 1e-4
     no_float64(monkeypatch)
     assert export(tmp_path, model).exported_error > 1e-4
@@ -241,8 +253,8 @@ def test_float16_weights_between_float32_inputs_and_norms(tmp_path: Path) -> Non
     stored = [tensor("w", 6, 4, 3, 3, dtype="float16"), *statistics("bn", 6)]
     report = export(tmp_path, made([down, conv("h"), norm("c", "n"), up], stored))
     assert folds(report) == {"bn": ("conv",)}
-    assert open_bundle(tmp_path / "bundle").variant.precision == "float16"
-    kinds = {item.data_type for item in onnx.load(open_bundle(tmp_path / "bundle").onnx).graph.initializer}
+    assert open_bundle(tmp_path / "bundle").variant().precision == "float16"
+    kinds = {item.data_type for item in onnx.load(open_bundle(tmp_path / "bundle").onnx_of()).graph.initializer}
     assert kinds == {TensorProto.FLOAT16}
 
 
@@ -264,7 +276,7 @@ def test_a_file_in_double_is_its_own_reference(tmp_path: Path) -> None:
     stored = [tensor("w", 256, 6, dtype="float64"), *statistics("bn", 6, "float64")]
     nodes = [node("Flatten", ["x"], "f"), node("Gemm", ["f", "w"], "g"), norm("g", "y")]
     report = export(tmp_path, made(nodes, stored, rank=2, kind=TensorProto.DOUBLE))
-    assert open_bundle(tmp_path / "bundle").variant.precision == "float64"
+    assert open_bundle(tmp_path / "bundle").variant().precision == "float64"
     assert folds(report) == {"bn": ("gemm",)}
     assert report.exported_error <= 1e-14
 
@@ -275,8 +287,8 @@ def test_the_precision_is_that_of_the_weights_not_of_the_first_input(tmp_path: P
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
     report = export(tmp_path, model)
     assert report.fold.kept == ()
-    variant = open_bundle(tmp_path / "bundle").variant
-    assert (variant.name, variant.precision, variant.tolerance.rtol) == ("fp32", "float32", 2e-5)
+    variant = open_bundle(tmp_path / "bundle").variant()
+    assert (variant.name, variant.precision, variant.allowance.tolerance.rtol) == ("float32", "float32", 2e-5)
 
 
 def test_norm_behind_norm_names_the_layer_that_is_left(tmp_path: Path) -> None:
@@ -432,7 +444,7 @@ def test_files_of_all_kinds(tmp_path: Path, name: str) -> None:
     report = export(tmp_path, build())
     assert codes(report) == wanted
     assert report.fold.before == 1
-    there = {item.name for item in onnx.load(open_bundle(tmp_path / "bundle").onnx).graph.node}
+    there = {item.name for item in onnx.load(open_bundle(tmp_path / "bundle").onnx_of()).graph.node}
     assert all(layer in there for layers in folds(report).values() for layer in layers)
 
 
@@ -537,9 +549,13 @@ def test_a_fixed_batch_is_freed_when_that_is_proved(tmp_path: Path) -> None:
         assert any(f"takes batches of {fixed}; its batch axis was freed" in note for note in report.notes)
         bundle = open_bundle(tmp_path / "bundle")
         assert bundle.manifest.notes == report.notes
-        assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*onnx.load(bundle.onnx).graph.input,)] == ["batch"]
+        assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*onnx.load(bundle.onnx_of()).graph.input,)] == [
+            "batch"
+        ]
         assert not [
-            value for value in onnx.load(bundle.onnx).graph.value_info if value.type.tensor_type.shape.dim[0].dim_value == fixed
+            value
+            for value in onnx.load(bundle.onnx_of()).graph.value_info
+            if value.type.tensor_type.shape.dim[0].dim_value == fixed
         ]
         single = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         golden = bundle.golden()
@@ -641,14 +657,14 @@ def test_weights_beside_the_file_come_along_and_not_from_elsewhere(tmp_path: Pat
     outside = tmp_path / "split" / "net.onnx"
     outside.parent.mkdir()
     onnx.save(onnx.load(path), outside, save_as_external_data=True, location="net.data", size_threshold=0)
-    report = export_source(str(outside), ExportOptions(output=tmp_path / "bundle"))
+    report = export_bundle(str(outside), tmp_path / "bundle")
     assert len(report.fold.folded) == 3
     (outside.parent / "net.data").rename(tmp_path / "net.data")
     with pytest.raises(BundleError, match="is not a whole ONNX file"):
-        export_source(str(outside), ExportOptions(output=tmp_path / "again"))
+        export_bundle(str(outside), tmp_path / "again")
     (outside.parent / "net.data").write_bytes((tmp_path / "net.data").read_bytes()[:-100])
     with pytest.raises(BundleError, match="is not a whole ONNX file"):
-        export_source(str(outside), ExportOptions(output=tmp_path / "again"))
+        export_bundle(str(outside), tmp_path / "again")
 
 
 def test_a_sparse_tensor_beside_the_file_is_refused_where_onnx_would_leave_it_there(tmp_path: Path) -> None:
@@ -665,11 +681,11 @@ def test_a_sparse_tensor_beside_the_file_is_refused_where_onnx_would_leave_it_th
 def test_weights_beyond_two_gigabytes_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(plain(), path, save_as_external_data=True, location="net.data", size_threshold=0)
-    monkeypatch.setattr(onnx_file, "LARGEST_BYTES", 959)
+    monkeypatch.setattr("edgekit.onnx.read.LARGEST_BYTES", 959)
     (tmp_path / "net.data").unlink()
     assert path.stat().st_size < 959
     with pytest.raises(ModelError, match="GiB, and one ONNX file holds 2"):
-        export_source(str(path), ExportOptions(output=tmp_path / "bundle"))
+        export_bundle(str(path), tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x89PNG\r\n\x1a\n" + bytes(100), None])
@@ -688,9 +704,9 @@ def test_a_damaged_file_is_one_sentence_and_leaves_the_older_bundle(tmp_path: Pa
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").mkdir()
     with pytest.raises(BundleError, match="is not a regular file"):
-        export_source(str(tmp_path / "net.onnx"), ExportOptions(output=tmp_path / "bundle"))
+        export_bundle(str(tmp_path / "net.onnx"), tmp_path / "bundle")
     with pytest.raises(BundleError, match="does not exist"):
-        export_source(str(tmp_path / "other.onnx"), ExportOptions(output=tmp_path / "bundle"))
+        export_bundle(str(tmp_path / "other.onnx"), tmp_path / "bundle")
 
 
 def test_files_without_a_batch_or_without_inputs_are_refused(tmp_path: Path) -> None:
@@ -721,7 +737,7 @@ def test_options_that_the_file_decides_are_refused(tmp_path: Path) -> None:
     path = str(network(tmp_path / "net.onnx"))
     for options in (ExportOptions(opset=20), ExportOptions(input_shapes=("1x4x8x8",)), ExportOptions(weights=Path("w.pt"))):
         with pytest.raises(UsageError, match="does not go with an ONNX file"):
-            export_source(path, options)
+            export_bundle(path, tmp_path / "bundle", options)
 
 
 def test_the_report_says_where_the_errors_were_measured(tmp_path: Path) -> None:
@@ -732,7 +748,7 @@ def test_the_report_says_where_the_errors_were_measured(tmp_path: Path) -> None:
     assert "folded against unfolded in float64" in text
     document = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert document["measured_in"] == "ONNX Runtime without optimisations"
-    assert document["float32_error"] > 0
+    assert document["original_error"] > 0
 
 
 WINDOWS: list[tuple[str, dict[str, Any]]] = [
@@ -811,5 +827,5 @@ def test_a_reference_that_disagrees_with_onnx_runtime_is_not_believed(tmp_path: 
     right = onnx_exact.run_file_exact
     monkeypatch.setattr(pack_onnx, "run_file_exact", lambda *given: {name: 1.01 * array for name, array in right(*given).items()})
     report = export(tmp_path, plain())
-    assert report.float32_error is None
+    assert report.original_error is None
     assert "differs from ONNX Runtime by 9.9e-03" in report.notes[0]

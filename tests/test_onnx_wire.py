@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.onnx.wire import DEEPEST, lies_elsewhere, operators
+from edgekit.onnx.wire import DEEPEST, operators, tensor_elsewhere
 
 X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
 
@@ -113,20 +113,38 @@ MODELS = [
 @pytest.mark.parametrize("model", MODELS, ids=range(len(MODELS)))
 def test_a_tensor_that_lies_elsewhere_is_found_wherever_it_is(model: onnx.ModelProto) -> None:
     content = model.SerializeToString()
-    assert lies_elsewhere(content)
+    assert tensor_elsewhere(content) == "w"
     inside = content.replace(b"\x70\x01", b"\x70\x00")  # data_location: 1 to 0
     assert inside != content
-    assert not lies_elsewhere(inside)
+    assert tensor_elsewhere(inside) is None
 
 
 def test_a_named_file_counts_without_the_mark_too() -> None:
     tensor = TensorProto(name="w")
     tensor.external_data.add(key="location", value="w.bin")
-    assert lies_elsewhere(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
+    assert tensor_elsewhere(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString()) == "w"
+
+
+def graph_of(*tensors: bytes) -> bytes:
+    """A model of these initializers, written by hand: onnx writes the fields of a tensor in their order alone."""
+    graph = b"".join(b"\x2a" + bytes([len(tensor)]) + tensor for tensor in tensors)
+    return b"\x3a" + bytes([len(graph)]) + graph
+
+
+def test_the_tensor_that_is_named_is_the_one_that_lies_elsewhere() -> None:
+    near, far = b"\x42\x04near", b"\x42\x03far"
+    mark = b"\x70\x01"  # data_location is EXTERNAL
+    for content in (graph_of(near, far + mark), graph_of(near, mark + far), graph_of(far + mark, near)):
+        assert [tensor.name for tensor in onnx.load_model_from_string(content).graph.initializer if tensor.data_location] == [
+            "far"
+        ]
+        assert tensor_elsewhere(content) == "far"
+    assert tensor_elsewhere(graph_of(near, mark)) == ""
+    assert tensor_elsewhere(graph_of(near, far)) is None
 
 
 def test_a_real_file_has_all_its_weights_inside(bundle: Path) -> None:
-    assert not lies_elsewhere((bundle / "model.onnx").read_bytes())
+    assert tensor_elsewhere((bundle / "model.onnx").read_bytes()) is None
 
 
 def nested(count: int) -> bytes:
@@ -134,7 +152,8 @@ def nested(count: int) -> bytes:
     content = onnx.GraphProto(node=[onnx.NodeProto(op_type="Relu")]).SerializeToString()
     for key in (b"\x32", b"\x2a", b"\x0a") * count:  # graph of an attribute, of a node, of a graph
         content = key + bytes([len(content) & 0x7F | 0x80, len(content) >> 7]) + content
-    return b"\x3a" + bytes([len(content) & 0x7F | 0x80, len(content) >> 7]) + content
+    size = bytes([len(content) & 0x7F | 0x80, len(content) >> 7])
+    return b"\x3a" + size + bytes(content)
 
 
 def test_what_protobuf_still_reads_is_read_and_nothing_deeper_is_walked() -> None:

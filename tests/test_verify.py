@@ -17,20 +17,24 @@ from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
 from safetensors.torch import load, save
 
-from edgekit.backends import KINDS
-from edgekit.backends.fake import FakeBackend
+from edgekit.backends import table
+from edgekit.backends.contract import Opened
+from edgekit.backends.fake import FakeSession
 from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.bundle.golden import GoldenArrays
-from edgekit.commands.export import export_source
-from edgekit.commands.verify import verify_bundle
+from edgekit.commands.export import export as export_bundle
+from edgekit.commands.verify import verify
 from edgekit.errors import BundleError
 from edgekit.models.factory import weights_bytes
 from edgekit.parity.compare import compare_output, normalised_error
 from edgekit.parity.run import parity
 from edgekit.reports.verify import ParityReport, VerifyReport
-from edgekit.sources.module import ExportOptions
+from edgekit.setups import Setup
+from edgekit.sources import ExportOptions
 from edgekit.tolerance import Tolerance
 from tests.networks import NORMS, network
+from tests.test_bundle import edit
+from tests.ways import ways
 
 Array = np.ndarray[Any, Any]
 LOOSE = Tolerance(atol=1e9, rtol=0.5, top1=0.0)
@@ -55,7 +59,7 @@ def calibrated_lenet() -> torch.nn.Module:
 def _calibrated_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated")
     (folder / "weights.safetensors").write_bytes(weights_bytes(calibrated_lenet()))
-    export_source("lenet", ExportOptions(output=folder / "bundle", weights=folder / "weights.safetensors"))
+    export_bundle("lenet", folder / "bundle", ExportOptions(weights=folder / "weights.safetensors"))
     return folder / "bundle"
 
 
@@ -85,20 +89,20 @@ def weight_names(root: Path) -> list[str]:
 
 
 def of(report: VerifyReport, kind: str) -> ParityReport:
-    return next(parity for parity in report.parities if parity.candidate == kind)
+    return next(parity for parity in report.parities if parity.backend == kind)
 
 
 @pytest.mark.parametrize("which", ["bundle", "calibrated"])
 def test_a_sound_bundle_passes_on_every_runtime_and_the_rest_is_named(request: pytest.FixtureRequest, which: str) -> None:
-    report = verify_bundle(request.getfixturevalue(which))
+    report = verify(request.getfixturevalue(which))
     assert report.passed
-    assert {"torch", "ort-cpu"} <= {parity.candidate for parity in report.parities}
+    assert {"torch", "ort-cpu"} <= {parity.backend for parity in report.parities}
     for parity_ in report.parities:
         assert parity_.samples == 8
         assert parity_.facts
         assert 0 < parity_.outputs[0].normalised < 1e-5
         assert parity_.outputs[0].top1 == 1
-    assert {one.backend for one in report.skipped} | {one.candidate for one in report.parities} == set(KINDS)
+    assert {one.backend for one in report.skipped} | {one.backend for one in report.parities} == set(table())
     assert all(one.reason for one in report.skipped)
 
 
@@ -108,7 +112,7 @@ def test_one_weight_tensor_scaled_by_1_01_is_caught(calibrated: Path, layer: int
         values *= np.float32(1.01)
 
     change_tensor(calibrated, weight_names(calibrated)[layer], scale)
-    report = verify_bundle(calibrated)
+    report = verify(calibrated)
     assert not report.passed
     assert not of(report, "ort-cpu").passed
     assert of(report, "torch").passed
@@ -122,7 +126,7 @@ def test_one_single_element_of_the_first_convolution_scaled_by_1_01_is_caught(ca
         values.reshape(-1)[np.argsort(np.abs(values), axis=None)[rank]] *= np.float32(1.01)
 
     change_tensor(calibrated, weight_names(calibrated)[0], scale)
-    report = verify_bundle(calibrated, backends=["ort-cpu"])
+    report = verify(calibrated, ways("ort-cpu"))
     assert not report.passed
     diff = report.parities[0].outputs[0]
     assert diff.limit < diff.max_abs < 0.01
@@ -130,14 +134,14 @@ def test_one_single_element_of_the_first_convolution_scaled_by_1_01_is_caught(ca
 
 def test_rewriting_the_onnx_file_without_a_change_still_passes(calibrated: Path) -> None:
     change_tensor(calibrated, weight_names(calibrated)[0], lambda values: None)
-    assert verify_bundle(calibrated, backends=["ort-cpu"]).passed
+    assert verify(calibrated, ways("ort-cpu")).passed
 
 
 def test_a_torch_weight_scaled_by_1_01_is_caught_on_the_torch_side(calibrated: Path) -> None:
     state = load((calibrated / "weights.safetensors").read_bytes())
     state["4.weight"] *= 1.01
     replace_file(calibrated, "weights.safetensors", save(state))
-    report = verify_bundle(calibrated)
+    report = verify(calibrated)
     assert not of(report, "torch").passed
     assert of(report, "ort-cpu").passed
 
@@ -147,7 +151,7 @@ def test_a_nan_in_the_weights_fails_and_the_report_is_still_json(calibrated: Pat
         values.reshape(-1)[0] = np.nan
 
     change_tensor(calibrated, weight_names(calibrated)[-1], poison)
-    report = verify_bundle(calibrated, backends=["ort-cpu"], tolerance=LOOSE)
+    report = verify(calibrated, ways("ort-cpu"), tolerance=LOOSE)
     assert not report.passed
     assert "not finite" in report.parities[0].outputs[0].problem
     assert VerifyReport.from_json(report.to_json()) == report
@@ -158,7 +162,7 @@ def test_a_file_changed_without_sealing_is_refused_before_anything_runs(bundle: 
     content[-1] ^= 1
     (bundle / "model.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=r"model\.onnx does not have the sha256"):
-        verify_bundle(bundle)
+        verify(bundle)
 
 
 def test_a_batch_axis_that_is_fixed_in_the_file_is_found_out(calibrated: Path) -> None:
@@ -166,18 +170,18 @@ def test_a_batch_axis_that_is_fixed_in_the_file_is_found_out(calibrated: Path) -
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     replace_file(calibrated, "model.onnx", model.SerializeToString())
     with pytest.raises(BundleError, match=r"cannot run .*model\.onnx on input 8x1x28x28"):
-        verify_bundle(calibrated, backends=["ort-cpu"])
+        verify(calibrated, ways("ort-cpu"))
 
 
 def test_a_tolerance_given_overrides_the_manifests_both_ways(calibrated: Path) -> None:
-    assert not verify_bundle(calibrated, tolerance=Tolerance(atol=0, rtol=0)).passed
+    assert not verify(calibrated, tolerance=Tolerance(atol=0, rtol=0)).passed
 
     def scale(values: Array) -> None:
         values *= np.float32(1.01)
 
     change_tensor(calibrated, weight_names(calibrated)[0], scale)
-    assert not verify_bundle(calibrated).passed
-    assert verify_bundle(calibrated, tolerance=Tolerance(atol=1, top1=0)).passed
+    assert not verify(calibrated).passed
+    assert verify(calibrated, tolerance=Tolerance(atol=1, top1=0)).passed
 
 
 REFERENCE = np.array([[1.0, 5.0, 2.0], [4.0, 3.0, -8.0], [0.0, 1.0, 2.0]])
@@ -188,13 +192,21 @@ def golden() -> GoldenArrays:
 
 
 def parity_of(function: Callable[[Array], Array], tolerance: Tolerance | None = None) -> ParityReport:
-    fake = FakeBackend(lambda feed: {"y": function(feed["x"])}, facts={"fake": "1"})
-    return parity(fake, golden(), tolerance or Tolerance())
+    fake = FakeSession(lambda feed: {"y": function(feed["x"])}, facts={"fake": "1"})
+    return parity(Opened("fake", Setup("fake"), fake), golden(), tolerance or Tolerance(), "what was recorded")
+
+
+def test_the_reference_is_told_in_the_manifests_words(bundle: Path) -> None:
+    assert verify(bundle, ["ort-cpu"]).parities[0].reference == "PyTorch float64, unfolded (recorded)"
+    edit(bundle, lambda document: document["golden"].update(reference="a measurement, by hand"))
+    (checked,) = verify(bundle, ["ort-cpu"]).parities
+    assert checked.reference == "a measurement, by hand"
 
 
 def test_a_backend_that_computes_the_reference_passes_with_no_error() -> None:
     report = parity_of(lambda x: x.copy())
     assert report.passed
+    assert report.reference == "what was recorded"
     assert (report.outputs[0].max_abs, report.outputs[0].top1, report.samples) == (0, 1, 3)
     assert report.facts == {"fake": "1", "batch sizes": "3, 1"}
 
@@ -231,7 +243,8 @@ def test_a_wrong_shape_fails_at_any_tolerance_and_is_reported(function: Callable
 
 def test_an_output_that_is_missing_fails_at_any_tolerance() -> None:
     for outputs in ({}, {"z": REFERENCE}):
-        report = parity(FakeBackend(lambda feed, made=outputs: made), golden(), LOOSE)
+        session = FakeSession(lambda feed, made=outputs: made)
+        report = parity(Opened("fake", Setup("fake"), session), golden(), LOOSE, "what was recorded")
         assert not report.passed
         assert report.outputs[0].problem == "the output is missing"
 
@@ -249,7 +262,7 @@ def test_a_value_that_is_not_finite_fails_at_any_tolerance_and_is_located(poison
 
 
 def test_a_report_of_no_outputs_or_no_runtimes_does_not_pass() -> None:
-    assert not ParityReport("r", "c", 1, Tolerance(), (), {}).passed
+    assert not ParityReport("r", "c", 1, Tolerance(), (), {}, Setup("c")).passed
     assert not VerifyReport("b", "0" * 64, (), ()).passed
 
 

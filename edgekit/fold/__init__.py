@@ -104,9 +104,9 @@ def fold_graph(
         round_folded = len(folded)
         for norm in norms:  # into what comes before, in the order of the data
             attempt(norm, "before", folded, kept)
-        for norm in reversed([one for one in norms if one.nodes[0] not in folded]):  # what is behind must be done first
+        for norm in reversed([norm for norm in norms if norm.nodes[0] not in folded]):  # what is behind must be done first
             attempt(norm, "after", folded, kept)
-        for norm in [one for one in norms if one.nodes[0] not in folded]:
+        for norm in [norm for norm in norms if norm.nodes[0] not in folded]:
             attempt(norm, "beside", folded, kept)
         if len(folded) == round_folded:
             break
@@ -137,11 +137,11 @@ def _attempt(
     except Blocked as blocked:
         if side == "beside":  # so rarely possible that its absence explains nothing
             return
-        found = Obstacle(side, blocked.code, str(blocked.at.name), str(blocked))
-        before = [one for one in kept[node].obstacles if one.side != side] if node in kept else []
-        kept[node] = _kept(norm, [*before, found])
+        obstacle = Obstacle(side, blocked.code, str(blocked.at.name), str(blocked))
+        before = [earlier for earlier in kept[node].obstacles if earlier.side != side] if node in kept else []
+        kept[node] = _kept(norm, [*before, obstacle])
         return
-    folded[node] = Fold(norm.path, norm.kind, _names(edits), side, norm.onnx_nodes)
+    folded[node] = Fold(norm.path, norm.kind, _layer_paths(edits), side, norm.onnx_nodes)
     places, gone = _take_out(search.graph, norm, side)
     if proof is not None:
         layers = [(edit.layer, edit.layer) for edit in edits] if side == "after" else []
@@ -157,7 +157,7 @@ def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> tuple[list[tuple
     places: list[tuple[fx.Node, fx.Node]] = []
     if side == "beside":
         (total,) = norm.last.users
-        (other,) = [one for one in total.all_input_nodes if one is not norm.last]
+        (other,) = [term for term in total.all_input_nodes if term is not norm.last]
         top = sums_with(norm.last)[-1]
         places = [(top, other if top is total else top)]
         total.replace_all_uses_with(other)
@@ -165,18 +165,18 @@ def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> tuple[list[tuple
     else:
         norm.last.replace_all_uses_with(norm.source)
         places = [(norm.last, norm.source)] if side == "before" else []
-    for one in reversed(gone):
-        graph.graph.erase_node(one)
+    for node in reversed(gone):
+        graph.graph.erase_node(node)
     return places, gone
 
 
-def _names(edits: list[Edit]) -> tuple[str, ...]:
+def _layer_paths(edits: list[Edit]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(module_path(edit.layer) for edit in edits))
 
 
 def _kept(norm: Norm, obstacles: Sequence[Obstacle]) -> Kept:
     sides = {"itself": "", "before": "", "after": "behind it: "}
-    reason = "; ".join(sides[one.side] + one.why for one in obstacles)
+    reason = "; ".join(sides[obstacle.side] + obstacle.why for obstacle in obstacles)
     return Kept(norm.path, norm.kind, reason, norm.onnx_nodes, tuple(obstacles))
 
 

@@ -70,7 +70,7 @@ class Affine(NamedTuple):
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Affine]:
         """The shares of the pieces of a concatenation."""
-        parts = (torch.split(widened(part, axis, sum(sizes)), list(sizes), axis) for part in self)
+        parts = (torch.split(repeated(part, axis, sum(sizes)), list(sizes), axis) for part in self)
         return [Affine.of(scale, shift) for scale, shift in zip(*parts, strict=True)]
 
 
@@ -78,14 +78,14 @@ def joined(maps: Sequence[Affine], axis: int, sizes: Sequence[int]) -> Affine:
     """The map of a concatenation whose pieces have these maps and these sizes along ``axis``."""
 
     def whole(parts: list[Tensor]) -> Tensor:
-        shape = [max(part.shape[one] for part in parts) for one in range(parts[0].dim())]
+        shape = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
         wide = [part.expand(*shape[:axis], size, *shape[axis + 1 :]) for part, size in zip(parts, sizes, strict=True)]
         return torch.cat(wide, axis)
 
-    return Affine.of(whole([one.scale for one in maps]), whole([one.shift for one in maps]))
+    return Affine.of(whole([affine.scale for affine in maps]), whole([affine.shift for affine in maps]))
 
 
-def widened(part: Tensor, axis: int, size: int) -> Tensor:
+def repeated(part: Tensor, axis: int, size: int) -> Tensor:
     """Repeated along ``axis`` up to ``size`` where it has size 1."""
     return part.expand(*part.shape[:axis], size, *part.shape[axis + 1 :])
 

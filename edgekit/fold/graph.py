@@ -55,7 +55,7 @@ def values_read(node: fx.Node) -> list[fx.Node]:
     if node.target in _READ_NO_VALUES:
         return []
     if node.target in _READ_FIRST_ONLY:
-        return [one for one in node.args[:1] if isinstance(one, fx.Node)]
+        return [value for value in node.args[:1] if isinstance(value, fx.Node)]
     return node.all_input_nodes
 
 
@@ -120,8 +120,8 @@ class Storages:
     def users(self, node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
         """Every user of the numbers behind a ``get_attr`` node, also through other names, as (name, user)."""
         storage, first, last = self._place[node]
-        found = [other for other in self._nodes[storage] if self._place[other][1] <= last and first <= self._place[other][2]]
-        return [(other, user) for other in found for user in other.users]
+        readers = [other for other in self._nodes[storage] if self._place[other][1] <= last and first <= self._place[other][2]]
+        return [(other, user) for other in readers for user in other.users]
 
 
 def _place(tensor: Tensor) -> tuple[int, int, int]:
@@ -141,7 +141,7 @@ class Constants:
         for node in graph.graph.nodes:  # in the order of the data: what a node needs has been decided before
             inputs = node.all_input_nodes
             leaf = node.op == "get_attr" and isinstance(stored(graph, str(node.target)), Tensor)
-            if leaf or (_is_pure(node) and inputs and all(one in self._constant for one in inputs)):
+            if leaf or (_is_pure(node) and inputs and all(value in self._constant for value in inputs)):
                 self._constant.add(node)
 
     def __contains__(self, node: object) -> bool:
@@ -253,7 +253,7 @@ def without_writes(graph: fx.GraphModule) -> frozenset[fx.Node]:
             continue
         node.target = functional
         roots[node] = owners[memory] = node
-        for user in [one for one in target.users if position[one] > position[node]]:
+        for user in [reader for reader in target.users if position[reader] > position[node]]:
             user.replace_input_with(target, node)
     graph.recompile()
     return frozenset(node for node in roots if roots[node] in written)
@@ -291,20 +291,21 @@ def without_zeros(graph: fx.GraphModule) -> None:
 
 def _memory(node: fx.Node) -> int:
     """What tells the memory of a node's value from others': the tracer's tensors share it where the real ones do."""
-    found: list[int] = []
+    memories: list[int] = []
     fx.node.map_aggregate(
-        node.meta.get("val"), lambda one: found.append(one.untyped_storage()._cdata) if isinstance(one, Tensor) else None
+        node.meta.get("val"), lambda part: memories.append(part.untyped_storage()._cdata) if isinstance(part, Tensor) else None
     )
-    return found[0] if found else -1 - id(node)
+    return memories[0] if memories else -1 - id(node)
 
 
 def _functional(node: fx.Node) -> Any:
     """The same operator without the write; None where there is none, or it would give another dtype."""
     if any(
-        is_tensor(one) and dtype_of(one).is_floating_point and dtype_of(one) != dtype_of(node) for one in node.all_input_nodes
+        is_tensor(value) and dtype_of(value).is_floating_point and dtype_of(value) != dtype_of(node)
+        for value in node.all_input_nodes
     ):
         return None
     target: Any = node.target
     packet = getattr(aten, target._schema.name.removeprefix("aten::").rstrip("_"), None)
-    found = getattr(packet, target._overloadname, None)
-    return None if found is None or found._schema.is_mutable else found  # ``mul.out`` has no twin of that name
+    twin = getattr(packet, target._overloadname, None)
+    return None if twin is None or twin._schema.is_mutable else twin  # ``mul.out`` has no twin of that name

@@ -56,7 +56,7 @@ class Norm(NamedTuple):
         return self.nodes[-1]
 
 
-class Step(NamedTuple):
+class AffineStep(NamedTuple):
     """An elementwise operator with a constant operand: what it maps, and how."""
 
     variable: fx.Node
@@ -67,19 +67,19 @@ def find_norms(graph: fx.GraphModule) -> list[Norm]:
     """Every normalisation in the graph, in the order of the data; those in branches (``torch.cond``) last."""
     constants = Constants(graph)
     inside = _holders(graph)
-    found: list[Norm] = []
+    norms: list[Norm] = []
     taken: set[fx.Node] = set()
     for node in graph.graph.nodes:
         if node in taken or node in constants or node.op != "call_function":
             continue
         if is_batch_norm(node):
-            found.append(_batch_norm(node, constants))
+            norms.append(_batch_norm(node, constants))
         elif affine_step(node, constants) is not None:
-            run = _run(node, constants)
+            run = _step_chain(node, constants)
             taken.update(run)
             norm = _written_out(run, constants, inside)
-            found += [norm] if norm is not None else []
-    return found + _in_branches(graph)
+            norms += [norm] if norm is not None else []
+    return norms + _in_branches(graph)
 
 
 def _holders(graph: fx.GraphModule) -> set[str]:
@@ -97,11 +97,11 @@ def is_batch_norm(node: fx.Node) -> bool:
 
 def _in_branches(graph: fx.GraphModule) -> list[Norm]:
     branches = [part for name, part in graph.named_modules() if name and isinstance(part, fx.GraphModule)]
-    found = []
+    norms = []
     for node in [node for part in branches for node in part.graph.nodes if is_batch_norm(node)]:
         why = Obstacle("itself", "branch", describe(node), "it is inside a branch, loop or autocast, where nothing is folded")
-        found.append(Norm(module_path(node), _kind(node), 0, (node,), None, why, onnx_nodes=1))
-    return found
+        norms.append(Norm(module_path(node), _kind(node), 0, (node,), None, why, onnx_nodes=1))
+    return norms
 
 
 def _batch_norm(node: fx.Node, constants: Constants) -> Norm:
@@ -123,7 +123,7 @@ def _batch_norm(node: fx.Node, constants: Constants) -> Norm:
     shift = shift if values[1] is None else shift + values[1]
     offset = float((values[2] * inverse).abs().max()) if inverse.isfinite().all() else 0.0
     shape = (1, -1, *(1,) * (len(sizes(node)) - 2))
-    return _checked(norm._replace(affine=Affine(scale.reshape(shape), shift.reshape(shape)), offset=offset))
+    return _finite(norm._replace(affine=Affine(scale.reshape(shape), shift.reshape(shape)), offset=offset))
 
 
 def _kind(node: fx.Node) -> str:
@@ -131,7 +131,7 @@ def _kind(node: fx.Node) -> str:
     return kind if "Norm" in kind else "batch_norm"
 
 
-def _run(first: fx.Node, constants: Constants) -> tuple[fx.Node, ...]:
+def _step_chain(first: fx.Node, constants: Constants) -> tuple[fx.Node, ...]:
     """The affine steps from ``first`` on that nothing else sees, that the same module makes, and that keep to one axis."""
     nodes = [first]
     axes = _axes(first, constants)
@@ -165,13 +165,15 @@ def _written_out(nodes: tuple[fx.Node, ...], constants: Constants, holders: set[
         operand = node.args.index(step.variable) if node is nodes[0] else operand
         affine = affine.then(step.map)
         if node.target in _SCALING:
-            scaled += [one for one in node.all_input_nodes if one in constants and _per_channel(constants(one), node)]
+            scaled += [
+                operand for operand in node.all_input_nodes if operand in constants and _per_channel(constants(operand), node)
+            ]
         if scaled and offset is None:  # what is scaled then is taken to have a deviation of one: what was subtracted is its mean
             offset = float(affine.shift.abs().max()) if affine.finite else 0.0
     if not scaled or len(affine.axes) > 1:
         return None
     path, kind = _name(nodes, scaled[0], holders)
-    return _checked(Norm(path, kind, operand, nodes, affine, offset=offset or 0.0))
+    return _finite(Norm(path, kind, operand, nodes, affine, offset=offset or 0.0))
 
 
 def _per_channel(constant: Tensor, node: fx.Node) -> bool:
@@ -189,7 +191,7 @@ def _name(nodes: tuple[fx.Node, ...], constant: fx.Node, holders: set[str]) -> t
     return str(constant.target), "scale" if len(nodes) == 1 else "scale and shift"
 
 
-def affine_step(node: fx.Node, constants: Constants) -> Step | None:
+def affine_step(node: fx.Node, constants: Constants) -> AffineStep | None:
     """One elementwise operator with a constant operand, as a map of its variable operand; None for anything else.
 
     The constant may be a Python number or of any shape that leaves the variable's shape as it is.
@@ -197,7 +199,7 @@ def affine_step(node: fx.Node, constants: Constants) -> Step | None:
     rule = _STEPS.get(node.target) if node.op == "call_function" else None
     if rule is None or not is_tensor(node) or node in constants or not dtype_of(node).is_floating_point:
         return None
-    variables = [one for one in node.all_input_nodes if one not in constants]
+    variables = [value for value in node.all_input_nodes if value not in constants]
     if len(variables) != 1 or sum(arg is variables[0] for arg in node.args) != 1 or not is_tensor(variables[0]):
         return None
     if sizes(variables[0]) != sizes(node) or dtype_of(variables[0]) != dtype_of(node):
@@ -210,7 +212,7 @@ def affine_step(node: fx.Node, constants: Constants) -> Step | None:
     aligned = [_aligned(part, rank) for part in step]
     if any(part is None or any(part.shape[axis] > 1 for axis in free_axes(node)) for part in aligned):
         return None
-    return Step(variables[0], Affine.of(*(part for part in aligned if part is not None)))
+    return AffineStep(variables[0], Affine.of(*(part for part in aligned if part is not None)))
 
 
 def _aligned(part: Any, rank: int) -> Tensor | None:
@@ -276,7 +278,7 @@ _STEPS: Mapping[Any, Rule] = {
 }
 
 
-def _checked(norm: Norm) -> Norm:
+def _finite(norm: Norm) -> Norm:
     if norm.affine is not None and norm.affine.finite:
         return norm
     return _refused(norm, "not-finite", NOT_FINITE)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, fx, nn
 
 from edgekit.errors import ModelError, first_line
-from edgekit.graphs.exact import Exact, Jittered, Override, Run, run_in_float64, sampled_error, scaled_error
+from edgekit.graphs.exact import Exact, ExactRun, Jittered, Override, run_in_float64, sampled_error, worst_output_error
 
 FLOAT64_LIMIT = 1e-12
 NOISE_FACTOR = 8  # one convolution rounds once a term, the estimate of noise once a result
@@ -52,11 +52,11 @@ class Proof:
             self._explain(error, self._noise(graph, override, after))
         return error
 
-    def _difference(self, after: Run) -> float:
+    def _difference(self, after: ExactRun) -> float:
         inside = [sampled_error(after.samples[now], self._before.samples[before]) for now, before in self._same.items()]
-        return max([scaled_error(after.outputs, self._before.outputs), *inside])
+        return max([worst_output_error(after.outputs, self._before.outputs), *inside])
 
-    def _noise(self, graph: fx.GraphModule, override: Override, after: Run) -> float:
+    def _noise(self, graph: fx.GraphModule, override: Override, after: ExactRun) -> float:
         """How far float64's own rounding moves what is compared, on either side."""
         jittered = run_in_float64(graph, self._example, override, Jittered)
         original = run_in_float64(self._copy, self._example, interpreter=Jittered)
@@ -65,7 +65,10 @@ class Proof:
             sampled_error(original.samples[self._nodes[before]], self._before.samples[before]) for before in self._same.values()
         ]
         return max(
-            scaled_error(jittered.outputs, after.outputs), scaled_error(original.outputs, self._before.outputs), *ours, *theirs
+            worst_output_error(jittered.outputs, after.outputs),
+            worst_output_error(original.outputs, self._before.outputs),
+            *ours,
+            *theirs,
         )
 
     def _explain(self, error: float, noise: float) -> None:
@@ -75,19 +78,20 @@ class Proof:
         if error <= NOISE_FACTOR * noise:
             raise ModelError(
                 f"{self._name} amplifies rounding so much that its float64 values are good to {noise:.0e} of their scale "
-                "only, and its float32 outputs to nothing: no fold can be proven; check its weights (are they trained?) or "
-                "export with --no-fold-bn"
+                "only, and its float32 outputs to nothing: no fold can be proven",
+                "check its weights (are they trained?) or export with --no-fold-bn",
             )
         raise ModelError(
             f"folding {self._name} changed its float64 outputs by {error:.1e} of their scale, which is a defect of "
-            "edgekit or statistics too extreme to fold; export with --no-fold-bn and report it"
+            "edgekit or statistics too extreme to fold",
+            "export with --no-fold-bn and report it",
         )
 
-    def _run(self, graph: fx.GraphModule) -> Run:
+    def _run(self, graph: fx.GraphModule) -> ExactRun:
         try:
             return run_in_float64(graph, self._example, interpreter=Exact)
         except Exception as problem:
             raise ModelError(
-                f"{self._name} runs, but not in float64, in which edgekit proves a fold: {first_line(problem)}; "
-                "export with --no-fold-bn"
+                f"{self._name} runs, but not in float64, in which edgekit proves a fold: {first_line(problem)}",
+                "export with --no-fold-bn",
             ) from problem

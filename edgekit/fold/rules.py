@@ -25,7 +25,7 @@ class Blocked(Exception):  # an answer of the search, not an error
         self.code, self.at = code, at
 
 
-class Layer(NamedTuple):
+class LayerRule(NamedTuple):
     """An operator (x, weight, bias, ...) that is linear in x.
 
     ``axis`` is that of its channels, in x and in the output; its weight has the rank ``weight_rank``, or that of x.
@@ -141,9 +141,9 @@ def _linear_border(node: fx.Node) -> str:
     return ""
 
 
-_CONVOLUTION = Layer(1, _conv_outputs, _conv_inputs, _conv_bias, _conv_border, groups_at=6)
-_TRANSPOSED = Layer(1, _transposed_outputs, _transposed_inputs, _transposed_bias, _transposed_border, groups_at=6)
-LAYERS: Mapping[Any, Layer] = {
+_CONVOLUTION = LayerRule(1, _conv_outputs, _conv_inputs, _conv_bias, _conv_border, groups_at=6)
+_TRANSPOSED = LayerRule(1, _transposed_outputs, _transposed_inputs, _transposed_bias, _transposed_border, groups_at=6)
+LAYERS: Mapping[Any, LayerRule] = {
     **{
         getattr(getattr(aten, f"conv{rank}d"), overload): _CONVOLUTION
         for rank in (1, 2, 3)
@@ -152,18 +152,18 @@ LAYERS: Mapping[Any, Layer] = {
     aten.conv_transpose1d.default: _TRANSPOSED,
     aten.conv_transpose2d.input: _TRANSPOSED,
     aten.conv_transpose3d.input: _TRANSPOSED,
-    aten.linear.default: Layer(
+    aten.linear.default: LayerRule(
         -1, _conv_outputs, _linear_inputs, lambda weight, shift, groups: weight @ shift, _linear_border, weight_rank=2
     ),
 }
 
 
-def layer_of(node: fx.Node) -> Layer | None:
+def layer_of(node: fx.Node) -> LayerRule | None:
     """The rule of an operator with a weight; None for any other, and for one without a batch axis."""
     layer = LAYERS.get(node.target) if node.op == "call_function" else None
-    if layer is None or not all(is_tensor(one) for one in node.args[:2]):
+    if layer is None or not all(is_tensor(value) for value in node.args[:2]):
         return None
-    source, weight = (len(sizes(one)) for one in node.args[:2] if isinstance(one, fx.Node))
+    source, weight = (len(sizes(value)) for value in node.args[:2] if isinstance(value, fx.Node))
     return layer if weight == (layer.weight_rank or source) else None
 
 
@@ -328,7 +328,7 @@ def _sum_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Sha
 def _sum_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
     """(s x + t) + (s y + u) = s (x + y) + (t + u): the scales must be the same."""
     nothing = Affine.identity(len(sizes(node)))
-    first, second = (maps.get(one, nothing) for one in _operands(node))
+    first, second = (maps.get(operand, nothing) for operand in _operands(node))
     if first.scale.shape != second.scale.shape or not bool((first.scale == second.scale).all()):
         raise Blocked("addition", node, f"{describe(node)} adds another value, which is not scaled")
     sign = -1.0 if node.target is aten.sub.Tensor else 1.0
@@ -339,7 +339,7 @@ def _product_before(node: fx.Node, affine: Affine, constants: Constants) -> list
     """s (x y) = (s x) y = x (s y)."""
     if affine.shifts:
         raise Blocked("product", node, f"{describe(node)} multiplies two values, and neither can take a shift")
-    return [[(one, affine)] for one in _operands(node)]
+    return [[(operand, affine)] for operand in _operands(node)]
 
 
 def _product_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
@@ -347,27 +347,26 @@ def _product_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Con
     if any(affine.shifts for affine in maps.values()):
         raise Blocked("product", node, f"{describe(node)} multiplies with another value, and so would a shift be")
     nothing = Affine.identity(len(sizes(node)))
-    first, second = (maps.get(one, nothing) for one in _operands(node))
+    first, second = (maps.get(operand, nothing) for operand in _operands(node))
     return Affine.of(first.scale * second.scale, nothing.shift)
 
 
 def _step_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
     """s (c x + d) + t = c (s x + t') + d with t' = (s d + t - d) / c."""
-    found = affine_step(node, constants)
-    assert found is not None
-    step = found.map
-    shift = affine.scale * step.shift + affine.shift - step.shift
-    if bool((step.scale == 0).any()):
+    step = affine_step(node, constants)
+    assert step is not None
+    shift = affine.scale * step.map.shift + affine.shift - step.map.shift
+    if bool((step.map.scale == 0).any()):
         raise Blocked("zero", node, f"{describe(node)} multiplies by zero")
-    return [[(found.variable, Affine.of(affine.scale, shift / step.scale))]]
+    return [[(step.variable, Affine.of(affine.scale, shift / step.map.scale))]]
 
 
 def _step_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
     """c (s x + t) + d = s (c x + d) + (c t + d - s d)."""
-    found = affine_step(node, constants)
-    assert found is not None
-    step, (affine,) = found.map, maps.values()
-    return Affine.of(affine.scale, step.scale * affine.shift + step.shift - affine.scale * step.shift)
+    step = affine_step(node, constants)
+    assert step is not None
+    (affine,) = maps.values()
+    return Affine.of(affine.scale, step.map.scale * affine.shift + step.map.shift - affine.scale * step.map.shift)
 
 
 _STEP = Passage(_step_before, _step_after)
@@ -381,39 +380,41 @@ _PERMUTED = _rearranged(
 )
 
 
-def _table(names: str, passage: Passage) -> dict[Any, Passage]:
-    found = {}
+def _passages(names: str, passage: Passage) -> dict[Any, Passage]:
+    passages = {}
     for name in names.split():
         packet, _, overload = name.partition(".")
-        found[getattr(getattr(aten, packet), overload)] = passage
-    return found
+        passages[getattr(getattr(aten, packet), overload)] = passage
+    return passages
 
 
 PASSAGES: Mapping[Any, Passage] = {
-    **_table(
+    **_passages(
         "dropout.default feature_dropout.default alpha_dropout.default clone.default contiguous.default detach.default "
         "to.dtype alias.default",
         _unchanged(_same_values),
     ),
-    **_table("relu.default leaky_relu.default", _unchanged(_homogeneous)),
-    **_table("max_pool1d.default max_pool2d.default max_pool3d.default", _unchanged(_maximum)),
-    **_table("avg_pool1d.default avg_pool2d.default avg_pool3d.default", _unchanged(_average)),
-    **_table(
+    **_passages("relu.default leaky_relu.default", _unchanged(_homogeneous)),
+    **_passages("max_pool1d.default max_pool2d.default max_pool3d.default", _unchanged(_maximum)),
+    **_passages("avg_pool1d.default avg_pool2d.default avg_pool3d.default", _unchanged(_average)),
+    **_passages(
         "adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default upsample_nearest1d.vec "
         "upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec upsample_bilinear2d.vec upsample_trilinear3d.vec",
         _unchanged(_spatial),
     ),
-    **_table("pad.default", _unchanged(_padded)),
-    **_table(
+    **_passages("pad.default", _unchanged(_padded)),
+    **_passages(
         "reshape.default view.default flatten.using_ints unflatten.int squeeze.dim squeeze.dims squeeze.default "
         "unsqueeze.default reshape_as.default view_as.default",
         _RESHAPED,
     ),
-    **_table("permute.default transpose.int swapaxes.default swapdims.default mT.default movedim.intlist movedim.int", _PERMUTED),
-    **_table("mean.dim", _rearranged(_mean_move, _mean_back)),
-    **_table("cat.default concat.default", Passage(_cat_before, _cat_after)),
-    **_table("add.Tensor sub.Tensor", Passage(_sum_before, _sum_after)),
-    **_table("mul.Tensor", Passage(_product_before, _product_after)),
+    **_passages(
+        "permute.default transpose.int swapaxes.default swapdims.default mT.default movedim.intlist movedim.int", _PERMUTED
+    ),
+    **_passages("mean.dim", _rearranged(_mean_move, _mean_back)),
+    **_passages("cat.default concat.default", Passage(_cat_before, _cat_after)),
+    **_passages("add.Tensor sub.Tensor", Passage(_sum_before, _sum_after)),
+    **_passages("mul.Tensor", Passage(_product_before, _product_after)),
 }
 
 
@@ -440,7 +441,7 @@ def _only(node: fx.Node, maps: Mapping[fx.Node, Affine]) -> Affine:
 def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
     """Of a sum or product of two different values of one rank, neither a constant."""
     values = node.args
-    if node.kwargs or len(values) != 2 or not all(is_tensor(one) for one in values):
+    if node.kwargs or len(values) != 2 or not all(is_tensor(value) for value in values):
         raise Blocked("unknown", node, f"{describe(node)} stands between")
     first, second = values
     assert isinstance(first, fx.Node)
@@ -475,4 +476,4 @@ def _each(value: Any, rank: int) -> Any:
 
 
 def _all_are(value: Any, wanted: int) -> bool:
-    return all(one == wanted for one in value) if isinstance(value, (list, tuple)) else value == wanted
+    return all(item == wanted for item in value) if isinstance(value, (list, tuple)) else value == wanted

@@ -58,7 +58,7 @@ class Search:
         while waiting:
             node = node.next
             waiting.discard(node)
-            incoming = {one: maps[one] for one in values_read(node) if one in maps}
+            incoming = {value: maps[value] for value in values_read(node) if value in maps}
             if not incoming:
                 continue
             if node.op == "output":
@@ -99,11 +99,11 @@ class Search:
     def _summands(self, node: fx.Node) -> list[fx.Node]:
         """What is added to ``node``, in one sum or in sums of sums that nothing else sees."""
         inside = {node, *sums_with(node)}
-        found = [one for total in sums_with(node) for one in total.all_input_nodes if one not in inside]
-        for one in found:
-            if _is_sum(one) and len(one.users) == 1:
-                found += one.all_input_nodes
-        return found
+        terms = [term for total in sums_with(node) for term in total.all_input_nodes if term not in inside]
+        for term in terms:
+            if _is_sum(term) and len(term.users) == 1:
+                terms += term.all_input_nodes
+        return terms
 
     def _before(self, node: fx.Node, user: fx.Node, affine: Affine, reach: int) -> list[Edit]:
         if affine.is_identity:
@@ -139,7 +139,7 @@ class Search:
         if node.op != "call_function":
             raise Blocked("input", node, f"no convolution or linear layer before it, but {describe(node)}")
         self._check_written(node)
-        others = sorted({describe(one) for one in node.users if one is not user and node in values_read(one)})
+        others = sorted({describe(other) for other in node.users if other is not user and node in values_read(other)})
         if others:
             raise Blocked("other-users", node, f"the output of {module_path(node)} is also used by {', '.join(others)}")
         if any(sizes(node)[axis] == 1 for axis in affine.axes):
@@ -168,7 +168,7 @@ class Search:
         layer = layer_of(node)
         assert layer is not None
         axis = layer.axis % len(sizes(value))
-        wrong = [one for one in affine.axes if one != axis]
+        wrong = [along for along in affine.axes if along != axis]
         if wrong:
             raise Blocked(
                 "another-axis", node, f"it normalises axis {wrong[0]}, the {what} of {module_path(node)} lie along axis {axis}"
@@ -183,10 +183,10 @@ class Search:
         mine = self._between(weight) | {node}
         others = sorted(
             {
-                describe(one)
+                describe(reader)
                 for leaf in self._leaves(weight)
-                for other, one in self.storages.users(leaf)
-                if one not in mine and other in values_read(one)
+                for other, reader in self.storages.users(leaf)
+                if reader not in mine and other in values_read(reader)
             }
         )
         if others:
@@ -194,17 +194,17 @@ class Search:
 
     def _leaves(self, node: fx.Node) -> list[fx.Node]:
         """The stored tensors of the layer's size or more that a constant is made of."""
-        found = [one for one in self._between(node) | {node} if one.op == "get_attr"]
-        return [one for one in found if stored(self.graph, str(one.target)).dim() > 1] or found
+        leaves = [leaf for leaf in self._between(node) | {node} if leaf.op == "get_attr"]
+        return [leaf for leaf in leaves if stored(self.graph, str(leaf.target)).dim() > 1] or leaves
 
     def _between(self, node: fx.Node) -> set[fx.Node]:
         """Everything a constant is made of, and itself."""
         seen, waiting = {node}, [node]
         while waiting:
-            for one in waiting.pop().all_input_nodes:
-                if one not in seen:
-                    seen.add(one)
-                    waiting.append(one)
+            for source in waiting.pop().all_input_nodes:
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
         return seen
 
     def _check_written(self, node: fx.Node) -> None:
@@ -238,5 +238,5 @@ def _is_sum(node: fx.Node) -> bool:
         node.target is aten.add.Tensor
         and not node.kwargs
         and len(inputs) == 2
-        and all(is_tensor(one) and sizes(one) == sizes(node) and dtype_of(one) == dtype_of(node) for one in inputs)
+        and all(is_tensor(value) and sizes(value) == sizes(node) and dtype_of(value) == dtype_of(node) for value in inputs)
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgekit.fold.graph import CACHED_ELEMENTS, describe, module_path, owner, sizes, stored
-from edgekit.fold.rules import Blocked, Layer, centre, layer_of
+from edgekit.fold.rules import Blocked, LayerRule, centre, layer_of
 from edgekit.fold.search import Edit, Search
 
 
@@ -112,7 +112,7 @@ class _Pending:
         self._search, self._node = search, node
         layer = layer_of(node)
         assert layer is not None
-        self.layer: Layer = layer
+        self.layer: LayerRule = layer
         self.outputs: Tensor | None = None
         self.inputs: Tensor | None = None
         self.centre: Tensor | None = None
@@ -138,17 +138,17 @@ class _Pending:
 
     def with_edit(self, edit: Edit) -> _Pending:
         """s (W u + b) + t, W (s u + t) + b, or W u + b + (s u + t)."""
-        made = copy.copy(self)
+        pending = copy.copy(self)
         if edit.place == "outputs":
-            made.outputs, made.centre = _product(edit.scale, self.outputs), _scaled(self.centre, edit.scale)
-            made.bias = _sum(edit.shift, _scaled(self.bias, edit.scale))
+            pending.outputs, pending.centre = _product(edit.scale, self.outputs), _scaled(self.centre, edit.scale)
+            pending.bias = _sum(edit.shift, _scaled(self.bias, edit.scale))
         elif edit.place == "inputs":
-            made.inputs, made.centre = _product(edit.scale, self.inputs), _scaled(self.centre, edit.scale)
+            pending.inputs, pending.centre = _product(edit.scale, self.inputs), _scaled(self.centre, edit.scale)
             if bool(edit.shift.any()):
-                made.bias = _sum(self.layer.bias(self.weight(), edit.shift, self.layer.groups(self._node)), self.bias)
+                pending.bias = _sum(self.layer.bias(self.weight(), edit.shift, self.layer.groups(self._node)), self.bias)
         else:
-            made.centre, made.bias = _sum(edit.scale, self.centre), _sum(edit.shift, self.bias)
-        return made
+            pending.centre, pending.bias = _sum(edit.scale, self.centre), _sum(edit.shift, self.bias)
+        return pending
 
     def check(self, node: fx.Node) -> None:
         """Raise Blocked when the dtype cannot hold the result as well as it held the layer."""

@@ -12,10 +12,12 @@ from torch import Tensor, fx, nn
 
 from edgekit.errors import ModelError, first_line
 from edgekit.graphs.trace import named_outputs
+from edgekit.tensors import largest, normalised_error
 
 aten = torch.ops.aten
 Override = Callable[[str], Tensor | None]  # name of a parameter -> what it is to become
 SAMPLED = 1024
+SMALLEST_SCALE = 1e-30  # what is smaller throughout is held against this
 _NARROWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -102,7 +104,7 @@ class Jittered(Exact):
         return value + value * sign * (torch.finfo(torch.float64).eps / 2)
 
 
-class Run(NamedTuple):
+class ExactRun(NamedTuple):
     """One inference: the named outputs, and some elements of every value on the way (values x channels)."""
 
     outputs: dict[str, Tensor]
@@ -114,38 +116,41 @@ def run_in_float64(
     example: tuple[Tensor, ...],
     override: Override = _stored_values,
     interpreter: type[Exact] = Exact,
-) -> Run:
+) -> ExactRun:
     """One inference, repeatable by chance too; ``override`` gives values of parameters that are not stored yet."""
     inputs = [copy.deepcopy(in_float64(tensor)) for tensor in example]
     exact = interpreter(graph, override)
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Run(named_outputs(exact.run(*inputs)), exact.samples)
+        return ExactRun(named_outputs(exact.run(*inputs)), exact.samples)
 
 
-def scaled_error(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
-    """The largest max|got - wanted| / max|wanted| of any output."""
-    return max(_scaled_error(got[name].double(), wanted[name].double()) for name in wanted)
+def worst_output_error(outputs: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> float:
+    """The largest max|y - r| / max|r| of any output."""
+    return max(_finite_error(outputs[name].double(), reference.double()) for name, reference in references.items())
 
 
-def _scaled_error(got: Tensor, wanted: Tensor) -> float:
-    """Over the finite values; infinite unless what is not finite is the same on both sides."""
-    finite = wanted.isfinite()
-    if not torch.equal(got.isfinite(), finite) or not torch.equal(got[~finite].nan_to_num(), wanted[~finite].nan_to_num()):
-        return math.inf
-    if not bool(finite.any()):
-        return 0.0
-    return float((got - wanted)[finite].abs().max() / wanted[finite].abs().max().clamp_min(1e-30))
-
-
-def sampled_error(got: Tensor, wanted: Tensor) -> float:
-    """Of two samples: the largest |got - wanted|, each channel over its own largest value, or the median channel's.
+def sampled_error(values: Tensor, reference: Tensor) -> float:
+    """Of two samples: the largest |y - r|, each channel over its own largest value, or the median channel's.
 
     A channel is a few numbers here, which may all lie near zero by chance; one huge channel must not hide the others.
     """
-    largest = wanted.abs().amax(0)
-    scale = largest.clamp_min(max(float(largest.median()), 1e-6 * float(largest.max()), 1e-30))
-    return _scaled_error(got / scale, wanted / scale) if bool(wanted.isfinite().all()) else _scaled_error(got, wanted)
+    peaks = reference.abs().amax(0)
+    scale = peaks.clamp_min(max(float(peaks.median()), 1e-6 * float(peaks.max()), SMALLEST_SCALE))
+    if bool(reference.isfinite().all()):
+        return _finite_error(values / scale, reference / scale)
+    return _finite_error(values, reference)
+
+
+def _finite_error(values: Tensor, reference: Tensor) -> float:
+    """The error of what is finite, of scale; infinite unless what is not finite is the same on both sides."""
+    finite = reference.isfinite()
+    if not torch.equal(values.isfinite(), finite):
+        return math.inf
+    if not torch.equal(values[~finite].nan_to_num(), reference[~finite].nan_to_num()):
+        return math.inf
+    output, wanted = values[finite].numpy(), reference[finite].numpy()
+    return normalised_error(output, wanted, scale=max(largest(wanted), SMALLEST_SCALE))
 
 
 def _sample(value: Tensor) -> Tensor:
@@ -162,9 +167,9 @@ def _sample(value: Tensor) -> Tensor:
 
 def _shares_memory(value: Tensor, args: Any) -> bool:
     """Whether an operator gave a view of an argument, or wrote into one."""
-    found: list[Tensor] = []
-    fx.node.map_aggregate(args, lambda one: found.append(one) if isinstance(one, Tensor) else None)
-    return any(one.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() for one in found)
+    tensors: list[Tensor] = []
+    fx.node.map_aggregate(args, lambda part: tensors.append(part) if isinstance(part, Tensor) else None)
+    return any(tensor.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() for tensor in tensors)
 
 
 def _widened(value: Any) -> Any:

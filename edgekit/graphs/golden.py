@@ -1,4 +1,4 @@
-"""Golden inputs and the outputs of the original, unfolded model on them, in float64 and in float32."""
+"""Golden inputs and the outputs of the original, unfolded model on them, in float64 and in its own dtype."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import fx, nn
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import ModelError
 from edgekit.graphs.exact import run_exact
-from edgekit.graphs.trace import as_arrays, inference_copy, run, tensors_of_feed
+from edgekit.graphs.trace import as_arrays, inference_copy, run_module, tensors_of_feed
 from edgekit.tensors import Array, TensorSpec, sample_feed
 
 RANDOM_SAMPLES = 8
@@ -28,9 +28,9 @@ def record(model: nn.Module, graph: fx.GraphModule, inputs: dict[str, Array], la
     Raises ModelError when an output is not finite.
     """
     tensors = tensors_of_feed(inputs)
-    float32 = as_arrays(run(inference_copy(model), tensors))
+    original = as_arrays(run_module(inference_copy(model), tensors))
     float64 = {name: array.astype(np.float64) for name, array in as_arrays(run_exact(model, graph, tensors)).items()}
     for name, array in float64.items():
-        if not np.isfinite(array).all() or not np.isfinite(float32[name].astype(np.float64)).all():
-            raise ModelError(f"output {name!r} of the model is not finite on its golden inputs; check the weights")
-    return GoldenArrays(inputs, float64, float32, labels)
+        if not np.isfinite(array).all() or not np.isfinite(original[name].astype(np.float64)).all():
+            raise ModelError(f"output {name!r} of the model is not finite on its golden inputs", "check the weights")
+    return GoldenArrays(inputs, float64, original, labels)

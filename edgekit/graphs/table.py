@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from edgekit.graphs.trace import TRACED_BATCH, run, tensors_of
+from edgekit.graphs.trace import TRACED_BATCH, run_module, tensors_of
 from edgekit.models.batchnorm import BatchNorm
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.tensors import BATCH, TensorSpec, shape_text
@@ -25,7 +25,7 @@ def module_table(source: str, model: nn.Module, inputs: Sequence[TensorSpec]) ->
     frozen = copy.deepcopy(model).eval()
     rows: dict[str, Layer] = {}
     handles = [module.register_forward_hook(_recorder(name, rows)) for name, module in frozen.named_modules() if name]
-    outputs = run(frozen, tensors_of(inputs, TRACED_BATCH))
+    outputs = run_module(frozen, tensors_of(inputs, TRACED_BATCH))
     _remove(handles)
     leaves = [name for name, module in frozen.named_modules() if name in rows and not list(module.children())]
     return InspectReport(
@@ -49,12 +49,12 @@ def _recorder(name: str, rows: dict[str, Layer]) -> Callable[[nn.Module, tuple[A
         if isinstance(output, Tensor) and name not in rows:
             own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
             shape: tuple[int | str, ...] = (BATCH, *output.shape[1:])
-            rows[name] = Layer(name, type(module).__name__, shape, own, _macs(module, args, output))
+            rows[name] = Layer(name, type(module).__name__, shape, own, _module_macs(module, args, output))
 
     return record
 
 
-def _macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
+def _module_macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
     """Multiply-accumulates per sample of convolutions and linear layers; 0 for the rest."""
     outputs = output.numel() // output.shape[0]
     if isinstance(module, nn.Linear):

@@ -26,7 +26,7 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     never held twice before it has to be. Raises ModelError when the model does not take these inputs or cannot be traced.
     """
     example = tensors_of(inputs, TRACED_BATCH)
-    frozen = _runnable(model, example)
+    frozen = _run_once(model, example)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -36,14 +36,14 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     except Exception as problem:
         reason = first_line(problem)
         raise ModelError(
-            f"{type(model).__name__} runs but cannot be traced with a free batch axis: {reason}; "
-            "keep Python branches on tensor values and fixed batch sizes out of forward()"
+            f"{type(model).__name__} runs but cannot be traced with a free batch axis: {reason}",
+            "keep Python branches on tensor values and fixed batch sizes out of forward()",
         ) from problem
     _read_late(graph)
     return graph
 
 
-def _runnable(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+def _run_once(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
     """A copy in inference mode that has been run once, because its own error is clearer than the tracer's.
 
     It shares the parameters' memory with ``model``, unless ``eval()`` or ``forward()`` write into it (as merging LoRA does).
@@ -51,10 +51,10 @@ def _runnable(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
     try:
         with _Unwritten(model):
             frozen = inference_copy(model, share=True)
-            run(frozen, example)
+            run_module(frozen, example)
     except _Written:
         frozen = inference_copy(model)
-        run(frozen, example)
+        run_module(frozen, example)
     return frozen
 
 
@@ -91,7 +91,9 @@ def inference_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
     known: dict[int, Any] = {}
     if share:  # parameters of its own, so that ``weight.data = ...`` stays its own too
         known = {
-            id(one): nn.Parameter(one.detach(), one.requires_grad) for one in model.parameters() if type(one) is nn.Parameter
+            id(parameter): nn.Parameter(parameter.detach(), parameter.requires_grad)
+            for parameter in model.parameters()
+            if type(parameter) is nn.Parameter
         }
     for module in model.modules():
         known |= {id(value): value.detach() for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf}
@@ -99,8 +101,8 @@ def inference_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
         return copy.deepcopy(model, known).eval()
     except Exception as problem:  # whatever a user's object raises
         raise ModelError(
-            f"{type(model).__name__} cannot be copied: {first_line(problem)}; edgekit works on a copy, so make copy.deepcopy "
-            "of the model work"
+            f"{type(model).__name__} cannot be copied: {first_line(problem)}",
+            "edgekit works on a copy, so make copy.deepcopy of the model work",
         ) from problem
 
 
@@ -113,7 +115,7 @@ def _takes_any_number(model: nn.Module) -> bool:
 def _read_late(graph: fx.GraphModule) -> None:
     """Read each stored tensor just before its first use, so that running the graph holds few of them at a time."""
     position = {node: index for index, node in enumerate(graph.graph.nodes)}
-    for node in [one for one in position if one.op == "get_attr" and one.users]:
+    for node in [stored for stored in position if stored.op == "get_attr" and stored.users]:
         min(node.users, key=position.__getitem__).prepend(node)
 
 
@@ -129,7 +131,7 @@ def own_weights(graph: fx.GraphModule, model: nn.Module) -> None:
             setattr(graph.get_submodule(path), leaf, copies[id(parameter)])
 
 
-def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def run_module(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """The named outputs of one inference; raises ModelError naming the input shapes when the model refuses them."""
     try:
         with torch.inference_mode():
@@ -139,8 +141,8 @@ def run(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
     except (Exception, SystemExit) as problem:
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in example)
         raise ModelError(
-            f"{type(model).__name__} does not take an input of {shapes} (the batch in front): {first_line(problem)}; "
-            "check --input-shape"
+            f"{type(model).__name__} does not take an input of {shapes} (the batch in front): {first_line(problem)}",
+            "check --input-shape",
         ) from problem
 
 
@@ -155,7 +157,7 @@ def tensors_of_feed(feed: Feed) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(array) for array in feed.values())
     except TypeError:
         dtypes = ", ".join(f"{name} is {array.dtype}" for name, array in feed.items())
-        raise ModelError(f"PyTorch and numpy do not share the dtype of an input: {dtypes}; use float32 or float16") from None
+        raise ModelError(f"PyTorch and numpy do not share the dtype of an input: {dtypes}", "use float32 or float16") from None
 
 
 def dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[tuple[Any, ...]]:
@@ -170,9 +172,9 @@ def named_outputs(result: object) -> dict[str, Tensor]:
         return {"output": result}
     items = _flat(result, "")
     if not items or not all(isinstance(value, Tensor) for _, value in items):
-        raise ModelError(f"forward() returned a {type(result).__name__}; return a tensor, or a tuple or dict of tensors")
+        raise ModelError(f"forward() returned a {type(result).__name__}", "return a tensor, or a tuple or dict of tensors")
     if len({name for name, _ in items}) != len(items):
-        raise ModelError("forward() returned two outputs of one name; give each key of a nested dict its own")
+        raise ModelError("forward() returned two outputs of one name", "give each key of a nested dict its own")
     return dict(items)
 
 
@@ -190,17 +192,18 @@ def _flat(result: object, prefix: str) -> list[tuple[str, Any]]:
 
 def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """Specs of the model's outputs; raises ModelError unless the batch is the first axis of each, and no other's size."""
-    small, large = (run(model, tensors_of(inputs, batch)) for batch in (TRACED_BATCH, TRACED_BATCH + 1))
+    small, large = (run_module(model, tensors_of(inputs, batch)) for batch in (TRACED_BATCH, TRACED_BATCH + 1))
     specs = []
     for name, tensor in small.items():
         first, second = tuple(tensor.shape), tuple(large[name].shape)
         if first[:1] != (TRACED_BATCH,) or second[:1] != (TRACED_BATCH + 1,) or first[1:] != second[1:]:
             raise ModelError(
-                f"output {name!r} is {shape_text(first)} for {TRACED_BATCH} samples and {shape_text(second)} for "
-                f"{TRACED_BATCH + 1}; the batch must be the first axis of every output and no other"
+                f"output {name!r} is {shape_text(first)} for {TRACED_BATCH} samples and "
+                f"{shape_text(second)} for {TRACED_BATCH + 1}",
+                "the batch must be the first axis of every output and no other",
             )
         if tensor.is_complex():
-            raise ModelError(f"output {name!r} is complex, which no runtime here takes; return its real and imaginary parts")
+            raise ModelError(f"output {name!r} is complex, which no runtime here takes", "return its real and imaginary parts")
         specs.append(TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *first[1:])))
     return tuple(specs)
 
@@ -211,4 +214,4 @@ def as_arrays(outputs: Mapping[str, Tensor]) -> dict[str, Array]:
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in outputs.items()}
     except TypeError:
         dtypes = ", ".join(f"{name} is {tensor.dtype}" for name, tensor in outputs.items())
-        raise ModelError(f"PyTorch and numpy do not share the dtype of an output: {dtypes}; use float32 or float16") from None
+        raise ModelError(f"PyTorch and numpy do not share the dtype of an output: {dtypes}", "use float32 or float16") from None

@@ -22,11 +22,9 @@ from torch import fx
 
 from edgekit.errors import ModelError
 from edgekit.graphs.trace import TRACED_BATCH, dynamic_shapes, tensors_of
-from edgekit.onnx.read import batch_norms
+from edgekit.onnx.read import LARGEST_BYTES, batch_norms
 from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
-
-LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room for its own fields
 
 _SIMPLIFICATIONS = (
     rules.materialize_reshape_shape_rule,
@@ -58,7 +56,7 @@ def export_onnx(
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
     if size > LARGEST_BYTES:
-        raise ModelError(f"the weights take {size / 2**30:.1f} GiB, and one ONNX file holds 2; export a smaller model")
+        raise ModelError(f"the weights take {size / 2**30:.1f} GiB, and one ONNX file holds 2", "export a smaller model")
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -80,14 +78,14 @@ def export_onnx(
             (line for line in reversed(lines) if "No ONNX function" in line or "Error" in line), lines[0] if lines else ""
         )
         raise ModelError(
-            f"torch.onnx.export refused the model at opset {opset}: {type(problem).__name__}: {reason}; "
-            "try another --opset, or replace the operator it names"
+            f"torch.onnx.export refused the model at opset {opset}: {type(problem).__name__}: {reason}",
+            "try another --opset, or replace the operator it names",
         ) from problem
     proto = onnx_ir.to_proto(model)
     for key, value in sorted((metadata or {}).items()):
         proto.metadata_props.add(key=key, value=value)
-    _check(proto, fold_report)
-    _check_names(proto, inputs, outputs)
+    _check_file(proto, fold_report)
+    _check_tensor_names(proto, inputs, outputs)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
@@ -116,27 +114,27 @@ def _simplified(model: onnx_ir.Model) -> onnx_ir.Model:
     return model
 
 
-def _check(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
+def _check_file(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
-        raise ModelError(f"the exported file is not valid ONNX: {problem}; please report this model") from problem
+        raise ModelError(f"the exported file is not valid ONNX: {problem}", "please report this model") from problem
     written = batch_norms(proto)
     reported = sum(kept.nodes for kept in fold_report.kept)
     if written != reported:
         raise ModelError(
-            f"the exported file has {written} BatchNormalization nodes where the fold report says {reported}; "
-            "please report this model"
+            f"the exported file has {written} BatchNormalization nodes where the fold report says {reported}",
+            "please report this model",
         )
 
 
-def _check_names(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+def _check_tensor_names(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
     """The exporter renames what clashes: an output that is an input, one tensor returned twice, a weight's name."""
     for what, written, wanted in (("inputs", proto.graph.input, inputs), ("outputs", proto.graph.output, outputs)):
-        found, names = [value.name for value in written], [spec.name for spec in wanted]
-        if found != names or len(set(found)) != len(found):
+        given, names = [value.name for value in written], [spec.name for spec in wanted]
+        if given != names or len(set(given)) != len(given):
             raise ModelError(
-                f"the {what} {names} became {found} in the exported file; give every output a tensor and a name of its own"
+                f"the {what} {names} became {given} in the exported file", "give every output a tensor and a name of its own"
             )
 
 

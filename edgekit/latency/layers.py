@@ -10,10 +10,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence, Set
 
-from edgekit.backends.contract import Backend, ByLayer, LayerTime
-from edgekit.backends.tensorrt.names import NAMELESS
+from edgekit.backends.contract import ByLayer, LayerTime, Opened
 from edgekit.onnx.read import Node
 from edgekit.reports.bench import LatencyReport, LayerLatency, LayersReport
+from edgekit.setups import Setup
 from edgekit.tensors import sample_feed
 
 FEWEST_CALLS, MOST_CALLS = 5, 100
@@ -23,21 +23,25 @@ SWALLOWED = ("Add", "Sum", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "Hard
 
 
 def layer_reports(
-    backends: Sequence[Backend], rows: Sequence[LatencyReport], nodes: Sequence[Node], seconds: float
+    opened: Sequence[Opened], rows: Sequence[LatencyReport], nodes: Mapping[str, Sequence[Node]], seconds: float
 ) -> tuple[LayersReport, ...]:
-    """For every batch, of the runtimes that can tell; as many calls as take about ``seconds``."""
-    found = []
-    for backend in backends:
+    """For every batch, of the sessions that can tell; as many calls as take about ``seconds``.
+
+    ``nodes`` are those of each variant's file, by its name.
+    """
+    reports = []
+    for ready in opened:
+        session = ready.session
         for row in rows:
-            if not isinstance(backend, ByLayer) or row.backend != backend.name or row.boundary != "device":
+            if not isinstance(session, ByLayer) or row.backend != ready.name or row.boundary != "device":
                 continue
             count = max(FEWEST_CALLS, min(MOST_CALLS, int(seconds * 1e3 / max(row.median_ms, 1e-3))))
-            times = backend.layer_times(sample_feed(backend.inputs, row.batch), count)
-            found.append(layers_report(backend.name, row.batch, times, nodes))
-    return tuple(found)
+            times = session.layer_times(sample_feed(ready.session.inputs, row.batch), count)
+            reports.append(layers_report(row.backend, ready.setup, row.batch, times, nodes[ready.setup.variant]))
+    return tuple(reports)
 
 
-def layers_report(backend: str, batch: int, times: Sequence[LayerTime], nodes: Sequence[Node]) -> LayersReport:
+def layers_report(backend: str, setup: Setup, batch: int, times: Sequence[LayerTime], nodes: Sequence[Node]) -> LayersReport:
     """Medians over the calls; ``total_ms`` is the median of the calls' sums."""
     made_of = nodes_of(times, nodes)
     medians = [statistics.median(layer.ms) if layer.ms else 0.0 for layer in times]
@@ -46,7 +50,7 @@ def layers_report(backend: str, batch: int, times: Sequence[LayerTime], nodes: S
         LayerLatency(layer.name, layer.operator, made_of[index], medians[index], medians[index] / (sum(medians) or 1.0))
         for index, layer in enumerate(times)
     )
-    return LayersReport(backend, batch, len(sums), statistics.median(sums) if sums else 0.0, layers)
+    return LayersReport(backend, batch, len(sums), statistics.median(sums) if sums else 0.0, layers, setup)
 
 
 def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[str, ...]]:
@@ -64,12 +68,12 @@ def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[s
     made_of: list[list[Node]] = [[] for _ in layers]
     claimed: set[str] = set()
 
-    def claim(index: int, found: Sequence[Node]) -> None:
-        claimed.update(node.name for node in found)
-        made_of[index] = sorted(dict.fromkeys([*made_of[index], *found]), key=lambda node: place[node.name])
+    def claim(index: int, claimed_nodes: Sequence[Node]) -> None:
+        claimed.update(node.name for node in claimed_nodes)
+        made_of[index] = sorted(dict.fromkeys([*made_of[index], *claimed_nodes]), key=lambda node: place[node.name])
 
     def hinted(hint: str) -> Node | None:
-        return by_name.get(hint) or made_by.get(hint) or made_by.get(hint.removeprefix(NAMELESS))
+        return by_name.get(hint) or made_by.get(hint)
 
     for index, layer in enumerate(layers):
         claim(index, [node for node in map(hinted, layer.hints) if node is not None])
@@ -78,7 +82,7 @@ def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[s
     # backwards: of two convolutions that are added it is the later one that adds
     for index in reversed(range(len(layers))):
         claim(index, _behind(made_of[index], users, claimed))
-    return [tuple(node.name for node in found) for found in made_of]
+    return [tuple(node.name for node in own) for own in made_of]
 
 
 def _led_up(layer: LayerTime, own: Sequence[Node], made_by: Mapping[str, Node], claimed: Set[str]) -> list[Node]:
@@ -89,10 +93,10 @@ def _led_up(layer: LayerTime, own: Sequence[Node], made_by: Mapping[str, Node], 
 
     def way(node: Node, steps: int) -> list[Node]:
         before = [made_by[name] for name in node.inputs if name in made_by and made_by[name].name not in claimed]
-        for one in before if steps else ():
-            further = [] if one.operator == operator else way(one, steps - 1)
-            if one.operator == operator or further:
-                return [one, *further]
+        for node_before in before if steps else ():
+            further = [] if node_before.operator == operator else way(node_before, steps - 1)
+            if node_before.operator == operator or further:
+                return [node_before, *further]
         return []
 
     return way(own[0], LONGEST_FUSION)

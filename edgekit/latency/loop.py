@@ -1,4 +1,4 @@
-"""Latency: the same boundary for every runtime, candidates taking turns, raw samples kept.
+"""Latency: the same boundary for every backend, candidates taking turns, raw samples kept.
 
 A round gives each candidate one block: a few calls that are not recorded, because the others have just used the caches and
 left their threads spinning, then recorded calls for a tenth of a second. Drift of the machine hits all alike, and a
@@ -11,21 +11,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from edgekit.backends import on_gpu
-from edgekit.backends.contract import Backend, OnDevice
-from edgekit.backends.fake import FakeBackend
+from edgekit.backends.contract import OnDevice, Opened, Session
+from edgekit.backends.fake import FakeSession
+from edgekit.errors import UsageError
 from edgekit.latency.statistics import PERCENTS, median_interval, noise, percentile, speedups
 from edgekit.machine.cpu import CpuTime, cpu_clocks_mhz
 from edgekit.machine.gpu import POWER_LIMIT, GpuState, gpu_state
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bench import Comparison, LatencyReport
-from edgekit.tensors import Feed, sample_feed
+from edgekit.setups import Setup
+from edgekit.tensors import LARGEST_BATCH, Feed, sample_feed
 
 BOUNDARIES = ("device", "end-to-end")
 BLOCK_SECONDS = 0.1
@@ -45,27 +47,50 @@ class Candidate(NamedTuple):
     call: Callable[[], object]
     facts: dict[str, str]
     on_gpu: bool = False
+    setup: Setup | None = None
 
 
-def bench(
-    backends: Sequence[Backend],
-    batches: Sequence[int],
-    *,
-    seconds: float = 1.0,
-    progress: Progress = SILENT,
+class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is timed: batch sizes, and ``seconds`` of recorded calls for each session, batch and boundary."""
+
+    batches: tuple[int, ...] = (1, 8, 32)
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for batches that are none, or a time in which nothing can be measured."""
+        if not self.batches or not all(1 <= size <= LARGEST_BATCH for size in self.batches):
+            raise UsageError(f"{self.batches} are no batch sizes", f"give whole numbers from 1 to {LARGEST_BATCH}")
+        if not 0 < self.seconds <= 3600:
+            raise UsageError(f"{self.seconds:g} seconds is not a time between 0 and 3600", "give seconds like 0.5")
+
+
+class Conditions(NamedTuple):
+    """What the machine was like meanwhile.
+
+    ``stolen`` is the share of the cores that others took; ``gpu`` are the GPU's states, one after each block; ``cpu_mhz`` are
+    clocks of the cores.
+    """
+
+    stolen: float = 0.0
+    gpu: Sequence[GpuState] = ()
+    cpu_mhz: Sequence[int] = ()
+
+
+def time_sessions(
+    opened: Sequence[Opened], timing: Timing, progress: Progress = SILENT
 ) -> tuple[tuple[LatencyReport, ...], tuple[Comparison, ...]]:
-    """Time every backend at every batch and both boundaries; ``seconds`` of recorded calls for each of these."""
+    """Time every session at every batch and both boundaries, taking turns."""
     rows: list[LatencyReport] = []
     comparisons: list[Comparison] = []
-    with progress.task("timing", len(batches) * len(BOUNDARIES)) as advance:
-        for batch in batches:
-            feed = sample_feed(backends[0].inputs, batch)
+    with progress.task("timing", len(timing.batches) * len(BOUNDARIES)) as advance:
+        for batch in timing.batches:
+            feed = sample_feed(opened[0].session.inputs, batch)
             for boundary in BOUNDARIES:
-                candidates = [Candidate(one.name, _call(one, feed, boundary), dict(one.facts), on_gpu(one)) for one in backends]
-                measured = interleave(candidates, batch, boundary, seconds)
+                candidates = [_candidate(ready, feed, boundary) for ready in opened]
+                measured = interleave(candidates, batch, boundary, timing.seconds)
                 if boundary == "device":
-                    timed = zip(measured, backends, candidates, strict=True)
-                    measured = [_with_device_times(row, one, candidate, feed) for row, one, candidate in timed]
+                    timed = zip(measured, opened, candidates, strict=True)
+                    measured = [_with_device_times(row, ready.session, candidate, feed) for row, ready, candidate in timed]
                 rows.extend(measured)
                 comparisons.extend(speedups(measured))
                 advance(1, f"batch {batch}, {boundary}")
@@ -96,7 +121,7 @@ def interleave(candidates: Sequence[Candidate], batch: int, boundary: str, secon
     stolen = before.stolen_until(CpuTime.now())
     cpu_mhz += cpu_clocks_mhz()
     return [
-        latency_report(candidate, batch, boundary, warmup, block, stolen, seen, cpu_mhz)
+        latency_report(candidate, batch, boundary, warmup, block, Conditions(stolen, seen, cpu_mhz))
         for candidate, warmup, block, seen in zip(candidates, warmups, blocks, states, strict=True)
     ]
 
@@ -127,15 +152,9 @@ def latency_report(
     boundary: str,
     warmups: Sequence[float],
     blocks: Sequence[tuple[float, ...]],
-    stolen: float = 0.0,
-    states: Sequence[GpuState] = (),
-    cpu_mhz: Sequence[int] = (),
+    conditions: Conditions = Conditions(),  # noqa: B008 - immutable
 ) -> LatencyReport:
-    """Statistics of the raw samples, which stay in the report.
-
-    ``stolen`` is the share of the cores that others took meanwhile; ``states`` are the GPU's, one after each block; ``cpu_mhz``
-    are clocks of the cores.
-    """
+    """Statistics of the raw samples, which stay in the report."""
     flat = np.sort(np.concatenate([np.asarray(block) for block in blocks]))
     medians = np.asarray([np.median(block) for block in blocks])
     low, high = median_interval(medians)
@@ -150,8 +169,9 @@ def latency_report(
         median_high_ms=high,
         percentiles=tuple(percentile(flat, percent) for percent in PERCENTS),
         cov=float(flat.std() / flat.mean()),
-        noise=noise(medians, stolen, _gpu_noise(states)),
-        facts=candidate.facts | state_facts(states, cpu_mhz),
+        noise=noise(medians, conditions.stolen, _gpu_noise(conditions.gpu)),
+        facts=candidate.facts | state_facts(conditions.gpu, conditions.cpu_mhz),
+        setup=candidate.setup or Setup(candidate.name),
     )
 
 
@@ -169,21 +189,23 @@ def state_facts(states: Sequence[GpuState], cpu_mhz: Sequence[int]) -> dict[str,
 
 
 def overhead_us() -> float:
-    """What one turn of the timing loop costs with a runtime that does nothing, in microseconds."""
-    nothing = FakeBackend(lambda feed: {}).bind({})
+    """What one turn of the timing loop costs with a session that does nothing, in microseconds."""
+    nothing = FakeSession(lambda feed: {}).bind({})
     return float(np.median(np.concatenate([time_block(nothing, 0.01) for _ in range(5)]))) * 1e3
 
 
-def _call(backend: Backend, feed: Feed, boundary: str) -> Callable[[], object]:
-    return backend.bind(feed) if boundary == "device" else lambda: backend.run(feed)
+def _candidate(ready: Opened, feed: Feed, boundary: str) -> Candidate:
+    session = ready.session
+    call: Callable[[], object] = session.bind(feed) if boundary == "device" else partial(session.run, feed)
+    return Candidate(ready.name, call, dict(session.facts), ready.on_gpu, ready.setup)
 
 
-def _with_device_times(row: LatencyReport, backend: Backend, candidate: Candidate, feed: Feed) -> LatencyReport:
+def _with_device_times(row: LatencyReport, session: Session, candidate: Candidate, feed: Feed) -> LatencyReport:
     """Asked for afterwards, because recording events costs time that the host's clock would count."""
-    if not isinstance(backend, OnDevice):
+    if not isinstance(session, OnDevice):
         return row
     wake(candidate)
-    found = backend.device_times(feed, DEVICE_CALLS)
+    found = session.device_times(feed, DEVICE_CALLS)
     return msgspec.structs.replace(row, device_ms=found.ms, launch_bound=found.launch_bound)
 
 

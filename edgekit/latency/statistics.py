@@ -61,16 +61,17 @@ def speedups(rows: Sequence[LatencyReport]) -> list[Comparison]:
     """Every row against the first, round by round: the median ratio with its 95 % bootstrap interval."""
     baseline, *others = rows
     reference = np.asarray([np.median(block) for block in baseline.samples_ms])
-    found = []
+    comparisons = []
     for row in others:
         ratios = reference / np.asarray([np.median(block) for block in row.samples_ms])
         low, high = median_interval(ratios)
         speedup = float(np.median(ratios))
-        found.append(Comparison(row.backend, baseline.backend, row.batch, row.boundary, speedup, low, high))
-    return found
+        comparisons.append(Comparison(row.backend, baseline.backend, row.batch, row.boundary, speedup, low, high))
+    return comparisons
 
 
 def percentile(ordered: Vector, percent: float) -> Percentile:
+    """A percentile of samples in ascending order; no value where they are too few for it."""
     needed = samples_needed(percent)
     value = float(np.percentile(ordered, percent)) if len(ordered) >= needed else None
     return Percentile(percent, value, needed)

@@ -19,7 +19,7 @@ from edgekit.errors import ModelError, first_line
 from edgekit.models import MODELS
 
 
-def build(name: str, args: Mapping[str, Any] | None = None) -> Any:
+def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
     """Call the factory of a shipped model, or of an import path ``package.module:factory``; gives what it returns.
 
     An import path is looked up as Python would from the current folder. Raises ModelError that says which part failed.
@@ -37,8 +37,8 @@ def build(name: str, args: Mapping[str, Any] | None = None) -> Any:
 
 
 def build_module(name: str, args: Mapping[str, Any] | None = None) -> nn.Module:
-    """``build``, for factories that return a module."""
-    module = build(name, args)
+    """``call_factory``, for factories that return a module; raises ModelError where one returns anything else."""
+    module = call_factory(name, args)
     if not isinstance(module, nn.Module):
         raise ModelError(f"{name} returned a {type(module).__name__}, not a torch.nn.Module; name a factory of modules")
     return module

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekit.errors import first_line
-from edgekit.tensors import Array
+from edgekit.tensors import Array, Feed, joined_outputs
 
 SECONDS = 300.0  # much more than a convolutional network of everyday size takes
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -34,7 +34,7 @@ class Inexact(Exception):
     """A file that cannot be run in float64, and why."""
 
 
-def run_file_exact(model: onnx.ModelProto, feed: Mapping[str, Array], seconds: float = SECONDS) -> dict[str, Array]:
+def run_file_exact(model: onnx.ModelProto, feed: Feed, seconds: float = SECONDS) -> dict[str, Array]:
     """The outputs in float64, sample by sample; raises Inexact with the operator or the reason that stands against it."""
     try:
         evaluator = _Evaluator(widened(model), new_ops=[Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization])
@@ -48,7 +48,7 @@ def run_file_exact(model: onnx.ModelProto, feed: Mapping[str, Array], seconds: f
         parts.append(evaluator.outputs({name: array[index : index + 1] for name, array in wide.items()}))
         if time.monotonic() - start > seconds * (index + 1) / samples:
             raise Inexact(f"it would take more than {seconds:.0f} s")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return joined_outputs(parts)
 
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -63,7 +63,7 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
 def _widen_graph(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
     for tensor in graph.initializer:
-        _widen(tensor)
+        _widen_tensor(tensor)
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type in _FLOATS:
             value.type.tensor_type.elem_type = _DOUBLE
@@ -80,7 +80,7 @@ def _widen_attribute(attribute: onnx.AttributeProto) -> None:
     for graph in _graphs(attribute):
         _widen_graph(graph)
     if attribute.type == onnx.AttributeProto.TENSOR:
-        _widen(attribute.t)
+        _widen_tensor(attribute.t)
     elif attribute.name in _TYPES and attribute.type == onnx.AttributeProto.INT and attribute.i in _FLOATS:
         attribute.i = _DOUBLE
     elif attribute.name in ("value_float", "value_floats"):
@@ -92,7 +92,7 @@ def _graphs(attribute: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:
     return (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
 
 
-def _widen(tensor: onnx.TensorProto) -> None:
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
     if tensor.data_type in _FLOATS:
         tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
 
@@ -119,10 +119,10 @@ class _Evaluator(ReferenceEvaluator):
                 array = results.get(name)
                 if isinstance(array, np.ndarray) and _is_float(array) and array.dtype != np.float64:
                     raise Inexact(f"{node.op_type} computes in {array.dtype} only")
-        found = {name: results[name] for name in self.output_names}
-        if not all(isinstance(array, np.ndarray) and array.ndim for array in found.values()):
+        outputs = {name: results[name] for name in self.output_names}
+        if not all(isinstance(array, np.ndarray) and array.ndim for array in outputs.values()):
             raise Inexact("an output has no batch axis")
-        return found
+        return outputs
 
     def _log(self, level: int, pattern: str, *args: Any) -> None:
         """The evaluator calls this in front of every operator."""

@@ -18,7 +18,7 @@ from onnxscript import rewriter
 from onnxscript.rewriter.rules import common as rules
 
 from edgekit.errors import ModelError, first_line
-from edgekit.onnx.read import NORM, batch_norms
+from edgekit.onnx.read import NORM, batch_norms, is_standard
 from edgekit.reports.export import Fold, FoldReport, Kept, Obstacle
 from edgekit.tensors import Array
 
@@ -63,18 +63,19 @@ def fold_onnx(model: onnx.ModelProto, *, fold_bn: bool = True) -> Folding:
         raise
     except Exception as problem:  # onnxscript wraps what went wrong in errors of its own
         raise ModelError(
-            f"onnxscript cannot rewrite the file: {first_line(_root(problem))}; export with --no-fold-bn and report the file"
+            f"onnxscript cannot rewrite the file: {first_line(_first_cause(problem))}",
+            "export with --no-fold-bn and report the file",
         ) from problem
     _check_count(folding.model, folding.report)
     return folding
 
 
 def _not_asked(model: onnx.ModelProto) -> FoldReport:
-    found = onnx_ir.from_proto(model)
-    functions = [node for function in found.functions.values() for node in function.all_nodes()]
-    nodes = [node for node in (*found.graph.all_nodes(), *functions) if _is_norm(node, NORM)]
-    names = _names(nodes)
-    return FoldReport((), tuple(_kept(names[node], "not-asked", "folding was not asked for") for node in nodes))
+    graph_model = onnx_ir.from_proto(model)
+    functions = [node for function in graph_model.functions.values() for node in function.all_nodes()]
+    nodes = [node for node in (*graph_model.graph.all_nodes(), *functions) if _is_norm(node, NORM)]
+    names = _node_names(nodes)
+    return FoldReport((), tuple(_kept_node(names[node], "not-asked", "folding was not asked for") for node in nodes))
 
 
 def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
@@ -85,7 +86,7 @@ def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
     graph_model = _inlined(model)
     graph = graph_model.graph
     norms = [node for node in graph.all_nodes() if _is_norm(node, NORM)]
-    names = _names(graph.all_nodes())
+    names = _node_names(graph.all_nodes())
     for node in norms:
         node.op_type = _HIDDEN
     common.LiftConstantsToInitializersPass(size_limit=0)(graph_model)
@@ -94,7 +95,7 @@ def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
     alive = {id(node) for node in graph.all_nodes()}
     plans = _planned(graph, [node for node in norms if id(node) in alive], names, unfit)
     layers = {plan.layer: names[plan.layer] for plan in plans if plan.layer is not None}
-    dtypes = _widen(graph, plans)
+    dtypes = _widen_layers(graph, plans)
     weights = {plan.output: _weights(plan.layer) for plan in plans if plan.layer is not None}  # the rules take the layers apart
     for plan in plans:
         if plan.layer is not None:
@@ -104,8 +105,8 @@ def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
     for node in graph.all_nodes():
         if node.op_type == _HIDDEN:
             node.op_type = NORM
-    made = {_output(node): node for node in graph}
-    _name_layers(made, plans, layers)
+    produced = {_output(node): node for node in graph}
+    _name_layers(produced, plans, layers)
     exact = onnx_ir.to_proto(graph_model) if layers else None
     too_large = _round(graph, dtypes)
     wrong = frozenset(output for output, values in weights.items() if too_large & values)
@@ -120,9 +121,11 @@ def _report(plans: list[_Plan], left: set[str], layers: dict[onnx_ir.Node, str],
     folded, kept = [], []
     for plan in plans:
         if plan.reason is not None:
-            kept.append(_kept(plan.name, *plan.reason))
+            kept.append(_kept_node(plan.name, *plan.reason))
         elif plan.layer is not None and plan.output in left:
-            kept.append(_kept(plan.name, "rule", f"onnxscript has no rule for this {plan.layer.op_type} ({layers[plan.layer]})"))
+            kept.append(
+                _kept_node(plan.name, "rule", f"onnxscript has no rule for this {plan.layer.op_type} ({layers[plan.layer]})")
+            )
         elif plan.layer is not None:
             folded.append(Fold(plan.name, NORM, (layers[plan.layer],)))
     return FoldReport((*folded, *dead), tuple(kept))
@@ -143,7 +146,7 @@ def _inlined(model: onnx.ModelProto) -> onnx_ir.Model:
 def _see_through_copies(graph: onnx_ir.Graph) -> None:
     """PyTorch's exporter stores equal weights once, with Identity nodes; other Identities may be needed where they are."""
     for node in graph:
-        source = node.inputs[0] if node.op_type == "Identity" and not node.domain else None
+        source = node.inputs[0] if node.op_type == "Identity" and is_standard(node.domain) else None
         if source is not None and source.is_initializer() and not node.outputs[0].is_graph_output():
             onnx_ir.convenience.replace_all_uses_with(node.outputs[0], source)
 
@@ -196,9 +199,9 @@ def _before(node: onnx_ir.Node, layer: onnx_ir.Node | None, names: dict[onnx_ir.
     """What stands against folding in the layer before it."""
     source = node.inputs[0]
     assert source is not None
-    if layer is None or layer.op_type not in _LAYERS or layer.domain:
-        found = "an input of the model" if layer is None else f"{_shown(layer)} {names[layer]}"
-        return "between", f"no Conv, ConvTranspose or Gemm directly before it, but {found}"
+    if layer is None or layer.op_type not in _LAYERS or not is_standard(layer.domain):
+        before = "an input of the model" if layer is None else f"{_shown_operator(layer)} {names[layer]}"
+        return "between", f"no Conv, ConvTranspose or Gemm directly before it, but {before}"
     users = sorted({names[user] for user, _ in source.uses() if user is not node})
     if users or source.is_graph_output():
         producer = source.producer()
@@ -225,7 +228,7 @@ def _is_shared(value: onnx_ir.Value) -> bool:
     return len(value.uses()) > 1 or value.is_graph_output()
 
 
-def _widen(graph: onnx_ir.Graph, plans: list[_Plan]) -> dict[str, np.dtype[np.generic]]:
+def _widen_layers(graph: onnx_ir.Graph, plans: list[_Plan]) -> dict[str, np.dtype[np.generic]]:
     """Give the rules float64 numbers, and every layer a bias of its own; the dtypes to round to, by the names of the weights.
 
     Left to name a bias themselves the rules may take a name that is taken, and they do not know an input left empty.
@@ -285,11 +288,11 @@ def _unit(dtype: np.dtype[np.generic]) -> float:
     return float(np.finfo(str(dtype)).eps) if dtype.kind == "f" else 2.0**-7
 
 
-def _name_layers(made: dict[str, onnx_ir.Node], plans: list[_Plan], layers: dict[onnx_ir.Node, str]) -> None:
+def _name_layers(produced: dict[str, onnx_ir.Node], plans: list[_Plan], layers: dict[onnx_ir.Node, str]) -> None:
     """The rules make new nodes, which get the names of the layers whose place they took."""
     for plan in plans:
-        if plan.layer is not None and plan.output in made and made[plan.output].op_type == plan.layer.op_type:
-            made[plan.output].name = layers[plan.layer]
+        if plan.layer is not None and plan.output in produced and produced[plan.output].op_type == plan.layer.op_type:
+            produced[plan.output].name = layers[plan.layer]
 
 
 def _weights(layer: onnx_ir.Node) -> set[str]:
@@ -306,26 +309,26 @@ def _check_count(proto: onnx.ModelProto, report: FoldReport) -> None:
     written, reported = batch_norms(proto), sum(kept.nodes for kept in report.kept)
     if written != reported:
         raise ModelError(
-            f"the folded file has {written} BatchNormalization nodes where the report says {reported}; please report this file"
+            f"the folded file has {written} BatchNormalization nodes where the report says {reported}", "please report this file"
         )
 
 
-def _kept(name: str, code: str, why: str) -> Kept:
+def _kept_node(name: str, code: str, why: str) -> Kept:
     return Kept(name, NORM, why, 1, (Obstacle("itself", code, name, why),))
 
 
 def _is_norm(node: onnx_ir.Node, kind: str) -> bool:
-    return node.op_type == kind and node.domain in ("", "ai.onnx")
+    return node.op_type == kind and is_standard(node.domain)
 
 
-def _names(nodes: Iterable[onnx_ir.Node]) -> dict[onnx_ir.Node, str]:
+def _node_names(nodes: Iterable[onnx_ir.Node]) -> dict[onnx_ir.Node, str]:
     """The name of a node, or of its output where the name is empty or not its own."""
     every = list(nodes)
     often = Counter(node.name for node in every)
     return {node: node.name if node.name and often[node.name] == 1 else _output(node) for node in every}
 
 
-def _shown(node: onnx_ir.Node) -> str:
+def _shown_operator(node: onnx_ir.Node) -> str:
     return NORM if node.op_type == _HIDDEN else node.op_type
 
 
@@ -333,5 +336,5 @@ def _output(node: onnx_ir.Node) -> str:
     return str(node.outputs[0].name) if node.outputs else str(node.name)
 
 
-def _root(problem: BaseException) -> BaseException:
-    return _root(problem.__cause__) if problem.__cause__ is not None else problem
+def _first_cause(problem: BaseException) -> BaseException:
+    return _first_cause(problem.__cause__) if problem.__cause__ is not None else problem

@@ -14,12 +14,13 @@ import onnx_ir
 from onnxscript import optimizer
 
 from edgekit.errors import ModelError
-from edgekit.onnx.read import load_whole, precision_of, specs_of
-from edgekit.onnx.run import Run, one_by_one, open_unoptimised, run_in_batches
-from edgekit.tensors import BATCH, Array, TensorSpec, sample_feed, shape_text
+from edgekit.onnx.read import NORM, WHOLE, precision_of, read_onnx, specs_of
+from edgekit.onnx.run import Runner, open_unoptimised, run_alone, run_in_batches
+from edgekit.tensors import BATCH, Array, Feed, TensorSpec, largest, normalised_error, sample_feed, shape_text
 
 _ROUNDING = {"float16": 1e-2, "bfloat16": 1e-1, "float64": 1e-9}  # of the scale, between batches of several sizes; else 2e-5
 _SIZES = (1, 2, 3)
+_INFERENCE = "export the model again in inference mode, with samples that do not see each other"
 CERTAIN = 1e-3
 """Of the scale: more than rounding makes of any model that is worth exporting."""
 
@@ -34,30 +35,31 @@ class OnnxSource(NamedTuple):
     outputs: tuple[TensorSpec, ...]
     fixed: int | None
 
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feed: Feed) -> dict[str, Array]:
         """The original file's outputs, whatever batch it insists on."""
         return run_in_batches(open_unoptimised(self.original, self.path), feed, self.fixed)
 
-    def check_independent(self, feed: Mapping[str, Array]) -> None:
+    def check_independent(self, feed: Feed) -> None:
         """Raise ModelError where a sample of ``feed`` gives something else alone than among the others, rounding apart.
 
         Opening the file has tried only a few: a branch taken by what the whole batch amounts to may be another for these.
         """
         run = open_unoptimised(self.model, self.path)
         limit = max(_rounding(self.original), CERTAIN)
-        for name, together in run(feed).items():
-            alone = np.concatenate([run(one)[name] for one in one_by_one(feed)])
-            changed = _change(alone, together)
+        together, alone = run(feed), run_alone(run, feed)
+        for name in together:
+            changed = change_of_scale(alone[name], together[name])
             if not changed <= limit:
                 raise ModelError(
                     f"the samples of {self.path} depend on each other{_training(self.original)}: output {name!r} changes by "
-                    f"{changed:.1e} of its scale when each is run alone; {_INFERENCE}"
+                    f"{changed:.1e} of its scale when each is run alone",
+                    _INFERENCE,
                 )
 
 
 def open_onnx(path: Path) -> OnnxSource:
     """Read, check and run ``path``; raises EdgekitError unless it takes batches, or can be proved to take them once freed."""
-    original = load_whole(path)
+    original = read_onnx(path, WHOLE)
     inputs, fixed = specs_of(original, path)
     if fixed is not None:
         return _freed(path, original, inputs, fixed)
@@ -66,7 +68,7 @@ def open_onnx(path: Path) -> OnnxSource:
     feed = sample_feed(inputs, max(_SIZES))
     reason = _difference(run, feed, run(feed), _rounding(original))
     if reason:
-        raise ModelError(f"the samples of {path} depend on each other{_training(original)}: {reason}; {_INFERENCE}")
+        raise ModelError(f"the samples of {path} depend on each other{_training(original)}: {reason}", _INFERENCE)
     return OnnxSource(path, original, original, inputs, outputs, None)
 
 
@@ -85,18 +87,15 @@ def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...]
         if not reason:
             return OnnxSource(path, original, freed, inputs, outputs, fixed)
     raise ModelError(
-        f"{path} takes batches of {fixed}, and its batch axis cannot be freed{_training(original)}: {reason}; "
-        "export the model again with a free first axis"
+        f"{path} takes batches of {fixed}, and its batch axis cannot be freed{_training(original)}: {reason}",
+        "export the model again with a free first axis",
     )
 
 
 def _operator(problem: str) -> str:
     """The operator in ONNX Runtime's message, and its complaint without the source lines; otherwise the message."""
-    found = re.search(r"while running (\w+) node\. Name:'([^']*)'.*(?:false\. |Status Message: )([^;]*)", problem)
-    return f"{found[1]} {found[2]} stands against it ({found[3].strip()})" if found else problem
-
-
-_INFERENCE = "export the model again in inference mode, with samples that do not see each other"
+    match = re.search(r"while running (\w+) node\. Name:'([^']*)'.*(?:false\. |Status Message: )([^;]*)", problem)
+    return f"{match[1]} {match[2]} stands against it ({match[3].strip()})" if match else problem
 
 
 def output_specs_of(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:
@@ -107,11 +106,11 @@ def output_specs_of(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path
     for name, array in small.items():
         if array.shape[:1] != (2,) or large[name].shape != (3, *array.shape[1:]):
             raise ModelError(
-                f"output {name!r} of {path} is {shape_text(array.shape)} for 2 samples and {shape_text(large[name].shape)} "
-                "for 3; the batch must be the first axis of every output and no other"
+                f"output {name!r} of {path} is {shape_text(array.shape)} for 2 samples and {shape_text(large[name].shape)} for 3",
+                "the batch must be the first axis of every output and no other",
             )
         if not np.isfinite(array.astype(np.float64)).all():
-            raise ModelError(f"output {name!r} of {path} is not finite on random inputs; check the weights")
+            raise ModelError(f"output {name!r} of {path} is not finite on random inputs", "check the weights")
         specs.append(TensorSpec(name, str(array.dtype), (BATCH, *array.shape[1:])))
     return tuple(specs)
 
@@ -178,34 +177,30 @@ def _rounding(model: onnx.ModelProto) -> float:
     return _ROUNDING.get(precision_of(model), 2e-5)
 
 
-def _difference(run: Run, feed: Mapping[str, Array], wanted: Mapping[str, Array], rounding: float) -> str:
+def _difference(run: Runner, feed: Feed, wanted: Mapping[str, Array], rounding: float) -> str:
     """What differs from ``wanted`` when fewer samples are run at once, or nothing."""
     samples = len(next(iter(feed.values())))
     for size, (name, reference) in itertools.product(sorted({*_SIZES, samples}), wanted.items()):
         if size > samples:
             continue
-        found = run({key: array[:size] for key, array in feed.items()})[name]
-        if found.shape != reference[:size].shape:
-            return f"output {name!r} is {shape_text(found.shape)} for {size} sample(s)"
-        changed = _change(found, reference)
+        output = run({key: array[:size] for key, array in feed.items()})[name]
+        if output.shape != reference[:size].shape:
+            return f"output {name!r} is {shape_text(output.shape)} for {size} sample(s)"
+        changed = change_of_scale(output, reference)
         if not changed <= rounding:
             return f"output {name!r} changes by {changed:.1e} of its scale in a batch of {size}"
     return ""
 
 
-def _change(found: Array, reference: Array) -> float:
+def change_of_scale(outputs: Array, reference: Array) -> float:
     """How far the first samples are off, of the scale of all of them; of nothing's scale any change is endless."""
-    scale = float(np.abs(reference.astype(np.float64)).max(initial=0))
-    error = float(np.abs(found.astype(np.float64) - reference[: len(found)].astype(np.float64)).max(initial=0))
-    if not scale:
-        return np.inf if error else 0.0
-    return error / scale
+    return normalised_error(outputs, reference[: len(outputs)], scale=largest(reference), of_zero=0)
 
 
 def _training(model: onnx.ModelProto) -> str:
     """The first normalisation that uses the statistics of the batch, as part of a sentence."""
     for node in model.graph.node:
-        if node.op_type == "BatchNormalization" and (
+        if node.op_type == NORM and (
             sum(map(bool, node.output)) > 1 or any(item.name == "training_mode" and item.i for item in node.attribute)
         ):
             return f", because {node.name or node.output[0]} is a BatchNormalization in training mode"

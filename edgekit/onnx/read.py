@@ -1,19 +1,105 @@
-"""Reading ONNX files where the onnx package is installed."""
+"""The one reader of ONNX files where the onnx package is installed; ``wire.py`` is what a board can read without it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
 
 from edgekit.errors import BundleError, ModelError, first_line
 from edgekit.files import read_bytes
-from edgekit.onnx.wire import lies_elsewhere
+from edgekit.onnx.wire import tensor_elsewhere
 from edgekit.tensors import BATCH, TensorSpec, shape_text
+
+LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room for its own fields
+NORM = "BatchNormalization"
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+
+
+class Strictness(NamedTuple):
+    """What a reader of ONNX files needs and refuses; ``called`` and ``valid`` are what a message says that a bad file is not.
+
+    ``beside``: numbers that lie in files beside it are loaded, left where they are, or refused. ``checked``: by ONNX's own
+    checker, where the numbers are there; ``with_shapes``: the shapes inside are then inferred. ``outputs_alone``: a graph without
+    nodes will do.
+    """
+
+    called: str = "an ONNX file"
+    valid: str = "valid ONNX"
+    beside: Literal["loaded", "left", "refused"] = "left"
+    checked: bool = False
+    with_shapes: bool = False
+    outputs_alone: bool = False
+
+
+WHOLE = Strictness("a whole ONNX file", "a whole ONNX file", beside="loaded", checked=True)
+"""All there is: for what is folded and written anew."""
+DESCRIBED = Strictness(checked=True, with_shapes=True, outputs_alone=True)
+"""With a shape for every value: for a table."""
+ALONE = Strictness(beside="refused")
+"""Nothing but these bytes: for a runtime that would open the files that they name."""
+NAMES = Strictness(outputs_alone=True)
+"""Names and operators: for what has been checked before."""
+
+
+def read_onnx(path: Path, strictness: Strictness, content: bytes | None = None) -> onnx.ModelProto:
+    """The file at ``path``, or ``content`` where its bytes are there already, as strictly as asked for.
+
+    Raises BundleError for what is no such file, ModelError for one too large.
+    """
+    if content is None and strictness.beside == "loaded" and path.is_file():
+        _check_size(path, path.stat().st_size)
+    content = read_bytes(path, "ONNX file", BundleError) if content is None else content
+    try:
+        model = onnx.load_model_from_string(content)
+        if not model.graph.node and not (strictness.outputs_alone and model.graph.output):
+            raise ValueError("it holds no graph")
+        outside = tensor_elsewhere(content)
+    except Exception as problem:  # protobuf raises a dozen kinds
+        raise BundleError(f"{path} is not {strictness.called}: {first_line(problem)}", "export it again") from None
+    del content  # of a large model it is gigabytes
+    if outside is not None and strictness.beside == "refused":
+        raise BundleError(
+            f"{path} keeps {outside or 'a tensor'} in another file, which no checksum covers",
+            "export it again with its weights inside",
+        )
+    if strictness.beside == "loaded":
+        _check_size(path, sum(_bytes(tensor) for tensor in model.graph.initializer))  # before anything beside the file is read
+    elif outside is not None:
+        return model  # shapes are in the file, the numbers are beside it
+    return _completed(path, model, strictness)
+
+
+def _completed(path: Path, model: onnx.ModelProto, strictness: Strictness) -> onnx.ModelProto:
+    try:
+        if strictness.beside == "loaded":
+            onnx.load_external_data_for_model(model, str(path.parent))  # refuses names that leave the folder
+            if tensor_elsewhere(model.SerializeToString()) is not None:
+                raise ValueError(
+                    "a sparse tensor, or one of a function's defaults, lies in another file, where onnx does not look"
+                )
+        if strictness.checked:
+            onnx.checker.check_model(model)
+        return onnx.shape_inference.infer_shapes(model) if strictness.with_shapes else model
+    except Exception as problem:
+        raise BundleError(f"{path} is not {strictness.valid}: {first_line(problem)}", "export it again") from None
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > LARGEST_BYTES:
+        raise ModelError(f"{path} takes {size / 2**30:.1f} GiB, and one ONNX file holds 2", "export a smaller model")
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    count = int(np.prod(tensor.dims, dtype=object))
+    try:
+        return count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        return count
 
 
 class Node(NamedTuple):
@@ -27,39 +113,10 @@ class Node(NamedTuple):
 
 def read_nodes(path: Path) -> tuple[Node, ...]:
     """The main graph's nodes, in their order; one without a name is called after its first output."""
-    graph = onnx.load(path, load_external_data=False).graph
     return tuple(
         Node(node.name or (node.output[0] if node.output else ""), node.op_type, tuple(node.input), tuple(node.output))
-        for node in graph.node
+        for node in read_onnx(path, NAMES).graph.node
     )
-
-
-LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room for its own fields
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-
-
-def load_whole(path: Path) -> onnx.ModelProto:
-    """The file with what lies beside it, checked; raises BundleError for anything else, ModelError for one too large."""
-    if not path.exists():
-        raise BundleError(f"ONNX file {path} does not exist; check the path")
-    if not path.is_file():
-        raise BundleError(f"{path} is not a regular file; give an ONNX file")
-    _check_size(path, path.stat().st_size)
-    try:
-        model = onnx.load(path, load_external_data=False)
-        if not model.graph.node:
-            raise ValueError("it holds no graph")
-    except Exception as problem:  # protobuf and the operating system raise a dozen kinds
-        raise BundleError(f"{path} is not a whole ONNX file: {first_line(problem)}; export it again") from None
-    _check_size(path, sum(_bytes(tensor) for tensor in model.graph.initializer))  # before anything beside the file is read
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))  # refuses names that leave the folder
-        if lies_elsewhere(model.SerializeToString()):
-            raise ValueError("a sparse tensor, or one of a function's defaults, lies in another file, where onnx does not look")
-        onnx.checker.check_model(model)
-    except Exception as problem:
-        raise BundleError(f"{path} is not a whole ONNX file: {first_line(problem)}; export it again") from None
-    return model
 
 
 def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...], int | None]:
@@ -73,19 +130,22 @@ def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...]
         kind = value.type.tensor_type
         sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in kind.shape.dim]
         if not value.type.HasField("tensor_type") or not sizes:
-            raise ModelError(f"input {value.name!r} of {path} is no tensor with a batch axis; give a file without such inputs")
+            raise ModelError(f"input {value.name!r} of {path} is no tensor with a batch axis", "give a file without such inputs")
         if any(size <= 0 for size in sizes[1:]):
             raise ModelError(
-                f"input {value.name!r} of {path} is {shape_text([size or 'free' for size in sizes])}; fix every axis behind the "
-                "first with python -m onnxruntime.tools.make_dynamic_shape_fixed, or export the model again so"
+                f"input {value.name!r} of {path} is {shape_text([size or 'free' for size in sizes])}",
+                "fix every axis behind the first with python -m onnxruntime.tools.make_dynamic_shape_fixed, "
+                "or export the model again so",
             )
         fixed |= {sizes[0]} - {0}
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         specs.append(TensorSpec(value.name, str(dtype), (BATCH, *sizes[1:])))
     if not specs or not model.graph.output:
-        raise ModelError(f"{path} has no {'outputs' if specs else 'inputs'}; give a file of a network")
+        raise ModelError(f"{path} has no {'outputs' if specs else 'inputs'}", "give a file of a network")
     if len(fixed) > 1:
-        raise ModelError(f"the inputs of {path} have the batches {sorted(fixed)}; export the model again with a free first axis")
+        raise ModelError(
+            f"the inputs of {path} have the batches {sorted(fixed)}", "export the model again with a free first axis"
+        )
     return tuple(specs), next(iter(fixed), None)
 
 
@@ -101,38 +161,19 @@ def precision_of(model: onnx.ModelProto) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
 
-def _check_size(path: Path, size: int) -> None:
-    if size > LARGEST_BYTES:
-        raise ModelError(f"{path} takes {size / 2**30:.1f} GiB, and one ONNX file holds 2; export a smaller model")
+def is_standard(domain: str) -> bool:
+    """Whether an operator's domain is ONNX's own, which has two spellings."""
+    return domain in ("", "ai.onnx")
 
 
-def _bytes(tensor: onnx.TensorProto) -> int:
-    count = int(np.prod(tensor.dims, dtype=object))
-    try:
-        return count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    except KeyError:
-        return count
+def opset_of(model: onnx.ModelProto) -> int:
+    """The opset of ONNX's own operators; 0 for a file that uses none."""
+    return next((opset.version for opset in model.opset_import if is_standard(opset.domain)), 0)
 
 
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """A parsed, checked file with inferred shapes; raises BundleError for anything else, and for files beside it."""
-    content = read_bytes(path, "ONNX file", BundleError)
-    try:
-        model = onnx.load_model_from_string(content)
-        if not model.graph.node and not model.graph.output:
-            raise ValueError("it holds no graph")
-    except Exception as problem:
-        raise BundleError(f"{path} is not an ONNX file: {first_line(problem)}; export it again") from None
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        return model  # shapes are in the file, the numbers are beside it
-    try:
-        onnx.checker.check_model(model)
-        return onnx.shape_inference.infer_shapes(model)
-    except Exception as problem:
-        raise BundleError(f"{path} is not valid ONNX: {first_line(problem)}; export it again") from None
-
-
-NORM = "BatchNormalization"
+def is_norm(node: onnx.NodeProto) -> bool:
+    """Whether the node is ONNX's own BatchNormalization."""
+    return node.op_type == NORM and is_standard(node.domain)
 
 
 def batch_norms(proto: onnx.ModelProto) -> int:
@@ -140,8 +181,7 @@ def batch_norms(proto: onnx.ModelProto) -> int:
 
     def count(nodes: Iterable[onnx.NodeProto]) -> int:
         return sum(
-            (node.op_type == NORM and node.domain in ("", "ai.onnx"))
-            + sum(count(graph.node) for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))
+            is_norm(node) + sum(count(graph.node) for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))
             for node in nodes
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from edgekit.onnx.read import batch_norms, load_onnx
+from edgekit.onnx.read import DESCRIBED, NORM, batch_norms, opset_of, read_onnx
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.tensors import shape_text
 
@@ -18,12 +18,12 @@ Shape = tuple[int | str, ...]
 
 def onnx_table(path: Path) -> InspectReport:
     """Read, check and describe an ONNX file; raises BundleError when it is not one."""
-    model = load_onnx(path)
+    model = read_onnx(path, DESCRIBED)
     graph = model.graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     shapes = _shapes(graph)
     learned = _learned(graph)
-    layers = tuple(_layer(node, shapes, weights, learned) for node in graph.node)
+    layers = tuple(_layer_row(node, shapes, weights, learned) for node in graph.node)
     return InspectReport(
         source=str(path),
         inputs={value.name: _described(value) for value in graph.input if value.name not in weights},
@@ -34,7 +34,7 @@ def onnx_table(path: Path) -> InspectReport:
         macs=sum(layer.macs for layer in layers),
         batch_norms=batch_norms(model),
         facts={
-            "opset": str(next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)),
+            "opset": str(opset_of(model)),
             "IR": str(model.ir_version),
             "producer": f"{model.producer_name} {model.producer_version}".strip(),
             "bytes": str(path.stat().st_size),
@@ -74,20 +74,20 @@ def _learned(graph: onnx.GraphProto) -> dict[str, int]:
 
 def _held(node: onnx.NodeProto) -> list[str]:
     """A node's inputs, without the running mean and variance of a batch norm."""
-    return list(node.input[:3] if node.op_type == "BatchNormalization" else node.input)
+    return list(node.input[:3] if node.op_type == NORM else node.input)
 
 
-def _layer(
+def _layer_row(
     node: onnx.NodeProto, shapes: Mapping[str, Shape], weights: Mapping[str, tuple[int, ...]], learned: Mapping[str, int]
 ) -> Layer:
     output = shapes.get(node.output[0], ("?",)) if node.output else ()
     parameters = sum(learned.get(name, 0) for name in _held(node))
     return Layer(
-        node.name or (node.output[0] if node.output else ""), node.op_type, output, parameters, _macs(node, shapes, weights)
+        node.name or (node.output[0] if node.output else ""), node.op_type, output, parameters, _node_macs(node, shapes, weights)
     )
 
 
-def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape], weights: Mapping[str, tuple[int, ...]]) -> int:
+def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, Shape], weights: Mapping[str, tuple[int, ...]]) -> int:
     """Multiply-accumulates per sample: output elements of one sample times the length of each dot product."""
     output = shapes.get(node.output[0], ()) if node.output else ()
     per_sample = math.prod(size for size in output[1:] if isinstance(size, int))

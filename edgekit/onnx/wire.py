@@ -16,32 +16,54 @@ _INSIDE = {
     "node": {4: "operator", 5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
     "sparse tensor": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "its file", 14: "elsewhere"},
+    "tensor": {8: "its name", 13: "its file", 14: "elsewhere"},
 }
 DEEPEST = 100  # protobuf's own limit for messages in messages
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_END_OF_TENSOR = "end of a tensor"  # its name may stand behind what says where it lies
 _Value: TypeAlias = "memoryview | int"
 
 
 def operators(content: bytes) -> set[str]:
     """The operators of all nodes, also in branches, loops and functions; raises ValueError for what is no such message."""
-    found = (value for kind, value in _leaves(content) if kind == "operator")
-    return {bytes(value).decode(errors="replace") for value in found if isinstance(value, memoryview)}
+    return {_decoded(value) for kind, value in _leaves(content) if kind == "operator" and isinstance(value, memoryview)}
 
 
-def lies_elsewhere(content: bytes) -> bool:
-    """Whether any tensor, wherever it is, names a file beside this one; raises ValueError for what is no such message."""
-    return any(kind == "its file" or (kind == "elsewhere" and value != 0) for kind, value in _leaves(content))
+def tensor_elsewhere(content: bytes) -> str | None:
+    """The name of a tensor that lies in a file beside this one, wherever it is named; None where all numbers are inside.
+
+    A tensor may have no name. Raises ValueError for what is no such message.
+    """
+    name, elsewhere = "", False
+    for kind, value in _leaves(content):
+        if kind == "its name":
+            name = _decoded(value)
+        elif kind == "its file" or (kind == "elsewhere" and value != 0):
+            elsewhere = True
+        elif kind == _END_OF_TENSOR and elsewhere:
+            return name
+        elif kind == _END_OF_TENSOR:
+            name = ""
+    return None
+
+
+def _decoded(value: _Value) -> str:
+    return bytes(value).decode(errors="replace") if isinstance(value, memoryview) else ""
 
 
 def _leaves(content: bytes) -> Iterator[tuple[str, _Value]]:
-    """(kind, value) of what ``_INSIDE`` leads to; one way down is kept at a time, whatever number of messages there is."""
+    """(kind, value) of what ``_INSIDE`` leads to, and where a tensor ends.
+
+    One way down is kept at a time, whatever number of messages there is.
+    """
     way = [("model", _fields(memoryview(content)))]
     while way:
         kind, fields = way[-1]
         number, value = next(fields, (0, 0))
         if number == 0:
             way.pop()
+            if kind == "tensor":
+                yield _END_OF_TENSOR, 0
             continue
         inside = _INSIDE[kind].get(number, "")
         if inside and inside not in _INSIDE:

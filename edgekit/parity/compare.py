@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.reports.verify import OutputDiff
-from edgekit.tensors import Array
+from edgekit.tensors import Array, largest, normalised_error
 from edgekit.tolerance import Tolerance
 
 FAR = float(np.finfo(np.float64).max)  # JSON has no infinity
@@ -14,11 +14,11 @@ TIE = 1e-6
 
 def compare_output(name: str, output: Array | None, reference: Array, tolerance: Tolerance) -> OutputDiff:
     """An output against its float64 reference of the same shape, samples first; a NaN or a wrong shape never passes."""
-    scale = float(np.abs(reference).max(initial=0))
+    scale = largest(reference)
     limit = tolerance.atol + tolerance.rtol * scale
     if output is None or output.shape != reference.shape:
-        found = "is missing" if output is None else f"has the shape {output.shape}, not {reference.shape}"
-        return OutputDiff(name, FAR, FAR, limit, None, f"the output {found}")
+        problem = "is missing" if output is None else f"has the shape {output.shape}, not {reference.shape}"
+        return OutputDiff(name, FAR, FAR, limit, None, f"the output {problem}")
     difference = np.abs(output.astype(np.float64) - reference)
     top1 = None
     if reference.ndim == 2 and reference.shape[1] > 1:
@@ -26,8 +26,7 @@ def compare_output(name: str, output: Array | None, reference: Array, tolerance:
     if not np.isfinite(difference).all():
         where = np.argwhere(~np.isfinite(difference))[0].tolist()
         return OutputDiff(name, FAR, FAR, limit, top1, f"not finite at {where}")
-    worst = float(difference.max(initial=0))
-    return OutputDiff(name, worst, worst / scale if scale else worst, limit, top1)
+    return OutputDiff(name, largest(difference), normalised_error(output, reference, scale=scale), limit, top1)
 
 
 def top1_agreement(output: Array, reference: Array) -> float:
@@ -36,11 +35,4 @@ def top1_agreement(output: Array, reference: Array) -> float:
     Two reference values tie when they are within a millionth of max|r|, which float32 cannot tell apart.
     """
     behind = reference.max(1) - reference[np.arange(len(reference)), output.argmax(1)]
-    return float((behind <= TIE * np.abs(reference).max()).mean())
-
-
-def normalised_error(output: Array, reference: Array) -> float:
-    """max|output - reference| / max|reference|, in float64."""
-    scale = float(np.abs(reference).max(initial=0))
-    worst = float(np.abs(output.astype(np.float64) - reference).max(initial=0))
-    return worst / scale if scale else worst
+    return float((behind <= TIE * largest(reference)).mean())
