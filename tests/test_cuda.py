@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from edgekit.machine import gpu as cuda
-from edgekit.machine.gpu import GpuState, cuda_problem, gpu_facts, gpu_state, tf32_fact, without_tf32
+from edgekit.machine import gpu
+from edgekit.machine.gpu import GpuState, cuda_absence, gpu_facts, gpu_state, tf32_fact, without_tf32
+from edgekit.setups import Absence
 
 
 def put(reference: Any, value: int) -> int:
@@ -26,6 +27,7 @@ class Driver:
         self.lacks: tuple[str, ...] = ()
         self.unsupported: tuple[str, ...] = ()
         self.reasons, self.asked = 0, [""]
+        self.started, self.gpus = 0, 1
 
     def __getattr__(self, name: str) -> Any:
         if name not in ANSWERS or name in self.lacks:
@@ -48,8 +50,8 @@ def managed(value: int, *which: int) -> Any:
 
 
 ANSWERS: dict[str, Any] = {
-    "cuInit": lambda driver, flags: 0,
-    "cuDeviceGetCount": lambda driver, count: put(count, 1),
+    "cuInit": lambda driver, flags: driver.started,
+    "cuDeviceGetCount": lambda driver, count: put(count, driver.gpus),
     "cuDeviceGetPCIBusId": named,
     "cuDeviceGetName": named,
     "cuDriverGetVersion": lambda driver, version: put(version, 13010),
@@ -67,7 +69,7 @@ ANSWERS: dict[str, Any] = {
 
 @pytest.fixture
 def _nothing_remembered() -> Iterator[None]:
-    remembered = (cuda.cuda_problem, cuda._management, cuda._device)
+    remembered = (gpu.cuda_absence, gpu._management, gpu._device)
     for one in remembered:
         one.cache_clear()
     yield
@@ -82,8 +84,21 @@ def driver(monkeypatch: pytest.MonkeyPatch, _nothing_remembered: None) -> Driver
     return made
 
 
+@pytest.mark.parametrize(
+    ("started", "gpus", "told"),
+    [(0, 1, ""), (0, 0, "finds no GPU; check nvidia-smi"), (100, 0, "finds no GPU; check"), (999, 0, "does not start; ")],
+)
+def test_gpus_that_are_hidden_and_a_driver_that_does_not_start_are_two_things(
+    driver: Driver, started: int, gpus: int, told: str
+) -> None:
+    """With all of them hidden an H200's driver 580 gives 100, CUDA_ERROR_NO_DEVICE, from cuInit already."""
+    driver.started, driver.gpus = started, gpus
+    assert told in str(cuda_absence() or "")
+    assert (cuda_absence() is None) is (told == "")
+
+
 def test_a_gpu_tells_what_it_is_and_how_it_is(driver: Driver) -> None:
-    assert cuda_problem() == ""
+    assert cuda_absence() is None
     assert gpu_facts() == {
         "gpu": "0000:65:00.0",
         "compute capability": "9.0",
@@ -121,6 +136,27 @@ def test_what_a_gpu_or_its_library_cannot_tell_is_left_out(driver: Driver) -> No
     assert gpu_state() == GpuState(1980, None, None, ())
 
 
+@pytest.mark.parametrize(
+    ("unsupported", "absence"),
+    [
+        ("cuInit", Absence("the NVIDIA driver does not start", "run nvidia-smi to see why", broken=True)),
+        ("cuDeviceGetCount", Absence("the NVIDIA driver finds no GPU", "check nvidia-smi and CUDA_VISIBLE_DEVICES", broken=True)),
+    ],
+)
+def test_a_driver_that_is_there_and_gives_no_gpu_is_broken(driver: Driver, unsupported: str, absence: Absence) -> None:
+    driver.unsupported = (unsupported,)
+    assert cuda_absence() == absence
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_no_driver_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    assert cuda_absence() == Absence("no NVIDIA driver is installed", "install one, or use ort-cpu")
+
+
 @pytest.mark.parametrize("missing", ["cuInit", "nvmlInit_v2"])
 def test_without_a_driver_or_its_management_library_there_is_no_state(driver: Driver, missing: str) -> None:
     driver.unsupported = (missing,)
@@ -139,7 +175,7 @@ def test_a_board_without_the_library_tells_the_release_that_brings_its_driver(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, told: str
 ) -> None:
     driver.unsupported = ("nvmlInit_v2",)
-    monkeypatch.setattr(cuda, "BOARD", tmp_path / "release")
+    monkeypatch.setattr(gpu, "BOARD", tmp_path / "release")
     if text is not None:
         (tmp_path / "release").write_text(text)
     assert gpu_facts()["driver"] == told

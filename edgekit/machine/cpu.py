@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 CPU_INFO = Path("/proc/cpuinfo")
+BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
+"""What a core does when it is not idle, as psutil names it where the system tells it; a guest's time is the user's too."""
 FREQUENCY = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
 
 
@@ -33,29 +38,30 @@ def machine_facts() -> dict[str, str]:
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if governor.is_file():
         facts["governor"] = governor.read_text().strip()
-    if hasattr(os, "getloadavg"):
-        facts["load"] = f"{os.getloadavg()[0]:.2f}"
+    with suppress(OSError):
+        facts["load"] = f"{psutil.getloadavg()[0]:.2f}"
     return facts
 
 
 def cpu_clocks_mhz() -> list[int]:
-    """The clock of each core allowed, now; empty where the system does not tell."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+    """The clock of each core allowed, now; empty where the system does not tell.
+
+    Cores that share a clock are one entry of psutil's, which then has fewer entries than cores: their own files are read first.
+    """
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     try:
-        return [int(path.read_text()) // 1000 for path in (Path(FREQUENCY.format(core)) for core in sorted(allowed))]
+        return [int(Path(FREQUENCY.format(core)).read_text()) // 1000 for core in allowed]
     except (OSError, ValueError):
-        return _cpuinfo_mhz(allowed)
+        clocks = _clocks()
+    return [clocks[core] for core in allowed] if len(clocks) == os.cpu_count() and allowed[-1] < len(clocks) else []
 
 
-def _cpuinfo_mhz(allowed: set[int]) -> list[int]:
-    """Lines ``processor : 0`` and ``cpu MHz : 2596.136`` of each core; ARM's have no clock."""
+def _clocks() -> list[int]:
+    """Of every core that is on, in MHz; an ARM core without a driver for its clock has none."""
     try:
-        lines = [line.partition(":") for line in CPU_INFO.read_text().splitlines()]
-        cores = [int(value) for name, _, value in lines if name.strip() == "processor"]
-        clocks = [round(float(value)) for name, _, value in lines if name.strip() == "cpu MHz"]
-    except (OSError, ValueError):
+        return [round(frequency.current) for frequency in psutil.cpu_freq(percpu=True) or []]
+    except (OSError, ValueError, NotImplementedError, AttributeError):  # not everywhere does psutil have the function
         return []
-    return [mhz for core, mhz in zip(cores, clocks, strict=False) if core in allowed]
 
 
 class CpuTime(NamedTuple):
@@ -69,9 +75,8 @@ class CpuTime(NamedTuple):
     def now(cls) -> CpuTime:
         """Read the clocks; ``all`` is None where the system does not tell."""
         try:
-            fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-            user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
-            everyone = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+            times = psutil.cpu_times()._asdict()
+            everyone = sum(times[name] for name in BUSY if name in times)
         except (OSError, ValueError):
             everyone = None
         return cls(time.perf_counter(), time.process_time(), everyone)

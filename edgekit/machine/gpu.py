@@ -12,9 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgekit.setups import Absence
+
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 BOARD = Path("/etc/nv_tegra_release")
 POWER_LIMIT = "its power limit"
+_NO_DEVICE = 100  # CUresult
 _MULTIPROCESSORS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 75, 76  # CUdevice_attribute
 _SM_CLOCK, _GPU_SENSOR = 1, 0  # nvmlClockType_t, nvmlTemperatureSensors_t
 _SLOWED_BY = {0x4: POWER_LIMIT, 0x8: "its hardware", 0x20: "heat", 0x40: "heat", 0x80: "its power supply"}  # nvml.h
@@ -31,18 +34,19 @@ class GpuState(NamedTuple):
 
 
 @cache
-def cuda_problem() -> str:
-    """Why there is no usable NVIDIA GPU, with the remedy; nothing when there is one."""
+def cuda_absence() -> Absence | None:
+    """Why there is no usable NVIDIA GPU here; None when there is one."""
     try:
         driver = _driver()
     except OSError:
-        return "no NVIDIA driver is installed; install one, or use ort-cpu"
-    if driver.cuInit(0) != 0:
-        return "the NVIDIA driver does not start; run nvidia-smi to see why"
-    count = ctypes.c_int(0)
-    if driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES"
-    return ""
+        return Absence("no NVIDIA driver is installed", "install one, or use ort-cpu")
+    started, count = driver.cuInit(0), ctypes.c_int(0)
+    if started not in (0, _NO_DEVICE):
+        return Absence("the NVIDIA driver does not start", "run nvidia-smi to see why", broken=True)
+    # where CUDA_VISIBLE_DEVICES hides every GPU, the driver does not even start
+    if started == _NO_DEVICE or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return Absence("the NVIDIA driver finds no GPU", "check nvidia-smi and CUDA_VISIBLE_DEVICES", broken=True)
+    return None
 
 
 def gpu_facts() -> dict[str, str]:
@@ -50,7 +54,7 @@ def gpu_facts() -> dict[str, str]:
 
     Empty without a GPU.
     """
-    if cuda_problem():
+    if cuda_absence():
         return {}
     driver = _driver()
     name, version = ctypes.create_string_buffer(256), ctypes.c_int(0)
@@ -73,7 +77,7 @@ def gpu_facts() -> dict[str, str]:
 
 def gpu_state() -> GpuState | None:
     """Clock, temperature and power now; None without a GPU, or where there is no management library, as on older Jetsons."""
-    if cuda_problem() or _management() is None:
+    if cuda_absence() or _management() is None:
         return None
     power = _managed("nvmlDeviceGetPowerUsage", ctypes.c_uint)
     slowed = _managed("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong) or 0

@@ -4,11 +4,49 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-import edgekit
-from edgekit.errors import BROKEN, MissingError, broken_import
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+
+from edgekit.errors import BROKEN, MissingError, first_line
+from edgekit.machine.gpu import cuda_absence
+from edgekit.setups import Absence
+from edgekit.version import __version__
+
+
+class Examined(NamedTuple):
+    """What a package's own facts say: on what it would really run, and what limits it, or None."""
+
+    runs_on: str = ""
+    limit: Absence | None = None
+    version: str = ""
+    """The version that the package itself tells, where pip does not know it; else empty."""
+
+
+class Package(NamedTuple):
+    """An installed or missing distribution, for ``edgekit doctor``.
+
+    ``absence`` says, without importing it, why it is not here or cannot work. ``probe`` is a module and its arguments, run in a
+    process of its own, which prints JSON facts about the package; ``examine`` judges them.
+    """
+
+    name: str
+    absence: Callable[[], Absence | None]
+    probe: tuple[str, ...]
+    examine: Callable[[Mapping[str, Any]], Examined]
+
+
+def broken_package(name: str, problem: BaseException) -> Absence:
+    """What is installed and yet does not start; Ctrl-C in the middle of its import goes on its way."""
+    cause: BaseException | None = problem
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):  # pybind11 makes an ImportError of it
+            raise cause
+        cause = cause.__cause__ or cause.__context__
+    reason = "it ends the program" if isinstance(problem, SystemExit) else first_line(problem)
+    return Absence(f"{name} is installed but cannot be imported: {reason}", "run edgekit doctor", broken=True)
 
 
 def needs(*packages: str, extra: str | None = None) -> None:
@@ -16,7 +54,7 @@ def needs(*packages: str, extra: str | None = None) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         remedy = pip_install(extra) if extra else f"pip install {' '.join(missing)}"
-        raise MissingError(f"this needs {', '.join(missing)}, which is not installed; {remedy}")
+        raise MissingError(f"this needs {', '.join(missing)}, which is not installed", remedy)
 
 
 def needs_onnx() -> None:
@@ -27,35 +65,47 @@ def needs_onnx() -> None:
 
         _ = onnx.load_model_from_string
     except BROKEN as problem:
-        raise MissingError(broken_import("onnx", problem)) from problem
+        raise broken_package("onnx", problem).error() from problem
 
 
 def tool_versions() -> dict[str, str]:
     """Versions of edgekit and of the packages its results depend on, of those installed."""
     packages = ("torch", "onnx", "onnxscript", "numpy", "onnxruntime", "onnxruntime-gpu")
-    return {"edgekit": edgekit.__version__} | versions_of(packages)
+    return {"edgekit": __version__} | versions_of(packages)
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Versions of those that are installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: version for name, version in ((name, version_of(name)) for name in packages) if version}
 
 
-_REQUIREMENT = re.compile(r"^([\w.-]+)[^;]*; extra == '(\w+)'$")
+def version_of(name: str) -> str:
+    """The version of an installed distribution; empty where pip knows none of that name."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def pip_install(extra: str) -> str:
     """The command that installs what ``extra``, one of pyproject.toml's, brings, without edgekit."""
     try:
-        required = importlib.metadata.requires("edgekit") or []
+        lines = importlib.metadata.requires("edgekit") or []
     except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed
-        required = []
-    found = [_REQUIREMENT.match(line.replace('"', "'")) for line in required]
-    names = [one[1] for one in found if one is not None and one[2] == extra]
+        lines = []
+    names = [requirement.name for requirement in map(Requirement, lines) if _only_with(extra, requirement.marker)]
     return f"pip install {' '.join(names)}" if names else f"install edgekit's extra {extra} from its repository"
+
+
+def for_gpus(command: str) -> str:
+    """The command that installs what only a GPU needs: where there is none, it says so."""
+    return f"for NVIDIA GPUs: {command}" if cuda_absence() else command
+
+
+def plain_package(facts: Mapping[str, Any]) -> Examined:
+    """What is said of a package that is only imported: nothing limits it."""
+    return Examined()
+
+
+def _only_with(extra: str, marker: Marker | None) -> bool:
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
