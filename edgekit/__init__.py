@@ -1,8 +1,58 @@
 """edgekit: train, fold, export, verify and time vision models, and ship bundles that prove themselves.
 
-The verbs of the command line are functions of the same name in modules of the same name:
-``edgekit.train.train``, ``edgekit.fold.fold``, ``edgekit.export.export_onnx``, ``edgekit.verify.verify``,
-``edgekit.bench.bench``. Importing this package imports nothing heavy.
+The verbs of the command line are functions here, and give the reports that the command line prints::
+
+    from edgekit import bench, verify
+
+    assert verify("exported/lenet").passed
+    report = bench("exported/lenet", ["ort-cpu threads=1"])
+
+Importing this package imports nothing heavy: a verb is imported when it is first asked for.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgekit.version import __version__
+
+if TYPE_CHECKING:
+    from edgekit.commands.bench import bench
+    from edgekit.commands.build import build
+    from edgekit.commands.doctor import doctor
+    from edgekit.commands.export import export
+    from edgekit.commands.inspect import inspect
+    from edgekit.commands.predict import predict
+    from edgekit.commands.run import run
+    from edgekit.commands.train import train
+    from edgekit.commands.verify import verify
+    from edgekit.latency.loop import Timing
+    from edgekit.setups import Setup
+    from edgekit.sources import ExportOptions
+    from edgekit.tolerance import Tolerance, ToleranceChange
+
+_HOMES = {
+    **{verb: f"edgekit.commands.{verb}" for verb in (
+        "bench", "build", "doctor", "export", "inspect", "predict", "run", "train", "verify",
+    )},
+    "ExportOptions": "edgekit.sources",
+    "Setup": "edgekit.setups",
+    "Timing": "edgekit.latency.loop",
+    "Tolerance": "edgekit.tolerance",
+    "ToleranceChange": "edgekit.tolerance",
+}  # fmt: skip
+__all__ = [
+    "__version__", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange",
+    "bench", "build", "doctor", "export", "inspect", "predict", "run", "train", "verify",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))

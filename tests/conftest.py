@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgekit.commands.export import export_source
+from edgekit.commands.export import export
 from edgekit.models.factory import weights_bytes
-from edgekit.sources.module import ExportOptions
+from edgekit.sources import ExportOptions
 from tests.networks import network
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,7 @@ def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     """Every test has a cache of its own, starts Python as users do, and leaves the process-wide thread count as it was."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what is lost at exit
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.getbasetemp() / "state"))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -39,14 +40,8 @@ def _lenet_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "weights.safetensors").write_bytes(weights_bytes(network("lenet")))
     labels = folder / "labels.txt"
     labels.write_text("\n".join(f"class {index}" for index in range(10)))
-    options = ExportOptions(
-        output=folder / "bundle",
-        weights=folder / "weights.safetensors",
-        mean=(0.286,),
-        std=(0.353,),
-        labels=labels,
-    )
-    export_source("lenet", options)
+    options = ExportOptions(weights=folder / "weights.safetensors", mean=(0.286,), std=(0.353,), labels=labels)
+    export("lenet", folder / "bundle", options)
     return folder / "bundle"
 
 

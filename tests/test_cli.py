@@ -25,8 +25,11 @@ from PIL import Image
 
 import edgekit
 from edgekit.bundle.folder import open_bundle
+from edgekit.cli import outcome
 from edgekit.cli.app import app, main
-from edgekit.machine.gpu import cuda_problem
+from edgekit.machine.gpu import cuda_absence
+from edgekit.machine.packages import version_of
+from edgekit.setups import Absence
 
 RECIPE = """
 name = "tiny"
@@ -268,13 +271,13 @@ WRONG: dict[str, Wrong] = {
     "mean without std": lambda here, bundle: (("export", "lenet", "--mean", "0.5"), "--mean and --std go together"),
     "mean of another size": lambda here, bundle: (("export", "lenet", "--mean", "1,2", "--std", "1,2"), "do not fit the input"),
     "backend unknown": lambda here, bundle: (("verify", bundle, "--backend", "tpu"), "no backend 'tpu'"),
-    "flavour unknown to verify": lambda here, bundle: (("verify", bundle, "--flavour", "foo"), "no TensorRT flavour 'foo'"),
+    "flavour unknown to verify": lambda here, bundle: (("verify", bundle, "--flavour", "foo"), "no flavour 'foo'"),
     "flavour unknown to bench": lambda here, bundle: (("bench", bundle, "--flavour", "foo"), "use one of tensorrt, tensorrt-rtx"),
     "flavour unknown to predict": lambda here, bundle: (
-        ("predict", bundle, "none.png", "--flavour", "foo"), "no TensorRT flavour 'foo'",
+        ("predict", bundle, "none.png", "--flavour", "foo"), "no flavour 'foo'",
     ),
     "flavour unknown to the runtime named": lambda here, bundle: (
-        ("verify", bundle, "--backend", "tensorrt", "--flavour", "foo"), "no TensorRT flavour 'foo'",
+        ("verify", bundle, "--backend", "tensorrt", "--flavour", "foo"), "no flavour 'foo'",
     ),
     "source without weights": lambda here, bundle: (("verify", bundle, "--source", "resnet18"), "do not fit the model"),
     "rtol lets anything pass": lambda here, bundle: (("verify", bundle, "--rtol", 1), "would let anything pass"),
@@ -326,7 +329,7 @@ def test_an_error_nobody_foresaw_is_one_sentence_that_asks_for_a_report(
     def fail(*args: object, **options: object) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("edgekit.commands.verify.verify_bundle", fail)
+    monkeypatch.setattr("edgekit.commands.verify.verify", fail)
     result = run("verify", bundle)
     assert (result.code, result.out) == (2, "")
     assert result.err == "error: unexpected ZeroDivisionError: first line second line; run again with --debug and report it\n"
@@ -350,7 +353,7 @@ def test_what_stops_a_command_has_its_own_code_and_sentence(
     def fail(*args: object, **options: object) -> None:
         raise problem
 
-    monkeypatch.setattr("edgekit.commands.verify.verify_bundle", fail)
+    monkeypatch.setattr("edgekit.commands.verify.verify", fail)
     result = run("verify", bundle)
     assert result.code == code
     assert said in result.err
@@ -378,9 +381,9 @@ def test_tables_go_to_stdout_and_carry_the_verdict(run: Command, bundle: Path, t
     }
     assert {name: (result.code, result.err) for name, result in found.items()} == dict.fromkeys(found, (0, ""))
     assert "pass" in found["verify"].out
-    if cuda_problem():
+    if cuda_absence():
         told = [line for line in found["verify"].out.splitlines() if line.startswith("not present: ")]
-        assert told == [f"not present: torch-cuda, ort-cuda, ort-tensorrt, tensorrt: {cuda_problem()}"]
+        assert told == [f"not present: torch-cuda, ort-cuda, ort-tensorrt, tensorrt: {cuda_absence()}"]
     assert "- (662)" in found["bench"].out
     assert "end-to-end" in found["bench"].out
     assert "0 batch norm(s)" in found["inspect"].out
@@ -454,7 +457,7 @@ def test_a_report_that_cannot_be_printed_is_one_sentence(run: Command, monkeypat
     def fail(report: object) -> bytes:
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr("edgekit.reports.catalogue.ModelsReport.to_json", fail)
+    monkeypatch.setattr("edgekit.reports.models.ModelsReport.to_json", fail)
     result = run("models", "--json")
     assert result.code == 2
     assert result.document["error"]["kind"] == "ZeroDivisionError"
@@ -477,7 +480,7 @@ def test_control_characters_in_names_are_shown_and_not_obeyed(run: Command, bund
     assert r"red\x1b[31m" in missing.err
     assert "\x1b" not in missing.err
     memory = io.StringIO()
-    edgekit.console._console(file=memory).print(rich.text.Text(name))  # as progress bars do
+    outcome._console(file=memory).print(rich.text.Text(name))  # as progress bars do
     assert "\x1b" not in memory.getvalue()
 
 
@@ -501,7 +504,7 @@ def test_the_whole_path_speaks_json(run: Command, bundle: Path, tmp_path: Path) 
     verified = run("verify", root, "--json")
     assert verified.code == 0
     assert verified.document["onnx_sha256"] == exported.document["onnx_sha256"]
-    assert {"torch", "ort-cpu"} <= {parity["candidate"] for parity in verified.document["parities"]}
+    assert {"torch", "ort-cpu"} <= {parity["backend"] for parity in verified.document["parities"]}
 
     benched = run("bench", root, "--batch", "1,2", "--threads", "1", "--seconds", "0.01", "--json")
     assert benched.code == 0
@@ -545,7 +548,7 @@ def test_a_broken_runtime_is_skipped_by_name(
     others = process("verify", bundle, "--json", environment=environment, folder=tmp_path)
     report = json.loads(others.stdout)
     assert (others.returncode, others.stderr) == (0, "")
-    assert "torch" in [one["candidate"] for one in report["parities"]]
+    assert "torch" in [one["backend"] for one in report["parities"]]
     assert told in next(one["reason"] for one in report["skipped"] if one["backend"] == "ort-cpu")
 
 
@@ -582,9 +585,9 @@ def test_export_refuses_a_folder_with_the_users_files_and_loses_nothing(run: Com
 
 
 def test_export_replaces_an_older_bundle(run: Command, bundle: Path) -> None:
-    before = open_bundle(bundle).onnx_sha256
+    before = open_bundle(bundle).sha256_of()
     assert run("export", "lenet", "--output", bundle, "--no-fold-bn").code == 0
-    assert open_bundle(bundle).onnx_sha256 != before
+    assert open_bundle(bundle).sha256_of() != before
     assert list(bundle.parent.glob(".*")) == []
 
 
@@ -617,11 +620,12 @@ def test_models_are_listed_with_their_inputs(run: Command) -> None:
 
 
 def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[dict[str, object] | str] = [{"version": "1", "cuda": False, "built": None, "providers": [], "absence": ""}]
-    monkeypatch.setattr("edgekit.commands.doctor.run_program", lambda program: answers[0])
+    facts = {"version": "1", "cuda": False, "built": None, "providers": [], "absence": None}
+    answers: list[dict[str, object] | Absence] = [facts]
+    monkeypatch.setattr("edgekit.commands.doctor.ask", lambda command, key: answers[0])
     well = run("doctor", "--json")
     assert (well.code, well.document["passed"]) == (0, True)
-    answers[0] = "importing it crashes with signal 11"
+    answers[0] = Absence("importing it crashes with signal 11", "", broken=True)
     ill = run("doctor", "--json")
     assert (ill.code, ill.document["passed"]) == (1, False)
     assert "BROKEN" in run("doctor").out
@@ -643,9 +647,9 @@ def test_where_nothing_works_it_is_not_said_that_nothing_is_installed(
     run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a board whose TensorRT lacks CUDA's Python: the doctor knows, pip alone does not."""
-    monkeypatch.setattr("edgekit.commands.data.present", lambda *_, **__: ([], {"tensorrt": "no CUDA"}))
+    monkeypatch.setattr("edgekit.backends.choose.absence", lambda setup, files: Absence("no CUDA", "install it"))
     message = run("verify", str(bundle), "--json").document["error"]["message"]
-    assert message.startswith("no runtime works here; see edgekit doctor, or pip install ")
+    assert message.startswith("no backend works here; see edgekit doctor, or pip install ")
 
 
 def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str], tmp_path: Path) -> None:
@@ -653,6 +657,89 @@ def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str],
     assert (done.returncode, done.stderr) == (0, "")
     found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
     assert (found["torch"]["status"], found["torch"]["version"]) == ("ok", torch.__version__.partition("+")[0])
+
+
+# --output of verify and bench
+
+
+CHECKS: dict[str, tuple[str, ...]] = {
+    "verify": ("--backend", "ort-cpu"),
+    "bench": ("--backend", "ort-cpu threads=1", "--batch", "1", "--seconds", "0.01"),
+}
+FAILING: dict[str, tuple[str, ...]] = {"verify": ("--atol", "0", "--rtol", "0"), "bench": ("--budget-ms", "0.000001")}
+checks = pytest.mark.parametrize("command", CHECKS)
+
+
+@checks
+@pytest.mark.parametrize("fails", [False, True])
+def test_output_is_the_json_document_whether_or_not_a_check_fails(run: Command, bundle: Path, command: str, fails: bool) -> None:
+    words = (command, bundle, *CHECKS[command], *(FAILING[command] if fails else ()), "--output", "new/report.json")
+    result = run(*words, "--json")
+    assert (result.code, result.document["passed"]) == (int(fails), not fails)
+    assert Path("new/report.json").read_text() == result.out
+    drawn = run(*words)  # what was there is replaced
+    assert drawn.code == int(fails)
+    assert "ort-cpu" in drawn.out
+    assert not drawn.out.startswith("{")
+    again = json.loads(Path("new/report.json").read_text())
+    assert again.keys() == result.document.keys()
+    assert command == "bench" or again == result.document  # bench measures anew
+
+
+def never(*args: object, **options: object) -> None:
+    raise AssertionError("the work was begun")
+
+
+@checks
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("folder", "cannot write folder: a folder of that name is there; choose another name"),
+        ("plain/report.json", "cannot write "),
+        (ENDLESS, "choose a shorter name"),
+        ("{bundle}/report.json", "cannot write {bundle}/report.json: it lies in {bundle}, and a bundle is immutable; choose"),
+        ("{bundle}/reports/report.json", "and a bundle is immutable; choose a place outside of it"),
+        ("{bundle}/manifest.json", "and a bundle is immutable; choose a place outside of it"),
+        ("linked folder/report.json", "and a bundle is immutable; choose a place outside of it"),
+        ("linked file", "and a bundle is immutable; choose a place outside of it"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_any_work(
+    run: Command, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, where: str, told: str
+) -> None:
+    monkeypatch.setattr(f"edgekit.commands.{command}.{command}", never)
+    Path("folder").mkdir()
+    Path("linked folder").symlink_to(bundle)
+    Path("linked file").symlink_to(bundle / "report.json")
+    written(Path("plain"), "mine")
+    before = contents(tmp_path)
+    result = run(command, bundle, *CHECKS[command], "--output", where.format(bundle=bundle), "--json")
+    assert (result.code, result.document["error"]["kind"]) == (2, "OutputError")
+    assert told.format(bundle=bundle) in result.document["error"]["message"]
+    assert result.err.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+@checks
+def test_an_output_beside_the_bundle_or_named_from_within_it_is_told_apart(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    assert run(command, bundle, *CHECKS[command], "--output", f"{bundle}.json").code == 0
+    monkeypatch.chdir(bundle)
+    assert run(command, ".", *CHECKS[command], "--output", "../beside.json").code == 0
+    inside = run(command, ".", *CHECKS[command], "--output", "report.json")
+    assert (inside.code, "a bundle is immutable" in inside.err) == (2, True)
+
+
+@checks
+def test_an_error_writes_no_output_and_an_older_one_stays(run: Command, bundle: Path, command: str) -> None:
+    written(Path("older.json"), "of yesterday")
+    damaged(bundle, "golden.npz", flipped)
+    for name in ("older.json", "none.json"):
+        result = run(command, bundle, *CHECKS[command], "--output", name, "--json")
+        assert (result.code, result.document["error"]["kind"]) == (2, "BundleError")
+    assert Path("older.json").read_text() == "of yesterday"
+    assert not Path("none.json").exists()
 
 
 # edgekit run
@@ -736,8 +823,38 @@ def test_where_another_runtime_was_installed_it_is_said_why_steps_are_done_again
     result = run("run", "tiny.toml", "--json")
     assert steps(result) == {"train": "skipped", "export": "skipped", "verify": "done", "bench": "done"}
     for step in result.document["steps"][2:]:
-        assert step["detail"].startswith("again, since the runtimes here changed: ")
+        assert step["detail"].startswith("again, since the backends here changed: ")
     assert all("again" not in step["detail"] for step in run("run", "tiny.toml", "--json").document["steps"])
+
+
+class Entry(NamedTuple):
+    """An entry point of a distribution."""
+
+    dist: Any
+
+
+class Distribution(NamedTuple):
+    """What pip knows of a package that brings a backend."""
+
+    name: str
+    version: str
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "cuda-bindings", "edgekit-echo"])
+def test_another_version_of_what_a_backend_needs_is_verified_and_timed_again(
+    finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of TensorRT, of CUDA's Python, and of a package that brings a backend."""
+    if name == "edgekit-echo":
+        monkeypatch.setattr("edgekit.commands.run.entry_points", lambda group: (Entry(Distribution(name, "99")),))
+    else:
+        monkeypatch.setattr(
+            "edgekit.machine.packages.version_of", lambda package: "99" if package == name else version_of(package)
+        )
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result) == {"train": "skipped", "export": "skipped", "verify": "done", "bench": "done"}
+    for step in result.document["steps"][2:]:
+        assert step["detail"].startswith("again, since versions of packages changed: ")
 
 
 def test_what_an_earlier_edgekit_recorded_is_done_again_and_said(finished: Path, run: Command) -> None:
@@ -820,7 +937,7 @@ def test_the_readmes_python_lines_run_as_they_stand(repository: Path) -> None:
 def test_a_committed_bundle_verifies_on_every_runtime_here(repository: Path, run: Command, name: str) -> None:
     result = run("verify", str(repository / "exported" / name), "--json")
     assert result.code == 0
-    assert [parity["candidate"] for parity in result.document["parities"]][:2] == ["torch", "ort-cpu"]
+    assert [parity["backend"] for parity in result.document["parities"]][:2] == ["torch", "ort-cpu"]
     assert {parity["samples"] for parity in result.document["parities"]} == {64}
 
 

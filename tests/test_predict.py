@@ -12,10 +12,11 @@ from PIL import Image
 
 from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.bundle.manifest import Manifest
-from edgekit.commands.predict import guesses, predict_images
+from edgekit.commands.predict import guesses, predict
 from edgekit.errors import BundleError, DataError
 from edgekit.preprocess import pixels_of
 from edgekit.reports.predict import PredictReport
+from tests.ways import way
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (28, 28), mode: str = "L") -> Path:
@@ -55,7 +56,7 @@ def test_probabilities_are_those_of_the_recorded_preprocessing(
     bundle: Path, tmp_path: Path, name: str, size: tuple[int, int], mode: str
 ) -> None:
     path = picture(tmp_path / name, 3, size, mode)
-    (found,) = predict_images(bundle, [path], top=10).predictions
+    (found,) = predict(bundle, [path], top=10).predictions
     expected = by_hand(bundle, path)
     assert [guess.label for guess in found.guesses] == [f"class {index}" for index in np.argsort(-expected)]
     np.testing.assert_allclose([guess.probability for guess in found.guesses], np.sort(expected)[::-1], rtol=1e-4)
@@ -64,10 +65,10 @@ def test_probabilities_are_those_of_the_recorded_preprocessing(
 
 def test_other_preprocessing_in_the_manifest_gives_other_probabilities(bundle: Path, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
-    before = predict_images(bundle, [path], top=10)
+    before = predict(bundle, [path], top=10)
     described = open_bundle(bundle).manifest.preprocess
     reseal(bundle, preprocess=msgspec.structs.replace(described, mean=(0.9,)))
-    after = predict_images(bundle, [path], top=10)
+    after = predict(bundle, [path], top=10)
     one, other = ({guess.label: guess.probability for guess in found.predictions[0].guesses} for found in (before, after))
     assert max(abs(one[label] - other[label]) for label in one) > 1e-5
     np.testing.assert_allclose(sorted(other.values()), np.sort(by_hand(bundle, path)), rtol=1e-4)
@@ -75,22 +76,22 @@ def test_other_preprocessing_in_the_manifest_gives_other_probabilities(bundle: P
 
 def test_several_pictures_are_labelled_each_as_if_alone(bundle: Path, tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(3)]
-    together = predict_images(bundle, paths, top=2)
+    together = predict(bundle, paths, top=2)
     assert [one.image for one in together.predictions] == list(map(str, paths))
-    assert [one for path in paths for one in predict_images(bundle, [path], top=2).predictions] == list(together.predictions)
+    assert [one for path in paths for one in predict(bundle, [path], top=2).predictions] == list(together.predictions)
     assert len({one.guesses for one in together.predictions}) == 3
     assert PredictReport.from_json(together.to_json()) == together
 
 
 @pytest.mark.parametrize(("top", "shown"), [(1, 1), (3, 3), (10, 10), (99, 10)])
 def test_as_many_labels_are_shown_as_asked_for_and_exist(bundle: Path, tmp_path: Path, top: int, shown: int) -> None:
-    (found,) = predict_images(bundle, [picture(tmp_path / "a.png")], top=top).predictions
+    (found,) = predict(bundle, [picture(tmp_path / "a.png")], top=top).predictions
     assert len(found.guesses) == shown
 
 
 def test_torch_and_onnxruntime_label_alike(bundle: Path, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
-    reports = [predict_images(bundle, [path], backend=kind, top=10) for kind in ("torch", "ort-cpu")]
+    reports = [predict(bundle, [path], way(kind), top=10) for kind in ("torch", "ort-cpu")]
     assert [one.backend for one in reports] == ["torch", "ort-cpu"]
     one, other = ({guess.label: guess.probability for guess in report.predictions[0].guesses} for report in reports)
     assert one == pytest.approx(other, rel=1e-4)
@@ -111,7 +112,7 @@ def test_what_is_not_a_picture_is_one_sentence_naming_it(bundle: Path, tmp_path:
     elif damage == "folder":
         bad.mkdir()
     with pytest.raises(DataError, match=r"bad\.png") as caught:
-        predict_images(bundle, [good, bad])
+        predict(bundle, [good, bad])
     assert "\n" not in str(caught.value)
 
 
@@ -119,10 +120,10 @@ def test_what_is_not_a_picture_is_one_sentence_naming_it(bundle: Path, tmp_path:
 def test_a_bundle_that_records_too_little_says_how_to_export_it(bundle: Path, tmp_path: Path, lacking: str) -> None:
     reseal(bundle, **{lacking: None if lacking == "preprocess" else ()})
     with pytest.raises(BundleError, match=r"export it with --mean, --std and --labels"):
-        predict_images(bundle, [picture(tmp_path / "a.png")])
+        predict(bundle, [picture(tmp_path / "a.png")])
 
 
 def test_labels_that_do_not_fit_the_output_are_refused(bundle: Path, tmp_path: Path) -> None:
     reseal(bundle, labels=("cat", "dog"))
     with pytest.raises(BundleError, match=r"2 label\(s\) for an output of \(10,\)"):
-        predict_images(bundle, [picture(tmp_path / "a.png")])
+        predict(bundle, [picture(tmp_path / "a.png")])

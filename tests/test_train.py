@@ -29,7 +29,7 @@ from edgekit.reports.train import TrainReport
 from edgekit.sources.module import load_source
 from edgekit.training.batches import batch_count
 from edgekit.training.checkpoint import resumable, unfinished
-from edgekit.training.loop import pick_device, train
+from edgekit.training.loop import fit, pick_device
 from tests.networks import dataset
 
 SAMPLES, BATCH, EPOCHS = 96, 4, 3
@@ -114,7 +114,7 @@ def weights(run: Path) -> bytes:
     ids=["lenet", "lenet-scratch", "sgd", "constant"],
 )
 def test_training_learns(settings: dict[str, object], data: Dataset, tmp_path: Path) -> None:
-    report = train(recipe(**{"flip": False, **settings}), data, tmp_path / "run")  # type: ignore[arg-type]
+    report = fit(recipe(**{"flip": False, **settings}), data, tmp_path / "run")  # type: ignore[arg-type]
     assert report.test_accuracy > 0.8
     assert report.epochs[-1].loss < report.epochs[0].loss
     assert report.passed
@@ -122,18 +122,18 @@ def test_training_learns(settings: dict[str, object], data: Dataset, tmp_path: P
 
 def test_bfloat16_with_channels_last_learns_and_leaves_float32_weights(data: Dataset, tmp_path: Path) -> None:
     settings = {"precision": "bfloat16", "channels_last": True, "flip": False}
-    report = train(recipe(**settings), data, tmp_path / "run")
+    report = fit(recipe(**settings), data, tmp_path / "run")
     assert report.test_accuracy > 0.8
     kinds = {tensor.dtype for tensor in load_safetensors(weights(tmp_path / "run")).values()}
     assert kinds == {torch.float32, torch.int64}
-    train(recipe(flip=False), data, tmp_path / "float32")
+    fit(recipe(flip=False), data, tmp_path / "float32")
     assert weights(tmp_path / "run") != weights(tmp_path / "float32")
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(data: Dataset, tmp_path: Path, dropout: str) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.rand(7)  # what was drawn before must not matter
-        train(recipe(dropout, epochs=1, seed=seed), data, tmp_path / name)
+        fit(recipe(dropout, epochs=1, seed=seed), data, tmp_path / name)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
     assert without_seconds(tmp_path / "a") == without_seconds(tmp_path / "b")
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
@@ -141,8 +141,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(data: Data
 
 def test_every_epoch_has_an_order_and_flips_of_its_own(data: Dataset, tmp_path: Path) -> None:
     settings = {"learning_rate": 1e-12, "schedule": "constant", "label_smoothing": 0.0}
-    plain = train(recipe(epochs=2, **{**settings, "flip": False}), data, tmp_path / "plain")
-    flipped = train(recipe(epochs=2, **{**settings, "flip": True}), data, tmp_path / "flipped")
+    plain = fit(recipe(epochs=2, **{**settings, "flip": False}), data, tmp_path / "plain")
+    flipped = fit(recipe(epochs=2, **{**settings, "flip": True}), data, tmp_path / "flipped")
     losses = [epoch.loss for report in (plain, flipped) for epoch in report.epochs]
     assert len(set(losses)) == 4  # the weights stand still: only which pictures share a batch, and how they lie, differs
 
@@ -166,7 +166,7 @@ def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dropout_net_of_a_user.py").write_text(DROPOUT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        train(recipe("dropout_net_of_a_user:net"), data, folder / "run")
+        fit(recipe("dropout_net_of_a_user:net"), data, folder / "run")
     return folder / "run"
 
 
@@ -178,13 +178,13 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
     run = tmp_path / "run"
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted, match=rf"training stopped in epoch \d of {EPOCHS} after \d+ of {STEPS} steps; .*--resume"):
-        train(plan, data, run, progress=Stopping(advance=stop.advance_at, say=stop.say_at, number=stop.number))
+        fit(plan, data, run, progress=Stopping(advance=stop.advance_at, say=stop.say_at, number=stop.number))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert unfinished(run)
     assert resumable(plan, run)
     assert not (run / "weights.safetensors").exists()
     torch.rand(11)
-    report = train(plan, data, run, resume=True)
+    report = fit(plan, data, run, begin="resume")
     assert weights(run) == weights(whole)
     assert without_seconds(run) == without_seconds(whole)
     assert [epoch.epoch for epoch in report.epochs] == [1, 2, 3]
@@ -196,26 +196,26 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
 )
 def test_every_kind_of_training_resumes_to_the_same_bytes(settings: dict[str, object], data: Dataset, tmp_path: Path) -> None:
     plan = recipe("lenet-scratch", epochs=2, **settings)
-    train(plan, data, tmp_path / "whole")
+    fit(plan, data, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train(plan, data, tmp_path / "run", progress=Stopping(advance=2))
-    train(plan, data, tmp_path / "run", resume=True)
+        fit(plan, data, tmp_path / "run", progress=Stopping(advance=2))
+    fit(plan, data, tmp_path / "run", begin="resume")
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
 def test_a_training_interrupted_twice_resumes_to_the_same_bytes(whole: Path, data: Dataset, dropout: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(Interrupted, match=r"in epoch 1 of 3 after 20 of 24"):
-        train(recipe(dropout), data, run, progress=Stopping(advance=2))
+        fit(recipe(dropout), data, run, progress=Stopping(advance=2))
     with pytest.raises(Interrupted, match=r"in epoch 3 of 3 after 20 of 24"):
-        train(recipe(dropout), data, run, resume=True, progress=Stopping(advance=7))
-    train(recipe(dropout), data, run, resume=True)
+        fit(recipe(dropout), data, run, begin="resume", progress=Stopping(advance=7))
+    fit(recipe(dropout), data, run, begin="resume")
     assert weights(run) == weights(whole)
     assert without_seconds(run) == without_seconds(whole)
 
 
 def test_a_stop_after_the_last_epoch_finishes(whole: Path, data: Dataset, dropout: str, tmp_path: Path) -> None:
-    train(recipe(dropout), data, tmp_path / "run", progress=Stopping(say=EPOCHS))
+    fit(recipe(dropout), data, tmp_path / "run", progress=Stopping(say=EPOCHS))
     assert weights(tmp_path / "run") == weights(whole)
 
 
@@ -231,21 +231,21 @@ def test_a_second_ctrl_c_stops_at_once(data: Dataset, tmp_path: Path) -> None:
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train(recipe(), data, tmp_path / "run", progress=Impatient())
+        fit(recipe(), data, tmp_path / "run", progress=Impatient())
     assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_resuming_a_finished_training_changes_nothing(data: Dataset, tmp_path: Path) -> None:
     plan = recipe(epochs=1)
-    first = train(plan, data, tmp_path / "run")
+    first = fit(plan, data, tmp_path / "run")
     before = weights(tmp_path / "run")
-    assert train(plan, data, tmp_path / "run", resume=True) == first
+    assert fit(plan, data, tmp_path / "run", begin="resume") == first
     assert weights(tmp_path / "run") == before
 
 
 def test_training_works_outside_the_main_thread(data: Dataset, tmp_path: Path) -> None:
     done: list[TrainReport] = []
-    thread = threading.Thread(target=lambda: done.append(train(recipe(epochs=1), data, tmp_path / "run")))
+    thread = threading.Thread(target=lambda: done.append(fit(recipe(epochs=1), data, tmp_path / "run")))
     thread.start()
     thread.join()
     assert len(done) == 1
@@ -255,17 +255,17 @@ def test_training_works_outside_the_main_thread(data: Dataset, tmp_path: Path) -
 def stopped(data: Dataset, tmp_path: Path) -> Path:
     """A run interrupted in its second epoch."""
     with pytest.raises(Interrupted):
-        train(recipe(), data, tmp_path / "run", progress=Stopping(advance=5))
+        fit(recipe(), data, tmp_path / "run", progress=Stopping(advance=5))
     return tmp_path / "run"
 
 
 def test_an_unfinished_training_is_kept_unless_told_otherwise(stopped: Path, data: Dataset, tmp_path: Path) -> None:
     before = (stopped / "checkpoint.pt").read_bytes()
     with pytest.raises(UsageError, match=r"holds an unfinished training; --resume continues it, --restart begins anew"):
-        train(recipe(), data, stopped)
+        fit(recipe(), data, stopped)
     assert (stopped / "checkpoint.pt").read_bytes() == before
-    train(recipe(), data, stopped, restart=True)
-    train(recipe(), data, tmp_path / "fresh")
+    fit(recipe(), data, stopped, begin="restart")
+    fit(recipe(), data, tmp_path / "fresh")
     assert weights(stopped) == weights(tmp_path / "fresh")
 
 
@@ -278,18 +278,18 @@ def test_a_checkpoint_of_another_recipe_is_refused(other: Recipe, stopped: Path,
     before = (stopped / "checkpoint.pt").read_bytes()
     assert not resumable(other, stopped)
     with pytest.raises(UsageError, match=r"checkpoint\.pt was made by other settings"):
-        train(other, data, stopped, resume=True)
+        fit(other, data, stopped, begin="resume")
     assert (stopped / "checkpoint.pt").read_bytes() == before
 
 
 def test_a_checkpoint_may_be_continued_under_other_export_settings(stopped: Path, data: Dataset) -> None:
     plan = recipe()
-    train(msgspec.structs.replace(plan, export=msgspec.structs.replace(plan.export, golden=7)), data, stopped, resume=True)
+    fit(msgspec.structs.replace(plan, export=msgspec.structs.replace(plan.export, golden=7)), data, stopped, begin="resume")
 
 
 def test_a_checkpoint_of_another_number_of_pictures_is_refused(stopped: Path) -> None:
     with pytest.raises(UsageError, match="another number of pictures"):
-        train(recipe(), dataset(SAMPLES // 2), stopped, resume=True)
+        fit(recipe(), dataset(SAMPLES // 2), stopped, begin="resume")
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,8 @@ def test_a_damaged_checkpoint_is_named_and_restart_helps(damage: Callable[[bytes
     file.write_bytes(damage(file.read_bytes()))
     for resume in (True, False):
         with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged: .*; edgekit train --restart begins anew"):
-            train(recipe(), data, stopped, resume=resume)
-    assert train(recipe(epochs=1), data, stopped, restart=True).epochs
+            fit(recipe(), data, stopped, begin="resume" if resume else "anew")
+    assert fit(recipe(epochs=1), data, stopped, begin="restart").epochs
 
 
 def test_a_checkpoint_that_lacks_parts_is_damaged(stopped: Path, data: Dataset) -> None:
@@ -317,28 +317,28 @@ def test_a_checkpoint_that_lacks_parts_is_damaged(stopped: Path, data: Dataset) 
     for part, value in (("model", {}), ("optimizer", {}), ("history", [{"epoch": "one"}])):
         torch.save({**content, part: value}, file)
         with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged"):
-            train(recipe(), data, stopped, resume=True)
+            fit(recipe(), data, stopped, begin="resume")
     torch.save({**content, "version": 0}, file)
     with pytest.raises(ModelError, match="not a checkpoint of this version"):
-        train(recipe(), data, stopped, resume=True)
+        fit(recipe(), data, stopped, begin="resume")
 
 
 def test_resuming_without_a_checkpoint_says_so(data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"there is no checkpoint .*; train without --resume"):
-        train(recipe(), data, tmp_path / "run", resume=True)
+        fit(recipe(), data, tmp_path / "run", begin="resume")
 
 
 def test_more_epochs_than_a_finished_training_had_begin_anew(data: Dataset, tmp_path: Path) -> None:
-    train(recipe(epochs=1), data, tmp_path / "run")
-    assert len(train(recipe(epochs=2), data, tmp_path / "run").epochs) == 2
+    fit(recipe(epochs=1), data, tmp_path / "run")
+    assert len(fit(recipe(epochs=2), data, tmp_path / "run").epochs) == 2
 
 
 def test_an_interrupted_new_training_leaves_the_finished_one_whole(data: Dataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
     old, new = recipe(epochs=1), recipe(epochs=2, seed=5)
-    train(old, data, run)
+    fit(old, data, run)
     with pytest.raises(Interrupted):
-        train(new, data, run, progress=Stopping(advance=2))
+        fit(new, data, run, progress=Stopping(advance=2))
     source = load_source(str(run))
     assert source.recipe == old
     assert source.report is not None
@@ -347,7 +347,7 @@ def test_an_interrupted_new_training_leaves_the_finished_one_whole(data: Dataset
 
 def test_a_finished_run_has_metrics_a_curve_a_report_and_weights(data: Dataset, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
-    report = train(recipe(), data, run)
+    report = fit(recipe(), data, run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(msgspec.to_builtins(report.epochs))
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -367,7 +367,7 @@ def test_a_finished_run_has_metrics_a_curve_a_report_and_weights(data: Dataset, 
 
 
 def test_accuracy_is_the_share_of_pictures_that_the_saved_model_gets_right(data: Dataset, tmp_path: Path) -> None:
-    report = train(recipe(epochs=1), data, tmp_path / "run")
+    report = fit(recipe(epochs=1), data, tmp_path / "run")
     model = load_source(str(tmp_path / "run")).module.eval()
     for pictures in (data.test,):
         logits = model(torch.from_numpy(data.preprocess.normalise(pictures.images)))
@@ -378,24 +378,24 @@ def test_accuracy_is_the_share_of_pictures_that_the_saved_model_gets_right(data:
 
 @pytest.mark.parametrize(("bar", "passed"), [(0.0, True), (1.0, False)])
 def test_the_report_fails_below_the_recipes_bar(bar: float, passed: bool, data: Dataset, tmp_path: Path) -> None:
-    report = train(recipe(epochs=1, learning_rate=1e-6, min_accuracy=bar), data, tmp_path / "run")
+    report = fit(recipe(epochs=1, learning_rate=1e-6, min_accuracy=bar), data, tmp_path / "run")
     assert report.passed is passed
     assert json.loads((tmp_path / "run" / "train.json").read_bytes())["passed"] is passed
 
 
 def test_a_diverging_loss_is_a_clear_error(data: Dataset, tmp_path: Path, dropout: str) -> None:
     with pytest.raises(RecipeError, match=r"the loss became (nan|inf) in epoch 1; lower train\.learning_rate"):
-        train(recipe(dropout, optimizer="sgd", learning_rate=1e30, schedule="constant"), data, tmp_path / "run")
+        fit(recipe(dropout, optimizer="sgd", learning_rate=1e30, schedule="constant"), data, tmp_path / "run")
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
 def test_pictures_the_model_does_not_take_are_a_clear_error(data: Dataset, tmp_path: Path, dropout: str) -> None:
     with pytest.raises(ModelError, match="LeNet takes pictures of 28x28, got 32x32; set resize = 28"):
-        train(recipe(), dataset(8, size=32), tmp_path / "run")
+        fit(recipe(), dataset(8, size=32), tmp_path / "run")
     with pytest.raises(
         ModelError, match=r"dropout_net_of_a_user:net does not take pictures of 1x32x32: .*; see data and model\.args"
     ):
-        train(recipe(dropout), dataset(8, size=32), tmp_path / "run")
+        fit(recipe(dropout), dataset(8, size=32), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -404,18 +404,18 @@ def test_a_model_without_a_logit_per_class_is_a_clear_error(
     factory: str, given: str, data: Dataset, tmp_path: Path, dropout: str
 ) -> None:
     with pytest.raises(ModelError, match=f"gives {given} for 2 pictures, but the data has 10 classes"):
-        train(recipe(dropout.replace(":net", f":{factory}")), data, tmp_path / "run")
+        fit(recipe(dropout.replace(":net", f":{factory}")), data, tmp_path / "run")
 
 
 def test_the_shipped_models_get_the_datas_classes(tmp_path: Path) -> None:
-    train(recipe(epochs=1), dataset(16, classes=3), tmp_path / "run")
+    fit(recipe(epochs=1), dataset(16, classes=3), tmp_path / "run")
     assert load_source(str(tmp_path / "run")).module[-1].out_features == 3
 
 
 def test_a_run_that_cannot_be_written_is_a_clear_error(data: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"cannot write .*file/run"):
-        train(recipe(epochs=1), data, tmp_path / "file" / "run")
+        fit(recipe(epochs=1), data, tmp_path / "file" / "run")
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -455,7 +455,7 @@ def test_nothing_of_a_step_is_kept_after_it(model: str, data: Dataset, tmp_path:
 
     progress: Progress = Counting()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
-        train(recipe(model), data, tmp_path / "run", progress=progress)
+        fit(recipe(model), data, tmp_path / "run", progress=progress)
     assert most[0] > 0
     assert kept == [kept[0]] * EPOCHS  # the first epoch needed as much as the third
     # between two steps the last batch's logits still hang on their graph, and no batch before it
@@ -481,4 +481,4 @@ def test_batch_counts(samples: int, batch_size: int, count: int) -> None:
 
 
 def test_an_odd_sample_over_trains_without_a_batch_of_one(tmp_path: Path) -> None:
-    assert train(recipe(epochs=1, batch_size=16), dataset(33), tmp_path / "run").epochs
+    assert fit(recipe(epochs=1, batch_size=16), dataset(33), tmp_path / "run").epochs

@@ -1,4 +1,4 @@
-"""The command line: parse, call, render, exit code. No logic, and nothing heavy imported before a command needs it.
+"""The command line: words in, a command called, its report out. Nothing heavy is imported before a command needs it.
 
 Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 130 stopped by Ctrl-C.
 """
@@ -13,10 +13,37 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
+from edgekit.cli import options
+from edgekit.cli.options import (
+    Backend,
+    Backends,
+    BatchRanges,
+    Builder,
+    BundleFolder,
+    BundlePath,
+    CudaGraph,
+    Debug,
+    Device,
+    Engine,
+    Flavour,
+    InputShapes,
+    Json,
+    Level,
+    Output,
+    RecipePath,
+    Runs,
+    SourceName,
+    Threads,
+    TorchSource,
+    Variant,
+    Weights,
+    Workspace,
+)  # fmt: skip
+
 if TYPE_CHECKING:
     from edgekit.progress import Progress
     from edgekit.reports.base import Report
-    from edgekit.tolerance import Tolerance
+    from edgekit.training.folder import Begin
 
 app = typer.Typer(
     name="edgekit",
@@ -30,69 +57,10 @@ app = typer.Typer(
 data_app = typer.Typer(help="Datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Runs = Annotated[Path, typer.Option(help="Where the folders of trainings are.")]
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).")]
-InputShapes = Annotated[
-    Optional[list[str]],
-    typer.Option("--input-shape", metavar="[NAME=]1x3x224x224", help="Shape of an input of an import path; repeatable."),
-]
-Weights = Annotated[
-    Optional[Path], typer.Option(help="Weights for an import path: safetensors, or a state_dict saved by torch.save.")
-]
-
-
-def _device_names() -> list[str]:
-    return ["auto", "cpu", "cuda"]
-
-
-def _backend_names() -> list[str]:
-    from edgekit.backends import KINDS
-
-    return list(KINDS)
-
-
-def _flavour_names() -> list[str]:
-    return ["tensorrt", "tensorrt-rtx"]
-
-
-def _model_names(incomplete: str) -> list[str]:
-    from edgekit.models import MODELS
-
-    return [name for name in MODELS if name.startswith(incomplete)]
-
-
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=_device_names)]
-Backends = Annotated[
-    Optional[list[str]],
-    typer.Option("--backend", help="Only this runtime, which must be present; repeatable.", autocompletion=_backend_names),
-]
-Flavour = Annotated[
-    Optional[str],
-    typer.Option(
-        "--flavour", help="tensorrt or tensorrt-rtx.", show_default="the first that works here", autocompletion=_flavour_names
-    ),
-]
-CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="TensorRT records its work once and replays it: fewer launches.")]
-Engine = Annotated[
-    Optional[Path],
-    typer.Option(
-        "--engine",
-        metavar="FILE.plan",
-        help="TensorRT's engine, written by edgekit build; it is run as it is, or refused.",
-        show_default="the usual one, found or built",
-    ),
-]
-TorchSource = Annotated[
-    Optional[str], typer.Option("--source", help="Model or import path of the PyTorch side; it gets the bundle's weights.")
-]
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from edgekit import __version__
+        from edgekit.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit
@@ -110,7 +78,7 @@ def _root(
 @app.command(epilog="Example: edgekit run recipes/lenet.toml")
 def run(
     recipe: RecipePath,
-    output: Annotated[Optional[Path], typer.Option(help="The bundle's folder; exported/<name> if left out.")] = None,
+    output: BundleFolder = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
     json: Json = False,
@@ -119,7 +87,7 @@ def run(
     """Every step in order: train, export, verify, bench. Steps whose inputs have not changed are skipped."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.run import run_recipe
+        from edgekit.commands.run import run as run_recipe
 
         return run_recipe(recipe, runs=runs, output=output, device=device, progress=progress)
 
@@ -139,31 +107,25 @@ def train(
     """Train a recipe into runs/<name>/: weights, checkpoint, metrics.jsonl, curve.png. Ctrl-C keeps a checkpoint."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.train import train_recipe
-        from edgekit.recipe import load
+        from edgekit.commands.train import train as train_recipe
+        from edgekit.recipe import load_recipe
 
-        loaded = load(recipe)
-        return train_recipe(loaded, runs / loaded.name, device=device, resume=resume, restart=restart, progress=progress)
+        loaded = load_recipe(recipe)
+        begin: Begin = "resume" if resume else "restart" if restart else "anew"
+        return train_recipe(loaded, runs / loaded.name, device=device, begin=begin, progress=progress)
 
     _carry_out(action, json, debug)
 
 
 @app.command(epilog="Example: edgekit export torchvision.models:resnet18 --input-shape 1x3x224x224 --output exported/r18")
 def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A recipe, a run directory, a model's name, or an import path package.module:factory.",
-            autocompletion=_model_names,
-        ),
-    ],
+    source: SourceName,
     fold_bn: Annotated[
         Optional[bool],
         typer.Option("--fold-bn/--no-fold-bn", show_default="fold", help="Fold batch norm into the layer before it."),
     ] = None,
     opset: Annotated[Optional[int], typer.Option(min=18, max=26, show_default="20", help="ONNX opset.")] = None,
-    output: Annotated[Optional[Path], typer.Option(help="The bundle's folder; exported/<name> if left out.")] = None,
+    output: BundleFolder = None,
     input_shape: InputShapes = None,
     weights: Weights = None,
     keep_weights: Annotated[
@@ -179,24 +141,20 @@ def export(
     """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.machine.packages import needs
+        from edgekit.commands.export import export as export_source
+        from edgekit.sources import ExportOptions
 
-        needs("torch", "onnx", "onnxscript", *(("onnxruntime",) if source.lower().endswith(".onnx") else ()), extra="train")
-        from edgekit.commands.export import export_source
-        from edgekit.sources.module import ExportOptions
-
-        options = ExportOptions(
-            output=output,
+        given = ExportOptions(
             fold_bn=fold_bn,
             opset=opset,
             input_shapes=tuple(input_shape or ()),
             weights=weights,
             keep_weights=keep_weights,
-            mean=_numbers("--mean", mean),
-            std=_numbers("--std", std),
+            mean=options.numbers("--mean", mean),
+            std=options.numbers("--std", std),
             labels=labels,
         )
-        return export_source(source, options, runs=runs, progress=progress)
+        return export_source(source, output, given, runs=runs, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -205,96 +163,75 @@ def export(
 def verify(
     bundle: BundlePath,
     backend: Backends = None,
+    variant: Variant = None,
     atol: Annotated[Optional[float], typer.Option(min=0, show_default="the manifest's", help="Absolute tolerance.")] = None,
     rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
     cuda_graph: CudaGraph = False,
     flavour: Flavour = None,
     engine: Engine = None,
     source: TorchSource = None,
+    output: Output = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check every runtime present against the recorded float64 outputs; exit code 1 when one is off."""
+    """Check every backend present against the recorded float64 outputs; exit code 1 when one is off."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.verify import verify_bundle
+        from edgekit.commands.verify import verify as verify_bundle
 
-        tolerance = _tolerance(bundle, atol, rtol)
-        return verify_bundle(
-            bundle,
-            backends=backend or (),
-            tolerance=tolerance,
-            source=source,
-            cuda_graph=cuda_graph,
-            flavour=flavour,
-            engine=engine,
-            progress=progress,
-        )
+        limits = options.tolerance(atol, rtol)
+        setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
+        return verify_bundle(bundle, setups, tolerance=limits, progress=progress)
 
-    _carry_out(action, json, debug)
+    _carry_out(action, json, debug, output, bundle)
 
 
 @app.command(epilog="Example: edgekit bench exported/lenet --batch 1,8,32 --threads 1 --json > bench.json")
 def bench(
     bundle: BundlePath,
     batch: Annotated[str, typer.Option(metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
-    threads: Annotated[
-        Optional[int], typer.Option(min=1, max=1024, show_default="all cores", help="Threads of each runtime.")
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="Recorded time per runtime, batch and boundary.")] = 1.0,
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(help="Recorded time per backend, batch and boundary.")] = 1.0,
     budget_ms: Annotated[
         Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")
     ] = None,
     cuda_graph: CudaGraph = False,
     layers: Annotated[bool, typer.Option("--layers", help="Then also what each layer takes: ort-cpu, tensorrt.")] = False,
     backend: Backends = None,
+    variant: Variant = None,
     flavour: Flavour = None,
     engine: Engine = None,
     source: TorchSource = None,
+    output: Output = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time every runtime present, taking turns; raw samples are in the JSON."""
+    """Time every backend present, taking turns; raw samples are in the JSON."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.bench import bench_bundle
-        from edgekit.errors import UsageError
+        from edgekit.commands.bench import bench as bench_bundle
+        from edgekit.latency.loop import Timing
         from edgekit.tensors import batch_sizes
 
-        if budget_ms is not None and not 0 < budget_ms < float("inf"):
-            raise UsageError(f"--budget-ms {budget_ms:g} is not a time; give milliseconds above 0")
-        if not 0 < seconds <= 3600:
-            raise UsageError(f"--seconds {seconds:g} is not a time between 0 and 3600; give seconds like 0.5")
-        return bench_bundle(
-            bundle,
-            backends=backend or (),
-            batches=batch_sizes(batch),
-            threads=threads,
-            seconds=seconds,
-            budget_ms=budget_ms,
-            source=source,
-            cuda_graph=cuda_graph,
-            flavour=flavour,
-            engine=engine,
-            layers=layers,
-            progress=progress,
+        limit = options.budget(budget_ms)
+        timing = Timing(batch_sizes(batch), options.duration(seconds))
+        setups = options.setups(
+            backend, variant=variant, threads=threads, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source
         )
+        return bench_bundle(bundle, setups, timing, budget_ms=limit, layers=layers, progress=progress)
 
-    _carry_out(action, json, debug)
+    _carry_out(action, json, debug, output, bundle)
 
 
 @app.command(epilog="Example: edgekit build exported/lenet --batch 1:8:32 --output lenet.plan")
 def build(
     bundle: BundlePath,
+    backend: Builder = None,
+    variant: Variant = None,
     flavour: Flavour = None,
-    batch: Annotated[
-        Optional[list[str]],
-        typer.Option(metavar="MIN:OPT:MAX", show_default="1:8:32", help="Batch sizes to build for, or one size; repeatable."),
-    ] = None,
-    workspace: Annotated[
-        Optional[int], typer.Option(min=1, metavar="MIB", show_default="all there is", help="Scratch memory a layer may use.")
-    ] = None,
-    level: Annotated[int, typer.Option(min=0, max=5, help="How long to search for faster kernels.")] = 3,
+    batch: BatchRanges = None,
+    workspace: Workspace = None,
+    level: Level = None,
     hardware_compatible: Annotated[
         bool, typer.Option("--hardware-compatible", help="For every GPU from Ampere on; usually slower.")
     ] = False,
@@ -313,12 +250,14 @@ def build(
     """Build a TensorRT engine for this machine; exit code 1 when it computes in another precision than the bundle's."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.backends.tensorrt.options import BuildOptions
-        from edgekit.commands.build import build_bundle
+        from edgekit.commands.build import build as build_bundle
         from edgekit.tensors import BatchRange
 
-        options = BuildOptions(
-            profiles=tuple(dict.fromkeys(BatchRange.parse(text) for text in batch or ())),
+        setup = options.build_setup(
+            backend,
+            variant=variant,
+            flavour=flavour,
+            profiles=[str(BatchRange.parse(text)) for text in batch or ()] or None,
             workspace_mib=workspace,
             level=level,
             hardware_compatible=hardware_compatible,
@@ -326,7 +265,7 @@ def build(
             tf32=tf32,
             cuda_graph=cuda_graph,
         )
-        return build_bundle(bundle, flavour=flavour, options=options, output=output, rebuild=rebuild, progress=progress)
+        return build_bundle(bundle, setup, output=output, rebuild=rebuild, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -334,8 +273,10 @@ def build(
 @app.command(epilog="Example: edgekit inspect exported/lenet")
 def inspect(
     target: Annotated[
-        str, typer.Argument(metavar="BUNDLE|FILE.onnx|SOURCE", help="What to look into.", autocompletion=_model_names)
+        str,
+        typer.Argument(metavar="BUNDLE|FILE.onnx|SOURCE", help="What to look into.", autocompletion=options.model_names),
     ],
+    variant: Variant = None,
     input_shape: InputShapes = None,
     weights: Weights = None,
     runs: Runs = Path("runs"),
@@ -345,9 +286,9 @@ def inspect(
     """Layers with shapes, parameters and MACs; operator counts; how many batch norms are left."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.inspect import inspect_target
+        from edgekit.commands.inspect import inspect as inspect_target
 
-        return inspect_target(target, input_shapes=tuple(input_shape or ()), weights=weights, runs=runs)
+        return inspect_target(target, variant=variant or "", input_shapes=tuple(input_shape or ()), weights=weights, runs=runs)
 
     _carry_out(action, json, debug)
 
@@ -356,7 +297,8 @@ def inspect(
 def predict(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any size.")],
-    backend: Annotated[str, typer.Option(help="The runtime to use.", autocompletion=_backend_names)] = "ort-cpu",
+    backend: Backend = "ort-cpu",
+    variant: Variant = None,
     flavour: Flavour = None,
     engine: Engine = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
@@ -366,9 +308,10 @@ def predict(
     """Label pictures through the bundle's own preprocessing."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.predict import predict_images
+        from edgekit.commands.predict import predict as predict_images
 
-        return predict_images(bundle, images, backend=backend, flavour=flavour, engine=engine, top=top, progress=progress)
+        (setup,) = options.setups([backend], variant=variant, flavour=flavour, engine=engine)
+        return predict_images(bundle, images, setup, top=top, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -378,25 +321,23 @@ def models(json: Json = False, debug: Debug = False) -> None:
     """The models edgekit ships."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.models import MODELS
-        from edgekit.reports.catalogue import ModelRow, ModelsReport
-        from edgekit.tensors import shape_text
+        from edgekit.commands.models import models as list_models
 
-        return ModelsReport(tuple(ModelRow(info.name, shape_text(info.input_shape), info.summary) for info in MODELS.values()))
+        return list_models()
 
     _carry_out(action, json, debug)
 
 
 @data_app.command(epilog="Example: edgekit data fetch fashion-mnist")
 def fetch(
-    name: Annotated[str, typer.Argument(help="The dataset: fashion-mnist.", autocompletion=lambda: ["fashion-mnist"])],
+    name: Annotated[str, typer.Argument(help="The dataset: fashion-mnist.", autocompletion=options.dataset_names)],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Find or fetch a dataset and check its sha256."""
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.data import fetch_data
+        from edgekit.commands.data import fetch as fetch_data
 
         return fetch_data(name, progress)
 
@@ -422,7 +363,7 @@ _TyperUsageError: Any = typer.BadParameter.__bases__[0]
 def main() -> NoReturn:
     """The entry point: under ``--json`` wrong usage too is one JSON document."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="edgekit", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # help is written without
     except typer.Abort:
@@ -448,34 +389,9 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _carry_out(action: Callable[[Progress], Report], json: bool, debug: bool) -> NoReturn:
+def _carry_out(
+    action: Callable[[Progress], Report], json: bool, debug: bool, output: Path | None = None, bundle: Path | None = None
+) -> NoReturn:
     from edgekit.cli.outcome import carry_out
 
-    carry_out(action, json, debug)
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    from edgekit.errors import UsageError
-
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
-
-
-def _tolerance(bundle: Path, atol: float | None, rtol: float | None) -> Tolerance | None:
-    if atol is None and rtol is None:
-        return None
-    import msgspec
-
-    from edgekit.bundle.folder import open_bundle
-    from edgekit.errors import UsageError
-
-    if rtol is not None and not rtol < 1:
-        raise UsageError(f"--rtol {rtol:g} would let anything pass; give a number below 1")
-    if atol is not None and not atol < float("inf"):
-        raise UsageError(f"--atol {atol:g} would let anything pass; give a number")
-    changes = {key: value for key, value in (("atol", atol), ("rtol", rtol)) if value is not None}
-    return msgspec.structs.replace(open_bundle(bundle).variant.tolerance, **changes)
+    carry_out(action, json, debug, output, bundle)

@@ -1,81 +1,84 @@
-"""``edgekit bench``."""
+"""``edgekit bench``: latency of every backend present, taking turns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from edgekit.backends import RUNTIMES, open_backend
-from edgekit.backends.choose import check_graph, choose, flavour_asked, model_files
-from edgekit.backends.contract import Backend
+from edgekit.backends import table
+from edgekit.backends.choose import Choice, choose, open_named
+from edgekit.backends.contract import Opened
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.errors import UsageError
+from edgekit.latency.loop import Timing, overhead_us, time_sessions
 from edgekit.machine.cpu import cores, machine_facts
 from edgekit.machine.gpu import gpu_facts
 from edgekit.machine.packages import needs_onnx
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bench import BenchReport, LatencyReport, LayersReport
+from edgekit.setups import Setup, filled, labels, taking
+
+USUAL_TIMING = Timing()
 
 
-def bench_bundle(
-    root: Path | str,
+def bench(
+    bundle: Path | str,
+    setups: Setup | str | Iterable[Setup | str] = (),
+    timing: Timing = USUAL_TIMING,
     *,
-    backends: Sequence[str] = (),
-    batches: Sequence[int] = (1, 8, 32),
-    threads: int | None = None,
-    seconds: float = 1.0,
     budget_ms: float | None = None,
-    source: str | None = None,
-    cuda_graph: bool = False,
-    flavour: str | None = None,
-    engine: Path | None = None,
     layers: bool = False,
     progress: Progress = SILENT,
 ) -> BenchReport:
-    """Latency of every runtime present, or just ``backends``, interleaved.
+    """Time a bundle, interleaved: on every backend present, or by ``setups``.
 
-    ``cuda_graph`` is how TensorRT of the ``flavour`` runs its engine, or the ``engine`` that ``build_bundle`` wrote; ``layers``:
-    then also what each layer takes.
+    ``budget_ms`` bounds the end-to-end median of the first batch; ``layers`` asks the backends that can what each layer takes.
+    Raises BundleError for a bundle that is damaged, and MissingError for a setup that cannot run here.
     """
-    from edgekit.latency.loop import bench, overhead_us
-
-    bundle = open_bundle(Path(root))
-    files = model_files(bundle, source)
-    flavour = flavour_asked(flavour, engine)
-    kinds, skipped = choose(files, backends, flavour)
-    check_graph(cuda_graph, kinds)
+    opened = open_bundle(Path(bundle))
+    choice = choose(opened, setups)
     if layers:
-        needs_onnx()
-        able = [kind for kind, runtime in RUNTIMES.items() if runtime.by_layer]
-        if not set(able) & set(kinds):
-            raise UsageError(f"--layers: {', '.join(kinds)} cannot tell its layers; add --backend {' or '.join(able)}")
-    count = threads or cores()
-    overhead = overhead_us()
-    facts = machine_facts() | gpu_facts()
+        _check_layers(choice)
+    overhead, facts = overhead_us(), machine_facts() | gpu_facts()
     with ExitStack() as stack:
-        opened: list[Backend] = [
-            stack.enter_context(
-                open_backend(
-                    kind,
-                    files,
-                    threads=count,
-                    batches=batches,
-                    cuda_graph=cuda_graph,
-                    flavour=flavour,
-                    engine=engine,
-                    progress=progress,
-                )
-            )
-            for kind in kinds
-        ]
-        rows, comparisons = bench(opened, batches, seconds=seconds, progress=progress)
-        told = _layers(bundle, opened, rows, seconds) if layers else ()
-    return BenchReport(str(root), bundle.onnx_sha256, facts, count, overhead, rows, comparisons, tuple(skipped), budget_ms, told)
+        ready = []
+        for name, setup in zip(labels(choice.setups), choice.setups, strict=True):
+            taken = taking(_with_threads(setup), timing.batches)
+            ready.append(stack.enter_context(open_named(name, taken, opened, progress)))
+        rows, comparisons = time_sessions(ready, timing, progress)
+        by_layer = _layers(opened, ready, rows, timing) if layers else ()
+    return BenchReport(
+        bundle=str(bundle),
+        onnx_sha256=opened.sha256_of(choice.setups[0].variant),
+        machine=facts,
+        threads=max(setup.threads or cores() for setup in choice.setups),
+        overhead_us=overhead,
+        rows=rows,
+        comparisons=comparisons,
+        skipped=choice.skipped,
+        budget_ms=budget_ms,
+        layers=by_layer,
+    )
 
 
-def _layers(bundle: Bundle, opened: Sequence[Backend], rows: Sequence[LatencyReport], seconds: float) -> tuple[LayersReport, ...]:
+def _with_threads(setup: Setup) -> Setup:
+    """The setup with the threads that are meant where it names none: a report is read on other machines too."""
+    return filled(setup, threads=cores())
+
+
+def _check_layers(choice: Choice) -> None:
+    needs_onnx()
+    able = [name for name, row in table().items() if row.by_layer]
+    named = [setup.backend for setup in choice.setups]
+    if not set(able) & set(named):
+        raise UsageError(f"--layers: {', '.join(named)} cannot tell its layers", f"add --backend {' or '.join(able)}")
+
+
+def _layers(bundle: Bundle, ready: Sequence[Opened], rows: Sequence[LatencyReport], timing: Timing) -> tuple[LayersReport, ...]:
     from edgekit.latency.layers import layer_reports
     from edgekit.onnx.read import read_nodes
 
-    return layer_reports(opened, rows, read_nodes(bundle.onnx), seconds)
+    variants = dict.fromkeys(timed.setup.variant for timed in ready)
+    nodes = {variant: read_nodes(bundle.onnx_of(variant)) for variant in variants}
+    return layer_reports(ready, rows, nodes, timing.seconds)

@@ -1,74 +1,53 @@
-"""``edgekit build``."""
+"""``edgekit build``: what a backend makes of a bundle ahead of time, an engine for example."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.backends.tensorrt.engines import build_engine, read_model, with_default_range
-from edgekit.backends.tensorrt.flavour import TensorRT
-from edgekit.backends.tensorrt.options import BuildOptions
-from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.machine.packages import needs_onnx
+import msgspec
+
+from edgekit.backends import checked, row_of, table
+from edgekit.backends.contract import Builder, Target
+from edgekit.bundle.folder import open_bundle
+from edgekit.errors import UsageError
+from edgekit.files import check_outside
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.build import BuildReport
+from edgekit.setups import Setup
 
-USUAL = BuildOptions()
 
-
-def build_bundle(
-    root: Path | str,
+def build(
+    bundle: Path | str,
+    setup: Setup | str = "",
     *,
-    flavour: str | None = None,
-    options: BuildOptions = USUAL,
-    output: Path | None = None,
+    output: Path | str | None = None,
     rebuild: bool = False,
     progress: Progress = SILENT,
 ) -> BuildReport:
-    """A TensorRT engine for this machine, in the cache or at ``output``; ``flavour`` is the first that can build here."""
-    from edgekit.backends.tensorrt.flavour import find
-    from edgekit.commands.build import build_bundle_engine
+    """Build for this machine by ``setup``, with the build's own options; without one, by the first backend that builds.
 
-    bundle = open_bundle(Path(root))
-    needs_onnx()
-    return build_bundle_engine(bundle, find(flavour), options, output=output, rebuild=rebuild, progress=progress)
+    The result goes to the backend's cache, or to ``output``; ``rebuild`` builds even if a fitting one is there.
+
+    Raises BundleError for a bundle that is damaged, MissingError where nothing can be built here, EngineError for what the
+    backend refuses, and OutputError for a place that cannot be written.
+    """
+    opened = open_bundle(Path(bundle))
+    wanted = Setup.parse(setup or builders()[0]) if isinstance(setup, str) else setup
+    builder = _builder_of(wanted.backend)
+    named = msgspec.structs.replace(wanted, variant=opened.variant(wanted.variant).name)
+    place = None if output is None else Path(output)
+    if place is not None:
+        check_outside(place, opened.root)
+    return builder.build(opened.files(named.variant), checked(named, builder.options), Target(place, rebuild), progress)
 
 
-def build_bundle_engine(
-    bundle: Bundle,
-    trt: TensorRT,
-    options: BuildOptions,
-    *,
-    output: Path | None = None,
-    rebuild: bool = False,
-    progress: Progress = SILENT,
-) -> BuildReport:
-    """Build, or find, the engine of ``bundle``; a free batch axis for which no sizes are given gets ``DEFAULT_RANGE``."""
-    manifest = bundle.manifest
-    model = read_model(bundle.onnx, bundle.onnx_sha256, manifest.inputs, manifest.outputs, bundle.variant.precision)
-    options = with_default_range(manifest.inputs, options)
-    engine = build_engine(trt, model, options, output=output, rebuild=rebuild, progress=progress)
-    record = engine.record
-    facts = {
-        "TF32": record.key.tf32,
-        "gpu": record.key.gpu or "none here",
-        "compute capability": record.key.compute_capability,
-        "cuda driver": record.key.cuda,
-        "driver": record.key.driver,
-    }
-    return BuildReport(
-        bundle=str(bundle.root),
-        onnx_sha256=bundle.onnx_sha256,
-        flavour=trt.flavour.name,
-        version=trt.version,
-        engine=str(engine.path) if engine.path else None,
-        engine_sha256=record.plan_sha256,
-        engine_bytes=record.plan_bytes,
-        cached=engine.cached,
-        seconds=record.seconds,
-        cold_seconds=record.cold_seconds,
-        timing_cache=record.timing_cache,
-        options=options,
-        layers=record.layers,
-        precision=record.precision,
-        facts={key: value for key, value in facts.items() if value},
-    )
+def builders() -> tuple[str, ...]:
+    """The backends that build something ahead, in the order of the table."""
+    return tuple(name for name, row in table().items() if row.builder is not None)
+
+
+def _builder_of(name: str) -> Builder:
+    builder = row_of(name).builder
+    if builder is None:
+        raise UsageError(f"{name} builds nothing ahead", f"use one of {', '.join(builders())}")
+    return builder

@@ -1,17 +1,19 @@
-"""``edgekit data``."""
+"""``edgekit data``: datasets."""
 
 from __future__ import annotations
 
 from edgekit.errors import UsageError
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.catalogue import DataReport
+from edgekit.reports.data import DataReport
+
+FETCHED = ("fashion-mnist",)
 
 
-def fetch_data(name: str, progress: Progress = SILENT) -> DataReport:
+def fetch(name: str, progress: Progress = SILENT) -> DataReport:
     """Find or fetch a dataset, and check all of it."""
     from edgekit.data import fashion_mnist
 
-    if name != "fashion-mnist":
+    if name not in FETCHED:
         raise UsageError(f"no dataset {name!r} to fetch; there is fashion-mnist")
     folder = fashion_mnist.locate(progress=progress)
     train, test = fashion_mnist.load(folder)

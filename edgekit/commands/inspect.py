@@ -1,4 +1,4 @@
-"""``edgekit inspect``."""
+"""``edgekit inspect``: what a model is made of."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.manifest import MANIFEST
+from edgekit.errors import UsageError
+from edgekit.files import is_onnx
 from edgekit.machine.packages import needs, needs_onnx
 from edgekit.reports.inspect import InspectReport
-from edgekit.training.folder import RUNS
+from edgekit.training.folder import RUN_RECIPE, RUNS
 
 
-def inspect_target(
-    target: str, *, input_shapes: Sequence[str] = (), weights: Path | None = None, runs: Path = RUNS
+def inspect(
+    target: Path | str,
+    *,
+    variant: str = "",
+    input_shapes: Sequence[str] = (),
+    weights: Path | None = None,
+    runs: Path = RUNS,
 ) -> InspectReport:
-    """A bundle, an ONNX file, or any source."""
+    """Describe a bundle's variant, an ONNX file, or any source: layers, shapes, parameters and multiply-accumulates."""
     path = Path(target)
-    is_bundle = (path / "manifest.json").is_file()
-    if is_bundle or path.suffix == ".onnx":
+    is_bundle = (path / MANIFEST).is_file()
+    if variant and not is_bundle:
+        raise UsageError(f"--variant goes with a bundle, and {target} is none", "leave it out")
+    if is_bundle or is_onnx(path):
         needs_onnx()
         from edgekit.onnx.table import onnx_table
 
-        return onnx_table(open_bundle(path).onnx if is_bundle else path)
-    if path.is_dir() and not (path / "recipe.json").is_file():
+        return onnx_table(open_bundle(path).files(variant).onnx if is_bundle else path)
+    if path.is_dir() and not (path / RUN_RECIPE).is_file():
         open_bundle(path)  # raises: neither a bundle nor a run
     needs("torch", extra="train")
     from edgekit.graphs.table import module_table
     from edgekit.sources.module import load_source
 
-    found = load_source(target, runs=runs, input_shapes=input_shapes, weights=weights, trained=False)
-    return module_table(target, found.module, found.inputs)
+    source = load_source(str(target), runs=runs, input_shapes=input_shapes, weights=weights, trained=False)
+    return module_table(str(target), source.module, source.inputs)

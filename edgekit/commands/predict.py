@@ -1,63 +1,60 @@
-"""``edgekit predict``."""
+"""``edgekit predict``: labels of pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.backends import open_backend
-from edgekit.backends.choose import check_flavour_fits, flavour_asked
-from edgekit.backends.contract import Backend
+from edgekit.backends import USUAL_BACKEND
+from edgekit.backends.choose import choose, open_named
+from edgekit.backends.contract import Session
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.errors import BundleError
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Guess, Prediction, PredictReport
+from edgekit.setups import Setup, taking
 from edgekit.tensors import Array
 
 
-def predict_images(
-    root: Path,
-    images: Sequence[Path],
+def predict(
+    bundle: Path | str,
+    images: Path | str | Iterable[Path | str],
+    setup: Setup | str = USUAL_BACKEND,
     *,
-    backend: str | None = None,
-    flavour: str | None = None,
-    engine: Path | None = None,
     top: int = 3,
     progress: Progress = SILENT,
 ) -> PredictReport:
-    """Labels through ONNX Runtime on the CPU, or the runtime named."""
-    from edgekit.commands.predict import predict
+    """Label pictures through the bundle's own preprocessing: the ``top`` most probable labels of each.
 
-    bundle = open_bundle(root)
-    files = bundle.model_files()
-    kind = backend or "ort-cpu"
-    flavour = flavour_asked(flavour, engine)
-    check_flavour_fits(flavour, (kind,))
-    with open_backend(kind, files, batches=(1,), flavour=flavour, engine=engine, progress=progress) as opened:
-        return predict(bundle, opened, images, top)
+    With ``every`` as the backend the first that is present is taken. Raises BundleError for a bundle that does not classify
+    pictures.
+    """
+    opened = open_bundle(Path(bundle))
+    chosen = taking(choose(opened, setup).setups[0], (1,))
+    pictures = (images,) if isinstance(images, (Path, str)) else tuple(images)
+    with open_named(chosen.backend, chosen, opened, progress) as ready:
+        predictions = tuple(label(opened, ready.session, Path(picture), top) for picture in pictures)
+    return PredictReport(str(opened.root), chosen.backend, predictions, chosen)
 
 
-def predict(bundle: Bundle, backend: Backend, images: Sequence[Path], top: int = 3) -> PredictReport:
-    """The ``top`` most probable labels of every picture; raises BundleError for a bundle that does not classify pictures."""
+def label(bundle: Bundle, session: Session, image: Path, top: int) -> Prediction:
+    """The ``top`` most probable labels of one picture."""
     preprocess, labels = bundle.manifest.preprocess, bundle.manifest.labels
     if preprocess is None or not labels or len(bundle.manifest.inputs) != 1:
         raise BundleError(
-            f"bundle {bundle.root} records no preprocessing or labels, so it cannot be given pictures; "
-            "export it with --mean, --std and --labels"
+            f"bundle {bundle.root} records no preprocessing or labels, so it cannot be given pictures",
+            "export it with --mean, --std and --labels",
         )
     name, output = bundle.manifest.inputs[0].name, bundle.manifest.outputs[0].name
-    predictions = []
-    for image in images:
-        pixels = preprocess.open(image)[None]
-        logits = backend.run({name: preprocess.normalise(pixels)})[output][0]
-        if logits.shape != (len(labels),):
-            raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {logits.shape}; export it again")
-        if not np.isfinite(logits).all():
-            raise BundleError(f"bundle {bundle.root} gives numbers that are not finite for {image}; run edgekit verify on it")
-        predictions.append(Prediction(str(image), guesses(logits, labels, top)))
-    return PredictReport(str(bundle.root), backend.name, tuple(predictions))
+    pixels = preprocess.open(image)[None]
+    logits = session.run({name: preprocess.normalise(pixels)})[output][0]
+    if logits.shape != (len(labels),):
+        raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {logits.shape}", "export it again")
+    if not np.isfinite(logits).all():
+        raise BundleError(f"bundle {bundle.root} gives numbers that are not finite for {image}", "run edgekit verify on it")
+    return Prediction(str(image), guesses(logits, labels, top))
 
 
 def guesses(logits: Array, labels: Sequence[str], top: int) -> tuple[Guess, ...]:

@@ -1,4 +1,4 @@
-"""``edgekit train``."""
+"""``edgekit train``: a recipe into a run."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ from pathlib import Path
 
 from edgekit.machine.packages import needs
 from edgekit.progress import SILENT, Progress
-from edgekit.recipe import Recipe
+from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
+from edgekit.training.folder import RUNS, Begin
 
 
-def train_recipe(
-    recipe: Recipe,
-    run: Path,
+def train(
+    recipe: Recipe | Path | str,
+    run: Path | None = None,
     *,
     device: str = "auto",
-    resume: bool = False,
-    restart: bool = False,
+    begin: Begin = "anew",
     progress: Progress = SILENT,
 ) -> TrainReport:
-    """Load the data and train into ``run``."""
+    """Load a recipe's data and train it into ``run``, or into ``runs/<name>``.
+
+    ``begin`` says what becomes of an unfinished training there: ``anew`` refuses to lose it, ``resume`` continues it, ``restart``
+    discards it. Raises Interrupted after Ctrl-C, with a checkpoint kept.
+    """
     needs("torch", "torchvision", extra="train")
     from edgekit import data
-    from edgekit.training.loop import train
+    from edgekit.training.loop import fit
 
-    return train(recipe, data.load(recipe.data, progress), run, device=device, resume=resume, restart=restart, progress=progress)
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    dataset = data.load_dataset(loaded.data, progress)
+    return fit(loaded, dataset, run or RUNS / loaded.name, device=device, begin=begin, progress=progress)

@@ -28,7 +28,7 @@ class Dataset(msgspec.Struct, frozen=True):
     preprocess: Preprocess
 
 
-def load(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
+def load_dataset(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
     """Everything in memory as uint8; raises DataError naming the file at fault."""
     color: Color = recipe.color or ("grey" if recipe.dataset == "fashion-mnist" else "rgb")
     if recipe.dataset == "fashion-mnist":

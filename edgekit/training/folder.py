@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from edgekit.models import MODELS
 from edgekit.recipe import Recipe
 
 RUNS = Path("runs")
+Begin: TypeAlias = Literal["anew", "resume", "restart"]
+"""What becomes of an unfinished training: kept and refused, continued, or discarded."""
 
 RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS = "recipe.json", "train.json", "weights.safetensors"
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -33,54 +34,64 @@ from edgekit.reports.train import Epoch, TrainReport
 from edgekit.training.batches import Batches, accuracy, batch_count
 from edgekit.training.checkpoint import CHECKPOINT, State, training_key, unfinished
 from edgekit.training.curve import draw_curve
-from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, model_args
+from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
 
 METRICS, CURVE = "metrics.jsonl", "curve.png"
 
 
-def train(
+class EpochWork(NamedTuple):
+    """What an epoch works on: pictures on the training device, in ``batches`` steps an epoch."""
+
+    settings: TrainRecipe
+    training: Batches
+    test: Batches
+    batches: int
+
+
+def fit(
     recipe: Recipe,
     dataset: Dataset,
     run: Path,
     *,
     device: str = "auto",
-    resume: bool = False,
-    restart: bool = False,
+    begin: Begin = "anew",
     progress: Progress = SILENT,
 ) -> TrainReport:
     """Train ``recipe`` on ``dataset`` into the folder ``run``: weights, checkpoint, metrics, learning curve, report.
 
-    An unfinished training in ``run`` is continued with ``resume`` and discarded with ``restart``; with neither it is
-    kept and UsageError raised. Raises Interrupted after Ctrl-C or SIGTERM, with the state saved.
+    ``begin`` says what becomes of an unfinished training in ``run``; raises UsageError where it would be lost unasked. Raises
+    Interrupted after Ctrl-C or SIGTERM, with the state saved.
     """
-    settings = recipe.train
-    key = training_key(recipe)
     place = pick_device(device)
-    checkpoint = run / CHECKPOINT
-    if not resume and not restart and unfinished(run):
+    if begin == "anew" and unfinished(run):
         raise UsageError(f"{run} holds an unfinished training; --resume continues it, --restart begins anew")
     check_writable(run)
     reuse_memory()
-    torch.manual_seed(settings.seed)
-    batches = batch_count(len(dataset.train), settings.batch_size)
+    torch.manual_seed(recipe.train.seed)
     args = model_args(recipe, len(dataset.classes), CHANNELS[dataset.preprocess.color])
-    state = State(build_module(recipe.model.name, args), settings, batches, place)
-    if resume:
-        state.load(checkpoint, key)
+    batches = batch_count(len(dataset.train), recipe.train.batch_size)
+    state = State(build_module(recipe.model.name, args), recipe.train, batches, place)
+    if begin == "resume":
+        state.load(run / CHECKPOINT, training_key(recipe))
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
     _check_fit(state.model, recipe, training, len(dataset.classes))
+    _train_all(state, EpochWork(recipe.train, training, test, batches), run, training_key(recipe), progress)
+    return _finish(recipe, dataset, state, run, place)
+
+
+def _train_all(state: State, job: EpochWork, run: Path, key: str, progress: Progress) -> None:
+    """Train the epochs that are left; a checkpoint is kept after each, and when the user stops between two steps."""
+    epochs, checkpoint = job.settings.epochs, run / CHECKPOINT
     with _stop_flag() as stop:
-        while state.epoch < settings.epochs:
-            train_one_epoch(state, settings, training, test, batches, stop, progress)
-            if stop() and state.epoch < settings.epochs:
-                state.save(checkpoint, key)
+        while state.epoch < epochs:
+            train_one_epoch(state, job, stop, progress)
+            state.save(checkpoint, key)
+            if stop() and state.epoch < epochs:
                 raise Interrupted(
-                    f"training stopped in epoch {state.epoch + 1} of {settings.epochs} after {state.step} of {batches} steps; "
+                    f"training stopped in epoch {state.epoch + 1} of {epochs} after {state.step} of {job.batches} steps; "
                     f"{checkpoint} keeps it, --resume continues"
                 )
-            state.save(checkpoint, key)
             _write_metrics(run, state.history)
-    return _finish(recipe, dataset, state, run, place)
 
 
 def pick_device(name: str) -> torch.device:
@@ -113,40 +124,18 @@ def _check_fit(model: nn.Module, recipe: Recipe, training: Batches, classes: int
         )
 
 
-def train_one_epoch(
-    state: State,
-    settings: TrainRecipe,
-    training: Batches,
-    test: Batches,
-    batches: int,
-    stop: Callable[[], bool],
-    progress: Progress,
-) -> None:
+def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], progress: Progress) -> None:
     """Take the steps that are left of the epoch and record it, or return early, between two steps, once ``stop()``."""
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
-    device = training.labels.device
-    order = torch.randperm(len(training), generator=generator).to(device)
-    flips = (torch.rand(len(training), generator=generator) < 0.5).to(device) if settings.flip else None
-    parts = torch.tensor_split(order, batches)
-    state.model.train()
-    title = f"epoch {state.epoch + 1}/{settings.epochs}"
-    with progress.task(title, batches) as advance:
-        advance(state.step, "")
-        while state.step < batches and not stop():
-            index = parts[state.step]
-            flipped = None if flips is None else flips[index]
-            state.totals += _step(state, settings, *training.take(index, flipped))
-            state.step += 1
-            if state.step % 20 == 0 or state.step == batches:
-                advance(20 if state.step % 20 == 0 else state.step % 20, f"loss {state.totals[0] / state.totals[2]:.3f}")
+    title = f"epoch {state.epoch + 1}/{job.settings.epochs}"
+    _take_steps(state, job, title, stop, progress)
     if stop():
         state.seconds += time.perf_counter() - started
         return
     loss, correct, seen = state.totals.tolist()
     if not math.isfinite(loss):
         raise RecipeError(f"the loss became {loss / seen} in epoch {state.epoch + 1}; lower train.learning_rate")
-    test_accuracy = accuracy(state.model, test, settings.channels_last)
+    test_accuracy = accuracy(state.model, job.test, job.settings.channels_last)
     seconds = state.seconds + time.perf_counter() - started
     rate = float(state.optimizer.param_groups[0]["lr"])
     epoch = Epoch(state.epoch + 1, loss / seen, correct / seen, test_accuracy, round(seconds, 3), rate)
@@ -156,6 +145,25 @@ def train_one_epoch(
     progress.say(
         f"{title}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  test {epoch.test_accuracy:.4f}  {seconds:.1f} s"
     )
+
+
+def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], bool], progress: Progress) -> None:
+    settings, training = job.settings, job.training
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
+    device = training.labels.device
+    order = torch.randperm(len(training), generator=generator).to(device)
+    flips = (torch.rand(len(training), generator=generator) < 0.5).to(device) if settings.flip else None
+    parts = torch.tensor_split(order, job.batches)
+    state.model.train()
+    with progress.task(title, job.batches) as advance:
+        advance(state.step, "")
+        while state.step < job.batches and not stop():
+            index = parts[state.step]
+            flipped = None if flips is None else flips[index]
+            state.totals += _step(state, settings, *training.take(index, flipped))
+            state.step += 1
+            if state.step % 20 == 0 or state.step == job.batches:
+                advance(20 if state.step % 20 == 0 else state.step % 20, f"loss {state.totals[0] / state.totals[2]:.3f}")
 
 
 def _step(state: State, settings: TrainRecipe, images: Tensor, labels: Tensor) -> Tensor:
