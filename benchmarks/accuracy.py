@@ -9,17 +9,18 @@ A seed that is already trained in ``--runs`` with the same settings is read, not
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 from pathlib import Path
 
 import msgspec
 
-from edgekit import data
+from edgekit.commands.train import train
 from edgekit.machine.cpu import machine_facts
-from edgekit.recipe import Recipe, load
+from edgekit.progress import Advance
+from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
-from edgekit.training.loop import train
 
 RESULT = Path(__file__).parent / "results" / "accuracy.json"
 
@@ -27,12 +28,10 @@ RESULT = Path(__file__).parent / "results" / "accuracy.json"
 class Lines:
     """Progress as lines on stdout."""
 
-    def task(self, title, total):
-        import contextlib
-
+    def task(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
         return contextlib.nullcontext(lambda steps, note: None)
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         print(line, flush=True)
 
 
@@ -43,7 +42,7 @@ def trained(recipe: Recipe, run: Path) -> TrainReport:
         known = msgspec.json.decode(settings.read_bytes(), type=Recipe)
         if (known.data, known.model, known.train) == (recipe.data, recipe.model, recipe.train):
             return TrainReport.from_json(report.read_bytes())
-    return train(recipe, data.load(recipe.data), run, restart=True, progress=Lines())
+    return train(recipe, run, begin="restart", progress=Lines())
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     for path in arguments.recipes:
-        base = load(path)
+        base = load_recipe(path)
         reports = []
         for seed in arguments.seeds:
             recipe = msgspec.structs.replace(base, train=msgspec.structs.replace(base.train, seed=seed))

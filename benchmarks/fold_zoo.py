@@ -76,7 +76,7 @@ def build(name: str) -> tuple[Any, tuple[int, ...]]:
     import torchvision.models as zoo
 
     family = models()[name]
-    extra = {"init_weights": True} if short in ("googlenet", "inception_v3") else {}
+    extra: dict[str, Any] = {"init_weights": True} if short in ("googlenet", "inception_v3") else {}
     if family == "segmentation":
         extra = {"weights_backbone": None}
     model = zoo.get_model(short, weights=None, **extra)
@@ -102,6 +102,8 @@ def randomise(model: Any, shape: tuple[int, ...], gain: float = 1.0) -> None:
         if norms:
             model(torch.randn(8, *shape))
         for norm in norms:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             norm.running_mean.add_(torch.randn(norm.running_mean.shape) * 0.3 * norm.running_var.sqrt())
             norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.7, 1.4)).add_(1e-6)
     model.eval()
@@ -113,7 +115,7 @@ def measure(name: str, *, own_only: bool = False) -> dict[str, Any]:
 
     from edgekit.fold import fold
     from edgekit.graphs.exact import run_exact
-    from edgekit.graphs.trace import output_specs, run, tensors_of, trace
+    from edgekit.graphs.trace import output_specs, run_module, tensors_of, trace
     from edgekit.graphs.write import export_onnx
     from edgekit.tensors import TensorSpec
 
@@ -142,7 +144,7 @@ def measure(name: str, *, own_only: bool = False) -> dict[str, Any]:
         "model_mb": round(megabytes, 1), "before": before, "left": left, "written_out": len(report.folded) - before + left,
         "error_float64": report.error_float64, "seconds": round(seconds, 1),
         "memory_ratio": round(growth[0] / megabytes / 1e6, 2),
-        "float32_error": error(run(model, example), reference), "error": error(run(graph, example), reference),
+        "float32_error": error(run_module(model, example), reference), "error": error(run_module(graph, example), reference),
         "kept": {key: {"count": len(paths), "example": paths[0]} for key, paths in reasons.items()},
     }  # fmt: skip
     if not before:
@@ -211,7 +213,7 @@ def error(outputs: Any, reference: Any) -> float:
     """Scale-normalised, the worst of all outputs."""
     import numpy as np
 
-    from edgekit.parity.compare import normalised_error
+    from edgekit.tensors import normalised_error
 
     return max(normalised_error(np.asarray(outputs[key]), reference[key]) for key in reference)
 
@@ -242,13 +244,13 @@ def fx_fuse(model: Any, example: Any, reference: Any) -> dict[str, Any]:
     from torch.fx.experimental.optimization import fuse
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from edgekit.graphs.trace import run
+    from edgekit.graphs.trace import run_module
 
-    fused = fuse(copy.deepcopy(model))
+    fused: Any = fuse(copy.deepcopy(model))
     called = [node for node in fused.graph.nodes if node.op == "call_module"]
     left = sum(isinstance(fused.get_submodule(str(node.target)), _BatchNorm) for node in called)
     left += sum(node.target is torch.nn.functional.batch_norm for node in fused.graph.nodes)
-    return {"left": left, "error": error(run(fused, example), reference)}
+    return {"left": left, "error": error(run_module(fused, example), reference)}
 
 
 def torch_program(model: Any, example: Any, outputs: list[str]) -> Any:

@@ -10,9 +10,10 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import fold_zoo
-import gpu_report
+import gpu_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -20,8 +21,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 MARKERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
 
 
-def read(name: str) -> dict:
-    return json.loads((RESULTS / name).read_text())
+def read(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((RESULTS / name).read_text())
+    return document
 
 
 def accuracy_table() -> list[str]:
@@ -56,7 +58,7 @@ def numbers() -> str:
         "",
         fold_zoo.summary(),
         "",
-        gpu_report.summary(),
+        gpu_table.summary(),
         "",
     ]
     return "\n".join(lines)

@@ -25,9 +25,9 @@ STEPS = (
         "The first line above ends like this; a second time every step is skipped, because nothing has changed:",
         "run recipes/lenet.toml",
     ),
-    ("Every runtime on this machine is held against the recorded float64 outputs:", "verify exported/lenet"),
+    ("Every backend on this machine is held against the recorded float64 outputs:", "verify exported/lenet"),
     (
-        "Latency. Runtimes take turns, so that a drift of the machine hits all alike:",
+        "Latency. Backends take turns, so that a drift of the machine hits all alike:",
         "bench exported/lenet --batch 1,32 --seconds 0.5",
     ),
     (

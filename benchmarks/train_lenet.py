@@ -32,10 +32,10 @@ from edgekit.data import fashion_mnist
 from edgekit.machine.cpu import machine_facts
 from edgekit.models.factory import build_module
 from edgekit.progress import SILENT
-from edgekit.recipe import load
+from edgekit.recipe import load_recipe
 from edgekit.training.batches import Batches, batch_count
 from edgekit.training.checkpoint import State
-from edgekit.training.loop import reuse_memory, train_one_epoch
+from edgekit.training.loop import EpochWork, reuse_memory, train_one_epoch
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "train_lenet.json"
@@ -74,8 +74,8 @@ class Ours:
 
     def __init__(self, name: str) -> None:
         reuse_memory()
-        recipe = load(ROOT / "recipes" / f"{name}.toml")
-        dataset = data.load(recipe.data)
+        recipe = load_recipe(ROOT / "recipes" / f"{name}.toml")
+        dataset = data.load_dataset(recipe.data)
         device = torch.device("cpu")
         self.settings = recipe.train
         self.steps = batch_count(len(dataset.train), recipe.train.batch_size)
@@ -84,7 +84,7 @@ class Ours:
         self.test = Batches(dataset.test, dataset.preprocess, device)
 
     def epoch(self) -> None:
-        train_one_epoch(self.state, self.settings, self.train, self.test, self.steps, lambda: False, SILENT)
+        train_one_epoch(self.state, EpochWork(self.settings, self.train, self.test, self.steps), lambda: False, SILENT)
 
 
 def torchvision_root(folder: Path) -> Path:

@@ -14,25 +14,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import gpu_report
+import gpu_table
 import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-import edgekit.backends
 import edgekit.latency.loop
-from benchmarks import gpu_report
-from edgekit.backends import KINDS
-from edgekit.backends.fake import FakeBackend
+from edgekit.backends import row_of, table
+from edgekit.backends.contract import Options, Session
+from edgekit.backends.fake import FakeSession
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
 from edgekit.errors import EngineError
+from edgekit.latency.loop import Timing
 from edgekit.onnx.read import batch_norms
 from edgekit.reports.bench import BenchReport
 from edgekit.reports.verify import VerifyReport
+from edgekit.setups import Absence, Setup
 from tests.fake_trt import GPU, FakeTensorRT
 from tests.trt_listing import LISTINGS
+from tests.ways import NO_DRIVER
 
 TIMED = [(batch, boundary) for batch in (1, 2) for boundary in ("device", "end-to-end")]
 
@@ -89,11 +93,11 @@ def _exported_before(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
 def changed(bundle: Path, root: Path) -> Bundle:
     """The bundle with the last layer's weights scaled by 1.01 in its file, and the right checksums for it."""
     opened = open_bundle(bundle)
-    model = onnx.load(opened.onnx)
+    model = onnx.load(opened.onnx_of())
     weight = next(one for one in model.graph.initializer if one.name == "15.weight")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
     contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
-    return write_bundle(root, opened.manifest, contents | {opened.variant.file: model.SerializeToString()})
+    return write_bundle(root, opened.manifest, contents | {opened.variant().file: model.SerializeToString()})
 
 
 # what is measured
@@ -104,12 +108,12 @@ def test_both_sides_are_checked_and_only_one_of_them_is_folded(trial: Trial, bun
     assert trial.run.code == 0
     assert trial.run.document["gpu"] == {}  # it was not asked
     assert [found[side]["batch_norm_nodes"] for side in ("folded", "unfolded")] == [0, 4]
-    assert found["folded"]["onnx_sha256"] == open_bundle(bundle).onnx_sha256 != found["unfolded"]["onnx_sha256"]
+    assert found["folded"]["onnx_sha256"] == open_bundle(bundle).sha256_of() != found["unfolded"]["onnx_sha256"]
     assert found["failed"] == {}
     for side in ("folded", "unfolded"):
-        assert [row["runtime"] for row in found[side]["parity"]] == ["torch", "ort-cpu"]
+        assert [row["backend"] for row in found[side]["parity"]] == ["torch", "ort-cpu"]
         for row in found[side]["parity"]:
-            verified = VerifyReport.from_json((trial.raw / f"bundle-{side}-{row['runtime']}-parity.json").read_bytes())
+            verified = VerifyReport.from_json((trial.raw / f"bundle-{side}-{row['backend']}-parity.json").read_bytes())
             assert verified.onnx_sha256 == found[side]["onnx_sha256"]
             assert row["outputs"] == list(msgspec.to_builtins(verified.parities[0].outputs))
             assert row["passed"]
@@ -123,9 +127,9 @@ def test_every_batch_and_boundary_has_a_row_that_says_what_the_full_report_does(
         timed = BenchReport.from_json((trial.raw / f"bundle-{side}-latency.json").read_bytes())
         assert timed.onnx_sha256 == found[side]["onnx_sha256"]
         rows = found[side]["latency"]
-        for runtime in ("torch", "ort-cpu"):
-            assert [(row["batch"], row["boundary"]) for row in rows if row["runtime"] == runtime] == TIMED
-            assert found[side]["facts"][runtime] == [row.facts for row in timed.rows if row.backend == runtime][-1]
+        for backend in ("torch", "ort-cpu"):
+            assert [(row["batch"], row["boundary"]) for row in rows if row["backend"] == backend] == TIMED
+            assert found[side]["facts"][backend] == [row.facts for row in timed.rows if row.backend == backend][-1]
         for row, full in zip(rows, timed.rows, strict=True):
             assert row["median_ms"] == pytest.approx(full.median_ms, rel=1e-4)
             assert row["low_ms"] <= row["high_ms"]
@@ -139,13 +143,34 @@ def test_every_batch_and_boundary_has_a_row_that_says_what_the_full_report_does(
 
 def test_what_takes_no_part_is_named_with_its_reason(trial: Trial) -> None:
     skipped = trial.found["skipped"]
-    assert list(skipped) == [kind for kind in KINDS if kind not in ("torch", "ort-cpu")]
+    assert list(skipped) == [name for name in table() if name not in ("torch", "ort-cpu")]
     assert all(skipped.values())
+
+
+class Graphs(Options, frozen=True):
+    cuda_graph: bool = False
+
+
+def test_whatever_backend_has_cuda_graphs_is_measured_with_and_without(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object) -> Absence:
+        return Absence("/opt/silicon/lib.so is missing", "install it")
+
+    plain = row_of("ort-cpu")
+    graphs = msgspec.structs.replace(plain, name="graphs", options=Graphs)
+    away = msgspec.structs.replace(graphs, name="away", absence=absent)
+    rows = {row.name: row for row in (graphs, plain, away, msgspec.structs.replace(graphs, name="unwanted"))}
+    monkeypatch.setattr("edgekit.backends.table", lambda: rows)
+    monkeypatch.setattr(gpu_report, "table", lambda: rows)
+    setups, skipped = gpu_report.setups_here(open_bundle(bundle).files(), lambda name: "left out" * (name == "unwanted"))
+    assert list(map(str, setups)) == ["graphs", "ort-cpu", "graphs cuda-graph"]
+    assert skipped == {"away": "lib.so is missing; install it", "unwanted": "left out"}
+    measured = [msgspec.structs.replace(setup, variant="float32", threads=2, batches=(1, 8)) for setup in setups]
+    assert list(map(gpu_report.name_of, measured)) == list(map(str, setups))
 
 
 def test_folded_over_unfolded_is_there_for_what_runs_the_file(trial: Trial) -> None:
     rows = trial.found["folded_over_unfolded"]
-    assert [(row["runtime"], row["batch"]) for row in rows] == [("ort-cpu", 1), ("ort-cpu", 2)]
+    assert [(row["backend"], row["batch"]) for row in rows] == [("ort-cpu", 1), ("ort-cpu", 2)]
     for row in rows:
         assert row["low"] <= row["ratio"] <= row["high"]
         assert len(row["folded_blocks_ms"]) == len(row["unfolded_blocks_ms"]) == 5
@@ -155,24 +180,25 @@ def test_the_two_sides_of_a_ratio_take_turns_and_half_the_time_is_a_half(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides = {"folded": open_bundle(bundle), "unfolded": changed(bundle, tmp_path / "other")}
-    took = {sides["folded"].onnx_sha256: 1.0, sides["unfolded"].onnx_sha256: 2.0}
+    took = {sides["folded"].sha256_of(): 1.0, sides["unfolded"].sha256_of(): 2.0}
     now, turns = [0], []
 
-    def opened(kind: str, files: ModelFiles, *, batches: Sequence[int], cuda_graph: bool) -> FakeBackend:
+    def opened(setup: Setup, files: ModelFiles) -> FakeSession:
+        assert setup == Setup("ort-cuda", batches=(4,))
+
         def work(feed: Any) -> dict[str, Any]:
             assert len(feed["input"]) == 4
             turns.append(files.onnx_sha256)
             now[0] += round(took[files.onnx_sha256] * 1e6)
             return {}
 
-        return FakeBackend(work, files.inputs, name=kind)
+        return FakeSession(work, files.inputs)
 
     monkeypatch.setattr(edgekit.latency.loop, "perf_counter_ns", lambda: now[0])
-    monkeypatch.setattr(gpu_report, "open_backend", opened)
-    settings = gpu_report.Settings((4,), 0.1, lambda kind: "", None)
-    ways = [gpu_report.Way("torch"), gpu_report.Way("ort-cuda")]
-    (row,) = gpu_report.ratios(sides, ways, settings, gpu_report.Journal("x"))
-    assert (row["runtime"], row["batch"], row["ratio"], row["low"], row["high"]) == ("ort-cuda", 4, 0.5, 0.5, 0.5)
+    monkeypatch.setattr(gpu_report, "open_session", opened)
+    setups = [Setup("torch"), Setup("ort-cuda")]
+    (row,) = gpu_report.ratios(sides, setups, Timing((4,), 0.1), gpu_report.Journal("x"))
+    assert (row["backend"], row["batch"], row["ratio"], row["low"], row["high"]) == ("ort-cuda", 4, 0.5, 0.5, 0.5)
     blocks = [one for one, before in zip(turns, [None, *turns], strict=False) if one != before]
     assert blocks == list(took) * (len(blocks) // 2)
     assert len(blocks) == 12  # one round to warm up, five to record
@@ -180,9 +206,16 @@ def test_the_two_sides_of_a_ratio_take_turns_and_half_the_time_is_a_half(
 
 def test_the_other_side_of_an_unfolded_bundle_is_the_folded_one(trial: Trial, tmp_path: Path) -> None:
     sides = gpu_report.both_sides(trial.unfolded, tmp_path / "sides")
-    assert [batch_norms(onnx.load(side.onnx)) for side in sides.values()] == [0, 4]
+    assert [batch_norms(onnx.load(side.onnx_of())) for side in sides.values()] == [0, 4]
     assert (list(sides), sides["unfolded"]) == (["folded", "unfolded"], trial.unfolded)
     assert sides["folded"].manifest.files["golden.npz"] == trial.unfolded.manifest.files["golden.npz"]
+
+
+def test_the_original_module_has_no_folded_side_in_the_table(trial: Trial) -> None:
+    rows = [
+        line.split(" | ")[1:3] for line in gpu_table.markdown(trial.run.document).splitlines() if line.startswith("| bundle |")
+    ]
+    assert rows == [["backend", "batch norm"], ["torch", "unfolded"], ["ort-cpu", "4 of 4 folded"], ["ort-cpu", "unfolded"]]
 
 
 # what fails
@@ -194,7 +227,7 @@ def test_wrong_numbers_are_named_and_the_exit_code_is_1(bundle: Path, tmp_path: 
     run = brief(tmp_path, tmp_path / "wrong")
     assert run.code == 1
     found = run.document["bundles"]["wrong"]
-    verdicts = {(side, row["runtime"]): row["passed"] for side in ("folded", "unfolded") for row in found[side]["parity"]}
+    verdicts = {(side, row["backend"]): row["passed"] for side in ("folded", "unfolded") for row in found[side]["parity"]}
     assert verdicts == {
         ("folded", "torch"): True, ("folded", "ort-cpu"): False, ("unfolded", "torch"): True, ("unfolded", "ort-cpu"): True,
     }  # fmt: skip
@@ -206,33 +239,38 @@ def test_wrong_numbers_are_named_and_the_exit_code_is_1(bundle: Path, tmp_path: 
 def test_a_runtime_that_does_not_open_is_named_and_the_others_are_measured(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(files: ModelFiles, wishes: object) -> FakeBackend:
+    def refuse(files: ModelFiles, *_: object) -> Session:
         raise EngineError(f"no engine of {files.onnx}; wait for spring")
 
-    runtimes = edgekit.backends.RUNTIMES
-    monkeypatch.setitem(runtimes, "ort-cpu", runtimes["ort-cpu"]._replace(open=refuse))  # type: ignore[arg-type]
+    rows = {**table(), "ort-cpu": msgspec.structs.replace(row_of("ort-cpu"), open=refuse)}
+    monkeypatch.setattr("edgekit.backends.table", lambda: rows)
     run = brief(tmp_path, bundle)
     assert run.code == 1
     found = run.document["bundles"]["bundle"]
     sentence = "no engine of model.onnx; wait for spring"
     assert found["failed"] == {f"{side} ort-cpu parity": sentence for side in ("folded", "unfolded")}
     for side in ("folded", "unfolded"):
-        assert [row["runtime"] for row in found[side]["parity"]] == ["torch"]
-        assert {row["runtime"] for row in found[side]["latency"]} == {"torch"}
+        assert [row["backend"] for row in found[side]["parity"]] == ["torch"]
+        assert {row["backend"] for row in found[side]["latency"]} == {"torch"}
     assert found["folded_over_unfolded"] == []
     assert f"- **Failed**: bundle, folded ort-cpu parity: {sentence}." in run.said.splitlines()
 
 
-def fails_with(*kinds: str) -> tuple[Callable[..., Any], list[tuple[str, ...]]]:
-    """A ``bench`` that fails where one of ``kinds`` takes part, and what it was asked to time for more than a probe."""
+BRIEF = Timing(seconds=1)
+
+
+def fails_with(*names: str) -> tuple[Callable[..., Any], list[tuple[str, ...]]]:
+    """A ``bench`` that fails where one of ``names`` takes part, and what it was asked to time for more than a probe."""
     asked: list[tuple[str, ...]] = []
 
-    def bench(*, backends: Sequence[str], seconds: float) -> tuple[str, ...]:
-        if seconds == 1:
-            asked.append(tuple(backends))
-        if set(kinds) & set(backends):
-            raise EngineError(f"{kinds[0]} has no memory left")
-        return tuple(backends)
+    def bench(setups: Sequence[Setup], timing: Timing) -> tuple[str, ...]:
+        backends = tuple(setup.backend for setup in setups)
+        assert timing.batches == BRIEF.batches
+        if timing.seconds == 1:
+            asked.append(backends)
+        if set(names) & set(backends):
+            raise EngineError(f"{names[0]} has no memory left")
+        return backends
 
     return bench, asked
 
@@ -240,22 +278,23 @@ def fails_with(*kinds: str) -> tuple[Callable[..., Any], list[tuple[str, ...]]]:
 def test_a_runtime_that_cannot_be_timed_is_found_and_the_others_are_timed_in_turns() -> None:
     bench, asked = fails_with("b")
     journal = gpu_report.Journal("x")
-    assert gpu_report.bench_those_that_can(bench, ["a", "b", "c"], "folded", 1, journal) == ("a", "c")
+    setups = [Setup(name) for name in ("a", "b", "c")]
+    assert gpu_report.bench_those_that_can(bench, setups, BRIEF, "folded", journal) == ("a", "c")  # type: ignore[comparison-overlap]
     assert journal.failed == {"folded b latency": "b has no memory left"}
     assert asked == [("a", "b", "c"), ("a", "c")]
 
 
 def test_runtimes_that_cannot_be_timed_beside_each_other_are_a_failure_of_all() -> None:
-    def bench(*, backends: Sequence[str], seconds: float) -> str:
-        if len(backends) > 1:
+    def alone(setups: Sequence[Setup], timing: Timing) -> Any:
+        if len(setups) > 1:
             raise EngineError("there is no memory for all")
         return "fine"
 
-    journal = gpu_report.Journal("x")
-    assert gpu_report.bench_those_that_can(bench, ["a", "b"], "folded", 1, journal) is None  # type: ignore[arg-type]
+    journal, setups = gpu_report.Journal("x"), [Setup("a"), Setup("b")]
+    assert gpu_report.bench_those_that_can(alone, setups, BRIEF, "folded", journal) is None
     assert journal.failed == {"folded latency": "there is no memory for all"}
-    bench, _ = fails_with("a", "b")  # type: ignore[assignment]
-    assert gpu_report.bench_those_that_can(bench, ["a", "b"], "folded", 1, journal) is None  # type: ignore[arg-type]
+    bench, _ = fails_with("a", "b")
+    assert gpu_report.bench_those_that_can(bench, setups, BRIEF, "folded", journal) is None
     assert list(journal.failed) == ["folded latency", "folded a latency", "folded b latency"]
 
 
@@ -282,7 +321,7 @@ def test_a_bundle_that_is_damaged_and_one_that_cannot_be_rebuilt_are_named(bundl
 def test_without_a_gpu_it_says_so_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_report, "cuda_problem", lambda: "no NVIDIA driver is installed; install one, or use ort-cpu")
+    monkeypatch.setattr(gpu_report, "cuda_absence", lambda: NO_DRIVER)
     monkeypatch.setattr(gpu_report, "RESULTS", tmp_path)
     assert gpu_report.main(["--results", str(tmp_path / "x.json")]) == gpu_report.main([]) == 2
     told = "error: no NVIDIA driver is installed; see edgekit doctor, or try this script out with --on-cpu --results FILE"
@@ -384,11 +423,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(
 def on_its_own(stdout: Any, bundle: Path, results: Path, environment: dict[str, str], repository: Path) -> Any:
     """The script in a process of its own, in which measuring takes no time."""
     program = (
-        "import sys; from benchmarks import gpu_report as g; g.measure = lambda _, __, journal: journal.say('measured') or {};"
+        "import sys; import gpu_report as g; g.measure = lambda _, __, journal: journal.say('measured') or {};"
         "sys.exit(g.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "--on-cpu", "--results", str(results), "--bundle", str(bundle)]
-    environment = environment | {"PYTHONPATH": str(repository)}
+    environment = environment | {"PYTHONPATH": os.pathsep.join((str(repository), str(repository / "benchmarks")))}
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, check=False)
 
 
@@ -416,8 +455,13 @@ def test_what_was_measured_before_the_run_was_stopped_is_kept(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(bundle, tmp_path / "second")
-    left = iter([lambda: {"model": "lenet"}, lambda: (_ for _ in ()).throw(KeyboardInterrupt)])
-    monkeypatch.setattr(gpu_report, "measure", lambda *_: next(left)())
+
+    def measure(root: Path, *_: object) -> dict[str, Any]:
+        if root.name == "second":
+            raise KeyboardInterrupt
+        return {"model": "lenet"}
+
+    monkeypatch.setattr(gpu_report, "measure", measure)
     (tmp_path / "out").mkdir()
     assert brief(tmp_path / "out", bundle, tmp_path / "second").code == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["trial.json"]
@@ -429,90 +473,11 @@ def test_no_bundle_is_begun_beyond_the_limit(bundle: Path, tmp_path: Path, monke
     shutil.copytree(bundle, tmp_path / "second")
     monkeypatch.setattr(gpu_report, "measure", lambda *_: {})
     monkeypatch.setattr(gpu_report, "time", SimpleNamespace(monotonic=iter([0.0, 59.0, 61.0]).__next__))
-    settings = gpu_report.Settings((1,), 1, lambda kind: "", None)
+    settings = gpu_report.Settings(Timing((1,), 1), lambda name: "", None)
     roots = {"first": bundle, "second": tmp_path / "second"}
     found = gpu_report.run_all(roots, settings, 60, tmp_path / "x.json")["bundles"]
     assert found == {"first": {"failed": {}}, "second": {"not_measured": "the limit of 60 s was reached"}}
     assert json.loads((tmp_path / "x.json").read_text())["bundles"] == found
-
-
-# the table
-
-
-def row(
-    batch: int, boundary: str, median: float, own: float | None = None, noise: str = "stable", **more: bool
-) -> dict[str, Any]:
-    told = {"runtime": "tensorrt", "batch": batch, "boundary": boundary, "median_ms": median, "own_clock_ms": own, "noise": noise}
-    return told | more
-
-
-def side(folded: int, kept: int, error: float, *latency: dict[str, Any], passed: bool = True) -> dict[str, Any]:
-    outputs = [{"normalised": error / 2, "problem": ""}, {"normalised": error, "problem": ""}]
-    parity = [{"runtime": "tensorrt", "passed": passed, "outputs": outputs}]
-    return {"norms_folded": folded, "norms_kept": kept, "parity": parity, "latency": list(latency)}
-
-
-DOCUMENT = {
-    "gpu_report": 1,
-    "gpu": GPU,
-    "machine": {"cores": "6", "cpu": "Some CPU"},
-    "versions": {"edgekit": "0.1.0", "tensorrt": "10.1"},
-    "batches": [1, 8],
-    "bundles": {
-        "net": {
-            "folded": side(
-                1, 2, 4e-7, row(1, "device", 0.05123, 0.031, launch_bound=True), row(1, "end-to-end", 0.08, noise="noisy: drift"),
-                row(8, "device", 1234.5, 1200.0), row(8, "end-to-end", 1300.0),
-            ),
-            "unfolded": side(0, 3, 2e-2, passed=False),
-            "folded_over_unfolded": [
-                {"runtime": "tensorrt", "batch": 1, "ratio": 0.934, "low": 0.91, "high": 0.95},
-                {"runtime": "tensorrt", "batch": 8, "ratio": 0.97, "low": 0.9, "high": 1.01},
-            ],
-            "skipped": {"ort-cuda": "no CUDA in it; install the other", "ort-tensorrt": "no CUDA in it; install the other"},
-            "failed": {"unfolded latency": "there is no memory"},
-        },
-        "late": {"not_measured": "the run ended before it"},
-    },
-}  # fmt: skip
-
-
-def test_the_table_shows_both_sides_and_names_the_rest() -> None:
-    first, _, *rows = gpu_report.table(DOCUMENT).splitlines()
-    assert first.startswith(
-        "**Pretended GPU (compute capability 8.7, CUDA 12.6, driver 540.4) beside 6 core(s) of Some CPU**; edgekit 0.1.0, "
-    )
-    assert rows == [
-        "| bundle | runtime | batch norm | error | batch 1 | batch 8 | folded/unfolded |",
-        "|---|---|---|---|---|---|---|",
-        "| net | tensorrt | 1 of 3 folded | 4.0e-07 | 0.0512 [≤0.031] / 0.08~ | 1234 [1200] / 1300 | 0.93, - |",
-        "| net | tensorrt | unfolded | **FAIL** 2.0e-02 |  |  |  |",
-        "",
-        "- Not measured: ort-cuda, ort-tensorrt: no CUDA in it; install the other.",
-        "- Not measured: late: the run ended before it.",
-        "- **Failed**: net, unfolded latency: there is no memory.",
-    ]
-
-
-def test_the_original_module_has_no_folded_side_in_the_table(trial: Trial) -> None:
-    rows = [line.split(" | ")[1:3] for line in gpu_report.table(trial.run.document).splitlines() if line.startswith("| bundle |")]
-    assert rows == [["runtime", "batch norm"], ["torch", "unfolded"], ["ort-cpu", "4 of 4 folded"], ["ort-cpu", "unfolded"]]
-
-
-def test_the_readme_takes_the_gpus_and_nothing_else_from_the_results(
-    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "accuracy.json").write_text('{"lenet": {}}')
-    (tmp_path / "trial.json").write_text(json.dumps({**DOCUMENT, "gpu": {}}))
-    assert gpu_report.summary(tmp_path) == gpu_report.NONE_YET
-    (tmp_path / "a.json").write_text(json.dumps(DOCUMENT))
-    (tmp_path / "b.json").write_text(json.dumps(DOCUMENT))
-    assert gpu_report.summary(tmp_path) == f"{gpu_report.table(DOCUMENT)}\n\n{gpu_report.table(DOCUMENT)}"
-    monkeypatch.syspath_prepend(repository / "benchmarks")
-    import readme
-
-    monkeypatch.setattr(readme.gpu_report, "summary", lambda: "the GPUs")
-    assert readme.numbers().endswith("\nthe GPUs\n")
 
 
 # on stand-ins for a GPU
@@ -525,7 +490,7 @@ def test_on_a_gpu_tensorrt_is_checked_and_timed_with_and_without_a_graph(
     pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
     fake = FakeTensorRT(next(one for one in LISTINGS if one.version.startswith("10."))).install_with_cuda(monkeypatch)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gpu_report, "cuda_problem", lambda: "")
+    monkeypatch.setattr(gpu_report, "cuda_absence", lambda: None)
     monkeypatch.setattr(gpu_report, "gpu_facts", lambda: dict(GPU))
     monkeypatch.setattr(gpu_report, "RESULTS", tmp_path / "results")
     arguments = ["--backend", "tensorrt", "--seconds", "0.001", "--batch", "1,2", "--bundle", str(bundle)]
@@ -533,15 +498,15 @@ def test_on_a_gpu_tensorrt_is_checked_and_timed_with_and_without_a_graph(
     document = json.loads((tmp_path / "results" / "pretended-gpu.json").read_text())
     found = document["bundles"]["bundle"]
     assert document["gpu"] == GPU
-    ways = {"tensorrt": "off", "tensorrt, CUDA graph": "on"}
+    ways = {"tensorrt": "off", "tensorrt cuda-graph": "on"}
     for name in ("folded", "unfolded"):
-        assert {row["runtime"]: row["facts"]["CUDA graph"] for row in found[name]["parity"]} == ways
-        assert {runtime: facts["CUDA graph"] for runtime, facts in found[name]["facts"].items()} == ways
-        for runtime in ways:
-            rows = [row for row in found[name]["latency"] if row["runtime"] == runtime]
+        assert {row["backend"]: row["facts"]["CUDA graph"] for row in found[name]["parity"]} == ways
+        assert {backend: facts["CUDA graph"] for backend, facts in found[name]["facts"].items()} == ways
+        for backend in ways:
+            rows = [row for row in found[name]["latency"] if row["backend"] == backend]
             assert [(row["batch"], row["boundary"]) for row in rows] == TIMED
             assert all((row["own_clock_ms"] is not None) is (row["boundary"] == "device") for row in rows)
-    assert [(row["runtime"], row["batch"]) for row in found["folded_over_unfolded"]] == [
+    assert [(row["backend"], row["batch"]) for row in found["folded_over_unfolded"]] == [
         (way, batch) for way in ways for batch in (1, 2)
     ]
     assert set(found["skipped"].values()) == {"left out by --backend"}
