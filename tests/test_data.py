@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.data import channel_statistics, fashion_mnist, fingerprint, golden_pictures, image_folder, load
+from edgekit.data import channel_statistics, fashion_mnist, fingerprint, golden_pictures, image_folder, load_dataset
 from edgekit.data.fashion_mnist import from_test_set, locate, read_idx
 from edgekit.data.pictures import spread
 from edgekit.errors import DataError
@@ -252,7 +252,7 @@ def test_a_damaged_archive_is_named_and_refused(content: bytes, places: Places) 
 
 def test_fashion_mnist_can_be_resized_and_coloured(places: Places) -> None:
     fill(places.cache)
-    loaded = load(DataRecipe("fashion-mnist", resize=(20, 30), color="rgb"))
+    loaded = load_dataset(DataRecipe("fashion-mnist", resize=(20, 30), color="rgb"))
     assert loaded.train.images.shape == (TRAIN, 3, 20, 30)
     assert (loaded.preprocess.height, loaded.preprocess.width) == (20, 30)
     assert np.array_equal(loaded.train.images[:, 0], loaded.train.images[:, 2])
@@ -262,16 +262,16 @@ def test_fashion_mnist_can_be_resized_and_coloured(places: Places) -> None:
 
 def test_a_recipes_mean_and_std_are_used(places: Places) -> None:
     fill(places.cache)
-    preprocess = load(DataRecipe("fashion-mnist", mean=(0.1,), std=(0.2,))).preprocess
+    preprocess = load_dataset(DataRecipe("fashion-mnist", mean=(0.1,), std=(0.2,))).preprocess
     assert (preprocess.mean, preprocess.std) == ((0.1,), (0.2,))
-    default = load(DataRecipe("fashion-mnist")).preprocess
+    default = load_dataset(DataRecipe("fashion-mnist")).preprocess
     assert (default.color, default.mean, default.std) == ("grey", (0.286,), (0.353,))
 
 
 def test_golden_fashion_pictures_are_those_of_the_test_set(places: Places) -> None:
     fill(places.cache)
     recipe = DataRecipe("fashion-mnist", resize=32)
-    loaded = load(recipe)
+    loaded = load_dataset(recipe)
     golden = golden_pictures(recipe, loaded.preprocess, 3)
     chosen = spread(TEST, 3)
     assert np.array_equal(golden.images, loaded.test.images[chosen])
@@ -365,7 +365,7 @@ def test_a_larger_share_keeps_the_test_pictures_of_a_smaller_one(tmp_path: Path)
 def test_golden_pictures_of_a_folder_are_those_of_its_test_set(tmp_path: Path) -> None:
     folder_of(tmp_path, 30)
     recipe = DataRecipe("image-folder", path=str(tmp_path), resize=8, test_fraction=0.4)
-    loaded = load(recipe)
+    loaded = load_dataset(recipe)
     golden = golden_pictures(recipe, loaded.preprocess, 5)
     chosen = spread(len(loaded.test), 5)
     assert np.array_equal(golden.images, loaded.test.images[chosen])
@@ -374,7 +374,7 @@ def test_golden_pictures_of_a_folder_are_those_of_its_test_set(tmp_path: Path) -
 
 def test_a_folder_is_rgb_and_measured_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
     folder_of(tmp_path, 30)
-    loaded = load(DataRecipe("image-folder", path=str(tmp_path), resize=(8, 4)))
+    loaded = load_dataset(DataRecipe("image-folder", path=str(tmp_path), resize=(8, 4)))
     assert loaded.train.images.shape[1:] == (3, 8, 4)
     assert (loaded.preprocess.mean, loaded.preprocess.std) == channel_statistics(loaded.train.images)
     assert loaded.classes == ("cat", "dog")
@@ -501,7 +501,7 @@ def test_too_few_pictures_for_two_halves_are_an_error(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     recipe = DataRecipe("image-folder", path=str(tmp_path / "none"), resize=8)
     with pytest.raises(DataError, match=r"none does not exist; check data\.path"):
-        load(recipe)
+        load_dataset(recipe)
     with pytest.raises(DataError, match=r"none does not exist; check data\.path"):
         fingerprint(recipe)
 

@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+import tour
 from PIL import Image
 from torch import nn
 from typer.main import get_command
 
-from benchmarks import tour
 from edgekit.bundle.folder import open_bundle
 from edgekit.cli.app import app
 from edgekit.fold import fold, rules

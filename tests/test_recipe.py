@@ -9,7 +9,7 @@ import pytest
 from edgekit.errors import RecipeError
 from edgekit.files import check_name
 from edgekit.models import MODELS
-from edgekit.recipe import Recipe, load
+from edgekit.recipe import Recipe, load_recipe
 
 DATA = '[data]\ndataset = "fashion-mnist"\n'
 FOLDER = '[data]\ndataset = "image-folder"\npath = "pictures"\nresize = 32\n'
@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 def loaded(path: Path, text: str) -> Recipe:
     path.write_text(text)
-    return load(path)
+    return load_recipe(path)
 
 
 def refused(path: Path, text: str) -> str:
@@ -37,7 +37,7 @@ def refused(path: Path, text: str) -> str:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_shipped_model_has_a_recipe_of_its_name(name: str, repository: Path) -> None:
-    recipe = load(repository / "recipes" / f"{name}.toml")
+    recipe = load_recipe(repository / "recipes" / f"{name}.toml")
     assert (recipe.name, recipe.model.name, recipe.data.dataset) == (name, name, "fashion-mnist")
     assert recipe.train.min_accuracy > 0.8
     assert recipe.export.fold_bn
@@ -48,7 +48,7 @@ def test_no_shipped_recipe_is_without_a_test(repository: Path) -> None:
 
 
 def test_densenets_recipe_gives_pictures_it_takes(repository: Path) -> None:
-    assert load(repository / "recipes" / "densenet.toml").data.size == (32, 32)
+    assert load_recipe(repository / "recipes" / "densenet.toml").data.size == (32, 32)
 
 
 def test_the_least_recipe_has_defaults(path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_relative_path_is_relative_to_the_recipe(path: Path, monkeypatch: pyte
     monkeypatch.chdir(elsewhere)
     assert loaded(path, f'name = "a"\n{FOLDER}{MODEL}').data.path == str(tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
-    assert load(Path("mine.toml")).data.path == str(tmp_path / "pictures")
+    assert load_recipe(Path("mine.toml")).data.path == str(tmp_path / "pictures")
 
 
 def test_absolute_and_home_paths_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,19 +192,19 @@ def test_absolute_and_home_paths_are_kept(path: Path, monkeypatch: pytest.Monkey
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe .*none\.toml does not exist"):
-        load(tmp_path / "none.toml")
+        load_recipe(tmp_path / "none.toml")
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is not a regular file"):
-        load(tmp_path)
+        load_recipe(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"[data\n", b"name = \n", b'name = "a"\nname = "b"\n', b'\xff\xfe = "a"\n', b"\x00"])
 def test_text_that_is_not_toml_is_a_clear_error(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RecipeError, match=r"mine\.toml"):
-        load(path)
+        load_recipe(path)
 
 
 def test_a_missing_table_is_named(path: Path) -> None:
