@@ -67,15 +67,15 @@ def sha256_of(path: Path) -> str:
 def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> bytes:
     """The bytes of ``path``; raises ``error`` with a sentence that calls the file ``what``."""
     if "\0" in str(path):
-        raise error(f"{what} {path} has a NUL in its name, which no file has; check the path")
+        raise error(f"{what} {path} has a NUL in its name, which no file has", "check the path")
     try:
         if path.exists() and not path.is_file():
-            raise error(f"{what} {path} is not a regular file; check the path")
+            raise error(f"{what} {path} is not a regular file", "check the path")
         return path.read_bytes()
     except FileNotFoundError:
-        raise error(f"{what} {path} does not exist; check the path") from None
+        raise error(f"{what} {path} does not exist", "check the path") from None
     except OSError as problem:
-        raise error(f"{what} {path} cannot be read: {problem.strerror}; check the path and its permissions") from None
+        raise error(f"{what} {path} cannot be read: {problem.strerror}", "check the path and its permissions") from None
 
 
 def destination(path: Path) -> Path:
@@ -93,7 +93,7 @@ def destination(path: Path) -> Path:
         raise write_error(path, problem) from problem
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "special file")
-        raise OutputError(f"cannot write {path}: a {kind} of that name is there; choose another name")
+        raise OutputError(f"cannot write {path}: a {kind} of that name is there", "choose another name")
     return place
 
 
@@ -143,7 +143,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise OutputError(f"cannot write {folder}: something that is not a folder is there; choose another name")
+            raise OutputError(f"cannot write {folder}: something that is not a folder is there", "choose another name")
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_hidden(folder)))
         yield temporary
@@ -170,7 +170,7 @@ def check_writable(folder: Path) -> None:
 def check_outside(path: Path, bundle: Path) -> None:
     """Raise OutputError where ``path`` lies in the folder of a bundle, by way of links too: nothing is added to one."""
     if Path(os.path.realpath(bundle)) in Path(os.path.realpath(path)).parents:
-        raise OutputError(f"cannot write {path}: it lies in {bundle}, and a bundle is immutable; choose a place outside of it")
+        raise OutputError(f"cannot write {path}: it lies in {bundle}, and a bundle is immutable", "choose a place outside of it")
 
 
 def write_error(path: Path, problem: OSError) -> OutputError:
@@ -185,7 +185,7 @@ def write_error(path: Path, problem: OSError) -> OutputError:
         errno.EEXIST: "choose a path whose parents are folders",
         errno.ENAMETOOLONG: "choose a shorter name",
     }.get(problem.errno or 0, "check the path")
-    return OutputError(f"cannot write {path}: {problem.strerror or problem}; {remedy}, nothing was changed there")
+    return OutputError(f"cannot write {path}: {problem.strerror or problem}", f"{remedy}, nothing was changed there")
 
 
 def _swap(new: Path, place: Path) -> None:
@@ -216,7 +216,7 @@ def _permissions(place: Path) -> int:
 
 def _check_name(path: Path) -> None:
     if "\0" in str(path):
-        raise OutputError(f"cannot write {path}: it has a NUL in its name, which no file has; choose another name")
+        raise OutputError(f"cannot write {path}: it has a NUL in its name, which no file has", "choose another name")
 
 
 def _hidden(path: Path) -> str:

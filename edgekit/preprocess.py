@@ -65,9 +65,9 @@ def load_image(path: Path) -> Image:
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
-        raise MissingError("reading pictures needs Pillow; pip install pillow") from None
+        raise MissingError("reading pictures needs Pillow", "pip install pillow") from None
     if path.exists() and not path.is_file():
-        raise DataError(f"picture {path} is not a regular file; give a PNG or JPEG file")
+        raise DataError(f"picture {path} is not a regular file", "give a PNG or JPEG file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # still below Pillow's limit
@@ -76,11 +76,11 @@ def load_image(path: Path) -> Image:
                 opened.load()
                 return ImageOps.exif_transpose(opened)
     except FileNotFoundError:
-        raise DataError(f"picture {path} does not exist; check the path") from None
+        raise DataError(f"picture {path} does not exist", "check the path") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path} is not a picture that Pillow can read; convert it to PNG or JPEG") from None
+        raise DataError(f"{path} is not a picture that Pillow can read", "convert it to PNG or JPEG") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise DataError(f"picture {path} cannot be decoded: {problem}; replace the file") from None
+        raise DataError(f"picture {path} cannot be decoded: {problem}", "replace the file") from None
 
 
 def pixels_of(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -62,7 +62,7 @@ def locate(given: Path | None = None, progress: Progress = SILENT) -> Path:
     """
     if given is not None:
         if not _complete(given):
-            raise DataError(f"{given} lacks the Fashion-MNIST files {', '.join(sorted(SHA256))} (plain or .gz); check the path")
+            raise DataError(f"{given} lacks the Fashion-MNIST files {', '.join(sorted(SHA256))} (plain or .gz)", "check the path")
         return given
     cache = cache_folder()
     for folder in (cache, DEBIAN_FOLDER):
@@ -83,8 +83,8 @@ def locate(given: Path | None = None, progress: Progress = SILENT) -> Path:
                 reason = first_line(problem)
                 tried.append(f"{name}: {reason}")
     raise DataError(
-        f"Fashion-MNIST was not found and could not be fetched ({'; '.join(tried)}); "
-        f"apt-get install {DEBIAN_PACKAGE}, or give the folder that has it"
+        f"Fashion-MNIST was not found and could not be fetched ({'; '.join(tried)})",
+        f"apt-get install {DEBIAN_PACKAGE}, or give the folder that has it",
     )
 
 
@@ -99,14 +99,14 @@ def load(
 def read_idx(content: bytes, where: str) -> NDArray[np.uint8]:
     """Decode an unsigned-byte IDX file: magic 0x0000 08 rank, big-endian sizes, then the values."""
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise DataError(f"{where} is not an IDX file of unsigned bytes; fetch it again")
+        raise DataError(f"{where} is not an IDX file of unsigned bytes", "fetch it again")
     rank = content[3]
     header = 4 + 4 * rank
     if len(content) < header:
-        raise DataError(f"{where} is truncated; fetch it again")
+        raise DataError(f"{where} is truncated", "fetch it again")
     shape = struct.unpack(f">{rank}I", content[4:header])
     if len(content) - header != int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"{where} is truncated or too long for its shape {shape}; fetch it again")
+        raise DataError(f"{where} is truncated or too long for its shape {shape}", "fetch it again")
     values: NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
     return values
 
@@ -160,13 +160,13 @@ def read_checked(folder: Path, name: str) -> bytes:
     """The unpacked bytes of one of the four files; raises DataError unless they have the known sha256."""
     path = _path_of(folder, name)
     if path is None:
-        raise DataError(f"{folder} lacks {name}; fetch the dataset again")
+        raise DataError(f"{folder} lacks {name}", "fetch the dataset again")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as problem:
-        raise DataError(f"{path} cannot be unpacked: {problem}; delete it and fetch it again") from None
+        raise DataError(f"{path} cannot be unpacked: {problem}", "delete it and fetch it again") from None
     if hashlib.sha256(content).hexdigest() != SHA256[name]:
-        raise DataError(f"{path} is damaged: its unpacked sha256 is not Fashion-MNIST's; delete it and fetch it again")
+        raise DataError(f"{path} is damaged: its unpacked sha256 is not Fashion-MNIST's", "delete it and fetch it again")
     return content
 
 

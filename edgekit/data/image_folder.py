@@ -43,23 +43,23 @@ def from_test_set(root: Path, color: Color, size: tuple[int, int], test_fraction
 def listing(root: Path) -> list[tuple[str, int, int]]:
     """(relative path, bytes, modification time in ns) of every picture, in sorted order."""
     if not root.is_dir():
-        raise DataError(f"dataset folder {root} does not exist; check data.path")
+        raise DataError(f"dataset folder {root} does not exist", "check data.path")
     files = sorted(path for path in root.rglob("*") if _is_picture(path))
     return [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _split(root: Path, test_fraction: float) -> tuple[Labelled, Labelled, tuple[str, ...]]:
     if not root.is_dir():
-        raise DataError(f"dataset folder {root} does not exist; check data.path")
+        raise DataError(f"dataset folder {root} does not exist", "check data.path")
     divided = (root / "train").is_dir() and (root / "test").is_dir()
     base = root / "train" if divided else root
     classes = tuple(sorted(_class_folders(base)))
     if len(classes) < 2:
-        raise DataError(f"{base} has {len(classes)} class folder(s); put each class's pictures in a folder of its own")
+        raise DataError(f"{base} has {len(classes)} class folder(s)", "put each class's pictures in a folder of its own")
     if divided:
         extra = _class_folders(root / "test") - set(classes)
         if extra:
-            raise DataError(f"{root}/test has classes that {base} lacks: {', '.join(sorted(extra))}; make them alike")
+            raise DataError(f"{root}/test has classes that {base} lacks: {', '.join(sorted(extra))}", "make them alike")
         train = _files(base, classes)
         test = _files(root / "test", classes)
     else:
@@ -68,7 +68,7 @@ def _split(root: Path, test_fraction: float) -> tuple[Labelled, Labelled, tuple[
         train = [item for item in everything if not _set_aside(item[0], test_fraction)]
     for name, part in (("training", train), ("test", test)):
         if len(part) < 2:
-            raise DataError(f"{root} gives {len(part)} {name} picture(s); add pictures or set data.test_fraction")
+            raise DataError(f"{root} gives {len(part)} {name} picture(s)", "add pictures or set data.test_fraction")
     return train, test, classes
 
 
@@ -82,7 +82,9 @@ def _files(base: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
     ]
     for label, name in enumerate(classes):
         if not any(item[1] == label for item in found) and (base / name).is_dir():
-            raise DataError(f"class folder {base / name} has no pictures ({', '.join(sorted(SUFFIXES))}); add some or remove it")
+            raise DataError(
+                f"class folder {base / name} has no pictures ({', '.join(sorted(SUFFIXES))})", "add some or remove it"
+            )
     return found
 
 

@@ -38,12 +38,12 @@ def batch_norm(
     Raises ModelError for other ranks, and in training for a single value per channel, whose variance is undefined.
     """
     if x.dim() not in (2, 4):
-        raise ModelError(f"batch norm takes N x C or N x C x H x W, got {x.dim()} axes; reshape the input")
+        raise ModelError(f"batch norm takes N x C or N x C x H x W, got {x.dim()} axes", "reshape the input")
     axes, shape = ([0], (1, -1)) if x.dim() == 2 else ([0, 2, 3], (1, -1, 1, 1))
     if training:
         count = x.numel() // x.shape[1]
         if count < 2:
-            raise ModelError("batch norm needs more than one value per channel in training; use a larger batch")
+            raise ModelError("batch norm needs more than one value per channel in training", "use a larger batch")
         variance, mean = torch.var_mean(x, axes, correction=0)
         with torch.no_grad():
             running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)

@@ -65,7 +65,7 @@ class DenseNet(nn.Module):
         height, width = x.shape[-2:]
         if height < SMALLEST or width < SMALLEST:
             raise ModelError(
-                f"DenseNet needs pictures of at least {SMALLEST}x{SMALLEST}, got {height}x{width}; set resize = {SMALLEST}"
+                f"DenseNet needs pictures of at least {SMALLEST}x{SMALLEST}, got {height}x{width}", f"set resize = {SMALLEST}"
             )
         y = torch.relu(self.norm(self.blocks(self.stem(x))))
         out: Tensor = self.head(self.pool(y).flatten(1))

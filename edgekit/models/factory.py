@@ -28,19 +28,19 @@ def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
     module_name, _, factory_name = path.partition(":")
     if not module_name or not factory_name:
         known = ", ".join(MODELS)
-        raise ModelError(f"no model {name!r}; use one of {known}, or an import path like torchvision.models:resnet18")
+        raise ModelError(f"no model {name!r}", f"use one of {known}, or an import path like torchvision.models:resnet18")
     factory = _find(module_name, factory_name, name)
     try:
         return factory(**(args or {}))
     except (Exception, SystemExit) as problem:
-        raise ModelError(f"{name} could not be built: {type(problem).__name__}: {problem}; check its arguments") from problem
+        raise ModelError(f"{name} could not be built: {type(problem).__name__}: {problem}", "check its arguments") from problem
 
 
 def build_module(name: str, args: Mapping[str, Any] | None = None) -> nn.Module:
     """``call_factory``, for factories that return a module; raises ModelError where one returns anything else."""
     module = call_factory(name, args)
     if not isinstance(module, nn.Module):
-        raise ModelError(f"{name} returned a {type(module).__name__}, not a torch.nn.Module; name a factory of modules")
+        raise ModelError(f"{name} returned a {type(module).__name__}, not a torch.nn.Module", "name a factory of modules")
     return module
 
 
@@ -55,19 +55,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if missing or unknown:
         parts = [f"lacks {_some(missing)}"] if missing else []
         parts += [f"has unknown {_some(unknown)}"] if unknown else []
-        raise ModelError(f"weights {path} do not fit the model: the file {' and '.join(parts)}; use this model's weights")
+        raise ModelError(f"weights {path} do not fit the model: the file {' and '.join(parts)}", "use this model's weights")
     for key, tensor in state.items():
         if tensor.shape != wanted[key].shape:
             raise ModelError(
                 f"weights {path} do not fit the model: {key} is {tuple(tensor.shape)} in the file and "
-                f"{tuple(wanted[key].shape)} in the model; use this model's weights"
+                f"{tuple(wanted[key].shape)} in the model",
+                "use this model's weights",
             )
     versioned = OrderedDict(state)
     versioned._metadata = getattr(wanted, "_metadata", {})  # type: ignore[attr-defined]  # some modules read their version
     try:
         model.load_state_dict(versioned)
     except Exception as problem:
-        raise ModelError(f"weights {path} do not fit the model: {problem}; use this model's weights") from problem
+        raise ModelError(f"weights {path} do not fit the model: {problem}", "use this model's weights") from problem
 
 
 def weights_bytes(model: nn.Module) -> bytes:
@@ -84,24 +85,26 @@ def _find(module_name: str, factory_name: str, name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as problem:
-        raise ModelError(f"{name}: cannot import {module_name}: {type(problem).__name__}: {problem}; check the path") from problem
+        raise ModelError(
+            f"{name}: cannot import {module_name}: {type(problem).__name__}: {problem}", "check the path"
+        ) from problem
     finally:
         if added and here in sys.path:
             sys.path.remove(here)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise ModelError(f"{name}: {module_name} has no function or class {factory_name!r}; check the spelling")
+        raise ModelError(f"{name}: {module_name} has no function or class {factory_name!r}", "check the spelling")
     return factory
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ModelError(f"weights {path} do not exist; check the path")
+        raise ModelError(f"weights {path} do not exist", "check the path")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as problem:
-            raise ModelError(f"weights {path} are not valid safetensors: {problem}; make the file again") from None
+            raise ModelError(f"weights {path} are not valid safetensors: {problem}", "make the file again") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
@@ -109,12 +112,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
             reason = "it holds pickled objects besides tensors, or is damaged"
         raise ModelError(
-            f"weights {path} cannot be loaded safely: {reason}; save model.state_dict() with torch.save or as safetensors"
+            f"weights {path} cannot be loaded safely: {reason}", "save model.state_dict() with torch.save or as safetensors"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
-        raise ModelError(f"weights {path} hold no state_dict; save model.state_dict() with torch.save or as safetensors")
+        raise ModelError(f"weights {path} hold no state_dict", "save model.state_dict() with torch.save or as safetensors")
     return state
 
 

@@ -38,7 +38,7 @@ class LeNet(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """N x C x 28 x 28 -> logits N x classes; raises ModelError for another size."""
         if tuple(x.shape[-2:]) != (28, 28):
-            raise ModelError(f"LeNet takes pictures of 28x28, got {x.shape[-2]}x{x.shape[-1]}; set resize = 28")
+            raise ModelError(f"LeNet takes pictures of 28x28, got {x.shape[-2]}x{x.shape[-1]}", "set resize = 28")
         for layer in self:
             x = layer(x)
         return x

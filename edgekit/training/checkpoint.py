@@ -55,15 +55,15 @@ class State:
             try:
                 torch.save(content, temporary)
             except RuntimeError as problem:  # torch's writer reports a full disk this way
-                raise OutputError(f"cannot write {path}: {first_line(problem)}; free some disk space") from problem
+                raise OutputError(f"cannot write {path}: {first_line(problem)}", "free some disk space") from problem
 
     def load(self, path: Path, key: str) -> None:
         """Continue from a checkpoint of the same recipe; raises UsageError for another's, ModelError for a damaged one."""
         content = read_checkpoint(path)
         if content["key"] != key:
-            raise UsageError(f"{path} was made by other settings than this recipe's; edgekit train --restart begins anew")
+            raise UsageError(f"{path} was made by other settings than this recipe's", "edgekit train --restart begins anew")
         if content.get("steps_per_epoch") != self.steps_per_epoch:
-            raise UsageError(f"{path} was made on another number of pictures; edgekit train --restart begins anew")
+            raise UsageError(f"{path} was made on another number of pictures", "edgekit train --restart begins anew")
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
@@ -73,7 +73,7 @@ class State:
             self.totals, self.seconds = content["totals"].to(self.totals.device), content["seconds"]
             self.history = msgspec.convert(content["history"], list[Epoch])
         except (KeyError, RuntimeError, TypeError, ValueError, msgspec.ValidationError) as problem:
-            raise ModelError(f"checkpoint {path} is damaged: {problem}; edgekit train --restart begins anew") from None
+            raise ModelError(f"checkpoint {path} is damaged: {problem}", "edgekit train --restart begins anew") from None
 
 
 def training_key(recipe: Recipe) -> str:
@@ -102,7 +102,7 @@ def resumable(recipe: Recipe, run: Path) -> bool:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, loaded without unpickling code; raises ModelError when there is none or it is damaged."""
     if not path.is_file():
-        raise ModelError(f"there is no checkpoint {path} to continue from; train without --resume")
+        raise ModelError(f"there is no checkpoint {path} to continue from", "train without --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or content.get("version") != CHECKPOINT_VERSION:
@@ -111,7 +111,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = first_line(problem)
         if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
             reason = "it holds pickled objects besides tensors, or is cut short"
-        raise ModelError(f"checkpoint {path} is damaged: {reason}; edgekit train --restart begins anew") from None
+        raise ModelError(f"checkpoint {path} is damaged: {reason}", "edgekit train --restart begins anew") from None
     return content
 
 

@@ -64,7 +64,7 @@ def fit(
     """
     place = pick_device(device)
     if begin == "anew" and unfinished(run):
-        raise UsageError(f"{run} holds an unfinished training; --resume continues it, --restart begins anew")
+        raise UsageError(f"{run} holds an unfinished training", "--resume continues it, --restart begins anew")
     check_writable(run)
     reuse_memory()
     torch.manual_seed(recipe.train.seed)
@@ -97,10 +97,10 @@ def _train_all(state: State, job: EpochWork, run: Path, key: str, progress: Prog
 def pick_device(name: str) -> torch.device:
     """``auto`` -> CUDA where there is one, else the CPU; raises MissingError where it is not, UsageError for other names."""
     if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"no device {name!r}; use auto, cpu or cuda")
+        raise UsageError(f"no device {name!r}", "use auto, cpu or cuda")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise MissingError("torch finds no usable CUDA device on this machine; use --device cpu, or see edgekit doctor")
+        raise MissingError("torch finds no usable CUDA device on this machine", "use --device cpu, or see edgekit doctor")
     return torch.device("cuda" if available and name in ("auto", "cuda") else "cpu")
 
 
@@ -115,12 +115,14 @@ def _check_fit(model: nn.Module, recipe: Recipe, training: Batches, classes: int
         raise
     except Exception as problem:
         reason = first_line(problem)
-        raise ModelError(f"{recipe.model.name} does not take pictures of {shape}: {reason}; see data and model.args") from problem
+        raise ModelError(
+            f"{recipe.model.name} does not take pictures of {shape}: {reason}", "see data and model.args"
+        ) from problem
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, classes):
         given = f"{'x'.join(map(str, logits.shape))} values" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ModelError(
-            f"{recipe.model.name} gives {given} for 2 pictures, but the data has {classes} classes; "
-            f"let it return logits of 2x{classes}, see model.args"
+            f"{recipe.model.name} gives {given} for 2 pictures, but the data has {classes} classes",
+            f"let it return logits of 2x{classes}, see model.args",
         )
 
 
@@ -134,7 +136,7 @@ def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], prog
         return
     loss, correct, seen = state.totals.tolist()
     if not math.isfinite(loss):
-        raise RecipeError(f"the loss became {loss / seen} in epoch {state.epoch + 1}; lower train.learning_rate")
+        raise RecipeError(f"the loss became {loss / seen} in epoch {state.epoch + 1}", "lower train.learning_rate")
     test_accuracy = accuracy(state.model, job.test, job.settings.channels_last)
     seconds = state.seconds + time.perf_counter() - started
     rate = float(state.optimizer.param_groups[0]["lr"])

@@ -109,7 +109,7 @@ class OrtSession:
     def _failure(self, feed: Feed, problem: Exception) -> BundleError:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
         remedy = "export it again" if self._device == "cpu" else "use smaller batches, or see whether ort-cpu runs it"
-        return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}; {remedy}")
+        return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}", remedy)
 
     def __enter__(self) -> OrtSession:
         return self
@@ -126,15 +126,15 @@ def read_for_session(path: Path) -> bytes:
         elsewhere = tensor_elsewhere(content)
         compiled = COMPILED.encode() in content and COMPILED in operators(content)  # it may be a part of another name
     except ValueError as problem:
-        raise BundleError(f"{path} is not a whole ONNX file: {problem}; export it again") from None
+        raise BundleError(f"{path} is not a whole ONNX file: {problem}", "export it again") from None
     if elsewhere is not None:  # given bytes, ONNX Runtime looks for it in the current folder
         raise BundleError(
-            f"{path} keeps weights in another file, which no checksum covers; export the model again with its weights inside"
+            f"{path} keeps weights in another file, which no checksum covers", "export the model again with its weights inside"
         )
     if compiled:  # a provider would load and run it
         raise BundleError(
-            f"{path} has an {COMPILED} node, which carries a program compiled elsewhere that nothing here can check; "
-            "export the model again without compiling it"
+            f"{path} has an {COMPILED} node, which carries a program compiled elsewhere that nothing here can check",
+            "export the model again without compiling it",
         )
     return content
 
@@ -170,10 +170,10 @@ def _open(content: bytes, path: Path, setup: Setup, providers: Sequence[tuple[st
     except Exception as problem:
         if kind != "ort-cpu" and _opens_on_cpu(content):
             raise FallbackError(
-                f"ONNX Runtime cannot use {PROVIDERS[kind]}: {first_line(problem)}; run edgekit doctor to see what is missing"
+                f"ONNX Runtime cannot use {PROVIDERS[kind]}: {first_line(problem)}", "run edgekit doctor to see what is missing"
             ) from problem
         raise BundleError(
-            f"ONNX Runtime refuses {path} on {PROVIDERS[kind]}: {first_line(problem)}; export it again"
+            f"ONNX Runtime refuses {path} on {PROVIDERS[kind]}: {first_line(problem)}", "export it again"
         ) from problem
 
 
@@ -251,8 +251,8 @@ def _check_provider(session: ort.InferenceSession, provider: str) -> None:
     used = session.get_providers()
     if not used or used[0] != provider:
         raise FallbackError(
-            f"ONNX Runtime was asked for {provider} and silently chose {', '.join(used) or 'nothing'}; "
-            "run edgekit doctor to see what is missing"
+            f"ONNX Runtime was asked for {provider} and silently chose {', '.join(used) or 'nothing'}",
+            "run edgekit doctor to see what is missing",
         )
 
 
@@ -263,8 +263,8 @@ def _check_used(session: ort.InferenceSession, provider: str) -> None:
     used = list(dict.fromkeys(part.ep_name for part in session.get_provider_graph_assignment_info()))
     if provider not in used:
         raise FallbackError(
-            f"ONNX Runtime was asked for {provider}, which took no node of the model: all went to "
-            f"{', '.join(used) or 'nothing'}; use ort-cuda"
+            f"ONNX Runtime was asked for {provider}, which took no node of the model: all went to {', '.join(used) or 'nothing'}",
+            "use ort-cuda",
         )
 
 
@@ -276,5 +276,6 @@ def _check_names(session: ort.InferenceSession, files: ModelFiles) -> None:
         if [item.name for item in found] != [spec.name for spec in wanted]:
             raise BundleError(
                 f"{files.onnx} has the {what} {[item.name for item in found]} where the manifest says "
-                f"{[spec.name for spec in wanted]}; export the bundle again"
+                f"{[spec.name for spec in wanted]}",
+                "export the bundle again",
             )

@@ -153,5 +153,5 @@ class _Cuda:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(value, RuntimeError):
             raise ModelError(
-                f"PyTorch cannot {self._what} on CUDA: {first_line(value)}; use smaller batches, or torch on the CPU"
+                f"PyTorch cannot {self._what} on CUDA: {first_line(value)}", "use smaller batches, or torch on the CPU"
             ) from value

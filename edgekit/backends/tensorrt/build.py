@@ -82,7 +82,7 @@ def read_model(files: ModelFiles) -> OnnxFile:
     """The file in memory, checked once more: these bytes and no others are built."""
     content = read_bytes(files.onnx, "ONNX file", BundleError)
     if hashlib.sha256(content).hexdigest() != files.onnx_sha256:
-        raise BundleError(f"{files.onnx} changed while it was read; build again")
+        raise BundleError(f"{files.onnx} changed while it was read", "build again")
     return OnnxFile(files.onnx, content, files.inputs, files.outputs, files.precision)
 
 

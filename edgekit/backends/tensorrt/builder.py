@@ -48,11 +48,11 @@ def check_options(trt: TensorRT, options: BuildOptions) -> None:
     }
     for option, lacks in lacking.items():
         if lacks:
-            raise UsageError(f"{trt} does not have {option}{LACKING.get(option, '')}; leave it out, or use another --flavour")
+            raise UsageError(f"{trt} does not have {option}{LACKING.get(option, '')}", "leave it out, or use another --flavour")
     if not 0 <= options.level <= LARGEST_LEVEL:
-        raise UsageError(f"there is no optimisation level {options.level}; use 0 to {LARGEST_LEVEL} (usual: {DEFAULT_LEVEL})")
+        raise UsageError(f"there is no optimisation level {options.level}", f"use 0 to {LARGEST_LEVEL} (usual: {DEFAULT_LEVEL})")
     if options.workspace_mib is not None and not 1 <= options.workspace_mib <= LARGEST_WORKSPACE:
-        raise UsageError(f"a workspace of {options.workspace_mib} MiB is no size; give MiB from 1 to {LARGEST_WORKSPACE}")
+        raise UsageError(f"a workspace of {options.workspace_mib} MiB is no size", f"give MiB from 1 to {LARGEST_WORKSPACE}")
 
 
 def build_plan(

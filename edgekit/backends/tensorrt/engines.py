@@ -83,7 +83,7 @@ class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if fitting:
             return min(fitting)[1]
         there = ", ".join(map(str, profiles)) or "none, its batch is fixed"
-        raise EngineError(f"the engine takes no batch of {batch} (min:opt:max: {there}); build it with --batch {batch}")
+        raise EngineError(f"the engine takes no batch of {batch} (min:opt:max: {there})", f"build it with --batch {batch}")
 
 
 class Engine(NamedTuple):
@@ -155,15 +155,15 @@ def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
     key = _record_of(path).key
     here = key_of(trt, model, key.options)
     if key.onnx_sha256 != here.onnx_sha256:
-        raise EngineError(f"{path} is an engine of another file than {model.path}; give the bundle that it was built of")
+        raise EngineError(f"{path} is an engine of another file than {model.path}", "give the bundle that it was built of")
     may_differ = _may_differ(trt, key, here)
     differing = [one for one in key.__struct_fields__ if one not in may_differ and getattr(key, one) != getattr(here, one)]
     if differing:
         told = ", ".join(f"{WORDS.get(one, one.replace('_', ' '))} {_differences(key, here, one)}" for one in differing)
-        raise EngineError(f"{path} was built for something else ({told}); {build_again(path, key.options)}")
+        raise EngineError(f"{path} was built for something else ({told})", build_again(path, key.options))
     found = find_engine(key, Path(os.path.realpath(path)))
     if found is None:
-        raise EngineError(f"{path} is not the plan that its record tells of; {build_again(path, key.options)}")
+        raise EngineError(f"{path} is not the plan that its record tells of", build_again(path, key.options))
     return found
 
 
@@ -179,7 +179,7 @@ def _record_of(path: Path) -> EngineRecord:
         problem = f"is not an engine that edgekit built: its record {record_path(place).name} is not beside it"
     else:
         problem = f"is not an engine that this edgekit built: {record_path(place).name} is not a record of its own"
-    raise EngineError(f"engine {str(path)!r} {problem}; make it with edgekit build --output")
+    raise EngineError(f"engine {str(path)!r} {problem}", "make it with edgekit build --output")
 
 
 def _may_differ(trt: TensorRT, key: EngineKey, here: EngineKey) -> tuple[str, ...]:
@@ -237,7 +237,7 @@ def read_record(path: Path) -> EngineRecord | None:
 def check_names_a_file(path: Path) -> None:
     """Raise OutputError where neither an engine nor its record could ever be written: a folder, a pipe, an endless name."""
     if path.name == "-":
-        raise OutputError("no engine is written to stdout, because its record goes beside it; give --output a file's name")
+        raise OutputError("no engine is written to stdout, because its record goes beside it", "give --output a file's name")
     destination(path)
     destination(record_path(path))
 
@@ -247,5 +247,6 @@ def check_engine_replaceable(path: Path) -> None:
     for place in (path, record_path(path)):
         if (place.exists() or place.is_symlink()) and read_record(path) is None:
             raise OutputError(
-                f"cannot write {path}: {place.name} is there and no engine of edgekit's; move it away or choose another --output"
+                f"cannot write {path}: {place.name} is there and no engine of edgekit's",
+                "move it away or choose another --output",
             )

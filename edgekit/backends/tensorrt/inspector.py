@@ -96,7 +96,7 @@ def engine_layers(document: str, computing: Set[str] = frozenset()) -> list[Engi
         if not isinstance(entries, list):
             raise TypeError
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise EngineError("the engine's description is not the JSON that TensorRT documents; build it again") from None
+        raise EngineError("the engine's description is not the JSON that TensorRT documents", "build it again") from None
     layers = [_layer(entry) for entry in entries]
     hidden = computing - {node for one in layers if one.computes for node in one.onnx_nodes}
     return [

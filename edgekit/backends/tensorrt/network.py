@@ -38,14 +38,14 @@ def check_axes(model: OnnxFile, has_profiles: bool) -> None:
     for spec, axis in free:
         if axis != BATCH:
             raise UsageError(
-                f"input {spec.name} of {model.path} leaves {axis} free, and --batch sizes only {BATCH}; fix that axis"
+                f"input {spec.name} of {model.path} leaves {axis} free, and --batch sizes only {BATCH}", "fix that axis"
             )
     if free and not has_profiles:
         raise UsageError(
-            f"input {free[0][0].name} of {model.path} leaves the batch free; say for which sizes, like --batch 1:8:32"
+            f"input {free[0][0].name} of {model.path} leaves the batch free", "say for which sizes, like --batch 1:8:32"
         )
     if has_profiles and not free:
-        raise UsageError(f"{model.path} has no free batch axis; leave out --batch")
+        raise UsageError(f"{model.path} has no free batch axis", "leave out --batch")
 
 
 def check_types(trt: TensorRT, model: OnnxFile) -> None:
@@ -53,8 +53,8 @@ def check_types(trt: TensorRT, model: OnnxFile) -> None:
     wide = [spec.name for spec in (*model.inputs, *model.outputs) if spec.dtype == "int64"]
     if wide and not trt.flavour.int64:
         raise EngineError(
-            f"{trt} has no int64 inputs and outputs, and {', '.join(wide)} of {model.path} is one; "
-            "export the model with int32 there, or run the bundle with ort-cpu"
+            f"{trt} has no int64 inputs and outputs, and {', '.join(wide)} of {model.path} is one",
+            "export the model with int32 there, or run the bundle with ort-cpu",
         )
 
 
@@ -93,7 +93,7 @@ def _check_graphs(path: Path, proto: Any) -> None:
     for graph in (proto.graph, *proto.functions):
         for node in graph.node:
             if not node.output:
-                raise BundleError(f"{path} has a {node.op_type} node that puts out nothing; export it again without")
+                raise BundleError(f"{path} has a {node.op_type} node that puts out nothing", "export it again without")
     calls = {
         (function.domain, function.name): {(node.domain, node.op_type) for node in function.node} for function in proto.functions
     }
@@ -102,7 +102,7 @@ def _check_graphs(path: Path, proto: Any) -> None:
         while left:
             for called in calls.get(left.pop(), ()):
                 if called == name:
-                    raise BundleError(f"{path} has a function {name[1]} that calls itself; export it again without")
+                    raise BundleError(f"{path} has a function {name[1]} that calls itself", "export it again without")
                 if called not in seen:
                     seen.add(called)
                     left.append(called)
@@ -141,8 +141,8 @@ def _check_tensors(network: Any, model: OnnxFile) -> None:
         asked = sorted(map(wanted, specs))
         if given != asked:
             raise EngineError(
-                f"TensorRT reads the {what} {', '.join(given)} from {model.path} where the manifest says {', '.join(asked)}; "
-                "export the bundle again"
+                f"TensorRT reads the {what} {', '.join(given)} from {model.path} where the manifest says {', '.join(asked)}",
+                "export the bundle again",
             )
 
 

@@ -121,8 +121,8 @@ class TensorRTSession:
         """Load a plan that has just been checked; raises StaleEngineError where it does not load or is of other tensors."""
         if built.record.precision.problems:
             raise EngineError(
-                f"the engine of {files.onnx} failed its check: {'; '.join(built.record.precision.problems)}; "
-                "run edgekit build on it to see all of it, or use ort-cpu"
+                f"the engine of {files.onnx} failed its check: {'; '.join(built.record.precision.problems)}",
+                "run edgekit build on it to see all of it, or use ort-cpu",
             )
         logger, name = start(trt), f"the engine {built.path}"
         # a version compatible plan carries its own runtime; its bytes were checked
@@ -230,7 +230,7 @@ class TensorRTSession:
         }
         if len(free) > 1:
             told = ", ".join(f"{name} {shape_text(shape)}" for name, shape in shapes.items())
-            raise EngineError(f"the inputs {told} are of different batch sizes; give all of them the same")
+            raise EngineError(f"the inputs {told} are of different batch sizes", "give all of them the same")
         return self._record.profile_for(free.pop()) if free else 0
 
     def _context(self, index: int) -> Any:
@@ -258,8 +258,8 @@ class TensorRTSession:
         if not fits:
             raise EngineError(
                 f"the engine gives {spec.name} of {shape_text(shape)} for inputs of "
-                f"{', '.join(map(shape_text, call.shapes.values()))}, and the manifest says {shape_text(spec.shape)}; "
-                "run the bundle with ort-cpu"
+                f"{', '.join(map(shape_text, call.shapes.values()))}, and the manifest says {shape_text(spec.shape)}",
+                "run the bundle with ort-cpu",
             )
         return shape
 
@@ -334,7 +334,7 @@ class TensorRTSession:
 
     def _check_open(self) -> None:
         if self._device.closed:
-            raise UsageError("this TensorRT engine is closed and its memory given back; open it again")
+            raise UsageError("this TensorRT engine is closed and its memory given back", "open it again")
 
     def __enter__(self) -> TensorRTSession:
         return self
