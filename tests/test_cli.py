@@ -694,6 +694,7 @@ def never(*args: object, **options: object) -> None:
 @pytest.mark.parametrize(
     ("where", "told"),
     [
+        ("-", "--output takes a file's name, and - is none; use --json"),
         ("folder", "cannot write folder: a folder of that name is there; choose another name"),
         ("plain/report.json", "cannot write "),
         (ENDLESS, "choose a shorter name"),

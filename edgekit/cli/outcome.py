@@ -20,7 +20,7 @@ from rich.progress import Progress as Bars
 from rich.segment import Segment
 from rich.text import Text
 
-from edgekit.errors import EdgekitError, Interrupted, first_line, printable
+from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
 from edgekit.files import check_outside, check_writable, destination, write_bytes
 from edgekit.progress import Advance, Progress
 from edgekit.reports.base import Report
@@ -65,6 +65,8 @@ def carry_out(
 
 
 def _check_output(output: Path, bundle: Path | None) -> None:
+    if output.name == "-":
+        raise OutputError("--output takes a file's name, and - is none", "use --json for the report on stdout")
     place = destination(output)
     if bundle is not None:
         check_outside(place, bundle)
