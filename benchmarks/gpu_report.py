@@ -4,8 +4,9 @@
     python benchmarks/gpu_report.py --with-cpu    # those on the CPU too, such as torch and ort-cpu, to compare with
     python benchmarks/gpu_report.py --on-cpu --results trial.json     # the same path where there is no GPU
 
-It takes '.[train,gpu]' and writes ``benchmarks/results/<gpu>.json``, anew after each bundle; then ``benchmarks/readme.py`` puts
-its table into the README. What is not here is skipped by name. What fails is named, the rest goes on, and the exit code is 1.
+It takes '.[train,gpu]' and writes ``benchmarks/results/<gpu>.json``, anew after each bundle; then ``docs/results.py`` puts
+its table into ``docs/results.md``. What is not here is skipped by name. What fails is named, the rest goes on, and the exit code
+is 1.
 
 A bundle's other side (unfolded, where the bundle is folded) is exported from its PyTorch weights. Each side is verified against
 the bundle's golden outputs and timed with all backends in turns; torch and torch-cuda run the original module beside either.

@@ -1,4 +1,4 @@
-"""The Markdown tables of ``benchmarks/gpu_report.py``'s result files, which ``benchmarks/readme.py`` puts into the README."""
+"""The Markdown tables of ``benchmarks/gpu_report.py``'s result files, which ``docs/results.py`` puts into docs/results.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README.md and docs/folding.md print is what there is, and works as it is printed there."""
+"""What README.md and the pages in docs/ print is what there is, and works as it is printed there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import command_pages
 import msgspec
 import numpy as np
 import pytest
@@ -60,23 +61,33 @@ def readme() -> str:
 
 def test_the_readme_knows_every_extra_and_no_other(readme: str, repository: Path) -> None:
     extras = msgspec.toml.decode((repository / "pyproject.toml").read_bytes())["project"]["optional-dependencies"]
-    named = {name for found in re.findall(r"'\.\[([\w,]+)\]'", readme) for name in found.split(",")}
-    assert named | set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", readme, re.MULTILINE)) >= set(extras)
+    table = (repository / "docs" / "install.md").read_text(encoding="utf-8")
+    named = {name for found in re.findall(r"'\.\[([\w,]+)\]'", readme + table) for name in found.split(",")}
+    assert set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", table, re.MULTILINE)) == set(extras)
+    assert set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", readme, re.MULTILINE)) <= set(extras)
     assert named <= set(extras)
 
 
-@pytest.mark.parametrize("name", ["build", "bench"])
-def test_the_readme_lists_every_option_of_a_command(readme: str, name: str) -> None:
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    ours = {one.opts[0] for one in command.params if one.param_type_name == "option"} - {"--help", "--json", "--debug"}
-    row = next(line for line in readme.splitlines() if line.startswith(f"| `edgekit {name} "))
-    everywhere = {"--backend", "--flavour", "--source", "--engine"} if name == "bench" else set()  # told of below the table
-    assert {option for option in ours if f"`{option}" not in row} <= everywhere
+def test_the_readme_knows_every_command_and_no_other(readme: str) -> None:
+    pages = re.findall(r"^\| \[`edgekit ([a-z ]+[a-z])[^`]*`\]\(docs/commands/([\w-]+)\.md\)", readme, re.MULTILINE)
+    assert [name for name, _ in pages] == [page.replace("-", " ") for _, page in pages]
+    assert {name for name, _ in pages} == set(command_pages.commands())
 
 
-def test_the_words_of_the_tour_are_those_that_it_is_made_with(readme: str) -> None:
+@pytest.mark.parametrize("name", command_pages.commands())
+def test_a_commands_page_lists_every_option(repository: Path, name: str) -> None:
+    command: Any = get_command(app)
+    for word in name.split():
+        command = command.commands[word]
+    options = {param.opts[0] for param in command.params if param.param_type_name == "option" and not param.hidden}
+    page = (repository / "docs" / "commands" / command_pages.file_of(name)).read_text(encoding="utf-8")
+    assert options <= set(re.findall(r"--[\w-]+", page))
+
+
+def test_the_words_of_the_tour_are_those_that_it_is_made_with() -> None:
+    page = tour.PAGE.read_text(encoding="utf-8")
     for about, _ in tour.STEPS:
-        assert f"\n{about}\n" in readme
+        assert f"\n{about}\n" in page
 
 
 def test_the_tours_picture_is_the_first_golden_input(repository: Path, tmp_path: Path) -> None:
@@ -91,9 +102,10 @@ def test_the_tours_picture_is_the_first_golden_input(repository: Path, tmp_path:
 
 @pytest.mark.parametrize(("read_from", "code"), [("engine", 0), ("both", 0), ("network", 1)])
 def test_the_line_for_ci_tells_an_engine_that_was_read_from_one_that_was_not(
-    readme: str, tmp_path: Path, read_from: str, code: int
+    repository: Path, tmp_path: Path, read_from: str, code: int
 ) -> None:
-    (line,) = re.findall(r"^python -c \"(import json; .*)\"$", readme, re.MULTILINE)
+    page = (repository / "docs" / "ci.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^python -c \"(import json; .*)\"$", page, re.MULTILINE)
     (tmp_path / "build.json").write_text(json.dumps({"precision": {"read_from": read_from}}))
     done = subprocess.run([sys.executable, "-c", line], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == code

@@ -1,4 +1,4 @@
-"""The table that the README shows of what ``benchmarks/gpu_report.py`` measured."""
+"""The table that docs/results.md shows of what ``benchmarks/gpu_report.py`` measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import gpu_table
 import pytest
-import readme
+import results
 
 from tests.fake_trt import GPU
 
@@ -68,7 +68,7 @@ def test_the_table_shows_both_sides_and_names_the_rest() -> None:
     ]
 
 
-def test_the_readme_takes_the_gpus_and_nothing_else_from_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_takes_the_gpus_and_nothing_else_from_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "accuracy.json").write_text('{"lenet": {}}')
     (tmp_path / "trial.json").write_text(json.dumps({**DOCUMENT, "gpu": {}}))
     assert gpu_table.summary(tmp_path) == gpu_table.NONE_YET
@@ -76,4 +76,4 @@ def test_the_readme_takes_the_gpus_and_nothing_else_from_the_results(tmp_path: P
     (tmp_path / "b.json").write_text(json.dumps(DOCUMENT))
     assert gpu_table.summary(tmp_path) == f"{gpu_table.markdown(DOCUMENT)}\n\n{gpu_table.markdown(DOCUMENT)}"
     monkeypatch.setattr(gpu_table, "summary", lambda: "the GPUs")
-    assert readme.numbers().endswith("\nthe GPUs\n")
+    assert results.numbers().endswith("\nthe GPUs\n")

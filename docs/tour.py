@@ -1,6 +1,6 @@
-"""Run the README's tour and write what it prints between the markers, so that the tour shown is one that was run.
+"""Run the tour and write what it prints between the markers of ``docs/tour.md``, so that the tour shown is one that was run.
 
-python benchmarks/tour.py        in the repository's root, after edgekit run recipes/lenet.toml
+python docs/tour.py        after edgekit run recipes/lenet.toml
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "tour.md"
 MARKERS = re.compile(r"(<!-- tour -->\n).*?(<!-- /tour -->)", re.DOTALL)
 BOOT = """\
 import numpy as np
@@ -22,7 +23,8 @@ Image.fromarray(((golden * 0.353 + 0.286) * 255).round().astype('uint8')).resize
 """
 STEPS = (
     (
-        "The first line above ends like this; a second time every step is skipped, because nothing has changed:",
+        "`edgekit run recipes/lenet.toml` trains, exports, verifies and times. A second time every step is skipped, because "
+        "nothing has changed:",
         "run recipes/lenet.toml",
     ),
     ("Every backend on this machine is held against the recorded float64 outputs:", "verify exported/lenet"),
@@ -51,6 +53,7 @@ SHOWN_LINES = 30
 
 
 def shown(arguments: str, scratch: Path) -> str:
+    """A command and what it prints, shortened where that is long."""
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
     command = [sys.executable, "-m", "edgekit", *arguments.format(scratch=scratch).split()]
     done = subprocess.run(
@@ -63,7 +66,8 @@ def shown(arguments: str, scratch: Path) -> str:
 
 
 def main() -> None:
-    parts = ["## A tour", ""]
+    """Run every step in a folder of its own and write the page."""
+    parts: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         for name in ("recipes", "exported", "runs"):
@@ -71,9 +75,8 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", BOOT], cwd=scratch, check=True)
         for about, arguments in STEPS:
             parts += [about, "", shown(arguments, scratch), ""]
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    readme.write_text(MARKERS.sub(lambda match: match.group(1) + "\n".join(parts) + match.group(2), text))
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(MARKERS.sub(lambda match: match.group(1) + "\n".join(parts) + match.group(2), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

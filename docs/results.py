@@ -1,7 +1,7 @@
-"""Write the README's numbers from the files in ``benchmarks/results``, so that none is typed by hand.
+"""Write the numbers of ``docs/results.md`` from the files in ``benchmarks/results``, so that none is typed by hand.
 
-python benchmarks/readme.py           rewrites the part between the markers
-python benchmarks/readme.py --check   exits with 1 when it is not up to date
+python docs/results.py           rewrites the part between the markers
+python docs/results.py --check   exits with 1 when it is not up to date
 """
 
 from __future__ import annotations
@@ -12,21 +12,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fold_zoo
-import gpu_table
-
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+sys.path.append(str(ROOT / "benchmarks"))
+
+import fold_zoo  # noqa: E402
+import gpu_table  # noqa: E402
+
+PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "benchmarks" / "results"
 MARKERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
 
 
 def read(name: str) -> dict[str, Any]:
+    """A result file's document."""
     document: dict[str, Any] = json.loads((RESULTS / name).read_text())
     return document
 
 
 def accuracy_table() -> list[str]:
+    """The lines of the table of trainings."""
     rows = ["| recipe | epochs | test accuracy | seeds | training time |", "|---|---|---|---|---|"]
     for name, result in sorted(read("accuracy.json").items()):
         spread = f" (spread {result['spread']:.4f})" if len(result["seeds"]) > 1 else ""
@@ -38,10 +42,13 @@ def accuracy_table() -> list[str]:
 
 
 def numbers() -> str:
+    """Everything between the markers."""
     lenet, start = read("train_lenet.json"), read("start_up.json")
     machine = lenet["machine"]
     peaks = lenet["peak_mib_after_each_epoch"]["lenet-scratch"]
     lines = [
+        "## Accuracy and time",
+        "",
         f"Measured on {machine['cores']} cores of an {machine['cpu']}, torch {lenet['torch']}:",
         "",
         *accuracy_table(),
@@ -53,10 +60,14 @@ def numbers() -> str:
         f"- `edgekit --help` takes {start['median_seconds']['edgekit --help']:.2f} s, of which "
         f"{start['median_seconds']['python']:.2f} s are the Python interpreter's.",
         "",
-        "What each tool leaves of the batch norms of a zoo (random weights, all four tensors of each norm randomised;",
-        "`benchmarks/fold_zoo.py` says what is counted):",
+        "## What each tool leaves of batch norm",
+        "",
+        "In a zoo of models with random weights, all four tensors of each norm randomised. `benchmarks/fold_zoo.py` says what is",
+        "counted.",
         "",
         fold_zoo.summary(),
+        "",
+        "## On a GPU",
         "",
         gpu_table.summary(),
         "",
@@ -65,13 +76,14 @@ def numbers() -> str:
 
 
 def main() -> None:
-    text = README.read_text()
+    """Write the page, or hold it against the result files."""
+    text = PAGE.read_text(encoding="utf-8")
     if not MARKERS.search(text):
-        sys.exit("README.md has no <!-- numbers --> ... <!-- /numbers --> part")
+        sys.exit(f"{PAGE} has no <!-- numbers --> ... <!-- /numbers --> part; put it in")
     wanted = MARKERS.sub(lambda match: match.group(1) + numbers() + match.group(2), text)
     if "--check" in sys.argv:
-        sys.exit(0 if wanted == text else "README.md's numbers are not those of benchmarks/results; run benchmarks/readme.py")
-    README.write_text(wanted)
+        sys.exit(0 if wanted == text else "docs/results.md has not the numbers of benchmarks/results; run python docs/results.py")
+    PAGE.write_text(wanted, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,106 @@
+"""Write a page for each command into ``docs/commands``: what ``--help`` prints.
+
+python docs/command_pages.py           writes them
+python docs/command_pages.py --check   exits with 1 when one is not up to date
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from edgekit.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs" / "commands"
+COLUMNS = "92"  # what a page of the theme shows without scrolling
+INDEX = """\
+# Commands
+
+Every command takes `--json` (one document on stdout, nothing else there) and has an example under `--help`. Without `--json`,
+tables go to stdout; progress and errors always go to stderr. `edgekit --install-completion` sets up tab completion. Exit codes:
+
+| code | meaning |
+|---|---|
+| 0 | all well |
+| 1 | a check failed: parity, accuracy, a latency budget |
+| 2 | wrong usage, bad input, or something missing on this machine |
+| 130 | stopped by Ctrl-C |
+
+`--backend` takes a *setup*: a backend's name with its own options, as in `--backend "ort-cpu threads=4"` or `--backend "tensorrt
+cuda-graph"`, so that one command compares several ways to run a bundle. Every row of a report bears its setup. The backends are
+`torch`, `torch-cuda`, `ort-cpu`, `ort-cuda`, `ort-tensorrt` and `tensorrt`; another package can [add one](../backend.md).
+
+`edgekit run` takes up an interrupted training of the same recipe by itself; `edgekit train` asks for `--resume` or `--restart`.
+
+| command | what it does |
+|---|---|
+"""
+
+
+def commands() -> dict[str, str]:
+    """What every command does, by its words: ``verify``, ``data fetch``."""
+    return dict(_below(get_command(app), ()))
+
+
+def pages() -> dict[str, str]:
+    """What every file of the folder should hold."""
+    every = commands()
+    rows = [f"| [`edgekit {name}`]({file_of(name)}) | {about} |" for name, about in every.items()]
+    tree = ["```{toctree}", ":hidden:", "", *(file_of(name).removesuffix(".md") for name in every), "```"]
+    texts = {"index.md": "\n".join([INDEX + "\n".join(rows), "", *tree, ""])}
+    return texts | {file_of(name): page(name) for name in every}
+
+
+def file_of(name: str) -> str:
+    """The file of a command's page."""
+    return f"{name.replace(' ', '-')}.md"
+
+
+def page(name: str) -> str:
+    """One command, in the words of its ``--help``."""
+    return f"# edgekit {name}\n\n```text\n$ edgekit {name} --help\n{printed(name)}\n```\n"
+
+
+def printed(name: str) -> str:
+    """What ``edgekit NAME --help`` prints in a terminal of 92 columns, without colours."""
+    colours = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "_TYPER_FORCE_DISABLE_TERMINAL")
+    environment = {key: value for key, value in os.environ.items() if key not in colours}
+    environment |= {"COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "edgekit", *name.split(), "--help"]
+    output = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    return "\n".join(line.rstrip() for line in output.splitlines()).strip("\n")
+
+
+def _below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield " ".join(words), " ".join(command.help.split()).replace("<", "&lt;")
+        return
+    for name, sub in inner.items():
+        if not sub.hidden:
+            yield from _below(sub, (*words, name))
+
+
+def main() -> None:
+    """Write the pages, or hold them against the commands."""
+    wanted = pages()
+    present = {path.name: path.read_text(encoding="utf-8") for path in PAGES.glob("*.md")}
+    if sys.argv[1:] == ["--check"]:
+        stale = sorted(name for name in wanted.keys() | present.keys() if wanted.get(name) != present.get(name))
+        sys.exit(f"docs/commands: {', '.join(stale)} not as --help has it; run python docs/command_pages.py" if stale else 0)
+    PAGES.mkdir(exist_ok=True)
+    for name in present.keys() - wanted.keys():
+        (PAGES / name).unlink()
+    for name, text in wanted.items():
+        (PAGES / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Write the tables of ``docs/recipes.md``: every key of a recipe, its type, bounds and default, from the structs.
+
+python docs/recipe_keys.py           rewrites the part between the markers
+python docs/recipe_keys.py --check   exits with 1 when it is not up to date
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect as types
+
+from edgekit.recipe import Recipe
+
+PAGE = Path(__file__).parent / "recipes.md"
+MARKERS = re.compile(r"(<!-- keys -->\n).*?(<!-- /keys -->)", re.DOTALL)
+MEANINGS = {
+    "name": "names the folders under `runs/` and `exported/`: letters, digits, `.`, `-` and `_`",
+    "data.dataset": "which pictures",
+    "data.path": "the folder of an `image-folder`, relative to the recipe",
+    "data.resize": "one side, or `[height, width]`; an `image-folder` needs it",
+    "data.color": "`grey` for `fashion-mnist` and `rgb` for an `image-folder` if left out",
+    "data.mean": "one number a channel, of pixels from 0 to 1; measured on the training pictures if left out; goes with `std`",
+    "data.std": "one number a channel; goes with `mean`",
+    "data.test_fraction": "the share set aside for the test, where an `image-folder` has no `train/` and `test/`",
+    "model.name": "a shipped model (`edgekit models`) or an import path `package.module:factory`",
+    "model.args": "the factory's arguments, as a table `[model.args]`",
+    "train.epochs": "how often every picture is seen",
+    "train.batch_size": "pictures a step",
+    "train.optimizer": "Adam (with decoupled weight decay) or SGD with momentum",
+    "train.learning_rate": "the schedule's highest",
+    "train.weight_decay": "how strongly weights are pulled to zero",
+    "train.schedule": "one cycle up and down, or the same rate throughout",
+    "train.label_smoothing": "the share of a label's weight that is spread over all classes",
+    "train.flip": "mirror half of the training pictures",
+    "train.precision": "what forward and backward passes compute in; weights stay float32",
+    "train.channels_last": "lay pictures out as N x H x W x C in memory; faster for larger networks",
+    "train.seed": "of the weights, the order of pictures, and flips",
+    "train.min_accuracy": "below it on the test set the command fails with exit code 1",
+    "export.fold_bn": "fold batch norm into the layers around it",
+    "export.opset": "the ONNX opset of the file",
+    "export.golden": "how many test pictures are recorded with their reference outputs",
+    "verify.atol": "absolute tolerance: an output passes when max\\|y - r\\| <= atol + rtol max\\|r\\|",
+    "verify.rtol": "tolerance relative to the reference's scale",
+    "verify.top1": "the least share of samples whose largest value is in the reference's place",
+    "bench.batch": "batch sizes",
+    "bench.threads": "threads of each backend; all cores if left out",
+    "bench.seconds": "recorded time for each backend, batch and boundary",
+    "bench.budget_ms": "above it, the end-to-end median of the first batch fails the command with exit code 1",
+}
+
+
+def keys() -> dict[str, types.Field]:
+    """Every key of a recipe by its dotted name."""
+    return dict(_below(Recipe, ""))
+
+
+def tables() -> str:
+    """What stands between the markers."""
+    sections: dict[str, list[str]] = {}
+    for name, field in keys().items():
+        table, _, key = name.rpartition(".")
+        sections.setdefault(table, []).append(f"| `{key}` | {_kind(field.type)} | {_default(field)} | {MEANINGS[name]} |")
+    parts = []
+    for table, rows in sections.items():
+        title = f"## `[{table}]`" if table else "## At the top"
+        about = _about(table).replace("<", r"\<").replace(" * ", " ")
+        parts += [
+            title,
+            "",
+            *([about, ""] if about else []),
+            "| key | type | default | what it says |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def _below(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, types.Field]]:
+    for field in _fields(struct):
+        if isinstance(field.type, types.StructType):
+            yield from _below(field.type.cls, f"{prefix}{field.encode_name}.")
+        else:
+            yield f"{prefix}{field.encode_name}", field
+
+
+def _fields(struct: type[msgspec.Struct]) -> tuple[types.Field, ...]:
+    described = types.type_info(struct)
+    assert isinstance(described, types.StructType)
+    return described.fields
+
+
+def _about(table: str) -> str:
+    if not table:
+        return ""
+    (struct,) = (field.type for field in _fields(Recipe) if field.encode_name == table)
+    assert isinstance(struct, types.StructType)
+    return inspect.cleandoc(struct.cls.__doc__ or "").splitlines()[0].replace("``", "`")
+
+
+def _kind(kind: types.Type) -> str:
+    """A type in words: ``number, above 0``."""
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_kind(part) for part in kind.types if not isinstance(part, types.NoneType))
+    if isinstance(kind, types.LiteralType):
+        return " or ".join(f'`"{value}"`' for value in kind.values)
+    if isinstance(kind, types.VarTupleType):
+        return "list of " + _kind(kind.item_type).replace("number", "numbers", 1)
+    if isinstance(kind, (types.IntType, types.FloatType)):
+        return _bounded("whole number" if isinstance(kind, types.IntType) else "number", kind)
+    names: dict[type[types.Type], str] = {types.BoolType: "true or false", types.StrType: "text", types.DictType: "table"}
+    return names[type(kind)]
+
+
+def _bounded(name: str, kind: Any) -> str:
+    bounds = (("from", kind.ge), ("above", kind.gt), ("to", kind.le), ("below", kind.lt))
+    return " ".join([name, *(f"{word} {limit}" for word, limit in bounds if limit is not None)])
+
+
+def _default(field: types.Field) -> str:
+    if field.required:
+        return "**needed**"
+    if field.default in (None, msgspec.NODEFAULT):
+        return ""
+    text = msgspec.json.encode(field.default).decode().replace(",", ", ")
+    return f"`{text}`"
+
+
+def main() -> None:
+    """Write the tables, or hold them against the structs."""
+    text = PAGE.read_text(encoding="utf-8")
+    wanted = MARKERS.sub(lambda match: match.group(1) + tables() + match.group(2), text)
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(0 if wanted == text else "docs/recipes.md has not the keys of the structs; run python docs/recipe_keys.py")
+    PAGE.write_text(wanted, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

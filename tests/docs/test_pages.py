@@ -1,0 +1,81 @@
+"""The front page is short and its links lead somewhere; pages that scripts write are up to date; the tutorial runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import command_pages
+import pytest
+import recipe_keys
+
+from edgekit.recipe import Recipe
+
+CHECKED = ("results", "recipe_keys", "command_pages", "way", "manifest_schema")
+BLOCKS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub and Sphinx call the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_front_page_can_be_read_at_one_go(repository: Path) -> None:
+    assert len((repository / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_a_link_of_a_page_outside_docs_leads_to_a_file_and_a_heading(repository: Path, name: str) -> None:
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", (repository / name).read_text(encoding="utf-8"))
+    for target, anchor in links:
+        if "://" not in target:
+            assert (repository / target).exists(), target
+            assert not anchor or anchor in anchors(repository / (target or name)), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("script", CHECKED)
+def test_what_a_script_writes_is_up_to_date(repository: Path, script: str) -> None:
+    command = [sys.executable, f"docs/{script}.py", "--check"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_script_that_checks_a_page_is_run_in_ci_and_here(repository: Path) -> None:
+    scripts = {path.stem for path in (repository / "docs").glob("*.py") if '"--check"' in path.read_text(encoding="utf-8")}
+    assert scripts == set(CHECKED)
+    (line,) = re.findall(r"^for script in (.*); do$", (repository / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(line.split()) == scripts
+
+
+@pytest.mark.parametrize("module", [command_pages, recipe_keys])
+def test_a_page_that_is_not_up_to_date_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", "--check"])
+    stale = tmp_path / "page.md"
+    stale.write_text("<!-- keys -->\n<!-- /keys -->\n")
+    monkeypatch.setattr(module, "PAGE" if module is recipe_keys else "PAGES", stale if module is recipe_keys else tmp_path)
+    with pytest.raises(SystemExit, match=r"run python docs/"):
+        module.main()
+
+
+def test_every_key_of_a_recipe_has_a_meaning_and_no_other() -> None:
+    assert set(recipe_keys.keys()) == set(recipe_keys.MEANINGS)
+    tables = {name.partition(".")[0] for name in recipe_keys.keys() if "." in name}  # noqa: SIM118
+    assert tables | {"name"} == set(Recipe.__struct_fields__)
+
+
+def test_the_tutorial_prints_what_it_says(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    text = (repository / "docs" / "batch-norm.md").read_text(encoding="utf-8")
+    blocks = BLOCKS.findall(text)
+    assert len(blocks) == text.count("```python") == 8
+    names: dict[str, Any] = {}
+    for code, wanted in blocks:
+        with redirect_stdout(StringIO()) as output:
+            exec(code, names)
+        assert output.getvalue() == wanted
