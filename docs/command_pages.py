@@ -19,7 +19,7 @@ from edgekit.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "commands"
-COLUMNS = "92"  # what a page of the theme shows without scrolling
+COLUMNS = "88"  # what a page of the theme shows without scrolling
 INDEX = """\
 # Commands
 
@@ -69,7 +69,7 @@ def page(name: str) -> str:
 
 
 def printed(name: str) -> str:
-    """What ``edgekit NAME --help`` prints in a terminal of 92 columns, without colours."""
+    """What ``edgekit NAME --help`` prints in a terminal of 88 columns, without colours."""
     colours = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "_TYPER_FORCE_DISABLE_TERMINAL")
     environment = {key: value for key, value in os.environ.items() if key not in colours}
     environment |= {"COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
