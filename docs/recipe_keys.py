@@ -33,7 +33,7 @@ MEANINGS = {
     "model.args": "the factory's arguments, as a table `[model.args]`",
     "train.epochs": "how often every picture is seen",
     "train.batch_size": "pictures a step",
-    "train.optimizer": "Adam (with decoupled weight decay) or SGD with momentum",
+    "train.optimizer": "AdamW, or SGD with Nesterov momentum 0.9",
     "train.learning_rate": "the schedule's highest",
     "train.weight_decay": "how strongly weights are pulled to zero",
     "train.schedule": "one cycle up and down, or the same rate throughout",
