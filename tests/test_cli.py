@@ -373,7 +373,7 @@ def test_a_failed_check_is_exit_1_and_a_passed_one_exit_0(run: Command, bundle: 
 
 def test_tables_go_to_stdout_and_carry_the_verdict(run: Command, bundle: Path, tmp_path: Path) -> None:
     found = {
-        "verify": run("verify", bundle),
+        "verify": run("verify", bundle, "-v"),
         "bench": run("bench", bundle, "--batch", "1", "--seconds", "0.01"),
         "inspect": run("inspect", bundle),
         "predict": run("predict", bundle, picture(tmp_path / "p.png")),

@@ -89,11 +89,12 @@ class Memory(io.StringIO):
     encoding = "utf-8"
 
 
-def printed(report: Report | Page, width: int = 120, encoding: str = "utf-8") -> str:
+def printed(report: Report | Page, width: int = 120, encoding: str = "utf-8", verbose: bool = False) -> str:
     """What a console of this width shows."""
     memory = Memory()
     memory.encoding = encoding
-    draw(report.page() if isinstance(report, Report) else report, Console(file=memory, width=width, emoji=False))
+    page = report.page() if isinstance(report, Report) else report
+    draw(page, Console(file=memory, width=width, emoji=False), verbose=verbose)
     return memory.getvalue()
 
 
@@ -290,7 +291,7 @@ def test_text_is_never_markup_and_never_obeyed(report: Report) -> None:
     page = odd(report).page()
     carriers = [text for text in texts(page) if ODD in text]
     assert carriers
-    wide = printed(page, 5000)
+    wide = printed(page, 5000) + printed(page, 5000, verbose=True)
     for text in carriers:
         assert visible(text) in wide
         assert visible(text).count(SHOWN) == text.count(ODD)
@@ -326,7 +327,7 @@ def test_a_console_that_has_only_ascii_gets_the_sign_in_ascii() -> None:
 
 def test_those_that_are_absent_for_one_reason_share_a_line() -> None:
     skipped = (Skipped("a", "no driver", "install it"), Skipped("b", "no"), Skipped("c", "no driver", "install it"))
-    assert printed(VerifyReport("b", "", (), (*skipped, Skipped("d", "no driver", "ask")))).splitlines()[-3:] == [
+    assert printed(VerifyReport("b", "", (), (*skipped, Skipped("d", "no driver", "ask"))), verbose=True).splitlines()[-3:] == [
         "not present: a, c: no driver; install it",
         "not present: b: no",
         "not present: d: no driver; ask",
@@ -370,8 +371,8 @@ def test_noise_is_numbered_and_told_below() -> None:
 
 def test_a_speed_up_of_which_little_is_known_is_withheld() -> None:
     wide = msgspec.structs.replace(BENCH.comparisons[0], low=1.0, high=1.51)
-    assert "- (1.00 .. 1.51)" in printed(change(BENCH, comparisons=(wide,)))
-    assert "1.50 (1.00 .. 1.50)" in printed(change(BENCH, comparisons=(msgspec.structs.replace(wide, high=1.5),)))
+    assert "- (1.00 .. 1.51)" in words(printed(change(BENCH, comparisons=(wide,))))
+    assert "1.50 (1.00 .. 1.50)" in words(printed(change(BENCH, comparisons=(msgspec.structs.replace(wide, high=1.5),))))
 
 
 def test_a_builder_says_only_what_it_has() -> None:

@@ -36,6 +36,7 @@ from edgekit.cli.options import (
     Threads,
     TorchSource,
     Variant,
+    Verbose,
     Weights,
     Workspace,
 )  # fmt: skip
@@ -97,8 +98,8 @@ def run(
 @app.command(epilog="Example: edgekit train recipes/lenet.toml")
 def train(
     recipe: RecipePath,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Discard an interrupted training.")] = False,
+    resume: Annotated[bool, options.flag("--resume", help="Continue an interrupted training.")] = False,
+    restart: Annotated[bool, options.flag("--restart", help="Discard an interrupted training.")] = False,
     device: Device = "auto",
     runs: Runs = Path("runs"),
     json: Json = False,
@@ -122,18 +123,31 @@ def export(
     source: SourceName,
     fold_bn: Annotated[
         Optional[bool],
-        typer.Option("--fold-bn/--no-fold-bn", show_default="fold", help="Fold batch norm into the layer before it."),
+        options.flag("--fold-bn/--no-fold-bn", options.WRITTEN, help="Fold batch norm into the layer before it; usual."),
     ] = None,
-    opset: Annotated[Optional[int], typer.Option(min=18, max=26, show_default="20", help="ONNX opset.")] = None,
+    opset: Annotated[
+        Optional[int], options.option("--opset", metavar="N", min=18, max=26, show_default="20", help="ONNX opset.")
+    ] = None,
     output: BundleFolder = None,
     input_shape: InputShapes = None,
     weights: Weights = None,
     keep_weights: Annotated[
-        bool, typer.Option(help="Put the PyTorch weights into the bundle, for verify and bench with PyTorch.")
+        bool,
+        options.flag(
+            "--keep-weights/--no-keep-weights", options.WRITTEN, help="Also write the PyTorch weights, for verify and bench."
+        ),
     ] = True,
-    mean: Annotated[Optional[str], typer.Option(help="Preprocessing of an import path, e.g. 0.485,0.456,0.406")] = None,
-    std: Annotated[Optional[str], typer.Option(help="Preprocessing of an import path, e.g. 0.229,0.224,0.225")] = None,
-    labels: Annotated[Optional[Path], typer.Option(help="Labels of an import path, one a line.")] = None,
+    mean: Annotated[
+        Optional[str],
+        options.option("--mean", panel=options.MODEL, metavar="M,M,M", help="Of its pictures, like 0.485,0.456,0.406."),
+    ] = None,
+    std: Annotated[
+        Optional[str],
+        options.option("--std", panel=options.MODEL, metavar="S,S,S", help="Of its pictures, like 0.229,0.224,0.225."),
+    ] = None,
+    labels: Annotated[
+        Optional[Path], options.option("--labels", panel=options.MODEL, metavar="FILE", help="Its labels, one a line.")
+    ] = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
@@ -164,13 +178,21 @@ def verify(
     bundle: BundlePath,
     backend: Backends = None,
     variant: Variant = None,
-    atol: Annotated[Optional[float], typer.Option(min=0, show_default="the manifest's", help="Absolute tolerance.")] = None,
-    rtol: Annotated[Optional[float], typer.Option(min=0, help="Tolerance relative to the scale, below 1.")] = None,
+    atol: Annotated[
+        Optional[float], options.option("--atol", metavar="X", min=0, show_default="the manifest's", help="Absolute tolerance.")
+    ] = None,
+    rtol: Annotated[
+        Optional[float],
+        options.option(
+            "--rtol", metavar="X", min=0, show_default="the manifest's", help="Tolerance relative to the scale, below 1."
+        ),
+    ] = None,
     cuda_graph: CudaGraph = False,
     flavour: Flavour = None,
     engine: Engine = None,
     source: TorchSource = None,
     output: Output = None,
+    verbose: Verbose = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -183,26 +205,32 @@ def verify(
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
         return verify_bundle(bundle, setups, tolerance=limits, progress=progress)
 
-    _carry_out(action, json, debug, output, bundle)
+    _carry_out(action, json, debug, output, bundle, verbose)
 
 
 @app.command(epilog="Example: edgekit bench exported/lenet --batch 1,8,32 --threads 1 --json > bench.json")
 def bench(
     bundle: BundlePath,
-    batch: Annotated[str, typer.Option(metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
+    batch: Annotated[str, options.option("--batch", metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
     threads: Threads = None,
-    seconds: Annotated[float, typer.Option(help="Recorded time per backend, batch and boundary.")] = 1.0,
+    seconds: Annotated[
+        float, options.option("--seconds", metavar="S", help="Recorded time per backend, batch and boundary.")
+    ] = 1.0,
     budget_ms: Annotated[
-        Optional[float], typer.Option(help="Exit code 1 when an end-to-end median of the first batch is above this.")
+        Optional[float],
+        options.option(
+            "--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."
+        ),
     ] = None,
     cuda_graph: CudaGraph = False,
-    layers: Annotated[bool, typer.Option("--layers", help="Then also what each layer takes: ort-cpu, tensorrt.")] = False,
+    layers: Annotated[bool, options.flag("--layers", help="Then also what each layer takes: ort-cpu, tensorrt.")] = False,
     backend: Backends = None,
     variant: Variant = None,
     flavour: Flavour = None,
     engine: Engine = None,
     source: TorchSource = None,
     output: Output = None,
+    verbose: Verbose = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -220,7 +248,7 @@ def bench(
         )
         return bench_bundle(bundle, setups, timing, budget_ms=limit, layers=layers, progress=progress)
 
-    _carry_out(action, json, debug, output, bundle)
+    _carry_out(action, json, debug, output, bundle, verbose)
 
 
 @app.command(epilog="Example: edgekit build exported/lenet --batch 1:8:32 --output lenet.plan")
@@ -233,17 +261,19 @@ def build(
     workspace: Workspace = None,
     level: Level = None,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="For every GPU from Ampere on; usually slower.")
+        bool, options.flag("--hardware-compatible", help="For every GPU from Ampere on; usually slower.")
     ] = False,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="For later releases of the same major version of TensorRT.")
+        bool, options.flag("--version-compatible", help="For later releases of the same major version of TensorRT.")
     ] = False,
-    tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 products be rounded to 10 bits; faster.")] = False,
+    tf32: Annotated[bool, options.flag("--tf32", help="Let float32 products be rounded to 10 bits; faster.")] = False,
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="TensorRT-RTX: build what bench --cuda-graph can record.")
+        bool, options.flag("--cuda-graph", help="TensorRT-RTX: build what bench --cuda-graph can record.")
     ] = False,
-    output: Annotated[Optional[Path], typer.Option(help="The engine's file; in edgekit's cache if left out.")] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build even if a fitting engine is there.")] = False,
+    output: Annotated[
+        Optional[Path], options.option("--output", metavar="FILE", show_default="in edgekit's cache", help="The engine's file.")
+    ] = None,
+    rebuild: Annotated[bool, options.flag("--rebuild", help="Build even if a fitting engine is there.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -274,7 +304,7 @@ def build(
 def inspect(
     target: Annotated[
         str,
-        typer.Argument(metavar="BUNDLE|FILE.onnx|SOURCE", help="What to look into.", autocompletion=options.model_names),
+        typer.Argument(metavar="BUNDLE|FILE.onnx|SOURCE", help="What to look into.", autocompletion=options.source_names),
     ],
     variant: Variant = None,
     input_shape: InputShapes = None,
@@ -296,12 +326,12 @@ def inspect(
 @app.command(epilog="Example: edgekit predict exported/lenet shirt.png boot.png")
 def predict(
     bundle: BundlePath,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any size.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures of any size.")],
     backend: Backend = "ort-cpu",
     variant: Variant = None,
     flavour: Flavour = None,
     engine: Engine = None,
-    top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
+    top: Annotated[int, options.option("--top", metavar="N", min=1, help="How many labels to show.")] = 3,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -390,8 +420,13 @@ def main() -> NoReturn:
 
 
 def _carry_out(
-    action: Callable[[Progress], Report], json: bool, debug: bool, output: Path | None = None, bundle: Path | None = None
+    action: Callable[[Progress], Report],
+    json: bool,
+    debug: bool,
+    output: Path | None = None,
+    bundle: Path | None = None,
+    verbose: bool = False,
 ) -> NoReturn:
     from edgekit.cli.outcome import carry_out
 
-    carry_out(action, json, debug, output, bundle)
+    carry_out(action, json, debug, output, bundle, verbose)

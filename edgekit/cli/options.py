@@ -47,77 +47,182 @@ def dataset_names() -> list[str]:
     return list(FETCHED)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Output = Annotated[Optional[Path], typer.Option("--output", metavar="FILE", help="Also write the JSON report to this file.")]
-BundleFolder = Annotated[Optional[Path], typer.Option("--output", help="The bundle's folder; exported/<name> if left out.")]
-Runs = Annotated[Path, typer.Option(help="Where the folders of trainings are.")]
+def builder_names() -> list[str]:
+    """Backends that ``edgekit build`` builds for."""
+    from edgekit.commands.build import builders
+
+    return list(builders())
+
+
+def variant_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Variants of the bundle that the command line names before; none where there is no such bundle."""
+    from edgekit.bundle.manifest import MANIFEST, decode_manifest
+    from edgekit.errors import EdgekitError
+
+    folder = context.params.get("bundle") or context.params.get("target")
+    try:
+        path = Path(folder or "") / MANIFEST
+        names = [variant.name for variant in decode_manifest(path.read_bytes(), path).variants]
+    except (EdgekitError, OSError, ValueError):
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def recipe_paths(incomplete: str) -> list[str]:
+    """Recipes (``*.toml``) and folders, without hidden ones, whose path begins with ``incomplete``."""
+    head, slash, _ = incomplete.rpartition("/")
+    try:
+        entries = sorted(Path(f"{head}{slash}" or ".").iterdir())
+    except OSError:
+        return []
+    paths = [f"{head}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in entries if not entry.name.startswith(".")]
+    return [path for path in paths if path.startswith(incomplete) and path.endswith(("/", ".toml"))]
+
+
+def source_names(incomplete: str) -> list[str]:
+    """What ``SOURCE`` may be, as far as it can be listed: models, recipes and folders."""
+    return model_names(incomplete) + recipe_paths(incomplete)
+
+
+MODEL, RUNNING, WRITTEN, REPORT = "The model", "What runs it", "What is written", "The report"
+"""Groups of options in ``--help``."""
+
+
+def flag(name: str, panel: str | None = None, *, help: str) -> Any:
+    """An option that takes no value, and is shown without one."""
+    return typer.Option(name, help=help, metavar="", rich_help_panel=panel)
+
+
+def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
+    """An option of the group ``panel``."""
+    return typer.Option(*names, rich_help_panel=panel, **settings)
+
+
+Json = Annotated[bool, flag("--json", REPORT, help="Print one JSON document on stdout, and nothing else.")]
+Debug = Annotated[bool, flag("--debug", REPORT, help="Show the traceback of an error.")]
+Output = Annotated[
+    Optional[Path], option("--output", panel=REPORT, metavar="FILE", help="Also write the JSON report to this file.")
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", metavar="", rich_help_panel=REPORT, help="Also tell why a backend is not present."),
+]
+BundleFolder = Annotated[
+    Optional[Path], option("--output", metavar="FOLDER", show_default="exported/NAME", help="Where the bundle is written.")
+]
+Runs = Annotated[Path, option("--runs", metavar="FOLDER", help="Where the folders of trainings are.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", autocompletion=recipe_paths)]
 SourceName = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A recipe, a run directory, a model's name, or an import path package.module:factory.",
-        autocompletion=model_names,
+        help="A recipe, a run directory, a model's name, an import path package.module:factory, or an ONNX file.",
+        autocompletion=source_names,
     ),
 ]
 InputShapes = Annotated[
     Optional[list[str]],
-    typer.Option("--input-shape", metavar="[NAME=]1x3x224x224", help="Shape of an input of an import path; repeatable."),
+    option("--input-shape", panel=MODEL, metavar="SHAPE", help="Shape of an input, 1x3x224x224 or NAME=1x16; repeatable."),
+]
+Arguments = Annotated[
+    Optional[list[str]],
+    option("--arg", panel=MODEL, metavar="NAME=VALUE", help="An argument of the model's factory; repeatable."),
 ]
 Weights = Annotated[
-    Optional[Path], typer.Option(help="Weights for an import path: safetensors, or a state_dict saved by torch.save.")
+    Optional[Path],
+    option("--weights", panel=MODEL, metavar="FILE", help="Its weights: safetensors, or a state_dict saved by torch.save."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=device_names)]
+Device = Annotated[str, option("--device", metavar="DEVICE", help="auto, cpu or cuda.", autocompletion=device_names)]
 Backends = Annotated[
     Optional[list[str]],
-    typer.Option(
+    option(
         "--backend",
+        panel=RUNNING,
         metavar="SETUP",
-        help="Only this backend, which must be present, with options of its own if need be ('ort-cpu threads=4'); repeatable.",
+        help="Only this backend, perhaps with its options: 'ort-cpu threads=4'; repeatable.",
+        show_default="every one present",
         autocompletion=backend_names,
     ),
 ]
 Backend = Annotated[
     str,
-    typer.Option("--backend", metavar="SETUP", help="The backend to use, with options of its own.", autocompletion=backend_names),
-]
-Variant = Annotated[
-    Optional[str], typer.Option("--variant", show_default="the first", help="Which of the bundle's files, like float16.")
-]
-Threads = Annotated[Optional[int], typer.Option(min=1, max=1024, show_default="all cores", help="Threads of each backend.")]
-Flavour = Annotated[
-    Optional[str],
-    typer.Option(
-        "--flavour", help="tensorrt or tensorrt-rtx.", show_default="the first that works here", autocompletion=flavour_names
+    option(
+        "--backend",
+        panel=RUNNING,
+        metavar="SETUP",
+        help="The backend, perhaps with its options: 'ort-cpu threads=4'.",
+        autocompletion=backend_names,
     ),
 ]
-CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="TensorRT records its work once and replays it: fewer launches.")]
+Variant = Annotated[
+    Optional[str],
+    option(
+        "--variant",
+        panel=RUNNING,
+        metavar="NAME",
+        show_default="the first",
+        help="Which of the bundle's files, like float16.",
+        autocompletion=variant_names,
+    ),
+]
+Threads = Annotated[
+    Optional[int],
+    option("--threads", panel=RUNNING, metavar="N", min=1, max=1024, show_default="all cores", help="Threads of each backend."),
+]
+Flavour = Annotated[
+    Optional[str],
+    option(
+        "--flavour",
+        panel=RUNNING,
+        metavar="NAME",
+        help="tensorrt or tensorrt-rtx.",
+        show_default="the first that works here",
+        autocompletion=flavour_names,
+    ),
+]
+CudaGraph = Annotated[bool, flag("--cuda-graph", RUNNING, help="TensorRT records its work once and replays it: fewer launches.")]
 Engine = Annotated[
     Optional[Path],
-    typer.Option(
+    option(
         "--engine",
-        metavar="FILE.plan",
-        help="TensorRT's engine, written by edgekit build; it is run as it is, or refused.",
-        show_default="the usual one, found or built",
+        panel=RUNNING,
+        metavar="FILE",
+        help="TensorRT's engine (*.plan) from edgekit build; it is run as it is, or refused.",
+        show_default="found or built",
     ),
 ]
 Builder = Annotated[
-    Optional[str], typer.Option("--backend", metavar="SETUP", show_default="the first that builds", help="What to build for.")
+    Optional[str],
+    option(
+        "--backend",
+        panel=RUNNING,
+        metavar="SETUP",
+        show_default="the first that builds",
+        help="What to build for.",
+        autocompletion=builder_names,
+    ),
 ]
 BatchRanges = Annotated[
     Optional[list[str]],
-    typer.Option(
-        "--batch", metavar="MIN:OPT:MAX", show_default="1:8:32", help="Batch sizes to build for, or one size; repeatable."
-    ),
+    option("--batch", metavar="MIN:OPT:MAX", show_default="1:8:32", help="Batch sizes to build for, or one; repeatable."),
 ]
 Workspace = Annotated[
-    Optional[int], typer.Option(min=1, metavar="MIB", show_default="all there is", help="Scratch memory a layer may use.")
+    Optional[int], option("--workspace", min=1, metavar="MIB", show_default="all there is", help="Scratch memory of a layer.")
 ]
-Level = Annotated[Optional[int], typer.Option(min=0, max=5, show_default="3", help="How long to search for faster kernels.")]
+Level = Annotated[
+    Optional[int],
+    option("--level", min=0, max=5, metavar="N", show_default="3", help="How long to search for faster kernels."),
+]
 TorchSource = Annotated[
-    Optional[str], typer.Option("--source", help="Model or import path of the PyTorch side; it gets the bundle's weights.")
+    Optional[str],
+    option(
+        "--source",
+        panel=RUNNING,
+        metavar="NAME",
+        help="Model or import path of the PyTorch side; it gets the bundle's weights.",
+        autocompletion=model_names,
+    ),
 ]
 
 

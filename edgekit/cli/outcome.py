@@ -32,11 +32,17 @@ OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
 
 def carry_out(
-    action: Callable[[Progress], Report], json: bool, debug: bool, output: Path | None = None, bundle: Path | None = None
+    action: Callable[[Progress], Report],
+    json: bool,
+    debug: bool,
+    output: Path | None = None,
+    bundle: Path | None = None,
+    verbose: bool = False,
 ) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves.
 
-    The JSON goes to the file ``output`` too, which may not lie in the ``bundle`` that is read.
+    The JSON goes to the file ``output`` too, which may not lie in the ``bundle`` that is read. With ``verbose`` the page has its
+    longer lines.
     """
     console = _console(stderr=True)
     try:
@@ -46,7 +52,7 @@ def carry_out(
             report = action(ConsoleProgress(console))
         if output is not None:
             write_bytes(output, report.to_json() + b"\n")
-        document = report.to_json() + b"\n" if json else _tables(report)
+        document = report.to_json() + b"\n" if json else _tables(report, verbose)
     except KeyboardInterrupt:
         if json:
             print_error("Interrupted", "stopped by Ctrl-C")
@@ -99,12 +105,12 @@ def _console(**where: Any) -> Console:
     return _Console(emoji=False, width=WIDTH, **where)
 
 
-def _tables(report: Report) -> bytes:
+def _tables(report: Report, verbose: bool) -> bytes:
     """The report goes to stdout, where ``less`` and ``>`` find it; progress and errors go to stderr."""
     memory = _Memory()
     memory.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it decides which lines a table is drawn with
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    draw(report.page(), _console(file=memory, force_terminal=terminal or None))
+    draw(report.page(), _console(file=memory, force_terminal=terminal or None), verbose=verbose)
     return memory.getvalue().encode(memory.encoding, "replace")
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -84,7 +84,16 @@ class Skipped(Part, frozen=True):
         return Absence(self.reason, self.remedy, self.broken)
 
 
-def not_present(skipped: Iterable[Skipped], heading: str = "not present", tone: Tone = "dim") -> Page:
+def absent(skipped: Sequence[Skipped]) -> Page:
+    """Who did not take part: one line of names, and why only for readers who asked for more."""
+    if not skipped:
+        return ()
+    names = ", ".join(f"{row.backend} (broken)" if row.broken else row.backend for row in skipped)
+    whole = (msgspec.structs.replace(line, when="verbose") for line in reasons(skipped))
+    return (Line(Span(f"not present: {names} (-v tells why)", "dim"), "brief"), *whole)
+
+
+def reasons(skipped: Iterable[Skipped], heading: str = "not present", tone: Tone = "dim") -> tuple[Line, ...]:
     """One line for each reason: without a driver it is the same for all that need one."""
     names: dict[str, list[str]] = {}
     for row in skipped:

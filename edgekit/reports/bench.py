@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from edgekit.reports.base import Part, Report, Skipped, not_present
-from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, verdict
+from edgekit.reports.base import Part, Report, Skipped, absent
+from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns, verdict
 from edgekit.setups import Setup, shared_variant
 
 MOST_LAYERS = 15
@@ -114,12 +114,14 @@ class LayersReport(Part, frozen=True):
             (layer.name, layer.operator, ", ".join(layer.nodes), f"{layer.median_ms:.3g}", f"{layer.share:.1%}")
             for layer in slowest
         )
+        names = ("layer", "operator", "ONNX nodes", *numbers)
+        headings = columns(*names, numbers=numbers, prose=("layer", "ONNX nodes"), ranks={"operator": 1})
         title = f"layers on {self.backend}, batch {self.batch}, the slowest first"
         rest = len(self.layers) - len(slowest)
         more = f"{rest} more layer{' is' if rest == 1 else 's are'} in the JSON; " if rest else ""
         every = "its one layer takes" if len(self.layers) == 1 else f"all {len(self.layers)} take"
         return (
-            Table(title, columns("layer", "operator", "ONNX nodes", *numbers, numbers=numbers), rows),
+            Table(title, headings, rows),
             Line(
                 f"{more}{every} {self.total_ms:.3g} ms a call by {self.backend}'s profiler, which slows "
                 f"calls down ({self.calls} calls of its own)."
@@ -165,7 +167,7 @@ class BenchReport(Report, frozen=True):
             ),
             *self._budget(),
             *(item for layers in self.layers for item in layers.page()),
-            *not_present(self.skipped),
+            *absent(self.skipped),
         )
 
     def _budget(self) -> Page:
@@ -175,39 +177,50 @@ class BenchReport(Report, frozen=True):
         return (Line((words, verdict(self.passed))),)
 
 
+_LATENCY = (
+    Column("batch", number=True),
+    Column("boundary"),
+    Column("backend"),
+    Column("median", number=True),
+    Column("median (95 %)", number=True, rank=1),
+    Column("P90", number=True, rank=4),
+    Column("P99", number=True, rank=2),
+    Column("calls", number=True, rank=5),
+    Column("speed-up", number=True),
+    Column("speed-up (95 %)", number=True, rank=3),
+    Column(""),
+)
+
+
 def _latencies(title: str, rows: Sequence[LatencyReport], comparisons: Sequence[Comparison]) -> Page:
     """Noise is told below the table, under the number that a noisy row bears."""
-    numbers = ("batch", "median (95 %)", "P90", "P99", "calls", "speed-up (95 %)")
-    headings = columns(
-        "batch", "boundary", "backend", "median (95 %)", "P90", "P99", "calls", "speed-up (95 %)", "", numbers=numbers
-    )
     speedups = {(speedup.backend, speedup.batch, speedup.boundary): _speedup(speedup) for speedup in comparisons}
     cells: list[tuple[Cell, ...]] = []
-    noisy: list[str] = []
+    marks: dict[str, str] = {}
     for row in rows:
         mark = ""
         if row.noise != "stable":
-            mark = f"[{len(noisy) + 1}]"
-            noisy.append(f"{mark} {row.noise}")
+            mark = marks.setdefault(row.noise, f"[{len(marks) + 1}]")
         cells.append(
             (
                 str(row.batch),
                 row.boundary,
                 row.backend,
-                f"{row.median_ms:.3g} ({row.median_low_ms:.3g} .. {row.median_high_ms:.3g})",
+                f"{row.median_ms:.3g}",
+                f"({row.median_low_ms:.3g} .. {row.median_high_ms:.3g})",
                 *(f"- ({point.samples_needed})" if point.ms is None else f"{point.ms:.3g}" for point in row.percentiles),
                 str(row.count),
-                speedups.get((row.backend, row.batch, row.boundary), "1"),
+                *speedups.get((row.backend, row.batch, row.boundary), ("1", "")),
                 Span(mark, "warn"),
             )
         )
-    return (Table(title, headings, tuple(cells)), *(Line(Span(line, "warn")) for line in noisy))
+    return (Table(title, _LATENCY, tuple(cells)), *(Line(Span(f"{mark} {noise}", "warn")) for noise, mark in marks.items()))
 
 
-def _speedup(comparison: Comparison) -> str:
+def _speedup(comparison: Comparison) -> tuple[str, str]:
     """Withheld when its interval is too wide to mean anything."""
     value = f"{comparison.speedup:.2f}" if comparison.high <= WIDEST_INTERVAL * comparison.low else "-"
-    return f"{value} ({comparison.low:.2f} .. {comparison.high:.2f})"
+    return value, f"({comparison.low:.2f} .. {comparison.high:.2f})"
 
 
 def _own_clock(rows: Sequence[LatencyReport]) -> Iterator[str]:

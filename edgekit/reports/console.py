@@ -1,33 +1,134 @@
-"""Draws the page of a report on a console."""
+"""Draws the page of a report on a console, and lays out tables that are wider than it.
+
+A table that does not fit loses the columns of its highest ranks. Where it has none to lose, sentences go below their row; failing
+that, every cell has a line of its own. A word is broken only where it is longer than a line.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from edgekit.reports.page import Cell, Page, Table, Tone, spans, visible
+from edgekit.reports.page import Cell, Line, Page, Table, Tone, spans, visible
 
 _STYLES: dict[Tone, str] = {"": "", "good": "green", "bad": "red", "warn": "yellow", "dim": "dim", "bold": "bold"}
+GAP, MARGIN, INDENT = 2, 2, 3
+"""Blanks between two columns, at both sides of a table together, and before a sentence below its row."""
+LEAST_PROSE = 30
+"""A column of sentences is not made narrower than this."""
 
 
-def draw(page: Page, console: Console) -> None:
+def draw(page: Page, console: Console, *, verbose: bool = False) -> None:
     """Print ``page``; its text is shown as it is, whatever markup or control characters stand in it."""
     ascii_only = console.options.ascii_only
     for item in page:
-        drawn = _grid(item, ascii_only) if isinstance(item, Table) else _text(item.content, ascii_only)
-        console.print(drawn, highlight=False)
+        if isinstance(item, Line):
+            if item.when in ("always", "verbose" if verbose else "brief"):
+                console.print(_text(item.content, ascii_only), highlight=False)
+            continue
+        if item.title:
+            console.print(_text(item.title, ascii_only, "bold"), highlight=False)
+        for piece in _Layout(item, console.width, ascii_only).pieces():
+            console.print(piece, highlight=False)
 
 
-def _grid(table: Table, ascii_only: bool) -> Grid:
-    title = _text(table.title, ascii_only, "bold") if table.title else None
-    grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        grid.add_column(_text(column.heading, ascii_only), justify="right" if column.number else "left", overflow="fold")
-    for row in table.rows:
-        grid.add_row(*(_text(cell, ascii_only) for cell in row))
-    return grid
+class _Layout:
+    """A table with the width of each column, on a console of ``width``."""
+
+    def __init__(self, table: Table, width: int, ascii_only: bool) -> None:
+        self.columns, self.width, self.ascii_only = table.columns, width, ascii_only
+        self.headings = [_text(column.heading, ascii_only) for column in table.columns]
+        self.rows = [[_text(cell, ascii_only) for cell in row] for row in table.rows]
+        stacks = [[heading, *(row[place] for row in self.rows)] for place, heading in enumerate(self.headings)]
+        self.natural = [max(map(_width, stack)) for stack in stacks]
+        self.least = [
+            min(natural, max(LEAST_PROSE, *map(_longest_word, stack))) if column.prose else natural
+            for column, natural, stack in zip(self.columns, self.natural, stacks, strict=True)
+        ]
+
+    def pieces(self) -> Iterator[RenderableType]:
+        """What is printed one after the other."""
+        everything = tuple(range(len(self.columns)))
+        shown = everything
+        while not self._fits(shown) and any(self.columns[place].rank for place in shown):
+            last = max(shown, key=lambda place: (self.columns[place].rank, place))
+            shown = tuple(place for place in shown if place != last)
+        if self._fits(shown):
+            yield self._grid(shown)
+            lost = [self.columns[place].heading for place in everything if place not in shown]
+            if lost:
+                yield Text(f"no room at this width for {', '.join(lost)}; --json has all", "dim")
+            return
+        aligned = tuple(place for place in everything if not self.columns[place].prose)
+        yield from self._below(aligned) if len(aligned) > 1 and self._fits(aligned) else self._blocks()
+
+    def _fits(self, shown: Sequence[int]) -> bool:
+        return sum(self.least[place] for place in shown) + GAP * (len(shown) - 1) + MARGIN <= self.width
+
+    def _grid(self, shown: Sequence[int]) -> Grid:
+        grid = Grid(box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False)
+        room = self.width - MARGIN - GAP * (len(shown) - 1) - sum(self.least[place] for place in shown)
+        for place in shown:
+            wider = min(room, self.natural[place] - self.least[place])
+            room -= wider
+            width = self.least[place] + wider
+            grid.add_column(
+                self.headings[place], justify="right" if self.columns[place].number else "left", width=width, overflow="fold"
+            )
+        for row in self.rows:
+            grid.add_row(*(row[place] for place in shown))
+        return grid
+
+    def _below(self, aligned: Sequence[int]) -> Iterator[RenderableType]:
+        """Rows of short cells, each followed by its sentences."""
+        yield Text()
+        yield self._aligned(self.headings, aligned, "bold")
+        total = sum(self.natural[place] for place in aligned) + GAP * (len(aligned) - 1)
+        yield Text(f" {('-' if self.ascii_only else '─') * total}")
+        for row in self.rows:
+            yield self._aligned(row, aligned)
+            yield from self._told(row, [place for place in range(len(row)) if place not in aligned])
+        yield Text()
+
+    def _aligned(self, row: Sequence[Text], shown: Sequence[int], style: str = "") -> Text:
+        line = Text(" ")
+        for place in shown:
+            blanks = " " * (self.natural[place] - row[place].cell_len)
+            cell = row[place].copy()
+            cell.stylize(style)
+            line.append_text(Text(blanks).append_text(cell) if self.columns[place].number else cell.append(blanks))
+            line.append(" " * GAP)
+        line.rstrip()
+        return line
+
+    def _blocks(self) -> Iterator[RenderableType]:
+        """One block for each row, a line for each cell."""
+        yield Text()
+        for row in self.rows:
+            yield Padding(row[0], (0, 0, 0, 1), expand=False)
+            yield from self._told(row, range(1, len(row)))
+        yield Text()
+
+    def _told(self, row: Sequence[Text], places: Sequence[int]) -> Iterator[RenderableType]:
+        for place in places:
+            if row[place].plain:
+                heading = self.headings[place].plain
+                words = Text(f"{heading}: " if heading else "").append_text(row[place])
+                yield Padding(words, (0, 0, 0, INDENT), expand=False)
+
+
+def _width(text: Text) -> int:
+    return max(map(cell_len, text.plain.split("\n")))
+
+
+def _longest_word(text: Text) -> int:
+    return max(map(cell_len, text.plain.split()), default=0)
 
 
 def _text(content: Cell, ascii_only: bool, style: str = "") -> Text:

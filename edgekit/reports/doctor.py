@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.reports.base import Part, Report, Skipped, not_present
+from edgekit.reports.base import Part, Report, Skipped, reasons
 from edgekit.reports.page import Line, Page, Span, Table, columns
 from edgekit.setups import Absence
 
@@ -46,10 +46,10 @@ class DoctorReport(Report, frozen=True):
         )
         works = ", ".join(backend for backend, absence in self.backends.items() if absence is None) or "none"
         return (
-            Table("packages", columns("name", "", "version", "runs on", "problem", "remedy"), rows),
+            Table("packages", columns("name", "", "version", "runs on", "problem", "remedy", prose=("problem", "remedy")), rows),
             Line(f"backends that work here: {works}"),
-            *not_present(self._without(broken=True), "BROKEN", "bad"),
-            *not_present(self._without(broken=False)),
+            *reasons(self._without(broken=True), "BROKEN", "bad"),
+            *reasons(self._without(broken=False)),
             Line(", ".join(f"{name} {fact}" for name, fact in self.machine.items())),
         )
 

@@ -7,6 +7,7 @@ from typing import Literal
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note
 
+_INTO = "folded into / kept because"
 _SIDES = {"before": "", "after": " (behind it)", "beside": " (beside it)"}
 
 
@@ -71,8 +72,9 @@ class FoldReport(Report, frozen=True):
         folded: tuple[tuple[Cell, ...], ...] = tuple((fold.norm, fold.kind, _where(fold)) for fold in self.folded)
         kept = tuple((row.norm, row.kind, (Span("kept:", "warn"), f" {row.reason}")) for row in self.kept)
         page: Page = ()
+        headings = columns("normalisation", "kind", _INTO, prose=(_INTO,))
         if self.before:
-            page += (Table(title, columns("normalisation", "kind", "folded into / kept because"), folded + kept),)
+            page += (Table(title, headings, folded + kept),)
         if self.error_float64 is not None:
             page += (Line(f"folded against unfolded in float64: {self.error_float64:.1e} of the scale"),)
         return page

@@ -32,7 +32,8 @@ class InspectReport(Report, frozen=True):
 
     def page(self) -> Page:
         """A row for each layer, what goes in and out, and the sums."""
-        headings = columns("layer", "operator", "output", "parameters", "MACs", numbers=("parameters", "MACs"))
+        numbers = ("parameters", "MACs")
+        headings = columns("layer", "operator", "output", *numbers, numbers=numbers, ranks={"parameters": 2, "output": 1})
         rows = tuple(
             (layer.name, layer.op, shape_text(layer.output_shape), _count(layer.parameters), _count(layer.macs))
             for layer in self.layers

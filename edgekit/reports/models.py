@@ -23,6 +23,6 @@ class ModelsReport(Report, frozen=True):
         """A row for each model."""
         rows = tuple((model.name, model.input, model.summary) for model in self.models)
         return (
-            Table("models", columns("name", "input", "about"), rows),
+            Table("models", columns("name", "input", "about", prose=("about",)), rows),
             Line("or any import path: edgekit export torchvision.models:resnet18 --input-shape 1x3x224x224"),
         )

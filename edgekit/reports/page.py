@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -26,10 +26,16 @@ Cell: TypeAlias = "str | Span | tuple[str | Span, ...]"
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column's heading; ``number``: its cells align right."""
+    """A column's heading, and how its cells are laid out.
+
+    ``number``: they align right. ``prose``: they are sentences, which may be wrapped between words; other cells stay in one line.
+    ``rank``: where the table is too wide, the columns of the highest rank are left out first; those of rank 0 never are.
+    """
 
     heading: str
     number: bool = False
+    prose: bool = False
+    rank: int = 0
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -41,17 +47,21 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A line of text."""
+    """A line of text; ``when`` says who sees it: readers who asked for more are shown ``verbose`` in place of ``brief``."""
 
     content: Cell
+    when: Literal["always", "brief", "verbose"] = "always"
 
 
 Page: TypeAlias = "tuple[Line | Table, ...]"
 
 
-def columns(*headings: str, numbers: Sequence[str] = ()) -> tuple[Column, ...]:
-    """Columns by their headings; those in ``numbers`` align right."""
-    return tuple(Column(heading, heading in numbers) for heading in headings)
+def columns(
+    *headings: str, numbers: Sequence[str] = (), prose: Sequence[str] = (), ranks: Mapping[str, int] | None = None
+) -> tuple[Column, ...]:
+    """Columns by their headings; ``numbers``, ``prose`` and ``ranks`` name those that are so."""
+    rank = ranks or {}
+    return tuple(Column(heading, heading in numbers, heading in prose, rank.get(heading, 0)) for heading in headings)
 
 
 def spans(content: Cell) -> tuple[Span, ...]:

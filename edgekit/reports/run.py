@@ -31,4 +31,5 @@ class RunReport(Report, frozen=True):
     def page(self) -> Page:
         """A row for each step."""
         rows = tuple((step.step, step.status, f"{step.seconds:.1f}", verdict(step.ok), step.detail) for step in self.steps)
-        return (Table(self.recipe, columns("step", "", "seconds", "check", "result", numbers=("seconds",)), rows),)
+        headings = columns("step", "", "seconds", "check", "result", numbers=("seconds",), prose=("result",))
+        return (Table(self.recipe, headings, rows),)

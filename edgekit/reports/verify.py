@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.reports.base import Part, Report, Skipped, not_present
+from edgekit.reports.base import Part, Report, Skipped, absent
 from edgekit.reports.page import Cell, Page, Table, columns, verdict
 from edgekit.setups import Setup, shared_variant
 from edgekit.tolerance import Tolerance
@@ -71,12 +71,12 @@ class VerifyReport(Report, frozen=True):
         """A row for each output of each backend, and who did not take part."""
         reference = self.parities[0].reference if self.parities else "nothing"
         variant = shared_variant(parity.setup for parity in self.parities)
-        return (_table(f"parity of {self.bundle}{variant}, against {reference}", self.parities), *not_present(self.skipped))
+        return (_table(f"parity of {self.bundle}{variant}, against {reference}", self.parities), *absent(self.skipped))
 
 
 def _table(title: str, parities: Sequence[ParityReport]) -> Table:
     numbers = ("samples", "max |y - r|", "of scale", "allowed", "top-1")
-    headings = columns("backend", "output", *numbers, "", numbers=numbers)
+    headings = columns("backend", "output", *numbers, "", numbers=numbers, ranks={"samples": 3, "allowed": 2, "top-1": 1})
     return Table(title, headings, tuple(_row(parity, output) for parity in parities for output in parity.outputs))
 
 
