@@ -16,6 +16,7 @@ from msgspec import Meta
 from edgekit.errors import RecipeError
 from edgekit.files import check_name, read_bytes
 from edgekit.preprocess import CHANNELS, MAX_SIDE, Color
+from edgekit.spelling import did_you_mean, literals
 from edgekit.tolerance import Tolerance
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -138,9 +139,24 @@ def _check(recipe: Recipe, path: Path) -> None:
 def _explain(problem: Exception) -> str:
     text = str(problem)
     place = re.search(r" - at `\$\.?(.*)`$", text)
-    what = text[: place.start()] if place else text
+    what, key = (text[: place.start()], place[1]) if place else (text, "")
     unknown = re.search(r"unknown field `(.*)`", what)
     if unknown:
-        table = f"[{place.group(1)}]" if place and place.group(1) else "the top level"
-        return f"unknown key {unknown.group(1)!r} in {table}; remove it or correct its spelling"
-    return f"{what} at key {place.group(1) or 'top level'!r}; correct it" if place else f"{what}; correct it"
+        table = f"[{key}]" if key else "the top level"
+        near = did_you_mean(unknown[1], _keys(_type_at(key)))
+        return f"unknown key {unknown[1]!r} in {table}; remove it or correct its spelling{near}"
+    value = re.search(r"Invalid enum value '(.*)'", what)
+    near = did_you_mean(value[1], literals(_type_at(key))) if value else ""
+    return f"{what} at key {key or 'top level'!r}; correct it{near}" if place else f"{what}; correct it"
+
+
+def _type_at(place: str) -> Any:
+    """The type of the key ``place``, like ``train.optimizer``; None where it is in no table of its own."""
+    kind: Any = Recipe
+    for part in filter(None, place.split(".")):
+        kind = {field.name: field.type for field in msgspec.structs.fields(kind)}.get(part) if _keys(kind) else None
+    return kind
+
+
+def _keys(kind: Any) -> tuple[str, ...]:
+    return getattr(kind, "__struct_fields__", ())

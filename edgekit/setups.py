@@ -154,3 +154,5 @@ def _read_batches(text: str, value: Any) -> tuple[int, ...]:
 
 
 _READERS = {"variant": _read_variant, "threads": _read_threads, "batches": _read_batches}
+OWN_WORDS = tuple(_READERS)
+"""What every backend's text form takes beside the backend's own options."""

@@ -19,7 +19,8 @@ from edgekit.errors import BROKEN, EdgekitError, MissingError, UsageError, first
 from edgekit.files import check_name
 from edgekit.machine.packages import Package, broken_package
 from edgekit.progress import SILENT, Progress
-from edgekit.setups import EVERY, Absence, Setup
+from edgekit.setups import EVERY, OWN_WORDS, Absence, Setup
+from edgekit.spelling import did_you_mean
 
 OWN = ("pytorch", "onnxruntime", "tensorrt")
 """Folders of this package, each with its rows in ``BACKENDS``, in the order of reports."""
@@ -42,7 +43,7 @@ def table() -> Mapping[str, Backend]:
 def row_of(name: str) -> Backend:
     """A row of the table; raises UsageError that lists the names there are."""
     if name not in table():
-        raise UsageError(f"no backend {name!r}", f"use one of {', '.join(table())}")
+        raise UsageError(f"no backend {name!r}", f"use one of {', '.join(table())}{did_you_mean(name, (*table(), EVERY))}")
     return table()[name]
 
 
@@ -57,8 +58,11 @@ def checked(setup: Setup, options: type[Options] | None = None) -> Setup:
     given = {str(name).replace("-", "_"): value for name, value in setup.options.items()}
     for name in given:
         if name not in kind.__struct_fields__:
-            known = ", ".join(field.replace("_", "-") for field in kind.__struct_fields__) or "none of its own"
-            raise UsageError(f"{setup.backend} has no option {name.replace('_', '-')!r}", f"its options: {known}")
+            word, known = name.replace("_", "-"), [field.replace("_", "-") for field in kind.__struct_fields__]
+            near = did_you_mean(word, (*known, *OWN_WORDS))
+            raise UsageError(
+                f"{setup.backend} has no option {word!r}", f"its options: {', '.join(known) or 'none of its own'}{near}"
+            )
     return msgspec.structs.replace(setup, options=typed(setup.backend, given, kind))
 
 

@@ -14,7 +14,8 @@ from edgekit.errors import MissingError, UsageError
 from edgekit.machine.packages import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
-from edgekit.setups import EVERY, Absence, Setup, as_setups
+from edgekit.setups import EVERY, OWN_WORDS, Absence, Setup, as_setups
+from edgekit.spelling import did_you_mean
 
 
 class Choice(NamedTuple):
@@ -73,4 +74,6 @@ def _present(bundle: Bundle, setup: Setup) -> tuple[list[Setup], list[Skipped]]:
 def _check_known(options: Mapping[str, Any]) -> None:
     for option in options:
         if not takers(option):
-            raise UsageError(f"no backend has the option {option.replace('_', '-')!r}", "check the spelling")
+            word, fields = option.replace("_", "-"), {name for row in table().values() for name in row.options.__struct_fields__}
+            near = did_you_mean(word, (*sorted(field.replace("_", "-") for field in fields), *OWN_WORDS))
+            raise UsageError(f"no backend has the option {word!r}", f"check the spelling{near}")

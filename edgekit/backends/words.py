@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_origin
 
 import msgspec
 
 from edgekit.backends.contract import Options
 from edgekit.errors import UsageError
+from edgekit.spelling import did_you_mean, literals
 
 SWITCHES = {"on": True, "yes": True, "off": False, "no": False}
 """Words for a bool, beside those that JSON has."""
@@ -30,7 +31,7 @@ def typed(backend: str, options: Mapping[str, Any], kind: type[Options]) -> dict
 
 def choices(kind: type[Options], name: str) -> tuple[str, ...]:
     """What the field ``name`` of ``kind`` may be, where it is one of a few words; else nothing."""
-    return _words(next(field.type for field in msgspec.structs.fields(kind) if field.name == name))
+    return literals(next(field.type for field in msgspec.structs.fields(kind) if field.name == name))
 
 
 def _read(value: Any, kind: Any) -> Any:
@@ -54,13 +55,8 @@ def _refused(backend: str, given: Mapping[str, Any], types: Mapping[str, Any], p
     field = re.match(r"\w*", place)
     if not field or field[0] not in types:
         return UsageError(f"{backend}: {reason}")  # a sentence of the options' own
-    words, name = _words(types[field[0]]), field[0].replace("_", "-")
+    words, name = literals(types[field[0]]), field[0].replace("_", "-")
     if words:
-        return UsageError(f"{backend}: no {name} {given[field[0]]!r}", f"use one of {', '.join(words)}")
+        near = did_you_mean(str(given[field[0]]), words)
+        return UsageError(f"{backend}: no {name} {given[field[0]]!r}", f"use one of {', '.join(words)}{near}")
     return UsageError(f"{backend}: {name}: {reason[:1].lower()}{reason[1:]}", "give another value")
-
-
-def _words(kind: Any) -> tuple[str, ...]:
-    if get_origin(kind) is Literal:
-        return tuple(map(str, get_args(kind)))
-    return tuple(word for part in get_args(kind) for word in _words(part))

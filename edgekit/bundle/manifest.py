@@ -15,6 +15,7 @@ from edgekit.errors import BundleError, UsageError
 from edgekit.files import check_name
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport
+from edgekit.spelling import did_you_mean
 from edgekit.tensors import TensorSpec
 from edgekit.tolerance import Tolerance
 
@@ -118,8 +119,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for variant in self.variants:
             if name in ("", variant.name):
                 return variant
-        there = ", ".join(variant.name for variant in self.variants)
-        raise UsageError(f"bundle {self.name} has no variant {name!r}", f"choose one of: {there}")
+        there = [variant.name for variant in self.variants]
+        raise UsageError(
+            f"bundle {self.name} has no variant {name!r}", f"choose one of: {', '.join(there)}{did_you_mean(name, there)}"
+        )
 
     def to_json(self) -> bytes:
         """Indented, in the order of the fields; the same manifest gives the same bytes."""

@@ -11,6 +11,7 @@ from edgekit.errors import UsageError
 from edgekit.files import is_onnx
 from edgekit.machine.packages import needs, needs_onnx
 from edgekit.reports.inspect import InspectReport
+from edgekit.sources import check_name_of_module
 from edgekit.training.folder import RUN_RECIPE, RUNS
 
 
@@ -34,6 +35,7 @@ def inspect(
         return onnx_table(open_bundle(path).files(variant).onnx if is_bundle else path)
     if path.is_dir() and not (path / RUN_RECIPE).is_file():
         open_bundle(path)  # raises: neither a bundle nor a run
+    check_name_of_module(str(target))
     needs("torch", extra="train")
     from edgekit.graphs.table import module_table
     from edgekit.sources.module import load_source

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import ModelError, first_line
 from edgekit.models import MODELS
+from edgekit.spelling import did_you_mean
 
 
 def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
@@ -27,8 +28,8 @@ def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
     path = MODELS[name].factory if name in MODELS else name
     module_name, _, factory_name = path.partition(":")
     if not module_name or not factory_name:
-        known = ", ".join(MODELS)
-        raise ModelError(f"no model {name!r}", f"use one of {known}, or an import path like torchvision.models:resnet18")
+        known, near = ", ".join(MODELS), did_you_mean(name, MODELS)
+        raise ModelError(f"no model {name!r}", f"use one of {known}, or an import path like torchvision.models:resnet18{near}")
     factory = _find(module_name, factory_name, name)
     try:
         return factory(**(args or {}))

@@ -23,6 +23,8 @@ from edgekit.models.factory import call_factory, load_weights
 from edgekit.preprocess import CHANNELS, Preprocess
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
+from edgekit.sources import no_source
+from edgekit.spelling import did_you_mean
 from edgekit.tensors import BATCH, TensorSpec
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, RUNS, model_args
 
@@ -64,12 +66,7 @@ def load_source(
         return _from_run(path) if path.is_dir() else _from_recipe(path, runs, trained)
     if ":" in source:
         return _from_name(source, input_shapes, weights)
-    known = ", ".join(MODELS)
-    raise UsageError(
-        f"{source!r} is neither a recipe (*.toml), an ONNX file (*.onnx), a run directory, a model ({known}) nor an import path "
-        "package.module:factory",
-        "check the spelling",
-    )
+    raise no_source(source)
 
 
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
@@ -83,7 +80,10 @@ def parse_shapes(texts: Sequence[str], dtype: str = "float32") -> tuple[TensorSp
         name = name if equals else ("input" if len(texts) == 1 else f"input{index}")
         shape, colon, given = shape.partition(":")
         if colon and given not in DTYPES:
-            raise UsageError(f"--input-shape {text!r} names no dtype edgekit knows", f"use one of {', '.join(DTYPES)}")
+            raise UsageError(
+                f"--input-shape {text!r} names no dtype edgekit knows",
+                f"use one of {', '.join(DTYPES)}{did_you_mean(given, DTYPES)}",
+            )
         parts = shape.lower().split("x")
         if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts) or not check_name(name):
             raise UsageError(f"--input-shape {text!r} is not a shape", "write it like 1x3x224x224 or NAME=1x3x224x224")
@@ -193,7 +193,10 @@ def _ordered(inputs: tuple[TensorSpec, ...], module: nn.Module) -> tuple[TensorS
         return inputs
     unknown = sorted(names - set(order))
     if unknown:
-        raise UsageError(f"forward() has no parameter {unknown[0]!r}", f"name the inputs like its parameters: {', '.join(order)}")
+        near = did_you_mean(unknown[0], order)
+        raise UsageError(
+            f"forward() has no parameter {unknown[0]!r}", f"name the inputs like its parameters: {', '.join(order)}{near}"
+        )
     return tuple(sorted(inputs, key=lambda spec: order.index(spec.name)))
 
 

@@ -31,6 +31,7 @@ from edgekit.preprocess import CHANNELS
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, TrainReport
+from edgekit.spelling import did_you_mean
 from edgekit.training.batches import Batches, accuracy, batch_count
 from edgekit.training.checkpoint import CHECKPOINT, State, training_key, unfinished
 from edgekit.training.curve import draw_curve
@@ -94,10 +95,13 @@ def _train_all(state: State, job: EpochWork, run: Path, key: str, progress: Prog
             _write_metrics(run, state.history)
 
 
+DEVICES = ("auto", "cpu", "cuda")
+
+
 def pick_device(name: str) -> torch.device:
     """``auto`` -> CUDA where there is one, else the CPU; raises MissingError where it is not, UsageError for other names."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"no device {name!r}", "use auto, cpu or cuda")
+    if name not in DEVICES:
+        raise UsageError(f"no device {name!r}", f"use auto, cpu or cuda{did_you_mean(name, DEVICES)}")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise MissingError("torch finds no usable CUDA device on this machine", "use --device cpu, or see edgekit doctor")
