@@ -8,17 +8,21 @@ from edgekit.tensors import shape_text
 
 
 class Layer(Part, frozen=True):
-    """One layer: shapes with the batch axis in front, parameters as a count of numbers, multiply-accumulates per sample."""
+    """One layer: shapes with the batch axis in front, parameters as a count of numbers, multiply-accumulates per sample.
+
+    ``macs`` are those of all its ``calls`` together, and the shape is that of the first.
+    """
 
     name: str
     op: str
     output_shape: tuple[int | str, ...]
     parameters: int
     macs: int
+    calls: int = 1
 
 
 class InspectReport(Report, frozen=True):
-    """What a model is made of; ``batch_norms`` counts normalisations that are still there."""
+    """What a model is made of: ``ops`` counts the calls of operators, ``batch_norms`` normalisations that are still there."""
 
     source: str
     inputs: dict[str, str]
@@ -35,7 +39,7 @@ class InspectReport(Report, frozen=True):
         numbers = ("parameters", "MACs")
         headings = columns("layer", "operator", "output", *numbers, numbers=numbers, ranks={"parameters": 2, "output": 1})
         rows = tuple(
-            (layer.name, layer.op, shape_text(layer.output_shape), _count(layer.parameters), _count(layer.macs))
+            (layer.name, _operator(layer), shape_text(layer.output_shape), _count(layer.parameters), _count(layer.macs))
             for layer in self.layers
         )
         return (
@@ -49,3 +53,7 @@ class InspectReport(Report, frozen=True):
 
 def _count(number: int) -> str:
     return f"{number:,}" if number else ""
+
+
+def _operator(layer: Layer) -> str:
+    return f"{layer.op} ({layer.calls} calls)" if layer.calls > 1 else layer.op

@@ -1,0 +1,67 @@
+"""``edgekit inspect`` counts calls: of a module that is called twice both, and of functions those outside other modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgekit.commands.inspect import inspect
+from edgekit.graphs.table import module_table
+from edgekit.reports.inspect import InspectReport
+from edgekit.tensors import TensorSpec
+
+
+def table(model: nn.Module) -> InspectReport:
+    return module_table("net", model, (TensorSpec("input", "float32", ("batch", 4, 6, 6)),))
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = self.relu(self.conv(x))
+        return x
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.ReLU(), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        height = x.shape[2]
+        y = F.relu(self.inner(x)) + torch.relu(x)
+        return torch.flatten(F.max_pool2d(y.relu(), height), 1)
+
+
+def test_a_resnet_has_17_relus_whether_modules_or_functions_compute_them() -> None:
+    assert inspect("resnet18").ops["ReLU"] == 17
+    torchvision = inspect("torchvision.models:resnet18", input_shapes=("1x3x32x32",))
+    assert torchvision.ops["ReLU"] == 17
+    assert torchvision.ops["Conv2d"] == 20
+
+
+def test_a_module_that_is_called_thrice_counts_and_costs_thrice() -> None:
+    report = table(Shared())
+    assert report.ops == {"Conv2d": 3, "ReLU": 3}
+    assert [(layer.name, layer.calls, layer.macs) for layer in report.layers] == [("conv", 3, 3 * 36 * 4 * 4 * 9), ("relu", 3, 0)]
+    assert report.macs == 3 * 36 * 4 * 4 * 9
+    assert report.parameters == 4 * 4 * 9 + 4
+    assert report.layers[0].output_shape == ("batch", 4, 6, 6)
+    assert InspectReport.from_json(report.to_json()) == report
+
+
+def test_functions_count_beside_modules_and_what_is_inside_a_module_does_not() -> None:
+    assert table(Functional()).ops == {"Flatten": 1, "MaxPool2d": 1, "ReLU": 4, "Sigmoid": 1, "add": 1}
+
+
+def test_a_model_that_fails_leaves_no_mode_behind() -> None:
+    with pytest.raises(ValueError, match="does not take an input"):
+        table(nn.Sequential(nn.Linear(3, 3)))
+    assert torch.relu(torch.ones(1)).item() == 1
+    assert not torch.overrides._get_current_function_mode_stack()
