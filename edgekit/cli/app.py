@@ -15,6 +15,7 @@ import typer
 
 from edgekit.cli import options
 from edgekit.cli.options import (
+    Arguments,
     Backend,
     Backends,
     BatchRanges,
@@ -123,13 +124,20 @@ def export(
     source: SourceName,
     fold_bn: Annotated[
         Optional[bool],
-        options.flag("--fold-bn/--no-fold-bn", options.WRITTEN, help="Fold batch norm into the layer before it; usual."),
+        options.option(
+            "--fold-bn/--no-fold-bn",
+            panel=options.WRITTEN,
+            metavar="",
+            show_default="fold",
+            help="Fold batch norm into the layer before it.",
+        ),
     ] = None,
     opset: Annotated[
         Optional[int], options.option("--opset", metavar="N", min=18, max=26, show_default="20", help="ONNX opset.")
     ] = None,
     output: BundleFolder = None,
     input_shape: InputShapes = None,
+    arg: Arguments = None,
     weights: Weights = None,
     keep_weights: Annotated[
         bool,
@@ -139,11 +147,11 @@ def export(
     ] = True,
     mean: Annotated[
         Optional[str],
-        options.option("--mean", panel=options.MODEL, metavar="M,M,M", help="Of its pictures, like 0.485,0.456,0.406."),
+        options.option("--mean", panel=options.MODEL, metavar="M,M,M", help="Mean of each channel, like 0.485,0.456,0.406."),
     ] = None,
     std: Annotated[
         Optional[str],
-        options.option("--std", panel=options.MODEL, metavar="S,S,S", help="Of its pictures, like 0.229,0.224,0.225."),
+        options.option("--std", panel=options.MODEL, metavar="S,S,S", help="Deviation of each channel, like 0.229,0.224,0.225."),
     ] = None,
     labels: Annotated[
         Optional[Path], options.option("--labels", panel=options.MODEL, metavar="FILE", help="Its labels, one a line.")
@@ -167,6 +175,7 @@ def export(
             mean=options.numbers("--mean", mean),
             std=options.numbers("--std", std),
             labels=labels,
+            args=options.arguments(arg),
         )
         return export_source(source, output, given, runs=runs, progress=progress)
 
@@ -308,6 +317,7 @@ def inspect(
     ],
     variant: Variant = None,
     input_shape: InputShapes = None,
+    arg: Arguments = None,
     weights: Weights = None,
     runs: Runs = Path("runs"),
     json: Json = False,
@@ -318,7 +328,9 @@ def inspect(
     def action(progress: Progress) -> Report:
         from edgekit.commands.inspect import inspect as inspect_target
 
-        return inspect_target(target, variant=variant or "", input_shapes=tuple(input_shape or ()), weights=weights, runs=runs)
+        given = options.arguments(arg)
+        shapes = tuple(input_shape or ())
+        return inspect_target(target, variant=variant or "", input_shapes=shapes, args=given, weights=weights, runs=runs)
 
     _carry_out(action, json, debug)
 

@@ -59,9 +59,13 @@ def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     from edgekit.bundle.manifest import MANIFEST, decode_manifest
     from edgekit.errors import EdgekitError
 
-    folder = context.params.get("bundle") or context.params.get("target")
+    # "--variant" has no value yet, so that nothing was made of the words before it
+    words = (context.params.get("bundle"), context.params.get("target"), *context.args)
+    folder = next((word for word in words if word), None)
+    if folder is None:
+        return []
+    path = Path(folder) / MANIFEST
     try:
-        path = Path(folder or "") / MANIFEST
         names = [variant.name for variant in decode_manifest(path.read_bytes(), path).variants]
     except (EdgekitError, OSError, ValueError):
         return []
@@ -277,6 +281,30 @@ def build_setup(text: str | None, *, variant: str | None = None, **given: Any) -
     setup = filled(Setup.parse(text or builders()[0]), variant)
     options = {name: value for name, value in given.items() if value is not None and value is not False}
     return msgspec.structs.replace(setup, options={**options, **setup.options})
+
+
+def arguments(texts: Sequence[str] | None) -> dict[str, Any]:
+    """``--arg``'s texts by their names; raises UsageError for one that is none, or is given twice.
+
+    A value is a number, ``true`` or ``false`` as JSON writes them, or else a string, which may stand in double quotes.
+    """
+    import msgspec
+
+    from edgekit.errors import UsageError
+
+    given: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, word = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--arg {text!r} is not an argument", "write it like num_classes=10")
+        if name in given:
+            raise UsageError(f"--arg gives {name!r} twice", "give it once")
+        try:
+            value = msgspec.json.decode(word)
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            value = word
+        given[name] = value if isinstance(value, (bool, int, float, str)) else word
+    return given
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.bundle.manifest import MANIFEST
@@ -11,7 +12,7 @@ from edgekit.errors import UsageError
 from edgekit.files import is_onnx
 from edgekit.machine.packages import needs, needs_onnx
 from edgekit.reports.inspect import InspectReport
-from edgekit.sources import check_name_of_module
+from edgekit.sources import NO_ARGS, check_name_of_module
 from edgekit.training.folder import RUN_RECIPE, RUNS
 
 
@@ -20,14 +21,20 @@ def inspect(
     *,
     variant: str = "",
     input_shapes: Sequence[str] = (),
+    args: Mapping[str, Any] = NO_ARGS,
     weights: Path | None = None,
     runs: Path = RUNS,
 ) -> InspectReport:
-    """Describe a bundle's variant, an ONNX file, or any source: layers, shapes, parameters and multiply-accumulates."""
+    """Describe a bundle's variant, an ONNX file, or any source: layers, shapes, parameters and multiply-accumulates.
+
+    ``input_shapes``, ``args`` of its factory and ``weights`` are for a model that does not know them.
+    """
     path = Path(target)
     is_bundle = (path / MANIFEST).is_file()
     if variant and not is_bundle:
         raise UsageError(f"--variant goes with a bundle, and {target} is none", "leave it out")
+    if args and (is_bundle or is_onnx(path)):
+        raise UsageError(f"--arg is for the factory of a model, and {target} has none", "leave it out")
     if is_bundle or is_onnx(path):
         needs_onnx()
         from edgekit.onnx.table import onnx_table
@@ -40,5 +47,5 @@ def inspect(
     from edgekit.graphs.table import module_table
     from edgekit.sources.module import load_source
 
-    source = load_source(str(target), runs=runs, input_shapes=input_shapes, weights=weights, trained=False)
+    source = load_source(str(target), runs=runs, input_shapes=input_shapes, weights=weights, args=args, trained=False)
     return module_table(str(target), source.module, source.inputs)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from edgekit.bundle.draft import Draft
 from edgekit.errors import ModelError, UsageError
@@ -18,9 +20,14 @@ from edgekit.recipe import load_recipe
 from edgekit.spelling import did_you_mean
 from edgekit.training.folder import RUNS
 
+NO_ARGS: Mapping[str, Any] = MappingProxyType({})
+
 
 class ExportOptions(NamedTuple):
-    """What ``edgekit export`` may add to what its source says; None leaves the source's own."""
+    """What ``edgekit export`` may add to what its source says; None leaves the source's own.
+
+    ``args`` are those of the factory that a model's name or an import path names.
+    """
 
     fold_bn: bool | None = None
     opset: int | None = None
@@ -30,6 +37,7 @@ class ExportOptions(NamedTuple):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: Path | None = None
+    args: Mapping[str, Any] = NO_ARGS
 
 
 class Origin(Protocol):

@@ -89,7 +89,8 @@ class ModuleOrigin(NamedTuple):
 
 def origin_of_module(source: str, options: ExportOptions, runs: Path) -> ModuleOrigin:
     """Load the model that ``source`` names; raises EdgekitError as ``load_source`` does."""
-    return ModuleOrigin(load_source(source, runs=runs, input_shapes=options.input_shapes, weights=options.weights), options)
+    model = load_source(source, runs=runs, input_shapes=options.input_shapes, weights=options.weights, args=options.args)
+    return ModuleOrigin(model, options)
 
 
 class _File(NamedTuple):

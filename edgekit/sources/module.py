@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from edgekit.models.factory import call_factory, load_weights
 from edgekit.preprocess import CHANNELS, Preprocess
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
-from edgekit.sources import no_source
+from edgekit.sources import NO_ARGS, no_source
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import BATCH, TensorSpec
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, RUNS, model_args
@@ -51,6 +51,7 @@ def load_source(
     runs: Path = RUNS,
     input_shapes: Sequence[str] = (),
     weights: Path | None = None,
+    args: Mapping[str, Any] = NO_ARGS,
     trained: bool = True,
 ) -> ModelSource:
     """Resolve ``source``; raises UsageError for options that do not go with it, ModelError when something is missing.
@@ -59,13 +60,13 @@ def load_source(
     """
     path = Path(source)
     if source in MODELS and not path.exists():
-        return _from_name(source, input_shapes, weights)
+        return _from_name(source, input_shapes, weights, args)
     if path.suffix == ".toml" or path.is_dir():
-        if input_shapes or weights:
-            raise UsageError("--input-shape and --weights go with an import path", "a recipe and a run know their own")
+        if input_shapes or weights or args:
+            raise UsageError("--input-shape, --weights and --arg go with an import path", "a recipe and a run know their own")
         return _from_run(path) if path.is_dir() else _from_recipe(path, runs, trained)
     if ":" in source:
-        return _from_name(source, input_shapes, weights)
+        return _from_name(source, input_shapes, weights, args)
     raise no_source(source)
 
 
@@ -143,9 +144,9 @@ def _untrained(recipe: Recipe) -> ModelSource:
     return ModelSource(recipe.name, recipe.model.name, args, _module(recipe.model.name, args)[0], inputs, recipe)
 
 
-def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None) -> ModelSource:
+def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, args: Mapping[str, Any]) -> ModelSource:
     torch.manual_seed(0)  # without weights, the same export twice is the same bundle
-    module, example = _module(source, {})
+    module, example = _module(source, dict(args))
     module, notes = _runnable(module)
     if input_shapes:
         inputs = _ordered(parse_shapes(input_shapes, _dtype(module)), module)
@@ -158,14 +159,15 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None) -
             inputs = tuple(msgspec.structs.replace(spec, dtype="float32") if "float" in spec.dtype else spec for spec in inputs)
         inputs = _ordered(inputs, module)
     elif source in MODELS:
-        inputs = (TensorSpec("input", "float32", (BATCH, *MODELS[source].input_shape)),)
+        channels, *sides = MODELS[source].input_shape
+        inputs = (TensorSpec("input", "float32", (BATCH, args.get("in_channels", channels), *sides)),)
     else:
         raise UsageError(f"{source} needs the shape of its input, for example --input-shape 1x3x224x224")
     if weights is not None:
         load_weights(module, weights)
     name = source.rpartition(":")[2] or source
     given = weights is not None
-    return ModelSource(name if check_name(name) else "model", source, {}, module, inputs, has_weights=given, notes=notes)
+    return ModelSource(name if check_name(name) else "model", source, dict(args), module, inputs, has_weights=given, notes=notes)
 
 
 def _runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:

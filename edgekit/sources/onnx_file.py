@@ -81,6 +81,7 @@ def origin_of_file(path: Path, options: ExportOptions) -> OnnxOrigin:
     given = {
         "--input-shape": bool(options.input_shapes), "--weights": options.weights, "--opset": options.opset,
         "--mean": options.mean, "--std": options.std, "--labels": options.labels,
+        "--arg": options.args,
     }  # fmt: skip
     wrong = [name for name, value in given.items() if value]
     if wrong:
