@@ -1,7 +1,7 @@
 """Draws the page of a report on a console, and lays out tables that are wider than it.
 
-A table that does not fit loses the columns of its highest ranks. Where it has none to lose, sentences go below their row; failing
-that, every cell has a line of its own. A word is broken only where it is longer than a line.
+Where a table does not fit, its sentences go below their rows. If it is still too wide, it loses the columns of its highest ranks.
+Where none is left to lose, every cell has a line of its own. A word is broken only where it is longer than a line.
 """
 
 from __future__ import annotations
@@ -54,22 +54,28 @@ class _Layout:
 
     def pieces(self) -> Iterator[RenderableType]:
         """What is printed one after the other."""
-        everything = tuple(range(len(self.columns)))
-        shown = everything
-        while not self._fits(shown) and any(self.columns[place].rank for place in shown):
+        shown = everything = tuple(range(len(self.columns)))
+        while not self._fits(shown) and not self._fits_below(shown):
             last = max(shown, key=lambda place: (self.columns[place].rank, place))
+            if not self.columns[last].rank:
+                yield from self._blocks()
+                return
             shown = tuple(place for place in shown if place != last)
-        if self._fits(shown):
-            yield self._grid(shown)
-            lost = [self.columns[place].heading for place in everything if place not in shown]
-            if lost:
-                yield Text(f"no room at this width for {', '.join(lost)}; --json has all", "dim")
-            return
-        aligned = tuple(place for place in everything if not self.columns[place].prose)
-        yield from self._below(aligned) if len(aligned) > 1 and self._fits(aligned) else self._blocks()
+        yield from [self._grid(shown)] if self._fits(shown) else self._below(shown)
+        lost = [self.columns[place].heading for place in everything if place not in shown]
+        if lost:
+            yield Text(f"no room at this width for {', '.join(lost)}; --json has all", "dim")
 
     def _fits(self, shown: Sequence[int]) -> bool:
         return sum(self.least[place] for place in shown) + GAP * (len(shown) - 1) + MARGIN <= self.width
+
+    def _fits_below(self, shown: Sequence[int]) -> bool:
+        """Whether the columns fit with their sentences below the rows, which the first column has to name."""
+        aligned = self._without_prose(shown)
+        return 0 in aligned and 1 < len(aligned) < len(shown) and self._fits(aligned)
+
+    def _without_prose(self, shown: Sequence[int]) -> list[int]:
+        return [place for place in shown if not self.columns[place].prose]
 
     def _grid(self, shown: Sequence[int]) -> Grid:
         grid = Grid(box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False)
@@ -85,15 +91,16 @@ class _Layout:
             grid.add_row(*(row[place] for place in shown))
         return grid
 
-    def _below(self, aligned: Sequence[int]) -> Iterator[RenderableType]:
+    def _below(self, shown: Sequence[int]) -> Iterator[RenderableType]:
         """Rows of short cells, each followed by its sentences."""
+        aligned = self._without_prose(shown)
         yield Text()
         yield self._aligned(self.headings, aligned, "bold")
         total = sum(self.natural[place] for place in aligned) + GAP * (len(aligned) - 1)
         yield Text(f" {('-' if self.ascii_only else '─') * total}")
         for row in self.rows:
             yield self._aligned(row, aligned)
-            yield from self._told(row, [place for place in range(len(row)) if place not in aligned])
+            yield from self._told(row, [place for place in shown if place not in aligned])
         yield Text()
 
     def _aligned(self, row: Sequence[Text], shown: Sequence[int], style: str = "") -> Text:

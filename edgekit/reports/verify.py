@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekit.reports.base import Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Page, Table, columns, verdict
+from edgekit.reports.page import Cell, Column, Page, Table, columns, verdict
 from edgekit.setups import Setup, shared_variant
 from edgekit.tolerance import Tolerance
 
@@ -77,7 +77,11 @@ class VerifyReport(Report, frozen=True):
 def _table(title: str, parities: Sequence[ParityReport]) -> Table:
     numbers = ("samples", "max |y - r|", "of scale", "allowed", "top-1")
     headings = columns("backend", "output", *numbers, "", numbers=numbers, ranks={"samples": 3, "allowed": 2, "top-1": 1})
-    return Table(title, headings, tuple(_row(parity, output) for parity in parities for output in parity.outputs))
+    rows = [(parity, output) for parity in parities for output in parity.outputs]
+    if not any(output.problem for _, output in rows):
+        return Table(title, headings, tuple(_row(*row) for row in rows))
+    cells = tuple((*_row(parity, output), output.problem) for parity, output in rows)
+    return Table(title, (*headings, Column("problem", prose=True)), cells)
 
 
 def _row(parity: ParityReport, output: OutputDiff) -> tuple[Cell, ...]:
@@ -85,7 +89,7 @@ def _row(parity: ParityReport, output: OutputDiff) -> tuple[Cell, ...]:
         parity.backend,
         output.name,
         str(parity.samples),
-        output.problem or f"{output.max_abs:.2e}",
+        "-" if output.problem else f"{output.max_abs:.2e}",
         "-" if output.problem else f"{output.normalised:.2e}",
         f"{output.limit:.2e}",
         "-" if output.top1 is None else f"{output.top1:.2%}",

@@ -110,6 +110,18 @@ def test_verify_fits_with_all_of_its_columns(width: int) -> None:
     assert shown[-1] == "ort-tensorrt  output       64     9.12e-06  8.20e-07  2.23e-04  100.00%  pass"
 
 
+def test_what_is_wrong_with_an_output_stands_below_its_row_at_80_columns() -> None:
+    problem = "the output has the shape (64, 11), not (64, 10)"
+    diffs = (OutputDiff("out", 1e-6, 1e-7, 1e-4, 1.0), OutputDiff("out2", 1e9, 1.0, 1e-4, None, problem))
+    page = VerifyReport("b", "", (ParityReport("r", "ort-cpu", 64, Tolerance(), diffs, {}, Setup("ort-cpu")),), ()).page()
+    assert lines(page, 80)[-3:] == [
+        "ort-cpu  out          64     1.00e-06  1.00e-07  1.00e-04  100.00%  pass",
+        "ort-cpu  out2         64            -         -  1.00e-04        -  FAIL",
+        f"problem: {problem}",
+    ]
+    assert lines(page, 130)[-1].endswith(f"FAIL  {problem}")
+
+
 def test_inspect_loses_its_parameters_first() -> None:
     layer = Layer("layer1.0.downsample", "AdaptiveAvgPool2d", ("batch", 64, 112, 112), 36928, 1806336)
     report = InspectReport("s", {}, {}, (layer,), {}, 0, 0, 0, {})
