@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from edgekit.bundle.draft import Draft
-from edgekit.errors import ModelError, UsageError
-from edgekit.files import is_onnx
+from edgekit.errors import BundleError, ModelError, UsageError
+from edgekit.files import is_onnx, read_bytes
 from edgekit.machine.packages import needs
 from edgekit.models import MODELS
 from edgekit.progress import Advance
@@ -60,6 +60,8 @@ def origin_of(source: str, options: ExportOptions = NOTHING_ADDED, *, runs: Path
     """Resolve ``source``; raises UsageError for options that do not go with it, EdgekitError for what is missing or damaged."""
     path = Path(source)
     if is_onnx(path):
+        if not path.is_file():
+            read_bytes(path, "ONNX file", BundleError)  # raises, before torch is imported
         needs("torch", "onnx", "onnxscript", "onnxruntime", extra="train")
         from edgekit.sources.onnx_file import origin_of_file
 

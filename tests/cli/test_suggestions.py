@@ -128,6 +128,7 @@ finally:
     [
         (("export", "nosuch"), "'nosuch' is neither a recipe"),
         (("export", "nosuch.toml"), "nosuch.toml"),
+        (("export", "nosuch.onnx"), "ONNX file nosuch.onnx does not exist; check the path"),
         (("export", "nosuch.nets:net"), "cannot import nosuch.nets: ModuleNotFoundError: No module named 'nosuch'"),
         (("inspect", "lennet"), "did you mean 'lenet'?"),
         (("inspect", "nosuch:net"), "nosuch:net: cannot import nosuch"),
