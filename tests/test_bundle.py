@@ -214,14 +214,14 @@ def test_a_bundle_says_what_its_reference_is(bundle: Path, reference: Any) -> No
         open_bundle(bundle)
 
 
-@pytest.mark.parametrize("name", ["int8", "fp32", "FLOAT32", " "])
-def test_a_variant_that_is_not_there_is_refused_with_those_that_are(two: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "near"), [("int8", ""), ("fp32", ""), ("FLOAT32", " (did you mean 'float32'?)"), (" ", "")])
+def test_a_variant_that_is_not_there_is_refused_with_those_that_are(two: Path, name: str, near: str) -> None:
     bundle = open_bundle(two)
     for ask in (bundle.variant, bundle.files, bundle.onnx_of, bundle.sha256_of, bundle.manifest.variant):
         with pytest.raises(UsageError) as caught:
             ask(name)
-        assert str(caught.value) == f"bundle lenet has no variant '{name}'; choose one of: float32, float16"
-        assert caught.value.remedy == "choose one of: float32, float16"
+        assert str(caught.value) == f"bundle lenet has no variant '{name}'; choose one of: float32, float16{near}"
+        assert caught.value.remedy == f"choose one of: float32, float16{near}"
 
 
 @pytest.mark.parametrize(
