@@ -283,8 +283,16 @@ def test_a_checkpoint_of_another_recipe_is_refused(other: Recipe, stopped: Path,
 
 
 def test_a_checkpoint_may_be_continued_under_other_export_settings(stopped: Path, data: Dataset) -> None:
+    """It goes on where it stopped, to the bytes of a training that nobody interrupted."""
     plan = recipe()
-    fit(msgspec.structs.replace(plan, export=msgspec.structs.replace(plan.export, golden=7)), data, stopped, begin="resume")
+    other = msgspec.structs.replace(plan, export=msgspec.structs.replace(plan.export, golden=7))
+    assert resumable(other, stopped)
+    rest, whole = Stopping(), Stopping()
+    assert len(fit(other, data, stopped, progress=rest, begin="resume").epochs) == EPOCHS
+    fit(plan, data, stopped.parent / "whole", progress=whole)
+    assert 0 < rest.advances < whole.advances
+    assert weights(stopped) == weights(stopped.parent / "whole")
+    assert without_seconds(stopped) == without_seconds(stopped.parent / "whole")
 
 
 def test_a_checkpoint_of_another_number_of_pictures_is_refused(stopped: Path) -> None:
