@@ -33,7 +33,7 @@ def put(root: Path, name: str, content: bytes) -> None:
 
 def npz(members: Mapping[str, Array]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **members)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **members)  # type: ignore[arg-type]  # numpy's stub takes no mapping of arrays
     return buffer.getvalue()
 
 

@@ -114,7 +114,7 @@ def test_a_manifest_with_wrong_values_is_named(bundle: Path, change: Callable[[d
 
 def test_a_manifest_of_no_schema_is_named(bundle: Path) -> None:
     for schema in (0, -1, True, "4", None, 4.5):
-        edit(bundle, lambda document, schema=schema: document.update(schema=schema))  # type: ignore[misc]
+        edit(bundle, lambda document, schema=schema: document.update(schema=schema))  # type: ignore[misc]  # mypy does not infer defaults of a lambda
         with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*schema"):
             open_bundle(bundle)
 

@@ -17,6 +17,11 @@ def pickled_module(path: Path) -> Path:
     return path
 
 
+def without(bundle: Path, name: str) -> Path:
+    (bundle / name).unlink()
+    return bundle
+
+
 # (folder for files, a sound bundle) -> the command line, and what its sentence must name
 Wrong = Callable[[Path, Path], "tuple[tuple[object, ...], str]"]
 WRONG: dict[str, Wrong] = {
@@ -30,7 +35,7 @@ WRONG: dict[str, Wrong] = {
     "output of an endless name": lambda here, bundle: (("export", "lenet", "--output", here / ENDLESS), "a shorter name"),
     "target of an endless name": lambda here, bundle: (("inspect", here / f"{ENDLESS}.onnx"), ENDLESS),
     "recipe of an endless name": lambda here, bundle: (("run", here / f"{ENDLESS}.toml"), ENDLESS),
-    "file missing": lambda here, bundle: ((bundle / "golden.npz").unlink() or ("verify", bundle), "lacks golden.npz"),
+    "file missing": lambda here, bundle: (("verify", without(bundle, "golden.npz")), "lacks golden.npz"),
     "file truncated": lambda here, bundle: (("verify", damaged(bundle, "model.onnx", lambda c: c[:-9])), "model.onnx has "),
     "checksum wrong": lambda here, bundle: (("verify", damaged(bundle, "golden.npz", flipped)), "golden.npz does not have"),
     "manifest damaged": lambda here, bundle: (("bench", damaged(bundle, "manifest.json", lambda c: c[:99])), "manifest.json is"),

@@ -150,7 +150,7 @@ def test_every_backend_is_asked_and_told_in_a_line(machine: Machine) -> None:
     assert DoctorReport.from_json(report.to_json()) == report
     console = Console(file=io.StringIO(), width=200)
     draw(report.page(), console)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # the console writes into a StringIO
     assert "backends that work here: torch" in lines
     assert "not present: torch-cuda, ort-cuda, ort-tensorrt, tensorrt: no NVIDIA driver is installed" in lines
     assert "BROKEN: ort-cpu: it crashes" in lines

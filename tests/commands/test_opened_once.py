@@ -16,6 +16,7 @@ from edgekit.commands.bench import bench
 from edgekit.commands.inspect import inspect
 from edgekit.commands.predict import predict
 from edgekit.commands.verify import verify
+from edgekit.files import sha256_of
 from edgekit.latency.loop import Timing
 from edgekit.reports.base import Report
 from edgekit.tolerance import ToleranceChange
@@ -42,7 +43,7 @@ def test_a_command_hashes_each_file_of_its_bundle_once(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     hashed: Counter[str] = Counter()
-    real = folder.sha256_of
+    real = sha256_of
 
     def counting(path: Path) -> str:
         hashed[path.name] += 1

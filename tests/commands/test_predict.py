@@ -38,7 +38,8 @@ def by_hand(bundle: Path, path: Path) -> np.ndarray:
     session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"input": x[None].astype(np.float32)})
     powers = np.exp(logits[0].astype(np.float64))
-    return powers / powers.sum()
+    shares: np.ndarray = powers / powers.sum()
+    return shares
 
 
 def reseal(root: Path, **changes: object) -> Manifest:
@@ -67,6 +68,7 @@ def test_other_preprocessing_in_the_manifest_gives_other_probabilities(bundle: P
     path = picture(tmp_path / "a.png")
     before = predict(bundle, [path], top=10)
     described = open_bundle(bundle).manifest.preprocess
+    assert described is not None
     reseal(bundle, preprocess=msgspec.structs.replace(described, mean=(0.9,)))
     after = predict(bundle, [path], top=10)
     one, other = ({guess.label: guess.probability for guess in found.predictions[0].guesses} for found in (before, after))

@@ -32,7 +32,8 @@ def rounded(content: bytes) -> bytes:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             coarse = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(coarse, tensor.name))
-    return model.SerializeToString()
+    rewritten: bytes = model.SerializeToString()
+    return rewritten
 
 
 def two_variants(root: Path, tolerance: Tolerance) -> Bundle:

@@ -43,11 +43,11 @@ LOOSE = Tolerance(atol=1e9, rtol=0.5, top1=0.0)
 def calibrated_lenet() -> torch.nn.Module:
     """Batch norm statistics measured on data, as training leaves them: errors pass through instead of saturating."""
     model = network("lenet")
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            module.reset_running_stats()
-            module.momentum = None
-            module.weight.data.abs_().add_(0.2)
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, NORMS)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.weight.data.abs_().add_(0.2)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for _ in range(8):

@@ -183,7 +183,7 @@ class Apt:
     """Stands in for the commands that ``apt-get download`` needs; ``lists`` says whether the machine has package lists."""
 
     def __init__(self, lists: bool) -> None:
-        self.lists, self.commands = lists, []
+        self.lists, self.commands = lists, list[str]()
 
     def __call__(self, command: list[str], cwd: Path, **options: object) -> None:
         assert options["check"]

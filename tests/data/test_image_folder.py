@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def folder_of(root: Path, count: int = 12, classes: tuple[str, ...] = ("cat", "d
 
 def values(images: NDArray[np.uint8]) -> list[int]:
     assert (images == images[:, :1, :1, :1]).all()
-    return images[:, 0, 0, 0].tolist()
+    greys: list[int] = images[:, 0, 0, 0].tolist()
+    return greys
 
 
 def test_train_and_test_folders_are_used_as_they_are(tmp_path: Path) -> None:
@@ -113,14 +115,15 @@ def test_files_that_are_no_pictures_and_hidden_folders_are_passed_over(tmp_path:
     assert len(train) == len(test) == 6
 
 
-def upright(tmp_path: Path, image: Image.Image, name: str, color: str = "rgb", **options: object) -> NDArray[np.uint8]:
+def upright(tmp_path: Path, image: Image.Image, name: str, color: str = "rgb", **options: Any) -> NDArray[np.uint8]:
     """A picture among others, as ``load`` gives it at 4 rows by 2 columns."""
     for split in ("train", "test"):
         for other in ("cat", "dog"):
             draw(tmp_path / split / other / "z.png", 9, (31, 17))
     image.save(tmp_path / "train" / "cat" / name, **options)
-    train, _, _ = image_folder.load(tmp_path, color, (4, 2))  # type: ignore[arg-type]
-    return train.images[0]
+    train, _, _ = image_folder.load(tmp_path, color, (4, 2))  # type: ignore[arg-type]  # the color is a Literal
+    picture: NDArray[np.uint8] = train.images[0]
+    return picture
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "1", "RGBA", "LA", "CMYK"])

@@ -74,7 +74,7 @@ def test_the_readme_knows_every_extra_and_no_other(readme: str, repository: Path
 
 @pytest.mark.parametrize("name", ["build", "bench"])
 def test_the_readme_lists_every_option_of_a_command(readme: str, name: str) -> None:
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]  # the command is a group
     ours = {one.opts[0] for one in command.params if one.param_type_name == "option"} - {"--help", "--json", "--debug"}
     row = next(line for line in readme.splitlines() if line.startswith(f"| `edgekit {name} "))
     everywhere = {"--backend", "--flavour", "--source", "--engine"} if name == "bench" else set()  # told of below the table

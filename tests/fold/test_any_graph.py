@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -57,7 +57,8 @@ class Shuffle(nn.Module):
     """The channels of two groups, interleaved."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        groups: Tensor = x.unflatten(1, (2, -1))  # type: ignore[no-untyped-call]  # torch has not typed it
+        return groups.transpose(1, 2).flatten(1, 2)
 
 
 class Pointwise(nn.Module):
@@ -67,7 +68,7 @@ class Pointwise(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.linear(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -137,7 +138,7 @@ def drawn_models(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
             fitting = [name for name, module in modules.items() if getattr(module, "in_channels", None) == width]
             if fitting:
                 name = draw(st.sampled_from(fitting))
-                add(Step(kind, (source,), name), modules[name].out_channels)  # type: ignore[arg-type]
+                add(Step(kind, (source,), name), modules[name].out_channels)  # type: ignore[arg-type]  # torch's modules give any attribute as Tensor | Module
         elif kind == "tanh":
             add(Step(kind, (source,)), width)
         elif kind in SAME_SHAPE:
@@ -165,7 +166,7 @@ def behind_a_layer_of_its_own(model: nn.Module) -> set[str]:
     for step in model.steps:
         producer = model.steps[step.sources[0] - 1] if step.sources[0] else None
         alone = producer is not None and names.count(producer.module) == 1 and uses[step.sources[0]] == 1
-        if step.kind == "norm" and alone and producer.kind in ("conv", "transposed"):
+        if step.kind == "norm" and alone and producer is not None and producer.kind in ("conv", "transposed"):
             found.add(f"parts.{step.module}")
     return found
 
@@ -191,7 +192,8 @@ class Aligned(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
+        assert self.conv.bias is not None
         return self.norm(self.conv(x.to(self.conv.bias.dtype)))
 
 
@@ -207,7 +209,7 @@ class Table(nn.Module):
         super().__init__()
         self.table, self.norm = nn.Parameter(torch.randn(4, 3)), BatchNorm(3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y = self.table[x.argmax(1)]
         for _ in range(600):
             y = y + x[:, :3]

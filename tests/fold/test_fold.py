@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ class Crossed(nn.Module):
         self.last = nn.Conv2d(4, 4, 3)
         self.unused = nn.BatchNorm2d(4)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y = self.norm_of_first(self.first(x))
         return self.norm_of_last(self.last(torch.relu(y)))
 
@@ -137,6 +138,9 @@ def test_folding_follows_the_data_and_not_the_order_of_modules() -> None:
 
 class Functional(nn.Module):
     """Two weights in one module, one with a bias of its own name, and no layer modules at all."""
+
+    mean: Tensor
+    variance: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +166,7 @@ class ThenAffine(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(1, 3, 3), BatchNorm(3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.norm(self.conv(x)) * 2 + 1
 
 
@@ -183,7 +187,7 @@ def test_instance_norm_counts_as_a_batch_norm_only_with_running_statistics() -> 
 
 
 def test_half_precision_is_folded_in_float64_and_rounded_once() -> None:
-    model = randomise_norms(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))).half()
+    model: Any = randomise_norms(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))).half()
     graph, report = fold(model, spec(2, 5, 5, dtype="float16"))
     assert len(report.folded) == 1
     assert {tensor.dtype for tensor in graph.state_dict().values()} == {torch.float16}
@@ -225,7 +229,7 @@ def test_outputs_of_every_kind_fold_also_where_they_are_not_finite() -> None:
 
 
 class FixedDtype(Skip):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.norm(self.conv(x.float()))
 
 

@@ -71,10 +71,8 @@ def test_a_slightly_wrong_map_is_caught(monkeypatch: pytest.MonkeyPatch, factor:
 
 
 def test_a_wrong_eps_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.fold import norms
-
     rsqrt = torch.rsqrt
-    monkeypatch.setattr(norms.torch, "rsqrt", lambda value: rsqrt(value + 1e-5))
+    monkeypatch.setattr("edgekit.fold.norms.torch.rsqrt", lambda value: rsqrt(value + 1e-5))
     with pytest.raises(ModelError, match="changed its float64 outputs"):
         fold(randomise_norms(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))), spec(2, 5, 5))
 
@@ -91,26 +89,24 @@ HIDING: dict[str, Callable[[Tensor], Any]] = {
 def test_outputs_that_hide_an_error_do_not_hide_it_from_the_proof(
     monkeypatch: pytest.MonkeyPatch, hide: Callable[[Tensor], Any], norm_first: bool
 ) -> None:
-    from edgekit.fold import norms
-
     conv, norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
     model = randomise_norms(
         Calls(lambda m, x: hide(m.conv(m.norm(x)) if norm_first else m.norm(m.conv(x))), conv=conv, norm=norm)
     )
     assert len(fold(model, spec(3, 5, 5))[1].folded) == 1
     rsqrt = torch.rsqrt
-    monkeypatch.setattr(norms.torch, "rsqrt", lambda value: rsqrt(value + 1e-5))
+    monkeypatch.setattr("edgekit.fold.norms.torch.rsqrt", lambda value: rsqrt(value + 1e-5))
     with pytest.raises(ModelError, match="changed its float64 outputs"):
         fold(model, spec(3, 5, 5))
 
 
 @pytest.mark.parametrize("check", ["_check_reach", "_check_weight"])
 def test_a_missed_refusal_is_caught(monkeypatch: pytest.MonkeyPatch, check: str) -> None:
-    def other_user(m: Any, x: Tensor) -> Tensor:
+    def other_user(m: Any, x: Tensor) -> Any:
         y = m.conv(x)
         return m.norm(y) + torch.tanh(y)
 
-    def shared(m: Any, x: Tensor) -> Tensor:
+    def shared(m: Any, x: Tensor) -> Any:
         return m.norm(m.conv(torch.tanh(m.conv(x))))
 
     model = Calls(other_user if check == "_check_reach" else shared, conv=nn.Conv2d(3, 3, 1), norm=nn.BatchNorm2d(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.networks import randomise_norms
 
 
 class AlsoOutput(Skip):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.conv(x)
         return self.norm(y), y
 
@@ -27,7 +28,7 @@ class CalledTwice(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.norm(self.conv(self.conv(x)))
 
 
@@ -37,17 +38,17 @@ class SharedWeight(nn.Module):
         self.one, self.other, self.norm = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
         self.other.weight = self.one.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.norm(self.one(x)) + self.other(x)
 
 
 class PartOfAWeight(Skip):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.norm(F.conv2d(x, self.conv.weight.flip(0)))
 
 
 class AfterCat(Skip):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y = self.conv(x)
         return self.norm(torch.cat((y[:, :1], y[:, 1:]), dim=1))
 
@@ -57,9 +58,10 @@ class Tied(Skip):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm.bias = self.conv.bias
+        norm: Any = self.norm
+        norm.bias = self.conv.bias
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.norm(self.conv(x))
 
 
@@ -110,8 +112,8 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] =
 
 @pytest.mark.parametrize(("build", "shape", "code", "reason"), REFUSALS.values(), ids=REFUSALS)
 def test_a_norm_is_kept_and_says_why(build: Callable[[], nn.Module], shape: tuple[int, ...], code: str, reason: str) -> None:
-    model = build()
-    keep = model[2].weight.detach().clone() if "negative" in reason else None  # type: ignore[index]
+    model: Any = build()
+    keep = model[2].weight.detach().clone() if "negative" in reason else None
     model = randomise_norms(model).double()
     if keep is not None:
         with_values(model[2], weight=keep.tolist())

@@ -28,7 +28,7 @@ def fixed(model: nn.Module, *, positive: bool = False, centred: bool = False) ->
                 module.weight.abs_() if positive else None
                 if centred:
                     module.bias.zero_()
-                    module.running_mean.zero_()  # type: ignore[union-attr]
+                    module.running_mean.zero_()  # type: ignore[union-attr]  # torch's buffers may be None
     return model.double()
 
 
@@ -84,7 +84,7 @@ def test_a_norm_folds_back_through(build: Callable[[], nn.Module], shape: tuple[
     assert list(found.values()) in (["0 before"], ["conv before"])
 
 
-def padded(mode: str) -> nn.Module:
+def padded(mode: Any) -> nn.Module:
     return nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode))
 
 
@@ -130,9 +130,9 @@ def test_a_scale_without_shift_passes_zero_padding_and_relu() -> None:
 
     assert folded_paths(fixed(build(), positive=True, centred=True), 2, 5, 5) == {"0": "2 after"}
     assert folded_paths(fixed(build(), positive=True), 2, 5, 5) == {}
-    negative = fixed(build(), positive=True, centred=True)
+    negative: Any = fixed(build(), positive=True, centred=True)
     with torch.no_grad():
-        negative[0].weight[0] = -1.0  # type: ignore[index,operator]
+        negative[0].weight[0] = -1.0
     _, report = fold(negative, spec(2, 5, 5, dtype="float64"))
     assert [one.code for one in report.kept[0].obstacles] == ["input", "nonlinear"]
 
@@ -149,7 +149,7 @@ def test_a_branch_that_cannot_take_its_share_leaves_all_as_they_were() -> None:
     model = Calls(lambda m, x: m.norm(torch.cat([m.one(x), torch.tanh(x)], 1)), one=nn.Conv2d(2, 3, 1), norm=nn.BatchNorm2d(5))
     graph, report = fold(fixed(model), spec(2, 6, 6, dtype="float64"))
     assert report.folded == ()
-    assert torch.equal(graph.state_dict()["one.weight"], model.one.weight)  # type: ignore[arg-type,union-attr]
+    assert torch.equal(graph.state_dict()["one.weight"], model.one.weight)  # type: ignore[arg-type,union-attr]  # torch's modules take and give Tensor | Module
 
 
 def test_a_sum_and_a_product_share() -> None:
@@ -231,7 +231,7 @@ def test_single_numbers_biases_and_embeddings_are_no_normalisations() -> None:
 
 
 def test_three_norms_in_a_row_are_rounded_once() -> None:
-    model = randomise_norms(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), BatchNorm(3), nn.BatchNorm2d(3)))
+    model: Any = randomise_norms(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), BatchNorm(3), nn.BatchNorm2d(3)))
     graph, report = fold(model, spec(2, 5, 5))
     assert len(report.folded) == 3
     scale = torch.ones(3, dtype=torch.float64)
@@ -244,14 +244,14 @@ def test_three_norms_in_a_row_are_rounded_once() -> None:
 
 
 def test_what_is_written_to_in_place_is_folded_only_where_it_is_alone() -> None:
-    def used_again(m: Any, x: Tensor) -> Tensor:
+    def used_again(m: Any, x: Tensor) -> Any:
         y = m.norm(m.conv(x))
         return F.relu(y, inplace=True) + y
 
     reused = Calls(used_again, conv=nn.Conv2d(2, 3, 3), norm=nn.BatchNorm2d(3))
     assert folded_paths(fixed(reused), 2, 5, 5) == {"norm": "conv before"}
 
-    def through_a_view(m: Any, x: Tensor) -> Tensor:
+    def through_a_view(m: Any, x: Tensor) -> Any:
         y = m.conv(x)
         y[:, :1].mul_(2)
         return m.norm(y)
@@ -263,7 +263,7 @@ def test_what_is_written_to_in_place_is_folded_only_where_it_is_alone() -> None:
 
 def test_a_mean_far_from_zero_goes_back_but_not_ahead() -> None:
     conv, norm = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)
-    norm.running_mean.fill_(1e4)  # type: ignore[union-attr]
+    norm.running_mean.fill_(1e4)  # type: ignore[union-attr]  # torch's buffers may be None
     _, report = fold(nn.Sequential(conv, norm), spec(2, 5, 5))
     assert len(report.folded) == 1
     _, report = fold(nn.Sequential(norm, conv), spec(2, 5, 5))
@@ -271,7 +271,7 @@ def test_a_mean_far_from_zero_goes_back_but_not_ahead() -> None:
 
 
 def test_numbers_beyond_float16_are_not_folded() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, eps=1e-12))
+    model: Any = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, eps=1e-12))
     model[1].running_var.fill_(1e-12)
     _, report = fold(model, spec(2, 5, 5))
     assert len(report.folded) == 1
@@ -281,6 +281,9 @@ def test_numbers_beyond_float16_are_not_folded() -> None:
 
 class WrittenOut(nn.Module):
     """(x - mean) / deviation * gamma."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, channels: int, mean: float, deviation: float, gamma: float) -> None:
         super().__init__()
@@ -297,8 +300,8 @@ def normed(variance: float, mean: float, gamma: float, *, written: bool = False,
     if written:
         return WrittenOut(channels, mean * variance**0.5, variance**0.5, gamma)
     norm = nn.BatchNorm2d(channels, eps=1e-3 * variance)
-    norm.running_var.fill_(variance)  # type: ignore[union-attr]
-    norm.running_mean.fill_(mean * variance**0.5)  # type: ignore[union-attr]
+    norm.running_var.fill_(variance)  # type: ignore[union-attr]  # torch's buffers may be None
+    norm.running_mean.fill_(mean * variance**0.5)  # type: ignore[union-attr]  # torch's buffers may be None
     nn.init.constant_(norm.weight, gamma)
     return norm
 
@@ -307,7 +310,7 @@ def float32_errors(model: nn.Module, graph: nn.Module, x: Tensor) -> tuple[float
     """(folded, unfolded) against float64, of the scale."""
     with torch.inference_mode():
         truth = copy.deepcopy(model).eval().double()(x.double())
-        return tuple(float((run(x) - truth).abs().max() / truth.abs().max()) for run in (graph, model.eval()))  # type: ignore[return-value]
+        return tuple(float((run(x) - truth).abs().max() / truth.abs().max()) for run in (graph, model.eval()))  # type: ignore[return-value]  # two models give two numbers
 
 
 @pytest.mark.parametrize(("gamma", "written"), [(1.0, False), (-2.0, True), (1e-3, True)])
@@ -339,7 +342,7 @@ def test_a_norm_far_from_zero_would_lose_digits_behind_it(monkeypatch: pytest.Mo
 def test_before_it_a_norm_far_from_zero_folds_and_gains(mean: float) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(8, 8, 3), normed(1.0, mean, 1.0))
-    nn.init.constant_(model[0].bias, mean)  # type: ignore[arg-type]
+    nn.init.constant_(model[0].bias, mean)  # type: ignore[arg-type]  # torch's modules take and give Tensor | Module
     graph, report = fold(model, spec(8, 8, 8))
     assert len(report.folded) == 1
     folded, unfolded = float32_errors(model, graph, torch.randn(4, 8, 8, 8))
@@ -351,9 +354,9 @@ def test_before_it_a_norm_far_from_zero_folds_and_gains(mean: float) -> None:
 def test_a_channel_that_float16_cannot_hold_is_not_folded(transposed: bool, gamma: float, folds: bool) -> None:
     torch.manual_seed(0)
     layer = nn.ConvTranspose2d(4, 4, 3) if transposed else nn.Conv2d(4, 4, 3)
-    model = randomise_norms(nn.Sequential(layer, nn.BatchNorm2d(4)))
+    model: Any = randomise_norms(nn.Sequential(layer, nn.BatchNorm2d(4)))
     with torch.no_grad():
-        model[1].weight[0] = gamma  # type: ignore[index,union-attr]
+        model[1].weight[0] = gamma
     _, report = fold(model.half(), spec(4, 5, 5, dtype="float16"))
     assert [item.obstacles[0].code for item in report.kept] == ([] if folds else ["underflow"])
 

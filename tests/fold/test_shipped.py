@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import fx, nn
 
 from edgekit.fold import fold
-from edgekit.reports.export import FoldReport
+from edgekit.reports.export import Fold, FoldReport, Kept
 from edgekit.tensors import TensorSpec
 from tests.fold.checks import error, fold_exactly, norm_nodes, paths, spec
 from tests.networks import network
@@ -37,7 +37,8 @@ def shipped(request: pytest.FixtureRequest) -> Shipped:
 def test_of_a_shipped_model_every_norm_with_a_layer_before_it_folds(shipped: Shipped) -> None:
     _, folded, before = SHIPPED[shipped.name]
     assert (len(shipped.report.folded), shipped.report.before) == (folded, before)
-    assert len({item.norm for item in (*shipped.report.folded, *shipped.report.kept)}) == before
+    folds: tuple[Fold | Kept, ...] = (*shipped.report.folded, *shipped.report.kept)
+    assert len({item.norm for item in folds}) == before
     assert all(item.reason for item in shipped.report.kept)
     assert norm_nodes(shipped.graph) == sum(item.nodes for item in shipped.report.kept) == before - folded
 
@@ -77,7 +78,7 @@ def test_a_folded_shipped_model_holds_no_trace_of_its_norms() -> None:
 
 @pytest.mark.parametrize("fold_bn", [True, False])
 def test_the_model_is_left_as_it_was(fold_bn: bool) -> None:
-    model = network("lenet").train()
+    model: Any = network("lenet").train()
     model[1].eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     identities = [id(parameter) for parameter in model.parameters()]

@@ -121,8 +121,8 @@ def test_a_gpus_own_times_are_asked_for_when_its_clocks_have_risen(clock: Clock,
             return DeviceTimes((0.5,) * count, launch_bound=True)
 
     made = OnGpu(lambda feed: {}, (TensorSpec("x", "float32", ("batch", 3)),))
-    made.bind = lambda feed: clock.work("A", lambda: 1)  # type: ignore[method-assign]
-    made.run = lambda feed: clock.work("A", lambda: 1)() or {}  # type: ignore[method-assign]
+    made.bind = lambda feed: clock.work("A", lambda: 1)  # type: ignore[method-assign]  # the method is replaced on purpose
+    made.run = lambda feed: clock.work("A", lambda: 1)() or {}  # type: ignore[method-assign]  # the method is replaced on purpose
     other = fake("B", clock, 1, [])
     first = Opened("A", Setup("A"), made, on_gpu=True)
     rows, _ = time_sessions([first, other], Timing((1,), seconds=0.05))

@@ -75,7 +75,7 @@ def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, tmp_path: Pat
     files = open_bundle(tmp_path / "bundle").files()
     nodes = read_nodes(files.onnx)
     with open_session(Setup("ort-cpu", threads=1), files) as opened:
-        layers = opened.layer_times(sample_feed(opened.inputs, 2), 3)  # type: ignore[attr-defined]
+        layers = opened.layer_times(sample_feed(opened.inputs, 2), 3)  # type: ignore[attr-defined]  # not every session has it; this one does
     made_of = nodes_of(layers, nodes)
     assert Counter(one for found in made_of for one in found) == Counter(node.name for node in nodes)
     assert {len(one.ms) for one in layers} == {3}
@@ -115,7 +115,7 @@ def printed(*layers: LayerTime) -> str:
     report = layers_report("ort-cpu", Setup("ort-cpu"), 1, layers, chain(*["Relu"] * len(layers)))
     console = Console(width=160, file=io.StringIO())
     draw(BenchReport("b", "0", {}, 1, 0.1, (), (), (), None, (report,)).page(), console)
-    return str(console.file.getvalue())  # type: ignore[attr-defined]
+    return str(console.file.getvalue())  # type: ignore[attr-defined]  # the console writes into a StringIO
 
 
 def test_a_long_table_is_cut_and_says_so() -> None:

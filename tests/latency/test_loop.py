@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import groupby
 
 import pytest
@@ -43,14 +44,16 @@ def test_calls_made_slow_by_the_other_candidates_turn_are_not_recorded(clock: Cl
     def cold(name: str) -> float:
         return 9 if clock.calls[-2:-1] != [name] else 1
 
-    rows = interleave([candidate(clock, name, lambda name=name: cold(name)) for name in "AB"], 1, "device", 1.0)
+    rows = interleave([candidate(clock, name, partial(cold, name)) for name in "AB"], 1, "device", 1.0)
     for one in rows:
         assert 9 in one.warmups_ms
         assert {sample for block in one.samples_ms for sample in block} == {1.0}
 
 
 def test_a_drift_of_the_machine_hits_both_alike_and_leaves_the_ratio(clock: Clock) -> None:
-    slower = lambda: 1 + clock.now / (4e9)  # noqa: E731
+    def slower() -> float:
+        return 1 + clock.now / 4e9
+
     rows = interleave([candidate(clock, "A", lambda: 2 * slower()), candidate(clock, "B", slower)], 1, "device", 1.0)
     assert all(one.noise.startswith("noisy: drift, the last third takes ") for one in rows)
     assert rows[0].median_ms > 2 * 1.1  # the numbers themselves moved

@@ -99,7 +99,7 @@ def test_the_interval_of_a_speed_up_widens_with_the_scatter_of_its_rounds() -> N
     def found(scatter: float) -> tuple[float, float, float]:
         base = np.exp(rng.normal(0, 0.3, 40))  # drift that both see
         ratio = 2 * np.exp(rng.normal(0, scatter, 40))
-        (one,) = speedups([row("A", (base * ratio)[:, None]), row("B", base[:, None])])
+        (one,) = speedups([row("A", (base * ratio)[:, None].tolist()), row("B", base[:, None].tolist())])
         return one.speedup, one.low, one.high
 
     calm, wild = found(0.01), found(0.2)

@@ -77,7 +77,8 @@ def test_weights_go_through_safetensors_and_state_dicts(tmp_path: Path) -> None:
 
 
 def test_the_same_weights_give_the_same_bytes() -> None:
-    assert weights_bytes(network("lenet")) == weights_bytes(network("lenet").to(memory_format=torch.channels_last))
+    model: Any = network("lenet")
+    assert weights_bytes(network("lenet")) == weights_bytes(model.to(memory_format=torch.channels_last))
     assert weights_bytes(network("lenet")) != weights_bytes(network("lenet", seed=1))
 
 

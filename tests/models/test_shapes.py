@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -58,7 +60,8 @@ def test_both_lenets_compute_the_same_from_the_same_weights() -> None:
 
 
 def test_lenet_takes_channels_last() -> None:
-    model, x = network("lenet"), torch.randn(3, 1, 28, 28)
+    model: Any = network("lenet")
+    x = torch.randn(3, 1, 28, 28)
     expected = model(x)
     moved = model.to(memory_format=torch.channels_last)
     torch.testing.assert_close(moved(x.contiguous(memory_format=torch.channels_last)), expected)
@@ -84,7 +87,7 @@ def test_resnet18_has_the_stages_of_its_table() -> None:
 
 
 def test_resnet18_shortcuts_are_plain_convolutions_where_the_shape_changes() -> None:
-    model = build_module("resnet18")
+    model: Any = build_module("resnet18")
     kinds = [type(block.shortcut) for stage in range(1, 5) for block in getattr(model, f"stage{stage}")]
     assert kinds == [nn.Identity, nn.Identity, *[nn.Conv2d, nn.Identity] * 3]
     assert {model.stage2[0].shortcut.kernel_size, model.stage2[0].shortcut.stride} == {(1, 1), (2, 2)}
@@ -92,7 +95,8 @@ def test_resnet18_shortcuts_are_plain_convolutions_where_the_shape_changes() -> 
 
 
 def test_a_residual_block_adds_its_input() -> None:
-    block = build_module("resnet18").eval().stage1[0]
+    model: Any = build_module("resnet18").eval()
+    block = model.stage1[0]
     for parameter in block.parameters():
         parameter.data.zero_()
     x = torch.randn(2, 64, 5, 5)

@@ -77,7 +77,7 @@ def test_float64_gives_up_in_time_and_on_what_it_does_not_know(monkeypatch: pyte
         node("Relu", ["y7"], "y"),
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(onnx_exact.time, "monotonic", lambda: float(next(clock)))
+        patch.setattr("edgekit.onnx.exact.time.monotonic", lambda: float(next(clock)))
         with pytest.raises(onnx_exact.Inexact, match="more than"):  # between two operators of one sample
             onnx_exact.run_file_exact(made(chain, []), {"x": feed["x"][:1]}, 4.0)
         assert next(clock) < 7

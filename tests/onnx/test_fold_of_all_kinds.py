@@ -192,6 +192,6 @@ def test_what_onnxscript_cannot_do_is_one_sentence(monkeypatch: pytest.MonkeyPat
     def fail(*given: object, **more: object) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr(onnx_fold.rewriter, "rewrite", fail)
+    monkeypatch.setattr("edgekit.onnx.fold.rewriter.rewrite", fail)
     with pytest.raises(ModelError, match="onnxscript cannot rewrite the file: first; export with --no-fold-bn"):
         onnx_fold.fold_onnx(plain())

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgekit.parity.compare import compare_output, normalised_error
+from edgekit.parity.compare import compare_output
+from edgekit.tensors import normalised_error
 from edgekit.tolerance import Tolerance
 
 Array = np.ndarray[Any, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgekit.parity.compare import compare_output
 from edgekit.parity.run import parity
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup
+from edgekit.tensors import Feed
 from edgekit.tolerance import Tolerance
 from tests.bundle.editing import edit
 
@@ -80,9 +82,14 @@ def test_a_wrong_shape_fails_at_any_tolerance_and_is_reported(function: Callable
     assert "the output has the shape" in report.outputs[0].problem
 
 
+def given(outputs: dict[str, Array], feed: Feed) -> dict[str, Array]:
+    return outputs
+
+
 def test_an_output_that_is_missing_fails_at_any_tolerance() -> None:
-    for outputs in ({}, {"z": REFERENCE}):
-        session = FakeSession(lambda feed, made=outputs: made)
+    missing: tuple[dict[str, Array], ...] = ({}, {"z": REFERENCE})
+    for outputs in missing:
+        session = FakeSession(partial(given, outputs))
         report = parity(Opened("fake", Setup("fake"), session), golden(), LOOSE, "what was recorded")
         assert not report.passed
         assert report.outputs[0].problem == "the output is missing"
@@ -91,7 +98,7 @@ def test_an_output_that_is_missing_fails_at_any_tolerance() -> None:
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_fails_at_any_tolerance_and_is_located(poison: float) -> None:
     def poisoned(x: Array) -> Array:
-        y = x.copy()
+        y: Array = x.copy()
         y[-1, 1] = poison
         return y
 
@@ -107,7 +114,7 @@ def test_a_report_of_no_outputs_or_no_runtimes_does_not_pass() -> None:
 
 def test_a_changed_winner_fails_top1_even_inside_the_tolerance() -> None:
     def swapped(x: Array) -> Array:
-        y = x.copy()
+        y: Array = x.copy()
         y[x[:, 0] == 4, 1] = 4.5  # class 1 overtakes class 0 in the second sample
         return y
 

@@ -163,7 +163,7 @@ def test_anything_else_is_an_error_in_one_sentence(content: bytes) -> None:
 
 def test_a_report_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        FOLDS.error_float64 = 0.0  # type: ignore[misc]
+        FOLDS.error_float64 = 0.0  # type: ignore[misc]  # it is frozen, which is what is tested
 
 
 def test_training_passes_at_its_bar_and_not_below() -> None:

@@ -21,7 +21,7 @@ def pretended_provider(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[
     asked: list[Any] = []
     real = onnxruntime.InferenceSession
 
-    class Session(real):  # type: ignore[misc, valid-type]
+    class Session(real):  # type: ignore[misc, valid-type]  # the base class is a value
         used: ClassVar[list[str]] = ["TensorrtExecutionProvider"]
         first: ClassVar[str] = "TensorrtExecutionProvider"
 

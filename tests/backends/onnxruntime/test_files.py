@@ -42,12 +42,14 @@ def test_a_file_with_a_compiled_program_is_refused_before_onnxruntime_sees_it(
 
 def outside(name: str, kind: str) -> onnx.ModelProto:
     """``y = x w`` with ``w`` in the file w.bin, at each of the places where ONNX Runtime follows such a name."""
-    w = onnx.TensorProto(name="w", data_type=1, dims=[4] if "sparse" in kind else [4, 4], data_location=1)
+    w = onnx.TensorProto(name="w", data_type=1, dims=[4] if "sparse" in kind else [4, 4], data_location=onnx.TensorProto.EXTERNAL)
     w.external_data.add(key="location", value=name)
     index = onnx.numpy_helper.from_array(np.array([0, 5, 10, 15]), "index")
     sparse = onnx.SparseTensorProto(values=w, indices=index, dims=[4, 4])
     nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]
-    given = {"initializer": {"initializer": [w]}, "sparse initializer": {"sparse_initializer": [sparse]}}.get(kind, {})
+    given: dict[str, Any] = {"initializer": {"initializer": [w]}, "sparse initializer": {"sparse_initializer": [sparse]}}.get(
+        kind, {}
+    )
     if not given:
         value = {"sparse_value": sparse} if kind == "sparse constant" else {"value": w}
         nodes.insert(0, onnx.helper.make_node("Constant", [], ["w"], **value))
@@ -89,7 +91,7 @@ def test_a_file_that_has_changed_since_is_looked_into_again_for_its_layers(files
     with open_session(way("ort-cpu"), files) as opened:
         files.onnx.write_bytes(outside("w.bin", "initializer").SerializeToString())
         with pytest.raises(BundleError, match="keeps weights in another file"):
-            opened.layer_times(sample_feed(files.inputs, 1), 1)  # type: ignore[attr-defined]
+            opened.layer_times(sample_feed(files.inputs, 1), 1)  # type: ignore[attr-defined]  # not every session has it; this one does
 
 
 def test_a_file_cut_off_whose_bytes_say_epcontext_is_refused(files: ModelFiles, pretended_provider: list[Any]) -> None:

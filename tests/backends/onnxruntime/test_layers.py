@@ -24,7 +24,7 @@ def test_what_the_bodies_of_if_and_loop_take_is_told_once(tmp_path: Path) -> Non
     inputs = (TensorSpec("x", "float32", ("batch", 64)),)
     outputs = (TensorSpec("y", "float32", ("batch", 64)),)
     with open_session(Setup("ort-cpu", threads=1), ModelFiles(tmp_path / "m.onnx", inputs, outputs)) as opened:
-        layers = opened.layer_times(sample_feed(inputs, 2), 3)  # type: ignore[attr-defined]
+        layers = opened.layer_times(sample_feed(inputs, 2), 3)  # type: ignore[attr-defined]  # not every session has it; this one does
     names = [node.name for node in read_nodes(tmp_path / "m.onnx")]
     assert sorted(one.name for one in layers) == sorted(names)
     assert nodes_of(layers, read_nodes(tmp_path / "m.onnx")) == [(one.name,) for one in layers]

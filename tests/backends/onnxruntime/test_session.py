@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,7 +29,7 @@ def test_a_file_onnxruntime_refuses_is_one_sentence(files: ModelFiles, tmp_path:
 
 @pytest.mark.parametrize("what", ["inputs", "outputs"])
 def test_names_that_differ_from_the_file_are_refused(files: ModelFiles, what: str) -> None:
-    renamed = tuple(msgspec.structs.replace(spec, name="other") for spec in getattr(files, what))
+    renamed: Any = tuple(msgspec.structs.replace(spec, name="other") for spec in getattr(files, what))
     with pytest.raises(BundleError, match=f"{what}.*other"):
         open_session(way("ort-cpu"), files._replace(**{what: renamed}))
 

@@ -106,7 +106,7 @@ def test_no_session_falls_back_in_a_run_and_none_prints_to_standard_output(
 ) -> None:
     monkeypatch.setattr(onnxruntime.InferenceSession, "first", first)
     with open_session(way(kind), files) as opened:
-        assert opened._session._enable_fallback is False  # type: ignore[attr-defined]
+        assert opened._session._enable_fallback is False  # type: ignore[attr-defined]  # it is private to ONNX Runtime's session
     assert [providers[0][0] for providers in pretended_provider] == [first]
     told = capsys.readouterr()
     assert told.out == ""
@@ -127,7 +127,7 @@ def test_a_run_that_the_provider_fails_is_not_run_again_on_the_cpu(
             raise failure
 
     with open_session(way("ort-tensorrt"), files) as opened:
-        session = opened._session  # type: ignore[attr-defined]
+        session = opened._session  # type: ignore[attr-defined]  # it is private to ONNX Runtime's session
         real, session._sess = session._sess, Failing()
         with pytest.raises(BundleError, match=r"out of memory; use smaller batches, or see whether ort-cpu") as caught:
             opened.run(sample_feed(files.inputs, 2))

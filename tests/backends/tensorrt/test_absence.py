@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import edgekit.backends
-import edgekit.backends.tensorrt.flavour
 from edgekit.backends import open_session
 from edgekit.bundle.folder import open_bundle
 from edgekit.errors import MissingError
@@ -26,7 +24,7 @@ pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
 def test_nothing_is_imported_where_there_is_no_flavour_or_no_driver(ten: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
     imported: list[str] = []
     set_driver(monkeypatch, NO_DRIVER)
-    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib, "import_module", imported.append)
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.importlib.import_module", imported.append)
     assert why_not("tensorrt") == "no NVIDIA driver is installed; install one, or use ort-cpu"
     without(monkeypatch, "tensorrt", "tensorrt_rtx")
     assert why_not("tensorrt") == f"TensorRT is not installed; {pip_install('trt')}, or on RTX {pip_install('rtx')}"

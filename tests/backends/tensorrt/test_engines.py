@@ -35,7 +35,9 @@ def onnx_file(bias: float = 0.0) -> OnnxFile:
     spec = (TensorSpec("input", "float32", ("batch", 4)),)
     sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4])] for name in ("input", "output")]
     weights = [numpy_helper.from_array(np.eye(4, dtype=np.float32) + np.float32(bias), "w")]
-    graph = helper.make_graph([helper.make_node("Gemm", ["input", "w"], ["output"], name="gemm")], "g", *sides, weights)
+    inputs, outputs = sides
+    gemm = helper.make_node("Gemm", ["input", "w"], ["output"], name="gemm")
+    graph = helper.make_graph([gemm], "g", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     return OnnxFile(
         Path("model.onnx"), model.SerializeToString(), spec, (TensorSpec("output", "float32", ("batch", 4)),), "float32"
@@ -149,7 +151,7 @@ def link(path: Path) -> None:
     path.symlink_to(path.with_suffix(".elsewhere"))
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "truncated": truncate,
     "a bit flipped": flip,
     "empty": lambda path: path.write_bytes(b""),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
+from typing import Any
 
 import pytest
 
@@ -38,9 +40,8 @@ def test_the_real_cuda_python_without_a_driver_is_one_sentence() -> None:
 
 
 def test_the_fakes_refuse_what_they_do_not_know(ten: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.backends.tensorrt import memory as _cuda
-
+    cudart: Any = importlib.import_module("edgekit.backends.tensorrt.memory").cudart
     with pytest.raises(AttributeError, match="this CUDA has no cudaMallocManaged"):
-        _cuda.cudart.cudaMallocManaged(1)
+        cudart.cudaMallocManaged(1)
     with pytest.raises(AttributeError, match="this CUDA has no memory"):
-        _ = _cuda.cudart.memory
+        _ = cudart.memory

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import edgekit.backends.tensorrt.flavour
 from edgekit.backends.tensorrt.builder import build_plan
 from edgekit.backends.tensorrt.flavour import TensorRT, build_absence, find, how_to_install
 from edgekit.errors import MissingError
@@ -27,14 +26,14 @@ def test_a_flavour_that_is_broken_leaves_the_way_to_the_next(monkeypatch: pytest
     FakeTensorRT(TEN).install(monkeypatch).api.__version__ = "12.0"
     assert find().flavour.name == "tensorrt-rtx"
     monkeypatch.setattr(
-        edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else name
+        "edgekit.backends.tensorrt.flavour.importlib.util.find_spec", lambda name: None if name == "tensorrt_rtx" else name
     )
     with pytest.raises(MissingError, match=r"tensorrt: edgekit does not know tensorrt 12.0, tensorrt-rtx: it is not installed"):
         find()
 
 
 def test_where_no_flavour_is_installed_all_are_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"tensorrt: it is not installed, tensorrt-rtx: it is not installed.*install .*rtx"):
         find()
     with pytest.raises(MissingError, match=f"tensorrt cannot build here: it is not installed; {pip_install('trt')}$"):
@@ -48,12 +47,12 @@ def test_on_a_board_the_remedies_are_a_boards(monkeypatch: pytest.MonkeyPatch) -
         "",
         "it is not installed; there is no package of it for aarch64, use --flavour tensorrt",
     )
-    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"no TensorRT can build here .*; sudo apt install python3-libnvinfer, and "):
         find()
     assert "pip" not in how_to_install()
     monkeypatch.setattr(
-        edgekit.backends.tensorrt.flavour.importlib.util, "find_spec", lambda name: name if name == "tensorrt" else None
+        "edgekit.backends.tensorrt.flavour.importlib.util.find_spec", lambda name: name if name == "tensorrt" else None
     )
     set_driver(monkeypatch, NO_DRIVER)
     told = "no NVIDIA driver is installed; build on the board itself, in a container with --runtime nvidia"
@@ -68,7 +67,7 @@ def test_a_library_that_is_missing_is_a_missing_package_and_no_crash(monkeypatch
     def fail(name: str) -> None:
         raise ImportError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib, "import_module", fail)
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.importlib.import_module", fail)
     with pytest.raises(MissingError, match=r"tensorrt is installed but cannot be imported: libnvinfer.so.10.*edgekit doctor"):
         find("tensorrt")
 

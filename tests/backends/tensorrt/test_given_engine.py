@@ -68,11 +68,11 @@ def test_one_sample_in_a_batch_that_is_off_fails(ten: FakeTensorRT, bundle: Path
         outputs[0][0] += 0.1
         return outputs
 
-    ICudaEngine._run = off  # type: ignore[method-assign]
+    ICudaEngine._run = off  # type: ignore[assignment,method-assign]  # the method is replaced on purpose
     try:
         assert not verify(bundle, ways("tensorrt", engine=tmp_path / "net.plan")).passed
     finally:
-        ICudaEngine._run = real  # type: ignore[method-assign]
+        ICudaEngine._run = real  # type: ignore[method-assign]  # the method is replaced on purpose
 
 
 def test_an_engine_that_is_given_is_timed_and_labels_pictures(ten: FakeTensorRT, bundle: Path, tmp_path: Path) -> None:

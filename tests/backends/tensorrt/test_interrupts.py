@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-import edgekit.backends.tensorrt.builder
 from edgekit.backends.tensorrt.builder import build_plan
 from edgekit.backends.tensorrt.flavour import TensorRT, find
+from edgekit.backends.tensorrt.runtime import start
 from edgekit.commands.build import build
 from edgekit.progress import Advance
 from tests.backends.tensorrt.builds import RANGE
@@ -98,12 +98,12 @@ def test_ctrl_c_while_tensorrt_writes_its_log_is_not_lost(
     bundle: Path, tmp_path: Path, rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raised there, its bindings would print it, drop it and go on: a build writes thousands of lines and calls little else."""
-    real, lines = edgekit.backends.tensorrt.builder.start, list[str]()
+    real, lines = start, list[str]()
 
     def noisy(trt: TensorRT) -> Any:
         logger = real(trt)
 
-        class Noisy(type(logger)):  # type: ignore[misc]
+        class Noisy(type(logger)):  # type: ignore[misc]  # the base class is a value
             def log(self, severity: Any, msg: str) -> None:
                 lines.append(msg)
                 if len(lines) == 20:

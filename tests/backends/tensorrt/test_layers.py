@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.backends import open_session
+from edgekit.backends.contract import ByLayer
 from edgekit.backends.tensorrt.flavour import find
 from edgekit.backends.tensorrt.session import TensorRTSession, _layer_times
 from edgekit.bundle.folder import open_bundle
@@ -56,6 +57,7 @@ def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
         feed = feed_of(opened, 2)
         bound = opened.bind(feed)
         bound()
+        assert isinstance(opened, ByLayer)
         layers = opened.layer_times(feed, 3)
         contexts = fake.contexts
         # the profiler is gone, and earlier calls find a context again
@@ -94,6 +96,7 @@ def test_a_nameless_node_is_found_by_its_output_and_one_that_is_really_called_so
 
 def test_layers_that_tensorrt_does_not_tell_are_one_sentence_and_nothing_is_left(ten: FakeTensorRT, bundle: Path) -> None:
     with open_session(way("tensorrt"), open_bundle(bundle).files()) as opened:
+        assert isinstance(opened, ByLayer)
         ten.fails = "report"
         with pytest.raises(EngineError, match=r"cannot tell what its layers take: there is nothing to report; ") as caught:
             opened.layer_times(feed_of(opened, 1), 2)

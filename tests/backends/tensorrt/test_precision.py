@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -52,7 +53,7 @@ def test_a_quantised_file_goes_the_whole_way_to_an_engine(tmp_path: Path, rtx: T
 @pytest.mark.parametrize("between", ["MaxPool", "Flatten"])
 def test_what_leaves_the_numbers_as_they_are_may_stand_behind_a_quantiser(rtx: TensorRT, between: str) -> None:
     weights = np.ones((4, 1, 3, 3) if between == "MaxPool" else (784, 4), np.int8)
-    more = {"kernel_shape": [1, 1]} if between == "MaxPool" else {}
+    more: dict[str, Any] = {"kernel_shape": [1, 1]} if between == "MaxPool" else {}
     nodes = [
         helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], name="quantise"),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], name="dequantise"),

@@ -10,7 +10,6 @@ import msgspec
 import onnx
 import pytest
 
-import edgekit.backends.tensorrt.flavour
 from edgekit.backends.tensorrt.builder import build_plan
 from edgekit.backends.tensorrt.flavour import TensorRT, find
 from edgekit.backends.tensorrt.options import BuildOptions
@@ -47,7 +46,8 @@ def test_a_fixed_batch_with_a_range_is_refused_and_without_one_builds(rtx: Tenso
             if axis.dim_param:
                 axis.dim_value = 2
     sides = [tuple(TensorSpec(one.name, one.dtype, one.concrete(2)) for one in side) for side in (model.inputs, model.outputs)]
-    fixed = onnx_file(proto.SerializeToString(), *sides)
+    inputs, outputs = sides
+    fixed = onnx_file(proto.SerializeToString(), inputs, outputs)
     with pytest.raises(UsageError, match="has no free batch axis; leave out --batch"):
         build_plan(rtx, fixed, RANGE)
     assert len(build_plan(rtx, fixed, BuildOptions()).plan) > 10_000
@@ -132,7 +132,7 @@ def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
         return fake.api
 
     set_driver(monkeypatch, NO_DRIVER)
-    monkeypatch.setattr(edgekit.backends.tensorrt.flavour.importlib, "import_module", importing)
+    monkeypatch.setattr("edgekit.backends.tensorrt.flavour.importlib.import_module", importing)
     message = refused(run, bundle, "--flavour", "tensorrt", kind="MissingError")
     assert message == (
         "tensorrt cannot build here: no NVIDIA driver is installed; "
