@@ -175,7 +175,7 @@ def peers_too(result: dict[str, Any], model: Any, example: Any, reference: Any) 
     }
     for peer, file in peers.items():
         print(json.dumps(result), flush=True)
-        result["peers"][peer] = attempt(lambda file=file: onnx_result(file(), feed, reference))  # type: ignore[misc]
+        result["peers"][peer] = attempt(lambda file=file: onnx_result(file(), feed, reference))  # type: ignore[misc]  # mypy does not infer defaults of a lambda
     return result
 
 

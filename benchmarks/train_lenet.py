@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import nn
@@ -107,6 +108,13 @@ def serve(name: str, root: Path) -> None:
         print(f"{taken:.3f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}", flush=True)
 
 
+def pipes(side: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    """What a side reads and what it writes."""
+    assert side.stdin is not None
+    assert side.stdout is not None
+    return side.stdin, side.stdout
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -125,12 +133,13 @@ def main() -> None:
             command = [sys.executable, __file__, "--serve", name, str(root)]
             side = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             sides[name] = stack.enter_context(side)
-            side.stdout.readline()
+            pipes(side)[1].readline()
         for _ in range(arguments.rounds):
             for name, side in sides.items():
-                side.stdin.write("epoch\n")
-                side.stdin.flush()
-                taken, peak = side.stdout.readline().split()
+                to_side, from_side = pipes(side)
+                to_side.write("epoch\n")
+                to_side.flush()
+                taken, peak = from_side.readline().split()
                 seconds[name].append(float(taken))
                 peaks[name].append(int(peak))
                 print(f"{name}: {taken} s, peak {peak} MiB", flush=True)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from edgekit.backends.tensorrt.flavour import TensorRT, find
+from edgekit.cli.app import main
 from edgekit.commands.export import export
 from edgekit.models.factory import weights_bytes
 from edgekit.sources import ExportOptions
+from tests.command_line import Command, Result
 from tests.networks import network
 
 ROOT = Path(__file__).parent.parent
@@ -63,3 +67,28 @@ def repository() -> Path:
 def environment() -> dict[str, str]:
     """For child processes: this one's environment, without colours or a terminal's width."""
     return {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"}
+
+
+@pytest.fixture(scope="module")
+def rtx() -> TensorRT:
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    return find("tensorrt-rtx")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """``edgekit ARGS`` in this process, in an empty folder; everything that reaches the file descriptors is seen."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def call(*args: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main()
+        captured = capfd.readouterr()
+        return Result(int(done.value.code or 0), captured.out, captured.err)
+
+    return call

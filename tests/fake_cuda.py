@@ -40,7 +40,7 @@ GIVE = (
     "cudaMalloc", "cudaStreamCreateWithFlags", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGetDeviceCount",
     "cudaEventCreate", "cudaEventElapsedTime",
 )  # fmt: skip
-Work = Callable[[], None]
+Work = Callable[[], object]
 
 
 class cudaMemcpyKind(enum.IntEnum):
@@ -130,7 +130,7 @@ class FakeCuda:
             return (Error.cudaErrorInvalidValue,)
         view = self.view(device, count)
         addresses = (view.ctypes.data, host) if device == dst else (host, view.ctypes.data)
-        self.put(stream, lambda: ctypes.memmove(*addresses, count) and None)
+        self.put(stream, lambda: ctypes.memmove(*addresses, count))
         return (OK,)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
@@ -228,7 +228,8 @@ class Counted:
     def __call__(self, *args: Any) -> tuple[Any, ...]:
         self._fake.calls.append(self._name)
         if self._name not in self._fake.fails:
-            return self._function(*args)
+            answer: tuple[Any, ...] = self._function(*args)
+            return answer
         if self._name == "cudaStreamSynchronize":
             self._fake.streams[args[0]].clear()  # an error ends what was under way
         if self._name == "cudaStreamEndCapture":

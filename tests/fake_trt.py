@@ -143,7 +143,7 @@ class ParserError(Strict):
 
 class OnnxParser(Strict):
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        self._network, self._errors = network, []
+        self._network, self._errors = network, list[ParserError]()
 
     num_errors = property(lambda self: len(self._errors))
 
@@ -177,7 +177,8 @@ class OnnxParser(Strict):
             if self._listing.flavour.precision_flags and inner and dtype == "HALF":
                 dtype = "FLOAT"  # a weakly typed network leaves the type to the builder
             shape = tuple(axis.dim_value or -1 for axis in kind.shape.dim) if kind is not None else ()
-            return self._fake._bound(ITensor)(name, self._fake.api.DataType[dtype], shape)
+            bound: ITensor = self._fake._bound(ITensor)(name, self._fake.api.DataType[dtype], shape)
+            return bound
 
         network, layer = self._network, self._fake._bound(ILayer)
         for node in graph.node:
@@ -540,7 +541,8 @@ class FakeTensorRT:
         self.refused_builds: set[int] = set()
         self.cache_error, self.complaints = "", list[tuple[str, str]]()
         self._made: dict[type, type] = {}
-        self.api: Any = types.ModuleType(listing.module)
+        module: Any = types.ModuleType(listing.module)
+        self.api = module
         self.api.__version__ = listing.version
         self.api.__spec__ = importlib.machinery.ModuleSpec(listing.module, None)
         for name, members in listing.enums.items():

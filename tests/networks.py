@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import nn
@@ -13,10 +15,11 @@ from edgekit.models.factory import build_module
 from edgekit.preprocess import Preprocess
 from edgekit.tensors import TensorSpec
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 NORMS = (nn.modules.batchnorm._BatchNorm, BatchNorm)
 
 
-def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomise_norms(model: ModuleT, seed: int = 0) -> ModuleT:
     """Give all four tensors of every batch norm values that make a wrong fold visible; gammas of both signs."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():

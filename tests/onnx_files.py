@@ -48,8 +48,10 @@ def half(model: OnnxFile) -> OnnxFile:
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    specs = [tuple(msgspec.structs.replace(one, dtype="float16") for one in side) for side in (model.inputs, model.outputs)]
-    return onnx_file(proto.SerializeToString(), *specs, precision="float16")
+    inputs, outputs = (
+        tuple(msgspec.structs.replace(spec, dtype="float16") for spec in side) for side in (model.inputs, model.outputs)
+    )
+    return onnx_file(proto.SerializeToString(), inputs, outputs, precision="float16")
 
 
 def quantised(zero_point: int = 0, uint8: bool = False) -> OnnxFile:

@@ -62,7 +62,7 @@ def test_the_least_recipe_has_defaults(path: Path) -> None:
 def test_a_recipe_cannot_be_changed(path: Path) -> None:
     recipe = loaded(path, f'name = "mine"\n{DATA}{MODEL}')
     with pytest.raises(AttributeError):
-        recipe.train.epochs = 3  # type: ignore[misc]
+        recipe.train.epochs = 3  # type: ignore[misc]  # it is frozen, which is what is tested
 
 
 @pytest.mark.parametrize(

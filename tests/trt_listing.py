@@ -61,3 +61,7 @@ def listing(module: str, version: str) -> Listing:
 
 
 LISTINGS = tuple(listing(*release) for release in RELEASES)
+
+
+TEN = next(listed for listed in LISTINGS if listed.version.startswith("10."))
+EIGHT = next(listed for listed in LISTINGS if listed.version.startswith("8."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_mistyped_word_of_a_recipe(tmp_path: Path, old: str, new: str, end: st
 
 
 def test_mistyped_names_everywhere(bundle: Path) -> None:
-    attempts = {
+    attempts: dict[str, Callable[[], object]] = {
         "'ort-cpu'": lambda: checked(Setup("ort-cp")),
         "'every'": lambda: checked(Setup("evry")),
         "'cuda-graph'": lambda: checked(Setup("tensorrt", options={"cuda_grph": True})),

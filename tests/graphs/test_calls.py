@@ -64,4 +64,4 @@ def test_a_model_that_fails_leaves_no_mode_behind() -> None:
     with pytest.raises(ValueError, match="does not take an input"):
         table(nn.Sequential(nn.Linear(3, 3)))
     assert torch.relu(torch.ones(1)).item() == 1
-    assert not torch.overrides._get_current_function_mode_stack()
+    assert not torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]  # torch types none of it

@@ -1,0 +1,42 @@
+"""Ways to change the manifest and the golden arrays of a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.tensors import Array
+
+FILES = ("README.md", "golden.npz", "model.onnx", "weights.safetensors")
+
+
+def edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest as data."""
+    path = root / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def put(root: Path, name: str, content: bytes) -> None:
+    """Replace a file, and make its checksum right again."""
+    (root / name).write_bytes(content)
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    edit(root, lambda document: document["files"].update({name: entry}))
+
+
+def npz(members: Mapping[str, Array]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **members)  # type: ignore[arg-type]  # numpy's stub takes no mapping of arrays
+    return buffer.getvalue()
+
+
+def members(root: Path) -> dict[str, Array]:
+    with np.load(root / "golden.npz") as content:
+        return dict(content)

@@ -1,0 +1,163 @@
+"""What a bundle holds, what its manifest says, and its variants."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.manifest import Allowance
+from edgekit.errors import BundleError, UsageError
+from edgekit.tolerance import Tolerance
+from tests.bundle.editing import FILES, edit, put
+
+
+def test_a_bundle_opens_and_every_file_is_checked(bundle: Path, hashed: list[Path]) -> None:
+    opened = open_bundle(bundle)
+    assert opened.root == bundle
+    assert opened.onnx_of() == opened.onnx_of("float32") == bundle / "model.onnx"
+    assert opened.weights == bundle / "weights.safetensors"
+    assert sorted(path.name for path in hashed) == sorted(FILES)
+    assert opened.sha256_of() == hashlib.sha256((bundle / "model.onnx").read_bytes()).hexdigest()
+    assert opened.sha256 == hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+
+
+def test_a_bundle_holds_these_files_and_no_others(bundle: Path) -> None:
+    assert sorted(path.name for path in bundle.iterdir()) == sorted((*FILES, "manifest.json"))
+
+
+def test_the_manifest_has_these_keys(bundle: Path) -> None:
+    document = json.loads((bundle / "manifest.json").read_text())
+    assert list(document) == [
+        "schema", "reads_from", "name", "inputs", "outputs", "preprocess", "labels", "source", "opset", "fold", "test_accuracy",
+        "golden", "variants", "tools", "notes", "files",
+    ]  # fmt: skip
+    assert (document["schema"], document["reads_from"]) == (4, 4)
+    assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 28, 28]}]
+    assert document["outputs"] == [{"name": "output", "dtype": "float32", "shape": ["batch", 10]}]
+    assert document["preprocess"] == {
+        "color": "grey", "height": 28, "width": 28, "mean": [0.286], "std": [0.353], "interpolation": "bilinear",
+        "layout": "NCHW",
+    }  # fmt: skip
+    assert list(document["source"]) == ["model", "args", "recipe", "weights_sha256", "weights_file"]
+    assert list(document["golden"]) == ["file", "samples", "kind", "seed", "original_error", "reference"]
+    assert document["golden"]["reference"] == "PyTorch float64, unfolded (recorded)"
+    (variant,) = document["variants"]
+    assert list(variant) == ["name", "file", "precision", "allowance", "error", "accuracy", "made_by"]
+    assert (variant["name"], variant["precision"]) == ("float32", "float32")
+    assert variant["error"] == document["fold"]["error_exported"]
+    assert variant["made_by"] == {"command": "export", "edgekit": document["tools"]["edgekit"]}
+    assert list(variant["allowance"]) == ["tolerance", "accuracy_points"]
+    assert list(variant["allowance"]["tolerance"]) == ["atol", "rtol", "top1"]
+    assert list(document["fold"]) == ["folded", "kept", "error_float64", "error_exported"]
+    assert list(document["files"]) == list(FILES)
+    assert all(list(entry) == ["sha256", "size"] for entry in document["files"].values())
+    assert document["labels"] == [f"class {index}" for index in range(10)]
+
+
+def test_the_manifest_survives_a_round_trip_byte_for_byte(bundle: Path) -> None:
+    content = (bundle / "manifest.json").read_bytes()
+    assert open_bundle(bundle).manifest.to_json() == content
+
+
+def test_what_the_original_was_made_of_is_handed_on_as_the_manifest_claims_it(bundle: Path) -> None:
+    files = open_bundle(bundle).files()
+    assert (files.factory, files.args, files.weights) == ("lenet", {}, bundle / "weights.safetensors")
+    edit(bundle, lambda document: document["source"].update(model="os:system"))
+    assert open_bundle(bundle).files().factory == "os:system"
+
+
+# variants
+
+
+@pytest.fixture
+def two(bundle: Path) -> Path:
+    """The bundle with a float16 file beside the first; for the manifest any bytes will do."""
+    put(bundle, "half.onnx", b"half")
+    allowance = {"tolerance": {"atol": 1e-5, "rtol": 3e-3, "top1": 0.98}, "accuracy_points": 0.5}
+    half = {"name": "float16", "file": "half.onnx", "precision": "float16", "allowance": allowance}
+    edit(bundle, lambda document: document["variants"].append(half))
+    return bundle
+
+
+def test_a_bundle_gives_every_variant_by_its_name_and_the_first_without_one(two: Path) -> None:
+    bundle = open_bundle(two)
+    assert bundle.variant() is bundle.variant("float32") is bundle.manifest.variants[0]
+    half = bundle.variant("float16")
+    assert half.allowance == Allowance(Tolerance(1e-5, 3e-3, 0.98), 0.5)
+    assert (half.error, half.accuracy, half.made_by) == (None, None, {})
+    assert bundle.onnx_of("float16") == two / "half.onnx"
+    assert bundle.sha256_of("float16") == hashlib.sha256(b"half").hexdigest() != bundle.sha256_of()
+
+
+def test_a_backend_is_given_the_files_of_one_variant(two: Path) -> None:
+    bundle = open_bundle(two)
+    first, half = bundle.files(), bundle.files("float16")
+    assert (first.onnx, first.precision, first.onnx_sha256) == (two / "model.onnx", "float32", bundle.sha256_of())
+    assert (half.onnx, half.precision, half.onnx_sha256) == (two / "half.onnx", "float16", bundle.sha256_of("float16"))
+    assert (first.original, half.original) == (True, False)
+    assert first == bundle.files("float32")
+    assert half._replace(onnx=first.onnx, precision="float32", onnx_sha256=first.onnx_sha256, original=True) == first
+
+
+def test_the_first_variant_is_whichever_stands_first(two: Path) -> None:
+    edit(two, lambda document: document["variants"].reverse())
+    bundle = open_bundle(two)
+    assert (bundle.variant().name, bundle.files().precision) == ("float16", "float16")
+
+
+def test_the_original_computes_what_export_made_of_it_wherever_that_stands(two: Path) -> None:
+    edit(two, lambda document: document["variants"].reverse())
+    bundle = open_bundle(two)
+    assert (bundle.files().original, bundle.files("float32").original) == (False, True)
+
+
+@pytest.mark.parametrize("made_by", [{}, {"command": "quantize"}, {"command": None}, {"export": "1.0"}])
+def test_a_variant_that_export_has_not_made_is_not_what_the_original_computes(bundle: Path, made_by: dict[str, Any]) -> None:
+    assert open_bundle(bundle).files().original
+    edit(bundle, lambda document: document["variants"][0].update(made_by=made_by))
+    assert not open_bundle(bundle).files().original
+
+
+@pytest.mark.parametrize("reference", [None, "", 3])
+def test_a_bundle_says_what_its_reference_is(bundle: Path, reference: Any) -> None:
+    edit(bundle, lambda document: document["golden"].update(reference=reference))
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*`\$\.golden\.reference`; export the bundle again"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize(("name", "near"), [("int8", ""), ("fp32", ""), ("FLOAT32", " (did you mean 'float32'?)"), (" ", "")])
+def test_a_variant_that_is_not_there_is_refused_with_those_that_are(two: Path, name: str, near: str) -> None:
+    bundle = open_bundle(two)
+    for ask in (bundle.variant, bundle.files, bundle.onnx_of, bundle.sha256_of, bundle.manifest.variant):
+        with pytest.raises(UsageError) as caught:
+            ask(name)
+        assert str(caught.value) == f"bundle lenet has no variant '{name}'; choose one of: float32, float16{near}"
+        assert caught.value.remedy == f"choose one of: float32, float16{near}"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "float32"}, "has two variants of the name 'float32'"),
+        ({"file": "model.onnx"}, r"has two variants of one file, model\.onnx"),
+        ({"name": ""}, "calls a variant '', which is no plain name"),
+        ({"name": "half precision"}, "calls a variant 'half precision', which is no plain name"),
+        ({"tolerance": {}}, "unknown field `tolerance`"),
+        ({"allowance": {"tolerance": {}, "accuracy_points": -1}}, "accuracy_points"),
+    ],
+)
+def test_variants_that_cannot_be_told_apart_or_held_are_refused(two: Path, change: dict[str, Any], reason: str) -> None:
+    edit(two, lambda document: document["variants"][1].update(change))
+    with pytest.raises(BundleError, match=rf"manifest\.json .*{reason}.*; export the bundle again"):
+        open_bundle(two)
+
+
+def test_every_variants_file_is_checked_when_a_bundle_is_opened(two: Path) -> None:
+    (two / "half.onnx").write_bytes(b"haLf")
+    with pytest.raises(BundleError, match=r"half\.onnx does not have the sha256"):
+        open_bundle(two)

@@ -1,0 +1,89 @@
+"""The command line, as tests call it: its result, and files to give to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+RECIPE = """
+name = "tiny"
+
+[data]
+dataset = "image-folder"
+path = "{data}"
+resize = 28
+color = "grey"
+
+[model]
+name = "lenet"
+
+[train]
+epochs = {epochs}
+batch_size = 16
+learning_rate = 0.01
+min_accuracy = {bar}
+
+[bench]
+batch = [1]
+seconds = {seconds}
+threads = 1
+"""
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What is on stdout, which must be one JSON document and nothing else."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+Command = Callable[..., Result]
+
+
+def process(*args: object, environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """``edgekit ARGS`` in a process of its own."""
+    command = [sys.executable, "-m", "edgekit", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False, timeout=300)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path below ``folder``, hidden ones too, with what is in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def damaged(bundle: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
+    (bundle / name).write_bytes(change((bundle / name).read_bytes()))
+    return bundle
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def picture(path: Path, size: int = 28) -> Path:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size), np.uint8)).save(path)
+    return path
+
+
+def recipe_text(data: Path | str = "pictures", epochs: int = 2, bar: float = 0.0, seconds: float = 0.05) -> str:
+    return RECIPE.format(data=data, epochs=epochs, bar=bar, seconds=seconds)
+
+
+ENDLESS = "x" * 5000

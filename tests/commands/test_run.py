@@ -1,0 +1,179 @@
+"""``edgekit run``: each step once, and again where what it depends on has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.bundle.folder import open_bundle
+from edgekit.machine.packages import version_of
+from tests.command_line import Command, Result, contents, process, recipe_text, written
+
+
+@pytest.fixture(scope="module")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures, and with what ``edgekit run`` made of them."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    for name, rows in (("high", slice(0, 9)), ("low", slice(19, 28))):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for index in range(40):
+            pixels = rng.integers(0, 80, (28, 28))
+            pixels[rows] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / name / f"{index}.png")
+    recipe = written(folder / "tiny.toml", recipe_text(folder / "pictures"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = process("run", recipe, "--json", environment=environment, folder=folder)
+    assert done.returncode == 0, done.stderr
+    written(folder / "first.json", done.stdout)
+    return folder
+
+
+@pytest.fixture
+def finished(_finished: Path, run: Command) -> Path:
+    """The finished run, copied into the current folder."""
+    for name in ("runs", "exported"):
+        shutil.copytree(_finished / name, name)
+    shutil.copy(_finished / "tiny.toml", "tiny.toml")
+    return _finished
+
+
+def steps(result: Result) -> dict[str, str]:
+    return {step["step"]: step["status"] for step in result.document["steps"]}
+
+
+def test_run_does_every_step_and_leaves_a_run_and_a_bundle(finished: Path, run: Command) -> None:
+    first = json.loads((finished / "first.json").read_text())
+    assert [(step["step"], step["status"], step["ok"]) for step in first["steps"]] == [
+        (name, "done", True) for name in ("train", "export", "verify", "bench")
+    ]
+    assert first["bundle"] == "exported/tiny"
+    assert {"train.json", "weights.safetensors", "metrics.jsonl", "curve.png", "verify.json", "bench.json"} <= {
+        path.name for path in Path("runs/tiny").iterdir()
+    }
+    manifest = open_bundle(Path("exported/tiny")).manifest
+    assert manifest.labels == ("high", "low")
+    assert manifest.golden.kind == "test-set"
+    pictures = sorted((finished / "pictures").rglob("1.png"))
+    guessed = run("predict", "exported/tiny", *pictures, "--json").document["predictions"]
+    assert [Path(one["image"]).parent.name for one in guessed] == ["high", "low"]
+    assert run("verify", "exported/tiny", "--json").code == 0
+
+
+def test_a_second_run_skips_every_step_and_says_so(finished: Path, run: Command) -> None:
+    before = contents(Path("exported"))
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 0
+    assert steps(result) == dict.fromkeys(("train", "export", "verify", "bench"), "skipped")
+    assert contents(Path("exported")) == before
+    told = run("run", "tiny.toml")
+    assert told.code == 0
+    assert told.err.count("skipped, unchanged") == 4
+    assert told.out.count("unchanged: ") == 4
+
+
+def test_another_bench_setting_only_times_again(finished: Path, run: Command) -> None:
+    written(Path("tiny.toml"), recipe_text(finished / "pictures", seconds=0.06))
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result) == {
+        "train": "skipped", "export": "skipped", "verify": "skipped", "bench": "done",
+    }  # fmt: skip
+    assert result.document["steps"][-1]["detail"].startswith("again, since the recipe changed: batch 1 ")
+
+
+def test_where_another_runtime_was_installed_it_is_said_why_steps_are_done_again(
+    finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.commands.run.absence", lambda kind: f"no {kind} any more")
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result) == {"train": "skipped", "export": "skipped", "verify": "done", "bench": "done"}
+    for step in result.document["steps"][2:]:
+        assert step["detail"].startswith("again, since the backends here changed: ")
+    assert all("again" not in step["detail"] for step in run("run", "tiny.toml", "--json").document["steps"])
+
+
+class Entry(NamedTuple):
+    """An entry point of a distribution."""
+
+    dist: Any
+
+
+class Distribution(NamedTuple):
+    """What pip knows of a package that brings a backend."""
+
+    name: str
+    version: str
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "cuda-bindings", "edgekit-echo"])
+def test_another_version_of_what_a_backend_needs_is_verified_and_timed_again(
+    finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of TensorRT, of CUDA's Python, and of a package that brings a backend."""
+    if name == "edgekit-echo":
+        monkeypatch.setattr("edgekit.commands.run.entry_points", lambda group: (Entry(Distribution(name, "99")),))
+    else:
+        monkeypatch.setattr(
+            "edgekit.machine.packages.version_of", lambda package: "99" if package == name else version_of(package)
+        )
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result) == {"train": "skipped", "export": "skipped", "verify": "done", "bench": "done"}
+    for step in result.document["steps"][2:]:
+        assert step["detail"].startswith("again, since versions of packages changed: ")
+
+
+def test_what_an_earlier_edgekit_recorded_is_done_again_and_said(finished: Path, run: Command) -> None:
+    record = json.loads(Path("runs/tiny/steps.json").read_text())
+    record["verify"]["key"] = "one hash of everything"
+    written(Path("runs/tiny/steps.json"), json.dumps(record))
+    result = run("run", "tiny.toml", "--json")
+    assert steps(result)["verify"] == "done"
+    assert "again, since an earlier edgekit did it: " in result.document["steps"][2]["detail"]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "weights.safetensors", "README.md"])
+def test_a_file_lost_from_the_bundle_is_exported_again(finished: Path, run: Command, name: str) -> None:
+    before = (Path("exported/tiny") / name).read_bytes()
+    (Path("exported/tiny") / name).unlink()
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 0
+    assert (steps(result)["train"], steps(result)["export"]) == ("skipped", "done")
+    assert result.document["steps"][1]["detail"].startswith("again, since what it left was changed or lost: ")
+    assert (Path("exported/tiny") / name).read_bytes() == before
+
+
+def test_an_accuracy_below_the_bar_is_exit_1_and_stops_there_each_time(finished: Path, run: Command) -> None:
+    text = recipe_text(finished / "pictures", epochs=1, bar=1.0).replace('name = "tiny"', 'name = "other"')
+    written(Path("tiny.toml"), text.replace("learning_rate = 0.01", "learning_rate = 1e-9"))
+    for status in ("done", "skipped"):
+        result = run("run", "tiny.toml", "--json")
+        assert (result.code, result.document["passed"]) == (1, False)
+        assert steps(result) == {"train": status}
+        assert "below the bar of 1.0000" in result.document["steps"][0]["detail"]
+    assert not Path("exported/other").exists()
+
+
+def test_a_damaged_record_of_steps_only_means_that_they_are_done_again(finished: Path, run: Command) -> None:
+    written(Path("runs/tiny/steps.json"), "{")
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 0
+    assert steps(result)["verify"] == "done"
+    assert msgspec.json.decode(Path("runs/tiny/steps.json").read_bytes()).keys() == {"train", "export", "verify", "bench"}
+
+
+def test_run_refuses_to_write_over_the_users_files_before_it_trains(finished: Path, run: Command) -> None:
+    written(Path("exported/tiny/thesis.txt"), "ten years of work")
+    shutil.rmtree("runs")
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 2
+    assert "thesis.txt" in result.document["error"]["message"]
+    assert not Path("runs").exists()
+    assert Path("exported/tiny/thesis.txt").read_text() == "ten years of work"

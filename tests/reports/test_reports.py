@@ -1,0 +1,399 @@
+"""Reports: to JSON and back, what counts as passed, and the pages that they draw."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import pkgutil
+from collections.abc import Iterator
+from typing import Any, Literal, get_origin, get_type_hints
+
+import msgspec
+import pytest
+from rich.console import Console
+
+import edgekit.reports
+from edgekit.errors import InputError
+from edgekit.preprocess import Preprocess
+from edgekit.reports.base import Report, Skipped
+from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, LayerLatency, LayersReport, Percentile
+from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, PrecisionReport
+from edgekit.reports.console import draw
+from edgekit.reports.data import DataReport
+from edgekit.reports.doctor import DoctorReport, Finding
+from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
+from edgekit.reports.inspect import InspectReport, Layer
+from edgekit.reports.models import ModelRow, ModelsReport
+from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
+from edgekit.reports.predict import Guess, Prediction, PredictReport
+from edgekit.reports.run import RunReport, StepReport
+from edgekit.reports.train import Epoch, TrainReport
+from edgekit.reports.verify import OutputDiff, ParityReport, VerifyReport
+from edgekit.setups import Absence, Setup
+from edgekit.tensors import BatchRange
+from edgekit.tolerance import Tolerance
+
+SETUP = Setup("ort-cpu", "float16", 4, (1, 8), {"cuda_graph": True, "level": 3, "engine": "e.plan"})
+NO_DRIVER = Absence("no NVIDIA driver is installed", "install it", broken=True)
+ABSENT = Absence("no NVIDIA driver is installed", "install it")
+KEPT = Kept("2", "BatchNorm", "a reason", 0, (Obstacle("before", "shared", "conv", "two read it"),))
+FOLDS = FoldReport((Fold("1", "BatchNorm2d", ("0",)),), (KEPT,), 1e-16)
+DIFF = OutputDiff("output", 1e-6, 1e-7, 2e-5, 1.0)
+PARITY = ParityReport("reference", "ort-cpu", 8, Tolerance(), (DIFF,), {"onnxruntime": "1"}, SETUP)
+LATENCY = LatencyReport(
+    "ort-cpu", 1, "end-to-end", (0.9,), ((0.1, 0.2), (0.3,)), 0.2, 0.1, 0.3,
+    (Percentile(50.0, 0.2, 1), Percentile(99.0, None, 100)), 0.4, "calm", {"threads": "1"}, SETUP,
+)  # fmt: skip
+LAYERS = LayersReport("ort-cpu", 1, 7, 0.2, (LayerLatency("conv", "Conv", ("node_conv", "node_relu"), 0.2, 1.0),), SETUP)
+BENCH = BenchReport(
+    "b", "0" * 64, {"cpu": "x"}, 1, 0.5, (LATENCY, msgspec.structs.replace(LATENCY, device_ms=(0.1,), launch_bound=True)),
+    (Comparison("ort-cpu", "torch", 1, "end-to-end", 1.5, 1.2, 1.9),), (Skipped("c", "no"), Skipped.of("ort-cuda", NO_DRIVER)),
+    None, (LAYERS,),
+)  # fmt: skip
+TRAIN = TrainReport(
+    "runs/x", "lenet", 10, (Epoch(1, 0.5, 0.8, 0.7, 1.5, 1e-3),), 0.7, 0.6, 1.5, "0" * 64, ("a", "b"),
+    Preprocess("grey", 28, 28, (0.1,), (0.2,)), {"torch": "2"},
+)  # fmt: skip
+FINDING = Finding("torch", "ok", "2", "CPU", "", "")
+ENGINE_LAYER = EngineLayer("conv", True, ("float32",), "a kernel", "CONVOLUTION", ("node_conv",))
+PRECISION = PrecisionReport("float32", "strongly typed", "engine", ("float32",), (), "a note", (ENGINE_LAYER,))
+BUILD = BuildReport(
+    "b", "0" * 64, SETUP, "e.plan", "1" * 64, 1000, False, 1.5, "tensorrt", "10.3", None, "new", {"level": 3, "tf32": False},
+    (BatchRange(1, 8, 32),), (LayerCount("CONVOLUTION", "float32", 2),), PRECISION, {"TF32": "off"},
+)  # fmt: skip
+EXAMPLES: tuple[Report, ...] = (
+    TRAIN,
+    FOLDS,
+    ExportReport("b", 20, FOLDS, 1e-7, 2e-7, "8 random inputs", ("a note",), "0" * 64, 1000, "ONNX Runtime", "float32"),
+    PARITY,
+    VerifyReport("b", "0" * 64, (PARITY,), (Skipped("ort-cuda", "no driver", "install it", True),)),
+    LATENCY,
+    BENCH,
+    InspectReport("s", {"input": "float32"}, {"output": "float32"}, (Layer("0", "Conv2d", ("batch", 6, 24, 24), 156, 86400),),
+                  {"Conv2d": 1}, 156, 86400, 0, {"torch": "2"}),
+    PredictReport("b", "ort-cpu", (Prediction("a.png", (Guess("shirt", 0.75), Guess("coat", 0.25))),), SETUP),
+    RunReport("r.toml", "b", (StepReport("train", "done", True, 1.5, "fine"),)),
+    ModelsReport((ModelRow("lenet", "1x28x28", "small"),)),
+    DataReport("fashion-mnist", "/data", 60000, 10000, ("a", "b")),
+    DoctorReport({"cpu": "x"}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}),
+    BUILD,
+)  # fmt: skip
+every_report = pytest.mark.parametrize("report", EXAMPLES, ids=lambda report: type(report).__name__)
+
+
+class Memory(io.StringIO):
+    """A file that says what it is encoded in."""
+
+    encoding = "utf-8"
+
+
+def printed(report: Report | Page, width: int = 120, encoding: str = "utf-8", verbose: bool = False) -> str:
+    """What a console of this width shows."""
+    memory = Memory()
+    memory.encoding = encoding
+    page = report.page() if isinstance(report, Report) else report
+    draw(page, Console(file=memory, width=width, emoji=False), verbose=verbose)
+    return memory.getvalue()
+
+
+def words(text: str) -> str:
+    """Without the blanks that columns and folded lines bring."""
+    return " ".join(text.split())
+
+
+def change(report: Report, **values: object) -> Report:
+    return msgspec.structs.replace(report, **values)
+
+
+def test_every_kind_of_report_is_tried_here() -> None:
+    for module in pkgutil.iter_modules(edgekit.reports.__path__):
+        importlib.import_module(f"edgekit.reports.{module.name}")
+    kinds = {kind for kind in Report.__subclasses__() if kind.__module__.startswith("edgekit.reports.")}
+    assert all("page" in vars(kind) for kind in kinds)
+    assert kinds == {type(report) for report in EXAMPLES}
+
+
+@every_report
+def test_a_report_survives_json(report: Report) -> None:
+    content = report.to_json()
+    again = type(report).from_json(content)
+    assert again == report
+    assert again.to_json() == content
+
+
+def test_a_report_from_before_a_field_was_added_still_opens() -> None:
+    document = json.loads(LATENCY.to_json())
+    assert document.pop("launch_bound") is False
+    del document["device_ms"]
+    assert LatencyReport.from_json(json.dumps(document).encode()) == LATENCY
+
+
+@every_report
+def test_a_report_is_one_document_that_says_whether_it_passed(report: Report) -> None:
+    document = json.loads(report.to_json())
+    assert document["passed"] is report.passed is True
+    assert set(document) == {*report.__struct_fields__, "passed"}
+
+
+@every_report
+def test_an_unknown_key_is_an_error_that_names_it(report: Report) -> None:
+    document = json.loads(report.to_json())
+    document["surprise"] = 1
+    with pytest.raises(InputError, match=f"not a {type(report).__name__}: .*`surprise`.*make the report again"):
+        type(report).from_json(json.dumps(document).encode())
+
+
+def test_an_unknown_key_deep_inside_is_an_error_too() -> None:
+    document = json.loads(BENCH.to_json())
+    document["rows"][0]["percentiles"][0]["surprise"] = 1
+    with pytest.raises(InputError, match=r"`surprise`.*rows"):
+        BenchReport.from_json(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b"{}", b'{"models": 3}', b"\xff", b'{"models": "\xff"}', b'{"models": ' + b"[" * 100_000],
+)
+def test_anything_else_is_an_error_in_one_sentence(content: bytes) -> None:
+    with pytest.raises(InputError, match="not a ModelsReport") as caught:
+        ModelsReport.from_json(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_report_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        FOLDS.error_float64 = 0.0  # type: ignore[misc]  # it is frozen, which is what is tested
+
+
+def test_training_passes_at_its_bar_and_not_below() -> None:
+    assert change(TRAIN, test_accuracy=0.6).passed
+    assert not change(TRAIN, test_accuracy=0.5999).passed
+    assert not change(TRAIN, test_accuracy=float("nan")).passed
+
+
+@pytest.mark.parametrize(
+    ("values", "within"),
+    [
+        ({"max_abs": 2e-5}, True),
+        ({"max_abs": 2.1e-5}, False),
+        ({"max_abs": float("nan")}, False),
+        ({"top1": None}, True),
+        ({"top1": 0.99}, False),
+        ({"problem": "it is missing"}, False),
+    ],
+)
+def test_an_output_is_within_its_tolerance(values: dict[str, object], within: bool) -> None:
+    diff = msgspec.structs.replace(DIFF, **values)
+    assert diff.within(Tolerance()) is within
+    report = change(PARITY, outputs=(DIFF, diff))
+    assert report.passed is within
+    assert change(EXAMPLES[4], parities=(PARITY, report)).passed is within
+
+
+def test_a_lower_bar_for_agreement_is_honoured() -> None:
+    diff = msgspec.structs.replace(DIFF, top1=0.9)
+    assert not diff.within(Tolerance(top1=0.95))
+    assert diff.within(Tolerance(top1=0.9))
+
+
+def test_nothing_checked_is_nothing_passed() -> None:
+    assert not change(PARITY, outputs=()).passed
+    assert not VerifyReport("b", "", (), (Skipped("ort-cpu", "absent"),)).passed
+    assert not change(BENCH, rows=()).passed
+    assert not change(BENCH, rows=(), budget_ms=1.0).passed
+    assert "budget" not in printed(change(BENCH, rows=(), budget_ms=1.0))  # of which batch?
+
+
+def test_a_budget_bounds_the_end_to_end_median_of_the_first_batch() -> None:
+    def passed(budget_ms: float | None, *rows: LatencyReport) -> bool:
+        return change(BENCH, rows=rows or (LATENCY,), budget_ms=budget_ms).passed
+
+    slow = msgspec.structs.replace(LATENCY, median_ms=9.0)
+    assert passed(None, slow)
+    assert passed(0.2)
+    assert not passed(0.19)
+    assert not passed(0.2, LATENCY, slow)
+    assert passed(0.2, LATENCY, msgspec.structs.replace(slow, boundary="device"))
+    assert passed(0.2, LATENCY, msgspec.structs.replace(slow, batch=32))
+
+
+def test_a_run_passes_when_every_step_does() -> None:
+    good, bad = StepReport("train", "skipped", True, 0.0, ""), StepReport("verify", "done", False, 0.0, "")
+    assert RunReport("r", "b", (good,)).passed
+    assert not RunReport("r", "b", (good, bad)).passed
+
+
+def test_an_engine_passes_when_it_computes_as_asked() -> None:
+    assert BUILD.passed
+    assert not change(BUILD, precision=msgspec.structs.replace(PRECISION, problems=("in float16",))).passed
+    assert not change(BUILD, engine=None).passed
+
+
+def test_only_what_is_broken_fails_the_doctor() -> None:
+    assert DoctorReport({}, (FINDING, msgspec.structs.replace(FINDING, status="absent")), {}).passed
+    assert not DoctorReport({}, (FINDING, msgspec.structs.replace(FINDING, status="broken")), {}).passed
+    assert DoctorReport({}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}).passed
+    assert not DoctorReport({}, (FINDING,), {"torch": None, "ort-cuda": NO_DRIVER}).passed
+
+
+def test_counts_are_derived_from_what_is_recorded() -> None:
+    assert FOLDS.before == 2
+    assert LATENCY.count == 3
+
+
+def test_a_path_that_is_no_valid_text_is_written_out() -> None:
+    path = os.fsdecode(b"caf\xe9")
+    report = DoctorReport({path: path}, (Finding("torch", "ok", "2", "CPU", path, ""),), {})
+    document = json.loads(report.to_json())
+    assert document["machine"] == {"caf\\udce9": "caf\\udce9"}
+    assert document["findings"][0]["problem"] == "caf\\udce9"
+    assert DoctorReport.from_json(report.to_json()).findings[0].version == "2"
+
+
+# pages
+
+
+def texts(page: Page) -> Iterator[str]:
+    """Every text of a page, as it is before it is drawn."""
+    for item in page:
+        cells = [item.content] if isinstance(item, Line) else [item.title, *(cell for row in item.rows for cell in row)]
+        yield from (span.text for cell in cells for span in spans(cell))
+
+
+@every_report
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_report_draws_within_its_width(report: Report, width: int) -> None:
+    shown = printed(report, width)
+    assert shown.strip()
+    assert max(map(len, shown.splitlines())) <= width
+
+
+ODD = "[red]x[/red][/nope]\\[b]:smile:\x1b[31m\x07\x9b2J\t\u202eeol\\"
+SHOWN = r"[red]x[/red][/nope]\[b]:smile:\x1b[31m\x07\x9b2J\t\u202eeol" + "\\"
+
+
+def odd(value: Any, hint: Any = None) -> Any:
+    """``value`` with ``ODD`` behind every text in it, where any text may stand."""
+    if isinstance(value, msgspec.Struct):
+        hints = get_type_hints(type(value))
+        return type(value)(**{name: odd(getattr(value, name), hints[name]) for name in value.__struct_fields__})
+    if isinstance(value, dict):
+        return {odd(name): odd(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(odd(item) for item in value)
+    return value + ODD if isinstance(value, str) and get_origin(hint) is not Literal else value
+
+
+@every_report
+def test_text_is_never_markup_and_never_obeyed(report: Report) -> None:
+    page = odd(report).page()
+    carriers = [text for text in texts(page) if ODD in text]
+    assert carriers
+    wide = printed(page, 5000) + printed(page, 5000, verbose=True)
+    for text in carriers:
+        assert visible(text) in wide
+        assert visible(text).count(SHOWN) == text.count(ODD)
+    for width in (80, 120):
+        shown = printed(page, width)
+        assert not set("\x1b\x07\x9b\t\u202e") & set(shown)
+        assert max(map(len, shown.splitlines())) <= width
+
+
+def test_a_heading_and_a_title_are_text_too() -> None:
+    table = Table("[bold]t[/bold]\x1b", columns("[red]h[/red]\x07", "n", numbers=("n",)), (("a", Span("1", "good")),))
+    title, _, headings, _, row, *_ = printed((table,)).splitlines()
+    assert title.strip() == r"[bold]t[/bold]\x1b"
+    assert words(headings) == r"[red]h[/red]\x07 n"
+    assert words(row) == "a 1"
+
+
+def test_a_tone_is_a_colour_on_a_terminal_and_nothing_elsewhere() -> None:
+    page = (Line((Span("pass", "good"), " and ", Span("FAIL", "bad"), Span(" 1", "bold"))),)
+    assert printed(page) == "pass and FAIL 1\n"
+    memory = Memory()
+    draw(page, Console(file=memory, force_terminal=True, color_system="standard", width=80, legacy_windows=False))
+    assert memory.getvalue() == "\x1b[32mpass\x1b[0m and \x1b[31mFAIL\x1b[0m\x1b[1m 1\x1b[0m\n"
+
+
+def test_a_console_that_has_only_ascii_gets_the_sign_in_ascii() -> None:
+    for encoding, sign, other in (("utf-8", "≤", "<="), ("ascii", "<=", "≤")):
+        shown = printed(BENCH, encoding=encoding)
+        assert f"ort-cpu, batch 1: {sign} 0.1 ms by the GPU's own clock.\n{sign}: the GPU waited for the host" in shown
+        assert other not in shown
+        assert shown.encode(encoding)
+
+
+def test_those_that_are_absent_for_one_reason_share_a_line() -> None:
+    skipped = (Skipped("a", "no driver", "install it"), Skipped("b", "no"), Skipped("c", "no driver", "install it"))
+    assert printed(VerifyReport("b", "", (), (*skipped, Skipped("d", "no driver", "ask"))), verbose=True).splitlines()[-3:] == [
+        "not present: a, c: no driver; install it",
+        "not present: b: no",
+        "not present: d: no driver; ask",
+    ]
+    crash = Absence("it crashes", "", broken=True)
+    backends = {"torch": None, "e": ABSENT, "g": crash, "f": ABSENT, "h": crash}
+    assert printed(DoctorReport({"cpu": "x"}, (FINDING,), backends)).splitlines()[-4:] == [
+        "backends that work here: torch",
+        "BROKEN: g, h: it crashes",
+        "not present: e, f: no NVIDIA driver is installed; install it",
+        "cpu x",
+    ]
+
+
+def test_a_skipped_backend_keeps_all_of_its_absence() -> None:
+    assert Skipped.of("ort-cuda", NO_DRIVER) == Skipped("ort-cuda", NO_DRIVER.reason, NO_DRIVER.remedy, broken=True)
+    assert Skipped.of("ort-cuda", NO_DRIVER).absence == NO_DRIVER
+
+
+def test_a_row_bears_the_name_that_it_has_in_the_report() -> None:
+    names = ("ort-cpu threads=1", "ort-cpu threads=4")
+    rows = tuple(msgspec.structs.replace(LATENCY, backend=name, noise="stable") for name in names)
+    speedup = Comparison(names[1], names[0], 1, "end-to-end", 1.5, 1.4, 1.6)
+    shown = printed(change(BENCH, rows=rows, comparisons=(speedup,)), 200).splitlines()
+    first, second = (words(line) for line in shown if "threads=" in line)
+    assert first == "1 end-to-end ort-cpu threads=1 0.2 (0.1 .. 0.3) 0.2 - (100) 3 1"
+    assert second == "1 end-to-end ort-cpu threads=4 0.2 (0.1 .. 0.3) 0.2 - (100) 3 1.50 (1.40 .. 1.60)"
+    parities = tuple(msgspec.structs.replace(PARITY, backend=name) for name in names)
+    shown = printed(VerifyReport("b", "", parities, ()), 200).splitlines()
+    assert [words(line) for line in shown if "threads=" in line] == [
+        f"{name} output 8 1.00e-06 1.00e-07 2.00e-05 100.00% pass" for name in names
+    ]
+
+
+def test_noise_is_numbered_and_told_below() -> None:
+    rows = tuple(msgspec.structs.replace(LATENCY, noise=noise) for noise in ("stable", "drifts [a]", "steal 3 %"))
+    lines = [line.strip() for line in printed(change(BENCH, rows=rows)).splitlines()]
+    assert [line for line in lines if line.startswith("[")] == ["[1] drifts [a]", "[2] steal 3 %"]
+    assert [line[-3:] for line in lines if line.endswith("]") and "end-to-end" in line] == ["[1]", "[2]"]
+
+
+def test_a_speed_up_of_which_little_is_known_is_withheld() -> None:
+    wide = msgspec.structs.replace(BENCH.comparisons[0], low=1.0, high=1.51)
+    assert "- (1.00 .. 1.51)" in words(printed(change(BENCH, comparisons=(wide,))))
+    assert "1.50 (1.00 .. 1.50)" in words(printed(change(BENCH, comparisons=(msgspec.structs.replace(wide, high=1.5),))))
+
+
+def test_a_builder_says_only_what_it_has() -> None:
+    """No engine, no precision read off it, no ranges: a blob that another backend compiled."""
+    blob = BuildReport("b", "0" * 64, Setup("openvino"), "b.blob", "1" * 64, 2_000_000, False, 1.5)
+    assert blob.passed
+    assert BuildReport.from_json(blob.to_json()) == blob
+    assert printed(blob) == "b in openvino\nthe build took 1.50 s\nwrote b.blob: 2.00 MB\n"
+    assert printed(change(blob, cached=True)).splitlines()[1:] == ["its build took 1.50 s", "found b.blob: 2.00 MB"]
+
+
+def test_a_build_says_its_ranges_and_what_was_kept() -> None:
+    several = (BatchRange(1, 8, 32), BatchRange(64, 64, 64))
+    assert "wrote e.plan: batch 1:8:32, 64:64:64, 0.00 MB" in printed(change(BUILD, ranges=several))
+    assert "nothing was kept: batch fixed" in printed(change(BUILD, ranges=(), engine=None))
+    assert "found in the engine, TF32 off: pass (strongly typed)" in printed(BUILD)
+    assert "found in the engine: pass (strongly typed)" in printed(change(BUILD, facts={}))  # of a runtime without TF32
+
+
+def test_an_export_says_how_far_the_file_is_from_the_original() -> None:
+    export = EXAMPLES[2]
+    assert "the original in its own dtype 1.0e-07, what was exported 2.0e-07" in words(printed(export))
+    assert "folded file against the original on 8 random inputs: 2.0e-07" in words(printed(change(export, original_error=None)))
+    assert "wrote b: ONNX opset 20, 0.00 MB" in printed(export)

@@ -1,0 +1,494 @@
+"""Training: it learns, repeats bit for bit, and goes on after Ctrl-C as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load as load_safetensors
+
+from edgekit.data import Dataset
+from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, RecipeError, UsageError
+from edgekit.files import sha256_of
+from edgekit.progress import SILENT, Advance, Progress
+from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from edgekit.reports.train import TrainReport
+from edgekit.sources.module import load_source
+from edgekit.training.batches import batch_count
+from edgekit.training.checkpoint import resumable, unfinished
+from edgekit.training.loop import fit, pick_device
+from tests.networks import dataset
+
+SAMPLES, BATCH, EPOCHS = 96, 4, 3
+STEPS = SAMPLES // BATCH
+
+DROPOUT = """
+from torch import nn
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 5, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(576, 10)
+    )
+
+def leaves_out_a_class():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 9))
+
+def gives_a_tuple():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return x, x
+    return Pair(1, 1)
+"""
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return dataset(SAMPLES)
+
+
+@pytest.fixture
+def dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model that draws random numbers while it trains."""
+    (tmp_path / "dropout_net_of_a_user.py").write_text(DROPOUT)
+    monkeypatch.chdir(tmp_path)
+    return "dropout_net_of_a_user:net"
+
+
+def recipe(model: str = "lenet", **settings: Any) -> Recipe:
+    defaults = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 0.01, "flip": True, "label_smoothing": 0.05}
+    return Recipe("tiny", DataRecipe("fashion-mnist"), ModelRecipe(model), TrainRecipe(**{**defaults, **settings}))
+
+
+class Stopping:
+    """Sends a signal to this process at one moment: the n-th report of progress, or the n-th finished epoch."""
+
+    def __init__(self, *, advance: int = 0, say: int = 0, number: int = signal.SIGINT) -> None:
+        self.advance_at, self.say_at, self.number = advance, say, number
+        self.advances = self.says = 0
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        def advance(steps: int, note: str) -> None:
+            self.advances += 1
+            if self.advances == self.advance_at:
+                os.kill(os.getpid(), self.number)
+
+        yield advance
+
+    def say(self, line: str) -> None:
+        self.says += 1
+        if self.says == self.say_at:
+            os.kill(os.getpid(), self.number)
+
+
+def without_seconds(run: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def weights(run: Path) -> bytes:
+    return (run / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"model": "lenet-scratch"},
+        {"optimizer": "sgd", "learning_rate": 0.05},
+        {"schedule": "constant"},
+    ],
+    ids=["lenet", "lenet-scratch", "sgd", "constant"],
+)
+def test_training_learns(settings: dict[str, object], data: Dataset, tmp_path: Path) -> None:
+    report = fit(recipe(**{"flip": False, **settings}), data, tmp_path / "run")  # type: ignore[arg-type]  # the settings are of several types
+    assert report.test_accuracy > 0.8
+    assert report.epochs[-1].loss < report.epochs[0].loss
+    assert report.passed
+
+
+def test_bfloat16_with_channels_last_learns_and_leaves_float32_weights(data: Dataset, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"precision": "bfloat16", "channels_last": True, "flip": False}
+    report = fit(recipe(**settings), data, tmp_path / "run")
+    assert report.test_accuracy > 0.8
+    kinds = {tensor.dtype for tensor in load_safetensors(weights(tmp_path / "run")).values()}
+    assert kinds == {torch.float32, torch.int64}
+    fit(recipe(flip=False), data, tmp_path / "float32")
+    assert weights(tmp_path / "run") != weights(tmp_path / "float32")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(data: Dataset, tmp_path: Path, dropout: str) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(7)  # what was drawn before must not matter
+        fit(recipe(dropout, epochs=1, seed=seed), data, tmp_path / name)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert without_seconds(tmp_path / "a") == without_seconds(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_every_epoch_has_an_order_and_flips_of_its_own(data: Dataset, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"learning_rate": 1e-12, "schedule": "constant", "label_smoothing": 0.0}
+    plain = fit(recipe(epochs=2, **{**settings, "flip": False}), data, tmp_path / "plain")
+    flipped = fit(recipe(epochs=2, **{**settings, "flip": True}), data, tmp_path / "flipped")
+    losses = [epoch.loss for report in (plain, flipped) for epoch in report.epochs]
+    assert len(set(losses)) == 4  # the weights stand still: only which pictures share a batch, and how they lie, differs
+
+
+# a task reports at its start, after step 20 and after its last, the 24th: three times an epoch
+MOMENTS = {
+    "before the first step of all": Stopping(advance=1),
+    "in the first epoch": Stopping(advance=2),
+    "before the second epoch's first step": Stopping(advance=4),
+    "in the second epoch": Stopping(advance=5),
+    "after the second epoch's last step": Stopping(advance=6),
+    "after the second epoch's evaluation": Stopping(say=2),
+    "by SIGTERM in the third epoch": Stopping(advance=8, number=signal.SIGTERM),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "dropout_net_of_a_user.py").write_text(DROPOUT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fit(recipe("dropout_net_of_a_user:net"), data, folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupted_training_resumes_to_the_same_bytes(
+    moment: str, whole: Path, data: Dataset, dropout: str, tmp_path: Path
+) -> None:
+    plan, stop = recipe(dropout), MOMENTS[moment]
+    run = tmp_path / "run"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted, match=rf"training stopped in epoch \d of {EPOCHS} after \d+ of {STEPS} steps; .*--resume"):
+        fit(plan, data, run, progress=Stopping(advance=stop.advance_at, say=stop.say_at, number=stop.number))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert unfinished(run)
+    assert resumable(plan, run)
+    assert not (run / "weights.safetensors").exists()
+    torch.rand(11)
+    report = fit(plan, data, run, begin="resume")
+    assert weights(run) == weights(whole)
+    assert without_seconds(run) == without_seconds(whole)
+    assert [epoch.epoch for epoch in report.epochs] == [1, 2, 3]
+    assert not unfinished(run)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "sgd"}, {"precision": "bfloat16", "channels_last": True}, {"schedule": "constant"}]
+)
+def test_every_kind_of_training_resumes_to_the_same_bytes(settings: dict[str, object], data: Dataset, tmp_path: Path) -> None:
+    plan = recipe("lenet-scratch", epochs=2, **settings)
+    fit(plan, data, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit(plan, data, tmp_path / "run", progress=Stopping(advance=2))
+    fit(plan, data, tmp_path / "run", begin="resume")
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_a_training_interrupted_twice_resumes_to_the_same_bytes(whole: Path, data: Dataset, dropout: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match=r"in epoch 1 of 3 after 20 of 24"):
+        fit(recipe(dropout), data, run, progress=Stopping(advance=2))
+    with pytest.raises(Interrupted, match=r"in epoch 3 of 3 after 20 of 24"):
+        fit(recipe(dropout), data, run, begin="resume", progress=Stopping(advance=7))
+    fit(recipe(dropout), data, run, begin="resume")
+    assert weights(run) == weights(whole)
+    assert without_seconds(run) == without_seconds(whole)
+
+
+def test_a_stop_after_the_last_epoch_finishes(whole: Path, data: Dataset, dropout: str, tmp_path: Path) -> None:
+    fit(recipe(dropout), data, tmp_path / "run", progress=Stopping(say=EPOCHS))
+    assert weights(tmp_path / "run") == weights(whole)
+
+
+def test_a_second_ctrl_c_stops_at_once(data: Dataset, tmp_path: Path) -> None:
+    class Impatient(Stopping):
+        @contextmanager
+        def task(self, title: str, total: int) -> Iterator[Advance]:
+            def advance(steps: int, note: str) -> None:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+            yield advance
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe(), data, tmp_path / "run", progress=Impatient())
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_resuming_a_finished_training_changes_nothing(data: Dataset, tmp_path: Path) -> None:
+    plan = recipe(epochs=1)
+    first = fit(plan, data, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    assert fit(plan, data, tmp_path / "run", begin="resume") == first
+    assert weights(tmp_path / "run") == before
+
+
+def test_training_works_outside_the_main_thread(data: Dataset, tmp_path: Path) -> None:
+    done: list[TrainReport] = []
+    thread = threading.Thread(target=lambda: done.append(fit(recipe(epochs=1), data, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert len(done) == 1
+
+
+@pytest.fixture
+def stopped(data: Dataset, tmp_path: Path) -> Path:
+    """A run interrupted in its second epoch."""
+    with pytest.raises(Interrupted):
+        fit(recipe(), data, tmp_path / "run", progress=Stopping(advance=5))
+    return tmp_path / "run"
+
+
+def test_an_unfinished_training_is_kept_unless_told_otherwise(stopped: Path, data: Dataset, tmp_path: Path) -> None:
+    before = (stopped / "checkpoint.pt").read_bytes()
+    with pytest.raises(UsageError, match=r"holds an unfinished training; --resume continues it, --restart begins anew"):
+        fit(recipe(), data, stopped)
+    assert (stopped / "checkpoint.pt").read_bytes() == before
+    fit(recipe(), data, stopped, begin="restart")
+    fit(recipe(), data, tmp_path / "fresh")
+    assert weights(stopped) == weights(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [recipe(seed=1), recipe(epochs=4), recipe(batch_size=8), recipe("lenet-scratch")],
+    ids=["seed", "epochs", "batch size", "model"],
+)
+def test_a_checkpoint_of_another_recipe_is_refused(other: Recipe, stopped: Path, data: Dataset) -> None:
+    before = (stopped / "checkpoint.pt").read_bytes()
+    assert not resumable(other, stopped)
+    with pytest.raises(UsageError, match=r"checkpoint\.pt was made by other settings"):
+        fit(other, data, stopped, begin="resume")
+    assert (stopped / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_may_be_continued_under_other_export_settings(stopped: Path, data: Dataset) -> None:
+    """It goes on where it stopped, to the bytes of a training that nobody interrupted."""
+    plan = recipe()
+    other = msgspec.structs.replace(plan, export=msgspec.structs.replace(plan.export, golden=7))
+    assert resumable(other, stopped)
+    rest, whole = Stopping(), Stopping()
+    assert len(fit(other, data, stopped, progress=rest, begin="resume").epochs) == EPOCHS
+    fit(plan, data, stopped.parent / "whole", progress=whole)
+    assert 0 < rest.advances < whole.advances
+    assert weights(stopped) == weights(stopped.parent / "whole")
+    assert without_seconds(stopped) == without_seconds(stopped.parent / "whole")
+
+
+def test_a_checkpoint_of_another_number_of_pictures_is_refused(stopped: Path) -> None:
+    with pytest.raises(UsageError, match="another number of pictures"):
+        fit(recipe(), dataset(SAMPLES // 2), stopped, begin="resume")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-100],
+        lambda content: content[: len(content) // 2],
+        lambda content: b"\x80" * 500,
+    ],
+    ids=["empty", "end missing", "half", "noise"],
+)
+def test_a_damaged_checkpoint_is_named_and_restart_helps(damage: Callable[[bytes], bytes], stopped: Path, data: Dataset) -> None:
+    file = stopped / "checkpoint.pt"
+    file.write_bytes(damage(file.read_bytes()))
+    for resume in (True, False):
+        with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged: .*; edgekit train --restart begins anew"):
+            fit(recipe(), data, stopped, begin="resume" if resume else "anew")
+    assert fit(recipe(epochs=1), data, stopped, begin="restart").epochs
+
+
+def test_a_checkpoint_that_lacks_parts_is_damaged(stopped: Path, data: Dataset) -> None:
+    file = stopped / "checkpoint.pt"
+    content = torch.load(file, weights_only=True)
+    for part, value in (("model", {}), ("optimizer", {}), ("history", [{"epoch": "one"}])):
+        torch.save({**content, part: value}, file)
+        with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged"):
+            fit(recipe(), data, stopped, begin="resume")
+    torch.save({**content, "version": 0}, file)
+    with pytest.raises(ModelError, match="not a checkpoint of this version"):
+        fit(recipe(), data, stopped, begin="resume")
+
+
+def test_resuming_without_a_checkpoint_says_so(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no checkpoint .*; train without --resume"):
+        fit(recipe(), data, tmp_path / "run", begin="resume")
+
+
+def test_more_epochs_than_a_finished_training_had_begin_anew(data: Dataset, tmp_path: Path) -> None:
+    fit(recipe(epochs=1), data, tmp_path / "run")
+    assert len(fit(recipe(epochs=2), data, tmp_path / "run").epochs) == 2
+
+
+def test_an_interrupted_new_training_leaves_the_finished_one_whole(data: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    old, new = recipe(epochs=1), recipe(epochs=2, seed=5)
+    fit(old, data, run)
+    with pytest.raises(Interrupted):
+        fit(new, data, run, progress=Stopping(advance=2))
+    source = load_source(str(run))
+    assert source.recipe == old
+    assert source.report is not None
+    assert source.report.weights_sha256 == sha256_of(run / "weights.safetensors")
+
+
+def test_a_finished_run_has_metrics_a_curve_a_report_and_weights(data: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "tiny"
+    report = fit(recipe(), data, run)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(msgspec.to_builtins(report.epochs))
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert set(lines[0]) == {"epoch", "loss", "train_accuracy", "test_accuracy", "seconds", "learning_rate"}
+    assert TrainReport.from_json((run / "train.json").read_bytes()) == report
+    assert report.weights_sha256 == sha256_of(run / "weights.safetensors")
+    assert report.parameters == 44878
+    assert report.test_accuracy == lines[-1]["test_accuracy"]
+    assert (report.labels, report.preprocess) == (data.classes, data.preprocess)
+    with Image.open(run / "curve.png") as curve:
+        curve.load()
+        assert curve.format == "PNG"
+        assert len(np.unique(np.asarray(curve.convert("RGB")).reshape(-1, 3), axis=0)) > 3
+    assert sorted(file.name for file in run.iterdir()) == [
+        "checkpoint.pt", "curve.png", "metrics.jsonl", "recipe.json", "train.json", "weights.safetensors",
+    ]  # fmt: skip
+
+
+def test_accuracy_is_the_share_of_pictures_that_the_saved_model_gets_right(data: Dataset, tmp_path: Path) -> None:
+    report = fit(recipe(epochs=1), data, tmp_path / "run")
+    model = load_source(str(tmp_path / "run")).module.eval()
+    for pictures in (data.test,):
+        logits = model(torch.from_numpy(data.preprocess.normalise(pictures.images)))
+        share = float((logits.argmax(1).numpy() == pictures.labels).mean())
+        assert report.test_accuracy == pytest.approx(share, abs=1e-9)
+    assert 0.1 < report.test_accuracy < 1
+
+
+@pytest.mark.parametrize(("bar", "passed"), [(0.0, True), (1.0, False)])
+def test_the_report_fails_below_the_recipes_bar(bar: float, passed: bool, data: Dataset, tmp_path: Path) -> None:
+    report = fit(recipe(epochs=1, learning_rate=1e-6, min_accuracy=bar), data, tmp_path / "run")
+    assert report.passed is passed
+    assert json.loads((tmp_path / "run" / "train.json").read_bytes())["passed"] is passed
+
+
+def test_a_diverging_loss_is_a_clear_error(data: Dataset, tmp_path: Path, dropout: str) -> None:
+    with pytest.raises(RecipeError, match=r"the loss became (nan|inf) in epoch 1; lower train\.learning_rate"):
+        fit(recipe(dropout, optimizer="sgd", learning_rate=1e30, schedule="constant"), data, tmp_path / "run")
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_pictures_the_model_does_not_take_are_a_clear_error(data: Dataset, tmp_path: Path, dropout: str) -> None:
+    with pytest.raises(ModelError, match="LeNet takes pictures of 28x28, got 32x32; set resize = 28"):
+        fit(recipe(), dataset(8, size=32), tmp_path / "run")
+    with pytest.raises(
+        ModelError, match=r"dropout_net_of_a_user:net does not take pictures of 1x32x32: .*; see data and model\.args"
+    ):
+        fit(recipe(dropout), dataset(8, size=32), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("factory", "given"), [("leaves_out_a_class", "2x9 values"), ("gives_a_tuple", "a tuple")])
+def test_a_model_without_a_logit_per_class_is_a_clear_error(
+    factory: str, given: str, data: Dataset, tmp_path: Path, dropout: str
+) -> None:
+    with pytest.raises(ModelError, match=f"gives {given} for 2 pictures, but the data has 10 classes"):
+        fit(recipe(dropout.replace(":net", f":{factory}")), data, tmp_path / "run")
+
+
+def test_the_shipped_models_get_the_datas_classes(tmp_path: Path) -> None:
+    fit(recipe(epochs=1), dataset(16, classes=3), tmp_path / "run")
+    model: Any = load_source(str(tmp_path / "run")).module
+    assert model[-1].out_features == 3
+
+
+def test_a_run_that_cannot_be_written_is_a_clear_error(data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"cannot write .*file/run"):
+        fit(recipe(epochs=1), data, tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_cuda_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(MissingError, match="no usable CUDA device on this machine; use --device cpu"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+class Saved:
+    """A tensor that autograd keeps for the backward pass."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+@pytest.mark.parametrize("model", ["lenet", "lenet-scratch"])
+def test_nothing_of_a_step_is_kept_after_it(model: str, data: Dataset, tmp_path: Path) -> None:
+    alive: weakref.WeakSet[Saved] = weakref.WeakSet()
+    most, kept = [0], []
+
+    def pack(tensor: torch.Tensor) -> Saved:
+        saved = Saved(tensor)
+        alive.add(saved)
+        most[0] = max(most[0], len(alive))
+        return saved
+
+    class Counting:
+        task = SILENT.task
+
+        def say(self, line: str) -> None:
+            kept.append((len(alive), most[0]))
+
+    progress: Progress = Counting()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        fit(recipe(model), data, tmp_path / "run", progress=progress)
+    assert most[0] > 0
+    assert kept == [kept[0]] * EPOCHS  # the first epoch needed as much as the third
+    # between two steps the last batch's logits still hang on their graph, and no batch before it
+    assert kept[0][0] == 0
+
+
+@given(samples=st.integers(2, 5000), batch_size=st.integers(2, 600))
+def test_batches_are_even_never_single_and_near_the_size_asked_for(samples: int, batch_size: int) -> None:
+    count = batch_count(samples, batch_size)
+    sizes = [len(part) for part in torch.tensor_split(torch.arange(samples), count)]
+    assert sum(sizes) == samples
+    assert min(sizes) >= 2
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= max(2 * batch_size, 3)
+    assert samples < batch_size or min(sizes) >= batch_size // 2
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "count"), [(60000, 256, 234), (96, 4, 24), (5, 2, 2), (3, 256, 1), (257, 256, 1)]
+)
+def test_batch_counts(samples: int, batch_size: int, count: int) -> None:
+    assert batch_count(samples, batch_size) == count
+
+
+def test_an_odd_sample_over_trains_without_a_batch_of_one(tmp_path: Path) -> None:
+    assert fit(recipe(epochs=1, batch_size=16), dataset(33), tmp_path / "run").epochs
