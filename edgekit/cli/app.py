@@ -214,7 +214,7 @@ def verify(
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
         return verify_bundle(bundle, setups, tolerance=limits, progress=progress)
 
-    _carry_out(action, json, debug, output, bundle, verbose)
+    _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
 
 @app.command(epilog="Example: edgekit bench exported/lenet --batch 1,8,32 --threads 1 --json > bench.json")
@@ -257,7 +257,7 @@ def bench(
         )
         return bench_bundle(bundle, setups, timing, budget_ms=limit, layers=layers, progress=progress)
 
-    _carry_out(action, json, debug, output, bundle, verbose)
+    _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
 
 @app.command(epilog="Example: edgekit build exported/lenet --batch 1:8:32 --output lenet.plan")
@@ -431,14 +431,7 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _carry_out(
-    action: Callable[[Progress], Report],
-    json: bool,
-    debug: bool,
-    output: Path | None = None,
-    bundle: Path | None = None,
-    verbose: bool = False,
-) -> NoReturn:
+def _carry_out(action: Callable[[Progress], Report], json: bool, debug: bool, **more: Any) -> NoReturn:
     from edgekit.cli.outcome import carry_out
 
-    carry_out(action, json, debug, output, bundle, verbose)
+    carry_out(action, json, debug, **more)
