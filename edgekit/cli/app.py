@@ -24,12 +24,18 @@ from edgekit.cli.options import (
     BundlePath,
     CudaGraph,
     Debug,
+    Deviation,
     Device,
     Engine,
     Flavour,
+    FoldBn,
     InputShapes,
     Json,
+    KeepWeights,
+    Labels,
     Level,
+    Mean,
+    Opset,
     Output,
     RecipePath,
     Runs,
@@ -122,40 +128,16 @@ def train(
 @app.command(epilog="Example: edgekit export torchvision.models:resnet18 --input-shape 1x3x224x224 --output exported/r18")
 def export(
     source: SourceName,
-    fold_bn: Annotated[
-        Optional[bool],
-        options.option(
-            "--fold-bn/--no-fold-bn",
-            panel=options.WRITTEN,
-            metavar="",
-            show_default="fold",
-            help="Fold batch norm into the layer before it.",
-        ),
-    ] = None,
-    opset: Annotated[
-        Optional[int], options.option("--opset", metavar="N", min=18, max=26, show_default="20", help="ONNX opset.")
-    ] = None,
+    fold_bn: FoldBn = None,
+    opset: Opset = None,
     output: BundleFolder = None,
     input_shape: InputShapes = None,
     arg: Arguments = None,
     weights: Weights = None,
-    keep_weights: Annotated[
-        bool,
-        options.flag(
-            "--keep-weights/--no-keep-weights", options.WRITTEN, help="Also write the PyTorch weights, for verify and bench."
-        ),
-    ] = True,
-    mean: Annotated[
-        Optional[str],
-        options.option("--mean", panel=options.MODEL, metavar="M,M,M", help="Mean of each channel, like 0.485,0.456,0.406."),
-    ] = None,
-    std: Annotated[
-        Optional[str],
-        options.option("--std", panel=options.MODEL, metavar="S,S,S", help="Deviation of each channel, like 0.229,0.224,0.225."),
-    ] = None,
-    labels: Annotated[
-        Optional[Path], options.option("--labels", panel=options.MODEL, metavar="FILE", help="Its labels, one a line.")
-    ] = None,
+    keep_weights: KeepWeights = True,
+    mean: Mean = None,
+    std: Deviation = None,
+    labels: Labels = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,

@@ -228,6 +228,30 @@ TorchSource = Annotated[
         autocompletion=model_names,
     ),
 ]
+FoldBn = Annotated[
+    Optional[bool],
+    option(
+        "--fold-bn/--no-fold-bn",
+        panel=WRITTEN,
+        metavar="",
+        show_default="fold",
+        help="Fold batch norm into the layer before it.",
+    ),
+]
+Opset = Annotated[Optional[int], option("--opset", metavar="N", min=18, max=26, show_default="20", help="ONNX opset.")]
+KeepWeights = Annotated[
+    bool,
+    flag("--keep-weights/--no-keep-weights", WRITTEN, help="Also write the PyTorch weights, for verify and bench."),
+]
+Mean = Annotated[
+    Optional[str],
+    option("--mean", panel=MODEL, metavar="M,M,M", help="Mean of each channel, like 0.485,0.456,0.406."),
+]
+Deviation = Annotated[
+    Optional[str],
+    option("--std", panel=MODEL, metavar="S,S,S", help="Deviation of each channel, like 0.229,0.224,0.225."),
+]
+Labels = Annotated[Optional[Path], option("--labels", panel=MODEL, metavar="FILE", help="Its labels, one a line.")]
 
 
 def setups(
