@@ -15,9 +15,6 @@ from edgekit.preprocess import CHANNELS, Color, Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
 
-DATASETS = ("fashion-mnist", "image-folder")
-"""What ``[data] dataset`` may name."""
-
 
 class Dataset(msgspec.Struct, frozen=True):
     """Training and test pictures with the preprocessing that turns them into the network's input."""
