@@ -1,3 +1,3 @@
 """edgekit's version, for whoever must not import more than that."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -15,6 +15,7 @@ import pytest
 import recipe_keys
 
 from edgekit.recipe import Recipe
+from edgekit.version import __version__
 
 CHECKED = ("results", "recipe_keys", "command_pages", "way", "manifest_schema")
 BLOCKS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
@@ -79,3 +80,11 @@ def test_the_tutorial_prints_what_it_says(repository: Path, monkeypatch: pytest.
         with redirect_stdout(StringIO()) as output:
             exec(code, names)
         assert output.getvalue() == wanted
+
+
+def test_the_changelog_has_a_dated_entry_for_this_version_in_the_usual_groups(repository: Path) -> None:
+    text = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert next(heading for heading in headings if heading != "Unreleased").startswith(f"{__version__} - 20")
+    groups = set(re.findall(r"^### (.*)$", text, re.MULTILINE))
+    assert groups <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
