@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +11,9 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from edgekit.graphs.trace import TRACED_BATCH, run_module, tensors_of
@@ -28,11 +29,16 @@ def module_table(source: str, model: nn.Module, inputs: Sequence[TensorSpec]) ->
     """Every module that computes something itself, and the blocks around it, in the order of the first call.
 
     ``ops`` counts calls: of a module that is called twice both, and of functions like ``torch.relu`` those outside such modules.
+    Multiply-accumulates are half of what PyTorch's ``FlopCounterMode`` counts: convolutions and matrix products, whoever calls
+    them. A block's row has what its own ``forward`` computes, without the modules inside it.
     """
     frozen = copy.deepcopy(model).eval()
-    calls = _Calls(frozen)
-    with calls:
-        outputs = run_module(frozen, tensors_of(inputs, TRACED_BATCH))
+    flops = FlopCounterMode(display=False)
+    calls = _Calls(frozen, flops)
+    samples = tensors_of(inputs, TRACED_BATCH)
+    # fused attention has no formula for the CPU in PyTorch; its two products have
+    with sdpa_kernel(SDPBackend.MATH), flops, calls:
+        outputs = run_module(frozen, samples)
     return InspectReport(
         source=source,
         inputs={spec.name: f"{spec.dtype} {shape_text(spec.shape)}" for spec in inputs},
@@ -43,7 +49,7 @@ def module_table(source: str, model: nn.Module, inputs: Sequence[TensorSpec]) ->
         layers=tuple(calls.rows.values()),
         ops=dict(sorted(calls.operators.items())),
         parameters=sum(parameter.numel() for parameter in frozen.parameters()),
-        macs=sum(calls.rows[name].macs for name in calls.leaves if name in calls.rows),
+        macs=_macs(flops.get_total_flops()),
         batch_norms=sum(isinstance(module, NORMS) for module in frozen.modules()),
         facts={"torch": str(torch.__version__)},
     )
@@ -55,8 +61,11 @@ class _Calls(TorchFunctionMode):
     A module without children is one operator, whatever it does inside; so is a function that is called outside of such modules.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, flops: FlopCounterMode) -> None:
         super().__init__()
+        self._flops = flops
+        self._before: list[int] = []
+        self._in_children = [0]
         self.rows: dict[str, Layer] = {}
         self.operators: Counter[str] = Counter()
         self._modules = {name: module for name, module in model.named_modules() if name}
@@ -88,12 +97,17 @@ class _Calls(TorchFunctionMode):
 
     def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._inside += name in self.leaves
+        self._before.append(self._flops.get_total_flops())
+        self._in_children.append(0)
 
     def _leave(self, name: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         self._inside -= name in self.leaves
+        spent = self._flops.get_total_flops() - self._before.pop()
+        macs = _macs(spent - self._in_children.pop())
+        self._in_children[-1] += spent
         if not isinstance(output, Tensor):
             return
-        operator, macs = type(module).__name__, _module_macs(module, args, output)
+        operator = type(module).__name__
         if name in self.leaves:
             self.operators[operator] += 1
         if name in self.rows:
@@ -104,14 +118,6 @@ class _Calls(TorchFunctionMode):
             self.rows[name] = Layer(name, operator, (BATCH, *output.shape[1:]), own, macs)
 
 
-def _module_macs(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> int:
-    """Multiply-accumulates per sample of convolutions and linear layers; 0 for the rest."""
-    outputs = output.numel() // output.shape[0]
-    if isinstance(module, nn.Linear):
-        return outputs * module.in_features
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):  # every input element meets the whole kernel
-        inputs = int(args[0].numel() // args[0].shape[0])
-        return inputs * (module.out_channels // module.groups) * math.prod(module.kernel_size)
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return outputs * (module.in_channels // module.groups) * math.prod(module.kernel_size)
-    return 0
+def _macs(flops: int) -> int:
+    """Multiply-accumulates per sample of what was counted on ``TRACED_BATCH`` samples, two operations to each."""
+    return flops // (2 * TRACED_BATCH)

@@ -56,6 +56,46 @@ def test_a_module_that_is_called_thrice_counts_and_costs_thrice() -> None:
     assert InspectReport.from_json(report.to_json()) == report
 
 
+class Attention(nn.Module):
+    """A block of a transformer: products by modules, by functions, and by attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.weight = nn.Parameter(torch.ones(3, 4, 1, 1))
+        self.head = nn.ConvTranspose2d(3, 2, 2, groups=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(F.conv2d(x, self.weight))
+        tokens = x.flatten(2)[:, :, :6]
+        attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        total: Tensor = y.flatten(1) + F.scaled_dot_product_attention(tokens, tokens, tokens).sum() + attended.sum()
+        return total
+
+
+def test_products_cost_the_same_whoever_calls_them() -> None:
+    report = table(Attention())
+    convolution, transposed = 36 * 4 * 3, 36 * 3 * 2 * 4
+    attention = 4 * (4 * 6 * 6) + 2 * 4 * 4 * 6
+    assert {layer.name: layer.macs for layer in report.layers if layer.macs} == {"head": transposed}
+    assert report.macs == convolution + transposed + attention + 2 * 4 * 4 * 6
+
+
+def test_a_block_has_what_its_own_forward_computes_and_not_what_its_modules_do() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = F.conv2d(self.inner(x), self.inner.weight.repeat(2, 1, 1, 1))
+            return y
+
+    report = table(nn.Sequential(Block(), nn.Conv2d(8, 1, 1)))
+    assert {layer.name: layer.macs for layer in report.layers} == {"0.inner": 36 * 16, "0": 36 * 32, "1": 36 * 8}
+    assert report.macs == 36 * (16 + 32 + 8)
+
+
 def test_functions_count_beside_modules_and_what_is_inside_a_module_does_not() -> None:
     assert table(Functional()).ops == {"Flatten": 1, "MaxPool2d": 1, "ReLU": 4, "Sigmoid": 1, "add": 1}
 
