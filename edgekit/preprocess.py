@@ -11,6 +11,7 @@ Pillow's antialiased filter of the given name straight to height x width, withou
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -58,6 +59,16 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def open(self, path: Path) -> NDArray[np.uint8]:
         """Decode and resize one file -> uint8 C x H x W; raises DataError naming the file."""
         return pixels_of(load_image(path), self.color, (self.height, self.width))
+
+
+def of_bytes(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Whether ``mean`` and ``std`` are of pixels in 0..255: of pixels in 0..1, which are meant here, none is above 1."""
+    return max(*mean, *std) > 1
+
+
+def divided(values: Sequence[float]) -> str:
+    """Each value in units of 0..255 divided by 255, as text like ``0.485,0.456,0.406``."""
+    return ",".join(f"{value / 255:.4g}" for value in values)
 
 
 def load_image(path: Path) -> Image:

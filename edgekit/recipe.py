@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from edgekit.errors import RecipeError
 from edgekit.files import check_name, read_bytes
-from edgekit.preprocess import CHANNELS, MAX_SIDE, Color
+from edgekit.preprocess import CHANNELS, MAX_SIDE, Color, divided, of_bytes
 from edgekit.spelling import did_you_mean, literals
 from edgekit.tolerance import Tolerance
 
@@ -134,6 +134,11 @@ def _check(recipe: Recipe, path: Path) -> None:
     for key, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != CHANNELS[color]:
             raise RecipeError(f"recipe {path}: data.{key} needs {CHANNELS[color]} value(s) for {color} pictures")
+    if data.mean is not None and data.std is not None and of_bytes(data.mean, data.std):
+        raise RecipeError(
+            f"recipe {path}: data.mean and data.std are for pixels in 0..255, and pixels are in 0..1 here",
+            f"divide by 255: mean = [{divided(data.mean)}], std = [{divided(data.std)}]",
+        )
 
 
 def _explain(problem: Exception) -> str:

@@ -15,6 +15,7 @@ import typer
 
 from edgekit.cli import options
 from edgekit.cli.options import (
+    AllRows,
     Arguments,
     Backend,
     Backends,
@@ -22,6 +23,7 @@ from edgekit.cli.options import (
     Builder,
     BundleFolder,
     BundlePath,
+    Csv,
     CudaGraph,
     Debug,
     Deviation,
@@ -31,6 +33,7 @@ from edgekit.cli.options import (
     FoldBn,
     InputShapes,
     Json,
+    JsonLines,
     KeepWeights,
     Labels,
     Level,
@@ -317,27 +320,40 @@ def inspect(
     _carry_out(action, json, debug)
 
 
-@app.command(epilog="Example: edgekit predict exported/lenet shirt.png boot.png")
+@app.command(epilog="Example: edgekit predict exported/lenet shirt.png photos/ --csv labels.csv")
 def predict(
     bundle: BundlePath,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures of any size.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Pictures of any size, folders of them, or patterns like '**/*.png'.")
+    ],
     backend: Backend = "ort-cpu",
     variant: Variant = None,
     flavour: Flavour = None,
     engine: Engine = None,
     top: Annotated[int, options.option("--top", metavar="N", min=1, help="How many labels to show.")] = 3,
+    verbose: AllRows = False,
+    csv: Csv = None,
+    jsonl: JsonLines = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Label pictures through the bundle's own preprocessing."""
+    """Label pictures through the bundle's own preprocessing. A picture that cannot be read is told in its row (exit code 1)."""
 
     def action(progress: Progress) -> Report:
+        from edgekit.cli.outcome import check_output
         from edgekit.commands.predict import predict as predict_images
+        from edgekit.files import write_bytes
 
+        options.check_one_form(json, jsonl)
         (setup,) = options.setups([backend], variant=variant, flavour=flavour, engine=engine)
-        return predict_images(bundle, images, setup, top=top, progress=progress)
+        if csv is not None:
+            check_output("--csv", csv, bundle)
+        report = predict_images(bundle, images, setup, top=top, progress=progress)
+        if csv is not None:
+            write_bytes(csv, report.to_csv().encode())
+        return report
 
-    _carry_out(action, json, debug)
+    _carry_out(action, json, debug, verbose=verbose, form="json" if json else "jsonl" if jsonl else "page")
 
 
 @app.command(epilog="Example: edgekit models --json")
@@ -416,4 +432,4 @@ def main() -> NoReturn:
 def _carry_out(action: Callable[[Progress], Report], json: bool, debug: bool, **more: Any) -> NoReturn:
     from edgekit.cli.outcome import carry_out
 
-    carry_out(action, json, debug, **more)
+    carry_out(action, more.pop("form", "json" if json else "page"), debug, **more)

@@ -111,6 +111,13 @@ Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", metavar="", rich_help_panel=REPORT, help="Also tell why a backend is not present."),
 ]
+AllRows = Annotated[
+    bool, typer.Option("--verbose", "-v", metavar="", rich_help_panel=REPORT, help="Show every row of the table.")
+]
+Csv = Annotated[
+    Optional[Path], option("--csv", panel=REPORT, metavar="FILE", help="Also write a row for each label to this file.")
+]
+JsonLines = Annotated[bool, flag("--jsonl", REPORT, help="Print a line of JSON for each picture, and nothing else.")]
 BundleFolder = Annotated[
     Optional[Path], option("--output", metavar="FOLDER", show_default="exported/NAME", help="Where the bundle is written.")
 ]
@@ -341,6 +348,14 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
+
+
+def check_one_form(json: bool, jsonl: bool) -> None:
+    """Raise UsageError for ``--json`` beside ``--jsonl``."""
+    from edgekit.errors import UsageError
+
+    if json and jsonl:
+        raise UsageError("--json and --jsonl both say what goes to stdout", "give one of them")
 
 
 def tolerance(atol: float | None, rtol: float | None) -> ToleranceChange:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import msgspec
 import typer
@@ -31,9 +31,13 @@ WIDTH = 120  # of tables that go to a file or a pipe
 OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
 
+Form: TypeAlias = Literal["page", "json", "jsonl"]
+"""What goes to stdout: tables, one JSON document, or a line of JSON for each row."""
+
+
 def carry_out(
     action: Callable[[Progress], Report],
-    json: bool,
+    form: Form,
     debug: bool,
     output: Path | None = None,
     bundle: Path | None = None,
@@ -41,38 +45,37 @@ def carry_out(
 ) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves.
 
-    The JSON goes to the file ``output`` too, which may not lie in the ``bundle`` that is read. With ``verbose`` the page has its
-    longer lines.
+    The report goes to stdout in the ``form`` that was chosen, and as JSON to the file ``output`` too, which may not lie in the
+    ``bundle`` that is read. With ``verbose`` the page has its longer lines.
     """
     console = _console(stderr=True)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a user's model may print; stdout is for the document
             if output is not None:
-                _check_output(output, bundle)  # better before long work than after it
+                check_output("--output", output, bundle)  # better before long work than after it
             report = action(ConsoleProgress(console))
         if output is not None:
             write_bytes(output, report.to_json() + b"\n")
-        document = report.to_json() + b"\n" if json else _tables(report, verbose)
+        document = _document(report, form, verbose)
     except KeyboardInterrupt:
-        if json:
-            print_error("Interrupted", "stopped by Ctrl-C")
+        print_error("Interrupted", "stopped by Ctrl-C", form)
         console.print("stopped", highlight=False)
         raise typer.Exit(STOPPED) from None
     except (Exception, SystemExit) as problem:  # a package may want to leave: there is no report, so that is no success
         if debug:
             console.print_exception()
         message = sentence(problem)
-        if json:
-            print_error(type(problem).__name__, message)
+        print_error(type(problem).__name__, message, form)
         console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
     _write(document)
     raise typer.Exit(OK if report.passed else CHECK_FAILED)
 
 
-def _check_output(output: Path, bundle: Path | None) -> None:
+def check_output(option: str, output: Path, bundle: Path | None) -> None:
+    """Raise OutputError unless a file can be written there, outside the bundle; ``option`` is the word that names it."""
     if output.name == "-":
-        raise OutputError("--output takes a file's name, and - is none", "use --json for the report on stdout")
+        raise OutputError(f"{option} takes a file's name, and - is none", "use --json for the report on stdout")
     place = destination(output)
     if bundle is not None:
         check_outside(place, bundle)
@@ -103,6 +106,12 @@ def _console(**where: Any) -> Console:
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
     return _Console(emoji=False, width=WIDTH, **where)
+
+
+def _document(report: Report, form: Form, verbose: bool) -> bytes:
+    if form == "page":
+        return _tables(report, verbose)
+    return report.to_json() + b"\n" if form == "json" else report.to_jsonl()
 
 
 def _tables(report: Report, verbose: bool) -> bytes:
@@ -169,9 +178,11 @@ def give_up(stream: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def print_error(kind: str, message: str) -> None:
-    """An error as the one JSON document."""
-    print_document(msgspec.json.format(msgspec.json.encode({"error": {"kind": kind, "message": printable(message)}}), indent=2))
+def print_error(kind: str, message: str, form: Form = "json") -> None:
+    """An error as the one JSON document, or as one line; a page has none, since stderr tells the error."""
+    if form != "page":
+        content = msgspec.json.encode({"error": {"kind": kind, "message": printable(message)}})
+        print_document(msgspec.json.format(content, indent=2) if form == "json" else content)
 
 
 class ConsoleProgress:

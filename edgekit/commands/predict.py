@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from glob import glob, has_magic
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,20 @@ from edgekit.backends import USUAL_BACKEND
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Session
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.errors import BundleError
+from edgekit.data.image_folder import listing
+from edgekit.errors import BundleError, DataError
+from edgekit.onnx.activation import Activation, final_activation
+from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.predict import Guess, Prediction, PredictReport
+from edgekit.reports.predict import Guess, Numbers, Prediction, PredictReport
 from edgekit.setups import Setup, taking
 from edgekit.tensors import Array
+
+_NUMBERS: dict[Activation | None, Numbers] = {
+    None: "softmax of the output",
+    "Softmax": "the model's Softmax",
+    "Sigmoid": "the model's Sigmoid",
+}
 
 
 def predict(
@@ -28,38 +38,83 @@ def predict(
 ) -> PredictReport:
     """Label pictures through the bundle's own preprocessing: the ``top`` most probable labels of each.
 
-    With ``every`` as the backend the first that is present is taken. Raises BundleError for a bundle that does not classify
-    pictures.
+    ``images`` are picture files, folders (all pictures below them) and glob patterns (``**`` goes into folders). A picture that
+    cannot be read has a ``problem`` in the report in place of labels. Where the model ends in Softmax or Sigmoid, its outputs are
+    the probabilities; else they are the softmax of its outputs. With ``every`` as the backend the first that is present is taken.
+    Raises BundleError for a bundle that does not classify pictures, DataError for a path or pattern without a picture.
     """
     opened = open_bundle(Path(bundle))
+    preprocess = _classifier(opened)
     chosen = taking(choose(opened, setup).setups[0], (1,))
-    pictures = (images,) if isinstance(images, (Path, str)) else tuple(images)
-    with open_named(chosen.backend, chosen, opened, progress) as ready:
-        predictions = tuple(label(opened, ready.session, Path(picture), top) for picture in pictures)
-    return PredictReport(str(opened.root), chosen.backend, predictions, chosen)
+    pictures = picture_files((images,) if isinstance(images, (Path, str)) else images)
+    output = opened.manifest.outputs[0].name
+    activation = final_activation(opened.onnx_of(chosen.variant).read_bytes(), output)
+    predictions = []
+    with (
+        open_named(chosen.backend, chosen, opened, progress) as ready,
+        progress.task("labelling pictures", len(pictures)) as advance,
+    ):
+        for picture in pictures:
+            predictions.append(_label(opened, ready.session, preprocess, picture, (activation, top)))
+            advance(1, picture.name)
+    return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, _NUMBERS[activation])
 
 
-def label(bundle: Bundle, session: Session, image: Path, top: int) -> Prediction:
-    """The ``top`` most probable labels of one picture."""
-    preprocess, labels = bundle.manifest.preprocess, bundle.manifest.labels
-    if preprocess is None or not labels or len(bundle.manifest.inputs) != 1:
+def picture_files(paths: Iterable[Path | str]) -> tuple[Path, ...]:
+    """The files that paths, folders and patterns name, each once and in their order; raises DataError for a path without any."""
+    files: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            below = [path / name for name, _, _ in listing(path)]
+        elif has_magic(str(path)) and not path.exists():
+            below = [match for match in map(Path, sorted(glob(str(path), recursive=True))) if match.is_file()]
+        elif path.exists():
+            below = [path]
+        else:
+            raise DataError(f"picture {path} does not exist", "check the path")
+        if not below:
+            raise DataError(f"{path} has no pictures", "give picture files, folders of them, or a pattern that matches some")
+        files.update(dict.fromkeys(below))
+    return tuple(files)
+
+
+def _classifier(bundle: Bundle) -> Preprocess:
+    """The bundle's preprocessing; raises BundleError unless the bundle takes one picture and names its classes."""
+    preprocess = bundle.manifest.preprocess
+    if preprocess is None or not bundle.manifest.labels or len(bundle.manifest.inputs) != 1:
         raise BundleError(
             f"bundle {bundle.root} records no preprocessing or labels, so it cannot be given pictures",
             "export it with --mean, --std and --labels",
         )
+    return preprocess
+
+
+def _label(
+    bundle: Bundle, session: Session, preprocess: Preprocess, image: Path, wanted: tuple[Activation | None, int]
+) -> Prediction:
+    """The most probable labels of one picture, or why it has none."""
+    (activation, top), labels = wanted, bundle.manifest.labels
     name, output = bundle.manifest.inputs[0].name, bundle.manifest.outputs[0].name
-    pixels = preprocess.open(image)[None]
-    logits = session.run({name: preprocess.normalise(pixels)})[output][0]
-    if logits.shape != (len(labels),):
-        raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {logits.shape}", "export it again")
-    if not np.isfinite(logits).all():
-        raise BundleError(f"bundle {bundle.root} gives numbers that are not finite for {image}", "run edgekit verify on it")
-    return Prediction(str(image), guesses(logits, labels, top))
+    try:
+        pixels = preprocess.open(image)[None]
+    except DataError as problem:
+        return Prediction(str(image), (), str(problem))
+    numbers = session.run({name: preprocess.normalise(pixels)})[output][0]
+    if numbers.shape != (len(labels),):
+        raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {numbers.shape}", "export it again")
+    if not np.isfinite(numbers).all():
+        return Prediction(str(image), (), "the model's outputs for this picture are not finite; run edgekit verify on the bundle")
+    return Prediction(str(image), guesses(numbers if activation else softmax(numbers), labels, top))
 
 
-def guesses(logits: Array, labels: Sequence[str], top: int) -> tuple[Guess, ...]:
-    """Softmax in float64, best first."""
+def softmax(logits: Array) -> Array:
+    """Softmax of one vector, in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = shifted / shifted.sum()
-    best = np.argsort(-probabilities, kind="stable")[:top]
+    shares: Array = shifted / shifted.sum()
+    return shares
+
+
+def guesses(probabilities: Array, labels: Sequence[str], top: int) -> tuple[Guess, ...]:
+    """The ``top`` most probable labels, best first; of equals the first in ``labels`` comes first."""
+    best = np.argsort(-probabilities.astype(np.float64), kind="stable")[:top]
     return tuple(Guess(labels[index], float(probabilities[index])) for index in best)

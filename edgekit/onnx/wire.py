@@ -5,8 +5,8 @@ A message is fields: a key (the field's number times 8, plus how its value is wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 # from the model to its nodes, and from a node to the branches and bodies in its attributes: field number -> what lies there
 _INSIDE = {
@@ -19,6 +19,11 @@ _INSIDE = {
     "tensor": {8: "its name", 13: "its file", 14: "elsewhere"},
 }
 DEEPEST = 100  # protobuf's own limit for messages in messages
+# the numbers of the fields that `bodies` reads
+_MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
+_GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
+_FUNCTION_NAME, _FUNCTION_OUTPUT, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 5, 7, 10
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 4, 7
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _END_OF_TENSOR = "end of a tensor"  # its name may stand behind what says where it lies
 _Value: TypeAlias = "memoryview | int"
@@ -45,6 +50,72 @@ def tensor_elsewhere(content: bytes) -> str | None:
         elif kind == _END_OF_TENSOR:
             name = ""
     return None
+
+
+class Node(NamedTuple):
+    """A node's operator with its domain, and the names of its inputs and outputs."""
+
+    operator: tuple[str, str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Body(NamedTuple):
+    """The nodes of the graph or of a function, by the names of their outputs, and the names of its own outputs."""
+
+    producers: Mapping[str, Node]
+    outputs: tuple[str, ...]
+
+
+def bodies(content: bytes) -> tuple[Body, dict[tuple[str, str], Body]]:
+    """The main graph, and the functions by their domain and name; raises ValueError for what is no such message."""
+    graph: Body = Body({}, ())
+    functions: dict[tuple[str, str], Body] = {}
+    for number, value in _fields(memoryview(content)):
+        if isinstance(value, int):
+            continue
+        if number == _MODEL_GRAPH:
+            texts, nodes = _members(value, _GRAPH_NODE, (_GRAPH_OUTPUT,))
+            outputs = tuple(_name(output) for output in texts[_GRAPH_OUTPUT])
+            graph = Body({name: node for node in nodes for name in node.outputs}, outputs)
+        elif number == _MODEL_FUNCTION:
+            texts, nodes = _members(value, _FUNCTION_NODE, (_FUNCTION_NAME, _FUNCTION_OUTPUT, _FUNCTION_DOMAIN))
+            identity = (_last(texts[_FUNCTION_DOMAIN]), _last(texts[_FUNCTION_NAME]))
+            outputs = tuple(map(_decoded, texts[_FUNCTION_OUTPUT]))
+            functions[identity] = Body({name: node for node in nodes for name in node.outputs}, outputs)
+    return graph, functions
+
+
+def _members(message: memoryview, node_field: int, text_fields: Sequence[int]) -> tuple[dict[int, list[memoryview]], list[Node]]:
+    """The fields of a graph or function that are named, and its nodes."""
+    texts: dict[int, list[memoryview]] = {number: [] for number in text_fields}
+    nodes = []
+    for number, value in _fields(message):
+        if isinstance(value, int):
+            continue
+        if number in texts:
+            texts[number].append(value)
+        elif number == node_field:
+            nodes.append(_node(value))
+    return texts, nodes
+
+
+def _node(message: memoryview) -> Node:
+    texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_OPERATOR: [], _NODE_DOMAIN: []}
+    for number, value in _fields(message):
+        if number in texts:
+            texts[number].append(_decoded(value))
+    operator = ("".join(texts[_NODE_DOMAIN][-1:]), "".join(texts[_NODE_OPERATOR][-1:]))
+    return Node(operator, tuple(texts[_NODE_INPUT]), tuple(texts[_NODE_OUTPUT]))
+
+
+def _name(value_info: memoryview) -> str:
+    return _last([value for number, value in _fields(value_info) if number == 1 and isinstance(value, memoryview)])
+
+
+def _last(texts: Sequence[memoryview]) -> str:
+    """Of a field that is written more than once the last counts."""
+    return _decoded(texts[-1]) if texts else ""
 
 
 def _decoded(value: _Value) -> str:

@@ -43,6 +43,10 @@ class Report(Part, frozen=True):
             content = msgspec.json.encode(_printable(document))
         return msgspec.json.format(content, indent=2)
 
+    def to_jsonl(self) -> bytes:
+        """The report as lines of JSON: one, where a report has no rows to give a line each."""
+        return msgspec.json.format(self.to_json(), indent=-1) + b"\n"
+
     @classmethod
     def from_json(cls: type[Kind], content: bytes) -> Kind:
         """The inverse of ``to_json``; raises InputError for anything else."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -20,6 +21,8 @@ from edgekit.reports.page import Cell, Line, Page, Table, Tone, spans, visible
 _STYLES: dict[Tone, str] = {"": "", "good": "green", "bad": "red", "warn": "yellow", "dim": "dim", "bold": "bold"}
 GAP, MARGIN, INDENT = 2, 2, 3
 """Blanks between two columns, at both sides of a table together, and before a sentence below its row."""
+AROUND, LEAST_ROWS, ROWS_IN_A_FILE = 8, 12, 108
+"""Lines of a terminal that a long table leaves free, the rows that it shows at least, and the lines of what is no terminal."""
 LEAST_PROSE = 30
 """A column of sentences is not made narrower than this."""
 
@@ -34,8 +37,18 @@ def draw(page: Page, console: Console, *, verbose: bool = False) -> None:
             continue
         if item.title:
             console.print(_text(item.title, ascii_only, "bold"), highlight=False)
-        for piece in _Layout(item, console.width, ascii_only).pieces():
+        table = item if verbose else _cut(item, console)
+        for piece in _Layout(table, console.width, ascii_only).pieces():
             console.print(piece, highlight=False)
+        if len(table.rows) < len(item.rows):
+            console.print(Text(f"{len(item.rows) - len(table.rows)} more rows; -v shows them, --json has all", "dim"))
+
+
+def _cut(table: Table, console: Console) -> Table:
+    """``table`` with those of its rows that fit the console's height, where it may be cut: laying out thousands takes seconds."""
+    height = console.height if console.is_terminal else ROWS_IN_A_FILE
+    rows = max(height - AROUND, LEAST_ROWS)
+    return msgspec.structs.replace(table, rows=table.rows[:rows]) if table.long and len(table.rows) > rows else table
 
 
 class _Layout:

@@ -39,11 +39,15 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """Rows under headings; every row has a cell for each column, and an empty title is none."""
+    """Rows under headings; every row has a cell for each column, and an empty title is none.
+
+    ``long``: there may be thousands of rows; those that do not fit a terminal's height are for readers who asked for more.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    long: bool = False
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from edgekit.graphs.golden import random_inputs, record
 from edgekit.graphs.trace import as_arrays, output_specs, run_module, tensors_of_feed, trace
 from edgekit.graphs.write import export_onnx
 from edgekit.models.factory import weights_bytes
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Preprocess, divided, of_bytes
 from edgekit.progress import Advance
 from edgekit.recipe import ExportRecipe, Recipe
 from edgekit.reports.export import FoldReport
@@ -180,9 +180,16 @@ def _described(model: ModelSource, options: ExportOptions) -> tuple[Preprocess |
             "leave them out",
         )
     try:
-        return Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std), labels
+        preprocess = Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std)
     except ValueError as problem:
         raise UsageError(f"--mean and --std do not fit the input: {problem}") from None
+    if of_bytes(options.mean, options.std):
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (options.mean, options.std))
+        raise UsageError(
+            f"--mean {mean} --std {std} are for pixels in 0..255, and pixels are in 0..1 here",
+            f"divide by 255: --mean {divided(options.mean)} --std {divided(options.std)}",
+        )
+    return preprocess, labels
 
 
 def _golden_inputs(model: ModelSource, count: int) -> tuple[dict[str, Array], Array | None]:

@@ -51,10 +51,18 @@ WRONG: dict[str, Wrong] = {
         "c.onnx is not an ONNX file",
     ),
     "picture missing": lambda here, bundle: (("predict", bundle, here / "none.png"), "none.png does not exist"),
-    "picture is text": lambda here, bundle: (("predict", bundle, written(here / "t.png", "hello")), "t.png is not a picture"),
-    "picture truncated": lambda here, bundle: (
-        ("predict", bundle, written(here / "c.png", picture(here / "p.png", 90).read_bytes()[:-2000])),
-        "c.png cannot be decoded",
+    "folder without pictures": lambda here, bundle: (("predict", bundle, bundle.parent / "*.gif"), "*.gif has no pictures"),
+    "two forms on stdout": lambda here, bundle: (
+        ("predict", bundle, picture(here / "p.png"), "--jsonl"),
+        "--json and --jsonl both say",
+    ),
+    "csv on stdout": lambda here, bundle: (
+        ("predict", bundle, picture(here / "p.png"), "--csv", "-"),
+        "--csv takes a file's name",
+    ),
+    "csv in the bundle": lambda here, bundle: (
+        ("predict", bundle, picture(here / "p.png"), "--csv", bundle / "labels.csv"),
+        "labels.csv",
     ),
     "recipe missing": lambda here, bundle: (("run", here / "none.toml"), "none.toml does not exist"),
     "recipe is a folder": lambda here, bundle: (("train", here), "is not a regular file"),
@@ -86,6 +94,15 @@ WRONG: dict[str, Wrong] = {
     "mean unreadable": lambda here, bundle: (("export", "lenet", "--mean", "x", "--std", "1"), "--mean 'x'"),
     "mean without std": lambda here, bundle: (("export", "lenet", "--mean", "0.5"), "--mean and --std go together"),
     "mean of another size": lambda here, bundle: (("export", "lenet", "--mean", "1,2", "--std", "1,2"), "do not fit the input"),
+    "mean of bytes": lambda here, bundle: (
+        ("export", "torchvision.models:resnet18", "--input-shape", "1x3x64x64", "--mean", "123.675,116.28,103.53",
+         "--std", "58.395,57.12,57.375"),
+        "divide by 255: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+    ),
+    "mean of bytes in a recipe": lambda here, bundle: (
+        ("train", written(here / "r.toml", recipe_text().replace("[model]", "mean = [73]\nstd = [90]\n[model]"))),
+        "divide by 255: mean = [0.2863], std = [0.3529]",
+    ),
     "backend unknown": lambda here, bundle: (("verify", bundle, "--backend", "tpu"), "no backend 'tpu'"),
     "flavour unknown to verify": lambda here, bundle: (("verify", bundle, "--flavour", "foo"), "no flavour 'foo'"),
     "flavour unknown to bench": lambda here, bundle: (("bench", bundle, "--flavour", "foo"), "use one of tensorrt, tensorrt-rtx"),
@@ -146,7 +163,10 @@ def test_a_pipe_instead_of_a_file_is_an_error_and_not_a_wait(tmp_path: Path, run
     os.mkfifo("pipe.toml")
     os.mkfifo("pipe.png")
     os.mkfifo("pipe.onnx")
-    for arguments in (("train", "pipe.toml"), ("inspect", "pipe.onnx"), ("predict", str(bundle), "pipe.png")):
+    for arguments in (("train", "pipe.toml"), ("inspect", "pipe.onnx")):
         result = run(*arguments, "--json")
         assert result.code == 2
         assert "is not a regular file" in result.document["error"]["message"]
+    result = run("predict", str(bundle), "pipe.png", "--json")
+    assert result.code == 1
+    assert "is not a regular file" in result.document["predictions"][0]["problem"]

@@ -257,3 +257,33 @@ def test_a_reader_that_goes_away_is_no_error(environment: dict[str, str], tmp_pa
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, cwd=tmp_path, check=False, timeout=300)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_predict_goes_on_after_a_bad_picture_writes_csv_and_ends_with_1(run: Command, bundle: Path, tmp_path: Path) -> None:
+    good, bad = picture(tmp_path / "p.png"), written(tmp_path / "t.png", "hello")
+    result = run("predict", bundle, good, bad, good.with_suffix(".png"), "--csv", tmp_path / "labels.csv")
+    assert result.code == 1
+    assert "is not a picture that Pillow can read" in " ".join(result.out.split())
+    assert "1 of 2 pictures could not be labelled" in result.out
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 1 + 3 + 1
+
+
+def test_jsonl_is_a_line_for_each_picture_and_a_line_for_an_error(run: Command, bundle: Path, tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{seed}.png") for seed in range(2)]
+    lines = run("predict", bundle, *paths, "--jsonl").out.splitlines()
+    assert [msgspec.json.decode(line)["image"] for line in lines] == list(map(str, paths))
+    (line,) = run("predict", bundle, tmp_path / "none.png", "--jsonl").out.splitlines()
+    assert msgspec.json.decode(line)["error"]["kind"] == "DataError"
+
+
+def test_a_long_table_is_cut_unless_all_rows_are_asked_for(run: Command, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    for seed in range(110):
+        picture(tmp_path / "many" / f"{seed:03}.png")
+    short = run("predict", bundle, tmp_path / "many", "--top", "1").out
+    assert "099.png" in short
+    assert "100.png" not in short
+    assert "10 more rows; -v shows them, --json has all" in short
+    whole = run("predict", bundle, tmp_path / "many", "--top", "1", "-v").out
+    assert "109.png" in whole
+    assert "more rows" not in whole

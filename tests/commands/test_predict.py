@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from PIL import Image
 
 from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.bundle.manifest import Manifest
-from edgekit.commands.predict import guesses, predict
+from edgekit.commands.export import export
+from edgekit.commands.predict import guesses, predict, softmax
 from edgekit.errors import BundleError, DataError
 from edgekit.preprocess import pixels_of
-from edgekit.reports.predict import PredictReport
+from edgekit.reports.predict import Guess, Prediction, PredictReport
+from edgekit.sources import ExportOptions
 from tests.ways import way
 
 
@@ -57,11 +63,11 @@ def test_probabilities_are_those_of_the_recorded_preprocessing(
     bundle: Path, tmp_path: Path, name: str, size: tuple[int, int], mode: str
 ) -> None:
     path = picture(tmp_path / name, 3, size, mode)
-    (found,) = predict(bundle, [path], top=10).predictions
+    (prediction,) = predict(bundle, [path], top=10).predictions
     expected = by_hand(bundle, path)
-    assert [guess.label for guess in found.guesses] == [f"class {index}" for index in np.argsort(-expected)]
-    np.testing.assert_allclose([guess.probability for guess in found.guesses], np.sort(expected)[::-1], rtol=1e-4)
-    assert sum(guess.probability for guess in found.guesses) == pytest.approx(1, abs=1e-12)
+    assert [guess.label for guess in prediction.guesses] == [f"class {index}" for index in np.argsort(-expected)]
+    np.testing.assert_allclose([guess.probability for guess in prediction.guesses], np.sort(expected)[::-1], rtol=1e-4)
+    assert sum(guess.probability for guess in prediction.guesses) == pytest.approx(1, abs=1e-12)
 
 
 def test_other_preprocessing_in_the_manifest_gives_other_probabilities(bundle: Path, tmp_path: Path) -> None:
@@ -71,51 +77,130 @@ def test_other_preprocessing_in_the_manifest_gives_other_probabilities(bundle: P
     assert described is not None
     reseal(bundle, preprocess=msgspec.structs.replace(described, mean=(0.9,)))
     after = predict(bundle, [path], top=10)
-    one, other = ({guess.label: guess.probability for guess in found.predictions[0].guesses} for found in (before, after))
-    assert max(abs(one[label] - other[label]) for label in one) > 1e-5
-    np.testing.assert_allclose(sorted(other.values()), np.sort(by_hand(bundle, path)), rtol=1e-4)
+    first, second = ({guess.label: guess.probability for guess in report.predictions[0].guesses} for report in (before, after))
+    assert max(abs(first[label] - second[label]) for label in first) > 1e-5
+    np.testing.assert_allclose(sorted(second.values()), np.sort(by_hand(bundle, path)), rtol=1e-4)
 
 
 def test_several_pictures_are_labelled_each_as_if_alone(bundle: Path, tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(3)]
     together = predict(bundle, paths, top=2)
-    assert [one.image for one in together.predictions] == list(map(str, paths))
-    assert [one for path in paths for one in predict(bundle, [path], top=2).predictions] == list(together.predictions)
-    assert len({one.guesses for one in together.predictions}) == 3
+    assert [prediction.image for prediction in together.predictions] == list(map(str, paths))
+    assert [alone for path in paths for alone in predict(bundle, [path], top=2).predictions] == list(together.predictions)
+    assert len({prediction.guesses for prediction in together.predictions}) == 3
     assert PredictReport.from_json(together.to_json()) == together
 
 
 @pytest.mark.parametrize(("top", "shown"), [(1, 1), (3, 3), (10, 10), (99, 10)])
 def test_as_many_labels_are_shown_as_asked_for_and_exist(bundle: Path, tmp_path: Path, top: int, shown: int) -> None:
-    (found,) = predict(bundle, [picture(tmp_path / "a.png")], top=top).predictions
-    assert len(found.guesses) == shown
+    (prediction,) = predict(bundle, [picture(tmp_path / "a.png")], top=top).predictions
+    assert len(prediction.guesses) == shown
 
 
 def test_torch_and_onnxruntime_label_alike(bundle: Path, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     reports = [predict(bundle, [path], way(kind), top=10) for kind in ("torch", "ort-cpu")]
-    assert [one.backend for one in reports] == ["torch", "ort-cpu"]
-    one, other = ({guess.label: guess.probability for guess in report.predictions[0].guesses} for report in reports)
-    assert one == pytest.approx(other, rel=1e-4)
+    assert [report.backend for report in reports] == ["torch", "ort-cpu"]
+    torch_side, file_side = ({guess.label: guess.probability for guess in report.predictions[0].guesses} for report in reports)
+    assert torch_side == pytest.approx(file_side, rel=1e-4)
 
 
 def test_softmax_holds_for_large_logits() -> None:
-    found = guesses(np.array([1000, 1001, -1000], np.float32), ("a", "b", "c"), 3)
-    assert [one.label for one in found] == ["b", "a", "c"]
-    assert [one.probability for one in found] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.e), 0])
+    ranked = guesses(softmax(np.array([1000, 1001, -1000], np.float32)), ("a", "b", "c"), 3)
+    assert [guess.label for guess in ranked] == ["b", "a", "c"]
+    assert [guess.probability for guess in ranked] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.e), 0])
 
 
-@pytest.mark.parametrize("damage", ["missing", "text", "truncated", "empty", "folder"])
-def test_what_is_not_a_picture_is_one_sentence_naming_it(bundle: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["text", "truncated", "empty"])
+def test_a_file_that_is_no_picture_fails_in_its_row_and_the_others_are_labelled(
+    bundle: Path, tmp_path: Path, damage: str
+) -> None:
     good, bad = picture(tmp_path / "good.png", size=(60, 60)), tmp_path / "bad.png"
     content = {"text": b"not a picture", "truncated": good.read_bytes()[:-900], "empty": b""}
-    if damage in content:
-        bad.write_bytes(content[damage])
-    elif damage == "folder":
-        bad.mkdir()
-    with pytest.raises(DataError, match=r"bad\.png") as caught:
-        predict(bundle, [good, bad])
-    assert "\n" not in str(caught.value)
+    bad.write_bytes(content[damage])
+    report = predict(bundle, [bad, good])
+    failed, labelled = report.predictions
+    assert failed.guesses == ()
+    assert "bad.png" in failed.problem
+    assert "\n" not in failed.problem
+    assert predict(bundle, [good]).predictions == (labelled,)
+    assert not report.passed
+    assert PredictReport.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize("image", ["missing.png", "empty", "*.jpg"])
+def test_a_path_without_a_picture_is_refused_before_anything_runs(bundle: Path, tmp_path: Path, image: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=re.escape(image)):
+        predict(bundle, [picture(tmp_path / "good.png"), tmp_path / image])
+
+
+def test_folders_and_patterns_stand_for_the_pictures_in_them(bundle: Path, tmp_path: Path) -> None:
+    shoes = tmp_path / "shoes" / "left"
+    shoes.mkdir(parents=True)
+    paths = [picture(tmp_path / "a.png", 1), picture(shoes / "b.png", 2), picture(shoes.parent / "c.png", 3)]
+    (shoes / "notes.txt").write_text("no picture")
+    below = predict(bundle, [tmp_path / "shoes"])
+    assert {Path(prediction.image) for prediction in below.predictions} == set(paths[1:])
+    matched = predict(bundle, [str(tmp_path / "**" / "*.png"), paths[0]])
+    assert sorted(prediction.image for prediction in matched.predictions) == sorted(map(str, paths))
+
+
+def test_a_name_with_brackets_is_a_file_where_there_is_one(bundle: Path, tmp_path: Path) -> None:
+    path = picture(tmp_path / "boot [1].png")
+    assert [prediction.image for prediction in predict(bundle, path).predictions] == [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [(torch.nn.Softmax(1), "the model's Softmax"), (torch.nn.Sigmoid(), "the model's Sigmoid"), (torch.nn.ReLU(), None)],
+)
+def test_a_model_that_gives_probabilities_itself_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: torch.nn.Module, expected: str | None
+) -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3), layer)
+    monkeypatch.setattr("tests.networks.last_layer", lambda: module, raising=False)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\n")
+    options = ExportOptions(input_shapes=("1x3x4x4",), mean=(0.5,) * 3, std=(0.5,) * 3, labels=labels)
+    export("tests.networks:last_layer", tmp_path / "bundle", options)
+    path = picture(tmp_path / "a.png", size=(4, 4), mode="RGB")
+    report = predict(tmp_path / "bundle", path)
+    with Image.open(path) as image:
+        x = (pixels_of(image, "rgb", (4, 4)).astype(np.float32) / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        outputs = module(torch.from_numpy(x[None]))[0].double()
+    values = outputs if expected else torch.softmax(outputs, 0)
+    assert report.probabilities == (expected or "softmax of the output")
+    probabilities = [guess.probability for guess in report.predictions[0].guesses]
+    np.testing.assert_allclose(probabilities, values.sort(descending=True).values, rtol=1e-5)
+
+
+def test_outputs_that_are_not_finite_fail_in_their_row(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def infinite(pixels: np.ndarray) -> np.ndarray:
+        return np.full(pixels.shape, np.inf, np.float32)
+
+    monkeypatch.setattr("edgekit.preprocess.Preprocess.normalise", lambda self, pixels: infinite(pixels))
+    (prediction,) = predict(bundle, picture(tmp_path / "a.png")).predictions
+    assert "not finite" in prediction.problem
+    assert prediction.guesses == ()
+
+
+def test_csv_has_a_row_for_each_label_and_each_problem(bundle: Path, tmp_path: Path) -> None:
+    good, bad = picture(tmp_path / "good, really.png"), tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    report = predict(bundle, [good, bad], top=2)
+    rows = list(csv.DictReader(io.StringIO(report.to_csv())))
+    assert [(row["picture"], row["rank"]) for row in rows] == [(str(good), "1"), (str(good), "2"), (str(bad), "")]
+    written = [Guess(row["label"], float(row["probability"])) for row in rows[:2]]
+    assert tuple(written) == report.predictions[0].guesses
+    assert rows[2]["problem"] == report.predictions[1].problem
+
+
+def test_jsonl_has_a_line_for_each_picture(bundle: Path, tmp_path: Path) -> None:
+    report = predict(bundle, [picture(tmp_path / f"{seed}.png", seed) for seed in range(3)])
+    lines = report.to_jsonl().splitlines()
+    assert tuple(msgspec.json.decode(line, type=Prediction) for line in lines) == report.predictions
 
 
 @pytest.mark.parametrize("lacking", ["preprocess", "labels"])
