@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edgekit.machine.user import ensure_user_name
 from edgekit.version import __version__
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ __all__ = [
     "__version__", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange",
     "bench", "build", "doctor", "export", "inspect", "predict", "run", "train", "verify",
 ]  # fmt: skip
+
+
+ensure_user_name()
 
 
 def __getattr__(name: str) -> Any:

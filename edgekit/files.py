@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import os
@@ -76,6 +77,31 @@ def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> b
         raise error(f"{what} {path} does not exist", "check the path") from None
     except OSError as problem:
         raise error(f"{what} {path} cannot be read: {problem.strerror}", "check the path and its permissions") from None
+
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+          (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # fmt: skip
+"""Byte order marks; UTF-32's little one begins as UTF-16's does."""
+
+
+def read_text(path: Path, what: str, error: type[InputError] = InputError) -> str:
+    """The text of ``path``: UTF-8, or what its byte order mark says.
+
+    Raises ``error`` with a sentence that calls the file ``what``.
+    """
+    content = read_bytes(path, what, error)
+    mark, encoding = next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", "utf-8"))
+    remedy = "save it as UTF-8"
+    if not mark and b"\0" in content:
+        raise error(
+            f"{what} {path} is not UTF-8: it has NUL bytes, as UTF-16 without a byte order mark and binary files have", remedy
+        )
+    try:
+        return content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as problem:
+        line = content[: len(mark) + problem.start].count(b"\n") + 1
+        byte = problem.object[problem.start]
+        raise error(f"{what} {path} is not {encoding.upper()}: byte 0x{byte:02x} in line {line}", remedy) from None
 
 
 def destination(path: Path) -> Path:

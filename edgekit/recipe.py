@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edgekit.errors import RecipeError
-from edgekit.files import check_name, read_bytes
+from edgekit.errors import RecipeError, printable
+from edgekit.files import check_name, read_text
 from edgekit.preprocess import CHANNELS, MAX_SIDE, Color, divided, of_bytes
 from edgekit.spelling import did_you_mean, literals
 from edgekit.tolerance import Tolerance
@@ -102,16 +102,27 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe; raises RecipeError naming the file and the key."""
-    content = read_bytes(path, "recipe", RecipeError)
+    content = read_text(path, "recipe", RecipeError)
     try:
         recipe = msgspec.toml.decode(content, type=Recipe)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as problem:
+    except (msgspec.DecodeError, ValueError) as problem:
         raise RecipeError(f"recipe {path}: {_explain(problem)}") from None
     _check(recipe, path)
     if recipe.data.path is None:
         return recipe
-    absolute = (path.parent / Path(recipe.data.path).expanduser()).absolute()
+    absolute = (path.parent / _at_home(recipe.data.path, path)).absolute()
+    if printable(str(absolute)) != str(absolute):
+        raise RecipeError(f"recipe {path}: its pictures lie in {absolute}, a path that is not UTF-8", "rename the folder")
     return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=str(absolute)))
+
+
+def _at_home(data: str, path: Path) -> Path:
+    try:
+        return Path(data).expanduser()
+    except RuntimeError:
+        raise RecipeError(
+            f"recipe {path}: data.path {data!r} has a ~, and no home folder is known", "write the whole path"
+        ) from None
 
 
 def _check(recipe: Recipe, path: Path) -> None:

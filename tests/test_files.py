@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import socket
 import stat
 import tempfile
@@ -20,6 +21,7 @@ from edgekit.files import (
     destination,
     is_onnx,
     read_bytes,
+    read_text,
     replacing,
     replacing_folder,
     sha256_of,
@@ -370,3 +372,37 @@ def test_a_file_that_cannot_be_read_is_named_by_what_it_is(tmp_path: Path) -> No
         read_bytes(tmp_path, "manifest", BundleError)
     (tmp_path / "file").write_bytes(b"content")
     assert read_bytes(tmp_path / "file", "labels") == b"content"
+
+
+TEXT = "caf\u00e9\nna\u00efve\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_text_is_read_as_its_byte_order_mark_says(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(TEXT.encode(encoding))
+    assert read_text(path, "labels file") == TEXT
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-32-be"])
+def test_text_of_a_big_endian_machine_is_read_too(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(("\ufeff" + TEXT).encode(encoding))
+    assert read_text(path, "labels file") == TEXT
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (TEXT.encode("latin-1"), "is not UTF-8: byte 0xe9 in line 1"),
+        (b"good\nba\xffd\n", "is not UTF-8: byte 0xff in line 2"),
+        (TEXT.encode("utf-16-le"), "is not UTF-8: it has NUL bytes"),
+        (b"\xff\xfe" + TEXT.encode("utf-16-le") + b"\x00", "is not UTF-16-LE: byte 0x00"),
+    ],
+)
+def test_text_of_another_encoding_is_refused_by_name_and_line(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(f"labels file {path} {reason}")) as caught:
+        read_text(path, "labels file")
+    assert caught.value.remedy == "save it as UTF-8"

@@ -211,3 +211,31 @@ def test_a_missing_table_is_named(path: Path) -> None:
     assert "`model`" in refused(path, f'name = "a"\n{DATA}')
     assert "`dataset`" in refused(path, f'name = "a"\n[data]\n{MODEL}')
     assert refused(path, "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_with_a_byte_order_mark_is_read(path: Path, encoding: str) -> None:
+    path.write_bytes(('name = "mine"\n' + DATA + MODEL).encode(encoding))
+    assert load_recipe(path).name == "mine"
+
+
+def test_a_recipe_in_another_encoding_is_refused_with_its_line(path: Path) -> None:
+    path.write_bytes(('name = "mine"\n# caf\u00e9\n' + DATA + MODEL).encode("latin-1"))
+    with pytest.raises(RecipeError, match="is not UTF-8: byte 0xe9 in line 2"):
+        load_recipe(path)
+
+
+def test_a_home_folder_that_nobody_knows_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    assert "has a ~, and no home folder is known" in refused(
+        path, 'name = "mine"\n' + FOLDER.replace("pictures", "~/pictures") + MODEL
+    )
+
+
+def test_pictures_below_a_folder_that_is_not_utf8_are_refused_before_training(tmp_path: Path) -> None:
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    assert "a path that is not UTF-8" in refused(folder / "mine.toml", 'name = "mine"\n' + FOLDER + MODEL)

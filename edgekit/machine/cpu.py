@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 import psutil
 
+from edgekit.machine.cgroup import cpu_quota
+
 CPU_INFO = Path("/proc/cpuinfo")
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 """What a core does when it is not idle, as psutil names it where the system tells it; a guest's time is the user's too."""
@@ -18,8 +21,10 @@ FREQUENCY = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
 
 
 def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may keep busy: those it is allowed, and no more than a container's quota pays for (rounded down)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return allowed if quota is None else max(1, min(allowed, math.floor(quota)))
 
 
 def system() -> str:
@@ -28,13 +33,16 @@ def system() -> str:
 
 
 def machine_facts() -> dict[str, str]:
-    """CPU model, cores allowed, governor, load, system; what cannot be read is left out."""
+    """CPU model, cores, a container's quota, governor, load, system; what cannot be read is left out."""
     facts = {
         "system": system(),
         "cpu": _cpu_model(),
         "cores": str(cores()),
         "python": platform.python_version(),
     }
+    quota = cpu_quota()
+    if quota is not None:
+        facts["cpu quota"] = f"{quota:g} cores"
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if governor.is_file():
         facts["governor"] = governor.read_text().strip()

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
-from edgekit.errors import ModelError, first_line
+from edgekit.errors import ModelError, first_line, printable
 from edgekit.models import MODELS
 from edgekit.spelling import did_you_mean
 
@@ -103,7 +103,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"weights {path} do not exist", "check the path")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            # a file is mapped, not read; safetensors opens only names that are UTF-8
+            return load_file(path) if printable(str(path)) == str(path) else load(path.read_bytes())
         except (SafetensorError, OSError, ValueError) as problem:
             raise ModelError(f"weights {path} are not valid safetensors: {problem}", "make the file again") from None
     try:

@@ -15,7 +15,7 @@ from edgekit.bundle.draft import Draft, exported_variant
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import MODEL, WEIGHTS, Source, Variant
 from edgekit.errors import ModelError, UsageError
-from edgekit.files import read_bytes
+from edgekit.files import read_text
 from edgekit.fold import fold
 from edgekit.graphs.golden import random_inputs, record
 from edgekit.graphs.trace import as_arrays, output_specs, run_module, tensors_of_feed, trace
@@ -169,7 +169,7 @@ def _described(model: ModelSource, options: ExportOptions) -> tuple[Preprocess |
         raise UsageError("--mean and --std go together", "give both or neither")
     labels: tuple[str, ...] = ()
     if options.labels is not None:
-        lines = read_bytes(options.labels, "labels file").decode(errors="replace").splitlines()
+        lines = read_text(options.labels, "labels file").splitlines()
         labels = tuple(line.strip() for line in lines if line.strip())
     if options.mean is None or options.std is None:
         return None, labels

@@ -17,6 +17,11 @@ def pickled_module(path: Path) -> Path:
     return path
 
 
+def damaged_labels(path: Path) -> Path:
+    path.write_bytes("tea\ncaf\u00e9\n".encode("latin-1"))
+    return path
+
+
 def without(bundle: Path, name: str) -> Path:
     (bundle / name).unlink()
     return bundle
@@ -92,6 +97,10 @@ WRONG: dict[str, Wrong] = {
         ("export", "resnet18", "--weights", bundle / "weights.safetensors"), "do not fit the model",
     ),
     "mean unreadable": lambda here, bundle: (("export", "lenet", "--mean", "x", "--std", "1"), "--mean 'x'"),
+    "labels in latin-1": lambda here, bundle: (
+        ("export", "lenet", "--labels", damaged_labels(here / "l.txt")),
+        "l.txt is not UTF-8: byte 0xe9 in line 2",
+    ),
     "mean without std": lambda here, bundle: (("export", "lenet", "--mean", "0.5"), "--mean and --std go together"),
     "mean of another size": lambda here, bundle: (("export", "lenet", "--mean", "1,2", "--std", "1,2"), "do not fit the input"),
     "mean of bytes": lambda here, bundle: (

@@ -180,3 +180,13 @@ def test_weights_of_a_module_with_a_version_can_be_loaded(tmp_path: Path) -> Non
     path.write_bytes(weights_bytes(saved))
     load_weights(loaded, path)
     assert torch.equal(loaded.weight, saved.weight)
+
+
+def test_weights_in_a_folder_whose_name_is_not_utf8_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    model = network("lenet")
+    (folder / "w.safetensors").write_bytes(weights_bytes(model))
+    other = build_module("lenet")
+    load_weights(other, folder / "w.safetensors")
+    assert weights_bytes(other) == weights_bytes(model)
