@@ -29,6 +29,9 @@ MEANINGS = {
     "data.mean": "one number a channel, of pixels from 0 to 1; measured on the training pictures if left out; goes with `std`",
     "data.std": "one number a channel; goes with `mean`",
     "data.test_fraction": "the share set aside for the test, where an `image-folder` has no `train/` and `test/`",
+    "data.white": "the brightest value of pictures with more than 8 bits a pixel, like 4095 for 12 bits in 16; without it, what "
+    "their type can hold",
+    "data.skip_bad": "go on without pictures that cannot be decoded; without it all of them are named and nothing is trained",
     "model.name": "a shipped model (`edgekit models`) or an import path `package.module:factory`",
     "model.args": "the factory's arguments, as a table `[model.args]`",
     "train.epochs": "how often every picture is seen",
@@ -43,6 +46,7 @@ MEANINGS = {
     "train.channels_last": "lay pictures out as N x H x W x C in memory; faster for larger networks",
     "train.seed": "of the weights, the order of pictures, and flips",
     "train.min_accuracy": "below it on the test set the command fails with exit code 1",
+    "train.min_balanced_accuracy": "the same, for the mean of the accuracies of the classes",
     "export.fold_bn": "fold batch norm into the layers around it",
     "export.opset": "the ONNX opset of the file",
     "export.golden": "how many test pictures are recorded with their reference outputs",

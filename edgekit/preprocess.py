@@ -4,33 +4,32 @@ With pixels p in 0..255 after decoding and resizing, the network's input is
 
     x[c] = (p[c] / 255 - mean[c]) / std[c]        float32, shape N x C x H x W
 
-Decoding turns the picture upright (EXIF), flattens transparency onto black and converts to grey or RGB; resizing is
-Pillow's antialiased filter of the given name straight to height x width, without cropping.
+Decoding (``edgekit.decoding``) turns the picture upright (EXIF), flattens transparency onto black and converts to grey or RGB;
+resizing is Pillow's antialiased filter of the given name straight to height x width, without cropping.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import DataError, MissingError
+from edgekit.decoding import CHANNELS, Color, decoded, load_image, pixels_of
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+__all__ = ["MAX_SIDE", "Color", "Preprocess", "divided", "load_image", "of_bytes", "pixels_of"]
 
-Color = Literal["grey", "rgb"]
 MAX_SIDE = 4096
-CHANNELS: dict[str, int] = {"grey": 1, "rgb": 3}
 
 
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ``mean`` and one ``std`` per channel, in units of the 0..1 pixel range."""
+    """One ``mean`` and one ``std`` per channel, in units of the 0..1 pixel range.
+
+    ``white`` is the brightest value of pictures with more than 8 bits a pixel, where it is not what their type can hold.
+    """
 
     color: Color
     height: int
@@ -39,6 +38,7 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     std: tuple[float, ...]
     interpolation: Literal["bilinear"] = "bilinear"
     layout: Literal["NCHW"] = "NCHW"
+    white: float | msgspec.UnsetType = msgspec.UNSET  # left out of a manifest where it says nothing
 
     def __post_init__(self) -> None:
         channels = CHANNELS[self.color]
@@ -48,6 +48,8 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("mean must be finite and std finite and above zero")
         if not (1 <= self.height <= MAX_SIDE and 1 <= self.width <= MAX_SIDE):
             raise ValueError(f"height and width must be from 1 to {MAX_SIDE}")
+        if self.white is not msgspec.UNSET and not 0 < self.white < np.inf:
+            raise ValueError("white must be finite and above zero")
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 N x C x H x W -> float32 of the same shape, by the formula above."""
@@ -58,7 +60,8 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def open(self, path: Path) -> NDArray[np.uint8]:
         """Decode and resize one file -> uint8 C x H x W; raises DataError naming the file."""
-        return pixels_of(load_image(path), self.color, (self.height, self.width))
+        white = None if self.white is msgspec.UNSET else self.white
+        return decoded(path, self.color, (self.height, self.width), white)
 
 
 def of_bytes(mean: Sequence[float], std: Sequence[float]) -> bool:
@@ -69,52 +72,3 @@ def of_bytes(mean: Sequence[float], std: Sequence[float]) -> bool:
 def divided(values: Sequence[float]) -> str:
     """Each value in units of 0..255 divided by 255, as text like ``0.485,0.456,0.406``."""
     return ",".join(f"{value / 255:.4g}" for value in values)
-
-
-def load_image(path: Path) -> Image:
-    """Decode a picture file, upright; raises DataError naming the file, MissingError without Pillow."""
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError:
-        raise MissingError("reading pictures needs Pillow", "pip install pillow") from None
-    if path.exists() and not path.is_file():
-        raise DataError(f"picture {path} is not a regular file", "give a PNG or JPEG file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # still below Pillow's limit
-            warnings.simplefilter("ignore", UserWarning)  # of damage that Pillow then mends or raises for
-            with Image.open(path) as opened:
-                opened.load()
-                return ImageOps.exif_transpose(opened)
-    except FileNotFoundError:
-        raise DataError(f"picture {path} does not exist", "check the path") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path} is not a picture that Pillow can read", "convert it to PNG or JPEG") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise DataError(f"picture {path} cannot be decoded: {problem}", "replace the file") from None
-
-
-def pixels_of(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A decoded picture -> uint8 C x H x W, with ``size`` = (height, width)."""
-    from PIL import Image as pillow
-
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        with_alpha = image.convert("RGBA")
-        black = pillow.new("RGBA", with_alpha.size, (0, 0, 0, 255))
-        image = pillow.alpha_composite(black, with_alpha)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_eight_bits(image)
-    image = image.convert("L" if color == "grey" else "RGB")
-    if image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
-    array = np.asarray(image, np.uint8)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def _to_eight_bits(image: Image) -> Image:
-    # Pillow clips 16-bit greys at 255 when it converts them itself
-    from PIL import Image as pillow
-
-    values = np.asarray(image, np.float64)
-    full = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-    return pillow.fromarray(np.clip(values * (255.0 / full), 0, 255).round().astype(np.uint8))

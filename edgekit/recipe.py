@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from edgekit.decoding import CHANNELS, Color
 from edgekit.errors import RecipeError, printable
 from edgekit.files import check_name, read_text
-from edgekit.preprocess import CHANNELS, MAX_SIDE, Color, divided, of_bytes
+from edgekit.preprocess import MAX_SIDE, divided, of_bytes
 from edgekit.spelling import did_you_mean, literals
 from edgekit.tolerance import Tolerance
 
@@ -25,7 +26,11 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which pictures. ``path`` is relative to the recipe; ``mean``/``std`` are measured on the training set if left out."""
+    """Which pictures. ``path`` is relative to the recipe; ``mean``/``std`` are measured on the training set if left out.
+
+    ``white`` is the brightest value of pictures with more than 8 bits a pixel. ``skip_bad`` goes on without pictures that cannot
+    be decoded.
+    """
 
     dataset: Literal["fashion-mnist", "image-folder"]
     path: str | None = None
@@ -34,6 +39,8 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    white: PositiveFloat | None = None
+    skip_bad: bool = False
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -52,7 +59,7 @@ class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to train. ``min_accuracy`` is a bar: below it on the test set, the command fails with exit code 1."""
+    """How to train. ``min_accuracy`` and ``min_balanced_accuracy`` are bars: below one on the test set, the exit code is 1."""
 
     epochs: Positive = 10
     batch_size: Annotated[int, Meta(ge=2)] = 256
@@ -66,6 +73,7 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels_last: bool = False
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     min_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    min_balanced_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

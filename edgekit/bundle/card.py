@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+import msgspec
+
 from edgekit.bundle.manifest import MANIFEST, Manifest, Variant
 from edgekit.preprocess import Preprocess
 from edgekit.tensors import shape_text
@@ -104,9 +106,10 @@ def _preprocessing(manifest: Manifest) -> str:
             "## Preprocessing\n\nNot recorded: the export was not told. The golden inputs are "
             f"{'random numbers' if manifest.golden.kind == 'random' else 'test pictures as the network takes them'}."
         )
+    deep = "" if preprocess.white is msgspec.UNSET else f" (white of more than 8 bits is {preprocess.white:g})"
     return (
         "## Preprocessing\n\n"
-        f"Decode the picture upright, flatten transparency onto black, convert it to {preprocess.color}, resize it to "
+        f"Decode the picture upright, flatten transparency onto black, convert it to {preprocess.color}{deep}, resize it to "
         f"{preprocess.height}x{preprocess.width} (height x width, Pillow's antialiased {preprocess.interpolation}), then\n\n"
         f"    x = (pixel / 255 - mean) / std        mean = {list(preprocess.mean)}, std = {list(preprocess.std)}\n\n"
         f"as float32 in {preprocess.layout}. `edgekit predict . PICTURE` does this."

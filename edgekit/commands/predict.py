@@ -12,7 +12,7 @@ from edgekit.backends import USUAL_BACKEND
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Session
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.data.image_folder import listing
+from edgekit.data.listing import list_pictures
 from edgekit.errors import BundleError, DataError
 from edgekit.onnx.activation import Activation, final_activation
 from edgekit.preprocess import Preprocess
@@ -65,7 +65,7 @@ def picture_files(paths: Iterable[Path | str]) -> tuple[Path, ...]:
     files: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            below = [path / name for name, _, _ in listing(path)]
+            below = [picture.path for picture in list_pictures(path).pictures]
         elif has_magic(str(path)) and not path.exists():
             below = [match for match in map(Path, sorted(glob(str(path), recursive=True))) if match.is_file()]
         elif path.exists():

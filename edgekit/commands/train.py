@@ -30,4 +30,6 @@ def train(
 
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
     dataset = data.load_dataset(loaded.data, progress)
+    for line in dataset.report().lines():
+        progress.say(line)
     return fit(loaded, dataset, run or RUNS / loaded.name, device=device, begin=begin, progress=progress)

@@ -9,11 +9,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.accuracy import majority_share
 from edgekit.data import fashion_mnist, image_folder
+from edgekit.data.image_folder import Decoding
 from edgekit.data.pictures import Pictures
-from edgekit.preprocess import CHANNELS, Color, Preprocess
+from edgekit.decoding import CHANNELS, Color
+from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
+from edgekit.reports.train import ClassCount, DataReport, LeftOut
+
+DARK = 32
+"""Of 255: pixels of a whole set that stay below an eighth of the range fill few of its values."""
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -23,6 +30,19 @@ class Dataset(msgspec.Struct, frozen=True):
     test: Pictures
     classes: tuple[str, ...]
     preprocess: Preprocess
+    left_out: tuple[LeftOut, ...] = ()
+
+    def report(self) -> DataReport:
+        """How many pictures each class has, what was left out, and what is odd about the set."""
+        halves = [np.bincount(half.labels, minlength=len(self.classes)).tolist() for half in (self.train, self.test)]
+        counts = tuple(ClassCount(name, *numbers) for name, *numbers in zip(self.classes, *halves, strict=True))
+        brightest = int(self.train.images.max(initial=0))
+        dark = (
+            f"the brightest pixel of the training pictures is {brightest} of 255; if their files use less than the range of "
+            "their type, let data.white name the brightest value (4095 for 12 bits in 16)"
+        )
+        notes = (dark,) if brightest < DARK else ()
+        return DataReport(counts, self.left_out, round(majority_share(self.test.labels), 4), notes)
 
 
 def load_dataset(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
@@ -32,15 +52,18 @@ def load_dataset(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
         folder = fashion_mnist.locate(Path(recipe.path) if recipe.path else None, progress)
         train, test = fashion_mnist.load(folder, color, recipe.size or fashion_mnist.SIZE, progress)
         classes: tuple[str, ...] = fashion_mnist.CLASSES
+        left_out: tuple[LeftOut, ...] = ()
         default = (fashion_mnist.MEAN * CHANNELS[color], fashion_mnist.STD * CHANNELS[color])
     else:
         assert recipe.path is not None  # recipe.load refuses the recipe otherwise
         assert recipe.size is not None
-        train, test, classes = image_folder.load(Path(recipe.path), color, recipe.size, recipe.test_fraction, progress)
+        decoding = Decoding(color, recipe.size, recipe.white, recipe.skip_bad)
+        train, test, classes, left_out = image_folder.load_folder(Path(recipe.path), decoding, recipe.test_fraction, progress)
         default = None
     mean, std = (recipe.mean, recipe.std) if recipe.mean and recipe.std else default or channel_statistics(train.images)
     height, width = train.images.shape[2:]
-    return Dataset(train, test, classes, Preprocess(color, height, width, mean, std))
+    preprocess = Preprocess(color, height, width, mean, std, white=recipe.white or msgspec.UNSET)
+    return Dataset(train, test, classes, preprocess, left_out)
 
 
 def golden_pictures(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
@@ -50,16 +73,17 @@ def golden_pictures(recipe: DataRecipe, preprocess: Preprocess, count: int) -> P
         folder = fashion_mnist.locate(Path(recipe.path) if recipe.path else None)
         return fashion_mnist.from_test_set(folder, preprocess.color, size, count)
     assert recipe.path is not None
-    return image_folder.from_test_set(Path(recipe.path), preprocess.color, size, recipe.test_fraction, count)
+    decoding = Decoding(preprocess.color, size, recipe.white, recipe.skip_bad)
+    return image_folder.from_test_set(Path(recipe.path), decoding, recipe.test_fraction, count)
 
 
-def fingerprint(recipe: DataRecipe) -> str:
-    """A hash that changes when the pictures do, without decoding them."""
+def fingerprint(recipe: DataRecipe, progress: Progress = SILENT) -> str:
+    """A hash that changes when the pictures or their classes do, without decoding them."""
     if recipe.dataset == "fashion-mnist":
         content = repr(sorted(fashion_mnist.SHA256.items()))
     else:
         assert recipe.path is not None
-        content = repr(image_folder.listing(Path(recipe.path)))
+        content = repr(image_folder.contents(Path(recipe.path), progress))
     return hashlib.sha256(content.encode()).hexdigest()
 
 

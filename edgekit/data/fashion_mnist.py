@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.pictures import Pictures, spread
+from edgekit.decoding import Color, pixels_of
 from edgekit.errors import DataError, first_line
 from edgekit.files import cache_root, write_bytes
-from edgekit.preprocess import Color, pixels_of
 from edgekit.progress import SILENT, Progress
 
 CLASSES = (

@@ -1,106 +1,271 @@
 """Pictures in one folder per class: ``path/<class>/*.png``, or ``path/train/<class>`` with ``path/test/<class>``.
 
-Without a ``test`` folder a share of every class is set aside, chosen by the hash of the file's name, so that adding
-pictures moves none between the two halves.
+``val`` serves as the test set where there is no ``test``. Without either a share of the pictures is set aside, chosen by the
+hash of each file's content: adding pictures moves none between the halves, and copies of a picture are in the same half.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgekit.data.listing import Picture, digests, list_pictures, subfolders
 from edgekit.data.pictures import Pictures, spread
-from edgekit.errors import DataError
-from edgekit.preprocess import CHANNELS, Color, load_image, pixels_of
+from edgekit.decoding import CHANNELS, SUFFIXES, Color, decoded
+from edgekit.errors import DataError, printable
 from edgekit.progress import SILENT, Progress
+from edgekit.reports.train import LeftOut
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-Labelled = Sequence[tuple[Path, int]]
+TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+"""Usual names of the folders of a divided data set, in any case."""
+MOST_NAMED = 10
+"""As many bad pictures are named in one sentence."""
+
+
+class Decoding(NamedTuple):
+    """How pictures become arrays; ``size`` is (height, width), ``white`` as of ``edgekit.decoding.decoded``."""
+
+    color: Color
+    size: tuple[int, int]
+    white: float | None = None
+    skip_bad: bool = False
+
+
+class Half(NamedTuple):
+    """The training or the test pictures, with their class numbers."""
+
+    name: str
+    pictures: tuple[Picture, ...]
+    labels: tuple[int, ...]
+
+
+class Split(NamedTuple):
+    """Both halves, the classes in sorted order, and what is in the folder besides."""
+
+    train: Half
+    test: Half
+    classes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+class Loaded(NamedTuple):
+    """Decoded halves, the classes, and what was left out."""
+
+    train: Pictures
+    test: Pictures
+    classes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def load(
     root: Path, color: Color, size: tuple[int, int], test_fraction: float = 0.2, progress: Progress = SILENT
 ) -> tuple[Pictures, Pictures, tuple[str, ...]]:
     """(train, test, class names in sorted order), every picture resized to ``size`` = (height, width)."""
-    train, test, classes = _split(root, test_fraction)
-    return (
-        _decode(train, color, size, "decoding training pictures", progress),
-        _decode(test, color, size, "decoding test pictures", progress),
-        classes,
-    )
+    return load_folder(root, Decoding(color, size), test_fraction, progress)[:3]
 
 
-def from_test_set(root: Path, color: Color, size: tuple[int, int], test_fraction: float, count: int) -> Pictures:
-    """``count`` pictures spread over the test set, as ``load`` gives them."""
-    _, test, _ = _split(root, test_fraction)
-    chosen = [test[index] for index in spread(len(test), count)]
-    return _decode(chosen, color, size, "decoding test pictures", SILENT)
+def load_folder(root: Path, decoding: Decoding, test_fraction: float = 0.2, progress: Progress = SILENT) -> Loaded:
+    """Decode every picture; raises DataError naming all that cannot be decoded, unless ``decoding.skip_bad`` leaves them out."""
+    split = split_folder(root, test_fraction, progress)
+    bad: list[tuple[Picture, str]] = []
+    halves = [_decode(half, decoding, progress, bad) for half in (split.train, split.test)]
+    if bad and not decoding.skip_bad:
+        raise _bad_pictures(bad, len(split.train.pictures) + len(split.test.pictures))
+    left_out = split.left_out
+    if bad:
+        left_out = (*left_out, LeftOut("cannot be decoded", len(bad), printable(bad[0][0].name)))
+        _check_halves(root, halves[0].labels, halves[1].labels, split.classes)
+    return Loaded(halves[0], halves[1], tuple(map(printable, split.classes)), left_out)
+
+
+def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: int) -> Pictures:
+    """``count`` pictures spread over the test set, as ``load_folder`` gives them."""
+    test = split_folder(root, test_fraction).test
+    if not decoding.skip_bad:
+        chosen = spread(len(test.pictures), count)
+        test = Half(test.name, tuple(test.pictures[index] for index in chosen), tuple(test.labels[index] for index in chosen))
+    bad: list[tuple[Picture, str]] = []
+    pictures = _decode(test, decoding, SILENT, bad)
+    if bad and not decoding.skip_bad:
+        raise _bad_pictures(bad, len(test.pictures))
+    chosen = spread(len(pictures), count)
+    return Pictures(pictures.images[chosen], pictures.labels[chosen])
 
 
 def listing(root: Path) -> list[tuple[str, int, int]]:
     """(relative path, bytes, modification time in ns) of every picture, in sorted order."""
-    if not root.is_dir():
-        raise DataError(f"dataset folder {root} does not exist", "check data.path")
-    files = sorted(path for path in root.rglob("*") if _is_picture(path))
-    return [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    _check_folder(root)
+    return [(picture.name, picture.size, picture.modified_ns) for picture in list_pictures(root).pictures]
 
 
-def _split(root: Path, test_fraction: float) -> tuple[Labelled, Labelled, tuple[str, ...]]:
-    if not root.is_dir():
-        raise DataError(f"dataset folder {root} does not exist", "check data.path")
-    divided = (root / "train").is_dir() and (root / "test").is_dir()
-    base = root / "train" if divided else root
-    classes = tuple(sorted(_class_folders(base)))
+def contents(root: Path, progress: Progress = SILENT) -> list[tuple[str, str]]:
+    """(relative path, sha256 of the file) of every picture, in sorted order: what a training depends on."""
+    _check_folder(root)
+    pictures = list_pictures(root).pictures
+    hashes = digests(root, pictures, progress)
+    return [(printable(picture.name), hashes[picture.name]) for picture in pictures]
+
+
+def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT) -> Split:
+    """Which pictures are trained on and which are tested; raises DataError for a folder that cannot be divided."""
+    _check_folder(root)
+    divided = _divided(root)
+    train_folder = divided[0] if divided else ""
+    base = root / train_folder
+    classes = tuple(subfolders(base))
     if len(classes) < 2:
         raise DataError(f"{base} has {len(classes)} class folder(s)", "put each class's pictures in a folder of its own")
+    if not divided:
+        _check_not_divided_below(root, classes)
+    pictures, left_out = list_pictures(root)
+    inside, outside = _by_class(pictures, train_folder, classes)
     if divided:
-        extra = _class_folders(root / "test") - set(classes)
-        if extra:
-            raise DataError(f"{root}/test has classes that {base} lacks: {', '.join(sorted(extra))}", "make them alike")
-        train = _files(base, classes)
-        test = _files(root / "test", classes)
+        _check_same_classes(root, divided, classes)
+        train = inside
+        test, outside = _by_class(outside, divided[1], classes)
     else:
-        everything = _files(base, classes)
-        test = [item for item in everything if _set_aside(item[0], test_fraction)]
-        train = [item for item in everything if not _set_aside(item[0], test_fraction)]
-    for name, part in (("training", train), ("test", test)):
-        if len(part) < 2:
-            raise DataError(f"{root} gives {len(part)} {name} picture(s)", "add pictures or set data.test_fraction")
-    return train, test, classes
+        hashes = digests(root, tuple(picture for picture, _ in inside), progress)
+        train, test = _set_aside(inside, hashes, test_fraction)
+    _check_no_class_is_empty(base, classes, {label for _, label in (*train, *test)})
+    left_out = (*left_out, *_unused(outside, divided))
+    _check_halves(root, [label for _, label in train], [label for _, label in test], classes)
+    return Split(_half("training", train), _half("test", test), classes, left_out)
 
 
-def _class_folders(base: Path) -> set[str]:
-    return {folder.name for folder in base.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
+def _check_no_class_is_empty(base: Path, classes: Sequence[str], occurring: set[int]) -> None:
+    empty = [name for number, name in enumerate(classes) if number not in occurring]
+    if empty:
+        formats = ", ".join(sorted(SUFFIXES))
+        raise DataError(f"class folder {base / empty[0]} has no pictures ({formats})", "add some or remove it")
 
 
-def _files(base: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    found = [
-        (path, label) for label, name in enumerate(classes) for path in sorted((base / name).rglob("*")) if _is_picture(path)
-    ]
-    for label, name in enumerate(classes):
-        if not any(item[1] == label for item in found) and (base / name).is_dir():
-            raise DataError(
-                f"class folder {base / name} has no pictures ({', '.join(sorted(SUFFIXES))})", "add some or remove it"
-            )
-    return found
+def _unused(pictures: Sequence[Picture], divided: tuple[str, str] | None) -> Iterator[LeftOut]:
+    """Pictures outside the class folders, by the reason."""
+    reasons: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        top = picture.name.split("/")[0]
+        reason = "not in a class folder"
+        if divided and top.lower() in VALIDATION:
+            reason = f"in {top}, which is not used beside {divided[1]}"
+        reasons.setdefault(reason, []).append(picture)
+    for reason, unused in reasons.items():
+        yield LeftOut(printable(reason), len(unused), printable(unused[0].name))
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+_Labelled = Sequence[tuple[Picture, int]]
+_Pairs = list[tuple[Picture, int]]
 
 
-def _set_aside(path: Path, fraction: float) -> bool:
-    digest = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+def _check_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise DataError(f"dataset folder {root} does not exist", "check data.path")
 
 
-def _decode(files: Labelled, color: Color, size: tuple[int, int], title: str, progress: Progress) -> Pictures:
-    images = np.empty((len(files), CHANNELS[color], *size), np.uint8)
-    with progress.task(title, len(files)) as advance:
-        for index, (path, _) in enumerate(files):
-            images[index] = pixels_of(load_image(path), color, size)
-            advance(1, path.parent.name)
-    return Pictures(images, np.asarray([label for _, label in files], np.int64))
+def _half(name: str, labelled: _Labelled) -> Half:
+    return Half(name, tuple(picture for picture, _ in labelled), tuple(label for _, label in labelled))
+
+
+def _divided(root: Path) -> tuple[str, str] | None:
+    """The folders with the training and the test pictures of a divided data set; raises DataError where that is unclear."""
+    roles = {names: [name for name in subfolders(root) if name.lower() in names] for names in (TRAIN, VALIDATION, TEST)}
+    twice = next((names for names in roles.values() if len(names) > 1), None)
+    if twice and roles[TRAIN]:
+        raise DataError(f"{root} has both {twice[0]} and {twice[1]}", "keep one of them")
+    test = roles[TEST] or roles[VALIDATION]
+    if not roles[TRAIN] or not test:
+        lonely = [name for names in roles.values() for name in names]
+        if lonely and set(lonely) == set(subfolders(root)):
+            needed = "test or val" if roles[TRAIN] else "train"
+            raise DataError(f"{root} has {lonely[0]} and no {needed} beside it", f"add {needed}, or give the path of {lonely[0]}")
+        return None
+    train = roles[TRAIN][0]
+    if not subfolders(root / train) or not subfolders(root / test[0]):
+        raise DataError(
+            f"{root} has {train} and {test[0]}, which are named like halves of a data set and hold no class folders",
+            "put each class's pictures in a folder of its own inside them, or rename the classes",
+        )
+    return train, test[0]
+
+
+def _check_not_divided_below(root: Path, classes: Sequence[str]) -> None:
+    """Refuse ``<class>/train`` with ``<class>/test``: the halves would be mixed."""
+    for name in classes:
+        below = {folder.lower() for folder in subfolders(root / name)}
+        if below & set(TRAIN) and below & {*VALIDATION, *TEST}:
+            raise DataError(f"{root / name} is divided inside the class", "make it train/<class> and test/<class>")
+
+
+def _check_same_classes(root: Path, divided: tuple[str, str], classes: Sequence[str]) -> None:
+    train, test = divided
+    extra = sorted(set(subfolders(root / test)) - set(classes))
+    if extra:
+        raise DataError(f"{root / test} has classes that {root / train} lacks: {', '.join(extra)}", "make them alike")
+
+
+def _by_class(pictures: Iterable[Picture], base: str, classes: Sequence[str]) -> tuple[list[tuple[Picture, int]], list[Picture]]:
+    """Pictures below ``base/<class>`` with their class number, in the order of the classes, and the others."""
+    numbers = {f"{base}/{name}" if base else name: number for number, name in enumerate(classes)}
+    depth = 2 if base else 1
+    labelled, others = [], []
+    for picture in pictures:
+        parts = picture.name.split("/")
+        number = numbers.get("/".join(parts[:depth])) if len(parts) > depth else None
+        if number is None:
+            others.append(picture)
+        else:
+            labelled.append((picture, number))
+    return sorted(labelled, key=itemgetter(1)), others
+
+
+def _set_aside(labelled: _Labelled, hashes: dict[str, str], fraction: float) -> tuple[_Pairs, _Pairs]:
+    """(train, test) by the hash of each picture; a class that would have no training picture gives up its lowest."""
+    test_names = {picture.name for picture, _ in labelled if int(hashes[picture.name][:16], 16) < fraction * 2**64}
+    for _, members in groupby(labelled, key=itemgetter(1)):
+        names = [picture.name for picture, _ in members]
+        if test_names.issuperset(names):
+            lowest = min(hashes[name] for name in names)
+            test_names -= {name for name in names if hashes[name] == lowest}
+    train = [item for item in labelled if item[0].name not in test_names]
+    return train, [item for item in labelled if item[0].name in test_names]
+
+
+def _check_halves(
+    root: Path, train: Sequence[int] | NDArray[np.int64], test: Sequence[int] | NDArray[np.int64], classes: Sequence[str]
+) -> None:
+    for name, labels in (("training", train), ("test", test)):
+        if len(labels) < 2:
+            raise DataError(f"{root} gives {len(labels)} {name} picture(s)", "add pictures or set data.test_fraction")
+    untrained = sorted(set(range(len(classes))) - set(map(int, train)))
+    if untrained:
+        raise DataError(f"{root} has no training picture of class {classes[untrained[0]]}", "add some or remove the class")
+
+
+def _decode(half: Half, decoding: Decoding, progress: Progress, bad: list[tuple[Picture, str]]) -> Pictures:
+    """The pictures of a half as arrays; those that cannot be decoded are added to ``bad`` with the reason."""
+    images = np.empty((len(half.pictures), CHANNELS[decoding.color], *decoding.size), np.uint8)
+    good = []
+    with progress.task(f"decoding {half.name} pictures", len(half.pictures)) as advance:
+        for index, picture in enumerate(half.pictures):
+            try:
+                images[index] = decoded(picture.path, decoding.color, decoding.size, decoding.white)
+                good.append(index)
+            except DataError as problem:
+                bad.append((picture, problem.reason))
+            advance(1, picture.path.parent.name)
+    labels = np.asarray(half.labels, np.int64)
+    return Pictures(images, labels) if len(good) == len(images) else Pictures(images[good], labels[good])
+
+
+def _bad_pictures(bad: Sequence[tuple[Picture, str]], total: int) -> DataError:
+    reasons = "; ".join(reason for _, reason in bad[:MOST_NAMED])
+    more = f"; and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
+    return DataError(
+        f"{len(bad)} of {total} pictures cannot be used: {reasons}{more}",
+        "replace or remove them, or set data.skip_bad = true to go on without them",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgekit.preprocess import Preprocess
 from edgekit.reports.base import Part, Report
-from edgekit.reports.page import Line, Page, Span, verdict
+from edgekit.reports.page import Line, Page, Span, Table, columns, note, verdict
 
 
 class Epoch(Part, frozen=True):
@@ -18,8 +18,55 @@ class Epoch(Part, frozen=True):
     learning_rate: float
 
 
+class ClassCount(Part, frozen=True):
+    """How many pictures of a class are in each half."""
+
+    name: str
+    training: int
+    test: int
+
+
+class LeftOut(Part, frozen=True):
+    """How many files were left out for one reason, and the first of them."""
+
+    reason: str
+    count: int
+    example: str
+
+
+class DataReport(Part, frozen=True):
+    """The pictures of a training: how many of each class, and what was left out.
+
+    ``majority`` is the accuracy on the test set of always naming its most frequent class; ``notes`` are sentences about the
+    whole set.
+    """
+
+    classes: tuple[ClassCount, ...]
+    left_out: tuple[LeftOut, ...]
+    majority: float
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> tuple[str, ...]:
+        """The report in lines of text, for those who wait for the training to begin."""
+        shown, rest = self.classes[:MOST_CLASSES], self.classes[MOST_CLASSES:]
+        text = ", ".join(f"{row.name} {row.training} + {row.test}" for row in shown)
+        if rest:
+            text += f", and {len(rest)} more classes {sum(row.training for row in rest)} + {sum(row.test for row in rest)}"
+        left_out = tuple(f"left out: {row.count} x {row.reason}, like {row.example}" for row in self.left_out)
+        majority = f"the most frequent class is {self.majority:.1%} of the test pictures"
+        return (f"pictures (training + test): {text}; {majority}", *left_out, *(f"note: {text}" for text in self.notes))
+
+
+MOST_CLASSES = 20
+"""As many classes are named one by one where a report is told in lines."""
+
+
 class TrainReport(Report, frozen=True):
-    """A finished training. Accuracies are shares of 1; ``seconds`` is training time without loading the data."""
+    """A finished training. Accuracies are shares of 1; ``seconds`` is training time without loading the data.
+
+    ``class_accuracy`` follows ``labels``, with None for a class without test pictures; ``balanced_accuracy`` is its mean. They
+    and ``data`` are absent from reports of earlier versions.
+    """
 
     run: str
     model: str
@@ -32,22 +79,43 @@ class TrainReport(Report, frozen=True):
     labels: tuple[str, ...]
     preprocess: Preprocess
     facts: dict[str, str]
+    balanced_accuracy: float | None = None
+    min_balanced_accuracy: float = 0.0
+    class_accuracy: tuple[float | None, ...] = ()
+    data: DataReport | None = None
 
     @property
     def passed(self) -> bool:
-        """The accuracy bar of the recipe is reached."""
-        return self.test_accuracy >= self.min_accuracy
+        """Both bars of the recipe are reached."""
+        return self.test_accuracy >= self.min_accuracy and (self.balanced_accuracy or 0.0) >= self.min_balanced_accuracy
 
     def page(self) -> Page:
-        """The accuracy that was reached, and its bar."""
-        return (
-            Line(
-                (
-                    f"{self.run}: {self.model}, {self.parameters:,} parameters, test accuracy ",
-                    Span(f"{self.test_accuracy:.4f}", "bold"),
-                    f" after {self.seconds:.1f} s (bar {self.min_accuracy:.4f}: ",
-                    verdict(self.passed),
-                    ")",
-                )
-            ),
+        """The accuracy that was reached and its bars, then a row for each class."""
+        first = f"{self.run}: {self.model}, {self.parameters:,} parameters, after {self.seconds:.1f} s"
+        lines = [Line((f"{first}: test accuracy ", *_against("", self.test_accuracy, self.min_accuracy)))]
+        if self.balanced_accuracy is not None:
+            lines.append(Line(_against("balanced accuracy ", self.balanced_accuracy, self.min_balanced_accuracy)))
+        if self.data is None:
+            return tuple(lines)
+        notes = list(self.data.notes)
+        if self.test_accuracy <= self.data.majority:
+            notes.append("always naming the most frequent class is right as often as this network")
+        return (*lines, *self._classes(self.data), *map(note, notes))
+
+    def _classes(self, data: DataReport) -> Page:
+        accuracies = ("-" if share is None else f"{share:.4f}" for share in self.class_accuracy)
+        rows = tuple(
+            (row.name, str(row.training), str(row.test), accuracy)
+            for row, accuracy in zip(data.classes, accuracies, strict=False)
         )
+        headings = columns("class", "training", "test", "accuracy", numbers=("training", "test", "accuracy"))
+        table = Table("", headings, rows, long=True)
+        majority = Line(Span(f"always naming the most frequent class: {data.majority:.4f}", "dim"))
+        left_out = (Line(Span(f"left out: {row.count} x {row.reason}, like {row.example}", "dim")) for row in data.left_out)
+        return (table, majority, *left_out)
+
+
+def _against(name: str, accuracy: float, bar: float) -> tuple[str | Span, ...]:
+    """An accuracy, and its bar where there is one."""
+    reached = (name, Span(f"{accuracy:.4f}", "bold"))
+    return (*reached, f" (bar {bar:.4f}: ", verdict(accuracy >= bar), ")") if bar else reached

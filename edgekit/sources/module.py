@@ -16,11 +16,12 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from edgekit.decoding import CHANNELS
 from edgekit.errors import InputError, ModelError, UsageError
 from edgekit.files import check_name, read_bytes, sha256_of
 from edgekit.models import MODELS
 from edgekit.models.factory import call_factory, load_weights
-from edgekit.preprocess import CHANNELS, Preprocess
+from edgekit.preprocess import Preprocess
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
 from edgekit.sources import NO_ARGS, no_source

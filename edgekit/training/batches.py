@@ -38,14 +38,19 @@ class Batches:
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, batches: Batches, channels_last: bool = False) -> float:
-    """Share of pictures whose largest logit is their label, in float32 inference mode."""
+def predictions(model: nn.Module, batches: Batches, channels_last: bool = False) -> Tensor:
+    """The class of each picture's largest logit, int64 N on the CPU, in float32 inference mode."""
     model.eval()
-    correct = 0
+    classes = []
     for start in range(0, len(batches), EVALUATION_BATCH):
         index = torch.arange(start, min(start + EVALUATION_BATCH, len(batches)), device=batches.labels.device)
-        images, labels = batches.take(index)
+        images, _ = batches.take(index)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        correct += int((model(images).argmax(1) == labels).sum())
-    return correct / len(batches)
+        classes.append(model(images).argmax(1))
+    return torch.cat(classes).cpu()
+
+
+def accuracy(model: nn.Module, batches: Batches, channels_last: bool = False) -> float:
+    """Share of pictures whose largest logit is their label, in float32 inference mode."""
+    return float((predictions(model, batches, channels_last) == batches.labels.cpu()).double().mean())

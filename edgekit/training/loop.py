@@ -23,16 +23,17 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from edgekit.accuracy import accuracy_of
 from edgekit.data import Dataset
+from edgekit.decoding import CHANNELS
 from edgekit.errors import Interrupted, MissingError, ModelError, RecipeError, UsageError, first_line
 from edgekit.files import check_writable, sha256_of, write_bytes, write_text
 from edgekit.models.factory import build_module, weights_bytes
-from edgekit.preprocess import CHANNELS
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.spelling import did_you_mean
-from edgekit.training.batches import Batches, accuracy, batch_count
+from edgekit.training.batches import Batches, accuracy, batch_count, predictions
 from edgekit.training.checkpoint import CHECKPOINT, State, training_key, unfinished
 from edgekit.training.curve import draw_curve
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
@@ -229,6 +230,9 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, run: Path, device: t
     write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
     draw_curve(state.history, run / CURVE, recipe.name)
+    test = Batches(dataset.test, dataset.preprocess, device)
+    predicted = predictions(state.model, test, recipe.train.channels_last).numpy()
+    reached = accuracy_of(predicted, dataset.test.labels, len(dataset.classes))
     report = TrainReport(
         run=str(run),
         model=recipe.model.name,
@@ -240,6 +244,10 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, run: Path, device: t
         weights_sha256=sha256_of(run / RUN_WEIGHTS),
         labels=dataset.classes,
         preprocess=dataset.preprocess,
+        balanced_accuracy=reached.balanced,
+        min_balanced_accuracy=recipe.train.min_balanced_accuracy,
+        class_accuracy=reached.per_class,
+        data=dataset.report(),
         facts={
             "torch": str(torch.__version__),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

@@ -73,8 +73,8 @@ def test_adding_pictures_moves_none_between_training_and_test(tmp_path: Path) ->
 
 
 def test_moving_the_folder_changes_nothing(tmp_path: Path) -> None:
-    first = image_folder.load(folder_of(tmp_path / "a"), "grey", (6, 6))
-    second = image_folder.load(folder_of(tmp_path / "somewhere" / "else"), "grey", (6, 6))
+    first = image_folder.load(folder_of(tmp_path / "a", 40), "grey", (6, 6))
+    second = image_folder.load(folder_of(tmp_path / "somewhere" / "else", 40), "grey", (6, 6))
     assert values(first[1].images) == values(second[1].images)
 
 
@@ -171,7 +171,7 @@ def encoded(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_a_truncated_picture_is_named(kind: str, tmp_path: Path) -> None:
-    folder_of(tmp_path)
+    folder_of(tmp_path, 40)
     bad = tmp_path / "dog" / f"broken.{kind.lower()}"
     content = encoded(kind)
     for keep in (0, 3, 20, len(content) // 2):

@@ -1,0 +1,34 @@
+"""How often predictions are right: over all pictures, per class, and as the mean over the classes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Accuracy(NamedTuple):
+    """Shares of 1. ``per_class`` has a place for each class, None where no picture is of it.
+
+    ``balanced`` is the mean of ``per_class`` over the classes that occur (macro-averaged recall): 1/K for a network that always
+    says the same of K classes, however many pictures each has.
+    """
+
+    overall: float
+    balanced: float
+    per_class: tuple[float | None, ...]
+
+
+def accuracy_of(predictions: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> Accuracy:
+    """Compare ``predictions`` with ``labels``, both int64 N of class numbers below ``classes``; N is at least 1."""
+    counts = np.bincount(labels, minlength=classes)
+    correct = np.bincount(labels[predictions == labels], minlength=classes)
+    per_class = tuple(float(right / count) if count else None for right, count in zip(correct, counts, strict=True))
+    shares = [share for share in per_class if share is not None]
+    return Accuracy(float(correct.sum() / len(labels)), float(np.mean(shares)), per_class)
+
+
+def majority_share(labels: NDArray[np.int64]) -> float:
+    """The accuracy of always naming the most frequent class of ``labels``, int64 N with N of at least 1."""
+    return float(np.bincount(labels).max() / len(labels))

@@ -1,0 +1,197 @@
+"""From a picture file to uint8 pixels: which formats are read, and what every pixel type becomes.
+
+Pixels are scaled by what the file's type can hold, and never by what one picture happens to hold: white is 1 in a picture of 1
+bit, 255 in 8 bits, 65535 in 16 bits, the largest integer in 32 bits, and 1.0 in floating point. Colours become RGB or grey,
+transparency is flattened onto black, and a camera's orientation is applied.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import DataError, EdgekitError, MissingError, first_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Color = Literal["grey", "rgb"]
+CHANNELS: dict[str, int] = {"grey": 1, "rgb": 3}
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "MPO": (".mpo",),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "QOI": (".qoi",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""Formats that are read, by Pillow's names, with the suffixes of their files. Of several frames the first counts."""
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+_ORIENTATION = 0x0112
+_BITS, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
+"""TIFF's tags for the bits of a sample and for its type, and the type of signed integers."""
+_FAR_ABOVE_ONE = 2.0
+"""Floating point pictures whose largest value is above this are not of 0..1; what resampling adds stays below."""
+
+
+def decoded(path: Path, color: Color, size: tuple[int, int], white: float | None = None) -> NDArray[np.uint8]:
+    """Decode one file and resize it to ``size`` = (height, width) -> uint8 C x H x W.
+
+    ``white`` is the brightest value of pictures with more than 8 bits a pixel, like 4095 for 12 bits in 16; None: what their type
+    can hold. Raises DataError naming the file for whatever cannot be decoded, and MissingError without Pillow.
+    """
+    with _naming(path):
+        return pixels_of(_load(path, white), color, size)
+
+
+def load_image(path: Path, white: float | None = None) -> Image:
+    """Decode one file -> its first frame, upright, with at most 8 bits a channel; ``white`` and errors as of ``decoded``."""
+    with _naming(path):
+        return _load(path, white)
+
+
+def pixels_of(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A decoded picture -> uint8 C x H x W, with ``size`` = (height, width)."""
+    from PIL import Image as pillow
+
+    image = _flattened(_eight_bits(image, None) if _is_deep(image) else _known_colours(image))
+    image = image.convert("L" if color == "grey" else "RGB")
+    if image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
+    array = np.asarray(image, np.uint8)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a picture becomes a DataError that names its file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes below Pillow's limit, and of damage that Pillow then mends or raises for
+            yield
+    except _Unusable as reason:
+        raise DataError(f"picture {path} {reason}", reason.remedy) from None
+    except (EdgekitError, MemoryError):
+        raise
+    except Exception as problem:  # decoders raise whatever a damaged file makes them trip over
+        raise DataError(f"picture {path} cannot be decoded: {first_line(problem)}", "replace the file") from None
+
+
+class _Unusable(Exception):
+    """A picture that was read but cannot be used; the message says why, ``remedy`` what to do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+def _load(path: Path, white: float | None) -> Image:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise MissingError("reading pictures needs Pillow", "pip install pillow") from None
+    if not path.exists():
+        raise _Unusable("does not exist", "check the path")
+    if not path.is_file():
+        raise _Unusable("is not a regular file", "give a PNG or JPEG file")
+    Image.init()
+    try:
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
+            opened.load()
+            return _upright(opened, _eight_bits(opened, white) if _is_deep(opened) else opened)
+    except UnidentifiedImageError:
+        raise _Unusable("is not a picture of a format that is read", "convert it to PNG or JPEG") from None
+
+
+def _upright(opened: Image, image: Image) -> Image:
+    """``image``, the pixels of the file that is open, as the camera was held.
+
+    EXIF data that cannot be read say nothing, and no other tag of them matters.
+    """
+    from PIL import Image as pillow
+
+    turns = {
+        2: pillow.Transpose.FLIP_LEFT_RIGHT, 3: pillow.Transpose.ROTATE_180, 4: pillow.Transpose.FLIP_TOP_BOTTOM,
+        5: pillow.Transpose.TRANSPOSE, 6: pillow.Transpose.ROTATE_270, 7: pillow.Transpose.TRANSVERSE,
+        8: pillow.Transpose.ROTATE_90,
+    }  # fmt: skip
+    try:
+        orientation = opened.getexif().get(_ORIENTATION)
+        turn = turns.get(orientation) if isinstance(orientation, int) else None
+    except Exception:
+        turn = None
+    return image.copy() if turn is None else image.transpose(turn)
+
+
+def _is_deep(image: Image) -> bool:
+    """Whether Pillow holds more than 8 bits of a channel."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _eight_bits(image: Image, white: float | None) -> Image:
+    """A deep grey picture in 8 bits, with black where its transparent value was. Pillow itself would clip it at 255."""
+    from PIL import Image as pillow
+
+    values = np.asarray(image)
+    full = _largest(image, values) if white is None else white
+    if image.mode == "I" and full > np.iinfo(np.int32).max:
+        values = values.astype(np.int32).view(np.uint32)  # Pillow holds unsigned integers of 32 bits in signed ones
+    if not np.isfinite(values).all():
+        raise _Unusable("has pixels that are not finite", "replace the file")
+    scaled = np.clip(values.astype(np.float64) * (255.0 / full), 0, 255).round().astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled[values == transparent] = 0
+    return pillow.fromarray(scaled)
+
+
+def _largest(image: Image, values: NDArray[Any]) -> float:
+    """The value of white by the type of the file's pixels."""
+    if image.mode == "F":
+        largest = float(values.max(initial=0))
+        if largest > _FAR_ABOVE_ONE:
+            raise _Unusable(
+                f"has floating point pixels up to {largest:.6g}, and white is 1.0", "let data.white name the brightest value"
+            )
+        return 1.0
+    if image.mode.startswith("I;16") or not hasattr(image, "tag_v2"):
+        return 65535.0  # PNG and PGM have no more
+    bits, kinds = image.tag_v2.get(_BITS, (16,)), image.tag_v2.get(_SAMPLE_FORMAT, (1,))
+    return float(2 ** (bits[0] - (kinds[0] == _SIGNED)) - 1)
+
+
+def _known_colours(image: Image) -> Image:
+    """The picture in a mode that Pillow converts to grey and RGB."""
+    if image.mode != "LAB":
+        return image
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
+
+
+def _flattened(image: Image) -> Image:
+    """The picture on black, where it has transparency."""
+    from PIL import Image as pillow
+
+    colour = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits, of which Pillow keeps the upper 8
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and colour is None:
+        return image
+    with_alpha = image.convert("LA" if image.mode == "La" else image.mode).convert("RGBA")
+    return pillow.alpha_composite(pillow.new("RGBA", with_alpha.size, (0, 0, 0, 255)), with_alpha)

@@ -1,0 +1,213 @@
+"""Training and test pictures of a folder: divided by the user, or set aside by content."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.data import fingerprint, golden_pictures, image_folder, load_dataset
+from edgekit.data.image_folder import Decoding, load_folder
+from edgekit.errors import DataError
+from edgekit.recipe import DataRecipe
+from tests.data.test_image_folder import draw, folder_of, values
+
+GREY = Decoding("grey", (6, 6))
+
+
+def divided(root: Path, train: str, test: str, counts: tuple[int, int] = (4, 3)) -> Path:
+    for name, count, base in ((train, counts[0], 0), (test, counts[1], 100)):
+        for label, kind in enumerate(("cat", "dog")):
+            for index in range(count):
+                draw(root / name / kind / f"{index}.png", base + 20 * label + index)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train", "test"), ("train", "val"), ("Train", "Test"), ("TRAIN", "VAL"), ("training", "testing"), ("train", "valid"),
+     ("Training", "Validation")],
+)  # fmt: skip
+def test_halves_are_known_by_their_usual_names_in_any_case(tmp_path: Path, train: str, test: str) -> None:
+    loaded = load_folder(divided(tmp_path, train, test), GREY)
+    assert loaded.classes == ("cat", "dog")
+    assert values(loaded.train.images) == [0, 1, 2, 3, 20, 21, 22, 23]
+    assert values(loaded.test.images) == [100, 101, 102, 120, 121, 122]
+
+
+def test_a_validation_folder_beside_a_test_folder_is_not_used_and_said(tmp_path: Path) -> None:
+    divided(divided(tmp_path, "train", "test"), "train", "val")
+    loaded = load_folder(tmp_path, GREY)
+    assert len(loaded.test) == 6
+    assert [(row.reason, row.count, row.example) for row in loaded.left_out] == [
+        ("in val, which is not used beside test", 6, "val/cat/0.png")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folders", "reason"),
+    [
+        (("train/cat", "train/dog", "Train/cat", "test/cat"), "has both Train and train; keep one of them"),
+        (("train/cat", "train/dog"), "has train and no test or val beside it"),
+        (("val/cat", "test/cat"), "has val and no train beside it"),
+        (("train", "test"), "has train and test, which are named like halves of a data set and hold no class folders"),
+        (("train", "test", "bus"), "has train and test, which are named like halves"),
+        (("cat/train", "cat/test", "dog/train", "dog/test"), "cat is divided inside the class"),
+    ],
+)
+def test_names_of_halves_that_leave_it_open_what_is_meant_are_refused(
+    tmp_path: Path, folders: tuple[str, ...], reason: str
+) -> None:
+    for folder in folders:
+        for index in range(9):
+            draw(tmp_path / folder / f"{index}.png", index)
+    with pytest.raises(DataError, match=reason):
+        load_folder(tmp_path, GREY)
+
+
+def test_a_class_may_be_called_train_among_others(tmp_path: Path) -> None:
+    loaded = load_folder(folder_of(tmp_path, 40, ("bus", "train", "tram")), GREY)
+    assert loaded.classes == ("bus", "train", "tram")
+
+
+def test_copies_of_a_picture_are_in_the_same_half(tmp_path: Path) -> None:
+    folder_of(tmp_path, 40)
+    for path in sorted((tmp_path / "cat").iterdir()):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    loaded = load_folder(tmp_path, GREY)
+    assert not set(values(loaded.train.images)) & set(values(loaded.test.images))
+    assert len(loaded.train) + len(loaded.test) == 120
+
+
+def test_renaming_pictures_moves_none(tmp_path: Path) -> None:
+    folder_of(tmp_path, 40)
+    before = load_folder(tmp_path, GREY)
+    for path in sorted((tmp_path / "cat").iterdir()):
+        path.rename(path.with_name(f"renamed-{path.name}"))
+    assert sorted(values(load_folder(tmp_path, GREY).test.images)) == sorted(values(before.test.images))
+
+
+@pytest.mark.parametrize("grey", range(200, 216))
+def test_the_only_picture_of_a_class_is_trained_on(tmp_path: Path, grey: int) -> None:
+    folder_of(tmp_path, 40)
+    draw(tmp_path / "emu" / "1.png", grey)
+    loaded = load_folder(tmp_path, GREY)
+    assert loaded.train.labels.tolist().count(2) == 1
+    assert 2 not in loaded.test.labels
+
+
+def test_only_the_lowest_picture_of_a_class_is_given_up(tmp_path: Path) -> None:
+    folder_of(tmp_path, 40)
+    for index in range(4):
+        draw(tmp_path / "emu" / f"{index}.png", 200 + index)
+    loaded = load_folder(tmp_path, GREY, 0.98)
+    assert loaded.train.labels.tolist().count(2) == 1
+    assert loaded.test.labels.tolist().count(2) == 3
+
+
+def test_a_class_without_training_pictures_in_a_divided_set_is_refused(tmp_path: Path) -> None:
+    divided(tmp_path, "train", "test")
+    draw(tmp_path / "test" / "emu" / "1.png", 3)
+    (tmp_path / "train" / "emu").mkdir()
+    with pytest.raises(DataError, match="has no training picture of class emu"):
+        load_folder(tmp_path, GREY)
+
+
+def test_every_bad_picture_is_named_at_once(tmp_path: Path) -> None:
+    folder_of(tmp_path, 40)
+    for name in ("cat/03.png", "dog/04.png", "dog/05.png"):
+        (tmp_path / name).write_bytes(b"xx")
+    with pytest.raises(DataError, match="3 of 80 pictures cannot be used") as caught:
+        load_folder(tmp_path, GREY)
+    assert all(name in str(caught.value) for name in ("cat/03.png", "dog/04.png", "dog/05.png"))
+    assert "\n" not in str(caught.value)
+
+
+def test_of_many_bad_pictures_the_first_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    folder_of(tmp_path, 40)
+    for index in range(25):
+        (tmp_path / "cat" / f"{index:02}.png").write_bytes(b"xx" + bytes([index]))
+    with pytest.raises(DataError, match=r"25 of 80 pictures cannot be used.*; and 15 more; replace or remove them"):
+        load_folder(tmp_path, GREY)
+
+
+def test_bad_pictures_are_skipped_where_the_recipe_says_so(tmp_path: Path) -> None:
+    folder_of(tmp_path, 40)
+    for index in range(0, 40, 3):
+        (tmp_path / "dog" / f"{index:02}.png").write_bytes(b"xx" + bytes([index]))
+    recipe = DataRecipe("image-folder", path=str(tmp_path), resize=6, color="grey", skip_bad=True)
+    loaded = load_dataset(recipe)
+    assert sorted(values(loaded.train.images) + values(loaded.test.images)) == [
+        value for value in range(1, 81) if value <= 40 or (value - 41) % 3
+    ]
+    (row,) = loaded.report().left_out
+    assert (row.reason, row.count) == ("cannot be decoded", 14)
+    golden = golden_pictures(recipe, loaded.preprocess, 4)
+    assert set(values(golden.images)) <= set(values(loaded.test.images))
+    assert len(golden) == 4
+
+
+def test_a_class_whose_pictures_are_all_bad_is_refused_even_then(tmp_path: Path) -> None:
+    folder_of(tmp_path, 40)
+    for index in range(9):
+        (tmp_path / "emu").mkdir(exist_ok=True)
+        (tmp_path / "emu" / f"{index}.png").write_bytes(b"xx" + bytes([index]))
+    with pytest.raises(DataError, match="has no training picture of class emu"):
+        load_folder(tmp_path, GREY._replace(skip_bad=True))
+
+
+def test_a_change_behind_a_link_changes_the_fingerprint(tmp_path: Path) -> None:
+    folder_of(tmp_path / "store", 3)
+    (tmp_path / "data").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store" / name)
+    recipe = DataRecipe("image-folder", path=str(tmp_path / "data"), resize=6)
+    before = fingerprint(recipe)
+    draw(tmp_path / "store" / "cat" / "00.png", 77)
+    assert fingerprint(recipe) != before
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_times(tmp_path: Path) -> None:
+    recipe = DataRecipe("image-folder", path=str(folder_of(tmp_path, 3)), resize=6)
+    before = fingerprint(recipe)
+    os.utime(tmp_path / "cat" / "00.png", ns=(1, 1))
+    assert fingerprint(recipe) == before
+
+
+def test_the_report_counts_classes_what_was_left_out_and_the_majority(tmp_path: Path) -> None:
+    divided(tmp_path, "train", "test", (4, 3))
+    for index in range(3):
+        draw(tmp_path / "test" / "dog" / f"more-{index}.png", 150 + index)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("meow")
+    report = load_dataset(DataRecipe("image-folder", path=str(tmp_path), resize=6, color="grey")).report()
+    assert [(row.name, row.training, row.test) for row in report.classes] == [("cat", 4, 3), ("dog", 4, 6)]
+    assert [(row.reason, row.count) for row in report.left_out] == [("no picture format that is read: .txt", 1)]
+    assert report.majority == pytest.approx(6 / 9, abs=1e-4)
+    assert "cat 4 + 3, dog 4 + 6; the most frequent class is 66.7% of the test pictures" in report.lines()[0]
+
+
+@pytest.mark.parametrize(("brightest", "noted"), [(31, True), (32, False)])
+def test_a_set_that_fills_less_than_an_eighth_of_the_range_is_noted(tmp_path: Path, brightest: int, noted: bool) -> None:
+    for split in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            for index in range(2):
+                draw(tmp_path / split / name / f"{index}.png", brightest - 2 * label - index)
+    report = load_dataset(DataRecipe("image-folder", path=str(tmp_path), resize=6, color="grey")).report()
+    assert any("data.white" in note for note in report.notes) == noted
+
+
+def test_white_of_the_recipe_reaches_the_pixels_and_the_preprocessing(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(2):
+                deep = np.full((6, 6), 4095 - index - 50 * label, np.uint16)
+                Image.fromarray(deep).save(tmp_path / split / name / f"{index}.png")
+    loaded = load_dataset(DataRecipe("image-folder", path=str(tmp_path), resize=6, color="grey", white=4095.0))
+    assert loaded.train.images.min() > 240
+    assert loaded.preprocess.white == 4095.0
+    assert image_folder.load(tmp_path, "grey", (6, 6))[0].images.max() == 16
