@@ -36,7 +36,8 @@ from edgekit.progress import SILENT
 from edgekit.recipe import load_recipe
 from edgekit.training.batches import Batches, batch_count
 from edgekit.training.checkpoint import State
-from edgekit.training.loop import EpochWork, reuse_memory, train_one_epoch
+from edgekit.training.loop import EpochWork, Watch, reuse_memory, train_one_epoch
+from edgekit.training.pace import Pace
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "train_lenet.json"
@@ -85,7 +86,8 @@ class Ours:
         self.test = Batches(dataset.test, dataset.preprocess, device)
 
     def epoch(self) -> None:
-        train_one_epoch(self.state, EpochWork(self.settings, self.train, self.test, self.steps), lambda: False, SILENT)
+        work = EpochWork(self.settings, self.train, self.test, self.steps)
+        train_one_epoch(self.state, work, lambda: False, Watch(SILENT, Pace(self.steps)))
 
 
 def torchvision_root(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +63,11 @@ def sha256_of(path: Path) -> str:
         for piece in iter(lambda: stream.read(1 << 20), b""):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def fingerprints(paths: Iterable[Path]) -> list[str]:
+    """The sha256 of each file, empty for one that is not there."""
+    return [sha256_of(path) if path.is_file() else "" for path in paths]
 
 
 def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> bytes:

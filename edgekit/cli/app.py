@@ -92,6 +92,7 @@ def run(
     output: BundleFolder = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    restart: Annotated[bool, options.flag("--restart", help="Discard an interrupted training.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -100,7 +101,7 @@ def run(
     def action(progress: Progress) -> Report:
         from edgekit.commands.run import run as run_recipe
 
-        return run_recipe(recipe, runs=runs, output=output, device=device, progress=progress)
+        return run_recipe(recipe, runs=runs, output=output, device=device, restart=restart, progress=progress)
 
     _carry_out(action, json, debug)
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,15 +186,22 @@ def print_error(kind: str, message: str, form: Form = "json") -> None:
         print_document(msgspec.json.format(content, indent=2) if form == "json" else content)
 
 
-class ConsoleProgress:
-    """Bars on a terminal; plain lines where there is none."""
+LOGGED_EVERY = 10.0
+"""Seconds between two lines about one piece of work, where there is no terminal for a bar."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+
+class ConsoleProgress:
+    """Bars on a terminal; where there is none a plain line every ten seconds. ``clock`` is in seconds."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:
-        """A bar that goes away when the work is done."""
+        """A bar that goes away when the work is done, or lines that stay."""
+        if not self._console.is_terminal:
+            yield self._lines(title, total)
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -201,9 +209,21 @@ class ConsoleProgress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Bars(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bars:
+        with Bars(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(escape(title), total=total, note="")
             yield lambda steps, note: bars.update(task, advance=steps, note=escape(note))
+
+    def _lines(self, title: str, total: int) -> Advance:
+        done, last = 0, self._clock()
+
+        def advance(steps: int, note: str) -> None:
+            nonlocal done, last
+            done += steps
+            if self._clock() - last >= LOGGED_EVERY:
+                last = self._clock()
+                self.say(f"{title}  {done}/{total}  {note}".rstrip())
+
+        return advance
 
     def say(self, line: str) -> None:
         """One line that stays."""

@@ -16,16 +16,17 @@ from edgekit.commands.bench import bench
 from edgekit.commands.export import EXPORTED, export
 from edgekit.commands.train import train
 from edgekit.commands.verify import verify
-from edgekit.files import write_bytes
+from edgekit.files import fingerprints, write_bytes
 from edgekit.latency.loop import Timing
 from edgekit.machine.packages import needs, tool_versions, versions_of
 from edgekit.progress import SILENT, Progress
-from edgekit.recipe import BenchRecipe, Recipe, load_recipe
+from edgekit.recipe import BenchRecipe, Recipe, TrainRecipe, load_recipe
 from edgekit.reports.base import Report
 from edgekit.reports.run import RunReport
 from edgekit.setups import EVERY, Setup
+from edgekit.training.code import source_files
 from edgekit.training.folder import RUN_REPORT, RUN_WEIGHTS, RUNS, Begin
-from edgekit.training.steps import Step, fingerprints, model_code, take_steps
+from edgekit.training.steps import Step, take_steps
 
 
 class Job(NamedTuple):
@@ -36,6 +37,7 @@ class Job(NamedTuple):
     runs: Path
     root: Path
     device: str
+    begin: Begin
     progress: Progress
 
     @property
@@ -45,13 +47,24 @@ class Job(NamedTuple):
 
 
 def run(
-    recipe: Path | str, *, runs: Path = RUNS, output: Path | None = None, device: str = "auto", progress: Progress = SILENT
+    recipe: Path | str,
+    *,
+    runs: Path = RUNS,
+    output: Path | None = None,
+    device: str = "auto",
+    restart: bool = False,
+    progress: Progress = SILENT,
 ) -> RunReport:
-    """Train, export, verify, bench; a step whose inputs and outputs are as it left them is skipped."""
+    """Train, export, verify, bench; a step whose inputs and outputs are as it left them is skipped.
+
+    An interrupted training goes on; ``restart`` discards it. Raises UsageError where it would be lost unasked, because what it
+    depends on has changed.
+    """
     needs("torch", "torchvision", "onnx", "onnxscript", extra="train")
     path = Path(recipe)
     loaded = load_recipe(path)
-    job = Job(loaded, path, runs, output or EXPORTED / loaded.name, device, progress)
+    root = output or EXPORTED / loaded.name
+    job = Job(loaded, path, runs, root, device, "restart" if restart else "update", progress)
     check_replaceable(job.root)
     return RunReport(str(path), str(job.root), take_steps(_steps(job), job.run, progress))
 
@@ -68,22 +81,25 @@ def _steps(job: Job) -> tuple[Step, ...]:
 
 
 def _train(job: Job) -> tuple[Report, str]:
-    from edgekit.training.checkpoint import resumable
-
-    begin: Begin = "resume" if resumable(job.recipe, job.run) else "restart"
-    report = train(job.recipe, job.run, device=job.device, begin=begin, progress=job.progress)
+    report = train(job.recipe, job.run, device=job.device, begin=job.begin, progress=job.progress)
     bar = f", below the bar of {report.min_accuracy:.4f}" if not report.passed else ""
     return report, f"test accuracy {report.test_accuracy:.4f}{bar} after {report.seconds:.0f} s of training"
 
 
 def _training_inputs(job: Job) -> dict[str, Any]:
     from edgekit import data
+    from edgekit.training.checkpoint import state_sha256
+    from edgekit.training.loop import build_model
 
     recipe = job.recipe
+    settings = msgspec.structs.replace(recipe.train, min_accuracy=0.0, min_balanced_accuracy=0.0)
+    initial = build_model(recipe, data.picture_shape(recipe.data, job.progress))
     return {
-        "the recipe": [recipe.data, recipe.model, recipe.train],
-        "the data": data.fingerprint(recipe.data),
-        "the model's code": model_code(recipe.model.name),
+        "the recipe": [msgspec.structs.replace(recipe.data, path=None), recipe.model, settings],
+        "the bars": [recipe.train.min_accuracy, recipe.train.min_balanced_accuracy],
+        "the data": data.fingerprint(recipe.data, job.progress),
+        "the model's code": fingerprints(source_files(recipe.model.name)),
+        "the model's initial weights": state_sha256(initial),
         "--device": job.device,
     }
 
@@ -95,9 +111,9 @@ def _export(job: Job) -> tuple[Report, str]:
 
 def _export_inputs(job: Job) -> dict[str, Any]:
     return {
-        "the recipe": msgspec.structs.replace(job.recipe, bench=BenchRecipe()),
+        "the recipe": msgspec.structs.replace(job.recipe, bench=BenchRecipe(), train=TrainRecipe()),
         "versions of packages": tool_versions(),
-        "the model's code": model_code(job.recipe.model.name),
+        "the model's code": fingerprints(source_files(job.recipe.model.name)),
         "the weights": fingerprints((job.run / RUN_WEIGHTS,)),
     }
 

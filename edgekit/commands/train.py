@@ -22,13 +22,15 @@ def train(
     """Load a recipe's data and train it into ``run``, or into ``runs/<name>``.
 
     ``begin`` says what becomes of an unfinished training there: ``anew`` refuses to lose it, ``resume`` continues it, ``restart``
-    discards it. Raises Interrupted after Ctrl-C, with a checkpoint kept.
+    discards it, ``update`` continues it where nothing that it depends on has changed. Raises Interrupted after Ctrl-C, with a
+    checkpoint kept.
     """
     needs("torch", "torchvision", extra="train")
     from edgekit import data
-    from edgekit.training.loop import fit
+    from edgekit.training.loop import build_model, fit
 
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    build_model(loaded, data.picture_shape(loaded.data, progress))  # a misspelt model is told before pictures are decoded
     dataset = data.load_dataset(loaded.data, progress)
     for line in dataset.report().lines():
         progress.say(line)

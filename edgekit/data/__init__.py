@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,6 +32,15 @@ class Dataset(msgspec.Struct, frozen=True):
     classes: tuple[str, ...]
     preprocess: Preprocess
     left_out: tuple[LeftOut, ...] = ()
+
+    def sha256(self) -> str:
+        """A hash of everything that training sees: pixels, labels, classes, preprocessing."""
+        digest = hashlib.sha256(repr((self.classes, self.preprocess)).encode())
+        for half in (self.train, self.test):
+            digest.update(repr((half.images.shape, half.labels.shape)).encode())
+            digest.update(np.ascontiguousarray(half.images).data)
+            digest.update(np.ascontiguousarray(half.labels).data)
+        return digest.hexdigest()
 
     def report(self) -> DataReport:
         """How many pictures each class has, what was left out, and what is odd about the set."""
@@ -64,6 +74,26 @@ def load_dataset(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
     height, width = train.images.shape[2:]
     preprocess = Preprocess(color, height, width, mean, std, white=recipe.white or msgspec.UNSET)
     return Dataset(train, test, classes, preprocess, left_out)
+
+
+class PictureShape(NamedTuple):
+    """What a network is given and asked for, known before any picture is decoded."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+
+def picture_shape(recipe: DataRecipe, progress: Progress = SILENT) -> PictureShape:
+    """The shape of the data set's pictures and its number of classes; raises DataError for a folder that cannot be divided."""
+    if recipe.dataset == "fashion-mnist":
+        height, width = recipe.size or fashion_mnist.SIZE
+        return PictureShape(CHANNELS[recipe.color or "grey"], height, width, len(fashion_mnist.CLASSES))
+    assert recipe.path is not None
+    assert recipe.size is not None
+    classes = image_folder.split_folder(Path(recipe.path), recipe.test_fraction, progress).classes
+    return PictureShape(CHANNELS[recipe.color or "rgb"], *recipe.size, len(classes))
 
 
 def golden_pictures(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:

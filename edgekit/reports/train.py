@@ -57,6 +57,35 @@ class DataReport(Part, frozen=True):
         return (f"pictures (training + test): {text}; {majority}", *left_out, *(f"note: {text}" for text in self.notes))
 
 
+class StatisticsReport(Part, frozen=True):
+    """Whether batch norm's running statistics fit the weights: accuracies on the same training pictures.
+
+    ``training_mode`` normalises by each batch, ``inference_mode`` by the running statistics as training left them, ``remeasured``
+    by those measured anew; None where training's were kept.
+    """
+
+    training_mode: float
+    inference_mode: float
+    remeasured: float | None = None
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for a reader, where the modes differ noticeably."""
+        if self.remeasured is not None:
+            return (
+                "batch norm's running statistics did not fit the weights and were measured anew over the training pictures: "
+                f"accuracy on them {self.inference_mode:.4f} before, {self.remeasured:.4f} now, "
+                f"{self.training_mode:.4f} in training mode",
+            )
+        if self.inference_mode < self.training_mode - NOTICEABLE:
+            return (
+                f"accuracy on training pictures is {self.training_mode:.4f} in training mode and {self.inference_mode:.4f} in "
+                "inference mode, and measuring batch norm's statistics anew does not help; train for more steps",
+            )
+        return ()
+
+
+NOTICEABLE = 0.02
+"""By as much accuracy inference mode may be worse than training mode; after long trainings the modes differ by less."""
 MOST_CLASSES = 20
 """As many classes are named one by one where a report is told in lines."""
 
@@ -64,8 +93,8 @@ MOST_CLASSES = 20
 class TrainReport(Report, frozen=True):
     """A finished training. Accuracies are shares of 1; ``seconds`` is training time without loading the data.
 
-    ``class_accuracy`` follows ``labels``, with None for a class without test pictures; ``balanced_accuracy`` is its mean. They
-    and ``data`` are absent from reports of earlier versions.
+    ``class_accuracy`` follows ``labels``, with None for a class without test pictures; ``balanced_accuracy`` is its mean. They,
+    ``data`` and ``statistics`` are absent from reports of earlier versions.
     """
 
     run: str
@@ -83,6 +112,7 @@ class TrainReport(Report, frozen=True):
     min_balanced_accuracy: float = 0.0
     class_accuracy: tuple[float | None, ...] = ()
     data: DataReport | None = None
+    statistics: StatisticsReport | None = None
 
     @property
     def passed(self) -> bool:
@@ -97,7 +127,7 @@ class TrainReport(Report, frozen=True):
             lines.append(Line(_against("balanced accuracy ", self.balanced_accuracy, self.min_balanced_accuracy)))
         if self.data is None:
             return tuple(lines)
-        notes = list(self.data.notes)
+        notes = [*self.data.notes, *(self.statistics.notes() if self.statistics else ())]
         if self.test_accuracy <= self.data.majority:
             notes.append("always naming the most frequent class is right as often as this network")
         return (*lines, *self._classes(self.data), *map(note, notes))

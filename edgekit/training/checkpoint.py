@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import torch
 from torch import nn
 
 from edgekit.errors import ModelError, OutputError, UsageError, first_line
-from edgekit.files import replacing
+from edgekit.files import fingerprints, replacing
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch
+from edgekit.training.code import source_files
+
+Key: TypeAlias = dict[str, str]
+"""Hashes of everything that trained weights depend on, by what it is."""
 
 CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 class State:
@@ -34,7 +39,7 @@ class State:
         self.seconds = 0.0
         self.history: list[Epoch] = []
 
-    def save(self, path: Path, key: str) -> None:
+    def save(self, path: Path, key: Key) -> None:
         """Write a checkpoint, whole or not at all."""
         content = {
             "version": CHECKPOINT_VERSION,
@@ -57,13 +62,12 @@ class State:
             except RuntimeError as problem:  # torch's writer reports a full disk this way
                 raise OutputError(f"cannot write {path}: {first_line(problem)}", "free some disk space") from problem
 
-    def load(self, path: Path, key: str) -> None:
-        """Continue from a checkpoint of the same recipe; raises UsageError for another's, ModelError for a damaged one."""
+    def load(self, path: Path, key: Key) -> None:
+        """Continue from a checkpoint of the same training; raises UsageError for another's, ModelError for a damaged one."""
         content = read_checkpoint(path)
-        if content["key"] != key:
-            raise UsageError(f"{path} was made by other settings than this recipe's", "edgekit train --restart begins anew")
-        if content.get("steps_per_epoch") != self.steps_per_epoch:
-            raise UsageError(f"{path} was made on another number of pictures", "edgekit train --restart begins anew")
+        changed = differences(content, key)
+        if changed:
+            raise UsageError(f"{path} was made with other {' and other '.join(changed)}", "--restart begins anew")
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
@@ -73,13 +77,41 @@ class State:
             self.totals, self.seconds = content["totals"].to(self.totals.device), content["seconds"]
             self.history = msgspec.convert(content["history"], list[Epoch])
         except (KeyError, RuntimeError, TypeError, ValueError, msgspec.ValidationError) as problem:
-            raise ModelError(f"checkpoint {path} is damaged: {problem}", "edgekit train --restart begins anew") from None
+            raise ModelError(f"checkpoint {path} is damaged: {problem}", "--restart begins anew") from None
 
 
-def training_key(recipe: Recipe) -> str:
-    """What a checkpoint must agree on to be continued: the data, model and train tables of the recipe, as JSON."""
-    parts = {"data": recipe.data, "model": recipe.model, "train": recipe.train}
-    return msgspec.json.encode(parts).decode()
+def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
+    """Hashes of everything that the weights depend on, by name.
+
+    ``data`` is the hash of the data set (``Dataset.sha256``), ``initial`` the model as it was built, whose weights show what
+    files it reads. Bars are checks, and change no weight.
+    """
+    settings = msgspec.structs.replace(recipe.train, min_accuracy=0.0, min_balanced_accuracy=0.0)
+    return {
+        "settings": _hash(msgspec.json.encode((recipe.model, settings), order="deterministic")),
+        "pictures or classes": data,
+        "code of the model": _hash("".join(fingerprints(source_files(recipe.model.name))).encode()),
+        "initial weights": state_sha256(initial),
+    }
+
+
+def state_sha256(model: nn.Module) -> str:
+    """A hash of names, types, shapes and values of the model's state."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def differences(content: dict[str, Any], key: Key) -> list[str]:
+    """What a checkpoint was made with that is no longer so, by its names in ``training_key``."""
+    old = content.get("key")
+    return [name for name, value in key.items() if not isinstance(old, dict) or old.get(name) != value]
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def unfinished(run: Path) -> bool:
@@ -89,14 +121,6 @@ def unfinished(run: Path) -> bool:
         return False
     content = read_checkpoint(path)
     return int(content["epoch"]) < int(content["epochs"])
-
-
-def resumable(recipe: Recipe, run: Path) -> bool:
-    """Whether ``run`` holds an unfinished training of these very settings, in a checkpoint that can be read."""
-    try:
-        return unfinished(run) and bool(read_checkpoint(run / CHECKPOINT)["key"] == training_key(recipe))
-    except ModelError:
-        return False
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -111,7 +135,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = first_line(problem)
         if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
             reason = "it holds pickled objects besides tensors, or is cut short"
-        raise ModelError(f"checkpoint {path} is damaged: {reason}", "edgekit train --restart begins anew") from None
+        raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
     return content
 
 

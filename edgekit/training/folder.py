@@ -9,8 +9,8 @@ from edgekit.models import MODELS
 from edgekit.recipe import Recipe
 
 RUNS = Path("runs")
-Begin: TypeAlias = Literal["anew", "resume", "restart"]
-"""What becomes of an unfinished training: kept and refused, continued, or discarded."""
+Begin: TypeAlias = Literal["anew", "resume", "restart", "update"]
+"""What becomes of an unfinished training: kept and refused, continued, discarded, or continued where nothing changed."""
 
 RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS = "recipe.json", "train.json", "weights.safetensors"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import os
 import platform
 import signal
 import time
@@ -24,19 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.accuracy import accuracy_of
-from edgekit.data import Dataset
-from edgekit.decoding import CHANNELS
+from edgekit.data import Dataset, PictureShape
 from edgekit.errors import Interrupted, MissingError, ModelError, RecipeError, UsageError, first_line
 from edgekit.files import check_writable, sha256_of, write_bytes, write_text
+from edgekit.machine.cpu import cores
 from edgekit.models.factory import build_module, weights_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.spelling import did_you_mean
 from edgekit.training.batches import Batches, accuracy, batch_count, predictions
-from edgekit.training.checkpoint import CHECKPOINT, State, training_key, unfinished
+from edgekit.training.checkpoint import CHECKPOINT, Key, State, differences, read_checkpoint, training_key, unfinished
 from edgekit.training.curve import draw_curve
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
+from edgekit.training.pace import Pace
+from edgekit.training.statistics import make_fit
 
 METRICS, CURVE = "metrics.jsonl", "curve.png"
 
@@ -69,24 +70,56 @@ def fit(
         raise UsageError(f"{run} holds an unfinished training", "--resume continues it, --restart begins anew")
     check_writable(run)
     reuse_memory()
-    torch.manual_seed(recipe.train.seed)
-    args = model_args(recipe, len(dataset.classes), CHANNELS[dataset.preprocess.color])
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))  # PyTorch does not know a container's quota
+    channels, height, width = dataset.train.images.shape[1:]
+    shape = PictureShape(channels, height, width, len(dataset.classes))
+    model = build_model(recipe, shape)
+    key = training_key(recipe, dataset.sha256(), model)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
-    state = State(build_module(recipe.model.name, args), recipe.train, batches, place)
-    if begin == "resume":
-        state.load(run / CHECKPOINT, training_key(recipe))
+    state = State(model, recipe.train, batches, place)
+    if begin == "resume" or (begin == "update" and _goes_on(run, key)):
+        state.load(run / CHECKPOINT, key)
+        left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
+        progress.say(f"going on with the training that stopped {left}; --restart begins anew")
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
-    _check_fit(state.model, recipe, training, len(dataset.classes))
-    _train_all(state, EpochWork(recipe.train, training, test, batches), run, training_key(recipe), progress)
-    return _finish(recipe, dataset, state, run, place)
+    work = EpochWork(recipe.train, training, test, batches)
+    _train_all(state, work, run, key, progress)
+    return _finish(recipe, dataset, state, work, run)
 
 
-def _train_all(state: State, job: EpochWork, run: Path, key: str, progress: Progress) -> None:
+def build_model(recipe: Recipe, shape: PictureShape) -> nn.Module:
+    """The recipe's model with its initial weights, on the CPU; raises ModelError unless it fits pictures and classes.
+
+    Torch's generator is afterwards where training goes on from.
+    """
+    torch.manual_seed(recipe.train.seed)
+    model = build_module(recipe.model.name, model_args(recipe, shape.classes, shape.channels))
+    generator = torch.get_rng_state()
+    _check_fit(model, recipe, shape)
+    torch.set_rng_state(generator)
+    return model
+
+
+def _goes_on(run: Path, key: Key) -> bool:
+    """Whether ``run`` holds a checkpoint of this training; raises UsageError where an unfinished one of another would be lost."""
+    try:
+        content = read_checkpoint(run / CHECKPOINT)
+    except ModelError:
+        return False
+    changed = differences(content, key)
+    if changed and int(content["epoch"]) < int(content["epochs"]):
+        other = " and other ".join(changed)
+        raise UsageError(f"{run} holds an unfinished training, which was made with other {other}", "--restart begins anew")
+    return not changed
+
+
+def _train_all(state: State, job: EpochWork, run: Path, key: Key, progress: Progress) -> None:
     """Train the epochs that are left; a checkpoint is kept after each, and when the user stops between two steps."""
     epochs, checkpoint = job.settings.epochs, run / CHECKPOINT
+    pace = Pace(job.batches * epochs, state.epoch * job.batches + state.step)
     with _stop_flag() as stop:
         while state.epoch < epochs:
-            train_one_epoch(state, job, stop, progress)
+            train_one_epoch(state, job, stop, Watch(progress, pace))
             state.save(checkpoint, key)
             if stop() and state.epoch < epochs:
                 raise Interrupted(
@@ -110,9 +143,10 @@ def pick_device(name: str) -> torch.device:
 
 
 @torch.inference_mode()
-def _check_fit(model: nn.Module, recipe: Recipe, training: Batches, classes: int) -> None:
-    """Raise ModelError unless the model takes the pictures and gives one logit per class."""
-    images, _ = training.take(torch.arange(2, device=training.labels.device))
+def _check_fit(model: nn.Module, recipe: Recipe, pictures: PictureShape) -> None:
+    """Raise ModelError unless the model takes two (black) pictures and gives one logit per class."""
+    classes = pictures.classes
+    images = torch.zeros(2, pictures.channels, pictures.height, pictures.width)
     shape = "x".join(map(str, images.shape[1:]))
     try:
         logits = model.eval()(images)
@@ -131,11 +165,18 @@ def _check_fit(model: nn.Module, recipe: Recipe, training: Batches, classes: int
         )
 
 
-def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], progress: Progress) -> None:
+class Watch(NamedTuple):
+    """Who is told how far a training is, and how fast it is going."""
+
+    progress: Progress
+    pace: Pace
+
+
+def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], watch: Watch) -> None:
     """Take the steps that are left of the epoch and record it, or return early, between two steps, once ``stop()``."""
     started = time.perf_counter()
     title = f"epoch {state.epoch + 1}/{job.settings.epochs}"
-    _take_steps(state, job, title, stop, progress)
+    _take_steps(state, job, title, stop, watch)
     if stop():
         state.seconds += time.perf_counter() - started
         return
@@ -149,12 +190,12 @@ def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], prog
     state.history.append(epoch)
     state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
     state.totals = torch.zeros_like(state.totals)
-    progress.say(
+    watch.progress.say(
         f"{title}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  test {epoch.test_accuracy:.4f}  {seconds:.1f} s"
     )
 
 
-def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], bool], progress: Progress) -> None:
+def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], bool], watch: Watch) -> None:
     settings, training = job.settings, job.training
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
     device = training.labels.device
@@ -162,15 +203,17 @@ def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], boo
     flips = (torch.rand(len(training), generator=generator) < 0.5).to(device) if settings.flip else None
     parts = torch.tensor_split(order, job.batches)
     state.model.train()
-    with progress.task(title, job.batches) as advance:
-        advance(state.step, "")
+    note = ""
+    with watch.progress.task(title, job.batches) as advance:
+        advance(state.step, note)
         while state.step < job.batches and not stop():
             index = parts[state.step]
             flipped = None if flips is None else flips[index]
             state.totals += _step(state, settings, *training.take(index, flipped))
             state.step += 1
-            if state.step % 20 == 0 or state.step == job.batches:
-                advance(20 if state.step % 20 == 0 else state.step % 20, f"loss {state.totals[0] / state.totals[2]:.3f}")
+            if watch.pace.step() or state.step == job.batches:  # reading the loss waits for the device
+                note = f"loss {state.totals[0] / state.totals[2]:.3f}, {watch.pace.left()} left"
+            advance(1, note)
 
 
 def _step(state: State, settings: TrainRecipe, images: Tensor, labels: Tensor) -> Tensor:
@@ -224,21 +267,22 @@ def _write_metrics(run: Path, history: list[Epoch]) -> None:
     write_text(run / METRICS, "\n".join(lines) + "\n")
 
 
-def _finish(recipe: Recipe, dataset: Dataset, state: State, run: Path, device: torch.device) -> TrainReport:
+def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path) -> TrainReport:
+    device = work.training.labels.device
+    statistics = make_fit(state.model, work.training, recipe.train.batch_size, recipe.train.seed)
     _write_metrics(run, state.history)
     # only now: until the end, an earlier training's recipe and weights stay together
     write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
     draw_curve(state.history, run / CURVE, recipe.name)
-    test = Batches(dataset.test, dataset.preprocess, device)
-    predicted = predictions(state.model, test, recipe.train.channels_last).numpy()
+    predicted = predictions(state.model, work.test, recipe.train.channels_last).numpy()
     reached = accuracy_of(predicted, dataset.test.labels, len(dataset.classes))
     report = TrainReport(
         run=str(run),
         model=recipe.model.name,
         parameters=sum(parameter.numel() for parameter in state.model.parameters()),
         epochs=tuple(state.history),
-        test_accuracy=state.history[-1].test_accuracy,
+        test_accuracy=reached.overall,
         min_accuracy=recipe.train.min_accuracy,
         seconds=round(sum(epoch.seconds for epoch in state.history), 3),
         weights_sha256=sha256_of(run / RUN_WEIGHTS),
@@ -248,11 +292,12 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, run: Path, device: t
         min_balanced_accuracy=recipe.train.min_balanced_accuracy,
         class_accuracy=reached.per_class,
         data=dataset.report(),
+        statistics=statistics,
         facts={
             "torch": str(torch.__version__),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "threads": str(torch.get_num_threads()),
-            "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+            "cores": str(cores()),
         },
     )
     write_bytes(run / RUN_REPORT, report.to_json())

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-import edgekit.models
-from edgekit.files import sha256_of, write_bytes
-from edgekit.models import MODELS
+from edgekit.files import fingerprints, write_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Report
 from edgekit.reports.run import StepReport
@@ -59,23 +56,6 @@ def take_steps(steps: Iterable[Step], folder: Path, progress: Progress = SILENT)
         if not report.ok:
             break
     return tuple(reports)
-
-
-def fingerprints(paths: Iterable[Path]) -> list[str]:
-    """The sha256 of each file, empty for one that is not there."""
-    return [sha256_of(path) if path.is_file() else "" for path in paths]
-
-
-def model_code(name: str) -> list[str]:
-    """Fingerprints of the source files a model is made by: edgekit's own, or the import path's module and those beside it."""
-    if name in MODELS:
-        return fingerprints(sorted(Path(edgekit.models.__file__).parent.glob("*.py")))
-    relative = Path(*name.partition(":")[0].split("."))
-    for place in (Path.cwd(), *map(Path, sys.path)):
-        for module in (place / relative.with_suffix(".py"), place / relative / "__init__.py"):
-            if module.is_file():
-                return fingerprints(sorted(module.parent.glob("*.py")))
-    return []
 
 
 def _take(step: Step, record: dict[str, Done], place: Path) -> StepReport:

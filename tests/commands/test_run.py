@@ -11,11 +11,16 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from edgekit.bundle.folder import open_bundle
+from edgekit.commands.train import train
+from edgekit.errors import Interrupted
+from edgekit.files import sha256_of
 from edgekit.machine.packages import version_of
 from tests.command_line import Command, Result, contents, process, recipe_text, written
+from tests.training.test_loop import Stopping
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +182,59 @@ def test_run_refuses_to_write_over_the_users_files_before_it_trains(finished: Pa
     assert "thesis.txt" in result.document["error"]["message"]
     assert not Path("runs").exists()
     assert Path("exported/tiny/thesis.txt").read_text() == "ten years of work"
+
+
+def test_another_bar_checks_again_and_trains_no_more(finished: Path, run: Command) -> None:
+    before = sha256_of(Path("runs/tiny/weights.safetensors"))
+    recipe = Path("tiny.toml").read_text()
+    written(Path("tiny.toml"), recipe.replace("min_accuracy = 0.0", "min_accuracy = 0.99\nmin_balanced_accuracy = 1.0"))
+    result = run("run", "tiny.toml", "--json")
+    step = result.document["steps"][0]
+    assert step["detail"].startswith("again, since the bars changed: test accuracy ")
+    assert sha256_of(Path("runs/tiny/weights.safetensors")) == before
+    assert "epoch 1/" not in result.err
+
+
+def test_a_misspelt_model_is_told_before_pictures_are_decoded(
+    finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.data.load_dataset", lambda *anything: pytest.fail("pictures were decoded"))
+    recipe = Path("tiny.toml").read_text()
+    written(Path("tiny.toml"), recipe.replace('name = "lenet"', 'name = "lennet"'))
+    for command in ("train", "run"):
+        result = run(command, "tiny.toml", "--json")
+        assert result.code == 2
+        assert "no model 'lennet'" in result.document["error"]["message"]
+
+
+def interrupt() -> None:
+    """Train anew, and stop after the first epoch."""
+    with pytest.raises(Interrupted):
+        train("tiny.toml", begin="restart", progress=Stopping(say=2))  # the first line is about the pictures
+    Path("runs/tiny/train.json").unlink()
+
+
+@pytest.mark.usefixtures("finished")
+def test_an_interrupted_training_goes_on_and_restart_discards_it(run: Command) -> None:
+    before = sha256_of(Path("runs/tiny/weights.safetensors"))
+    interrupt()
+    result = run("run", "tiny.toml", "--json")
+    assert "going on with the training that stopped in epoch 2 of 2; --restart begins anew" in result.err
+    assert "epoch 1/2" not in result.err
+    assert sha256_of(Path("runs/tiny/weights.safetensors")) == before
+    interrupt()
+    result = run("run", "tiny.toml", "--restart", "--json")
+    assert result.code == 0
+    assert "epoch 1/2" in result.err
+
+
+def test_an_interrupted_training_of_other_pictures_is_not_lost_unasked(finished: Path, run: Command) -> None:
+    checkpoint = Path("runs/tiny/checkpoint.pt")
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "epoch": 1, "key": {**content["key"], "pictures or classes": "other"}}, checkpoint)
+    Path("runs/tiny/train.json").unlink()
+    before = checkpoint.read_bytes()
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 2
+    assert "was made with other pictures or classes; --restart begins anew" in result.err
+    assert checkpoint.read_bytes() == before

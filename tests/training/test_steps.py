@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.reports.models import ModelsReport
 from edgekit.reports.run import RunReport, StepReport
-from edgekit.training.steps import STEPS, Step, fingerprints, model_code, take_steps
+from edgekit.training.steps import STEPS, Step, take_steps
 
 
 class Run:
@@ -85,20 +85,6 @@ def test_a_step_is_known_by_what_edgekit_it_was(run: Run, monkeypatch: pytest.Mo
     run.take()
     monkeypatch.setattr("edgekit.training.steps.__version__", "99")
     assert told(run.take())[0] == ("done", "again, since edgekit changed: first went")
-
-
-def test_a_models_code_is_all_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine").mkdir()
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine" / "net.py").write_text("a = 1")
-    before = model_code("mine.net:make")
-    (tmp_path / "mine" / "parts.py").write_text("b = 1")
-    after = model_code("mine.net:make")
-    assert len(before) == 1
-    assert set(before) < set(after)
-    assert len(model_code("lenet")) > 1
-    assert model_code("nowhere.net:make") == []
-    assert fingerprints((tmp_path / "nothing",)) == [""]
 
 
 def test_the_report_of_a_step_decides(run: Run) -> None:

@@ -1,0 +1,121 @@
+"""Batch norm's running statistics, which inference uses: do they fit the trained weights, and if not, measured anew.
+
+Running statistics are a moving average over the last steps. After few steps they still hold their initial values, and with a high
+learning rate those of weights that are no longer there. The network is then right in training mode and wrong in inference mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.reports.train import NOTICEABLE, StatisticsReport
+from edgekit.training.batches import Batches, batch_count
+
+COMPARED = 1024
+"""Both modes are compared on as many training pictures."""
+MEASURED = 20_000
+"""Statistics are measured on as many training pictures."""
+
+
+class _Norm(nn.Module):
+    """What a batch norm has, PyTorch's or another."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float | None
+
+
+class Sample(NamedTuple):
+    """Training pictures in an order of their own, in batches as they are trained in."""
+
+    batches: Batches
+    parts: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, batches: Batches, batch_size: int, count: int, seed: int) -> Sample:
+        """``count`` pictures, or all: a random sample, since neighbours in the data are of one class."""
+        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))[:count]
+        return cls(batches, torch.tensor_split(order.to(batches.labels.device), batch_count(len(order), batch_size)))
+
+
+@torch.no_grad()
+def make_fit(model: nn.Module, batches: Batches, batch_size: int, seed: int) -> StatisticsReport | None:
+    """Compare training and inference mode, and measure the running statistics anew where inference mode is noticeably worse.
+
+    The new statistics, averages over one pass with the weights as they are, are kept only where they help. None for a model
+    without batch norm. The model is left in inference mode.
+    """
+    norms = [cast(_Norm, module) for module in model.modules() if _has_statistics(module)]
+    if not norms:
+        return None
+    model.eval()
+    sample = Sample.of(batches, batch_size, COMPARED, seed)
+    with _kept(norms), _training(norms):
+        training = _accuracy(model, sample)
+    inference = _accuracy(model, sample)
+    if inference >= training - NOTICEABLE:
+        return StatisticsReport(training, inference)
+    before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    _measure(model, norms, Sample.of(batches, batch_size, MEASURED, seed))
+    remeasured = _accuracy(model, sample)
+    if remeasured <= inference:
+        for norm, (mean, variance) in zip(norms, before, strict=True):
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+        return StatisticsReport(training, inference)
+    return StatisticsReport(training, inference, remeasured)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    tensors = (getattr(module, name, None) for name in ("running_mean", "running_var"))
+    return hasattr(module, "momentum") and all(isinstance(tensor, Tensor) for tensor in tensors)
+
+
+def _accuracy(model: nn.Module, sample: Sample) -> float:
+    """The share of the sample's pictures that are labelled right, in the mode that the model is in."""
+    correct = 0
+    for index in sample.parts:
+        images, labels = sample.batches.take(index)
+        correct += int((model(images).argmax(1) == labels).sum())
+    return correct / sum(map(len, sample.parts))
+
+
+def _measure(model: nn.Module, norms: list[_Norm], sample: Sample) -> None:
+    """Let the running statistics be the mean of the batches': the k-th batch moves the average by 1/k."""
+    momenta = [norm.momentum for norm in norms]
+    with _training(norms):
+        for number, index in enumerate(sample.parts, 1):
+            for norm in norms:
+                norm.momentum = 1.0 / number
+            model(sample.batches.take(index)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@contextmanager
+def _training(norms: list[_Norm]) -> Iterator[None]:
+    """The norms in training mode, and nothing else: dropout stays off."""
+    for norm in norms:
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.eval()
+
+
+@contextmanager
+def _kept(norms: list[_Norm]) -> Iterator[None]:
+    """Buffers are afterwards as they were."""
+    states = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, state in zip(norms, states, strict=True):
+            for name, buffer in norm.named_buffers(recurse=False):
+                buffer.copy_(state[name])

@@ -1,0 +1,116 @@
+"""What a checkpoint must agree on to be continued, and what it need not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgekit.data import Dataset
+from edgekit.data.pictures import Pictures
+from edgekit.errors import Interrupted, UsageError
+from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from edgekit.training.loop import fit
+from tests.networks import dataset
+from tests.training.test_loop import Stopping
+
+NET = """
+import torch
+from torch import nn
+{extra}
+
+def net(start="start.pt"):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    model.load_state_dict(torch.load(start))
+    return model
+"""
+RECIPE = Recipe("tiny", DataRecipe("fashion-mnist"), ModelRecipe("net_with_a_start:net"), TrainRecipe(epochs=2, batch_size=8))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return dataset(48)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Dataset) -> Path:
+    """An interrupted training of a model of a user's, which reads its first weights from a file."""
+    import sys
+
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "net_with_a_start", raising=False)
+    Path("net_with_a_start.py").write_text(NET.format(extra=""))
+    torch.manual_seed(1)
+    torch.save({"1.weight": torch.randn(10, 784), "1.bias": torch.zeros(10)}, "start.pt")
+    with pytest.raises(Interrupted):
+        fit(RECIPE, data, tmp_path / "run", progress=Stopping(advance=4))
+    return tmp_path / "run"
+
+
+def changed_recipe(**settings: object) -> Recipe:
+    return msgspec.structs.replace(RECIPE, train=msgspec.structs.replace(RECIPE.train, **settings))
+
+
+def test_bars_other_files_and_the_datas_path_may_change(stopped: Path, data: Dataset) -> None:
+    Path("beside.py").write_text("x = 1")
+    other = msgspec.structs.replace(
+        changed_recipe(min_accuracy=0.3, min_balanced_accuracy=0.2), data=DataRecipe("fashion-mnist", path="elsewhere")
+    )
+    report = fit(other, data, stopped, begin="resume")
+    assert len(report.epochs) == 2
+    assert report.min_accuracy == 0.3
+
+
+@pytest.mark.parametrize("begin", ["resume", "update"])
+def test_relabelled_pictures_are_refused(stopped: Path, data: Dataset, begin: str) -> None:
+    labels = np.roll(data.train.labels, 1)
+    other = msgspec.structs.replace(data, train=Pictures(data.train.images, labels))
+    with pytest.raises(UsageError, match="made with other pictures or classes; --restart begins anew"):
+        fit(RECIPE, other, stopped, begin=begin)  # type: ignore[arg-type]  # a parameter is no Literal
+
+
+def test_renamed_classes_are_refused(stopped: Path, data: Dataset) -> None:
+    other = msgspec.structs.replace(data, classes=(*data.classes[1:], "zapple"))
+    with pytest.raises(UsageError, match="made with other pictures or classes"):
+        fit(RECIPE, other, stopped, begin="resume")
+
+
+def test_other_code_is_refused(stopped: Path, data: Dataset) -> None:
+    Path("net_with_a_start.py").write_text(NET.format(extra="# another net"))
+    with pytest.raises(UsageError, match="made with other code of the model; --restart"):
+        fit(RECIPE, data, stopped, begin="resume")
+
+
+def test_other_initial_weights_that_the_model_reads_are_refused(stopped: Path, data: Dataset) -> None:
+    import torch
+
+    torch.save({"1.weight": torch.zeros(10, 784), "1.bias": torch.zeros(10)}, "start.pt")
+    with pytest.raises(UsageError, match="made with other initial weights; --restart"):
+        fit(RECIPE, data, stopped, begin="resume")
+
+
+def test_several_changes_are_all_named(stopped: Path, data: Dataset) -> None:
+    other = msgspec.structs.replace(data, classes=(*data.classes[1:], "zapple"))
+    with pytest.raises(UsageError, match="other settings and other pictures or classes; --restart"):
+        fit(changed_recipe(epochs=3), other, stopped, begin="update")
+
+
+def test_a_finished_training_of_other_pictures_is_replaced_when_it_is_brought_up_to_date(stopped: Path, data: Dataset) -> None:
+    first = fit(RECIPE, data, stopped, begin="resume")
+    other = msgspec.structs.replace(data, train=Pictures(data.train.images, np.roll(data.train.labels, 1)))
+    second = fit(RECIPE, other, stopped, begin="update")
+    assert second.weights_sha256 != first.weights_sha256
+
+
+def test_a_training_killed_after_its_last_checkpoint_is_finished(stopped: Path, data: Dataset) -> None:
+    first = fit(RECIPE, data, stopped, begin="resume")
+    for name in ("weights.safetensors", "train.json", "recipe.json"):
+        (stopped / name).unlink()
+    watching = Stopping()
+    second = fit(RECIPE, data, stopped, begin="update", progress=watching)
+    assert second == first
+    assert watching.advances == 0  # no step is taken again
