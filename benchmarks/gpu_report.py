@@ -8,9 +8,11 @@ It takes '.[train,gpu]' and writes ``benchmarks/results/<gpu>.json``, anew after
 its table into ``docs/results.md``. What is not here is skipped by name. What fails is named, the rest goes on, and the exit code
 is 1.
 
-A bundle's other side (unfolded, where the bundle is folded) is exported from its PyTorch weights; ``--sides FOLDER`` keeps it, and
-takes one that is there, so a board without PyTorch measures what another machine has exported. Each side is verified against the
-bundle's golden outputs and timed with all backends in turns; torch and torch-cuda run the original module beside either.
+A bundle's other side (unfolded, where the bundle is folded) is exported from its PyTorch weights; ``--sides FOLDER`` keeps it,
+and takes one that is there, so a board without PyTorch measures what another machine has exported. Each side is verified
+against the bundle's golden outputs and timed with all backends in turns; torch and torch-cuda run the original module beside
+either.
+
 "Folded over unfolded" is a measurement of its own, in which the two sides of one backend take turns: times that were not
 taken in turns make no ratio. In the file, ``blocks_ms`` holds the median of each block; ``--raw FOLDER`` keeps every call.
 """
