@@ -8,8 +8,11 @@ It takes '.[train,gpu]' and writes ``benchmarks/results/<gpu>.json``, anew after
 its table into ``docs/results.md``. What is not here is skipped by name. What fails is named, the rest goes on, and the exit code
 is 1.
 
-A bundle's other side (unfolded, where the bundle is folded) is exported from its PyTorch weights. Each side is verified against
-the bundle's golden outputs and timed with all backends in turns; torch and torch-cuda run the original module beside either.
+A bundle's other side (unfolded, where the bundle is folded) is exported from its PyTorch weights; ``--sides FOLDER`` keeps it,
+and takes one that is there, so a board without PyTorch measures what another machine has exported. Each side is verified
+against the bundle's golden outputs and timed with all backends in turns; torch and torch-cuda run the original module beside
+either.
+
 "Folded over unfolded" is a measurement of its own, in which the two sides of one backend take turns: times that were not
 taken in turns make no ratio. In the file, ``blocks_ms`` holds the median of each block; ``--raw FOLDER`` keeps every call.
 """
@@ -42,7 +45,7 @@ from edgekit.bundle.manifest import MANIFEST
 from edgekit.cli.outcome import give_up, say_unwritten
 from edgekit.commands.bench import bench
 from edgekit.commands.verify import verify
-from edgekit.errors import EdgekitError, Interrupted, OutputError, UsageError, first_line
+from edgekit.errors import BundleError, EdgekitError, Interrupted, OutputError, UsageError, first_line
 from edgekit.files import check_writable, destination, write_bytes, write_text
 from edgekit.latency.loop import Candidate, Timing, interleave
 from edgekit.latency.statistics import speedups
@@ -60,6 +63,8 @@ ROOT = Path(__file__).parent.parent
 GRAPH = "cuda_graph"
 """The option of a backend that can replay its work as a CUDA graph: it is measured with and without."""
 PROBE_SECONDS = 0.01
+ORIGINALS = ("weights.safetensors", "golden.npz")
+"""What the two sides of a network have in common."""
 FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
 
 Value = TypeVar("Value")
@@ -68,13 +73,14 @@ Value = TypeVar("Value")
 class Settings(NamedTuple):
     """How to measure: ``left_out`` says of a backend why it takes no part, or nothing; ``raw`` is where full reports go.
 
-    ``gpu``: its facts; nothing in a trial on the CPU, whatever is in the machine.
+    ``gpu``: its facts; nothing in a trial on the CPU, whatever is in the machine. ``sides``: where other sides stay.
     """
 
     timing: Timing
     left_out: Callable[[str], str]
     raw: Path | None
     gpu: Mapping[str, str] = {}
+    sides: Path | None = None
 
 
 def tell(text: str, code: int = 1) -> None:
@@ -150,7 +156,7 @@ def measure(root: Path, settings: Settings, journal: Journal) -> dict[str, Any]:
     setups, skipped = setups_here(files, settings.left_out)
     document: dict[str, Any] = {"model": files.factory, "skipped": skipped}
     with TemporaryDirectory() as folder:
-        sides = both_sides(bundle, Path(folder))
+        sides = both_sides(bundle, (settings.sides or Path(folder)) / journal.bundle)
         for network, side in sides.items():
             document[network] = measure_side(side, network, setups, settings, journal)
         able = [setup for setup in setups if all(str(setup) in document[network]["facts"] for network in NETWORKS)]
@@ -170,8 +176,19 @@ def setups_here(files: ModelFiles, left_out: Callable[[str], str]) -> tuple[list
 def both_sides(bundle: Bundle, folder: Path) -> dict[str, Bundle]:
     """The bundle itself, and the same network folded if that is not, unfolded if it is."""
     own, other = NETWORKS if bundle.manifest.fold.folded else NETWORKS[::-1]
-    sides = {own: bundle, other: other_side(bundle, folder / other, fold_bn=other == "folded")}
+    root, fold_bn = folder / other, other == "folded"
+    there = os.path.lexists(root)
+    sides = {own: bundle, other: kept_side(bundle, root, fold_bn) if there else other_side(bundle, root, fold_bn=fold_bn)}
     return {network: sides[network] for network in NETWORKS}
+
+
+def kept_side(bundle: Bundle, root: Path, fold_bn: bool) -> Bundle:
+    """The other side that was exported before; raises BundleError for one of another network."""
+    side = open_bundle(root)
+    original, other = ({name: bundle.manifest.files.get(name) for name in ORIGINALS} for bundle in (bundle, side))
+    if original != other or bool(side.manifest.fold.folded) is not fold_bn:
+        raise BundleError(f"{root.parent.name}/{root.name} in --sides is not the other side of {bundle.root}", "remove it")
+    return side
 
 
 def other_side(bundle: Bundle, root: Path, *, fold_bn: bool) -> Bundle:
@@ -375,6 +392,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further bundle is begun")
     parser.add_argument("--results", type=Path, help="another file than benchmarks/results/<gpu>.json")
     parser.add_argument("--raw", type=Path, help="a folder for the full reports, with every call")
+    parser.add_argument("--sides", type=Path, help="a folder where the other sides stay, and are taken from the next time")
     parser.add_argument("--with-cpu", action="store_true", help="the backends on the CPU as well")
     parser.add_argument("--on-cpu", action="store_true", help="those on the CPU instead, to --results: a trial of this script")
     options = parser.parse_args(arguments)
@@ -424,7 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gpu = {} if options.on_cpu else gpu_facts()
     results = options.results or RESULTS / f"{slug(gpu['gpu'])}.json"
     left_out = partial(why_left_out, on_cpu=options.on_cpu, with_cpu=options.with_cpu, only=options.backend)
-    settings = Settings(Timing(options.batches, options.seconds), left_out, options.raw, gpu)
+    settings = Settings(Timing(options.batches, options.seconds), left_out, options.raw, gpu, options.sides)
     try:
         check_is_report(results)
         for folder in (destination(results).parent, *([options.raw] if options.raw else [])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -9,30 +10,42 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from edgekit.backends.tensorrt.flavour import TensorRT, find
 from edgekit.cli.app import main
 from edgekit.commands.export import export
-from edgekit.models.factory import weights_bytes
 from edgekit.sources import ExportOptions
 from tests.command_line import Command, Result
-from tests.networks import network
 
 ROOT = Path(__file__).parent.parent
+WITH_TORCH = importlib.util.find_spec("torch") is not None
+"""Without it, as on a board, ``tests/test_gpu.py`` runs all the same."""
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_per_worker() -> None:
-    torch.set_num_threads(1)
+    if WITH_TORCH:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every test has a cache of its own, starts Python as users do, and leaves the process-wide thread count as it was."""
+def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every test has a cache of its own, and starts Python as users do."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what is lost at exit
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.getbasetemp() / "state"))
+
+
+@pytest.fixture(autouse=True)
+def _thread_count() -> Iterator[None]:
+    """Every test leaves PyTorch's process-wide thread count as it was."""
+    if not WITH_TORCH:
+        yield
+        return
+    import torch
+
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -40,6 +53,9 @@ def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session")
 def _lenet_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from edgekit.models.factory import weights_bytes
+    from tests.networks import network
+
     folder = tmp_path_factory.mktemp("lenet")
     (folder / "weights.safetensors").write_bytes(weights_bytes(network("lenet")))
     labels = folder / "labels.txt"

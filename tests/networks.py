@@ -1,19 +1,26 @@
-"""Models and data for tests: small, and with every batch norm tensor far from its trivial default."""
+"""Models, their ONNX files and data for tests: small, and with every batch norm tensor far from its trivial default."""
 
 from __future__ import annotations
 
+import functools
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from edgekit.backends.tensorrt.network import OnnxFile
 from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
+from edgekit.fold import fold
+from edgekit.graphs.trace import output_specs
+from edgekit.graphs.write import export_onnx
 from edgekit.models.batchnorm import BatchNorm
 from edgekit.models.factory import build_module
 from edgekit.preprocess import Preprocess
+from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
+from tests.onnx_files import image_spec, onnx_file
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 NORMS = (nn.modules.batchnorm._BatchNorm, BatchNorm)
@@ -41,9 +48,15 @@ def network(name: str, seed: int = 0, **args: object) -> nn.Module:
     return randomise_norms(build_module(name, args), seed).eval()
 
 
-def image_spec(channels: int = 1, size: int = 28) -> tuple[TensorSpec, ...]:
-    """One float32 picture input with a free batch axis."""
-    return (TensorSpec("input", "float32", ("batch", channels, size, size)),)
+def file_of(model: nn.Module, inputs: tuple[TensorSpec, ...], fold_bn: bool = True) -> tuple[OnnxFile, FoldReport]:
+    graph, report = fold(model, inputs, fold_bn=fold_bn)
+    outputs = output_specs(graph, inputs)
+    return onnx_file(export_onnx(graph, report, inputs, outputs), inputs, outputs), report
+
+
+@functools.cache
+def lenet() -> OnnxFile:
+    return file_of(network("lenet"), image_spec())[0]
 
 
 def dataset(samples: int = 96, size: int = 28, classes: int = 10, seed: int = 0) -> Dataset:

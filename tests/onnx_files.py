@@ -1,8 +1,7 @@
-"""ONNX files in memory, as a build takes them: exported networks, and small ones made by hand, in several precisions."""
+"""ONNX files in memory, as a build takes them: in other precisions, and small ones made by hand. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,9 @@ import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 from edgekit.backends.tensorrt.network import OnnxFile
-from edgekit.fold import fold
-from edgekit.graphs.trace import output_specs
-from edgekit.graphs.write import export_onnx
-from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
-from tests.networks import image_spec, network
 
 
 def onnx_file(
@@ -28,15 +21,9 @@ def onnx_file(
     return OnnxFile(Path("model.onnx"), content, tuple(inputs), tuple(outputs), precision)
 
 
-def file_of(model: nn.Module, inputs: tuple[TensorSpec, ...], fold_bn: bool = True) -> tuple[OnnxFile, FoldReport]:
-    graph, report = fold(model, inputs, fold_bn=fold_bn)
-    outputs = output_specs(graph, inputs)
-    return onnx_file(export_onnx(graph, report, inputs, outputs), inputs, outputs), report
-
-
-@functools.cache
-def lenet() -> OnnxFile:
-    return file_of(network("lenet"), image_spec())[0]
+def image_spec(channels: int = 1, size: int = 28) -> tuple[TensorSpec, ...]:
+    """One float32 picture input with a free batch axis."""
+    return (TensorSpec("input", "float32", ("batch", channels, size, size)),)
 
 
 def half(model: OnnxFile) -> OnnxFile:

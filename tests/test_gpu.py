@@ -1,4 +1,4 @@
-"""What only a machine with an NVIDIA GPU can show."""
+"""What only a machine with an NVIDIA GPU can show of a target's runtimes; it needs no PyTorch, so a board can run it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
-import torch
 
 from edgekit.backends import open_session
 from edgekit.backends.tensorrt.build import build_engine, read_model
@@ -27,28 +25,23 @@ from edgekit.commands.doctor import doctor
 from edgekit.commands.verify import verify
 from edgekit.errors import EngineError
 from edgekit.latency.loop import Timing
-from edgekit.machine.gpu import cuda_absence, gpu_state
+from edgekit.machine.gpu import gpu_state
 from edgekit.onnx.read import read_nodes
-from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.reports.bench import BenchReport, LatencyReport
+from edgekit.reports.bench import BenchReport
 from edgekit.tensors import BatchRange, sample_feed
-from edgekit.training.loop import fit
-from tests.networks import dataset
-from tests.onnx_files import half, lenet, quantised
+from tests.gpu_checks import ON_GPU, check_own_clock
+from tests.onnx_files import half, quantised
 from tests.ways import way, ways, why_not
 
 KEPT = 64 << 20
 RANGE = BuildOptions(profiles=(BatchRange(1, 2, 4),))
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(cuda_absence()), reason=f"no CUDA: {cuda_absence()}")]
+pytestmark = ON_GPU
 
 
-def check_own_clock(rows: Sequence[LatencyReport]) -> None:
-    """It may not count more than the host's did, unless it waited for the host, which may have slowed down since."""
-    timed = [row for row in rows if row.boundary == "device"]
-    assert timed
-    for row in timed:
-        assert np.median(row.device_ms) > 0
-        assert row.launch_bound or np.median(row.device_ms) <= 1.1 * row.median_ms
+@pytest.fixture
+def bundle(repository: Path) -> Path:
+    """A committed one, because exporting takes PyTorch; no test here changes it."""
+    return repository / "exported" / "lenet"
 
 
 @pytest.fixture
@@ -194,9 +187,10 @@ def test_layers_add_up_to_the_whole_and_name_the_files_nodes(bundle: Path, graph
 
 @pytest.mark.usefixtures("_tensorrt")
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_an_engine_computes_in_the_precision_of_its_file_and_says_so(precision: str) -> None:
+def test_an_engine_computes_in_the_precision_of_its_file_and_says_so(bundle: Path, precision: str) -> None:
     """This is where a release whose words for its layers are not known yet shows."""
-    models: dict[str, Callable[[], OnnxFile]] = {"float32": lenet, "float16": lambda: half(lenet()), "int8": quantised}
+    lenet = read_model(open_bundle(bundle).files())
+    models: dict[str, Callable[[], OnnxFile]] = {"float32": lambda: lenet, "float16": lambda: half(lenet), "int8": quantised}
     model = models[precision]()
     built = build_engine(find(), model, RANGE)
     assert built.record.precision.problems == ()
@@ -229,26 +223,3 @@ def test_an_engine_of_the_cache_serves_another_process(bundle: Path) -> None:
     first, second = (one["parities"][0]["facts"]["engine sha256"] for one in told)
     assert first == second  # two builds are seldom equal byte by byte
     assert len(list(engine_folder().glob("*.plan"))) == 1
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA")
-def test_pytorch_on_cuda_computes_without_tf32_what_it_computes_on_the_cpu(bundle: Path) -> None:
-    report = verify(bundle, ways("torch-cuda"))
-    assert report.passed
-    assert 0 < report.parities[0].outputs[0].normalised < 1e-5
-    check_own_clock(bench(bundle, ways("torch-cuda"), Timing(batches=(1, 8), seconds=0.05)).rows)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_runs_on_cuda_and_learns(tmp_path: Path, precision: Literal["float32", "bfloat16"]) -> None:
-    recipe = Recipe(
-        "gpu",
-        DataRecipe("fashion-mnist"),
-        ModelRecipe("lenet"),
-        TrainRecipe(epochs=8, batch_size=64, learning_rate=0.01, precision=precision, seed=1),
-    )
-    torch.cuda.reset_peak_memory_stats()
-    report = fit(recipe, dataset(2000), tmp_path / "run", device="cuda")
-    assert torch.cuda.max_memory_allocated() > 0
-    assert report.test_accuracy > 0.5

@@ -132,3 +132,12 @@ def test_asking_for_torch_where_it_is_not_says_how_to_install_it(bundle: Path, e
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert pip_install("train") in done.stderr
+
+
+def test_what_a_gpu_shows_of_a_targets_runtimes_can_be_tested_without_torch(
+    repository: Path, environment: dict[str, str]
+) -> None:
+    program = f"{WITHOUT}import pytest\nsys.exit(pytest.main(sys.argv[1:]))"
+    tests = str(repository / "tests" / "test_gpu.py")
+    done = without(TRAINING_ONLY, "-q", "--collect-only", tests, environment=environment, program=program)
+    assert done.returncode == 0, done.stdout

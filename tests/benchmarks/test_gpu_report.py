@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgekit.backends.contract import Options
 from edgekit.backends.fake import FakeSession
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import open_bundle
+from edgekit.errors import BundleError
 from edgekit.latency.loop import Timing
 from edgekit.onnx.read import batch_norms
 from edgekit.reports.bench import BenchReport
@@ -137,6 +139,21 @@ def test_the_other_side_of_an_unfolded_bundle_is_the_folded_one(trial: Trial, tm
     assert [batch_norms(onnx.load(side.onnx_of())) for side in sides.values()] == [0, 4]
     assert (list(sides), sides["unfolded"]) == (["folded", "unfolded"], trial.unfolded)
     assert sides["folded"].manifest.files["golden.npz"] == trial.unfolded.manifest.files["golden.npz"]
+
+
+def test_a_side_that_was_exported_before_takes_no_pytorch(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_bundle(bundle)
+    exported = gpu_report.both_sides(opened, tmp_path)["unfolded"]
+    monkeypatch.setattr(gpu_report, "other_side", None)
+    assert gpu_report.both_sides(opened, tmp_path)["unfolded"].sha256 == exported.sha256
+
+
+@pytest.mark.parametrize("strange", ["the bundle itself", "another network"])
+def test_a_side_of_something_else_is_refused(bundle: Path, tmp_path: Path, repository: Path, strange: str) -> None:
+    root = tmp_path / "unfolded"
+    shutil.copytree({"the bundle itself": bundle, "another network": repository / "exported" / "lenet-scratch"}[strange], root)
+    with pytest.raises(BundleError, match="is not the other side of"):
+        gpu_report.both_sides(open_bundle(bundle), tmp_path)
 
 
 def test_the_original_module_has_no_folded_side_in_the_table(trial: Trial) -> None:

@@ -26,7 +26,7 @@ from edgekit.sources import origin_of
 from edgekit.tensors import worst_error
 from tests.command_line import Command, contents, written
 from tests.graphs.exports import export, small
-from tests.networks import image_spec
+from tests.onnx_files import image_spec
 
 
 def test_export_refuses_a_folder_with_the_users_files_and_loses_nothing(run: Command, bundle: Path, tmp_path: Path) -> None:

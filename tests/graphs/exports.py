@@ -15,7 +15,8 @@ from edgekit.graphs.trace import output_specs
 from edgekit.graphs.write import export_onnx
 from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
-from tests.networks import image_spec, network, randomise_norms
+from tests.networks import network, randomise_norms
+from tests.onnx_files import image_spec
 
 SIZES = {"lenet": 28, "lenet-scratch": 28, "resnet18": 28, "densenet": 32}
 METADATA = {"edgekit.source": "a model", "edgekit.labels": '["ä", "b"]'}

@@ -26,7 +26,8 @@ from edgekit.graphs.write import export_onnx
 from edgekit.reports.export import FoldReport, Kept
 from edgekit.tensors import Array, TensorSpec, sample_feed
 from tests.graphs.exports import METADATA, SIZES, export, exported, small
-from tests.networks import image_spec, randomise_norms
+from tests.networks import randomise_norms
+from tests.onnx_files import image_spec
 
 SINGLE = 2e-5
 

@@ -13,7 +13,8 @@ from edgekit.graphs.table import module_table
 from edgekit.models import MODELS
 from edgekit.models.densenet import SMALLEST, DenseBlock, transition
 from edgekit.models.factory import build_module
-from tests.networks import image_spec, network
+from tests.networks import network
+from tests.onnx_files import image_spec
 
 
 def shapes(name: str, size: int = 28) -> dict[str, tuple[int | str, ...]]:

@@ -15,7 +15,8 @@ from edgekit.errors import EngineError
 from edgekit.tensors import TensorSpec
 from tests.backends.tensorrt.builds import RANGE
 from tests.fake_trt import FakeTensorRT
-from tests.onnx_files import crafted, half, lenet, quantised
+from tests.networks import lenet
+from tests.onnx_files import crafted, half, quantised
 from tests.trt_listing import EIGHT, LISTINGS, TEN
 
 

@@ -10,7 +10,7 @@ from edgekit.errors import MissingError
 from edgekit.machine.packages import pip_install
 from tests.backends.tensorrt.builds import RANGE
 from tests.fake_trt import FakeTensorRT
-from tests.onnx_files import lenet
+from tests.networks import lenet
 from tests.trt_listing import TEN
 from tests.ways import NO_DRIVER, set_driver
 

@@ -19,7 +19,7 @@ from edgekit.commands.build import build
 from edgekit.progress import Advance
 from tests.backends.tensorrt.builds import RANGE
 from tests.fake_trt import FakeTensorRT
-from tests.onnx_files import lenet
+from tests.networks import lenet
 from tests.trt_listing import TEN
 from tests.ways import building
 

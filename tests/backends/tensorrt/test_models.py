@@ -22,8 +22,8 @@ from edgekit.commands.build import build
 from edgekit.reports.build import LayerCount
 from edgekit.tensors import BatchRange
 from tests.backends.tensorrt.builds import RANGE
-from tests.networks import image_spec, network, randomise_norms
-from tests.onnx_files import file_of, lenet
+from tests.networks import file_of, lenet, network, randomise_norms
+from tests.onnx_files import image_spec
 from tests.ways import building
 
 SIZES = {"lenet": 28, "lenet-scratch": 28, "densenet": 32}

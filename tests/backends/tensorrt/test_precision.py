@@ -18,7 +18,8 @@ from edgekit.backends.tensorrt.precision import NetworkLayers, network_layers
 from edgekit.commands.build import build
 from edgekit.reports.build import BuildReport, LayerCount
 from tests.backends.tensorrt.builds import RANGE, precision_of
-from tests.onnx_files import crafted, half, lenet, quantised
+from tests.networks import lenet
+from tests.onnx_files import crafted, half, quantised
 from tests.ways import building
 
 

@@ -19,7 +19,8 @@ from edgekit.tensors import TensorSpec
 from tests.backends.tensorrt.builds import RANGE
 from tests.commands.building.command import Command, refused
 from tests.fake_trt import FakeTensorRT
-from tests.onnx_files import lenet, onnx_file
+from tests.networks import lenet
+from tests.onnx_files import onnx_file
 from tests.trt_listing import LISTINGS, TEN
 from tests.ways import NO_DRIVER, building, set_driver
 
