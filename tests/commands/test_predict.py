@@ -1,4 +1,4 @@
-"""Labels of pictures, through the preprocessing that the bundle records."""
+"""``edgekit predict`` labels pictures through the bundle's recorded preprocessing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.ways import way
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (28, 28), mode: str = "L") -> Path:
-    """Noise with a bright band."""
+    """Write a picture of noise with a bright band."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 200, (*size[::-1], 3), np.uint8)
     pixels[: size[1] // 3, :, seed % 3] = 250
@@ -57,11 +57,11 @@ def test_probabilities_are_those_of_the_recorded_preprocessing(
     bundle: Path, tmp_path: Path, name: str, size: tuple[int, int], mode: str
 ) -> None:
     path = picture(tmp_path / name, 3, size, mode)
-    (found,) = predict(bundle, [path], top=10).predictions
+    (prediction,) = predict(bundle, [path], top=10).predictions
     expected = by_hand(bundle, path)
-    assert [guess.label for guess in found.guesses] == [f"class {index}" for index in np.argsort(-expected)]
-    np.testing.assert_allclose([guess.probability for guess in found.guesses], np.sort(expected)[::-1], rtol=1e-4)
-    assert sum(guess.probability for guess in found.guesses) == pytest.approx(1, abs=1e-12)
+    assert [guess.label for guess in prediction.guesses] == [f"class {index}" for index in np.argsort(-expected)]
+    np.testing.assert_allclose([guess.probability for guess in prediction.guesses], np.sort(expected)[::-1], rtol=1e-4)
+    assert sum(guess.probability for guess in prediction.guesses) == pytest.approx(1, abs=1e-12)
 
 
 def test_other_preprocessing_in_the_manifest_gives_other_probabilities(bundle: Path, tmp_path: Path) -> None:
@@ -71,42 +71,43 @@ def test_other_preprocessing_in_the_manifest_gives_other_probabilities(bundle: P
     assert described is not None
     reseal(bundle, preprocess=msgspec.structs.replace(described, mean=(0.9,)))
     after = predict(bundle, [path], top=10)
-    one, other = ({guess.label: guess.probability for guess in found.predictions[0].guesses} for found in (before, after))
-    assert max(abs(one[label] - other[label]) for label in one) > 1e-5
-    np.testing.assert_allclose(sorted(other.values()), np.sort(by_hand(bundle, path)), rtol=1e-4)
+    first, second = ({guess.label: guess.probability for guess in report.predictions[0].guesses} for report in (before, after))
+    assert max(abs(first[label] - second[label]) for label in first) > 1e-5
+    np.testing.assert_allclose(sorted(second.values()), np.sort(by_hand(bundle, path)), rtol=1e-4)
 
 
 def test_several_pictures_are_labelled_each_as_if_alone(bundle: Path, tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(3)]
     together = predict(bundle, paths, top=2)
-    assert [one.image for one in together.predictions] == list(map(str, paths))
-    assert [one for path in paths for one in predict(bundle, [path], top=2).predictions] == list(together.predictions)
-    assert len({one.guesses for one in together.predictions}) == 3
+    assert [prediction.image for prediction in together.predictions] == list(map(str, paths))
+    alone = [prediction for path in paths for prediction in predict(bundle, [path], top=2).predictions]
+    assert alone == list(together.predictions)
+    assert len({prediction.guesses for prediction in together.predictions}) == 3
     assert PredictReport.from_json(together.to_json()) == together
 
 
 @pytest.mark.parametrize(("top", "shown"), [(1, 1), (3, 3), (10, 10), (99, 10)])
 def test_as_many_labels_are_shown_as_asked_for_and_exist(bundle: Path, tmp_path: Path, top: int, shown: int) -> None:
-    (found,) = predict(bundle, [picture(tmp_path / "a.png")], top=top).predictions
-    assert len(found.guesses) == shown
+    (prediction,) = predict(bundle, [picture(tmp_path / "a.png")], top=top).predictions
+    assert len(prediction.guesses) == shown
 
 
 def test_torch_and_onnxruntime_label_alike(bundle: Path, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     reports = [predict(bundle, [path], way(kind), top=10) for kind in ("torch", "ort-cpu")]
-    assert [one.backend for one in reports] == ["torch", "ort-cpu"]
-    one, other = ({guess.label: guess.probability for guess in report.predictions[0].guesses} for report in reports)
-    assert one == pytest.approx(other, rel=1e-4)
+    assert [report.backend for report in reports] == ["torch", "ort-cpu"]
+    first, second = ({guess.label: guess.probability for guess in report.predictions[0].guesses} for report in reports)
+    assert first == pytest.approx(second, rel=1e-4)
 
 
 def test_softmax_holds_for_large_logits() -> None:
-    found = guesses(np.array([1000, 1001, -1000], np.float32), ("a", "b", "c"), 3)
-    assert [one.label for one in found] == ["b", "a", "c"]
-    assert [one.probability for one in found] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.e), 0])
+    shown = guesses(np.array([1000, 1001, -1000], np.float32), ("a", "b", "c"), 3)
+    assert [guess.label for guess in shown] == ["b", "a", "c"]
+    assert [guess.probability for guess in shown] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.e), 0])
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "truncated", "empty", "folder"])
-def test_what_is_not_a_picture_is_one_sentence_naming_it(bundle: Path, tmp_path: Path, damage: str) -> None:
+def test_a_file_that_is_no_picture_is_refused_in_one_sentence_that_names_it(bundle: Path, tmp_path: Path, damage: str) -> None:
     good, bad = picture(tmp_path / "good.png", size=(60, 60)), tmp_path / "bad.png"
     content = {"text": b"not a picture", "truncated": good.read_bytes()[:-900], "empty": b""}
     if damage in content:
