@@ -215,3 +215,9 @@ def test_the_errors_of_scale_differ_where_their_conventions_differ() -> None:
     assert change_of_scale(small, zero) == math.inf
     assert worst_output_error({"y": torch.from_numpy(small)}, {"y": torch.from_numpy(zero)}) == pytest.approx(1e27)
     assert math.isnan(normalised_error(np.array([math.nan]), np.ones(1)))
+
+
+def test_a_small_channel_is_scaled_by_a_millionth_of_the_largest_at_least() -> None:
+    reference = torch.tensor([[1e-9, 1e-9, 1.0]], dtype=torch.float64)
+    values = torch.tensor([[2e-9, 1e-9, 1.0]], dtype=torch.float64)
+    assert sampled_error(values, reference) == pytest.approx(1e-3)
