@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy.py recipes/lenet.toml --seeds 0 1 2
 
-A seed that is already trained in ``--runs`` with the same settings is read, not trained again. The result joins
-``benchmarks/results/accuracy.json``, one entry a recipe.
+A seed that ``--runs`` holds with the same settings is read, not trained again. The result is added to
+``benchmarks/results/accuracy.json``, one entry for each recipe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESULT = Path(__file__).parent / "results" / "accuracy.json"
 
 
 class Lines:
-    """Progress as lines on stdout."""
+    """Prints progress as lines on stdout."""
 
     def task(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
         return contextlib.nullcontext(lambda steps, note: None)
@@ -39,8 +39,8 @@ def trained(recipe: Recipe, run: Path) -> TrainReport:
     report = run / "train.json"
     settings = run / "recipe.json"
     if report.is_file() and settings.is_file():
-        known = msgspec.json.decode(settings.read_bytes(), type=Recipe)
-        if (known.data, known.model, known.train) == (recipe.data, recipe.model, recipe.train):
+        previous = msgspec.json.decode(settings.read_bytes(), type=Recipe)
+        if (previous.data, previous.model, previous.train) == (recipe.data, recipe.model, recipe.train):
             return TrainReport.from_json(report.read_bytes())
     return train(recipe, run, begin="restart", progress=Lines())
 

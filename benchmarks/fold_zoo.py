@@ -1,15 +1,15 @@
-"""How many batch norms each tool leaves in a zoo of models, and whether what it writes is still right.
+"""Count the batch norms that each tool leaves in a zoo of models, and measure the errors of the tools' results.
 
-    python benchmarks/fold_zoo.py                 # hours; --only PATTERN, --limit SECONDS; takes up where it stopped
-    python benchmarks/fold_zoo.py --again         # edgekit's own columns anew, the peers' as they are: after a new rule
+    python benchmarks/fold_zoo.py                 # takes hours, resumes; --only PATTERN, --limit SECONDS
+    python benchmarks/fold_zoo.py --again         # measure edgekit's columns again, keep the peers': after a new rule
     python benchmarks/fold_zoo.py --summary       # the table, from the result file
 
-Weights are random and all four tensors of every batch norm are randomised around what its input really is, so that the values
+Weights are random. All four tensors of every batch norm are randomised around the statistics of the norm's input, so that values
 stay of order one. "Left" counts BatchNormalization nodes (for fx.fuse: batch norm modules still called). Errors are
-max|y - r| / max|r| against the original model in float64; ONNX files run in ONNX Runtime, optimisations off. ONNX
-Runtime's own optimiser is asked for its "extended" level: one level higher it rewrites left batch norms as depthwise
-convolutions, which is another pass over the data and no fold. The memory of folding is the growth of the resident set over the
-weights' size, the folded copy included; glibc is told to give blocks beyond 64 kB back, so that what is counted is in use.
+max|y - r| / max|r| against the original model in float64; ONNX files run in ONNX Runtime, optimisations off. ONNX Runtime's own
+optimiser runs at its "extended" level: the level above rewrites remaining batch norms as depthwise convolutions, which is another
+pass over the data and no fold. The memory of folding is the growth of the resident set, folded copy included, over the weights'
+size; glibc returns blocks beyond 64 kB to the system at once, so that only memory in use is counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-GIVE_BACK = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+RETURN_MEMORY = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
 RESULTS = Path(__file__).parent / "results" / "fold_zoo.json"
 PEERS = ("fx.fuse", "torch.onnx", "onnxslim", "onnxsim", "onnxruntime")
 TIMM = tuple(
@@ -48,12 +48,12 @@ SIZES = {"levit*": 224, "visformer*": 224, "coatnet*": 224, "maxvit*": 224, "cro
          "efficientvit_m0": 224, "botnet*": 256, "efficientformer*": 224, "fastvit*": 256, "inception*": 96, "googlenet": 96,
          "swin*": 64, "mobilevit*": 256, "vit_h_14": 518, "lraspp*": 96, "nfnet*": 96}  # fmt: skip
 
-# with gammas near one a random network this deep is chaotic: even unfolded, float32 has no digit in common with float64
+# random networks of this depth with gammas near one are chaotic: float32 and float64 have no digit in common, even unfolded
 CHAOTIC = "torchvision/efficientnet*"
 
 
 def models() -> dict[str, str]:
-    """Name -> family."""
+    """Model name -> family."""
     import torchvision.models as zoo
 
     names = {f"torchvision/{name}": "classification" for name in zoo.list_models(module=zoo)}
@@ -63,7 +63,7 @@ def models() -> dict[str, str]:
 
 
 def build(name: str) -> tuple[Any, tuple[int, ...]]:
-    """A model with random weights and the shape of one input."""
+    """A model with random weights, and the shape of its input without the batch axis."""
     import torch
 
     torch.manual_seed(0)
@@ -85,7 +85,7 @@ def build(name: str) -> tuple[Any, tuple[int, ...]]:
 
 
 def randomise(model: Any, shape: tuple[int, ...], gain: float = 1.0) -> None:
-    """All four tensors of each batch norm: the statistics near the data's, gamma of both signs and a mean size of ``gain``."""
+    """Randomise all four tensors of each batch norm: statistics near the data's, gammas of both signs and mean size ``gain``."""
     import torch
     from torch import nn
 
@@ -110,7 +110,7 @@ def randomise(model: Any, shape: tuple[int, ...], gain: float = 1.0) -> None:
 
 
 def measure(name: str, *, own_only: bool = False) -> dict[str, Any]:
-    """One model, all tools, or edgekit alone."""
+    """Measure a model with all tools, or with edgekit alone."""
     import torch
 
     from edgekit.fold import fold
@@ -128,20 +128,21 @@ def measure(name: str, *, own_only: bool = False) -> dict[str, Any]:
     inputs = (TensorSpec("input", "float32", ("batch", *shape)),)
     example = tensors_of(inputs, 2)
     first_use = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-    fold(first_use, (TensorSpec("input", "float32", ("batch", 3, 8, 8)),))  # the libraries' own memory is not the fold's
+    fold(first_use, (TensorSpec("input", "float32", ("batch", 3, 8, 8)),))  # loads libraries, whose memory must not count
     started = time.perf_counter()
     with resident() as growth:
         graph, report = fold(model, inputs)
     seconds = time.perf_counter() - started
     reference = {key: value.numpy() for key, value in run_exact(model, trace(model, inputs), example).items()}
-    left = sum(kept.nodes for kept in report.kept)
-    before = left + sum(one.nodes for one in report.folded)
+    remaining = sum(norm.nodes for norm in report.kept)
+    before = remaining + sum(norm.nodes for norm in report.folded)
     reasons: dict[str, list[str]] = {}
-    for kept in report.kept:
-        key = " + ".join(f"{one.side}: {one.code}" for one in kept.obstacles)
-        reasons.setdefault(key, []).append(f"{kept.norm}: {kept.reason}")
+    for norm in report.kept:
+        key = " + ".join(f"{obstacle.side}: {obstacle.code}" for obstacle in norm.obstacles)
+        reasons.setdefault(key, []).append(f"{norm.norm}: {norm.reason}")
     result: dict[str, Any] = {
-        "model_mb": round(megabytes, 1), "before": before, "left": left, "written_out": len(report.folded) - before + left,
+        "model_mb": round(megabytes, 1), "before": before, "left": remaining,
+        "written_out": len(report.folded) - before + remaining,
         "error_float64": report.error_float64, "seconds": round(seconds, 1),
         "memory_ratio": round(growth[0] / megabytes / 1e6, 2),
         "float32_error": error(run_module(model, example), reference), "error": error(run_module(graph, example), reference),
@@ -157,13 +158,13 @@ def measure(name: str, *, own_only: bool = False) -> dict[str, Any]:
 
 
 def peers_too(result: dict[str, Any], model: Any, example: Any, reference: Any) -> dict[str, Any]:
-    """All peers; those that read ONNX are given what edgekit writes without folding."""
+    """``result`` with all peers; peers that read ONNX get edgekit's file without folding."""
     feed = {"input": example[0].numpy()}
     result["peers"] = {peer: {"failed": "not finished in time"} for peer in PEERS}
-    print(json.dumps(result), flush=True)  # what there is when a peer does not come back
+    print(json.dumps(result), flush=True)  # a partial result, in case a peer crashes or hangs
     result["peers"]["fx.fuse"] = attempt(lambda: fx_fuse(model, example, reference))
     program = attempt(lambda: torch_program(model, example, list(reference)))
-    if isinstance(program, dict):  # what failed
+    if isinstance(program, dict):  # the failure
         result["peers"] |= dict.fromkeys(PEERS[1:], program)
         return result
     content = plain(program)
@@ -181,7 +182,7 @@ def peers_too(result: dict[str, Any], model: Any, example: Any, reference: Any) 
 
 @contextlib.contextmanager
 def resident() -> Iterator[list[float]]:
-    """Bytes by which the resident set grows at most; sampled every 2 ms."""
+    """The largest growth of the resident set in bytes, sampled every 2 ms."""
     page, growth, done = resource.getpagesize(), [0.0], threading.Event()
 
     def now() -> float:
@@ -210,7 +211,7 @@ def attempt(action: Callable[[], Any]) -> Any:
 
 
 def error(outputs: Any, reference: Any) -> float:
-    """Scale-normalised, the worst of all outputs."""
+    """The largest error of scale of any output."""
     import numpy as np
 
     from edgekit.tensors import normalised_error
@@ -235,8 +236,7 @@ def onnx_result(content: bytes, feed: Any, reference: Any) -> dict[str, Any]:
 
     from edgekit.onnx.read import batch_norms
 
-    left = batch_norms(onnx.load_from_string(content))
-    return {"left": left, "error": onnx_error(content, feed, reference)}
+    return {"left": batch_norms(onnx.load_from_string(content)), "error": onnx_error(content, feed, reference)}
 
 
 def fx_fuse(model: Any, example: Any, reference: Any) -> dict[str, Any]:
@@ -248,13 +248,13 @@ def fx_fuse(model: Any, example: Any, reference: Any) -> dict[str, Any]:
 
     fused: Any = fuse(copy.deepcopy(model))
     called = [node for node in fused.graph.nodes if node.op == "call_module"]
-    left = sum(isinstance(fused.get_submodule(str(node.target)), _BatchNorm) for node in called)
-    left += sum(node.target is torch.nn.functional.batch_norm for node in fused.graph.nodes)
-    return {"left": left, "error": error(run_module(fused, example), reference)}
+    remaining = sum(isinstance(fused.get_submodule(str(node.target)), _BatchNorm) for node in called)
+    remaining += sum(node.target is torch.nn.functional.batch_norm for node in fused.graph.nodes)
+    return {"left": remaining, "error": error(run_module(fused, example), reference)}
 
 
 def torch_program(model: Any, example: Any, outputs: list[str]) -> Any:
-    """The exporter's result before its own optimiser."""
+    """The exporter's result before its optimiser has run."""
     import torch
 
     batch = {0: torch.export.Dim("batch")}
@@ -265,7 +265,7 @@ def torch_program(model: Any, example: Any, outputs: list[str]) -> Any:
 
 
 def plain(program: Any) -> bytes:
-    """The exporter's file with edgekit's simplifications, none of which folds."""
+    """The exporter's file with edgekit's simplifications, which fold no batch norm."""
     import onnx_ir
 
     from edgekit.graphs.write import _simplified
@@ -275,7 +275,7 @@ def plain(program: Any) -> bytes:
 
 
 def optimised(program: Any) -> bytes:
-    """What ``torch.onnx.export`` writes by default."""
+    """The file that ``torch.onnx.export`` writes by default."""
     program.optimize()
     content: bytes = program.model_proto.SerializeToString()
     return content
@@ -310,33 +310,33 @@ def ort_file(content: bytes) -> bytes:
 
 
 def run_all(pattern: str, timeout: float, limit: float, path: Path, *, again: bool = False) -> None:
-    """Each model in a process of its own; every result is written at once."""
+    """Measure each model in a process of its own; every result is written at once."""
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"models": {}}
     started = time.monotonic()
     for name in sorted(models(), key=cost):
-        known = results["models"].get(name, {})
-        complete = "peers" in known or known.get("before") == 0
-        if (not complete if again else bool(known)) or not fnmatch.fnmatch(name, pattern):
+        previous = results["models"].get(name, {})
+        complete = "peers" in previous or previous.get("before") == 0
+        if (not complete if again else bool(previous)) or not fnmatch.fnmatch(name, pattern):
             continue
         if time.monotonic() - started > limit:
-            print(f"the limit of {limit:g} s is reached; run again to go on")
+            print(f"the limit of {limit:g} s is reached; run this again to continue")
             break
-        command = [sys.executable, __file__, "--one", name, *["--again"] * again]
+        command = [sys.executable, __file__, "--model", name, *["--again"] * again]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=GIVE_BACK)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=RETURN_MEMORY)
             lines, problem = done.stdout.splitlines(), (done.stderr.strip() or "killed").splitlines()[-1][:300]
         except subprocess.TimeoutExpired as late:
             lines, problem = (late.stdout or b"").decode().splitlines(), f"not finished after {timeout:g} s"
         lines = [line for line in lines if line.startswith("{")]
-        found = json.loads(lines[-1]) if lines else {"skipped": problem}
-        results["models"][name] = {**known, **found}
+        measured = json.loads(lines[-1]) if lines else {"skipped": problem}
+        results["models"][name] = {**previous, **measured}
         results["models"] = dict(sorted(results["models"].items()))
         path.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{name}: {found.get('before')} -> {found.get('left', found.get('skipped'))}", flush=True)
+        print(f"{name}: {measured.get('before')} -> {measured.get('left', measured.get('skipped'))}", flush=True)
 
 
 def cost(name: str) -> tuple[bool, str]:
-    """Those without batch norm last."""
+    """A sort key: large models, and models without batch norm, come last."""
     plain = ("alexnet", "squeezenet", "vit_", "swin", "mvit", "convnext")
     large = (
         "vgg",
@@ -353,11 +353,11 @@ def cost(name: str) -> tuple[bool, str]:
 
 
 def summary() -> str:
-    """Markdown: a table of the tools, and what a reader may ask next."""
+    """Markdown: a table of the tools, and notes on models, errors, time and memory."""
     document = json.loads(RESULTS.read_text())
-    found = document["models"]
-    done = {name: one for name, one in found.items() if "left" in one}
-    normed = {name: one for name, one in done.items() if one["before"]}
+    results = document["models"]
+    done = {name: result for name, result in results.items() if "left" in result}
+    normed = {name: result for name, result in done.items() if result["before"]}
     rows = [
         "| tool | models it ran on | batch norms before | left | left by edgekit on the same | wrong results "
         "| failed or not finished in time |",
@@ -365,11 +365,11 @@ def summary() -> str:
         own_row(normed),
         *(peer_row(peer, normed) for peer in PEERS),
     ]
-    best = {name: best_peer(one) for name, one in normed.items()}
-    finished = [name for name, one in normed.items() if all("left" in peer for peer in one["peers"].values())]
+    best = {name: best_peer(result) for name, result in normed.items()}
+    finished = [name for name, result in normed.items() if all("left" in peer for peer in result["peers"].values())]
     fewer = [name for name in finished if normed[name]["left"] < best[name]]
-    more = [name for name, one in normed.items() if one["left"] > best[name]]
-    skipped = {name: one["skipped"] for name, one in found.items() if "skipped" in one}
+    more = [name for name, result in normed.items() if result["left"] > best[name]]
+    skipped = {name: result["skipped"] for name, result in results.items() if "skipped" in result}
     lines = [
         f"{len(done)} models, {len(normed)} of them with batch norm. Where all peers finished ({len(finished)}), "
         f"edgekit leaves fewer than the best on {len(fewer)} "
@@ -385,35 +385,36 @@ def summary() -> str:
 
 
 def own_row(normed: dict[str, Any]) -> str:
-    total, left = (sum(one[key] for one in normed.values()) for key in ("before", "left"))
-    failed = [one for one in normed.values() if not isinstance(one["onnx_error"], float)]
-    wrong = [one for one in normed.values() if max(one["error"], worst(one["onnx_error"])) > limit(one)]
-    return f"| **edgekit** | {len(normed)} | {total} | **{left}** | {left} | {len(wrong)} | {len(failed)} |"
+    results = list(normed.values())
+    before, after = (sum(result[key] for result in results) for key in ("before", "left"))
+    failed = sum(not isinstance(result["onnx_error"], float) for result in results)
+    wrong = sum(max(result["error"], worst(result["onnx_error"])) > limit(result) for result in results)
+    return f"| **edgekit** | {len(normed)} | {before} | **{after}** | {after} | {wrong} | {failed} |"
 
 
 def peer_row(peer: str, normed: dict[str, Any]) -> str:
-    mine = [one for one in normed.values() if "left" in one["peers"][peer]]
-    before, ours = (sum(one[key] for one in mine) for key in ("before", "left"))
-    theirs = sum(one["peers"][peer]["left"] for one in mine)
-    wrong = sum(one["peers"][peer]["error"] > limit(one) for one in mine)
-    return f"| {peer} | {len(mine)} | {before} | {theirs} | {ours} | {wrong} | {len(normed) - len(mine)} |"
+    results = [result for result in normed.values() if "left" in result["peers"][peer]]
+    before, ours = (sum(result[key] for result in results) for key in ("before", "left"))
+    theirs = sum(result["peers"][peer]["left"] for result in results)
+    wrong = sum(result["peers"][peer]["error"] > limit(result) for result in results)
+    return f"| {peer} | {len(results)} | {before} | {theirs} | {ours} | {wrong} | {len(normed) - len(results)} |"
 
 
-def best_peer(one: dict[str, Any]) -> int:
-    """What the best peer leaves with a right result."""
-    right = [peer for peer in one["peers"].values() if "left" in peer and peer["error"] <= limit(one)]
-    return min((int(peer["left"]) for peer in right), default=int(one["before"]))
+def best_peer(result: dict[str, Any]) -> int:
+    """The fewest batch norms that a peer with a right result leaves in a model."""
+    right = [peer for peer in result["peers"].values() if "left" in peer and peer["error"] <= limit(result)]
+    return min((int(peer["left"]) for peer in right), default=int(result["before"]))
 
 
 def numbers(done: dict[str, Any], normed: dict[str, Any]) -> Iterator[str]:
-    float64 = max(one["error_float64"] or 0 for one in done.values())
-    ours, original = (max(one[key] for one in normed.values()) for key in ("error", "float32_error"))
+    float64 = max(result["error_float64"] or 0 for result in done.values())
+    ours, original = (max(result[key] for result in normed.values()) for key in ("error", "float32_error"))
     yield (
         f"Folded against unfolded in float64: at most {float64:.0e} of the scale, inside the model too. In float32, against "
         f"float64: folded at most {ours:.0e}, original at most {original:.0e}."
     )
-    large = sorted(one["memory_ratio"] for one in normed.values() if one["model_mb"] > 50)
-    slowest = max(one["seconds"] for one in done.values())
+    large = sorted(result["memory_ratio"] for result in normed.values() if result["model_mb"] > 50)
+    slowest = max(result["seconds"] for result in done.values())
     yield f"Folding took at most {slowest:.0f} s beside other work, tracing and proof included."
     if large:
         middle = large[len(large) // 2]
@@ -422,37 +423,37 @@ def numbers(done: dict[str, Any], normed: dict[str, Any]) -> Iterator[str]:
             f"at most {large[-1]:.1f}."
         )
     codes: Counter[str] = Counter()
-    for one in normed.values():
-        codes.update({key: part["count"] for key, part in one["kept"].items()})
-    kept = "; ".join(f"{key} ({count})" for key, count in codes.most_common())
-    yield f"Kept because (norms written out as arithmetic included; docs/folding.md explains the codes): {kept}."
+    for result in normed.values():
+        codes.update({key: part["count"] for key, part in result["kept"].items()})
+    reasons = "; ".join(f"{key} ({count})" for key, count in codes.most_common())
+    yield f"Kept because (norms written out as arithmetic included; docs/folding.md explains the codes): {reasons}."
 
 
 def worst(value: Any) -> float:
-    """Of an error, or of a tool that failed: nothing to compare."""
+    """``value`` if it is an error, or 0 for the failure of a tool, which has no error."""
     return value if isinstance(value, float) else 0.0
 
 
-def limit(one: dict[str, Any]) -> float:
-    """Beyond it a result is wrong."""
-    return max(1e-3, 100 * float(one["float32_error"]))
+def limit(result: dict[str, Any]) -> float:
+    """The error of scale beyond which a model's result is wrong."""
+    return max(1e-3, 100 * float(result["float32_error"]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one", help="measure this model and print one JSON line")
+    parser.add_argument("--model", help="measure a model and print a line of JSON")
     parser.add_argument("--only", default="*", help="a pattern such as timm/*")
     parser.add_argument("--timeout", type=float, default=240, help="seconds per model")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further model is begun")
     parser.add_argument("--results", type=Path, default=RESULTS, help="another file, for two runs at once")
-    parser.add_argument("--again", action="store_true", help="edgekit's columns of what was measured before")
+    parser.add_argument("--again", action="store_true", help="measure edgekit's columns again for the models in the result file")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.summary:
         print(summary())
-    elif options.one:
-        print(json.dumps(measure(options.one, own_only=options.again)))
+    elif options.model:
+        print(json.dumps(measure(options.model, own_only=options.again)))
     else:
         run_all(options.only, options.timeout, options.limit, options.results, again=options.again)
 

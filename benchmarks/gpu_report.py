@@ -1,20 +1,19 @@
-"""What every backend computes on this machine's NVIDIA GPU and how long it takes, with batch norm folded and unfolded.
+"""Measure the error and the latency of every backend on this machine's NVIDIA GPU, with batch norm folded and unfolded.
 
     python benchmarks/gpu_report.py               # every bundle in exported/; --bundle, --batch, --seconds, --limit SECONDS
-    python benchmarks/gpu_report.py --with-cpu    # those on the CPU too, such as torch and ort-cpu, to compare with
-    python benchmarks/gpu_report.py --on-cpu --results trial.json     # the same path where there is no GPU
+    python benchmarks/gpu_report.py --with-cpu    # backends on the CPU too, such as torch and ort-cpu, for comparison
+    python benchmarks/gpu_report.py --on-cpu --results trial.json     # a trial of this script on a machine without a GPU
 
-It takes '.[train,gpu]' and writes ``benchmarks/results/<gpu>.json``, anew after each bundle; then ``docs/results.py`` puts
-its table into ``docs/results.md``. What is not here is skipped by name. What fails is named, the rest goes on, and the exit code
-is 1.
+This script needs '.[train,gpu]'. It writes ``benchmarks/results/<gpu>.json`` after each bundle; ``docs/results.py`` puts the
+table of that file into ``docs/results.md``. A backend that is absent is skipped by name. A measurement that fails is named, the
+others continue, and the exit code is 1.
 
-A bundle's other side (unfolded, where the bundle is folded) is exported from its PyTorch weights; ``--sides FOLDER`` keeps it,
-and takes one that is there, so a board without PyTorch measures what another machine has exported. Each side is verified
-against the bundle's golden outputs and timed with all backends in turns; torch and torch-cuda run the original module beside
-either.
-
-"Folded over unfolded" is a measurement of its own, in which the two sides of one backend take turns: times that were not
-taken in turns make no ratio. In the file, ``blocks_ms`` holds the median of each block; ``--raw FOLDER`` keeps every call.
+A bundle's other side (unfolded, if the bundle is folded) is exported from the bundle's PyTorch weights. ``--sides FOLDER``
+keeps that export, or uses the one that an earlier run has left there, so that a board without PyTorch measures what another
+machine has exported. Each side is verified against the bundle's golden outputs and timed, with all backends taking turns;
+torch and torch-cuda run the original module for either side. "Folded over unfolded" is a measurement of its own, in which the
+two sides of one backend take turns, because times taken one after the other make no ratio. In the file, ``blocks_ms`` holds
+the median of each block; ``--raw FOLDER`` keeps every call.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ from edgekit.tensors import batch_sizes, sample_feed
 
 ROOT = Path(__file__).parent.parent
 GRAPH = "cuda_graph"
-"""The option of a backend that can replay its work as a CUDA graph: it is measured with and without."""
+"""The option that replays a backend's work as a CUDA graph; backends that have the option are measured with and without."""
 PROBE_SECONDS = 0.01
 ORIGINALS = ("weights.safetensors", "golden.npz")
 """What the two sides of a network have in common."""
@@ -71,9 +70,9 @@ Value = TypeVar("Value")
 
 
 class Settings(NamedTuple):
-    """How to measure: ``left_out`` says of a backend why it takes no part, or nothing; ``raw`` is where full reports go.
+    """How to measure: ``left_out`` gives the reason why a backend takes no part, or ""; ``raw`` is the folder of full reports.
 
-    ``gpu``: its facts; nothing in a trial on the CPU, whatever is in the machine. ``sides``: where other sides stay.
+    ``gpu`` holds the GPU's facts; empty in a trial on the CPU. ``sides`` is the folder where other sides are kept.
     """
 
     timing: Timing
@@ -84,7 +83,7 @@ class Settings(NamedTuple):
 
 
 def tell(text: str, code: int = 1) -> None:
-    """Print on stdout; where nobody reads it any more, as behind ``| head``, the run ends with ``code``, whatever it was at."""
+    """Print on stdout; if stdout is closed, as behind ``| head``, the run ends with ``code``."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -96,7 +95,7 @@ def tell(text: str, code: int = 1) -> None:
 
 
 class Journal:
-    """Of one bundle: says how far it is, and keeps what failed by its name."""
+    """Prints the progress of one bundle, and collects its failed measurements by name."""
 
     def __init__(self, bundle: str, raw: Path | None = None) -> None:
         self.bundle, self.raw = bundle, raw
@@ -105,25 +104,25 @@ class Journal:
     def say(self, line: str) -> None:
         tell(f"{self.bundle}: {line}")
 
-    def attempt(self, what: str, action: Callable[[], Value]) -> Value | None:
-        """What ``action`` gives; where it fails, None, and the report goes on."""
+    def attempt(self, step: str, action: Callable[[], Value]) -> Value | None:
+        """The result of ``action``; if it fails, None, and the failure is recorded under ``step``."""
         try:
             return action()
         except EdgekitError as problem:
-            self.failed[what] = without_folders(str(problem))
-        except Exception as problem:  # a defect; but a GPU is not at hand every day, and the rest is still wanted
+            self.failed[step] = without_folders(str(problem))
+        except Exception as problem:  # a defect; the other measurements continue, because time on a GPU is scarce
             traceback.print_exc()
-            self.failed[what] = without_folders(f"{type(problem).__name__}: {first_line(problem)}")
-        self.say(f"{what} FAILED: {self.failed[what]}")
+            self.failed[step] = without_folders(f"{type(problem).__name__}: {first_line(problem)}")
+        self.say(f"{step} FAILED: {self.failed[step]}")
         return None
 
-    def keep(self, what: str, report: Report) -> None:
+    def keep(self, step: str, report: Report) -> None:
         if self.raw is not None:
-            write_bytes(self.raw / f"{slug(f'{self.bundle} {what}')}.json", report.to_json())
+            write_bytes(self.raw / f"{slug(f'{self.bundle} {step}')}.json", report.to_json())
 
 
 def run_all(roots: Mapping[str, Path], settings: Settings, limit: float, results: Path) -> dict[str, Any]:
-    """Measure every bundle; the file is whole after each of them, and names those that were not reached."""
+    """Measure every bundle; after each bundle the file is complete, and names the bundles that were not reached."""
     packages = [package.name for row in table().values() for package in row.packages]
     document: dict[str, Any] = {
         "gpu_report": 1, "gpu": dict(settings.gpu), "machine": machine_facts(),
@@ -140,8 +139,8 @@ def run_all(roots: Mapping[str, Path], settings: Settings, limit: float, results
             try:
                 measured = journal.attempt("the bundle", partial(measure, root, settings, journal))
             except KeyboardInterrupt:
-                kept = f"{results} holds what was measured before it" if index else f"{results} was not written"
-                raise Interrupted(f"stopped by Ctrl-C at the bundle {name}; {kept}") from None
+                saved = f"{results} holds the bundles before it" if index else f"{results} was not written"
+                raise Interrupted(f"stopped by Ctrl-C at the bundle {name}; {saved}") from None
             document["bundles"][name] = {**(measured or {}), "failed": journal.failed}
         write_text(results, text_of(document) + "\n")
     return document
@@ -165,7 +164,7 @@ def measure(root: Path, settings: Settings, journal: Journal) -> dict[str, Any]:
 
 
 def setups_here(files: ModelFiles, left_out: Callable[[str], str]) -> tuple[list[Setup], dict[str, str]]:
-    """(what can run ``files`` here, CUDA graphs last; backend -> why it takes no part)."""
+    """(the setups that can run ``files`` on this machine, CUDA graphs last; backend -> why it takes no part)."""
     reasons = {name: left_out(name) or str(absence(Setup(name), files) or "") for name in table()}
     present = [row for row in table().values() if not reasons[row.name]]
     setups = [Setup(row.name) for row in present]
@@ -174,7 +173,7 @@ def setups_here(files: ModelFiles, left_out: Callable[[str], str]) -> tuple[list
 
 
 def both_sides(bundle: Bundle, folder: Path) -> dict[str, Bundle]:
-    """The bundle itself, and the same network folded if that is not, unfolded if it is."""
+    """The bundle, and its other side: unfolded if the bundle is folded, folded if it is not."""
     own, other = NETWORKS if bundle.manifest.fold.folded else NETWORKS[::-1]
     root, fold_bn = folder / other, other == "folded"
     there = os.path.lexists(root)
@@ -192,7 +191,7 @@ def kept_side(bundle: Bundle, root: Path, fold_bn: bool) -> Bundle:
 
 
 def other_side(bundle: Bundle, root: Path, *, fold_bn: bool) -> Bundle:
-    """The same weights exported anew, beside the bundle's own golden file, weights and card."""
+    """A bundle of the same weights, exported anew, with the golden file, weights and card of ``bundle``."""
     from edgekit.fold import fold
     from edgekit.graphs.write import export_onnx
     from edgekit.models.factory import build_module, load_weights
@@ -208,19 +207,19 @@ def other_side(bundle: Bundle, root: Path, *, fold_bn: bool) -> Bundle:
 
 
 def measure_side(bundle: Bundle, network: str, setups: Sequence[Setup], settings: Settings, journal: Journal) -> dict[str, Any]:
-    """Parity of every setup, each by itself; then the latency of those that ran at all."""
+    """Parity of every setup, each by itself; then the latency of the setups that ran."""
     from edgekit.onnx.read import NAMES, batch_norms, read_onnx
 
-    parity, ran = [], []
+    parity, able = [], []
     for setup in setups:
-        # what is timed with a graph must be right with one
+        # a setup that is timed with a CUDA graph must also be right with one
         report = journal.attempt(f"{network} {setup} parity", partial(verify, bundle.root, [setup]))
         if report is not None:
-            ran.append(setup)
+            able.append(setup)
             journal.keep(f"{network} {setup} parity", report)
             parity += [parity_row(row) for row in report.parities]
             journal.say(f"{network} {setup}: error {worst(parity[-1])}")
-    latency = list(timed(bundle, network, ran, settings.timing, journal))
+    latency = list(timed(bundle, network, able, settings.timing, journal))
     folding, files = bundle.manifest.fold, bundle.files()
     return {
         "onnx_sha256": files.onnx_sha256,
@@ -234,7 +233,7 @@ def measure_side(bundle: Bundle, network: str, setups: Sequence[Setup], settings
 
 
 def timed(bundle: Bundle, network: str, setups: Sequence[Setup], timing: Timing, journal: Journal) -> Iterator[LatencyReport]:
-    """Time setups of the same options in turns; what runs as a graph is another engine's use and has a measurement of its own."""
+    """Time setups of the same options in turns; CUDA graphs are measured separately, because they use the engine differently."""
     groups: dict[str, list[Setup]] = {}
     for setup in setups:
         groups.setdefault(" ".join((network, *setup.words()[1:])), []).append(setup)
@@ -249,7 +248,7 @@ def timed(bundle: Bundle, network: str, setups: Sequence[Setup], timing: Timing,
 def bench_those_that_can(
     bench: Callable[[Sequence[Setup], Timing], BenchReport], setups: Sequence[Setup], timing: Timing, name: str, journal: Journal
 ) -> BenchReport | None:
-    """Time all of them; where one fails it is found by a short measurement of each alone, and the others go on without it."""
+    """Time all setups together; if that fails, time each alone to find the failing ones, and time the others together."""
     together = Journal(journal.bundle)
     report = together.attempt(f"{name} latency", partial(bench, setups, timing))
     if report is not None:
@@ -257,7 +256,7 @@ def bench_those_that_can(
     short_timing = msgspec.structs.replace(timing, seconds=PROBE_SECONDS)
     probes = {setup: partial(bench, [setup], short_timing) for setup in setups}
     able = [setup for setup, probe in probes.items() if journal.attempt(f"{name} {setup.backend} latency", probe) is not None]
-    if len(able) == len(setups):  # each can alone
+    if len(able) == len(setups):  # each setup can run alone
         journal.failed |= together.failed
     if not able or len(able) == len(setups):
         return None
@@ -265,7 +264,7 @@ def bench_those_that_can(
 
 
 def ratios(sides: Mapping[str, Bundle], setups: Sequence[Setup], timing: Timing, journal: Journal) -> Iterator[dict[str, Any]]:
-    """The two sides in turns, inputs resident, for each setup that runs what the file holds."""
+    """Folded over unfolded, inputs resident, for each setup that runs the ONNX file."""
     for setup in setups:
         if setup.backend not in ORIGINAL:
             action = partial(ratios_of, sides, setup, timing, journal)
@@ -273,7 +272,7 @@ def ratios(sides: Mapping[str, Bundle], setups: Sequence[Setup], timing: Timing,
 
 
 def ratios_of(sides: Mapping[str, Bundle], setup: Setup, timing: Timing, journal: Journal) -> list[dict[str, Any]]:
-    """Both sides opened by the setup, and their ratio at each batch size."""
+    """Folded over unfolded of one setup, at each batch size."""
     taking = msgspec.structs.replace(setup, batches=timing.batches)
     with ExitStack() as stack:
         opened = {network: stack.enter_context(open_session(taking, bundle.files())) for network, bundle in sides.items()}
@@ -283,13 +282,13 @@ def ratios_of(sides: Mapping[str, Bundle], setup: Setup, timing: Timing, journal
 
 
 def ratio(opened: Mapping[str, Session], setup: Setup, batch: int, seconds: float) -> dict[str, Any]:
-    """Time of the folded network over that of the unfolded one: below 1 folding is worth it."""
+    """Time of the folded network over time of the unfolded network; below 1, folding is faster."""
     feed, on_gpu = sample_feed(opened["folded"].inputs, batch), row_of(setup.backend).on_gpu
     candidates = [
         Candidate(network, opened[network].bind(feed), dict(opened[network].facts), on_gpu, setup) for network in NETWORKS
     ]
     rows = interleave(candidates, batch, "device", seconds)
-    (comparison,) = speedups(rows)  # time of the first over that of the second
+    (comparison,) = speedups(rows)  # time of the first over time of the second
     blocks = {f"{row.backend}_blocks_ms": block_medians(row) for row in rows}
     noise = {row.backend: row.noise for row in rows if row.noise != "stable"}
     return {
@@ -312,9 +311,9 @@ def parity_row(report: ParityReport) -> dict[str, Any]:
 
 
 def latency_row(row: LatencyReport) -> dict[str, Any]:
-    """In ms; ``own_clock_ms`` is the median by the GPU's own clock, an upper bound where ``launch_bound``.
+    """A row of latencies in ms; ``own_clock_ms`` is the median by the GPU's own clock, an upper bound if ``launch_bound``.
 
-    A percentile is null where it takes more calls.
+    A percentile is null if there were too few calls for it.
     """
     return {
         "backend": name_of(row.setup),
@@ -343,7 +342,7 @@ def name_of(setup: Setup) -> str:
 
 
 def short(number: float) -> float:
-    """To five digits: what is noise need not be kept."""
+    """``number`` to five digits; further digits are noise."""
     return float(f"{number:.5g}")
 
 
@@ -352,12 +351,12 @@ def slug(text: str) -> str:
 
 
 def without_folders(sentence: str) -> str:
-    """Paths of this machine become names of files: the results are for others."""
+    """``sentence`` with paths of this machine shortened to file names, because others read the results."""
     return FOLDERS.sub("", sentence)
 
 
 def text_of(value: Any, indent: str = "") -> str:
-    """JSON with a line for each row of a table."""
+    """``value`` as JSON with one line for each row of a table."""
     deeper = indent + " "
     if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
         lines = [f"{deeper}{json.dumps(key)}: {text_of(item, deeper)}" for key, item in value.items()]
@@ -368,14 +367,14 @@ def text_of(value: Any, indent: str = "") -> str:
 
 
 def passed(document: Mapping[str, Any]) -> bool:
-    """Something was checked, every check holds, and nothing failed."""
+    """Whether anything was checked, every check passed, and nothing failed."""
     bundles = document["bundles"].values()
     checks = [row["passed"] for bundle in bundles for network in NETWORKS for row in bundle.get(network, {}).get("parity", [])]
     return bool(checks) and all(checks) and not any(bundle.get("failed") for bundle in bundles)
 
 
 def why_left_out(backend: str, *, on_cpu: bool, with_cpu: bool, only: Sequence[str]) -> str:
-    """What the command line leaves out; what is not here says so itself."""
+    """Why the command line leaves a backend out, or ""; an absent backend gives its own reason."""
     if only:
         return "" if backend in only else "left out by --backend"
     if not row_of(backend).on_gpu:
@@ -385,23 +384,29 @@ def why_left_out(backend: str, *, on_cpu: bool, with_cpu: bool, only: Sequence[s
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, action="append", help="this one instead of all in exported/; repeatable")
-    parser.add_argument("--backend", action="append", choices=tuple(table()), default=[], help="this alone; repeatable")
+    parser.add_argument("--bundle", type=Path, action="append", help="a bundle, instead of all in exported/; repeatable")
+    parser.add_argument("--backend", action="append", choices=tuple(table()), default=[], help="only this backend; repeatable")
     parser.add_argument("--batch", default="1,8,32,128", help="batch sizes")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of recorded calls for each backend, batch and boundary")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="duration of recorded calls for each backend, batch and boundary"
+    )
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further bundle is begun")
-    parser.add_argument("--results", type=Path, help="another file than benchmarks/results/<gpu>.json")
+    parser.add_argument("--results", type=Path, help="the result file, instead of benchmarks/results/<gpu>.json")
     parser.add_argument("--raw", type=Path, help="a folder for the full reports, with every call")
-    parser.add_argument("--sides", type=Path, help="a folder where the other sides stay, and are taken from the next time")
-    parser.add_argument("--with-cpu", action="store_true", help="the backends on the CPU as well")
-    parser.add_argument("--on-cpu", action="store_true", help="those on the CPU instead, to --results: a trial of this script")
+    parser.add_argument("--sides", type=Path, help="a folder that keeps the other sides, and from which they are taken again")
+    parser.add_argument("--with-cpu", action="store_true", help="also measure the backends on the CPU")
+    parser.add_argument(
+        "--on-cpu", action="store_true", help="measure only the backends on the CPU, into --results: a trial of this script"
+    )
     options = parser.parse_args(arguments)
     if options.on_cpu and options.results is None:
         parser.error("--on-cpu measures no GPU, so it needs --results FILE")
     on_gpu = [name for name in options.backend if row_of(name).on_gpu]
     if options.on_cpu and on_gpu:
         alone = " and ".join(name for name, row in table().items() if not row.on_gpu)
-        parser.error(f"--on-cpu runs {alone} alone, so --backend {on_gpu[0]} cannot go with it; leave one of them out")
+        parser.error(
+            f"--on-cpu runs {alone} alone, so --backend {on_gpu[0]} cannot go with it; leave out --on-cpu or that backend"
+        )
     try:
         options.batches = batch_sizes(options.batch)
     except UsageError as problem:
@@ -416,26 +421,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"the bundles need names of their own, not {', '.join(options.names) or 'none'}; make one with edgekit run")
     strange = [root for root in options.roots if not os.path.isfile(root / MANIFEST)]
     if strange:
-        parser.error(f"--bundle {strange[0]} is not a bundle, it has no {MANIFEST}; give a folder that edgekit export wrote")
+        parser.error(
+            f"--bundle {strange[0]} is not a bundle, because {MANIFEST} is missing; give a folder that edgekit export wrote"
+        )
     return options
 
 
 def check_is_report(results: Path) -> None:
-    """Raise OutputError where something else than an earlier report would be lost."""
-    if not os.path.isfile(results):  # what is no file is told by who writes it, and a pipe would never end
+    """Raise OutputError if ``results`` is a file other than an earlier report of this script."""
+    if not os.path.isfile(results):  # the writer reports other problems, and reading a pipe would never end
         return
     try:
         ours = "gpu_report" in json.loads(results.read_bytes())
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:
-        raise OutputError(f"cannot write {results}: it is there and no report of this script's", "choose another --results")
+        raise OutputError(f"cannot write {results}: the file is not a report of this script", "choose another --results")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     missing = None if options.on_cpu else cuda_absence()
-    if missing:  # its remedy is for commands that can do without a GPU
+    if missing:  # the absence's own remedy is for commands that can do without a GPU
         remedy = "see edgekit doctor, or try this script out with --on-cpu --results FILE"
         print(f"error: {missing.reason}; {remedy}", file=sys.stderr)
         return 2

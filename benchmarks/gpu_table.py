@@ -1,4 +1,4 @@
-"""The Markdown tables of ``benchmarks/gpu_report.py``'s result files, which ``docs/results.py`` puts into docs/results.md."""
+"""Markdown tables of the result files of ``benchmarks/gpu_report.py``; ``docs/results.py`` puts them into docs/results.md."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = ("folded", "unfolded")
-ORIGINAL = ("torch", "torch-cuda")  # they run the original module whatever the file holds, so they have no folded side
-NONE_YET = "No GPU's numbers are here yet; on a machine that has one, `python benchmarks/gpu_report.py` makes them."
+ORIGINAL = ("torch", "torch-cuda")  # these run the original module for every file, so they have no folded side
+NONE_YET = "No GPU has been measured yet; on a machine with a GPU, run `python benchmarks/gpu_report.py`."
 
 
 def summary(folder: Path = RESULTS) -> str:
-    """The table of each GPU that was measured, or how to measure one."""
+    """The table of each measured GPU, or a sentence that says how to measure."""
     documents = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     tables = [markdown(document) for document in documents if document.get("gpu_report") and document["gpu"]]
     return "\n\n".join(tables) or NONE_YET
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """A table: what the GPU is, a row for each bundle, backend and side, and what is not in the rows."""
+    """A table: the GPU, a row for each bundle, backend and side, and notes on skipped and failed measurements."""
     batches = document["batches"]
     return "\n".join(
         [
@@ -37,18 +37,18 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def what_it_is(document: Mapping[str, Any]) -> str:
-    """The machine and its tools, and how to read the rows."""
+    """The machine, its tools, and how to read the rows."""
     gpu, machine = document["gpu"], document["machine"]
-    where = f"{machine['cores']} core(s) of {machine['cpu']}"
+    hardware = f"{machine['cores']} core(s) of {machine['cpu']}"
     if gpu:
         facts = [f"compute capability {gpu['compute capability']}", f"CUDA {gpu['cuda driver']}"]
         facts += [f"driver {gpu['driver']}"] if gpu["driver"] else []
-        where = f"{gpu['gpu']} ({', '.join(facts)}) beside {where}"
+        hardware = f"{gpu['gpu']} ({', '.join(facts)}) beside {hardware}"
     tools = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     return (
-        f"**{where}**; {tools}. Medians in ms, device / end-to-end, in brackets by the GPU's own clock (≤: at most, it "
-        "waited for the host to queue the calls); ~: noisy, the file says why. Error: of the scale, against float64. "
-        "Folded/unfolded: device times measured in turns, for each batch; -: the two cannot be told apart (1 is in the 95 % "
+        f"**{hardware}**; {tools}. Medians in ms: device / end-to-end, in brackets by the GPU's own clock (≤: an upper bound, "
+        "because the GPU waited for the host to queue the calls); ~: noisy, the result file says why. Error: of the scale, "
+        "against float64. Folded/unfolded: device times measured in turns, for each batch; -: no difference (1 is in the 95 % "
         "interval)."
     )
 
@@ -68,19 +68,19 @@ def table_rows(name: str, bundle: Mapping[str, Any], batches: Sequence[int]) -> 
 
 
 def norms(network: str, side: Mapping[str, Any]) -> str:
-    """How many of a side's batch norms are folded."""
+    """The number of folded batch norms of a side, in words."""
     total = side["norms_folded"] + side["norms_kept"]
     return f"{side['norms_folded']} of {total} folded" if network == "folded" else "unfolded"
 
 
 def worst(row: Mapping[str, Any]) -> str:
-    """The largest error of the outputs, or what is wrong with one that has none."""
+    """The largest error of the outputs, or the problem of an output without an error."""
     output = max(row["outputs"], key=lambda diff: diff["normalised"])
     return f"{'' if row['passed'] else '**FAIL** '}{output['problem'] or format(output['normalised'], '.1e')}"
 
 
 def time_cell(rows: Sequence[Mapping[str, Any]], backend: str, batch: int) -> str:
-    """The medians of a backend at a batch size; empty where it was not timed."""
+    """The medians of a backend at a batch size; empty if the backend was not timed."""
     timed = {row["boundary"]: row for row in rows if row["backend"] == backend and row["batch"] == batch}
     if not timed:
         return ""
@@ -105,7 +105,7 @@ def ms(value: float) -> str:
 
 
 def beside_the_rows(bundles: Mapping[str, Any]) -> Iterator[str]:
-    """What is not measured, once for each reason; what failed, each by itself."""
+    """A line for each reason why something was not measured, and a line for each failure."""
     reasons: dict[str, list[str]] = {}
     for name, bundle in bundles.items():
         if "not_measured" in bundle:
@@ -115,5 +115,5 @@ def beside_the_rows(bundles: Mapping[str, Any]) -> Iterator[str]:
     for reason, names in reasons.items():
         yield f"Not measured: {', '.join(dict.fromkeys(names))}: {reason}."
     for name, bundle in bundles.items():
-        for what, sentence in bundle.get("failed", {}).items():
-            yield f"**Failed**: {name}, {what}: {sentence}."
+        for step, sentence in bundle.get("failed", {}).items():
+            yield f"**Failed**: {name}, {step}: {sentence}."

@@ -4,11 +4,11 @@
     python benchmarks/house.py --root DIR     # the tree of another checkout, an older one for example
     python benchmarks/house.py --json         # the same figures for a program
 
-It parses files and imports none of them, so that it also measures a tree whose packages are not installed.
+The script parses files and imports none of them, so it also measures a tree whose packages are not installed.
 
 An import counts wherever it stands: at the top, in a function, under ``TYPE_CHECKING``. ``from edgekit.a import b`` is an import
-of ``edgekit.a.b`` where that is a module, otherwise of ``edgekit.a``. What does not count: that Python runs the ``__init__`` of
-the packages around an imported module, and what is imported by a name in a string.
+of ``edgekit.a.b`` if that is a module, otherwise of ``edgekit.a``. Two kinds do not count: the ``__init__`` files that Python
+runs around an imported module, and imports by a name in a string.
 
 A room is a folder directly under ``edgekit/`` or a module directly in it. ``edgekit/__init__.py`` and ``edgekit/__main__.py`` are
 neither rooms nor flat modules, because a package has to have them there.
@@ -32,7 +32,7 @@ from typing import NamedTuple, TypeAlias
 ROOT = Path(__file__).parent.parent
 PACKAGE = "edgekit"
 FRAME = ("__init__.py", "__main__.py")
-MANY_PARAMETERS = ("cli.py", "cli/app.py", "models/batchnorm.py")  # there, words of the command line and tensors of a formula
+MANY_PARAMETERS = ("cli.py", "cli/app.py", "models/batchnorm.py")  # parameters: words of the command line, tensors of a formula
 LONGEST_SHOWN = 10
 WIDTH = 130
 
@@ -43,7 +43,7 @@ Component: TypeAlias = tuple[str, ...]
 
 
 class Figure(NamedTuple):
-    """One number of the house, what it should be at the most, and where it comes from."""
+    """One number of the house, its largest allowed value, and the places that it comes from."""
 
     name: str
     value: int
@@ -58,7 +58,7 @@ class Figure(NamedTuple):
 
 
 class Module(NamedTuple):
-    """One source file: its dotted name, its path below the package, how many lines it has, and its syntax tree."""
+    """One source file: its dotted name, its path below the package, its number of lines, and its syntax tree."""
 
     name: str
     path: str
@@ -72,7 +72,7 @@ class Module(NamedTuple):
 
 
 class Function(NamedTuple):
-    """A function or method: where it stands, how long it is, and how many parameters it names."""
+    """A function or method: its place, its number of lines, and its number of named parameters."""
 
     where: str
     lines: int
@@ -88,7 +88,7 @@ class Arrow(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """Rooms at one height; where they are ``apart``, they may not import each other."""
+    """Rooms at one height; rooms that are ``apart`` may not import each other."""
 
     rooms: Set[str]
     apart: bool
@@ -107,7 +107,7 @@ def modules_of(root: Path) -> dict[str, Module]:
 
 
 def functions_of(module: Module) -> Iterator[Function]:
-    """Every function of a module, methods and functions within functions included; a decorator does not lengthen one."""
+    """Every function of a module, including methods and nested functions; decorators do not count as lines."""
     waiting: list[tuple[ast.AST, str]] = [(module.tree, "")]
     while waiting:
         node, scope = waiting.pop()
@@ -120,14 +120,14 @@ def functions_of(module: Module) -> Iterator[Function]:
 
 
 def count_parameters(node: FunctionNode) -> int:
-    """How many parameters a function names: ``self``, ``cls``, ``*args`` and ``**kwargs`` do not count."""
+    """The number of parameters of a function, without ``self``, ``cls``, ``*args`` and ``**kwargs``."""
     positional = [*node.args.posonlyargs, *node.args.args]
     is_bound = bool(positional) and positional[0].arg in ("self", "cls")
     return len(positional) + len(node.args.kwonlyargs) - is_bound
 
 
 def public_names(module: Module) -> set[str]:
-    """Public functions and classes that a module defines at its top level, under ``if``, ``try`` and ``with`` too."""
+    """Public functions and classes at the top level of a module, including those under ``if``, ``try`` and ``with``."""
     names = set()
     waiting: list[ast.AST] = [module.tree]
     while waiting:
@@ -140,7 +140,7 @@ def public_names(module: Module) -> set[str]:
 
 
 def arrows_of(module: Module, modules: Mapping[str, Module]) -> Iterator[Arrow]:
-    """What a module imports of the package, other than itself."""
+    """The imports of other modules of the package by ``module``."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             for name in imported_names(node, module.package):
@@ -150,7 +150,7 @@ def arrows_of(module: Module, modules: Mapping[str, Module]) -> Iterator[Arrow]:
 
 
 def imported_names(node: ast.Import | ast.ImportFrom, package: str) -> list[str]:
-    """The dotted names in an import statement that stands in ``package``: of modules, or of what is in them."""
+    """The dotted names in an import statement of ``package``: names of modules, or of things inside modules."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     parts = package.split(".")
@@ -159,7 +159,7 @@ def imported_names(node: ast.Import | ast.ImportFrom, package: str) -> list[str]
 
 
 def nearest_module(name: str, modules: Mapping[str, Module]) -> str | None:
-    """The module that a dotted name is, or is in; None where it belongs to another package."""
+    """The module that a dotted name is or lies in; None for another package."""
     while name and name not in modules:
         name = name.rpartition(".")[0]
     return name or None
@@ -171,7 +171,7 @@ def room_of(module: Module) -> str | None:
 
 
 def graph_of(pairs: Iterable[tuple[str, str]], nodes: Iterable[str]) -> Graph:
-    """Each node, and the nodes it points to."""
+    """Node -> the nodes that it points to."""
     graph: dict[str, set[str]] = {node: set() for node in nodes}
     for start, end in pairs:
         graph[start].add(end)
@@ -179,7 +179,7 @@ def graph_of(pairs: Iterable[tuple[str, str]], nodes: Iterable[str]) -> Graph:
 
 
 def components_of(graph: Graph) -> list[Component]:
-    """The strongly connected components by Tarjan's algorithm: each stands behind all that it points to."""
+    """The strongly connected components by Tarjan's algorithm; each comes after all components that it points to."""
     order: dict[str, int] = {}
     lowest: dict[str, int] = {}
     stack: list[str] = []
@@ -220,29 +220,29 @@ def longest_chain(graph: Graph) -> list[Component]:
 
 
 def count_nodes(chain: Sequence[Component]) -> int:
-    """How many nodes the components of a chain have together."""
+    """The number of nodes in all components of a chain."""
     return sum(map(len, chain))
 
 
 def shortest_cycle(graph: Graph, component: Component) -> list[str]:
-    """The shortest way from the first node of a component back to it; the node stands at both ends."""
+    """The shortest path from the first node of a component back to that node, which stands at both ends."""
     start = component[0]
-    waiting, seen = deque([[start]]), {start}
+    waiting, visited = deque([[start]]), {start}
     while waiting:
         path = waiting.popleft()
         for target in sorted(graph[path[-1]] & set(component)):
             if target == start:
                 return [*path, start]
-            if target not in seen:
-                seen.add(target)
+            if target not in visited:
+                visited.add(target)
                 waiting.append([*path, target])
     return []
 
 
 def floors_of(root: Path) -> list[Floor]:
-    """The order of rooms from the top to the ground, as import-linter's contract in pyproject.toml gives it.
+    """The order of rooms from the top to the ground, from import-linter's contract in pyproject.toml.
 
-    Empty where there is no such contract, and on Python 3.10, whose standard library does not read TOML.
+    Empty without such a contract, and on Python 3.10, whose standard library does not read TOML.
     """
     path = root / "pyproject.toml"
     if sys.version_info < (3, 11) or not path.is_file():
@@ -258,7 +258,7 @@ def floors_of(root: Path) -> list[Floor]:
 
 
 def measure_sizes(modules: Mapping[str, Module]) -> Iterator[Figure]:
-    """How many modules are flat in the package, and how long the functions and files are."""
+    """The number of modules flat in the package, and the lengths of functions and files."""
     flat = [module.path for module in modules.values() if "/" not in module.path and module.path not in FRAME]
     yield Figure(f"modules flat in {PACKAGE}/", len(flat), 12, flat, separator=", ")
     functions = sorted((each for module in modules.values() for each in functions_of(module)), key=lambda each: -each.lines)
@@ -269,7 +269,7 @@ def measure_sizes(modules: Mapping[str, Module]) -> Iterator[Figure]:
 
 
 def measure_parameters(modules: Mapping[str, Module], goal: int = 6) -> Figure:
-    """How long the largest parameter list is; the largest is named, and all above the goal."""
+    """The length of the largest parameter list; names that list, and every list above the goal."""
     judged = [module for module in modules.values() if module.path not in MANY_PARAMETERS]
     functions = sorted((each for module in judged for each in functions_of(module)), key=lambda each: -each.parameters)
     named = functions[:1] + [each for each in functions[1:] if each.parameters > goal]
@@ -278,7 +278,7 @@ def measure_parameters(modules: Mapping[str, Module], goal: int = 6) -> Figure:
 
 
 def measure_names(modules: Mapping[str, Module]) -> Figure:
-    """Which public functions and classes bear a name that another module defines too."""
+    """Public functions and classes whose name another module defines too."""
     homes = defaultdict(list)
     for module in modules.values():
         for name in public_names(module):
@@ -288,7 +288,7 @@ def measure_names(modules: Mapping[str, Module]) -> Figure:
 
 
 def measure_imports(modules: Mapping[str, Module], floors: Sequence[Floor]) -> Iterator[Figure]:
-    """How deep imports go, from module to module and from room to room, and which rooms import each other in a cycle."""
+    """The depth of imports, between modules and between rooms, and the rooms that import each other in a cycle."""
     arrows = sorted(arrow for module in modules.values() for arrow in arrows_of(module, modules))
     chain = longest_chain(graph_of([(arrow.importer, arrow.imported) for arrow in arrows], modules))
     words = [shown(component).replace(f"{PACKAGE}.", "") for component in chain]
@@ -310,8 +310,8 @@ def measure_imports(modules: Mapping[str, Module], floors: Sequence[Floor]) -> I
     if floors:
         yield from measure_order(between, floors)
         ordered = {room for floor in floors for room in floor.rooms}
-        left_out = sorted(set(rooms) - ordered)
-        yield Figure("rooms that the order leaves out", len(left_out), 0, left_out, separator=", ")
+        unordered = sorted(set(rooms) - ordered)
+        yield Figure("rooms that the order leaves out", len(unordered), 0, unordered, separator=", ")
 
 
 def shown(component: Component) -> str:
@@ -320,7 +320,7 @@ def shown(component: Component) -> str:
 
 
 def measure_order(between: Mapping[tuple[str, str], str], floors: Sequence[Floor]) -> Iterator[Figure]:
-    """Which arrows run up, or between rooms of one floor that are to be apart."""
+    """The arrows that run up, or between rooms of one floor that must be apart."""
     height = {room: -number for number, floor in enumerate(floors) for room in floor.rooms}
     apart = {room for floor in floors if floor.apart for room in floor.rooms}
     placed = [(start, end) for start, end in between if start in height and end in height]
@@ -340,7 +340,7 @@ def measure(root: Path) -> list[Figure]:
 
 
 def table(figures: Iterable[Figure]) -> Iterator[str]:
-    """Lines of text: a figure and its goal, and below it where it comes from."""
+    """Lines of text: each figure with its goal, and below it the places that it comes from."""
     for figure in figures:
         goal = "" if figure.goal is None else f"   goal <= {figure.goal}: {'met' if figure.value <= figure.goal else 'NOT MET'}"
         yield f"{figure.name:<50}{figure.value:>5}{goal}"
@@ -365,7 +365,7 @@ def main() -> None:
         text = "\n".join(table(figures))
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # as behind ``| head``; Python would complain once more when it closes stdout
+    except BrokenPipeError:  # as behind ``| head``; otherwise Python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

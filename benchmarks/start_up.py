@@ -1,8 +1,8 @@
-"""How long ``edgekit --help`` takes, beside an interpreter that does nothing; interleaved, best of many.
+"""Time ``edgekit --help`` and an interpreter that does nothing, in turns; the best and the median of many runs.
 
     python benchmarks/start_up.py
 
-Writes ``benchmarks/results/start_up.json``.
+The script writes ``benchmarks/results/start_up.json``.
 """
 
 from __future__ import annotations

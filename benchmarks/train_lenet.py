@@ -1,12 +1,12 @@
-"""One LeNet epoch: edgekit's loop against the tutorial's, interleaved.
+"""Time one LeNet epoch of edgekit's loop and of the tutorial's loop, in turns.
 
     python benchmarks/train_lenet.py --rounds 3
 
 The tutorial's loop is a DataLoader with two workers, ToTensor for every sample, default Adam, batch 256. An epoch is the
-60,000 training pictures and the accuracy on the 10,000 test pictures, on all sides. Every side lives in a process of its
-own, because edgekit changes how its process keeps memory, and the processes take turns: each round runs every side once,
+60,000 training pictures and the accuracy on the 10,000 test pictures, for every side. Every side runs in a process of its
+own, because edgekit changes how its process keeps memory. The processes take turns: each round runs every side once,
 and the best epoch of each side counts. ``lenet-scratch`` runs edgekit's loop on the hand-written batch norm; its peak
-memory is read after every epoch. Writes ``benchmarks/results/train_lenet.json``.
+memory is read after every epoch. The script writes ``benchmarks/results/train_lenet.json``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BATCH = 256
 
 
 class Tutorial:
-    """The loop that the tutorials teach."""
+    """The training loop of the tutorials."""
 
     def __init__(self, root: Path) -> None:
         to_tensor = transforms.ToTensor()
@@ -72,7 +72,7 @@ class Tutorial:
 
 
 class Ours:
-    """What ``edgekit train`` runs for a recipe."""
+    """The training loop of ``edgekit train`` for a recipe."""
 
     def __init__(self, name: str) -> None:
         reuse_memory()
@@ -100,18 +100,18 @@ def torchvision_root(folder: Path) -> Path:
 
 
 def serve(name: str, root: Path) -> None:
-    """For every line on stdin an epoch, answered on stdout by its seconds and the process's peak MiB."""
+    """Run an epoch for every line on stdin; print the epoch's seconds and the process's peak MiB."""
     side = Tutorial(root) if name == "tutorial" else Ours(name)
     print("ready", flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         side.epoch()
-        taken = time.perf_counter() - started
-        print(f"{taken:.3f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}", flush=True)
+        elapsed = time.perf_counter() - started
+        print(f"{elapsed:.3f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}", flush=True)
 
 
 def pipes(side: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    """What a side reads and what it writes."""
+    """The stdin and the stdout of a side."""
     assert side.stdin is not None
     assert side.stdout is not None
     return side.stdin, side.stdout
@@ -141,10 +141,10 @@ def main() -> None:
                 to_side, from_side = pipes(side)
                 to_side.write("epoch\n")
                 to_side.flush()
-                taken, peak = from_side.readline().split()
-                seconds[name].append(float(taken))
+                elapsed, peak = from_side.readline().split()
+                seconds[name].append(float(elapsed))
                 peaks[name].append(int(peak))
-                print(f"{name}: {taken} s, peak {peak} MiB", flush=True)
+                print(f"{name}: {elapsed} s, peak {peak} MiB", flush=True)
     best = {name: min(values) for name, values in seconds.items()}
     result = {
         "seconds": seconds,

@@ -1,7 +1,7 @@
-"""Write a page for each command into ``docs/commands``: what ``--help`` prints.
+"""Write a page for each command into ``docs/commands``, with the text of ``--help``.
 
-python docs/command_pages.py           writes them
-python docs/command_pages.py --check   exits with 1 when one is not up to date
+python docs/command_pages.py           writes the pages
+python docs/command_pages.py --check   exits with 1 if a page is not up to date
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from edgekit.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "commands"
-COLUMNS = "88"  # what a page of the theme shows without scrolling
+COLUMNS = "88"  # the width that a page of the theme shows without scrolling
 INDEX = """\
 # Commands
 
-Every command takes `--json` (one document on stdout, nothing else there) and has an example under `--help`. Without `--json`,
-tables go to stdout; progress and errors always go to stderr. `edgekit --install-completion` sets up tab completion. Exit codes:
+Every command takes `--json` (stdout then holds one document and nothing else) and has an example under `--help`. Without
+`--json`, tables go to stdout; progress and errors always go to stderr. `edgekit --install-completion` sets up tab completion.
+Exit codes:
 
 | code | meaning |
 |---|---|
@@ -37,7 +38,7 @@ tables go to stdout; progress and errors always go to stderr. `edgekit --install
 cuda-graph"`, so that one command compares several ways to run a bundle. Every row of a report bears its setup. The backends are
 `torch`, `torch-cuda`, `ort-cpu`, `ort-cuda`, `ort-tensorrt` and `tensorrt`; another package can [add one](../backend.md).
 
-`edgekit run` takes up an interrupted training of the same recipe by itself; `edgekit train` asks for `--resume` or `--restart`.
+`edgekit run` resumes an interrupted training of the same recipe by itself; `edgekit train` needs `--resume` or `--restart`.
 
 | command | what it does |
 |---|---|
@@ -45,12 +46,12 @@ cuda-graph"`, so that one command compares several ways to run a bundle. Every r
 
 
 def commands() -> dict[str, str]:
-    """What every command does, by its words: ``verify``, ``data fetch``."""
+    """Command (``verify``, ``data fetch``) -> its summary."""
     return dict(_below(get_command(app), ()))
 
 
 def pages() -> dict[str, str]:
-    """What every file of the folder should hold."""
+    """File name -> the text that the file in the folder should have."""
     every = commands()
     rows = [f"| [`edgekit {name}`]({file_of(name)}) | {about} |" for name, about in every.items()]
     tree = ["```{toctree}", ":hidden:", "", *(file_of(name).removesuffix(".md") for name in every), "```"]
@@ -59,17 +60,17 @@ def pages() -> dict[str, str]:
 
 
 def file_of(name: str) -> str:
-    """The file of a command's page."""
+    """The file name of a command's page."""
     return f"{name.replace(' ', '-')}.md"
 
 
 def page(name: str) -> str:
-    """One command, in the words of its ``--help``."""
+    """The page of a command: the text of its ``--help``."""
     return f"# edgekit {name}\n\n```text\n$ edgekit {name} --help\n{printed(name)}\n```\n"
 
 
 def printed(name: str) -> str:
-    """What ``edgekit NAME --help`` prints in a terminal of 88 columns, without colours."""
+    """The output of ``edgekit NAME --help`` in a terminal of 88 columns, without colours."""
     colours = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "_TYPER_FORCE_DISABLE_TERMINAL")
     environment = {key: value for key, value in os.environ.items() if key not in colours}
     environment |= {"COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
@@ -89,16 +90,18 @@ def _below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write the pages, or hold them against the commands."""
-    wanted = pages()
+    """Write the pages, or check them."""
+    texts = pages()
     present = {path.name: path.read_text(encoding="utf-8") for path in PAGES.glob("*.md")}
     if sys.argv[1:] == ["--check"]:
-        stale = sorted(name for name in wanted.keys() | present.keys() if wanted.get(name) != present.get(name))
-        sys.exit(f"docs/commands: {', '.join(stale)} not as --help has it; run python docs/command_pages.py" if stale else 0)
+        stale = sorted(name for name in texts.keys() | present.keys() if texts.get(name) != present.get(name))
+        sys.exit(
+            f"docs/commands: {', '.join(stale)} not up to date with --help; run python docs/command_pages.py" if stale else 0
+        )
     PAGES.mkdir(exist_ok=True)
-    for name in present.keys() - wanted.keys():
+    for name in present.keys() - texts.keys():
         (PAGES / name).unlink()
-    for name, text in wanted.items():
+    for name, text in texts.items():
         (PAGES / name).write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: python -m sphinx -W -b html docs build/docs."""
+"""Configuration of Sphinx for these pages; build them with ``python -m sphinx -W -b html docs build/docs``."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CONSTRAINED = re.compile(r"~?(?:typing\.)?Annotated\[(.+?), ~?msgspec\.Meta\([^)
 
 
 def setup(app: Any) -> None:
-    """Called by Sphinx."""
+    """Register the functions below; Sphinx calls this."""
     app.connect("autodoc-process-signature", plain_signature)
     app.connect("autodoc-skip-member", without_field_numbers)
 
 
 def plain_signature(*event: Any) -> tuple[str, str] | None:
-    """Types without their bounds: the bounds stand in the docstrings, and ``<factory>`` can be read by nobody."""
+    """A signature with types but without their bounds (docstrings have them) and without ``<factory>``."""
     signature, returns = event[-2:]
     if not signature:
         return None
@@ -37,6 +37,6 @@ def plain_signature(*event: Any) -> tuple[str, str] | None:
 
 
 def without_field_numbers(*event: Any) -> bool | None:
-    """Leave out the fields of a named tuple, of which Python says no more than their numbers."""
+    """Leave out the fields of named tuples, for which Python has numbers and no descriptions."""
     text = getattr(event[3], "__doc__", None) or ""
     return True if text.startswith("Alias for field number") else None

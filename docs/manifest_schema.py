@@ -1,7 +1,7 @@
 """Write ``docs/manifest.schema.json``, the JSON schema of a bundle's manifest, from the structs.
 
-python docs/manifest_schema.py           writes it
-python docs/manifest_schema.py --check   exits with 1 when it is not up to date
+python docs/manifest_schema.py           writes the schema
+python docs/manifest_schema.py --check   exits with 1 if the schema is not up to date
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ PUBLISHED = Path(__file__).parent / "manifest.schema.json"
 
 
 def main() -> None:
-    """Write the file, or hold it against the structs."""
+    """Write the schema, or check it against the structs."""
     if sys.argv[1:] != ["--check"]:
         PUBLISHED.write_bytes(json_schema())
     elif not PUBLISHED.is_file() or PUBLISHED.read_bytes() != json_schema():
-        sys.exit(f"{PUBLISHED.name} is not what the structs say; run python docs/manifest_schema.py")
+        sys.exit(f"{PUBLISHED.name} is not up to date with the structs; run python docs/manifest_schema.py")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Write the tables of ``docs/recipes.md``: every key of a recipe, its type, bounds and default, from the structs.
 
 python docs/recipe_keys.py           rewrites the part between the markers
-python docs/recipe_keys.py --check   exits with 1 when it is not up to date
+python docs/recipe_keys.py --check   exits with 1 if that part is not up to date
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ PAGE = Path(__file__).parent / "recipes.md"
 MARKERS = re.compile(r"(<!-- keys -->\n).*?(<!-- /keys -->)", re.DOTALL)
 MEANINGS = {
     "name": "names the folders under `runs/` and `exported/`: letters, digits, `.`, `-` and `_`",
-    "data.dataset": "which pictures",
+    "data.dataset": "the source of pictures",
     "data.path": "the folder of an `image-folder`, relative to the recipe",
-    "data.resize": "one side, or `[height, width]`; an `image-folder` needs it",
+    "data.resize": "the side of a square in pixels, or `[height, width]`; required for an `image-folder`",
     "data.color": "`grey` for `fashion-mnist` and `rgb` for an `image-folder` if left out",
-    "data.mean": "one number a channel, of pixels from 0 to 1; measured on the training pictures if left out; goes with `std`",
-    "data.std": "one number a channel; goes with `mean`",
+    "data.mean": "one number per channel, for pixels from 0 to 1; measured on the training pictures if left out; needs `std`",
+    "data.std": "one number per channel; needs `mean`",
     "data.test_fraction": "the share set aside for the test, where an `image-folder` has no `train/` and `test/`",
     "data.white": "the brightest value of pictures with more than 8 bits a pixel, like 4095 for 12 bits in 16; without it, what "
     "their type can hold",
     "data.skip_bad": "go on without pictures that cannot be decoded; without it all of them are named and nothing is trained",
     "model.name": "a shipped model (`edgekit models`) or an import path `package.module:factory`",
     "model.args": "the factory's arguments, as a table `[model.args]`",
-    "train.epochs": "how often every picture is seen",
-    "train.batch_size": "pictures a step",
+    "train.epochs": "the number of passes over the training pictures",
+    "train.batch_size": "pictures per step",
     "train.optimizer": "AdamW, or SGD with Nesterov momentum 0.9",
-    "train.learning_rate": "the schedule's highest",
+    "train.learning_rate": "the highest learning rate of the schedule",
     "train.weight_decay": "how strongly weights are pulled to zero",
     "train.schedule": "one cycle up and down, or the same rate throughout",
     "train.label_smoothing": "the share of a label's weight that is spread over all classes",
     "train.flip": "mirror half of the training pictures",
-    "train.precision": "what forward and backward passes compute in; weights stay float32",
+    "train.precision": "the dtype of forward and backward passes; weights stay float32",
     "train.channels_last": "lay pictures out as N x H x W x C in memory; faster for larger networks",
-    "train.seed": "of the weights, the order of pictures, and flips",
-    "train.min_accuracy": "below it on the test set the command fails with exit code 1",
+    "train.seed": "the seed of the weights, of the order of pictures, and of flips",
+    "train.min_accuracy": "the least accuracy on the test set; below it the command fails with exit code 1",
     "train.min_balanced_accuracy": "the same, for the mean of the accuracies of the classes",
     "export.fold_bn": "fold batch norm into the layers around it",
     "export.opset": "the ONNX opset of the file",
-    "export.golden": "how many test pictures are recorded with their reference outputs",
+    "export.golden": "the number of test pictures recorded with their reference outputs",
     "verify.atol": "absolute tolerance: an output passes when max\\|y - r\\| <= atol + rtol max\\|r\\|",
     "verify.rtol": "tolerance relative to the reference's scale",
-    "verify.top1": "the least share of samples whose largest value is in the reference's place",
+    "verify.top1": "the least share of samples whose largest value is at the same place as the reference's",
     "bench.batch": "batch sizes",
     "bench.threads": "threads of each backend; all cores if left out",
     "bench.seconds": "recorded time for each backend, batch and boundary",
-    "bench.budget_ms": "above it, the end-to-end median of the first batch fails the command with exit code 1",
+    "bench.budget_ms": "the largest end-to-end median of the first batch size in ms; above it the command fails with exit code 1",
 }
 
 
 def keys() -> dict[str, types.Field]:
-    """Every key of a recipe by its dotted name."""
+    """Dotted name -> field, for every key of a recipe."""
     return dict(_below(Recipe, ""))
 
 
 def tables() -> str:
-    """What stands between the markers."""
+    """The text between the markers."""
     sections: dict[str, list[str]] = {}
     for name, field in keys().items():
         table, _, key = name.rpartition(".")
@@ -79,7 +79,7 @@ def tables() -> str:
             title,
             "",
             *([about, ""] if about else []),
-            "| key | type | default | what it says |",
+            "| key | type | default | meaning |",
             "|---|---|---|---|",
             *rows,
             "",
@@ -138,12 +138,12 @@ def _default(field: types.Field) -> str:
 
 
 def main() -> None:
-    """Write the tables, or hold them against the structs."""
+    """Write the tables, or check them against the structs."""
     text = PAGE.read_text(encoding="utf-8")
-    wanted = MARKERS.sub(lambda match: match.group(1) + tables() + match.group(2), text)
+    updated = MARKERS.sub(lambda match: match.group(1) + tables() + match.group(2), text)
     if sys.argv[1:] == ["--check"]:
-        sys.exit(0 if wanted == text else "docs/recipes.md has not the keys of the structs; run python docs/recipe_keys.py")
-    PAGE.write_text(wanted, encoding="utf-8")
+        sys.exit(0 if updated == text else "docs/recipes.md is not up to date with the structs; run python docs/recipe_keys.py")
+    PAGE.write_text(updated, encoding="utf-8")
 
 
 if __name__ == "__main__":

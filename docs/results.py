@@ -1,7 +1,7 @@
 """Write the numbers of ``docs/results.md`` from the files in ``benchmarks/results``, so that none is typed by hand.
 
 python docs/results.py           rewrites the part between the markers
-python docs/results.py --check   exits with 1 when it is not up to date
+python docs/results.py --check   exits with 1 if that part is not up to date
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARKERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
 
 
 def read(name: str) -> dict[str, Any]:
-    """A result file's document."""
+    """The document in a result file."""
     document: dict[str, Any] = json.loads((RESULTS / name).read_text())
     return document
 
@@ -42,7 +42,7 @@ def accuracy_table() -> list[str]:
 
 
 def numbers() -> str:
-    """Everything between the markers."""
+    """The text between the markers."""
     lenet, start = read("train_lenet.json"), read("start_up.json")
     machine = lenet["machine"]
     peaks = lenet["peak_mib_after_each_epoch"]["lenet-scratch"]
@@ -62,8 +62,8 @@ def numbers() -> str:
         "",
         "## What each tool leaves of batch norm",
         "",
-        "In a zoo of models with random weights, all four tensors of each norm randomised. `benchmarks/fold_zoo.py` says what is",
-        "counted.",
+        "In a zoo of models with random weights, all four tensors of each norm randomised. `benchmarks/fold_zoo.py` defines what",
+        "is counted.",
         "",
         fold_zoo.summary(),
         "",
@@ -76,14 +76,16 @@ def numbers() -> str:
 
 
 def main() -> None:
-    """Write the page, or hold it against the result files."""
+    """Write the page, or check it against the result files."""
     text = PAGE.read_text(encoding="utf-8")
     if not MARKERS.search(text):
-        sys.exit(f"{PAGE} has no <!-- numbers --> ... <!-- /numbers --> part; put it in")
-    wanted = MARKERS.sub(lambda match: match.group(1) + numbers() + match.group(2), text)
+        sys.exit(f"{PAGE} has no <!-- numbers --> ... <!-- /numbers --> part; add these two markers")
+    updated = MARKERS.sub(lambda match: match.group(1) + numbers() + match.group(2), text)
     if "--check" in sys.argv:
-        sys.exit(0 if wanted == text else "docs/results.md has not the numbers of benchmarks/results; run python docs/results.py")
-    PAGE.write_text(wanted, encoding="utf-8")
+        sys.exit(
+            0 if updated == text else "docs/results.md is not up to date with benchmarks/results; run python docs/results.py"
+        )
+    PAGE.write_text(updated, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run the tour and write what it prints between the markers of ``docs/tour.md``, so that the tour shown is one that was run.
+"""Run the commands of the tour and write their output between the markers of ``docs/tour.md``.
 
 python docs/tour.py        after edgekit run recipes/lenet.toml
 """
@@ -27,33 +27,33 @@ STEPS = (
         "nothing has changed:",
         "run recipes/lenet.toml",
     ),
-    ("Every backend on this machine is held against the recorded float64 outputs:", "verify exported/lenet"),
+    ("Every backend on this machine is compared with the recorded float64 outputs:", "verify exported/lenet"),
     (
-        "Latency. Backends take turns, so that a drift of the machine hits all alike:",
+        "Latency. Backends take turns, so that a drift of the machine affects all of them alike:",
         "bench exported/lenet --batch 1,32 --seconds 0.5",
     ),
     (
-        "Pictures of any size go through the bundle's own preprocessing. This saves its first golden input as one:\n\n"
+        "Pictures of any size go through the bundle's own preprocessing. This saves the first golden input as a picture:\n\n"
         f'```sh\npython -c "\n{BOOT}"\n```',
         "predict exported/lenet boot.png",
     ),
-    ("What is in the file, and that no batch norm is left:", "inspect exported/lenet"),
+    ("The layers in the file; no batch norm is left:", "inspect exported/lenet"),
     (
         "A model from elsewhere (here with random weights; `--weights` takes yours):",
         "export torchvision.models:mobilenet_v3_small --input-shape 1x3x224x224 --output {scratch}/mobilenet",
     ),
     (
-        "A TensorRT engine (`pip install -e '.[rtx]'` first). The ONNX file decides the precision; the report says whether it "
-        "was read off the built engine, which takes a GPU:",
+        "A TensorRT engine (`pip install -e '.[rtx]'` first). The ONNX file decides the precision; the report says whether the "
+        "precision was read off the built engine, which needs a GPU:",
         "build exported/lenet --output {scratch}/lenet.plan",
     ),
-    ("And what works on this machine:", "doctor"),
+    ("The packages and backends that work on this machine:", "doctor"),
 )
 SHOWN_LINES = 30
 
 
 def shown(arguments: str, scratch: Path) -> str:
-    """A command and what it prints, shortened where that is long."""
+    """A command and its output, shortened if the output is long."""
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
     command = [sys.executable, "-m", "edgekit", *arguments.format(scratch=scratch).split()]
     done = subprocess.run(
@@ -66,7 +66,7 @@ def shown(arguments: str, scratch: Path) -> str:
 
 
 def main() -> None:
-    """Run every step in a folder of its own and write the page."""
+    """Run every command in a temporary folder and write the page."""
     parts: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

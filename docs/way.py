@@ -1,7 +1,7 @@
 """Draw ``docs/way.svg``, the way from a recipe to a bundle, with the figures of the committed LeNet bundle.
 
-python docs/way.py           draws it
-python docs/way.py --check   exits with 1 when it is not up to date
+python docs/way.py           draws the picture
+python docs/way.py --check   exits with 1 if the picture is not up to date
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MONO = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 class Box(NamedTuple):
-    """A rounded box at (x, y) with a title and lines of text; a file's title is set in a fixed width."""
+    """A rounded box at (x, y) with a title and lines of text; the title of a ``file`` is monospaced."""
 
     x: int
     y: int
@@ -35,7 +35,7 @@ class Box(NamedTuple):
 
 
 def picture(manifest: Manifest, sizes: dict[str, int]) -> str:
-    """The SVG: four steps above, the bundle that they write and read below."""
+    """The SVG: the four steps above, the bundle below."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
@@ -116,14 +116,14 @@ def _label(x: int, y: int, text: str) -> str:
 
 
 def main() -> None:
-    """Draw the picture, or hold it against the bundle."""
+    """Draw the picture, or check it against the bundle."""
     bundle = open_bundle(ROOT / "exported" / "lenet")
     sizes = {path.name: path.stat().st_size for path in bundle.root.iterdir()}
-    wanted = picture(bundle.manifest, sizes)
+    drawing = picture(bundle.manifest, sizes)
     if sys.argv[1:] != ["--check"]:
-        PICTURE.write_text(wanted, encoding="utf-8")
-    elif not PICTURE.is_file() or PICTURE.read_text(encoding="utf-8") != wanted:
-        sys.exit("docs/way.svg does not show exported/lenet as it is; run python docs/way.py")
+        PICTURE.write_text(drawing, encoding="utf-8")
+    elif not PICTURE.is_file() or PICTURE.read_text(encoding="utf-8") != drawing:
+        sys.exit("docs/way.svg is not up to date with exported/lenet; run python docs/way.py")
 
 
 if __name__ == "__main__":

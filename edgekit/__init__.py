@@ -1,13 +1,13 @@
 """edgekit: train, fold, export, verify and time vision models, and ship bundles that prove themselves.
 
-The verbs of the command line are functions here, and give the reports that the command line prints::
+The verbs of the command line are functions of this package; they return the reports that the command line prints::
 
     from edgekit import bench, verify
 
     assert verify("exported/lenet").passed
     report = bench("exported/lenet", ["ort-cpu threads=1"])
 
-Importing this package imports nothing heavy: a verb is imported when it is first asked for.
+Importing this package imports nothing heavy: each verb's module is imported on first use.
 """
 
 from __future__ import annotations

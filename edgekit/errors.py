@@ -2,17 +2,17 @@
 
 EdgekitError
 ├── UsageError      the command line asks for something contradictory
-├── InputError      a file or value that was given is wrong
+├── InputError      a file or a value from the user is wrong
 │   ├── RecipeError     a recipe
 │   ├── DataError       a dataset or a picture
-│   ├── ModelError      a model, its weights, or what it was fed
+│   ├── ModelError      a model, its weights or its inputs
 │   └── BundleError     a bundle, or an ONNX file
 ├── EngineError     TensorRT refuses a network, cannot build it, or an engine does not fit
-│   └── StaleEngineError  an engine does not load, or is of other tensors: it wants building again
+│   └── StaleEngineError  an engine does not load, or has other tensors than its file; rebuild the engine
 ├── OutputError     a result cannot be written
 ├── MissingError    this machine lacks a package, a device or a driver
-│   ├── BrokenError     what is there does not start
-│   └── FallbackError   a runtime quietly used something other than what was asked for
+│   ├── BrokenError     an installed package, device or driver does not start
+│   └── FallbackError   a runtime silently used another device or provider than requested
 └── Interrupted     the user stopped the work
 
 A message is one sentence: what was wrong, where, and what to do. The command line prints it and exits with 2.
@@ -24,7 +24,7 @@ from __future__ import annotations
 class EdgekitError(Exception):
     """The root: catch this to catch everything edgekit raises on purpose.
 
-    ``reason`` is what was wrong and where; ``remedy``, where it is known apart from the reason, what to do. The message is both.
+    ``reason`` says what is wrong and where; ``remedy`` says what to do, and may be empty. The message joins both.
     """
 
     def __init__(self, reason: str = "", remedy: str = "") -> None:
@@ -37,11 +37,11 @@ class UsageError(EdgekitError):
 
 
 class InputError(EdgekitError):
-    """A file or value that was given is wrong."""
+    """A file or a value from the user is wrong."""
 
 
 class RecipeError(InputError):
-    """A recipe cannot be read, or says something impossible."""
+    """A recipe cannot be read, or holds an impossible value."""
 
 
 class DataError(InputError):
@@ -49,51 +49,51 @@ class DataError(InputError):
 
 
 class ModelError(InputError, ValueError):
-    """A model cannot be found or built, or was fed something it does not take."""
+    """A model cannot be found or built, or does not accept its inputs."""
 
 
 class BundleError(InputError):
-    """A bundle or an ONNX file is missing, damaged or not what its manifest says."""
+    """A bundle or an ONNX file is missing, damaged or different from its manifest."""
 
 
 class EngineError(EdgekitError):
-    """TensorRT refuses a network, cannot build an engine of it, or an engine does not fit what it is asked for."""
+    """TensorRT refuses a network or cannot build its engine, or an engine does not fit the request."""
 
 
 class StaleEngineError(EngineError):
-    """An engine does not load here, or is not of the file's tensors; building it again may mend that."""
+    """An engine does not load on this machine, or has other tensors than its ONNX file; rebuilding the engine may help."""
 
 
 class OutputError(EdgekitError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to the requested place."""
 
 
 class MissingError(EdgekitError):
-    """Something is not on this machine: a package, a device or a driver."""
+    """The machine lacks a package, a device or a driver."""
 
 
 class BrokenError(MissingError):
-    """Something is on this machine, and yet does not start."""
+    """A package, a device or a driver is installed but does not start."""
 
 
 class FallbackError(MissingError):
-    """A runtime quietly used something other than what was asked for."""
+    """A runtime silently used another device or provider than requested."""
 
 
 class Interrupted(EdgekitError):
-    """The user stopped the work; what was done is kept. The command line exits with 130, as shells expect."""
+    """The user stopped the work; finished steps are kept. The command line exits with 130, as shells expect."""
 
 
 def first_line(problem: BaseException) -> str:
-    """The first line that says something of another library's error, or the error's type: what fits into a sentence."""
+    """The first non-empty line of another library's error, or the name of its type if the error has no text."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return lines[0] if lines else type(problem).__name__
 
 
 BROKEN = (Exception, SystemExit)
-"""What importing a package may raise: a library is missing, the package is half there, or it leaves by itself."""
+"""Exceptions that importing a package may raise: a missing library, a half-installed package, a package that calls sys.exit."""
 
 
 def printable(text: str) -> str:
-    """A name of bytes that are no valid text, with these written out: what can be encoded."""
+    """``text`` with undecodable bytes written as escapes, so that any stream can encode it."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""How long work tells how far it is, without knowing who listens."""
+"""Progress: the interface through which long work reports its steps, whoever displays them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Advance: TypeAlias = Callable[[int, str], None]
 
 
 class Progress(Protocol):
-    """Something that shows progress: the console's bar, or nothing."""
+    """A display of progress: the console's bar, or none."""
 
     def task(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """Begin a piece of work of ``total`` steps."""
         ...
 
     def say(self, line: str) -> None:
-        """One finished fact, kept on the screen."""
+        """Show a line that stays on the screen."""
         ...
 
 
 class Silent:
-    """Shows nothing."""
+    """A Progress that shows nothing."""
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:

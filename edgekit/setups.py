@@ -1,4 +1,4 @@
-"""One way to run a bundle, and why a way cannot be had on this machine."""
+"""Setup: one way to run a bundle. Absence: why something cannot be used on this machine."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from edgekit.errors import BrokenError, MissingError, UsageError
 from edgekit.tensors import LARGEST_BATCH, whole_numbers
 
 EVERY = "every"
-"""In place of a backend's name: every backend that is present here."""
+"""Stands in place of a backend's name for every backend that is present on this machine."""
 MOST_THREADS = 1024
 
 
 class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One way to run a bundle: made once, it travels whole and stands in the rows of reports.
+    """One way to run a bundle: a backend, a variant, CPU threads, batch sizes and the backend's own options.
 
-    ``backend`` names a row of the table of backends, or all of them (``EVERY``). ``variant`` names one file of the bundle; empty
-    is the first. ``threads`` are the CPU's; None is all cores allowed. ``batches`` are sizes that the session must take.
-    ``options`` are the backend's own, which its row checks.
+    ``backend`` names a row of the table of backends; ``EVERY`` stands for all of them. ``variant`` names one file of the bundle;
+    an empty name selects the first. ``threads``: CPU threads; None uses all cores allowed. ``batches``: batch sizes that the
+    session must accept. ``options``: the backend's own options, checked by the backend's row.
 
-    Its text form is what ``--backend`` takes: ``tensorrt variant=int8 threads=4 batches=1,8 cuda-graph``.
+    The text form of a Setup is the value of ``--backend``: ``tensorrt variant=int8 threads=4 batches=1,8 cuda-graph``.
     """
 
     backend: str
@@ -34,7 +34,7 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        """Raise UsageError for numbers that are none."""
+        """Raise UsageError unless ``threads`` and ``batches`` hold whole numbers in range."""
         if self.threads is not None and not (isinstance(self.threads, int) and 1 <= self.threads <= MOST_THREADS):
             raise UsageError(f"{self.backend}: threads takes a whole number from 1 to {MOST_THREADS}", "write it like threads=4")
         if not all(isinstance(size, int) and 1 <= size <= LARGEST_BATCH for size in self.batches):
@@ -44,22 +44,25 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def parse(cls, text: str) -> Setup:
-        """Read the text form; raises UsageError that quotes the word at fault. The row checks ``options`` later."""
+        """Read the text form; raises UsageError that quotes the word at fault. The backend's row checks ``options`` later."""
         try:
             words = shlex.split(text)
         except ValueError as problem:
             raise UsageError(f"backend {text!r} cannot be read: {problem}; write it like 'ort-cpu threads=4'") from None
         if not words:
             raise UsageError("a backend has no name; write it like 'ort-cpu threads=4'")
-        given: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         for word in words[1:]:
             key, equals, value = word.partition("=")
             key = key.replace("-", "_")
-            if not key.isidentifier() or key in given:
-                raise UsageError(f"backend {text!r}: {word!r} is no new option; write options once, like threads=4 or cuda-graph")
-            given[key] = value if equals else True
-        own: dict[str, Any] = {key: _READERS[key](text, given.pop(key)) for key in tuple(given) if key in _READERS}
-        return cls(words[0], options=given, **own)
+            if not key.isidentifier() or key in options:
+                raise UsageError(
+                    f"backend {text!r}: {word!r} is not an option, or repeats one",
+                    "write each option once, like threads=4 or cuda-graph",
+                )
+            options[key] = value if equals else True
+        own: dict[str, Any] = {key: _READERS[key](text, options.pop(key)) for key in tuple(options) if key in _READERS}
+        return cls(words[0], options=options, **own)
 
     def __str__(self) -> str:
         return " ".join(self.words())
@@ -74,12 +77,12 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "threads": self.threads,
             "batches": ",".join(map(str, self.batches)) or None,
         }
-        given = {**own, **dict(sorted(self.options.items()))}
-        return (self.backend, *(_word(key, value) for key, value in given.items() if value is not None))
+        values = {**own, **dict(sorted(self.options.items()))}
+        return (self.backend, *(_word(key, value) for key, value in values.items() if value is not None))
 
 
 class Absence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why something cannot be used here, and what mends it; ``broken``: it is there, and yet does not work."""
+    """Why something cannot be used on this machine, and the remedy; ``broken``: it is installed but does not start."""
 
     reason: str
     remedy: str
@@ -89,28 +92,28 @@ class Absence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
 
     def error(self, prefix: str = "") -> MissingError:
-        """The exception for it; ``prefix`` says what cannot be done without."""
+        """The exception for this absence; ``prefix`` starts the message with what cannot be done."""
         return (BrokenError if self.broken else MissingError)(f"{prefix}{self.reason}", self.remedy)
 
 
 def filled(setup: Setup, variant: str | None = None, threads: int | None = None) -> Setup:
-    """The setup with a variant and threads where it names none."""
+    """``setup`` with ``variant`` and ``threads`` filled in where the setup leaves them open."""
     return msgspec.structs.replace(setup, variant=setup.variant or variant or "", threads=setup.threads or threads)
 
 
 def taking(setup: Setup, batches: Sequence[int]) -> Setup:
-    """The setup for a session that must take ``batches`` beside its own."""
+    """``setup`` with ``batches`` added to the batch sizes that its session must accept."""
     return msgspec.structs.replace(setup, batches=tuple(dict.fromkeys((*setup.batches, *batches))))
 
 
-def as_setups(asked: Setup | str | Iterable[Setup | str]) -> tuple[Setup, ...]:
-    """One setup or several, each of which may be text; ``EVERY`` where there is none."""
-    requests = (asked,) if isinstance(asked, (Setup, str)) else tuple(asked)
+def as_setups(backends: Setup | str | Iterable[Setup | str]) -> tuple[Setup, ...]:
+    """The Setups of one backend or several, each a Setup or its text form; ``EVERY`` for an empty list."""
+    requests = (backends,) if isinstance(backends, (Setup, str)) else tuple(backends)
     return tuple(Setup.parse(request) if isinstance(request, str) else request for request in requests or (EVERY,))
 
 
 def labels(setups: Sequence[Setup]) -> tuple[str, ...]:
-    """The shortest names that tell ``setups`` apart: the backend, with what differs where one backend stands there twice."""
+    """The shortest labels that tell ``setups`` apart: the backend, plus the words in which setups of one backend differ."""
     backends = [setup.backend for setup in setups]
     named = []
     for setup in setups:
@@ -121,7 +124,7 @@ def labels(setups: Sequence[Setup]) -> tuple[str, ...]:
 
 
 def shared_variant(setups: Iterable[Setup]) -> str:
-    """`` (float32)``, for a title, where all setups run one variant; else nothing: then labels tell."""
+    """`` (float32)`` for a title if all setups run one variant; otherwise empty, and ``labels`` name the variants."""
     variants = {setup.variant for setup in setups} - {""}
     return f" ({variants.pop()})" if len(variants) == 1 else ""
 
@@ -155,4 +158,4 @@ def _read_batches(text: str, value: Any) -> tuple[int, ...]:
 
 _READERS = {"variant": _read_variant, "threads": _read_threads, "batches": _read_batches}
 OWN_WORDS = tuple(_READERS)
-"""What every backend's text form takes beside the backend's own options."""
+"""The options in every backend's text form, beside the backend's own."""

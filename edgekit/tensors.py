@@ -1,4 +1,4 @@
-"""What flows into and out of a model: names, dtypes, shapes, arrays that fit them, their batches, and how far two differ."""
+"""Tensors of a model: names, dtypes, shapes, feeds, batches, and the error between two arrays."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def check(self, array: Array) -> None:
         """Raise ModelError unless ``array`` has this dtype and shape."""
         fits = len(array.shape) == len(self.shape) and all(
-            isinstance(want, str) or want == got for want, got in zip(self.shape, array.shape, strict=True)
+            isinstance(axis, str) or axis == size for axis, size in zip(self.shape, array.shape, strict=True)
         )
         if not fits or str(array.dtype) != self.dtype:
             raise ModelError(
@@ -57,9 +57,9 @@ def shape_text(shape: Sequence[int | str]) -> str:
 
 def check_feed(specs: Sequence[TensorSpec], feed: Feed) -> None:
     """Raise ModelError unless ``feed`` has exactly the inputs in ``specs``, each of its dtype and shape."""
-    wanted, given = {spec.name for spec in specs}, set(feed)
-    if wanted != given:
-        raise ModelError(f"the model takes the inputs {sorted(wanted)}, but was given {sorted(given)}", "rename them")
+    names, fed = {spec.name for spec in specs}, set(feed)
+    if names != fed:
+        raise ModelError(f"the model takes the inputs {sorted(names)}, but was given {sorted(fed)}", "rename them")
     for spec in specs:
         spec.check(feed[spec.name])
 
@@ -82,7 +82,10 @@ def sample_feed(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[
 
 
 def batches_of(feed: Feed, size: int) -> Iterator[tuple[dict[str, Array], int]]:
-    """A feed in batches of ``size``, each with how many of its samples are real: the last is filled up with its last sample."""
+    """Cut a feed into batches of ``size``; yields each batch and its number of real samples.
+
+    Copies of the last sample fill the last batch up to ``size``.
+    """
     samples = len(next(iter(feed.values())))
     for start in range(0, samples, size):
         index = np.minimum(np.arange(start, start + size), samples - 1)
@@ -90,25 +93,28 @@ def batches_of(feed: Feed, size: int) -> Iterator[tuple[dict[str, Array], int]]:
 
 
 def real_samples(outputs: Mapping[str, Array], size: int, real: int) -> dict[str, Array]:
-    """A batch's outputs without what its filling gave; an output that is not ``size`` samples long stays, to be found out."""
+    """The outputs of one batch, without those of the samples that fill it up.
+
+    An output whose first axis is not ``size`` is left whole, so that a comparison reports its shape.
+    """
     return {name: array[:real] if array.shape[:1] == (size,) else array for name, array in outputs.items()}
 
 
 def joined_outputs(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The outputs of several batches, one behind the other."""
+    """The outputs of several batches, concatenated along the first axis."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def largest(array: Array) -> float:
-    """max|array| in float64; 0 of an empty array."""
+    """max|array| in float64; 0 for an empty array."""
     return float(np.abs(np.asarray(array, np.float64)).max(initial=0))
 
 
 def normalised_error(output: Array, reference: Array, *, scale: float | None = None, of_zero: float = 1.0) -> float:
-    """max|y - r| / max|r| in float64, which is what "of scale" means; NaN where either holds one.
+    """The error "of scale": max|y - r| / max|r| in float64; NaN if either array holds a NaN.
 
-    ``scale`` takes the place of max|r|, and ``of_zero`` that of a scale of zero: with 1 the error is the difference itself, with
-    0 it is infinite.
+    ``scale`` replaces max|r|. ``of_zero`` replaces a scale of zero: 1 gives the absolute difference, 0 gives infinity for any
+    difference.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite give errors that are not
         difference = largest(np.asarray(output, np.float64) - np.asarray(reference, np.float64))
@@ -119,7 +125,7 @@ def normalised_error(output: Array, reference: Array, *, scale: float | None = N
 
 
 def worst_error(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:
-    """The largest scale-normalised error of any output in ``references``; NaN where an output holds one, whichever it is."""
+    """The largest error of scale of any output in ``references``; NaN if any output holds a NaN."""
     return float(np.max([normalised_error(outputs[name], reference) for name, reference in references.items()]))
 
 
@@ -127,7 +133,7 @@ LARGEST_BATCH = 65536
 
 
 class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Batch sizes an engine takes, ``min`` to ``max``; it is tuned for ``opt``."""
+    """The batch sizes that an engine takes, ``min`` to ``max``; ``opt`` is the size that the engine is tuned for."""
 
     min: int
     opt: int
@@ -135,18 +141,18 @@ class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max <= LARGEST_BATCH:
-            raise ValueError(f"{self} is no range of batch sizes: it takes 1 <= min <= opt <= max <= {LARGEST_BATCH}")
+            raise ValueError(f"{self} is not a range of batch sizes: 1 <= min <= opt <= max <= {LARGEST_BATCH} must hold")
 
     def __str__(self) -> str:
         return f"{self.min}:{self.opt}:{self.max}"
 
     @classmethod
     def parse(cls, text: str) -> BatchRange:
-        """``1:8:32``, or ``8`` for that size alone; raises UsageError for anything else."""
+        """The range in a text like ``1:8:32``, or ``8`` for one size alone; raises UsageError for anything else."""
         sizes = whole_numbers(text.split(":"))
         if sizes is None or len(sizes) not in (1, 3):
             raise UsageError(
-                f"--batch {_shortened(text)} is no range of batch sizes", "write min:opt:max like 1:8:32, or one size like 8"
+                f"--batch {_shortened(text)} is not a range of batch sizes", "write min:opt:max like 1:8:32, or one size like 8"
             )
         try:
             return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
@@ -158,7 +164,7 @@ class BatchRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:
-    """``1,8,32``, each of them once; raises UsageError for anything else."""
+    """The sizes in a text like ``1,8,32``, without repetitions; raises UsageError for anything else."""
     sizes = whole_numbers(text.split(","))
     if sizes is None or not all(1 <= size <= LARGEST_BATCH for size in sizes):
         raise UsageError(
@@ -168,7 +174,7 @@ def batch_sizes(text: str) -> tuple[int, ...]:
 
 
 def whole_numbers(parts: list[str]) -> list[int] | None:
-    """Texts as whole numbers, or None where one is none; an endless one is none, because int() gives up on it."""
+    """The texts as whole numbers, or None if any text is not a number of fewer than 20 digits (int() refuses very long ones)."""
     numbers = [part.strip() for part in parts]
     return [int(number) for number in numbers] if all(text.isdecimal() and len(text) < 20 for text in numbers) else None
 

@@ -11,8 +11,8 @@ from msgspec import Meta
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An output y passes against the reference r when max|y - r| <= atol + rtol * max|r| and top-1 agrees.
 
-    ``top1`` is the least share of samples whose largest value must be at the same place, or at one whose reference value
-    ties with it to a millionth of max|r| (outputs of shape N x classes).
+    ``top1`` is the least share of samples (outputs of shape N x classes) whose largest value must be at the place of the
+    reference's largest value, or at a place whose reference value is within a millionth of max|r| of the largest.
     """
 
     atol: Annotated[float, Meta(ge=0)] = 1e-6
@@ -25,12 +25,12 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def half_tolerance(own_error: float, top1: float = 1.0) -> Tolerance:
-    """The tolerance of a 16-bit file: 8 times the error that the original makes in it, within a thousandth and two hundredths."""
+    """The tolerance of a 16-bit file: rtol is 8 times the original's own error in 16 bits, at least 1e-3 and at most 2e-2."""
     return Tolerance(atol=1e-5, rtol=min(max(8 * own_error, 1e-3), 2e-2), top1=top1)
 
 
 class ToleranceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a user asks for in place of a bundle's own tolerance; None leaves the bundle's."""
+    """A user's changes to a bundle's tolerance; None leaves the recorded value."""
 
     atol: float | None = None
     rtol: float | None = None

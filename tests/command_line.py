@@ -1,4 +1,4 @@
-"""The command line, as tests call it: its result, and files to give to it."""
+"""Helpers of tests that call the command line: its result, and input files."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Result(NamedTuple):
 
     @property
     def document(self) -> dict[str, Any]:
-        """What is on stdout, which must be one JSON document and nothing else."""
-        found: dict[str, Any] = json.loads(self.out)
-        return found
+        """The JSON document on stdout, which must hold nothing else."""
+        document: dict[str, Any] = json.loads(self.out)
+        return document
 
 
 Command = Callable[..., Result]
@@ -59,7 +59,7 @@ def process(*args: object, environment: dict[str, str], folder: Path) -> subproc
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every path below ``folder``, hidden ones too, with what is in it."""
+    """Every path below ``folder``, hidden ones too -> the file's bytes, or None for a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 

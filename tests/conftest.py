@@ -1,4 +1,4 @@
-"""Fixtures that several files share."""
+"""Fixtures of tests in several folders."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _one_thread_per_worker() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Every test has a cache of its own, and starts Python as users do."""
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what is lost at exit
+    """Give every test its own cache and state, and Python's usual buffering."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # unbuffered output would hide what is lost at exit
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.getbasetemp() / "state"))
 
@@ -67,7 +67,7 @@ def _lenet_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bundle(_lenet_export: Path, tmp_path: Path) -> Path:
-    """A bundle of an untrained LeNet, folded, with random golden inputs: the test's own copy, to damage at will."""
+    """A folded bundle of an untrained LeNet with random golden inputs: a copy that the test may damage."""
     copy = tmp_path / "bundle"
     shutil.copytree(_lenet_export, copy)
     return copy
@@ -81,7 +81,7 @@ def repository() -> Path:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """For child processes: this one's environment, without colours or a terminal's width."""
+    """The environment for child processes: this process's own, without colours, 200 columns wide."""
     return {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"}
 
 
@@ -93,7 +93,7 @@ def rtx() -> TensorRT:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """``edgekit ARGS`` in this process, in an empty folder; everything that reaches the file descriptors is seen."""
+    """Run ``edgekit ARGS`` in this process, in an empty folder, and capture everything that reaches the file descriptors."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
     (tmp_path / "here").mkdir()

@@ -1,4 +1,4 @@
-"""Models, their ONNX files and data for tests: small, and with every batch norm tensor far from its trivial default."""
+"""Small models, their ONNX files and data for tests, with every batch norm tensor far from its trivial default."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NORMS = (nn.modules.batchnorm._BatchNorm, BatchNorm)
 
 
 def randomise_norms(model: ModuleT, seed: int = 0) -> ModuleT:
-    """Give all four tensors of every batch norm values that make a wrong fold visible; gammas of both signs."""
+    """Set all four tensors of every batch norm to values that make a wrong fold visible; gammas have both signs."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, NORMS):

@@ -1,4 +1,4 @@
-"""ONNX files in memory, as a build takes them: in other precisions, and small ones made by hand. Nothing here needs PyTorch."""
+"""ONNX files in memory, in the form of a TensorRT build: hand-made files, in several precisions. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def half(model: OnnxFile) -> OnnxFile:
 
 
 def quantised(zero_point: int = 0, uint8: bool = False) -> OnnxFile:
-    """A convolution between symmetric quantisers of its input and its weights."""
+    """A convolution whose input and weights pass symmetric quantisers."""
     dtype = np.uint8 if uint8 else np.int8
     weights = np.random.default_rng(0).integers(-100, 100, (4, 1, 3, 3)).astype(np.int8)
     nodes = [

@@ -1,6 +1,6 @@
-"""What edgekit may cost a board at the most: megabytes installed, and memory while it verifies a bundle.
+"""Limits of edgekit's cost on a board: installed megabytes, and memory while verifying a bundle.
 
-A limit may be lowered, never raised. Each has a partner that goes beyond it by the same measurement.
+A limit may be lowered, never raised. Each limit has a partner case that exceeds it in the same measurement.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ CORE_MB = 25
 VERIFY_MIB = 90
 STATUS = Path("/proc/self/status")
 
-# runs ``edgekit`` with the words of argv behind the statement argv[1]; the last line of stderr is its peak in kibibytes.
-# Two cores, because each thread of a runtime takes memory of its own; VmHWM, because ru_maxrss includes what a parent has held
+# runs the statement argv[1], then ``edgekit`` with the other words; the last line of stderr is the peak in kibibytes.
+# Two cores, because each thread of a runtime takes memory; VmHWM, because ru_maxrss includes the memory of the parent process
 VERIFY = """
 import os, re, runpy, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
@@ -36,32 +36,32 @@ AS_ON_A_BOARD = "sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'onnx
 
 
 def installed_bytes(package: str, without: Collection[str] = ()) -> dict[str, int]:
-    """Bytes of each distribution that ``package`` requires on this machine, directly or not, its extras and itself left out.
+    """Distribution -> bytes, for all direct and indirect requirements of ``package`` on this machine, without its extras.
 
-    A distribution named in ``without`` is left out, and so is what only that one requires.
+    Distributions in ``without`` are left out, and so are those that only they require.
     """
     sizes: dict[str, int] = {}
-    seen: set[tuple[str, str]] = set()
+    visited: set[tuple[str, str]] = set()
     waiting = needed(package, extra="")
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
         for extra in {"", *requirement.extras}:
-            if name not in (*without, canonicalize_name(package)) and (name, extra) not in seen:
-                seen.add((name, extra))
+            if name not in (*without, canonicalize_name(package)) and (name, extra) not in visited:
+                visited.add((name, extra))
                 sizes[name] = listed_bytes(name)
                 waiting += needed(name, extra)
     return sizes
 
 
 def needed(name: str, extra: str) -> list[Requirement]:
-    """What a distribution requires on this machine; ``extra`` is one of its extras, or nothing."""
+    """The requirements of a distribution on this machine; ``extra`` is one of its extras, or empty."""
     requirements = [Requirement(line) for line in requires(name) or []]
     return [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": extra})]
 
 
 def listed_bytes(name: str) -> int:
-    """Bytes of the files that a distribution lists in its RECORD, without what Python compiled of them."""
+    """Bytes of the files in a distribution's RECORD, without compiled Python files."""
     files = distribution(name).files
     if files is None:
         pytest.skip(f"{name} was installed without a list of its files")
@@ -86,8 +86,8 @@ def test_the_core_is_small(without: list[str], within: bool) -> None:
     assert (sum(sizes.values()) <= CORE_MB * 10**6) == within, sizes
 
 
-def test_what_is_required_is_counted_once_and_only_where_it_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The four require each other in circles. What another Python or an extra nobody asked for requires is not even installed."""
+def test_each_requirement_is_counted_once_and_only_if_it_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four distributions require each other in circles; requirements of another Python or extra are not even installed."""
     install(
         tmp_path, "top", 1, 'Base_Part[fast]>=1; python_version >= "3"', "nowhere; extra == 'more'", "older; python_version < '3'"
     )
@@ -99,7 +99,7 @@ def test_what_is_required_is_counted_once_and_only_where_it_is_required(tmp_path
 
 
 def install(site: Path, name: str, size: int, *requirements: str) -> None:
-    """A distribution of one module of ``size`` bytes, what Python compiled of it, and a file that somebody has deleted."""
+    """Install a distribution of a module of ``size`` bytes, its compiled file, and a RECORD entry of a deleted file."""
     module, info = name.replace("-", "_"), site / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
     (site / "__pycache__").mkdir(exist_ok=True)
@@ -111,12 +111,12 @@ def install(site: Path, name: str, size: int, *requirements: str) -> None:
 
 
 def tells_its_peak() -> bool:
-    """Whether the system tells how much memory a process has held at the most."""
+    """Whether the system reports the peak memory of a process."""
     return STATUS.is_file() and "VmHWM:" in STATUS.read_text()
 
 
 def verify(repository: Path, environment: dict[str, str], first: str, backend: str) -> subprocess.CompletedProcess[str]:
-    """``edgekit verify exported/lenet --backend BACKEND`` behind the statement ``first``, in a process of its own."""
+    """Run the statement ``first``, then ``edgekit verify exported/lenet --backend BACKEND``, in a process of its own."""
     words = ["verify", str(repository / "exported" / "lenet"), "--backend", backend]
     return subprocess.run(
         [sys.executable, "-c", VERIFY, first, *words],
@@ -128,7 +128,7 @@ def verify(repository: Path, environment: dict[str, str], first: str, backend: s
     )
 
 
-@pytest.mark.skipif(not tells_its_peak(), reason="a process's peak is read from VmHWM in /proc, where Linux tells it")
+@pytest.mark.skipif(not tells_its_peak(), reason="needs VmHWM in /proc, the peak memory of a process")
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 @pytest.mark.parametrize(
     ("first", "within"),
@@ -142,8 +142,8 @@ def test_verifying_a_bundle_takes_little_memory(repository: Path, environment: d
     assert (peak_mib <= VERIFY_MIB) == within, f"{peak_mib:.1f} MiB"
 
 
-@pytest.mark.skipif(not tells_its_peak(), reason="a process's peak is read from VmHWM in /proc, where Linux tells it")
-def test_torch_is_really_out_of_reach_there(repository: Path, environment: dict[str, str]) -> None:
+@pytest.mark.skipif(not tells_its_peak(), reason="needs VmHWM in /proc, the peak memory of a process")
+def test_torch_is_out_of_reach_as_on_a_board(repository: Path, environment: dict[str, str]) -> None:
     done = verify(repository, environment, AS_ON_A_BOARD, "torch")
     assert done.returncode == 2
     assert "PyTorch is not installed" in done.stderr

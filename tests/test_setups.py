@@ -1,4 +1,4 @@
-"""Setups: their text form and back, what is refused, and the names that tell them apart in a report."""
+"""Setups: the text form and back, refusals, and the labels that tell setups apart in a report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_text_form_reads_as_the_command_line_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [
         ("", "a backend has no name"),
         ("ort-cpu threads=0", "threads takes a whole number from 1 to 1024"),
@@ -52,18 +52,18 @@ def test_the_text_form_reads_as_the_command_line_writes() -> None:
         ("ort-cpu variant=", "variant takes a name"),
         ("ort-cpu batches=0", "batches takes whole numbers from 1 to 65536"),
         ("ort-cpu batches=x", "batches takes whole numbers"),
-        ("ort-cpu threads=1 threads=2", "'threads=2' is no new option"),
-        ("ort-cpu =4", "'=4' is no new option"),
+        ("ort-cpu threads=1 threads=2", "'threads=2' is not an option, or repeats one"),
+        ("ort-cpu =4", "'=4' is not an option, or repeats one"),
         ("ort-cpu 'open", "cannot be read: No closing quotation"),
     ],
 )
-def test_a_text_that_is_none_is_refused_with_the_word_at_fault(text: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_a_text_that_is_no_setup_is_refused_with_the_word_at_fault(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
         Setup.parse(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [
         ("nosuch", "no backend 'nosuch'; use one of torch"),
         ("ort-cpu cuda-graph", "ort-cpu has no option 'cuda-graph'; its options: none of its own"),
@@ -72,19 +72,19 @@ def test_a_text_that_is_none_is_refused_with_the_word_at_fault(text: str, told: 
         ("tensorrt flavour=foo", "tensorrt: no flavour 'foo'; use one of tensorrt, tensorrt-rtx"),
     ],
 )
-def test_options_are_held_against_the_backends_own(text: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_options_are_checked_against_the_backends_own(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
         checked(Setup.parse(text))
 
 
-def test_options_get_the_types_of_their_backend_and_usual_ones_are_left_out() -> None:
+def test_options_get_the_types_of_their_backend_and_defaults_are_left_out() -> None:
     assert checked(Setup.parse("tensorrt cuda-graph=true")).options == {"cuda_graph": True}
     assert checked(Setup.parse("tensorrt cuda-graph=false")).options == {}
     assert checked(Setup.parse("tensorrt cuda-graph=on")).options == {"cuda_graph": True}
     assert checked(Setup.parse("tensorrt cuda-graph=off")).options == {}
 
 
-def test_a_value_that_is_none_of_the_choices_is_refused_with_them() -> None:
+def test_a_value_outside_of_the_choices_is_refused_with_the_choices() -> None:
     class Choosing(Options, frozen=True):
         mode: Literal["fast", "small"] = "fast"
 
@@ -121,7 +121,7 @@ def test_every_option_of_every_backend_has_a_way_in_as_text(name: str, kind: typ
 @pytest.mark.parametrize(
     "numbers", [{"threads": 0}, {"threads": -1}, {"threads": 1025}, {"batches": (0,)}, {"batches": (1, 1 << 20)}]
 )
-def test_numbers_that_are_none_are_refused_in_python_and_json_too(numbers: dict[str, Any]) -> None:
+def test_numbers_out_of_range_are_refused_in_python_and_json_too(numbers: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"ort-cpu: (threads|batches) takes"):
         Setup("ort-cpu", **numbers)
     with pytest.raises((UsageError, msgspec.ValidationError)):
@@ -136,23 +136,21 @@ def test_what_cannot_be_timed_is_refused(timing: dict[str, Any]) -> None:
         Timing(**timing)
 
 
-def test_one_setup_several_or_none_may_be_asked_for() -> None:
-    one = Setup("ort-cpu", threads=1)
-    assert (
-        as_setups("ort-cpu threads=1") == as_setups(one) == as_setups([one]) == as_setups(iter(["ort-cpu threads=1"])) == (one,)
-    )
+def test_a_setup_several_or_none_may_be_passed() -> None:
+    setup, text = Setup("ort-cpu", threads=1), "ort-cpu threads=1"
+    assert as_setups(text) == as_setups(setup) == as_setups([setup]) == as_setups(iter([text])) == (setup,)
     assert as_setups(()) == as_setups(iter(())) == (Setup(EVERY),)
 
 
-def test_setups_are_told_apart_by_no_more_than_it_takes() -> None:
-    one, two = Setup("ort-cpu", threads=1), Setup("ort-cpu", threads=2)
-    assert labels([one, Setup("torch", threads=1)]) == ("ort-cpu", "torch")
-    assert labels([one, two, Setup("torch", threads=1)]) == ("ort-cpu threads=1", "ort-cpu threads=2", "torch")
+def test_labels_are_the_shortest_that_tell_setups_apart() -> None:
+    single, double = Setup("ort-cpu", threads=1), Setup("ort-cpu", threads=2)
+    assert labels([single, Setup("torch", threads=1)]) == ("ort-cpu", "torch")
+    assert labels([single, double, Setup("torch", threads=1)]) == ("ort-cpu threads=1", "ort-cpu threads=2", "torch")
     graph = Setup("tensorrt", options={"cuda_graph": True})
     assert labels([Setup("tensorrt"), graph]) == ("tensorrt", "tensorrt cuda-graph")
 
 
-def test_words_for_all_fill_in_where_a_setup_says_nothing() -> None:
+def test_a_common_variant_and_threads_fill_in_what_a_setup_leaves_open() -> None:
     assert filled(Setup("a"), "float16", 2) == Setup("a", "float16", 2)
     assert filled(Setup("a", "int8", 1), "float16", 2) == Setup("a", "int8", 1)
 

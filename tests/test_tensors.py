@@ -1,4 +1,4 @@
-"""Specs, and feeds that fit them."""
+"""Tensor specs, feeds and batches, and the error of scale."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_array_of_any_batch_fits(batch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "given"),
+    ("array", "actual"),
     [
         (zeros((2, 1, 4, 6)), "float32 2x1x4x6"),
         (zeros((2, 1, 5, 4)), "float32 2x1x5x4"),
@@ -62,8 +62,8 @@ def test_an_array_of_any_batch_fits(batch: int) -> None:
         (zeros((2, 1, 4, 5), "uint8"), "uint8 2x1x4x5"),
     ],
 )
-def test_an_array_that_does_not_fit_is_told_what_would(array: Array, given: str) -> None:
-    with pytest.raises(ModelError, match=f"input 'image' takes float32 batch x 1 x 4 x 5, but was given {given}; reshape or"):
+def test_the_refusal_of_an_array_names_its_shape_and_the_right_one(array: Array, actual: str) -> None:
+    with pytest.raises(ModelError, match=f"input 'image' takes float32 batch x 1 x 4 x 5, but was given {actual}; reshape or"):
         IMAGE.check(array)
 
 
@@ -148,14 +148,14 @@ PAIRS = SHAPES.flatmap(lambda shape: st.tuples(*[hnp.arrays(np.float64, shape, e
 
 
 def plain_formula(output: Array, reference: Array) -> float:
-    """Of an output: of nothing's scale, the difference itself."""
+    """``normalised_error`` by its formula; the absolute difference if the reference is all zeros."""
     scale = float(np.abs(reference).max(initial=0))
     worst = float(np.abs(output.astype(np.float64) - reference).max(initial=0))
     return worst / scale if scale else worst
 
 
 def freed_formula(output: Array, reference: Array) -> float:
-    """Of fewer samples than the scale is of; of nothing's scale any change is endless."""
+    """``change_of_scale`` by its formula: the scale is that of all samples. Infinite if the reference is all zeros."""
     scale = float(np.abs(reference.astype(np.float64)).max(initial=0))
     error = float(np.abs(output.astype(np.float64) - reference[: len(output)].astype(np.float64)).max(initial=0))
     if not scale:
@@ -163,21 +163,27 @@ def freed_formula(output: Array, reference: Array) -> float:
     return error / scale
 
 
-def finite_formula(got: Tensor, wanted: Tensor) -> float:
-    """Of what a fold must keep: over the finite values, infinite unless what is not finite is the same on both sides."""
-    finite = wanted.isfinite()
-    if not torch.equal(got.isfinite(), finite) or not torch.equal(got[~finite].nan_to_num(), wanted[~finite].nan_to_num()):
+def finite_formula(values: Tensor, reference: Tensor) -> float:
+    """``worst_output_error`` by its formula: over finite values; infinite unless the non-finite values are equal."""
+    finite = reference.isfinite()
+    if not torch.equal(values.isfinite(), finite) or not torch.equal(
+        values[~finite].nan_to_num(), reference[~finite].nan_to_num()
+    ):
         return math.inf
     if not bool(finite.any()):
         return 0.0
-    return float((got - wanted)[finite].abs().max() / wanted[finite].abs().max().clamp_min(1e-30))
+    return float((values - reference)[finite].abs().max() / reference[finite].abs().max().clamp_min(1e-30))
 
 
-def sampled_formula(got: Tensor, wanted: Tensor) -> float:
-    """Of samples inside a graph: per channel."""
-    largest = wanted.abs().amax(0)
+def sampled_formula(values: Tensor, reference: Tensor) -> float:
+    """``sampled_error`` by its formula, per channel."""
+    largest = reference.abs().amax(0)
     scale = largest.clamp_min(max(float(largest.median()), 1e-6 * float(largest.max()), 1e-30))
-    return finite_formula(got / scale, wanted / scale) if bool(wanted.isfinite().all()) else finite_formula(got, wanted)
+    return (
+        finite_formula(values / scale, reference / scale)
+        if bool(reference.isfinite().all())
+        else finite_formula(values, reference)
+    )
 
 
 def same(first: float, second: float) -> bool:
@@ -186,7 +192,7 @@ def same(first: float, second: float) -> bool:
 
 @settings(deadline=None)
 @given(PAIRS, st.integers(0, 4))
-def test_the_one_error_of_scale_gives_what_each_of_its_uses_is_by_formula(pair: tuple[Array, Array], fewer: int) -> None:
+def test_every_error_of_scale_equals_its_formula(pair: tuple[Array, Array], fewer: int) -> None:
     output, reference = pair
     with np.errstate(all="ignore"):
         assert same(normalised_error(output, reference), plain_formula(output, reference))
@@ -194,18 +200,24 @@ def test_the_one_error_of_scale_gives_what_each_of_its_uses_is_by_formula(pair: 
         assert same(normalised_error(half, integers), plain_formula(half, integers))
         first = output[:fewer]
         assert same(change_of_scale(first, reference), freed_formula(first, reference))
-    got, wanted = torch.from_numpy(output.copy()), torch.from_numpy(reference.copy())
-    mixed = torch.where(wanted.isfinite(), got, wanted)
-    for values in (got, mixed):
-        assert same(worst_output_error({"y": values}, {"y": wanted}), finite_formula(values, wanted))
+    tensor, expected = torch.from_numpy(output.copy()), torch.from_numpy(reference.copy())
+    mixed = torch.where(expected.isfinite(), tensor, expected)
+    for values in (tensor, mixed):
+        assert same(worst_output_error({"y": values}, {"y": expected}), finite_formula(values, expected))
         if values.dim() == 2 and values.numel():
-            assert same(sampled_error(values, wanted), sampled_formula(values, wanted))
+            assert same(sampled_error(values, expected), sampled_formula(values, expected))
 
 
-def test_an_error_of_scale_is_told_from_another_convention() -> None:
-    """The partner of the test above: the formulas differ where they should, so that agreeing is no accident."""
+def test_the_errors_of_scale_differ_where_their_conventions_differ() -> None:
+    """The partner of the test above: its formulas differ for a reference of zeros, so agreement is no accident."""
     zero, small = np.zeros(2), np.array([0.0, 1e-3])
     assert normalised_error(small, zero) == 1e-3
     assert change_of_scale(small, zero) == math.inf
     assert worst_output_error({"y": torch.from_numpy(small)}, {"y": torch.from_numpy(zero)}) == pytest.approx(1e27)
     assert math.isnan(normalised_error(np.array([math.nan]), np.ones(1)))
+
+
+def test_a_small_channel_is_scaled_by_a_millionth_of_the_largest_at_least() -> None:
+    reference = torch.tensor([[1e-9, 1e-9, 1.0]], dtype=torch.float64)
+    values = torch.tensor([[2e-9, 1e-9, 1.0]], dtype=torch.float64)
+    assert sampled_error(values, reference) == pytest.approx(1e-3)

@@ -1,4 +1,4 @@
-"""The model card: one page that tells a deployment team how to check, time and call the model, without us."""
+"""The model card: one page that tells a deployment team how to check, time and call the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.tensors import shape_text
 
 
 def model_card(manifest: Manifest) -> str:
-    """Markdown."""
+    """The card of a bundle, as Markdown."""
     sections = [
         f"# {manifest.name}\n\n{_summary(manifest)}",
         _files(manifest),
@@ -62,20 +62,20 @@ def _files(manifest: Manifest) -> str:
     if manifest.source.weights_file:
         about[manifest.source.weights_file] = "the original PyTorch weights, before folding; only PyTorch needs them"
     about[MANIFEST] = "all of this page as data, with the size and sha256 of every file"
-    rows = [f"| `{name}` | {what} |" for name, what in about.items()]
+    rows = [f"| `{name}` | {text} |" for name, text in about.items()]
     return "\n".join(["## Files", "", "| file | what it is |", "|---|---|", *rows])
 
 
 def _check(manifest: Manifest) -> str:
     error = manifest.golden.original_error
-    own = f" In its own dtype the original itself is off by {error:.1e} of the scale." if error is not None else ""
+    own = f" In its own dtype the original model is off by {error:.1e} of the scale." if error is not None else ""
     return (
         "## Check it, time it\n\n"
         "With edgekit installed from its repository (`pip install '/path/to/edgekit[cpu]'` or `[gpu]`; the package of that "
         "name on PyPI is another project). PyTorch is not needed.\n\n```\n"
         "edgekit verify .              # every backend here against the recorded float64 outputs; exit code 1 on failure\n"
         "edgekit bench .               # latency of every backend here, interleaved\n```\n\n"
-        "It passes when every output y is as near to its reference r as the variant's allowance says:\n\n"
+        "A variant passes when every output y is this near to its reference r:\n\n"
         + "\n".join(map(_allowance, manifest.variants))
         + f"\n\nThe reference is {manifest.golden.reference}.{own}"
     )
@@ -83,7 +83,7 @@ def _check(manifest: Manifest) -> str:
 
 def _allowance(variant: Variant) -> str:
     tolerance = variant.allowance.tolerance
-    measured = f"; when it was made it was off by {variant.error:.1e} of the scale" if variant.error is not None else ""
+    measured = f"; measured at export: off by {variant.error:.1e} of the scale" if variant.error is not None else ""
     return (
         f"- `{variant.name}` (`{variant.file}`): within {tolerance.atol:g} + {tolerance.rtol:g} x max|r|, and at least "
         f"{tolerance.top1:.0%} of the samples agree in their largest value{measured}."
@@ -103,7 +103,7 @@ def _preprocessing(manifest: Manifest) -> str:
     preprocess: Preprocess | None = manifest.preprocess
     if preprocess is None:
         return (
-            "## Preprocessing\n\nNot recorded: the export was not told. The golden inputs are "
+            "## Preprocessing\n\nNot recorded at export. The golden inputs are "
             f"{'random numbers' if manifest.golden.kind == 'random' else 'test pictures as the network takes them'}."
         )
     deep = "" if preprocess.white is msgspec.UNSET else f" (white of more than 8 bits is {preprocess.white:g})"
@@ -121,7 +121,7 @@ def _folding(manifest: Manifest) -> str:
     lines = [f"## Batch norm\n\n{len(fold.folded)} of {fold.before} normalisations folded into the layers around them."]
     if fold.kept:
         lines.append("\nKept:\n")
-        lines += [f"- `{kept.norm}` ({kept.kind}): {kept.reason}" for kept in fold.kept]
+        lines += [f"- `{norm.norm}` ({norm.kind}): {norm.reason}" for norm in fold.kept]
     return "\n".join(lines)
 
 

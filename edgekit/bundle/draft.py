@@ -1,4 +1,4 @@
-"""What a bundle is written from, whatever it came from: a PyTorch model, or an ONNX file from elsewhere."""
+"""Draft: all that a bundle is written from, for a PyTorch model and for an ONNX file from elsewhere alike."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from edgekit.version import __version__
 class Draft(NamedTuple):
     """All that a bundle is written from.
 
-    ``variants`` are the network's files and ``files`` holds the bytes of each, and of the weights where they are kept.
-    ``reference`` says what the golden float64 outputs are of; ``original_error`` is the original's own in its dtype, None where
-    its outputs are their own reference; ``measured_in`` says what computed the variants' errors.
+    ``files`` holds the bytes of every variant's file, and of the weights if the bundle includes them. ``reference`` describes
+    which model computed the golden float64 outputs. ``original_error`` is the original's own error in its dtype; None if its
+    outputs are their own reference. ``measured_in`` names the runtime that computed the variants' errors.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Draft(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def manifest(self) -> Manifest:
-        """The manifest, without the fingerprints, which writing adds."""
+        """The manifest without the files' sha256, which ``write`` adds."""
         samples = len(next(iter(self.golden.inputs.values())))
         return Manifest(
             schema=SCHEMA,
@@ -65,11 +65,11 @@ class Draft(NamedTuple):
         )
 
     def contents(self, manifest: Manifest) -> dict[str, bytes]:
-        """The bytes of every file but the manifest, by name; the card is ``manifest``'s."""
+        """File name -> bytes of every file but the manifest; the model card describes ``manifest``."""
         return {**self.files, GOLDEN: self.golden.to_npz(), CARD: model_card(manifest).encode()}
 
 
 def exported_variant(precision: str, tolerance: Tolerance, error: float) -> Variant:
-    """The variant that ``edgekit export`` makes of a network: called by its dtype, in the usual file."""
+    """The variant that ``edgekit export`` writes: named after its dtype, in ``model.onnx``."""
     made_by = {"command": "export", "edgekit": __version__}
     return Variant(precision, MODEL, precision, Allowance(tolerance), error, None, made_by)

@@ -10,10 +10,10 @@ from edgekit.tensors import TensorSpec
 
 
 class ModelFiles(NamedTuple):
-    """What a backend needs of a bundle: one variant's ONNX file and its tensors, and what the original model was made of.
+    """One variant as a backend opens it: the ONNX file, its tensors, and how to build the original model.
 
-    ``original``: this variant is what the original model was exported to, so that both compute the same. ``factory`` names what
-    made the original model of ``args``, and ``weights`` is its state_dict as safetensors; all of these are claims of a manifest.
+    ``original``: this variant was exported from the original model, so both compute the same. ``factory`` and ``args`` built the
+    original model, and ``weights`` is its state_dict as safetensors. All of these are unverified claims of a manifest.
     """
 
     onnx: Path

@@ -16,7 +16,7 @@ from edgekit.tensors import Array
 
 MAX_GOLDEN_BYTES = 4 << 30
 LAST_OF_FLOAT32 = 3
-"""The last schema that called the original's outputs float32, whatever their dtype."""
+"""The last schema in which the original's outputs were called float32, whatever their dtype."""
 
 
 class GoldenArrays(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class GoldenArrays(msgspec.Struct, frozen=True):
     labels: Array | None
 
     def to_npz(self) -> bytes:
-        """The same arrays give the same bytes."""
+        """The bytes of ``golden.npz``; the same arrays give the same bytes."""
         members = {f"input.{name}": array for name, array in self.inputs.items()}
         members |= {f"float64.{name}": array for name, array in self.float64.items()}
         members |= {f"original.{name}": array for name, array in self.original.items()}
@@ -40,19 +40,19 @@ class GoldenArrays(msgspec.Struct, frozen=True):
 
 
 def read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
-    """The arrays that ``manifest`` describes; raises BundleError for a file that holds anything else."""
+    """Read the arrays that ``manifest`` describes; raises BundleError for a file that holds anything else."""
     samples = manifest.golden.samples
     original = "float32" if manifest.schema <= LAST_OF_FLOAT32 else "original"
-    wanted = {f"input.{spec.name}": (spec.dtype, spec.concrete(samples)) for spec in manifest.inputs}
+    expected = {f"input.{spec.name}": (spec.dtype, spec.concrete(samples)) for spec in manifest.inputs}
     for spec in manifest.outputs:
-        wanted[f"float64.{spec.name}"] = ("float64", spec.concrete(samples))
-        wanted[f"{original}.{spec.name}"] = (spec.dtype, spec.concrete(samples))
+        expected[f"float64.{spec.name}"] = ("float64", spec.concrete(samples))
+        expected[f"{original}.{spec.name}"] = (spec.dtype, spec.concrete(samples))
     arrays: dict[str, Array] = {}
     try:
-        _check_sizes(path, wanted)
+        _check_sizes(path, expected)
         with np.load(path, allow_pickle=False) as content:
             labels = content["labels"] if "labels" in content.files else None
-            for name, (dtype, shape) in wanted.items():
+            for name, (dtype, shape) in expected.items():
                 arrays[name] = content[name]
                 if str(arrays[name].dtype) != dtype or arrays[name].shape != shape:
                     raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
@@ -68,15 +68,15 @@ def read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
     return GoldenArrays(part("input"), part("float64"), part(original), labels)
 
 
-def _check_sizes(path: Path, wanted: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Before anything is unpacked: no member may be larger than the manifest's shapes explain."""
+def _check_sizes(path: Path, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Raise ValueError, before unpacking, for a member larger than the manifest's shapes explain."""
     header = 4096
     limits = {
-        f"{name}.npy": np.dtype(dtype).itemsize * int(np.prod(shape, dtype=object)) for name, (dtype, shape) in wanted.items()
+        f"{name}.npy": np.dtype(dtype).itemsize * int(np.prod(shape, dtype=object)) for name, (dtype, shape) in expected.items()
     }
-    limits["labels.npy"] = 8 * max((shape[0] for _, shape in wanted.values() if shape), default=0)
+    limits["labels.npy"] = 8 * max((shape[0] for _, shape in expected.values() if shape), default=0)
     if sum(limits.values()) > MAX_GOLDEN_BYTES:
-        raise ValueError(f"it would take more than {MAX_GOLDEN_BYTES >> 30} GiB of memory")
+        raise ValueError(f"the arrays would take more than {MAX_GOLDEN_BYTES >> 30} GiB of memory")
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.filename not in limits or member.file_size > limits[member.filename] + header:

@@ -1,4 +1,4 @@
-"""``manifest.json``: everything about a bundle, as data, and the JSON schema of it."""
+"""``manifest.json``: everything about a bundle as data, and the JSON schema of that file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from edgekit.tolerance import Tolerance
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
 SCHEMA = 4
 READS_FROM = 4
-"""The oldest schema whose readers understand a manifest that is written now; it stays while new fields are optional."""
+"""The oldest schema whose readers understand a manifest written now; raised only when a new field is not optional."""
 MAX_MANIFEST_BYTES = 16 << 20
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of the bundle: its fingerprint, and its ``size`` in bytes."""
+    """A file of the bundle: its sha256, and its ``size`` in bytes."""
 
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     size: Annotated[int, Meta(ge=0)]
@@ -36,7 +36,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a variant may be from the bundle's reference.
 
-    ``accuracy_points``: how many hundredths of accuracy it may lose on a labelled set; None where that was not decided.
+    ``accuracy_points``: how many hundredths of accuracy the variant may lose on a labelled set; None if undecided.
     """
 
     tolerance: Tolerance
@@ -46,9 +46,9 @@ class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One ONNX file of the bundle's network, in a precision of its own.
 
-    ``error`` is the file's own, scale-normalised, against the float64 reference as measured when it was made; None in bundles
-    that did not record it. ``accuracy`` is a share of 1 on a labelled set, None where it was not measured. ``made_by`` is free:
-    the command, its version and what it was told.
+    ``error`` is the file's error of scale against the float64 reference, measured when the file was written; None if not
+    recorded. ``accuracy`` is a share of 1 on a labelled set; None if not measured. ``made_by`` is free-form: the command, its
+    version and its arguments.
     """
 
     name: str
@@ -61,11 +61,11 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the golden inputs came from: ``test-set`` pictures in order, or ``random`` normal numbers by ``seed``.
+    """Origin of the golden inputs: ``test-set`` pictures in order, or ``random`` normal numbers by ``seed``.
 
-    ``original_error`` is the original's own in its dtype against its float64, scale-normalised: a yardstick for every backend.
-    It is None where the original could not be run in float64 and is its own reference. ``reference`` says what the recorded
-    float64 outputs are of, in words for a report.
+    ``original_error`` is the error of scale of the original in its own dtype against its float64 run: a yardstick for every
+    backend. It is None if the original could not be run in float64 and is its own reference. ``reference`` describes, in words
+    for a report, which model computed the recorded float64 outputs.
     """
 
     file: str
@@ -77,7 +77,7 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was exported: a factory with its arguments, the recipe it was trained by, and its weights."""
+    """Origin of the model: a factory and its arguments, the recipe that trained it, and its weights."""
 
     model: str
     args: dict[str, Any]
@@ -89,8 +89,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A bundle as data; ``test_accuracy`` is a share of 1 on the whole test set, of the original model in its own dtype.
 
-    ``schema`` is the form that the file is in, and ``reads_from`` the oldest schema whose readers understand it: to them every
-    field that they do not know is optional. The first of the ``variants`` is what is used where none is named.
+    ``schema`` is the form of this file; ``reads_from`` is the oldest schema whose readers understand it: they may skip every
+    field unknown to them. The first of the ``variants`` is the default.
     """
 
     schema: Annotated[int, Meta(ge=1)]
@@ -115,13 +115,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"reads_from is {self.reads_from}, beyond its own schema {self.schema}")
 
     def variant(self, name: str = "") -> Variant:
-        """The variant ``name``, or the first where that is empty; raises UsageError that lists those there are."""
+        """The variant ``name``, or the first if ``name`` is empty; raises UsageError that lists the bundle's variants."""
         for variant in self.variants:
             if name in ("", variant.name):
                 return variant
-        there = [variant.name for variant in self.variants]
+        names = [variant.name for variant in self.variants]
         raise UsageError(
-            f"bundle {self.name} has no variant {name!r}", f"choose one of: {', '.join(there)}{did_you_mean(name, there)}"
+            f"bundle {self.name} has no variant {name!r}", f"choose one of: {', '.join(names)}{did_you_mean(name, names)}"
         )
 
     def to_json(self) -> bytes:
@@ -130,7 +130,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def decode_manifest(content: bytes, path: Path) -> Manifest:
-    """Read a manifest of any schema so far, or of a newer one that says it can be read; raises BundleError naming ``path``."""
+    """Read a manifest of any schema up to today's, or a newer one whose ``reads_from`` allows it; raises BundleError."""
     try:
         manifest = msgspec.convert(_in_todays_form(msgspec.json.decode(content, type=dict[str, Any]), path), Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as problem:
@@ -144,11 +144,11 @@ def decode_manifest(content: bytes, path: Path) -> Manifest:
 
 
 def json_schema() -> bytes:
-    """The JSON schema of a manifest that is written now, from the structs above."""
+    """The JSON schema of a manifest in today's form, from the structs above."""
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"edgekit manifest.json, schema {SCHEMA}"}
     schema = head | msgspec.json.schema(Manifest)
     for described in schema["$defs"].values():
-        described["description"] = cleandoc(described["description"])  # which Python 3.13 has done already
+        described["description"] = cleandoc(described["description"])  # Python 3.13 cleans docstrings itself
     return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
 
 
@@ -161,8 +161,8 @@ def _in_todays_form(document: dict[str, Any], path: Path) -> dict[str, Any]:
     oldest = document.get("reads_from")
     if not isinstance(oldest, int) or oldest > SCHEMA:
         raise BundleError(f"{path} has schema {schema}, and this edgekit reads up to {SCHEMA}", "upgrade edgekit")
-    known: dict[str, Any] = only_known(document, Manifest)
-    return known
+    readable: dict[str, Any] = only_known(document, Manifest)
+    return readable
 
 
 def _check_files(manifest: Manifest, path: Path) -> None:
@@ -177,7 +177,7 @@ def _check_files(manifest: Manifest, path: Path) -> None:
 
 
 def _check_variants(variants: Sequence[Variant], path: Path) -> None:
-    """A name finds one variant, and every variant is a file of its own."""
+    """Raise BundleError unless every variant has a name and a file of its own."""
     names, files = [variant.name for variant in variants], [variant.file for variant in variants]
     for name in names:
         if not check_name(name):

@@ -1,4 +1,4 @@
-"""Manifests of other schemas in the form of today's: older ones upgraded, newer ones without what is not known here."""
+"""Manifests of other schemas in today's form: older ones are upgraded, newer ones lose their unknown fields."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _NAMES = {"fp32": "float32", "fp16": "float16", "fp64": "float64", "bf16": "bflo
 
 
 def upgraded(document: dict[str, Any], schema: int) -> dict[str, Any]:
-    """A manifest of an older ``schema`` in today's form; what is damaged stays as it is, for the reader to name it.
+    """A manifest of an older ``schema`` in today's form; damaged values are left for ``decode_manifest`` to report.
 
-    Schema 1 named one layer that a norm was folded into, 2 names all of them; 3 added the written file's error; 4 gives a variant
-    its allowance, its error and what made it, calls it by its dtype, and says what the reference is and from which schema on it
-    can be read.
+    Schema 1 named one layer that a norm was folded into. Schema 2 names all of them. Schema 3 added the written file's error.
+    Schema 4 gives a variant its allowance, its error and ``made_by``, names it after its dtype, and adds ``reference`` and
+    ``reads_from``.
     """
     if schema == 1:
         for fold in _dicts(_dict(document.get("fold")).get("folded")):
@@ -31,7 +31,7 @@ def upgraded(document: dict[str, Any], schema: int) -> dict[str, Any]:
     for variant in _dicts(document.get("variants")):
         _upgrade_variant(variant)
         variant["error"], variant["made_by"] = error, made_by
-        error, made_by = None, {}  # both are the first variant's; an edgekit of these schemas wrote no other
+        error, made_by = None, {}  # edgekit of these schemas wrote one variant only, so both belong to the first
     return document
 
 
@@ -59,7 +59,7 @@ def _only_known(value: Any, kind: msgspec.inspect.Type) -> Any:
 
 
 def _reference(model: Any, original_error: Any) -> str:
-    """What the float64 outputs are of: a bundle of these schemas tells it by its source's name, and by an error that is None."""
+    """The origin of the float64 outputs, told by the source's name and by an ``original_error`` of None in older schemas."""
     if original_error is None:
         return "the original ONNX file in its own dtype, unoptimised (recorded)"
     if isinstance(model, str) and is_onnx(model):

@@ -1,4 +1,4 @@
-"""``edgekit bench``: latency of every backend present, taking turns."""
+"""``edgekit bench``: latency of every backend present, with the backends taking turns."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def bench(
     layers: bool = False,
     progress: Progress = SILENT,
 ) -> BenchReport:
-    """Time a bundle, interleaved: on every backend present, or by ``setups``.
+    """Time a bundle on every backend present, or by ``setups``; the backends take turns.
 
-    ``budget_ms`` bounds the end-to-end median of the first batch; ``layers`` asks the backends that can what each layer takes.
-    Raises BundleError for a bundle that is damaged, and MissingError for a setup that cannot run here.
+    ``budget_ms`` bounds the end-to-end median of the first batch size. ``layers`` adds the time of each layer, from the backends
+    that measure it. Raises BundleError for a damaged bundle, and MissingError for a setup that cannot run on this machine.
     """
     opened = open_bundle(Path(bundle))
     choice = choose(opened, setups)
@@ -44,8 +44,8 @@ def bench(
     with ExitStack() as stack:
         ready = []
         for name, setup in zip(labels(choice.setups), choice.setups, strict=True):
-            taken = taking(_with_threads(setup), timing.batches)
-            ready.append(stack.enter_context(open_named(name, taken, opened, progress)))
+            complete = taking(_with_threads(setup), timing.batches)
+            ready.append(stack.enter_context(open_named(name, complete, opened, progress)))
         rows, comparisons = time_sessions(ready, timing, progress)
         by_layer = _layers(opened, ready, rows, timing) if layers else ()
     return BenchReport(
@@ -63,7 +63,7 @@ def bench(
 
 
 def _with_threads(setup: Setup) -> Setup:
-    """The setup with the threads that are meant where it names none: a report is read on other machines too."""
+    """The setup with an explicit number of threads, because a report is read on other machines too."""
     return filled(setup, threads=cores())
 
 
@@ -72,7 +72,7 @@ def _check_layers(choice: Choice) -> None:
     able = [name for name, row in table().items() if row.by_layer]
     named = [setup.backend for setup in choice.setups]
     if not set(able) & set(named):
-        raise UsageError(f"--layers: {', '.join(named)} cannot tell its layers", f"add --backend {' or '.join(able)}")
+        raise UsageError(f"--layers: {', '.join(named)} cannot time layers", f"add --backend {' or '.join(able)}")
 
 
 def _layers(bundle: Bundle, ready: Sequence[Opened], rows: Sequence[LatencyReport], timing: Timing) -> tuple[LayersReport, ...]:

@@ -1,4 +1,4 @@
-"""``edgekit build``: what a backend makes of a bundle ahead of time, an engine for example."""
+"""``edgekit build``: build ahead of time what a backend needs of a bundle, such as a TensorRT engine."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def build(
     rebuild: bool = False,
     progress: Progress = SILENT,
 ) -> BuildReport:
-    """Build for this machine by ``setup``, with the build's own options; without one, by the first backend that builds.
+    """Build for this machine by ``setup``, which may hold the build's own options; by default, the first backend that builds.
 
-    The result goes to the backend's cache, or to ``output``; ``rebuild`` builds even if a fitting one is there.
+    The result goes to the backend's cache, or to ``output``. ``rebuild`` ignores a result in the cache.
 
-    Raises BundleError for a bundle that is damaged, MissingError where nothing can be built here, EngineError for what the
-    backend refuses, and OutputError for a place that cannot be written.
+    Raises BundleError for a damaged bundle, MissingError if this machine cannot build, EngineError if the backend refuses the
+    network, and OutputError if ``output`` cannot be written.
     """
     opened = open_bundle(Path(bundle))
-    wanted = Setup.parse(setup or builders()[0]) if isinstance(setup, str) else setup
-    builder = _builder_of(wanted.backend)
-    named = msgspec.structs.replace(wanted, variant=opened.variant(wanted.variant).name)
+    chosen = Setup.parse(setup or builders()[0]) if isinstance(setup, str) else setup
+    builder = _builder_of(chosen.backend)
+    named = msgspec.structs.replace(chosen, variant=opened.variant(chosen.variant).name)
     place = None if output is None else Path(output)
     if place is not None:
         check_outside(place, opened.root)
@@ -42,12 +42,12 @@ def build(
 
 
 def builders() -> tuple[str, ...]:
-    """The backends that build something ahead, in the order of the table."""
+    """The backends that build ahead of time, in the order of the table."""
     return tuple(name for name, row in table().items() if row.builder is not None)
 
 
 def _builder_of(name: str) -> Builder:
     builder = row_of(name).builder
     if builder is None:
-        raise UsageError(f"{name} builds nothing ahead", f"use one of {', '.join(builders())}")
+        raise UsageError(f"{name} builds nothing ahead of time", f"use one of {', '.join(builders())}")
     return builder

@@ -1,6 +1,6 @@
-"""What works on this machine: every package and backend, what it would really run on, what is wrong, what mends it.
+"""``edgekit doctor``: which packages and backends work on this machine, on which device, and the remedy for those that do not.
 
-Each package is imported in a process of its own, because a broken one may crash.
+Each package is imported in a process of its own, because a broken package may crash.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from edgekit.setups import Absence
 
 LIMITS = Limits(seconds=120)
 Probe: TypeAlias = Callable[[Sequence[str], str], "Answer | Absence"]
-"""Runs a module with arguments, and gives its answer, which has the key named; or why there is none."""
+"""Runs a module with arguments; returns its answer, which must have the named key, or the reason why there is none."""
 
 
 def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorReport:
-    """Look at every package and backend, with ``probe`` in place of a process for each."""
+    """Examine every package and backend; ``probe`` replaces the process for each."""
     probe, rows = probe or ask, table()
     packages, findings, backends = _packages(rows.values()), [_driver()], {}
     with progress.task("looking at runtimes", len(packages) + len(rows)) as advance:
@@ -46,17 +46,17 @@ def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorRep
 def _facts_of(row: Backend) -> dict[str, str]:
     try:
         return {str(name): str(fact) for name, fact in row.doctor_facts().items()}
-    except BROKEN as problem:  # a row from elsewhere must not take the findings with it
-        return {row.name: f"cannot tell its facts: {first_line(problem)}"}
+    except BROKEN as problem:  # a broken plugin must not hide the findings of others
+        return {row.name: f"its facts cannot be read: {first_line(problem)}"}
 
 
 def ask(command: Sequence[str], key: str) -> Answer | Absence:
-    """Run a module in a process of its own; why there is no answer that has ``key`` is what is broken."""
+    """Run a module in a process of its own; returns its answer, or a broken Absence if the answer lacks ``key``."""
     outcome = run_child(command[0], command[1:], LIMITS, key)
     if isinstance(outcome, dict):
         return outcome
     if outcome.kind == "silence":
-        return Absence("importing it ends the program before it can say its version", "", broken=True)
+        return Absence("importing it ends the program before its version can be read", "", broken=True)
     return Absence(outcome.sentence("importing it"), "", broken=True)
 
 
@@ -65,11 +65,11 @@ def _onnx_absence() -> Absence | None:
 
 
 ONNX = Package("onnx", _onnx_absence, ("edgekit.machine.probe", "onnx"), plain_package)
-"""No backend is of this package, and much needs it."""
+"""The onnx package: not a backend's, but many commands need it."""
 
 
 def _packages(rows: Iterable[Backend]) -> tuple[Package, ...]:
-    """Those of all backends, each once: of two of one name the first."""
+    """The packages of all backends, each name once; the first entry of a name counts."""
     packages = {ONNX.name: ONNX}
     for row in rows:
         for package in row.packages:
@@ -91,7 +91,9 @@ def _examine(package: Package, probe: Probe) -> Finding:
         return _without(package.name, version, absence)
     facts = probe(package.probe, "version")
     if isinstance(facts, Absence):
-        again = f"pip install --force-reinstall {package.name}" if version else "install it again by what installed it"
+        again = (
+            f"pip install --force-reinstall {package.name}" if version else f"reinstall {package.name} the way it was installed"
+        )
         return Finding(package.name, "broken", version, "", facts.reason, again)
     examined = package.examine(facts)
     limit = examined.limit or Absence("", "")
@@ -105,6 +107,6 @@ def _without(name: str, version: str, absence: Absence) -> Finding:
 
 
 def _absence(backend: str, probe: Probe) -> Absence | None:
-    """What ``--backend`` would say here."""
+    """The absence of a backend, as ``--backend`` would report it on this machine."""
     facts = probe(("edgekit.backends.probe", backend), "absence")
     return facts if isinstance(facts, Absence) else msgspec.convert(facts["absence"], Absence | None)

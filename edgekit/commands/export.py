@@ -1,4 +1,4 @@
-"""``edgekit export``."""
+"""``edgekit export``: write a bundle from a recipe, a model or an ONNX file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def export(
     runs: Path | str = RUNS,
     progress: Progress = SILENT,
 ) -> ExportReport:
-    """Export what ``source`` names into the bundle ``output``, or ``exported/<name>``.
+    """Export ``source`` into the bundle ``output``, or ``exported/<name>``.
 
-    Raises EdgekitError, and leaves an older bundle as it was, on failure.
+    Raises EdgekitError on failure, and then leaves an older bundle untouched.
     """
     with progress.task("exporting", 4) as advance:
         origin = origin_of(source, options, runs=Path(runs))

@@ -1,4 +1,4 @@
-"""``edgekit inspect``: what a model is made of."""
+"""``edgekit inspect``: the layers, shapes, parameters and multiply-accumulates of a model."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def inspect(
 ) -> InspectReport:
     """Describe a bundle's variant, an ONNX file, or any source: layers, shapes, parameters and multiply-accumulates.
 
-    ``input_shapes``, ``args`` of its factory and ``weights`` are for a model that does not know them.
+    ``input_shapes``, ``args`` (of the factory) and ``weights`` are for a shipped model or an import path.
     """
     path = Path(target)
     is_bundle = (path / MANIFEST).is_file()
     if variant and not is_bundle:
-        raise UsageError(f"--variant goes with a bundle, and {target} is none", "leave it out")
+        raise UsageError(f"--variant goes with a bundle, and {target} is not a bundle", "leave out --variant")
     if args and (is_bundle or is_onnx(path)):
-        raise UsageError(f"--arg is for the factory of a model, and {target} has none", "leave it out")
+        raise UsageError(f"--arg is for the factory of a model, and {target} has no factory", "leave out --arg")
     if is_bundle or is_onnx(path):
         needs_onnx()
         from edgekit.onnx.table import onnx_table

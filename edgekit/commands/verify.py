@@ -1,4 +1,4 @@
-"""``edgekit verify``: every backend present against the recorded float64 outputs."""
+"""``edgekit verify``: compare every backend present with the recorded float64 outputs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def verify(
     tolerance: Tolerance | ToleranceChange = AS_RECORDED,
     progress: Progress = SILENT,
 ) -> VerifyReport:
-    """Check a bundle against its recorded float64 outputs: on every backend present, or by ``setups``.
+    """Check a bundle against its recorded float64 outputs, on every backend present or by ``setups``.
 
-    A setup may be text, as ``--backend`` takes it. Each variant is held to its own allowance, unless ``tolerance`` changes that.
-    Raises BundleError for a bundle that is damaged, and MissingError for a setup that cannot run here.
+    A setup may be text in the form of ``--backend``. Each variant must keep to its own allowance, unless ``tolerance`` changes
+    the allowance. Raises BundleError for a damaged bundle, and MissingError for a setup that cannot run on this machine.
     """
     opened = open_bundle(Path(bundle))
     choice = choose(opened, setups)
@@ -43,5 +43,5 @@ def verify(
 
 
 def _taking(setup: Setup, samples: int) -> Setup:
-    """The engine that is verified is the one that is built, timed and shipped: in the batches it takes."""
+    """The setup with verification's batch sizes; a backend with ranges keeps its own, so that the shipped engine is verified."""
     return setup if row_of(setup.backend).in_ranges else taking(setup, (1, samples))

@@ -1,18 +1,18 @@
-"""Folding batch norm, and what is one in disguise, into the layers around it.
+"""Fold batch norm, and arithmetic equivalent to batch norm, into the layers around it.
 
 In inference mode batch norm is an affine map per channel,
 
     y = s * x + t,      s = gamma / sqrt(var + eps),      t = beta - mean * s
 
-and so are its pieces when somebody wrote it out as subtract, multiply, divide and add. Behind a layer x = W u + b it vanishes
-into that layer, s W and s b + t; in front of one, W y + b, into W s and W t + b. On the way there it passes whatever an affine
-map passes. The graph comes from ``torch.export``, so what is "before" is told by the flow of data.
+and so are the subtract, multiply, divide and add of a batch norm written out by hand. After a layer x = W u + b the map goes
+into that layer, as s W and s b + t; before a layer W y + b, as W s and W t + b. Between norm and layer there may be any operators
+that let an affine map pass. The graph comes from ``torch.export``, so "before" and "after" follow the flow of data.
 
     graph.py     reading the graph                      affine.py    the algebra of maps
-    norms.py     which nodes are normalisations         rules.py     how a map meets each operator: add yours here
-    search.py    which layers take a normalisation      weights.py   their new weights, in float64, rounded once
+    norms.py     which nodes are normalisations         rules.py     what each operator does to a map: add rules here
+    search.py    which layers take a normalisation      weights.py   the layers' new weights, in float64, rounded once
 
-Both graphs are then run in float64 (``proof.py``).
+``proof.py`` then runs the original and the folded graph in float64 and compares them.
 """
 
 from __future__ import annotations
@@ -51,109 +51,109 @@ Side = Literal["before", "after", "beside"]
 def fold(
     model: nn.Module, inputs: Sequence[TensorSpec], *, fold_bn: bool = True, traced: fx.GraphModule | None = None
 ) -> tuple[fx.GraphModule, FoldReport]:
-    """Trace ``model`` and fold every normalisation that can be; ``model`` is untouched.
+    """Trace ``model`` and fold every normalisation that can be folded; ``model`` is untouched.
 
-    ``traced`` is its graph where there is one already, fresh from ``trace``; it is rewritten.
-    With ``fold_bn=False`` the graph is only traced and every normalisation reported as kept. Raises ModelError when the
-    model cannot be traced, or when the folded graph does not compute what the traced one did (float64, one random batch).
+    ``traced`` is the model's graph, fresh from ``trace``, if the caller has traced the model already; this graph is rewritten.
+    With ``fold_bn=False`` the graph is only traced, and every normalisation is reported as kept. Raises ModelError if the model
+    cannot be traced, or if the folded graph and the traced one differ in float64 on a random batch.
     """
     graph = trace(model, inputs) if traced is None else traced
     if not fold_bn:
         without_bystanders(graph)
         without_repeats(graph)
         own_weights(graph, model)
-        asked = Obstacle("itself", "not-asked", "", "folding was not asked for")
-        return graph, FoldReport((), tuple(_kept(norm, [asked]) for norm in find_norms(graph)))
-    report = _fold(model, graph, tensors_of(inputs, TRACED_BATCH + 1))  # another batch than was traced
+        obstacle = Obstacle("itself", "not-asked", "", "folding was not asked for")
+        return graph, FoldReport((), tuple(_kept_norm(norm, [obstacle]) for norm in find_norms(graph)))
+    report = _fold(model, graph, tensors_of(inputs, TRACED_BATCH + 1))  # not the batch size that was traced
     _clean(graph)
     own_weights(graph, model)
     return graph, report
 
 
 def _fold(model: nn.Module, graph: fx.GraphModule, example: tuple[torch.Tensor, ...]) -> FoldReport:
-    """Rewrite ``graph``, and prove what was rewritten."""
+    """Rewrite ``graph``, and prove that its values are unchanged."""
     writes = writes_in_place(graph)
-    nothing = not writes and all(norm.affine is None for norm in find_norms(graph))
-    proof = None if nothing else Proof(model, graph, example)
+    unchanged = not writes and all(norm.affine is None for norm in find_norms(graph))
+    proof = None if unchanged else Proof(model, graph, example)
     without_bystanders(graph)
     written = without_writes(graph)
     without_zeros(graph)
     without_repeats(graph)
     linears = Linears(graph)
-    weights, folded, kept = fold_graph(graph, written, proof)
+    weights, folded, refused = fold_graph(graph, written, proof)
     linears.undo()
     error = proof.check(graph, weights.exact) if proof is not None and (folded or writes) else None
     weights.commit()
-    return FoldReport(folded, kept, error if folded else None)
+    return FoldReport(folded, refused, error if folded else None)
 
 
 def fold_graph(
     graph: fx.GraphModule, written: frozenset[fx.Node], proof: Proof | None = None
 ) -> tuple[Weights, tuple[Fold, ...], tuple[Kept, ...]]:
-    """Take out of the graph what folds; the weights that make up for it, what was folded where, what was kept and why.
+    """Remove the norms that fold from the graph; returns the new weights, the folded norms and the kept norms with reasons.
 
-    Rounds go on until one folds nothing more: what one normalisation leaves may be what the next one needs.
+    Rounds repeat until one folds nothing: a folded norm may clear the way for another.
     """
     weights = Weights(Search(graph, written))
     attempt = partial(_attempt, weights, proof)
     order = [norm.nodes[0] for norm in find_norms(graph)]
     folded: dict[fx.Node, Fold] = {}
-    kept: dict[fx.Node, Kept] = {}
+    refused: dict[fx.Node, Kept] = {}
     while True:
         norms = [norm for norm in find_norms(graph) if norm.nodes[0] not in folded]
         round_folded = len(folded)
-        for norm in norms:  # into what comes before, in the order of the data
-            attempt(norm, "before", folded, kept)
-        for norm in reversed([norm for norm in norms if norm.nodes[0] not in folded]):  # what is behind must be done first
-            attempt(norm, "after", folded, kept)
+        for norm in norms:  # into layers before the norm, in the order of the data
+            attempt(norm, "before", folded, refused)
+        for norm in reversed([norm for norm in norms if norm.nodes[0] not in folded]):  # into layers after, the last norm first
+            attempt(norm, "after", folded, refused)
         for norm in [norm for norm in norms if norm.nodes[0] not in folded]:
-            attempt(norm, "beside", folded, kept)
+            attempt(norm, "beside", folded, refused)
         if len(folded) == round_folded:
             break
     weights.name_parameters()
     graph.graph.lint()  # type: ignore[no-untyped-call]
     graph.recompile()
     position = {node: index for index, node in enumerate(order)}
-    first = {node: position.get(node, len(order)) for node in (*folded, *kept)}
+    first = {node: position.get(node, len(order)) for node in (*folded, *refused)}
     return (
         weights,
         tuple(folded[node] for node in sorted(folded, key=first.__getitem__)),
-        tuple(kept[node] for node in sorted(set(kept) - set(folded), key=first.__getitem__)),
+        tuple(refused[node] for node in sorted(set(refused) - set(folded), key=first.__getitem__)),
     )
 
 
 def _attempt(
-    weights: Weights, proof: Proof | None, norm: Norm, side: Side, folded: dict[fx.Node, Fold], kept: dict[fx.Node, Kept]
+    weights: Weights, proof: Proof | None, norm: Norm, side: Side, folded: dict[fx.Node, Fold], refused: dict[fx.Node, Kept]
 ) -> None:
-    """Fold ``norm`` to one side, or note what stands against it."""
+    """Fold ``norm`` to one side, or record the obstacle."""
     node = norm.nodes[0]
     if norm.obstacle is not None:
-        kept[node] = _kept(norm, [norm.obstacle])
+        refused[node] = _kept_norm(norm, [norm.obstacle])
         return
     search = weights.search
     try:
         edits = getattr(search, side)(norm)
         weights.put(edits)
     except Blocked as blocked:
-        if side == "beside":  # so rarely possible that its absence explains nothing
+        if side == "beside":  # rarely possible, so its failure explains nothing to a reader
             return
         obstacle = Obstacle(side, blocked.code, str(blocked.at.name), str(blocked))
-        before = [earlier for earlier in kept[node].obstacles if earlier.side != side] if node in kept else []
-        kept[node] = _kept(norm, [*before, obstacle])
+        before = [earlier for earlier in refused[node].obstacles if earlier.side != side] if node in refused else []
+        refused[node] = _kept_norm(norm, [*before, obstacle])
         return
     folded[node] = Fold(norm.path, norm.kind, _layer_paths(edits), side, norm.onnx_nodes)
-    places, gone = _take_out(search.graph, norm, side)
+    places, removed = _take_out(search.graph, norm, side)
     if proof is not None:
         layers = [(edit.layer, edit.layer) for edit in edits] if side == "after" else []
-        proof.unchanged([*places, *layers], [*search.touched, *gone])
+        proof.unchanged([*places, *layers], [*search.touched, *removed])
 
 
 def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> tuple[list[tuple[fx.Node, fx.Node]], list[fx.Node]]:
-    """Its input takes its place; where a convolution beside it does its work, it leaves the sum altogether.
+    """Replace ``norm`` by its input, or drop it from its sum if a convolution beside it took it.
 
-    Gives where (before, now) the value must be the same, and the nodes that are gone.
+    Returns the pairs of nodes (before, now) with equal values, and the removed nodes.
     """
-    gone = [*norm.nodes]
+    removed = [*norm.nodes]
     places: list[tuple[fx.Node, fx.Node]] = []
     if side == "beside":
         (total,) = norm.last.users
@@ -161,20 +161,20 @@ def _take_out(graph: fx.GraphModule, norm: Norm, side: Side) -> tuple[list[tuple
         top = sums_with(norm.last)[-1]
         places = [(top, other if top is total else top)]
         total.replace_all_uses_with(other)
-        gone.append(total)
+        removed.append(total)
     else:
         norm.last.replace_all_uses_with(norm.source)
         places = [(norm.last, norm.source)] if side == "before" else []
-    for node in reversed(gone):
+    for node in reversed(removed):
         graph.graph.erase_node(node)
-    return places, gone
+    return places, removed
 
 
 def _layer_paths(edits: list[Edit]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(module_path(edit.layer) for edit in edits))
 
 
-def _kept(norm: Norm, obstacles: Sequence[Obstacle]) -> Kept:
+def _kept_norm(norm: Norm, obstacles: Sequence[Obstacle]) -> Kept:
     sides = {"itself": "", "before": "", "after": "behind it: "}
     reason = "; ".join(sides[obstacle.side] + obstacle.why for obstacle in obstacles)
     return Kept(norm.path, norm.kind, reason, norm.onnx_nodes, tuple(obstacles))

@@ -1,4 +1,4 @@
-"""y = scale * x + shift, for values of any rank: the whole algebra of folding."""
+"""Affine maps y = scale * x + shift on values of any rank: the algebra of folding."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class Affine(NamedTuple):
-    """y = scale * x + shift, element by element.
+    """The map y = scale * x + shift, element by element.
 
-    Both are float64 and have the rank of x, with size 1 along every axis on which they do not depend. A batch norm of an
-    image has the shape 1 x C x 1 x 1; behind a flatten the same map has the shape 1 x CHW. Axes of unknown size are always 1.
+    ``scale`` and ``shift`` are float64 tensors of x's rank, with size 1 along every axis on which they do not depend. For a
+    batch norm of an image they have the shape 1 x C x 1 x 1; after a flatten, 1 x CHW. Axes of unknown size always have size 1.
     """
 
     scale: Tensor
@@ -21,20 +21,20 @@ class Affine(NamedTuple):
 
     @classmethod
     def of(cls, scale: Tensor, shift: Tensor) -> Affine:
-        """With every axis that can be dropped, dropped."""
+        """The map with every axis on which nothing depends reduced to size 1."""
         return cls(compact(scale), compact(shift))
 
     @classmethod
     def identity(cls, rank: int) -> Affine:
-        """Y = x."""
+        """The map y = x for values of ``rank`` axes."""
         return cls(torch.ones((1,) * rank, dtype=torch.float64), torch.zeros((1,) * rank, dtype=torch.float64))
 
     def then(self, after: Affine) -> Affine:
-        """after(self(x)) = (s2 s1) x + (s2 t1 + t2)."""
+        """The composition after(self(x)) = (s2 s1) x + (s2 t1 + t2)."""
         return Affine.of(after.scale * self.scale, after.scale * self.shift + after.shift)
 
     def without_shift(self) -> Affine:
-        """Scale * x."""
+        """The map y = scale * x."""
         return Affine(self.scale, torch.zeros_like(self.scale[(slice(0, 1),) * self.scale.dim()]))
 
     @property
@@ -44,38 +44,38 @@ class Affine(NamedTuple):
 
     @property
     def is_identity(self) -> bool:
-        """Y = x."""
+        """Whether the map is y = x."""
         return not self.shifts and bool((self.scale == 1).all())
 
     @property
     def never_negative(self) -> bool:
-        """Whether the order of values is kept."""
+        """Whether no scale is negative, so that the order of values is kept."""
         return bool((self.scale >= 0).all())
 
     @property
     def finite(self) -> bool:
-        """Whether every number is."""
+        """Whether every scale and shift is finite."""
         return bool(self.scale.isfinite().all() and self.shift.isfinite().all())
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The axes along which the map is not the same everywhere."""
+        """The axes along which the map varies."""
         pairs = enumerate(zip(self.scale.shape, self.shift.shape, strict=True))
         return tuple(axis for axis, sizes in pairs if max(sizes) > 1)
 
     def along(self, axis: int, size: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift as vectors, of a map that varies along no other axis than this one."""
+        """Scale and shift as vectors of ``size``; the map may vary along ``axis`` only."""
         assert set(self.axes) <= {axis % self.scale.dim()}
         return self.scale.reshape(-1).expand(size), self.shift.reshape(-1).expand(size)
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Affine]:
-        """The shares of the pieces of a concatenation."""
+        """The map of each piece of a concatenation along ``axis``; ``sizes`` are the pieces' sizes."""
         parts = (torch.split(repeated(part, axis, sum(sizes)), list(sizes), axis) for part in self)
         return [Affine.of(scale, shift) for scale, shift in zip(*parts, strict=True)]
 
 
 def joined(maps: Sequence[Affine], axis: int, sizes: Sequence[int]) -> Affine:
-    """The map of a concatenation whose pieces have these maps and these sizes along ``axis``."""
+    """The map of a concatenation along ``axis`` of pieces with ``maps`` and ``sizes``."""
 
     def whole(parts: list[Tensor]) -> Tensor:
         shape = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
@@ -86,19 +86,19 @@ def joined(maps: Sequence[Affine], axis: int, sizes: Sequence[int]) -> Affine:
 
 
 def repeated(part: Tensor, axis: int, size: int) -> Tensor:
-    """Repeated along ``axis`` up to ``size`` where it has size 1."""
+    """``part`` repeated along ``axis`` up to ``size``, if it has size 1 there."""
     return part.expand(*part.shape[:axis], size, *part.shape[axis + 1 :])
 
 
-def reshaped(part: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
-    """What ``part``, spread over a value of ``sizes``, is after that value is reshaped to ``wanted``."""
+def reshaped(part: Tensor, sizes: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """The scale or shift of a value after the value is reshaped from ``sizes`` to ``shape``."""
     if part.numel() == 1:
-        return part.reshape((1,) * len(wanted))
-    return compact(part.expand(*sizes).reshape(*wanted))
+        return part.reshape((1,) * len(shape))
+    return compact(part.expand(*sizes).reshape(*shape))
 
 
 def compact(part: Tensor) -> Tensor:
-    """Of size 1 along each axis on which nothing depends."""
+    """``part`` with size 1 along each axis on which it does not depend."""
     for axis, size in enumerate(part.shape):
         if size > 1:
             first = part.narrow(axis, 0, 1)

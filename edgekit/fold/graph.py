@@ -1,4 +1,4 @@
-"""Reading a traced graph: shapes, names, stored tensors, values that depend on parameters alone, writes in place."""
+"""Read a traced graph (shapes, names, stored tensors, constants) and normalise its form before folding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DROPOUTS = frozenset(
 
 
 def sizes(node: fx.Node) -> tuple[int, ...]:
-    """The shape of a node's output as traced; free axes have the size of the example."""
+    """The shape of a node's output as traced; a free axis has the size that it had in tracing."""
     return tuple(size if isinstance(size, int) else int(size.node.hint) for size in _value(node).shape)
 
 
@@ -30,12 +30,12 @@ def free_axes(node: fx.Node) -> frozenset[int]:
 
 
 def dtype_of(node: fx.Node) -> torch.dtype:
-    """Of a node's output."""
+    """The dtype of a node's output."""
     return _value(node).dtype
 
 
 def is_tensor(node: object) -> bool:
-    """Whether the node is known to give one tensor."""
+    """Whether ``node`` is a node whose output is one tensor."""
     return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
 
 
@@ -46,12 +46,12 @@ def _value(node: fx.Node) -> Tensor:
 
 
 def argument(node: fx.Node, index: int, default: Any = None) -> Any:
-    """A positional argument, or what it is when left out."""
+    """A positional argument of a node, or ``default`` if it is left out."""
     return node.args[index] if len(node.args) > index else default
 
 
 def values_read(node: fx.Node) -> list[fx.Node]:
-    """The inputs whose values a node uses, and not only their shape or dtype."""
+    """The inputs whose values a node reads; inputs read for their shape or dtype only are left out."""
     if node.target in _READ_NO_VALUES:
         return []
     if node.target in _READ_FIRST_ONLY:
@@ -60,18 +60,18 @@ def values_read(node: fx.Node) -> list[fx.Node]:
 
 
 def scope(node: fx.Node) -> str | None:
-    """The path of the innermost module a node came from, empty for the model itself; None outside any."""
+    """The path of the innermost module that a node came from: empty for the model itself, None outside of modules."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack else None
 
 
 def module_path(node: fx.Node) -> str:
-    """That path, or the node's own name where there is none."""
+    """The path of the innermost module that a node came from, or the node's own name if there is no path."""
     return scope(node) or str(node.name)
 
 
 def module_class(node: fx.Node) -> str:
-    """The name of that module's class; empty outside any."""
+    """The class name of the innermost module that a node came from; empty outside of modules."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     if not stack:
         return ""
@@ -80,14 +80,14 @@ def module_class(node: fx.Node) -> str:
 
 
 def describe(node: fx.Node) -> str:
-    """For a reader: ``relu in features.3``."""
+    """A node in words for a reader, like ``relu in features.3``."""
     if node.op == "placeholder":
         return "the model's input"
     if node.op == "output":
         return "the model's output"
     if node.op == "get_attr":
         return str(node.target)
-    if node.target is operator.getitem:  # one of several results, such as a chunk's
+    if node.target is operator.getitem:  # one of several results, as of chunk()
         return describe(node.all_input_nodes[0])
     operation = str(node.target).split(".")[1] if str(node.target).startswith("aten.") else str(node.target)
     path = module_path(node)
@@ -95,19 +95,19 @@ def describe(node: fx.Node) -> str:
 
 
 def owner(graph: fx.GraphModule, name: str) -> tuple[nn.Module, str]:
-    """The submodule that holds ``name``, and its last part."""
+    """The submodule that holds the tensor ``name``, and the tensor's attribute name there."""
     path, _, leaf = name.rpartition(".")
     return graph.get_submodule(path), leaf
 
 
 def stored(graph: fx.GraphModule, name: str) -> Any:
-    """What a ``get_attr`` node gives."""
+    """The value that a ``get_attr`` node of this name reads."""
     holder, leaf = owner(graph, name)
     return getattr(holder, leaf)
 
 
 class Storages:
-    """Which nodes read the same stored numbers, under one name or several; found once, as a graph has thousands of them."""
+    """The nodes that read the same stored numbers under any name; indexed once, because a graph has thousands of readers."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self._place: dict[fx.Node, tuple[int, int, int]] = {}
@@ -118,27 +118,27 @@ class Storages:
                 self._nodes.setdefault(self._place[node][0], []).append(node)
 
     def users(self, node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
-        """Every user of the numbers behind a ``get_attr`` node, also through other names, as (name, user)."""
+        """(reader, user) for every use of the numbers behind a ``get_attr`` node, including uses under other names."""
         storage, first, last = self._place[node]
         readers = [other for other in self._nodes[storage] if self._place[other][1] <= last and first <= self._place[other][2]]
         return [(other, user) for other in readers for user in other.users]
 
 
 def _place(tensor: Tensor) -> tuple[int, int, int]:
-    """(storage, its first element, its last element) of a tensor; views that do not overlap share nothing."""
+    """(storage, first element, last element) of a tensor; views that do not overlap share no numbers."""
     first = int(tensor.storage_offset())
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.untyped_storage().data_ptr(), first, first + max(int(reach), 0)
 
 
 class Constants:
-    """Values of nodes that depend on stored tensors alone, in float64; None for all others."""
+    """Float64 values of the nodes that depend on stored tensors only; None for all other nodes."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self._graph = graph
         self._values: dict[fx.Node, Any] = {}
         self._constant: set[fx.Node] = set()
-        for node in graph.graph.nodes:  # in the order of the data: what a node needs has been decided before
+        for node in graph.graph.nodes:  # in the order of the data, so that a node's inputs are classified before the node
             inputs = node.all_input_nodes
             leaf = node.op == "get_attr" and isinstance(stored(graph, str(node.target)), Tensor)
             if leaf or (_is_pure(node) and inputs and all(value in self._constant for value in inputs)):
@@ -148,7 +148,7 @@ class Constants:
         return node in self._constant
 
     def __call__(self, node: Any) -> Any:
-        """The value; anything but a node is given back."""
+        """The value of a node; any other argument is returned as it is."""
         if not isinstance(node, fx.Node):
             return node
         if node not in self._constant:
@@ -169,7 +169,7 @@ class Constants:
 
 
 def _is_pure(node: fx.Node) -> bool:
-    """Whether a node gives the same for the same inputs, and changes none of them."""
+    """Whether a node is deterministic and writes into none of its inputs."""
     if node.op != "call_function":
         return False
     seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
@@ -182,7 +182,7 @@ def _writes(node: fx.Node) -> bool:
 
 
 def without_bystanders(graph: fx.GraphModule) -> None:
-    """Drop what does nothing in inference: dropout, which gives its input back, and the tracer's notes on dtypes."""
+    """Drop operators without effect in inference: inactive dropout, and the tracer's checks of dtypes."""
     for node in list(graph.graph.nodes):
         inactive = node.target in DROPOUTS and not node.args[2] and not any(user.op == "output" for user in node.users)
         if inactive:
@@ -193,7 +193,7 @@ def without_bystanders(graph: fx.GraphModule) -> None:
 
 
 class Linears:
-    """``x @ W`` and ``addmm(b, x, W)`` as linear(x, transposed W, b), where W is stored: one rule serves all spellings."""
+    """Rewrites ``x @ W`` and ``addmm(b, x, W)`` with a stored W as linear(x, transposed W, b), so that one rule serves all."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self._spelled: dict[fx.Node, tuple[Any, fx.Node]] = {}
@@ -209,7 +209,7 @@ class Linears:
             node.target, node.args = aten.linear.default, (source, turned, bias)
 
     def undo(self) -> None:
-        """Give those that nothing was folded into their own operator back."""
+        """Restore the original operator of every rewritten node that nothing was folded into."""
         for node, (target, turned) in self._spelled.items():
             if turned in node.all_input_nodes:
                 source, weight, bias = node.args[0], turned.args[0], argument(node, 2)
@@ -217,7 +217,7 @@ class Linears:
 
 
 def _product_with_bias(node: fx.Node) -> tuple[fx.Node | None, Any, Any]:
-    """(bias, x, W) of a matrix product, Nones for anything else."""
+    """(bias, x, W) of a matrix product; three Nones for any other node."""
     if node.target in (aten.matmul.default, aten.mm.default):
         return (None, *node.args)  # type: ignore[return-value]
     if node.target is aten.addmm.default and not node.kwargs and len(sizes(node.all_input_nodes[0])) == 1:
@@ -231,13 +231,14 @@ def writes_in_place(graph: fx.GraphModule) -> bool:
 
 
 def without_writes(graph: fx.GraphModule) -> frozenset[fx.Node]:
-    """Replace operators that write into their input (``relu_``) by those that do not; return the nodes it cannot be done for.
+    """Replace operators that write into their input (``relu_``) by operators that do not.
 
-    A write through a view stays, and every value that shares memory with it is returned: nothing may be folded there.
+    A write through a view cannot be replaced. Returns every node that shares memory with such a write; nothing may be folded
+    there.
     """
     position = {node: index for index, node in enumerate(graph.graph.nodes)}
     roots: dict[fx.Node, fx.Node] = {}
-    owners: dict[int, fx.Node] = {}  # memory -> the node that made what is in it now
+    owners: dict[int, fx.Node] = {}  # memory -> the node that wrote its current contents
     viewed: set[fx.Node] = set()
     written: set[fx.Node] = set()
     for node in list(position):
@@ -260,7 +261,7 @@ def without_writes(graph: fx.GraphModule) -> frozenset[fx.Node]:
 
 
 def without_repeats(graph: fx.GraphModule) -> None:
-    """Drop what nothing uses, and compute once what is computed twice from the same values: the exporter does so too."""
+    """Drop unused nodes, and merge nodes that compute the same from the same values, as the exporter does too."""
     graph.graph.eliminate_dead_code()
     graph.recompile()
     if writes_in_place(graph):
@@ -283,14 +284,14 @@ def without_zeros(graph: fx.GraphModule) -> None:
             continue
         (source,) = node.all_input_nodes
         zero = any(isinstance(value, (int, float)) and value == 0 for value in node.args)
-        returned = any(user.op == "output" for user in node.users)  # an output keeps a value of its own
+        returned = any(user.op == "output" for user in node.users)  # each output of the model needs a node of its own
         if zero and not returned and is_tensor(source) and dtype_of(source) == dtype_of(node):
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
 
 
 def _memory(node: fx.Node) -> int:
-    """What tells the memory of a node's value from others': the tracer's tensors share it where the real ones do."""
+    """An identifier of the memory of a node's value: the tracer's tensors share memory where the real ones do."""
     memories: list[int] = []
     fx.node.map_aggregate(
         node.meta.get("val"), lambda part: memories.append(part.untyped_storage()._cdata) if isinstance(part, Tensor) else None
@@ -299,7 +300,7 @@ def _memory(node: fx.Node) -> int:
 
 
 def _functional(node: fx.Node) -> Any:
-    """The same operator without the write; None where there is none, or it would give another dtype."""
+    """The same operator without the write; None if there is none, or if its result would have another dtype."""
     if any(
         is_tensor(value) and dtype_of(value).is_floating_point and dtype_of(value) != dtype_of(node)
         for value in node.all_input_nodes

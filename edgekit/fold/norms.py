@@ -1,4 +1,4 @@
-"""Finding normalisations: batch norm in inference mode, and per-channel arithmetic that somebody wrote out."""
+"""Find normalisations: batch norm in inference mode, and the same per-channel arithmetic written out by hand."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ NOT_FINITE = "its statistics or parameters are not finite"
 
 
 class Norm(NamedTuple):
-    """One normalisation in the graph: its nodes in their order, its map or what stands against it.
+    """One normalisation in the graph: its nodes in order, and its map or the obstacle to folding.
 
-    ``operand``: which argument of its first node it normalises. ``onnx_nodes``: how many BatchNormalization nodes it is in ONNX.
-    ``offset``: how many standard deviations the mean lies from zero, at worst.
+    ``operand``: the index of the normalised argument of the first node. ``onnx_nodes``: the number of BatchNormalization nodes
+    that the norm becomes in ONNX. ``offset``: the largest distance of a channel's mean from zero, in standard deviations.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Norm(NamedTuple):
 
     @property
     def source(self) -> fx.Node:
-        """The node whose output is normalised; after another fold it may be another one than was found."""
+        """The node whose output is normalised; folding another norm may change it."""
         source = self.nodes[0].args[self.operand]
         assert isinstance(source, fx.Node)
         return source
@@ -57,39 +57,39 @@ class Norm(NamedTuple):
 
 
 class AffineStep(NamedTuple):
-    """An elementwise operator with a constant operand: what it maps, and how."""
+    """An elementwise operator with a constant operand: ``map`` applies to the output of ``variable``."""
 
     variable: fx.Node
     map: Affine
 
 
 def find_norms(graph: fx.GraphModule) -> list[Norm]:
-    """Every normalisation in the graph, in the order of the data; those in branches (``torch.cond``) last."""
+    """Every normalisation in the graph, in the order of the data; norms in branches (``torch.cond``) come last."""
     constants = Constants(graph)
     inside = _holders(graph)
     norms: list[Norm] = []
-    taken: set[fx.Node] = set()
+    claimed: set[fx.Node] = set()
     for node in graph.graph.nodes:
-        if node in taken or node in constants or node.op != "call_function":
+        if node in claimed or node in constants or node.op != "call_function":
             continue
         if is_batch_norm(node):
             norms.append(_batch_norm(node, constants))
         elif affine_step(node, constants) is not None:
             run = _step_chain(node, constants)
-            taken.update(run)
+            claimed.update(run)
             norm = _written_out(run, constants, inside)
             norms += [norm] if norm is not None else []
     return norms + _in_branches(graph)
 
 
 def _holders(graph: fx.GraphModule) -> set[str]:
-    """The paths of modules that have modules inside which compute something."""
+    """The paths of modules with computing modules inside."""
     parts = [module_path(node).split(".") for node in graph.graph.nodes]
     return {".".join(path[:length]) for path in parts for length in range(1, len(path))}
 
 
 def is_batch_norm(node: fx.Node) -> bool:
-    """Batch norm, or instance norm with running statistics: the same map with its arguments at the same places."""
+    """Whether a node is batch norm, or instance norm with running statistics, which is the same map of the same arguments."""
     if node.op != "call_function":
         return False
     return node.target is aten.batch_norm.default or (node.target is aten.instance_norm.default and not node.args[5])
@@ -132,7 +132,7 @@ def _kind(node: fx.Node) -> str:
 
 
 def _step_chain(first: fx.Node, constants: Constants) -> tuple[fx.Node, ...]:
-    """The affine steps from ``first`` on that nothing else sees, that the same module makes, and that keep to one axis."""
+    """The chain of affine steps from ``first`` on, in one module, along one axis, whose values have no other users."""
     nodes = [first]
     axes = _axes(first, constants)
     while len(nodes[-1].users) == 1:
@@ -152,9 +152,10 @@ def _axes(node: fx.Node, constants: Constants) -> set[int]:
 
 
 def _written_out(nodes: tuple[fx.Node, ...], constants: Constants, holders: set[str]) -> Norm | None:
-    """A run of affine steps as one normalisation; None when no stored number multiplies single channels.
+    """A chain of affine steps as one normalisation; None if no stored tensor multiplies single channels.
 
-    Sums alone are biases and position embeddings, single numbers are constants of the model: neither is a normalisation.
+    Without such a product the chain is no normalisation: sums alone are biases and position embeddings, and single numbers are
+    constants of the model.
     """
     affine = Affine.identity(len(sizes(nodes[0])))
     operand, offset = 0, None
@@ -168,7 +169,7 @@ def _written_out(nodes: tuple[fx.Node, ...], constants: Constants, holders: set[
             scaled += [
                 operand for operand in node.all_input_nodes if operand in constants and _per_channel(constants(operand), node)
             ]
-        if scaled and offset is None:  # what is scaled then is taken to have a deviation of one: what was subtracted is its mean
+        if scaled and offset is None:  # assume a standard deviation of one before the first product; the shift is minus the mean
             offset = float(affine.shift.abs().max()) if affine.finite else 0.0
     if not scaled or len(affine.axes) > 1:
         return None
@@ -177,12 +178,12 @@ def _written_out(nodes: tuple[fx.Node, ...], constants: Constants, holders: set[
 
 
 def _per_channel(constant: Tensor, node: fx.Node) -> bool:
-    """Several numbers, or one in the shape of a single channel."""
+    """Whether a constant has several numbers, or is one number in the shape of a single channel."""
     return constant.numel() > 1 or constant.dim() == len(sizes(node))
 
 
 def _name(nodes: tuple[fx.Node, ...], constant: fx.Node, holders: set[str]) -> tuple[str, str]:
-    """The module, where it has no modules inside; else the parameter that multiplies."""
+    """(path, kind) of a written-out norm: its module if no modules are inside, otherwise the multiplying parameter."""
     path = module_path(nodes[0])
     if path != nodes[0].name and path not in holders and module_class(nodes[0]):
         return path, module_class(nodes[0])
@@ -192,9 +193,9 @@ def _name(nodes: tuple[fx.Node, ...], constant: fx.Node, holders: set[str]) -> t
 
 
 def affine_step(node: fx.Node, constants: Constants) -> AffineStep | None:
-    """One elementwise operator with a constant operand, as a map of its variable operand; None for anything else.
+    """An elementwise operator with a constant operand, as a map of its variable operand; None for any other node.
 
-    The constant may be a Python number or of any shape that leaves the variable's shape as it is.
+    The constant may be a Python number, or a tensor of any shape that does not change the variable's shape.
     """
     rule = _STEPS.get(node.target) if node.op == "call_function" else None
     if rule is None or not is_tensor(node) or node in constants or not dtype_of(node).is_floating_point:
@@ -224,21 +225,21 @@ Rule = Callable[[list[Any], Mapping[str, Any]], "tuple[Any, Any] | None"]
 
 
 def _add(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """X + a c and c + a x, a = alpha."""
+    """The map of x + a c or c + a x, with a = alpha."""
     first, second = values
     alpha = options.get("alpha", 1)
     return (1.0, alpha * second) if first is None else (alpha, first)
 
 
 def _sub(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """X - a c and c - a x."""
+    """The map of x - a c or c - a x, with a = alpha."""
     first, second = values
     alpha = options.get("alpha", 1)
     return (1.0, -alpha * second) if first is None else (-alpha, first)
 
 
 def _rsub(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """C - a x and x - a c, the operands of ``_sub`` the other way round."""
+    """The map of c - a x or x - a c: ``_sub`` with its operands swapped."""
     return _sub([values[1], values[0]], options)
 
 
@@ -253,7 +254,7 @@ def _div(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | Non
 
 
 def _addcmul(values: list[Any], options: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """C1 + value x c2."""
+    """The map of c1 + value x c2."""
     if values[0] is None:
         return None
     factor = values[1] if values[2] is None else values[2]
@@ -289,7 +290,7 @@ def _refused(norm: Norm, code: str, why: str) -> Norm:
 
 
 def stored_names(graph: fx.GraphModule) -> list[str]:
-    """Names of the tensors that a graph reads."""
+    """The names of the tensors that a graph reads."""
     return [
         str(node.target)
         for node in graph.graph.nodes

@@ -1,6 +1,7 @@
-"""The rules: which operators take an affine map into their weights, and which let one pass. One function a rule.
+"""The folding rules: operators that take an affine map into their weights, and operators that let a map pass.
 
-To add one, write the function beside its formula and enter it in ``LAYERS`` or ``PASSAGES``; docs/folding.md shows how.
+Each rule is one function. To add a rule, write the function with its formula and enter it in ``LAYERS`` or ``PASSAGES``;
+docs/folding.md shows how.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edgekit.fold.norms import affine_step
 
 
 class Blocked(Exception):  # an answer of the search, not an error
-    """The map cannot go this way: ``code`` for programs, ``at`` the operator, the message for people."""
+    """An operator blocks a map: ``code`` is for programs, ``at`` is the operator, the message is for people."""
 
     def __init__(self, code: str, at: fx.Node, why: str) -> None:
         super().__init__(why)
@@ -28,10 +29,10 @@ class Blocked(Exception):  # an answer of the search, not an error
 class LayerRule(NamedTuple):
     """An operator (x, weight, bias, ...) that is linear in x.
 
-    ``axis`` is that of its channels, in x and in the output; its weight has the rank ``weight_rank``, or that of x.
-    ``outputs(shape, s, groups)`` is what the weight of that shape is multiplied with to scale the output channels by s;
-    ``inputs`` likewise for the channels of x. ``bias(W, t, groups)`` is what a constant t per input channel adds to each output
-    channel, where ``bordered(node)`` is empty: else it says why it differs from place to place.
+    ``axis`` is the channel axis of x and of the output. ``weight_rank`` is the rank of the weight; None: the rank of x.
+    ``outputs(shape, s, groups)`` is the factor of a weight of that shape that scales the output channels by s; ``inputs`` is
+    the factor that scales the channels of x. ``bias(W, t, groups)`` is the constant that t per input channel adds to each output
+    channel; it holds if ``bordered(node)`` is empty. Otherwise ``bordered`` says why the constant differs between positions.
     """
 
     axis: int
@@ -43,19 +44,19 @@ class LayerRule(NamedTuple):
     weight_rank: int | None = None
 
     def groups(self, node: fx.Node) -> int:
-        """How many groups of channels."""
+        """The number of channel groups of a node."""
         return 1 if self.groups_at is None else int(argument(node, self.groups_at, 1))
 
 
 def _conv_outputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
-    """W[o, i, ...] -> s[o] W[o, i, ...]; linear and batch norm likewise."""
+    """Scale the outputs of a convolution or linear layer: W[o, i, ...] -> s[o] W[o, i, ...]."""
     return scale.reshape(-1, *(1,) * (len(shape) - 1))
 
 
 def _conv_inputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
-    """W of shape out x in/groups x ...: output o of group j = o // (out/groups) sees the inputs j * in/groups + i.
+    """Scale the inputs of a convolution: W[o, i, ...] -> s[j * in/groups + i] W[o, i, ...].
 
-    W[o, i, ...] -> s[j * in/groups + i] W[o, i, ...]
+    W has the shape out x in/groups x ...; output o of group j = o // (out/groups) sees the inputs j * in/groups + i.
     """
     out, per_group, *kernel = shape
     spread = scale.reshape(groups, 1, per_group).expand(groups, out // groups, per_group)
@@ -63,14 +64,14 @@ def _conv_inputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
 
 
 def _conv_bias(weight: Tensor, shift: Tensor, groups: int) -> Tensor:
-    """A constant t per input channel gives b'[o] = sum over i and the kernel of W[o, i, ...] t[j * in/groups + i]."""
+    """The bias from a constant t per input channel: b'[o] = sum over i and the kernel of W[o, i, ...] t[j * in/groups + i]."""
     return (weight * _conv_inputs(tuple(weight.shape), shift, groups)).flatten(1).sum(1)
 
 
 def _transposed_outputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
-    """W of shape in x out/groups x ...: the inputs of group j = i // (in/groups) reach the outputs j * out/groups + o.
+    """Scale the outputs of a transposed convolution: W[i, o, ...] -> s[j * out/groups + o] W[i, o, ...].
 
-    W[i, o, ...] -> s[j * out/groups + o] W[i, o, ...]
+    W has the shape in x out/groups x ...; the inputs of group j = i // (in/groups) reach the outputs j * out/groups + o.
     """
     inputs, per_group, *kernel = shape
     spread = scale.reshape(groups, 1, per_group).expand(groups, inputs // groups, per_group)
@@ -78,18 +79,21 @@ def _transposed_outputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> T
 
 
 def _transposed_inputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
-    """W[i, o, ...] -> s[i] W[i, o, ...]."""
+    """Scale the inputs of a transposed convolution: W[i, o, ...] -> s[i] W[i, o, ...]."""
     return scale.reshape(-1, *(1,) * (len(shape) - 1))
 
 
 def _transposed_bias(weight: Tensor, shift: Tensor, groups: int) -> Tensor:
-    """With a kernel of one element, b'[j * out/groups + o] = sum over the inputs i of group j of W[i, o] t[i]."""
+    """The bias from a constant t per input channel: b'[j * out/groups + o] = sum over i of group j of W[i, o] t[i].
+
+    Valid for a kernel of one element.
+    """
     inputs, per_group = weight.shape[:2]
     return (weight.reshape(inputs, per_group) * shift[:, None]).reshape(groups, -1, per_group).sum(1).reshape(-1)
 
 
 def _linear_inputs(shape: tuple[int, ...], scale: Tensor, groups: int) -> Tensor:
-    """W[o, i] -> W[o, i] s[i]."""
+    """Scale the inputs of a linear layer: W[o, i] -> W[o, i] s[i]."""
     return scale[None, :]
 
 
@@ -105,7 +109,7 @@ def _conv_border(node: fx.Node) -> str:
 
 
 def centred(node: fx.Node) -> bool:
-    """Whether a convolution has as many outputs as inputs, each output lying over the middle of what it sees."""
+    """Whether a convolution keeps the shape, with each output position at the middle of its kernel window."""
     # conv(x, weight, bias, stride, padding, dilation, groups)
     source, weight = node.args[0], node.args[1]
     if layer_of(node) is not _CONVOLUTION or not isinstance(weight, fx.Node) or not isinstance(source, fx.Node):
@@ -119,7 +123,7 @@ def centred(node: fx.Node) -> bool:
 
 
 def centre(shape: tuple[int, ...], scale: Tensor) -> Tensor:
-    """The kernel of x -> s x, in the shape of a convolution's weight out x in/groups x ...: s[o] in the middle of [o, o]."""
+    """The weight (out x in/groups x ...) of a convolution that computes s x: s[o] in the middle of kernel [o, o]."""
     out, per_group, *kernel = shape
     kernels = torch.zeros(shape, dtype=torch.float64)
     channels = torch.arange(out)
@@ -159,7 +163,7 @@ LAYERS: Mapping[Any, LayerRule] = {
 
 
 def layer_of(node: fx.Node) -> LayerRule | None:
-    """The rule of an operator with a weight; None for any other, and for one without a batch axis."""
+    """The rule of an operator with a weight; None for any other operator, and for an input without a batch axis."""
     layer = LAYERS.get(node.target) if node.op == "call_function" else None
     if layer is None or not all(is_tensor(value) for value in node.args[:2]):
         return None
@@ -168,14 +172,14 @@ def layer_of(node: fx.Node) -> LayerRule | None:
 
 
 Shares = list[tuple[fx.Node, Affine]]
-"""What each input must become for the output to be mapped."""
+"""Inputs with the map that each must take for the output to be mapped."""
 
 
 class Passage(NamedTuple):
     """An operator that a map can pass.
 
-    ``before(node, A)``: ways to get A(node) by mapping its inputs, the first that works is taken. ``after(node, maps)``: the map
-    of its output when inputs are mapped. Both raise Blocked.
+    ``before(node, A)`` lists alternative maps of the inputs that give A(node); the search takes the first that works.
+    ``after(node, maps)`` is the map of the output for mapped inputs. Both raise Blocked.
     """
 
     before: Callable[[fx.Node, Affine, Constants], list[Shares]]
@@ -183,7 +187,7 @@ class Passage(NamedTuple):
 
 
 def _unchanged(check: Callable[[fx.Node, Affine], None]) -> Passage:
-    """f(A(x)) = A(f(x)) for the maps that ``check`` lets through, with A of the same numbers on both sides."""
+    """The passage of an f with f(A(x)) = A(f(x)), with the same numbers in A, for the maps that ``check`` accepts."""
 
     def before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
         check(node, affine)
@@ -198,7 +202,7 @@ def _unchanged(check: Callable[[fx.Node, Affine], None]) -> Passage:
 
 
 def _same_values(node: fx.Node, affine: Affine) -> None:
-    """Dropout in inference mode, copies, casts that change nothing: f(x) = x."""
+    """Check an operator with f(x) = x: inactive dropout, copies, casts to the same dtype."""
     if node.target in DROPOUTS and node.args[2]:
         raise Blocked("training", node, f"{describe(node)} is active")
     if dtype_of(node) != dtype_of(_first(node)):
@@ -206,7 +210,7 @@ def _same_values(node: fx.Node, affine: Affine) -> None:
 
 
 def _homogeneous(node: fx.Node, affine: Affine) -> None:
-    """Relu(s x) = s relu(x) for s >= 0; leaky ReLU likewise."""
+    """Check ReLU and leaky ReLU: relu(s x) = s relu(x) for s >= 0."""
     if affine.shifts:
         raise Blocked("nonlinear", node, f"{describe(node)} bends at zero, and a shift moves it there")
     if not affine.never_negative:
@@ -214,14 +218,14 @@ def _homogeneous(node: fx.Node, affine: Affine) -> None:
 
 
 def _maximum(node: fx.Node, affine: Affine) -> None:
-    """max(s x + t) = s max(x) + t for s >= 0, within a channel."""
+    """Check max pooling: max(s x + t) = s max(x) + t for s >= 0, within a channel."""
     _not_along(node, affine, _window(node))
     if not affine.never_negative:
         raise Blocked("nonlinear", node, f"{describe(node)} takes a maximum, and a scale is negative")
 
 
 def _average(node: fx.Node, affine: Affine) -> None:
-    """mean(s x + t) = s mean(x) + t, where padding does not count as values."""
+    """Check average pooling: mean(s x + t) = s mean(x) + t, if padding does not count as values."""
     # avg_pool(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
     _not_along(node, affine, _window(node))
     counted = _any(argument(node, 3, 0)) and argument(node, 5, True)
@@ -234,18 +238,18 @@ def _average(node: fx.Node, affine: Affine) -> None:
 
 
 def _spatial(node: fx.Node, affine: Affine) -> None:
-    """Adaptive averages and interpolation: the weights of every output sum to one."""
+    """Check adaptive averages and interpolation, whose weights sum to one for every output element."""
     _not_along(node, affine, _window(node))
 
 
 def _window(node: fx.Node) -> list[int]:
-    """The axes that ``max_pool2d`` and its like work along: the last ones, as many as its name says."""
+    """The axes along which a pool such as ``max_pool2d`` works: the last ones, as many as the operator's name says."""
     rank, (count,) = len(sizes(node)), re.findall(r"(\d)d$", str(node.target).split(".")[1])
     return list(range(rank - int(count), rank))
 
 
 def _padded(node: fx.Node, affine: Affine) -> None:
-    """pad(s x + t) = s pad(x) + t, where the border repeats x; zeros need t = 0."""
+    """Check padding: pad(s x + t) = s pad(x) + t if the border repeats x; a border of zeros needs t = 0."""
     # pad(x, (last axis before, after, last but one before, ...), mode, value)
     amounts, rank = list(argument(node, 1)), len(sizes(node))
     _not_along(node, affine, [rank - 1 - index // 2 for index, amount in enumerate(amounts) if amount])
@@ -254,7 +258,7 @@ def _padded(node: fx.Node, affine: Affine) -> None:
 
 
 def _rearranged(move: Callable[[fx.Node, Tensor], Tensor], back: Callable[[fx.Node, Tensor], Tensor]) -> Passage:
-    """The same values in another shape: the map moves along."""
+    """The passage of an operator that rearranges values: the map is rearranged in the same way."""
 
     def before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
         return [[(_first(node), _not_free(node, _first(node), Affine(*(back(node, part) for part in affine))))]]
@@ -266,7 +270,7 @@ def _rearranged(move: Callable[[fx.Node, Tensor], Tensor], back: Callable[[fx.No
 
 
 def _permutation(node: fx.Node) -> list[int]:
-    """Where each axis of the output comes from; read off the operator itself."""
+    """For each axis of the output, its axis in the input, found by running the operator on a meta tensor."""
     rank = len(sizes(node))
     assert callable(node.target)
     return [size - 2 for size in node.target(torch.empty(tuple(range(2, 2 + rank)), device="meta"), *node.args[1:]).shape]
@@ -278,7 +282,7 @@ def _averaged_axes(node: fx.Node) -> list[int]:
 
 
 def _mean_move(node: fx.Node, part: Tensor) -> Tensor:
-    """mean(s x + t) = s mean(x) + t over axes on which neither depends."""
+    """Move a map behind a mean: mean(s x + t) = s mean(x) + t over axes on which s and t do not depend."""
     axes = _averaged_axes(node)
     if any(part.shape[axis] > 1 for axis in axes):
         raise Blocked("another-axis", node, f"{describe(node)} averages over the normalised axis")
@@ -295,13 +299,13 @@ def _mean_back(node: fx.Node, part: Tensor) -> Tensor:
 
 
 def _cat_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
-    """A(cat(x, y)) = cat(A1(x), A2(y)): every piece takes its share."""
+    """Move a map before a concatenation: A(cat(x, y)) = cat(A1(x), A2(y))."""
     pieces, axis, lengths = _pieces(node)
     return [list(zip(pieces, affine.split(axis, lengths), strict=True))]
 
 
 def _cat_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
-    """cat(A(x), y) = (A, identity)(cat(x, y))."""
+    """Move maps behind a concatenation: cat(A(x), y) = (A, identity)(cat(x, y))."""
     pieces, axis, lengths = _pieces(node)
     rank = len(sizes(node))
     return joined([maps.get(piece, Affine.identity(rank)) for piece in pieces], axis, lengths)
@@ -318,7 +322,7 @@ def _pieces(node: fx.Node) -> tuple[list[fx.Node], int, list[int]]:
 
 
 def _sum_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
-    """s (x + y) + t = (s x + t) + s y: both take the scale, either one the shift."""
+    """Move a map before a sum: s (x + y) + t = (s x + t) + s y; both take the scale, either takes the shift."""
     first, second = _operands(node)
     sign = -1.0 if node.target is aten.sub.Tensor else 1.0
     scaled = affine.without_shift()
@@ -326,7 +330,7 @@ def _sum_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Sha
 
 
 def _sum_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
-    """(s x + t) + (s y + u) = s (x + y) + (t + u): the scales must be the same."""
+    """Move maps behind a sum: (s x + t) + (s y + u) = s (x + y) + (t + u), if the scales are equal."""
     nothing = Affine.identity(len(sizes(node)))
     first, second = (maps.get(operand, nothing) for operand in _operands(node))
     if first.scale.shape != second.scale.shape or not bool((first.scale == second.scale).all()):
@@ -336,14 +340,14 @@ def _sum_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constan
 
 
 def _product_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
-    """s (x y) = (s x) y = x (s y)."""
+    """Move a scale before a product: s (x y) = (s x) y = x (s y)."""
     if affine.shifts:
         raise Blocked("product", node, f"{describe(node)} multiplies two values, and neither can take a shift")
     return [[(operand, affine)] for operand in _operands(node)]
 
 
 def _product_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
-    """(s x) (r y) = (s r) (x y)."""
+    """Move scales behind a product: (s x) (r y) = (s r) (x y)."""
     if any(affine.shifts for affine in maps.values()):
         raise Blocked("product", node, f"{describe(node)} multiplies with another value, and so would a shift be")
     nothing = Affine.identity(len(sizes(node)))
@@ -352,7 +356,7 @@ def _product_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Con
 
 
 def _step_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Shares]:
-    """s (c x + d) + t = c (s x + t') + d with t' = (s d + t - d) / c."""
+    """Move a map before an affine step: s (c x + d) + t = c (s x + t') + d with t' = (s d + t - d) / c."""
     step = affine_step(node, constants)
     assert step is not None
     shift = affine.scale * step.map.shift + affine.shift - step.map.shift
@@ -362,7 +366,7 @@ def _step_before(node: fx.Node, affine: Affine, constants: Constants) -> list[Sh
 
 
 def _step_after(node: fx.Node, maps: Mapping[fx.Node, Affine], constants: Constants) -> Affine:
-    """c (s x + t) + d = s (c x + d) + (c t + d - s d)."""
+    """Move a map behind an affine step: c (s x + t) + d = s (c x + d) + (c t + d - s d)."""
     step = affine_step(node, constants)
     assert step is not None
     (affine,) = maps.values()
@@ -419,7 +423,7 @@ PASSAGES: Mapping[Any, Passage] = {
 
 
 def passage_of(node: fx.Node, constants: Constants) -> Passage | None:
-    """How a map passes ``node``; None where none can."""
+    """The passage of ``node``; None if no map can pass the node."""
     if node.op != "call_function" or not is_tensor(node):
         return None
     step = affine_step(node, constants)
@@ -434,12 +438,12 @@ def _first(node: fx.Node) -> fx.Node:
 
 def _only(node: fx.Node, maps: Mapping[fx.Node, Affine]) -> Affine:
     if set(maps) != {_first(node)}:
-        raise Blocked("unknown", node, f"{describe(node)} uses it otherwise than as its input")
+        raise Blocked("unknown", node, f"{describe(node)} uses the normalised value otherwise than as its input")
     return maps[_first(node)]
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
-    """Of a sum or product of two different values of one rank, neither a constant."""
+    """The operands of a sum or product; raises Blocked unless they are two different values of one rank and dtype."""
     values = node.args
     if node.kwargs or len(values) != 2 or not all(is_tensor(value) for value in values):
         raise Blocked("unknown", node, f"{describe(node)} stands between")
@@ -460,7 +464,7 @@ def _not_along(node: fx.Node, affine: Affine, axes: Any) -> None:
 
 
 def _not_free(node: fx.Node, value: fx.Node, affine: Affine) -> Affine:
-    """A map may not depend on an axis of unknown size."""
+    """``affine``; raises Blocked if it depends on an axis of unknown size."""
     if set(affine.axes) & free_axes(value):
         raise Blocked("another-axis", node, f"{describe(node)} mixes the normalised axis with one of unknown size")
     return affine
@@ -475,5 +479,5 @@ def _each(value: Any, rank: int) -> Any:
     return values * rank if len(values) == 1 else values
 
 
-def _all_are(value: Any, wanted: int) -> bool:
-    return all(item == wanted for item in value) if isinstance(value, (list, tuple)) else value == wanted
+def _all_are(value: Any, number: int) -> bool:
+    return all(item == number for item in value) if isinstance(value, (list, tuple)) else value == number

@@ -1,4 +1,4 @@
-"""Where a normalisation can go: into the layers before it, or into those behind it, whole or not at all."""
+"""Search the layers that can take a normalisation: those before it, after it, or beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FARTHEST_MEAN = 4
 
 
 class Edit(NamedTuple):
-    """A layer whose output or input channels are scaled and shifted, or whose input is added so; vectors, float64."""
+    """A change of one layer: ``scale`` and ``shift`` (float64 vectors) apply to its outputs, inputs or kernel centre."""
 
     layer: fx.Node
     place: Literal["outputs", "inputs", "centre"]
@@ -26,9 +26,9 @@ class Edit(NamedTuple):
 
 
 class Search:
-    """Over one graph; it changes nothing. ``written`` are nodes that share memory with a write in place.
+    """The search over one graph, which is not changed; ``written``: nodes that share memory with a write in place.
 
-    ``touched`` are the nodes whose values the edits of the last answer change.
+    ``touched``: the nodes whose values change through the edits that the last search returned.
     """
 
     def __init__(self, graph: fx.GraphModule, written: frozenset[fx.Node]) -> None:
@@ -38,16 +38,16 @@ class Search:
         self._steps = 0
 
     def before(self, norm: Norm) -> list[Edit]:
-        """Edits that make the norm's input what its output is; raises Blocked."""
+        """Edits that give the norm's input the value of its output; raises Blocked."""
         assert norm.affine is not None
         self._steps = 0
         self.touched = []
         return self._before(norm.source, norm.nodes[0], norm.affine, FARTHEST)
 
     def after(self, norm: Norm) -> list[Edit]:
-        """Edits behind the norm that make up for its absence; raises Blocked.
+        """Edits after the norm that compensate for its removal; raises Blocked.
 
-        In the order of the data every value that differs from what it was is kept with the map from new to old.
+        The graph is walked in the order of the data; each changed value is recorded with the map from its new to its old value.
         """
         assert norm.affine is not None
         self._check_written(norm.source)
@@ -74,14 +74,14 @@ class Search:
             if not affine.is_identity:
                 maps[node] = affine
                 waiting.update(node.users)
-        self._check_offset(norm)  # last: what stands in the way at any mean says more
+        self._check_offset(norm)  # last, because the other obstacles say more
         self.touched = list(maps)[1:]
         return edits
 
     def beside(self, norm: Norm) -> list[Edit]:
-        """An edit of a convolution of the same value that is added to the norm; raises Blocked.
+        """The edit of a convolution beside the norm, on the same input, whose output is added to the norm's; raises Blocked.
 
-        conv(x) + (s x + t) is one convolution: s is added in the middle of its kernel, t to its bias.
+        conv(x) + (s x + t) is one convolution: s is added to the middle of the kernel, t to the bias.
         """
         assert norm.affine is not None
         self._check_offset(norm)
@@ -97,7 +97,7 @@ class Search:
         raise Blocked("between", norm.last, "no convolution of the same value is added to it")
 
     def _summands(self, node: fx.Node) -> list[fx.Node]:
-        """What is added to ``node``, in one sum or in sums of sums that nothing else sees."""
+        """The values added to ``node``, in one sum or in nested sums without other users."""
         inside = {node, *sums_with(node)}
         terms = [term for total in sums_with(node) for term in total.all_input_nodes if term not in inside]
         for term in terms:
@@ -109,7 +109,7 @@ class Search:
         if affine.is_identity:
             return []
         self._steps += 1
-        if not reach or self._steps > MOST_STEPS:  # every sum doubles the ways to share
+        if not reach or self._steps > MOST_STEPS:  # every sum doubles the number of alternatives
             raise Blocked("too-far", node, "the layers that would have to share it are too many operators away")
         self._check_reach(node, user, affine)
         self.touched.append(node)
@@ -133,7 +133,7 @@ class Search:
         return [edit for source, share in shares for edit in self._before(source, node, share, reach)]
 
     def _check_reach(self, node: fx.Node, user: fx.Node, affine: Affine) -> None:
-        """``node`` may change when ``user`` alone sees it, and can when the map has its shape."""
+        """Raise Blocked unless ``node`` is computed, ``user`` is its only reader, and its shape takes the map."""
         if node in self.constants:
             raise Blocked("constant", node, f"{describe(node)} is stored, not computed by a layer")
         if node.op != "call_function":
@@ -146,15 +146,15 @@ class Search:
             raise Blocked("another-axis", node, f"{describe(node)} is the same for all channels")
 
     def _into_outputs(self, node: fx.Node, affine: Affine) -> Edit:
-        """y = s (W u + b) + t: along the layer's output channels only."""
+        """The edit for y = s (W u + b) + t; the map may vary along the layer's output channels only."""
         self._check_weight(node)
         return Edit(node, "outputs", *self._vectors(node, node, affine, "outputs"))
 
     def _into_inputs(self, node: fx.Node, incoming: dict[fx.Node, Affine]) -> Edit:
-        """W (s u + t) + b: along the layer's input channels only, and t only where every output sees the whole kernel."""
+        """The edit for W (s u + t) + b; the map may vary along the input channels only, and t needs a layer without border."""
         source = node.args[0]
         if list(incoming) != [source]:
-            raise Blocked("unknown", node, f"{describe(node)} uses it otherwise than as its input")
+            raise Blocked("unknown", node, f"{describe(node)} uses the normalised value otherwise than as its input")
         assert isinstance(source, fx.Node)
         layer, affine = layer_of(node), incoming[source]
         assert layer is not None
@@ -164,14 +164,14 @@ class Search:
             raise Blocked("border", node, f"{describe(node)} {border}")
         return Edit(node, "inputs", *self._vectors(node, source, affine, "inputs"))
 
-    def _vectors(self, node: fx.Node, value: fx.Node, affine: Affine, what: str) -> tuple[Tensor, Tensor]:
+    def _vectors(self, node: fx.Node, value: fx.Node, affine: Affine, side: str) -> tuple[Tensor, Tensor]:
         layer = layer_of(node)
         assert layer is not None
         axis = layer.axis % len(sizes(value))
         wrong = [along for along in affine.axes if along != axis]
         if wrong:
             raise Blocked(
-                "another-axis", node, f"it normalises axis {wrong[0]}, the {what} of {module_path(node)} lie along axis {axis}"
+                "another-axis", node, f"it normalises axis {wrong[0]}, the {side} of {module_path(node)} lie along axis {axis}"
             )
         return affine.along(axis, sizes(value)[axis])
 
@@ -193,26 +193,26 @@ class Search:
             raise Blocked("shared-weight", node, f"the weight of {module_path(node)} is shared with {', '.join(others)}")
 
     def _leaves(self, node: fx.Node) -> list[fx.Node]:
-        """The stored tensors of the layer's size or more that a constant is made of."""
+        """The stored tensors of two or more axes from which a constant is computed; without any, all stored tensors."""
         leaves = [leaf for leaf in self._between(node) | {node} if leaf.op == "get_attr"]
         return [leaf for leaf in leaves if stored(self.graph, str(leaf.target)).dim() > 1] or leaves
 
     def _between(self, node: fx.Node) -> set[fx.Node]:
-        """Everything a constant is made of, and itself."""
-        seen, waiting = {node}, [node]
+        """The nodes from which a constant is computed, and the constant itself."""
+        visited, waiting = {node}, [node]
         while waiting:
             for source in waiting.pop().all_input_nodes:
-                if source not in seen:
-                    seen.add(source)
+                if source not in visited:
+                    visited.add(source)
                     waiting.append(source)
-        return seen
+        return visited
 
     def _check_written(self, node: fx.Node) -> None:
         if node in self._written:
             raise Blocked("in-place", node, f"{describe(node)} shares memory with a value that is written to in place")
 
     def _check_offset(self, norm: Norm) -> None:
-        """Behind the fold the next layer would subtract the mean from its sum, after rounding: each deviation costs as much."""
+        """Raise Blocked if the mean is far from zero: the next layer would subtract it after rounding, and lose digits."""
         if norm.offset > FARTHEST_MEAN and dtype_of(norm.last) != torch.float64:
             raise Blocked(
                 "conditioning",
@@ -223,7 +223,7 @@ class Search:
 
 
 def sums_with(node: fx.Node) -> list[fx.Node]:
-    """The sums that ``node`` goes into, one into the next, that nothing else sees; the last one may have any users."""
+    """The chain of sums that ``node`` goes into; each sum but the last has no other users."""
     sums: list[fx.Node] = []
     while len(node.users) == 1 and _is_sum(user := next(iter(node.users))):
         sums.append(user)
@@ -232,7 +232,7 @@ def sums_with(node: fx.Node) -> list[fx.Node]:
 
 
 def _is_sum(node: fx.Node) -> bool:
-    """Of two different values of one shape."""
+    """Whether a node is the sum of two different values of one shape and dtype."""
     inputs = node.all_input_nodes
     return (
         node.target is aten.add.Tensor

@@ -1,4 +1,4 @@
-"""Weights that are being folded: every change is kept as vectors, and rounded once, layer by layer, at the end."""
+"""The weights of layers while norms are folded into them: changes are held as vectors and rounded once, at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Weights:
         self._named: dict[str, _Pending] = {}
 
     def put(self, edits: list[Edit]) -> None:
-        """All edits or, raising Blocked, none."""
+        """Take all edits; raises Blocked and takes none if a layer's dtype cannot hold the result."""
         changed = [(edit.layer, self._pending(edit.layer).with_edit(edit)) for edit in edits]
         for layer, pending in changed:
             pending.check(layer)
@@ -38,7 +38,7 @@ class Weights:
         return _Pending(self.search, node, value)
 
     def name_parameters(self) -> None:
-        """Give each changed layer a weight and a bias of its own in the graph; their values come with ``commit``."""
+        """Give each changed layer a weight and a bias of its own in the graph; ``commit`` stores their values."""
         for node, pending in self._layers.items():
             weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
             assert isinstance(weight, fx.Node)
@@ -49,7 +49,7 @@ class Weights:
                 self._named[pending.bias_name] = pending
 
     def _own(self, node: fx.Node, current: fx.Node | None, leaf: str) -> str:
-        """The name of a parameter that ``node`` alone reads, under its present name where that is so."""
+        """The name of a parameter that ``node`` alone reads: the present one, or a new one if others read the present one."""
         index = 1 if leaf == "weight" else 2
         if (
             current is not None
@@ -81,14 +81,14 @@ class Weights:
         return not hasattr(holder, leaf)
 
     def exact(self, name: str) -> Tensor | None:
-        """The folded value of a parameter in float64; None for one that nothing was folded into."""
+        """The folded value of a parameter in float64; None for a parameter without changes."""
         pending = self._named.get(name)
         if pending is None:
             return None
         return pending.weight() if name == pending.weight_name else pending.bias
 
     def commit(self) -> None:
-        """Round to each layer's own dtype and store; one layer's float64 copy exists at a time."""
+        """Round each layer's weights to its dtype and store them; one layer's float64 copy exists at a time."""
         for node, pending in self._layers.items():
             dtype = pending.dtype
             self._store(pending.weight_name, pending.weight(), dtype)
@@ -106,7 +106,7 @@ class Weights:
 
 
 class _Pending:
-    """One layer: W' = outputs * W * inputs + centre, b'. Only vectors are held."""
+    """One layer's changes, held as vectors: W' = outputs * W * inputs + centre, and the new bias."""
 
     def __init__(self, search: Search, node: fx.Node, bias: Tensor | None) -> None:
         self._search, self._node = search, node
@@ -125,11 +125,11 @@ class _Pending:
         self.weight_name = self.bias_name = ""
 
     def weight(self) -> Tensor:
-        """In float64."""
+        """The changed weight in float64."""
         weight: Tensor = self._search.constants(self._source)
         groups = self.layer.groups(self._node)
         if weight.numel() <= CACHED_ELEMENTS or self._source.op != "get_attr" or self.dtype == torch.float64:
-            weight = weight.clone()  # the large ones are fresh float64 copies, and multiplied where they are
+            weight = weight.clone()  # large weights are fresh float64 copies already, so they are multiplied in place
         if self.outputs is not None:
             weight.mul_(self.layer.outputs(self.shape, self.outputs, groups))
         if self.inputs is not None:
@@ -137,7 +137,7 @@ class _Pending:
         return weight if self.centre is None else weight + centre(self.shape, self.centre)
 
     def with_edit(self, edit: Edit) -> _Pending:
-        """s (W u + b) + t, W (s u + t) + b, or W u + b + (s u + t)."""
+        """The changes with one more edit: s (W u + b) + t, W (s u + t) + b, or W u + b + (s u + t)."""
         pending = copy.copy(self)
         if edit.place == "outputs":
             pending.outputs, pending.centre = _product(edit.scale, self.outputs), _scaled(self.centre, edit.scale)
@@ -151,18 +151,18 @@ class _Pending:
         return pending
 
     def check(self, node: fx.Node) -> None:
-        """Raise Blocked when the dtype cannot hold the result as well as it held the layer."""
+        """Raise Blocked if the layer's dtype would overflow, or round the result more than the original weights."""
         limits = torch.finfo(self.dtype)
         weight = self.weight()
         largest = max(_largest(weight), _largest(self.bias))
         if not largest <= limits.max:
             raise Blocked("overflow", node, f"the folded {describe(node)} would need numbers beyond {self.dtype}")
-        # wider dtypes lose a channel only where it is beyond 1e-38 of anything else
+        # wider dtypes underflow only below 1e-38, which matters to no channel
         if self.dtype == torch.float16 and self._lost(weight) > limits.eps:
             raise Blocked("underflow", node, f"the folded {describe(node)} would need numbers too small for {self.dtype}")
 
     def _lost(self, weight: Tensor) -> float:
-        """What rounding does to an output channel's weights, over the largest of them, at worst."""
+        """The largest rounding error of an output channel's weights, relative to the channel's largest weight."""
         count = sizes(self._node)[self.layer.axis]
         channel = self.layer.outputs(self.shape, torch.arange(count, dtype=torch.float64), self.layer.groups(self._node))
         channel = channel.expand(self.shape).reshape(-1).long()
@@ -184,7 +184,7 @@ def _scaled(value: Tensor | None, factor: Tensor) -> Tensor | None:
 
 
 def _sum(added: Tensor, value: Tensor | None) -> Tensor | None:
-    """None stays none where nothing is added."""
+    """``value`` plus ``added``; None if both are absent or zero."""
     if value is None:
         return added if bool(added.any()) else None
     return value + added

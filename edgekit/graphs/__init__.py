@@ -1,1 +1,1 @@
-"""A PyTorch model as a graph: traced, run in float64, tabulated, written as ONNX, recorded."""
+"""Graphs of PyTorch models: tracing, running in float64, tabulating, writing as ONNX, recording golden outputs."""

@@ -1,4 +1,4 @@
-"""A model in float64, whatever its own dtype: the truth that everything is held against."""
+"""Run a model in float64, whatever its own dtype: the reference for every comparison."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from edgekit.graphs.trace import named_outputs
 from edgekit.tensors import largest, normalised_error
 
 aten = torch.ops.aten
-Override = Callable[[str], Tensor | None]  # name of a parameter -> what it is to become
+Override = Callable[[str], Tensor | None]  # name of a parameter -> the value that replaces it, or None
 SAMPLED = 1024
-SMALLEST_SCALE = 1e-30  # what is smaller throughout is held against this
+SMALLEST_SCALE = 1e-30  # the divisor where all values are smaller
 _NARROWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def in_float64(value: Any) -> Any:
-    """Floating-point tensors as float64, anything else as it is."""
+    """A floating-point tensor as float64; any other value unchanged."""
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def run_exact(model: nn.Module, graph: fx.GraphModule, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """One inference of ``model`` in float64, by its graph from ``trace``.
+    """Run ``model`` once in float64, through its graph from ``trace``.
 
-    The graph is run, not a float64 copy of the module: a cast to float32 inside ``forward()`` would round there. Raises
-    ModelError when the model has no float64 arithmetic.
+    A float64 copy of the module would not do: a cast to float32 inside ``forward()`` would round there. Raises ModelError if an
+    operator of the model has no float64 arithmetic.
     """
     try:
         return run_in_float64(graph, example).outputs
     except Exception as problem:
         raise ModelError(
-            f"{type(model).__name__} runs, but not in float64, which everything is held against: {first_line(problem)}"
+            f"{type(model).__name__} runs, but not in float64, which the reference needs: {first_line(problem)}"
         ) from problem
 
 
@@ -45,16 +45,16 @@ def _stored_values(name: str) -> Tensor | None:
 
 
 def widened_call(target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """An operator on float64 values, with the narrower dtypes among its arguments widened too."""
+    """Call an operator on float64 values; narrower dtypes among its arguments become float64 too."""
     args, kwargs = (fx.node.map_aggregate(part, _widened) for part in (args, kwargs))
     return in_float64(target(*args, **kwargs))
 
 
 class Exact(fx.Interpreter):
-    """A graph in float64, one layer's weights at a time.
+    """Runs a graph in float64, holding one layer's widened weights at a time.
 
-    Every stored tensor is widened when it is read, every cast to a narrower float becomes one to float64. Some elements of
-    every value stay in ``samples``.
+    Every stored tensor is widened when it is read; every cast to a narrower float becomes a cast to float64. ``samples`` keeps
+    some elements of every value.
     """
 
     def __init__(self, graph: fx.GraphModule, override: Override = _stored_values) -> None:
@@ -63,14 +63,14 @@ class Exact(fx.Interpreter):
         self.samples: dict[fx.Node, Tensor] = {}
 
     def run_node(self, node: fx.Node) -> Any:
-        """The node's value, of which a sample is kept."""
+        """The node's value; ``samples`` keeps some of its elements."""
         value = super().run_node(node)
         if node.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
             self.samples[node] = _sample(value)
         return value
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """A stored tensor, or what it is to become."""
+        """A stored tensor in float64, or the value that ``override`` gives for it."""
         exact = self._override(str(target))
         if exact is not None:
             return exact
@@ -78,34 +78,34 @@ class Exact(fx.Interpreter):
         if isinstance(value, fx.GraphModule):
             return _widened_graph(value)
         exact = in_float64(value)
-        return exact.clone() if exact is value and not isinstance(value, nn.Parameter) else exact  # a counter must not go on
+        return exact.clone() if exact is value and not isinstance(value, nn.Parameter) else exact  # buffers may be written to
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """An operator, in float64 throughout."""
+        """Call an operator in float64."""
         return None if target is aten._assert_tensor_metadata.default else widened_call(target, args, kwargs)
 
 
 class Jittered(Exact):
-    """Each operator's result is off by half a unit in the last place, up or down by chance: what rounding alone may do.
+    """Runs a graph with each result moved by half a unit in the last place, up or down at random: the effect of rounding.
 
-    Stochastic arithmetic after Parker, "Monte Carlo Arithmetic", 1997. The chance is repeatable.
+    Stochastic arithmetic after Parker, "Monte Carlo Arithmetic", 1997. The random signs are repeatable.
     """
 
     def __init__(self, graph: fx.GraphModule, override: Override = _stored_values) -> None:
         super().__init__(graph, override)
-        self._chance = torch.Generator().manual_seed(0)
+        self._random = torch.Generator().manual_seed(0)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """An operator, its float64 result moved."""
+        """Call an operator, and move its float64 result."""
         value = super().call_function(target, args, kwargs)
         if not isinstance(value, Tensor) or value.dtype != torch.float64 or _shares_memory(value, args):
             return value
-        sign = torch.randint(0, 2, value.shape, generator=self._chance).double() * 2 - 1
+        sign = torch.randint(0, 2, value.shape, generator=self._random).double() * 2 - 1
         return value + value * sign * (torch.finfo(torch.float64).eps / 2)
 
 
 class ExactRun(NamedTuple):
-    """One inference: the named outputs, and some elements of every value on the way (values x channels)."""
+    """One inference: the named outputs, and some elements of every intermediate value (values x channels)."""
 
     outputs: dict[str, Tensor]
     samples: dict[fx.Node, Tensor]
@@ -117,7 +117,7 @@ def run_in_float64(
     override: Override = _stored_values,
     interpreter: type[Exact] = Exact,
 ) -> ExactRun:
-    """One inference, repeatable by chance too; ``override`` gives values of parameters that are not stored yet."""
+    """Run a graph once with repeatable random numbers; ``override`` gives the values of parameters that are not stored yet."""
     inputs = [copy.deepcopy(in_float64(tensor)) for tensor in example]
     exact = interpreter(graph, override)
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
@@ -126,14 +126,14 @@ def run_in_float64(
 
 
 def worst_output_error(outputs: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> float:
-    """The largest max|y - r| / max|r| of any output."""
+    """The largest error of scale, max|y - r| / max|r|, of any output."""
     return max(_finite_error(outputs[name].double(), reference.double()) for name, reference in references.items())
 
 
 def sampled_error(values: Tensor, reference: Tensor) -> float:
-    """Of two samples: the largest |y - r|, each channel over its own largest value, or the median channel's.
+    """The largest |y - r| of two samples, each channel relative to its own peak or the median peak, whichever is larger.
 
-    A channel is a few numbers here, which may all lie near zero by chance; one huge channel must not hide the others.
+    A sampled channel is a few numbers, which may all lie near zero by chance; a huge channel must not hide the others.
     """
     peaks = reference.abs().amax(0)
     scale = peaks.clamp_min(max(float(peaks.median()), 1e-6 * float(peaks.max()), SMALLEST_SCALE))
@@ -143,30 +143,30 @@ def sampled_error(values: Tensor, reference: Tensor) -> float:
 
 
 def _finite_error(values: Tensor, reference: Tensor) -> float:
-    """The error of what is finite, of scale; infinite unless what is not finite is the same on both sides."""
+    """The error of scale of the finite elements; infinite unless both tensors have the same non-finite elements."""
     finite = reference.isfinite()
     if not torch.equal(values.isfinite(), finite):
         return math.inf
     if not torch.equal(values[~finite].nan_to_num(), reference[~finite].nan_to_num()):
         return math.inf
-    output, wanted = values[finite].numpy(), reference[finite].numpy()
-    return normalised_error(output, wanted, scale=max(largest(wanted), SMALLEST_SCALE))
+    output, expected = values[finite].numpy(), reference[finite].numpy()
+    return normalised_error(output, expected, scale=max(largest(expected), SMALLEST_SCALE))
 
 
 def _sample(value: Tensor) -> Tensor:
-    """A few places of every channel: values x channels (axis 1), about ``SAMPLED`` in all."""
+    """Some positions of every channel (axis 1), as values x channels: about ``SAMPLED`` elements in all."""
     if value.dim() < 2 or not value.numel():
         return value.reshape(-1, 1)[:SAMPLED].clone()
-    channels, rest = value.shape[1], (value.shape[0], *value.shape[2:])
-    places = value.numel() // channels
-    wanted = torch.linspace(0, places - 1, max(1, min(places, SAMPLED // channels))).long()
-    first, *others = torch.unravel_index(wanted, rest)
+    channels, other_axes = value.shape[1], (value.shape[0], *value.shape[2:])
+    per_channel = value.numel() // channels
+    positions = torch.linspace(0, per_channel - 1, max(1, min(per_channel, SAMPLED // channels))).long()
+    first, *others = torch.unravel_index(positions, other_axes)
     index: tuple[Any, ...] = (first, slice(None), *others)
     return value[index].clone()
 
 
 def _shares_memory(value: Tensor, args: Any) -> bool:
-    """Whether an operator gave a view of an argument, or wrote into one."""
+    """Whether an operator's result shares memory with an argument: a view, or an in-place write."""
     tensors: list[Tensor] = []
     fx.node.map_aggregate(args, lambda part: tensors.append(part) if isinstance(part, Tensor) else None)
     return any(tensor.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() for tensor in tensors)
@@ -177,7 +177,7 @@ def _widened(value: Any) -> Any:
 
 
 def _widened_graph(branch: fx.GraphModule) -> fx.GraphModule:
-    """A branch of ``torch.cond`` or a body under ``autocast``, which runs on its own, likewise."""
+    """A float64 copy of a subgraph that runs on its own: a branch of ``torch.cond`` or a body under ``autocast``."""
     branch = copy.deepcopy(branch).double()
     for node in list(branch.graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:

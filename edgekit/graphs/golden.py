@@ -1,4 +1,4 @@
-"""Golden inputs and the outputs of the original, unfolded model on them, in float64 and in its own dtype."""
+"""Golden inputs, with the original, unfolded model's outputs in float64 and in its own dtype."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SEED = 0
 
 
 def random_inputs(inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Repeatable inputs for models whose data is not known."""
+    """Repeatable random inputs, for a model without known data."""
     return sample_feed(inputs, RANDOM_SAMPLES, SEED)
 
 
 def record(model: nn.Module, graph: fx.GraphModule, inputs: dict[str, Array], labels: Array | None = None) -> GoldenArrays:
-    """Run ``model`` in inference mode, on a copy, and its graph from ``trace`` in float64.
+    """Record the outputs of a copy of ``model`` in inference mode, and of its graph from ``trace`` in float64.
 
-    Raises ModelError when an output is not finite.
+    Raises ModelError if an output is not finite.
     """
     tensors = tensors_of_feed(inputs)
     original = as_arrays(run_module(inference_copy(model), tensors))

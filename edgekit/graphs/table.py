@@ -1,4 +1,4 @@
-"""The layers of a PyTorch module, as a table: what came out of each, what it holds, what it costs."""
+"""The layers of a PyTorch module as a table: output shapes, parameters, multiply-accumulates, calls."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ NORMS = (nn.modules.batchnorm._BatchNorm, BatchNorm)
 
 
 def module_table(source: str, model: nn.Module, inputs: Sequence[TensorSpec]) -> InspectReport:
-    """Every module that computes something itself, and the blocks around it, in the order of the first call.
+    """A row for every module that returns a tensor, in the order of the first call.
 
-    ``ops`` counts calls: of a module that is called twice both, and of functions like ``torch.relu`` those outside such modules.
-    Multiply-accumulates are half of what PyTorch's ``FlopCounterMode`` counts: convolutions and matrix products, whoever calls
-    them. A block's row has what its own ``forward`` computes, without the modules inside it.
+    ``ops`` counts calls: both of a module that is called twice, and those of functions like ``torch.relu`` outside of modules
+    without children. Multiply-accumulates are half of the operations that PyTorch's ``FlopCounterMode`` counts: convolutions and
+    matrix products, called by modules or functions. A block's row has the work of its own ``forward`` only.
     """
     frozen = copy.deepcopy(model).eval()
     flops = FlopCounterMode(display=False)
     calls = _Calls(frozen, flops)
     samples = tensors_of(inputs, TRACED_BATCH)
-    # fused attention has no formula for the CPU in PyTorch; its two products have
+    # PyTorch cannot count fused attention on the CPU; as plain math, its two products are counted
     with sdpa_kernel(SDPBackend.MATH), flops, calls:
         outputs = run_module(frozen, samples)
     return InspectReport(
@@ -58,7 +58,7 @@ def module_table(source: str, model: nn.Module, inputs: Sequence[TensorSpec]) ->
 class _Calls(TorchFunctionMode):
     """Records what one inference of ``model`` calls: a row for each module, and how often each operator ran.
 
-    A module without children is one operator, whatever it does inside; so is a function that is called outside of such modules.
+    A module without children counts as one operator, whatever it computes; so does a function called outside of such modules.
     """
 
     def __init__(self, model: nn.Module, flops: FlopCounterMode) -> None:
@@ -88,7 +88,7 @@ class _Calls(TorchFunctionMode):
             handle.remove()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """A function is counted under the name of the module that does the same, where there is one."""
+        """Call a function, and count it under the name of the equivalent module, if there is one."""
         output = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "").strip("_")
         if isinstance(output, Tensor) and not self._inside and name not in ("get", ""):
@@ -119,5 +119,5 @@ class _Calls(TorchFunctionMode):
 
 
 def _macs(flops: int) -> int:
-    """Multiply-accumulates per sample of what was counted on ``TRACED_BATCH`` samples, two operations to each."""
+    """Multiply-accumulates per sample, from the operations of ``TRACED_BATCH`` samples at two operations each."""
     return flops // (2 * TRACED_BATCH)

@@ -1,4 +1,4 @@
-"""From a module to its graph of ATen operations, by ``torch.export``: what folding rewrites and ONNX is written from."""
+"""Trace a module into a graph of ATen operations with ``torch.export``; folding and the ONNX writer work on this graph."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TRACED_BATCH = 2
 def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     """The inference-mode graph of a copy of ``model``, free in every axis that ``inputs`` names; ``model`` is untouched.
 
-    Parameters keep their names and are those of ``model`` itself until ``own_weights`` copies them: a large model is then
-    never held twice before it has to be. Raises ModelError when the model does not take these inputs or cannot be traced.
+    Parameters keep their names. They share memory with ``model`` until ``own_weights`` copies them, so that a large model is not
+    held twice too early. Raises ModelError if the model does not take these inputs or cannot be traced.
     """
     example = tensors_of(inputs, TRACED_BATCH)
     frozen = _run_once(model, example)
@@ -44,9 +44,9 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
 
 
 def _run_once(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
-    """A copy in inference mode that has been run once, because its own error is clearer than the tracer's.
+    """A copy of ``model`` in inference mode, after one run: the model's own error is clearer than the tracer's.
 
-    It shares the parameters' memory with ``model``, unless ``eval()`` or ``forward()`` write into it (as merging LoRA does).
+    The copy shares the parameters' memory with ``model`` unless ``eval()`` or ``forward()`` write into it, as merging LoRA does.
     """
     try:
         with _Unwritten(model):
@@ -70,35 +70,37 @@ class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._memory = {parameter.untyped_storage().data_ptr() for parameter in model.parameters() if parameter.numel()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look at what an operator writes to, then call it."""
+        """Check which arguments the operator writes to, then call it."""
         options = kwargs or {}
         if func._schema.is_mutable:
-            given = {**{known.name: value for known, value in zip(func._schema.arguments, args, strict=False)}, **options}
-            for known in func._schema.arguments:
-                value = given.get(known.name)
-                if known.is_write and isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._memory:
+            parameters = func._schema.arguments
+            values = {**{parameter.name: value for parameter, value in zip(parameters, args, strict=False)}, **options}
+            for parameter in parameters:
+                value = values.get(parameter.name)
+                if parameter.is_write and isinstance(value, Tensor) and value.untyped_storage().data_ptr() in self._memory:
                     raise _Written
         return func(*args, **options)
 
 
 def inference_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
-    """A copy in inference mode, with parameters of its own or, with ``share``, in the memory of those of ``model``.
+    """A copy of ``model`` in inference mode; with ``share`` the copy's parameters use the memory of the model's.
 
-    Raises ModelError when it cannot be copied.
-
-    A tensor that is computed from parameters (as by the old ``weight_norm``) is copied as it is.
+    A tensor computed from parameters (as by the old ``weight_norm``) is copied as a constant. Raises ModelError if the model
+    cannot be copied.
     """
-    known: dict[int, Any] = {}
-    if share:  # parameters of its own, so that ``weight.data = ...`` stays its own too
-        known = {
+    copied: dict[int, Any] = {}
+    if share:  # new Parameter objects, so that ``weight.data = ...`` in the copy does not reach the model
+        copied = {
             id(parameter): nn.Parameter(parameter.detach(), parameter.requires_grad)
             for parameter in model.parameters()
             if type(parameter) is nn.Parameter
         }
     for module in model.modules():
-        known |= {id(value): value.detach() for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf}
+        copied |= {
+            id(value): value.detach() for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf
+        }
     try:
-        return copy.deepcopy(model, known).eval()
+        return copy.deepcopy(model, copied).eval()
     except Exception as problem:  # whatever a user's object raises
         raise ModelError(
             f"{type(model).__name__} cannot be copied: {first_line(problem)}",
@@ -107,20 +109,20 @@ def inference_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
 
 
 def _takes_any_number(model: nn.Module) -> bool:
-    """Whether it is ``forward(self, *tensors)``: the tracer then wants its inputs as one tuple."""
+    """Whether ``forward`` is ``forward(self, *tensors)``: the tracer then needs the dynamic shapes as one tuple."""
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     return kinds == [inspect.Parameter.VAR_POSITIONAL]
 
 
 def _read_late(graph: fx.GraphModule) -> None:
-    """Read each stored tensor just before its first use, so that running the graph holds few of them at a time."""
+    """Move each read of a stored tensor to just before its first use, so that a run holds few tensors at a time."""
     position = {node: index for index, node in enumerate(graph.graph.nodes)}
     for node in [stored for stored in position if stored.op == "get_attr" and stored.users]:
         min(node.users, key=position.__getitem__).prepend(node)
 
 
 def own_weights(graph: fx.GraphModule, model: nn.Module) -> None:
-    """Copy the parameters that a traced graph still shares with ``model``; what is one tensor under two names stays one."""
+    """Copy the parameters that a traced graph shares with ``model``; a tensor with two names is copied once."""
     shared = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     copies: dict[int, nn.Parameter] = {}
     for name, parameter in list(graph.named_parameters(remove_duplicate=False)):
@@ -132,7 +134,7 @@ def own_weights(graph: fx.GraphModule, model: nn.Module) -> None:
 
 
 def run_module(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """The named outputs of one inference; raises ModelError naming the input shapes when the model refuses them."""
+    """The named outputs of one inference; raises ModelError naming the input shapes if the model refuses them."""
     try:
         with torch.inference_mode():
             return named_outputs(model(*example))
@@ -152,7 +154,7 @@ def tensors_of(inputs: Sequence[TensorSpec], batch: int) -> tuple[Tensor, ...]:
 
 
 def tensors_of_feed(feed: Feed) -> tuple[Tensor, ...]:
-    """The feed's arrays as tensors, in its order."""
+    """The feed's arrays as tensors, in the feed's order."""
     try:
         return tuple(torch.from_numpy(array) for array in feed.values())
     except TypeError:
@@ -161,13 +163,16 @@ def tensors_of_feed(feed: Feed) -> tuple[Tensor, ...]:
 
 
 def dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[tuple[Any, ...]]:
-    """What ``torch.export`` wants to know about free axes, one mapping for each input."""
+    """The free axes in the form of ``torch.export``: one mapping, axis -> Dim, for each input."""
     dims = {axis: torch.export.Dim(axis) for spec in inputs for axis in spec.shape if isinstance(axis, str)}
     return tuple({index: dims[axis] for index, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in inputs)  # type: ignore[return-value]
 
 
 def named_outputs(result: object) -> dict[str, Tensor]:
-    """A tensor, or sequences and mappings of tensors -> output name -> tensor; mappings keep their keys, ``aux_0`` is nested."""
+    """The result of ``forward`` as output name -> tensor: a tensor, or nested sequences and mappings of tensors.
+
+    Names come from a mapping's keys and a sequence's indices; nested ones are joined, as in ``aux_0``.
+    """
     if isinstance(result, Tensor):
         return {"output": result}
     items = _flat(result, "")
@@ -191,7 +196,7 @@ def _flat(result: object, prefix: str) -> list[tuple[str, Any]]:
 
 
 def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Specs of the model's outputs; raises ModelError unless the batch is the first axis of each, and no other's size."""
+    """Specs of the model's outputs; raises ModelError unless the batch is the first axis of each output and no other axis."""
     small, large = (run_module(model, tensors_of(inputs, batch)) for batch in (TRACED_BATCH, TRACED_BATCH + 1))
     specs = []
     for name, tensor in small.items():
@@ -203,13 +208,13 @@ def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Tensor
                 "the batch must be the first axis of every output and no other",
             )
         if tensor.is_complex():
-            raise ModelError(f"output {name!r} is complex, which no runtime here takes", "return its real and imaginary parts")
+            raise ModelError(f"output {name!r} is complex, which no backend takes", "return its real and imaginary parts")
         specs.append(TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *first[1:])))
     return tuple(specs)
 
 
 def as_arrays(outputs: Mapping[str, Tensor]) -> dict[str, Array]:
-    """Tensors -> numpy arrays of their own."""
+    """Copy tensors into numpy arrays."""
     try:
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in outputs.items()}
     except TypeError:

@@ -1,7 +1,7 @@
-"""Writing a traced graph as one self-contained ONNX file: the same graph gives the same bytes.
+"""Write a traced graph as one self-contained ONNX file; the same graph gives the same bytes.
 
-``torch.onnx.export`` is asked not to optimise, because its optimiser also folds batch norm, in some places and not in
-others; the simplifications below are chosen so that what ``edgekit.fold`` reports is what is in the file.
+``torch.onnx.export`` runs without its optimiser, which also folds batch norm in some places. The simplifications below fold no
+batch norm, so the file holds exactly what the report of ``edgekit.fold`` says.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def export_onnx(
     opset: int = 20,
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """A traced graph -> the bytes of an ONNX file that passed ``onnx.checker`` with full shape inference.
+    """The bytes of an ONNX file of ``graph``, checked by ``onnx.checker`` with full shape inference.
 
-    Raises ModelError when an operator has no ONNX counterpart, the result is beyond 2 GB, or the file does not hold
-    exactly the BatchNormalization nodes that ``fold_report`` says were kept.
+    Raises ModelError if an operator has no ONNX counterpart, the weights exceed 2 GiB, or the file does not hold exactly the
+    BatchNormalization nodes that ``fold_report`` lists as kept.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
     if size > LARGEST_BYTES:
@@ -79,7 +79,7 @@ def export_onnx(
         )
         raise ModelError(
             f"torch.onnx.export refused the model at opset {opset}: {type(problem).__name__}: {reason}",
-            "try another --opset, or replace the operator it names",
+            "try another --opset, or replace the operator named here",
         ) from problem
     proto = onnx_ir.to_proto(model)
     for key, value in sorted((metadata or {}).items()):
@@ -103,7 +103,7 @@ def _simplified(model: onnx_ir.Model) -> onnx_ir.Model:
         common.RemoveUnusedOpsetsPass(),
         common.NameFixPass(),
     )(model)
-    # the exporter records source lines with the paths of this machine
+    # the exporter records source lines, with paths of the exporting machine
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
@@ -120,7 +120,7 @@ def _check_file(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
         raise ModelError(f"the exported file is not valid ONNX: {problem}", "please report this model") from problem
     written = batch_norms(proto)
-    reported = sum(kept.nodes for kept in fold_report.kept)
+    reported = sum(norm.nodes for norm in fold_report.kept)
     if written != reported:
         raise ModelError(
             f"the exported file has {written} BatchNormalization nodes where the fold report says {reported}",
@@ -129,18 +129,18 @@ def _check_file(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
 
 
 def _check_tensor_names(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """The exporter renames what clashes: an output that is an input, one tensor returned twice, a weight's name."""
-    for what, written, wanted in (("inputs", proto.graph.input, inputs), ("outputs", proto.graph.output, outputs)):
-        given, names = [value.name for value in written], [spec.name for spec in wanted]
-        if given != names or len(set(given)) != len(given):
+    """Raise ModelError if the exporter renamed a tensor: an output that is an input, a tensor returned twice, a weight's name."""
+    for side, values, specs in (("inputs", proto.graph.input, inputs), ("outputs", proto.graph.output, outputs)):
+        written, names = [value.name for value in values], [spec.name for spec in specs]
+        if written != names or len(set(written)) != len(written):
             raise ModelError(
-                f"the {what} {names} became {given} in the exported file", "give every output a tensor and a name of its own"
+                f"the {side} {names} became {written} in the exported file", "give every output a tensor and a name of its own"
             )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints, logs and warns about its own internals."""
+    """Silence the exporter, which prints, logs and warns about its own internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

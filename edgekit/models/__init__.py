@@ -1,6 +1,6 @@
-"""The models edgekit ships, and how a model is found: by its name here, or by an import path ``package.module:factory``.
+"""The models that edgekit ships, by name; any other model is named by an import path ``package.module:factory``.
 
-This file is data and imports no framework; ``edgekit.models.build`` makes the modules.
+This module is data and imports no framework; ``edgekit.models.factory`` builds the models.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import msgspec
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A shipped model: where its factory is, the smallest input it takes (C, H, W) and a line about it."""
+    """A shipped model: the import path of its factory, its smallest input (C, H, W) and a one-line summary."""
 
     name: str
     factory: str

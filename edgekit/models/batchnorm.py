@@ -8,9 +8,8 @@ Over the axes D that are not the channel axis, with n values per channel,
                 running_var  <- (1 - m) * running_var  + m * v * n / (n - 1)
     inference:  y   = gamma * (x - running_mean) / sqrt(running_var + eps) + beta
 
-Both are computed as y = s x + t with s = gamma / sqrt(v + eps) and t = beta - mu s, which passes over x once less and is
-what PyTorch's own kernel does. The momentum m is PyTorch's (0.1 keeps 90 % of the old value), and the running variance is
-the unbiased one.
+Both are computed as y = s x + t with s = gamma / sqrt(v + eps) and t = beta - mu s, as PyTorch's own kernel does; this takes one
+pass over x less. The momentum m is PyTorch's (0.1 keeps 90 % of the old value), and the running variance is the unbiased one.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def batch_norm(
 
 
 class BatchNorm(nn.Module):
-    """``batch_norm`` as a layer; its state has the names and shapes of ``nn.BatchNorm2d``, so weights are interchangeable."""
+    """``batch_norm`` as a layer; the state has the names and shapes of ``nn.BatchNorm2d``, so weights are interchangeable."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -72,7 +71,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x C or N x C x H x W -> the same shape."""
+        """Normalise N x C or N x C x H x W per channel; the shape stays the same."""
         if self.training:
             self.num_batches_tracked.add_(1)
         return batch_norm(
@@ -87,5 +86,5 @@ class BatchNorm(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Shown by ``print(model)``."""
+        """The arguments that ``print(model)`` shows."""
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"

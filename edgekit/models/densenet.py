@@ -12,7 +12,7 @@ SMALLEST = 32
 
 
 def pre_activation(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    """BN, ReLU, convolution that keeps height and width."""
+    """BN, ReLU, and a convolution that keeps height and width."""
     return nn.Sequential(
         nn.BatchNorm2d(in_channels),
         nn.ReLU(),
@@ -73,5 +73,5 @@ class DenseNet(nn.Module):
 
 
 def densenet(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
-    """DenseNet with 16 dense layers; it ends with 248 channels."""
+    """DenseNet with 16 dense layers; the last block gives 248 channels."""
     return DenseNet(num_classes, in_channels)

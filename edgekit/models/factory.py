@@ -1,4 +1,4 @@
-"""Making a module from a name, and putting weights into it without unpickling anything."""
+"""Build a module from a name, and load weights into it without unpickling anything."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from edgekit.spelling import did_you_mean
 
 
 def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
-    """Call the factory of a shipped model, or of an import path ``package.module:factory``; gives what it returns.
+    """The result of the factory of a shipped model, or of an import path ``package.module:factory``.
 
-    An import path is looked up as Python would from the current folder. Raises ModelError that says which part failed.
+    An import path is resolved as by Python in the current folder. Raises ModelError that says which part failed.
     """
     path = MODELS[name].factory if name in MODELS else name
     module_name, _, factory_name = path.partition(":")
     if not module_name or not factory_name:
-        known, near = ", ".join(MODELS), did_you_mean(name, MODELS)
-        raise ModelError(f"no model {name!r}", f"use one of {known}, or an import path like torchvision.models:resnet18{near}")
+        names, near = ", ".join(MODELS), did_you_mean(name, MODELS)
+        raise ModelError(f"no model {name!r}", f"use one of {names}, or an import path like torchvision.models:resnet18{near}")
     factory = _find(module_name, factory_name, name)
     try:
         return factory(**(args or {}))
@@ -38,7 +38,7 @@ def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
 
 
 def build_module(name: str, args: Mapping[str, Any] | None = None) -> nn.Module:
-    """``call_factory``, for factories that return a module; raises ModelError where one returns anything else."""
+    """The module that a factory returns; raises ModelError if the factory fails or returns anything else."""
     module = call_factory(name, args)
     if not isinstance(module, nn.Module):
         raise ModelError(f"{name} returned a {type(module).__name__}, not a torch.nn.Module", "name a factory of modules")
@@ -46,26 +46,26 @@ def build_module(name: str, args: Mapping[str, Any] | None = None) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill ``model`` from safetensors, or from a state_dict read with ``weights_only=True``.
+    """Load weights into ``model`` from safetensors, or from a state_dict read with ``weights_only=True``.
 
-    Raises ModelError when the file cannot be read safely, or its names or shapes differ from the model's.
+    Raises ModelError if the file cannot be read safely, or if its names or shapes differ from the model's.
     """
     state = _read_state(path)
-    wanted = model.state_dict()
-    missing, unknown = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    own_state = model.state_dict()
+    missing, unknown = sorted(set(own_state) - set(state)), sorted(set(state) - set(own_state))
     if missing or unknown:
         parts = [f"lacks {_some(missing)}"] if missing else []
         parts += [f"has unknown {_some(unknown)}"] if unknown else []
         raise ModelError(f"weights {path} do not fit the model: the file {' and '.join(parts)}", "use this model's weights")
     for key, tensor in state.items():
-        if tensor.shape != wanted[key].shape:
+        if tensor.shape != own_state[key].shape:
             raise ModelError(
                 f"weights {path} do not fit the model: {key} is {tuple(tensor.shape)} in the file and "
-                f"{tuple(wanted[key].shape)} in the model",
+                f"{tuple(own_state[key].shape)} in the model",
                 "use this model's weights",
             )
     versioned = OrderedDict(state)
-    versioned._metadata = getattr(wanted, "_metadata", {})  # type: ignore[attr-defined]  # some modules read their version
+    versioned._metadata = getattr(own_state, "_metadata", {})  # type: ignore[attr-defined]  # some modules read their version
     try:
         model.load_state_dict(versioned)
     except Exception as problem:
@@ -79,10 +79,10 @@ def weights_bytes(model: nn.Module) -> bytes:
 
 
 def _find(module_name: str, factory_name: str, name: str) -> Any:
-    here = os.getcwd()
-    added = here not in sys.path
+    folder = os.getcwd()
+    added = folder not in sys.path
     if added:
-        sys.path.insert(0, here)
+        sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as problem:
@@ -90,8 +90,8 @@ def _find(module_name: str, factory_name: str, name: str) -> Any:
             f"{name}: cannot import {module_name}: {type(problem).__name__}: {problem}", "check the path"
         ) from problem
     finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
+        if added and folder in sys.path:
+            sys.path.remove(folder)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise ModelError(f"{name}: {module_name} has no function or class {factory_name!r}", "check the spelling")
@@ -111,8 +111,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
         reason = first_line(problem)
-        if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
-            reason = "it holds pickled objects besides tensors, or is damaged"
+        if "weights only load failed" in reason.lower():  # torch's message goes on to suggest an unsafe load
+            reason = "the file holds pickled objects besides tensors, or is damaged"
         raise ModelError(
             f"weights {path} cannot be loaded safely: {reason}", "save model.state_dict() with torch.save or as safetensors"
         ) from None

@@ -13,7 +13,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class LeNet(nn.Sequential):
-    """C x 28 x 28 -> 6 x 12 x 12 -> 16 x 4 x 4 -> 256 -> 120 -> 84 -> classes."""
+    """LeNet-5: C x 28 x 28 -> 6 x 12 x 12 -> 16 x 4 x 4 -> 256 -> 120 -> 84 -> classes."""
 
     def __init__(self, norm2d: Norm, norm1d: Norm, num_classes: int, in_channels: int) -> None:
         super().__init__(
@@ -45,10 +45,10 @@ class LeNet(nn.Sequential):
 
 
 def lenet(num_classes: int = 10, in_channels: int = 1) -> LeNet:
-    """LeNet on ``nn.BatchNorm2d`` and ``nn.BatchNorm1d``."""
+    """LeNet with ``nn.BatchNorm2d`` and ``nn.BatchNorm1d``."""
     return LeNet(nn.BatchNorm2d, nn.BatchNorm1d, num_classes, in_channels)
 
 
 def lenet_scratch(num_classes: int = 10, in_channels: int = 1) -> LeNet:
-    """The same net on edgekit's own ``BatchNorm``."""
+    """LeNet with edgekit's own ``BatchNorm``."""
     return LeNet(BatchNorm, BatchNorm, num_classes, in_channels)

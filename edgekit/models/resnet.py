@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 def stem(in_channels: int) -> nn.Sequential:
-    """C x H x W -> 64 x H/4 x W/4: the first layers of ResNet and DenseNet alike."""
+    """The first layers of ResNet and DenseNet: C x H x W -> 64 x H/4 x W/4."""
     return nn.Sequential(
         nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3),
         nn.BatchNorm2d(64),
@@ -17,7 +17,7 @@ def stem(in_channels: int) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """relu(BN(conv(relu(BN(conv(x))))) + shortcut(x)); in x H x W -> out x H/stride x W/stride."""
+    """A residual block: relu(BN(conv(relu(BN(conv(x))))) + shortcut(x)); in x H x W -> out x H/stride x W/stride."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Residual(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Stem, four stages of two residual blocks (64, 128, 256, 512 wide), global average pool, linear."""
+    """ResNet-18: stem, four stages of two residual blocks (64, 128, 256, 512 channels), global average pool, linear."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""ONNX files: read, run, folded, described."""
+"""ONNX files: reading, running, folding and describing them."""

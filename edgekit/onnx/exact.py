@@ -1,7 +1,7 @@
-"""What an ONNX file computes in float64: a copy with every number in it in float64, run by ONNX's own reference evaluator.
+"""Run an ONNX file in float64: a copy with every number in float64, run by ONNX's reference evaluator.
 
 The evaluator's convolutions and pools are slow loops, its ConvTranspose is wrong for groups and its BatchNormalization of opset 9
-always trains, so those are PyTorch's here. Whoever uses the result compares it with ONNX Runtime first.
+always trains, so PyTorch computes these operators. The caller compares the result with ONNX Runtime first.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from edgekit.tensors import Array, Feed, joined_outputs
 SECONDS = 300.0  # much more than a convolutional network of everyday size takes
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _DOUBLE = onnx.TensorProto.DOUBLE
-_STEPS = ("QuantizeLinear", "DynamicQuantizeLinear")  # rounding decides what comes out, so more digits prove nothing
+_STEPS = ("QuantizeLinear", "DynamicQuantizeLinear")  # rounding decides their results, so float64 proves nothing
 _TYPES = ("to", "dtype", "output_dtype", "output_datatype")  # attributes that name the type of a result
 
 
 class Inexact(Exception):
-    """A file that cannot be run in float64, and why."""
+    """An ONNX file cannot be run in float64; the message says why."""
 
 
 def run_file_exact(model: onnx.ModelProto, feed: Feed, seconds: float = SECONDS) -> dict[str, Array]:
-    """The outputs in float64, sample by sample; raises Inexact with the operator or the reason that stands against it."""
+    """The outputs in float64, computed sample by sample; raises Inexact that names the operator or the reason in the way."""
     try:
         evaluator = _Evaluator(widened(model), new_ops=[Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization])
     except Exception as problem:
@@ -47,12 +47,12 @@ def run_file_exact(model: onnx.ModelProto, feed: Feed, seconds: float = SECONDS)
     for index in range(samples):
         parts.append(evaluator.outputs({name: array[index : index + 1] for name, array in wide.items()}))
         if time.monotonic() - start > seconds * (index + 1) / samples:
-            raise Inexact(f"it would take more than {seconds:.0f} s")
+            raise Inexact(f"float64 would take more than {seconds:.0f} s")
     return joined_outputs(parts)
 
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without functions in which every float16, bfloat16 and float32 number and type is float64."""
+    """A copy of ``model`` without functions, in which every float16, bfloat16 and float32 number and type is float64."""
     wide = onnx.inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
     if not model.functions:
         wide.CopyFrom(model)
@@ -69,7 +69,7 @@ def _widen_graph(graph: onnx.GraphProto) -> None:
             value.type.tensor_type.elem_type = _DOUBLE
     for node in graph.node:
         if node.op_type in _STEPS:
-            raise Inexact(f"{node.op_type} jumps from one step to the next")
+            raise Inexact(f"{node.op_type} rounds to steps")
         for attribute in node.attribute:
             _widen_attribute(attribute)
         if node.op_type == "ConstantOfShape" and not node.attribute:
@@ -102,7 +102,7 @@ def _is_float(array: Array) -> bool:
 
 
 class _Evaluator(ReferenceEvaluator):
-    """Stops between two operators once the time is up, and takes no result that is not float64."""
+    """ONNX's evaluator with a deadline between operators; refuses any float result that is not float64."""
 
     deadline = math.inf
 
@@ -125,18 +125,18 @@ class _Evaluator(ReferenceEvaluator):
         return outputs
 
     def _log(self, level: int, pattern: str, *args: Any) -> None:
-        """The evaluator calls this in front of every operator."""
+        """Check the deadline; the evaluator calls this before every operator."""
         if level == 1 and time.monotonic() > self.deadline:
-            raise Inexact(f"it would take more than {SECONDS:.0f} s")
+            raise Inexact(f"float64 would take more than {SECONDS:.0f} s")
 
 
 class Conv(OpRun):
-    """W is out x in / group x kernel."""
+    """ONNX's Conv in PyTorch; the weight is out x in / group x kernel."""
 
     op_domain = ""
 
-    def _run(self, x: Array, weight: Array, bias: Array | None = None, group: int = 1, **given: Any) -> tuple[Array]:
-        window = _Window(x, weight.shape[2:], given)
+    def _run(self, x: Array, weight: Array, bias: Array | None = None, group: int = 1, **attributes: Any) -> tuple[Array]:
+        window = _Window(x, weight.shape[2:], attributes)
         padded = window.padded(_tensor(x), 0.0)
         if weight.shape[1] == 1 and group == len(weight) == x.shape[1]:
             total = window.depthwise(padded, _tensor(weight))
@@ -147,18 +147,21 @@ class Conv(OpRun):
 
 
 class ConvTranspose(OpRun):
-    """W is in x out / group x kernel; the whole overlap is computed, then cut to what the padding leaves."""
+    """ONNX's ConvTranspose in PyTorch; the weight is in x out / group x kernel.
+
+    The whole overlap is computed, then the padding is cut off.
+    """
 
     op_domain = ""
 
-    def _run(self, x: Array, weight: Array, bias: Array | None = None, group: int = 1, **given: Any) -> tuple[Array]:
-        window = _Window(x, weight.shape[2:], given)
+    def _run(self, x: Array, weight: Array, bias: Array | None = None, group: int = 1, **attributes: Any) -> tuple[Array]:
+        window = _Window(x, weight.shape[2:], attributes)
         rank = len(window.kernel)
         transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
         whole = transpose(_tensor(x), _tensor(weight), None, window.strides, 0, 0, group, window.dilations)
-        extra = given.get("output_padding") or [0] * rank
+        extra = attributes.get("output_padding") or [0] * rank
         whole = F.pad(whole, _torch_pads([0] * rank, extra))
-        begin, size = window.cut(tuple(whole.shape[2:]), given)
+        begin, size = window.cut(tuple(whole.shape[2:]), attributes)
         for axis in range(rank):
             whole = whole.narrow(axis + 2, begin[axis], size[axis])
         if bias is not None:
@@ -167,28 +170,31 @@ class ConvTranspose(OpRun):
 
 
 class MaxPool(OpRun):
-    """Without the second output."""
+    """ONNX's MaxPool in PyTorch, without the second output (indices)."""
 
     op_domain = ""
 
-    def _run(self, x: Array, kernel_shape: Sequence[int] = (), ceil_mode: int = 0, **given: Any) -> tuple[Array]:
+    def _run(self, x: Array, kernel_shape: Sequence[int] = (), ceil_mode: int = 0, **attributes: Any) -> tuple[Array]:
         if sum(map(bool, self.output)) > 1:
             raise Inexact("MaxPool gives indices")
-        window = _Window(x, kernel_shape, given)
+        window = _Window(x, kernel_shape, attributes)
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(window.kernel) - 1]
         padded = window.filled(window.padded(_tensor(x), -math.inf), x, -math.inf, ceil_mode)
         return (pool(padded, window.kernel, window.strides, 0, window.dilations).numpy(),)
 
 
 class AveragePool(OpRun):
-    """Sum over count; the padding counts or not, what rounding up adds to it never does."""
+    """ONNX's AveragePool in PyTorch: sum over count.
+
+    ``count_include_pad`` decides whether padding counts; positions that ``ceil_mode`` adds never count.
+    """
 
     op_domain = ""
 
     def _run(
-        self, x: Array, kernel_shape: Sequence[int] = (), ceil_mode: int = 0, count_include_pad: int = 0, **given: Any
+        self, x: Array, kernel_shape: Sequence[int] = (), ceil_mode: int = 0, count_include_pad: int = 0, **attributes: Any
     ) -> tuple[Array]:
-        window = _Window(x, kernel_shape, given)
+        window = _Window(x, kernel_shape, attributes)
         if any(step != 1 for step in window.dilations):
             raise Inexact("AveragePool is dilated")
         pool: Callable[..., Tensor] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(window.kernel) - 1]
@@ -202,29 +208,31 @@ class AveragePool(OpRun):
 
 
 class BatchNormalization(OpRun):
-    """y = scale (x - mean) / sqrt(var + epsilon) + shift, per channel."""
+    """ONNX's BatchNormalization: y = scale (x - mean) / sqrt(var + epsilon) + shift, per channel."""
 
     op_domain = ""
 
-    def _run(self, x: Array, scale: Array, shift: Array, mean: Array, var: Array, epsilon: float = 1e-5, **given: Any) -> Any:
-        if given.get("training_mode") or sum(map(bool, self.output)) > 1 or var.ndim != 1:
-            raise Inexact("BatchNormalization has statistics of the batch or per position")
+    def _run(
+        self, x: Array, scale: Array, shift: Array, mean: Array, var: Array, epsilon: float = 1e-5, **attributes: Any
+    ) -> Any:
+        if attributes.get("training_mode") or sum(map(bool, self.output)) > 1 or var.ndim != 1:
+            raise Inexact("BatchNormalization uses statistics of the batch or per position")
         scale, shift, mean, var = (value.reshape(-1, *([1] * (x.ndim - 2))) for value in (scale, shift, mean, var))
         return (scale * (x - mean) / np.sqrt(var + epsilon) + shift,)
 
 
 class _Window:
-    """The attributes that convolutions and pools share, with ONNX's defaults; ``begin`` and ``end`` are paddings per axis."""
+    """Attributes common to convolutions and pools, with ONNX's defaults; ``begin`` and ``end`` are paddings per axis."""
 
-    def __init__(self, x: Array, kernel: Sequence[int], given: Mapping[str, Any]) -> None:
+    def __init__(self, x: Array, kernel: Sequence[int], attributes: Mapping[str, Any]) -> None:
         rank = len(kernel)
         if not 1 <= rank <= 3 or x.ndim != rank + 2:
-            raise Inexact(f"a kernel of {rank} axes")
+            raise Inexact(f"a kernel has {rank} axes")
         self.kernel = tuple(int(size) for size in kernel)
-        self.strides = tuple(given.get("strides") or [1] * rank)
-        self.dilations = tuple(given.get("dilations") or [1] * rank)
-        self.auto = given.get("auto_pad") or "NOTSET"
-        pads = (given.get("pads") if self.auto == "NOTSET" else None) or [0] * (2 * rank)
+        self.strides = tuple(attributes.get("strides") or [1] * rank)
+        self.dilations = tuple(attributes.get("dilations") or [1] * rank)
+        self.auto = attributes.get("auto_pad") or "NOTSET"
+        pads = (attributes.get("pads") if self.auto == "NOTSET" else None) or [0] * (2 * rank)
         self.begin, self.end = tuple(pads[:rank]), tuple(pads[rank:])
         if self.auto.startswith("SAME"):
             spans = [(size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True)]
@@ -236,11 +244,11 @@ class _Window:
             self.begin, self.end = (less, more) if self.auto == "SAME_UPPER" else (more, less)
 
     def padded(self, values: Tensor, number: float) -> Tensor:
-        """``values`` with ``number`` around them."""
+        """``values`` padded with ``number``."""
         return F.pad(values, _torch_pads(self.begin, self.end), value=number)
 
     def depthwise(self, padded: Tensor, weight: Tensor) -> Tensor:
-        """Tap by tap: PyTorch has no fast kernel for this in float64."""
+        """A depthwise convolution, kernel element by kernel element: PyTorch has no fast float64 kernel for it."""
         spans = zip(padded.shape[2:], self.kernel, self.strides, self.dilations, strict=True)
         reach = [(size - (kernel - 1) * step - 1) // stride * stride + 1 for size, kernel, stride, step in spans]
         total = torch.zeros((), dtype=torch.float64)
@@ -253,7 +261,10 @@ class _Window:
         return total
 
     def filled(self, padded: Tensor, x: Array, number: float, ceil_mode: int) -> Tensor:
-        """What a last window needs where sizes are rounded up; one that would start in the padding behind is left out."""
+        """``padded`` extended by what ``ceil_mode`` needs for the last window.
+
+        A window that would start in the padding at the end is left out, as ONNX says.
+        """
         if not ceil_mode:
             return padded
         extra = []
@@ -264,19 +275,19 @@ class _Window:
             extra.append(max(0, last * stride + span - size))
         return F.pad(padded, _torch_pads([0] * len(extra), extra), value=number)
 
-    def cut(self, whole: Sequence[int], given: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]]:
-        """Where a transposed convolution's output starts in the whole overlap, and its size."""
-        if given.get("output_shape") or self.auto.startswith("SAME"):
-            raise Inexact("ConvTranspose gives its output's shape")
+    def cut(self, whole: Sequence[int], attributes: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]]:
+        """Start and size, per axis, of a transposed convolution's output in the whole overlap."""
+        if attributes.get("output_shape") or self.auto.startswith("SAME"):
+            raise Inexact("ConvTranspose sets its output's shape")
         return self.begin, [size - first - last for size, first, last in zip(whole, self.begin, self.end, strict=True)]
 
 
 def _torch_pads(begin: Sequence[int], end: Sequence[int]) -> list[int]:
-    """PyTorch names the last axis first."""
+    """Paddings in PyTorch's order: the last axis first."""
     return [size for pair in reversed(list(zip(begin, end, strict=True))) for size in pair]
 
 
 def _tensor(array: Array) -> Tensor:
     if array.dtype != np.float64:
-        raise Inexact(f"a convolution or pool of {array.dtype}")
+        raise Inexact(f"a convolution or pool takes {array.dtype}")
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))

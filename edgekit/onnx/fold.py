@@ -1,7 +1,7 @@
-"""Folding in an ONNX file from elsewhere, by onnxscript's own rules.
+"""Fold batch norm in an ONNX file from elsewhere, by onnxscript's own rules.
 
-Batch norm goes into the Conv, ConvTranspose or Gemm before it; what else ``edgekit.fold`` can do needs the PyTorch model.
-The rules compute in whatever dtype they find, so they are given float64 numbers, and the result is rounded once.
+Batch norm goes into the Conv, ConvTranspose or Gemm before it; the other rules of ``edgekit.fold`` need the PyTorch model.
+onnxscript's rules compute in the dtype of the file's numbers, so these are widened to float64 first and rounded once at the end.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _RULES = (
     rules.fuse_batchnorm_into_gemm_rule,
 )
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
-_EPSILON = onnx_ir.AttrFloat32("epsilon", float(np.float32(1e-5)))  # the default is a float32, which the rules forget
-_HIDDEN = "HiddenBatchNormalization"  # no rule knows it, and no pass drops outputs of it
-_OLDEST_IR = 4  # before it every initializer had to be listed as an input, and none could be replaced
+_EPSILON = onnx_ir.AttrFloat32("epsilon", float(np.float32(1e-5)))  # ONNX's default is a float32; the rules use a float64
+_HIDDEN = "HiddenBatchNormalization"  # an operator that no rule matches and whose outputs no pass drops
+_OLDEST_IR = 4  # older IR versions list every initializer as an input, so none can be replaced
 Reason: TypeAlias = tuple[str, str]  # a code and a sentence
-_BRANCH: Reason = ("branch", "it is inside a branch or a loop, where nothing is folded")
+_BRANCH: Reason = ("branch", "it is inside a branch or a loop, where nothing is folded")  # "it" is the norm, named before
 
 
 class Folding(NamedTuple):
-    """``model`` is the folded file; ``exact`` is the same with the folded numbers before rounding, None where nothing folded."""
+    """A folded file; ``exact`` is ``model`` before the folded numbers were rounded, None if nothing folded."""
 
     model: onnx.ModelProto
     exact: onnx.ModelProto | None
@@ -44,7 +44,7 @@ class Folding(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What to do with one normalisation: ``reason`` why it stays, or the ``layer`` it goes into."""
+    """The plan for one normalisation: the ``layer`` that it folds into, or the ``reason`` why it stays."""
 
     node: onnx_ir.Node
     name: str
@@ -54,14 +54,14 @@ class _Plan(NamedTuple):
 
 
 def fold_onnx(model: onnx.ModelProto, *, fold_bn: bool = True) -> Folding:
-    """A folded copy and what became of each BatchNormalization; ``model`` is untouched."""
+    """A folded copy of ``model``, and a report on each BatchNormalization; ``model`` is untouched."""
     if not fold_bn:
         return Folding(model, None, _not_asked(model))
     try:
         folding = _folded(model, frozenset())
     except ModelError:
         raise
-    except Exception as problem:  # onnxscript wraps what went wrong in errors of its own
+    except Exception as problem:  # onnxscript wraps the cause in errors of its own
         raise ModelError(
             f"onnxscript cannot rewrite the file: {first_line(_first_cause(problem))}",
             "export with --no-fold-bn and report the file",
@@ -79,9 +79,9 @@ def _not_asked(model: onnx.ModelProto) -> FoldReport:
 
 
 def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
-    """Hide what must stay from the rules, widen what they compute with, and round what they made.
+    """Hide the norms that must stay from the rules, widen the numbers, apply the rules, and round their results.
 
-    A normalisation whose folded numbers do not fit into its layer's dtype joins ``unfit``, and all of it is done again.
+    A normalisation whose folded numbers do not fit into its layer's dtype joins ``unfit``, and the folding starts again.
     """
     graph_model = _inlined(model)
     graph = graph_model.graph
@@ -112,27 +112,27 @@ def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
     wrong = frozenset(output for output, values in weights.items() if too_large & values)
     if wrong:
         return _folded(model, unfit | wrong)
-    left = {_output(node) for node in graph if _is_norm(node, NORM)}
+    remaining = {_output(node) for node in graph if _is_norm(node, NORM)}
     dead = [Fold(names[node], NORM, ()) for node in norms if id(node) not in alive]
-    return Folding(onnx_ir.to_proto(graph_model), exact, _report(plans, left, layers, dead))
+    return Folding(onnx_ir.to_proto(graph_model), exact, _report(plans, remaining, layers, dead))
 
 
-def _report(plans: list[_Plan], left: set[str], layers: dict[onnx_ir.Node, str], dead: list[Fold]) -> FoldReport:
-    folded, kept = [], []
+def _report(plans: list[_Plan], remaining: set[str], layers: dict[onnx_ir.Node, str], dead: list[Fold]) -> FoldReport:
+    folded, refused = [], []
     for plan in plans:
         if plan.reason is not None:
-            kept.append(_kept_node(plan.name, *plan.reason))
-        elif plan.layer is not None and plan.output in left:
-            kept.append(
+            refused.append(_kept_node(plan.name, *plan.reason))
+        elif plan.layer is not None and plan.output in remaining:
+            refused.append(
                 _kept_node(plan.name, "rule", f"onnxscript has no rule for this {plan.layer.op_type} ({layers[plan.layer]})")
             )
         elif plan.layer is not None:
             folded.append(Fold(plan.name, NORM, (layers[plan.layer],)))
-    return FoldReport((*folded, *dead), tuple(kept))
+    return FoldReport((*folded, *dead), tuple(refused))
 
 
 def _inlined(model: onnx.ModelProto) -> onnx_ir.Model:
-    """A copy without functions, in which weights are not inputs only because an old format wanted them to be."""
+    """A copy without functions, and without the inputs that old IR versions list for every weight."""
     graph_model = onnx_ir.from_proto(model)
     if graph_model.functions:
         common.InlinePass()(graph_model)
@@ -144,7 +144,7 @@ def _inlined(model: onnx.ModelProto) -> onnx_ir.Model:
 
 
 def _see_through_copies(graph: onnx_ir.Graph) -> None:
-    """PyTorch's exporter stores equal weights once, with Identity nodes; other Identities may be needed where they are."""
+    """Bypass the Identity nodes through which PyTorch's exporter shares equal weights; other Identities stay."""
     for node in graph:
         source = node.inputs[0] if node.op_type == "Identity" and is_standard(node.domain) else None
         if source is not None and source.is_initializer() and not node.outputs[0].is_graph_output():
@@ -154,7 +154,7 @@ def _see_through_copies(graph: onnx_ir.Graph) -> None:
 def _planned(
     graph: onnx_ir.Graph, norms: list[onnx_ir.Node], names: dict[onnx_ir.Node, str], unfit: frozenset[str]
 ) -> list[_Plan]:
-    """In the order of the data: behind a normalisation that folds, the next one finds the same layer."""
+    """A plan for each norm, in the order of the data: a norm behind one that folds can fold into the same layer."""
     into: dict[onnx_ir.Node, onnx_ir.Node] = {}
     plans = []
     for node in norms:
@@ -173,7 +173,7 @@ def _planned(
 
 
 def _itself(node: onnx_ir.Node) -> Reason | None:
-    """What stands against folding in the normalisation itself."""
+    """The reason against folding that lies in the normalisation itself, or None."""
     training = node.attributes.get("training_mode")
     if (training is not None and training.as_int()) or sum(bool(value.name) for value in node.outputs) > 1:
         return "training", "it is in training mode and uses the statistics of the batch"
@@ -185,7 +185,7 @@ def _itself(node: onnx_ir.Node) -> Reason | None:
 
 
 def _numeric(node: onnx_ir.Node) -> Reason | None:
-    """What stands against it in its numbers."""
+    """The reason against folding that lies in the normalisation's numbers, or None."""
     epsilon = node.attributes.get("epsilon", _EPSILON).as_float()
     scale, shift, mean, var = (_numbers(value).astype(np.float64) for value in node.inputs[1:5])
     if not all(np.isfinite(numbers).all() for numbers in (scale, shift, mean, var)):
@@ -196,7 +196,7 @@ def _numeric(node: onnx_ir.Node) -> Reason | None:
 
 
 def _before(node: onnx_ir.Node, layer: onnx_ir.Node | None, names: dict[onnx_ir.Node, str]) -> Reason | None:
-    """What stands against folding in the layer before it."""
+    """The reason against folding that lies in the layer before the normalisation, or None."""
     source = node.inputs[0]
     assert source is not None
     if layer is None or layer.op_type not in _LAYERS or not is_standard(layer.domain):
@@ -212,8 +212,8 @@ def _before(node: onnx_ir.Node, layer: onnx_ir.Node | None, names: dict[onnx_ir.
     if reasons or weight is None or not _is_shared(weight):
         return reasons[0] if reasons else None
     others = ", ".join(sorted({names[user] for user, _ in weight.uses() if user is not layer}))
-    what = others or ("an output" if weight.is_graph_output() else "another input of it")
-    return "shared-weight", f"{weight.name} of {names[layer]} is shared with {what}"
+    sharers = others or ("an output" if weight.is_graph_output() else "another input of that layer")
+    return "shared-weight", f"{weight.name} of {names[layer]} is shared with {sharers}"
 
 
 def _not_stored(value: onnx_ir.Value | None, of: str) -> Reason | None:
@@ -229,9 +229,9 @@ def _is_shared(value: onnx_ir.Value) -> bool:
 
 
 def _widen_layers(graph: onnx_ir.Graph, plans: list[_Plan]) -> dict[str, np.dtype[np.generic]]:
-    """Give the rules float64 numbers, and every layer a bias of its own; the dtypes to round to, by the names of the weights.
+    """Widen the planned layers' numbers to float64 and give each layer its own bias; returns name -> dtype to round to.
 
-    Left to name a bias themselves the rules may take a name that is taken, and they do not know an input left empty.
+    Without a bias of its own a layer would fail in the rules: they may choose a name in use, and do not handle an empty input.
     """
     dtypes: dict[str, np.dtype[np.generic]] = {}
     for plan in plans:
@@ -254,9 +254,9 @@ def _widen_layers(graph: onnx_ir.Graph, plans: list[_Plan]) -> dict[str, np.dtyp
 
 
 def _stored(graph: onnx_ir.Graph, name: str, numbers: Array) -> onnx_ir.Value:
-    taken = {value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value is not None}
-    taken |= {value.name for value in graph.inputs} | set(graph.initializers)
-    while name in taken:
+    used = {value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value is not None}
+    used |= {value.name for value in graph.inputs} | set(graph.initializers)
+    while name in used:
         name += "_"
     tensor = onnx_ir.tensor(numbers, name=name)
     value = onnx_ir.Value(
@@ -267,7 +267,7 @@ def _stored(graph: onnx_ir.Graph, name: str, numbers: Array) -> onnx_ir.Value:
 
 
 def _round(graph: onnx_ir.Graph, dtypes: dict[str, np.dtype[np.generic]]) -> set[str]:
-    """Every widened number back to its dtype; the names of those that it cannot hold."""
+    """Round every widened tensor back to its dtype; returns the names of the tensors that do not fit into it."""
     wrong = set()
     for name, value in graph.initializers.items():
         if name not in dtypes or value.const_value is None:
@@ -284,12 +284,12 @@ def _round(graph: onnx_ir.Graph, dtypes: dict[str, np.dtype[np.generic]]) -> set
 
 
 def _unit(dtype: np.dtype[np.generic]) -> float:
-    """The rounding unit, or bfloat16's, of which numpy knows nothing."""
+    """The rounding unit of a dtype; bfloat16's is a constant, because numpy lacks it."""
     return float(np.finfo(str(dtype)).eps) if dtype.kind == "f" else 2.0**-7
 
 
 def _name_layers(produced: dict[str, onnx_ir.Node], plans: list[_Plan], layers: dict[onnx_ir.Node, str]) -> None:
-    """The rules make new nodes, which get the names of the layers whose place they took."""
+    """Give the nodes that the rules made the names of the layers that they replace."""
     for plan in plans:
         if plan.layer is not None and plan.output in produced and produced[plan.output].op_type == plan.layer.op_type:
             produced[plan.output].name = layers[plan.layer]
@@ -306,7 +306,7 @@ def _numbers(value: onnx_ir.Value | None) -> Array:
 
 
 def _check_count(proto: onnx.ModelProto, report: FoldReport) -> None:
-    written, reported = batch_norms(proto), sum(kept.nodes for kept in report.kept)
+    written, reported = batch_norms(proto), sum(norm.nodes for norm in report.kept)
     if written != reported:
         raise ModelError(
             f"the folded file has {written} BatchNormalization nodes where the report says {reported}", "please report this file"
@@ -322,7 +322,7 @@ def _is_norm(node: onnx_ir.Node, kind: str) -> bool:
 
 
 def _node_names(nodes: Iterable[onnx_ir.Node]) -> dict[onnx_ir.Node, str]:
-    """The name of a node, or of its output where the name is empty or not its own."""
+    """Node -> its name, or its output's name where its own is empty or not unique."""
     every = list(nodes)
     often = Counter(node.name for node in every)
     return {node: node.name if node.name and often[node.name] == 1 else _output(node) for node in every}

@@ -1,4 +1,4 @@
-"""Files from elsewhere with a fixed batch: freeing that axis, and proving that the file still computes the same."""
+"""ONNX files with a fixed batch: free the batch axis, and prove that the freed file computes the same."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from edgekit.onnx.read import NORM, WHOLE, precision_of, read_onnx, specs_of
 from edgekit.onnx.run import Runner, open_unoptimised, run_alone, run_in_batches
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec, largest, normalised_error, sample_feed, shape_text
 
-_ROUNDING = {"float16": 1e-2, "bfloat16": 1e-1, "float64": 1e-9}  # of the scale, between batches of several sizes; else 2e-5
+_ROUNDING = {"float16": 1e-2, "bfloat16": 1e-1, "float64": 1e-9}  # error of scale between batch sizes; other dtypes: 2e-5
 _SIZES = (1, 2, 3)
 _INFERENCE = "export the model again in inference mode, with samples that do not see each other"
 CERTAIN = 1e-3
-"""Of the scale: more than rounding makes of any model that is worth exporting."""
+"""An error of scale beyond the rounding of any model worth exporting."""
 
 
 class OnnxSource(NamedTuple):
-    """A file: ``original`` as it is, ``model`` with a free batch axis; ``fixed`` is the batch that the original insists on."""
+    """An ONNX file: ``original`` as read, ``model`` with a free batch axis; ``fixed``: the original's batch size, or None."""
 
     path: Path
     original: onnx.ModelProto
@@ -36,13 +36,13 @@ class OnnxSource(NamedTuple):
     fixed: int | None
 
     def run(self, feed: Feed) -> dict[str, Array]:
-        """The original file's outputs, whatever batch it insists on."""
+        """The original file's outputs; a fixed batch size is respected by running in batches."""
         return run_in_batches(open_unoptimised(self.original, self.path), feed, self.fixed)
 
     def check_independent(self, feed: Feed) -> None:
-        """Raise ModelError where a sample of ``feed`` gives something else alone than among the others, rounding apart.
+        """Raise ModelError if a sample of ``feed`` gives another output alone than in a batch, beyond rounding.
 
-        Opening the file has tried only a few: a branch taken by what the whole batch amounts to may be another for these.
+        ``open_onnx`` tries a few random samples only; a branch that depends on the whole batch may go another way on ``feed``.
         """
         run = open_unoptimised(self.model, self.path)
         limit = max(_rounding(self.original), CERTAIN)
@@ -58,7 +58,7 @@ class OnnxSource(NamedTuple):
 
 
 def open_onnx(path: Path) -> OnnxSource:
-    """Read, check and run ``path``; raises EdgekitError unless it takes batches, or can be proved to take them once freed."""
+    """Read, check and run ``path``; raises EdgekitError unless the file takes batches, or provably takes them once freed."""
     original = read_onnx(path, WHOLE)
     inputs, fixed = specs_of(original, path)
     if fixed is not None:
@@ -73,15 +73,15 @@ def open_onnx(path: Path) -> OnnxSource:
 
 
 def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...], fixed: int) -> OnnxSource:
-    """Free the batch axis, and prove it: batches of other sizes give what the original gives, batch by batch of its own size."""
+    """Free the batch axis, and prove that any batch size gives the outputs of the original run in its own batch size."""
     feed = sample_feed(inputs, 2 * fixed if fixed > 1 else max(_SIZES))
-    wanted = run_in_batches(open_unoptimised(original, path), feed, fixed)
+    references = run_in_batches(open_unoptimised(original, path), feed, fixed)
     reason = ""
     for constants in (False, True):
         freed = free_batch(original, fixed, constants=constants)
         try:
             outputs = output_specs_of(freed, inputs, path)
-            reason = _difference(open_unoptimised(freed, path), feed, wanted, _rounding(original))
+            reason = _difference(open_unoptimised(freed, path), feed, references, _rounding(original))
         except ModelError as problem:
             reason = _operator(str(problem))
         if not reason:
@@ -93,13 +93,13 @@ def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...]
 
 
 def _operator(problem: str) -> str:
-    """The operator in ONNX Runtime's message, and its complaint without the source lines; otherwise the message."""
+    """The operator and the complaint in ONNX Runtime's message, without source lines; another message is returned whole."""
     match = re.search(r"while running (\w+) node\. Name:'([^']*)'.*(?:false\. |Status Message: )([^;]*)", problem)
-    return f"{match[1]} {match[2]} stands against it ({match[3].strip()})" if match else problem
+    return f"{match[1]} {match[2]} refuses other batch sizes ({match[3].strip()})" if match else problem
 
 
 def output_specs_of(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:
-    """By running two batches; raises ModelError unless the batch is the first axis of every output."""
+    """Specs of the outputs, found by running two batches; raises ModelError unless each output's first axis is the batch."""
     run = open_unoptimised(model, path)
     small, large = (run(sample_feed(inputs, batch)) for batch in (2, 3))
     specs = []
@@ -116,11 +116,11 @@ def output_specs_of(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path
 
 
 def free_batch(model: onnx.ModelProto, fixed: int, *, constants: bool = False) -> onnx.ModelProto:
-    """A copy whose inputs and outputs have a free first axis; whether it then computes the same is for the caller to prove.
+    """A copy whose inputs and outputs have a free first axis; the caller must prove that the copy computes the same.
 
-    With ``constants``, shapes that the file computes from stored numbers are computed first, so that they can be seen.
+    With ``constants``, the shapes that the file computes from stored numbers are replaced by their values first.
     """
-    known = _first_axes(_with_constants(model) if constants else model)
+    first_axes = _first_axes(_with_constants(model) if constants else model)
     freed = onnx.ModelProto()
     freed.CopyFrom(model)
     stored = {tensor.name for tensor in freed.graph.initializer}
@@ -132,8 +132,8 @@ def free_batch(model: onnx.ModelProto, fixed: int, *, constants: bool = False) -
     if constants:
         freed = _with_constants(freed)
         del freed.graph.value_info[:]
-    for node, shape in list(_constant_reshapes(freed, known, fixed)):
-        # of a value that is (batch, ...) already: 0 takes that axis over, which is the same number
+    for node, shape in list(_constant_reshapes(freed, first_axes, fixed)):
+        # the reshaped value is (batch, ...), and 0 in a shape copies that axis
         name = f"{node.output[0]}_free_shape"
         freed.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), name))
         node.input[1] = name
@@ -145,16 +145,16 @@ def _with_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         folded = onnx_ir.from_proto(model)
         optimizer.fold_constants(folded, onnx_shape_inference=True)
         return onnx_ir.to_proto(folded)
-    except Exception:  # nothing is lost: what cannot be seen is not freed
+    except Exception:  # a shape that stays hidden is not freed, and the proof then fails
         return model
 
 
 def _first_axes(model: onnx.ModelProto) -> dict[str, int]:
     try:
-        known = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # an operator of somebody's own: nothing is known about shapes
-        known = model
-    values = (*known.graph.input, *known.graph.value_info)
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # a custom operator, whose shapes cannot be inferred
+        inferred = model
+    values = (*inferred.graph.input, *inferred.graph.value_info)
     return {value.name: value.type.tensor_type.shape.dim[0].dim_value for value in values if value.type.tensor_type.shape.dim}
 
 
@@ -177,10 +177,10 @@ def _rounding(model: onnx.ModelProto) -> float:
     return _ROUNDING.get(precision_of(model), 2e-5)
 
 
-def _difference(run: Runner, feed: Feed, wanted: Mapping[str, Array], rounding: float) -> str:
-    """What differs from ``wanted`` when fewer samples are run at once, or nothing."""
+def _difference(run: Runner, feed: Feed, references: Mapping[str, Array], rounding: float) -> str:
+    """A sentence on the first output that differs from ``references`` in a smaller batch; empty if none differs."""
     samples = len(next(iter(feed.values())))
-    for size, (name, reference) in itertools.product(sorted({*_SIZES, samples}), wanted.items()):
+    for size, (name, reference) in itertools.product(sorted({*_SIZES, samples}), references.items()):
         if size > samples:
             continue
         output = run({key: array[:size] for key, array in feed.items()})[name]
@@ -193,12 +193,12 @@ def _difference(run: Runner, feed: Feed, wanted: Mapping[str, Array], rounding: 
 
 
 def change_of_scale(outputs: Array, reference: Array) -> float:
-    """How far the first samples are off, of the scale of all of them; of nothing's scale any change is endless."""
+    """The error of the first samples, relative to the scale of all samples. Infinite if the reference is all zeros."""
     return normalised_error(outputs, reference[: len(outputs)], scale=largest(reference), of_zero=0)
 
 
 def _training(model: onnx.ModelProto) -> str:
-    """The first normalisation that uses the statistics of the batch, as part of a sentence."""
+    """Part of a sentence: names the first normalisation that uses the statistics of the batch; empty if there is none."""
     for node in model.graph.node:
         if node.op_type == NORM and (
             sum(map(bool, node.output)) > 1 or any(item.name == "training_mode" and item.i for item in node.attribute)

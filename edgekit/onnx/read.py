@@ -1,4 +1,4 @@
-"""The one reader of ONNX files where the onnx package is installed; ``wire.py`` is what a board can read without it."""
+"""The only reader of ONNX files where the onnx package is installed; ``wire.py`` serves boards that lack the package."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BF
 
 
 class Strictness(NamedTuple):
-    """What a reader of ONNX files needs and refuses; ``called`` and ``valid`` are what a message says that a bad file is not.
+    """How strictly an ONNX file is read. A message says that a bad file is not ``called``, or not ``valid``.
 
-    ``beside``: numbers that lie in files beside it are loaded, left where they are, or refused. ``checked``: by ONNX's own
-    checker, where the numbers are there; ``with_shapes``: the shapes inside are then inferred. ``outputs_alone``: a graph without
-    nodes will do.
+    ``beside``: tensors in files beside the ONNX file are loaded, left there, or refused. ``checked``: run ONNX's checker, if all
+    tensors are loaded; ``with_shapes``: infer the shapes inside the graph as well. ``outputs_alone``: accept a graph without
+    nodes.
     """
 
     called: str = "an ONNX file"
@@ -37,19 +37,19 @@ class Strictness(NamedTuple):
 
 
 WHOLE = Strictness("a whole ONNX file", "a whole ONNX file", beside="loaded", checked=True)
-"""All there is: for what is folded and written anew."""
+"""All tensors loaded and checked: for a file that is folded and written anew."""
 DESCRIBED = Strictness(checked=True, with_shapes=True, outputs_alone=True)
-"""With a shape for every value: for a table."""
+"""Checked, with a shape for every value: for a table."""
 ALONE = Strictness(beside="refused")
-"""Nothing but these bytes: for a runtime that would open the files that they name."""
+"""No tensors in other files: for a runtime that would open the files named inside."""
 NAMES = Strictness(outputs_alone=True)
-"""Names and operators: for what has been checked before."""
+"""Names and operators only: for a file that has been checked before."""
 
 
 def read_onnx(path: Path, strictness: Strictness, content: bytes | None = None) -> onnx.ModelProto:
-    """The file at ``path``, or ``content`` where its bytes are there already, as strictly as asked for.
+    """Read the file at ``path``, or its ``content`` if the bytes are in memory already.
 
-    Raises BundleError for what is no such file, ModelError for one too large.
+    Raises BundleError for a file that fails ``strictness``, ModelError for a file that is too large.
     """
     if content is None and strictness.beside == "loaded" and path.is_file():
         _check_size(path, path.stat().st_size)
@@ -57,11 +57,11 @@ def read_onnx(path: Path, strictness: Strictness, content: bytes | None = None) 
     try:
         model = onnx.load_model_from_string(content)
         if not model.graph.node and not (strictness.outputs_alone and model.graph.output):
-            raise ValueError("it holds no graph")
+            raise ValueError("no graph inside")
         outside = tensor_elsewhere(content)
     except Exception as problem:  # protobuf raises a dozen kinds
         raise BundleError(f"{path} is not {strictness.called}: {first_line(problem)}", "export it again") from None
-    del content  # of a large model it is gigabytes
+    del content  # gigabytes for a large model
     if outside is not None and strictness.beside == "refused":
         raise BundleError(
             f"{path} keeps {outside or 'a tensor'} in another file, which no checksum covers",
@@ -103,7 +103,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 class Node(NamedTuple):
-    """An ONNX node, with the tensors that it takes and puts out."""
+    """An ONNX node, with the names of its input and output tensors."""
 
     name: str
     operator: str
@@ -112,7 +112,7 @@ class Node(NamedTuple):
 
 
 def read_nodes(path: Path) -> tuple[Node, ...]:
-    """The main graph's nodes, in their order; one without a name is called after its first output."""
+    """The main graph's nodes, in order; a node without a name is named after its first output."""
     return tuple(
         Node(node.name or (node.output[0] if node.output else ""), node.op_type, tuple(node.input), tuple(node.output))
         for node in read_onnx(path, NAMES).graph.node
@@ -120,7 +120,7 @@ def read_nodes(path: Path) -> tuple[Node, ...]:
 
 
 def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...], int | None]:
-    """The inputs, their first axis free, and the batch the file insists on; raises ModelError where another axis is free."""
+    """The inputs with a free first axis, and the file's fixed batch size or None; raises ModelError if another axis is free."""
     stored = {tensor.name for tensor in model.graph.initializer}
     stored |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     specs, fixed = [], set()
@@ -130,7 +130,9 @@ def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...]
         kind = value.type.tensor_type
         sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in kind.shape.dim]
         if not value.type.HasField("tensor_type") or not sizes:
-            raise ModelError(f"input {value.name!r} of {path} is no tensor with a batch axis", "give a file without such inputs")
+            raise ModelError(
+                f"input {value.name!r} of {path} is not a tensor with a batch axis", "use a file without such inputs"
+            )
         if any(size <= 0 for size in sizes[1:]):
             raise ModelError(
                 f"input {value.name!r} of {path} is {shape_text([size or 'free' for size in sizes])}",
@@ -141,7 +143,7 @@ def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         specs.append(TensorSpec(value.name, str(dtype), (BATCH, *sizes[1:])))
     if not specs or not model.graph.output:
-        raise ModelError(f"{path} has no {'outputs' if specs else 'inputs'}", "give a file of a network")
+        raise ModelError(f"{path} has no {'outputs' if specs else 'inputs'}", "use the file of a network")
     if len(fixed) > 1:
         raise ModelError(
             f"the inputs of {path} have the batches {sorted(fixed)}", "export the model again with a free first axis"
@@ -150,7 +152,7 @@ def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...]
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """The float dtype that most of the stored numbers have; without any, that of the first float input, or float32."""
+    """The float dtype of most stored numbers; without stored floats, the first float input's dtype, or float32."""
     stored = list(model.graph.initializer)
     stored += [item.t for node in model.graph.node if node.op_type == "Constant" for item in node.attribute if item.HasField("t")]
     sizes: Counter[int] = Counter()
@@ -162,7 +164,7 @@ def precision_of(model: onnx.ModelProto) -> str:
 
 
 def is_standard(domain: str) -> bool:
-    """Whether an operator's domain is ONNX's own, which has two spellings."""
+    """Whether ``domain`` is ONNX's own, in either of its two spellings."""
     return domain in ("", "ai.onnx")
 
 
@@ -177,7 +179,7 @@ def is_norm(node: onnx.NodeProto) -> bool:
 
 
 def batch_norms(proto: onnx.ModelProto) -> int:
-    """How many of ONNX's BatchNormalization nodes, also inside the branches of If and Loop and inside functions."""
+    """The number of ONNX's BatchNormalization nodes, including those in branches, loops and functions."""
 
     def count(nodes: Iterable[onnx.NodeProto]) -> int:
         return sum(

@@ -1,4 +1,4 @@
-"""Running an ONNX file in ONNX Runtime without optimisations."""
+"""Run an ONNX file in ONNX Runtime without optimisations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Runner: TypeAlias = Callable[[Feed], dict[str, Array]]
 
 
 def open_unoptimised(model: onnx.ModelProto | bytes, path: Path) -> Runner:
-    """ONNX Runtime on the CPU with graph optimisations off; it and its runs raise ModelError when it refuses the file."""
+    """Open ``model`` on the CPU with graph optimisations off; opening and running raise ModelError if the runtime refuses."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -40,14 +40,14 @@ def open_unoptimised(model: onnx.ModelProto | bytes, path: Path) -> Runner:
             raise refused(problem) from None
         other = next((name for name, array in outputs.items() if not isinstance(array, np.ndarray)), None)
         if other is not None:
-            raise ModelError(f"output {other!r} of {path} is no tensor", "give a file all of whose outputs are tensors")
+            raise ModelError(f"output {other!r} of {path} is not a tensor", "use a file whose outputs are all tensors")
         return outputs
 
     return run
 
 
 def run_in_batches(run: Runner, feed: Feed, fixed: int | None) -> dict[str, Array]:
-    """The outputs of a file that takes batches of ``fixed`` alone; None: it takes any, and runs once."""
+    """The outputs of a file that takes batches of ``fixed`` samples only; None: any batch size, so one run."""
     if fixed is None:
         return run(feed)
     parts = []
@@ -61,5 +61,5 @@ def run_in_batches(run: Runner, feed: Feed, fixed: int | None) -> dict[str, Arra
 
 
 def run_alone(run: Runner, feed: Feed) -> dict[str, Array]:
-    """The outputs of every sample run alone, joined as if they had been run together."""
+    """The outputs of every sample run alone, joined along the first axis."""
     return joined_outputs([run(sample) for sample, _ in batches_of(feed, 1)])

@@ -1,4 +1,4 @@
-"""What an ONNX file is made of: layers with shapes, parameters, multiply-accumulates, operators. No framework needed."""
+"""Describe an ONNX file: layers with shapes, parameters, multiply-accumulates, operators. Needs no framework."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shape = tuple[int | str, ...]
 
 
 def onnx_table(path: Path) -> InspectReport:
-    """Read, check and describe an ONNX file; raises BundleError when it is not one."""
+    """Read, check and describe an ONNX file; raises BundleError for any other file."""
     model = read_onnx(path, DESCRIBED)
     graph = model.graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -60,9 +60,9 @@ def _described(value: onnx.ValueInfoProto) -> str:
 
 
 def _learned(graph: onnx.GraphProto) -> dict[str, int]:
-    """Name -> count of the numbers that training found: no shapes, no indices, no running statistics of a batch norm."""
+    """Name -> count of trained numbers: no shapes, no indices, no running statistics of a batch norm."""
     floating = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    # equal tensors share one initializer, so a name may be a scale here and a variance there
+    # equal tensors share one initializer, so a name may be one norm's scale and another's variance
     statistics = {name for node in graph.node for name in node.input[len(_held(node)) :]}
     statistics -= {name for node in graph.node for name in _held(node)}
     return {

@@ -1,6 +1,6 @@
-"""What an ONNX file holds, read off protobuf's wire format: a board that only runs files has no onnx package.
+"""Read operators and external tensors from protobuf's wire format: a board that only runs files has no onnx package.
 
-A message is fields: a key (the field's number times 8, plus how its value is written) and the value.
+A message is a sequence of fields. A field is a key (field number times 8 plus wire type) and a value.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-# from the model to its nodes, and from a node to the branches and bodies in its attributes: field number -> what lies there
+# message -> field number -> kind of the value: from the model to its nodes, and from a node to the graphs in its attributes
 _INSIDE = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
@@ -25,19 +25,19 @@ _GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
 _FUNCTION_NAME, _FUNCTION_OUTPUT, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 5, 7, 10
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 4, 7
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
-_END_OF_TENSOR = "end of a tensor"  # its name may stand behind what says where it lies
+_END_OF_TENSOR = "end of a tensor"  # a tensor's name may follow its location
 _Value: TypeAlias = "memoryview | int"
 
 
 def operators(content: bytes) -> set[str]:
-    """The operators of all nodes, also in branches, loops and functions; raises ValueError for what is no such message."""
+    """The operators of all nodes, including branches, loops and functions; raises ValueError for a malformed message."""
     return {_decoded(value) for kind, value in _leaves(content) if kind == "operator" and isinstance(value, memoryview)}
 
 
 def tensor_elsewhere(content: bytes) -> str | None:
-    """The name of a tensor that lies in a file beside this one, wherever it is named; None where all numbers are inside.
+    """The name of a tensor stored in another file, in any graph or function; None if all numbers are inside.
 
-    A tensor may have no name. Raises ValueError for what is no such message.
+    A tensor without a name gives an empty text. Raises ValueError for a malformed message.
     """
     name, elsewhere = "", False
     for kind, value in _leaves(content):
@@ -123,16 +123,16 @@ def _decoded(value: _Value) -> str:
 
 
 def _leaves(content: bytes) -> Iterator[tuple[str, _Value]]:
-    """(kind, value) of what ``_INSIDE`` leads to, and where a tensor ends.
+    """(kind, value) of every value that ``_INSIDE`` names, and a mark at the end of each tensor.
 
-    One way down is kept at a time, whatever number of messages there is.
+    Memory holds one path from the model down to a value, whatever the number of messages.
     """
-    way = [("model", _fields(memoryview(content)))]
-    while way:
-        kind, fields = way[-1]
+    open_messages = [("model", _fields(memoryview(content)))]
+    while open_messages:
+        kind, fields = open_messages[-1]
         number, value = next(fields, (0, 0))
         if number == 0:
-            way.pop()
+            open_messages.pop()
             if kind == "tensor":
                 yield _END_OF_TENSOR, 0
             continue
@@ -140,37 +140,37 @@ def _leaves(content: bytes) -> Iterator[tuple[str, _Value]]:
         if inside and inside not in _INSIDE:
             yield inside, value
         elif inside and isinstance(value, memoryview):
-            if len(way) > DEEPEST:
+            if len(open_messages) > DEEPEST:
                 raise ValueError(f"messages are nested more than {DEEPEST} deep")
-            way.append((inside, _fields(value)))
+            open_messages.append((inside, _fields(value)))
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, _Value]]:
-    """(number, value) of the fields that hold a message, a text or a whole number."""
+    """(number, value) of each field that holds a message, a text or a whole number."""
     place, end = 0, len(message)
     while place < end:
         key, place = _varint(message, place)
-        number, written, size = (key & 0xFFFFFFFF) >> 3, key & 7, 0  # protobuf drops what goes beyond 32 bits
+        number, wire_type, size = (key & 0xFFFFFFFF) >> 3, key & 7, 0  # protobuf ignores bits beyond 32
         if number == 0:
             raise ValueError("a field has the number 0")
-        if written == _VARINT:
+        if wire_type == _VARINT:
             value, place = _varint(message, place)
             yield number, value
-        elif written == _LENGTH:
+        elif wire_type == _LENGTH:
             size, place = _varint(message, place)
-        elif written in (_EIGHT_BYTES, _FOUR_BYTES):
-            size = 8 if written == _EIGHT_BYTES else 4
+        elif wire_type in (_EIGHT_BYTES, _FOUR_BYTES):
+            size = 8 if wire_type == _EIGHT_BYTES else 4
         else:
-            raise ValueError(f"a field is written in the way {written}")
+            raise ValueError(f"a field has the wire type {wire_type}")
         if place + size > end:
             raise ValueError("a field ends behind its message")
-        if written == _LENGTH:
+        if wire_type == _LENGTH:
             yield number, message[place : place + size]
         place += size
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """A number in groups of 7 bits, the lowest first, and the place behind it."""
+    """A number written in groups of 7 bits, the lowest first, and the position behind it."""
     value = 0
     for index, byte in enumerate(message[place : place + 10]):
         value |= (byte & 0x7F) << 7 * index

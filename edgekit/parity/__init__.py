@@ -1,1 +1,1 @@
-"""Parity: whether a backend computes what the original model does."""
+"""Parity: whether a backend computes the same numbers as the original model."""

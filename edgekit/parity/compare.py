@@ -1,4 +1,4 @@
-"""One output against its reference."""
+"""Compare one output with its reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIE = 1e-6
 
 
 def compare_output(name: str, output: Array | None, reference: Array, tolerance: Tolerance) -> OutputDiff:
-    """An output against its float64 reference of the same shape, samples first; a NaN or a wrong shape never passes."""
+    """Compare an output with its float64 reference (samples first); a NaN or a wrong shape never passes."""
     scale = largest(reference)
     limit = tolerance.atol + tolerance.rtol * scale
     if output is None or output.shape != reference.shape:
@@ -30,9 +30,9 @@ def compare_output(name: str, output: Array | None, reference: Array, tolerance:
 
 
 def top1_agreement(output: Array, reference: Array) -> float:
-    """Share of samples (N x classes) whose largest value is at the same place, or at one that ties with it.
+    """Share of samples (N x classes) whose largest value is where the reference has its largest value, or a tie with it.
 
-    Two reference values tie when they are within a millionth of max|r|, which float32 cannot tell apart.
+    Two reference values tie if they are within a millionth of max|r|, which float32 cannot tell apart.
     """
     behind = reference.max(1) - reference[np.arange(len(reference)), output.argmax(1)]
     return float((behind <= TIE * largest(reference)).mean())

@@ -1,8 +1,8 @@
-"""Parity: whether a backend computes what the original model does.
+"""Run a session on the golden inputs and compare its outputs with the recorded ones.
 
-The reference is the float64 output recorded in the bundle, so no framework is needed. Every golden input is run twice,
-all at once and one by one, so that a batch axis that is free only in name is found out; what takes no such batches is run in the
-largest and the smallest of each of its ranges.
+The reference is the float64 output recorded in the bundle, so no framework is needed. The golden inputs are run twice, all in
+one batch and one by one, which exposes a batch axis that is free in name only. A session with ranges of batch sizes is run at
+the largest and the smallest size of each range.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from edgekit.tolerance import Tolerance
 
 
 def parity(opened: Opened, golden: GoldenArrays, tolerance: Tolerance, reference: str) -> ParityReport:
-    """One session against the recorded float64 outputs; ``reference`` says what they are of, in the manifest's words."""
+    """Compare one session with the recorded float64 outputs; ``reference`` describes their origin in the manifest's words."""
     samples = len(next(iter(golden.inputs.values())))
     sizes = sizes_to_run(opened.session, samples)
     ran = [(size, _in_batches(opened.session, golden.inputs, size)) for size in sizes]
     outputs = []
-    for name, wanted in golden.float64.items():
-        diffs = [_compare_parts(name, [part.get(name) for part in parts], size, wanted, tolerance) for size, parts in ran]
+    for name, reference_output in golden.float64.items():
+        diffs = [
+            _compare_parts(name, [part.get(name) for part in parts], size, reference_output, tolerance) for size, parts in ran
+        ]
         outputs.append(reduce(_worse, diffs))
     return ParityReport(
         reference=reference,
@@ -41,26 +43,26 @@ def parity(opened: Opened, golden: GoldenArrays, tolerance: Tolerance, reference
 
 
 def sizes_to_run(session: Session, samples: int) -> tuple[int, ...]:
-    """In which sizes to run so many samples: every range may run other kernels, and each is to be seen."""
+    """The batch sizes in which to run ``samples`` samples: two of each range, because each range may run other kernels."""
     ranges = session.ranges if isinstance(session, InRanges) else ()
     sizes = [size for allowed in ranges for size in (max(allowed.min, min(allowed.max, samples)), allowed.min)]
     return tuple(dict.fromkeys(sizes)) or (samples, 1)
 
 
 def _in_batches(session: Session, inputs: Feed, size: int) -> list[dict[str, Array]]:
-    """The outputs of each batch of ``size``, of the real samples alone."""
+    """The outputs of each batch of ``size``, without those of filling samples."""
     return [real_samples(session.run(feed), size, real) for feed, real in batches_of(inputs, size)]
 
 
 def _compare_parts(name: str, parts: Sequence[Array | None], size: int, reference: Array, tolerance: Tolerance) -> OutputDiff:
-    """The outputs of batches of ``size``, joined; one of a wrong shape is reported as it is, because it may not join."""
-    good: list[Array] = []
+    """Compare the joined outputs of batches of ``size``; a part of a wrong shape is reported by itself."""
+    joinable: list[Array] = []
     for index, part in enumerate(parts):
-        wanted = reference[index * size : (index + 1) * size]
-        if part is None or part.shape != wanted.shape:
-            return compare_output(name, part, wanted, tolerance)
-        good.append(part)
-    return compare_output(name, np.concatenate(good), reference, tolerance)
+        expected = reference[index * size : (index + 1) * size]
+        if part is None or part.shape != expected.shape:
+            return compare_output(name, part, expected, tolerance)
+        joinable.append(part)
+    return compare_output(name, np.concatenate(joinable), reference, tolerance)
 
 
 def _worse(first: OutputDiff, second: OutputDiff) -> OutputDiff:

@@ -1,4 +1,4 @@
-"""The report of a dataset."""
+"""The report of ``edgekit data fetch``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from edgekit.reports.page import Line, Page
 
 
 class DataReport(Report, frozen=True):
-    """A dataset that is on this machine."""
+    """A checked dataset on this machine."""
 
     dataset: str
     folder: str
@@ -16,7 +16,7 @@ class DataReport(Report, frozen=True):
     classes: tuple[str, ...]
 
     def page(self) -> Page:
-        """How much there is, and where."""
+        """The number of pictures and classes, and the folder."""
         return (
             Line(
                 f"{self.dataset}: {self.train:,} + {self.test:,} pictures of {len(self.classes)} classes, "

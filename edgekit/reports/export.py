@@ -1,4 +1,4 @@
-"""The report of an export."""
+"""The reports of folding and of ``edgekit export``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SIDES = {"before": "", "after": " (behind it)", "beside": " (beside it)"}
 
 
 class Obstacle(Part, frozen=True):
-    """One thing that stands against a fold.
+    """One obstacle to a fold.
 
-    ``side``: ``before`` or ``after`` the normalisation, or it ``itself``; ``code`` for programs; ``at`` the operator's name in
-    the graph; ``why`` for people.
+    ``side``: the obstacle lies ``before`` or ``after`` the normalisation, or in the normalisation ``itself``. ``code`` is for
+    programs, ``why`` for people. ``at`` is the operator's name in the graph.
     """
 
     side: Literal["before", "after", "itself"]
@@ -25,11 +25,11 @@ class Obstacle(Part, frozen=True):
 
 
 class Fold(Part, frozen=True):
-    """A normalisation that is gone: ``norm`` was folded into the layers ``into`` (module paths).
+    """A folded normalisation: ``norm`` went into the layers ``into`` (module paths).
 
-    They are ``before`` it, ``after`` it, or ``beside`` it: convolutions of the same value that are added to it.
-
-    ``nodes`` is how many BatchNormalization nodes it would have been in an ONNX file: 0 for one that was written out.
+    ``side``: the layers are ``before`` or ``after`` the normalisation, or ``beside`` it: a convolution of the same input whose
+    output is added to the norm's. ``nodes``: the number of BatchNormalization nodes that the unfolded norm is in an ONNX file; 0
+    for a norm written out as arithmetic.
     """
 
     norm: str
@@ -40,7 +40,7 @@ class Fold(Part, frozen=True):
 
 
 class Kept(Part, frozen=True):
-    """A normalisation that stays, and why. ``nodes`` is how many BatchNormalization nodes it leaves in an ONNX file."""
+    """A normalisation that stays, with the reason; ``nodes``: its number of BatchNormalization nodes in an ONNX file."""
 
     norm: str
     kind: str
@@ -52,8 +52,8 @@ class Kept(Part, frozen=True):
 class FoldReport(Report, frozen=True):
     """Every normalisation of a model, folded or kept.
 
-    ``error_float64`` is the scale-normalised difference between the folded and the unfolded model, both in float64;
-    ``error_exported`` that between what was exported, in its own dtype, and the original in float64 on the golden inputs.
+    Both errors are errors of scale. ``error_float64``: the folded against the unfolded model, both in float64.
+    ``error_exported``: the exported file in its own dtype against the original in float64, on the golden inputs.
     """
 
     folded: tuple[Fold, ...]
@@ -63,18 +63,18 @@ class FoldReport(Report, frozen=True):
 
     @property
     def before(self) -> int:
-        """How many normalisations there were."""
+        """The number of normalisations before folding."""
         return len(self.folded) + len(self.kept)
 
     def page(self) -> Page:
-        """A row for each normalisation, and what folding changed."""
+        """A row for each normalisation, and the error of folding."""
         title = f"normalisations: {len(self.folded)} of {self.before} folded, {len(self.kept)} left"
         folded: tuple[tuple[Cell, ...], ...] = tuple((fold.norm, fold.kind, _where(fold)) for fold in self.folded)
-        kept = tuple((row.norm, row.kind, (Span("kept:", "warn"), f" {row.reason}")) for row in self.kept)
+        stayed = tuple((row.norm, row.kind, (Span("kept:", "warn"), f" {row.reason}")) for row in self.kept)
         page: Page = ()
         headings = columns("normalisation", "kind", _INTO, prose=(_INTO,))
         if self.before:
-            page += (Table(title, headings, folded + kept),)
+            page += (Table(title, headings, folded + stayed),)
         if self.error_float64 is not None:
             page += (Line(f"folded against unfolded in float64: {self.error_float64:.1e} of the scale"),)
         return page
@@ -85,12 +85,12 @@ def _where(fold: Fold) -> Cell:
 
 
 class ExportReport(Report, frozen=True):
-    """A bundle that was written.
+    """A written bundle.
 
-    Errors are scale-normalised, against the original model in float64 on the golden inputs: ``original_error`` of the
-    original in its own dtype, ``exported_error`` of the file, measured in ``measured_in``. For an ONNX file that cannot be run in
-    float64 there is no ``original_error``; ``exported_error`` is then against the original. ``variant`` names the file in the
-    bundle, as ``float32`` or ``float16``.
+    The errors are errors of scale against the original model in float64, on the golden inputs: ``original_error`` of the original
+    in its own dtype, ``exported_error`` of the file, run in ``measured_in``. For an ONNX file that cannot be run in float64
+    ``original_error`` is None, and ``exported_error`` is against the original. ``variant`` is the file's name in the bundle, such
+    as ``float32`` or ``float16``.
     """
 
     bundle: str
@@ -106,7 +106,7 @@ class ExportReport(Report, frozen=True):
     variant: str
 
     def page(self) -> Page:
-        """What was folded, how far the file is from the original, and where it is."""
+        """The folded normalisations, the file's error, the notes, and the bundle's path."""
         return (
             *self.fold.page(),
             Line(self._errors()),
@@ -122,5 +122,5 @@ class ExportReport(Report, frozen=True):
             )
         return (
             f"against the original in float64 on {self.golden}: the original in its own dtype {self.original_error:.1e}, "
-            f"what was exported {self.exported_error:.1e} of the scale (in {self.measured_in})"
+            f"the exported file {self.exported_error:.1e} of the scale (in {self.measured_in})"
         )

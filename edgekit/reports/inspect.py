@@ -1,4 +1,4 @@
-"""The report of what a model is made of."""
+"""The report of ``edgekit inspect``: layers, shapes, parameters, multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from edgekit.tensors import shape_text
 
 
 class Layer(Part, frozen=True):
-    """One layer: shapes with the batch axis in front, parameters as a count of numbers, multiply-accumulates per sample.
+    """One layer: its output shape with the batch axis first, its number of parameters, its multiply-accumulates per sample.
 
-    ``macs`` are those of all its ``calls`` together, and the shape is that of the first.
+    ``macs`` is the sum over all ``calls`` of the layer; the shape is that of the first call.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Layer(Part, frozen=True):
 
 
 class InspectReport(Report, frozen=True):
-    """What a model is made of: ``ops`` counts the calls of operators, ``batch_norms`` normalisations that are still there."""
+    """The layers of a model and their sums; ``ops`` counts calls of operators, ``batch_norms`` the batch norms in the model."""
 
     source: str
     inputs: dict[str, str]
@@ -35,7 +35,7 @@ class InspectReport(Report, frozen=True):
     facts: dict[str, str]
 
     def page(self) -> Page:
-        """A row for each layer, what goes in and out, and the sums."""
+        """A row for each layer, the inputs and outputs, and the sums."""
         numbers = ("parameters", "MACs")
         headings = columns("layer", "operator", "output", *numbers, numbers=numbers, ranks={"parameters": 2, "output": 1})
         rows = tuple(
@@ -47,7 +47,7 @@ class InspectReport(Report, frozen=True):
             *(Line(f"input {name}: {text}") for name, text in self.inputs.items()),
             *(Line(f"output {name}: {text}") for name, text in self.outputs.items()),
             Line(f"operators: {', '.join(f'{op} {count}' for op, count in self.ops.items())}"),
-            Line(f"{self.parameters:,} parameters, {self.macs:,} MACs a sample, {self.batch_norms} batch norm(s)"),
+            Line(f"{self.parameters:,} parameters, {self.macs:,} MACs per sample, {self.batch_norms} batch norm(s)"),
         )
 
 

@@ -1,4 +1,4 @@
-"""The report of the shipped models."""
+"""The report of ``edgekit models``."""
 
 from __future__ import annotations
 

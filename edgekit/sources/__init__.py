@@ -1,4 +1,4 @@
-"""What ``SOURCE`` may be: a recipe, a run folder, a shipped model's name, an import path, or an ONNX file from elsewhere."""
+"""Sources of a bundle: a recipe, a run folder, a shipped model's name, an import path, or an ONNX file from elsewhere."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NO_ARGS: Mapping[str, Any] = MappingProxyType({})
 
 
 class ExportOptions(NamedTuple):
-    """What ``edgekit export`` may add to what its source says; None leaves the source's own.
+    """Options of ``edgekit export`` that change or complete the source's own settings; None leaves the source's setting.
 
-    ``args`` are those of the factory that a model's name or an import path names.
+    ``args``: arguments of the factory that a model's name or an import path names.
     """
 
     fold_bn: bool | None = None
@@ -41,15 +41,15 @@ class ExportOptions(NamedTuple):
 
 
 class Origin(Protocol):
-    """A source that was found, and what it is to become: everything that can be told before the long work."""
+    """A resolved source: everything that can be decided before the long work of exporting."""
 
     @property
     def name(self) -> str:
-        """What its bundle is called unless the user says otherwise."""
+        """The default name of the bundle."""
         ...
 
     def draft(self, advance: Advance) -> Draft:
-        """Do the long work, in two steps; raises EdgekitError where what it gives could not be verified."""
+        """Do the long work, in two steps; raises EdgekitError if the result could not be verified."""
         ...
 
 
@@ -57,11 +57,11 @@ NOTHING_ADDED = ExportOptions()
 
 
 def origin_of(source: str, options: ExportOptions = NOTHING_ADDED, *, runs: Path = RUNS) -> Origin:
-    """Resolve ``source``; raises UsageError for options that do not go with it, EdgekitError for what is missing or damaged."""
+    """Resolve ``source``; raises UsageError for options that do not apply to it, EdgekitError if it is missing or damaged."""
     path = Path(source)
     if is_onnx(path):
         if not path.is_file():
-            read_bytes(path, "ONNX file", BundleError)  # raises, before torch is imported
+            read_bytes(path, "ONNX file", BundleError)  # raises before torch is imported
         needs("torch", "onnx", "onnxscript", "onnxruntime", extra="train")
         from edgekit.sources.onnx_file import origin_of_file
 
@@ -74,10 +74,10 @@ def origin_of(source: str, options: ExportOptions = NOTHING_ADDED, *, runs: Path
 
 
 def check_name_of_module(source: str) -> None:
-    """Refuse what names no PyTorch model, before torch is imported, which takes seconds.
+    """Refuse a source that names no PyTorch model; runs before the import of torch, which takes seconds.
 
-    Raises UsageError for what is no source at all, RecipeError for a recipe that cannot be read, and ModelError where the package
-    of an import path is missing.
+    Raises UsageError if ``source`` is no source at all, RecipeError if a recipe cannot be read, and ModelError if the package of
+    an import path is missing.
     """
     path = Path(source)
     if path.suffix == ".toml" and not path.is_dir():
@@ -93,7 +93,7 @@ def check_name_of_module(source: str) -> None:
 
 
 def no_source(source: str) -> UsageError:
-    """The error for a word that names nothing that can be exported or inspected."""
+    """The error for a word that is no source of any kind."""
     return UsageError(
         f"{source!r} is neither a recipe (*.toml), an ONNX file (*.onnx), a run directory, a model ({', '.join(MODELS)}) nor an "
         "import path package.module:factory",
@@ -102,11 +102,11 @@ def no_source(source: str) -> UsageError:
 
 
 def _importable(package: str) -> bool:
-    """Whether there is a package of this name, here or installed; it is not imported."""
+    """Whether a package is in the current folder or installed, found without importing it."""
     sys.path.insert(0, os.getcwd())
     try:
         return package in sys.modules or find_spec(package) is not None
-    except (ImportError, ValueError):  # it is not for us to say
+    except (ImportError, ValueError):  # undecided; the import will tell
         return True
     finally:
         sys.path.remove(os.getcwd())

@@ -1,4 +1,4 @@
-"""From a PyTorch model to a Draft: trace, golden outputs, fold, write ONNX, measure what was written."""
+"""From a PyTorch model to a Draft: trace, record golden outputs, fold, write ONNX, measure the file's error."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ MOST_ROUNDING, PLAUSIBLE = 16, 5e-2
 
 
 class ModuleOrigin(NamedTuple):
-    """A PyTorch model that is to become a bundle."""
+    """A PyTorch model to export, with the options."""
 
     model: ModelSource
     options: ExportOptions
 
     @property
     def name(self) -> str:
-        """The recipe's, or the factory's."""
+        """The recipe's name, or the factory's."""
         return self.model.name
 
     def draft(self, advance: Advance) -> Draft:
-        """Trace, record, fold and write; raises ModelError where the file is further off than rounding explains."""
+        """Trace, record, fold and write; raises ModelError if the file's error is more than rounding explains."""
         model, options = self
         settings = _settings(model.recipe, options)
         preprocess, labels = _described(model, options)
@@ -65,12 +65,12 @@ class ModuleOrigin(NamedTuple):
         original_error = worst_error(golden.original, golden.float64)
         variant = _variant(model, file, original_error)
         _check_error(file.error, variant.allowance.tolerance, original_error)
-        kept = {WEIGHTS: weights} if options.keep_weights else {}
+        extra = {WEIGHTS: weights} if options.keep_weights else {}
         return Draft(
             name=model.name,
             inputs=model.inputs,
             outputs=file.outputs,
-            source=Source(model.factory, model.args, _portable(model.recipe), digest, next(iter(kept), None)),
+            source=Source(model.factory, model.args, _portable(model.recipe), digest, next(iter(extra), None)),
             opset=settings.opset,
             fold=file.fold,
             golden=golden,
@@ -78,7 +78,7 @@ class ModuleOrigin(NamedTuple):
             reference=REFERENCE,
             original_error=original_error,
             variants=(variant,),
-            files={MODEL: file.onnx, **kept},
+            files={MODEL: file.onnx, **extra},
             measured_in=file.measured_in,
             preprocess=preprocess,
             labels=labels,
@@ -94,7 +94,7 @@ def origin_of_module(source: str, options: ExportOptions, runs: Path) -> ModuleO
 
 
 class _File(NamedTuple):
-    """An ONNX file with what is known about it; ``error`` is its own, scale-normalised; ``measured_in`` says what ran it."""
+    """A written ONNX file; ``error`` is its error of scale, ``measured_in`` names the runtime that measured the error."""
 
     onnx: bytes
     outputs: tuple[TensorSpec, ...]
@@ -115,7 +115,7 @@ def _written(
 
 
 def _outputs(content: bytes, graph: fx.GraphModule, golden: GoldenArrays) -> tuple[dict[str, Array], str]:
-    """The file's outputs on the golden inputs, or the graph's where ONNX Runtime is absent or cannot run the file."""
+    """The file's outputs on the golden inputs; the graph's outputs if ONNX Runtime is absent or cannot run the file."""
     if importlib.util.find_spec("onnxruntime") is None:
         outputs = as_arrays(run_module(graph, tensors_of_feed(golden.inputs)))
         return outputs, "PyTorch, because ONNX Runtime is not installed; edgekit verify runs the file"
@@ -128,12 +128,12 @@ def _outputs(content: bytes, graph: fx.GraphModule, golden: GoldenArrays) -> tup
 
 
 def _check_error(error: float, tolerance: Tolerance, original: float) -> None:
-    """Folding and exporting may round otherwise than the original does, not compute something else."""
+    """Raise ModelError if the file's error, or the original's own, is more than rounding explains."""
     if not original <= PLAUSIBLE:
         raise ModelError(
-            f"the model's outputs differ by {original:.1e} of their scale from its traced graph in float64: what it computes "
-            "depends on something that a trace does not see, or its weights leave no digit to rounding",
-            "check that they are trained, and that its inputs alone decide what it computes",
+            f"the model's outputs differ by {original:.1e} of their scale from its traced graph in float64: the outputs depend "
+            "on something that a trace does not see, or the weights amplify rounding",
+            "check that the weights are trained, and that the outputs depend on the inputs alone",
         )
     if not error <= max(tolerance.rtol, MOST_ROUNDING * original):
         raise ModelError(
@@ -159,11 +159,11 @@ def _settings(recipe: Recipe | None, options: ExportOptions) -> ExportRecipe:
 
 
 def _described(model: ModelSource, options: ExportOptions) -> tuple[Preprocess | None, tuple[str, ...]]:
-    """Preprocessing and labels: the run's own, or the command line's for an import path."""
-    given = options.mean is not None or options.std is not None or options.labels is not None
+    """Preprocessing and labels: the run's own; for an import path, the command line's."""
+    by_option = options.mean is not None or options.std is not None or options.labels is not None
     if model.recipe is not None:
-        if given:
-            raise UsageError("--mean, --std and --labels go with an import path", "a recipe and a run know their own")
+        if by_option:
+            raise UsageError("--mean, --std and --labels go with an import path", "a recipe or a run has its own: leave them out")
         return model.preprocess, model.labels
     if (options.mean is None) != (options.std is None):
         raise UsageError("--mean and --std go together", "give both or neither")
@@ -211,7 +211,7 @@ def _metadata(model: ModelSource, preprocess: Preprocess | None, labels: tuple[s
 
 
 def _portable(recipe: Recipe | None) -> dict[str, Any] | None:
-    """The recipe as data, without the path of the pictures on this machine and without how it is timed."""
+    """The recipe as data, without the path of the pictures on this machine and without the timing settings."""
     if recipe is None:
         return None
     document: dict[str, Any] = msgspec.to_builtins(recipe)
@@ -221,7 +221,7 @@ def _portable(recipe: Recipe | None) -> dict[str, Any] | None:
 
 
 def _variant(model: ModelSource, file: _File, original: float) -> Variant:
-    """Float16 is held to what the original makes of it; float32 to the recipe's own tolerance, or to the usual one."""
+    """The variant and its tolerance: for float16 by the original's own error, for float32 the recipe's or the usual one."""
     if model.recipe is None and any(spec.dtype == "float16" for spec in file.outputs):
         return exported_variant("float16", half_tolerance(original), file.error)
     return exported_variant("float32", model.recipe.verify if model.recipe else Tolerance(), file.error)
@@ -230,13 +230,13 @@ def _variant(model: ModelSource, file: _File, original: float) -> Variant:
 def _notes(model: ModelSource, fold: FoldReport) -> tuple[str, ...]:
     notes = list(model.notes)
     if model.recipe is None and any(module.training for module in model.module.modules()):
-        notes.append("the model came in training mode; it was exported in inference mode, from a copy")
+        notes.append("the model was in training mode; a copy in inference mode was exported")
     codes = ("training", "no-statistics")
-    batch = [kept.norm for kept in fold.kept for obstacle in kept.obstacles if obstacle.code in codes]
+    batch = [norm.norm for norm in fold.kept for obstacle in norm.obstacles if obstacle.code in codes]
     if batch:
         notes.append(f"outputs depend on the other samples of a batch: {', '.join(batch)} uses the statistics of the batch")
     if model.recipe is None and not model.has_weights:
-        notes.append("no --weights were given: the weights are what the factory made with torch's seed 0")
+        notes.append("without --weights: the weights are the factory's own, with torch's seed 0")
     if model.recipe is None:
         notes.append("the golden inputs are random numbers, because the model's data is not known")
     return tuple(notes)

@@ -1,8 +1,10 @@
-"""A PyTorch model by any of its names, with its weights and what is known about it.
+"""Load a PyTorch model, its weights and its data's description from a source.
 
-- a recipe ``*.toml``, trained before into ``runs/<name>/``;
+A source is one of:
+
+- a recipe ``*.toml`` that has been trained into ``runs/<name>/``;
 - a run folder;
-- a shipped model's name, or an import path ``package.module:factory``, with its input shapes and optional weights.
+- a shipped model's name, or an import path ``package.module:factory``, with input shapes and optional weights.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, RUNS, m
 
 
 class ModelSource(NamedTuple):
-    """A module with its weights, and what is known about it; ``recipe`` and the fields beside it are None for import paths."""
+    """A module with its weights; ``recipe``, ``report`` and ``preprocess`` are None for an import path."""
 
     name: str
     factory: str
@@ -55,16 +57,18 @@ def load_source(
     args: Mapping[str, Any] = NO_ARGS,
     trained: bool = True,
 ) -> ModelSource:
-    """Resolve ``source``; raises UsageError for options that do not go with it, ModelError when something is missing.
+    """Load the model that ``source`` names; raises UsageError for options that do not apply, ModelError for missing files.
 
-    With ``trained=False`` a recipe or a shipped model's name is enough, and its weights are random.
+    With ``trained=False`` an untrained recipe will do, and the weights are then random.
     """
     path = Path(source)
     if source in MODELS and not path.exists():
         return _from_name(source, input_shapes, weights, args)
     if path.suffix == ".toml" or path.is_dir():
         if input_shapes or weights or args:
-            raise UsageError("--input-shape, --weights and --arg go with an import path", "a recipe and a run know their own")
+            raise UsageError(
+                "--input-shape, --weights and --arg go with an import path", "a recipe or a run has its own: leave them out"
+            )
         return _from_run(path) if path.is_dir() else _from_recipe(path, runs, trained)
     if ":" in source:
         return _from_name(source, input_shapes, weights, args)
@@ -75,28 +79,28 @@ DTYPES = ("float32", "float16", "float64", "int64", "int32", "uint8", "bool")
 
 
 def parse_shapes(texts: Sequence[str], dtype: str = "float32") -> tuple[TensorSpec, ...]:
-    """``1x3x224x224``, ``NAME=1x3x224x224`` or ``NAME=1x16:int64`` -> specs whose first axis is the free batch."""
+    """Specs, with a free batch axis, from texts like ``1x3x224x224``, ``NAME=1x3x224x224`` or ``NAME=1x16:int64``."""
     specs = []
     for index, text in enumerate(texts):
         name, equals, shape = text.rpartition("=")
         name = name if equals else ("input" if len(texts) == 1 else f"input{index}")
-        shape, colon, given = shape.partition(":")
-        if colon and given not in DTYPES:
+        shape, colon, own_dtype = shape.partition(":")
+        if colon and own_dtype not in DTYPES:
             raise UsageError(
-                f"--input-shape {text!r} names no dtype edgekit knows",
-                f"use one of {', '.join(DTYPES)}{did_you_mean(given, DTYPES)}",
+                f"--input-shape {text!r} has an unknown dtype",
+                f"use one of {', '.join(DTYPES)}{did_you_mean(own_dtype, DTYPES)}",
             )
         parts = shape.lower().split("x")
         if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts) or not check_name(name):
             raise UsageError(f"--input-shape {text!r} is not a shape", "write it like 1x3x224x224 or NAME=1x3x224x224")
-        specs.append(TensorSpec(name, given or dtype, (BATCH, *map(int, parts[1:]))))
+        specs.append(TensorSpec(name, own_dtype or dtype, (BATCH, *map(int, parts[1:]))))
     if len({spec.name for spec in specs}) != len(specs):
-        raise UsageError("--input-shape names one input twice", "give each its own name")
+        raise UsageError("--input-shape names an input twice", "give each input a name of its own")
     return tuple(specs)
 
 
 def _from_recipe(path: Path, runs: Path, trained: bool) -> ModelSource:
-    """The recipe's run, if it was trained by these settings; its export settings are the recipe's as it now stands."""
+    """The run of a recipe, if it was trained with the recipe's present settings; export settings come from the recipe."""
     recipe = load_recipe(path)
     run = runs / recipe.name
     if (run / RUN_REPORT).is_file():
@@ -107,7 +111,7 @@ def _from_recipe(path: Path, runs: Path, trained: bool) -> ModelSource:
         if same:
             return source._replace(recipe=recipe)
         if trained:
-            raise ModelError(f"{run} was trained by other settings than {path}", f"train it again: edgekit train {path}")
+            raise ModelError(f"{run} was trained with other settings than {path}", f"train again: edgekit train {path}")
     if trained:
         raise ModelError(f"{path} has not been trained: {run / RUN_REPORT} is missing", f"edgekit train {path}")
     return _untrained(recipe)
@@ -116,7 +120,7 @@ def _from_recipe(path: Path, runs: Path, trained: bool) -> ModelSource:
 def _from_run(run: Path) -> ModelSource:
     for name in (RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS):
         if not (run / name).is_file():
-            raise ModelError(f"{run} is not a finished run: it has no {name}", "edgekit train RECIPE makes one")
+            raise ModelError(f"{run} is not a finished run: {name} is missing", "make one with edgekit train RECIPE")
     try:
         recipe = msgspec.json.decode(read_bytes(run / RUN_RECIPE, "recipe"), type=Recipe)
     except (msgspec.DecodeError, ValueError) as problem:
@@ -126,7 +130,9 @@ def _from_run(run: Path) -> ModelSource:
     except InputError as problem:
         raise ModelError(f"{run / RUN_REPORT} is damaged: {problem}", "train the recipe again") from None
     if sha256_of(run / RUN_WEIGHTS) != report.weights_sha256:
-        raise ModelError(f"{run / RUN_WEIGHTS} is not what {RUN_REPORT} beside it says was trained", "train the recipe again")
+        raise ModelError(
+            f"{run / RUN_WEIGHTS} does not have the checksum that {RUN_REPORT} beside it recorded", "train the recipe again"
+        )
     args = model_args(recipe, len(report.labels), CHANNELS[report.preprocess.color])
     module = _module(recipe.model.name, args)[0]
     load_weights(module, run / RUN_WEIGHTS)
@@ -167,12 +173,12 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, a
     if weights is not None:
         load_weights(module, weights)
     name = source.rpartition(":")[2] or source
-    given = weights is not None
-    return ModelSource(name if check_name(name) else "model", source, dict(args), module, inputs, has_weights=given, notes=notes)
+    name = name if check_name(name) else "model"
+    return ModelSource(name, source, dict(args), module, inputs, has_weights=weights is not None, notes=notes)
 
 
 def _runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """A float32 copy of a model in bfloat16 or float64, in which no runtime on a CPU computes a convolution, and a note on it."""
+    """The module, and notes; a bfloat16 or float64 module becomes float32, because CPU runtimes lack such convolutions."""
     dtypes = {tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point()}
     unusual = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.bfloat16, torch.float64})
     if not unusual:
@@ -182,13 +188,13 @@ def _runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def _dtype(module: nn.Module) -> str:
-    """That of the first parameter, which inputs usually share."""
+    """The dtype of the first float parameter, which inputs usually share."""
     first = next((weight for weight in module.parameters() if weight.is_floating_point()), torch.zeros(()))
     return str(first.dtype).removeprefix("torch.")
 
 
 def _ordered(inputs: tuple[TensorSpec, ...], module: nn.Module) -> tuple[TensorSpec, ...]:
-    """Inputs that bear the names of forward()'s parameters, in its order; others as they came."""
+    """Inputs sorted like forward()'s parameters if they bear the parameters' names; otherwise unchanged."""
     order = list(inspect.signature(module.forward).parameters)
     names = {spec.name for spec in inputs}
     numbered = all(name == f"input{index}" for index, name in enumerate(sorted(names)))
@@ -204,20 +210,20 @@ def _ordered(inputs: tuple[TensorSpec, ...], module: nn.Module) -> tuple[TensorS
 
 
 def _module(name: str, args: dict[str, Any]) -> tuple[nn.Module, dict[str, tuple[str, tuple[int, ...]]]]:
-    """A factory's module, and name, dtype and shape of each example input when it returned ``(module, example_inputs)``."""
+    """A factory's module, and the name -> (dtype, shape) of its example inputs if it returned ``(module, example_inputs)``."""
     built = call_factory(name, args)
     example: dict[str, tuple[str, tuple[int, ...]]] = {}
     if isinstance(built, tuple) and len(built) == 2:
-        built, given = built
-        if not isinstance(given, dict):
-            tensors = given if isinstance(given, (tuple, list)) else (given,)
-            given = {"input" if len(tensors) == 1 else f"input{index}": tensor for index, tensor in enumerate(tensors)}
-        if not all(check_name(str(key)) and isinstance(tensor, Tensor) and tensor.dim() for key, tensor in given.items()):
+        built, inputs = built
+        if not isinstance(inputs, dict):
+            tensors = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+            inputs = {"input" if len(tensors) == 1 else f"input{index}": tensor for index, tensor in enumerate(tensors)}
+        if not all(check_name(str(key)) and isinstance(tensor, Tensor) and tensor.dim() for key, tensor in inputs.items()):
             raise ModelError(
                 f"{name} returned example inputs that are not tensors with a batch axis",
                 "return (module, tensors), or a dict of tensors by the names of forward()'s parameters",
             )
-        example = {key: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for key, tensor in given.items()}
+        example = {key: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for key, tensor in inputs.items()}
     if not isinstance(built, nn.Module):
         raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module", "name a factory of modules")
     return built, example

@@ -1,4 +1,4 @@
-"""From an ONNX file from elsewhere to a Draft: fold, and compare with the original in ONNX Runtime."""
+"""From an ONNX file made elsewhere to a Draft: fold, and compare with the original in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ from edgekit.sources import ExportOptions
 from edgekit.tensors import Array, sample_feed, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
 
-SAMPLES, PROVED_ON = 8, 2  # golden inputs, and how many of them folding is proved on in float64
+SAMPLES, PROVED_ON = 8, 2  # number of golden inputs, and of those on which folding is proved in float64
 FLOAT64_LIMIT, FLOAT64_CEILING = 1e-12, 1e-9
 IN_FLOAT64 = "the original ONNX file in float64 (recorded)"
 ITSELF = "the original ONNX file in its own dtype, unoptimised (recorded)"
 RANDOM = "the golden inputs are random numbers, because the model's data is not known"
-_PLAUSIBLE = {"float16": 5e-2, "bfloat16": 3e-1, "float64": 1e-9}  # how far an original may be from float64, of the scale
+_PLAUSIBLE = {"float16": 5e-2, "bfloat16": 3e-1, "float64": 1e-9}  # the largest plausible error of scale of an original
 
 
 class OnnxOrigin(NamedTuple):
-    """An ONNX file that is to become a bundle."""
+    """An ONNX file to export, with the option to fold."""
 
     path: Path
     fold_bn: bool
 
     @property
     def name(self) -> str:
-        """The file's, where a folder can be called so."""
+        """The file's name, if a folder can have that name."""
         return self.path.stem if check_name(self.path.stem) else "model"
 
     def draft(self, advance: Advance) -> Draft:
-        """Open, fold and compare; raises EdgekitError where the file, or its folded copy, could not be verified."""
+        """Open, fold and compare; raises EdgekitError if the file or its folded copy could not be verified."""
         source = open_onnx(self.path)
         advance(1, "golden outputs")
         reference = _reference(source)
         advance(1, "folding")
         folding = fold_onnx(source.model, fold_bn=self.fold_bn)
         report = _proved(source, folding, reference)
-        ran = _run_folded(source, folding, reference.golden)
-        error = max(worst_error(outputs, reference.golden.float64) for outputs in ran)
-        variant = _variant(source, reference, ran, error)
-        _check_outputs(source, ran, reference, variant.allowance.tolerance, bool(report.folded))
+        runs = _run_folded(source, folding, reference.golden)
+        error = max(worst_error(outputs, reference.golden.float64) for outputs in runs)
+        variant = _variant(source, reference, runs, error)
+        _check_outputs(source, runs, reference, variant.allowance.tolerance, bool(report.folded))
         return Draft(
             name=self.name,
             inputs=source.inputs,
@@ -77,22 +77,22 @@ class OnnxOrigin(NamedTuple):
 
 
 def origin_of_file(path: Path, options: ExportOptions) -> OnnxOrigin:
-    """The origin of a bundle; an ONNX file knows its shapes, weights and opset itself: raises UsageError where they are given."""
-    given = {
+    """The origin of a bundle; raises UsageError for options that set what an ONNX file holds itself, such as shapes."""
+    settings = {
         "--input-shape": bool(options.input_shapes), "--weights": options.weights, "--opset": options.opset,
         "--mean": options.mean, "--std": options.std, "--labels": options.labels,
         "--arg": options.args,
     }  # fmt: skip
-    wrong = [name for name, value in given.items() if value]
+    wrong = [name for name, value in settings.items() if value]
     if wrong:
-        raise UsageError(f"{wrong[0]} does not go with an ONNX file, which is taken as it is", "leave it out")
+        raise UsageError(f"{wrong[0]} does not go with an ONNX file, which is exported as it is", f"leave out {wrong[0]}")
     return OnnxOrigin(path, options.fold_bn is not False)
 
 
 class Reference(NamedTuple):
-    """What the folded file is held against, and its ``name`` in reports.
+    """The outputs that the folded file is compared with, and their ``name`` in reports.
 
-    ``error`` is the original's own in its dtype, None where float64 cannot be had.
+    ``error`` is the original's own error in its dtype; None if the original cannot be run in float64.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Reference(NamedTuple):
 
 
 def _reference(source: OnnxSource) -> Reference:
-    """The original in float64, as long as ONNX Runtime agrees with it; otherwise the original as ONNX Runtime computes it."""
+    """The original in float64 if ONNX Runtime agrees with it; otherwise the original as ONNX Runtime computes it."""
     feed = sample_feed(source.inputs, SAMPLES)
     own = source.run(feed)
     wide = {name: array.astype(np.float64) for name, array in own.items()}
@@ -120,21 +120,21 @@ def _reference(source: OnnxSource) -> Reference:
 
 
 def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldReport:
-    """The report with the difference that folding makes in float64, the folded numbers unrounded; raises ModelError if any.
+    """The report with the float64 error of folding, before rounding; raises ModelError if rounding does not explain the error.
 
-    A model that amplifies rounding is held to eight times what its own dtype's error amounts to in float64.
+    For a model that amplifies rounding the limit is eight times its own dtype's error, scaled down to float64.
     """
     if folding.exact is None or reference.error is None:
         return folding.report
     try:
-        feed, wanted = (
+        feed, expected = (
             {name: array[:PROVED_ON] for name, array in part.items()}
             for part in (reference.golden.inputs, reference.golden.float64)
         )
-        error = worst_error(run_file_exact(folding.exact, feed, math.inf), wanted)
+        error = worst_error(run_file_exact(folding.exact, feed, math.inf), expected)
     except Inexact as problem:
         raise ModelError(
-            f"{source.path} runs in float64 and its folded copy does not: {problem}",
+            f"{source.path} runs in float64, but its folded copy does not: {problem}",
             "export with --no-fold-bn and report the file",
         ) from None
     dtype = np.dtype(precision_of(source.original))
@@ -149,41 +149,41 @@ def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldR
 
 
 def _run_folded(source: OnnxSource, folding: Folding, golden: GoldenArrays) -> list[dict[str, Array]]:
-    """All golden inputs at once, and one by one, as ``edgekit verify`` runs them."""
+    """The folded file's outputs on the golden inputs, in one batch and one by one, as ``edgekit verify`` runs them."""
     run = open_unoptimised(folding.model, source.path)
     return [run(golden.inputs), run_alone(run, golden.inputs)]
 
 
 def _check_outputs(
-    source: OnnxSource, ran: Sequence[Mapping[str, Array]], reference: Reference, tolerance: Tolerance, folded: bool
+    source: OnnxSource, runs: Sequence[Mapping[str, Array]], reference: Reference, tolerance: Tolerance, folded: bool
 ) -> None:
-    """What the bundle's own tolerance does not allow is not written."""
-    for outputs in ran:
-        for name, wanted in reference.golden.float64.items():
-            diff = compare_output(name, outputs[name], wanted, tolerance)
+    """Raise ModelError if an output is outside of the bundle's own tolerance."""
+    for outputs in runs:
+        for name, expected in reference.golden.float64.items():
+            diff = compare_output(name, outputs[name], expected, tolerance)
             if diff.within(tolerance):
                 continue
-            source.check_independent(reference.golden.inputs)  # of those that differ, no dtype and no folding is at fault
-            what = f"{diff.normalised:.1e} of its scale, beyond {tolerance.rtol:.1e}"
+            source.check_independent(reference.golden.inputs)  # dependent samples explain a difference better than folding does
+            change = f"{diff.normalised:.1e} of its scale, beyond {tolerance.rtol:.1e}"
             if diff.top1 is not None and diff.top1 < tolerance.top1:
-                what += f", and the largest value of {1 - diff.top1:.0%} of the samples moved"
+                change += f", and the largest value of {1 - diff.top1:.0%} of the samples moved"
             if not folded:
                 raise ModelError(
-                    f"output {name!r} of {source.path} is off by {what}", "such a file cannot be verified, use a wider dtype"
+                    f"output {name!r} of {source.path} is off by {change}", "such a file cannot be verified: use a wider dtype"
                 )
             raise ModelError(
-                f"folding {source.path} changed output {name!r} by {what}", "export with --no-fold-bn and report the file"
+                f"folding {source.path} changed output {name!r} by {change}", "export with --no-fold-bn and report the file"
             )
 
 
-def _variant(source: OnnxSource, reference: Reference, ran: Sequence[Mapping[str, Array]], error: float) -> Variant:
-    """Precision is that of the weights; tolerances as for PyTorch models, wider where the original itself is further off."""
+def _variant(source: OnnxSource, reference: Reference, runs: Sequence[Mapping[str, Array]], error: float) -> Variant:
+    """The variant in the weights' precision; its tolerance is that of PyTorch models, or wider by the original's own error."""
     dtype = precision_of(source.original)
     if dtype == "float32" and any(spec.dtype == "float16" for spec in source.outputs):
         dtype = "float16"
     own = reference.error
     if dtype in ("float16", "bfloat16"):
-        top1 = min(_top1(outputs, reference.golden.float64) for outputs in (*ran, reference.golden.original))
+        top1 = min(_top1(outputs, reference.golden.float64) for outputs in (*runs, reference.golden.original))
         return exported_variant(dtype, half_tolerance(own if own is not None else error, top1), error)
     return exported_variant(dtype, Tolerance(rtol=max(Tolerance().rtol, 4 * (own or 0.0))), error)
 
@@ -197,12 +197,12 @@ def _notes(source: OnnxSource, reference: Reference, variant: Variant) -> tuple[
     notes = [reference.note, RANDOM]
     if source.fixed is not None:
         notes.append(
-            f"the file takes batches of {source.fixed}; its batch axis was freed, and the freed file agreed with the original "
-            "in batches of several sizes"
+            f"the file takes batches of {source.fixed} only; its batch axis was freed, and the freed file agreed with the "
+            "original in batches of several sizes"
         )
     tolerance = variant.allowance.tolerance
     if variant.precision == "float32" and tolerance.rtol > Tolerance().rtol:
-        notes.append(f"the tolerance is {tolerance.rtol:.1e}, 4 times what the original itself is off in float32")
+        notes.append(f"the tolerance is {tolerance.rtol:.1e}, 4 times the original's own error in float32")
     if tolerance.top1 < 1:
-        notes.append(f"in {variant.precision} the largest value of {tolerance.top1:.0%} of the samples stays where it is")
+        notes.append(f"in {variant.precision}, {tolerance.top1:.0%} of the samples keep the place of their largest value")
     return tuple(notes)

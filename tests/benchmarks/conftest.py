@@ -1,4 +1,4 @@
-"""One trial of the GPU report, on the CPU."""
+"""Fixtures: a trial of the GPU report on the CPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def trial(_lenet_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """A run on the CPU, whose unfolded bundle stays."""
+    """A run of the report on the CPU, and the unfolded bundle that it exported."""
     folder, export = tmp_path_factory.mktemp("trial"), gpu_report.other_side
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
@@ -33,5 +33,5 @@ def trial(_lenet_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Tria
 
 @pytest.fixture
 def _exported_before(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exporting takes a second, and is right or wrong in ``trial``."""
+    """Reuse the unfolded bundle of ``trial``, because exporting takes a second."""
     monkeypatch.setattr(gpu_report, "other_side", lambda *_, **__: trial.unfolded)

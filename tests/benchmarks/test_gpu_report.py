@@ -1,4 +1,4 @@
-"""What the report for a machine with a GPU measures, on the CPU and on stand-ins for TensorRT and CUDA."""
+"""The measurements of the GPU report, on the CPU and with stand-ins for TensorRT and CUDA."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ TIMED = [(batch, boundary) for batch in (1, 2) for boundary in ("device", "end-t
 
 
 def test_both_sides_are_checked_and_only_one_of_them_is_folded(trial: Trial, bundle: Path) -> None:
-    found = trial.found
+    document = trial.document
     assert trial.run.code == 0
-    assert trial.run.document["gpu"] == {}  # it was not asked
-    assert [found[side]["batch_norm_nodes"] for side in ("folded", "unfolded")] == [0, 4]
-    assert found["folded"]["onnx_sha256"] == open_bundle(bundle).sha256_of() != found["unfolded"]["onnx_sha256"]
-    assert found["failed"] == {}
+    assert trial.run.document["gpu"] == {}  # a trial on the CPU does not look for a GPU
+    assert [document[side]["batch_norm_nodes"] for side in ("folded", "unfolded")] == [0, 4]
+    assert document["folded"]["onnx_sha256"] == open_bundle(bundle).sha256_of() != document["unfolded"]["onnx_sha256"]
+    assert document["failed"] == {}
     for side in ("folded", "unfolded"):
-        assert [row["backend"] for row in found[side]["parity"]] == ["torch", "ort-cpu"]
-        for row in found[side]["parity"]:
+        assert [row["backend"] for row in document[side]["parity"]] == ["torch", "ort-cpu"]
+        for row in document[side]["parity"]:
             verified = VerifyReport.from_json((trial.raw / f"bundle-{side}-{row['backend']}-parity.json").read_bytes())
-            assert verified.onnx_sha256 == found[side]["onnx_sha256"]
+            assert verified.onnx_sha256 == document[side]["onnx_sha256"]
             assert row["outputs"] == list(msgspec.to_builtins(verified.parities[0].outputs))
             assert row["passed"]
             assert row["facts"] == verified.parities[0].facts
@@ -52,14 +52,14 @@ def test_both_sides_are_checked_and_only_one_of_them_is_folded(trial: Trial, bun
 
 
 def test_every_batch_and_boundary_has_a_row_that_says_what_the_full_report_does(trial: Trial) -> None:
-    found = trial.found
+    document = trial.document
     for side in ("folded", "unfolded"):
         timed = BenchReport.from_json((trial.raw / f"bundle-{side}-latency.json").read_bytes())
-        assert timed.onnx_sha256 == found[side]["onnx_sha256"]
-        rows = found[side]["latency"]
+        assert timed.onnx_sha256 == document[side]["onnx_sha256"]
+        rows = document[side]["latency"]
         for backend in ("torch", "ort-cpu"):
             assert [(row["batch"], row["boundary"]) for row in rows if row["backend"] == backend] == TIMED
-            assert found[side]["facts"][backend] == [row.facts for row in timed.rows if row.backend == backend][-1]
+            assert document[side]["facts"][backend] == [row.facts for row in timed.rows if row.backend == backend][-1]
         for row, full in zip(rows, timed.rows, strict=True):
             assert row["median_ms"] == pytest.approx(full.median_ms, rel=1e-4)
             assert row["low_ms"] <= row["high_ms"]
@@ -72,7 +72,7 @@ def test_every_batch_and_boundary_has_a_row_that_says_what_the_full_report_does(
 
 
 def test_what_takes_no_part_is_named_with_its_reason(trial: Trial) -> None:
-    skipped = trial.found["skipped"]
+    skipped = trial.document["skipped"]
     assert list(skipped) == [name for name in table() if name not in ("torch", "ort-cpu")]
     assert all(skipped.values())
 
@@ -98,8 +98,8 @@ def test_whatever_backend_has_cuda_graphs_is_measured_with_and_without(bundle: P
     assert list(map(gpu_report.name_of, measured)) == list(map(str, setups))
 
 
-def test_folded_over_unfolded_is_there_for_what_runs_the_file(trial: Trial) -> None:
-    rows = trial.found["folded_over_unfolded"]
+def test_folded_over_unfolded_has_rows_for_backends_that_run_the_file(trial: Trial) -> None:
+    rows = trial.document["folded_over_unfolded"]
     assert [(row["backend"], row["batch"]) for row in rows] == [("ort-cpu", 1), ("ort-cpu", 2)]
     for row in rows:
         assert row["low"] <= row["ratio"] <= row["high"]
@@ -129,7 +129,7 @@ def test_the_two_sides_of_a_ratio_take_turns_and_half_the_time_is_a_half(
     setups = [Setup("torch"), Setup("ort-cuda")]
     (row,) = gpu_report.ratios(sides, setups, Timing((4,), 0.1), gpu_report.Journal("x"))
     assert (row["backend"], row["batch"], row["ratio"], row["low"], row["high"]) == ("ort-cuda", 4, 0.5, 0.5, 0.5)
-    blocks = [one for one, before in zip(turns, [None, *turns], strict=False) if one != before]
+    blocks = [turn for turn, before in zip(turns, [None, *turns], strict=False) if turn != before]
     assert blocks == list(took) * (len(blocks) // 2)
     assert len(blocks) == 12  # one round to warm up, five to record
 
@@ -163,7 +163,7 @@ def test_the_original_module_has_no_folded_side_in_the_table(trial: Trial) -> No
     assert rows == [["backend", "batch norm"], ["torch", "unfolded"], ["ort-cpu", "4 of 4 folded"], ["ort-cpu", "unfolded"]]
 
 
-# on stand-ins for a GPU
+# with stand-ins for a GPU
 
 
 @pytest.mark.usefixtures("_exported_before")
@@ -171,7 +171,8 @@ def test_on_a_gpu_tensorrt_is_checked_and_timed_with_and_without_a_graph(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
-    fake = FakeTensorRT(next(one for one in LISTINGS if one.version.startswith("10."))).install_with_cuda(monkeypatch)
+    listing = next(listing for listing in LISTINGS if listing.version.startswith("10."))
+    fake = FakeTensorRT(listing).install_with_cuda(monkeypatch)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gpu_report, "cuda_absence", lambda: None)
     monkeypatch.setattr(gpu_report, "gpu_facts", lambda: dict(GPU))
@@ -179,19 +180,19 @@ def test_on_a_gpu_tensorrt_is_checked_and_timed_with_and_without_a_graph(
     arguments = ["--backend", "tensorrt", "--seconds", "0.001", "--batch", "1,2", "--bundle", str(bundle)]
     assert gpu_report.main(arguments) == 0
     document = json.loads((tmp_path / "results" / "pretended-gpu.json").read_text())
-    found = document["bundles"]["bundle"]
+    measured = document["bundles"]["bundle"]
     assert document["gpu"] == GPU
     ways = {"tensorrt": "off", "tensorrt cuda-graph": "on"}
     for name in ("folded", "unfolded"):
-        assert {row["backend"]: row["facts"]["CUDA graph"] for row in found[name]["parity"]} == ways
-        assert {backend: facts["CUDA graph"] for backend, facts in found[name]["facts"].items()} == ways
+        assert {row["backend"]: row["facts"]["CUDA graph"] for row in measured[name]["parity"]} == ways
+        assert {backend: facts["CUDA graph"] for backend, facts in measured[name]["facts"].items()} == ways
         for backend in ways:
-            rows = [row for row in found[name]["latency"] if row["backend"] == backend]
+            rows = [row for row in measured[name]["latency"] if row["backend"] == backend]
             assert [(row["batch"], row["boundary"]) for row in rows] == TIMED
             assert all((row["own_clock_ms"] is not None) is (row["boundary"] == "device") for row in rows)
-    assert [(row["backend"], row["batch"]) for row in found["folded_over_unfolded"]] == [
+    assert [(row["backend"], row["batch"]) for row in measured["folded_over_unfolded"]] == [
         (way, batch) for way in ways for batch in (1, 2)
     ]
-    assert set(found["skipped"].values()) == {"left out by --backend"}
+    assert set(measured["skipped"].values()) == {"left out by --backend"}
     assert fake.cuda.left == {}
     assert "cudaGraphLaunch" in fake.cuda.calls

@@ -1,4 +1,4 @@
-"""How the GPU report fails, is refused, or is stopped."""
+"""Failures, refusals and interruptions of the GPU report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.ways import NO_DRIVER
 
 
 def brief(folder: Path, *bundles: Path) -> Run:
-    """On the CPU, as little as measures anything."""
+    """The shortest run of the report, on the CPU."""
     named = [part for bundle in bundles for part in ("--bundle", bundle)]
     return report(folder / "trial.json", "--on-cpu", "--seconds", "0.001", "--batch", "1", *named)
 
@@ -38,12 +38,12 @@ def test_wrong_numbers_are_named_and_the_exit_code_is_1(bundle: Path, tmp_path: 
     changed(bundle, tmp_path / "wrong")
     run = brief(tmp_path, tmp_path / "wrong")
     assert run.code == 1
-    found = run.document["bundles"]["wrong"]
-    verdicts = {(side, row["backend"]): row["passed"] for side in ("folded", "unfolded") for row in found[side]["parity"]}
+    document = run.document["bundles"]["wrong"]
+    verdicts = {(side, row["backend"]): row["passed"] for side in ("folded", "unfolded") for row in document[side]["parity"]}
     assert verdicts == {
         ("folded", "torch"): True, ("folded", "ort-cpu"): False, ("unfolded", "torch"): True, ("unfolded", "ort-cpu"): True,
     }  # fmt: skip
-    (line,) = [line for line in run.said.splitlines() if line.startswith("| wrong | ort-cpu | 4 of 4 folded")]
+    (line,) = [line for line in run.printed.splitlines() if line.startswith("| wrong | ort-cpu | 4 of 4 folded")]
     assert "**FAIL**" in line
 
 
@@ -58,42 +58,42 @@ def test_a_runtime_that_does_not_open_is_named_and_the_others_are_measured(
     monkeypatch.setattr("edgekit.backends.table", lambda: rows)
     run = brief(tmp_path, bundle)
     assert run.code == 1
-    found = run.document["bundles"]["bundle"]
+    document = run.document["bundles"]["bundle"]
     sentence = "no engine of model.onnx; wait for spring"
-    assert found["failed"] == {f"{side} ort-cpu parity": sentence for side in ("folded", "unfolded")}
+    assert document["failed"] == {f"{side} ort-cpu parity": sentence for side in ("folded", "unfolded")}
     for side in ("folded", "unfolded"):
-        assert [row["backend"] for row in found[side]["parity"]] == ["torch"]
-        assert {row["backend"] for row in found[side]["latency"]} == {"torch"}
-    assert found["folded_over_unfolded"] == []
-    assert f"- **Failed**: bundle, folded ort-cpu parity: {sentence}." in run.said.splitlines()
+        assert [row["backend"] for row in document[side]["parity"]] == ["torch"]
+        assert {row["backend"] for row in document[side]["latency"]} == {"torch"}
+    assert document["folded_over_unfolded"] == []
+    assert f"- **Failed**: bundle, folded ort-cpu parity: {sentence}." in run.printed.splitlines()
 
 
 BRIEF = Timing(seconds=1)
 
 
 def fails_with(*names: str) -> tuple[Callable[..., Any], list[tuple[str, ...]]]:
-    """A ``bench`` that fails where one of ``names`` takes part, and what it was asked to time for more than a probe."""
-    asked: list[tuple[str, ...]] = []
+    """A ``bench`` that fails if a backend in ``names`` takes part, and the list of its full measurements (not probes)."""
+    measured: list[tuple[str, ...]] = []
 
     def bench(setups: Sequence[Setup], timing: Timing) -> tuple[str, ...]:
         backends = tuple(setup.backend for setup in setups)
         assert timing.batches == BRIEF.batches
         if timing.seconds == 1:
-            asked.append(backends)
+            measured.append(backends)
         if set(names) & set(backends):
             raise EngineError(f"{names[0]} has no memory left")
         return backends
 
-    return bench, asked
+    return bench, measured
 
 
 def test_a_runtime_that_cannot_be_timed_is_found_and_the_others_are_timed_in_turns() -> None:
-    bench, asked = fails_with("b")
+    bench, measured = fails_with("b")
     journal = gpu_report.Journal("x")
     setups = [Setup(name) for name in ("a", "b", "c")]
     assert gpu_report.bench_those_that_can(bench, setups, BRIEF, "folded", journal) == ("a", "c")  # type: ignore[comparison-overlap]  # the stand-ins are strings
     assert journal.failed == {"folded b latency": "b has no memory left"}
-    assert asked == [("a", "b", "c"), ("a", "c")]
+    assert measured == [("a", "b", "c"), ("a", "c")]
 
 
 def test_runtimes_that_cannot_be_timed_beside_each_other_are_a_failure_of_all() -> None:
@@ -112,8 +112,8 @@ def test_runtimes_that_cannot_be_timed_beside_each_other_are_a_failure_of_all() 
 
 def test_an_error_that_nobody_foresaw_is_named_too(capsys: pytest.CaptureFixture[str]) -> None:
     journal = gpu_report.Journal("x")
-    assert journal.attempt("it", lambda: 1 // 0) is None
-    assert journal.failed == {"it": "ZeroDivisionError: integer division or modulo by zero"}
+    assert journal.attempt("step", lambda: 1 // 0) is None
+    assert journal.failed == {"step": "ZeroDivisionError: integer division or modulo by zero"}
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -136,8 +136,8 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(
     monkeypatch.setattr(gpu_report, "cuda_absence", lambda: NO_DRIVER)
     monkeypatch.setattr(gpu_report, "RESULTS", tmp_path)
     assert gpu_report.main(["--results", str(tmp_path / "x.json")]) == gpu_report.main([]) == 2
-    told = "error: no NVIDIA driver is installed; see edgekit doctor, or try this script out with --on-cpu --results FILE"
-    assert capsys.readouterr().err.splitlines() == [told] * 2
+    sentence = "error: no NVIDIA driver is installed; see edgekit doctor, or try this script out with --on-cpu --results FILE"
+    assert capsys.readouterr().err.splitlines() == [sentence] * 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +156,7 @@ BATCHES = ("1,x", "0", "99999999999", "9" * 5000)
         (["--bundle", "a/net", "--bundle", "b/net"], "names of their own, not net, net"),
         *((["--seconds", text], "--seconds takes a time above 0 and up to 3600") for text in ("nan", "0", "-1", "inf")),
         *((["--limit", text], "--limit takes seconds above 0") for text in ("nan", "0", "-1")),
-        (["--bundle", "nosuch"], "--bundle nosuch is not a bundle, it has no manifest.json; give a folder"),
+        (["--bundle", "nosuch"], "--bundle nosuch is not a bundle, because manifest.json is missing; give a folder"),
         (["--bundle", "x" * 5000], "is not a bundle"),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_bundle_that_is_a_link_to_itself_is_refused(tmp_path: Path, capsys: py
     (tmp_path / "ring").symlink_to("ring")
     with pytest.raises(SystemExit, match="2"):
         gpu_report.main(["--bundle", str(tmp_path / "ring")])
-    assert "ring is not a bundle, it has no manifest.json" in capsys.readouterr().err
+    assert "ring is not a bundle, because manifest.json is missing" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_run_and_says_what_is_kept(
@@ -181,7 +181,7 @@ def test_ctrl_c_ends_the_run_and_says_what_is_kept(
     results = tmp_path / "results.json"
     shutil.copytree(bundle, tmp_path / "second")
 
-    def measure(root: Path, *given: object) -> dict[str, Any]:
+    def measure(root: Path, *_: object) -> dict[str, Any]:
         if root.name == stopping:
             raise KeyboardInterrupt
         return {"not_measured": "on purpose"}
@@ -194,9 +194,7 @@ def test_ctrl_c_ends_the_run_and_says_what_is_kept(
     assert not results.exists()
     stopping = "second"
     assert gpu_report.main(arguments) == 130
-    assert (
-        capsys.readouterr().err == f"error: stopped by Ctrl-C at the bundle second; {results} holds what was measured before it\n"
-    )
+    assert capsys.readouterr().err == f"error: stopped by Ctrl-C at the bundle second; {results} holds the bundles before it\n"
     assert json.loads(results.read_text())["bundles"]["bundle"]["not_measured"] == "on purpose"
 
 
@@ -222,18 +220,18 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(
     monkeypatch.setattr(gpu_report, "measure", None)
     more = () if option == "--results" else ("--results", str(tmp_path / "results.json"))
     assert gpu_report.main(["--on-cpu", "--bundle", str(bundle), option, str(tmp_path / place), *more]) == 2
-    told = capsys.readouterr()
-    assert (told.out, told.err.count("\n")) == ("", 1)
-    assert told.err.startswith("error: ")
-    assert sentence in told.err
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["bundle", "file", "folder", "pipe"]
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert printed.err.startswith("error: ")
+    assert sentence in printed.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "file", "folder", "pipe"]
 
 
-# how it ends
+# the end of a run
 
 
 def on_its_own(stdout: Any, bundle: Path, results: Path, environment: dict[str, str], repository: Path) -> Any:
-    """The script in a process of its own, in which measuring takes no time."""
+    """Run the script in a process of its own, in which measuring takes no time."""
     program = (
         "import sys; import gpu_report as g; g.measure = lambda _, __, journal: journal.say('measured') or {};"
         "sys.exit(g.main(sys.argv[1:]))"
@@ -255,7 +253,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-def test_a_full_disk_behind_its_words_is_one_sentence(
+def test_a_full_disk_behind_stdout_is_one_sentence(
     bundle: Path, tmp_path: Path, environment: dict[str, str], repository: Path
 ) -> None:
     with Path("/dev/full").open("w") as full:
@@ -277,8 +275,8 @@ def test_what_was_measured_before_the_run_was_stopped_is_kept(
     (tmp_path / "out").mkdir()
     assert brief(tmp_path / "out", bundle, tmp_path / "second").code == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["trial.json"]
-    found = json.loads((tmp_path / "out" / "trial.json").read_text())["bundles"]
-    assert found == {"bundle": {"model": "lenet", "failed": {}}, "second": {"not_measured": "the run ended before it"}}
+    document = json.loads((tmp_path / "out" / "trial.json").read_text())["bundles"]
+    assert document == {"bundle": {"model": "lenet", "failed": {}}, "second": {"not_measured": "the run ended before it"}}
 
 
 def test_no_bundle_is_begun_beyond_the_limit(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,17 +285,17 @@ def test_no_bundle_is_begun_beyond_the_limit(bundle: Path, tmp_path: Path, monke
     monkeypatch.setattr(gpu_report, "time", SimpleNamespace(monotonic=iter([0.0, 59.0, 61.0]).__next__))
     settings = gpu_report.Settings(Timing((1,), 1), lambda name: "", None)
     roots = {"first": bundle, "second": tmp_path / "second"}
-    found = gpu_report.run_all(roots, settings, 60, tmp_path / "x.json")["bundles"]
-    assert found == {"first": {"failed": {}}, "second": {"not_measured": "the limit of 60 s was reached"}}
-    assert json.loads((tmp_path / "x.json").read_text())["bundles"] == found
+    document = gpu_report.run_all(roots, settings, 60, tmp_path / "x.json")["bundles"]
+    assert document == {"first": {"failed": {}}, "second": {"not_measured": "the limit of 60 s was reached"}}
+    assert json.loads((tmp_path / "x.json").read_text())["bundles"] == document
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "precious", '{"schema": 3}'])
 def test_results_that_are_no_report_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
-    """Such as the manifest of the bundle that is measured."""
+    """For example the manifest of the measured bundle."""
     place = tmp_path / "manifest.json"
     place.write_text(content)
     arguments = ["--on-cpu", "--bundle", "exported/lenet", "--results", str(place), "--seconds", "0.01", "--batch", "1"]
     assert gpu_report.main(arguments) == 2
-    assert "it is there and no report of this script's; choose another --results" in capsys.readouterr().err
+    assert "the file is not a report of this script; choose another --results" in capsys.readouterr().err
     assert place.read_text() == content

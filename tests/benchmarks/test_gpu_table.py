@@ -1,4 +1,4 @@
-"""The table that docs/results.md shows of what ``benchmarks/gpu_report.py`` measured."""
+"""The table in docs/results.md of the measurements of ``benchmarks/gpu_report.py``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from tests.fake_trt import GPU
 def row(
     batch: int, boundary: str, median: float, own: float | None = None, noise: str = "stable", **more: bool
 ) -> dict[str, Any]:
-    told = {"backend": "tensorrt", "batch": batch, "boundary": boundary, "median_ms": median, "own_clock_ms": own, "noise": noise}
-    return told | more
+    cells = {
+        "backend": "tensorrt",
+        "batch": batch,
+        "boundary": boundary,
+        "median_ms": median,
+        "own_clock_ms": own,
+        "noise": noise,
+    }
+    return cells | more
 
 
-def side(folded: int, kept: int, error: float, *latency: dict[str, Any], passed: bool = True) -> dict[str, Any]:
+def side(folded: int, unfolded: int, error: float, *latency: dict[str, Any], passed: bool = True) -> dict[str, Any]:
     outputs = [{"normalised": error / 2, "problem": ""}, {"normalised": error, "problem": ""}]
     parity = [{"backend": "tensorrt", "passed": passed, "outputs": outputs}]
-    return {"norms_folded": folded, "norms_kept": kept, "parity": parity, "latency": list(latency)}
+    return {"norms_folded": folded, "norms_kept": unfolded, "parity": parity, "latency": list(latency)}
 
 
 DOCUMENT = {

@@ -1,4 +1,4 @@
-"""Fixtures of several files about bundles."""
+"""Fixtures of the bundle tests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from edgekit.files import sha256_of
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files whose content is read, while a bundle is opened."""
-    seen: list[Path] = []
+    """The files whose checksum is computed while a bundle is opened."""
+    paths: list[Path] = []
 
     def record(path: Path) -> str:
-        seen.append(path)
+        paths.append(path)
         return sha256_of(path)
 
     monkeypatch.setattr("edgekit.bundle.folder.sha256_of", record)
-    return seen
+    return paths

@@ -1,4 +1,4 @@
-"""Ways to change the manifest and the golden arrays of a bundle."""
+"""Functions that change the manifest, the files and the golden arrays of a bundle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def put(root: Path, name: str, content: bytes) -> None:
-    """Replace a file, and make its checksum right again."""
+    """Replace a file, and update its checksum in the manifest."""
     (root / name).write_bytes(content)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     edit(root, lambda document: document["files"].update({name: entry}))

@@ -1,4 +1,4 @@
-"""The model card: complete, and its example runs where nothing but numpy and onnxruntime is installed."""
+"""The model card is complete, and its example runs with nothing but numpy and onnxruntime."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_example_in_the_card_runs_as_it_stands_and_prints_a_label(bundle: Pa
     assert done.stdout == f"{opened.manifest.labels[best]}\n"
 
 
-def test_the_example_fails_when_the_answers_are_not_the_recorded_ones(bundle: Path, environment: dict[str, str]) -> None:
+def test_the_example_fails_if_the_outputs_differ_from_the_recorded_ones(bundle: Path, environment: dict[str, str]) -> None:
     with np.load(bundle / "golden.npz") as content:
         members = dict(content)
     np.savez(bundle / "golden.npz", **{**members, "float64.output": members["float64.output"] * 1.01})
@@ -114,32 +114,32 @@ def test_the_card_shows_every_variant_with_its_allowance_and_its_error(manifest:
     card = model_card(msgspec.structs.replace(manifest, variants=(first, half)))
     assert "- `float32` (`model.onnx`): within 1e-06 + 2e-05 x max|r|, and at least 100% of the samples" in card
     assert "- `float16` (`half.onnx`): within 1e-05 + 0.003 x max|r|, and at least 98% of the samples" in card
-    assert "it was off by 4.2e-04 of the scale" in card
+    assert "measured at export: off by 4.2e-04 of the scale" in card
     assert "| `half.onnx` | the network in float16" in card
     assert 'InferenceSession("model.onnx"' in card
     assert 'InferenceSession("half.onnx"' in model_card(msgspec.structs.replace(manifest, variants=(half, first)))
 
 
 def test_an_error_that_was_not_recorded_is_not_on_the_card(manifest: Manifest) -> None:
-    assert "when it was made" in model_card(manifest)
+    assert "measured at export" in model_card(manifest)
     variant = msgspec.structs.replace(manifest.variant(), error=None)
-    assert "when it was made" not in model_card(msgspec.structs.replace(manifest, variants=(variant,)))
+    assert "measured at export" not in model_card(msgspec.structs.replace(manifest, variants=(variant,)))
 
 
 def test_no_dtype_is_claimed_for_the_original(manifest: Manifest) -> None:
-    assert "The reference is PyTorch float64, unfolded (recorded). In its own dtype the original itself is off by" in model_card(
+    assert "The reference is PyTorch float64, unfolded (recorded). In its own dtype the original model is off by" in model_card(
         manifest
     )
     assert "PyTorch's own float32" not in model_card(manifest)
 
 
-def test_the_card_tells_the_reference_in_the_manifests_words_whatever_the_source_is_called(manifest: Manifest) -> None:
+def test_the_card_names_the_reference_in_the_manifests_words_for_any_source_name(manifest: Manifest) -> None:
     golden = msgspec.structs.replace(manifest.golden, reference="a measurement, by hand", original_error=None)
     for name in ("lenet", "net.onnx", "NET.ONNX"):
         source = msgspec.structs.replace(manifest.source, model=name)
         card = model_card(msgspec.structs.replace(manifest, golden=golden, source=source))
         assert "\n\nThe reference is a measurement, by hand.\n\n" in card
-        assert "itself is off by" not in card
+        assert "the original model is off by" not in card
         assert "PyTorch float64" not in card
 
 

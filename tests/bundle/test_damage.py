@@ -1,4 +1,4 @@
-"""Damage of any kind to a bundle is named before anything is used."""
+"""Every kind of damage to a bundle is named before any file is used."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_manifest_of_no_schema_is_named(bundle: Path) -> None:
 
 
 def test_a_huge_manifest_is_not_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundling, "read_bytes", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(bundling, "read_bytes", lambda *_: pytest.fail("the manifest was read"))
     os.truncate(bundle / "manifest.json", (16 << 20) + 1)
     with pytest.raises(BundleError, match="larger than any manifest"):
         open_bundle(bundle)

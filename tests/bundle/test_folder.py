@@ -1,4 +1,4 @@
-"""A bundle is written whole or not at all, and replaces nothing of the user's."""
+"""A bundle is written whole or not at all, and never replaces the user's own files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_bundle_is_written_as_it_was_read(bundle: Path, tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copy"]
 
 
-def test_what_was_just_written_is_not_hashed_again(bundle: Path, hashed: list[Path]) -> None:
+def test_files_just_written_are_not_hashed_again(bundle: Path, hashed: list[Path]) -> None:
     manifest, files = open_bundle(bundle).manifest, contents(bundle)
     del hashed[:]
     written = write_bundle(bundle, manifest, files)
@@ -51,7 +51,7 @@ def test_a_file_that_was_not_written_whole_does_not_take_an_older_bundles_place(
     assert os.listdir(bundle.parent) == [bundle.name]
 
 
-def test_what_cannot_be_opened_does_not_take_an_older_bundles_place(bundle: Path) -> None:
+def test_a_bundle_that_cannot_be_opened_does_not_take_an_older_bundles_place(bundle: Path) -> None:
     manifest, files, before = open_bundle(bundle).manifest, contents(bundle), snapshot(bundle)
     with pytest.raises(BundleError, match=r"golden\.npz is not the golden file its manifest describes"):
         write_bundle(bundle, manifest, {**files, "golden.npz": npz({})})

@@ -1,4 +1,4 @@
-"""Golden arrays, and damage of golden.npz that its checksum does not show."""
+"""Golden arrays, and damage of golden.npz with a matching checksum."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_golden_labels_are_kept(bundle: Path) -> None:
     np.testing.assert_array_equal(labels, np.arange(8))
 
 
-# damage of golden.npz that its checksum does not show
+# damage of golden.npz with a matching checksum
 
 
 def _zip(name: str, content: bytes, **options: Any) -> bytes:
@@ -69,7 +69,7 @@ def _corrupt(root: Path) -> bytes:
 
 
 def _lying_header(root: Path) -> bytes:
-    """A small member whose header promises more than any machine has."""
+    """A small member whose header claims a size beyond any machine's memory."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (1 << 55,)})
     return _replaced(root, "float64.output.npy", buffer.getvalue())
@@ -107,7 +107,7 @@ GOLDEN_DAMAGE: dict[str, tuple[Callable[[Path], bytes], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "reason"), GOLDEN_DAMAGE.values(), ids=GOLDEN_DAMAGE)
-def test_a_golden_file_that_is_not_what_the_manifest_says_is_refused(
+def test_a_golden_file_that_differs_from_the_manifest_is_refused(
     bundle: Path, damage: Callable[[Path], bytes], reason: str
 ) -> None:
     put(bundle, "golden.npz", damage(bundle))
@@ -120,7 +120,7 @@ def test_a_golden_file_that_is_not_what_the_manifest_says_is_refused(
 def test_a_zip_bomb_is_not_unpacked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(bundle, "golden.npz", _zip("input.input.npy", bytes(64 << 20)))
     opened = open_bundle(bundle)
-    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("golden.npz was unpacked"))
     with pytest.raises(BundleError, match=r"'input\.input\.npy' is unknown or too large"):
         opened.golden()
 
@@ -130,7 +130,7 @@ def test_a_manifest_that_promises_terabytes_is_refused_before_anything_is_unpack
 ) -> None:
     edit(bundle, lambda document: document["inputs"][0].update(shape=["batch", 1 << 40]))
     opened = open_bundle(bundle)
-    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("golden.npz was unpacked"))
     with pytest.raises(BundleError, match="more than 4 GiB of memory"):
         opened.golden()
 
@@ -142,7 +142,7 @@ def test_a_dtype_that_does_not_exist_is_refused(bundle: Path) -> None:
 
 
 class Trap:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -156,7 +156,7 @@ def test_nothing_in_a_golden_file_is_unpickled(bundle: Path, tmp_path: Path, nam
     array = np.empty(1, object)
     array[0] = Trap(tmp_path / "sprung")
     content = npz({**members(bundle), name: array})
-    pickle.loads(pickle.dumps(array))  # it would work
+    pickle.loads(pickle.dumps(array))  # the trap works
     (tmp_path / "sprung").unlink()
     put(bundle, "golden.npz", content)
     with pytest.raises(BundleError, match=r"golden\.npz is not the golden file"):

@@ -1,4 +1,4 @@
-"""What a bundle holds, what its manifest says, and its variants."""
+"""The files of a bundle, the keys of its manifest, and its variants."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_manifest_survives_a_round_trip_byte_for_byte(bundle: Path) -> None:
     assert open_bundle(bundle).manifest.to_json() == content
 
 
-def test_what_the_original_was_made_of_is_handed_on_as_the_manifest_claims_it(bundle: Path) -> None:
+def test_the_original_models_factory_and_weights_are_passed_on_as_the_manifest_claims_them(bundle: Path) -> None:
     files = open_bundle(bundle).files()
     assert (files.factory, files.args, files.weights) == ("lenet", {}, bundle / "weights.safetensors")
     edit(bundle, lambda document: document["source"].update(model="os:system"))
@@ -76,7 +76,7 @@ def test_what_the_original_was_made_of_is_handed_on_as_the_manifest_claims_it(bu
 
 @pytest.fixture
 def two(bundle: Path) -> Path:
-    """The bundle with a float16 file beside the first; for the manifest any bytes will do."""
+    """The bundle with a second variant, float16, whose file may hold any bytes in these tests."""
     put(bundle, "half.onnx", b"half")
     allowance = {"tolerance": {"atol": 1e-5, "rtol": 3e-3, "top1": 0.98}, "accuracy_points": 0.5}
     half = {"name": "float16", "file": "half.onnx", "precision": "float16", "allowance": allowance}
@@ -110,28 +110,28 @@ def test_the_first_variant_is_whichever_stands_first(two: Path) -> None:
     assert (bundle.variant().name, bundle.files().precision) == ("float16", "float16")
 
 
-def test_the_original_computes_what_export_made_of_it_wherever_that_stands(two: Path) -> None:
+def test_the_exported_variant_counts_as_the_original_in_any_position(two: Path) -> None:
     edit(two, lambda document: document["variants"].reverse())
     bundle = open_bundle(two)
     assert (bundle.files().original, bundle.files("float32").original) == (False, True)
 
 
 @pytest.mark.parametrize("made_by", [{}, {"command": "quantize"}, {"command": None}, {"export": "1.0"}])
-def test_a_variant_that_export_has_not_made_is_not_what_the_original_computes(bundle: Path, made_by: dict[str, Any]) -> None:
+def test_a_variant_that_export_has_not_made_does_not_count_as_the_original(bundle: Path, made_by: dict[str, Any]) -> None:
     assert open_bundle(bundle).files().original
     edit(bundle, lambda document: document["variants"][0].update(made_by=made_by))
     assert not open_bundle(bundle).files().original
 
 
 @pytest.mark.parametrize("reference", [None, "", 3])
-def test_a_bundle_says_what_its_reference_is(bundle: Path, reference: Any) -> None:
+def test_a_manifest_without_a_reference_is_refused(bundle: Path, reference: Any) -> None:
     edit(bundle, lambda document: document["golden"].update(reference=reference))
     with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*`\$\.golden\.reference`; export the bundle again"):
         open_bundle(bundle)
 
 
 @pytest.mark.parametrize(("name", "near"), [("int8", ""), ("fp32", ""), ("FLOAT32", " (did you mean 'float32'?)"), (" ", "")])
-def test_a_variant_that_is_not_there_is_refused_with_those_that_are(two: Path, name: str, near: str) -> None:
+def test_an_unknown_variant_is_refused_with_the_names_of_the_variants(two: Path, name: str, near: str) -> None:
     bundle = open_bundle(two)
     for ask in (bundle.variant, bundle.files, bundle.onnx_of, bundle.sha256_of, bundle.manifest.variant):
         with pytest.raises(UsageError) as caught:
@@ -151,7 +151,7 @@ def test_a_variant_that_is_not_there_is_refused_with_those_that_are(two: Path, n
         ({"allowance": {"tolerance": {}, "accuracy_points": -1}}, "accuracy_points"),
     ],
 )
-def test_variants_that_cannot_be_told_apart_or_held_are_refused(two: Path, change: dict[str, Any], reason: str) -> None:
+def test_variants_with_equal_names_or_files_or_bad_values_are_refused(two: Path, change: dict[str, Any], reason: str) -> None:
     edit(two, lambda document: document["variants"][1].update(change))
     with pytest.raises(BundleError, match=rf"manifest\.json .*{reason}.*; export the bundle again"):
         open_bundle(two)

@@ -1,4 +1,4 @@
-"""Manifests of every schema: older ones open in today's form, newer ones where they say they can; the JSON schema is current."""
+"""Manifests of every schema: older ones open in today's form, newer ones if ``reads_from`` allows; the JSON schema is current."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMMITTED = {
 
 @pytest.fixture
 def old(tmp_path: Path) -> Callable[[str], Path]:
-    """A bundle that an edgekit of its time wrote: the test's own copy."""
+    """A function that copies a bundle written by an older edgekit, for the test to change."""
 
     def copy(name: str) -> Path:
         shutil.copytree(BUNDLES / name, tmp_path / name)
@@ -42,7 +42,7 @@ def old(tmp_path: Path) -> Callable[[str], Path]:
     return copy
 
 
-def ran(bundle: Bundle) -> dict[str, Array]:
+def outputs_of(bundle: Bundle) -> dict[str, Array]:
     session = ort.InferenceSession(bundle.onnx_of(), providers=["CPUExecutionProvider"])
     names = [spec.name for spec in bundle.manifest.outputs]
     return dict(zip(names, session.run(names, bundle.golden().inputs), strict=True))
@@ -80,7 +80,7 @@ def test_a_bundle_of_an_older_schema_opens_in_todays_form(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("schema", [1, 2, 3])
-def test_the_reference_of_an_older_bundle_is_told_by_its_sources_name(
+def test_the_reference_of_an_older_bundle_follows_from_its_sources_name(
     old: Callable[[str], Path], schema: int, model: str, error: float | None, reference: str
 ) -> None:
     root = old(f"schema-{schema}")
@@ -89,7 +89,7 @@ def test_the_reference_of_an_older_bundle_is_told_by_its_sources_name(
 
 
 @pytest.mark.parametrize("schema", [1, 2, 3])
-def test_the_first_variant_of_an_older_bundle_is_the_one_that_export_has_made(old: Callable[[str], Path], schema: int) -> None:
+def test_the_first_variant_of_an_older_bundle_counts_as_exported(old: Callable[[str], Path], schema: int) -> None:
     root = old(f"schema-{schema}")
     put(root, "half.onnx", b"half")
     edit(root, lambda document: document["variants"].append(document["variants"][0] | {"name": "fp16", "file": "half.onnx"}))
@@ -101,11 +101,11 @@ def test_the_first_variant_of_an_older_bundle_is_the_one_that_export_has_made(ol
 @pytest.mark.parametrize("name", OLD)
 def test_the_recorded_outputs_of_an_older_bundle_are_found_and_fit_its_file(name: str) -> None:
     bundle = open_bundle(BUNDLES / name)
-    golden, outputs, tolerance = bundle.golden(), ran(bundle), bundle.variant().allowance.tolerance
+    golden, computed, tolerance = bundle.golden(), outputs_of(bundle), bundle.variant().allowance.tolerance
     assert str(golden.original["output"].dtype) == NAMES.get(name, "float32")
-    for outputs_of in (outputs, golden.original):
-        assert compare_output("output", outputs_of["output"], golden.float64["output"], tolerance).within(tolerance)
-    wrong = 1.01 * outputs["output"]
+    for outputs in (computed, golden.original):
+        assert compare_output("output", outputs["output"], golden.float64["output"], tolerance).within(tolerance)
+    wrong = 1.01 * computed["output"]
     assert not compare_output("output", wrong, golden.float64["output"], tolerance).within(tolerance)
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_part_of_an_older_schema_is_named(old: Callable[[str], Path], 
 
 
 def newer(document: dict[str, Any]) -> None:
-    """A manifest of the next schema, with a field in every part that today's readers do not know."""
+    """Turn a manifest into one of the next schema, with an unknown field in every part."""
     document.update(schema=SCHEMA + 1, reads_from=SCHEMA, signed_by="somebody")
     parts = [
         document["inputs"][0], document["outputs"][0], document["preprocess"], document["source"], document["fold"],
@@ -178,7 +178,7 @@ def test_a_newer_manifest_opens_without_its_optional_fields(bundle: Path) -> Non
     assert opened.golden().inputs.keys() == today.golden().inputs.keys()
 
 
-def test_what_is_free_in_a_newer_manifest_stays(bundle: Path) -> None:
+def test_free_form_values_of_a_newer_manifest_stay(bundle: Path) -> None:
     edit(bundle, newer)
     edit(bundle, lambda document: document["variants"][0]["made_by"].update(calibration={"samples": 8}))
     assert open_bundle(bundle).variant().made_by["calibration"] == {"samples": 8}
@@ -235,7 +235,7 @@ def test_the_committed_bundles_are_of_todays_schema_and_their_onnx_files_are_as_
 
 
 def misfits(value: Any, schema: dict[str, Any], defs: dict[str, Any], where: str = "$") -> list[str]:
-    """What of ``value`` is not as a JSON schema says; of its words only those that msgspec writes for the structs."""
+    """The differences of ``value`` from a JSON schema; supports the keywords that msgspec writes for the structs."""
     if "$ref" in schema:
         schema = defs[schema["$ref"].rpartition("/")[2]]
     if "anyOf" in schema:
@@ -299,7 +299,7 @@ def test_the_published_schema_is_current_and_its_script_notices_when_it_is_not(
         command = [sys.executable, str(script), *args]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    wrong = "manifest.schema.json is not what the structs say; run python docs/manifest_schema.py\n"
+    wrong = "manifest.schema.json is not up to date with the structs; run python docs/manifest_schema.py\n"
     environment |= {"PYTHONPATH": str(repository)}
     assert (run("--check").returncode, run("--check").stderr) == (1, wrong)
     assert run().returncode == 0

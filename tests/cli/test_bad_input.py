@@ -126,7 +126,7 @@ WRONG: dict[str, Wrong] = {
     "atol lets anything pass": lambda here, bundle: (("verify", bundle, "--atol", "inf"), "would let anything pass"),
     "batch unreadable": lambda here, bundle: (("bench", bundle, "--batch", "1,many"), "'1,many' is not a list of batch sizes"),
     "batch endless": lambda here, bundle: (("bench", bundle, "--batch", "9" * 5000), "is not a list of batch sizes from 1 to"),
-    "batch range endless": lambda here, bundle: (("build", bundle, "--batch", "9" * 5000), "9...' is no range of batch sizes"),
+    "batch range endless": lambda here, bundle: (("build", bundle, "--batch", "9" * 5000), "9...' is not a range of batch sizes"),
     "batch zero": lambda here, bundle: (("bench", bundle, "--batch", "0"), "'0' is not a list of batch sizes"),
     "no time to measure": lambda here, bundle: (("bench", bundle, "--seconds", 0), "--seconds 0"),
     "no time at all": lambda here, bundle: (("bench", bundle, "--seconds", "nan"), "--seconds nan"),

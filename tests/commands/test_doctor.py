@@ -1,4 +1,4 @@
-"""What is said about runtimes that are absent, broken, or less than they claim."""
+"""``edgekit doctor`` on runtimes that are absent, broken, or less capable than they claim."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ASK_DRIVER = [
     "edgekit.machine.packages",
     *(f"edgekit.backends.{folder}.packages" for folder in ("pytorch", "onnxruntime", "tensorrt")),
 ]
-"""Modules that ask the driver, as ``cuda_absence`` and ``gpu_facts``."""
+"""Modules that use ``cuda_absence`` and ``gpu_facts``."""
 CPU_ORT: dict[str, object] = {"version": "1.0", "providers": ["CPUExecutionProvider"]}
 GPU_ORT: dict[str, object] = {
     "version": "1.0",
@@ -47,13 +47,13 @@ GPU_ORT: dict[str, object] = {
 
 
 class Machine:
-    """A machine made up for a test: distributions installed, what importing each gives, and the driver's state."""
+    """A machine invented for a test: installed distributions, the facts or error of importing each, and the driver's state."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.facts: dict[str, dict[str, object] | str] = {}
         self.driver: Absence | None = NO_DRIVER
         self.probed: list[str] = []
-        self.pip_knows: set[str] | None = None  # all of them, where nothing is said
+        self.pip_knows: set[str] | None = None  # None: all installed ones
         self.absences: dict[str, Absence | None] = {}
         self.gpu: dict[str, str] = {}
         monkeypatch.setattr(importlib.metadata, "version", self.version)
@@ -94,29 +94,29 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
-def test_what_is_not_installed_is_absent_with_the_extra_that_brings_it_and_is_not_probed(machine: Machine) -> None:
-    found = machine.examine()
-    assert set(found) == {"NVIDIA driver", *PACKAGES}
-    assert list(found)[:2] == ["NVIDIA driver", "onnx"]
+def test_a_package_that_is_not_installed_is_absent_with_its_extra_and_is_not_probed(machine: Machine) -> None:
+    findings = machine.examine()
+    assert set(findings) == {"NVIDIA driver", *PACKAGES}
+    assert list(findings)[:2] == ["NVIDIA driver", "onnx"]
     assert set(PACKAGES) == {
         *("torch", "torchvision", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "tensorrt", "tensorrt-rtx")
     }
-    assert {finding.status for finding in found.values()} == {"absent"}
-    assert found["torch"].remedy == pip_install("train")
-    assert found["onnxruntime"].remedy == pip_install("cpu")
-    assert found["onnxruntime-gpu"].remedy == "for NVIDIA GPUs: pip install onnxruntime-gpu"
-    assert found["cuda-bindings"].remedy == "for NVIDIA GPUs: pip install cuda-bindings"
-    assert found["tensorrt"].remedy == f"for NVIDIA GPUs: {pip_install('trt')}"
-    assert found["tensorrt-rtx"].remedy == pip_install("rtx")
+    assert {finding.status for finding in findings.values()} == {"absent"}
+    assert findings["torch"].remedy == pip_install("train")
+    assert findings["onnxruntime"].remedy == pip_install("cpu")
+    assert findings["onnxruntime-gpu"].remedy == "for NVIDIA GPUs: pip install onnxruntime-gpu"
+    assert findings["cuda-bindings"].remedy == "for NVIDIA GPUs: pip install cuda-bindings"
+    assert findings["tensorrt"].remedy == f"for NVIDIA GPUs: {pip_install('trt')}"
+    assert findings["tensorrt-rtx"].remedy == pip_install("rtx")
     machine.driver, machine.gpu = None, {"cuda driver": "12.6"}
-    found = machine.examine()
-    assert found["onnxruntime-gpu"].remedy == "pip install onnxruntime-gpu"
-    assert found["cuda-bindings"].remedy == "pip install 'cuda-bindings==12.*'"
-    assert found["tensorrt"].remedy == pip_install("trt")
+    findings = machine.examine()
+    assert findings["onnxruntime-gpu"].remedy == "pip install onnxruntime-gpu"
+    assert findings["cuda-bindings"].remedy == "pip install 'cuda-bindings==12.*'"
+    assert findings["tensorrt"].remedy == pip_install("trt")
     assert machine.probed == []
 
 
-def test_what_is_added_does_not_break_what_is_there(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remedy_does_not_break_installed_packages(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.driver, machine.facts = None, {"onnxruntime": CPU_ORT}
     added = machine.examine()["onnxruntime-gpu"].remedy
     assert added == "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
@@ -124,24 +124,24 @@ def test_what_is_added_does_not_break_what_is_there(machine: Machine, monkeypatc
     assert machine.examine()["onnxruntime"].remedy == "none is needed, onnxruntime-gpu has the CPU too"
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     machine.facts = {}
-    found = machine.examine()
-    assert found["tensorrt"].remedy.startswith("sudo apt install python3-libnvinfer, and ")
-    assert "use tensorrt" in found["onnxruntime-gpu"].remedy
-    assert "--flavour tensorrt" in found["tensorrt-rtx"].remedy
+    findings = machine.examine()
+    assert findings["tensorrt"].remedy.startswith("sudo apt install python3-libnvinfer, and ")
+    assert "use tensorrt" in findings["onnxruntime-gpu"].remedy
+    assert "--flavour tensorrt" in findings["tensorrt-rtx"].remedy
 
 
-def test_a_tensorrt_that_pip_does_not_know_by_this_name_is_looked_at_like_any_other(machine: Machine) -> None:
-    """From apt, or from pip as tensorrt-cu12."""
+def test_a_tensorrt_that_pip_does_not_know_by_this_name_is_examined_like_any_other(machine: Machine) -> None:
+    """TensorRT may come from apt, or from pip as tensorrt-cu12."""
     machine.pip_knows, machine.driver, machine.facts = set(), None, {"tensorrt": {"version": "10.3.0"}}
     assert machine.examine()["tensorrt"] == Finding("tensorrt", "ok", "10.3.0", "GPU", "", "")
     machine.facts = {"tensorrt": "ImportError: libnvinfer.so.10: cannot open shared object file"}
     broken = machine.examine()["tensorrt"]
-    assert (broken.status, broken.remedy) == ("broken", "install it again by what installed it")
+    assert (broken.status, broken.remedy) == ("broken", "reinstall tensorrt the way it was installed")
     machine.pip_knows, machine.facts = {"tensorrt"}, {}
     assert machine.examine()["tensorrt"].status == "absent"  # nothing that could be imported
 
 
-def test_every_backend_is_asked_and_told_in_a_line(machine: Machine) -> None:
+def test_every_backend_is_probed_and_named_in_a_line(machine: Machine) -> None:
     crash = Absence("it crashes", "", broken=True)
     absent = Absence("no NVIDIA driver is installed", "")
     machine.absences = {**dict.fromkeys(table(), absent), "torch": None, "ort-cpu": crash}
@@ -157,11 +157,11 @@ def test_every_backend_is_asked_and_told_in_a_line(machine: Machine) -> None:
     assert not report.passed
 
 
-def test_a_backend_is_asked_in_a_process_of_its_own_and_answers_as_it_does_here() -> None:
+def test_a_backend_is_probed_in_a_process_of_its_own_and_answers_as_in_this_process() -> None:
     facts = ask(("edgekit.backends.probe", "ort-cuda"), "absence")
     assert isinstance(facts, dict)
-    here = absence(Setup("ort-cuda"))
-    assert facts == {"absence": here and {"reason": here.reason, "remedy": here.remedy, "broken": here.broken}}
+    missing = absence(Setup("ort-cuda"))
+    assert facts == {"absence": missing and {"reason": missing.reason, "remedy": missing.remedy, "broken": missing.broken}}
 
 
 def test_a_name_of_no_backend_is_one_sentence() -> None:
@@ -177,7 +177,7 @@ def _never_opened(files: ModelFiles, setup: Setup, progress: Progress) -> Sessio
 def test_packages_of_other_backends_stand_behind_edgekits_own_each_once(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two packages of one name the first is examined; a row of the table adds facts of its own to the machine's."""
+    """The first of two packages of one name is examined; a backend's facts are added to the machine's."""
     silicon = Package("silicon", lambda: None, ("silicon.probe",), lambda facts: Examined("NPU", version=facts["version"]))
     others = Package("onnxruntime", lambda: Absence("never asked", ""), ("other.probe",), lambda facts: Examined())
     broken = Absence("the backend of silicon is installed but cannot be imported: no libsilicon", "", broken=True)
@@ -210,11 +210,11 @@ def test_a_runtime_that_works_is_ok_with_its_version(machine: Machine) -> None:
 
 def test_both_onnxruntime_packages_at_once_are_broken_and_nothing_imports_them(machine: Machine) -> None:
     machine.facts = {"onnxruntime": CPU_ORT, "onnxruntime-gpu": GPU_ORT}
-    found = machine.examine()
+    findings = machine.examine()
     for name in ("onnxruntime", "onnxruntime-gpu"):
-        assert found[name].status == "broken"
-        assert "overwrite each other" in found[name].problem
-        assert "pip uninstall -y onnxruntime onnxruntime-gpu" in found[name].remedy
+        assert findings[name].status == "broken"
+        assert "overwrite each other" in findings[name].problem
+        assert "pip uninstall -y onnxruntime onnxruntime-gpu" in findings[name].remedy
     assert machine.probed == []
     assert not machine.report().passed
 
@@ -266,11 +266,11 @@ def test_torch_says_what_it_would_really_run_on(machine: Machine, facts: dict[st
 
 def test_tensorrt_without_a_gpu_says_what_it_can_still_do(machine: Machine) -> None:
     machine.facts = {"tensorrt": {"version": "10.3.0"}, "tensorrt-rtx": {"version": "1.7.1"}}
-    found = machine.examine()
-    assert found["tensorrt"].runs_on == "nothing"
-    assert found["tensorrt-rtx"].runs_on == "builds engines here, runs none"
-    assert found["tensorrt"].problem == found["tensorrt-rtx"].problem == "no NVIDIA driver is installed"
-    assert found["tensorrt-rtx"].remedy == "none is needed to build"
+    findings = machine.examine()
+    assert findings["tensorrt"].runs_on == "nothing"
+    assert findings["tensorrt-rtx"].runs_on == "builds engines here, runs none"
+    assert findings["tensorrt"].problem == findings["tensorrt-rtx"].problem == "no NVIDIA driver is installed"
+    assert findings["tensorrt-rtx"].remedy == "none is needed to build"
     machine.driver = None
     assert machine.examine()["tensorrt"].runs_on == "GPU"
 
@@ -303,10 +303,10 @@ def test_rtx_on_a_gpu_that_it_does_not_know_only_builds(machine: Machine, capabi
 
 def test_onnxruntimes_tensorrt_provider_says_whether_it_finds_the_tensorrt_it_links(machine: Machine) -> None:
     machine.driver = None
-    found = {**GPU_ORT, "links": "libnvinfer.so.10", "tensorrt": ""}
-    machine.facts = {"onnxruntime-gpu": found}
+    facts = {**GPU_ORT, "links": "libnvinfer.so.10", "tensorrt": ""}
+    machine.facts = {"onnxruntime-gpu": facts}
     assert machine.examine()["onnxruntime-gpu"] == Finding("onnxruntime-gpu", "ok", "1.0", "CUDA, TensorRT, CPU", "", "")
-    machine.facts = {"onnxruntime-gpu": {**found, "tensorrt": "libnvinfer.so.10: cannot open shared object file"}}
+    machine.facts = {"onnxruntime-gpu": {**facts, "tensorrt": "libnvinfer.so.10: cannot open shared object file"}}
     lacking = machine.examine()["onnxruntime-gpu"]
     assert (lacking.status, lacking.runs_on) == ("ok", "CUDA, CPU")
     assert lacking.problem.startswith("its TensorRT provider links libnvinfer.so.10: libnvinfer.so.10: cannot open")
@@ -314,7 +314,7 @@ def test_onnxruntimes_tensorrt_provider_says_whether_it_finds_the_tensorrt_it_li
 
 
 def test_the_probe_reads_what_the_provider_links_out_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A made-up onnxruntime whose provider links a library that is nowhere."""
+    """An invented onnxruntime whose provider links a library that does not exist."""
     package = tmp_path / "onnxruntime"
     (package / "capi").mkdir(parents=True)
     (package / "__init__.py").write_text("__version__ = '1.0'\ndef get_available_providers(): return []\n")
@@ -327,7 +327,7 @@ def test_the_probe_reads_what_the_provider_links_out_of_its_file(tmp_path: Path,
 
 
 def test_the_probe_prints_its_facts_last_and_lets_no_session_fall_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A made-up onnxruntime that prints where it fails, as the real one does."""
+    """An invented onnxruntime that prints on failure, as the real one does."""
     (tmp_path / "onnxruntime.py").write_text(
         "import sys\n"
         "__version__ = '1.0'\n"
@@ -361,7 +361,7 @@ def test_the_probe_tells_the_cuda_and_the_gpus_of_the_installed_rtx() -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file whose content the test writes, which a child runs as the module ``mine``."""
+    """A file for the test to write, which a child process runs as the module ``mine``."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path / "mine.py"
 
@@ -375,9 +375,9 @@ NO_FACTS = ("5", "null", "[1]", '"text"', "{}", "[" * 100_000)
         ("import os; os.abort()", "importing it crashes with signal 6"),
         ("raise ImportError('libfoo.so.1: cannot open')", "ImportError: libfoo.so.1: cannot open"),
         ("raise SystemExit(3)", "importing it exits with 3"),
-        ("pass", "importing it ends the program before it can say its version"),
-        *((f"print({text!r})", "importing it ends the program before it can say its version") for text in NO_FACTS),
-        ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe')", "importing it ends the program before it can say its version"),
+        ("pass", "importing it ends the program before its version can be read"),
+        *((f"print({text!r})", "importing it ends the program before its version can be read") for text in NO_FACTS),
+        ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe')", "importing it ends the program before its version can be read"),
         ("import sys; sys.stderr.buffer.write(b'\\xff!'); sys.exit(3)", "\ufffd!"),
     ],
 )
@@ -411,12 +411,12 @@ def test_the_plain_probe_tells_the_version_of_what_can_be_imported(module_name: 
     assert version or "No module named 'edgekit.nowhere'" in str(facts)
 
 
-def test_this_machine_is_described_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[Sequence[str]] = []
+def test_this_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[Sequence[str]] = []
 
     def probe(command: Sequence[str], key: str) -> Answer | Absence:
-        # torch and torchvision are imported here already: no second process pays for them again
-        ran.append(command)
+        # torch and torchvision are imported in this process already, and slow to import again
+        commands.append(command)
         if key == "absence":
             return {"absence": None}
         if "torch" in " ".join(command):
@@ -424,10 +424,10 @@ def test_this_machine_is_described_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
         return ask(command, key)
 
     report = doctor(probe=probe)
-    found = {finding.name: finding for finding in report.findings}
-    assert found["onnxruntime"].status == "ok" or found["onnxruntime-gpu"].status == "ok"
-    assert found["onnx"].version
-    assert ran
+    findings = {finding.name: finding for finding in report.findings}
+    assert findings["onnxruntime"].status == "ok" or findings["onnxruntime-gpu"].status == "ok"
+    assert findings["onnx"].version
+    assert commands
     assert DoctorReport.from_json(report.to_json()) == report
     assert json.loads(report.to_json())["passed"] is report.passed
 
@@ -440,13 +440,13 @@ def test_this_machine_is_described_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
         (NO_DRIVER, 35, "nothing", "no NVIDIA driver is installed", ""),
     ],
 )
-def test_cudas_python_is_asked_whether_it_fits_the_driver(
+def test_cudas_python_is_checked_against_the_driver(
     machine: Machine, driver: Absence | None, status: int, runs_on: str, problem: str, remedy: str
 ) -> None:
     machine.driver = driver
     machine.facts["cuda-bindings"] = {"version": "13.0", "status": status, "text": "too old"}
-    found = machine.examine()["cuda-bindings"]
-    assert (found.runs_on, found.problem, found.remedy) == (runs_on, problem, remedy)
+    finding = machine.examine()["cuda-bindings"]
+    assert (finding.runs_on, finding.problem, finding.remedy) == (runs_on, problem, remedy)
 
 
 def test_the_real_cuda_python_answers() -> None:
@@ -470,8 +470,8 @@ def test_the_engine_cache_is_named_with_its_size(machine: Machine, tmp_path: Pat
 def test_a_cache_that_is_none_is_named_with_what_to_do(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file"))
-    told = f"none: {tmp_path / 'file' / 'engines'}: Not a directory; let EDGEKIT_CACHE name a folder of yours"
-    assert machine.report().machine["engine cache"] == told
+    sentence = f"none: {tmp_path / 'file' / 'engines'}: Not a directory; let EDGEKIT_CACHE name a folder of yours"
+    assert machine.report().machine["engine cache"] == sentence
     assert machine.report().passed
 
     def refuse(self: Path) -> None:
@@ -482,7 +482,7 @@ def test_a_cache_that_is_none_is_named_with_what_to_do(machine: Machine, tmp_pat
 
 
 def test_a_pytorch_that_is_broken_is_no_backend_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real child process, with a package in front of the installed one."""
+    """A real child process finds a broken package before the installed one."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libtorch.so: cannot open shared object file')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

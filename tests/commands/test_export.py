@@ -74,7 +74,7 @@ def test_a_full_disk_leaves_the_older_bundle_and_no_litter(
 def test_exporting_a_model_without_weights_twice_gives_the_same_bundle_and_says_they_are_random(tmp_path: Path) -> None:
     reports = [export_bundle("lenet", tmp_path / name) for name in ("a", "b")]
     assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
-    assert any("no --weights were given" in note for note in reports[0].notes)
+    assert any("without --weights" in note for note in reports[0].notes)
 
 
 def test_the_written_file_itself_is_measured_and_the_manifest_says_so(tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ def test_a_trace_that_is_not_the_model_is_not_written(tmp_path: Path, monkeypatc
         return msgspec.structs.replace(golden, original={name: -array for name, array in golden.original.items()})
 
     monkeypatch.setattr("edgekit.sources.drafting.record", other)
-    with pytest.raises(ModelError, match="depends on something that a trace does not see"):
+    with pytest.raises(ModelError, match="depend on something that a trace does not see"):
         export_bundle("lenet", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
-class Told:
-    """Progress that is kept."""
+class Recorded:
+    """A Progress that records its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -151,15 +151,15 @@ def onnx_source(tmp_path: Path) -> str:
     return str(tmp_path / "net.onnx")
 
 
-def test_both_kinds_of_source_take_the_steps_that_are_told(tmp_path: Path, onnx_source: str) -> None:
+def test_both_kinds_of_source_report_their_steps(tmp_path: Path, onnx_source: str) -> None:
     steps = {
         "lenet": ["exporting 4", "+1 tracing, golden outputs", "+1 folding and writing ONNX", "+1 writing the bundle", "+1"],
         onnx_source: ["exporting 4", "+1 golden outputs", "+1 folding", "+1 writing the bundle", "+1"],
     }
     for source, lines in steps.items():
-        told = Told()
-        report = export_bundle(source, tmp_path / "bundle", progress=told)
-        assert told.lines == lines
+        progress = Recorded()
+        report = export_bundle(source, tmp_path / "bundle", progress=progress)
+        assert progress.lines == lines
         bundle = open_bundle(tmp_path / "bundle")
         assert (report.variant, report.onnx_sha256) == (bundle.variant().name, bundle.sha256_of())
         assert report.onnx_bytes == bundle.onnx_of().stat().st_size
@@ -170,11 +170,11 @@ def test_both_kinds_of_source_take_the_steps_that_are_told(tmp_path: Path, onnx_
         assert report.golden == "8 random inputs"
 
 
-def test_where_the_bundle_goes_is_looked_at_before_the_long_work(
+def test_the_bundles_place_is_checked_before_the_long_work(
     tmp_path: Path, onnx_source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.sources.drafting.trace", lambda *_: pytest.fail("it was traced"))
-    monkeypatch.setattr("edgekit.sources.onnx_file.open_onnx", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr("edgekit.sources.drafting.trace", lambda *_: pytest.fail("the model was traced"))
+    monkeypatch.setattr("edgekit.sources.onnx_file.open_onnx", lambda *_: pytest.fail("the file was opened"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -185,7 +185,7 @@ def test_where_the_bundle_goes_is_looked_at_before_the_long_work(
             export_bundle(source, tmp_path / "file" / "bundle")
 
 
-def test_a_bundle_is_called_after_its_source_unless_that_is_no_name(
+def test_a_bundle_is_named_after_its_source_if_the_name_is_valid(
     tmp_path: Path, onnx_source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

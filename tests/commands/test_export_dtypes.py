@@ -1,4 +1,4 @@
-"""Models in other dtypes, with several inputs and outputs: exported, and right."""
+"""Models in other dtypes, or with several inputs and outputs, are exported and verify."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def damaged_half() -> Any:
 
 
 class Pair(nn.Module):
-    """Two inputs, nested outputs, a batch norm that was left in training mode."""
+    """A model with two inputs, nested outputs, and a batch norm in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,22 +108,22 @@ def test_inputs_by_name_follow_the_signature_and_outputs_keep_their_names(tmp_pa
     assert [spec.name for spec in manifest.outputs] == ["features", "scaled"]
     assert any("training mode" in note for note in report.notes)
     assert verify(tmp_path / "bundle", ways("ort-cpu")).passed
-    found = load_source("tests.commands.test_export_dtypes:doubled", input_shapes=("scale=1x1", "image=1x1x6x6"))
-    assert [spec.name for spec in found.inputs] == ["image", "scale"]
+    source = load_source("tests.commands.test_export_dtypes:doubled", input_shapes=("scale=1x1", "image=1x1x6x6"))
+    assert [spec.name for spec in source.inputs] == ["image", "scale"]
     with pytest.raises(UsageError, match=r"no parameter 'picture'.*image, scale"):
         load_source("tests.commands.test_export_dtypes:doubled", input_shapes=("scale=1x1", "picture=1x1x6x6"))
 
 
 def test_nested_outputs_have_joined_names() -> None:
     model, example = pair()
-    found = named_outputs(model(example["image"], example["scale"]))
-    assert list(found) == ["features", "aux_0", "aux_1"] or list(found) == ["features", "aux0", "aux1"]
+    outputs = named_outputs(model(example["image"], example["scale"]))
+    assert list(outputs) == ["features", "aux_0", "aux_1"] or list(outputs) == ["features", "aux0", "aux1"]
     with pytest.raises(ModelError, match="two outputs of one name"):
         named_outputs({"a": {"b": torch.zeros(1)}, "a_b": torch.zeros(1)})
 
 
 class FixedDtype(nn.Sequential):
-    """Cannot run in float64 as it stands."""
+    """A model that cannot run in float64 as it stands."""
 
     def forward(self, x: Tensor) -> Any:
         return super().forward(x.float())  # type: ignore[no-untyped-call]  # torch has not typed it
@@ -156,5 +156,5 @@ def test_a_shape_may_name_its_dtype() -> None:
     (spec,) = parse_shapes(["tokens=1x16:int64"])
     assert (spec.name, spec.dtype, spec.shape) == ("tokens", "int64", ("batch", 16))
     assert parse_shapes(["1x3"], "float16")[0].dtype == "float16"
-    with pytest.raises(UsageError, match=r"'1x3:float8' names no dtype .* use one of float32"):
+    with pytest.raises(UsageError, match=r"'1x3:float8' has an unknown dtype; use one of float32"):
         parse_shapes(["1x3:float8"])

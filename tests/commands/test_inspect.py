@@ -121,7 +121,7 @@ def test_torchvisions_resnet18_by_its_import_path_counts_as_published() -> None:
 
 
 def one_node(op: str, x: tuple[int, ...], weight: tuple[int, ...], y: tuple[int, ...], **attributes: Any) -> Layer:
-    """The table's row of a model of one node, its batch axis free."""
+    """The row of a model with a single node and a free batch axis."""
     tensor = numpy_helper.from_array(np.zeros(weight, np.float32), "w")
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name, shape in (("x", x), ("y", y))]
     graph = helper.make_graph(
@@ -173,7 +173,7 @@ def valid(bundle: Path) -> bytes:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "zeros", "missing", "folder", "cyclic"])
-def test_what_is_not_an_onnx_file_is_one_sentence_naming_it(bundle: Path, tmp_path: Path, damage: str) -> None:
+def test_a_file_that_is_no_onnx_file_is_refused_in_one_sentence_that_names_it(bundle: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "model.onnx"
     content = {
         "truncated": valid(bundle)[:-1000],
@@ -200,7 +200,7 @@ def test_a_damaged_bundle_is_refused_before_it_is_read(bundle: Path) -> None:
         inspect(str(bundle))
 
 
-def test_what_is_no_target_at_all_says_what_would_be(tmp_path: Path) -> None:
+def test_a_word_that_is_no_target_is_refused_with_the_kinds_of_target(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'lennet' is neither .*lenet"):
         inspect("lennet")
     with pytest.raises(BundleError, match=r"is not a bundle"):

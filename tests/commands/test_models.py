@@ -1,4 +1,4 @@
-"""``edgekit models``."""
+"""``edgekit models`` lists the shipped models."""
 
 from __future__ import annotations
 

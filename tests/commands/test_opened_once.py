@@ -1,4 +1,4 @@
-"""What is done once for a command: opening a bundle, hashing its files, reading its golden inputs."""
+"""A command opens a bundle, hashes its files and reads its golden inputs once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of pictures, through the preprocessing that the bundle records."""
+"""``edgekit predict`` labels pictures through the bundle's recorded preprocessing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.ways import way
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (28, 28), mode: str = "L") -> Path:
-    """Noise with a bright band."""
+    """Write a picture of noise with a bright band."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 200, (*size[::-1], 3), np.uint8)
     pixels[: size[1] // 3, :, seed % 3] = 250
@@ -86,7 +86,8 @@ def test_several_pictures_are_labelled_each_as_if_alone(bundle: Path, tmp_path: 
     paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(3)]
     together = predict(bundle, paths, top=2)
     assert [prediction.image for prediction in together.predictions] == list(map(str, paths))
-    assert [alone for path in paths for alone in predict(bundle, [path], top=2).predictions] == list(together.predictions)
+    alone = [prediction for path in paths for prediction in predict(bundle, [path], top=2).predictions]
+    assert alone == list(together.predictions)
     assert len({prediction.guesses for prediction in together.predictions}) == 3
     assert PredictReport.from_json(together.to_json()) == together
 

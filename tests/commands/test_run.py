@@ -1,4 +1,4 @@
-"""``edgekit run``: each step once, and again where what it depends on has changed."""
+"""``edgekit run`` does each step once, and again if the step's inputs have changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.training.test_loop import Stopping
 
 @pytest.fixture(scope="module")
 def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures, and with what ``edgekit run`` made of them."""
+    """A folder with pictures, and with the run and the bundle that ``edgekit run`` made of them."""
     folder = tmp_path_factory.mktemp("tiny")
     rng = np.random.default_rng(0)
     for name, rows in (("high", slice(0, 9)), ("low", slice(19, 28))):
@@ -69,7 +69,7 @@ def test_run_does_every_step_and_leaves_a_run_and_a_bundle(finished: Path, run: 
     assert manifest.golden.kind == "test-set"
     pictures = sorted((finished / "pictures").rglob("1.png"))
     guessed = run("predict", "exported/tiny", *pictures, "--json").document["predictions"]
-    assert [Path(one["image"]).parent.name for one in guessed] == ["high", "low"]
+    assert [Path(prediction["image"]).parent.name for prediction in guessed] == ["high", "low"]
     assert run("verify", "exported/tiny", "--json").code == 0
 
 
@@ -79,10 +79,10 @@ def test_a_second_run_skips_every_step_and_says_so(finished: Path, run: Command)
     assert result.code == 0
     assert steps(result) == dict.fromkeys(("train", "export", "verify", "bench"), "skipped")
     assert contents(Path("exported")) == before
-    told = run("run", "tiny.toml")
-    assert told.code == 0
-    assert told.err.count("skipped, unchanged") == 4
-    assert told.out.count("unchanged: ") == 4
+    printed = run("run", "tiny.toml")
+    assert printed.code == 0
+    assert printed.err.count("skipped, unchanged") == 4
+    assert printed.out.count("unchanged: ") == 4
 
 
 def test_another_bench_setting_only_times_again(finished: Path, run: Command) -> None:
@@ -94,7 +94,7 @@ def test_another_bench_setting_only_times_again(finished: Path, run: Command) ->
     assert result.document["steps"][-1]["detail"].startswith("again, since the recipe changed: batch 1 ")
 
 
-def test_where_another_runtime_was_installed_it_is_said_why_steps_are_done_again(
+def test_with_other_backends_installed_steps_are_done_again_with_the_reason(
     finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.commands.run.absence", lambda kind: f"no {kind} any more")
@@ -112,17 +112,17 @@ class Entry(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """What pip knows of a package that brings a backend."""
+    """pip's facts about a package that brings a backend."""
 
     name: str
     version: str
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "cuda-bindings", "edgekit-echo"])
-def test_another_version_of_what_a_backend_needs_is_verified_and_timed_again(
+def test_another_version_of_a_backends_package_is_verified_and_timed_again(
     finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Of TensorRT, of CUDA's Python, and of a package that brings a backend."""
+    """The packages: TensorRT, CUDA's Python, and a package that brings a backend."""
     if name == "edgekit-echo":
         monkeypatch.setattr("edgekit.commands.run.entry_points", lambda group: (Entry(Distribution(name, "99")),))
     else:
@@ -135,7 +135,7 @@ def test_another_version_of_what_a_backend_needs_is_verified_and_timed_again(
         assert step["detail"].startswith("again, since versions of packages changed: ")
 
 
-def test_what_an_earlier_edgekit_recorded_is_done_again_and_said(finished: Path, run: Command) -> None:
+def test_a_step_recorded_by_an_earlier_edgekit_is_done_again_with_the_reason(finished: Path, run: Command) -> None:
     record = json.loads(Path("runs/tiny/steps.json").read_text())
     record["verify"]["key"] = "one hash of everything"
     written(Path("runs/tiny/steps.json"), json.dumps(record))

@@ -1,4 +1,4 @@
-"""A bundle of two variants: each is named, run, held to its own allowance, and refused where there is none of that name."""
+"""A bundle of two variants: each is named, run and checked against its own allowance; an unknown name is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COARSE = Tolerance(atol=1e-6, rtol=1e-2)
 
 
 def rounded(content: bytes) -> bytes:
-    """The same network, its weights rounded to float16 and stored as float32."""
+    """The network with weights rounded to float16 and stored as float32."""
     model = onnx.load_from_string(content)
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -46,7 +46,7 @@ def two_variants(root: Path, tolerance: Tolerance) -> Bundle:
     return write_bundle(root, manifest, contents)
 
 
-def test_each_variant_is_held_to_its_own_allowance(bundle: Path) -> None:
+def test_each_variant_is_checked_against_its_own_allowance(bundle: Path) -> None:
     two_variants(bundle, COARSE)
     report = verify(bundle, ["ort-cpu", "ort-cpu variant=float16"])
     assert report.passed
@@ -60,7 +60,7 @@ def test_each_variant_is_held_to_its_own_allowance(bundle: Path) -> None:
 
 
 def test_a_variant_beyond_its_allowance_fails_and_the_first_does_not_notice(bundle: Path) -> None:
-    """The partner of the test above: held to the first variant's allowance the second fails."""
+    """The partner of the test above: the second variant fails against the first variant's allowance."""
     two_variants(bundle, Tolerance())
     assert not verify(bundle, ["ort-cpu variant=float16"]).passed
     assert verify(bundle, ["ort-cpu"]).passed
@@ -72,7 +72,7 @@ def test_pytorch_runs_the_exported_variant_only(bundle: Path) -> None:
     assert "which this variant was made of" in why_not("torch", opened.files("float16"))
 
 
-def test_pytorch_runs_what_it_was_exported_to_and_not_what_stands_first(bundle: Path) -> None:
+def test_pytorch_runs_the_exported_variant_in_any_position(bundle: Path) -> None:
     opened = two_variants(bundle, COARSE)
     contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
     turned = msgspec.structs.replace(opened.manifest, variants=opened.manifest.variants[::-1])
@@ -102,9 +102,9 @@ def test_the_command_line_takes_a_variant(
     backend = [] if command == "inspect" else ["--backend", "ort-cpu"]
     arguments = ["edgekit", command, str(bundle), *backend, "--variant", "float16", "--json", *more]
     monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as done:
         main()
-    assert left.value.code == 0
+    assert done.value.code == 0
     document: dict[str, Any] = msgspec.json.decode(capsys.readouterr().out)
     if command == "inspect":
         assert document["source"].endswith("coarse.onnx")
@@ -112,7 +112,7 @@ def test_the_command_line_takes_a_variant(
         assert document["onnx_sha256"] == opened.sha256_of("float16") != opened.sha256_of()
 
 
-def test_a_variant_that_is_none_is_refused_with_those_there_are(bundle: Path) -> None:
+def test_an_unknown_variant_is_refused_with_the_names_of_the_variants(bundle: Path) -> None:
     two_variants(bundle, COARSE)
     with pytest.raises(UsageError, match="has no variant 'int8'; choose one of: float32, float16"):
         verify(bundle, ["ort-cpu variant=int8"])

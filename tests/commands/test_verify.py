@@ -1,4 +1,4 @@
-"""``edgekit verify``: sound bundles pass, and each change of a weight is caught."""
+"""``edgekit verify``: sound bundles pass, and every changed weight is caught."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LOOSE = Tolerance(atol=1e9, rtol=0.5, top1=0.0)
 
 
 def calibrated_lenet() -> torch.nn.Module:
-    """Batch norm statistics measured on data, as training leaves them: errors pass through instead of saturating."""
+    """LeNet with batch norm statistics measured on data, as after training, so that errors are not saturated."""
     model = network("lenet")
     norms: list[Any] = [module for module in model.modules() if isinstance(module, NORMS)]
     for norm in norms:
@@ -69,22 +69,22 @@ def calibrated(_calibrated_export: Path, tmp_path: Path) -> Path:
 
 
 def replace_file(root: Path, name: str, content: bytes) -> None:
-    """Exchange one file of a bundle and seal the bundle again."""
+    """Replace a file of a bundle and write a matching manifest."""
     manifest = open_bundle(root).manifest
     write_bundle(root, manifest, {other: (root / other).read_bytes() for other in manifest.files} | {name: content})
 
 
 def change_tensor(root: Path, tensor: str, change: Callable[[Array], None]) -> None:
     model = onnx.load(root / "model.onnx")
-    found = next(item for item in model.graph.initializer if item.name == tensor)
-    values = numpy_helper.to_array(found).copy()
+    stored = next(item for item in model.graph.initializer if item.name == tensor)
+    values = numpy_helper.to_array(stored).copy()
     change(values)
-    found.CopyFrom(numpy_helper.from_array(values, tensor))
+    stored.CopyFrom(numpy_helper.from_array(values, tensor))
     replace_file(root, "model.onnx", model.SerializeToString())
 
 
 def weight_names(root: Path) -> list[str]:
-    """Weights in the order of the layers, biases left out."""
+    """The names of weights, without biases, in the order of the layers."""
     return [item.name for item in onnx.load(root / "model.onnx").graph.initializer if len(item.dims) >= 2]
 
 
@@ -102,8 +102,9 @@ def test_a_sound_bundle_passes_on_every_runtime_and_the_rest_is_named(request: p
         assert parity_.facts
         assert 0 < parity_.outputs[0].normalised < 1e-5
         assert parity_.outputs[0].top1 == 1
-    assert {one.backend for one in report.skipped} | {one.backend for one in report.parities} == set(table())
-    assert all(one.reason for one in report.skipped)
+    skipped, verified = ([row.backend for row in rows] for rows in (report.skipped, report.parities))
+    assert {*skipped, *verified} == set(table())
+    assert all(row.reason for row in report.skipped)
 
 
 @pytest.mark.parametrize("layer", range(5))
@@ -120,7 +121,7 @@ def test_one_weight_tensor_scaled_by_1_01_is_caught(calibrated: Path, layer: int
 
 @pytest.mark.parametrize("rank", [75, 149])
 def test_one_single_element_of_the_first_convolution_scaled_by_1_01_is_caught(calibrated: Path, rank: int) -> None:
-    """The element of median and of largest magnitude; one a thousandth as large drowns in float32's own rounding."""
+    """The elements of median and of largest magnitude; a change of a much smaller one is below float32's own rounding."""
 
     def scale(values: Array) -> None:
         values.reshape(-1)[np.argsort(np.abs(values), axis=None)[rank]] *= np.float32(1.01)
@@ -173,7 +174,7 @@ def test_a_batch_axis_that_is_fixed_in_the_file_is_found_out(calibrated: Path) -
         verify(calibrated, ways("ort-cpu"))
 
 
-def test_a_tolerance_given_overrides_the_manifests_both_ways(calibrated: Path) -> None:
+def test_a_tolerance_passed_in_overrides_the_manifests_both_ways(calibrated: Path) -> None:
     assert not verify(calibrated, tolerance=Tolerance(atol=0, rtol=0)).passed
 
     def scale(values: Array) -> None:

@@ -1,4 +1,4 @@
-"""The front page is short and its links lead somewhere; pages that scripts write are up to date; the tutorial runs."""
+"""The front page is short and its links are valid; generated pages are up to date; the tutorial runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BLOCKS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub and Sphinx call the headings of a page."""
+    """The anchors that GitHub and Sphinx give to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_front_page_can_be_read_at_one_go(repository: Path) -> None:
+def test_the_front_page_is_short(repository: Path) -> None:
     assert len((repository / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
 
 
@@ -76,10 +76,10 @@ def test_the_tutorial_prints_what_it_says(repository: Path, monkeypatch: pytest.
     blocks = BLOCKS.findall(text)
     assert len(blocks) == text.count("```python") == 8
     names: dict[str, Any] = {}
-    for code, wanted in blocks:
+    for code, expected in blocks:
         with redirect_stdout(StringIO()) as output:
             exec(code, names)
-        assert output.getvalue() == wanted
+        assert output.getvalue() == expected
 
 
 def test_the_changelog_has_a_dated_entry_for_this_version_in_the_usual_groups(repository: Path) -> None:

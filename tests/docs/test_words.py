@@ -1,4 +1,4 @@
-"""What README.md and the pages in docs/ print is what there is, and works as it is printed there."""
+"""README.md and the pages in docs/ match the code, and the code and commands that they print work."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def readme() -> str:
 def test_the_readme_knows_every_extra_and_no_other(readme: str, repository: Path) -> None:
     extras = msgspec.toml.decode((repository / "pyproject.toml").read_bytes())["project"]["optional-dependencies"]
     table = (repository / "docs" / "install.md").read_text(encoding="utf-8")
-    named = {name for found in re.findall(r"'\.\[([\w,]+)\]'", readme + table) for name in found.split(",")}
+    named = {name for names in re.findall(r"'\.\[([\w,]+)\]'", readme + table) for name in names.split(",")}
     assert set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", table, re.MULTILINE)) == set(extras)
     assert set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", readme, re.MULTILINE)) <= set(extras)
     assert named <= set(extras)
@@ -91,7 +91,7 @@ def test_a_commands_page_lists_every_option(repository: Path, name: str) -> None
     assert options <= set(re.findall(r"--[\w-]+", page))
 
 
-def test_the_words_of_the_tour_are_those_that_it_is_made_with() -> None:
+def test_the_tours_page_has_the_sentences_of_its_script() -> None:
     page = tour.PAGE.read_text(encoding="utf-8")
     for about, _ in tour.STEPS:
         assert f"\n{about}\n" in page

@@ -1,4 +1,4 @@
-"""How far a fold moves the numbers, and models that several files fold."""
+"""Helpers of the folding tests: the error of a fold, and models for several files."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def spec(*shape: int, dtype: str = "float32") -> tuple[TensorSpec, ...]:
     return (TensorSpec("input", dtype, ("batch", *shape)),)
 
 
-def error(got: nn.Module, wanted: nn.Module, inputs: Sequence[TensorSpec]) -> float:
-    """The largest scale-normalised difference of any output, on three samples."""
-    with torch.inference_mode():  # a model may write into its inputs: each has its own
-        ours = named_outputs(got(*tensors_of(inputs, 3)))
-        theirs = named_outputs(copy.deepcopy(wanted).eval()(*tensors_of(inputs, 3)))
+def error(folded: nn.Module, original: nn.Module, inputs: Sequence[TensorSpec]) -> float:
+    """The largest error of scale of any output of ``folded``, on three samples."""
+    with torch.inference_mode():  # a model may write into its inputs, so each model gets its own
+        ours = named_outputs(folded(*tensors_of(inputs, 3)))
+        theirs = named_outputs(copy.deepcopy(original).eval()(*tensors_of(inputs, 3)))
     assert ours.keys() == theirs.keys()
     return max(float((ours[key] - theirs[key]).abs().max() / theirs[key].abs().max().clamp_min(1e-30)) for key in theirs)
 
 
 def fold_exactly(model: nn.Module, *shape: int) -> tuple[fx.GraphModule, FoldReport]:
-    """Fold in float64, and hold the result against the model."""
+    """Fold in float64, and compare the result with the model."""
     inputs = spec(*shape, dtype="float64")
     model = randomise_norms(model).double()
     graph, report = fold(model, inputs)
@@ -51,7 +51,7 @@ def norm_nodes(graph: fx.GraphModule) -> int:
 
 
 def paths(report: FoldReport) -> dict[str, str]:
-    """Norm -> the layers it went into, joined."""
+    """Norm -> the layers that took the norm, joined by commas."""
     return {item.norm: ", ".join(item.into) for item in report.folded}
 
 
@@ -73,7 +73,7 @@ class Skip(nn.Module):
 
 
 class Calls(nn.Module):
-    """Layers by name and a function that puts them together."""
+    """A model of named layers and a function that calls them."""
 
     def __init__(self, forward: Callable[..., Any], **layers: nn.Module) -> None:
         super().__init__()

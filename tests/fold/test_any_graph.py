@@ -1,4 +1,4 @@
-"""Any graph folds to one that computes the same."""
+"""Any graph folds to a graph that computes the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Step(NamedTuple):
 
 
 class Drawn(nn.Module):
-    """A program over a list of values; every value that nothing uses is an output."""
+    """A drawn program over a list of values; every unused value is an output."""
 
     def __init__(self, modules: dict[str, nn.Module], steps: list[Step]) -> None:
         super().__init__()
@@ -33,28 +33,28 @@ class Drawn(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         values = [x]
         for step in self.steps:
-            given = [values[index] for index in step.sources]
+            inputs = [values[index] for index in step.sources]
             if step.module:
-                values.append(self.parts[step.module](given[0]))
+                values.append(self.parts[step.module](inputs[0]))
             elif step.kind == "cat":
-                values.append(torch.cat(given, dim=1))
+                values.append(torch.cat(inputs, dim=1))
             elif step.kind == "add":
-                values.append(given[0] + given[1])
+                values.append(inputs[0] + inputs[1])
             elif step.kind == "gate":
-                weight = torch.sigmoid(given[1].flatten(2).mean(2))
-                values.append(given[0] * weight.reshape(*weight.shape, *[1] * (x.dim() - 2)))
+                weight = torch.sigmoid(inputs[1].flatten(2).mean(2))
+                values.append(inputs[0] * weight.reshape(*weight.shape, *[1] * (x.dim() - 2)))
             elif step.kind == "mean":
-                values.append(given[0].flatten(2).mean(2))
+                values.append(inputs[0].flatten(2).mean(2))
             elif step.kind == "flat":
-                values.append(given[0].flatten(1))
+                values.append(inputs[0].flatten(1))
             else:
-                values.append(torch.tanh(given[0]))
+                values.append(torch.tanh(inputs[0]))
         used = {index for step in self.steps for index in step.sources}
         return tuple(value for index, value in enumerate(values) if index not in used)
 
 
 class Shuffle(nn.Module):
-    """The channels of two groups, interleaved."""
+    """Interleaves the channels of two groups."""
 
     def forward(self, x: Tensor) -> Tensor:
         groups: Tensor = x.unflatten(1, (2, -1))  # type: ignore[no-untyped-call]  # torch has not typed it
@@ -62,7 +62,7 @@ class Shuffle(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A linear layer over the channels, which are moved last for it."""
+    """A linear layer over the channels, which are moved to the last axis and back."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class LayerScale(nn.Module):
         return x * self.scale
 
 
-# kind -> what it is made of, from the number of channels and of spatial axes; all keep the shape
+# kind -> a function from the numbers of channels and of spatial axes to a module that keeps the shape
 SAME_SHAPE: dict[str, Callable[[int, int], nn.Module]] = {
     "relu": lambda width, rank: nn.ReLU(),
     "relu in place": lambda width, rank: nn.ReLU(inplace=True),
@@ -97,7 +97,7 @@ KINDS = ("conv", "conv", "transposed", "norm", "norm", "norm", "norm", "again", 
 
 @st.composite
 def drawn_models(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
-    """Values keep their height and width, so that any two of as many channels can meet."""
+    """Draw a model whose values keep height and width, so that any two with equal channels can be combined."""
     torch.manual_seed(draw(st.integers(0, 1000)))
     rank = draw(st.integers(1, 3))
     channels = [draw(st.sampled_from((2, 4)))]
@@ -119,7 +119,7 @@ def drawn_models(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
 
     for _ in range(draw(st.integers(2, 9))):
         kind = draw(st.sampled_from(KINDS))
-        # mostly the newest value: chains are what folds
+        # mostly the newest value, because chains can fold
         source = len(channels) - 1 if draw(st.integers(0, 3)) else draw(st.integers(0, len(channels) - 1))
         width = channels[source]
         out, groups = draw(st.sampled_from((2, 4, 6))), draw(st.sampled_from((1, 1, 2)))
@@ -158,22 +158,22 @@ def drawn_models(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def behind_a_layer_of_its_own(model: nn.Module) -> set[str]:
-    """The norms that must fold: directly behind a layer that is called once, whose output nothing else uses."""
+    """The norms that must fold: directly after a layer that is called once and whose output has no other use."""
     assert isinstance(model, Drawn)
     names = [step.module for step in model.steps]
     uses = Counter(index for step in model.steps for index in step.sources)
-    found = set()
+    names_of_norms = set()
     for step in model.steps:
         producer = model.steps[step.sources[0] - 1] if step.sources[0] else None
         alone = producer is not None and names.count(producer.module) == 1 and uses[step.sources[0]] == 1
         if step.kind == "norm" and alone and producer is not None and producer.kind in ("conv", "transposed"):
-            found.add(f"parts.{step.module}")
-    return found
+            names_of_norms.add(f"parts.{step.module}")
+    return names_of_norms
 
 
 @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(drawn_models())
-def test_any_graph_folds_to_one_that_computes_the_same(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:
+def test_any_graph_folds_to_a_graph_that_computes_the_same(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:
     model, shape = drawn
     inputs = spec(*shape, dtype="float64")
     graph, report = fold(model, inputs)
@@ -186,7 +186,7 @@ def test_any_graph_folds_to_one_that_computes_the_same(drawn: tuple[nn.Module, t
 
 
 class Aligned(nn.Module):
-    """Moves its input to where the weights are, as many published models do."""
+    """Casts its input to the dtype of the weights, as many published models do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ def test_a_cast_to_the_dtype_of_the_weights_does_not_stop_a_fold() -> None:
 
 
 class Table(nn.Module):
-    """A parameter is looked up by the input in front of a written-out norm, at the end of a long chain."""
+    """Looks up a parameter by the input, then has a long chain of sums and a written-out norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,4 +218,4 @@ class Table(nn.Module):
 
 def test_a_looked_up_parameter_and_a_long_chain_are_no_constants() -> None:
     _, report = fold(randomise_norms(Table()), spec(4))
-    assert [kept.norm for kept in report.kept] == ["norm"]
+    assert [norm.norm for norm in report.kept] == ["norm"]

@@ -1,4 +1,4 @@
-"""What can be folded, and that the numbers do not move."""
+"""Norms that fold, without a change of the outputs."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_one_norm_called_after_two_layers_folds_into_both() -> None:
 
 
 class Crossed(nn.Module):
-    """Defined in an order that has nothing to do with the order of the calls."""
+    """Modules defined in another order than they are called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def test_folding_follows_the_data_and_not_the_order_of_modules() -> None:
 
 
 class Functional(nn.Module):
-    """Two weights in one module, one with a bias of its own name, and no layer modules at all."""
+    """Functional calls with two weights in a single module, and no layer modules."""
 
     mean: Tensor
     variance: Tensor
@@ -193,8 +193,8 @@ def test_half_precision_is_folded_in_float64_and_rounded_once() -> None:
     assert {tensor.dtype for tensor in graph.state_dict().values()} == {torch.float16}
     exact, norm = copy.deepcopy(model).double(), model[1].double()
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    wanted = (exact[0].weight * scale.reshape(-1, 1, 1, 1)).detach().half()
-    assert torch.equal(graph.state_dict()["0.weight"], wanted)
+    expected = (exact[0].weight * scale.reshape(-1, 1, 1, 1)).detach().half()
+    assert torch.equal(graph.state_dict()["0.weight"], expected)
 
 
 def test_bfloat16_inputs_are_refused_in_one_sentence() -> None:
@@ -213,11 +213,11 @@ class TwoHeads(nn.Module):
         self.right = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        left = self.left(x)
-        return {"left": left, "right": self.right(x), "positive": left > 0, "best": left.argmax(1), "log": left.log()}
+        y = self.left(x)
+        return {"left": y, "right": self.right(x), "positive": y > 0, "best": y.argmax(1), "log": y.log()}
 
 
-def test_outputs_of_every_kind_fold_also_where_they_are_not_finite() -> None:
+def test_outputs_of_every_kind_fold_even_if_they_are_not_finite() -> None:
     model = randomise_norms(TwoHeads())
     _, report = fold(model, spec(1, 5, 5))
     assert paths(report) == {"left.1": "left.0", "right.1": "right.0"}
@@ -240,13 +240,13 @@ def test_a_model_that_fixes_a_dtype_folds_all_the_same() -> None:
 
 
 class Amplifier(Skip):
-    """Rounding grows by the size of what a sine is taken of."""
+    """Amplifies rounding by a sine of large values."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sin(1e5 * self.norm(self.conv(x)))
 
 
-def test_a_model_that_amplifies_rounding_is_held_to_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_a_model_that_amplifies_rounding_is_its_own_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomise_norms(Amplifier())
     _, report = fold(model, spec(1, 5, 5))
     assert paths(report) == {"norm": "conv"}

@@ -1,4 +1,4 @@
-"""Folding a large model: how much memory it takes beyond the model, in a process of its own."""
+"""The memory that folding a large model takes, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 inputs = (TensorSpec("input", "float32", ("batch", 3, 64, 64)),)
 fold(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), inputs)  # the libraries' own first use
 model = torchvision.models.get_model(sys.argv[1]).eval()
-for norm in [one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d)]:
+for norm in [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]:
     for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
         tensor.data.uniform_(0.5, 1.5)
 weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
@@ -52,7 +52,7 @@ print(peak[0] / weights, len(report.folded))
 def test_folding_takes_at_most_twice_the_models_memory(
     repository: Path, environment: dict[str, str], arguments: tuple[str, ...], folded: int, within: bool
 ) -> None:
-    # glibc keeps what was freed unless it is told to give it back; what is meant is memory in use
+    # let glibc return freed memory to the system at once, so that only memory in use is measured
     environment |= {"PYTHONPATH": str(repository), "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", PROGRAM, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

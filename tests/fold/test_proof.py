@@ -1,4 +1,4 @@
-"""A rule that is wrong is caught by fold itself."""
+"""``fold`` itself notices a wrong rule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _flipped(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _regrouped(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Channels dealt to the groups in turn, as if output o belonged to group o modulo groups."""
+    """Assign channels to groups in turn, as if output o belonged to group o modulo groups."""
     return lambda shape, scale, groups: function(shape, scale.reshape(-1, groups).T.reshape(-1), groups)
 
 
@@ -52,7 +52,7 @@ def test_a_wrong_rule_is_caught(
     shape: tuple[int, ...],
 ) -> None:
     model = randomise_norms(build())
-    assert bool(fold(model, spec(*shape))[1].folded) == (part != "axis")  # on another axis it must not fold at all
+    assert bool(fold(model, spec(*shape))[1].folded) == (part != "axis")  # a norm on another axis must not fold at all
     layer = rules.LAYERS[target]
     monkeypatch.setattr(rules, "LAYERS", {**rules.LAYERS, target: layer._replace(**{part: wrong(getattr(layer, part))})})
     with pytest.raises(ModelError, match=r"changed its float64 outputs by .*--no-fold-bn"):
@@ -113,7 +113,7 @@ def test_a_missed_refusal_is_caught(monkeypatch: pytest.MonkeyPatch, check: str)
     fold(randomise_norms(model), spec(3, 5, 5))
     monkeypatch.setattr(search.Search, check, lambda *args: None)
     if check == "_check_weight":
-        # the fold itself gives a shared weight a copy; without that, too, the other call would change
+        # folding copies a shared weight; this prevents the copy, so that the other call changes
         monkeypatch.setattr("edgekit.fold.weights.Weights._own", lambda weights, node, current, leaf: str(current.target))
     with pytest.raises(ModelError, match="changed its float64 outputs"):
         fold(model, spec(3, 5, 5))

@@ -1,4 +1,4 @@
-"""What cannot be folded, and why."""
+"""Norms that cannot be folded, and the reasons in the report."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class CalledTwice(nn.Module):
 class SharedWeight(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.other, self.norm = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
-        self.other.weight = self.one.weight
+        self.first, self.second, self.norm = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+        self.second.weight = self.first.weight
 
     def forward(self, x: Tensor) -> Any:
-        return self.norm(self.one(x)) + self.other(x)
+        return self.norm(self.first(x)) + self.second(x)
 
 
 class PartOfAWeight(Skip):
@@ -54,7 +54,7 @@ class AfterCat(Skip):
 
 
 class Tied(Skip):
-    """The layer's bias is also the norm's."""
+    """A layer and a norm that share one bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] =
     "another user": (Skip, (1, 5, 5), "other-users", "the output of conv is also used by relu"),
     "an output of the model": (AlsoOutput, (1, 5, 5), "other-users", "the output of conv is also used by the model's output"),
     "one layer called twice": (CalledTwice, (3, 7, 7), "shared-weight", "weight of conv is shared with conv2d in conv"),
-    "a shared weight": (SharedWeight, (3, 5, 5), "shared-weight", "is shared with conv2d in other"),
+    "a shared weight": (SharedWeight, (3, 5, 5), "shared-weight", "is shared with conv2d in second"),
     "statistics of the batch": (
         lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)),
         (1, 5, 5),
@@ -121,10 +121,10 @@ def test_a_norm_is_kept_and_says_why(build: Callable[[], nn.Module], shape: tupl
     graph, report = fold(model, inputs)
     assert error(graph, model, inputs) <= EXACT
     assert report.folded == ()
-    (kept,) = report.kept
-    assert reason in kept.reason
-    assert kept.obstacles[0].code == code
-    assert kept.nodes == norm_nodes(graph) == 1
+    (norm,) = report.kept
+    assert reason in norm.reason
+    assert norm.obstacles[0].code == code
+    assert norm.nodes == norm_nodes(graph) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,10 @@ def test_a_norm_that_is_not_finite_is_kept_and_says_so(norm: Callable[[int], nn.
     model = randomise_norms(nn.Sequential(nn.Conv2d(1, 3, 3), norm(3)))
     with_values(model[1], **{name: (1.0, value, 1.0)})
     _, report = fold(model, spec(1, 5, 5))
-    if norm is BatchNorm and (name, value) == ("running_var", float("inf")):  # written out, it divides by infinity: a map to beta
+    if norm is BatchNorm and (name, value) == (
+        "running_var",
+        float("inf"),
+    ):  # written out, the norm divides by infinity: a map to beta
         assert len(report.folded) == 1
         return
     assert [item.reason for item in report.kept] == ["its statistics or parameters are not finite"]

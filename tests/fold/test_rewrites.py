@@ -1,4 +1,4 @@
-"""What folding rewrites on the way must not change anything either: writes in place, repeats, spellings, dead branches."""
+"""Folding's other rewrites change no outputs: writes in place, repeats, spellings, dead branches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.networks import randomise_norms
 
 
 def piece(split: Callable[[Tensor], Any]) -> Callable[[Any, Tensor], Tensor]:
-    """Write into a piece of the norm's output, and return the whole."""
+    """A ``forward`` that writes into a piece of the norm's output, and returns the whole output."""
 
     def forward(model: Any, x: Tensor) -> Any:
         y = model.norm(model.conv(x))
@@ -73,8 +73,8 @@ def test_a_norm_is_not_taken_out_from_before_a_later_write() -> None:
 
     model = randomise_norms(Calls(forward, norm=nn.BatchNorm2d(3), conv=nn.Conv2d(3, 4, 3))).double()
     inputs = spec(3, 6, 6, dtype="float64")
-    found, report = fold(model, inputs)
-    assert error(found, model, inputs) <= EXACT
+    folded, report = fold(model, inputs)
+    assert error(folded, model, inputs) <= EXACT
     assert report.kept[0].obstacles[-1].code == "in-place"
 
 
@@ -85,10 +85,10 @@ def test_a_write_that_keeps_its_dtype_still_does() -> None:
         return model.norm(y)
 
     model = conv_and_norm(forward)
-    found, _ = fold(model, spec(3, 6, 6))
+    folded, _ = fold(model, spec(3, 6, 6))
     (x,) = tensors_of(spec(3, 6, 6), 2)
-    assert found(x).dtype == torch.float32
-    assert torch.allclose(found(x), model.eval()(x), atol=1e-5)
+    assert folded(x).dtype == torch.float32
+    assert torch.allclose(folded(x), model.eval()(x), atol=1e-5)
 
 
 def test_a_model_that_draws_random_numbers_folds() -> None:
@@ -110,9 +110,9 @@ REPEATS: dict[str, Callable[[Any, Tensor], Any]] = {
 @pytest.mark.parametrize("forward", REPEATS.values(), ids=REPEATS)
 def test_the_file_has_as_many_norms_as_the_report(forward: Callable[[Any, Tensor], Any], fold_bn: bool) -> None:
     model = Calls(forward, norm=nn.BatchNorm2d(3), twin=nn.BatchNorm2d(3))
-    found, report = fold(model, spec(3, 6, 6), fold_bn=fold_bn)
-    content = export_onnx(found, report, spec(3, 6, 6), output_specs(found, spec(3, 6, 6)))  # raises when it has not
-    assert batch_norms(onnx.load_from_string(content)) == sum(kept.nodes for kept in report.kept)
+    folded, report = fold(model, spec(3, 6, 6), fold_bn=fold_bn)
+    content = export_onnx(folded, report, spec(3, 6, 6), output_specs(folded, spec(3, 6, 6)))  # raises if the counts differ
+    assert batch_norms(onnx.load_from_string(content)) == sum(norm.nodes for norm in report.kept)
 
 
 SPELLED: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
@@ -129,7 +129,7 @@ FOLDED_AWAY = {
     *(ATEN.mul.Tensor, ATEN.multiply.Tensor, ATEN.div.Tensor, ATEN.divide.Tensor, ATEN.true_divide.Tensor, ATEN.neg.default),
     *(ATEN.negative.default, ATEN.sub.Tensor, ATEN.subtract.Tensor, ATEN.rsub.Tensor, ATEN.rsub.Scalar),
 }
-"""The operators that ``SPELLED`` is written with: each becomes part of the convolution."""
+"""The operators in ``SPELLED``, all of which become part of the convolution."""
 
 
 @pytest.mark.parametrize(("forward", "shape"), SPELLED.values(), ids=SPELLED)
@@ -139,10 +139,10 @@ def test_arithmetic_of_many_spellings_folds(forward: Callable[[Any, Tensor], Ten
     model.scale, model.shift = (nn.Parameter(torch.rand(4, 1, 1) + 0.5) for _ in range(2))
     model.places = nn.Parameter(torch.rand(4, 4))
     inputs = spec(*shape, dtype="float64")
-    found, report = fold(model.double(), inputs)
+    folded, report = fold(model.double(), inputs)
     assert (len(report.folded), len(report.kept)) == (1, 0)
-    assert error(found, model, inputs) <= EXACT
-    assert not {node.target for node in found.graph.nodes} & FOLDED_AWAY
+    assert error(folded, model, inputs) <= EXACT
+    assert not {node.target for node in folded.graph.nodes} & FOLDED_AWAY
 
 
 PRODUCTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -168,9 +168,9 @@ def test_a_norm_goes_into_the_layer_before_it_and_leaves_a_matrix_product_behind
     model = Calls(forward, layer=nn.Linear(3, 5), norm=nn.BatchNorm1d(5))
     model.weight, model.bias = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(4))
     inputs = spec(3, dtype="float64")
-    found, report = fold(randomise_norms(model).double(), inputs)
+    folded, report = fold(randomise_norms(model).double(), inputs)
     assert [item.into for item in report.folded] == [("layer",)]
-    assert error(found, model, inputs) <= EXACT
+    assert error(folded, model, inputs) <= EXACT
 
 
 @pytest.mark.parametrize("forward", PRODUCTS.values(), ids=PRODUCTS)
@@ -179,21 +179,21 @@ def test_matrix_products_are_linear_layers(forward: Callable[[Any, Tensor], Tens
     model = Calls(forward, norm=nn.BatchNorm1d(4), before=nn.BatchNorm1d(5))
     model.weight, model.bias = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(4))
     inputs = spec(5, dtype="float64")
-    found, report = fold(randomise_norms(model).double(), inputs)
+    folded, report = fold(randomise_norms(model).double(), inputs)
     assert len(report.folded) == 1
-    assert error(found, model, inputs) <= EXACT
+    assert error(folded, model, inputs) <= EXACT
 
 
 def test_a_matrix_product_that_nothing_is_folded_into_stays_one() -> None:
     model = Calls(lambda m, x: m.norm(torch.tanh(x @ m.weight)), norm=nn.BatchNorm1d(4))
     model.weight = nn.Parameter(torch.randn(5, 4))
-    found, report = fold(randomise_norms(model), spec(5))
+    folded, report = fold(randomise_norms(model), spec(5))
     assert len(report.kept) == 1
-    assert [node.target for node in found.graph.nodes].count(torch.ops.aten.matmul.default) == 1
-    assert torch.ops.aten.permute.default not in [node.target for node in found.graph.nodes]
+    assert [node.target for node in folded.graph.nodes].count(torch.ops.aten.matmul.default) == 1
+    assert torch.ops.aten.permute.default not in [node.target for node in folded.graph.nodes]
 
 
-# value without a batch axis, or with the normalised axis where an operator works
+# cases without a batch axis, or in which an operator works along the normalised axis
 PLACES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "average over channels": (lambda: nn.Sequential(nn.Linear(8, 8), nn.AvgPool1d(2), nn.BatchNorm1d(4)), (8,)),
     "adaptive average over channels": (lambda: nn.Sequential(nn.Linear(8, 8), nn.AdaptiveAvgPool1d(4), nn.BatchNorm1d(4)), (8,)),
@@ -209,18 +209,18 @@ PLACES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def test_operators_over_the_normalised_axis_keep_the_norm(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     model = randomise_norms(build()).double()
     inputs = spec(*shape, dtype="float64")
-    found, report = fold(model, inputs)
+    folded, report = fold(model, inputs)
     assert len(report.kept) == 1
-    assert error(found, model, inputs) <= EXACT
+    assert error(folded, model, inputs) <= EXACT
 
 
 def test_views_of_one_storage_that_do_not_overlap_are_not_shared() -> None:
     model = randomise_norms(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)))
     parameters = list(model.parameters())
     torch.nn.utils.vector_to_parameters(torch.nn.utils.parameters_to_vector(parameters), parameters)
-    found, report = fold(model, spec(3, 8, 8))
+    folded, report = fold(model, spec(3, 8, 8))
     assert len(report.folded) == 2
-    assert {parameter.untyped_storage().data_ptr() for parameter in found.parameters()}.isdisjoint(
+    assert {parameter.untyped_storage().data_ptr() for parameter in folded.parameters()}.isdisjoint(
         {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     )
 
@@ -242,9 +242,9 @@ def test_any_number_of_inputs_in_one_parameter() -> None:
 
     two = [*spec(3, 8, 8), *spec(3, 8, 8)]
     two[1] = type(two[1])("second", "float32", two[1].shape)
-    found, report = fold(randomise_norms(Any_()), two)
+    folded, report = fold(randomise_norms(Any_()), two)
     assert len(report.kept) == 1
-    assert found(*tensors_of(two, 3)).shape == (3, 4, 6, 6)
+    assert folded(*tensors_of(two, 3)).shape == (3, 4, 6, 6)
 
 
 def test_a_model_that_cannot_be_copied_or_exits_says_so() -> None:
@@ -263,7 +263,7 @@ def test_a_model_that_cannot_be_copied_or_exits_says_so() -> None:
 
 
 class Merging(nn.Linear):
-    """Writes into its weight on the way to inference mode, and back, as LoRA layers do."""
+    """Writes into its weight when it enters and leaves inference mode, as LoRA layers do."""
 
     def __init__(self) -> None:
         super().__init__(8, 4)
@@ -304,7 +304,7 @@ def test_a_model_that_writes_into_its_weights_keeps_them(build: Callable[[], nn.
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_what_an_earlier_fold_changed_is_not_compared_with_what_it_was() -> None:
+def test_a_value_changed_by_an_earlier_fold_is_not_compared_with_the_original() -> None:
     def forward(m: Any, x: Tensor) -> Any:
         return m.last(m.norm(torch.max_pool2d(m.conv(x), 2)) * m.scale + 10.0)
 
@@ -312,9 +312,9 @@ def test_what_an_earlier_fold_changed_is_not_compared_with_what_it_was() -> None
     model = Calls(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), last=nn.Conv2d(4, 2, 2))
     model.scale = nn.Parameter(torch.rand(4, 1, 1) + 0.5)
     inputs = spec(3, 8, 8, dtype="float64")
-    found, report = fold(randomise_norms(model).double(), inputs)
+    folded, report = fold(randomise_norms(model).double(), inputs)
     assert len(report.folded) == 2
-    assert error(found, model, inputs) <= EXACT
+    assert error(folded, model, inputs) <= EXACT
 
 
 def test_sums_on_the_way_to_a_fold_beside_may_change() -> None:
@@ -327,8 +327,8 @@ def test_sums_on_the_way_to_a_fold_beside_may_change() -> None:
     model = Calls(forward, norm=nn.BatchNorm2d(3), **convs)
     model.ones = nn.Parameter(torch.ones(3, 1, 1))
     inputs = spec(3, 6, 6, dtype="float64")
-    found, _ = fold(randomise_norms(model).double(), inputs)
-    assert error(found, model, inputs) <= EXACT
+    folded, _ = fold(randomise_norms(model).double(), inputs)
+    assert error(folded, model, inputs) <= EXACT
 
 
 def test_an_operator_that_writes_elsewhere_is_left_alone() -> None:
@@ -343,7 +343,7 @@ def test_an_operator_that_writes_elsewhere_is_left_alone() -> None:
     assert error(fold(model, inputs)[0], model, inputs) <= EXACT
 
 
-def test_a_counter_does_not_go_on_from_run_to_run() -> None:
+def test_a_counter_is_not_advanced_by_the_proof() -> None:
     def forward(m: Any, x: Tensor) -> Any:
         m.count += 1
         return m.norm(m.conv(x)) * m.count

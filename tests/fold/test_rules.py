@@ -1,4 +1,4 @@
-"""Folding through, into what follows, and beside: each case is held against the model in float64, each refusal by its code."""
+"""Folding through operators, into following layers, and beside: outputs are compared in float64, refusals by their code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.networks import randomise_norms
 
 
 def fixed(model: nn.Module, *, positive: bool = False, centred: bool = False) -> nn.Module:
-    """Random batch norms; gamma positive, or mean and beta zero, where asked."""
+    """The model in float64 with random batch norms; ``positive``: gamma positive; ``centred``: mean and beta zero."""
     randomise_norms(model)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -80,8 +80,8 @@ BEFORE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize(("build", "shape"), BEFORE.values(), ids=BEFORE)
 def test_a_norm_folds_back_through(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    found = folded_paths(fixed(build(), positive=True), *shape)
-    assert list(found.values()) in (["0 before"], ["conv before"])
+    places = folded_paths(fixed(build(), positive=True), *shape)
+    assert list(places.values()) in (["0 before"], ["conv before"])
 
 
 def padded(mode: Any) -> nn.Module:
@@ -107,20 +107,20 @@ AFTER: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize(("build", "shape"), AFTER.values(), ids=AFTER)
-def test_a_norm_folds_into_what_follows(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_a_norm_folds_into_the_layer_that_follows(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     model = fixed(build())
-    (found,) = folded_paths(model, *shape).values()
-    assert found == f"{len(list(model.children())) - 1} after"
+    (place,) = folded_paths(model, *shape).values()
+    assert place == f"{len(list(model.children())) - 1} after"
 
 
 def test_a_norm_folds_into_all_layers_that_read_it_or_into_none() -> None:
     def both(m: Any, x: Tensor) -> Any:
         y = m.norm(x)
-        return m.one(y), m.other(y)
+        return m.first(y), m.second(y)
 
-    model = Calls(both, norm=nn.BatchNorm2d(2), one=nn.Conv2d(2, 3, 1), other=nn.Conv2d(2, 3, 3))
-    assert folded_paths(fixed(model), 2, 5, 5) == {"norm": "one, other after"}
-    model = Calls(both, norm=nn.BatchNorm2d(2), one=nn.Conv2d(2, 3, 1), other=nn.Tanh())
+    model = Calls(both, norm=nn.BatchNorm2d(2), first=nn.Conv2d(2, 3, 1), second=nn.Conv2d(2, 3, 3))
+    assert folded_paths(fixed(model), 2, 5, 5) == {"norm": "first, second after"}
+    model = Calls(both, norm=nn.BatchNorm2d(2), first=nn.Conv2d(2, 3, 1), second=nn.Tanh())
     assert folded_paths(fixed(model), 2, 5, 5) == {}
 
 
@@ -134,34 +134,34 @@ def test_a_scale_without_shift_passes_zero_padding_and_relu() -> None:
     with torch.no_grad():
         negative[0].weight[0] = -1.0
     _, report = fold(negative, spec(2, 5, 5, dtype="float64"))
-    assert [one.code for one in report.kept[0].obstacles] == ["input", "nonlinear"]
+    assert [obstacle.code for obstacle in report.kept[0].obstacles] == ["input", "nonlinear"]
 
 
 def test_every_branch_of_a_concatenation_takes_its_share() -> None:
     model = Calls(
-        lambda m, x: m.norm(torch.cat([m.one(x), m.other(x)], 1)),
-        one=nn.Conv2d(2, 3, 3), other=nn.ConvTranspose2d(2, 2, 3, padding=2, bias=False), norm=nn.BatchNorm2d(5),
+        lambda m, x: m.norm(torch.cat([m.first(x), m.second(x)], 1)),
+        first=nn.Conv2d(2, 3, 3), second=nn.ConvTranspose2d(2, 2, 3, padding=2, bias=False), norm=nn.BatchNorm2d(5),
     )  # fmt: skip
-    assert folded_paths(fixed(model), 2, 6, 6) == {"norm": "one, other before"}
+    assert folded_paths(fixed(model), 2, 6, 6) == {"norm": "first, second before"}
 
 
 def test_a_branch_that_cannot_take_its_share_leaves_all_as_they_were() -> None:
-    model = Calls(lambda m, x: m.norm(torch.cat([m.one(x), torch.tanh(x)], 1)), one=nn.Conv2d(2, 3, 1), norm=nn.BatchNorm2d(5))
+    model = Calls(lambda m, x: m.norm(torch.cat([m.conv(x), torch.tanh(x)], 1)), conv=nn.Conv2d(2, 3, 1), norm=nn.BatchNorm2d(5))
     graph, report = fold(fixed(model), spec(2, 6, 6, dtype="float64"))
     assert report.folded == ()
-    assert torch.equal(graph.state_dict()["one.weight"], model.one.weight)  # type: ignore[arg-type,union-attr]  # torch's modules take and give Tensor | Module
+    assert torch.equal(graph.state_dict()["conv.weight"], model.conv.weight)  # type: ignore[arg-type,union-attr]  # torch's modules take and give Tensor | Module
 
 
 def test_a_sum_and_a_product_share() -> None:
     total = Calls(
-        lambda m, x: m.norm(m.one(x) - m.other(x)), one=nn.Conv2d(2, 3, 3), other=nn.Conv2d(2, 3, 3), norm=nn.BatchNorm2d(3)
+        lambda m, x: m.norm(m.first(x) - m.second(x)), first=nn.Conv2d(2, 3, 3), second=nn.Conv2d(2, 3, 3), norm=nn.BatchNorm2d(3)
     )
-    assert folded_paths(fixed(total), 2, 6, 6) == {"norm": "one, other before"}
+    assert folded_paths(fixed(total), 2, 6, 6) == {"norm": "first, second before"}
     gated = Calls(
-        lambda m, x: m.norm(m.one(x) * torch.sigmoid(m.other(x))),
-        one=nn.Conv2d(2, 3, 3), other=nn.Conv2d(2, 3, 3), norm=nn.BatchNorm2d(3),
+        lambda m, x: m.norm(m.first(x) * torch.sigmoid(m.second(x))),
+        first=nn.Conv2d(2, 3, 3), second=nn.Conv2d(2, 3, 3), norm=nn.BatchNorm2d(3),
     )  # fmt: skip
-    assert folded_paths(fixed(gated, centred=True), 2, 6, 6) == {"norm": "one before"}
+    assert folded_paths(fixed(gated, centred=True), 2, 6, 6) == {"norm": "first before"}
     assert folded_paths(fixed(gated), 2, 6, 6) == {}
 
 
@@ -172,9 +172,9 @@ def test_an_identity_beside_convolutions_folds_into_one_of_them() -> None:
             norm=nn.BatchNorm2d(4), small=nn.Conv2d(4, 4, 1, groups=groups), small_norm=nn.BatchNorm2d(4), large=conv,
             large_norm=nn.BatchNorm2d(4),
         )  # fmt: skip
-        found = folded_paths(fixed(model), 4, 6, 6)
-        assert found["norm"] in ("small beside", "large beside")
-        assert len(found) == 3
+        places = folded_paths(fixed(model), 4, 6, 6)
+        assert places["norm"] in ("small beside", "large beside")
+        assert len(places) == 3
     dilated = nn.Conv2d(4, 4, 3, padding="same", dilation=2)
     model = Calls(lambda m, x: m.norm(x) + m.conv(x), norm=nn.BatchNorm2d(4), conv=dilated)
     assert folded_paths(fixed(model), 4, 6, 6) == {"norm": "conv beside"}
@@ -239,11 +239,11 @@ def test_three_norms_in_a_row_are_rounded_once() -> None:
         norm = model[index].double()
         gamma, variance = (norm.weight, norm.running_var)
         scale = scale * gamma.reshape(-1) / torch.sqrt(variance.reshape(-1) + norm.eps)
-    wanted = (model[0].weight.double() * scale.reshape(-1, 1, 1, 1)).float()
-    assert torch.allclose(graph.state_dict()["0.weight"], wanted, rtol=6e-8, atol=0)
+    expected = (model[0].weight.double() * scale.reshape(-1, 1, 1, 1)).float()
+    assert torch.allclose(graph.state_dict()["0.weight"], expected, rtol=6e-8, atol=0)
 
 
-def test_what_is_written_to_in_place_is_folded_only_where_it_is_alone() -> None:
+def test_a_value_written_in_place_is_folded_only_without_views() -> None:
     def used_again(m: Any, x: Tensor) -> Any:
         y = m.norm(m.conv(x))
         return F.relu(y, inplace=True) + y
@@ -261,13 +261,13 @@ def test_what_is_written_to_in_place_is_folded_only_where_it_is_alone() -> None:
     assert report.kept[0].obstacles[0].code in ("in-place", "other-users")
 
 
-def test_a_mean_far_from_zero_goes_back_but_not_ahead() -> None:
+def test_a_mean_far_from_zero_folds_into_the_layer_before_only() -> None:
     conv, norm = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)
     norm.running_mean.fill_(1e4)  # type: ignore[union-attr]  # torch's buffers may be None
     _, report = fold(nn.Sequential(conv, norm), spec(2, 5, 5))
     assert len(report.folded) == 1
     _, report = fold(nn.Sequential(norm, conv), spec(2, 5, 5))
-    assert [one.code for one in report.kept[0].obstacles] == ["input", "conditioning"]
+    assert [obstacle.code for obstacle in report.kept[0].obstacles] == ["input", "conditioning"]
 
 
 def test_numbers_beyond_float16_are_not_folded() -> None:
@@ -280,7 +280,7 @@ def test_numbers_beyond_float16_are_not_folded() -> None:
 
 
 class WrittenOut(nn.Module):
-    """(x - mean) / deviation * gamma."""
+    """A norm as arithmetic: (x - mean) / deviation * gamma."""
 
     mean: Tensor
     deviation: Tensor
@@ -296,7 +296,7 @@ class WrittenOut(nn.Module):
 
 
 def normed(variance: float, mean: float, gamma: float, *, written: bool = False, channels: int = 8) -> nn.Module:
-    """A norm whose input has this variance, and a mean of so many deviations."""
+    """A norm for an input of this variance, with a mean of ``mean`` standard deviations."""
     if written:
         return WrittenOut(channels, mean * variance**0.5, variance**0.5, gamma)
     norm = nn.BatchNorm2d(channels, eps=1e-3 * variance)
@@ -307,7 +307,7 @@ def normed(variance: float, mean: float, gamma: float, *, written: bool = False,
 
 
 def float32_errors(model: nn.Module, graph: nn.Module, x: Tensor) -> tuple[float, float]:
-    """(folded, unfolded) against float64, of the scale."""
+    """The errors of scale of the folded and the unfolded model against float64."""
     with torch.inference_mode():
         truth = copy.deepcopy(model).eval().double()(x.double())
         return tuple(float((run(x) - truth).abs().max() / truth.abs().max()) for run in (graph, model.eval()))  # type: ignore[return-value]  # two models give two numbers
@@ -316,7 +316,7 @@ def float32_errors(model: nn.Module, graph: nn.Module, x: Tensor) -> tuple[float
 @pytest.mark.parametrize(("gamma", "written"), [(1.0, False), (-2.0, True), (1e-3, True)])
 @pytest.mark.parametrize("mean", [0.0, 3.0, 30.0])
 @pytest.mark.parametrize("variance", [1e-20, 1.0, 1e6])
-def test_in_float32_folded_is_as_good_as_unfolded_or_not_folded(
+def test_in_float32_a_folded_model_is_as_exact_as_unfolded_or_stays_unfolded(
     variance: float, mean: float, gamma: float, written: bool
 ) -> None:
     torch.manual_seed(0)
@@ -339,7 +339,7 @@ def test_a_norm_far_from_zero_would_lose_digits_behind_it(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("mean", [1e2, 1e5])
-def test_before_it_a_norm_far_from_zero_folds_and_gains(mean: float) -> None:
+def test_a_norm_far_from_zero_behind_a_layer_folds_and_gains(mean: float) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(8, 8, 3), normed(1.0, mean, 1.0))
     nn.init.constant_(model[0].bias, mean)  # type: ignore[arg-type]  # torch's modules take and give Tensor | Module

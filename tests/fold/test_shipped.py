@@ -61,7 +61,7 @@ def test_a_folded_shipped_model_computes_the_same_in_float64(name: str) -> None:
     assert (len(report.folded), report.before) == (folded, before)
 
 
-def test_the_norm_of_the_stem_is_the_one_that_folds_in_densenet() -> None:
+def test_in_densenet_only_the_norm_of_the_stem_folds() -> None:
     _, report = fold(network("densenet"), spec(1, 32, 32))
     assert paths(report) == {"stem.1": "stem.0"}
     assert report.kept[0].norm == "blocks.dense1.layers.0.0"

@@ -1,4 +1,4 @@
-"""Exports of models, with the file and the error of each."""
+"""Exported models for several test files: the model, its report and its ONNX file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edgekit inspect`` counts calls: of a module that is called twice both, and of functions those outside other modules."""
+"""``edgekit inspect`` counts calls: every call of a module, and calls of functions outside of modules without children."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_module_that_is_called_thrice_counts_and_costs_thrice() -> None:
 
 
 class Attention(nn.Module):
-    """A block of a transformer: products by modules, by functions, and by attention."""
+    """A transformer block with products in modules, in functions, and in attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Attention(nn.Module):
         return total
 
 
-def test_products_cost_the_same_whoever_calls_them() -> None:
+def test_products_cost_the_same_in_modules_and_functions() -> None:
     report = table(Attention())
     convolution, transposed = 36 * 4 * 3, 36 * 3 * 2 * 4
     attention = 4 * (4 * 6 * 6) + 2 * 4 * 4 * 6
@@ -81,7 +81,7 @@ def test_products_cost_the_same_whoever_calls_them() -> None:
     assert report.macs == convolution + transposed + attention + 2 * 4 * 4 * 6
 
 
-def test_a_block_has_what_its_own_forward_computes_and_not_what_its_modules_do() -> None:
+def test_a_blocks_row_has_its_own_forwards_work_and_not_its_modules() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -96,7 +96,7 @@ def test_a_block_has_what_its_own_forward_computes_and_not_what_its_modules_do()
     assert report.macs == 36 * (16 + 32 + 8)
 
 
-def test_functions_count_beside_modules_and_what_is_inside_a_module_does_not() -> None:
+def test_functions_count_beside_modules_but_not_inside_a_module_without_children() -> None:
     assert table(Functional()).ops == {"Flatten": 1, "MaxPool2d": 1, "ReLU": 4, "Sigmoid": 1, "add": 1}
 
 

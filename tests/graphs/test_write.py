@@ -1,4 +1,4 @@
-"""Exported files: what is in them, that every runtime computes the model's numbers from them, and that bytes repeat."""
+"""Exported files: their contents, the numbers that runtimes compute from them, and the same bytes every time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SINGLE = 2e-5
 
 
 def session(content: bytes) -> ort.InferenceSession:
-    """Without the optimisations that fold batch norm once more."""
+    """ONNX Runtime without optimisations, which would fold batch norm themselves."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -41,17 +41,17 @@ def session(content: bytes) -> ort.InferenceSession:
 
 
 def error(content: bytes, model: nn.Module, inputs: tuple[TensorSpec, ...], batch: int) -> float:
-    """ONNX Runtime against the original model in float64: the largest scale-normalised difference of any output."""
+    """The largest error of scale of any output in ONNX Runtime, against the original model in float64."""
     feed = sample_feed(inputs, batch, seed=batch)
     runtime = session(content)
-    got = dict(zip([item.name for item in runtime.get_outputs()], runtime.run(None, feed), strict=True))
+    outputs = dict(zip([item.name for item in runtime.get_outputs()], runtime.run(None, feed), strict=True))
     exact = copy.deepcopy(model).eval().double()
     with torch.inference_mode():
-        wanted = named_outputs(exact(*(torch.from_numpy(array).double() for array in feed.values())))
-    assert list(got) == list(wanted)
-    for name, array in wanted.items():
-        assert got[name].shape == tuple(array.shape)
-    return max(float(np.abs(got[name] - array.numpy()).max() / array.abs().max()) for name, array in wanted.items())
+        references = named_outputs(exact(*(torch.from_numpy(array).double() for array in feed.values())))
+    assert list(outputs) == list(references)
+    for name, array in references.items():
+        assert outputs[name].shape == tuple(array.shape)
+    return max(float(np.abs(outputs[name] - array.numpy()).max() / array.abs().max()) for name, array in references.items())
 
 
 shipped = pytest.mark.parametrize("name", SIZES)
@@ -61,17 +61,17 @@ both = pytest.mark.parametrize("fold_bn", [True, False], ids=["folded", "unfolde
 @shipped
 @both
 def test_onnx_runtime_computes_what_the_original_model_does_at_any_batch(name: str, fold_bn: bool) -> None:
-    found = exported(name, fold_bn)
+    file = exported(name, fold_bn)
     for batch in (1, 2, 7):
-        assert error(found.content, found.model, found.inputs, batch) <= SINGLE
+        assert error(file.content, file.model, file.inputs, batch) <= SINGLE
 
 
 def test_the_tolerance_catches_one_tensor_scaled_by_a_percent() -> None:
-    found = exported("lenet", True)
-    proto = found.proto
+    file = exported("lenet", True)
+    proto = file.proto
     tensor = next(item for item in proto.graph.initializer if item.name.endswith("15.weight"))
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), tensor.name))
-    assert error(proto.SerializeToString(), found.model, found.inputs, 2) > SINGLE
+    assert error(proto.SerializeToString(), file.model, file.inputs, 2) > SINGLE
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_the_tolerance_catches_one_tensor_scaled_by_a_percent() -> None:
     ],
 )
 def test_the_file_holds_the_batch_norms_that_the_report_says(name: str, fold_bn: bool, nodes: int) -> None:
-    found = exported(name, fold_bn)
-    assert found.ops["BatchNormalization"] == nodes == sum(kept.nodes for kept in found.report.kept)
+    file = exported(name, fold_bn)
+    assert file.ops["BatchNormalization"] == nodes == sum(norm.nodes for norm in file.report.kept)
 
 
 def test_a_written_out_batch_norm_is_in_the_file_unless_it_was_folded() -> None:
@@ -107,9 +107,9 @@ def test_the_file_is_valid_and_its_batch_is_free(name: str, fold_bn: bool) -> No
     assert [item.name for item in proto.graph.input] == ["input"]
     assert [item.name for item in proto.graph.output] == ["output"]
     for value in (*proto.graph.input, *proto.graph.output):
-        first, *rest = value.type.tensor_type.shape.dim
+        first, *others = value.type.tensor_type.shape.dim
         assert first.dim_param == "batch"
-        assert all(axis.dim_value > 0 for axis in rest)
+        assert all(axis.dim_value > 0 for axis in others)
         assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
@@ -143,9 +143,9 @@ def test_no_path_of_this_machine_is_in_the_file(name: str, fold_bn: bool, reposi
 
 @pytest.mark.parametrize("opset", [18, 20, 22])
 def test_the_opset_asked_for_is_in_the_file(opset: int) -> None:
-    found = export(small(), image_spec(1, 6), opset=opset)
-    assert [item.version for item in found.proto.opset_import] == [opset]
-    assert error(found.content, found.model, found.inputs, 3) <= SINGLE
+    file = export(small(), image_spec(1, 6), opset=opset)
+    assert [item.version for item in file.proto.opset_import] == [opset]
+    assert error(file.content, file.model, file.inputs, 3) <= SINGLE
 
 
 def test_metadata_is_in_the_file_in_order() -> None:
@@ -210,9 +210,9 @@ def test_an_instance_norm_with_running_statistics_is_counted() -> None:
     norm.running_var.copy_(torch.tensor([0.5, 2.0, 3.0]))
     model = nn.Sequential(nn.Conv2d(1, 3, 3), norm).eval()
     for fold_bn in (True, False):
-        found = export(model, image_spec(1, 6), fold_bn=fold_bn)
-        assert found.ops["BatchNormalization"] == 1 - fold_bn
-        assert error(found.content, model, found.inputs, 3) <= SINGLE
+        file = export(model, image_spec(1, 6), fold_bn=fold_bn)
+        assert file.ops["BatchNormalization"] == 1 - fold_bn
+        assert error(file.content, model, file.inputs, 3) <= SINGLE
 
 
 class TwoInputs(nn.Module):
@@ -234,22 +234,22 @@ class TwoInputs(nn.Module):
 )
 def test_models_with_two_inputs_and_several_outputs_keep_their_names(kind: str, names: list[str]) -> None:
     inputs = (TensorSpec("image", "float32", ("batch", 1, 5, 5)), TensorSpec("vector", "float32", ("batch", 4)))
-    found = export(randomise_norms(TwoInputs(kind)), inputs)
-    assert [item.name for item in found.proto.graph.input] == ["image", "vector"]
-    assert [item.name for item in found.proto.graph.output] == names
-    assert found.ops["BatchNormalization"] == 0
+    file = export(randomise_norms(TwoInputs(kind)), inputs)
+    assert [item.name for item in file.proto.graph.input] == ["image", "vector"]
+    assert [item.name for item in file.proto.graph.output] == names
+    assert file.ops["BatchNormalization"] == 0
     for batch in (1, 2, 7):
-        assert error(found.content, found.model, inputs, batch) <= SINGLE
+        assert error(file.content, file.model, inputs, batch) <= SINGLE
 
 
 def test_a_model_in_training_mode_is_exported_in_inference_mode() -> None:
     head = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.9), nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Dropout2d(0.9))
     model = randomise_norms(head).train()
     statistics = {key: value.clone() for key, value in model.state_dict().items()}
-    found = export(model, image_spec(1, 6))
-    assert found.ops["Dropout"] == 0
-    assert found.ops["BatchNormalization"] == 1
-    assert error(found.content, model, found.inputs, 4) <= SINGLE
+    file = export(model, image_spec(1, 6))
+    assert file.ops["Dropout"] == 0
+    assert file.ops["BatchNormalization"] == 1
+    assert error(file.content, model, file.inputs, 4) <= SINGLE
     assert model.training
     assert all(torch.equal(value, statistics[key]) for key, value in model.state_dict().items())
 
@@ -285,17 +285,17 @@ def test_an_operator_that_onnx_lacks_is_named_in_one_sentence() -> None:
     assert "opset 20" in str(caught.value)
 
 
-def test_weights_beyond_what_one_file_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_beyond_the_limit_of_a_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.graphs.write.LARGEST_BYTES", 100)
     with pytest.raises(ModelError, match="one ONNX file holds"):
         export(small(), image_spec(1, 6))
 
 
-# NVIDIA's own parser and builder, which need no GPU
+# NVIDIA's parser and builder, which need no GPU
 
 
 def _engine(content: bytes) -> tuple[list[str], bytes]:
-    """The layers NVIDIA's parser makes of a file, and the engine built from it."""
+    """The layers that NVIDIA's parser makes of a file, and the engine built from the file."""
     trt = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
@@ -306,8 +306,8 @@ def _engine(content: bytes) -> tuple[list[str], bytes]:
     for index in range(definition.num_inputs):
         tensor = definition.get_input(index)
         assert tensor.shape[0] == -1
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *rest), (8, *rest), (32, *rest))
+        sizes = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *sizes), (8, *sizes), (32, *sizes))
     assert config.add_optimization_profile(profile) == 0
     kinds = [definition.get_layer(index).type.name for index in range(definition.num_layers)]
     plan = builder.build_serialized_network(definition, config)
@@ -318,13 +318,13 @@ def _engine(content: bytes) -> tuple[list[str], bytes]:
 @pytest.mark.parametrize(
     ("name", "fold_bn", "scales"), [("lenet", False, 4), ("lenet", True, 0), ("lenet-scratch", True, 0), ("densenet", True, 20)]
 )
-def test_tensorrt_builds_an_engine_and_meets_no_norm_that_was_folded(name: str, fold_bn: bool, scales: int) -> None:
+def test_tensorrt_builds_an_engine_and_sees_no_folded_norm(name: str, fold_bn: bool, scales: int) -> None:
     kinds, plan = _engine(exported(name, fold_bn).content)
     assert kinds.count("SCALE") == scales
     assert len(plan) > 10_000
 
 
-def test_every_weight_of_the_file_is_finite_and_of_the_size_the_model_has() -> None:
+def test_every_weight_of_the_file_is_finite_and_has_the_models_size() -> None:
     proto = exported("lenet", True).proto
     weights: dict[str, Array] = {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}
     floats = {name: array for name, array in weights.items() if array.dtype == np.float32}

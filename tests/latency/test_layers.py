@@ -130,7 +130,7 @@ def test_a_long_table_is_cut_and_says_so() -> None:
 
 def test_runtimes_that_cannot_tell_are_said_to() -> None:
     bundle = "exported/lenet"
-    with pytest.raises(UsageError, match=r"--layers: torch cannot tell its layers; add --backend ort-cpu or tensorrt"):
+    with pytest.raises(UsageError, match=r"--layers: torch cannot time layers; add --backend ort-cpu or tensorrt"):
         bench(bundle, ways("torch", threads=1), Timing((1,), SECONDS), layers=True)
 
 

@@ -1,4 +1,4 @@
-"""Batch norm from its formulas, against PyTorch's."""
+"""edgekit's batch norm, compared with PyTorch's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def torch_norm(channels: int, rank: int) -> nn.Module:
 
 
 def twins(shape: tuple[int, ...], ours: BatchNorm, dtype: torch.dtype) -> tuple[BatchNorm, nn.Module]:
-    """Our layer and PyTorch's, with the same random weight and bias."""
+    """edgekit's layer and PyTorch's, with the same random weight and bias."""
     reference = torch_norm(shape[1], len(shape))
     generator = torch.Generator().manual_seed(1)
     for name in ("weight", "bias"):
@@ -44,7 +44,7 @@ def difference(left: Tensor, right: Tensor) -> float:
 
 
 def largest_difference(shape: tuple[int, ...], ours: BatchNorm, dtype: torch.dtype, steps: int = 4) -> dict[str, float]:
-    """Train both layers for some steps, then infer; the largest scaled difference of everything they give."""
+    """Train both layers for some steps, then infer; name of an output, gradient or statistic -> its largest scaled difference."""
     ours, reference = twins(shape, ours, dtype)
     generator = torch.Generator().manual_seed(2)
     worst: dict[str, float] = {}
@@ -88,7 +88,7 @@ def test_batch_norm_trains_like_torch(shape: tuple[int, ...], dtype: torch.dtype
 
 
 class Biased(BatchNorm):
-    """A tutorial's mistake: the biased variance becomes the running one."""
+    """A tutorial's mistake: the running variance is the biased one."""
 
     def forward(self, x: Tensor) -> Tensor:
         before = self.running_var.clone()
@@ -101,7 +101,7 @@ class Biased(BatchNorm):
 
 
 class Scaled(BatchNorm):
-    """One weight off by 1 %."""
+    """A batch norm with a weight that is off by 1 %."""
 
     def forward(self, x: Tensor) -> Tensor:
         scale = torch.ones(x.shape[1], dtype=x.dtype)
@@ -224,8 +224,8 @@ class Saved:
         self.tensor = tensor
 
 
-def kept_after_steps(model: nn.Module, steps: int = 4) -> list[int]:
-    """How many tensors autograd still keeps after each training step."""
+def held_after_steps(model: nn.Module, steps: int = 4) -> list[int]:
+    """The number of tensors that autograd still holds after each training step."""
     alive: weakref.WeakSet[Saved] = weakref.WeakSet()
     counts = []
 
@@ -242,11 +242,11 @@ def kept_after_steps(model: nn.Module, steps: int = 4) -> list[int]:
 
 
 def test_memory_stays_flat_while_lenet_scratch_trains() -> None:
-    assert kept_after_steps(build_module("lenet-scratch")) == [0, 0, 0, 0]
+    assert held_after_steps(build_module("lenet-scratch")) == [0, 0, 0, 0]
 
 
 def test_memory_check_catches_a_batch_norm_that_keeps_its_graph() -> None:
     model: Any = build_module("lenet-scratch")
     model[1] = Leaky(6)
-    counts = kept_after_steps(model)
+    counts = held_after_steps(model)
     assert counts[-1] > counts[0] > 0

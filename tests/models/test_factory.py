@@ -1,4 +1,4 @@
-"""Models are built by name or import path, and their weights loaded safely."""
+"""Building models by name or import path, and loading their weights safely."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_same_weights_give_the_same_bytes() -> None:
 
 
 def refused(path: Path) -> str:
-    """The message with which a file is refused; the model must stay untouched."""
+    """The message that refuses a weights file; the model must stay untouched."""
     model = network("lenet")
     with pytest.raises(ModelError) as caught:
         load_weights(model, path)
@@ -124,7 +124,7 @@ def test_a_pickle_with_code_is_refused_and_never_run(save: Callable[[object, Pat
     save({"0.weight": Bomb(mark)}, tmp_path / "bomb.pt")
     assert "cannot be loaded safely" in refused(tmp_path / "bomb.pt")
     assert not mark.exists()
-    if save is torch.save:  # the trap works: what is refused would have run
+    if save is torch.save:  # the trap works: an unsafe load runs the code
         torch.load(tmp_path / "bomb.pt", weights_only=False)
         assert mark.exists()
 
@@ -164,14 +164,14 @@ def test_missing_weights_are_a_clear_error(tmp_path: Path) -> None:
 
 
 class Versioned(nn.Linear):
-    """A module that needs to know by which version of itself its weights were saved."""
+    """A module whose state must carry the version of the module that saved it."""
 
     _version = 2
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any) -> None:
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *arguments: Any) -> None:
         if metadata.get("version") != 2:
             raise ValueError("version should be 2")
-        super()._load_from_state_dict(state, prefix, metadata, *rest)
+        super()._load_from_state_dict(state, prefix, metadata, *arguments)
 
 
 def test_weights_of_a_module_with_a_version_can_be_loaded(tmp_path: Path) -> None:

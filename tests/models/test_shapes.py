@@ -1,4 +1,4 @@
-"""The layers of the shipped models, against the tables of their definitions."""
+"""The layers of the shipped models have the shapes in the models' definitions."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_lenet_refuses_other_sizes(size: int) -> None:
 
 
 def test_resnet18_has_the_stages_of_its_table() -> None:
-    found = shapes("resnet18", 224)
-    assert {name: shape for name, shape in found.items() if "." not in name} == {
+    outputs = shapes("resnet18", 224)
+    assert {name: shape for name, shape in outputs.items() if "." not in name} == {
         "stem": (64, 56, 56),
         "stage1": (64, 56, 56),
         "stage2": (128, 28, 28),
@@ -104,7 +104,7 @@ def test_a_residual_block_adds_its_input() -> None:
     assert torch.equal(block(x), x.relu())
 
 
-def test_a_dense_block_and_a_transition_have_the_shapes_of_the_issue() -> None:
+def test_a_dense_block_and_a_transition_have_the_shapes_of_their_definitions() -> None:
     x = torch.randn(4, 3, 8, 8)
     y = DenseBlock(2, 3, 10)(x)
     assert y.shape == (4, 23, 8, 8)
@@ -113,8 +113,8 @@ def test_a_dense_block_and_a_transition_have_the_shapes_of_the_issue() -> None:
 
 
 def test_densenet_has_the_blocks_of_its_table() -> None:
-    found = shapes("densenet", 32)
-    assert {name: found[name] for name in found if name.count(".") == 1 and name.startswith("blocks")} == {
+    outputs = shapes("densenet", 32)
+    assert {name: outputs[name] for name in outputs if name.count(".") == 1 and name.startswith("blocks")} == {
         "blocks.dense1": (192, 8, 8),
         "blocks.transition1": (96, 4, 4),
         "blocks.dense2": (224, 4, 4),
@@ -123,8 +123,8 @@ def test_densenet_has_the_blocks_of_its_table() -> None:
         "blocks.transition3": (120, 1, 1),
         "blocks.dense4": (248, 1, 1),
     }
-    assert found["norm"] == found["pool"] == (248, 1, 1)
-    assert found["head"] == (10,)
+    assert outputs["norm"] == outputs["pool"] == (248, 1, 1)
+    assert outputs["head"] == (10,)
     assert build_module("densenet").features == 248
 
 

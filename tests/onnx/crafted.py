@@ -1,4 +1,4 @@
-"""ONNX files with norms in them, and their export."""
+"""Hand-made ONNX files with norms, and their export."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.networks import randomise_norms
 
 
 def unfolded(path: Path, *layers: nn.Module) -> Path:
-    """A file that nobody has folded."""
+    """Write an ONNX file of ``layers`` without folding."""
     inputs = spec(4, 8, 8)
     graph, report = fold(randomise_norms(nn.Sequential(*layers)), inputs, fold_bn=False)
     path.write_bytes(export_onnx(graph, report, inputs, output_specs(graph, inputs)))
@@ -50,20 +50,20 @@ def statistics(name: str, channels: int, dtype: str = "float32") -> list[onnx.Te
     return [tensor(f"{name}.{part}", channels, low=low, high=high, dtype=dtype) for part, (low, high) in parts.items()]
 
 
-def norm(source: str, output: str, name: str = "bn", extra: Sequence[str] = (), **given: Any) -> onnx.NodeProto:
+def norm(source: str, output: str, name: str = "bn", extra: Sequence[str] = (), **attributes: Any) -> onnx.NodeProto:
     inputs = [source, *(f"{name}.{part}" for part in "sbmv")]
-    return helper.make_node("BatchNormalization", inputs, [output, *extra], name, **given)
+    return helper.make_node("BatchNormalization", inputs, [output, *extra], name, **attributes)
 
 
-def conv(source: str = "x", output: str = "c", weight: str = "w", name: str = "conv", **given: Any) -> onnx.NodeProto:
-    return helper.make_node("Conv", [source, weight], [output], name, **given)
+def conv(source: str = "x", output: str = "c", weight: str = "w", name: str = "conv", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node("Conv", [source, weight], [output], name, **attributes)
 
 
-def node(kind: str, inputs: Sequence[str], output: str, name: str = "", **given: Any) -> onnx.NodeProto:
-    return helper.make_node(kind, list(inputs), [output], name or kind.lower(), **given)
+def node(kind: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, list(inputs), [output], name or kind.lower(), **attributes)
 
 
-def made(
+def model_of(
     nodes: Sequence[onnx.NodeProto],
     stored: Sequence[onnx.TensorProto],
     *,
@@ -73,20 +73,20 @@ def made(
     ir: int = 8,
     kind: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """From x to y."""
-    given = helper.make_tensor_value_info("x", kind, list(shape))
-    found = helper.make_tensor_value_info("y", kind, [shape[0], *([None] * (rank - 1))])
-    graph = helper.make_graph(list(nodes), "graph", [given], [found], list(stored))
+    """A model with the input x and the output y."""
+    x = helper.make_tensor_value_info("x", kind, list(shape))
+    y = helper.make_tensor_value_info("y", kind, [shape[0], *([None] * (rank - 1))])
+    graph = helper.make_graph(list(nodes), "graph", [x], [y], list(stored))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
 
 
-def plain(**given: Any) -> onnx.ModelProto:
-    """One convolution and its normalisation."""
-    return made([conv(), norm("c", "y")], [tensor("w", 6, 4, 3, 3), *statistics("bn", 6)], **given)
+def plain(**form: Any) -> onnx.ModelProto:
+    """A model of a convolution and its normalisation."""
+    return model_of([conv(), norm("c", "y")], [tensor("w", 6, 4, 3, 3), *statistics("bn", 6)], **form)
 
 
 def export(tmp_path: Path, model: onnx.ModelProto | bytes, **options: Any) -> ExportReport:
-    """Through the file; what is written verifies, and holds the norms that the report says."""
+    """Export a model through a file; the bundle must verify, and hold the norms that the report says."""
     path = tmp_path / "net.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     report = export_bundle(str(path), tmp_path / "bundle", ExportOptions(**options))
@@ -101,7 +101,7 @@ def export(tmp_path: Path, model: onnx.ModelProto | bytes, **options: Any) -> Ex
 
 
 def codes(report: ExportReport) -> dict[str, str]:
-    return {kept.norm: kept.obstacles[0].code for kept in report.fold.kept}
+    return {norm.norm: norm.obstacles[0].code for norm in report.fold.kept}
 
 
 def folds(report: ExportReport) -> dict[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""An ONNX file computed in float64."""
+"""Running an ONNX file in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.onnx import exact as onnx_exact
 from edgekit.sources import onnx_file as pack_onnx
-from tests.onnx.crafted import export, made, node, norm, plain, statistics, tensor
+from tests.onnx.crafted import export, model_of, node, norm, plain, statistics, tensor
 
 WINDOWS: list[tuple[str, dict[str, Any]]] = [
     ("Conv", {"group": 2, "strides": [2, 1], "pads": [1, 0, 2, 1], "dilations": [1, 2]}),
@@ -30,22 +30,24 @@ WINDOWS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "given"), WINDOWS)
-def test_float64_windows_agree_with_onnx_runtime(kind: str, given: dict[str, Any]) -> None:
-    group = given.get("group", 1)
+@pytest.mark.parametrize(("kind", "attributes"), WINDOWS)
+def test_float64_windows_agree_with_onnx_runtime(kind: str, attributes: dict[str, Any]) -> None:
+    group = attributes.get("group", 1)
     stored = []
     if kind.startswith("Conv"):
         outputs = 4 if group == 4 else 6
         shape = (outputs, 4 // group) if kind == "Conv" else (4, 6 // group)
         stored = [tensor("w", *shape, 3, 2), tensor("b", outputs)]
-    model = made([node(kind, ["x", *(item.name for item in stored)], "y", **given)], stored, shape=("n", 4, 9, 8), opset=19, ir=9)
+    model = model_of(
+        [node(kind, ["x", *(item.name for item in stored)], "y", **attributes)], stored, shape=("n", 4, 9, 8), opset=19, ir=9
+    )
     feed = {"x": np.random.default_rng(0).standard_normal((2, 4, 9, 8)).astype(np.float32)}
     exact = onnx_exact.run_file_exact(model, feed)["y"]
-    found = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    output = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)[0]
     assert exact.dtype == np.float64
-    assert exact.shape == found.shape
-    assert 0 < np.abs(exact - found).max() < 1e-6 or kind == "MaxPool"
-    assert np.abs(exact - found).max() < 1e-6
+    assert exact.shape == output.shape
+    assert 0 < np.abs(exact - output).max() < 1e-6 or kind == "MaxPool"
+    assert np.abs(exact - output).max() < 1e-6
 
 
 def test_float64_is_float64_throughout() -> None:
@@ -53,7 +55,7 @@ def test_float64_is_float64_throughout() -> None:
     cast = node("Cast", ["x"], "c", to=TensorProto.FLOAT)
     fill = node("ConstantOfShape", ["shape"], "z", value=numpy_helper.from_array(np.array([0.1], np.float32)))
     shape = numpy_helper.from_array(np.array([1, 4, 8, 8]), "shape")
-    model = made([constant, cast, fill, node("Mul", ["c", "k"], "m"), node("Add", ["m", "z"], "y")], [shape])
+    model = model_of([constant, cast, fill, node("Mul", ["c", "k"], "m"), node("Add", ["m", "z"], "y")], [shape])
     feed = {"x": np.full((3, 4, 8, 8), 1 / 3)}
     exact = onnx_exact.run_file_exact(model, feed)["y"]
     tenth = float(np.float32(0.1))
@@ -61,14 +63,14 @@ def test_float64_is_float64_throughout() -> None:
     stored = [tensor("t", 1, 2, 3), numpy_helper.from_array(np.array([1, 4, 8, 8]), "size")]
     with pytest.raises(onnx_exact.Inexact, match="AffineGrid computes in float32 only"):
         onnx_exact.run_file_exact(
-            made([node("AffineGrid", ["t", "size"], "g"), node("ReduceSum", ["g"], "y")], stored, opset=20), feed
+            model_of([node("AffineGrid", ["t", "size"], "g"), node("ReduceSum", ["g"], "y")], stored, opset=20), feed
         )
     quantise = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])
-    with pytest.raises(onnx_exact.Inexact, match="DynamicQuantizeLinear jumps"):
-        onnx_exact.run_file_exact(made([quantise, node("Mul", ["x", "s"], "y")], []), feed)
+    with pytest.raises(onnx_exact.Inexact, match="DynamicQuantizeLinear rounds to steps"):
+        onnx_exact.run_file_exact(model_of([quantise, node("Mul", ["x", "s"], "y")], []), feed)
 
 
-def test_float64_gives_up_in_time_and_on_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float64_gives_up_in_time_and_on_unknown_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     feed = {"x": np.zeros((3, 4, 8, 8), np.float32)}
     clock = itertools.count()
     chain = [
@@ -79,17 +81,17 @@ def test_float64_gives_up_in_time_and_on_what_it_does_not_know(monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr("edgekit.onnx.exact.time.monotonic", lambda: float(next(clock)))
         with pytest.raises(onnx_exact.Inexact, match="more than"):  # between two operators of one sample
-            onnx_exact.run_file_exact(made(chain, []), {"x": feed["x"][:1]}, 4.0)
+            onnx_exact.run_file_exact(model_of(chain, []), {"x": feed["x"][:1]}, 4.0)
         assert next(clock) < 7
     with pytest.raises(onnx_exact.Inexact, match="more than"):
         onnx_exact.run_file_exact(plain(), feed, 0.0)
     with pytest.raises(onnx_exact.Inexact, match="statistics of the batch"):
-        onnx_exact.run_file_exact(made([norm("x", "y", extra=("a", "b"), training_mode=1)], statistics("bn", 4)), feed)
+        onnx_exact.run_file_exact(model_of([norm("x", "y", extra=("a", "b"), training_mode=1)], statistics("bn", 4)), feed)
 
 
-def test_a_reference_that_disagrees_with_onnx_runtime_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_that_disagrees_with_onnx_runtime_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = onnx_exact.run_file_exact
-    monkeypatch.setattr(pack_onnx, "run_file_exact", lambda *given: {name: 1.01 * array for name, array in right(*given).items()})
+    monkeypatch.setattr(pack_onnx, "run_file_exact", lambda *args: {name: 1.01 * array for name, array in right(*args).items()})
     report = export(tmp_path, plain())
     assert report.original_error is None
     assert "differs from ONNX Runtime by 9.9e-03" in report.notes[0]

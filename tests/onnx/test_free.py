@@ -1,4 +1,4 @@
-"""A fixed batch is freed when that is proved."""
+"""A fixed batch size is freed if the freed file provably computes the same."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.bundle.folder import open_bundle
 from edgekit.errors import ModelError
 from edgekit.tensors import TensorSpec, sample_feed
-from tests.onnx.crafted import conv, export, folds, made, node, norm, statistics, tensor
+from tests.onnx.crafted import conv, export, folds, model_of, node, norm, statistics, tensor
 
 
 def test_a_fixed_batch_is_freed_when_that_is_proved(tmp_path: Path) -> None:
     for fixed in (1, 3):
         shape = numpy_helper.from_array(np.array([fixed, 2, 3, 6, 6]), "shape")
         back = numpy_helper.from_array(np.array([fixed, -1]), "back")
-        model = made(
+        model = model_of(
             [conv(), norm("c", "n"), node("Reshape", ["n", "shape"], "five"), node("Relu", ["five"], "r"),
              node("Reshape", ["r", "back"], "f", "flat"), node("Gemm", ["f", "w2"], "g"), norm("g", "y", "bn2")],
             [tensor("w", 6, 4, 3, 3), *statistics("bn", 6), shape, back, tensor("w2", 216, 5), *statistics("bn2", 5)],
@@ -29,7 +29,7 @@ def test_a_fixed_batch_is_freed_when_that_is_proved(tmp_path: Path) -> None:
         model.graph.value_info.append(helper.make_tensor_value_info("r", 1, [fixed, 2, 3, 6, 6]))
         report = export(tmp_path, model)
         assert folds(report) == {"bn": ("conv",), "bn2": ("gemm",)}
-        assert any(f"takes batches of {fixed}; its batch axis was freed" in note for note in report.notes)
+        assert any(f"takes batches of {fixed} only; its batch axis was freed" in note for note in report.notes)
         bundle = open_bundle(tmp_path / "bundle")
         assert bundle.manifest.notes == report.notes
         assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*onnx.load(bundle.onnx_of()).graph.input,)] == [
@@ -47,28 +47,28 @@ def test_a_fixed_batch_is_freed_when_that_is_proved(tmp_path: Path) -> None:
 
 def test_shapes_computed_from_constants_are_freed_too(tmp_path: Path) -> None:
     nodes = [
-        node("Concat", ["one", "rest"], "shape", axis=0), node("Reshape", ["x", "shape"], "five"),
-        node("Transpose", ["five"], "t", perm=[0, 2, 1, 3, 4]), node("Concat", ["one", "four"], "back", "second", axis=0),
+        node("Concat", ["batch", "split"], "shape", axis=0), node("Reshape", ["x", "shape"], "five"),
+        node("Transpose", ["five"], "t", perm=[0, 2, 1, 3, 4]), node("Concat", ["batch", "joined"], "back", "second", axis=0),
         node("Reshape", ["t", "back"], "f", "flat"), conv("f"), norm("c", "y"),
     ]  # fmt: skip
     stored = [
         numpy_helper.from_array(np.array(sizes), name)
-        for name, sizes in (("one", [1]), ("rest", [2, 2, 8, 8]), ("four", [4, 8, 8]))
+        for name, sizes in (("batch", [1]), ("split", [2, 2, 8, 8]), ("joined", [4, 8, 8]))
     ]
-    model = made(nodes, [*stored, tensor("w", 6, 4, 3, 3), *statistics("bn", 6)], shape=(1, 4, 8, 8))
+    model = model_of(nodes, [*stored, tensor("w", 6, 4, 3, 3), *statistics("bn", 6)], shape=(1, 4, 8, 8))
     assert folds(export(tmp_path, model)) == {"bn": ("conv",)}
 
 
 def test_a_fixed_batch_that_cannot_be_freed_says_which_operator(tmp_path: Path) -> None:
     stored = [tensor("w", 6, 4, 3, 3), *statistics("bn", 6), numpy_helper.from_array(np.array([6, 36]), "shape")]
-    model = made([conv(), norm("c", "n"), node("Reshape", ["n", "shape"], "y", "mixer")], stored, shape=(1, 4, 8, 8), rank=2)
+    model = model_of([conv(), norm("c", "n"), node("Reshape", ["n", "shape"], "y", "mixer")], stored, shape=(1, 4, 8, 8), rank=2)
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 6
     with pytest.raises(ModelError, match=r"batch"):
         export(tmp_path, model)
     nodes = [conv(), norm("c", "n"), node("Reshape", ["n", "shape"], "m", "mixer"), node("Reshape", ["m", "back"], "y", "flat")]
     back = numpy_helper.from_array(np.array([1, 216]), "back")
     with pytest.raises(ModelError, match=r"takes batches of 1, and its batch axis cannot be freed: Reshape mixer") as caught:
-        export(tmp_path, made(nodes, [*stored, back], shape=(1, 4, 8, 8), rank=2))
+        export(tmp_path, model_of(nodes, [*stored, back], shape=(1, 4, 8, 8), rank=2))
     assert "\n" not in str(caught.value)
 
 
@@ -82,13 +82,13 @@ def test_a_freed_file_that_mixes_its_samples_is_refused(tmp_path: Path) -> None:
     ]
     stored = [tensor("w", 6, 4, 3, 3), *statistics("bn", 6)]
     with pytest.raises(ModelError, match=r"cannot be freed: output 'y' changes by .* of its scale in a batch of 2"):
-        export(tmp_path, made(nodes, stored, shape=(1, 4, 8, 8)))
+        export(tmp_path, model_of(nodes, stored, shape=(1, 4, 8, 8)))
     with pytest.raises(ModelError, match="depend on each other: output 'y' changes by"):
-        export(tmp_path, made(nodes, stored))
+        export(tmp_path, model_of(nodes, stored))
 
 
 def branching(cutoff: float, factor: float = -1) -> onnx.ModelProto:
-    """Batches whose mean is below ``cutoff`` come out multiplied by ``factor``."""
+    """A model that multiplies batches whose mean is below ``cutoff`` by ``factor``."""
 
     def branch(name: str) -> onnx.GraphProto:
         ends = [helper.make_tensor_value_info(f"{name}.o", TensorProto.FLOAT, None)]
@@ -103,16 +103,16 @@ def branching(cutoff: float, factor: float = -1) -> onnx.ModelProto:
     ]
     numbers = {"cutoff": cutoff, "factor": factor, "one": 1}
     constants = [numpy_helper.from_array(np.float32(value), name) for name, value in numbers.items()]
-    return made(nodes, [tensor("w", 6, 4, 3, 3), *statistics("bn", 6), *constants])
+    return model_of(nodes, [tensor("w", 6, 4, 3, 3), *statistics("bn", 6), *constants])
 
 
 def apart(which: str) -> float:
-    """A cutoff below which of the golden inputs are only these, and none of the few that are tried when a file is opened."""
+    """A cutoff that only these golden inputs are below, and none of the batches that ``open_onnx`` tries."""
     specs = (TensorSpec("x", "float32", ("batch", 4, 8, 8)),)
     few, golden = (sample_feed(specs, count)["x"] for count in (3, 8))
     tried = min(few[:count].mean() for count in (1, 2, 3))
-    whole, one = golden.mean(), golden.mean((1, 2, 3)).min()
-    below, above = (whole, tried) if which == "all together" else (one, min(tried, whole))
+    whole, lowest = golden.mean(), golden.mean((1, 2, 3)).min()
+    below, above = (whole, tried) if which == "all together" else (lowest, min(tried, whole))
     assert below < above
     return float(below + above) / 2
 
@@ -120,14 +120,14 @@ def apart(which: str) -> float:
 @pytest.mark.parametrize("fold_bn", [True, False])
 @pytest.mark.parametrize("which", ["one alone", "all together"])
 def test_golden_inputs_that_depend_on_each_other_are_named_as_such(tmp_path: Path, which: str, fold_bn: bool) -> None:
-    """No folding and no dtype is to blame for them."""
+    """The message blames neither folding nor the dtype."""
     with pytest.raises(ModelError, match=r"depend on each other: output 'y' changes by .* when each is run alone; export"):
         export(tmp_path, branching(apart(which)), fold_bn=fold_bn)
     assert not (tmp_path / "bundle").exists()
 
 
-def test_what_rounding_may_explain_is_not_called_dependence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be verified, use a wider dtype"):
+def test_a_difference_that_rounding_may_explain_is_not_called_dependence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be verified: use a wider dtype"):
         export(tmp_path, branching(apart("one alone"), factor=1.0003), fold_bn=False)
 
 

@@ -1,4 +1,4 @@
-"""What is read off an ONNX file without the onnx package, held against what that reads."""
+"""Reading an ONNX file without the onnx package, compared with what the package reads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CALLED = helper.make_function("mine", "Called", ["x"], ["y"], [CONTEXT], [helper
 
 
 @pytest.mark.parametrize(
-    ("model", "found"),
+    ("model", "expected"),
     [
         (model_of(RELU), {"Relu"}),
         (model_of(CONTEXT), {"EPContext"}),
@@ -45,8 +45,8 @@ CALLED = helper.make_function("mine", "Called", ["x"], ["y"], [CONTEXT], [helper
         (model_of(CALL, functions=(CALLED,)), {"Called", "EPContext"}),
     ],
 )
-def test_operators_are_found_wherever_they_are_and_names_are_not_taken_for_them(model: onnx.ModelProto, found: set[str]) -> None:
-    assert operators(model.SerializeToString()) == found
+def test_operators_are_found_in_every_graph_and_told_from_names(model: onnx.ModelProto, expected: set[str]) -> None:
+    assert operators(model.SerializeToString()) == expected
 
 
 def test_a_real_file_has_the_operators_that_onnx_reads(bundle: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_real_file_has_the_operators_that_onnx_reads(bundle: Path) -> None:
     assert operators(content) == {node.op_type for node in onnx.load_model_from_string(content).graph.node}
 
 
-def test_every_kind_of_field_is_passed_over() -> None:
+def test_every_kind_of_field_is_skipped() -> None:
     tensor = helper.make_tensor("numbers", TensorProto.FLOAT, [2], [1.0, 2.0])
     tensor.double_data.extend([1.0])
     node = helper.make_node("Constant", [], ["y"], value=tensor)
@@ -64,26 +64,26 @@ def test_every_kind_of_field_is_passed_over() -> None:
 
 
 def test_a_key_beyond_32_bits_hides_nothing() -> None:
-    """Protobuf reads this key as 58, which is the graph's."""
+    """Protobuf reads this key as 58, the key of the graph."""
     graph = model_of(CONTEXT).graph.SerializeToString()
     size = bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7])
     assert operators(b"\xba\x80\x80\x80\x10" + size + graph) == {"EPContext"}
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "sentence"),
     [
         (b"\x3a\x05abc", "ends behind its message"),
         (b"\x3d\x01", "ends behind its message"),
         (b"\x08" + b"\xff" * 12, "has no end"),
         (b"\x3a", "has no end"),
-        (b"\x3b\x3c", "in the way 3"),
-        (b"ORTM" * 4, "in the way 7"),
+        (b"\x3b\x3c", "wire type 3"),
+        (b"ORTM" * 4, "wire type 7"),
         (b"\x00\x00", "has the number 0"),
     ],
 )
-def test_what_is_no_message_is_refused(content: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_malformed_message_is_refused(content: bytes, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         operators(content)
 
 
@@ -92,26 +92,26 @@ SPARSE = [onnx.SparseTensorProto(values=ELSEWHERE), onnx.SparseTensorProto(indic
 HOLDS = [
     onnx.AttributeProto(name="a", t=ELSEWHERE),
     onnx.AttributeProto(name="a", tensors=[TensorProto(), ELSEWHERE]),
-    *(onnx.AttributeProto(name="a", sparse_tensor=one) for one in SPARSE),
-    *(onnx.AttributeProto(name="a", sparse_tensors=[one]) for one in SPARSE),
+    *(onnx.AttributeProto(name="a", sparse_tensor=tensor) for tensor in SPARSE),
+    *(onnx.AttributeProto(name="a", sparse_tensors=[tensor]) for tensor in SPARSE),
 ]
-NODES = [onnx.NodeProto(op_type="Mine", attribute=[one]) for one in HOLDS]
+NODES = [onnx.NodeProto(op_type="Mine", attribute=[attribute]) for attribute in HOLDS]
 GRAPHS = [
     onnx.GraphProto(initializer=[ELSEWHERE]),
-    *(onnx.GraphProto(sparse_initializer=[one]) for one in SPARSE),
-    *(onnx.GraphProto(node=[RELU, one]) for one in NODES),
+    *(onnx.GraphProto(sparse_initializer=[tensor]) for tensor in SPARSE),
+    *(onnx.GraphProto(node=[RELU, node]) for node in NODES),
 ]
 MODELS = [
-    *(onnx.ModelProto(graph=one) for one in GRAPHS),
-    *(model_of(onnx.NodeProto(op_type="If", attribute=[onnx.AttributeProto(name="a", g=one)])) for one in GRAPHS),
-    *(model_of(onnx.NodeProto(op_type="If", attribute=[onnx.AttributeProto(name="a", graphs=[one])])) for one in GRAPHS),
-    *(onnx.ModelProto(functions=[onnx.FunctionProto(node=[one])]) for one in NODES),
-    *(onnx.ModelProto(functions=[onnx.FunctionProto(attribute_proto=[one])]) for one in HOLDS),
+    *(onnx.ModelProto(graph=graph) for graph in GRAPHS),
+    *(model_of(onnx.NodeProto(op_type="If", attribute=[onnx.AttributeProto(name="a", g=graph)])) for graph in GRAPHS),
+    *(model_of(onnx.NodeProto(op_type="If", attribute=[onnx.AttributeProto(name="a", graphs=[graph])])) for graph in GRAPHS),
+    *(onnx.ModelProto(functions=[onnx.FunctionProto(node=[node])]) for node in NODES),
+    *(onnx.ModelProto(functions=[onnx.FunctionProto(attribute_proto=[attribute])]) for attribute in HOLDS),
 ]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=range(len(MODELS)))
-def test_a_tensor_that_lies_elsewhere_is_found_wherever_it_is(model: onnx.ModelProto) -> None:
+def test_a_tensor_in_another_file_is_found_in_every_place(model: onnx.ModelProto) -> None:
     content = model.SerializeToString()
     assert tensor_elsewhere(content) == "w"
     inside = content.replace(b"\x70\x01", b"\x70\x00")  # data_location: 1 to 0
@@ -119,19 +119,19 @@ def test_a_tensor_that_lies_elsewhere_is_found_wherever_it_is(model: onnx.ModelP
     assert tensor_elsewhere(inside) is None
 
 
-def test_a_named_file_counts_without_the_mark_too() -> None:
+def test_a_named_file_counts_even_without_the_mark() -> None:
     tensor = TensorProto(name="w")
     tensor.external_data.add(key="location", value="w.bin")
     assert tensor_elsewhere(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString()) == "w"
 
 
 def graph_of(*tensors: bytes) -> bytes:
-    """A model of these initializers, written by hand: onnx writes the fields of a tensor in their order alone."""
+    """The bytes of a model of these initializers, written by hand, because onnx writes a tensor's fields in one order only."""
     graph = b"".join(b"\x2a" + bytes([len(tensor)]) + tensor for tensor in tensors)
     return b"\x3a" + bytes([len(graph)]) + graph
 
 
-def test_the_tensor_that_is_named_is_the_one_that_lies_elsewhere() -> None:
+def test_the_tensor_in_another_file_is_named_and_no_other() -> None:
     near, far = b"\x42\x04near", b"\x42\x03far"
     mark = b"\x70\x01"  # data_location is EXTERNAL
     for content in (graph_of(near, far + mark), graph_of(near, mark + far), graph_of(far + mark, near)):
@@ -148,7 +148,7 @@ def test_a_real_file_has_all_its_weights_inside(bundle: Path) -> None:
 
 
 def nested(count: int) -> bytes:
-    """A node in so many graphs, written by hand: there are more than onnx writes."""
+    """The bytes of a node nested in ``count`` graphs, written by hand, because onnx cannot nest so deep."""
     content = onnx.GraphProto(node=[onnx.NodeProto(op_type="Relu")]).SerializeToString()
     for key in (b"\x32", b"\x2a", b"\x0a") * count:  # graph of an attribute, of a node, of a graph
         content = key + bytes([len(content) & 0x7F | 0x80, len(content) >> 7]) + content
@@ -156,8 +156,8 @@ def nested(count: int) -> bytes:
     return b"\x3a" + size + bytes(content)
 
 
-def test_what_protobuf_still_reads_is_read_and_nothing_deeper_is_walked() -> None:
-    """A graph in a graph is three messages, behind the model, its graph and the last node."""
+def test_the_limit_of_nesting_is_protobufs() -> None:
+    """A nested graph adds three messages to the model, its graph and the last node."""
     deepest = nested((DEEPEST - 3) // 3)
     assert onnx.load_model_from_string(deepest).SerializeToString()
     assert operators(deepest) == {"Relu"}
@@ -165,7 +165,7 @@ def test_what_protobuf_still_reads_is_read_and_nothing_deeper_is_walked() -> Non
         operators(nested(DEEPEST // 3 + 1))
 
 
-def test_many_messages_are_walked_one_at_a_time() -> None:
+def test_many_messages_take_little_memory() -> None:
     content = b"\x3a\x00" * 100_000
     tracemalloc.start()
     try:

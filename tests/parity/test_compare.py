@@ -1,4 +1,4 @@
-"""The verdict on one output is the formula."""
+"""The comparison of an output with its reference follows the formula."""
 
 from __future__ import annotations
 

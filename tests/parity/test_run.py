@@ -1,4 +1,4 @@
-"""A session over the golden inputs: what passes, and that each tolerance can fail."""
+"""Parity of a session on the golden inputs: right outputs pass, and each tolerance can fail."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parity_of(function: Callable[[Array], Array], tolerance: Tolerance | None = 
     return parity(Opened("fake", Setup("fake"), fake), golden(), tolerance or Tolerance(), "what was recorded")
 
 
-def test_the_reference_is_told_in_the_manifests_words(bundle: Path) -> None:
+def test_a_report_names_the_reference_in_the_manifests_words(bundle: Path) -> None:
     assert verify(bundle, ["ort-cpu"]).parities[0].reference == "PyTorch float64, unfolded (recorded)"
     edit(bundle, lambda document: document["golden"].update(reference="a measurement, by hand"))
     (checked,) = verify(bundle, ["ort-cpu"]).parities
@@ -82,14 +82,14 @@ def test_a_wrong_shape_fails_at_any_tolerance_and_is_reported(function: Callable
     assert "the output has the shape" in report.outputs[0].problem
 
 
-def given(outputs: dict[str, Array], feed: Feed) -> dict[str, Array]:
+def constant(outputs: dict[str, Array], feed: Feed) -> dict[str, Array]:
     return outputs
 
 
 def test_an_output_that_is_missing_fails_at_any_tolerance() -> None:
     missing: tuple[dict[str, Array], ...] = ({}, {"z": REFERENCE})
     for outputs in missing:
-        session = FakeSession(partial(given, outputs))
+        session = FakeSession(partial(constant, outputs))
         report = parity(Opened("fake", Setup("fake"), session), golden(), LOOSE, "what was recorded")
         assert not report.passed
         assert report.outputs[0].problem == "the output is missing"

@@ -1,4 +1,4 @@
-"""Tables that are wider than the console: which columns go, where sentences stand, and that no word is broken."""
+"""Tables wider than the console: the columns that are dropped, the places of sentences, and unbroken words."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_bench_has_all_of_its_columns_at_120() -> None:
     assert "no room" not in shown
 
 
-def test_one_noise_of_several_rows_is_told_once() -> None:
+def test_a_noise_of_several_rows_is_printed_once() -> None:
     rows = tuple(latency(name, "device", noise) for name, noise in zip(BACKENDS, ("drifts", "steals", "drifts"), strict=True))
     shown = lines(BenchReport("b", "0", {}, 2, 0.1, rows, (), ()).page(), 120)
     assert [line[-3:] for line in shown if line.startswith("32")] == ["[1]", "[2]", "[1]"]
@@ -95,7 +95,7 @@ def test_doctor_says_problem_and_remedy_below_the_row_of_a_package(width: int) -
     assert f"remedy: {REMEDY}" in " ".join(shown)
 
 
-def test_doctor_is_a_table_where_there_is_room() -> None:
+def test_doctor_is_a_table_if_the_console_is_wide() -> None:
     shown = printed(DOCTOR.page(), 200)
     assert "problem:" not in shown
     assert REMEDY in shown
@@ -110,7 +110,7 @@ def test_verify_fits_with_all_of_its_columns(width: int) -> None:
     assert shown[-1] == "ort-tensorrt  output       64     9.12e-06  8.20e-07  2.23e-04  100.00%  pass"
 
 
-def test_what_is_wrong_with_an_output_stands_below_its_row_at_80_columns() -> None:
+def test_the_problem_of_an_output_stands_below_its_row_at_80_columns() -> None:
     problem = "the output has the shape (64, 11), not (64, 10)"
     diffs = (OutputDiff("out", 1e-6, 1e-7, 1e-4, 1.0), OutputDiff("out2", 1e9, 1.0, 1e-4, None, problem))
     page = VerifyReport("b", "", (ParityReport("r", "ort-cpu", 64, Tolerance(), diffs, {}, Setup("ort-cpu")),), ()).page()
@@ -165,13 +165,13 @@ SKIPPED = (
 )
 
 
-def test_who_is_not_present_is_one_line_of_names() -> None:
+def test_absent_backends_are_one_line_of_names() -> None:
     page = absent(SKIPPED)
     assert lines(page, 80) == ["not present: a, b (broken), c (-v tells why)"]
     assert lines(page, 80, verbose=True) == ["not present: a, c: no driver; install it", "not present: b: it crashes"]
     assert absent(()) == ()
 
 
-def test_doctor_says_why_without_being_asked() -> None:
+def test_doctor_gives_the_reasons_without_verbose() -> None:
     assert "not present: ort-cuda: no driver; install one" in lines(DOCTOR.page(), 120)
     assert lines(reasons(SKIPPED[:1]), 80) == lines(reasons(SKIPPED[:1]), 80, verbose=True)

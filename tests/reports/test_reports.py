@@ -1,4 +1,4 @@
-"""Reports: to JSON and back, what counts as passed, and the pages that they draw."""
+"""Reports: JSON round trips, pass or fail, and the pages that they draw."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ every_report = pytest.mark.parametrize("report", EXAMPLES, ids=lambda report: ty
 
 
 class Memory(io.StringIO):
-    """A file that says what it is encoded in."""
+    """A text file in memory with an encoding."""
 
     encoding = "utf-8"
 
 
 def printed(report: Report | Page, width: int = 120, encoding: str = "utf-8", verbose: bool = False) -> str:
-    """What a console of this width shows."""
+    """The text that a console of this width shows."""
     memory = Memory()
     memory.encoding = encoding
     page = report.page() if isinstance(report, Report) else report
@@ -99,7 +99,7 @@ def printed(report: Report | Page, width: int = 120, encoding: str = "utf-8", ve
 
 
 def words(text: str) -> str:
-    """Without the blanks that columns and folded lines bring."""
+    """``text`` with runs of blanks, from columns and wrapped lines, reduced to one."""
     return " ".join(text.split())
 
 
@@ -203,7 +203,7 @@ def test_nothing_checked_is_nothing_passed() -> None:
     assert not VerifyReport("b", "", (), (Skipped("ort-cpu", "absent"),)).passed
     assert not change(BENCH, rows=()).passed
     assert not change(BENCH, rows=(), budget_ms=1.0).passed
-    assert "budget" not in printed(change(BENCH, rows=(), budget_ms=1.0))  # of which batch?
+    assert "budget" not in printed(change(BENCH, rows=(), budget_ms=1.0))  # no batch, so no budget
 
 
 def test_a_budget_bounds_the_end_to_end_median_of_the_first_batch() -> None:
@@ -238,7 +238,7 @@ def test_only_what_is_broken_fails_the_doctor() -> None:
     assert not DoctorReport({}, (FINDING,), {"torch": None, "ort-cuda": NO_DRIVER}).passed
 
 
-def test_counts_are_derived_from_what_is_recorded() -> None:
+def test_counts_are_derived_from_the_recorded_values() -> None:
     assert FOLDS.before == 2
     assert LATENCY.count == 3
 
@@ -256,7 +256,7 @@ def test_a_path_that_is_no_valid_text_is_written_out() -> None:
 
 
 def texts(page: Page) -> Iterator[str]:
-    """Every text of a page, as it is before it is drawn."""
+    """Every text of a page, before drawing."""
     for item in page:
         cells = [item.content] if isinstance(item, Line) else [item.title, *(cell for row in item.rows for cell in row)]
         yield from (span.text for cell in cells for span in spans(cell))
@@ -275,7 +275,7 @@ SHOWN = r"[red]x[/red][/nope]\[b]:smile:\x1b[31m\x07\x9b2J\t\u202eeol" + "\\"
 
 
 def odd(value: Any, hint: Any = None) -> Any:
-    """``value`` with ``ODD`` behind every text in it, where any text may stand."""
+    """``value`` with ``ODD`` appended to every text that may hold any characters."""
     if isinstance(value, msgspec.Struct):
         hints = get_type_hints(type(value))
         return type(value)(**{name: odd(getattr(value, name), hints[name]) for name in value.__struct_fields__})
@@ -325,7 +325,7 @@ def test_a_console_that_has_only_ascii_gets_the_sign_in_ascii() -> None:
         assert shown.encode(encoding)
 
 
-def test_those_that_are_absent_for_one_reason_share_a_line() -> None:
+def test_backends_absent_for_the_same_reason_share_a_line() -> None:
     skipped = (Skipped("a", "no driver", "install it"), Skipped("b", "no"), Skipped("c", "no driver", "install it"))
     assert printed(VerifyReport("b", "", (), (*skipped, Skipped("d", "no driver", "ask"))), verbose=True).splitlines()[-3:] == [
         "not present: a, c: no driver; install it",
@@ -362,21 +362,21 @@ def test_a_row_bears_the_name_that_it_has_in_the_report() -> None:
     ]
 
 
-def test_noise_is_numbered_and_told_below() -> None:
+def test_noise_is_numbered_and_explained_below_the_table() -> None:
     rows = tuple(msgspec.structs.replace(LATENCY, noise=noise) for noise in ("stable", "drifts [a]", "steal 3 %"))
     lines = [line.strip() for line in printed(change(BENCH, rows=rows)).splitlines()]
     assert [line for line in lines if line.startswith("[")] == ["[1] drifts [a]", "[2] steal 3 %"]
     assert [line[-3:] for line in lines if line.endswith("]") and "end-to-end" in line] == ["[1]", "[2]"]
 
 
-def test_a_speed_up_of_which_little_is_known_is_withheld() -> None:
+def test_a_speed_up_with_a_wide_interval_is_not_shown() -> None:
     wide = msgspec.structs.replace(BENCH.comparisons[0], low=1.0, high=1.51)
     assert "- (1.00 .. 1.51)" in words(printed(change(BENCH, comparisons=(wide,))))
     assert "1.50 (1.00 .. 1.50)" in words(printed(change(BENCH, comparisons=(msgspec.structs.replace(wide, high=1.5),))))
 
 
 def test_a_builder_says_only_what_it_has() -> None:
-    """No engine, no precision read off it, no ranges: a blob that another backend compiled."""
+    """The builder's result has no engine, no precision and no ranges: a blob that another backend compiled."""
     blob = BuildReport("b", "0" * 64, Setup("openvino"), "b.blob", "1" * 64, 2_000_000, False, 1.5)
     assert blob.passed
     assert BuildReport.from_json(blob.to_json()) == blob
@@ -392,8 +392,8 @@ def test_a_build_says_its_ranges_and_what_was_kept() -> None:
     assert "found in the engine: pass (strongly typed)" in printed(change(BUILD, facts={}))  # of a runtime without TF32
 
 
-def test_an_export_says_how_far_the_file_is_from_the_original() -> None:
+def test_an_export_gives_the_error_of_the_file_against_the_original() -> None:
     export = EXAMPLES[2]
-    assert "the original in its own dtype 1.0e-07, what was exported 2.0e-07" in words(printed(export))
+    assert "the original in its own dtype 1.0e-07, the exported file 2.0e-07" in words(printed(export))
     assert "folded file against the original on 8 random inputs: 2.0e-07" in words(printed(change(export, original_error=None)))
     assert "wrote b: ONNX opset 20, 0.00 MB" in printed(export)

@@ -1,4 +1,4 @@
-"""What SOURCE may be: a recipe, a run, a shipped model's name, an import path."""
+"""Sources of PyTorch models: a recipe, a run, a shipped model's name, an import path."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_text_that_is_no_shape_is_refused_with_an_example(text: str) -> None:
 
 
 def test_two_inputs_of_one_name_are_refused() -> None:
-    with pytest.raises(UsageError, match="names one input twice"):
+    with pytest.raises(UsageError, match="names an input twice"):
         parse_shapes(["a=1x3", "a=1x4"])
 
 
@@ -154,8 +154,8 @@ def test_a_factory_may_give_its_example_inputs(factories: str) -> None:
         TensorSpec("input0", "float32", ("batch", 4)),
         TensorSpec("input1", "float64", ("batch", 3)),
     )
-    given = load_source(f"{factories}:with_example", input_shapes=["y=1x4"])
-    assert given.inputs == (TensorSpec("y", "float32", ("batch", 4)),)
+    source = load_source(f"{factories}:with_example", input_shapes=["y=1x4"])
+    assert source.inputs == (TensorSpec("y", "float32", ("batch", 4)),)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,9 @@ def test_a_factory_that_gives_something_else_is_a_model_error(factories: str, fa
 
 
 @pytest.mark.parametrize("source", ["lennet", "runs/none", "model.onnx", ""])
-def test_something_else_is_refused_with_what_it_may_be(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_that_is_no_source_is_refused_with_the_kinds_of_source(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     if source:
         with pytest.raises(
@@ -220,7 +222,7 @@ def test_a_recipe_that_has_not_been_trained_says_so(tmp_path: Path, recipe: Path
 
 def test_a_run_of_other_settings_is_not_taken_for_the_recipes(runs: Path, recipe: Path) -> None:
     recipe.write_text(TOML + "seed = 9\n")
-    with pytest.raises(ModelError, match="trained by other settings"):
+    with pytest.raises(ModelError, match="trained with other settings"):
         load_source(str(recipe), runs=runs)
 
 
@@ -253,7 +255,7 @@ def test_an_unfinished_or_damaged_run_names_the_file(name: str, runs: Path) -> N
         with pytest.raises(ModelError, match=name.replace(".", r"\.")):
             load_source(str(runs / "tiny"))
     file.unlink()
-    with pytest.raises(ModelError, match=f"not a finished run: it has no {name}"):
+    with pytest.raises(ModelError, match=f"not a finished run: {name} is missing"):
         load_source(str(runs / "tiny"))
 
 

@@ -1,4 +1,4 @@
-"""An ONNX file from elsewhere becomes a bundle, or is refused in one sentence."""
+"""An ONNX file made elsewhere becomes a bundle, or is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_a_file_is_folded_and_its_bundle_verifies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["NET.ONNX", "net.Onnx"])
-def test_a_file_of_a_name_in_capitals_is_told_as_an_onnx_file(tmp_path: Path, name: str) -> None:
+def test_a_file_with_a_suffix_in_capitals_is_an_onnx_file(tmp_path: Path, name: str) -> None:
     export_bundle(str(network(tmp_path / name)), tmp_path / "bundle")
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.source.model == name
     (checked,) = verify(bundle.root, ["ort-cpu"]).parities
     assert checked.reference == "the original ONNX file in float64 (recorded)"
     card = (bundle.root / "README.md").read_text(encoding="utf-8")
-    assert "The reference is the original ONNX file in float64 (recorded). In its own dtype the original itself is off by" in card
+    assert "The reference is the original ONNX file in float64 (recorded). In its own dtype the original model is off by" in card
     assert "PyTorch float64" not in card
 
 
@@ -71,7 +71,7 @@ def test_weights_beside_the_file_come_along_and_not_from_elsewhere(tmp_path: Pat
 
 
 def test_a_sparse_tensor_beside_the_file_is_refused_where_onnx_would_leave_it_there(tmp_path: Path) -> None:
-    """It would be looked for in the current folder by ONNX Runtime, and later by whoever opens the bundle."""
+    """ONNX Runtime would look for the tensor in the current folder, and so would every later reader of the bundle."""
     values = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
     values.external_data.add(key="location", value="w.bin")
     sparse = onnx.SparseTensorProto(values=values, indices=onnx.numpy_helper.from_array(np.array([0])), dims=[1])
@@ -119,7 +119,7 @@ def test_files_without_a_batch_or_without_inputs_are_refused(tmp_path: Path) -> 
         export(tmp_path, model)
     model = plain()
     model.graph.input.append(helper.make_tensor_value_info("scalar", 1, []))
-    with pytest.raises(ModelError, match=r"'scalar' of .* no tensor with a batch axis"):
+    with pytest.raises(ModelError, match=r"'scalar' of .* is not a tensor with a batch axis"):
         export(tmp_path, model)
     model = plain()
     model.graph.initializer.append(tensor("x", 2, 4, 8, 8))

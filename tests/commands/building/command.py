@@ -1,4 +1,4 @@
-"""``edgekit build``, as tests call it: its result, and what a refusal leaves."""
+"""Helpers of tests of ``edgekit build``: its result, and a check that a refusal leaves no files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Command = Callable[..., Result]
 
 
 def with_model(bundle: Path, model: OnnxFile | bytes) -> Path:
-    """The bundle with another ONNX file in it, and with a manifest that says so."""
+    """The bundle with its ONNX file replaced and a matching manifest."""
     opened = open_bundle(bundle)
     contents = {name: (bundle / name).read_bytes() for name in opened.manifest.files}
     content = model if isinstance(model, bytes) else model.content
@@ -38,7 +38,7 @@ def written() -> list[str]:
 
 
 def refused(run: Command, *args: object, kind: str = "EngineError") -> str:
-    """The one sentence of a build that must fail with exit code 2 and leave nothing behind."""
+    """The message of a build that must fail with exit code 2, in one sentence, and leave no files."""
     before = written()
     result = run(*args)
     assert result.code == 2

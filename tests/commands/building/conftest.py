@@ -1,4 +1,4 @@
-"""``edgekit build`` in this process; each test has an engine cache of its own."""
+"""Fixtures that run ``edgekit build`` in this process, with an engine cache for each test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.trt_listing import TEN
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Or one test would find another's engine."""
+    """Give each test its own cache, so that it finds no engine of another test."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
 
 
@@ -39,5 +39,5 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 @pytest.fixture
 def ten(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    """TensorRT 10 on a machine with a GPU."""
+    """A stand-in for TensorRT 10 on a machine with a GPU."""
     return FakeTensorRT(TEN).install(monkeypatch)

@@ -46,7 +46,8 @@ def test_a_fixed_batch_with_a_range_is_refused_and_without_one_builds(rtx: Tenso
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_value = 2
-    sides = [tuple(TensorSpec(one.name, one.dtype, one.concrete(2)) for one in side) for side in (model.inputs, model.outputs)]
+    both = (model.inputs, model.outputs)
+    sides = [tuple(TensorSpec(spec.name, spec.dtype, spec.concrete(2)) for spec in side) for side in both]
     inputs, outputs = sides
     fixed = onnx_file(proto.SerializeToString(), inputs, outputs)
     with pytest.raises(UsageError, match="has no free batch axis; leave out --batch"):
@@ -115,7 +116,7 @@ def test_an_option_out_of_its_range_is_refused_in_python_too(bundle: Path, rtx: 
         build(bundle, building(flavour="tensorrt-rtx", options=options))
 
 
-# which flavour
+# the choice of a flavour
 
 
 def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
@@ -126,7 +127,7 @@ def test_a_flavour_that_needs_a_driver_is_not_even_imported_without_one(
     real = importlib.import_module
 
     def importing(name: str, package: str | None = None) -> Any:
-        """Typer and what it brings import by this function too."""
+        """Import a module; Typer and its dependencies use this function too."""
         if not name.startswith("tensorrt"):
             return real(name, package)
         imported.append(name)

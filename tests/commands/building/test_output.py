@@ -1,4 +1,4 @@
-"""What ``edgekit build`` writes and prints, and where it refuses to write."""
+"""The files and the output of ``edgekit build``, and the places that it refuses to write to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_build(
     ("where", "needle"),
     [(name, "a folder of that name is there") for name in (".", "", "/", "..", "gone/..", "folder", "folder/", "to the folder")]
     + [("-", "no engine is written to stdout"), ("pipe", "a pipe of that name is there"), ("x" * 5000, "choose a shorter name")]
-    + [("x" * 252, "choose a shorter name")],  # its record's name is five longer
+    + [("x" * 252, "choose a shorter name")],  # the name of the record beside it is five characters longer
 )
 def test_an_output_that_names_no_file_is_refused_before_the_build(
     bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch, where: str, needle: str
@@ -64,7 +64,7 @@ def test_an_output_in_the_bundle_is_refused_before_the_build(
 
 
 def test_an_engine_takes_the_place_of_a_link_and_leaves_what_it_pointed_to(bundle: Path, run: Command) -> None:
-    """A link is no engine that is found again, so writing through one would build it every time."""
+    """A link does not count as an engine in the cache, so writing through a link would build every time."""
     assert run(bundle, "--output", "engine.plan").code == 0
     Path("engine.plan").rename("elsewhere")
     Path("engine.plan").symlink_to("elsewhere")
@@ -115,20 +115,20 @@ def test_the_table_names_layers_precision_and_place(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["edgekit", "build", str(bundle)])
-    told = []
+    outputs = []
     for _ in range(2):
         with pytest.raises(SystemExit) as done:
             main()
         assert done.value.code == 0
-        told.append(capsys.readouterr().out)
+        outputs.append(capsys.readouterr().out)
     for part in ("CONVOLUTION", "float32 asked for, float32 found in the network, TF32 off: pass", "batch 1:8:32", ".plan"):
-        assert part in told[0]
-    assert re.search(r"the build took \d.*\nwrote ", told[0])
-    assert re.search(r"its build took \d\S+ s; timing cache: this flavour has none, .*\nfound ", told[1])
+        assert part in outputs[0]
+    assert re.search(r"the build took \d.*\nwrote ", outputs[0])
+    assert re.search(r"its build took \d\S+ s; timing cache: this flavour has none, .*\nfound ", outputs[1])
 
 
 @pytest.mark.parametrize(
-    ("information", "told"),
+    ("information", "problem"),
     [
         (
             layers_json("Float", "Half"),
@@ -142,7 +142,7 @@ def test_the_table_names_layers_precision_and_place(
     ],
 )
 def test_an_engine_that_computes_in_another_precision_fails_the_check_and_is_not_kept(
-    bundle: Path, ten: FakeTensorRT, run: Command, information: str, told: str
+    bundle: Path, ten: FakeTensorRT, run: Command, information: str, problem: str
 ) -> None:
     ten.information = information
     before = written()
@@ -150,5 +150,5 @@ def test_an_engine_that_computes_in_another_precision_fails_the_check_and_is_not
     assert result.code == 1
     assert result.document["passed"] is False
     assert result.document["engine"] is None
-    assert told in result.document["precision"]["problems"]
+    assert problem in result.document["precision"]["problems"]
     assert written() == before

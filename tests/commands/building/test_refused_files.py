@@ -1,4 +1,4 @@
-"""Files that become no engine: one sentence, exit code 2, nothing half-written."""
+"""Files that cannot be built: one sentence, exit code 2, nothing half-written."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def test_weights_elsewhere_are_found_in_a_functions_defaults_and_in_sparse_tenso
         build_plan(rtx, crafted(nodes, {}, (1, 28, 28)), RANGE)
 
 
-def test_what_the_parser_does_not_survive_is_refused_before_it(rtx: TensorRT) -> None:
-    """It ends the process with a segmentation fault."""
+def test_a_file_that_crashes_the_parser_is_refused_before_parsing(rtx: TensorRT) -> None:
+    """These files would end the process with a segmentation fault."""
     nothing = [helper.make_node("Relu", ["input"], ["output"]), helper.make_node("Relu", ["input"], [])]
     with pytest.raises(BundleError, match="has a Relu node that puts out nothing"):
         build_plan(rtx, crafted(nothing, {}, (1, 28, 28)), RANGE)
@@ -138,7 +138,7 @@ def test_a_file_that_changed_after_its_checksum_is_refused(bundle: Path, run: Co
 def test_a_file_that_changes_after_its_bundle_was_opened_is_refused(
     bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.backends.tensorrt.build.read_bytes", lambda path, what, error: b"something else")
+    monkeypatch.setattr("edgekit.backends.tensorrt.build.read_bytes", lambda path, kind, error: b"something else")
     assert refused(run, bundle, kind="BundleError").endswith("model.onnx changed while it was read; build again")
 
 
