@@ -263,7 +263,7 @@ def test_predict_goes_on_after_a_bad_picture_writes_csv_and_ends_with_1(run: Com
     good, bad = picture(tmp_path / "p.png"), written(tmp_path / "t.png", "hello")
     result = run("predict", bundle, good, bad, good.with_suffix(".png"), "--csv", tmp_path / "labels.csv")
     assert result.code == 1
-    assert "is not a picture that Pillow can read" in " ".join(result.out.split())
+    assert "is not a picture of a format that is read" in " ".join(result.out.split())
     assert "1 of 2 pictures could not be labelled" in result.out
     assert len((tmp_path / "labels.csv").read_text().splitlines()) == 1 + 3 + 1
 
