@@ -147,7 +147,7 @@ def _first_failure(place: Path, tests: Sequence[str]) -> str:
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return f"tests do not end within {SECONDS} s"
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
     return "" if done.returncode == 0 else failed[1] if failed else f"pytest ends with {done.returncode}"
 
 
