@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path, user_state_path
 
+from edgekit import atomic
 from edgekit.errors import InputError, OutputError
 
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
@@ -135,22 +135,16 @@ def replacing(path: Path) -> Iterator[Path]:
     A link is followed, see ``destination``, and the permissions of a file that is replaced are kept. Raises OutputError for what
     is no file, when the folder cannot be written or the disk is full; what was at ``path`` stays.
     """
-    temporary: Path | None = None
     try:
         place = destination(path)
         if not path.is_symlink():  # where it points to is not this path's to make
             place.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=_hidden(place))
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        os.chmod(temporary, _permissions(place))  # last: they may not allow writing
-        os.replace(temporary, place)
+        with atomic.prepared(place, folder=False) as temporary:
+            yield temporary
+            os.chmod(temporary, _permissions(place))  # last: they may not allow writing
+            atomic.put(temporary, place)
     except OSError as problem:
         raise write_error(path, problem) from problem
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -171,20 +165,17 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     Whether the old content may go is for the caller to decide beforehand. Raises OutputError for a link and what is no folder.
     """
     _check_name(folder)
-    temporary: Path | None = None
     try:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise OutputError(f"cannot write {folder}: something that is not a folder is there", "choose another name")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_hidden(folder)))
-        yield temporary
-        os.chmod(temporary, stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask())  # last, as for files
-        _swap(temporary, folder)
+        with atomic.prepared(folder, folder=True) as temporary:
+            yield temporary
+            mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask()
+            os.chmod(temporary, mode)  # last, as for files
+            atomic.put(temporary, folder)
     except OSError as problem:
         raise write_error(folder, problem) from problem
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:
@@ -219,24 +210,6 @@ def write_error(path: Path, problem: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {problem.strerror or problem}", f"{remedy}, nothing was changed there")
 
 
-def _swap(new: Path, place: Path) -> None:
-    if not place.exists():
-        os.replace(new, place)
-        return
-    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=_hidden(place)))
-    try:
-        os.replace(place, old)
-    except OSError:
-        old.rmdir()
-        raise
-    try:
-        os.replace(new, place)
-    except BaseException:  # Ctrl-C too must not leave the place empty
-        os.replace(old, place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _permissions(place: Path) -> int:
     """Of the file that is replaced, or what the umask gives a new one."""
     try:
@@ -248,11 +221,6 @@ def _permissions(place: Path) -> int:
 def _check_name(path: Path) -> None:
     if "\0" in str(path):
         raise OutputError(f"cannot write {path}: it has a NUL in its name, which no file has", "choose another name")
-
-
-def _hidden(path: Path) -> str:
-    """How names beside ``path`` begin, short enough for any name that is itself allowed."""
-    return f".{path.name[:50]}."
 
 
 def _umask() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import files
+from edgekit import atomic, files
 from edgekit.errors import BundleError, InputError, OutputError
 from edgekit.files import (
     check_writable,
@@ -343,6 +343,7 @@ def test_a_folder_that_cannot_be_swapped_keeps_its_old_content(
     place = tmp_path / "place"
     place.mkdir()
     (place / "old").write_text("old")
+    monkeypatch.setattr(atomic, "exchange", lambda new, place: False)  # as on a file system that cannot
     original, calls = os.replace, []
 
     def replace(source: Path, target: Path) -> None:

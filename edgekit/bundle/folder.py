@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ import msgspec
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.golden import GoldenArrays, read_golden
 from edgekit.bundle.manifest import (
+    CARD,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     READS_FROM,
@@ -37,12 +38,14 @@ from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
 class Bundle(msgspec.Struct, frozen=True):
     """An opened, checked bundle; ``sha256`` is that of its ``manifest.json``, and so of all of it.
 
-    Where a variant is named, the empty name is the first.
+    Where a variant is named, the empty name is the first. ``notes`` are sentences about what differs and does no harm.
     """
 
     root: Path
     manifest: Manifest
     sha256: str
+    notes: tuple[str, ...] = ()
+    held: bytes | None = None  # golden.npz, unless it is large: a writer may put another bundle in the place of this one
 
     def variant(self, name: str = "") -> Variant:
         """The variant ``name``; raises UsageError that lists those there are."""
@@ -79,15 +82,71 @@ class Bundle(msgspec.Struct, frozen=True):
 
     def golden(self) -> GoldenArrays:
         """Read ``golden.npz``; raises BundleError when it is not what the manifest says."""
-        return read_golden(self.root / self.manifest.golden.file, self.manifest)
+        return read_golden(self.root / self.manifest.golden.file, self.manifest, self.held)
+
+
+MOST_HELD = 64 << 20
+"""Bytes of golden.npz that an opened bundle holds in memory."""
+ATTEMPTS = 100
+"""So often in a row another bundle may take the place of the one that is being opened."""
 
 
 def open_bundle(root: Path) -> Bundle:
-    """Read the manifest and check every file it lists; raises BundleError naming the file at fault."""
+    """Read the manifest and check every file it lists; raises BundleError naming the file at fault.
+
+    Beside a writer the old bundle is opened or the new one, whole. A changed model card is a note.
+    """
+    for _ in range(ATTEMPTS - 1):
+        before = _identity(root)
+        try:
+            return _opened(root)
+        except BundleError:
+            if before is None or _identity(root) in (before, None):
+                raise  # nobody has replaced the bundle meanwhile
+    return _opened(root)
+
+
+def _opened(root: Path) -> Bundle:
     bundle = _read(root)
     for name, entry in bundle.manifest.files.items():
-        _check_sha256(root / name, entry)
-    return bundle
+        if name != CARD:
+            _check_sha256(root / name, entry)
+    golden = bundle.manifest.files[bundle.manifest.golden.file]
+    held = None
+    if golden.size <= MOST_HELD:
+        held = read_bytes(root / bundle.manifest.golden.file, "golden file", BundleError)
+        if hashlib.sha256(held).hexdigest() != golden.sha256:
+            raise BundleError(f"{root / bundle.manifest.golden.file} changed while it was read", "open the bundle again")
+    return msgspec.structs.replace(bundle, held=held, notes=tuple(_card_notes(root, bundle.manifest)))
+
+
+def _identity(root: Path) -> tuple[int, ...] | None:
+    """What tells a bundle from another that takes its place, even from one with the same manifest; None where there is none."""
+    try:
+        folder, manifest = root.stat(), (root / MANIFEST).stat()
+    except OSError:
+        return None
+    return folder.st_ino, manifest.st_ino, manifest.st_mtime_ns
+
+
+def _card_notes(root: Path, manifest: Manifest) -> Iterator[str]:
+    """The card is for people: one that was edited, or that git has given other line ends, harms nobody."""
+    entry = manifest.files.get(CARD)
+    if entry is not None and sha256_of(root / CARD) != entry.sha256:
+        kind = "has other line ends than" if _only_line_ends_differ(root / CARD, entry) else "is not"
+        yield f"{CARD} {kind} the model card that was written with the bundle; nothing depends on it"
+
+
+def _only_line_ends_differ(path: Path, entry: FileEntry) -> bool:
+    """Whether converting line ends, as git does, gives the file that the manifest lists."""
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            return False
+        content = path.read_bytes()
+    except OSError:
+        return False
+    unix = content.replace(b"\r\n", b"\n")
+    return any(hashlib.sha256(text).hexdigest() == entry.sha256 for text in (unix, unix.replace(b"\n", b"\r\n")))
 
 
 def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundle:
@@ -102,9 +161,10 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
         for name, content in contents.items():
             (folder / name).write_bytes(content)
         (folder / MANIFEST).write_bytes(manifest.to_json())
-        written = _read(folder)  # what cannot be opened must not take an older bundle's place
+        written = _read(folder, exactly=True)  # what cannot be opened must not take an older bundle's place
         written.golden()
-    return msgspec.structs.replace(written, root=root)
+    golden = contents[manifest.golden.file]
+    return msgspec.structs.replace(written, root=root, held=golden if len(golden) <= MOST_HELD else None)
 
 
 def check_replaceable(root: Path) -> None:
@@ -138,7 +198,7 @@ def check_replaceable(root: Path) -> None:
         )
 
 
-def _read(root: Path) -> Bundle:
+def _read(root: Path, *, exactly: bool = False) -> Bundle:
     """Everything that opening a bundle checks but the fingerprints: its files are there, of the right size."""
     path = root / MANIFEST
     try:
@@ -153,11 +213,11 @@ def _read(root: Path) -> Bundle:
     content = read_bytes(path, "manifest", BundleError)
     manifest = decode_manifest(content, path)
     for name, entry in manifest.files.items():
-        _check_size(root, name, entry)
+        _check_size(root, name, entry, exactly=exactly or name != CARD)
     return Bundle(root, manifest, hashlib.sha256(content).hexdigest())
 
 
-def _check_size(root: Path, name: str, entry: FileEntry) -> None:
+def _check_size(root: Path, name: str, entry: FileEntry, *, exactly: bool) -> None:
     path = root / name
     try:
         status = path.lstat()
@@ -165,8 +225,17 @@ def _check_size(root: Path, name: str, entry: FileEntry) -> None:
         raise BundleError(f"bundle {root} lacks {name}", "copy the whole folder again") from None
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path} is not a regular file", "copy the whole folder again")
-    if status.st_size != entry.size:
+    if status.st_size != entry.size and exactly:
+        _refuse_other_line_ends(path, entry)
         raise BundleError(f"{path} has {status.st_size} bytes where the manifest says {entry.size}", "copy the bundle again")
+
+
+def _refuse_other_line_ends(path: Path, entry: FileEntry) -> None:
+    if _only_line_ends_differ(path, entry):
+        raise BundleError(
+            f"only the line ends of {path} differ from those that the manifest lists, as after a checkout by git",
+            "add '* -text' to a .gitattributes file in the bundle's repository and check it out again",
+        )
 
 
 def _check_sha256(path: Path, entry: FileEntry) -> None:
@@ -175,4 +244,5 @@ def _check_sha256(path: Path, entry: FileEntry) -> None:
     except OSError as problem:
         raise BundleError(f"{path} cannot be read: {problem.strerror}", "check its permissions") from None
     if digest != entry.sha256:
+        _refuse_other_line_ends(path, entry)
         raise BundleError(f"{path} does not have the sha256 that the manifest says", "copy the bundle again")

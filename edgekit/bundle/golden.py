@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -39,8 +40,11 @@ class GoldenArrays(msgspec.Struct, frozen=True):
         return buffer.getvalue()
 
 
-def read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
-    """Read the arrays that ``manifest`` describes; raises BundleError for a file that holds anything else."""
+def read_golden(path: Path, manifest: Manifest, held: bytes | None = None) -> GoldenArrays:
+    """Read the arrays that ``manifest`` describes, from ``held`` where the file was read already.
+
+    Raises BundleError for a file that holds anything else.
+    """
     samples = manifest.golden.samples
     original = "float32" if manifest.schema <= LAST_OF_FLOAT32 else "original"
     expected = {f"input.{spec.name}": (spec.dtype, spec.concrete(samples)) for spec in manifest.inputs}
@@ -49,8 +53,8 @@ def read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
         expected[f"{original}.{spec.name}"] = (spec.dtype, spec.concrete(samples))
     arrays: dict[str, Array] = {}
     try:
-        _check_sizes(path, expected)
-        with np.load(path, allow_pickle=False) as content:
+        _check_sizes(path if held is None else io.BytesIO(held), expected)
+        with np.load(path if held is None else io.BytesIO(held), allow_pickle=False) as content:
             labels = content["labels"] if "labels" in content.files else None
             for name, (dtype, shape) in expected.items():
                 arrays[name] = content[name]
@@ -68,7 +72,7 @@ def read_golden(path: Path, manifest: Manifest) -> GoldenArrays:
     return GoldenArrays(part("input"), part("float64"), part(original), labels)
 
 
-def _check_sizes(path: Path, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+def _check_sizes(source: Path | BinaryIO, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     """Raise ValueError, before unpacking, for a member larger than the manifest's shapes explain."""
     header = 4096
     limits = {
@@ -77,7 +81,7 @@ def _check_sizes(path: Path, expected: Mapping[str, tuple[str, tuple[int, ...]]]
     limits["labels.npy"] = 8 * max((shape[0] for _, shape in expected.values() if shape), default=0)
     if sum(limits.values()) > MAX_GOLDEN_BYTES:
         raise ValueError(f"the arrays would take more than {MAX_GOLDEN_BYTES >> 30} GiB of memory")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(source) as archive:
         for member in archive.infolist():
             if member.filename not in limits or member.file_size > limits[member.filename] + header:
                 raise ValueError(f"member {member.filename!r} is unknown or too large")

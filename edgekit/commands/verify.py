@@ -39,7 +39,8 @@ def verify(
             with open_named(name, _taking(setup, opened.manifest.golden.samples), opened, progress) as ready:
                 parities.append(parity(ready, golden, tolerance.of(variant.allowance.tolerance), reference))
             advance(1, name)
-    return VerifyReport(str(opened.root), opened.sha256_of(choice.setups[0].variant), tuple(parities), choice.skipped)
+    digest = opened.sha256_of(choice.setups[0].variant)
+    return VerifyReport(str(opened.root), digest, tuple(parities), choice.skipped, opened.notes)
 
 
 def _taking(setup: Setup, samples: int) -> Setup:

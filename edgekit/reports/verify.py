@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekit.reports.base import Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Column, Page, Table, columns, verdict
+from edgekit.reports.page import Cell, Column, Page, Table, columns, note, verdict
 from edgekit.setups import Setup, shared_variant
 from edgekit.tolerance import Tolerance
 
@@ -55,12 +55,13 @@ class ParityReport(Report, frozen=True):
 
 
 class VerifyReport(Report, frozen=True):
-    """Every backend present against the bundle's golden outputs."""
+    """Every backend present against the bundle's golden outputs; ``notes`` are sentences about the bundle that fail nothing."""
 
     bundle: str
     onnx_sha256: str
     parities: tuple[ParityReport, ...]
     skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -71,7 +72,8 @@ class VerifyReport(Report, frozen=True):
         """A row for each output of each backend, and who did not take part."""
         reference = self.parities[0].reference if self.parities else "nothing"
         variant = shared_variant(parity.setup for parity in self.parities)
-        return (_table(f"parity of {self.bundle}{variant}, against {reference}", self.parities), *absent(self.skipped))
+        table = _table(f"parity of {self.bundle}{variant}, against {reference}", self.parities)
+        return (table, *map(note, self.notes), *absent(self.skipped))
 
 
 def _table(title: str, parities: Sequence[ParityReport]) -> Table:

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from edgekit.bundle import folder as bundling
-from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.errors import BundleError
 from tests.bundle.editing import FILES, edit
+
+CHECKED = tuple(name for name in FILES if name != "README.md")
+"""Files that must be as they were written."""
 
 
 @pytest.mark.parametrize("which", ["inputs", "outputs"])
@@ -36,7 +39,7 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
         open_bundle(bundle)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", CHECKED)
 def test_a_truncated_file_is_named_and_not_read(bundle: Path, name: str, hashed: list[Path]) -> None:
     content = (bundle / name).read_bytes()
     (bundle / name).write_bytes(content[:-1])
@@ -45,12 +48,38 @@ def test_a_truncated_file_is_named_and_not_read(bundle: Path, name: str, hashed:
     assert bundle / name not in hashed
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", CHECKED)
 def test_one_flipped_bit_is_found_and_its_file_named(bundle: Path, name: str) -> None:
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
     with pytest.raises(BundleError, match=f"{name} does not have the sha256"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("change", [lambda text: text + "\nours\n", lambda text: text[:-9], lambda text: text.upper()])
+def test_a_card_that_was_edited_is_a_note(bundle: Path, change: Callable[[str], str]) -> None:
+    (bundle / "README.md").write_text(change((bundle / "README.md").read_text()))
+    opened = open_bundle(bundle)
+    assert opened.notes == ("README.md is not the model card that was written with the bundle; nothing depends on it",)
+    assert opened.golden().inputs
+
+
+def test_a_card_with_other_line_ends_is_a_note_that_says_so(bundle: Path) -> None:
+    assert open_bundle(bundle).notes == ()
+    (bundle / "README.md").write_bytes((bundle / "README.md").read_bytes().replace(b"\n", b"\r\n"))
+    (note,) = open_bundle(bundle).notes
+    assert "has other line ends than the model card" in note
+
+
+@pytest.mark.parametrize("ends", [(b"\n", b"\r\n"), (b"\r\n", b"\n")])
+def test_another_file_whose_line_ends_were_converted_is_refused_with_the_reason(bundle: Path, ends: tuple[bytes, bytes]) -> None:
+    text = b"first" + ends[0] + b"second" + ends[0]
+    manifest, files = open_bundle(bundle).manifest, {path.name: path.read_bytes() for path in bundle.iterdir()}
+    del files["manifest.json"]
+    write_bundle(bundle, manifest, {**files, "labels.txt": text})
+    (bundle / "labels.txt").write_bytes(text.replace(*ends))
+    with pytest.raises(BundleError, match=r"only the line ends of .*labels\.txt differ.*; add '\* -text' to a \.gitattributes"):
         open_bundle(bundle)
 
 
