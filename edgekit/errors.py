@@ -7,6 +7,7 @@ EdgekitError
 │   ├── DataError       a dataset or a picture
 │   ├── ModelError      a model, its weights or its inputs
 │   └── BundleError     a bundle, or an ONNX file
+│       └── TooLargeError   running a bundle takes more memory than it may
 ├── EngineError     TensorRT refuses a network, cannot build it, or an engine does not fit
 │   └── StaleEngineError  an engine does not load, or has other tensors than its file; rebuild the engine
 ├── OutputError     a result cannot be written
@@ -54,6 +55,10 @@ class ModelError(InputError, ValueError):
 
 class BundleError(InputError):
     """A bundle or an ONNX file is missing, damaged or different from its manifest."""
+
+
+class TooLargeError(BundleError):
+    """Running a bundle takes more memory than its file and its tensors explain; smaller batches may take less."""
 
 
 class EngineError(EdgekitError):

@@ -186,7 +186,8 @@ class Backend(msgspec.Struct, frozen=True):
 
     ``packages`` are what it needs, for ``edgekit doctor``. ``absence`` says why the setup cannot run the files (None: any files)
     on this machine; ``open`` is called only where it says nothing. ``by_layer``: its sessions are ``ByLayer``. ``on_gpu``: it
-    computes on a GPU, whose clock follows its work. ``in_ranges``: its sessions are ``InRanges``, and are asked for no batch
+    computes on a GPU, whose clock follows its work. ``in_memory``: it computes in
+    this process's memory, which can be bounded. ``in_ranges``: its sessions are ``InRanges``, and are asked for no batch
     beyond the usual ones by those that can do without. ``doctor_facts`` are lines of its own for what doctor says of the machine.
     """
 
@@ -197,6 +198,7 @@ class Backend(msgspec.Struct, frozen=True):
     packages: tuple[Package, ...] = ()
     by_layer: bool = False
     on_gpu: bool = False
+    in_memory: bool = False
     in_ranges: bool = False
     builder: Builder | None = None
     doctor_facts: Callable[[], Mapping[str, str]] = dict

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import html
+import json
 import textwrap
 
 import msgspec
 
 from edgekit.bundle.manifest import MANIFEST, Manifest, Variant
 from edgekit.preprocess import Preprocess
+from edgekit.reports.page import visible
 from edgekit.tensors import shape_text
 
 
 def model_card(manifest: Manifest) -> str:
     """The card of a bundle, as Markdown."""
     sections = [
-        f"# {manifest.name}\n\n{_summary(manifest)}",
+        f"# {_plain(manifest.name)}\n\n{_summary(manifest)}",
         _files(manifest),
         _check(manifest),
         _tensors(manifest),
@@ -28,7 +31,7 @@ def model_card(manifest: Manifest) -> str:
 
 def example(manifest: Manifest) -> str:
     """A runnable program of ten lines: numpy and onnxruntime, one golden sample in, a label out."""
-    feeds = ", ".join(f'"{spec.name}": golden["input.{spec.name}"][:1]' for spec in manifest.inputs)
+    feeds = ", ".join(f"{_quoted(spec.name)}: golden[{_quoted(f'input.{spec.name}')}][:1]" for spec in manifest.inputs)
     output = manifest.outputs[0].name
     last = 'print(manifest["labels"][int(output[0].argmax())])' if manifest.labels else "print(output.shape)"
     return textwrap.dedent(
@@ -38,10 +41,10 @@ def example(manifest: Manifest) -> str:
         import onnxruntime as ort
 
         manifest = json.load(open("{MANIFEST}", encoding="utf-8"))
-        golden = np.load("{manifest.golden.file}")  # inputs as the network takes them, with the right answers
-        session = ort.InferenceSession("{manifest.variant().file}", providers=["CPUExecutionProvider"])
-        (output,) = session.run(["{output}"], {{{feeds}}})
-        assert np.allclose(output, golden["float64.{output}"][:1], rtol=1e-4, atol=1e-4)
+        golden = np.load({_quoted(manifest.golden.file)})  # inputs as the network takes them, with the right answers
+        session = ort.InferenceSession({_quoted(manifest.variant().file)}, providers=["CPUExecutionProvider"])
+        (output,) = session.run([{_quoted(output)}], {{{feeds}}})
+        assert np.allclose(output, golden[{_quoted(f"float64.{output}")}][:1], rtol=1e-4, atol=1e-4)
         {last}
         """
     )
@@ -49,7 +52,7 @@ def example(manifest: Manifest) -> str:
 
 def _summary(manifest: Manifest) -> str:
     source = manifest.source
-    facts = [f"`{source.model}`, exported by edgekit as ONNX opset {manifest.opset}."]
+    facts = [f"{_code(source.model)}, exported by edgekit as ONNX opset {manifest.opset}."]
     if manifest.test_accuracy is not None:
         facts.append(f"Test accuracy of the original model: **{manifest.test_accuracy:.4f}**.")
     return " ".join(facts)
@@ -62,7 +65,7 @@ def _files(manifest: Manifest) -> str:
     if manifest.source.weights_file:
         about[manifest.source.weights_file] = "the original PyTorch weights, before folding; only PyTorch needs them"
     about[MANIFEST] = "all of this page as data, with the size and sha256 of every file"
-    rows = [f"| `{name}` | {text} |" for name, text in about.items()]
+    rows = [f"| {_code(name)} | {text} |" for name, text in about.items()]
     return "\n".join(["## Files", "", "| file | what it is |", "|---|---|", *rows])
 
 
@@ -77,7 +80,7 @@ def _check(manifest: Manifest) -> str:
         "edgekit bench .               # latency of every backend here, interleaved\n```\n\n"
         "A variant passes when every output y is this near to its reference r:\n\n"
         + "\n".join(map(_allowance, manifest.variants))
-        + f"\n\nThe reference is {manifest.golden.reference}.{own}"
+        + f"\n\nThe reference is {_plain(manifest.golden.reference)}.{own}"
     )
 
 
@@ -85,17 +88,17 @@ def _allowance(variant: Variant) -> str:
     tolerance = variant.allowance.tolerance
     measured = f"; measured at export: off by {variant.error:.1e} of the scale" if variant.error is not None else ""
     return (
-        f"- `{variant.name}` (`{variant.file}`): within {tolerance.atol:g} + {tolerance.rtol:g} x max|r|, and at least "
+        f"- {_code(variant.name)} ({_code(variant.file)}): within {tolerance.atol:g} + {tolerance.rtol:g} x max|r|, and at least "
         f"{tolerance.top1:.0%} of the samples agree in their largest value{measured}."
     )
 
 
 def _tensors(manifest: Manifest) -> str:
-    rows = [f"| input | `{spec.name}` | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.inputs]
-    rows += [f"| output | `{spec.name}` | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.outputs]
+    rows = [f"| input | {_code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.inputs]
+    rows += [f"| output | {_code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.outputs]
     labels = ""
     if manifest.labels:
-        labels = "\n\nLabels, in the order of the output: " + ", ".join(manifest.labels) + "."
+        labels = "\n\nLabels, in the order of the output: " + ", ".join(map(_plain, manifest.labels)) + "."
     return "\n".join(["## Tensors", "", "| | name | dtype | shape |", "|---|---|---|---|", *rows]) + labels
 
 
@@ -121,11 +124,27 @@ def _folding(manifest: Manifest) -> str:
     lines = [f"## Batch norm\n\n{len(fold.folded)} of {fold.before} normalisations folded into the layers around them."]
     if fold.kept:
         lines.append("\nKept:\n")
-        lines += [f"- `{norm.norm}` ({norm.kind}): {norm.reason}" for norm in fold.kept]
+        lines += [f"- {_code(norm.norm)} ({_plain(norm.kind)}): {_plain(norm.reason)}" for norm in fold.kept]
     return "\n".join(lines)
 
 
 def _provenance(manifest: Manifest) -> str:
-    tools = ", ".join(f"{name} {version}" for name, version in manifest.tools.items())
-    notes = "".join(f"\n- {note}" for note in manifest.notes)
+    tools = ", ".join(_plain(f"{name} {version}") for name, version in manifest.tools.items())
+    notes = "".join(f"\n- {_plain(note)}" for note in manifest.notes)
     return f"## Provenance\n\nWeights sha256 `{manifest.source.weights_sha256}`. Made with {tools}.{notes}"
+
+
+def _plain(text: str) -> str:
+    """Somebody's text as prose: no HTML, no link or picture, nothing that a terminal would obey, all in one line."""
+    escaped = html.escape(visible(text).replace("\n", " "), quote=False)
+    return escaped.replace("[", "\\[").replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    """Somebody's text between backticks, which it cannot leave."""
+    return "`" + visible(text).replace("\n", " ").replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _quoted(text: str) -> str:
+    """A name as a Python literal that does not leave its line."""
+    return json.dumps(text)

@@ -6,7 +6,6 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -16,6 +15,8 @@ from edgekit.errors import BundleError
 from edgekit.tensors import Array
 
 MAX_GOLDEN_BYTES = 4 << 30
+SMALL_GOLDEN_BYTES, MAX_INFLATION = 256 << 20, 100
+"""Arrays beyond this size may be at most so many times as large as their file: pictures and random numbers pack far less well."""
 LAST_OF_FLOAT32 = 3
 """The last schema in which the original's outputs were called float32, whatever their dtype."""
 
@@ -72,7 +73,7 @@ def read_golden(path: Path, manifest: Manifest, held: bytes | None = None) -> Go
     return GoldenArrays(part("input"), part("float64"), part(original), labels)
 
 
-def _check_sizes(source: Path | BinaryIO, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+def _check_sizes(source: Path | io.BytesIO, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     """Raise ValueError, before unpacking, for a member larger than the manifest's shapes explain."""
     header = 4096
     limits = {
@@ -81,6 +82,9 @@ def _check_sizes(source: Path | BinaryIO, expected: Mapping[str, tuple[str, tupl
     limits["labels.npy"] = 8 * max((shape[0] for _, shape in expected.values() if shape), default=0)
     if sum(limits.values()) > MAX_GOLDEN_BYTES:
         raise ValueError(f"the arrays would take more than {MAX_GOLDEN_BYTES >> 30} GiB of memory")
+    size = source.stat().st_size if isinstance(source, Path) else len(source.getvalue())
+    if sum(limits.values()) > max(SMALL_GOLDEN_BYTES, MAX_INFLATION * size):
+        raise ValueError(f"the arrays would take {sum(limits.values()) >> 20} MiB of memory, and the file has {size} bytes")
     with zipfile.ZipFile(source) as archive:
         for member in archive.infolist():
             if member.filename not in limits or member.file_size > limits[member.filename] + header:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
-from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.machine.bounds import memory_bound
 from edgekit.parity.run import parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import VerifyReport
@@ -36,11 +39,27 @@ def verify(
     with progress.task("verifying", len(choice.setups)) as advance:
         for name, setup in zip(labels(choice.setups), choice.setups, strict=True):
             variant = opened.variant(setup.variant)
-            with open_named(name, _taking(setup, opened.manifest.golden.samples), opened, progress) as ready:
+            ready_for = _taking(setup, opened.manifest.golden.samples)
+            with (
+                memory_bound(_room(opened, setup)) if row_of(setup.backend).in_memory else nullcontext(),
+                open_named(name, ready_for, opened, progress) as ready,
+            ):
                 parities.append(parity(ready, golden, tolerance.of(variant.allowance.tolerance), reference))
             advance(1, name)
     digest = opened.sha256_of(choice.setups[0].variant)
     return VerifyReport(str(opened.root), digest, tuple(parities), choice.skipped, opened.notes)
+
+
+ROOM = 1 << 30
+"""Bytes that running a bundle may take beyond its file and its tensors."""
+
+
+def _room(bundle: Bundle, setup: Setup) -> int:
+    """The memory for running a variant: a network may take copies of its weights and of its golden arrays."""
+    files, manifest = bundle.manifest.files, bundle.manifest
+    samples = manifest.golden.samples
+    arrays = sum(8 * math.prod(spec.concrete(samples)) for spec in (*manifest.inputs, *manifest.outputs))
+    return ROOM + 2 * files[bundle.variant(setup.variant).file].size + 2 * arrays
 
 
 def _taking(setup: Setup, samples: int) -> Setup:

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.backends.contract import InRanges, Opened, Session
 from edgekit.bundle.golden import GoldenArrays
+from edgekit.errors import TooLargeError
 from edgekit.parity.compare import compare_output
 from edgekit.reports.verify import OutputDiff, ParityReport
 from edgekit.tensors import Array, Feed, batches_of, real_samples
@@ -24,7 +25,7 @@ def parity(opened: Opened, golden: GoldenArrays, tolerance: Tolerance, reference
     """Compare one session with the recorded float64 outputs; ``reference`` describes their origin in the manifest's words."""
     samples = len(next(iter(golden.inputs.values())))
     sizes = sizes_to_run(opened.session, samples)
-    ran = [(size, _in_batches(opened.session, golden.inputs, size)) for size in sizes]
+    ran = [_in_batches_that_fit(opened.session, golden.inputs, size) for size in sizes]
     outputs = []
     for name, reference_output in golden.float64.items():
         diffs = [
@@ -37,7 +38,7 @@ def parity(opened: Opened, golden: GoldenArrays, tolerance: Tolerance, reference
         samples=samples,
         tolerance=tolerance,
         outputs=tuple(outputs),
-        facts=dict(opened.session.facts) | {"batch sizes": ", ".join(map(str, sizes))},
+        facts=dict(opened.session.facts) | {"batch sizes": ", ".join(str(size) for size, _ in ran)},
         setup=opened.setup,
     )
 
@@ -47,6 +48,20 @@ def sizes_to_run(session: Session, samples: int) -> tuple[int, ...]:
     ranges = session.ranges if isinstance(session, InRanges) else ()
     sizes = [size for allowed in ranges for size in (max(allowed.min, min(allowed.max, samples)), allowed.min)]
     return tuple(dict.fromkeys(sizes)) or (samples, 1)
+
+
+def _in_batches_that_fit(session: Session, inputs: Feed, size: int) -> tuple[int, list[dict[str, Array]]]:
+    """The batch size that fits into memory, ``size`` or smaller, with the outputs.
+
+    Raises TooLargeError where one sample alone does not fit.
+    """
+    while True:
+        try:
+            return size, _in_batches(session, inputs, size)
+        except TooLargeError:
+            if size == 1:
+                raise
+            size = max(1, size // 4)
 
 
 def _in_batches(session: Session, inputs: Feed, size: int) -> list[dict[str, Array]]:

@@ -176,3 +176,30 @@ def test_the_card_is_one_page_and_does_not_depend_on_the_checksums(manifest: Man
     assert card.endswith("\n")
     other = {name: FileEntry("0" * 64, 1) for name in manifest.files}
     assert model_card(msgspec.structs.replace(manifest, files=other)) == card
+
+
+HOSTILE = "</td><script>alert(1)</script> ![x](http://evil/x.png) `code` | a \x1b[31m\u202e\nnext"
+
+
+def test_nothing_in_somebodys_strings_becomes_markup_or_moves_the_cursor(bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
+    labels = (HOSTILE, *manifest.labels[1:])
+    source = msgspec.structs.replace(manifest.source, model=HOSTILE)
+    reference = msgspec.structs.replace(manifest.golden, reference=HOSTILE)
+    tensors = tuple(msgspec.structs.replace(spec, name=HOSTILE) for spec in manifest.inputs)
+    hostile = msgspec.structs.replace(
+        manifest, name=HOSTILE, labels=labels, source=source, golden=reference, inputs=tensors, notes=(*manifest.notes, HOSTILE)
+    )
+    card = model_card(hostile)
+    outside = "".join(re.split(r"```.*?```|`[^`\n]*`", card, flags=re.DOTALL))
+    assert "<" not in outside
+    assert "![" not in outside.replace("!\\[", "")
+    assert not set("\x1b\u202e") & set(card)
+    assert card.count("\n") == model_card(manifest).count("\n") + 1  # one note more
+    compile(example(hostile), "card", "exec")
+
+
+def test_ordinary_cards_are_as_they_were(repository: Path) -> None:
+    for name in ("lenet", "lenet-scratch", "densenet"):
+        opened = open_bundle(repository / "exported" / name)
+        assert (opened.root / "README.md").read_text(encoding="utf-8") == model_card(opened.manifest)

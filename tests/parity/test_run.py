@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ from edgekit.backends.contract import Opened
 from edgekit.backends.fake import FakeSession
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.commands.verify import verify
+from edgekit.errors import TooLargeError
 from edgekit.parity.compare import compare_output
-from edgekit.parity.run import parity
+from edgekit.parity.run import _in_batches_that_fit, parity
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup
 from edgekit.tensors import Feed
@@ -139,3 +140,27 @@ def test_a_tie_that_float32_cannot_tell_apart_may_go_either_way() -> None:
 def test_top1_is_only_for_samples_by_classes(shape: Sequence[int]) -> None:
     reference = np.arange(np.prod(shape), dtype=float).reshape(shape)
     assert compare_output("y", reference.copy(), reference, Tolerance()).top1 is None
+
+
+class Narrow:
+    """A session whose memory is enough for batches of ``most``; it gives its input back."""
+
+    facts: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if len(feed["x"]) > self.most:
+            raise TooLargeError("too large", "use less")
+        return {"y": feed["x"].astype(np.float32)}
+
+
+@pytest.mark.parametrize(("most", "size"), [(64, 10), (9, 2), (2, 2), (1, 1)])
+def test_a_batch_that_memory_is_not_enough_for_is_run_in_smaller_ones(most: int, size: int) -> None:
+    assert _in_batches_that_fit(Narrow(most), {"x": np.ones((10, 3))}, 10)[0] == size  # type: ignore[arg-type]  # no whole session
+
+
+def test_a_single_sample_that_is_too_large_is_told() -> None:
+    with pytest.raises(TooLargeError):
+        _in_batches_that_fit(Narrow(0), {"x": np.ones((10, 3))}, 10)  # type: ignore[arg-type]  # no whole session

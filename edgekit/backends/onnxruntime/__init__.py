@@ -57,7 +57,7 @@ def _open(files: ModelFiles, setup: Setup, progress: Progress) -> Session:
 
 
 BACKENDS = (
-    Backend("ort-cpu", _absence, _open, packages=PACKAGES, by_layer=True),
+    Backend("ort-cpu", _absence, _open, packages=PACKAGES, by_layer=True, in_memory=True),
     Backend("ort-cuda", _cuda_absence, _open, packages=PACKAGES, on_gpu=True),
     Backend("ort-tensorrt", _tensorrt_absence, _open, packages=PACKAGES, on_gpu=True),
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, redirect_stdout
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +15,7 @@ import onnxruntime as ort
 from edgekit.backends.onnxruntime.linked import linked_tensorrt, loading_problem
 from edgekit.backends.tensorrt.options import BuildOptions, with_default_range
 from edgekit.bundle.files import ModelFiles
-from edgekit.errors import BundleError, FallbackError, first_line
+from edgekit.errors import BundleError, FallbackError, TooLargeError, first_line
 from edgekit.files import read_bytes
 from edgekit.machine.cpu import cores
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
@@ -25,7 +26,12 @@ from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
 COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
-ERRORS_ONLY = 3
+FATAL_ONLY = 4  # errors are raised as well; its log would write names from the file to the terminal as they are
+LOOPS = {"Loop", "Scan"}
+LOOP_SECONDS = 50.0
+"""As long may a run of a file with loops take, which may have no end."""
+OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad array new length", "not enough space", "MemoryError")
+"""What ONNX Runtime says where the system gives no more memory."""
 # a package that is only half there is found out here
 VERSION, _ = str(ort.__version__), (ort.InferenceSession, ort.SessionOptions, ort.OrtValue, ort.get_available_providers)
 ASKED_OFF = f"asked off by {TF32_OVERRIDE}=0; edgekit verify shows whether it is: TF32 errs by about 1e-3"
@@ -47,6 +53,7 @@ class OrtSession:
         self._device = "cpu" if setup.backend == "ort-cpu" else "cuda"
         self._names = [spec.name for spec in files.outputs]
         self._path = files.onnx
+        self._seconds: float | None = None
         self._leaving = ExitStack()
 
     @classmethod
@@ -74,13 +81,15 @@ class OrtSession:
             if kind != "ort-cpu":
                 facts |= {"TF32": _tf32(kind)} | placement(session)
             opened = cls(session, files, setup, facts)
+            opened._seconds = LOOP_SECONDS if LOOPS & operators(content) else None
             opened._leaving = stack.pop_all()
         return opened
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out."""
         try:
-            outputs = self._session.run(self._names, dict(feed))
+            with ended_after(self._seconds) as options:
+                outputs = self._session.run(self._names, dict(feed), options)
         except Exception as problem:
             raise self._failure(feed, problem) from problem
         return dict(zip(self._names, outputs, strict=True))
@@ -108,6 +117,11 @@ class OrtSession:
 
     def _failure(self, feed: Feed, problem: Exception) -> BundleError:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
+        if _out_of_memory(problem) and self._device == "cpu":
+            reason = f"running {self._path} on {shapes} takes more memory than its tensors explain"
+            return TooLargeError(reason, "do not trust it")
+        if "terminate flag" in str(problem):
+            return BundleError(f"{self._path} has a loop that does not end within {LOOP_SECONDS:g} s", "do not trust it")
         remedy = "export it again" if self._device == "cpu" else "use smaller batches, or see whether ort-cpu runs it"
         return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}", remedy)
 
@@ -117,6 +131,26 @@ class OrtSession:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         del self._session
         self._leaving.close()
+
+
+def _out_of_memory(problem: Exception) -> bool:
+    return isinstance(problem, MemoryError) or any(text in str(problem) for text in OUT_OF_MEMORY)
+
+
+@contextmanager
+def ended_after(seconds: float | None) -> Iterator[ort.RunOptions | None]:
+    """Options of a run that ends after ``seconds``, at the next node or turn of a loop; None: none, and no timer."""
+    if seconds is None:
+        yield None
+        return
+    options = ort.RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
 
 
 def read_for_session(path: Path) -> bytes:
@@ -140,11 +174,11 @@ def read_for_session(path: Path) -> bytes:
 
 
 def session_options(setup: Setup) -> ort.SessionOptions:
-    """On so many threads, or on all cores; nothing is printed but errors."""
+    """On so many threads, or on all cores; nothing is printed."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = setup.threads or cores()
     options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     # bytes of its own format would be taken too, and nothing here has looked into those
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
@@ -172,6 +206,8 @@ def _open(content: bytes, path: Path, setup: Setup, providers: Sequence[tuple[st
             raise FallbackError(
                 f"ONNX Runtime cannot use {PROVIDERS[kind]}: {first_line(problem)}", "run edgekit doctor to see what is missing"
             ) from problem
+        if _out_of_memory(problem):
+            raise TooLargeError(f"opening {path} takes more memory than its tensors explain", "do not trust it") from problem
         raise BundleError(
             f"ONNX Runtime refuses {path} on {PROVIDERS[kind]}: {first_line(problem)}", "export it again"
         ) from problem

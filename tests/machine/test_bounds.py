@@ -1,0 +1,35 @@
+"""A bound on the memory of this process."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from edgekit.machine import bounds
+from edgekit.machine.bounds import memory_bound
+
+
+def test_an_allocation_beyond_the_bound_fails_and_one_within_does_not() -> None:
+    with memory_bound(256 << 20):
+        assert np.ones(8 << 20, np.uint8).all()
+        with pytest.raises(MemoryError):
+            np.empty(2 << 30, np.uint8)
+    assert np.empty(512 << 20, np.uint8).size
+
+
+def test_the_limit_is_afterwards_what_it_was() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with suppress(KeyError), memory_bound(1 << 30):
+        assert resource.getrlimit(resource.RLIMIT_DATA) != before
+        raise KeyError
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_system_that_does_not_tell_is_not_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    monkeypatch.setattr(bounds, "SIZES", bounds.SIZES.with_name("no such file"))
+    with memory_bound(1):
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
