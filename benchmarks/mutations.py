@@ -106,16 +106,21 @@ def chosen_tests(site: Site, lines: dict[tuple[str, int], set[str]], durations: 
         for test in quickest:
             files.setdefault(test.partition("::")[0], test)
         quickest = list(dict.fromkeys([*quickest[:TESTS], *files.values()]))
-    return quickest + mirrors(site.file)
+    return quickest + mirrors(site.file, whole_room=not quickest)
 
 
-def mirrors(file: str) -> list[str]:
-    """Test files named after the module, which may run it in child processes that coverage does not see."""
-    stem = Path(file).stem
-    room = ROOT / "tests" / Path(file).relative_to("edgekit").parent
+def mirrors(file: str, whole_room: bool) -> list[str]:
+    """Test files that may run the module in child processes, or use what importing it defines: coverage does not see them.
+
+    They are named after the module. Where no test is known to execute the line, they are those of its room.
+    """
+    stem, inside = Path(file).stem, Path(file).relative_to("edgekit")
+    rooms = [room for room in (ROOT / "tests" / inside.parent, ROOT / "tests" / inside.parent.parent) if room != ROOT / "tests"]
     names = {f"test_{stem}.py", f"test_{Path(file).parent.name}.py"}
-    candidates = [path for path in [*room.glob("test_*.py"), *(ROOT / "tests").glob("test_*.py")] if path.name in names]
-    return sorted({path.relative_to(ROOT).as_posix() for path in candidates})
+    candidates = [path for room in (*rooms, ROOT / "tests") if room.is_dir() for path in room.glob("test_*.py")]
+    if whole_room and rooms:
+        return sorted({path.relative_to(ROOT).as_posix() for path in candidates if path.parent in rooms or path.name in names})
+    return sorted({path.relative_to(ROOT).as_posix() for path in candidates if path.name in names})
 
 
 def judged(site: Site, tests: Sequence[str], place: Path) -> dict[str, Any]:

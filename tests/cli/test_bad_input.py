@@ -101,6 +101,10 @@ WRONG: dict[str, Wrong] = {
         ("export", "lenet", "--labels", damaged_labels(here / "l.txt")),
         "l.txt is not UTF-8: byte 0xe9 in line 2",
     ),
+    "fewer labels than outputs": lambda here, bundle: (
+        ("export", "lenet", "--labels", written(here / "l.txt", "a\nb\nc\n")),
+        "--labels has 3 line(s) for an output of",
+    ),
     "mean without std": lambda here, bundle: (("export", "lenet", "--mean", "0.5"), "--mean and --std go together"),
     "mean of another size": lambda here, bundle: (("export", "lenet", "--mean", "1,2", "--std", "1,2"), "do not fit the input"),
     "mean of bytes": lambda here, bundle: (

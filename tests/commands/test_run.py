@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -238,3 +240,23 @@ def test_an_interrupted_training_of_other_pictures_is_not_lost_unasked(finished:
     assert result.code == 2
     assert "was made with other pictures or classes; --restart begins anew" in result.err
     assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.usefixtures("finished")
+def test_the_recipes_threads_are_those_that_are_timed(run: Command) -> None:
+    recipe = Path("tiny.toml").read_text()
+    written(Path("tiny.toml"), re.sub(r"threads = \d+", "threads = 3", recipe))
+    assert run("run", "tiny.toml", "--json").code == 0
+    report = json.loads(Path("runs/tiny/bench.json").read_bytes())
+    assert report["threads"] == 3
+    assert {row["setup"]["threads"] for row in report["rows"]} == {3}
+
+
+def test_what_training_needs_is_named_by_its_extra(finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, package=None: None if name == "torchvision" else found(name, package)
+    )
+    result = run("train", "tiny.toml", "--json")
+    assert result.code == 2
+    assert "pip install matplotlib onnx onnxscript" in result.document["error"]["message"]  # all that the extra brings

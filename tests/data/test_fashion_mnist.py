@@ -19,6 +19,7 @@ from edgekit.data import fashion_mnist, golden_pictures, load_dataset
 from edgekit.data.fashion_mnist import from_test_set, locate, read_idx
 from edgekit.data.pictures import spread
 from edgekit.errors import DataError
+from edgekit.progress import SILENT
 from edgekit.recipe import DataRecipe
 
 TRAIN, TEST = 12, 7
@@ -272,3 +273,12 @@ def test_golden_fashion_pictures_are_those_of_the_test_set(places: Places) -> No
     assert np.array_equal(golden.images, loaded.test.images[chosen])
     assert np.array_equal(golden.labels, loaded.test.labels[chosen])
     assert len(from_test_set(places.cache, "grey", (28, 28), 100)) == TEST
+
+
+def test_pictures_of_their_own_size_get_three_channels_where_colour_is_asked_for() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype(np.uint8)
+    grey = fashion_mnist._resized(images, "grey", fashion_mnist.SIZE, "train", SILENT)
+    colour = fashion_mnist._resized(images, "rgb", fashion_mnist.SIZE, "train", SILENT)
+    assert grey.shape == (3, 1, 28, 28)
+    assert colour.shape == (3, 3, 28, 28)
+    assert (colour == grey).all()

@@ -173,3 +173,8 @@ def test_many_messages_take_little_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < len(content) / 4
     finally:
         tracemalloc.stop()
+
+
+def test_a_number_where_a_message_belongs_is_passed_over() -> None:
+    assert operators(b"\x38\x01") == set()  # the graph's field, written as a number
+    assert tensor_elsewhere(b"\x38\x01") is None
