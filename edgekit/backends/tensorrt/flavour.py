@@ -52,6 +52,8 @@ class Flavour(NamedTuple):
     """Kernels for the shapes at hand are compiled when they run, by a strategy of the context."""
     int64: bool = True
     """Inputs and outputs may be of 64-bit integers."""
+    opset: int | None = None
+    """The newest ONNX opset whose operators the parser knows, where that is old; newer files may still be read."""
 
     @property
     def strongly_typed(self) -> bool:
@@ -63,7 +65,7 @@ FLAVOURS = (
     Flavour(
         "tensorrt", "tensorrt", "trt", (8, 6),
         explicit_batch=True, precision_flags=True, names_nodes=False, lists_support=True, progress=False,
-        int64=False,
+        int64=False, opset=17,
     ),
     Flavour("tensorrt", "tensorrt", "trt", (10, 0), explicit_batch=True, strong_typing_flag=True),
     Flavour("tensorrt", "tensorrt", "trt", (11, 0)),

@@ -68,6 +68,10 @@ def information(api: Any, engine: Any, context: Any) -> str:
     inspector = engine.create_engine_inspector()
     if context is not None:
         inspector.execution_context = context
+        document = str(inspector.get_engine_information(api.LayerInformationFormat.JSON))
+        if document:
+            return document
+        inspector = engine.create_engine_inspector()  # TensorRT 8.6 says nothing of a context on another profile than the first
     return str(inspector.get_engine_information(api.LayerInformationFormat.JSON))
 
 

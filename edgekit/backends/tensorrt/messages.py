@@ -91,8 +91,11 @@ def reason_of(messages: Sequence[Message], otherwise: str = SILENT) -> str:
     return plain(telling[0] if telling else otherwise)
 
 
-def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode]) -> EngineError:
-    """The error for a file the parser refuses: every node at fault, sorted by operator and reason."""
+def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode], opset: int = 0) -> EngineError:
+    """The error for a file of this opset that the parser refuses: every node at fault, sorted by operator and reason.
+
+    Where the parser knows only older opsets, what it says of the nodes follows from that: it reads a newer operator by old rules.
+    """
     groups: dict[tuple[str, str], list[str]] = {}
     for node in nodes:
         groups.setdefault((node.operator, node.reason), []).append(node.name)
@@ -101,6 +104,11 @@ def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode]) -> EngineError:
         for (operator, reason), names in groups.items()
     ]
     remedies = dict.fromkeys(remedy_for(node.reason) for node in nodes)
+    newest = trt.flavour.opset
+    if newest is not None and opset > newest:
+        reason = f"{trt} refuses {path}: it reads ONNX up to opset {newest}, and the file has opset {opset}"
+        remedy = "convert the file to that opset (onnx.version_converter), use a newer TensorRT, or run the bundle with ort-cpu"
+        return EngineError(f"{reason}: {', '.join(told)}", remedy)
     return EngineError(f"{trt} refuses {path}: {', '.join(told)}", ", ".join(remedies))
 
 

@@ -72,9 +72,14 @@ def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
         read = parser.parse(model.content)
         bad = [] if read else _bad_nodes(trt, parser, proto, model)
     if not read:
-        raise refusal(trt, model.path, bad)
+        raise refusal(trt, model.path, bad, opset_of(proto))
     _check_tensors(network, model)
     return Parsed(network, parser, proto)
+
+
+def opset_of(proto: Any) -> int:
+    """The opset of ONNX's own operators in a file."""
+    return max((int(opset.version) for opset in proto.opset_import if opset.domain in ("", "ai.onnx")), default=1)
 
 
 def _proto(model: OnnxFile) -> Any:

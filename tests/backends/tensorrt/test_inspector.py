@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.backends.tensorrt.inspector import engine_layers
+from edgekit.backends.tensorrt.inspector import engine_layers, information
 from edgekit.errors import EngineError
 from edgekit.reports.build import EngineLayer
 
@@ -123,3 +123,27 @@ def test_metadata_that_nobody_writes_is_read_in_no_time(text: str) -> None:
     (told,) = read(entry("x", "kgen", Metadata=text * 200_000))
     assert told.name == "x"
     assert len(told.onnx_nodes) <= 1
+
+
+class Inspector:
+    """As TensorRT 8.6's: nothing is told for a context on another profile than the first."""
+
+    execution_context: str | None = None
+
+    def get_engine_information(self, form: str) -> str:
+        return "" if self.execution_context == "second" else f'{{"Layers": ["{self.execution_context}"]}}'
+
+
+class Engine:
+    def create_engine_inspector(self) -> Inspector:
+        return Inspector()
+
+
+class Api:
+    class LayerInformationFormat:
+        JSON = "json"
+
+
+@pytest.mark.parametrize(("context", "told"), [(None, "None"), ("first", "first"), ("second", "None")])
+def test_where_nothing_is_told_of_a_profile_the_engine_is_asked_as_a_whole(context: str | None, told: str) -> None:
+    assert information(Api, Engine(), context) == f'{{"Layers": ["{told}"]}}'

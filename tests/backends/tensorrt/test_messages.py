@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from edgekit.backends.tensorrt.flavour import FLAVOURS, TensorRT
-from edgekit.backends.tensorrt.messages import Message, failure, plain
+from edgekit.backends.tensorrt.messages import BadNode, Message, failure, plain, refusal
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,13 @@ def test_a_failure_gives_its_first_reason_and_not_that_there_is_no_driver() -> N
     assert "cannot build x: the reason; " in str(failure(trt, "build x", messages))
     assert "cannot build x: no driver; " in str(failure(trt, "build x", [noise]))
     assert "it does not say why" in str(failure(trt, "build x", []))
+
+
+@pytest.mark.parametrize(("flavour", "opset", "said"), [(0, 20, True), (0, 17, False), (1, 20, False), (3, 20, False)])
+def test_a_file_of_a_newer_opset_than_the_parser_knows_is_told_as_such(flavour: int, opset: int, said: bool) -> None:
+    trt = TensorRT(FLAVOURS[flavour], None, "8.6.0")
+    nodes = [BadNode("node_Reshape_131", "Reshape", "reshape wildcard -1 has no integer solution")]
+    message = str(refusal(trt, Path("model.onnx"), nodes, opset))
+    assert "Reshape (node_Reshape_131): reshape wildcard" in message
+    assert ("it reads ONNX up to opset 17, and the file has opset 20" in message) == said
+    assert ("convert the file to that opset" in message) == said
