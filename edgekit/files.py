@@ -43,9 +43,9 @@ def state_folder(manifest_sha256: str) -> Path:
 
 
 def _folder_of(kind: str, platforms: Callable[..., Path], what: str) -> Path:
-    given, shared = os.environ.get(f"EDGEKIT_{kind}"), os.environ.get(f"XDG_{kind}_HOME")
-    if given or shared:
-        return Path(given) if given else Path(str(shared), "edgekit")
+    own, shared = os.environ.get(f"EDGEKIT_{kind}"), os.environ.get(f"XDG_{kind}_HOME")
+    if own or shared:
+        return Path(own) if own else Path(str(shared), "edgekit")
     if os.path.expanduser("~") == "~" or os.environ.get("HOME") == "":  # no such user, or what would be the root folder
         raise OutputError(f"HOME names no home folder to keep {what} in", f"let EDGEKIT_{kind} name a folder of yours")
     return platforms("edgekit", appauthor=False)
@@ -182,8 +182,8 @@ def check_writable(folder: Path) -> None:
     """Raise OutputError unless files can be made in ``folder``, or in the first folder above it: better before long work."""
     _check_name(folder)
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        with tempfile.TemporaryFile(dir=there):
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as problem:
         raise write_error(folder, problem) from problem
@@ -211,7 +211,7 @@ def write_error(path: Path, problem: OSError) -> OutputError:
 
 
 def _permissions(place: Path) -> int:
-    """Of the file that is replaced, or what the umask gives a new one."""
+    """The mode of the file that is replaced, or of a new file under the umask."""
     try:
         return place.stat().st_mode & 0o777
     except FileNotFoundError:

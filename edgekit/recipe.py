@@ -163,15 +163,15 @@ def _check(recipe: Recipe, path: Path) -> None:
 def _explain(problem: Exception) -> str:
     text = str(problem)
     place = re.search(r" - at `\$\.?(.*)`$", text)
-    what, key = (text[: place.start()], place[1]) if place else (text, "")
-    unknown = re.search(r"unknown field `(.*)`", what)
+    reason, key = (text[: place.start()], place[1]) if place else (text, "")
+    unknown = re.search(r"unknown field `(.*)`", reason)
     if unknown:
         table = f"[{key}]" if key else "the top level"
         near = did_you_mean(unknown[1], _keys(_type_at(key)))
         return f"unknown key {unknown[1]!r} in {table}; remove it or correct its spelling{near}"
-    value = re.search(r"Invalid enum value '(.*)'", what)
+    value = re.search(r"Invalid enum value '(.*)'", reason)
     near = did_you_mean(value[1], literals(_type_at(key))) if value else ""
-    return f"{what} at key {key or 'top level'!r}; correct it{near}" if place else f"{what}; correct it"
+    return f"{reason} at key {key or 'top level'!r}; correct it{near}" if place else f"{reason}; correct it"
 
 
 def _type_at(place: str) -> Any:

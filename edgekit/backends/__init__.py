@@ -55,22 +55,22 @@ def takers(option: str) -> tuple[str, ...]:
 def checked(setup: Setup, options: type[Options] | None = None) -> Setup:
     """The setup with its options as the backend's row types them, or as ``options`` does; raises UsageError for others."""
     kind = options or row_of(setup.backend).options
-    given = {str(name).replace("-", "_"): value for name, value in setup.options.items()}
-    for name in given:
+    values = {str(name).replace("-", "_"): value for name, value in setup.options.items()}
+    for name in values:
         if name not in kind.__struct_fields__:
-            word, known = name.replace("_", "-"), [field.replace("_", "-") for field in kind.__struct_fields__]
-            near = did_you_mean(word, (*known, *OWN_WORDS))
+            word, words = name.replace("_", "-"), [field.replace("_", "-") for field in kind.__struct_fields__]
+            near = did_you_mean(word, (*words, *OWN_WORDS))
             raise UsageError(
-                f"{setup.backend} has no option {word!r}", f"its options: {', '.join(known) or 'none of its own'}{near}"
+                f"{setup.backend} has no option {word!r}", f"its options: {', '.join(words) or 'none of its own'}{near}"
             )
-    return msgspec.structs.replace(setup, options=typed(setup.backend, given, kind))
+    return msgspec.structs.replace(setup, options=typed(setup.backend, values, kind))
 
 
 def absence(setup: Setup, files: ModelFiles | None = None) -> Absence | None:
     """Why the setup cannot run ``files`` on this machine, or any file; None where it can. A row that breaks is broken, not we."""
-    asked = checked(setup)
+    wanted_setup = checked(setup)
     try:
-        missing = row_of(setup.backend).absence(files, asked)
+        missing = row_of(setup.backend).absence(files, wanted_setup)
         if not isinstance(missing, Absence | None):
             raise TypeError(f"its absence is {missing!r}")
     except EdgekitError:
@@ -83,21 +83,21 @@ def absence(setup: Setup, files: ModelFiles | None = None) -> Absence | None:
 
 def open_session(setup: Setup, files: ModelFiles, progress: Progress = SILENT) -> Session:
     """Open ``files`` by the setup; raises MissingError where its backend is not present here, UsageError for no such backend."""
-    asked = present(setup, files)
-    return row_of(asked.backend).open(files, asked, progress)
+    runnable = present(setup, files)
+    return row_of(runnable.backend).open(files, runnable, progress)
 
 
 def present(setup: Setup, files: ModelFiles) -> Setup:
     """The setup, checked; raises MissingError where it cannot run here."""
-    asked = checked(setup)
-    missing = absence(asked, files)
+    typed_setup = checked(setup)
+    missing = absence(typed_setup, files)
     if missing:
-        raise missing.error(f"{asked.backend} cannot run here: ")
-    return asked
+        raise missing.error(f"{typed_setup.backend} cannot run here: ")
+    return typed_setup
 
 
 def _rows_of(entry: EntryPoint) -> Iterable[Backend]:
-    """What an entry point names: a row, or several; where it breaks, a row that says so."""
+    """The rows that an entry point names; for an entry point that breaks, a row that tells the reason."""
     try:
         loaded = entry.load()
         rows = (loaded,) if isinstance(loaded, Backend) else tuple(loaded)
@@ -117,9 +117,9 @@ def _check_row(row: Backend) -> None:
     if not check_name(row.name) or row.name == EVERY:
         raise ValueError(f"{row.name!r} is no name for a backend")
     fields = msgspec.structs.fields(row.options)
-    taken = [field.name for field in fields if field.name in Setup.__struct_fields__ or field.encode_name != field.name]
-    if taken:
-        raise ValueError(f"its option {taken[0]!r} has another's name; call it otherwise, without rename")
+    reserved = [field.name for field in fields if field.name in Setup.__struct_fields__ or field.encode_name != field.name]
+    if reserved:
+        raise ValueError(f"its option {reserved[0]!r} has another's name; call it otherwise, without rename")
     msgspec.to_builtins(row.options())  # every field has a default, and JSON has all of them
     if not all(isinstance(package, Package) for package in row.packages):
         raise TypeError(f"{row.name} has packages that are no edgekit.machine.packages.Package")

@@ -25,18 +25,18 @@ class Choice(NamedTuple):
     skipped: tuple[Skipped, ...]
 
 
-def choose(bundle: Bundle, asked: Setup | str | Iterable[Setup | str] = ()) -> Choice:
+def choose(bundle: Bundle, setups: Setup | str | Iterable[Setup | str] = ()) -> Choice:
     """What takes part: each setup asked for, which must be present, or with ``EVERY`` and with none asked for all that is.
 
     Variants are named, so that a report says which file it is about. Raises MissingError for what cannot run here.
     """
     chosen: list[Setup] = []
     skipped: list[Skipped] = []
-    for wanted in as_setups(asked):
-        setup = msgspec.structs.replace(wanted, variant=bundle.variant(wanted.variant).name)
+    for requested in as_setups(setups):
+        setup = msgspec.structs.replace(requested, variant=bundle.variant(requested.variant).name)
         if setup.backend == EVERY:
-            here, absent = _present(bundle, setup)
-            chosen += here
+            runnable, absent = _present(bundle, setup)
+            chosen += runnable
             skipped += absent
         else:
             chosen.append(present(setup, bundle.files(setup.variant)))
@@ -52,7 +52,7 @@ def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SIL
 def _present(bundle: Bundle, setup: Setup) -> tuple[list[Setup], list[Skipped]]:
     """Every backend, with those of the options that are its own; an option must have a backend that is present."""
     _check_known(setup.options)
-    here: list[Setup] = []
+    runnable: list[Setup] = []
     absent: dict[str, Absence] = {}
     for name, row in table().items():
         own = {option: value for option, value in setup.options.items() if option in row.options.__struct_fields__}
@@ -61,14 +61,14 @@ def _present(bundle: Bundle, setup: Setup) -> tuple[list[Setup], list[Skipped]]:
         if missing:
             absent[name] = missing
         else:
-            here.append(own_setup)
+            runnable.append(own_setup)
     for option in setup.options:
         able = takers(option)
-        if not {ready.backend for ready in here} & set(able):
+        if not {ready.backend for ready in runnable} & set(able):
             raise absent[able[0]].error(f"{able[0]} cannot run here: ")
-    if not here:
+    if not runnable:
         raise MissingError("no backend works here", f"see edgekit doctor, or {pip_install('cpu')}")
-    return here, [Skipped.of(name, missing) for name, missing in absent.items()]
+    return runnable, [Skipped.of(name, missing) for name, missing in absent.items()]
 
 
 def _check_known(options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a backend is: a row of the table, the session that it opens, and what a session may also be able to do.
+"""The contract of a backend: a row of the table, the session that a row opens, and optional abilities of sessions.
 
 A backend from elsewhere needs nothing else of edgekit's: what its row and its sessions are made of can be had from here.
 """
@@ -39,17 +39,17 @@ class Session(Protocol):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What ``run`` and ``bind`` take."""
+        """The inputs of ``run`` and ``bind``."""
         ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What ``run`` gives."""
+        """The outputs of ``run``."""
         ...
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What the numbers depend on."""
+        """Facts that the outputs and the times depend on, such as versions and threads."""
         ...
 
     def run(self, feed: Feed) -> dict[str, Array]:
@@ -93,7 +93,7 @@ class DeviceTimes(NamedTuple):
 
 @runtime_checkable
 class OnDevice(Protocol):
-    """What a session has beside ``Session`` where its device keeps the time of its own work."""
+    """The extra ability of a session whose device times its own work."""
 
     def device_times(self, feed: Feed, count: int) -> DeviceTimes:
         """``count`` calls by the device's own clock, timed as ``queued`` does."""
@@ -141,7 +141,7 @@ class LayerTime(NamedTuple):
 
 @runtime_checkable
 class ByLayer(Protocol):
-    """What a session has beside ``Session`` where it tells what each of its layers takes."""
+    """The extra ability of a session that times its layers one by one."""
 
     def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
         """Times of ``count`` calls, in the order of execution; the runtime's own profiler makes these calls slower."""
@@ -150,7 +150,7 @@ class ByLayer(Protocol):
 
 @runtime_checkable
 class InRanges(Protocol):
-    """What a session has beside ``Session`` where it takes some batch sizes and no others."""
+    """The extra ability of a session that takes only some batch sizes."""
 
     @property
     def ranges(self) -> tuple[BatchRange, ...]:
@@ -175,7 +175,7 @@ class Target(NamedTuple):
 
 
 class Builder(msgspec.Struct, frozen=True):
-    """What a backend makes ahead, an engine or a blob: ``build`` makes it by a setup whose options are ``options``."""
+    """How a backend builds an engine or a blob ahead of running: ``build``, by a setup whose options are ``options``."""
 
     options: type[Options]
     build: Callable[[ModelFiles, Setup, Target, Progress], BuildReport]

@@ -20,17 +20,17 @@ SWITCHES = {"on": True, "yes": True, "off": False, "no": False}
 def typed(backend: str, options: Mapping[str, Any], kind: type[Options]) -> dict[str, Any]:
     """``options`` in the types of ``kind``, as JSON has them, without those that are as usual; raises UsageError for others."""
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    given = {name: _read(value, types[name]) for name, value in options.items()}
+    values = {name: _read(value, types[name]) for name, value in options.items()}
     try:
-        plain = msgspec.to_builtins(msgspec.convert(given, kind, strict=False))
+        plain = msgspec.to_builtins(msgspec.convert(values, kind, strict=False))
     except msgspec.ValidationError as problem:
-        raise _refused(backend, given, types, problem) from None
+        raise _refused(backend, values, types, problem) from None
     usual: dict[str, Any] = msgspec.to_builtins(kind())
     return {name: _listed(value) for name, value in plain.items() if value != usual[name]}
 
 
 def choices(kind: type[Options], name: str) -> tuple[str, ...]:
-    """What the field ``name`` of ``kind`` may be, where it is one of a few words; else nothing."""
+    """The words that the field ``name`` of ``kind`` may be; empty for a field of another type."""
     return literals(next(field.type for field in msgspec.structs.fields(kind) if field.name == name))
 
 
@@ -46,17 +46,17 @@ def _read(value: Any, kind: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """As JSON gives it back."""
+    """The value in the form that JSON gives back."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _refused(backend: str, given: Mapping[str, Any], types: Mapping[str, Any], problem: msgspec.ValidationError) -> UsageError:
+def _refused(backend: str, values: Mapping[str, Any], types: Mapping[str, Any], problem: msgspec.ValidationError) -> UsageError:
     reason, _, place = str(problem).partition(" - at `$.")
     field = re.match(r"\w*", place)
     if not field or field[0] not in types:
         return UsageError(f"{backend}: {reason}")  # a sentence of the options' own
     words, name = literals(types[field[0]]), field[0].replace("_", "-")
     if words:
-        near = did_you_mean(str(given[field[0]]), words)
-        return UsageError(f"{backend}: no {name} {given[field[0]]!r}", f"use one of {', '.join(words)}{near}")
+        near = did_you_mean(str(values[field[0]]), words)
+        return UsageError(f"{backend}: no {name} {values[field[0]]!r}", f"use one of {', '.join(words)}{near}")
     return UsageError(f"{backend}: {name}: {reason[:1].lower()}{reason[1:]}", "give another value")

@@ -88,7 +88,7 @@ class Bundle(msgspec.Struct, frozen=True):
 MOST_HELD = 64 << 20
 """Bytes of golden.npz that an opened bundle holds in memory."""
 ATTEMPTS = 100
-"""So often in a row another bundle may take the place of the one that is being opened."""
+"""Attempts to open a bundle that writers keep replacing."""
 
 
 def open_bundle(root: Path) -> Bundle:
@@ -178,19 +178,19 @@ def check_replaceable(root: Path) -> None:
             raise OutputError(
                 f"cannot write the bundle {root}: something that is not a folder is there", "choose another --output"
             )
-        there = {path.name: path for path in root.iterdir()} if root.exists() else {}
+        entries = {path.name: path for path in root.iterdir()} if root.exists() else {}
     except OSError as problem:
         raise write_error(root, problem) from problem
-    known: set[str] = set()
-    if MANIFEST in there:
+    listed: set[str] = set()
+    if MANIFEST in entries:
         try:
-            known = {MANIFEST, *decode_manifest(read_bytes(root / MANIFEST, "manifest", BundleError), root / MANIFEST).files}
+            listed = {MANIFEST, *decode_manifest(read_bytes(root / MANIFEST, "manifest", BundleError), root / MANIFEST).files}
         except BundleError as problem:
             raise OutputError(
                 f"cannot write the bundle {root}: a {MANIFEST} that is no bundle's is there ({problem})",
                 "remove the folder yourself or choose another --output",
             ) from None
-    strangers = sorted(name for name, path in there.items() if name not in known or path.is_dir())
+    strangers = sorted(name for name, path in entries.items() if name not in listed or path.is_dir())
     if strangers:
         raise OutputError(
             f"cannot write the bundle {root}: it holds {strangers[0]}, which is not part of a bundle",

@@ -152,7 +152,7 @@ def export(
         from edgekit.commands.export import export as export_source
         from edgekit.sources import ExportOptions
 
-        given = ExportOptions(
+        export_options = ExportOptions(
             fold_bn=fold_bn,
             opset=opset,
             input_shapes=tuple(input_shape or ()),
@@ -163,7 +163,7 @@ def export(
             labels=labels,
             args=options.arguments(arg),
         )
-        return export_source(source, output, given, runs=runs, progress=progress)
+        return export_source(source, output, export_options, runs=runs, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -314,9 +314,9 @@ def inspect(
     def action(progress: Progress) -> Report:
         from edgekit.commands.inspect import inspect as inspect_target
 
-        given = options.arguments(arg)
+        arguments = options.arguments(arg)
         shapes = tuple(input_shape or ())
-        return inspect_target(target, variant=variant or "", input_shapes=shapes, args=given, weights=weights, runs=runs)
+        return inspect_target(target, variant=variant or "", input_shapes=shapes, args=arguments, weights=weights, runs=runs)
 
     _carry_out(action, json, debug)
 

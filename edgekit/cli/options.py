@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def device_names() -> list[str]:
-    """What ``--device`` takes."""
+    """The values of ``--device``."""
     return ["auto", "cpu", "cuda"]
 
 
 def backend_names() -> list[str]:
-    """What ``--backend`` may begin with."""
+    """The names that ``--backend`` may begin with."""
     from edgekit.backends import table
 
     return list(table())
 
 
 def flavour_names() -> list[str]:
-    """What ``--flavour`` takes, by the backends that have it."""
+    """The values of ``--flavour``, from the backends that have the option."""
     from edgekit.backends import table, takers
     from edgekit.backends.words import choices
 
@@ -84,7 +84,7 @@ def recipe_paths(incomplete: str) -> list[str]:
 
 
 def source_names(incomplete: str) -> list[str]:
-    """What ``SOURCE`` may be, as far as it can be listed: models, recipes and folders."""
+    """Values of ``SOURCE`` that can be listed: models, recipes and folders."""
     return model_names(incomplete) + recipe_paths(incomplete)
 
 
@@ -267,12 +267,12 @@ def setups(
     """``--backend``'s texts, or every backend, with the shared words filled in where a text does not say; paths become text."""
     from edgekit.setups import EVERY, Setup, filled
 
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    words = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     parsed = [filled(Setup.parse(text), variant, threads) for text in texts or (EVERY,)]
-    return spread(parsed, {name: value for name, value in given.items() if value is not None and value is not False})
+    return spread(parsed, {name: value for name, value in words.items() if value is not None and value is not False})
 
 
-def spread(setups: Sequence[Setup], given: Mapping[str, Any]) -> tuple[Setup, ...]:
+def spread(setups: Sequence[Setup], words: Mapping[str, Any]) -> tuple[Setup, ...]:
     """Give the words of the command line to those setups whose backend has them; raises UsageError where none has."""
     import msgspec
 
@@ -281,10 +281,10 @@ def spread(setups: Sequence[Setup], given: Mapping[str, Any]) -> tuple[Setup, ..
     from edgekit.setups import EVERY, Setup
 
     fields = {
-        setup.backend: set(given) if setup.backend == EVERY else set(row_of(setup.backend).options.__struct_fields__)
+        setup.backend: set(words) if setup.backend == EVERY else set(row_of(setup.backend).options.__struct_fields__)
         for setup in setups
     }
-    for name, value in given.items():
+    for name, value in words.items():
         if not any(name in own for own in fields.values()):
             able, word = takers(name), name.replace("_", "-")
             for backend in able:
@@ -296,7 +296,7 @@ def spread(setups: Sequence[Setup], given: Mapping[str, Any]) -> tuple[Setup, ..
             )
     return tuple(
         msgspec.structs.replace(
-            setup, options={name: value for name, value in given.items() if name in fields[setup.backend]} | setup.options
+            setup, options={name: value for name, value in words.items() if name in fields[setup.backend]} | setup.options
         )
         for setup in setups
     )
@@ -323,19 +323,19 @@ def arguments(texts: Sequence[str] | None) -> dict[str, Any]:
 
     from edgekit.errors import UsageError
 
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in texts or ():
         name, equals, word = text.partition("=")
         if not equals or not name.isidentifier():
             raise UsageError(f"--arg {text!r} is not an argument", "write it like num_classes=10")
-        if name in given:
+        if name in values:
             raise UsageError(f"--arg gives {name!r} twice", "give it once")
         try:
             value = msgspec.json.decode(word)
         except (msgspec.DecodeError, UnicodeEncodeError):
             value = word
-        given[name] = value if isinstance(value, (bool, int, float, str)) else word
-    return given
+        values[name] = value if isinstance(value, (bool, int, float, str)) else word
+    return values
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

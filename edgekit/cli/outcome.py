@@ -97,7 +97,7 @@ class _Console(Console):
         return super().render_str(visible(text), **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What came as no plain text, as in progress bars; rich's own control characters are segments of their own."""
+        """Escape control characters in renderables, such as progress bars; rich keeps its own in separate segments."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
@@ -125,7 +125,7 @@ def _tables(report: Report, verbose: bool) -> bytes:
 
 
 def sentence(problem: BaseException) -> str:
-    """What to tell the user: what was wrong, where, and what to do."""
+    """The sentence for an error: the fault, its place and the remedy."""
     if isinstance(problem, EdgekitError):
         return " ".join(str(problem).split("\n"))
     if isinstance(problem, MemoryError):
@@ -159,14 +159,14 @@ def _write(content: bytes) -> None:
 
 
 def say_unwritten(problem: Exception) -> None:
-    """What was for stdout is lost: one sentence, where stderr still takes it."""
+    """Report in one sentence on stderr that stdout could not be written."""
     reason = "it is closed" if sys.stdout is None else getattr(problem, "strerror", None) or problem
     give_up(sys.stdout)
     complain(f"error: stdout cannot be written: {reason}; send it elsewhere")
 
 
 def complain(line: str) -> None:
-    """On stderr, where that takes it."""
+    """Print a line on stderr, if stderr can be written."""
     try:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
     except OSError:
@@ -174,7 +174,7 @@ def complain(line: str) -> None:
 
 
 def give_up(stream: Any) -> None:
-    """What it still holds goes nowhere: at exit the interpreter would try once more, complain, and end with 120."""
+    """Discard a stream's unwritten rest, which the interpreter would try to write at exit, and then end with 120."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

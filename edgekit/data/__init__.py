@@ -21,7 +21,7 @@ from edgekit.recipe import DataRecipe
 from edgekit.reports.train import ClassCount, DataReport, LeftOut
 
 DARK = 32
-"""Of 255: pixels of a whole set that stay below an eighth of the range fill few of its values."""
+"""An eighth of the range 0..255: a set whose pixels all stay below uses few of its values."""
 
 
 class Dataset(msgspec.Struct, frozen=True):

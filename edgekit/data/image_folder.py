@@ -25,7 +25,7 @@ from edgekit.reports.train import LeftOut
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 """Usual names of the folders of a divided data set, in any case."""
 MOST_NAMED = 10
-"""As many bad pictures are named in one sentence."""
+"""The most bad pictures that one sentence names."""
 
 
 class Decoding(NamedTuple):

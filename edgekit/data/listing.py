@@ -69,15 +69,15 @@ def subfolders(folder: Path) -> list[str]:
 
 def digests(root: Path, pictures: tuple[Picture, ...], progress: Progress = SILENT) -> dict[str, str]:
     """The hex sha256 of each picture's bytes, by its name; what was hashed before is remembered by size and time of change."""
-    place, known = _remembered(root)
+    place, remembered = _remembered(root)
     hashes: dict[str, str] = {}
-    new = [picture for picture in pictures if not _same(known.get(picture.name), picture)]
+    new = [picture for picture in pictures if not _same(remembered.get(picture.name), picture)]
     with progress.task("hashing pictures", len(new)) as advance:
         for picture in new:
             with _readable(picture.path):
                 hashes[picture.name] = sha256_of(picture.path)
             advance(1, "")
-    hashes |= {picture.name: known[picture.name][2] for picture in pictures if picture.name not in hashes}
+    hashes |= {picture.name: remembered[picture.name][2] for picture in pictures if picture.name not in hashes}
     if new and place is not None:
         _remember(place, pictures, hashes)
     return hashes
@@ -88,8 +88,8 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
     with _readable(folder):
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
         yield "a link to a folder above it", prefix.rstrip("/")
         return
     for entry in entries:
@@ -98,7 +98,7 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
         if skipped:
             yield skipped, name
         elif entry.is_dir():
-            yield from _walk(Path(entry.path), f"{name}/", above | {here})
+            yield from _walk(Path(entry.path), f"{name}/", above | {identity})
         else:
             yield _file(entry, name)
 
@@ -141,8 +141,8 @@ _Known = Mapping[str, tuple[int, int, str]]
 """Name -> size, time of change in ns, sha256."""
 
 
-def _same(known: tuple[int, int, str] | None, picture: Picture) -> bool:
-    return known is not None and known[:2] == (picture.size, picture.modified_ns)
+def _same(remembered: tuple[int, int, str] | None, picture: Picture) -> bool:
+    return remembered is not None and remembered[:2] == (picture.size, picture.modified_ns)
 
 
 def _remembered(root: Path) -> tuple[Path | None, _Known]:
@@ -160,10 +160,10 @@ def _remembered(root: Path) -> tuple[Path | None, _Known]:
 def _remember(place: Path, pictures: tuple[Picture, ...], hashes: Mapping[str, str]) -> None:
     """A place that cannot be written is no fault; a name that is not UTF-8 is hashed every time."""
     before = time.time_ns() - _SETTLED_NS
-    kept = {
+    entries = {
         picture.name: (picture.size, picture.modified_ns, hashes[picture.name])
         for picture in pictures
         if picture.modified_ns < before and printable(picture.name) == picture.name
     }
     with suppress(EdgekitError):
-        write_bytes(place, msgspec.json.encode(kept))
+        write_bytes(place, msgspec.json.encode(entries))

@@ -54,7 +54,7 @@ def layers_report(backend: str, setup: Setup, batch: int, times: Sequence[LayerT
 
 
 def nodes_of(layers: Sequence[LayerTime], nodes: Sequence[Node]) -> list[tuple[str, ...]]:
-    """Of each layer, the ONNX nodes that it computes, in the file's order; none for one that the runtime has added.
+    """The ONNX nodes of each layer, in the file's order; empty for a layer that the runtime has added.
 
     A node that the runtime says it runs as several kernels is in each of them; one that is only inferred is in one layer.
     """

@@ -41,7 +41,7 @@ NOISY_CLOCK = 0.9
 
 
 class Candidate(NamedTuple):
-    """Something to time: ``call`` runs it once."""
+    """A candidate of a timing: ``call`` runs it once."""
 
     name: str
     call: Callable[[], object]
@@ -51,7 +51,7 @@ class Candidate(NamedTuple):
 
 
 class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is timed: batch sizes, and ``seconds`` of recorded calls for each session, batch and boundary."""
+    """Batch sizes, and ``seconds`` of recorded calls for each session, batch and boundary."""
 
     batches: tuple[int, ...] = (1, 8, 32)
     seconds: float = 1.0
@@ -65,7 +65,7 @@ class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Conditions(NamedTuple):
-    """What the machine was like meanwhile.
+    """The state of the machine during a block.
 
     ``stolen`` is the share of the cores that others took; ``gpu`` are the GPU's states, one after each block; ``cpu_mhz`` are
     clocks of the cores.
@@ -179,17 +179,17 @@ def state_facts(states: Sequence[GpuState], cpu_mhz: Sequence[int]) -> dict[str,
     """The lowest and the highest of what was read beside the blocks, and what took the clock down in how many of them."""
     facts = {
         "CPU clock": _range(cpu_mhz, "MHz"),
-        "GPU clock": _range([one.clock_mhz for one in states], "MHz"),
-        "GPU temperature": _range([one.temperature_c for one in states], "°C"),
-        "GPU power": _range([one.power_w for one in states], "W"),
+        "GPU clock": _range([state.clock_mhz for state in states], "MHz"),
+        "GPU temperature": _range([state.temperature_c for state in states], "°C"),
+        "GPU power": _range([state.power_w for state in states], "W"),
     }
-    reasons = Counter(reason for one in states for reason in one.slowed_by)
-    told = [f"{reason} in {count} of {len(states)} blocks" for reason, count in reasons.items()]
-    return {name: text for name, text in (facts | {"GPU slowed down by": ", ".join(told)}).items() if text}
+    reasons = Counter(reason for state in states for reason in state.slowed_by)
+    reasons_told = [f"{reason} in {count} of {len(states)} blocks" for reason, count in reasons.items()]
+    return {name: text for name, text in (facts | {"GPU slowed down by": ", ".join(reasons_told)}).items() if text}
 
 
 def overhead_us() -> float:
-    """What one turn of the timing loop costs with a session that does nothing, in microseconds."""
+    """Microseconds of one turn of the timing loop around an empty session."""
     nothing = FakeSession(lambda feed: {}).bind({})
     return float(np.median(np.concatenate([time_block(nothing, 0.01) for _ in range(5)]))) * 1e3
 
@@ -201,28 +201,28 @@ def _candidate(ready: Opened, feed: Feed, boundary: str) -> Candidate:
 
 
 def _with_device_times(row: LatencyReport, session: Session, candidate: Candidate, feed: Feed) -> LatencyReport:
-    """Asked for afterwards, because recording events costs time that the host's clock would count."""
+    """The row with the device's own times, measured afterwards, because recording events would add to the host's times."""
     if not isinstance(session, OnDevice):
         return row
     wake(candidate)
-    found = session.device_times(feed, DEVICE_CALLS)
-    return msgspec.structs.replace(row, device_ms=found.ms, launch_bound=found.launch_bound)
+    times = session.device_times(feed, DEVICE_CALLS)
+    return msgspec.structs.replace(row, device_ms=times.ms, launch_bound=times.launch_bound)
 
 
-def _range(found: Sequence[int | None], unit: str) -> str:
-    told = [number for number in found if number is not None]
-    if not told:
+def _range(numbers: Sequence[int | None], unit: str) -> str:
+    known_numbers = [number for number in numbers if number is not None]
+    if not known_numbers:
         return ""
-    low, high = min(told), max(told)
+    low, high = min(known_numbers), max(known_numbers)
     return f"{low} to {high} {unit}" if low < high else f"{low} {unit}"
 
 
 def _gpu_noise(states: Sequence[GpuState]) -> str:
     """A power limit alone is how a GPU always runs under load, and is left to the facts; anything else is not."""
-    reasons = dict.fromkeys(reason for one in states for reason in one.slowed_by if reason != POWER_LIMIT)
+    reasons = dict.fromkeys(reason for state in states for reason in state.slowed_by if reason != POWER_LIMIT)
     if reasons:
         return f"the GPU was slowed down by {' and '.join(reasons)}"
-    clocks = [one.clock_mhz for one in states if one.clock_mhz is not None]
+    clocks = [state.clock_mhz for state in states if state.clock_mhz is not None]
     if clocks and min(clocks) < NOISY_CLOCK * max(clocks):
         return f"the GPU's clock moved between {min(clocks)} and {max(clocks)} MHz"
     return ""

@@ -1,4 +1,4 @@
-"""What samples of latency say: intervals, percentiles, noise, speed-ups."""
+"""Statistics of latency samples: intervals, percentiles, noise, speed-ups."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ def memory_bound(room: int) -> Iterator[None]:
     try:
         import resource
 
-        taken = int(SIZES.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+        used = int(SIZES.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        bound = taken + room if soft == resource.RLIM_INFINITY else min(soft, taken + room)
+        bound = used + room if soft == resource.RLIM_INFINITY else min(soft, used + room)
         resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
     except (ImportError, OSError, ValueError, IndexError):
         yield

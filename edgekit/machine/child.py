@@ -1,4 +1,4 @@
-"""The one way to do something in a process of its own: what takes too long, too much, or crashes there is a sentence here."""
+"""Run work in a child process: one that crashes, takes too long or too much memory becomes one sentence."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Failure(NamedTuple):
     said: str = ""
 
     def sentence(self, subject: str = "it") -> str:
-        """What the child said of it, or else ``subject`` and the event."""
+        """The child's own message, or else ``subject`` and the event."""
         return self.said or f"{subject} {self.event}"
 
 
@@ -74,9 +74,9 @@ def answer(facts: Answer) -> None:
 def _environment() -> dict[str, str]:
     """PYTHONPATH stays as the user means it here, behind the edgekit that runs here; an empty entry would be the new folder."""
     named = [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
-    here = str(Path(__file__).parents[2])
-    installed = here in (*site.getsitepackages(), site.getusersitepackages())  # all else there must not get ahead of anything
-    return os.environ | {"PYTHONPATH": os.pathsep.join(named if installed else [here, *named])}
+    root = str(Path(__file__).parents[2])
+    installed = root in (*site.getsitepackages(), site.getusersitepackages())  # all else there must not get ahead of anything
+    return os.environ | {"PYTHONPATH": os.pathsep.join(named if installed else [root, *named])}
 
 
 @contextlib.contextmanager

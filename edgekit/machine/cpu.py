@@ -65,7 +65,7 @@ def cpu_clocks_mhz() -> list[int]:
 
 
 def _clocks() -> list[int]:
-    """Of every core that is on, in MHz; an ARM core without a driver for its clock has none."""
+    """Clocks in MHz of every core that is on; an ARM core without a clock driver has none."""
     try:
         return [round(frequency.current) for frequency in psutil.cpu_freq(percpu=True) or []]
     except (OSError, ValueError, NotImplementedError, AttributeError):  # not everywhere does psutil have the function

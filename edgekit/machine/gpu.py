@@ -94,7 +94,7 @@ def _driver() -> Any:
 
 
 def _driver_version() -> str:
-    """As nvidia-smi prints it; on a Jetson without a management library, the release of its system, which brings the driver."""
+    """The driver's version as nvidia-smi prints it; on a Jetson without a management library, the release of its system."""
     library, text = _management(), ctypes.create_string_buffer(96)
     if library is None or library.nvmlSystemGetDriverVersion(text, 96) != 0:
         return _board_release()
@@ -104,10 +104,10 @@ def _driver_version() -> str:
 def _board_release() -> str:
     """``# R36 (release), REVISION: 4.3, GCID: ...`` -> ``L4T 36.4.3``."""
     try:
-        found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", BOARD.read_text(encoding="utf-8", errors="replace"))
+        match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", BOARD.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return ""
-    return f"L4T {found[1]}.{found[2]}" if found else ""
+    return f"L4T {match[1]}.{match[2]}" if match else ""
 
 
 @cache
@@ -130,7 +130,7 @@ def _device() -> ctypes.c_void_p | None:
 
 
 def _managed(name: str, kind: type[ctypes.c_uint] | type[ctypes.c_ulonglong], *which: int) -> int | None:
-    """What ``name`` says of the first GPU; None where this library or this GPU cannot tell."""
+    """The management library's answer to ``name`` for the first GPU; None where there is no answer."""
     value, function, device = kind(), getattr(_management(), name, None), _device()
     if function is None or device is None or function(device, *which, ctypes.byref(value)) != 0:
         return None
@@ -138,7 +138,7 @@ def _managed(name: str, kind: type[ctypes.c_uint] | type[ctypes.c_ulonglong], *w
 
 
 def users_override() -> str:
-    """What the user has set, whatever ``without_tf32`` has made of it for a while."""
+    """The user's own value of the variable, also while ``without_tf32`` overrides it."""
     return (_before[0] if _before else os.environ.get(TF32_OVERRIDE)) or ""
 
 
@@ -147,16 +147,19 @@ def tf32_fact(asked: bool = False, override: str | None = None) -> str:
 
     ``override``: the variable's value, if it is not to be the one that is set now.
     """
-    told = "on" if asked else "off"
+    state = "on" if asked else "off"
     variable = os.environ.get(TF32_OVERRIDE, "") if override is None else override
     if variable == "0":
-        return f"off: {TF32_OVERRIDE}=0 forces it" if asked else told
-    return f"{told} ({TF32_OVERRIDE}={variable} is set)" if variable else told
+        return f"off: {TF32_OVERRIDE}=0 forces it" if asked else state
+    return f"{state} ({TF32_OVERRIDE}={variable} is set)" if variable else state
 
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """NVIDIA's libraries that start meanwhile do without TF32, unless the user decides; the last to leave puts back what was."""
+    """Libraries of NVIDIA that start inside compute without TF32, unless the user has set the variable.
+
+    The variable is restored when the last session closes.
+    """
     if not _before and os.environ.get(TF32_OVERRIDE):
         yield
         return

@@ -17,7 +17,7 @@ from edgekit.version import __version__
 
 
 class Examined(NamedTuple):
-    """What a package's own facts say: on what it would really run, and what limits it, or None."""
+    """The device on which a package would really run, and its limit or None."""
 
     runs_on: str = ""
     limit: Absence | None = None
@@ -39,7 +39,7 @@ class Package(NamedTuple):
 
 
 def broken_package(name: str, problem: BaseException) -> Absence:
-    """What is installed and yet does not start; Ctrl-C in the middle of its import goes on its way."""
+    """The absence of a package that is installed and does not start; Ctrl-C during the import is passed on."""
     cause: BaseException | None = problem
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):  # pybind11 makes an ImportError of it
@@ -103,7 +103,7 @@ def for_gpus(command: str) -> str:
 
 
 def plain_package(facts: Mapping[str, Any]) -> Examined:
-    """What is said of a package that is only imported: nothing limits it."""
+    """The facts of a package that is only imported: no device, no limit."""
     return Examined()
 
 

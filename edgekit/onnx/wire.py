@@ -114,7 +114,7 @@ def _name(value_info: memoryview) -> str:
 
 
 def _last(texts: Sequence[memoryview]) -> str:
-    """Of a field that is written more than once the last counts."""
+    """The last value of a field; protobuf lets it override earlier ones."""
     return _decoded(texts[-1]) if texts else ""
 
 

@@ -10,7 +10,7 @@ from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns,
 from edgekit.setups import Setup, shared_variant
 
 MOST_LAYERS = 15
-"""So many layers are shown of each backend; the JSON has all."""
+"""The most layers that the table shows for a backend; the JSON has all."""
 WIDEST_INTERVAL = 1.5
 """A speed-up is withheld where its interval's ends are further apart than this ratio."""
 
@@ -117,8 +117,8 @@ class LayersReport(Part, frozen=True):
         names = ("layer", "operator", "ONNX nodes", *numbers)
         headings = columns(*names, numbers=numbers, prose=("layer", "ONNX nodes"), ranks={"operator": 1})
         title = f"layers on {self.backend}, batch {self.batch}, the slowest first"
-        rest = len(self.layers) - len(slowest)
-        more = f"{rest} more layer{' is' if rest == 1 else 's are'} in the JSON; " if rest else ""
+        hidden = len(self.layers) - len(slowest)
+        more = f"{hidden} more layer{' is' if hidden == 1 else 's are'} in the JSON; " if hidden else ""
         every = "its one layer takes" if len(self.layers) == 1 else f"all {len(self.layers)} take"
         return (
             Table(title, headings, rows),
@@ -160,7 +160,7 @@ class BenchReport(Report, frozen=True):
             *_latencies(f"latency of {self.bundle}{variant} in ms, {threads}, interleaved", self.rows, self.comparisons),
             *map(Line, _own_clock(self.rows)),
             Line("device: inputs resident, work complete. end-to-end: host array in, host array out."),
-            Line("speed-up: over the first backend, median of the per-round ratios. - (n): withheld, it takes n calls."),
+            Line("speed-up: over the first backend, median of the per-round ratios. - (n): not shown; needs at least n calls."),
             Line(
                 f"{self.machine.get('cpu', 'unknown CPU')}, {self.machine.get('cores', '?')} core(s); "
                 f"the timing loop itself costs {self.overhead_us:.2f} us a call."

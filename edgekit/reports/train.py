@@ -48,10 +48,10 @@ class DataReport(Part, frozen=True):
 
     def lines(self) -> tuple[str, ...]:
         """The report in lines of text, for those who wait for the training to begin."""
-        shown, rest = self.classes[:MOST_CLASSES], self.classes[MOST_CLASSES:]
+        shown, others = self.classes[:MOST_CLASSES], self.classes[MOST_CLASSES:]
         text = ", ".join(f"{row.name} {row.training} + {row.test}" for row in shown)
-        if rest:
-            text += f", and {len(rest)} more classes {sum(row.training for row in rest)} + {sum(row.test for row in rest)}"
+        if others:
+            text += f", and {len(others)} more classes {sum(row.training for row in others)} + {sum(row.test for row in others)}"
         left_out = tuple(f"left out: {row.count} x {row.reason}, like {row.example}" for row in self.left_out)
         majority = f"the most frequent class is {self.majority:.1%} of the test pictures"
         return (f"pictures (training + test): {text}; {majority}", *left_out, *(f"note: {text}" for text in self.notes))
@@ -87,7 +87,7 @@ class StatisticsReport(Part, frozen=True):
 NOTICEABLE = 0.02
 """By as much accuracy inference mode may be worse than training mode; after long trainings the modes differ by less."""
 MOST_CLASSES = 20
-"""As many classes are named one by one where a report is told in lines."""
+"""The most classes that the lines of a report name one by one."""
 
 
 class TrainReport(Report, frozen=True):

@@ -32,7 +32,7 @@ def _reachable(root: Path, module: str) -> set[Path]:
     waiting = [module]
     installed = bool({"site-packages", "dist-packages"} & set(root.parts))
     inside = module.partition(".")[0] if installed else ""
-    seen = set(waiting)
+    followed = set(waiting)
     while waiting:
         name = waiting.pop()
         for path in _files_of(root, name):
@@ -40,8 +40,8 @@ def _reachable(root: Path, module: str) -> set[Path]:
                 files.add(path)
                 package = ".".join(path.parent.relative_to(root).parts)
                 names = _imports(path, package)
-                new = {name for name in names if name not in seen and (not inside or name.partition(".")[0] == inside)}
-                seen |= new
+                new = {name for name in names if name not in followed and (not inside or name.partition(".")[0] == inside)}
+                followed |= new
                 waiting += sorted(new)
     return files
 

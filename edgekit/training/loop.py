@@ -79,8 +79,8 @@ def fit(
     state = State(model, recipe.train, batches, place)
     if begin == "resume" or (begin == "update" and _goes_on(run, key)):
         state.load(run / CHECKPOINT, key)
-        left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
-        progress.say(f"going on with the training that stopped {left}; --restart begins anew")
+        place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
+        progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
     work = EpochWork(recipe.train, training, test, batches)
     _train_all(state, work, run, key, progress)
@@ -158,9 +158,9 @@ def _check_fit(model: nn.Module, recipe: Recipe, pictures: PictureShape) -> None
             f"{recipe.model.name} does not take pictures of {shape}: {reason}", "see data and model.args"
         ) from problem
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, classes):
-        given = f"{'x'.join(map(str, logits.shape))} values" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        returned = f"{'x'.join(map(str, logits.shape))} values" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ModelError(
-            f"{recipe.model.name} gives {given} for 2 pictures, but the data has {classes} classes",
+            f"{recipe.model.name} gives {returned} for 2 pictures, but the data has {classes} classes",
             f"let it return logits of 2x{classes}, see model.args",
         )
 
@@ -180,13 +180,13 @@ def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], watc
     if stop():
         state.seconds += time.perf_counter() - started
         return
-    loss, correct, seen = state.totals.tolist()
+    loss, correct, samples = state.totals.tolist()
     if not math.isfinite(loss):
-        raise RecipeError(f"the loss became {loss / seen} in epoch {state.epoch + 1}", "lower train.learning_rate")
+        raise RecipeError(f"the loss became {loss / samples} in epoch {state.epoch + 1}", "lower train.learning_rate")
     test_accuracy = accuracy(state.model, job.test, job.settings.channels_last)
     seconds = state.seconds + time.perf_counter() - started
     rate = float(state.optimizer.param_groups[0]["lr"])
-    epoch = Epoch(state.epoch + 1, loss / seen, correct / seen, test_accuracy, round(seconds, 3), rate)
+    epoch = Epoch(state.epoch + 1, loss / samples, correct / samples, test_accuracy, round(seconds, 3), rate)
     state.history.append(epoch)
     state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
     state.totals = torch.zeros_like(state.totals)

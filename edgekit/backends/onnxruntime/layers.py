@@ -28,7 +28,7 @@ class OrtCpuSession(OrtSession):
     """A session on the CPU, which can tell its nodes' times."""
 
     def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:
-        """Of a session of its own: profiling costs every call, and cannot be switched off in this one."""
+        """The layer times of a second session, opened for profiling: profiling slows every call and cannot be switched off."""
         options = session_options(self._setup)
         with TemporaryDirectory() as folder:
             options.enable_profiling = True
@@ -50,9 +50,9 @@ def node_times(events: list[dict[str, Any]], skipped: int) -> tuple[LayerTime, .
             name = event["name"][: -len(_ENDING)]
             names.setdefault(name, str(event["args"].get("op_name", "")))
             calls[-1][name] = calls[-1].get(name, 0.0) + event["dur"] / 1e3  # nothing keeps two nodes from sharing a name
-    kept = calls[skipped:]
+    counted = calls[skipped:]
     return tuple(
-        LayerTime(name, operator, (_ADDED.sub("", name),), tuple(call.get(name, 0.0) for call in kept))
+        LayerTime(name, operator, (_ADDED.sub("", name),), tuple(call.get(name, 0.0) for call in counted))
         for name, operator in names.items()
     )
 

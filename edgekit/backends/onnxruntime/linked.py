@@ -17,8 +17,8 @@ _DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 def linked_tensorrt(onnxruntime: Path) -> str:
     """``libnvinfer.so.10`` or the like, out of the package in this folder; nothing where its provider is no file of its own."""
     provider = onnxruntime / "capi" / "libonnxruntime_providers_tensorrt.so"
-    found = re.search(rb"libnvinfer\.so\.\d+", provider.read_bytes()) if provider.is_file() else None
-    return found[0].decode() if found else ""
+    match = re.search(rb"libnvinfer\.so\.\d+", provider.read_bytes()) if provider.is_file() else None
+    return match[0].decode() if match else ""
 
 
 def loading_problem(library: str, driver: bool) -> str:

@@ -19,7 +19,7 @@ BOTH = Absence(
 
 
 def _cpu_absence() -> Absence | None:
-    """What installs it leaves the other whole, which can do all that it can."""
+    """The remedy that installs ONNX Runtime and leaves an installed GPU package, which can do the same, untouched."""
     if version_of(CPU):
         return BOTH if version_of(GPU) else None
     return Absence("not installed", f"none is needed, {GPU} has the CPU too" if version_of(GPU) else pip_install("cpu"))
@@ -32,14 +32,14 @@ def _gpu_absence() -> Absence | None:
 
 
 def how_to_get_cuda() -> str:
-    """What brings an ONNX Runtime with CUDA here: what installs it takes the other away first."""
+    """The remedy that installs ONNX Runtime with CUDA: the CPU package is removed first."""
     if platform.machine() == "aarch64":
         return "PyPI has none for aarch64, use tensorrt"
     return f"{f'pip uninstall -y {CPU}, then ' if version_of(CPU) else ''}pip install {GPU}"
 
 
 def _examine(facts: Mapping[str, Any]) -> Examined:
-    """It names CUDA on any machine: what counts is what a session really used."""
+    """The package names CUDA on any machine, so only the provider of an opened session counts."""
     if "CUDAExecutionProvider" not in facts["providers"]:
         return Examined("CPU")
     gpu = cuda_absence()

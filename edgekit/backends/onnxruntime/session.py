@@ -29,9 +29,9 @@ QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 FATAL_ONLY = 4  # errors are raised as well; its log would write names from the file to the terminal as they are
 LOOPS = {"Loop", "Scan"}
 LOOP_SECONDS = 50.0
-"""As long may a run of a file with loops take, which may have no end."""
+"""Seconds after which a run of a file with loops is ended, because a loop may be endless."""
 OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad array new length", "not enough space", "MemoryError")
-"""What ONNX Runtime says where the system gives no more memory."""
+"""Texts of ONNX Runtime's errors when memory cannot be allocated."""
 # a package that is only half there is found out here
 VERSION, _ = str(ort.__version__), (ort.InferenceSession, ort.SessionOptions, ort.OrtValue, ort.get_available_providers)
 ASKED_OFF = f"asked off by {TF32_OVERRIDE}=0; edgekit verify shows whether it is: TF32 errs by about 1e-3"
@@ -174,7 +174,7 @@ def read_for_session(path: Path) -> bytes:
 
 
 def session_options(setup: Setup) -> ort.SessionOptions:
-    """On so many threads, or on all cores; nothing is printed."""
+    """Options of a session: the setup's threads, or one for each core; the log stays silent."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = setup.threads or cores()
     options.inter_op_num_threads = 1
@@ -187,7 +187,7 @@ def session_options(setup: Setup) -> ort.SessionOptions:
 def new_session(
     content: bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, dict[str, str]]]
 ) -> ort.InferenceSession:
-    """Nothing falls back, at the start or in a run; nothing is printed where ``--json`` writes."""
+    """Open a session that never falls back to another provider, and prints nothing on stdout."""
     with redirect_stdout(sys.stderr):
         return ort.InferenceSession(content, options, providers=list(providers), enable_fallback=0)
 
@@ -228,7 +228,7 @@ def provider_absence() -> Absence | None:
 
 
 def _providers(kind: str, files: ModelFiles, batches: Sequence[int], content: bytes) -> list[tuple[str, dict[str, str]]]:
-    """The one asked for; behind TensorRT also CUDA, or what TensorRT leaves would go to the CPU."""
+    """The setup's provider; behind TensorRT also CUDA, so that nodes which TensorRT refuses do not run on the CPU."""
     cuda = (PROVIDERS["ort-cuda"], {"use_tf32": "0"})
     if kind == "ort-tensorrt":
         quantised = bool(QUANTISED & operators(content))
@@ -254,11 +254,11 @@ def placement(session: ort.InferenceSession) -> dict[str, str]:
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
     parts = session.get_provider_graph_assignment_info()
-    found = [(part.ep_name == PROVIDERS["ort-cpu"], node.op_type) for part in parts for node in part.get_nodes()]
-    kinds = dict.fromkeys(kind for on_cpu, kind in found if on_cpu)
+    assigned = [(part.ep_name == PROVIDERS["ort-cpu"], node.op_type) for part in parts for node in part.get_nodes()]
+    kinds = dict.fromkeys(kind for on_cpu, kind in assigned if on_cpu)
     if not kinds:
-        return {"nodes on the CPU": f"none of {len(found)}"}
-    return {"nodes on the CPU": f"{sum(on_cpu for on_cpu, _ in found)} of {len(found)}: {', '.join(kinds)}"}
+        return {"nodes on the CPU": f"none of {len(assigned)}"}
+    return {"nodes on the CPU": f"{sum(on_cpu for on_cpu, _ in assigned)} of {len(assigned)}: {', '.join(kinds)}"}
 
 
 def _precision(files: ModelFiles, settings: Mapping[str, str]) -> str:
@@ -305,13 +305,13 @@ def _check_used(session: ort.InferenceSession, provider: str) -> None:
 
 
 def _check_names(session: ort.InferenceSession, files: ModelFiles) -> None:
-    for what, found, wanted in (
+    for kind, names, expected in (
         ("inputs", session.get_inputs(), files.inputs),
         ("outputs", session.get_outputs(), files.outputs),
     ):
-        if [item.name for item in found] != [spec.name for spec in wanted]:
+        if [item.name for item in names] != [spec.name for spec in expected]:
             raise BundleError(
-                f"{files.onnx} has the {what} {[item.name for item in found]} where the manifest says "
-                f"{[spec.name for spec in wanted]}",
+                f"{files.onnx} has the {kind} {[item.name for item in names]} where the manifest says "
+                f"{[spec.name for spec in expected]}",
                 "export the bundle again",
             )

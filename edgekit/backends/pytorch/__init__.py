@@ -27,7 +27,7 @@ class PyTorchOptions(Options, frozen=True):
 
 
 def factory_of(files: ModelFiles, setup: Setup) -> str | None:
-    """What makes the module: the setup's source, or a model that edgekit ships; never an import path that a manifest names."""
+    """The factory of the module: the setup's source, or a shipped model; never an import path that a manifest names."""
     source = PyTorchOptions.of(setup).source
     if source is not None:
         return source
@@ -35,7 +35,7 @@ def factory_of(files: ModelFiles, setup: Setup) -> str | None:
 
 
 def _lacking(files: ModelFiles | None, setup: Setup) -> Absence | None:
-    """What can be said without importing PyTorch, which takes seconds."""
+    """The reason that can be known without importing PyTorch, which takes seconds."""
     if importlib.util.find_spec("torch") is None:
         return Absence("PyTorch is not installed", pip_install("train"))
     if files is None:

@@ -16,7 +16,7 @@ def _absence(name: str) -> Absence | None:
 
 
 def _torch(facts: Mapping[str, Any]) -> Examined:
-    """It computes on a GPU where it finds one; else its CUDA, if it has one, is idle."""
+    """PyTorch computes on a GPU where it finds one; otherwise its CUDA, if built in, is idle."""
     if facts["cuda"]:
         return Examined(f"CUDA {facts['built']}, {facts['device']}")
     gpu = cuda_absence() if facts["built"] else None

@@ -142,10 +142,10 @@ class TorchCudaSession(TorchSession):
 
 
 class _Cuda:
-    """What PyTorch raises of CUDA in here becomes one sentence; a class, because it stands within what is timed."""
+    """Turn PyTorch's CUDA errors into one sentence. A class, because a generator would add to the times."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, action: str) -> None:
+        self._what = action
 
     def __enter__(self) -> None:
         return None

@@ -25,7 +25,7 @@ from edgekit.setups import Absence, Setup
 
 
 def _absence(files: ModelFiles | None, setup: Setup) -> Absence | None:
-    """Nothing is imported before the driver is known to start: without one, some releases end the process."""
+    """Probe the driver before any import: without a driver some releases end the process."""
     flavour = _flavour(RunOptions.of(setup))
     if flavour not in installed() if flavour else not installed():
         return Absence(f"{flavour or 'TensorRT'} is not installed", how_to_install(flavour))

@@ -99,9 +99,9 @@ def build_engine(
     key = key_of(trt, model, options)
     path = output or engine_path(key)
     check_names_a_file(path)
-    found = None if rebuild else find_engine(key, path)
-    if found is not None:
-        return found
+    cached = None if rebuild else find_engine(key, path)
+    if cached is not None:
+        return cached
     if output is not None:
         check_engine_replaceable(output)
     check_writable(path.parent)
@@ -141,7 +141,7 @@ def _timing_path(key: EngineKey) -> Path:
 
 
 def _earlier(timing: Path | None) -> bytes:
-    """What earlier builds measured; nothing where that cannot be read, since it only saves time."""
+    """The timing cache of earlier builds; empty where it cannot be read, since it only saves time."""
     try:
         if timing is None or not timing.is_file() or timing.stat().st_size > MAX_TIMING_BYTES:
             return b""
@@ -158,5 +158,5 @@ def _told_of_timing(trt: TensorRT, built: Built) -> str:
 
 
 def _cold_seconds(before: EngineRecord | None, key: EngineKey) -> float | None:
-    """What the same build took when nothing had been measured yet."""
+    """Seconds of the same build with an empty timing cache."""
     return before.cold_seconds if before is not None and before.key == key else None

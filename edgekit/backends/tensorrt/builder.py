@@ -71,8 +71,8 @@ def build_plan(
     builder = _builder(trt, logger)
     parsed = parse(trt, builder, logger, model)
     config = _config(trt, builder, logger, options, model.inputs)
-    asked = constrain(trt.api, trt.flavour, config, parsed.network, parsed.proto) if trt.flavour.precision_flags else {}
-    layers = network_layers(parsed.network, asked)
+    types = constrain(trt.api, trt.flavour, config, parsed.network, parsed.proto) if trt.flavour.precision_flags else {}
+    layers = network_layers(parsed.network, types)
     reused = _use_timing_cache(config, timing_cache) if trt.flavour.timing_cache else False
     logger.messages.clear()  # a timing cache that was refused is not why a build fails
     begun = time.perf_counter()

@@ -82,8 +82,8 @@ class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fitting = [(sizes.max - sizes.min, index) for index, sizes in enumerate(profiles) if batch in sizes]
         if fitting:
             return min(fitting)[1]
-        there = ", ".join(map(str, profiles)) or "none, its batch is fixed"
-        raise EngineError(f"the engine takes no batch of {batch} (min:opt:max: {there})", f"build it with --batch {batch}")
+        ranges = ", ".join(map(str, profiles)) or "none, its batch is fixed"
+        raise EngineError(f"the engine takes no batch of {batch} (min:opt:max: {ranges})", f"build it with --batch {batch}")
 
 
 class Engine(NamedTuple):
@@ -96,7 +96,7 @@ class Engine(NamedTuple):
 
 
 def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
-    """What an engine of ``model`` built here and now depends on."""
+    """The key of an engine of ``model``, built on this machine by ``options``."""
     # beside a GPU that it does not know, RTX builds byte by byte what it builds without one
     facts = gpu_facts() if trt.flavour.needs_gpu or runs_here(trt) else {}
     return EngineKey(
@@ -153,18 +153,22 @@ def flavour_of_engine(path: Path) -> str:
 def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
     """The engine at ``path``, or where it points to, and no other; raises EngineError that says in what it does not fit."""
     key = _record_of(path).key
-    here = key_of(trt, model, key.options)
-    if key.onnx_sha256 != here.onnx_sha256:
+    local = key_of(trt, model, key.options)
+    if key.onnx_sha256 != local.onnx_sha256:
         raise EngineError(f"{path} is an engine of another file than {model.path}", "give the bundle that it was built of")
-    may_differ = _may_differ(trt, key, here)
-    differing = [one for one in key.__struct_fields__ if one not in may_differ and getattr(key, one) != getattr(here, one)]
+    may_differ = _may_differ(trt, key, local)
+    differing = [
+        field for field in key.__struct_fields__ if field not in may_differ and getattr(key, field) != getattr(local, field)
+    ]
     if differing:
-        told = ", ".join(f"{WORDS.get(one, one.replace('_', ' '))} {_differences(key, here, one)}" for one in differing)
-        raise EngineError(f"{path} was built for something else ({told})", build_again(path, key.options))
-    found = find_engine(key, Path(os.path.realpath(path)))
-    if found is None:
+        differences = ", ".join(
+            f"{WORDS.get(field, field.replace('_', ' '))} {_differences(key, local, field)}" for field in differing
+        )
+        raise EngineError(f"{path} was built for something else ({differences})", build_again(path, key.options))
+    engine = find_engine(key, Path(os.path.realpath(path)))
+    if engine is None:
         raise EngineError(f"{path} is not the plan that its record tells of", build_again(path, key.options))
-    return found
+    return engine
 
 
 def _record_of(path: Path) -> EngineRecord:
@@ -182,17 +186,17 @@ def _record_of(path: Path) -> EngineRecord:
     raise EngineError(f"engine {str(path)!r} {problem}", "make it with edgekit build --output")
 
 
-def _may_differ(trt: TensorRT, key: EngineKey, here: EngineKey) -> tuple[str, ...]:
-    """In what it may have been built elsewhere: by its options or, by RTX for no GPU in particular: it compiles when it runs."""
+def _may_differ(trt: TensorRT, key: EngineKey, local: EngineKey) -> tuple[str, ...]:
+    """Fields in which a loadable engine may differ from this machine: by its options, or because RTX compiles when it runs."""
     if trt.flavour.compiles_late and not key.gpu:
         return (*OF_THE_GPU, *OF_THE_DRIVER)
-    release = ("version", *OF_THE_DRIVER) if key.version.partition(".")[0] == here.version.partition(".")[0] else ()
+    release = ("version", *OF_THE_DRIVER) if key.version.partition(".")[0] == local.version.partition(".")[0] else ()
     return (*(OF_THE_GPU if key.options.hardware_compatible else ()), *(release if key.options.version_compatible else ()))
 
 
-def _differences(key: EngineKey, here: EngineKey, field: str) -> str:
-    there, now = getattr(key, field), getattr(here, field)
-    return "differ" if isinstance(there, tuple) else f"{there or 'none'} there, {now or 'none'} here"
+def _differences(key: EngineKey, local: EngineKey, field: str) -> str:
+    built, now = getattr(key, field), getattr(local, field)
+    return "differ" if isinstance(built, tuple) else f"{built or 'none'} there, {now or 'none'} here"
 
 
 def build_again(path: Path, options: BuildOptions) -> str:

@@ -129,7 +129,7 @@ def build_absence(name: str) -> Absence | None:
 def how_to_install(name: str | None = None) -> str:
     """The remedy where the flavour ``name``, or every one, is not installed."""
     if not on_arm():
-        commands = {one.name: pip_install(one.extra) for one in FLAVOURS}
+        commands = {row.name: pip_install(row.extra) for row in FLAVOURS}
         return commands[name] if name else ", or on RTX ".join(commands.values())
     if name == "tensorrt-rtx":
         return "there is no package of it for aarch64, use --flavour tensorrt"
@@ -143,22 +143,22 @@ def _remedy_without_gpu() -> str:
 
 
 def on_arm() -> bool:
-    """As on a board: TensorRT is from apt, older ones have no nvidia-smi, and there is no RTX."""
+    """Whether this is an ARM board: TensorRT comes from apt there, nvidia-smi may be missing, and there is no RTX."""
     return platform.machine() == "aarch64"
 
 
 def gpu_absence(trt: TensorRT) -> Absence | None:
     """Why no engine of this release runs on the GPU here; None where one may."""
-    known: list[str] = []
+    supported: list[str] = []
     if trt.flavour.lists_gpus:
-        known = dir(trt.api.ComputeCapability)
-    return unknown_gpu(str(trt), known, gpu_facts())
+        supported = dir(trt.api.ComputeCapability)
+    return unknown_gpu(str(trt), supported, gpu_facts())
 
 
-def unknown_gpu(release: str, known: Collection[str], gpu: Mapping[str, str]) -> Absence | None:
+def unknown_gpu(release: str, supported: Collection[str], gpu: Mapping[str, str]) -> Absence | None:
     """Why ``release``, which compiles for the GPUs of ``known`` alone, runs nothing on this one; None where it may."""
     capability = gpu.get("compute capability", "")
-    if not known or not capability or f"SM{capability.replace('.', '')}" in known:
+    if not supported or not capability or f"SM{capability.replace('.', '')}" in supported:
         return None
     remedy = f"{how_to_install('tensorrt')}, for TensorRT itself"
     return Absence(f"{release} knows no GPU of compute capability {capability}", remedy)
@@ -182,7 +182,7 @@ def flavour_of(name: str, version: str) -> Flavour | None:
 
 def known_versions(name: str) -> str:
     """For messages: ``8.6 and later 8.x, 10.x, 11.x``."""
-    rows = [one.first for one in FLAVOURS if one.name == name]
+    rows = [row.first for row in FLAVOURS if row.name == name]
     return ", ".join(f"{major}.{minor} and later {major}.x" if minor else f"{major}.x" for major, minor in rows)
 
 

@@ -1,4 +1,4 @@
-"""What a built engine says of its own layers; it takes a GPU to ask.
+"""The layers of a built engine, as its inspector describes them; the inspector needs a GPU.
 
 Releases differ in words: a convolution is ``CaskConvolution`` in 8.6, ``CaskGemmConvolution`` or a Myelin ``conv`` in 10 and
 ``correlation`` in 11; small products end up in generated kernels (``kgen``), which only their ONNX nodes tell from the others.
@@ -46,7 +46,7 @@ _KERNEL_TYPES = {
 def read_layers(
     trt: TensorRT, plan: bytes, inputs: tuple[TensorSpec, ...], options: BuildOptions, computing: Set[str]
 ) -> Inspected:
-    """What the engine says of its layers on this GPU; raises EngineError for an engine that should load."""
+    """The engine's layers as its inspector describes them; raises EngineError for an engine that should load."""
     absence = cuda_absence() or gpu_absence(trt)
     if absence:
         return Inspected(None, absence.reason)
@@ -57,14 +57,14 @@ def read_layers(
 
 
 def _merged(described: Sequence[Sequence[EngineLayer]]) -> tuple[EngineLayer, ...]:
-    """Of several profiles: each says what its own layers compute in, and some releases nothing of another's."""
-    every = tuple(dict.fromkeys(one for layers in described for one in layers))
-    telling = {one.name for one in every if one.precisions}
-    return tuple(one for one in every if one.precisions or one.name not in telling)
+    """The layers of all profiles: the inspector tells the precision of the profile at hand, and some releases of no other."""
+    every = tuple(dict.fromkeys(layer for layers in described for layer in layers))
+    telling = {layer.name for layer in every if layer.precisions}
+    return tuple(layer for layer in every if layer.precisions or layer.name not in telling)
 
 
 def information(api: Any, engine: Any, context: Any) -> str:
-    """What the inspector says of an engine, in the shapes for which the context is set up."""
+    """The inspector's description of an engine, for the shapes that the context is set to."""
     inspector = engine.create_engine_inspector()
     if context is not None:
         inspector.execution_context = context
@@ -102,16 +102,16 @@ def engine_layers(document: str, computing: Set[str] = frozenset()) -> list[Engi
     except (ValueError, TypeError, KeyError, RecursionError):
         raise EngineError("the engine's description is not the JSON that TensorRT documents", "build it again") from None
     layers = [_layer(entry) for entry in entries]
-    hidden = computing - {node for one in layers if one.computes for node in one.onnx_nodes}
+    hidden = computing - {node for layer in layers if layer.computes for node in layer.onnx_nodes}
     return [
-        msgspec.structs.replace(one, computes=one.computes or (not moves(one) and not hidden.isdisjoint(one.onnx_nodes)))
-        for one in layers
+        msgspec.structs.replace(layer, computes=layer.computes or (not moves(layer) and not hidden.isdisjoint(layer.onnx_nodes)))
+        for layer in layers
     ]
 
 
-def moves(one: EngineLayer) -> bool:
-    """It copies or reformats, and computes nothing."""
-    return bool(_MOVES.search(one.kind)) or one.name.startswith("Reformatting CopyNode")
+def moves(layer: EngineLayer) -> bool:
+    """Whether a layer copies or reformats, and computes nothing."""
+    return bool(_MOVES.search(layer.kind)) or layer.name.startswith("Reformatting CopyNode")
 
 
 def _layer(entry: Any) -> EngineLayer:
@@ -139,11 +139,11 @@ def _precisions(entry: dict[str, Any]) -> tuple[str, ...]:
     if factors is not None:
         return (_KERNEL_TYPES[factors[1]],)
     weights = entry.get("Weights")
-    told = _precision(str(weights.get("Type", ""))) if isinstance(weights, dict) else ""
-    if told:
-        return (told,)
-    sides = [one for side in ("Inputs", "Outputs") for one in _list(entry.get(side)) if isinstance(one, dict)]
-    texts = [" ".join(str(one.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format")) for one in sides]
+    stored = _precision(str(weights.get("Type", ""))) if isinstance(weights, dict) else ""
+    if stored:
+        return (stored,)
+    sides = [tensor for side in ("Inputs", "Outputs") for tensor in _list(entry.get(side)) if isinstance(tensor, dict)]
+    texts = [" ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format")) for tensor in sides]
     return tuple(dict.fromkeys(filter(None, map(_precision, texts))))
 
 

@@ -18,19 +18,19 @@ SHOWN = 3
 
 
 class Inspected(NamedTuple):
-    """What a built engine says of its layers; None, and ``why_not``, where there is no asking it."""
+    """The layers of a built engine, or None with the reason ``why_not``."""
 
     layers: tuple[EngineLayer, ...] | None
     why_not: str = ""
 
     @property
     def telling(self) -> tuple[EngineLayer, ...]:
-        """Those that compute and say in what."""
-        return tuple(one for one in self.layers or () if one.computes and one.precisions)
+        """Layers that compute and whose precision is known."""
+        return tuple(layer for layer in self.layers or () if layer.computes and layer.precisions)
 
 
 class Read(NamedTuple):
-    """What was read off an engine: ``nodes``: the layers that each ONNX node is in; ``others``: layers that name none of them."""
+    """An engine's layers by ONNX node (``nodes``), and those that name no node (``others``)."""
 
     nodes: dict[str, list[EngineLayer]]
     others: tuple[EngineLayer, ...]
@@ -38,48 +38,48 @@ class Read(NamedTuple):
 
 def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspected, tf32: bool) -> PrecisionReport:
     """The network against what was asked for, and the engine, as far as it tells, against the network."""
-    told = inspected.telling
-    read = _by_node(told, planned.nodes)
+    telling = inspected.telling
+    read = _by_node(telling, planned.nodes)
     off = [node for node, layers in read.nodes.items() if not _fits(planned.nodes[node], layers)]
     fallen = [node for node in off if planned.nodes[node] in QUANTISED]
     unread = [node for node in planned.nodes if node not in read.nodes]
     problems = [*_against_asked(asked, planned.precisions), *_tf32(inspected.layers or (), tf32)]
     problems += _wrong(read, [node for node in off if node not in fallen], planned)
     problems += _fallen(fallen, planned)
-    problems += [] if unread or not told else _lost(asked, told, planned)
-    sure = tuple(dict.fromkeys(_likeliest(one, planned.precisions) for one in told))
+    problems += [] if unread or not telling else _lost(asked, telling, planned)
+    sure = tuple(dict.fromkeys(_likeliest(layer, planned.precisions) for layer in telling))
     return PrecisionReport(
         asked=asked + (", quantised" if set(planned.precisions) & set(QUANTISED) else ""),
         typing=STRONG if flavour.strongly_typed else CONSTRAINED,
-        read_from="engine" if told and not unread else "both" if told else "network",
-        found=tuple(dict.fromkeys((*sure, *(planned.precisions if unread or not told else ())))),
+        read_from="engine" if telling and not unread else "both" if telling else "network",
+        found=tuple(dict.fromkeys((*sure, *(planned.precisions if unread or not telling else ())))),
         problems=tuple(problems),
         engine=tuple(inspected.layers or ()),
         note="; ".join(filter(None, _notes(inspected, read, fallen, unread, planned))),
     )
 
 
-def _by_node(told: Sequence[EngineLayer], nodes: Mapping[str, str]) -> Read:
-    found: dict[str, list[EngineLayer]] = {}
+def _by_node(telling: Sequence[EngineLayer], nodes: Mapping[str, str]) -> Read:
+    by_node: dict[str, list[EngineLayer]] = {}
     others = []
-    for one in told:
-        named = [node for node in one.onnx_nodes or fused_parts(one.name) if node in nodes]
+    for layer in telling:
+        named = [node for node in layer.onnx_nodes or fused_parts(layer.name) if node in nodes]
         for node in named:
-            found.setdefault(node, []).append(one)
+            by_node.setdefault(node, []).append(layer)
         if not named:
-            others.append(one)
-    return Read(found, tuple(others))
+            others.append(layer)
+    return Read(by_node, tuple(others))
 
 
-def _fits(wanted: str, layers: Sequence[EngineLayer]) -> bool:
-    """Of a node that runs as several layers each does, as in another profile; generated kernels share it, and one is enough."""
-    return all(wanted in one.precisions for one in layers if one.kind != GENERATED) and any(
-        wanted in one.precisions for one in layers
+def _fits(precision: str, layers: Sequence[EngineLayer]) -> bool:
+    """Whether every layer of a node computes in ``precision``; of generated kernels, which nodes share, one is enough."""
+    return all(precision in layer.precisions for layer in layers if layer.kind != GENERATED) and any(
+        precision in layer.precisions for layer in layers
     )
 
 
 def _against_asked(asked: str, in_network: Sequence[str]) -> list[str]:
-    """What a file is stored in is what it computes in, where it is not quantised and not of several types."""
+    """A file computes in the type it is stored in, unless it is quantised or of several types."""
     if in_network and asked not in in_network and not set(in_network) & set(QUANTISED):
         return [f"{asked} was asked for, and the network computes in {', '.join(in_network)}"]
     return []
@@ -88,17 +88,17 @@ def _against_asked(asked: str, in_network: Sequence[str]) -> list[str]:
 def _wrong(read: Read, off: Sequence[str], planned: NetworkLayers) -> list[str]:
     wrong = [f"{node} in {_other(read.nodes[node], planned.nodes[node])} instead of {planned.nodes[node]}" for node in off]
     wrong += [
-        f"{one.name} in {one.precisions[0]}"
-        for one in read.others
-        if planned.precisions and not set(one.precisions) & set(planned.precisions)
+        f"{layer.name} in {layer.precisions[0]}"
+        for layer in read.others
+        if planned.precisions and not set(layer.precisions) & set(planned.precisions)
     ]
     if not wrong:
         return []
     return [f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(planned.precisions)}: {_some(wrong)}"]
 
 
-def _other(layers: Sequence[EngineLayer], wanted: str) -> str:
-    return next(one.precisions[0] for one in layers if wanted not in one.precisions)
+def _other(layers: Sequence[EngineLayer], precision: str) -> str:
+    return next(layer.precisions[0] for layer in layers if precision not in layer.precisions)
 
 
 def _fallen(fallen: Sequence[str], planned: NetworkLayers) -> list[str]:
@@ -108,15 +108,15 @@ def _fallen(fallen: Sequence[str], planned: NetworkLayers) -> list[str]:
     return [f"{len(fallen)} of {len(quantised)} quantised layers run in a wider type: {_some(fallen)}"]
 
 
-def _lost(asked: str, told: Sequence[EngineLayer], planned: NetworkLayers) -> list[str]:
-    if asked not in planned.precisions or any(asked in one.precisions for one in told):
+def _lost(asked: str, telling: Sequence[EngineLayer], planned: NetworkLayers) -> list[str]:
+    if asked not in planned.precisions or any(asked in layer.precisions for layer in telling):
         return []
     return [f"no layer of the engine computes in {asked}"]
 
 
 def _tf32(engine: Sequence[EngineLayer], allowed: bool) -> list[str]:
-    """Of every layer: a kernel made of several nodes may be of any kind."""
-    rounding = [one.name for one in engine if "tf32" in one.tactic.lower()]
+    """Layers that round to TF32, of every kind: a kernel of several nodes may be of any kind."""
+    rounding = [layer.name for layer in engine if "tf32" in layer.tactic.lower()]
     if not rounding or allowed:
         return []
     return [f"TF32 is off, and {len(rounding)} layer(s) use it: {_some(rounding)}"]
@@ -125,11 +125,11 @@ def _tf32(engine: Sequence[EngineLayer], allowed: bool) -> list[str]:
 def _notes(
     inspected: Inspected, read: Read, fallen: Sequence[str], unread: Sequence[str], planned: NetworkLayers
 ) -> tuple[str, ...]:
-    told = inspected.telling
-    if not told:
+    telling = inspected.telling
+    if not telling:
         why_not = inspected.why_not or "the engine does not say what its layers compute in"
         return (f"read off the network, not off the engine: {why_not}",)
-    unclear = [f"{one.name} in {' or '.join(one.precisions)}" for one in told if len(one.precisions) > 1]
+    unclear = [f"{layer.name} in {' or '.join(layer.precisions)}" for layer in telling if len(layer.precisions) > 1]
     quantised = sum(precision in QUANTISED for precision in planned.nodes.values())
     return (
         f"the engine does not say of {len(unread)} of {len(planned.nodes)} layers what they compute in: {_some(unread)}"
@@ -139,8 +139,8 @@ def _notes(
     )
 
 
-def _likeliest(one: EngineLayer, in_network: Sequence[str]) -> str:
-    return next((precision for precision in one.precisions if precision in in_network), one.precisions[0])
+def _likeliest(layer: EngineLayer, in_network: Sequence[str]) -> str:
+    return next((precision for precision in layer.precisions if precision in in_network), layer.precisions[0])
 
 
 def _some(names: Sequence[str]) -> str:

@@ -38,11 +38,11 @@ class Device:
         """Memory of ``size`` bytes, never at address 0."""
         while self._unused:
             self._give_back(self._unused.pop(), cudart.cudaFree)
-        taken = cudart.cudaMalloc(max(size, 1))
-        return int(self._own(f"take {size} bytes of the GPU's memory", taken, cudart.cudaFree))
+        allocated = cudart.cudaMalloc(max(size, 1))
+        return int(self._own(f"take {size} bytes of the GPU's memory", allocated, cudart.cudaFree))
 
     def release(self, addresses: Sequence[int]) -> None:
-        """What is there is not needed any more. It is given back when more is taken: this may be called at any moment."""
+        """Mark ``addresses`` as unused. The next allocation gives them back, so this may be called at any moment."""
         self._unused += addresses
 
     def upload(self, array: Array, address: int) -> None:
@@ -60,7 +60,7 @@ class Device:
         checked_call("finish the work on the GPU", cudart.cudaStreamSynchronize(self.stream))
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
-        """What ``enqueue`` puts on the stream, as one graph that ``launch`` puts there again."""
+        """Record the work that ``enqueue`` puts on the stream as one graph, which ``launch`` replays."""
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked_call("begin a graph", cudart.cudaStreamBeginCapture(self.stream, mode))
         try:
@@ -70,9 +70,9 @@ class Device:
             _discard(graphs)
             raise
         graph = checked_call("record a graph", cudart.cudaStreamEndCapture(self.stream))
-        made = cudart.cudaGraphInstantiate(graph, 0)
+        executable = cudart.cudaGraphInstantiate(graph, 0)
         _discard([graph])
-        return self._own("make a graph ready", made, cudart.cudaGraphExecDestroy)
+        return self._own("make a graph ready", executable, cudart.cudaGraphExecDestroy)
 
     def launch(self, graph: Any) -> None:
         """Put a captured graph on the stream."""
@@ -83,12 +83,12 @@ class Device:
         self._give_back(graph, cudart.cudaGraphExecDestroy)
 
     def times(self, enqueue: Callable[[], None], count: int) -> DeviceTimes:
-        """What ``enqueue`` puts on the stream, in each of ``count`` turns, by the GPU's own clock."""
+        """Time ``count`` runs of the work that ``enqueue`` puts on the stream, by the GPU's own clock."""
         events = [self._own("create an event", cudart.cudaEventCreate(), cudart.cudaEventDestroy) for _ in range(count + 1)]
-        found = queued(enqueue, [partial(self._record, event) for event in events], partial(self._elapsed, events))
+        times = queued(enqueue, [partial(self._record, event) for event in events], partial(self._elapsed, events))
         for event in events:
             self._give_back(event, cudart.cudaEventDestroy)
-        return found
+        return times
 
     def close(self) -> None:
         """Wait for work under way, and give everything back in reverse order; a second call does nothing."""
@@ -97,8 +97,8 @@ class Device:
             # where this fails there is nothing left to do about it
             cudart.cudaStreamSynchronize(self.stream)
             while self._taken:
-                give_back, made = self._taken.pop()
-                give_back(made)
+                give_back, resource = self._taken.pop()
+                give_back(resource)
 
     def _record(self, event: Any) -> None:
         checked_call("record an event", cudart.cudaEventRecord(event, self.stream))
@@ -110,23 +110,23 @@ class Device:
             for begin, end in pairwise(events)
         )
 
-    def _own(self, what: str, result: tuple[Any, ...], give_back: Callable[[Any], Any]) -> Any:
-        made = checked_call(what, result)
-        self._taken.append((give_back, made))
-        return made
+    def _own(self, action: str, result: tuple[Any, ...], give_back: Callable[[Any], Any]) -> Any:
+        resource = checked_call(action, result)
+        self._taken.append((give_back, resource))
+        return resource
 
-    def _give_back(self, made: Any, give_back: Callable[[Any], Any]) -> None:
-        self._taken.remove((give_back, made))
-        give_back(made)
+    def _give_back(self, resource: Any, give_back: Callable[[Any], Any]) -> None:
+        self._taken.remove((give_back, resource))
+        give_back(resource)
 
 
-def checked_call(what: str, result: tuple[Any, ...]) -> Any:
-    """What a call gave beside its status; raises EngineError for any status but success."""
+def checked_call(action: str, result: tuple[Any, ...]) -> Any:
+    """The results of a CUDA call without its status; raises EngineError for any status but success."""
     status, *values = result
     if int(status) != SUCCESS:
         _, text = cudart.cudaGetErrorString(status)
         reason = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-        raise EngineError(f"CUDA cannot {what}: {reason}", REMEDIES.get(int(status), ANEW))
+        raise EngineError(f"CUDA cannot {action}: {reason}", REMEDIES.get(int(status), ANEW))
     return values[0] if values else None
 
 

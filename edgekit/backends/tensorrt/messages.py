@@ -59,14 +59,14 @@ def collector(api: Any) -> Any:
     return Collector()
 
 
-def failure(trt: TensorRT, what: str, messages: Sequence[Message], otherwise: str = SILENT) -> EngineError:
+def failure(trt: TensorRT, action: str, messages: Sequence[Message], otherwise: str = SILENT) -> EngineError:
     """The error for a call that gave None, False or -1: ``what`` it could not do, its first reason and the remedy."""
     reason = reason_of(messages, otherwise)
-    return EngineError(f"{trt} cannot {what}: {reason}", remedy_for(reason))
+    return EngineError(f"{trt} cannot {action}: {reason}", remedy_for(reason))
 
 
 @contextmanager
-def asking(trt: TensorRT, what: str, logger: Any) -> Iterator[Callable[[Answer], Answer]]:
+def asking(trt: TensorRT, action: str, logger: Any) -> Iterator[Callable[[Answer], Answer]]:
     """Around calls that TensorRT may refuse: raises EngineError that says ``what`` was, where its bindings raise.
 
     What it yields passes an answer on, or raises the same for None, False and a negative number.
@@ -74,13 +74,13 @@ def asking(trt: TensorRT, what: str, logger: Any) -> Iterator[Callable[[Answer],
 
     def granted(answer: Answer) -> Answer:
         if answer is None or answer is False or (isinstance(answer, int) and answer < 0):
-            raise failure(trt, what, logger.messages)
+            raise failure(trt, action, logger.messages)
         return answer
 
     try:
         yield granted
     except (RuntimeError, TypeError, ValueError) as problem:
-        raise failure(trt, what, logger.messages, first_line(problem)) from problem
+        raise failure(trt, action, logger.messages, first_line(problem)) from problem
 
 
 def reason_of(messages: Sequence[Message], otherwise: str = SILENT) -> str:
@@ -99,7 +99,7 @@ def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode], opset: int = 0)
     groups: dict[tuple[str, str], list[str]] = {}
     for node in nodes:
         groups.setdefault((node.operator, node.reason), []).append(node.name)
-    told = [
+    faults = [
         f"{operator} ({', '.join(name or 'without a name' for name in names)}): {reason}" if operator else reason
         for (operator, reason), names in groups.items()
     ]
@@ -108,14 +108,14 @@ def refusal(trt: TensorRT, path: Path, nodes: Sequence[BadNode], opset: int = 0)
     if newest is not None and opset > newest:
         reason = f"{trt} refuses {path}: it reads ONNX up to opset {newest}, and the file has opset {opset}"
         remedy = "convert the file to that opset (onnx.version_converter), use a newer TensorRT, or run the bundle with ort-cpu"
-        return EngineError(f"{reason}: {', '.join(told)}", remedy)
-    return EngineError(f"{trt} refuses {path}: {', '.join(told)}", ", ".join(remedies))
+        return EngineError(f"{reason}: {', '.join(faults)}", remedy)
+    return EngineError(f"{trt} refuses {path}: {', '.join(faults)}", ", ".join(remedies))
 
 
 def remedy_for(reason: str) -> str:
-    """What to do about it, as far as it is known."""
-    known = (remedy for clue, remedy in REMEDIES if clue.lower() in reason.lower())
-    return next(known, REPORT)
+    """The remedy for a reason, or to report the reason where none is known."""
+    remedies = (remedy for clue, remedy in REMEDIES if clue.lower() in reason.lower())
+    return next(remedies, REPORT)
 
 
 def plain(text: str) -> str:

@@ -94,7 +94,7 @@ def _proto(model: OnnxFile) -> Any:
 
 
 def _check_graphs(path: Path, proto: Any) -> None:
-    """What TensorRT's parser does not survive."""
+    """Refuse graphs that crash TensorRT's parser."""
     for graph in (proto.graph, *proto.functions):
         for node in graph.node:
             if not node.output:
@@ -103,14 +103,14 @@ def _check_graphs(path: Path, proto: Any) -> None:
         (function.domain, function.name): {(node.domain, node.op_type) for node in function.node} for function in proto.functions
     }
     for name in calls:
-        seen, left = set[tuple[str, str]](), [name]
-        while left:
-            for called in calls.get(left.pop(), ()):
+        visited, waiting = set[tuple[str, str]](), [name]
+        while waiting:
+            for called in calls.get(waiting.pop(), ()):
                 if called == name:
                     raise BundleError(f"{path} has a function {name[1]} that calls itself", "export it again without")
-                if called not in seen:
-                    seen.add(called)
-                    left.append(called)
+                if called not in visited:
+                    visited.add(called)
+                    waiting.append(called)
 
 
 def _bad_nodes(trt: TensorRT, parser: Any, proto: Any, model: OnnxFile) -> list[BadNode]:
@@ -141,12 +141,12 @@ def _check_tensors(network: Any, model: OnnxFile) -> None:
     """Names, types and axes, in the manifest's order of names; a free axis is -1 there."""
     found_inputs = [network.get_input(index) for index in range(network.num_inputs)]
     found_outputs = [network.get_output(index) for index in range(network.num_outputs)]
-    for what, tensors, specs in (("inputs", found_inputs, model.inputs), ("outputs", found_outputs, model.outputs)):
-        given = sorted(described(tensor.name, numpy_name(tensor.dtype), tensor.shape) for tensor in tensors)
-        asked = sorted(map(wanted, specs))
-        if given != asked:
+    for side, tensors, specs in (("inputs", found_inputs, model.inputs), ("outputs", found_outputs, model.outputs)):
+        read = sorted(described(tensor.name, numpy_name(tensor.dtype), tensor.shape) for tensor in tensors)
+        expected = sorted(map(wanted, specs))
+        if read != expected:
             raise EngineError(
-                f"TensorRT reads the {what} {', '.join(given)} from {model.path} where the manifest says {', '.join(asked)}",
+                f"TensorRT reads the {side} {', '.join(read)} from {model.path} where the manifest says {', '.join(expected)}",
                 "export the bundle again",
             )
 

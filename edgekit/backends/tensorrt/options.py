@@ -20,7 +20,7 @@ DEFAULT_LEVEL = 3
 
 
 DEFAULT_RANGE = BatchRange(1, 8, 32)
-"""For a free batch axis where nothing else is asked for: the batch sizes that bench times."""
+"""The batch sizes of a free batch axis by default: those that bench times."""
 
 
 class RunOptions(Options, frozen=True):
@@ -53,7 +53,7 @@ class BuildOptions(Options, frozen=True):
     cuda_graph: bool = False
 
     def flags(self) -> list[str]:
-        """As ``edgekit build`` takes them; what is usual is left out."""
+        """The options in the form of ``edgekit build``, without those at their defaults."""
         switches = ("hardware_compatible", "version_compatible", "tf32", "cuda_graph")
         return [
             *(f"--batch {sizes}" for sizes in self.profiles),
@@ -64,7 +64,7 @@ class BuildOptions(Options, frozen=True):
 
 
 class BuildSettings(BuildOptions, frozen=True):
-    """What ``edgekit build`` may be asked for: the build's options, its ranges as text (``1:8:32``), and which flavour builds."""
+    """The options of ``edgekit build``: those of the build, ranges as text (``1:8:32``), and the flavour."""
 
     profiles: tuple[str, ...] = ()  # type: ignore[assignment]
     flavour: FlavourName | None = None

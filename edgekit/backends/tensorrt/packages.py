@@ -34,7 +34,7 @@ def engine_cache() -> dict[str, str]:
 
 
 def _cuda_bindings_absence() -> Absence | None:
-    """What installs it is of the driver's CUDA."""
+    """The command that installs TensorRT for the driver's version of CUDA."""
     if version_of("cuda-bindings"):
         return None
     release = gpu_facts().get("cuda driver", "").partition(".")[0]
@@ -55,7 +55,7 @@ def _cuda_bindings(facts: Mapping[str, Any]) -> Examined:
 
 
 def _tensorrt_absence(name: str) -> Absence | None:
-    """As it will be imported: TensorRT also comes from apt, or from pip under other names."""
+    """The version that will be imported: TensorRT also comes from apt, and from pip under other names."""
     if name in installed():
         return None
     command = how_to_install(name)
@@ -64,7 +64,7 @@ def _tensorrt_absence(name: str) -> Absence | None:
 
 
 def _tensorrt(name: str, facts: Mapping[str, Any]) -> Examined:
-    """What this release would do here."""
+    """The device on which this release would run here, and its limit."""
     version = str(facts["version"])
     flavour = flavour_of(name, version)
     if flavour is None:

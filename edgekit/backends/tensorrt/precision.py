@@ -1,4 +1,4 @@
-"""In which precision the layers of a network are to compute.
+"""The precision in which each layer of a network is to compute.
 
 The ONNX file decides. Where networks are typed strongly its types are binding; TensorRT 8.6 is held to them layer by layer.
 """
@@ -28,7 +28,7 @@ TYPELESS = ("CONSTANT", "SHAPE", "QUANTIZE", "DEQUANTIZE", "CAST", "IDENTITY")
 
 
 class NetworkLayers(NamedTuple):
-    """What a parsed network is to compute in.
+    """The precisions in which a parsed network is to compute.
 
     ``counts``: kinds of layer with their precision, the most frequent first; ``nodes``: of each ONNX node whose precision costs
     time and accuracy, what its layer computes in.
@@ -39,9 +39,9 @@ class NetworkLayers(NamedTuple):
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What it multiplies in; where nothing is multiplied, the floating types there are."""
-        computing = [one.precision for one in self.counts if one.kind in COMPUTING]
-        floating = [one.precision for one in self.counts if one.precision.startswith(("float", "bfloat"))]
+        """Precisions of the layers that multiply; of all floating point layers where none multiplies."""
+        computing = [count.precision for count in self.counts if count.kind in COMPUTING]
+        floating = [count.precision for count in self.counts if count.precision.startswith(("float", "bfloat"))]
         return tuple(dict.fromkeys(computing or floating))
 
 
@@ -111,7 +111,7 @@ def constrain(api: Any, flavour: Flavour, config: Any, network: Any, proto: Any)
     config.set_flag(api.BuilderFlag.FP16)
     config.set_flag(api.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     wanted: dict[int, Any] = {onnx.TensorProto.FLOAT: api.DataType.FLOAT, onnx.TensorProto.FLOAT16: api.DataType.HALF}
-    asked: dict[int, str] = {}
+    constrained: dict[int, str] = {}
     made_by: dict[str, Any] = {}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -125,12 +125,12 @@ def constrain(api: Any, flavour: Flavour, config: Any, network: Any, proto: Any)
         if dtype is not None and not free and tensor.dtype in wanted.values():
             layer.precision = dtype
             layer.set_output_type(0, dtype)
-            asked[index] = numpy_name(dtype)
-    return asked
+            constrained[index] = numpy_name(dtype)
+    return constrained
 
 
 def _element_types(proto: Any) -> dict[str, int]:
-    """What the file says of each of its tensors."""
+    """The type of each of the file's tensors."""
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(proto)

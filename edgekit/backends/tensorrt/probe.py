@@ -23,12 +23,12 @@ def _tensorrt(module: str) -> None:
     api = importlib.import_module(module)
     names = [str(distribution.metadata["Name"]).replace("-", "_") for distribution in importlib.metadata.distributions()]
     built = [match[1] for match in (re.match(rf"{module}_cu(\d+)", name) for name in names) if match]
-    known = [name for name in dir(getattr(api, "ComputeCapability", None)) if name.startswith("SM")]
-    answer({"version": str(api.__version__), "cuda": built[0] if built else "", "capabilities": known})
+    supported = [name for name in dir(getattr(api, "ComputeCapability", None)) if name.startswith("SM")]
+    answer({"version": str(api.__version__), "cuda": built[0] if built else "", "capabilities": supported})
 
 
 def _cuda_bindings() -> None:
-    """Its release must fit the driver: only a call tells."""
+    """Call CUDA once: only a call tells whether the package fits the driver."""
     from cuda.bindings import runtime
 
     status = runtime.cudaGetDeviceCount()[0]

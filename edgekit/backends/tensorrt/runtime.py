@@ -77,13 +77,13 @@ def create_context(trt: TensorRT, logger: Any, loaded: Loaded) -> Any:
 
 
 def choose_profile(trt: TensorRT, logger: Any, context: Any, index: int, stream: int) -> None:
-    """Of the engine's profiles; it holds when the stream has come to it."""
+    """Choose one of the engine's profiles; the choice holds once the stream has reached it."""
     with asking(trt, f"use the profile {index} of the engine", logger) as granted:
         granted(context.set_optimization_profile_async(index, stream))
 
 
 def set_shape(trt: TensorRT, logger: Any, context: Any, name: str, shape: tuple[int, ...]) -> None:
-    """Of an input."""
+    """Set the shape of an input."""
     with asking(trt, f"take {name} of {shape_text(shape)}", logger) as granted:
         granted(context.set_input_shape(name, shape))
 
@@ -91,17 +91,17 @@ def set_shape(trt: TensorRT, logger: Any, context: Any, name: str, shape: tuple[
 def check_tensors(trt: TensorRT, engine: Any, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
     """Raise StaleEngineError unless names, types and axes are the manifest's: addresses and sizes are taken from there."""
     api = trt.api
-    found: dict[bool, list[str]] = {True: [], False: []}
+    described_tensors: dict[bool, list[str]] = {True: [], False: []}
     for index in range(engine.num_io_tensors):
         held = engine.get_tensor_name(index)
-        told = described(held, numpy_name(engine.get_tensor_dtype(held)), engine.get_tensor_shape(held))
+        description = described(held, numpy_name(engine.get_tensor_dtype(held)), engine.get_tensor_shape(held))
         if engine.get_tensor_location(held) != api.TensorLocation.DEVICE:
-            told += " in the host's memory"
-        found[engine.get_tensor_mode(held) == api.TensorIOMode.INPUT].append(told)
-    for what, told_of, specs in (("inputs", found[True], inputs), ("outputs", found[False], outputs)):
+            description += " in the host's memory"
+        described_tensors[engine.get_tensor_mode(held) == api.TensorIOMode.INPUT].append(description)
+    for side, told_of, specs in (("inputs", described_tensors[True], inputs), ("outputs", described_tensors[False], outputs)):
         if sorted(told_of) != sorted(map(wanted, specs)):
             raise StaleEngineError(
-                f"{name} has the {what} {', '.join(told_of) or 'none'} where the manifest says {', '.join(map(wanted, specs))}",
+                f"{name} has the {side} {', '.join(told_of) or 'none'} where the manifest says {', '.join(map(wanted, specs))}",
                 REBUILD,
             )
 

@@ -193,7 +193,7 @@ class TensorRTSession:
                 granted(context.report_to_profiler())
         assert self._loaded_engine is not None
         described = engine_layers(information(self._trt.api, self._loaded_engine.engine, context))
-        return profiler.calls[1:], {one.name: one for one in described}
+        return profiler.calls[1:], {layer.name: layer for layer in described}
 
     def _loaded(self, feed: Feed) -> Call:
         """A call with its inputs, which are checked before, in the GPU's memory."""
@@ -229,8 +229,8 @@ class TensorRTSession:
             shapes[spec.name][place] for spec in self.inputs for place, axis in enumerate(spec.shape) if isinstance(axis, str)
         }
         if len(free) > 1:
-            told = ", ".join(f"{name} {shape_text(shape)}" for name, shape in shapes.items())
-            raise EngineError(f"the inputs {told} are of different batch sizes", "give all of them the same")
+            text = ", ".join(f"{name} {shape_text(shape)}" for name, shape in shapes.items())
+            raise EngineError(f"the inputs {text} are of different batch sizes", "give all of them the same")
         return self._record.profile_for(free.pop()) if free else 0
 
     def _context(self, index: int) -> Any:
@@ -253,7 +253,7 @@ class TensorRTSession:
     def _output_shape(self, context: Any, spec: TensorSpec, call: Call) -> tuple[int, ...]:
         shape = tuple(int(size) for size in context.get_tensor_shape(spec.name))
         fits = len(shape) == len(spec.shape) and all(
-            got >= 0 if isinstance(want, str) else got == want for want, got in zip(spec.shape, shape, strict=True)
+            got >= 0 if isinstance(expected, str) else got == expected for expected, got in zip(spec.shape, shape, strict=True)
         )
         if not fits:
             raise EngineError(
@@ -326,11 +326,11 @@ class TensorRTSession:
             self._device.upload(array, call.addresses[spec.name])
         return held
 
-    def _asking(self, what: str) -> AbstractContextManager[Callable[[bool], bool]]:
-        return asking(self._trt, what, self._logger)
+    def _asking(self, action: str) -> AbstractContextManager[Callable[[bool], bool]]:
+        return asking(self._trt, action, self._logger)
 
-    def _failed(self, what: str) -> EngineError:
-        return failure(self._trt, what, self._logger.messages)
+    def _failed(self, action: str) -> EngineError:
+        return failure(self._trt, action, self._logger.messages)
 
     def _check_open(self) -> None:
         if self._device.closed:
@@ -358,26 +358,26 @@ def _nothing() -> None:
 
 def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, EngineLayer]) -> tuple[LayerTime, ...]:
     """Layers in the order of execution, with what the engine says of each."""
-    found = []
+    times = []
     for name in dict.fromkeys(name for call in calls for name in call):
-        told = layers.get(name, EngineLayer(name))
+        layer = layers.get(name, EngineLayer(name))
         # it is named after, and told with, the layer that it moves something to
-        moves = told.kind == "Reformat" or name.startswith("Reformatting CopyNode")
-        hints = () if moves else told.onnx_nodes or fused_parts(name)
+        moves = layer.kind == "Reformat" or name.startswith("Reformatting CopyNode")
+        hints = () if moves else layer.onnx_nodes or fused_parts(name)
         # a node without a name is called after its output
         hints = tuple(dict.fromkeys(name for hint in hints for name in (hint, hint.removeprefix(NAMELESS))))
-        found.append(LayerTime(name, told.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
-    return tuple(found)
+        times.append(LayerTime(name, layer.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
+    return tuple(times)
 
 
 def _facts(trt: TensorRT, record: EngineRecord, cuda_graph: bool) -> dict[str, str]:
-    key, here = record.key, gpu_facts()  # an engine may have been built on another GPU, or on none
+    key, gpu = record.key, gpu_facts()  # an engine may have been built on another GPU, or on none
     facts = {
         "flavour": trt.flavour.name,
         "version": trt.version,
-        "gpu": here.get("gpu", key.gpu),
-        "compute capability": here.get("compute capability", key.compute_capability),
-        "driver": here.get("driver", key.driver),
+        "gpu": gpu.get("gpu", key.gpu),
+        "compute capability": gpu.get("compute capability", key.compute_capability),
+        "driver": gpu.get("driver", key.driver),
         "precision": ", ".join(record.precision.found) or key.precision,
         "precision read from": record.precision.read_from,
         "TF32": tf32_fact(key.options.tf32),

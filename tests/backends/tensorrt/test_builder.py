@@ -125,7 +125,9 @@ def test_every_flavour_names_all_the_nodes_it_refuses(monkeypatch: pytest.Monkey
         helper.make_node("Wobble", ["b"], ["output"], name="third", domain="my"),
     ]
     with pytest.raises(
-        EngineError, match=r"refuses model.onnx: (it reads ONNX up to opset 17, .* opset 20: )?Frobnicate \(first\): no such operator, Wobble \(third\): no such"
+        EngineError,
+        match=r"refuses model.onnx: (it reads ONNX up to opset 17, .* opset 20: )?"
+        r"Frobnicate \(first\): no such operator, Wobble \(third\): no such",
     ):
         build_plan(find(listing.flavour.name), crafted(nodes, {}, (1, 28, 28)), RANGE)
 
