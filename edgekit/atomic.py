@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -25,6 +26,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 """What renameat2 says where the kernel, the file system or a sandbox cannot exchange."""
 SUFFIX = ".part"
+PATIENCE = 10.0
+"""Seconds to wait for a lock that another process holds; the work goes on without it then."""
 
 
 @contextmanager
@@ -35,7 +38,7 @@ def prepared(place: Path, *, folder: bool) -> Iterator[Path]:
     """
     with ExitStack() as stack:
         with _locked(place.parent) as alone:  # so that nobody takes it for a dead writer's before it is locked
-            if alone:
+            if alone and os.path.lexists(place):  # else what lies there may be all that a killed writer has left of the old
                 _sweep(place, folder)
             temporary = _new(place, folder)
             stack.callback(_remove, temporary)
@@ -109,14 +112,20 @@ def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield False
         return
     try:
-        held = True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            held = False
+        until = time.monotonic() + (PATIENCE if wait else 0.0)
+        while not (held := _flock(fcntl, handle)) and time.monotonic() < until:
+            time.sleep(0.005)
         yield held
     finally:
         os.close(handle)
+
+
+def _flock(fcntl: Any, handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _new(place: Path, folder: bool) -> Path:

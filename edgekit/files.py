@@ -166,7 +166,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """
     _check_name(folder)
     try:
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        if folder.is_symlink():
+            raise OutputError(f"cannot write {folder}: a link is there", "give the folder that it points to")
+        if folder.exists() and not folder.is_dir():
             raise OutputError(f"cannot write {folder}: something that is not a folder is there", "choose another name")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic.prepared(folder, folder=True) as temporary:

@@ -95,11 +95,27 @@ def test_what_a_killed_writer_left_is_swept_up_by_the_next_and_what_a_living_one
     writers[0].send_signal(signal.SIGKILL)
     writers[0].communicate()
     assert all(path.exists() for path in left)
+    write_bytes(tmp_path / "other", b"")  # no writer of this place
+    assert all(path.exists() for path in left)
+    with prepared(place, folder=kind == "folder"):
+        pass
+    assert all(path.exists() for path in left)  # without the place itself, they may be all that is left of it
+    filled(place, "old") if kind == "folder" else place.write_text("old")
     with prepared(place, folder=kind == "folder"):
         pass
     assert [path.exists() for path in left] == [False, True]
     writers[1].communicate("")
-    assert os.listdir(tmp_path) == []
+    assert sorted(os.listdir(tmp_path)) == ["other", "place"]
+
+
+def test_a_lock_that_somebody_holds_for_ever_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "PATIENCE", 0.05)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with replacing_folder(tmp_path / "place") as folder:
+        (folder / "file").write_text("new")
+    os.close(handle)
+    assert (tmp_path / "place" / "file").read_text() == "new"
 
 
 def test_the_users_own_hidden_files_are_not_swept_up(tmp_path: Path) -> None:

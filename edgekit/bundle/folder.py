@@ -45,6 +45,7 @@ class Bundle(msgspec.Struct, frozen=True):
     manifest: Manifest
     sha256: str
     notes: tuple[str, ...] = ()
+    identity: tuple[int, ...] | None = None  # of the folder on the disk
     held: bytes | None = None  # golden.npz, unless it is large: a writer may put another bundle in the place of this one
 
     def variant(self, name: str = "") -> Variant:
@@ -80,6 +81,11 @@ class Bundle(msgspec.Struct, frozen=True):
         name = self.manifest.source.weights_file
         return self.root / name if name else None
 
+    def check_in_place(self) -> None:
+        """Raise BundleError where another bundle has taken the place of this one, so that its files are no longer there."""
+        if self.identity is not None and _identity(self.root) != self.identity:
+            raise BundleError(f"bundle {self.root} was replaced while it was read", "run the command again")
+
     def golden(self) -> GoldenArrays:
         """Read ``golden.npz``; raises BundleError when it is not what the manifest says."""
         return read_golden(self.root / self.manifest.golden.file, self.manifest, self.held)
@@ -107,6 +113,7 @@ def open_bundle(root: Path) -> Bundle:
 
 
 def _opened(root: Path) -> Bundle:
+    identity = _identity(root)
     bundle = _read(root)
     for name, entry in bundle.manifest.files.items():
         if name != CARD:
@@ -117,7 +124,7 @@ def _opened(root: Path) -> Bundle:
         held = read_bytes(root / bundle.manifest.golden.file, "golden file", BundleError)
         if hashlib.sha256(held).hexdigest() != golden.sha256:
             raise BundleError(f"{root / bundle.manifest.golden.file} changed while it was read", "open the bundle again")
-    return msgspec.structs.replace(bundle, held=held, notes=tuple(_card_notes(root, bundle.manifest)))
+    return msgspec.structs.replace(bundle, identity=identity, held=held, notes=tuple(_card_notes(root, bundle.manifest)))
 
 
 def _identity(root: Path) -> tuple[int, ...] | None:
@@ -164,7 +171,8 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
         written = _read(folder, exactly=True)  # what cannot be opened must not take an older bundle's place
         written.golden()
     golden = contents[manifest.golden.file]
-    return msgspec.structs.replace(written, root=root, held=golden if len(golden) <= MOST_HELD else None)
+    held = golden if len(golden) <= MOST_HELD else None
+    return msgspec.structs.replace(written, root=root, identity=_identity(root), held=held)
 
 
 def check_replaceable(root: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgekit.backends.choose import open_named
 from edgekit.bundle.folder import check_replaceable, open_bundle, write_bundle
 from edgekit.errors import BundleError, OutputError
+from edgekit.setups import Setup
 from tests.bundle.editing import FILES, npz
 
 
@@ -199,3 +201,15 @@ def test_a_bundle_never_takes_the_place_of_the_folder_one_stands_in(
 def test_a_folder_of_an_endless_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="File name too long; choose a shorter name"):
         check_replaceable(tmp_path / ("x" * 5000))
+
+
+def test_a_bundle_whose_place_another_has_taken_is_not_run(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    opened.check_in_place()
+    files = contents(bundle)
+    write_bundle(bundle, msgspec.structs.replace(opened.manifest, name="newer"), files).check_in_place()
+    with pytest.raises(BundleError, match="was replaced while it was read; run the command again"):
+        opened.check_in_place()
+    assert opened.golden().inputs  # what was opened is still whole
+    with pytest.raises(BundleError, match="was replaced while it was read"):
+        open_named("ort-cpu", Setup("ort-cpu"), opened)

@@ -58,9 +58,9 @@ def read_layers(
 
 def _merged(described: Sequence[Sequence[EngineLayer]]) -> tuple[EngineLayer, ...]:
     """The layers of all profiles: the inspector tells the precision of the profile at hand, and some releases of no other."""
-    every = tuple(dict.fromkeys(layer for layers in described for layer in layers))
-    telling = {layer.name for layer in every if layer.precisions}
-    return tuple(layer for layer in every if layer.precisions or layer.name not in telling)
+    every = tuple(dict.fromkeys(engine_layer for layers in described for engine_layer in layers))
+    telling = {engine_layer.name for engine_layer in every if engine_layer.precisions}
+    return tuple(engine_layer for engine_layer in every if engine_layer.precisions or engine_layer.name not in telling)
 
 
 def information(api: Any, engine: Any, context: Any) -> str:
@@ -102,16 +102,19 @@ def engine_layers(document: str, computing: Set[str] = frozenset()) -> list[Engi
     except (ValueError, TypeError, KeyError, RecursionError):
         raise EngineError("the engine's description is not the JSON that TensorRT documents", "build it again") from None
     layers = [_layer(entry) for entry in entries]
-    hidden = computing - {node for layer in layers if layer.computes for node in layer.onnx_nodes}
+    hidden = computing - {node for engine_layer in layers if engine_layer.computes for node in engine_layer.onnx_nodes}
     return [
-        msgspec.structs.replace(layer, computes=layer.computes or (not moves(layer) and not hidden.isdisjoint(layer.onnx_nodes)))
-        for layer in layers
+        msgspec.structs.replace(
+            engine_layer,
+            computes=engine_layer.computes or (not moves(engine_layer) and not hidden.isdisjoint(engine_layer.onnx_nodes)),
+        )
+        for engine_layer in layers
     ]
 
 
-def moves(layer: EngineLayer) -> bool:
+def moves(engine_layer: EngineLayer) -> bool:
     """Whether a layer copies or reformats, and computes nothing."""
-    return bool(_MOVES.search(layer.kind)) or layer.name.startswith("Reformatting CopyNode")
+    return bool(_MOVES.search(engine_layer.kind)) or engine_layer.name.startswith("Reformatting CopyNode")
 
 
 def _layer(entry: Any) -> EngineLayer:
@@ -142,8 +145,15 @@ def _precisions(entry: dict[str, Any]) -> tuple[str, ...]:
     stored = _precision(str(weights.get("Type", ""))) if isinstance(weights, dict) else ""
     if stored:
         return (stored,)
-    sides = [tensor for side in ("Inputs", "Outputs") for tensor in _list(entry.get(side)) if isinstance(tensor, dict)]
-    texts = [" ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format")) for tensor in sides]
+    sides = [
+        entry_of_side
+        for side in ("Inputs", "Outputs")
+        for entry_of_side in _list(entry.get(side))
+        if isinstance(entry_of_side, dict)
+    ]
+    texts = [
+        " ".join(str(entry_of_side.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format")) for entry_of_side in sides
+    ]
     return tuple(dict.fromkeys(filter(None, map(_precision, texts))))
 
 

@@ -26,7 +26,7 @@ class Inspected(NamedTuple):
     @property
     def telling(self) -> tuple[EngineLayer, ...]:
         """Layers that compute and whose precision is known."""
-        return tuple(layer for layer in self.layers or () if layer.computes and layer.precisions)
+        return tuple(engine_layer for engine_layer in self.layers or () if engine_layer.computes and engine_layer.precisions)
 
 
 class Read(NamedTuple):
@@ -47,7 +47,7 @@ def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspe
     problems += _wrong(read, [node for node in off if node not in fallen], planned)
     problems += _fallen(fallen, planned)
     problems += [] if unread or not telling else _lost(asked, telling, planned)
-    sure = tuple(dict.fromkeys(_likeliest(layer, planned.precisions) for layer in telling))
+    sure = tuple(dict.fromkeys(_likeliest(engine_layer, planned.precisions) for engine_layer in telling))
     return PrecisionReport(
         asked=asked + (", quantised" if set(planned.precisions) & set(QUANTISED) else ""),
         typing=STRONG if flavour.strongly_typed else CONSTRAINED,
@@ -62,19 +62,19 @@ def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspe
 def _by_node(telling: Sequence[EngineLayer], nodes: Mapping[str, str]) -> Read:
     by_node: dict[str, list[EngineLayer]] = {}
     others = []
-    for layer in telling:
-        named = [node for node in layer.onnx_nodes or fused_parts(layer.name) if node in nodes]
+    for engine_layer in telling:
+        named = [node for node in engine_layer.onnx_nodes or fused_parts(engine_layer.name) if node in nodes]
         for node in named:
-            by_node.setdefault(node, []).append(layer)
+            by_node.setdefault(node, []).append(engine_layer)
         if not named:
-            others.append(layer)
+            others.append(engine_layer)
     return Read(by_node, tuple(others))
 
 
 def _fits(precision: str, layers: Sequence[EngineLayer]) -> bool:
     """Whether every layer of a node computes in ``precision``; of generated kernels, which nodes share, one is enough."""
-    return all(precision in layer.precisions for layer in layers if layer.kind != GENERATED) and any(
-        precision in layer.precisions for layer in layers
+    return all(precision in engine_layer.precisions for engine_layer in layers if engine_layer.kind != GENERATED) and any(
+        precision in engine_layer.precisions for engine_layer in layers
     )
 
 
@@ -88,9 +88,9 @@ def _against_asked(asked: str, in_network: Sequence[str]) -> list[str]:
 def _wrong(read: Read, off: Sequence[str], planned: NetworkLayers) -> list[str]:
     wrong = [f"{node} in {_other(read.nodes[node], planned.nodes[node])} instead of {planned.nodes[node]}" for node in off]
     wrong += [
-        f"{layer.name} in {layer.precisions[0]}"
-        for layer in read.others
-        if planned.precisions and not set(layer.precisions) & set(planned.precisions)
+        f"{engine_layer.name} in {engine_layer.precisions[0]}"
+        for engine_layer in read.others
+        if planned.precisions and not set(engine_layer.precisions) & set(planned.precisions)
     ]
     if not wrong:
         return []
@@ -98,7 +98,7 @@ def _wrong(read: Read, off: Sequence[str], planned: NetworkLayers) -> list[str]:
 
 
 def _other(layers: Sequence[EngineLayer], precision: str) -> str:
-    return next(layer.precisions[0] for layer in layers if precision not in layer.precisions)
+    return next(engine_layer.precisions[0] for engine_layer in layers if precision not in engine_layer.precisions)
 
 
 def _fallen(fallen: Sequence[str], planned: NetworkLayers) -> list[str]:
@@ -109,14 +109,14 @@ def _fallen(fallen: Sequence[str], planned: NetworkLayers) -> list[str]:
 
 
 def _lost(asked: str, telling: Sequence[EngineLayer], planned: NetworkLayers) -> list[str]:
-    if asked not in planned.precisions or any(asked in layer.precisions for layer in telling):
+    if asked not in planned.precisions or any(asked in engine_layer.precisions for engine_layer in telling):
         return []
     return [f"no layer of the engine computes in {asked}"]
 
 
 def _tf32(engine: Sequence[EngineLayer], allowed: bool) -> list[str]:
     """Layers that round to TF32, of every kind: a kernel of several nodes may be of any kind."""
-    rounding = [layer.name for layer in engine if "tf32" in layer.tactic.lower()]
+    rounding = [engine_layer.name for engine_layer in engine if "tf32" in engine_layer.tactic.lower()]
     if not rounding or allowed:
         return []
     return [f"TF32 is off, and {len(rounding)} layer(s) use it: {_some(rounding)}"]
@@ -129,7 +129,11 @@ def _notes(
     if not telling:
         why_not = inspected.why_not or "the engine does not say what its layers compute in"
         return (f"read off the network, not off the engine: {why_not}",)
-    unclear = [f"{layer.name} in {' or '.join(layer.precisions)}" for layer in telling if len(layer.precisions) > 1]
+    unclear = [
+        f"{engine_layer.name} in {' or '.join(engine_layer.precisions)}"
+        for engine_layer in telling
+        if len(engine_layer.precisions) > 1
+    ]
     quantised = sum(precision in QUANTISED for precision in planned.nodes.values())
     return (
         f"the engine does not say of {len(unread)} of {len(planned.nodes)} layers what they compute in: {_some(unread)}"
@@ -139,8 +143,8 @@ def _notes(
     )
 
 
-def _likeliest(layer: EngineLayer, in_network: Sequence[str]) -> str:
-    return next((precision for precision in layer.precisions if precision in in_network), layer.precisions[0])
+def _likeliest(engine_layer: EngineLayer, in_network: Sequence[str]) -> str:
+    return next((precision for precision in engine_layer.precisions if precision in in_network), engine_layer.precisions[0])
 
 
 def _some(names: Sequence[str]) -> str:

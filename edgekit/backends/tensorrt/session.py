@@ -193,7 +193,7 @@ class TensorRTSession:
                 granted(context.report_to_profiler())
         assert self._loaded_engine is not None
         described = engine_layers(information(self._trt.api, self._loaded_engine.engine, context))
-        return profiler.calls[1:], {layer.name: layer for layer in described}
+        return profiler.calls[1:], {engine_layer.name: engine_layer for engine_layer in described}
 
     def _loaded(self, feed: Feed) -> Call:
         """A call with its inputs, which are checked before, in the GPU's memory."""
@@ -360,13 +360,13 @@ def _layer_times(calls: Sequence[Mapping[str, float]], layers: Mapping[str, Engi
     """Layers in the order of execution, with what the engine says of each."""
     times = []
     for name in dict.fromkeys(name for call in calls for name in call):
-        layer = layers.get(name, EngineLayer(name))
+        engine_layer = layers.get(name, EngineLayer(name))
         # it is named after, and told with, the layer that it moves something to
-        moves = layer.kind == "Reformat" or name.startswith("Reformatting CopyNode")
-        hints = () if moves else layer.onnx_nodes or fused_parts(name)
+        moves = engine_layer.kind == "Reformat" or name.startswith("Reformatting CopyNode")
+        hints = () if moves else engine_layer.onnx_nodes or fused_parts(name)
         # a node without a name is called after its output
         hints = tuple(dict.fromkeys(name for hint in hints for name in (hint, hint.removeprefix(NAMELESS))))
-        times.append(LayerTime(name, layer.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
+        times.append(LayerTime(name, engine_layer.kind, hints, tuple(call.get(name, 0.0) for call in calls)))
     return tuple(times)
 
 
