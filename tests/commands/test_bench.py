@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ import pytest
 import edgekit.latency.loop
 from edgekit.backends import table
 from edgekit.commands.bench import bench
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, UsageError
 from edgekit.latency.loop import BOUNDARIES, Timing
 from edgekit.reports.bench import BenchReport
+from edgekit.setups import Setup
+from tests.command_line import Command
 from tests.ways import ways
 
 
@@ -47,3 +51,17 @@ def test_a_model_that_cannot_run_at_a_batch_is_one_sentence(bundle: Path, monkey
     monkeypatch.setattr(edgekit.latency.loop, "sample_feed", lambda specs, batch: wrong)
     with pytest.raises(BundleError, match="3x1x5x5"):
         bench(bundle, ways("ort-cpu"), Timing(batches=(3,), seconds=0.01))
+
+
+def test_a_source_at_the_command_line_reaches_the_backends_that_have_it(
+    bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Setup] = []
+
+    def stand_in(bundle: Path, setups: Sequence[Setup], *rest: Any, **more: Any) -> None:
+        asked.extend(setups)
+        raise UsageError("enough", "stop")
+
+    monkeypatch.setattr("edgekit.commands.bench.bench", stand_in)
+    assert run("bench", bundle, "--backend", "torch", "--source", "my.nets:make").code == 2
+    assert [setup.options for setup in asked] == [{"source": "my.nets:make"}]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.backends.tensorrt.builder import build_plan
+from edgekit.backends.tensorrt.builder import build_plan, check_options
 from edgekit.backends.tensorrt.flavour import find
-from edgekit.errors import EngineError
+from edgekit.errors import EngineError, UsageError
 from edgekit.tensors import TensorSpec
 from tests.backends.tensorrt.builds import RANGE
 from tests.fake_trt import FakeTensorRT
@@ -137,3 +137,14 @@ def test_a_build_that_gives_nothing_is_an_error_with_its_first_reason(monkeypatc
     fake.build_error = "IBuilder::buildSerializedNetwork: Error Code 2: OutOfMemory (Requested size was 9 bytes, out of memory.)"
     with pytest.raises(EngineError, match=r"cannot build model.onnx: Requested size was 9 bytes, out of memory; free some of"):
         build_plan(find("tensorrt"), lenet(), RANGE)
+
+
+@pytest.mark.parametrize(("level", "accepted"), [(-1, False), (0, True), (5, True), (6, False)])
+def test_the_levels_of_optimisation_are_0_to_5(monkeypatch: pytest.MonkeyPatch, level: int, accepted: bool) -> None:
+    FakeTensorRT(TEN).install(monkeypatch)
+    options = msgspec.structs.replace(RANGE, level=level)
+    if accepted:
+        check_options(find(TEN.flavour.name), options)
+    else:
+        with pytest.raises(UsageError, match=f"there is no optimisation level {level}; use 0 to 5"):
+            check_options(find(TEN.flavour.name), options)
