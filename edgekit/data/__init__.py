@@ -32,6 +32,7 @@ class Dataset(msgspec.Struct, frozen=True):
     classes: tuple[str, ...]
     preprocess: Preprocess
     left_out: tuple[LeftOut, ...] = ()
+    shared: int = 0
 
     def sha256(self) -> str:
         """A hash of everything that training sees: pixels, labels, classes, preprocessing."""
@@ -51,7 +52,8 @@ class Dataset(msgspec.Struct, frozen=True):
             f"the brightest pixel of the training pictures is {brightest} of 255; if their files use less than the range of "
             "their type, let data.white name the brightest value (4095 for 12 bits in 16)"
         )
-        notes = (dark,) if brightest < DARK else ()
+        copies = f"{self.shared} of {len(self.test)} test pictures are training pictures too, so the test accuracy is too high"
+        notes = tuple(text for text, applies in ((dark, brightest < DARK), (copies, self.shared > 0)) if applies)
         return DataReport(counts, self.left_out, round(majority_share(self.test.labels), 4), notes)
 
 
@@ -63,17 +65,19 @@ def load_dataset(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
         train, test = fashion_mnist.load(folder, color, recipe.size or fashion_mnist.SIZE, progress)
         classes: tuple[str, ...] = fashion_mnist.CLASSES
         left_out: tuple[LeftOut, ...] = ()
+        shared = 0
         default = (fashion_mnist.MEAN * CHANNELS[color], fashion_mnist.STD * CHANNELS[color])
     else:
         assert recipe.path is not None  # recipe.load refuses the recipe otherwise
         assert recipe.size is not None
         decoding = Decoding(color, recipe.size, recipe.white, recipe.skip_bad)
-        train, test, classes, left_out = image_folder.load_folder(Path(recipe.path), decoding, recipe.test_fraction, progress)
+        loaded = image_folder.load_folder(Path(recipe.path), decoding, recipe.test_fraction, progress)
+        train, test, classes, left_out, shared = loaded
         default = None
     mean, std = (recipe.mean, recipe.std) if recipe.mean and recipe.std else default or channel_statistics(train.images)
     height, width = train.images.shape[2:]
     preprocess = Preprocess(color, height, width, mean, std, white=recipe.white or msgspec.UNSET)
-    return Dataset(train, test, classes, preprocess, left_out)
+    return Dataset(train, test, classes, preprocess, left_out, shared)
 
 
 class PictureShape(NamedTuple):

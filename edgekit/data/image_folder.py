@@ -46,21 +46,26 @@ class Half(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Both halves, the classes in sorted order, and what is in the folder besides."""
+    """Both halves, the classes in sorted order, and what is in the folder besides.
+
+    ``shared`` test pictures of a divided set are training pictures too.
+    """
 
     train: Half
     test: Half
     classes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
+    shared: int = 0
 
 
 class Loaded(NamedTuple):
-    """Decoded halves, the classes, and what was left out."""
+    """Decoded halves, the classes, what was left out, and how many test pictures are training pictures too."""
 
     train: Pictures
     test: Pictures
     classes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
+    shared: int = 0
 
 
 def load(
@@ -81,7 +86,7 @@ def load_folder(root: Path, decoding: Decoding, test_fraction: float = 0.2, prog
     if bad:
         left_out = (*left_out, LeftOut("cannot be decoded", len(bad), printable(bad[0][0].name)))
         _check_halves(root, halves[0].labels, halves[1].labels, split.classes)
-    return Loaded(halves[0], halves[1], tuple(map(printable, split.classes)), left_out)
+    return Loaded(halves[0], halves[1], tuple(map(printable, split.classes)), left_out, split.shared)
 
 
 def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: int) -> Pictures:
@@ -115,6 +120,7 @@ def contents(root: Path, progress: Progress = SILENT) -> list[tuple[str, str]]:
 def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT) -> Split:
     """Which pictures are trained on and which are tested; raises DataError for a folder that cannot be divided."""
     _check_folder(root)
+    shared = 0
     divided = _divided(root)
     train_folder = divided[0] if divided else ""
     base = root / train_folder
@@ -129,13 +135,16 @@ def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT) 
         _check_same_classes(root, divided, classes)
         train = inside
         test, outside = _by_class(outside, divided[1], classes)
+        hashes = digests(root, tuple(picture for picture, _ in (*train, *test)), progress)
+        trained = {hashes[picture.name] for picture, _ in train}
+        shared = sum(hashes[picture.name] in trained for picture, _ in test)
     else:
         hashes = digests(root, tuple(picture for picture, _ in inside), progress)
         train, test = _set_aside(inside, hashes, test_fraction)
     _check_no_class_is_empty(base, classes, {label for _, label in (*train, *test)})
     left_out = (*left_out, *_unused(outside, divided))
     _check_halves(root, [label for _, label in train], [label for _, label in test], classes)
-    return Split(_half("training", train), _half("test", test), classes, left_out)
+    return Split(_half("training", train), _half("test", test), classes, left_out, shared)
 
 
 def _check_no_class_is_empty(base: Path, classes: Sequence[str], occurring: set[int]) -> None:

@@ -211,3 +211,12 @@ def test_white_of_the_recipe_reaches_the_pixels_and_the_preprocessing(tmp_path: 
     assert loaded.train.images.min() > 240
     assert loaded.preprocess.white == 4095.0
     assert image_folder.load(tmp_path, "grey", (6, 6))[0].images.max() == 16
+
+
+def test_pictures_in_both_halves_of_a_divided_set_are_noted(tmp_path: Path) -> None:
+    divided(tmp_path, "train", "test")
+    recipe = DataRecipe("image-folder", path=str(tmp_path), resize=6, color="grey")
+    before = load_dataset(recipe).report().notes
+    shutil.copy(tmp_path / "train" / "cat" / "0.png", tmp_path / "test" / "cat" / "again.png")
+    sentence = "1 of 7 test pictures are training pictures too, so the test accuracy is too high"
+    assert load_dataset(recipe).report().notes == (*before, sentence)
