@@ -220,7 +220,8 @@ def show(rows: dict[str, dict[str, Any]]) -> str:
     """A table by room, then every survivor with its reading."""
     tables: dict[str, Counter[str]] = {}
     for row in rows.values():
-        outcome = "equivalent" if row.get("read", "").startswith("equivalent") else row["outcome"]
+        reading = row.get("read", "") if row["outcome"] == "survived" else ""
+        outcome = next((word for word in ("equivalent", "killed") if reading.startswith(word)), row["outcome"])
         tables.setdefault(room_of(row["file"]), Counter())[outcome] += 1
     total = sum(tables.values(), Counter())
     text = [f"{'room':12} {'killed':>7} {'survived':>9} {'equivalent':>11} {'share':>6}"]
