@@ -194,7 +194,8 @@ def other_side(bundle: Bundle, root: Path, *, fold_bn: bool) -> Bundle:
     """A bundle of the same weights, exported anew, with the golden file, weights and card of ``bundle``."""
     from edgekit.fold import fold
     from edgekit.graphs.write import export_onnx
-    from edgekit.models.factory import build_module, load_weights
+    from edgekit.models.factory import build_module
+    from edgekit.models.weights import load_weights
 
     files, manifest = bundle.files(), bundle.manifest
     assert files.weights is not None

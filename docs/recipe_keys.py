@@ -34,6 +34,8 @@ MEANINGS = {
     "data.skip_bad": "go on without pictures that cannot be decoded; without it all of them are named and nothing is trained",
     "model.name": "a shipped model (`edgekit models`) or an import path `package.module:factory`",
     "model.args": "the factory's arguments, as a table `[model.args]`",
+    "model.weights": "a checkpoint to start from, relative to the recipe; `FILE:KEY` is one of several in it",
+    "model.adapt_channels": "adapt the checkpoint's first layer to another number of input channels",
     "train.epochs": "the number of passes over the training pictures",
     "train.batch_size": "pictures per step",
     "train.optimizer": "AdamW, or SGD with Nesterov momentum 0.9",

@@ -52,10 +52,20 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A built-in name (``edgekit models``) or an import path ``package.module:factory`` with its arguments."""
+    """A built-in name (``edgekit models``) or an import path ``package.module:factory`` with its arguments.
+
+    ``weights`` is a checkpoint to start from, relative to the recipe; ``FILE:KEY`` is one of several in it. ``adapt_channels``:
+    adapt its first layer to another number of input channels.
+    """
 
     name: str
     args: dict[str, Any] = {}
+    weights: str | None = None
+    adapt_channels: bool = False
+
+    def without_place(self) -> ModelRecipe:
+        """Without the place of the weights on this machine."""
+        return msgspec.structs.replace(self, weights=None)
 
 
 class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,21 +126,25 @@ def load_recipe(path: Path) -> Recipe:
     except (msgspec.DecodeError, ValueError) as problem:
         raise RecipeError(f"recipe {path}: {_explain(problem)}") from None
     _check(recipe, path)
-    if recipe.data.path is None:
-        return recipe
-    absolute = (path.parent / _at_home(recipe.data.path, path)).absolute()
-    if printable(str(absolute)) != str(absolute):
-        raise RecipeError(f"recipe {path}: its pictures lie in {absolute}, a path that is not UTF-8", "rename the folder")
-    return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=str(absolute)))
+    if recipe.data.path is not None:
+        pictures = _absolute(recipe.data.path, path, "data.path")
+        recipe = msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=pictures))
+    if recipe.model.weights is not None:
+        weights = _absolute(recipe.model.weights, path, "model.weights")
+        recipe = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, weights=weights))
+    return recipe
 
 
-def _at_home(data: str, path: Path) -> Path:
+def _absolute(place: str, path: Path, key: str) -> str:
     try:
-        return Path(data).expanduser()
+        absolute = (path.parent / Path(place).expanduser()).absolute()
     except RuntimeError:
         raise RecipeError(
-            f"recipe {path}: data.path {data!r} has a ~, and no home folder is known", "write the whole path"
+            f"recipe {path}: {key} {place!r} has a ~, and no home folder is known", "write the whole path"
         ) from None
+    if printable(str(absolute)) != str(absolute):
+        raise RecipeError(f"recipe {path}: {key} is {absolute}, a path that is not UTF-8", "rename the folder")
+    return str(absolute)
 
 
 def _check(recipe: Recipe, path: Path) -> None:

@@ -53,7 +53,7 @@ def _thread_count() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _lenet_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from edgekit.models.factory import weights_bytes
+    from edgekit.models.weights import weights_bytes
     from tests.networks import network
 
     folder = tmp_path_factory.mktemp("lenet")

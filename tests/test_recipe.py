@@ -70,7 +70,7 @@ def test_a_recipe_cannot_be_changed(path: Path) -> None:
     [
         (f'name = "a"\nepochs = 3\n{DATA}{MODEL}', "epochs", "the top level"),
         (f'name = "a"\n{DATA}size = 3\n{MODEL}', "size", "[data]"),
-        (f'name = "a"\n{DATA}{MODEL}weights = "x"\n', "weights", "[model]"),
+        (f'name = "a"\n{DATA}{MODEL}layers = 3\n', "layers", "[model]"),
         (f'name = "a"\n{DATA}{MODEL}[train]\nlearningrate = 1.0\n', "learningrate", "[train]"),
         (f'name = "a"\n{DATA}{MODEL}[export]\nfold = true\n', "fold", "[export]"),
         (f'name = "a"\n{DATA}{MODEL}[verify]\ntol = 1.0\n', "tol", "[verify]"),
@@ -239,3 +239,9 @@ def test_pictures_below_a_folder_that_is_not_utf8_are_refused_before_training(tm
     folder = tmp_path / "caf\udce9"
     folder.mkdir()
     assert "a path that is not UTF-8" in refused(folder / "mine.toml", 'name = "mine"\n' + FOLDER + MODEL)
+
+
+def test_weights_are_found_beside_the_recipe_with_their_key(path: Path) -> None:
+    recipe = loaded(path, f'name = "mine"\n{DATA}{MODEL}weights = "checkpoint.pth:ema"\n')
+    assert recipe.model.weights == f"{path.parent}/checkpoint.pth:ema"
+    assert recipe.model.without_place() == loaded(path, f'name = "mine"\n{DATA}{MODEL}').model

@@ -142,7 +142,12 @@ Arguments = Annotated[
 ]
 Weights = Annotated[
     Optional[Path],
-    option("--weights", panel=MODEL, metavar="FILE", help="Its weights: safetensors, or a state_dict saved by torch.save."),
+    option(
+        "--weights",
+        panel=MODEL,
+        metavar="FILE[:KEY]",
+        help="Its weights: safetensors or a checkpoint of torch.save; KEY says which of several in it.",
+    ),
 ]
 Device = Annotated[str, option("--device", metavar="DEVICE", help="auto, cpu or cuda.", autocompletion=device_names)]
 Backends = Annotated[

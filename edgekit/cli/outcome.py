@@ -24,6 +24,7 @@ from rich.text import Text
 from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
 from edgekit.files import check_outside, check_writable, destination, write_bytes
 from edgekit.progress import Advance, Progress
+from edgekit.quiet import listings
 from edgekit.reports.base import Report
 from edgekit.reports.console import draw
 from edgekit.reports.page import visible
@@ -51,7 +52,7 @@ def carry_out(
     """
     console = _console(stderr=True)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # a user's model may print; stdout is for the document
+        with contextlib.redirect_stdout(sys.stderr), listings(debug):  # a user's model may print; stdout is for the document
             if output is not None:
                 check_output("--output", output, bundle)  # better before long work than after it
             report = action(ConsoleProgress(console))

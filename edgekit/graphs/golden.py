@@ -10,7 +10,7 @@ from torch import fx, nn
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import ModelError
 from edgekit.graphs.exact import run_exact
-from edgekit.graphs.trace import as_arrays, inference_copy, run_module, tensors_of_feed
+from edgekit.graphs.trace import as_arrays, inference_copy, own_copies, run_module, tensors_of_feed
 from edgekit.tensors import Array, TensorSpec, sample_feed
 
 RANDOM_SAMPLES = 8
@@ -28,7 +28,7 @@ def record(model: nn.Module, graph: fx.GraphModule, inputs: dict[str, Array], la
     Raises ModelError if an output is not finite.
     """
     tensors = tensors_of_feed(inputs)
-    original = as_arrays(run_module(inference_copy(model), tensors))
+    original = as_arrays(run_module(inference_copy(model), own_copies(tensors)))
     float64 = {name: array.astype(np.float64) for name, array in as_arrays(run_exact(model, graph, tensors)).items()}
     for name, array in float64.items():
         if not np.isfinite(array).all() or not np.isfinite(original[name].astype(np.float64)).all():

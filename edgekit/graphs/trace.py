@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekit.errors import ModelError, first_line
+from edgekit.quiet import quiet
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec, sample_feed, shape_text
 
 # a traced batch of 1 would be taken for a constant (pytorch issue 157621)
@@ -26,15 +27,15 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     held twice too early. Raises ModelError if the model does not take these inputs or cannot be traced.
     """
     example = tensors_of(inputs, TRACED_BATCH)
-    frozen = _run_once(model, example)
+    frozen = frozen_copy(model, example)
+    _plain_calls(frozen, example)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with quiet(), torch.no_grad():
             shapes = dynamic_shapes(inputs)
             program = torch.export.export(frozen, example, dynamic_shapes=(shapes,) if _takes_any_number(frozen) else shapes)
             graph = program.module(check_guards=False)
     except Exception as problem:
-        reason = first_line(problem)
+        reason = first_line(problem).partition(" For more information, run with")[0]
         raise ModelError(
             f"{type(model).__name__} runs but cannot be traced with a free batch axis: {reason}",
             "keep Python branches on tensor values and fixed batch sizes out of forward()",
@@ -43,19 +44,44 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     return graph
 
 
-def _run_once(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
-    """A copy of ``model`` in inference mode, after one run: the model's own error is clearer than the tracer's.
+def frozen_copy(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+    """A copy of ``model`` in inference mode that has run once: the model's own error is clearer than the tracer's.
 
     The copy shares the parameters' memory with ``model`` unless ``eval()`` or ``forward()`` write into it, as merging LoRA does.
     """
     try:
         with _Unwritten(model):
             frozen = inference_copy(model, share=True)
-            run_module(frozen, example)
+            run_module(frozen, own_copies(example))
     except _Written:
         frozen = inference_copy(model)
-        run_module(frozen, example)
+        run_module(frozen, own_copies(example))
     return frozen
+
+
+def _plain_calls(frozen: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Give ``frozen`` what the tracer needs: inputs that it may write to, and outputs without None and dataclasses."""
+    with torch.inference_mode():
+        given = own_copies(example)
+        result = frozen(*given)
+    if written_inputs(example, given):
+        frozen.register_forward_pre_hook(lambda module, args: own_copies(args))
+    if not isinstance(result, Tensor) and (_has_dataclass(result) or any(value is None for _, value in flat_outputs(result))):
+        frozen.register_forward_hook(lambda module, args, outputs: named_outputs(outputs))
+
+
+def written_inputs(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> tuple[int, ...]:
+    """The positions of the tensors that changed."""
+    pairs = enumerate(zip(before, after, strict=True))
+    return tuple(index for index, (old, new) in pairs if old.shape != new.shape or not torch.equal(old, new))
+
+
+def _has_dataclass(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_dataclass, value.values()))
+    if isinstance(value, (tuple, list)):
+        return any(map(_has_dataclass, value))
+    return is_dataclass(value)
 
 
 class _Written(BaseException):  # not for user code to catch
@@ -111,7 +137,7 @@ def inference_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
 def _takes_any_number(model: nn.Module) -> bool:
     """Whether ``forward`` is ``forward(self, *tensors)``: the tracer then needs the dynamic shapes as one tuple."""
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
-    return kinds == [inspect.Parameter.VAR_POSITIONAL]
+    return kinds[:1] == [inspect.Parameter.VAR_POSITIONAL]
 
 
 def _read_late(graph: fx.GraphModule) -> None:
@@ -153,10 +179,15 @@ def tensors_of(inputs: Sequence[TensorSpec], batch: int) -> tuple[Tensor, ...]:
     return tensors_of_feed(sample_feed(inputs, batch))
 
 
+def own_copies(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copies for one run, because a model may write to its inputs."""
+    return tuple(tensor.clone() for tensor in tensors)
+
+
 def tensors_of_feed(feed: Feed) -> tuple[Tensor, ...]:
-    """The feed's arrays as tensors, in the feed's order."""
+    """Copies of the feed's arrays as tensors, in the feed's order."""
     try:
-        return tuple(torch.from_numpy(array) for array in feed.values())
+        return tuple(torch.from_numpy(array.copy()) for array in feed.values())
     except TypeError:
         dtypes = ", ".join(f"{name} is {array.dtype}" for name, array in feed.items())
         raise ModelError(f"PyTorch and numpy do not share the dtype of an input: {dtypes}", "use float32 or float16") from None
@@ -169,21 +200,33 @@ def dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[tuple[Any, ...]]:
 
 
 def named_outputs(result: object) -> dict[str, Tensor]:
-    """The result of ``forward`` as output name -> tensor: a tensor, or nested sequences and mappings of tensors.
+    """The result of ``forward`` as output name -> tensor: a tensor, or nested sequences, mappings and dataclasses of tensors.
 
-    Names come from a mapping's keys and a sequence's indices; nested ones are joined, as in ``aux_0``.
+    Names come from a mapping's keys, a dataclass's fields and a sequence's indices; nested ones are joined, as in ``aux_0``.
+    None is left out. Raises ModelError that names the first output of another kind.
     """
     if isinstance(result, Tensor):
         return {"output": result}
-    items = _flat(result, "")
-    if not items or not all(isinstance(value, Tensor) for _, value in items):
-        raise ModelError(f"forward() returned a {type(result).__name__}", "return a tensor, or a tuple or dict of tensors")
+    items = [(name, value) for name, value in flat_outputs(result) if value is not None]
+    other = next((f" as {name!r}" for name, value in items if not isinstance(value, Tensor)), None)
+    if not items or other is not None:
+        kind = next((type(value).__name__ for _, value in items if not isinstance(value, Tensor)), type(result).__name__)
+        raise ModelError(
+            f"forward() returned a {kind}{other or ''}", "return tensors alone: one, or a tuple, dict or dataclass of them"
+        )
     if len({name for name, _ in items}) != len(items):
         raise ModelError("forward() returned two outputs of one name", "give each key of a nested dict its own")
     return dict(items)
 
 
+def flat_outputs(result: object) -> list[tuple[str, Any]]:
+    """Every value that ``forward`` returned, with its name; an empty list for a value that holds no others."""
+    return _flat(result, "")
+
+
 def _flat(result: object, prefix: str) -> list[tuple[str, Any]]:
+    if is_dataclass(result) and not isinstance(result, Mapping):
+        result = {field.name: getattr(result, field.name) for field in fields(result)}
     if isinstance(result, Mapping):
         named = [(f"{prefix}{key}", value) for key, value in result.items()]
     elif isinstance(result, (tuple, list)):
@@ -191,8 +234,12 @@ def _flat(result: object, prefix: str) -> list[tuple[str, Any]]:
         named = [(f"{prefix or 'output'}{index if alone is None else alone}", value) for index, value in enumerate(result)]
     else:
         return []
-    nested = [_flat(value, f"{name}_") if isinstance(value, (Mapping, tuple, list)) else [(name, value)] for name, value in named]
+    nested = [_flat(value, f"{name}_") if _holds_others(value) else [(name, value)] for name, value in named]
     return [item for items in nested for item in items]
+
+
+def _holds_others(value: object) -> bool:
+    return isinstance(value, (Mapping, tuple, list)) or (is_dataclass(value) and not isinstance(value, type))
 
 
 def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -6,12 +6,10 @@ batch norm, so the file holds exactly what the report of ``edgekit.fold`` says.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
 import onnx_ir
 import torch
@@ -22,7 +20,8 @@ from torch import fx
 
 from edgekit.errors import ModelError
 from edgekit.graphs.trace import TRACED_BATCH, dynamic_shapes, tensors_of
-from edgekit.onnx.read import LARGEST_BYTES, batch_norms
+from edgekit.onnx.read import LARGEST_BYTES, batch_norms, opset_of
+from edgekit.quiet import quiet
 from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
 
@@ -58,7 +57,7 @@ def export_onnx(
     if size > LARGEST_BYTES:
         raise ModelError(f"the weights take {size / 2**30:.1f} GiB, and one ONNX file holds 2", "export a smaller model")
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 graph,
                 tensors_of(inputs, TRACED_BATCH),
@@ -73,12 +72,8 @@ def export_onnx(
             assert program is not None
             model = _simplified(program.model)
     except Exception as problem:
-        lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-        reason = next(
-            (line for line in reversed(lines) if "No ONNX function" in line or "Error" in line), lines[0] if lines else ""
-        )
         raise ModelError(
-            f"torch.onnx.export refused the model at opset {opset}: {type(problem).__name__}: {reason}",
+            f"torch.onnx.export refused the model at opset {opset}: {_reason(problem)}",
             "try another --opset, or replace the operator named here",
         ) from problem
     proto = onnx_ir.to_proto(model)
@@ -90,9 +85,20 @@ def export_onnx(
     return content
 
 
+def _reason(problem: Exception) -> str:
+    """The operator in the exporter's message, or else the line of it that says most."""
+    operator = re.search(r"target=torch\.ops\.([\w.]+)", str(problem))
+    if operator:
+        return f"it has no ONNX for {operator[1]}"
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    line = next((line for line in reversed(lines) if "No ONNX function" in line or "Error" in line), lines[0] if lines else "")
+    return f"{type(problem).__name__}: {line}"
+
+
 def _simplified(model: onnx_ir.Model) -> onnx_ir.Model:
     optimizer.fold_constants(common.InlinePass()(model).model)
     rewriter.rewrite(model, pattern_rewrite_rules=_SIMPLIFICATIONS)
+    _fit_scales(model.graph)
     Sequential(
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -114,11 +120,43 @@ def _simplified(model: onnx_ir.Model) -> onnx_ir.Model:
     return model
 
 
+def _fit_scales(graph: onnx_ir.Graph) -> None:
+    """Raise the scales of a Resize by some units in the last place where rounding to float32 would cost its output a pixel.
+
+    PyTorch takes floor(size * scale) in float64, ONNX in float32: floor(10 * 0.7) is 7 in the one and 6 in the other.
+    """
+    for node in graph.all_nodes():
+        if node.op_type != "Resize" or len(node.inputs) != 3:
+            continue
+        source, _, scales = node.inputs
+        numbers = onnx_ir.convenience.get_const_tensor(scales) if scales is not None else None
+        if numbers is None or source is None or source.shape is None or node.outputs[0].shape is None:
+            continue
+        sizes = list(zip(source.shape, node.outputs[0].shape, numbers.numpy().tolist(), strict=True))
+        fitted = [_fitted(before, after, scale) for before, after, scale in sizes]
+        if fitted != [scale for _, _, scale in sizes]:
+            tensor = onnx_ir.tensor(np.array(fitted, np.float32), name=f"{node.outputs[0].name}_scales")
+            shape, kind = onnx_ir.Shape((len(fitted),)), onnx_ir.TensorType(tensor.dtype)
+            value = onnx_ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
+            graph.register_initializer(value)
+            node.replace_input_with(2, value)
+
+
+def _fitted(before: object, after: object, scale: float) -> float:
+    """The next float32 from ``scale`` up that takes the size ``before`` to ``after``; ``scale`` where that needs more than 8."""
+    number = np.float32(scale)
+    for _ in range(8):
+        if not isinstance(before, int) or not isinstance(after, int) or np.floor(before * float(number)) >= after:
+            return float(number)
+        number = np.nextafter(number, np.float32(np.inf))
+    return scale
+
+
 def _check_file(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
-        raise ModelError(f"the exported file is not valid ONNX: {problem}", "please report this model") from problem
+        raise _invalid(str(problem), proto) from problem
     written = batch_norms(proto)
     reported = sum(norm.nodes for norm in fold_report.kept)
     if written != reported:
@@ -126,6 +164,29 @@ def _check_file(proto: onnx.ModelProto, fold_report: FoldReport) -> None:
             f"the exported file has {written} BatchNormalization nodes where the fold report says {reported}",
             "please report this model",
         )
+
+
+def _invalid(problem: str, proto: onnx.ModelProto) -> ModelError:
+    """The error for a file that onnx.checker refuses; a dtype that an operator lacks at this opset is named."""
+    lacking = re.search(r"op_type:(\w+), node name: ([^)]*)\).*unsupported type: (tensor\(\w+\))", problem)
+    if lacking is None:
+        return ModelError(f"the exported file is not valid ONNX: {problem}", "please report this model")
+    operator, name, kind = lacking.groups()
+    first = next(
+        (version for version in range(opset_of(proto), onnx.defs.onnx_opset_version() + 1) if _takes(operator, version, kind)),
+        None,
+    )
+    dtype = kind.removeprefix("tensor(").removesuffix(")")
+    newer = f"take --opset {first}, whose {operator} has it, or " if first else ""
+    return ModelError(
+        f"{operator} {name} computes in {dtype}, which ONNX's opset {opset_of(proto)} does not have for it",
+        f"{newer}take the cast to {dtype} (or the autocast) out of forward()",
+    )
+
+
+def _takes(operator: str, opset: int, kind: str) -> bool:
+    schema = onnx.defs.get_schema(operator, opset)
+    return any(kind in constraint.allowed_type_strs for constraint in schema.type_constraints)
 
 
 def _check_tensor_names(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -136,19 +197,3 @@ def _check_tensor_names(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], ou
             raise ModelError(
                 f"the {side} {names} became {written} in the exported file", "give every output a tensor and a name of its own"
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter, which prints, logs and warns about its own internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -94,7 +94,7 @@ class TrainReport(Report, frozen=True):
     """A finished training. Accuracies are shares of 1; ``seconds`` is training time without loading the data.
 
     ``class_accuracy`` follows ``labels``, with None for a class without test pictures; ``balanced_accuracy`` is its mean. They,
-    ``data`` and ``statistics`` are absent from reports of earlier versions.
+    ``data`` and ``statistics`` are absent from reports of earlier versions. ``notes`` are on the weights that it started from.
     """
 
     run: str
@@ -113,6 +113,7 @@ class TrainReport(Report, frozen=True):
     class_accuracy: tuple[float | None, ...] = ()
     data: DataReport | None = None
     statistics: StatisticsReport | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -125,6 +126,7 @@ class TrainReport(Report, frozen=True):
         lines = [Line((f"{first}: test accuracy ", *_against("", self.test_accuracy, self.min_accuracy)))]
         if self.balanced_accuracy is not None:
             lines.append(Line(_against("balanced accuracy ", self.balanced_accuracy, self.min_balanced_accuracy)))
+        lines += map(note, self.notes)
         if self.data is None:
             return tuple(lines)
         notes = [*self.data.notes, *(self.statistics.notes() if self.statistics else ())]

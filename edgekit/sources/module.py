@@ -22,7 +22,8 @@ from edgekit.decoding import CHANNELS
 from edgekit.errors import InputError, ModelError, UsageError
 from edgekit.files import check_name, read_bytes, sha256_of
 from edgekit.models import MODELS
-from edgekit.models.factory import call_factory, load_weights
+from edgekit.models.factory import call_factory, checked_module
+from edgekit.models.weights import load_checkpoint, load_weights
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
@@ -134,11 +135,13 @@ def _from_run(run: Path) -> ModelSource:
             f"{run / RUN_WEIGHTS} does not have the checksum that {RUN_REPORT} beside it recorded", "train the recipe again"
         )
     args = model_args(recipe, len(report.labels), CHANNELS[report.preprocess.color])
-    module = _module(recipe.model.name, args)[0]
+    module = _module(recipe.model.name, args).module
     load_weights(module, run / RUN_WEIGHTS)
     size = (CHANNELS[report.preprocess.color], report.preprocess.height, report.preprocess.width)
     inputs = (TensorSpec("input", "float32", (BATCH, *size)),)
-    return ModelSource(recipe.name, recipe.model.name, args, module, inputs, recipe, report, report.preprocess, report.labels)
+    return ModelSource(
+        recipe.name, recipe.model.name, args, module, inputs, recipe, report, report.preprocess, report.labels, notes=report.notes
+    )
 
 
 def _untrained(recipe: Recipe) -> ModelSource:
@@ -148,13 +151,13 @@ def _untrained(recipe: Recipe) -> ModelSource:
     channels = CHANNELS[recipe.data.color] if recipe.data.color else default[0]
     args = {"in_channels": channels, **recipe.model.args}
     inputs = (TensorSpec("input", "float32", (BATCH, channels, *(recipe.data.size or default[1:]))),)
-    return ModelSource(recipe.name, recipe.model.name, args, _module(recipe.model.name, args)[0], inputs, recipe)
+    return ModelSource(recipe.name, recipe.model.name, args, _module(recipe.model.name, args).module, inputs, recipe)
 
 
 def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, args: Mapping[str, Any]) -> ModelSource:
     torch.manual_seed(0)  # without weights, the same export twice is the same bundle
-    module, example = _module(source, dict(args))
-    module, notes = _runnable(module)
+    built, example, notes = _module(source, dict(args))
+    module, widened = _runnable(built)
     if input_shapes:
         inputs = _ordered(parse_shapes(input_shapes, _dtype(module)), module)
     elif example:
@@ -162,7 +165,7 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, a
             TensorSpec(name, dtype if dtype in DTYPES else "float32", (BATCH, *shape[1:]))
             for name, (dtype, shape) in example.items()
         )
-        if notes:
+        if widened:
             inputs = tuple(msgspec.structs.replace(spec, dtype="float32") if "float" in spec.dtype else spec for spec in inputs)
         inputs = _ordered(inputs, module)
     elif source in MODELS:
@@ -170,8 +173,9 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, a
         inputs = (TensorSpec("input", "float32", (BATCH, args.get("in_channels", channels), *sides)),)
     else:
         raise UsageError(f"{source} needs the shape of its input, for example --input-shape 1x3x224x224")
+    notes += widened
     if weights is not None:
-        load_weights(module, weights)
+        notes += load_checkpoint(module, str(weights))
     name = source.rpartition(":")[2] or source
     name = name if check_name(name) else "model"
     return ModelSource(name, source, dict(args), module, inputs, has_weights=weights is not None, notes=notes)
@@ -209,8 +213,15 @@ def _ordered(inputs: tuple[TensorSpec, ...], module: nn.Module) -> tuple[TensorS
     return tuple(sorted(inputs, key=lambda spec: order.index(spec.name)))
 
 
-def _module(name: str, args: dict[str, Any]) -> tuple[nn.Module, dict[str, tuple[str, tuple[int, ...]]]]:
+class _Built(NamedTuple):
     """A factory's module, and the name -> (dtype, shape) of its example inputs if it returned ``(module, example_inputs)``."""
+
+    module: nn.Module
+    example: dict[str, tuple[str, tuple[int, ...]]]
+    notes: tuple[str, ...]
+
+
+def _module(name: str, args: dict[str, Any]) -> _Built:
     built = call_factory(name, args)
     example: dict[str, tuple[str, tuple[int, ...]]] = {}
     if isinstance(built, tuple) and len(built) == 2:
@@ -224,6 +235,5 @@ def _module(name: str, args: dict[str, Any]) -> tuple[nn.Module, dict[str, tuple
                 "return (module, tensors), or a dict of tensors by the names of forward()'s parameters",
             )
         example = {key: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for key, tensor in inputs.items()}
-    if not isinstance(built, nn.Module):
-        raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module", "name a factory of modules")
-    return built, example
+    module, notes = checked_module(built, name)
+    return _Built(module, example, notes)

@@ -88,7 +88,7 @@ def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
     """
     settings = msgspec.structs.replace(recipe.train, min_accuracy=0.0, min_balanced_accuracy=0.0)
     return {
-        "settings": _hash(msgspec.json.encode((recipe.model, settings), order="deterministic")),
+        "settings": _hash(msgspec.json.encode((recipe.model.without_place(), settings), order="deterministic")),
         "pictures or classes": data,
         "code of the model": _hash("".join(fingerprints(source_files(recipe.model.name))).encode()),
         "initial weights": state_sha256(initial),

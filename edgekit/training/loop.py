@@ -27,7 +27,9 @@ from edgekit.data import Dataset, PictureShape
 from edgekit.errors import Interrupted, MissingError, ModelError, RecipeError, UsageError, first_line
 from edgekit.files import check_writable, sha256_of, write_bytes, write_text
 from edgekit.machine.cpu import cores
-from edgekit.models.factory import build_module, weights_bytes
+from edgekit.models.factory import build_module
+from edgekit.models.finetune import start_from
+from edgekit.models.weights import weights_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, TrainReport
@@ -73,7 +75,9 @@ def fit(
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # PyTorch does not know a container's quota
     channels, height, width = dataset.train.images.shape[1:]
     shape = PictureShape(channels, height, width, len(dataset.classes))
-    model = build_model(recipe, shape)
+    model, notes = build_model(recipe, shape)
+    for text in notes:
+        progress.say(f"note: {text}")
     key = training_key(recipe, dataset.sha256(), model)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
     state = State(model, recipe.train, batches, place)
@@ -84,20 +88,30 @@ def fit(
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
     work = EpochWork(recipe.train, training, test, batches)
     _train_all(state, work, run, key, progress)
-    return _finish(recipe, dataset, state, work, run)
+    return _finish(recipe, dataset, state, work, run, notes)
 
 
-def build_model(recipe: Recipe, shape: PictureShape) -> nn.Module:
+class Initial(NamedTuple):
+    """A model as training begins with it, and notes on the weights that it was given."""
+
+    module: nn.Module
+    notes: tuple[str, ...]
+
+
+def build_model(recipe: Recipe, shape: PictureShape) -> Initial:
     """The recipe's model with its initial weights, on the CPU; raises ModelError unless it fits pictures and classes.
 
     Torch's generator is afterwards where training goes on from.
     """
     torch.manual_seed(recipe.train.seed)
     model = build_module(recipe.model.name, model_args(recipe, shape.classes, shape.channels))
+    notes: tuple[str, ...] = ()
+    if recipe.model.weights is not None:
+        notes = start_from(model, recipe.model.weights, shape.classes, adapt_channels=recipe.model.adapt_channels)
     generator = torch.get_rng_state()
     _check_fit(model, recipe, shape)
     torch.set_rng_state(generator)
-    return model
+    return Initial(model, notes)
 
 
 def _goes_on(run: Path, key: Key) -> bool:
@@ -267,7 +281,7 @@ def _write_metrics(run: Path, history: list[Epoch]) -> None:
     write_text(run / METRICS, "\n".join(lines) + "\n")
 
 
-def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path) -> TrainReport:
+def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, notes: tuple[str, ...]) -> TrainReport:
     device = work.training.labels.device
     statistics = make_fit(state.model, work.training, recipe.train.batch_size, recipe.train.seed)
     _write_metrics(run, state.history)
@@ -293,6 +307,7 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
         class_accuracy=reached.per_class,
         data=dataset.report(),
         statistics=statistics,
+        notes=notes,
         facts={
             "torch": str(torch.__version__),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

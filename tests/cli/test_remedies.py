@@ -69,7 +69,8 @@ def test_where_nothing_works_it_is_not_said_that_nothing_is_installed(
 
 def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str], tmp_path: Path) -> None:
     done = process("doctor", "--json", environment=environment, folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr  # on a busy machine it tells how far it is
     found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
     assert (found["torch"]["status"], found["torch"]["version"]) == ("ok", torch.__version__.partition("+")[0])
 

@@ -19,7 +19,7 @@ from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.commands.export import export as export_bundle
 from edgekit.commands.verify import verify
 from edgekit.errors import BundleError
-from edgekit.models.factory import weights_bytes
+from edgekit.models.weights import weights_bytes
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.sources import ExportOptions
 from edgekit.tolerance import Tolerance

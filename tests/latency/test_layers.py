@@ -20,7 +20,7 @@ from edgekit.commands.export import export as export_bundle
 from edgekit.errors import UsageError
 from edgekit.latency.layers import layers_report, nodes_of
 from edgekit.latency.loop import Timing
-from edgekit.models.factory import weights_bytes
+from edgekit.models.weights import weights_bytes
 from edgekit.onnx.read import Node, read_nodes
 from edgekit.reports.bench import MOST_LAYERS, BenchReport
 from edgekit.reports.console import draw

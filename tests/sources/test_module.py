@@ -11,7 +11,7 @@ from torch import nn
 
 from edgekit.errors import ModelError, RecipeError, UsageError
 from edgekit.models import MODELS
-from edgekit.models.factory import weights_bytes
+from edgekit.models.weights import weights_bytes
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.sources.module import load_source, parse_shapes
 from edgekit.tensors import TensorSpec

@@ -489,3 +489,35 @@ def test_batch_counts(samples: int, batch_size: int, count: int) -> None:
 
 def test_an_odd_sample_over_trains_without_a_batch_of_one(tmp_path: Path) -> None:
     assert fit(recipe(epochs=1, batch_size=16), dataset(33), tmp_path / "run").epochs
+
+
+def test_a_training_starts_from_weights_and_says_what_it_changed(data: Dataset, tmp_path: Path) -> None:
+    first = fit(recipe(epochs=1), data, tmp_path / "first")
+    start = str(tmp_path / "first" / "weights.safetensors")
+    fresh = fit(recipe(epochs=1), data, tmp_path / "fresh")
+    tuned = recipe(epochs=1)
+    tuned = msgspec.structs.replace(tuned, model=ModelRecipe("lenet", {}, start))
+    second = fit(tuned, data, tmp_path / "second")
+    assert second.epochs[0].loss < fresh.epochs[0].loss  # it begins where the first one ended
+    assert (first.notes, second.notes) == ((), ())
+    halves = {
+        half: msgspec.structs.replace(getattr(data, half), labels=getattr(data, half).labels % 5) for half in ("train", "test")
+    }
+    few = msgspec.structs.replace(data, classes=tuple("abcde"), **halves)
+    third = fit(tuned, few, tmp_path / "third")
+    assert third.notes == ("15 begins anew: the file has 10 classes, the data 5",)
+    assert load_source(str(tmp_path / "third")).notes == third.notes
+
+
+def test_a_training_from_other_weights_is_another_training(data: Dataset, tmp_path: Path) -> None:
+    fit(recipe(epochs=1), data, tmp_path / "first")
+    start = tmp_path / "first" / "weights.safetensors"
+    tuned = msgspec.structs.replace(recipe(), model=ModelRecipe("lenet", {}, str(start)))
+    with pytest.raises(Interrupted):
+        fit(tuned, data, tmp_path / "second", progress=Stopping(say=1))
+    moved = start.rename(tmp_path / "moved.safetensors")
+    elsewhere = msgspec.structs.replace(tuned, model=ModelRecipe("lenet", {}, str(moved)))
+    plain = msgspec.structs.replace(tuned, model=ModelRecipe("lenet"))
+    with pytest.raises(UsageError, match="was made with other initial weights"):
+        fit(plain, data, tmp_path / "second", begin="resume")
+    assert len(fit(elsewhere, data, tmp_path / "second", begin="resume").epochs) == EPOCHS

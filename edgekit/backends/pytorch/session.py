@@ -18,7 +18,8 @@ from edgekit.errors import ModelError, first_line
 from edgekit.graphs.trace import as_arrays, named_outputs
 from edgekit.machine.cpu import cores
 from edgekit.machine.gpu import tf32_fact
-from edgekit.models.factory import build_module, load_weights
+from edgekit.models.factory import build_module
+from edgekit.models.weights import load_weights
 from edgekit.tensors import Array, Feed, TensorSpec
 
 
@@ -60,7 +61,7 @@ class TorchSession:
             return as_arrays(named_outputs(self._module(*self._tensors(feed))))
 
     def bind(self, feed: Feed) -> Callable[[], None]:
-        """Tensors share the arrays' memory: the device is the host."""
+        """Inputs are copied once: the device is the host."""
         tensors, module, use_threads = self._tensors(feed), self._module, self._use_threads
 
         def call() -> None:
@@ -76,7 +77,7 @@ class TorchSession:
             torch.set_num_threads(self._threads)
 
     def _tensors(self, feed: Feed) -> list[torch.Tensor]:
-        return [torch.from_numpy(feed[spec.name]).to(self.device) for spec in self.inputs]
+        return [torch.from_numpy(feed[spec.name]).to(self.device, copy=True) for spec in self.inputs]  # forward() may write to it
 
     def __enter__(self) -> TorchSession:
         return self

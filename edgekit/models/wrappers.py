@@ -1,0 +1,83 @@
+"""Find the module inside PyTorch's wrappers, and refuse modules that are no networks of float tensors any more."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from edgekit.errors import ModelError
+
+_INSIDE: dict[type[nn.Module], str] = {
+    torch._dynamo.OptimizedModule: "_orig_mod",
+    DataParallel: "module",
+    DistributedDataParallel: "module",
+    AveragedModel: "module",
+}
+_QUANTISED = ("torch.ao.nn.", "torch.nn.quantized.", "torch.nn.intrinsic.", "torch.nn.qat.", "torch.ao.quantization.")
+
+
+def unwrapped(module: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module without torch.compile, DataParallel and DistributedDataParallel, at any depth, and a note on each.
+
+    Children inside ``module`` are replaced in place. Raises ModelError for TorchScript, and for a module with quantised layers,
+    that says what ``name`` should return instead.
+    """
+    wrappers: dict[str, None] = {}
+    module = _inside(module, wrappers)
+    for parent in list(module.modules()):
+        for key, child in list(parent.named_children()):
+            inner = _inside(child, wrappers)
+            if inner is not child:
+                setattr(parent, key, inner)
+    _check(module, name)
+    return module, tuple(f"the model was exported without its wrapper {wrapper}" for wrapper in wrappers)
+
+
+def _inside(module: nn.Module, wrappers: dict[str, None]) -> nn.Module:
+    while type(module) in _INSIDE:
+        wrappers["torch.compile" if type(module) is torch._dynamo.OptimizedModule else type(module).__name__] = None
+        inner = getattr(module, _INSIDE[type(module)])
+        inner.train(module.training)
+        module = inner
+    if getattr(module, "_compiled_call_impl", None) is not None:  # of module.compile()
+        module._compiled_call_impl = None
+        wrappers["torch.compile"] = None
+    compiled = vars(module).get("forward")
+    original = inspect.unwrap(getattr(compiled, "_torchdynamo_orig_callable", compiled)) if callable(compiled) else None
+    if getattr(original, "__self__", None) is module:  # module.forward = torch.compile(module.forward)
+        del module.forward
+        wrappers["torch.compile"] = None
+    return module
+
+
+def _check(module: nn.Module, name: str) -> None:
+    for path, part in module.named_modules():
+        where = f" ({path})" if path else ""
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name} returned a TorchScript module{where}, whose Python code is gone",
+                "return the module that was traced or scripted, and give its weights with --weights",
+            )
+        if type(part).__module__.startswith(_QUANTISED):
+            raise ModelError(
+                f"{name} returned a quantised module: {path or 'the model'} is a {type(part).__module__}.{type(part).__name__}",
+                "return the float module from before quantisation",
+            )
+    tensors: dict[str, Any] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for path, tensor in tensors.items():
+        if tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise ModelError(
+                f"{name} returned a module whose {path} is {_kind(tensor)}, no plain tensor",
+                "return the float module it was made from",
+            )
+
+
+def _kind(tensor: Tensor) -> str:
+    return (
+        f"a quantised tensor ({tensor.dtype})" if tensor.is_quantized else f"a {type(tensor).__module__}.{type(tensor).__name__}"
+    )
