@@ -1,38 +1,33 @@
-"""Fold batch norm in an ONNX file from elsewhere, by onnxscript's own rules.
+"""Fold batch norm in an ONNX file from elsewhere into the layer before it, whatever it is spelled as.
 
-Batch norm goes into the Conv, ConvTranspose or Gemm before it; the other rules of ``edgekit.fold`` need the PyTorch model.
-onnxscript's rules compute in the dtype of the file's numbers, so these are widened to float64 first and rounded once at the end.
+A chain runs from a layer through nodes that only move or copy (Identity, Dropout, Transpose) and nodes that compute a x + b for
+each channel: BatchNormalization, and Mul, Div, Add and Sub with stored numbers. The whole chain becomes one a and b in float64,
+which the layer takes over; its numbers are rounded once, at the end. A layer behind the norm does so in PyTorch models only.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnx_ir
 from onnx_ir.passes import common
-from onnxscript import rewriter
-from onnxscript.rewriter.rules import common as rules
 
 from edgekit.errors import ModelError, first_line
-from edgekit.onnx.read import NORM, batch_norms, is_standard
+from edgekit.onnx.affine import Reason, Step, is_norm, norm_reason, passed_through, step_of
+from edgekit.onnx.constants import Constants
+from edgekit.onnx.layers import NAMED, Numbers, is_layer, layer_reason, numbers_of, place_of, scaled
+from edgekit.onnx.read import NORM, batch_norms
 from edgekit.reports.export import Fold, FoldReport, Kept, Obstacle
 from edgekit.tensors import Array
 
-_RULES = (
-    rules.fuse_batchnorm_into_conv_rule,
-    rules.fuse_batchnorm_into_conv_transpose_rule,
-    rules.fuse_batchnorm_into_gemm_rule,
-)
-_LAYERS = ("Conv", "ConvTranspose", "Gemm")
-_EPSILON = onnx_ir.AttrFloat32("epsilon", float(np.float32(1e-5)))  # ONNX's default is a float32; the rules use a float64
-_HIDDEN = "HiddenBatchNormalization"  # an operator that no rule matches and whose outputs no pass drops
 _OLDEST_IR = 4  # older IR versions list every initializer as an input, so none can be replaced
-Reason: TypeAlias = tuple[str, str]  # a code and a sentence
 _BRANCH: Reason = ("branch", "it is inside a branch or a loop, where nothing is folded")  # "it" is the norm, named before
+_OVERFLOW: Reason = ("overflow", "the folded numbers do not fit into the dtype of the layer before it")
+Names = Mapping[onnx_ir.Node, str]
 
 
 class Folding(NamedTuple):
@@ -43,92 +38,69 @@ class Folding(NamedTuple):
     report: FoldReport
 
 
-class _Plan(NamedTuple):
-    """The plan for one normalisation: the ``layer`` that it folds into, or the ``reason`` why it stays."""
+class _Chain(NamedTuple):
+    """A layer, the steps behind it, and the reason against folding these into it (None: they fold)."""
 
-    node: onnx_ir.Node
-    name: str
-    output: str
-    layer: onnx_ir.Node | None
+    layer: onnx_ir.Node
+    steps: tuple[Step, ...]
     reason: Reason | None
 
 
 def fold_onnx(model: onnx.ModelProto, *, fold_bn: bool = True) -> Folding:
-    """A folded copy of ``model``, and a report on each BatchNormalization; ``model`` is untouched."""
+    """A folded copy of ``model``, and a report on each normalisation; ``model`` is untouched."""
     if not fold_bn:
         return Folding(model, None, _not_asked(model))
     try:
         folding = _folded(model, frozenset())
     except ModelError:
         raise
-    except Exception as problem:  # onnxscript wraps the cause in errors of its own
+    except Exception as problem:  # onnx_ir wraps the cause in errors of its own
         raise ModelError(
-            f"onnxscript cannot rewrite the file: {first_line(_first_cause(problem))}",
-            "export with --no-fold-bn and report the file",
+            f"the file cannot be rewritten: {first_line(_first_cause(problem))}", "export with --no-fold-bn and report the file"
         ) from problem
     _check_count(folding.model, folding.report)
     return folding
 
 
+def foldable(model: onnx.ModelProto) -> FoldReport:
+    """What ``fold_onnx`` would report on ``model``, for a table."""
+    return fold_onnx(model).report
+
+
 def _not_asked(model: onnx.ModelProto) -> FoldReport:
     graph_model = onnx_ir.from_proto(model)
     functions = [node for function in graph_model.functions.values() for node in function.all_nodes()]
-    nodes = [node for node in (*graph_model.graph.all_nodes(), *functions) if _is_norm(node, NORM)]
+    nodes = [node for node in (*graph_model.graph.all_nodes(), *functions) if is_norm(node)]
     names = _node_names(nodes)
-    return FoldReport((), tuple(_kept_node(names[node], "not-asked", "folding was not asked for") for node in nodes))
+    return FoldReport((), tuple(_kept_node(names[node], ("not-asked", "folding was not asked for")) for node in nodes))
 
 
 def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
-    """Hide the norms that must stay from the rules, widen the numbers, apply the rules, and round their results.
-
-    A normalisation whose folded numbers do not fit into its layer's dtype joins ``unfit``, and the folding starts again.
-    """
+    """Fold every chain; one whose numbers do not fit into its layer's dtype joins ``unfit``, and the folding starts again."""
     graph_model = _inlined(model)
     graph = graph_model.graph
-    norms = [node for node in graph.all_nodes() if _is_norm(node, NORM)]
     names = _node_names(graph.all_nodes())
-    for node in norms:
-        node.op_type = _HIDDEN
-    common.LiftConstantsToInitializersPass(size_limit=0)(graph_model)
-    _see_through_copies(graph)
+    norms = [node for node in graph.all_nodes() if is_norm(node)]
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph_model)
     common.RemoveUnusedNodesPass()(graph_model)
     alive = {id(node) for node in graph.all_nodes()}
-    plans = _planned(graph, [node for node in norms if id(node) in alive], names, unfit)
-    layers = {plan.layer: names[plan.layer] for plan in plans if plan.layer is not None}
-    dtypes = _widen_layers(graph, plans)
-    weights = {plan.output: _weights(plan.layer) for plan in plans if plan.layer is not None}  # the rules take the layers apart
-    for plan in plans:
-        if plan.layer is not None:
-            plan.node.op_type = NORM
-            plan.node.attributes.setdefault("epsilon", _EPSILON)
-    rewriter.rewrite(graph_model, pattern_rewrite_rules=_RULES)
-    for node in graph.all_nodes():
-        if node.op_type == _HIDDEN:
-            node.op_type = NORM
-    produced = {_output(node): node for node in graph}
-    _name_layers(produced, plans, layers)
-    exact = onnx_ir.to_proto(graph_model) if layers else None
-    too_large = _round(graph, dtypes)
-    wrong = frozenset(output for output, values in weights.items() if too_large & values)
-    if wrong:
-        return _folded(model, unfit | wrong)
-    remaining = {_output(node) for node in graph if _is_norm(node, NORM)}
-    dead = [Fold(names[node], NORM, ()) for node in norms if id(node) not in alive]
-    return Folding(onnx_ir.to_proto(graph_model), exact, _report(plans, remaining, layers, dead))
-
-
-def _report(plans: list[_Plan], remaining: set[str], layers: dict[onnx_ir.Node, str], dead: list[Fold]) -> FoldReport:
-    folded, refused = [], []
-    for plan in plans:
-        if plan.reason is not None:
-            refused.append(_kept_node(plan.name, *plan.reason))
-        elif plan.layer is not None and plan.output in remaining:
-            refused.append(
-                _kept_node(plan.name, "rule", f"onnxscript has no rule for this {plan.layer.op_type} ({layers[plan.layer]})")
-            )
-        elif plan.layer is not None:
-            folded.append(Fold(plan.name, NORM, (layers[plan.layer],)))
-    return FoldReport((*folded, *dead), tuple(refused))
+    constants = Constants(graph_model)
+    opset = graph_model.opset_imports.get("", 0)
+    layers = [node for node in graph if is_layer(node)]
+    chains = [_chain(layer, graph, opset, names, constants, unfit) for layer in layers]
+    report = _report(norms, alive, chains, graph, names, constants)
+    folds = [chain for chain in chains if chain.steps and chain.reason is None]
+    numbers = {chain.layer: _taken_over(chain, constants) for chain in folds}
+    dtypes = {chain.layer: constants.dtype(chain.layer.inputs[1]) for chain in folds}
+    too_large = frozenset(names[layer] for layer, exact in numbers.items() if not _fit(exact, dtypes[layer]))
+    if too_large:
+        return _folded(model, unfit | too_large)
+    for chain in folds:
+        chain.layer.name = names[chain.layer]  # as the report calls it
+        _rewrite(graph, chain, numbers[chain.layer], dtypes[chain.layer])
+    common.RemoveUnusedNodesPass()(graph_model)
+    folded = onnx_ir.to_proto(graph_model)
+    return Folding(folded, _with_exact(folded, numbers) if folds else None, report)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx_ir.Model:
@@ -143,144 +115,116 @@ def _inlined(model: onnx.ModelProto) -> onnx_ir.Model:
     return graph_model
 
 
-def _see_through_copies(graph: onnx_ir.Graph) -> None:
-    """Bypass the Identity nodes through which PyTorch's exporter shares equal weights; other Identities stay."""
-    for node in graph:
-        source = node.inputs[0] if node.op_type == "Identity" and is_standard(node.domain) else None
-        if source is not None and source.is_initializer() and not node.outputs[0].is_graph_output():
-            onnx_ir.convenience.replace_all_uses_with(node.outputs[0], source)
+def _chain(
+    layer: onnx_ir.Node, graph: onnx_ir.Graph, opset: int, names: Names, constants: Constants, unfit: frozenset[str]
+) -> _Chain:
+    """The steps behind ``layer`` up to the last that belongs to a normalisation; none where there is no normalisation."""
+    place, value = place_of(layer, constants), layer.outputs[0]
+    steps: list[Step] = []
+    while place is not None and not value.is_graph_output() and len(value.uses()) == 1:
+        user = next(iter(value.uses())).node
+        step = step_of(user, value, place, constants) if user.graph is graph else None
+        moved = passed_through(user, place, opset, constants) if user.graph is graph and step is None else None
+        if step is None and (moved is None or user.inputs[0] is not value):
+            break
+        if step is not None:
+            steps.append(step)
+        place, value = moved or place, user.outputs[0]
+    if not any(step.norm or step.wide for step in steps):
+        return _Chain(layer, (), None)
+    reason = layer_reason(layer, names[layer], dict(names), constants)
+    return _Chain(layer, tuple(steps), reason or (_OVERFLOW if names[layer] in unfit else None))
 
 
-def _planned(
-    graph: onnx_ir.Graph, norms: list[onnx_ir.Node], names: dict[onnx_ir.Node, str], unfit: frozenset[str]
-) -> list[_Plan]:
-    """A plan for each norm, in the order of the data: a norm behind one that folds can fold into the same layer."""
-    into: dict[onnx_ir.Node, onnx_ir.Node] = {}
-    plans = []
-    for node in norms:
-        reason, layer = _itself(node) if node.graph is graph else _BRANCH, None
-        if reason is None and _output(node) in unfit:
-            reason = ("overflow", "the folded numbers do not fit into the dtype of the layer before it")
-        if reason is None:
-            source = node.inputs[0]
-            producer = source.producer() if source is not None else None
-            layer = into.get(producer, producer) if producer is not None else None
-            reason = _before(node, layer, names)
-        if reason is None and layer is not None:
-            into[node] = layer
-        plans.append(_Plan(node, names[node], _output(node), layer if reason is None else None, reason))
-    return plans
+def _report(
+    norms: list[onnx_ir.Node], alive: set[int], chains: list[_Chain], graph: onnx_ir.Graph, names: Names, constants: Constants
+) -> FoldReport:
+    chain_of = {step.node: chain for chain in chains for step in chain.steps}
+    folded, kept = [], []
+    for norm in norms:
+        chain = chain_of.get(norm)
+        if id(norm) not in alive:
+            folded.append(Fold(names[norm], NORM, ()))
+        elif chain is not None and chain.reason is None:
+            folded.append(Fold(names[norm], NORM, (names[chain.layer],)))
+        else:
+            reason = chain.reason if chain is not None else _obstacle(norm, graph, names, constants)
+            kept.append(_kept_node(names[norm], reason or ("rule", "no rule folds it")))
+    for chain in chains:
+        for run in _written_out(chain.steps):
+            kind, name = ", ".join(step.node.op_type for step in run), names[run[0].node]
+            if chain.reason is None:
+                folded.append(Fold(name, kind, (names[chain.layer],), nodes=0))
+            else:
+                kept.append(_kept_node(name, chain.reason, kind, 0))
+    return FoldReport(tuple(folded), tuple(kept))
 
 
-def _itself(node: onnx_ir.Node) -> Reason | None:
-    """The reason against folding that lies in the normalisation itself, or None."""
-    training = node.attributes.get("training_mode")
-    if (training is not None and training.as_int()) or sum(bool(value.name) for value in node.outputs) > 1:
-        return "training", "it is in training mode and uses the statistics of the batch"
-    spatial = node.attributes.get("spatial")
-    if spatial is not None and not spatial.as_int():
-        return "rule", "it has statistics per position (spatial=0), for which onnxscript has no rule"
-    reasons = [reason for value in node.inputs[1:] if (reason := _not_stored(value, ""))]
-    return reasons[0] if reasons else _numeric(node)
+def _written_out(steps: tuple[Step, ...]) -> list[list[Step]]:
+    """The normalisations of a chain that are written out as arithmetic: runs between batch norms that scale each channel."""
+    runs: list[list[Step]] = [[]]
+    for step in steps:
+        if step.norm:
+            runs.append([])
+        else:
+            runs[-1].append(step)
+    return [run for run in runs if any(step.wide for step in run)]
 
 
-def _numeric(node: onnx_ir.Node) -> Reason | None:
-    """The reason against folding that lies in the normalisation's numbers, or None."""
-    epsilon = node.attributes.get("epsilon", _EPSILON).as_float()
-    scale, shift, mean, var = (_numbers(value).astype(np.float64) for value in node.inputs[1:5])
-    if not all(np.isfinite(numbers).all() for numbers in (scale, shift, mean, var)):
-        return "not-finite", "its statistics or parameters are not finite"
-    if not (var + epsilon > 0).all():
-        return "not-finite", "the root of its variance is no number: it is negative or zero"
-    return None
+def _obstacle(norm: onnx_ir.Node, graph: onnx_ir.Graph, names: Names, constants: Constants) -> Reason | None:
+    """Why ``norm``, which is in no chain, has no layer to fold into."""
+    if norm.graph is not graph:
+        return _BRANCH
+    reason = norm_reason(norm, constants)
+    value = norm.inputs[0]
+    while reason is None and value is not None:
+        users = sorted({names[user] for user, _ in value.uses() if user is not norm})
+        producer = value.producer()
+        if producer is None:
+            return "between", f"no {NAMED} before it, but an input of the model"
+        if is_layer(producer):
+            return _of_layer(producer, users if len(value.uses()) > 1 or value.is_graph_output() else None, names, constants)
+        if producer.op_type not in _SEEN_THROUGH:
+            return "between", f"no {NAMED} directly before it, but {producer.op_type} {names[producer]}"
+        if len(value.uses()) > 1 or value.is_graph_output():
+            return _shared(names[producer], users)
+        norm, value = producer, producer.inputs[0]
+    return reason
 
 
-def _before(node: onnx_ir.Node, layer: onnx_ir.Node | None, names: dict[onnx_ir.Node, str]) -> Reason | None:
-    """The reason against folding that lies in the layer before the normalisation, or None."""
-    source = node.inputs[0]
-    assert source is not None
-    if layer is None or layer.op_type not in _LAYERS or not is_standard(layer.domain):
-        before = "an input of the model" if layer is None else f"{_shown_operator(layer)} {names[layer]}"
-        return "between", f"no Conv, ConvTranspose or Gemm directly before it, but {before}"
-    users = sorted({names[user] for user, _ in source.uses() if user is not node})
-    if users or source.is_graph_output():
-        producer = source.producer()
-        name = names[producer] if producer is not None else names[layer]
-        return "other-users", f"the output of {name} is also {', '.join(users) or 'an output of the model'}"
-    weight, *bias = layer.inputs[1:3]
-    reasons = [reason for value in (weight, *filter(None, bias)) if (reason := _not_stored(value, f" of {names[layer]}"))]
-    if reasons or weight is None or not _is_shared(weight):
-        return reasons[0] if reasons else None
-    others = ", ".join(sorted({names[user] for user, _ in weight.uses() if user is not layer}))
-    sharers = others or ("an output" if weight.is_graph_output() else "another input of that layer")
-    return "shared-weight", f"{weight.name} of {names[layer]} is shared with {sharers}"
+_SEEN_THROUGH = (NORM, "Identity", "Dropout", "Transpose", "Mul", "Div", "Add", "Sub")
 
 
-def _not_stored(value: onnx_ir.Value | None, of: str) -> Reason | None:
-    if value is not None and value.is_graph_input() and value.is_initializer():
-        return "graph-input", f"{value.name}{of} is also an input of the model, whose caller may replace it"
-    if value is None or not value.is_initializer() or value.const_value is None:
-        return "computed", f"{value.name if value is not None else 'a parameter'}{of} is not stored in the file"
-    return None
+def _of_layer(layer: onnx_ir.Node, users: list[str] | None, names: Names, constants: Constants) -> Reason:
+    if users is not None:
+        return _shared(names[layer], users)
+    reason = layer_reason(layer, names[layer], dict(names), constants)
+    return reason or ("rule", f"its channels are not those of {layer.op_type} {names[layer]}")
 
 
-def _is_shared(value: onnx_ir.Value) -> bool:
-    return len(value.uses()) > 1 or value.is_graph_output()
+def _shared(name: str, users: list[str]) -> Reason:
+    return "other-users", f"the output of {name} is also {', '.join(users) or 'an output of the model'}"
 
 
-def _widen_layers(graph: onnx_ir.Graph, plans: list[_Plan]) -> dict[str, np.dtype[np.generic]]:
-    """Widen the planned layers' numbers to float64 and give each layer its own bias; returns name -> dtype to round to.
-
-    Without a bias of its own a layer would fail in the rules: they may choose a name in use, and do not handle an empty input.
-    """
-    dtypes: dict[str, np.dtype[np.generic]] = {}
-    for plan in plans:
-        if plan.layer is None:
-            continue
-        layer, weight = plan.layer, plan.layer.inputs[1]
-        bias = layer.inputs[2] if len(layer.inputs) > 2 else None
-        if bias is None or _is_shared(bias):
-            zeros = np.zeros(len(_numbers(plan.node.inputs[1])), _numbers(weight).dtype)
-            layer.resize_inputs(3)
-            name = f"{weight.name if weight is not None else ''}_bias"
-            layer.replace_input_with(2, _stored(graph, name, zeros if bias is None else _numbers(bias)))
-        for value in (*layer.inputs[1:3], *plan.node.inputs[1:]):
-            assert value is not None
-            assert value.name is not None
-            if value.name not in dtypes:
-                dtypes[value.name] = _numbers(value).dtype
-                value.const_value = onnx_ir.tensor(_numbers(value).astype(np.float64), name=value.name)
-    return dtypes
+def _taken_over(chain: _Chain, constants: Constants) -> Numbers:
+    """The layer's numbers in float64, with every step of the chain in them."""
+    numbers = numbers_of(chain.layer, constants)
+    scale, shift = np.ones_like(numbers.bias), np.zeros_like(numbers.bias)
+    for step in chain.steps:
+        scale, shift = step.scale * scale, step.scale * shift + step.shift
+    return scaled(chain.layer, numbers, scale, shift)
 
 
-def _stored(graph: onnx_ir.Graph, name: str, numbers: Array) -> onnx_ir.Value:
-    used = {value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value is not None}
-    used |= {value.name for value in graph.inputs} | set(graph.initializers)
-    while name in used:
-        name += "_"
-    tensor = onnx_ir.tensor(numbers, name=name)
-    value = onnx_ir.Value(
-        name=name, shape=onnx_ir.Shape(numbers.shape), type=onnx_ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
+def _fit(numbers: Numbers, dtype: np.dtype[np.generic]) -> bool:
+    """Whether both tensors can be rounded to ``dtype`` with no more than a rounding error."""
+    return all(_rounds(part, dtype) for part in numbers)
 
 
-def _round(graph: onnx_ir.Graph, dtypes: dict[str, np.dtype[np.generic]]) -> set[str]:
-    """Round every widened tensor back to its dtype; returns the names of the tensors that do not fit into it."""
-    wrong = set()
-    for name, value in graph.initializers.items():
-        if name not in dtypes or value.const_value is None:
-            continue
-        exact = _numbers(value)
-        with np.errstate(over="ignore", under="ignore"):
-            rounded = exact.astype(dtypes[name])
-        error, scale = np.abs(rounded.astype(np.float64) - exact).max(initial=0), np.abs(exact).max(initial=0)
-        if not error <= scale * _unit(dtypes[name]):
-            wrong.add(name)
-        value.const_value = onnx_ir.tensor(rounded, name=name)
-        value.type = onnx_ir.TensorType(value.const_value.dtype)
-    return wrong
+def _rounds(exact: Array, dtype: np.dtype[np.generic]) -> bool:
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = exact.astype(dtype).astype(np.float64)
+    error, scale = np.abs(rounded - exact).max(initial=0), np.abs(exact).max(initial=0)
+    return bool(error <= scale * _unit(dtype))
 
 
 def _unit(dtype: np.dtype[np.generic]) -> float:
@@ -288,21 +232,91 @@ def _unit(dtype: np.dtype[np.generic]) -> float:
     return float(np.finfo(str(dtype)).eps) if dtype.kind == "f" else 2.0**-7
 
 
-def _name_layers(produced: dict[str, onnx_ir.Node], plans: list[_Plan], layers: dict[onnx_ir.Node, str]) -> None:
-    """Give the nodes that the rules made the names of the layers that they replace."""
-    for plan in plans:
-        if plan.layer is not None and plan.output in produced and produced[plan.output].op_type == plan.layer.op_type:
-            produced[plan.output].name = layers[plan.layer]
+def _rewrite(graph: onnx_ir.Graph, chain: _Chain, exact: Numbers, dtype: np.dtype[np.generic]) -> None:
+    """Give the layer its new numbers, and take the steps out of the graph."""
+    layer = chain.layer
+    weight = layer.inputs[1]
+    assert weight is not None
+    name = str(weight.name)
+    layer.replace_input_with(1, _stored(graph, weight, name, exact.weight.astype(dtype)))
+    for step in chain.steps:
+        _bypass(graph, step)
+    if not exact.bias.any() and (layer.op_type == "MatMul" or len(layer.inputs) < 3):
+        return
+    shift = exact.bias.astype(dtype)
+    if layer.op_type == "MatMul":
+        _add_behind(graph, layer, _stored(graph, None, f"{name}_bias", shift))
+        return
+    old = layer.inputs[2] if len(layer.inputs) > 2 else None
+    layer.resize_inputs(3)
+    layer.replace_input_with(2, _stored(graph, old, str(old.name) if old is not None and old.name else f"{name}_bias", shift))
+    if layer.op_type == "Gemm" and "beta" in layer.attributes:
+        layer.attributes["beta"] = onnx_ir.AttrFloat32("beta", 1.0)
 
 
-def _weights(layer: onnx_ir.Node) -> set[str]:
-    return {str(value.name) for value in layer.inputs[1:3] if value is not None}
+def _bypass(graph: onnx_ir.Graph, step: Step) -> None:
+    """Remove the step's node; its input takes the place of its output, and the name where that is an output of the model."""
+    source, output = step.node.inputs[step.data], step.node.outputs[0]
+    assert source is not None
+    _take_place(graph, source, output)
+    graph.remove(step.node, safe=True)
 
 
-def _numbers(value: onnx_ir.Value | None) -> Array:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy()
+def _take_place(graph: onnx_ir.Graph, source: onnx_ir.Value, output: onnx_ir.Value) -> None:
+    for index, value in enumerate(graph.outputs):
+        if value is output:
+            graph.outputs[index] = source
+            source.type, source.shape = output.type, output.shape
+            source.name, output.name = output.name, f"{output.name}_unfolded"
+    onnx_ir.convenience.replace_all_uses_with(output, source)
+
+
+def _add_behind(graph: onnx_ir.Graph, layer: onnx_ir.Node, bias: onnx_ir.Value) -> None:
+    """Put an Add of ``bias`` between the MatMul and its users."""
+    output = layer.outputs[0]
+    add = onnx_ir.Node("", "Add", [None, bias], name=f"{layer.name or output.name}_bias")
+    total = add.outputs[0]
+    total.name, total.type, total.shape = f"{output.name}_shifted", output.type, output.shape
+    _take_place(graph, total, output)
+    add.replace_input_with(0, output)
+    graph.insert_after(layer, add)
+
+
+def _stored(graph: onnx_ir.Graph, old: onnx_ir.Value | None, name: str, numbers: Array) -> onnx_ir.Value:
+    """A stored tensor of these numbers: ``old`` itself where nothing else uses it, or a new one."""
+    tensor = onnx_ir.tensor(numbers, name=name)
+    own = old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output()
+    if old is not None and own:
+        old.const_value, old.shape, old.type = tensor, onnx_ir.Shape(numbers.shape), onnx_ir.TensorType(tensor.dtype)
+        return old
+    used = {value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value is not None}
+    used |= {value.name for value in graph.inputs} | set(graph.initializers)
+    while name in used:
+        name += "_"
+    tensor.name = name
+    kind = onnx_ir.TensorType(tensor.dtype)
+    value = onnx_ir.Value(name=name, shape=onnx_ir.Shape(numbers.shape), type=kind, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _with_exact(folded: onnx.ModelProto, numbers: Mapping[onnx_ir.Node, Numbers]) -> onnx.ModelProto:
+    """A copy of the folded file with the layers' numbers before rounding, in float64."""
+    exact = onnx.ModelProto()
+    exact.CopyFrom(folded)
+    stored = {tensor.name: tensor for tensor in exact.graph.initializer}
+    for layer, (weight, bias) in numbers.items():
+        wide = {
+            str(value.name): part for value, part in zip(layer.inputs[1:3], (weight, bias), strict=False) if value is not None
+        }
+        if layer.op_type == "MatMul":
+            wide |= {
+                str(user.inputs[1].name): bias for user, _ in layer.outputs[0].uses() if user.op_type == "Add" and user.inputs[1]
+            }
+        for name, part in wide.items():
+            if name in stored:
+                stored[name].CopyFrom(onnx.numpy_helper.from_array(part, name))
+    return exact
 
 
 def _check_count(proto: onnx.ModelProto, report: FoldReport) -> None:
@@ -313,12 +327,9 @@ def _check_count(proto: onnx.ModelProto, report: FoldReport) -> None:
         )
 
 
-def _kept_node(name: str, code: str, why: str) -> Kept:
-    return Kept(name, NORM, why, 1, (Obstacle("itself", code, name, why),))
-
-
-def _is_norm(node: onnx_ir.Node, kind: str) -> bool:
-    return node.op_type == kind and is_standard(node.domain)
+def _kept_node(name: str, reason: Reason, kind: str = NORM, nodes: int = 1) -> Kept:
+    code, why = reason
+    return Kept(name, kind, why, nodes, (Obstacle("itself", code, name, why),))
 
 
 def _node_names(nodes: Iterable[onnx_ir.Node]) -> dict[onnx_ir.Node, str]:
@@ -326,10 +337,6 @@ def _node_names(nodes: Iterable[onnx_ir.Node]) -> dict[onnx_ir.Node, str]:
     every = list(nodes)
     often = Counter(node.name for node in every)
     return {node: node.name if node.name and often[node.name] == 1 else _output(node) for node in every}
-
-
-def _shown_operator(node: onnx_ir.Node) -> str:
-    return NORM if node.op_type == _HIDDEN else node.op_type
 
 
 def _output(node: onnx_ir.Node) -> str:

@@ -58,7 +58,7 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], Mapping[str, str]]] = {
             [node("Flatten", ["x"], "f"), node("MatMul", ["f", "w"], "m"), node("Add", ["m", "b"], "g"), norm("g", "y")],
             [tensor("w", 256, 5), tensor("b", 5), *statistics("bn", 5)], rank=2,
         ),
-        {"bn": "between"},
+        {},
     ),
     "constants instead of initializers": (
         lambda: model_of(
@@ -79,6 +79,15 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], Mapping[str, str]]] = {
     "computed": (
         lambda: model_of(
             [node("Relu", ["raw"], "w"), conv(), norm("c", "y")], [tensor("raw", 6, 4, 3, 3), *statistics("bn", 6)]
+        ),
+        {},
+    ),
+    "computed from the input": (
+        lambda: model_of(
+            [node("GlobalMaxPool", ["x"], "p"), node("ReduceSum", ["p", "axes"], "q", keepdims=1),
+             node("Mul", ["q", "zero"], "z"), node("Add", ["raw", "z"], "w"), conv(), norm("c", "y")],
+            [tensor("raw", 6, 4, 3, 3), numpy_helper.from_array(np.array([0, 1, 2, 3]), "axes"),
+             numpy_helper.from_array(np.float32(0), "zero"), *statistics("bn", 6)],
         ),
         {"bn": "computed"},
     ),
@@ -188,10 +197,10 @@ def test_a_miscounted_report_is_caught(tmp_path: Path, monkeypatch: pytest.Monke
         onnx_fold.fold_onnx(onnx.load(network(tmp_path / "net.onnx")))
 
 
-def test_a_failure_of_onnxscript_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_onnx_ir_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **options: object) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr("edgekit.onnx.fold.rewriter.rewrite", fail)
-    with pytest.raises(ModelError, match="onnxscript cannot rewrite the file: first; export with --no-fold-bn"):
+    monkeypatch.setattr("edgekit.onnx.fold.common.RemoveUnusedNodesPass", fail)
+    with pytest.raises(ModelError, match="the file cannot be rewritten: first; export with --no-fold-bn"):
         onnx_fold.fold_onnx(plain())

@@ -1,0 +1,132 @@
+"""Values of an ONNX graph that no input changes: stored tensors, and what nodes compute from these alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import onnx
+import onnx_ir
+from onnx.reference import ReferenceEvaluator
+
+from edgekit.onnx.exact import widened
+from edgekit.onnx.read import is_standard
+from edgekit.tensors import Array
+
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
+MOST_ELEMENTS = 1 << 28
+"""More numbers than any weight has; a file may ask for any size in a few bytes."""
+
+
+class Constants:
+    """The constants of a graph, computed when they are asked for, each at most once."""
+
+    def __init__(self, model: onnx_ir.Model) -> None:
+        self._opsets = dict(model.opset_imports)
+        self._model = model
+        self._computed: dict[onnx_ir.Value, tuple[Array, np.dtype[np.generic]] | None] = {}
+
+    def rank(self, value: onnx_ir.Value | None) -> int | None:
+        """The number of axes of ``value``, as the file says or shape inference finds; None if neither knows."""
+        if value is None or value.shape is not None:
+            return None if value is None or value.shape is None else len(value.shape)
+        return self._ranks.get(str(value.name))
+
+    @cached_property
+    def _ranks(self) -> dict[str, int]:
+        try:
+            inferred = onnx.shape_inference.infer_shapes(onnx_ir.to_proto(self._model)).graph
+        except Exception:  # a custom operator, whose shapes cannot be inferred
+            return {}
+        typed = [value for value in inferred.value_info if value.type.tensor_type.HasField("shape")]
+        return {value.name: len(value.type.tensor_type.shape.dim) for value in typed}
+
+    def number(self, value: onnx_ir.Value | None) -> Array | None:
+        """The array of ``value``; None if an input of the model, a random number or a custom operator decides it.
+
+        A stored tensor has its own dtype; what nodes compute is computed in float64.
+        """
+        known = self._known(value)
+        return known[0] if known is not None else None
+
+    def dtype(self, value: onnx_ir.Value | None) -> np.dtype[np.generic]:
+        """The dtype of a constant in the file."""
+        known = self._known(value)
+        assert known is not None
+        return known[1]
+
+    def _known(self, value: onnx_ir.Value | None) -> tuple[Array, np.dtype[np.generic]] | None:
+        if value is None:
+            return None
+        if value.is_initializer():
+            stored = value.const_value
+            return None if value.is_graph_input() or stored is None else (array := stored.numpy(), array.dtype)
+        if value not in self._computed:
+            self._computed[value] = self._compute(value)
+        return self._computed[value]
+
+    def _compute(self, value: onnx_ir.Value) -> tuple[Array, np.dtype[np.generic]] | None:
+        nodes = self._ancestors(value)
+        if nodes is None:
+            return None
+        inputs = {source for node in nodes for source in node.inputs if source is not None and source.is_initializer()}
+        stored = {str(source.name): source.const_value for source in inputs if source.const_value is not None}
+        graph = onnx.helper.make_graph(
+            [onnx_ir.to_proto(node) for node in nodes],
+            "constants",
+            [],
+            [onnx.ValueInfoProto(name=str(value.name))],
+            [_named(onnx_ir.to_proto(tensor), name) for name, tensor in stored.items()],
+        )
+        return _value_of(graph, [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()])
+
+    def _ancestors(self, value: onnx_ir.Value) -> list[onnx_ir.Node] | None:
+        """The nodes that compute ``value``, in order; None if not all of them can be computed ahead."""
+        order: dict[onnx_ir.Node, None] = {}
+        waiting = [(value, False)]
+        while waiting:
+            current, known = waiting.pop()
+            node = current.producer()
+            if known:
+                assert node is not None
+                order[node] = None
+            elif current.is_initializer():
+                if current.is_graph_input() or current.const_value is None:
+                    return None
+            elif node is None or node in order:
+                if node is None:
+                    return None
+            elif node.op_type in _RANDOM or not is_standard(node.domain) or _has_body(node):
+                return None
+            else:
+                waiting.append((current, True))
+                waiting += [(source, False) for source in node.inputs if source is not None and source.name]
+        return list(order)
+
+
+def _value_of(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto]) -> tuple[Array, np.dtype[np.generic]] | None:
+    """The output of a graph without inputs, in float64 where it is a float, and its dtype in the file; None if too large."""
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        shapes = [value.type.tensor_type.shape for value in (*inferred.value_info, *inferred.output)]
+        kind: np.dtype[np.generic] = onnx.helper.tensor_dtype_to_np_dtype(inferred.output[0].type.tensor_type.elem_type)
+        if any(math.prod(dim.dim_value for dim in shape.dim) > MOST_ELEMENTS for shape in shapes):
+            return None
+        with np.errstate(all="ignore"):
+            array = ReferenceEvaluator(widened(model)).run(None, {})[0]
+    except Exception:  # an operator that ONNX's evaluator lacks: then the value counts as unknown
+        return None
+    return np.asarray(array), kind
+
+
+def _has_body(node: onnx_ir.Node) -> bool:
+    kinds = (onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.GRAPHS)
+    return any(attribute.type in kinds for attribute in node.attributes.values())
+
+
+def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    tensor.name = name
+    return tensor
