@@ -36,6 +36,14 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The shape with every free axis set to ``batch``."""
         return tuple(batch if isinstance(axis, str) else axis for axis in self.shape)
 
+    def of_samples(self, samples: int) -> tuple[int, ...]:
+        """The shape of ``samples`` samples, whatever the size of the batches that the model takes."""
+        return (samples, *self.concrete(samples)[1:])
+
+    def with_free_batch(self) -> TensorSpec:
+        """The same tensor with a free first axis."""
+        return TensorSpec(self.name, self.dtype, (BATCH, *self.shape[1:]))
+
     def check(self, array: Array) -> None:
         """Raise ModelError unless ``array`` has this dtype and shape."""
         fits = len(array.shape) == len(self.shape) and all(
@@ -47,6 +55,11 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"but was given {array.dtype} {shape_text(array.shape)}",
                 "reshape or convert it",
             )
+
+
+def fixed_batch(specs: Sequence[TensorSpec]) -> int | None:
+    """The only batch size that a model with these inputs takes; None if the batch is free."""
+    return next((int(spec.shape[0]) for spec in specs if not isinstance(spec.shape[0], str)), None)
 
 
 def shape_text(shape: Sequence[int | str]) -> str:
@@ -65,7 +78,7 @@ def check_feed(specs: Sequence[TensorSpec], feed: Feed) -> None:
 
 
 def sample_feed(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[str, Array]:
-    """A repeatable feed: standard normal floats, or integers in [0, 2), of each input's shape."""
+    """A repeatable feed of each input's shape: standard normal floats, or integers over their whole range (see ``_integers``)."""
     rng = np.random.default_rng(seed)
     feed: dict[str, Array] = {}
     for spec in specs:
@@ -77,8 +90,19 @@ def sample_feed(specs: Sequence[TensorSpec], batch: int, seed: int = 0) -> dict[
         if np.issubdtype(np.dtype(spec.dtype), np.floating):
             feed[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
         else:
-            feed[spec.name] = rng.integers(0, 2, shape).astype(spec.dtype)
+            feed[spec.name] = _integers(rng, np.dtype(spec.dtype), shape)
     return feed
+
+
+def _integers(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """Integers as a picture has them: the whole range of 8 and 16 bits, 0 to 255 in wider types.
+
+    Fewer than four axes of a wide type are indices or masks, and get 0 and 1.
+    """
+    if dtype.kind not in "iu" or dtype.itemsize > 2:
+        return rng.integers(0, 256 if dtype.kind in "iu" and len(shape) > 3 else 2, shape).astype(dtype)
+    bounds = np.iinfo(dtype)
+    return rng.integers(bounds.min, bounds.max, shape, endpoint=True, dtype=dtype)
 
 
 def batches_of(feed: Feed, size: int) -> Iterator[tuple[dict[str, Array], int]]:

@@ -11,7 +11,7 @@ import msgspec
 from edgekit.bundle.manifest import MANIFEST, Manifest, Variant
 from edgekit.preprocess import Preprocess
 from edgekit.reports.page import visible
-from edgekit.tensors import shape_text
+from edgekit.tensors import fixed_batch, shape_text
 
 
 def model_card(manifest: Manifest) -> str:
@@ -31,7 +31,8 @@ def model_card(manifest: Manifest) -> str:
 
 def example(manifest: Manifest) -> str:
     """A runnable program of ten lines: numpy and onnxruntime, one golden sample in, a label out."""
-    feeds = ", ".join(f"{_quoted(spec.name)}: golden[{_quoted(f'input.{spec.name}')}][:1]" for spec in manifest.inputs)
+    size = fixed_batch(manifest.inputs) or 1
+    feeds = ", ".join(f"{_quoted(spec.name)}: golden[{_quoted(f'input.{spec.name}')}][:{size}]" for spec in manifest.inputs)
     output = manifest.outputs[0].name
     last = 'print(manifest["labels"][int(output[0].argmax())])' if manifest.labels else "print(output.shape)"
     return textwrap.dedent(
@@ -44,7 +45,7 @@ def example(manifest: Manifest) -> str:
         golden = np.load({_quoted(manifest.golden.file)})  # inputs as the network takes them, with the right answers
         session = ort.InferenceSession({_quoted(manifest.variant().file)}, providers=["CPUExecutionProvider"])
         (output,) = session.run([{_quoted(output)}], {{{feeds}}})
-        assert np.allclose(output, golden[{_quoted(f"float64.{output}")}][:1], rtol=1e-4, atol=1e-4)
+        assert np.allclose(output, golden[{_quoted(f"float64.{output}")}][:{size}], rtol=1e-4, atol=1e-4)
         {last}
         """
     )

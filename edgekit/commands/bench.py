@@ -18,6 +18,7 @@ from edgekit.machine.packages import needs_onnx
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bench import BenchReport, LatencyReport, LayersReport
 from edgekit.setups import Setup, filled, labels, taking
+from edgekit.tensors import fixed_batch
 
 USUAL_TIMING = Timing()
 
@@ -37,6 +38,7 @@ def bench(
     that measure it. Raises BundleError for a damaged bundle, and MissingError for a setup that cannot run on this machine.
     """
     opened = open_bundle(Path(bundle))
+    timing = _fitting(timing, opened)
     choice = choose(opened, setups)
     if layers:
         _check_layers(choice)
@@ -60,6 +62,16 @@ def bench(
         budget_ms=budget_ms,
         layers=by_layer,
     )
+
+
+def _fitting(timing: Timing, bundle: Bundle) -> Timing:
+    """The timing with the one batch size of a bundle that takes no other; raises UsageError where another was asked for."""
+    fixed = fixed_batch(bundle.manifest.inputs)
+    if fixed is None or timing.batches == (fixed,):
+        return timing
+    if timing.batches != USUAL_TIMING.batches:
+        raise UsageError(f"bundle {bundle.root} takes batches of {fixed} only", f"give --batch {fixed}, or leave it out")
+    return Timing((fixed,), timing.seconds)
 
 
 def _with_threads(setup: Setup) -> Setup:

@@ -19,7 +19,7 @@ from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Guess, Numbers, Prediction, PredictReport
 from edgekit.setups import Setup, taking
-from edgekit.tensors import Array
+from edgekit.tensors import Array, fixed_batch
 
 _NUMBERS: dict[Activation | None, Numbers] = {
     None: "softmax of the output",
@@ -45,7 +45,7 @@ def predict(
     """
     opened = open_bundle(Path(bundle))
     preprocess = _classifier(opened)
-    chosen = taking(choose(opened, setup).setups[0], (1,))
+    chosen = taking(choose(opened, setup).setups[0], (fixed_batch(opened.manifest.inputs) or 1,))
     pictures = picture_files((images,) if isinstance(images, (Path, str)) else images)
     output = opened.manifest.outputs[0].name
     activation = final_activation(opened.onnx_of(chosen.variant).read_bytes(), output)
@@ -96,7 +96,7 @@ def _label(
     (activation, top), labels = wanted, bundle.manifest.labels
     name, output = bundle.manifest.inputs[0].name, bundle.manifest.outputs[0].name
     try:
-        pixels = preprocess.open(image)[None]
+        pixels = np.repeat(preprocess.open(image)[None], fixed_batch(bundle.manifest.inputs) or 1, axis=0)
     except DataError as problem:
         return Prediction(str(image), (), str(problem))
     numbers = session.run({name: preprocess.normalise(pixels)})[output][0]

@@ -10,11 +10,13 @@ from pathlib import Path
 from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.manifest import Manifest
 from edgekit.machine.bounds import memory_bound
 from edgekit.parity.run import parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import VerifyReport
 from edgekit.setups import Setup, labels, taking
+from edgekit.tensors import fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange
 
 AS_RECORDED = ToleranceChange()
@@ -39,7 +41,7 @@ def verify(
     with progress.task("verifying", len(choice.setups)) as advance:
         for name, setup in zip(labels(choice.setups), choice.setups, strict=True):
             variant = opened.variant(setup.variant)
-            ready_for = _taking(setup, opened.manifest.golden.samples)
+            ready_for = _taking(setup, opened.manifest)
             with (
                 memory_bound(_room(opened, setup)) if row_of(setup.backend).in_memory else nullcontext(),
                 open_named(name, ready_for, opened, progress) as ready,
@@ -58,10 +60,12 @@ def _room(bundle: Bundle, setup: Setup) -> int:
     """The memory for running a variant: a network may take copies of its weights and of its golden arrays."""
     files, manifest = bundle.manifest.files, bundle.manifest
     samples = manifest.golden.samples
-    arrays = sum(8 * math.prod(spec.concrete(samples)) for spec in (*manifest.inputs, *manifest.outputs))
+    arrays = sum(8 * math.prod(spec.of_samples(samples)) for spec in (*manifest.inputs, *manifest.outputs))
     return ROOM + 2 * files[bundle.variant(setup.variant).file].size + 2 * arrays
 
 
-def _taking(setup: Setup, samples: int) -> Setup:
+def _taking(setup: Setup, manifest: Manifest) -> Setup:
     """The setup with verification's batch sizes; a backend with ranges keeps its own, so that the shipped engine is verified."""
-    return setup if row_of(setup.backend).in_ranges else taking(setup, (1, samples))
+    fixed = fixed_batch(manifest.inputs)
+    sizes = (1, manifest.golden.samples) if fixed is None else (fixed,)
+    return setup if row_of(setup.backend).in_ranges else taking(setup, sizes)

@@ -112,14 +112,14 @@ def _value_of(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto])
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         shapes = [value.type.tensor_type.shape for value in (*inferred.value_info, *inferred.output)]
-        kind: np.dtype[np.generic] = onnx.helper.tensor_dtype_to_np_dtype(inferred.output[0].type.tensor_type.elem_type)
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(inferred.output[0].type.tensor_type.elem_type))
         if any(math.prod(dim.dim_value for dim in shape.dim) > MOST_ELEMENTS for shape in shapes):
             return None
         with np.errstate(all="ignore"):
-            array = ReferenceEvaluator(widened(model)).run(None, {})[0]
+            array = np.asarray(next(iter(ReferenceEvaluator(widened(model)).run(None, {}))))
     except Exception:  # an operator that ONNX's evaluator lacks: then the value counts as unknown
         return None
-    return np.asarray(array), kind
+    return array, kind
 
 
 def _has_body(node: onnx_ir.Node) -> bool:

@@ -1,10 +1,11 @@
-"""ONNX files with a fixed batch: free the batch axis, and prove that the freed file computes the same."""
+"""ONNX files with a fixed batch: free the batch axis and prove that the freed file computes the same, or leave it fixed."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,10 @@ CERTAIN = 1e-3
 
 
 class OnnxSource(NamedTuple):
-    """An ONNX file: ``original`` as read, ``model`` with a free batch axis; ``fixed``: the original's batch size, or None."""
+    """An ONNX file: ``original`` as read, ``model`` with a free batch axis where that can be had.
+
+    ``fixed``: the original's batch size, or None. ``unfreed`` says why ``model`` takes that size only; empty where it is free.
+    """
 
     path: Path
     original: onnx.ModelProto
@@ -34,6 +38,17 @@ class OnnxSource(NamedTuple):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fixed: int | None
+    unfreed: str = ""
+
+    @property
+    def batch(self) -> int | None:
+        """The only batch size of ``model``; None if its batch is free."""
+        return self.fixed if self.unfreed else None
+
+    def feed(self, samples: int) -> dict[str, Array]:
+        """A repeatable feed of ``samples`` samples, rounded up to whole batches."""
+        size = self.batch or 1
+        return sample_feed([spec.with_free_batch() for spec in self.inputs], math.ceil(samples / size) * size)
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """The original file's outputs; a fixed batch size is respected by running in batches."""
@@ -44,6 +59,8 @@ class OnnxSource(NamedTuple):
 
         ``open_onnx`` tries a few random samples only; a branch that depends on the whole batch may go another way on ``feed``.
         """
+        if self.batch is not None:
+            return
         run = open_unoptimised(self.model, self.path)
         limit = max(_rounding(self.original), CERTAIN)
         together, alone = run(feed), run_alone(run, feed)
@@ -58,8 +75,11 @@ class OnnxSource(NamedTuple):
 
 
 def open_onnx(path: Path) -> OnnxSource:
-    """Read, check and run ``path``; raises EdgekitError unless the file takes batches, or provably takes them once freed."""
-    original = read_onnx(path, WHOLE)
+    """Read, check and run ``path``; raises EdgekitError unless the first axis of every input and output is the batch.
+
+    A fixed batch is freed where the freed file provably computes the same.
+    """
+    original = _without_negative_sizes(read_onnx(path, WHOLE))
     inputs, fixed = specs_of(original, path)
     if fixed is not None:
         return _freed(path, original, inputs, fixed)
@@ -75,7 +95,9 @@ def open_onnx(path: Path) -> OnnxSource:
 def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...], fixed: int) -> OnnxSource:
     """Free the batch axis, and prove that any batch size gives the outputs of the original run in its own batch size."""
     feed = sample_feed(inputs, 2 * fixed if fixed > 1 else max(_SIZES))
-    references = run_in_batches(open_unoptimised(original, path), feed, fixed)
+    run = open_unoptimised(original, path)
+    _check_first_axes(path, inputs, run({name: array[:fixed] for name, array in feed.items()}), fixed)
+    references = run_in_batches(run, feed, fixed)
     reason = ""
     for constants in (False, True):
         freed = free_batch(original, fixed, constants=constants)
@@ -86,16 +108,65 @@ def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...]
             reason = _operator(str(problem))
         if not reason:
             return OnnxSource(path, original, freed, inputs, outputs, fixed)
-    raise ModelError(
-        f"{path} takes batches of {fixed}, and its batch axis cannot be freed{_training(original)}: {reason}",
-        "export the model again with a free first axis",
-    )
+    return _left_fixed(path, original, inputs, fixed, reason)
+
+
+def _check_first_axes(path: Path, inputs: Sequence[TensorSpec], outputs: Mapping[str, Array], fixed: int) -> None:
+    """Raise ModelError unless the first axis of every output is that of the inputs."""
+    for name, array in outputs.items():
+        if array.shape[:1] != (fixed,):
+            given = f"{inputs[0].name!r} of {shape_text((fixed, *inputs[0].shape[1:]))}"
+            raise ModelError(
+                f"output {name!r} of {path} is {shape_text(array.shape)} for an input {given}, so the first "
+                "axis of the two is not one batch",
+                "export the model again so that the first axis of every input and output is the batch",
+            )
+
+
+def _left_fixed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...], fixed: int, reason: str) -> OnnxSource:
+    """The file as it is, if the samples of its batches do not depend on each other; ``reason`` is why it cannot be freed."""
+    feed = sample_feed(inputs, 2 * fixed)
+    run = open_unoptimised(original, path)
+    halves = [{name: array[start : start + fixed] for name, array in feed.items()} for start in (0, fixed)]
+    outputs = run(halves[0])
+    mixed = {name: np.concatenate([array[:1], halves[1][name][1:]]) for name, array in halves[0].items()}
+    apart = [name for name, array in run(mixed).items() if not change_of_scale(array[:1], outputs[name]) <= _rounding(original)]
+    if apart:
+        name = next(iter(feed))
+        raise ModelError(
+            f"the first axis of input {name!r} of {path} ({shape_text(feed[name].shape[1:])} behind {fixed}) is no batch, or its "
+            f"samples depend on each other{_training(original)}: output {apart[0]!r} changes with them",
+            "export the model again with a batch as the first axis, in inference mode",
+        )
+    specs = tuple(TensorSpec(name, str(array.dtype), tuple(array.shape)) for name, array in outputs.items())
+    fixed_inputs = tuple(TensorSpec(spec.name, spec.dtype, (fixed, *spec.shape[1:])) for spec in inputs)
+    return OnnxSource(path, original, original, fixed_inputs, specs, fixed, reason)
+
+
+def _without_negative_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which a batch written as -1 or 0 is a named free axis, if there is one; ONNX Runtime takes it for one too."""
+    values = [*model.graph.input, *model.graph.output]
+    firsts = [value.type.tensor_type.shape.dim[0] for value in values if value.type.tensor_type.shape.dim]
+    if not any(dim.HasField("dim_value") and dim.dim_value <= 0 for dim in firsts):
+        return model
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    del named.graph.value_info[:]
+    for value in (*named.graph.input, *named.graph.output):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
+                dim.Clear()
+                dim.dim_param = BATCH if axis == 0 else ""
+    return named
 
 
 def _operator(problem: str) -> str:
     """The operator and the complaint in ONNX Runtime's message, without source lines; another message is returned whole."""
     match = re.search(r"while running (\w+) node\. Name:'([^']*)'.*(?:false\. |Status Message: )([^;]*)", problem)
-    return f"{match[1]} {match[2]} refuses other batch sizes ({match[3].strip()})" if match else problem
+    if match is None:
+        return problem
+    reason = re.sub(r"^\w+\.(?:h|cc):\d+ \S+ ", "", match[3].strip()).removesuffix(":")
+    return f"{' '.join(filter(None, (match[1], match[2])))} refuses other batch sizes ({reason})"
 
 
 def output_specs_of(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:
@@ -132,10 +203,9 @@ def free_batch(model: onnx.ModelProto, fixed: int, *, constants: bool = False) -
     if constants:
         freed = _with_constants(freed)
         del freed.graph.value_info[:]
-    for node, shape in list(_constant_reshapes(freed, first_axes, fixed)):
-        # the reshaped value is (batch, ...), and 0 in a shape copies that axis
+    for node, shape, first in list(_constant_reshapes(freed, first_axes, fixed)):
         name = f"{node.output[0]}_free_shape"
-        freed.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), name))
+        freed.graph.initializer.append(onnx.numpy_helper.from_array(np.array([first, *shape[1:]], np.int64), name))
         node.input[1] = name
     return freed
 
@@ -160,7 +230,12 @@ def _first_axes(model: onnx.ModelProto) -> dict[str, int]:
 
 def _constant_reshapes(
     model: onnx.ModelProto, first: Mapping[str, int], fixed: int
-) -> Iterator[tuple[onnx.NodeProto, list[int]]]:
+) -> Iterator[tuple[onnx.NodeProto, list[int], int]]:
+    """Each Reshape to a stored shape, the shape, and what its first size becomes.
+
+    That is 0, which copies the batch of a value (batch, ...), or -1 where the batch and other axes become one, as for attention
+    heads: then the rest of the shape decides it.
+    """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
@@ -169,8 +244,12 @@ def _constant_reshapes(
         if node.op_type == "Reshape" and len(node.input) > 1 and node.input[1] in constants:
             shape = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
             zero = any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute)
-            if shape and shape[0] == fixed and first.get(node.input[0]) == fixed and not zero:
-                yield node, shape
+            if zero or not shape or node.input[0] in constants:
+                continue
+            if shape[0] == fixed and first.get(node.input[0]) == fixed:
+                yield node, shape, 0
+            elif shape[0] > 0 and min(shape) > 0 and shape[0] % fixed == 0:
+                yield node, shape, -1
 
 
 def _rounding(model: onnx.ModelProto) -> float:
@@ -198,10 +277,13 @@ def change_of_scale(outputs: Array, reference: Array) -> float:
 
 
 def _training(model: onnx.ModelProto) -> str:
-    """Part of a sentence: names the first normalisation that uses the statistics of the batch; empty if there is none."""
+    """Part of a sentence: names the first node that looks at the whole batch; empty if none does."""
     for node in model.graph.node:
+        name = node.name or node.output[0]
         if node.op_type == NORM and (
             sum(map(bool, node.output)) > 1 or any(item.name == "training_mode" and item.i for item in node.attribute)
         ):
-            return f", because {node.name or node.output[0]} is a BatchNormalization in training mode"
+            return f", because {name} is a BatchNormalization in training mode"
+        if node.op_type == "DynamicQuantizeLinear":
+            return f", because {name} is a DynamicQuantizeLinear, whose steps are those of the whole batch"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgekit.tensors import BATCH, TensorSpec, shape_text
 
 LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room for its own fields
 NORM = "BatchNormalization"
+_IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
@@ -128,7 +130,7 @@ def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...]
         if value.name in stored:
             continue
         kind = value.type.tensor_type
-        sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in kind.shape.dim]
+        sizes = [max(0, dim.dim_value) if dim.HasField("dim_value") else 0 for dim in kind.shape.dim]
         if not value.type.HasField("tensor_type") or not sizes:
             raise ModelError(
                 f"input {value.name!r} of {path} is not a tensor with a batch axis", "use a file without such inputs"
@@ -161,6 +163,11 @@ def precision_of(model: onnx.ModelProto) -> str:
     kinds = [kind for kind, _ in sizes.most_common()] + [value.type.tensor_type.elem_type for value in model.graph.input]
     kind = next((kind for kind in kinds if kind in _FLOATS), onnx.TensorProto.FLOAT)
     return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+
+def quantised(model: onnx.ModelProto) -> str:
+    """The first operator of the file that computes in integers of 8 bits or fewer; empty if there is none."""
+    return next((node.op_type for node in model.graph.node if _IN_STEPS.search(node.op_type)), "")
 
 
 def is_standard(domain: str) -> bool:

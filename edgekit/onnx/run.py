@@ -17,10 +17,14 @@ UNOPTIMISED = "ONNX Runtime without optimisations"
 Runner: TypeAlias = Callable[[Feed], dict[str, Array]]
 
 
-def open_unoptimised(model: onnx.ModelProto | bytes, path: Path) -> Runner:
-    """Open ``model`` on the CPU with graph optimisations off; opening and running raise ModelError if the runtime refuses."""
+def open_unoptimised(model: onnx.ModelProto | bytes, path: Path, *, optimised: bool = False) -> Runner:
+    """Open ``model`` on the CPU with graph optimisations off; opening and running raise ModelError if the runtime refuses.
+
+    ``optimised``: with the runtime's usual optimisations, as users run it.
+    """
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
 
     def refused(problem: Exception) -> ModelError:

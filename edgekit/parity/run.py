@@ -17,7 +17,7 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import TooLargeError
 from edgekit.parity.compare import compare_output
 from edgekit.reports.verify import OutputDiff, ParityReport
-from edgekit.tensors import Array, Feed, batches_of, real_samples
+from edgekit.tensors import Array, Feed, batches_of, fixed_batch, real_samples
 from edgekit.tolerance import Tolerance
 
 
@@ -44,7 +44,13 @@ def parity(opened: Opened, golden: GoldenArrays, tolerance: Tolerance, reference
 
 
 def sizes_to_run(session: Session, samples: int) -> tuple[int, ...]:
-    """The batch sizes in which to run ``samples`` samples: two of each range, because each range may run other kernels."""
+    """The batch sizes in which to run ``samples`` samples: two of each range, because each range may run other kernels.
+
+    A model that takes one size only is run in that size.
+    """
+    fixed = fixed_batch(session.inputs)
+    if fixed is not None:
+        return (fixed,)
     ranges = session.ranges if isinstance(session, InRanges) else ()
     sizes = [size for allowed in ranges for size in (max(allowed.min, min(allowed.max, samples)), allowed.min)]
     return tuple(dict.fromkeys(sizes)) or (samples, 1)
@@ -59,7 +65,7 @@ def _in_batches_that_fit(session: Session, inputs: Feed, size: int) -> tuple[int
         try:
             return size, _in_batches(session, inputs, size)
         except TooLargeError:
-            if size == 1:
+            if size in (1, fixed_batch(session.inputs)):
                 raise
             size = max(1, size // 4)
 

@@ -15,7 +15,6 @@ from edgekit.bundle.draft import Draft, exported_variant
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import MODEL, WEIGHTS, Source, Variant
 from edgekit.errors import ModelError, UsageError
-from edgekit.files import read_text
 from edgekit.fold import fold
 from edgekit.graphs.blame import differing_operator
 from edgekit.graphs.golden import random_inputs, record
@@ -24,13 +23,14 @@ from edgekit.graphs.trace import as_arrays, output_specs, run_module, tensors_of
 from edgekit.graphs.write import export_onnx
 from edgekit.models.weights import weights_bytes
 from edgekit.parity.compare import compare_output
-from edgekit.preprocess import Preprocess, divided, of_bytes
+from edgekit.preprocess import Preprocess
 from edgekit.progress import Advance
 from edgekit.recipe import ExportRecipe, Recipe
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
+from edgekit.sources.description import by_options, check_labels
 from edgekit.sources.module import ModelSource, load_source
-from edgekit.tensors import Array, TensorSpec, shape_text, worst_error
+from edgekit.tensors import Array, TensorSpec, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
 from edgekit.version import __version__
 
@@ -71,7 +71,7 @@ class ModuleOrigin(NamedTuple):
         weights = weights_bytes(model.module)
         digest = hashlib.sha256(weights).hexdigest()
         file = _written(model, traced, settings, golden, _metadata(model, preprocess, labels, digest))
-        _check_labels(labels, file.outputs)
+        check_labels(labels, file.outputs)
         variant = _variant(model, file, original_error)
         _check_file(file, traced, golden, variant, original_error)
         extra = {WEIGHTS: weights} if options.keep_weights else {}
@@ -171,12 +171,6 @@ def _check_file(file: _File, traced: fx.GraphModule, golden: GoldenArrays, varia
     raise ModelError(f"{fault}; the original itself is off by {original:.1e}", "please report this model")
 
 
-def _check_labels(labels: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> None:
-    shape = outputs[0].shape
-    if labels and (len(shape) != 2 or shape[1] != len(labels)):
-        raise UsageError(f"--labels has {len(labels)} line(s) for an output of {shape_text(shape)}", "give one line per class")
-
-
 def _settings(recipe: Recipe | None, options: ExportOptions) -> ExportRecipe:
     settings = recipe.export if recipe else ExportRecipe()
     changes: dict[str, Any] = {}
@@ -189,36 +183,12 @@ def _settings(recipe: Recipe | None, options: ExportOptions) -> ExportRecipe:
 
 def _described(model: ModelSource, options: ExportOptions) -> tuple[Preprocess | None, tuple[str, ...]]:
     """Preprocessing and labels: the run's own; for an import path, the command line's."""
-    by_option = options.mean is not None or options.std is not None or options.labels is not None
-    if model.recipe is not None:
-        if by_option:
-            raise UsageError("--mean, --std and --labels go with an import path", "a recipe or a run has its own: leave them out")
-        return model.preprocess, model.labels
-    if (options.mean is None) != (options.std is None):
-        raise UsageError("--mean and --std go together", "give both or neither")
-    labels: tuple[str, ...] = ()
-    if options.labels is not None:
-        lines = read_text(options.labels, "labels file").splitlines()
-        labels = tuple(line.strip() for line in lines if line.strip())
-    if options.mean is None or options.std is None:
-        return None, labels
-    shape = model.inputs[0].shape
-    if len(model.inputs) != 1 or len(shape) != 4 or shape[1] not in (1, 3):
-        raise UsageError(
-            "--mean and --std describe one picture input of shape 1x1xHxW or 1x3xHxW, and this model takes another",
-            "leave them out",
-        )
-    try:
-        preprocess = Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std)
-    except ValueError as problem:
-        raise UsageError(f"--mean and --std do not fit the input: {problem}") from None
-    if of_bytes(options.mean, options.std):
-        mean, std = (",".join(f"{value:g}" for value in values) for values in (options.mean, options.std))
-        raise UsageError(
-            f"--mean {mean} --std {std} are for pixels in 0..255, and pixels are in 0..1 here",
-            f"divide by 255: --mean {divided(options.mean)} --std {divided(options.std)}",
-        )
-    return preprocess, labels
+    if model.recipe is None:
+        described = by_options(options, model.inputs)
+        return described.preprocess, described.labels
+    if options.mean is not None or options.std is not None or options.labels is not None:
+        raise UsageError("--mean, --std and --labels go with an import path", "a recipe or a run has its own: leave them out")
+    return model.preprocess, model.labels
 
 
 def _golden_inputs(model: ModelSource, count: int) -> tuple[dict[str, Array], Array | None]:

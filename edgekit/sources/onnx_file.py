@@ -18,15 +18,17 @@ from edgekit.files import check_name, sha256_of
 from edgekit.onnx.exact import Inexact, run_file_exact
 from edgekit.onnx.fold import Folding, fold_onnx
 from edgekit.onnx.free import OnnxSource, open_onnx
-from edgekit.onnx.read import opset_of, precision_of
-from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_alone
+from edgekit.onnx.read import opset_of, precision_of, quantised
+from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_alone, run_in_batches
 from edgekit.parity.compare import compare_output, top1_agreement
 from edgekit.progress import Advance
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
-from edgekit.tensors import Array, sample_feed, worst_error
+from edgekit.sources.description import Description, by_metadata, by_options, check_labels
+from edgekit.tensors import Array, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
 
+MOST_OF_STEPS = 0.1  # of scale: what fused integer kernels may change before the file is refused
 SAMPLES, PROVED_ON = 8, 2  # number of golden inputs, and of those on which folding is proved in float64
 FLOAT64_LIMIT, FLOAT64_CEILING = 1e-12, 1e-9
 IN_FLOAT64 = "the original ONNX file in float64 (recorded)"
@@ -36,10 +38,10 @@ _PLAUSIBLE = {"float16": 5e-2, "bfloat16": 3e-1, "float64": 1e-9}  # the largest
 
 
 class OnnxOrigin(NamedTuple):
-    """An ONNX file to export, with the option to fold."""
+    """An ONNX file to export, with the options."""
 
     path: Path
-    fold_bn: bool
+    options: ExportOptions
 
     @property
     def name(self) -> str:
@@ -49,10 +51,11 @@ class OnnxOrigin(NamedTuple):
     def draft(self, advance: Advance) -> Draft:
         """Open, fold and compare; raises EdgekitError if the file or its folded copy could not be verified."""
         source = open_onnx(self.path)
+        description = _described(source, self.options)
         advance(1, "golden outputs")
         reference = _reference(source)
         advance(1, "folding")
-        folding = fold_onnx(source.model, fold_bn=self.fold_bn)
+        folding = fold_onnx(source.model, fold_bn=self.options.fold_bn is not False)
         report = _proved(source, folding, reference)
         runs = _run_folded(source, folding, reference.golden)
         error = max(worst_error(outputs, reference.golden.float64) for outputs in runs)
@@ -72,21 +75,29 @@ class OnnxOrigin(NamedTuple):
             variants=(variant,),
             files={MODEL: folding.model.SerializeToString(deterministic=True)},
             measured_in=UNOPTIMISED,
-            notes=_notes(source, reference, variant),
+            preprocess=description.preprocess,
+            labels=description.labels,
+            notes=(*_notes(source, reference, variant), *description.notes),
         )
 
 
 def origin_of_file(path: Path, options: ExportOptions) -> OnnxOrigin:
     """The origin of a bundle; raises UsageError for options that set what an ONNX file holds itself, such as shapes."""
-    settings = {
-        "--input-shape": bool(options.input_shapes), "--weights": options.weights, "--opset": options.opset,
-        "--mean": options.mean, "--std": options.std, "--labels": options.labels,
-        "--arg": options.args,
-    }  # fmt: skip
+    settings: dict[str, object] = {"--input-shape": options.input_shapes, "--weights": options.weights}
+    settings |= {"--opset": options.opset, "--arg": options.args}
     wrong = [name for name, value in settings.items() if value]
     if wrong:
         raise UsageError(f"{wrong[0]} does not go with an ONNX file, which is exported as it is", f"leave out {wrong[0]}")
-    return OnnxOrigin(path, options.fold_bn is not False)
+    return OnnxOrigin(path, options)
+
+
+def _described(source: OnnxSource, options: ExportOptions) -> Description:
+    """Labels and preprocessing of the command line, or else of the file's own metadata."""
+    given = by_options(options, source.inputs)
+    check_labels(given.labels, source.outputs)
+    own = by_metadata({item.key: item.value for item in source.original.metadata_props}, source.inputs, source.outputs)
+    notes = own.notes if given.preprocess is None and not given.labels else ()
+    return Description(given.preprocess or own.preprocess, given.labels or own.labels, notes)
 
 
 class Reference(NamedTuple):
@@ -103,12 +114,12 @@ class Reference(NamedTuple):
 
 def _reference(source: OnnxSource) -> Reference:
     """The original in float64 if ONNX Runtime agrees with it; otherwise the original as ONNX Runtime computes it."""
-    feed = sample_feed(source.inputs, SAMPLES)
+    feed = source.feed(SAMPLES)
     own = source.run(feed)
     wide = {name: array.astype(np.float64) for name, array in own.items()}
     dtype = precision_of(source.original)
     try:
-        exact = run_file_exact(source.model, feed)
+        exact = run_file_exact(source.model, feed, batch=source.batch or 1)
         error = worst_error(own, exact) if all(exact[name].shape == array.shape for name, array in own.items()) else np.inf
         if not error <= _PLAUSIBLE.get(dtype, 2.5e-4):
             raise Inexact(f"ONNX's reference evaluator differs from ONNX Runtime by {error:.1e} of the scale")
@@ -128,10 +139,10 @@ def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldR
         return folding.report
     try:
         feed, expected = (
-            {name: array[:PROVED_ON] for name, array in part.items()}
+            {name: array[: source.batch or PROVED_ON] for name, array in part.items()}
             for part in (reference.golden.inputs, reference.golden.float64)
         )
-        error = worst_error(run_file_exact(folding.exact, feed, math.inf), expected)
+        error = worst_error(run_file_exact(folding.exact, feed, math.inf, source.batch or 1), expected)
     except Inexact as problem:
         raise ModelError(
             f"{source.path} runs in float64, but its folded copy does not: {problem}",
@@ -151,6 +162,8 @@ def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldR
 def _run_folded(source: OnnxSource, folding: Folding, golden: GoldenArrays) -> list[dict[str, Array]]:
     """The folded file's outputs on the golden inputs, in one batch and one by one, as ``edgekit verify`` runs them."""
     run = open_unoptimised(folding.model, source.path)
+    if source.batch is not None:
+        return [run_in_batches(run, golden.inputs, source.batch)]
     return [run(golden.inputs), run_alone(run, golden.inputs)]
 
 
@@ -179,6 +192,8 @@ def _check_outputs(
 def _variant(source: OnnxSource, reference: Reference, runs: Sequence[Mapping[str, Array]], error: float) -> Variant:
     """The variant in the weights' precision; its tolerance is that of PyTorch models, or wider by the original's own error."""
     dtype = precision_of(source.original)
+    if quantised(source.original):
+        return exported_variant(dtype, _in_steps(source, reference, runs), error)
     if dtype == "float32" and any(spec.dtype == "float16" for spec in source.outputs):
         dtype = "float16"
     own = reference.error
@@ -188,6 +203,23 @@ def _variant(source: OnnxSource, reference: Reference, runs: Sequence[Mapping[st
     return exported_variant(dtype, Tolerance(rtol=max(Tolerance().rtol, 4 * (own or 0.0))), error)
 
 
+def _in_steps(source: OnnxSource, reference: Reference, runs: Sequence[Mapping[str, Array]]) -> Tolerance:
+    """The tolerance of a quantised file: what ONNX Runtime's fused kernels change on this CPU, twice.
+
+    They round in other places than the file says, and without VNNI some of them saturate. Raises ModelError where that ruins it.
+    """
+    fused = run_in_batches(open_unoptimised(source.model, source.path, optimised=True), reference.golden.inputs, source.batch)
+    change = worst_error(fused, reference.golden.float64)
+    if not change <= MOST_OF_STEPS:
+        raise ModelError(
+            f"{source.path} is quantised ({quantised(source.original)}), and ONNX Runtime's optimisations change its outputs by "
+            f"{change:.1e} of their scale on this CPU",
+            "export the float model it was made from",
+        )
+    top1 = min(_top1(outputs, reference.golden.float64) for outputs in (*runs, fused))
+    return Tolerance(rtol=max(Tolerance().rtol, 2 * change), top1=top1)
+
+
 def _top1(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
     classes = [name for name, array in reference.items() if array.ndim == 2 and array.shape[1] > 1]
     return min((top1_agreement(outputs[name], reference[name]) for name in classes), default=1.0)
@@ -195,13 +227,21 @@ def _top1(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> float
 
 def _notes(source: OnnxSource, reference: Reference, variant: Variant) -> tuple[str, ...]:
     notes = [reference.note, RANDOM]
-    if source.fixed is not None:
+    if source.batch is not None:
+        notes.append(f"the file takes batches of {source.batch} only, and so does the bundle: {source.unfreed}")
+    elif source.fixed is not None:
         notes.append(
             f"the file takes batches of {source.fixed} only; its batch axis was freed, and the freed file agreed with the "
             "original in batches of several sizes"
         )
     tolerance = variant.allowance.tolerance
-    if variant.precision == "float32" and tolerance.rtol > Tolerance().rtol:
+    steps = quantised(source.original)
+    if steps:
+        notes.append(
+            f"the file is quantised ({steps}): the tolerance is {tolerance.rtol:.1e}, twice what ONNX Runtime's optimisations "
+            "change on the CPU of the export; another CPU may compute something else"
+        )
+    elif variant.precision == "float32" and tolerance.rtol > Tolerance().rtol:
         notes.append(f"the tolerance is {tolerance.rtol:.1e}, 4 times the original's own error in float32")
     if tolerance.top1 < 1:
         notes.append(f"in {variant.precision}, {tolerance.top1:.0%} of the samples keep the place of their largest value")

@@ -39,7 +39,7 @@ def wrong_epsilon(monkeypatch: pytest.MonkeyPatch, epsilon: float) -> None:
 
 
 def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
+    def refuse(*args: object, **options: object) -> None:
         raise onnx_exact.Inexact("Something is in the way")
 
     monkeypatch.setattr(pack_onnx, "run_file_exact", refuse)

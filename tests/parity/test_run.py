@@ -19,7 +19,7 @@ from edgekit.parity.compare import compare_output
 from edgekit.parity.run import _in_batches_that_fit, parity
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup
-from edgekit.tensors import Feed
+from edgekit.tensors import Feed, TensorSpec
 from edgekit.tolerance import Tolerance
 from tests.bundle.editing import edit
 
@@ -146,6 +146,7 @@ class Narrow:
     """A session whose memory is enough for batches of ``most``; it gives its input back."""
 
     facts: ClassVar[dict[str, str]] = {}
+    inputs = (TensorSpec("x", "float64", ("batch", 3)),)
 
     def __init__(self, most: int) -> None:
         self.most = most

@@ -1,0 +1,152 @@
+"""Labels and preprocessing of a bundle: from the command line, or from an ONNX file's own metadata."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from edgekit.decoding import CHANNELS, Color
+from edgekit.errors import UsageError
+from edgekit.files import read_text
+from edgekit.preprocess import Preprocess, divided, of_bytes
+from edgekit.sources import ExportOptions
+from edgekit.tensors import TensorSpec, shape_text
+
+LABELS = ("edgekit.labels", "names", "labels", "classes", "class_names", "id2label")
+"""Keys under which exporters keep the names of the classes: Ultralytics', transformers', and what people write by hand."""
+MOST_TEXT = 1 << 20
+_RANGES = {  # Windows ML's words for pixels: mean and std in units of 0..1
+    "Normalized_0_1": (0.0, 1.0),
+    "Normalized_1_1": (0.5, 0.5),
+    "NominalRange_0_255": (0.0, 1 / 255),
+}
+
+
+class Description(NamedTuple):
+    """What a bundle says of its pictures and classes, and notes on where that comes from."""
+
+    preprocess: Preprocess | None
+    labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def by_options(options: ExportOptions, inputs: Sequence[TensorSpec]) -> Description:
+    """The labels and the preprocessing of ``--labels``, ``--mean`` and ``--std``; raises UsageError where they do not fit."""
+    if (options.mean is None) != (options.std is None):
+        raise UsageError("--mean and --std go together", "give both or neither")
+    labels: tuple[str, ...] = ()
+    if options.labels is not None:
+        lines = read_text(options.labels, "labels file").splitlines()
+        labels = tuple(line.strip() for line in lines if line.strip())
+    if options.mean is None or options.std is None:
+        return Description(None, labels)
+    shape = inputs[0].shape
+    if not takes_pictures(inputs):
+        raise UsageError(
+            "--mean and --std describe one picture input of shape 1x1xHxW or 1x3xHxW, and this model takes another",
+            "leave them out",
+        )
+    try:
+        preprocess = Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std)
+    except ValueError as problem:
+        raise UsageError(f"--mean and --std do not fit the input: {problem}") from None
+    if of_bytes(options.mean, options.std):
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (options.mean, options.std))
+        raise UsageError(
+            f"--mean {mean} --std {std} are for pixels in 0..255, and pixels are in 0..1 here",
+            f"divide by 255: --mean {divided(options.mean)} --std {divided(options.std)}",
+        )
+    return Description(preprocess, labels)
+
+
+def takes_pictures(inputs: Sequence[TensorSpec]) -> bool:
+    """Whether the model takes one float32 picture of one or three channels, N x C x H x W."""
+    shape = inputs[0].shape
+    return len(inputs) == 1 and len(shape) == 4 and shape[1] in (1, 3) and inputs[0].dtype == "float32"
+
+
+def check_labels(labels: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
+    """Raise UsageError unless the first output has one number for each label."""
+    shape = outputs[0].shape
+    if labels and (len(shape) != 2 or shape[1] != len(labels)):
+        raise UsageError(f"--labels has {len(labels)} line(s) for an output of {shape_text(shape)}", "give one line per class")
+
+
+def by_metadata(metadata: Mapping[str, str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Description:
+    """The labels and the preprocessing that a file names itself, as far as they fit its tensors."""
+    labels, of_labels = _labels(metadata, outputs)
+    preprocess, of_pixels = _preprocess(metadata, inputs)
+    return Description(preprocess, labels, of_labels + of_pixels)
+
+
+def _labels(metadata: Mapping[str, str], outputs: Sequence[TensorSpec]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    key = next((key for key in LABELS if metadata.get(key)), None)
+    if key is None:
+        return (), ()
+    labels, shape = label_list(metadata[key]), outputs[0].shape
+    if len(shape) != 2 or shape[1] != len(labels):
+        return (), (f"the file names {len(labels)} classes under {key!r}, and its first output is {shape_text(shape)}: not used",)
+    return labels, (f"the labels are the file's own, under {key!r}",)
+
+
+def label_list(text: str) -> tuple[str, ...]:
+    """The names in a JSON or Python literal (a list, or a mapping from 0, 1, ...), or separated by line ends or commas.
+
+    Empty where the text is something else.
+    """
+    if len(text) > MOST_TEXT:
+        return ()
+    value = _literal(text)
+    if isinstance(value, Mapping):
+        try:
+            numbered = {int(key): str(label) for key, label in value.items()}
+        except (TypeError, ValueError):
+            return ()
+        return tuple(numbered[index] for index in range(len(numbered))) if sorted(numbered) == list(range(len(numbered))) else ()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(str, value))
+    parts = text.splitlines() if "\n" in text.strip() else text.split(",")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _literal(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+def _preprocess(metadata: Mapping[str, str], inputs: Sequence[TensorSpec]) -> tuple[Preprocess | None, tuple[str, ...]]:
+    if not takes_pictures(inputs):
+        return None, ()
+    own = metadata.get("edgekit.preprocess")
+    return _of_edgekit(own, inputs[0]) if own else _of_windows_ml(metadata, inputs[0])
+
+
+def _of_edgekit(text: str, spec: TensorSpec) -> tuple[Preprocess | None, tuple[str, ...]]:
+    try:
+        preprocess = msgspec.json.decode(text, type=Preprocess)
+    except (msgspec.DecodeError, ValueError):
+        return None, ("the file's own preprocessing cannot be read: not used",)
+    if (CHANNELS[preprocess.color], preprocess.height, preprocess.width) != spec.shape[1:]:
+        return None, ("the file's own preprocessing does not fit its input: not used",)
+    return preprocess, ("the preprocessing is the file's own",)
+
+
+def _of_windows_ml(metadata: Mapping[str, str], spec: TensorSpec) -> tuple[Preprocess | None, tuple[str, ...]]:
+    """The preprocessing by ONNX's metadata of images, which Windows ML reads."""
+    pixels, order = metadata.get("Image.NominalPixelRange"), metadata.get("Image.BitmapPixelFormat")
+    if pixels not in _RANGES:
+        return None, ()
+    (mean, std), (_, channels, height, width) = _RANGES[pixels], map(int, (0, *spec.shape[1:]))
+    color: Color = "grey" if channels == 1 else "rgb"
+    if order not in (None, {"grey": "Gray8", "rgb": "Rgb8"}[color]):
+        return None, (f"the file wants pixels as {order}, which edgekit does not make: its image metadata are not used",)
+    note = f"the preprocessing is the file's own: Image.NominalPixelRange is {pixels}"
+    return Preprocess(color, height, width, (mean,) * channels, (std,) * channels), (note,)
