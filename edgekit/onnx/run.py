@@ -15,33 +15,66 @@ from edgekit.tensors import Array, Feed, batches_of, joined_outputs, real_sample
 
 UNOPTIMISED = "ONNX Runtime without optimisations"
 Runner: TypeAlias = Callable[[Feed], dict[str, Array]]
+_NUMBERS = ("float16", "float", "double", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+IN_THE_FILE = ("Constant", "ConstantOfShape")
+_IN_NUMPY = {f"tensor({kind})" for kind in _NUMBERS}
 
 
 def open_unoptimised(model: onnx.ModelProto | bytes, path: Path) -> Runner:
     """Open ``model`` on the CPU with graph optimisations off; opening and running raise ModelError if the runtime refuses."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-
-    def refused(problem: Exception) -> ModelError:
-        return ModelError(f"ONNX Runtime refuses {path} on the CPU: {first_line(problem)}", "check the file there first")
-
-    try:
-        content = model if isinstance(model, bytes) else model.SerializeToString()
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as problem:
-        raise refused(problem) from None
+    session = _session(model, path)
     names = [value.name for value in session.get_outputs()]
 
     def run(feed: Feed) -> dict[str, Array]:
         try:
             outputs = dict(zip(names, session.run(names, dict(feed)), strict=True))
         except Exception as problem:
-            raise refused(problem) from None
+            raise _refused(path, problem) from None
         other = next((name for name, array in outputs.items() if not isinstance(array, np.ndarray)), None)
         if other is not None:
             raise ModelError(f"output {other!r} of {path} is not a tensor", "use a file whose outputs are all tensors")
         return outputs
+
+    return run
+
+
+def _session(model: onnx.ModelProto | bytes, path: Path, *, arena: bool = True) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = arena
+    try:
+        content = model if isinstance(model, bytes) else model.SerializeToString()
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:
+        raise _refused(path, problem) from None
+
+
+def _refused(path: Path, problem: Exception) -> ModelError:
+    return ModelError(f"ONNX Runtime refuses {path} on the CPU: {first_line(problem)}", "check the file there first")
+
+
+def open_every_value(model: onnx.ModelProto, path: Path) -> Runner:
+    """Open ``model``, which must have no functions, so that a run gives the outputs of every node of the main graph.
+
+    What stands in the file (Constant, ConstantOfShape) is left out, and so is what is no tensor of numbers that numpy has.
+    Opening and running raise ModelError if the runtime refuses.
+    """
+    told = onnx.ModelProto()
+    told.CopyFrom(model)
+    names = {value.name for value in (*told.graph.output, *told.graph.input)}
+    computed = [node for node in told.graph.node if node.op_type not in IN_THE_FILE]
+    for name in dict.fromkeys(name for node in computed for name in node.output if name):
+        if name not in names:
+            told.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = _session(told, path, arena=False)  # an arena would keep what no later run may need
+    shown = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY]
+
+    def run(feed: Feed) -> dict[str, Array]:
+        try:
+            return dict(zip(shown, session.run(shown, dict(feed)), strict=True))
+        except Exception as problem:
+            raise _refused(path, problem) from None
 
     return run
 
