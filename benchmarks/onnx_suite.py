@@ -31,11 +31,13 @@ import onnxruntime
 from onnx.backend.test import loader
 
 from edgekit.errors import ModelError, first_line
+from edgekit.onnx.evaluator import Step
 from edgekit.onnx.exact import ExactFile
-from edgekit.onnx.refusal import Inexact
+from edgekit.onnx.refusal import Inexact, Unhandled
 from edgekit.onnx.run import open_unoptimised
 from edgekit.onnx.widen import is_float
 from edgekit.onnx.witness import RuntimeWitness, error_of_scale
+from edgekit.tensors import largest
 
 RESULTS = Path(__file__).parent / "results" / "onnx_suite.json"
 KINDS = ("pytorch-converted", "pytorch-operator", "simple")
@@ -100,13 +102,43 @@ def outcome_of(case: Case, *, witnessed: bool) -> dict[str, str]:
             outputs = ExactFile(case.model).whole(feed, time.monotonic() + SECONDS, witness)
         except Inexact as problem:
             unrun = str(problem).startswith("no node can be compared") and theirs_of(case, feed) is None
-            return {"outcome": "not run" if unrun else "refused", "reason": str(problem)}
+            return {"outcome": "not run" if unrun else "refused", "reason": str(problem)[:200]}
         except Exception as problem:
             return {"outcome": "wrong", "reason": f"{type(problem).__name__}: {first_line(problem)}"}
         wrong = difference(list(outputs.values()), expected, 2e-4 if is_short(case) else 2e-5)
         if wrong and not in_dispute(case, feed, list(outputs.values())):
             return {"outcome": "wrong", "reason": wrong}
     return {"outcome": "agrees", "reason": ""}
+
+
+def coarse_operators(case: Case) -> set[str]:
+    """Operators of the main graph that answer a change of their inputs by 2^-20, and none by 2^-34: float32 is inside."""
+    coarse = set()
+    try:
+        for moment in ExactFile(case.model).moments(feed_of(case.model, case.sets[0][0])):
+            step, values = moment.step, dict(moment.values)
+            if answers(step, values, moment.outputs, 20):
+                coarse |= set() if answers(step, values, moment.outputs, 34) else {step.op_type}
+    except (Inexact, Unhandled):
+        pass
+    return coarse
+
+
+def answers(step: Step, values: dict[str, Any], outputs: dict[str, Any], bits: int) -> bool:
+    """Whether most numbers of an output move when the inputs grow by some 2^-bits; a step function moves few."""
+    rng = np.random.default_rng(0)
+    grown = {
+        name: value * (1 + 2.0**-bits * rng.uniform(0.5, 1.5, value.shape))
+        if isinstance(value, np.ndarray) and is_float(value) else value
+        for name, value in values.items()
+    }  # fmt: skip
+    try:
+        moved = step.compute(grown, step.place)
+    except Unhandled:  # a size has grown
+        return False
+    pairs = [(moved[name], value) for name, value in outputs.items() if isinstance(value, np.ndarray) and is_float(value)]
+    pairs = [(new, old) for new, old in pairs if new.shape == old.shape and largest(old) > 1e-200]  # some cases hold no numbers
+    return any((new != old).mean() > 0.5 for new, old in pairs)
 
 
 def feed_of(model: onnx.ModelProto, inputs: Sequence[Any]) -> dict[str, Any]:
@@ -163,26 +195,35 @@ def run(path: Path, only: str, *, again: bool) -> dict[str, Any]:
         elif not has_floats(case):
             results[case.name] = {"outcome": "no floats"}
         else:
-            results[case.name] = {"alone": outcome_of(case, witnessed=False), "export": outcome_of(case, witnessed=True)}
+            results[case.name] = judged(case)
         if len(results) % 100 == 0:
             write(path, results)
     return write(path, results)
+
+
+def judged(case: Case) -> dict[str, Any]:
+    """The outcomes of a case alone and with a witness, and the operators that compute in float32 inside."""
+    outcomes = {"alone": outcome_of(case, witnessed=False), "export": outcome_of(case, witnessed=True)}
+    return outcomes | {"in_float32": sorted(coarse_operators(case))}
 
 
 def write(path: Path, results: dict[str, Any]) -> dict[str, Any]:
     versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     document = {"versions": versions, "counts": counts(results), "refused": reasons(results), "cases": results}
     unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    rows = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(result)}" for name, result in results.items())
+    text = json.dumps({**document, "cases": {}}, indent=1).replace('"cases": {}', f'"cases": {{\n  {rows}\n }}')
+    unfinished.write_text(text + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     return document
 
 
 def counts(results: dict[str, Any]) -> dict[str, Any]:
     """The number of cases, of those with floats, and of each outcome."""
-    judged = [case for case in results.values() if "alone" in case]
-    table = {way: dict(Counter(case[way]["outcome"] for case in judged)) for way in ("alone", "export")}
-    return {"cases": len(results), "with floats": len(judged), **table}
+    floats = [case for case in results.values() if "alone" in case]
+    table = {way: dict(Counter(case[way]["outcome"] for case in floats)) for way in ("alone", "export")}
+    coarse = sorted({operator for case in floats for operator in case["in_float32"]})
+    return {"cases": len(results), "with floats": len(floats), **table, "in_float32": coarse}
 
 
 def reasons(results: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -200,6 +241,7 @@ def summary(document: dict[str, Any]) -> Iterator[str]:
     for way in ("alone", "export"):
         outcomes = number[way]
         yield f"{way:<8}" + "   ".join(f"{name} {outcomes.get(name, 0):>5}" for name in OUTCOMES)
+    yield f"operators that compute in float32 inside: {', '.join(number['in_float32']) or 'none'}"
     for way in ("alone", "export"):
         yield f"\nrefused, {way}:"
         yield from (f"{count:>5}  {reason}" for reason, count in document["refused"][way].items())

@@ -23,6 +23,8 @@ from edgekit.onnx.kernels import KERNELS
 from edgekit.onnx.refusal import Inexact, Unhandled
 from edgekit.onnx.widen import is_float, subgraphs, widen_nodes
 
+_IN_FLOAT32 = ("CausalConvWithState", "LinearAttention")  # inside, though what ONNX's kernels give is float64
+
 
 class Clock:
     """The time at which a run must end; shared with the evaluators of branches and loops."""
@@ -57,7 +59,7 @@ class Step:
         self.kernels, problems = [], []
         for kernel in classes:
             try:
-                self.kernels.append(kernel(node, params))
+                self.kernels.append(_with_wide_attributes(kernel(node, params)))
             except Exception as problem:
                 problems.append(problem)
         if not self.kernels:
@@ -103,6 +105,14 @@ class Step:
         return outputs
 
 
+def _with_wide_attributes(kernel: Any) -> Any:
+    """The kernel, with floats for its attributes; ONNX gives numpy's float32, and what is computed of these alone is float32."""
+    for name, value in vars(kernel).items():
+        if isinstance(value, np.floating):
+            setattr(kernel, name, float(value))
+    return kernel
+
+
 class Evaluator(ReferenceEvaluator):
     """ONNX's evaluator, made of Steps; branches and loops run in evaluators of this class too, with the clock of the first."""
 
@@ -122,7 +132,7 @@ class Evaluator(ReferenceEvaluator):
         classes = [] if ours is None else [ours]
         body = _body_of(node, self.opsets)
         try:
-            if body is None or _is_registered(node.op_type):
+            if node.op_type not in _IN_FLOAT32 and (body is None or _is_registered(node.op_type)):
                 classes.append(_onnx_kernel(self, node, input_types))
         except Exception:
             if not classes and body is None:

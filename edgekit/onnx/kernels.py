@@ -16,6 +16,7 @@ from onnx.reference.ops.op_loop import Loop as OnnxLoop
 from torch import Tensor
 
 from edgekit.onnx.refusal import Inexact, Unhandled
+from edgekit.onnx.sampling import GridSample, Resize, Upsample
 from edgekit.onnx.windows import AveragePool, Conv, ConvTranspose, LpPool, MaxPool, tensor_of
 from edgekit.tensors import Array
 
@@ -167,6 +168,15 @@ class Scatter(OpRun):
         return (y,)
 
 
+class Erf(OpRun):
+    """ONNX's Erf, which ONNX's evaluator computes in float32."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> Any:
+        return (torch.erf(tensor_of(x)).numpy(),)
+
+
 class GlobalLpPool(OpRun):
     """ONNX's GlobalLpPool: the p-norm of every channel; x is N x C x ..."""
 
@@ -177,8 +187,8 @@ class GlobalLpPool(OpRun):
 
 
 KERNELS: tuple[type[OpRun], ...] = (
-    AveragePool, BatchNormalization, Conv, ConvTranspose, Dropout, GlobalLpPool, GroupNormalization, Hardmax,
-    InstanceNormalization, LRN, LayerNormalization, LogSoftmax, Loop, LpPool, MaxPool, Scatter, Softmax,
+    AveragePool, BatchNormalization, Conv, ConvTranspose, Dropout, Erf, GlobalLpPool, GridSample, GroupNormalization, Hardmax,
+    InstanceNormalization, LRN, LayerNormalization, LogSoftmax, Loop, LpPool, MaxPool, Resize, Scatter, Softmax, Upsample,
 )  # fmt: skip
 """The kernels of edgekit, each named after its operator."""
 
