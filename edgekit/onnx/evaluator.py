@@ -164,15 +164,15 @@ def _body_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
         return None
     if not schema.has_function and not schema.has_context_dependent_function:
         return None
-    return lambda node, params: _Body(node, params, schema, version)
+    return lambda node, params: _Body(node, params, schema)
 
 
 class _Body(OpRun):
     """An operator's definition by other operators, in float64."""
 
-    def __init__(self, node: onnx.NodeProto, params: dict[str, Any], schema: Any, version: int) -> None:
+    def __init__(self, node: onnx.NodeProto, params: dict[str, Any], schema: Any) -> None:
         super().__init__(node, params, schema)
-        self.schema, self.version = schema, version
+        self.schema = schema
 
     def _run(self, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
         """The outputs; the definition may depend on the inputs' types."""

@@ -46,6 +46,9 @@ class Witness(Protocol):
     def judge(self, moment: Moment) -> None:
         """Raise Inexact that names the node unless its outputs are believed."""
 
+    def leave(self) -> None:
+        """No further run is judged."""
+
 
 def run_file_exact(
     model: onnx.ModelProto, feed: Feed, seconds: float = SECONDS, batch: int = 1, witness: Witness | None = None
@@ -124,6 +127,8 @@ class ExactFile:
                 raise Inexact("an output has no batch axis")
             parts.append(real_samples(outputs, batch, real))
             seen += real
+            if judge is not None and seen >= judge.samples:
+                judge.leave()
             if time.monotonic() - start > seconds * seen / samples:
                 raise Inexact(too_slow(seconds))
         return joined_outputs(parts)

@@ -157,6 +157,17 @@ class Loop(OnnxLoop):
         return (*state, *stacked)
 
 
+class ConstantOfShape(OpRun):
+    """ONNX's ConstantOfShape of a float64 number; several threads fill a large array sooner than numpy's one."""
+
+    op_domain = ""
+
+    def _run(self, shape: Array, value: Any = None) -> Any:
+        if value is None or value.dtype != np.float64:
+            raise Unhandled("ConstantOfShape fills with integers")
+        return (torch.full(tuple(shape.tolist()), value.item(), dtype=torch.float64).numpy(),)
+
+
 class Scatter(OpRun):
     """ONNX's Scatter, which ScatterElements replaced in opset 11."""
 
@@ -187,8 +198,9 @@ class GlobalLpPool(OpRun):
 
 
 KERNELS: tuple[type[OpRun], ...] = (
-    AveragePool, BatchNormalization, Conv, ConvTranspose, Dropout, Erf, GlobalLpPool, GridSample, GroupNormalization, Hardmax,
-    InstanceNormalization, LRN, LayerNormalization, LogSoftmax, Loop, LpPool, MaxPool, Resize, Scatter, Softmax, Upsample,
+    AveragePool, BatchNormalization, ConstantOfShape, Conv, ConvTranspose, Dropout, Erf, GlobalLpPool, GridSample,
+    GroupNormalization, Hardmax, InstanceNormalization, LRN, LayerNormalization, LogSoftmax, Loop, LpPool, MaxPool, Resize,
+    Scatter, Softmax, Upsample,
 )  # fmt: skip
 """The kernels of edgekit, each named after its operator."""
 

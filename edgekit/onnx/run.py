@@ -60,19 +60,19 @@ def open_every_value(model: onnx.ModelProto, path: Path) -> Runner:
     What stands in the file (Constant, ConstantOfShape) is left out, and so is what is no tensor of numbers that numpy has.
     Opening and running raise ModelError if the runtime refuses.
     """
-    told = onnx.ModelProto()
-    told.CopyFrom(model)
-    names = {value.name for value in (*told.graph.output, *told.graph.input)}
-    computed = [node for node in told.graph.node if node.op_type not in IN_THE_FILE]
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    names = {value.name for value in (*shown.graph.output, *shown.graph.input)}
+    computed = [node for node in shown.graph.node if node.op_type not in IN_THE_FILE]
     for name in dict.fromkeys(name for node in computed for name in node.output if name):
         if name not in names:
-            told.graph.output.append(onnx.ValueInfoProto(name=name))
-    session = _session(told, path, arena=False)  # an arena would keep what no later run may need
-    shown = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY]
+            shown.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = _session(shown, path, arena=False)  # an arena would keep what no later run may need
+    tensors = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY]
 
     def run(feed: Feed) -> dict[str, Array]:
         try:
-            return dict(zip(shown, session.run(shown, dict(feed)), strict=True))
+            return dict(zip(tensors, session.run(tensors, dict(feed)), strict=True))
         except Exception as problem:
             raise _refused(path, problem) from None
 

@@ -56,6 +56,10 @@ class RuntimeWitness:
             raise Inexact(f"no node can be compared: {problem.reason}") from None
         self._feed, self._file = dict(feed), file
 
+    def leave(self) -> None:
+        """Forget ONNX Runtime's values, because no further run is judged."""
+        self._run, self._theirs, self._feed, self._file = None, {}, {}, None
+
     def judge(self, moment: Moment) -> None:
         """Believe the outputs, or replace the kernel and the outputs, or raise Inexact that names the node."""
         step = moment.step
@@ -76,9 +80,10 @@ class RuntimeWitness:
                 continue
             step.place = place
             return self._settle(step)
-        raise Inexact(
-            f"node {step.name!r} ({step.op_type}) differs from ONNX Runtime by {worst:.1e} of its scale, given its inputs"
-        )
+        change = f"differs from ONNX Runtime by {worst:.1e} of its scale"
+        if not np.isfinite(worst):
+            change = "gives other integers, infinities or shapes than ONNX Runtime"
+        raise Inexact(f"node {step.name!r} ({step.op_type}) {change}, given its inputs")
 
     def _settle(self, step: Step) -> None:
         if step.place:

@@ -118,9 +118,11 @@ def _reference(source: OnnxSource) -> Reference:
             raise Inexact(f"an output differs from ONNX Runtime by {error:.1e} of the scale, though no node does")
     except Inexact as problem:
         note = f"the reference is the original ONNX file in ONNX Runtime, {dtype}, with graph optimisations off"
-        return Reference(ITSELF, GoldenArrays(feed, wide, own, None), None, f"{note}; not in float64: {problem}", witness)
+        return Reference(
+            ITSELF, GoldenArrays(feed, wide, own, None), None, f"{note}; not in float64: {problem}", witness.believed()
+        )
     golden = GoldenArrays(feed, {name: exact[name].astype(np.float64) for name in own}, own, None)
-    return Reference(IN_FLOAT64, golden, error, "the reference is the original ONNX file in float64", witness)
+    return Reference(IN_FLOAT64, golden, error, "the reference is the original ONNX file in float64", witness.believed())
 
 
 def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldReport:
@@ -135,7 +137,7 @@ def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldR
             {name: array[:PROVED_ON] for name, array in part.items()}
             for part in (reference.golden.inputs, reference.golden.float64)
         )
-        folded = run_file_exact(folding.exact, feed, math.inf, 1, reference.witness.believed())
+        folded = run_file_exact(folding.exact, feed, math.inf, 1, reference.witness)
         error = worst_error(folded, expected)
     except Inexact as problem:
         raise ModelError(

@@ -13,9 +13,9 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference.ops.op_constant_of_shape import ConstantOfShape
 
 from edgekit.onnx import exact as onnx_exact
+from edgekit.onnx.kernels import ConstantOfShape
 from edgekit.sources import onnx_file as pack_onnx
 from tests.onnx.crafted import conv, export, model_of, node, norm, plain, statistics, tensor
 
@@ -140,6 +140,20 @@ def test_a_loop_stacks_what_its_iterations_give() -> None:
     values = {value.operator: value.outputs for value in onnx_exact.node_values(model, {"x": x})}
     assert values["Loop"]["scans"].shape == (3, 1, 4, 8, 8)
     assert np.abs(values["ReduceSum"]["y"] - 9 * x.astype(np.float64)).max() < 1e-14
+
+
+def test_a_loop_without_an_end_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    scalars = [("turn", TensorProto.INT64), ("keep", TensorProto.BOOL)]
+    inputs = [helper.make_tensor_value_info(name, kind, []) for name, kind in scalars]
+    inputs.append(helper.make_tensor_value_info("sum", TensorProto.FLOAT, None))
+    kept = [helper.make_tensor_value_info("kept", TensorProto.BOOL, []), helper.make_tensor_value_info("next", 1, None)]
+    body = helper.make_graph([node("Identity", ["keep"], "kept"), node("Neg", ["sum"], "next")], "body", inputs, kept)
+    model = model_of([helper.make_node("Loop", ["", "", "x"], ["y"], body=body)], [])
+    clock = itertools.count()
+    monkeypatch.setattr("edgekit.onnx.evaluator.time.monotonic", lambda: float(next(clock)))
+    with pytest.raises(onnx_exact.Inexact, match="float64 would take more than 50 s"):
+        onnx_exact.run_file_exact(model, {"x": np.ones((1, 4, 8, 8), np.float32)}, 50.0)
+    assert next(clock) < 60
 
 
 def axes(*numbers: int) -> onnx.TensorProto:

@@ -14,6 +14,7 @@ from onnx.reference.op_run import OpRun
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.errors import ModelError
+from edgekit.onnx import evaluator
 from edgekit.onnx import exact as onnx_exact
 from edgekit.onnx.exact import Inexact, run_file_exact
 from edgekit.onnx.kernels import KERNELS
@@ -106,6 +107,21 @@ def test_a_node_is_judged_by_its_own_inputs_where_a_file_amplifies_rounding() ->
 
 def onnx_outputs(model: onnx.ModelProto) -> Any:
     return open_unoptimised(model, Path("net.onnx"))(FEED)["y"]
+
+
+def test_a_kernel_that_gives_another_shape_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flatten(OpRun):
+        op_domain = ""
+
+        def _run(self, x: Any, axis: int = 1) -> Any:
+            return (x.reshape(len(x), 2, -1),)
+
+    monkeypatch.setattr(onnx_exact, "KERNELS", [Flatten, *KERNELS])
+    model = model_of([node("Flatten", ["x"], "y")], [], rank=2)
+    assert witnessed(model)[1] == {"y": 1}
+    monkeypatch.setattr(evaluator, "_onnx_kernel", lambda *args: Flatten)
+    with pytest.raises(Inexact, match=r"node 'flatten' \(Flatten\) gives other integers, infinities or shapes"):
+        witnessed(model)
 
 
 def test_cancellation_is_explained_by_the_last_place_of_the_inputs() -> None:
