@@ -78,7 +78,7 @@ class ExactFile:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         try:
-            wide = widened(model)
+            wide, stored = widened(model)
             evaluator = Evaluator(wide, new_ops=list(KERNELS))
         except Inexact:
             raise
@@ -86,9 +86,7 @@ class ExactFile:
             raise Inexact(first_line(problem)) from None
         self.steps: list[Step] = evaluator.rt_nodes_
         self.outputs: list[str] = evaluator.output_names
-        self._stored: dict[str, Any] = {name: _writeable(array) for name, array in evaluator.rt_inits_.items()}
-        evaluator.rt_inits_, evaluator.inits_ = {}, []
-        wide.graph.ClearField("initializer")  # the weights are held once
+        self._stored: dict[str, Any] = {**evaluator.rt_inits_, **stored}
         self._clock, self._constants_known = evaluator.clock, False
         self._fed: set[str] | None = None
         self._held = set(self._stored).union(*(step.output for step in self.steps if step.op_type in IN_THE_FILE))
@@ -185,8 +183,3 @@ def _widen_value(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return widen_array(value)
     return [_widen_value(each) for each in value] if isinstance(value, list) else value
-
-
-def _writeable(array: Any) -> Any:
-    """The array, copied if it is read-only, because PyTorch would copy it in every run."""
-    return np.require(array, requirements=["C", "W"]) if isinstance(array, np.ndarray) else array

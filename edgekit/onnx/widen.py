@@ -37,14 +37,17 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model`` without functions, in which every float16, bfloat16 and float32 number and type is float64.
+def widened(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A copy of ``model`` without functions and stored numbers, and these by name.
 
-    Raises Inexact that names an operator whose result is random or rounded to steps.
+    Float16, bfloat16 and float32 become float64, numbers and types. Raises Inexact that names an operator whose result is random
+    or rounded to steps.
     """
     wide = inlined(model)
+    stored = {tensor.name: widen_array(onnx.numpy_helper.to_array(tensor)) for tensor in wide.graph.initializer}
+    wide.graph.ClearField("initializer")  # before the rest, because a second copy of the weights takes time and memory
     _widen_graph(wide.graph)
-    return wide
+    return wide, {name: np.require(array, requirements=["C", "W"]) for name, array in stored.items()}
 
 
 def widen_array(array: Array) -> Array:
