@@ -15,6 +15,9 @@ from edgekit.tensors import Array, Feed, batches_of, joined_outputs, real_sample
 
 UNOPTIMISED = "ONNX Runtime without optimisations"
 Runner: TypeAlias = Callable[[Feed], dict[str, Array]]
+_NUMBERS = ("float16", "float", "double", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+IN_THE_FILE = ("Constant", "ConstantOfShape")
+_IN_NUMPY = {f"tensor({kind})" for kind in _NUMBERS}
 
 
 def open_unoptimised(model: onnx.ModelProto | bytes, path: Path, *, optimised: bool = False) -> Runner:
@@ -22,30 +25,60 @@ def open_unoptimised(model: onnx.ModelProto | bytes, path: Path, *, optimised: b
 
     ``optimised``: with the runtime's usual optimisations, as users run it.
     """
-    options = ort.SessionOptions()
-    if not optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-
-    def refused(problem: Exception) -> ModelError:
-        return ModelError(f"ONNX Runtime refuses {path} on the CPU: {first_line(problem)}", "check the file there first")
-
-    try:
-        content = model if isinstance(model, bytes) else model.SerializeToString()
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as problem:
-        raise refused(problem) from None
+    session = _session(model, path, optimised=optimised)
     names = [value.name for value in session.get_outputs()]
 
     def run(feed: Feed) -> dict[str, Array]:
         try:
             outputs = dict(zip(names, session.run(names, dict(feed)), strict=True))
         except Exception as problem:
-            raise refused(problem) from None
+            raise _refused(path, problem) from None
         other = next((name for name, array in outputs.items() if not isinstance(array, np.ndarray)), None)
         if other is not None:
             raise ModelError(f"output {other!r} of {path} is not a tensor", "use a file whose outputs are all tensors")
         return outputs
+
+    return run
+
+
+def _session(model: onnx.ModelProto | bytes, path: Path, *, arena: bool = True, optimised: bool = False) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = arena
+    try:
+        content = model if isinstance(model, bytes) else model.SerializeToString()
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:
+        raise _refused(path, problem) from None
+
+
+def _refused(path: Path, problem: Exception) -> ModelError:
+    return ModelError(f"ONNX Runtime refuses {path} on the CPU: {first_line(problem)}", "check the file there first")
+
+
+def open_every_value(model: onnx.ModelProto, path: Path) -> Runner:
+    """Open ``model``, which must have no functions, so that a run gives the outputs of every node of the main graph.
+
+    What stands in the file (Constant, ConstantOfShape) is left out, and so is what is no tensor of numbers that numpy has.
+    Opening and running raise ModelError if the runtime refuses.
+    """
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    names = {value.name for value in (*shown.graph.output, *shown.graph.input)}
+    computed = [node for node in shown.graph.node if node.op_type not in IN_THE_FILE]
+    for name in dict.fromkeys(name for node in computed for name in node.output if name):
+        if name not in names:
+            shown.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = _session(shown, path, arena=False)  # an arena would keep what no later run may need
+    tensors = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY]
+
+    def run(feed: Feed) -> dict[str, Array]:
+        try:
+            return dict(zip(tensors, session.run(tensors, dict(feed)), strict=True))
+        except Exception as problem:
+            raise _refused(path, problem) from None
 
     return run
 

@@ -15,11 +15,12 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import MODEL, Source, Variant
 from edgekit.errors import ModelError, UsageError
 from edgekit.files import check_name, sha256_of
-from edgekit.onnx.exact import Inexact, run_file_exact
+from edgekit.onnx.exact import SECONDS, Inexact, run_file_exact
 from edgekit.onnx.fold import Folding, fold_onnx
 from edgekit.onnx.free import OnnxSource, open_onnx
 from edgekit.onnx.read import opset_of, precision_of, quantised
 from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_alone, run_in_batches
+from edgekit.onnx.witness import RuntimeWitness
 from edgekit.parity.compare import compare_output, top1_agreement
 from edgekit.progress import Advance
 from edgekit.reports.export import FoldReport
@@ -103,31 +104,36 @@ def _described(source: OnnxSource, options: ExportOptions) -> Description:
 class Reference(NamedTuple):
     """The outputs that the folded file is compared with, and their ``name`` in reports.
 
-    ``error`` is the original's own error in its dtype; None if the original cannot be run in float64.
+    ``error`` is the original's own error in its dtype; None if the original cannot be run in float64. ``witness`` knows the
+    kernels that ONNX Runtime agreed with.
     """
 
     name: str
     golden: GoldenArrays
     error: float | None
     note: str
+    witness: RuntimeWitness
 
 
 def _reference(source: OnnxSource) -> Reference:
-    """The original in float64 if ONNX Runtime agrees with it; otherwise the original as ONNX Runtime computes it."""
+    """The original in float64 if ONNX Runtime agrees with every node and output; otherwise as ONNX Runtime computes it."""
     feed = source.feed(SAMPLES)
     own = source.run(feed)
     wide = {name: array.astype(np.float64) for name, array in own.items()}
     dtype = precision_of(source.original)
+    witness = RuntimeWitness(source.model, source.path)
     try:
-        exact = run_file_exact(source.model, feed, batch=source.batch or 1)
+        exact = run_file_exact(source.model, feed, SECONDS, source.batch or 1, witness)
         error = worst_error(own, exact) if all(exact[name].shape == array.shape for name, array in own.items()) else np.inf
         if not error <= _PLAUSIBLE.get(dtype, 2.5e-4):
-            raise Inexact(f"ONNX's reference evaluator differs from ONNX Runtime by {error:.1e} of the scale")
+            raise Inexact(f"an output differs from ONNX Runtime by {error:.1e} of the scale, though no node does")
     except Inexact as problem:
         note = f"the reference is the original ONNX file in ONNX Runtime, {dtype}, with graph optimisations off"
-        return Reference(ITSELF, GoldenArrays(feed, wide, own, None), None, f"{note}; not in float64: {problem}")
+        return Reference(
+            ITSELF, GoldenArrays(feed, wide, own, None), None, f"{note}; not in float64: {problem}", witness.believed()
+        )
     golden = GoldenArrays(feed, {name: exact[name].astype(np.float64) for name in own}, own, None)
-    return Reference(IN_FLOAT64, golden, error, "the reference is the original ONNX file in float64")
+    return Reference(IN_FLOAT64, golden, error, "the reference is the original ONNX file in float64", witness.believed())
 
 
 def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldReport:
@@ -142,7 +148,8 @@ def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldR
             {name: array[: source.batch or PROVED_ON] for name, array in part.items()}
             for part in (reference.golden.inputs, reference.golden.float64)
         )
-        error = worst_error(run_file_exact(folding.exact, feed, math.inf, source.batch or 1), expected)
+        folded = run_file_exact(folding.exact, feed, math.inf, source.batch or 1, reference.witness)
+        error = worst_error(folded, expected)
     except Inexact as problem:
         raise ModelError(
             f"{source.path} runs in float64, but its folded copy does not: {problem}",
