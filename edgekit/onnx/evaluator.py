@@ -5,10 +5,11 @@ The list has edgekit's kernel, that of ONNX's evaluator, and ONNX's definition o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,20 @@ class Clock:
 def too_slow(seconds: float) -> str:
     """The sentence of a run that takes longer than ``seconds``."""
     return f"float64 would take more than {seconds:.0f} s"
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[int]:
+    """Let PyTorch compute each operator in one thread; gives the number of threads that it had, which is restored after.
+
+    Two threads that wait for each other after every small operator crawl on a busy machine; two samples beside each other do not.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Step:

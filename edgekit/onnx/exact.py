@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx
 
 from edgekit.errors import first_line
-from edgekit.onnx.evaluator import Evaluator, Step, too_slow
+from edgekit.onnx.evaluator import Evaluator, Step, one_thread, too_slow
 from edgekit.onnx.kernels import KERNELS
 from edgekit.onnx.refusal import Inexact, Unhandled
 from edgekit.onnx.run import IN_THE_FILE
@@ -23,6 +24,7 @@ from edgekit.onnx.widen import widen_array, widened
 from edgekit.tensors import Array, Feed, batches_of, joined_outputs, real_samples
 
 __all__ = ["ExactFile", "Inexact", "Moment", "NodeValue", "Witness", "node_values", "run_file_exact"]
+_BESIDE = 4  # batches that are computed beside each other at most, because each takes memory
 SECONDS = 300.0  # much more than a convolutional network of everyday size takes
 
 
@@ -116,20 +118,27 @@ class ExactFile:
         for step in self.steps:
             known = 0 if witness is None else witness.kernels.get(step.key, 0)
             step.place = min(known, len(step.kernels) - 1)
-        parts: list[dict[str, Array]] = []
-        seen = 0
-        for part, real in batches_of(feed, batch):
-            judge = witness if witness is not None and seen < witness.samples else None
-            outputs = self.whole(part, start + seconds, judge)
-            if not all(isinstance(array, np.ndarray) and array.ndim for array in outputs.values()):
-                raise Inexact("an output has no batch axis")
-            parts.append(real_samples(outputs, batch, real))
-            seen += real
-            if judge is not None and seen >= judge.samples:
-                judge.leave()
-            if time.monotonic() - start > seconds * seen / samples:
-                raise Inexact(too_slow(seconds))
-        return joined_outputs(parts)
+        batches, parts, seen = list(batches_of(feed, batch)), list[dict[str, Array]](), 0
+        with one_thread() as threads:
+            while len(parts) < len(batches) and (not parts or (witness is not None and seen < witness.samples)):
+                part, real = batches[len(parts)]
+                parts.append(self._joinable(part, start + seconds, witness if witness and witness.samples else None))
+                seen += real
+                if time.monotonic() - start > seconds * seen / samples:
+                    raise Inexact(too_slow(seconds))
+            if witness is not None:
+                witness.leave()
+            rest = [part for part, _ in batches[len(parts) :]]
+            with ThreadPoolExecutor(min(threads, _BESIDE)) as pool:
+                parts += pool.map(lambda part: self._joinable(part, start + seconds), rest)
+        return joined_outputs([real_samples(outputs, batch, real) for outputs, (_, real) in zip(parts, batches, strict=True)])
+
+    def _joinable(self, feed: Feed, deadline: float, witness: Witness | None = None) -> dict[str, Array]:
+        """The outputs of one batch; raises Inexact for one without a batch axis."""
+        outputs = self.whole(feed, deadline, witness)
+        if not all(isinstance(array, np.ndarray) and array.ndim for array in outputs.values()):
+            raise Inexact("an output has no batch axis")
+        return outputs
 
     def whole(self, feed: Feed, deadline: float = math.inf, witness: Witness | None = None) -> dict[str, Array]:
         """The outputs for the whole ``feed`` in one batch, of any shape; raises Inexact, also at ``deadline`` on the clock."""
