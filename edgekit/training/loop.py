@@ -35,7 +35,7 @@ from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.spelling import did_you_mean
 from edgekit.training.batches import Batches, accuracy, batch_count, predictions
-from edgekit.training.checkpoint import CHECKPOINT, Key, State, differences, read_checkpoint, training_key, unfinished
+from edgekit.training.checkpoint import CHECKPOINT, Key, State, before_end, differences, discard, kept, training_key, unfinished
 from edgekit.training.curve import draw_curve
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
 from edgekit.training.pace import Pace
@@ -85,6 +85,8 @@ def fit(
         state.load(run / CHECKPOINT, key)
         place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
         progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
+    else:
+        discard(run)  # a kill before the first checkpoint of this training must not bring back another
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
     work = EpochWork(recipe.train, training, test, batches)
     _train_all(state, work, run, key, progress)
@@ -115,13 +117,15 @@ def build_model(recipe: Recipe, shape: PictureShape) -> Initial:
 
 
 def _goes_on(run: Path, key: Key) -> bool:
-    """Whether ``run`` holds a checkpoint of this training; raises UsageError where an unfinished one of another would be lost."""
-    try:
-        content = read_checkpoint(run / CHECKPOINT)
-    except ModelError:
+    """Whether ``run`` holds a checkpoint of this training.
+
+    Raises UsageError where an unfinished one of another would be lost, ModelError where one that cannot be read would.
+    """
+    content = kept(run)
+    if content is None:
         return False
     changed = differences(content, key)
-    if changed and int(content["epoch"]) < int(content["epochs"]):
+    if changed and before_end(content):
         other = " and other ".join(changed)
         raise UsageError(f"{run} holds an unfinished training, which was made with other {other}", "--restart begins anew")
     return not changed

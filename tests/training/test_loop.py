@@ -8,7 +8,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ from edgekit.reports.train import TrainReport
 from edgekit.sources.module import load_source
 from edgekit.training.batches import batch_count
 from edgekit.training.checkpoint import unfinished
+from edgekit.training.folder import Begin
 from edgekit.training.loop import fit, pick_device
 from tests.networks import dataset
 
 SAMPLES, BATCH, EPOCHS = 96, 4, 3
+BEGIN_UNASKED: tuple[Begin, ...] = ("anew", "resume", "update")
+"""Ways to begin that may lose no training."""
 STEPS = SAMPLES // BATCH
 
 DROPOUT = """
@@ -311,9 +314,11 @@ def test_a_checkpoint_of_other_pictures_is_refused(stopped: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_restart_helps(damage: Callable[[bytes], bytes], stopped: Path, data: Dataset) -> None:
     file = stopped / "checkpoint.pt"
     file.write_bytes(damage(file.read_bytes()))
-    for resume in (True, False):
+    damaged = file.read_bytes()
+    for begin in BEGIN_UNASKED:
         with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged: .*; --restart begins anew"):
-            fit(recipe(), data, stopped, begin="resume" if resume else "anew")
+            fit(recipe(), data, stopped, begin=begin)
+    assert file.read_bytes() == damaged
     assert fit(recipe(epochs=1), data, stopped, begin="restart").epochs
 
 
@@ -324,9 +329,54 @@ def test_a_checkpoint_that_lacks_parts_is_damaged(stopped: Path, data: Dataset) 
         torch.save({**content, part: value}, file)
         with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged"):
             fit(recipe(), data, stopped, begin="resume")
-    torch.save({**content, "version": 0}, file)
-    with pytest.raises(ModelError, match="not a checkpoint of this version"):
-        fit(recipe(), data, stopped, begin="resume")
+    torch.save({"model": {}}, file)
+    with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged: it holds no training; --restart begins anew"):
+        fit(recipe(), data, stopped, begin="update")
+
+
+@pytest.mark.parametrize("lacking", [(), ("epochs",), ("epoch", "epochs", "key")])
+def test_an_unfinished_training_of_another_version_is_not_lost_unasked(
+    lacking: tuple[str, ...], stopped: Path, data: Dataset
+) -> None:
+    content = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    other = {key: value for key, value in content.items() if key not in lacking}
+    torch.save({**other, "version": 2}, stopped / "checkpoint.pt")
+    before = (stopped / "checkpoint.pt").read_bytes()
+    for begin in BEGIN_UNASKED:
+        with pytest.raises(ModelError, match=r"checkpoint\.pt was made by another version of edgekit; --restart begins anew"):
+            fit(recipe(), data, stopped, begin=begin)
+    assert (stopped / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("begin", ["anew", "update"])
+def test_a_finished_training_of_another_version_is_replaced(begin: Begin, data: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "run" / "checkpoint.pt"
+    fit(recipe(epochs=1), data, tmp_path / "run")
+    torch.save({**torch.load(file, weights_only=True), "version": 2}, file)
+    assert len(fit(recipe(epochs=1), data, tmp_path / "run", begin=begin).epochs) == 1
+
+
+def test_a_training_that_restart_discarded_does_not_come_back(stopped: Path, data: Dataset, tmp_path: Path) -> None:
+    """The new one is killed before its first checkpoint."""
+
+    class Killed:
+        say = SILENT.say
+
+        def task(self, title: str, total: int) -> AbstractContextManager[Advance]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe(), data, stopped, begin="restart", progress=Killed())
+    again, fresh = Stopping(), Stopping()
+    fit(recipe(), data, stopped, begin="update", progress=again)
+    fit(recipe(), data, tmp_path / "fresh", progress=fresh)
+    assert again.advances == fresh.advances
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_named(data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoint.pt").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"cannot write .*checkpoint\.pt"):
+        fit(recipe(epochs=1), data, tmp_path / "run", begin="restart")
 
 
 def test_resuming_without_a_checkpoint_says_so(data: Dataset, tmp_path: Path) -> None:
