@@ -93,7 +93,7 @@ def _training_inputs(job: Job) -> dict[str, Any]:
 
     recipe = job.recipe
     settings = msgspec.structs.replace(recipe.train, min_accuracy=0.0, min_balanced_accuracy=0.0)
-    initial = build_model(recipe, data.picture_shape(recipe.data, job.progress)).module
+    initial = build_model(recipe, data.picture_shape(recipe.data)).module
     return {
         "the recipe": [msgspec.structs.replace(recipe.data, path=None), recipe.model.without_place(), settings],
         "the bars": [recipe.train.min_accuracy, recipe.train.min_balanced_accuracy],

@@ -89,14 +89,14 @@ class PictureShape(NamedTuple):
     classes: int
 
 
-def picture_shape(recipe: DataRecipe, progress: Progress = SILENT) -> PictureShape:
+def picture_shape(recipe: DataRecipe) -> PictureShape:
     """The shape of the data set's pictures and its number of classes; raises DataError for a folder that cannot be divided."""
     if recipe.dataset == "fashion-mnist":
         height, width = recipe.size or fashion_mnist.SIZE
         return PictureShape(CHANNELS[recipe.color or "grey"], height, width, len(fashion_mnist.CLASSES))
     assert recipe.path is not None
     assert recipe.size is not None
-    classes = image_folder.split_folder(Path(recipe.path), recipe.test_fraction, progress).classes
+    classes = image_folder.class_names(Path(recipe.path))
     return PictureShape(CHANNELS[recipe.color or "rgb"], *recipe.size, len(classes))
 
 
