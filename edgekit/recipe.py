@@ -28,8 +28,8 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which pictures. ``path`` is relative to the recipe; ``mean``/``std`` are measured on the training set if left out.
 
-    ``white`` is the brightest value of pictures with more than 8 bits a pixel. ``skip_bad`` goes on without pictures that cannot
-    be decoded.
+    ``white`` is the brightest value of grey pictures with more than 8 bits a pixel. ``skip_bad`` goes on without pictures that
+    cannot be decoded.
     """
 
     dataset: Literal["fashion-mnist", "image-folder"]

@@ -49,8 +49,8 @@ class Dataset(msgspec.Struct, frozen=True):
         counts = tuple(ClassCount(name, *numbers) for name, *numbers in zip(self.classes, *halves, strict=True))
         brightest = int(self.train.images.max(initial=0))
         dark = (
-            f"the brightest pixel of the training pictures is {brightest} of 255; if their files use less than the range of "
-            "their type, let data.white name the brightest value (4095 for 12 bits in 16)"
+            f"the brightest pixel of the training pictures is {brightest} of 255; where grey files use less than the range of "
+            "their type, let data.white name the brightest value (4095 for 12 bits in 16); convert deeper colours to 8 bits"
         )
         copies = f"{self.shared} of {len(self.test)} test pictures are training pictures too, so the test accuracy is too high"
         notes = tuple(text for text, applies in ((dark, brightest < DARK), (copies, self.shared > 0)) if applies)

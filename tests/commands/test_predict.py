@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -127,6 +128,23 @@ def test_a_file_that_is_no_picture_fails_in_its_row_and_the_others_are_labelled(
     assert predict(bundle, [good]).predictions == (labelled,)
     assert not report.passed
     assert PredictReport.from_json(report.to_json()) == report
+
+
+def test_a_picture_that_memory_is_not_enough_for_fails_in_its_row(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [picture(tmp_path / name) for name in ("huge.png", "good.png")]
+    opened = Image.open
+
+    def limited(stream: Any, **options: Any) -> Image.Image:
+        if stream.name.endswith("huge.png"):
+            raise MemoryError
+        return opened(stream, **options)
+
+    monkeypatch.setattr(Image, "open", limited)
+    failed, labelled = predict(bundle, paths).predictions
+    assert "huge.png needs more memory than there is" in failed.problem
+    assert labelled.guesses
 
 
 @pytest.mark.parametrize("image", ["missing.png", "empty", "*.jpg"])
