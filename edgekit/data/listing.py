@@ -11,8 +11,10 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
+from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +80,21 @@ def list_pictures(root: Path) -> Listing:
     return Listing(tuple(sorted(pictures, key=lambda picture: picture.name.split("/"))), left_out)
 
 
+def matching(pattern: Path) -> tuple[Path, ...]:
+    """The pictures that a pattern matches, and those below folders that it matches; ``**`` stands for folders at any depth.
+
+    What is left out of a folder is left out here too, unless the pattern spells it.
+    """
+    parts = pattern.parts
+    depth = parts.index("**") if "**" in parts else len(parts)
+    head, spelt = Path(*parts[:depth]), next((index for index, part in enumerate(parts) if has_magic(part)), len(parts))
+    pictures: dict[Path, None] = {}
+    for place in map(Path, sorted(glob(str(head))) if has_magic(str(head)) else [head]):
+        if not any(map(_skipped, place.parts[spelt:])):
+            pictures |= dict.fromkeys(_matching_below(place, parts[depth:]))
+    return tuple(pictures)
+
+
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders directly in ``folder`` that are not left out, in sorted order."""
     with _readable(folder), os.scandir(folder) as entries:
@@ -98,6 +115,25 @@ def digests(root: Path, pictures: tuple[Picture, ...], progress: Progress = SILE
     if new and place is not None:
         _remember(place, pictures, hashes)
     return hashes
+
+
+def _matching_below(place: Path, pattern: tuple[str, ...]) -> Iterator[Path]:
+    """``place`` if it is a picture, and the pictures below it that match the rest of a pattern."""
+    with _readable(place):
+        status = place.stat() if place.exists() else None
+    if _is_folder(status):
+        yield from (picture.path for picture in list_pictures(place).pictures if _fits(picture.name.split("/"), pattern))
+    elif status and not pattern and isinstance(_file(place, place.name, status), Picture):
+        yield place
+
+
+def _fits(parts: Sequence[str], pattern: tuple[str, ...]) -> bool:
+    """Whether a pattern matches a path or a folder above it."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_fits(parts[start:], pattern[1:]) for start in range(len(parts)))
+    return bool(parts) and fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Picture | tuple[str, str]]:

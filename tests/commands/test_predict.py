@@ -161,6 +161,8 @@ def test_folders_and_patterns_stand_for_the_pictures_in_them(bundle: Path, tmp_p
     (shoes / "notes.txt").write_text("no picture")
     below = predict(bundle, [tmp_path / "shoes"])
     assert {Path(prediction.image) for prediction in below.predictions} == set(paths[1:])
+    for pattern in (tmp_path / "sh*", tmp_path / "shoes" / "**" / "*"):
+        assert predict(bundle, [pattern]) == below
     matched = predict(bundle, [str(tmp_path / "**" / "*.png"), paths[0]])
     assert sorted(prediction.image for prediction in matched.predictions) == sorted(map(str, paths))
 

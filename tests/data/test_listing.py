@@ -12,7 +12,7 @@ import pytest
 
 from edgekit import files
 from edgekit.data import listing
-from edgekit.data.listing import digests, list_pictures, subfolders
+from edgekit.data.listing import digests, list_pictures, matching, subfolders
 from edgekit.errors import DataError
 from tests.data.test_image_folder import draw
 
@@ -108,6 +108,47 @@ def test_the_order_is_that_of_paths_folder_by_folder(tmp_path: Path) -> None:
     for name in ("b/1.png", "a/2.png", "a-b/1.png", "a/1.png", "c.png"):
         draw(tmp_path / name, 1)
     assert names(tmp_path) == ["a/1.png", "a/2.png", "a-b/1.png", "b/1.png", "c.png"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures at several depths among what is none, and a link to the folder that it is in."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "cat/1.png", "cat/deep/2.bmp", "dog/3.png", "dog/@eaDir/3.png", ".hidden/4.png", "dog/.5.png"):
+        draw(tmp_path / "ds" / name, 1)
+    (tmp_path / "ds" / "cat" / "notes.txt").write_text("meow")
+    (tmp_path / "ds" / "dog" / "again").symlink_to(tmp_path / "ds" / "dog")
+    (tmp_path / "ds" / "loop.png").symlink_to("loop.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("ds/**/*", "a.png cat/1.png cat/deep/2.bmp dog/3.png"),
+        ("ds/**", "a.png cat/1.png cat/deep/2.bmp dog/3.png"),
+        ("d?/**", "a.png cat/1.png cat/deep/2.bmp dog/3.png"),
+        ("**/*.png", "a.png cat/1.png dog/3.png"),
+        ("ds/**/*.png", "a.png cat/1.png dog/3.png"),
+        ("ds/**/deep/*", "cat/deep/2.bmp"),
+        ("ds/**/deep", "cat/deep/2.bmp"),
+        ("ds/*", "a.png cat/1.png cat/deep/2.bmp dog/3.png"),
+        ("ds/*.png", "a.png"),
+        ("ds/[cd]*/*.png", "cat/1.png dog/3.png"),
+        ("ds/c*/*/*", "cat/deep/2.bmp"),
+        ("ds/dog/@ea*/*", ""),
+        ("ds/dog/@eaDir/*", "dog/@eaDir/3.png"),
+        ("ds/dog/@eaDir/**/*.png", "dog/@eaDir/3.png"),
+        ("ds/cat/*.txt", ""),
+        ("ds/*.png/**", ""),
+        ("nowhere/**/*.png", ""),
+        ("nowhere/*.png", ""),
+    ],
+)
+def test_a_pattern_is_decided_as_a_folder_is(photos: Path, pattern: str, expected: str) -> None:
+    pictures = matching(Path(pattern))
+    assert [str(path.relative_to("ds")) for path in pictures] == expected.split()
+    assert [path.relative_to(photos) for path in matching(photos / pattern)] == list(pictures)
 
 
 @pytest.fixture
