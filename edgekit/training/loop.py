@@ -280,21 +280,25 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _write_metrics(run: Path, history: list[Epoch]) -> None:
-    lines = [json.dumps(msgspec.to_builtins(epoch)) for epoch in history]
-    write_text(run / METRICS, "\n".join(lines) + "\n")
+def _write_metrics(run: Path, history: list[Epoch], remeasured: float | None = None) -> None:
+    """A line for each epoch, and one more where batch norm's statistics were measured anew after the last."""
+    rows = [msgspec.to_builtins(epoch) for epoch in history]
+    if remeasured is not None:
+        rows.append({**rows[-1], "test_accuracy": remeasured, "statistics": "remeasured"})
+    write_text(run / METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, notes: tuple[str, ...]) -> TrainReport:
     device = work.training.labels.device
     statistics = make_fit(state.model, work.training, recipe.train.batch_size, recipe.train.seed)
-    _write_metrics(run, state.history)
+    predicted = predictions(state.model, work.test, recipe.train.channels_last).numpy()
+    reached = accuracy_of(predicted, dataset.test.labels, len(dataset.classes))
+    remeasured = reached.overall if statistics and statistics.remeasured is not None else None
+    _write_metrics(run, state.history, remeasured)
     # only now: until the end, an earlier training's recipe and weights stay together
     write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
-    draw_curve(state.history, run / CURVE, recipe.name)
-    predicted = predictions(state.model, work.test, recipe.train.channels_last).numpy()
-    reached = accuracy_of(predicted, dataset.test.labels, len(dataset.classes))
+    draw_curve(state.history, run / CURVE, recipe.name, remeasured)
     report = TrainReport(
         run=str(run),
         model=recipe.model.name,

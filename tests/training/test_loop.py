@@ -26,7 +26,7 @@ from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, R
 from edgekit.files import sha256_of
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.reports.train import TrainReport
+from edgekit.reports.train import StatisticsReport, TrainReport
 from edgekit.sources.module import load_source
 from edgekit.training.batches import batch_count
 from edgekit.training.checkpoint import unfinished
@@ -420,6 +420,26 @@ def test_a_finished_run_has_metrics_a_curve_a_report_and_weights(data: Dataset, 
     assert sorted(file.name for file in run.iterdir()) == [
         "checkpoint.pt", "curve.png", "metrics.jsonl", "recipe.json", "train.json", "weights.safetensors",
     ]  # fmt: skip
+
+
+def test_after_statistics_are_measured_anew_metrics_and_curve_end_with_the_reports_accuracy(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured_anew(model: torch.nn.Module, *anything: object) -> StatisticsReport:
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.reset_running_stats()
+        return StatisticsReport(1.0, 0.5, 0.9)
+
+    drawn: list[str] = []
+    monkeypatch.setattr("edgekit.training.loop.make_fit", measured_anew)
+    monkeypatch.setattr("matplotlib.axes.Axes.set", lambda axes, **texts: drawn.append(texts["title"]))
+    report = fit(recipe(learning_rate=0.001), data, tmp_path / "run")
+    assert report.test_accuracy != report.epochs[-1].test_accuracy
+    *lines, last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(msgspec.to_builtins(report.epochs))
+    assert last == {**lines[-1], "test_accuracy": report.test_accuracy, "statistics": "remeasured"}
+    assert drawn[-1] == f"test accuracy {report.test_accuracy:.4f}"
 
 
 def test_accuracy_is_the_share_of_pictures_that_the_saved_model_gets_right(data: Dataset, tmp_path: Path) -> None:
