@@ -197,10 +197,9 @@ def test_another_bar_checks_again_and_trains_no_more(finished: Path, run: Comman
     assert "epoch 1/" not in result.err
 
 
-def test_a_misspelt_model_is_told_before_pictures_are_decoded(
-    finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_misspelt_model_is_told_before_pictures_are_read(finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.data.load_dataset", lambda *anything: pytest.fail("pictures were decoded"))
+    monkeypatch.setattr("edgekit.data.image_folder.digests", lambda *anything: pytest.fail("pictures were hashed"))
     recipe = Path("tiny.toml").read_text()
     written(Path("tiny.toml"), recipe.replace('name = "lenet"', 'name = "lennet"'))
     for command in ("train", "run"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import weakref
@@ -220,6 +221,46 @@ def test_a_training_interrupted_twice_resumes_to_the_same_bytes(whole: Path, dat
 def test_a_stop_after_the_last_epoch_finishes(whole: Path, data: Dataset, dropout: str, tmp_path: Path) -> None:
     fit(recipe(dropout), data, tmp_path / "run", progress=Stopping(say=EPOCHS))
     assert weights(tmp_path / "run") == weights(whole)
+
+
+class Recording:
+    """Keeps every task with its steps and notes."""
+
+    say = SILENT.say
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, int, list[tuple[int, str]]]] = []
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        steps: list[tuple[int, str]] = []
+        self.tasks.append((title, total, steps))
+        yield lambda done, note: steps.append((done, note))
+
+
+def test_every_step_moves_the_bar_and_its_note_has_the_loss_and_the_time_left(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.training.pace.TOLD_EVERY", 0.0)
+    recording = Recording()
+    report = fit(recipe(epochs=2, schedule="constant"), data, tmp_path / "run", progress=recording)
+    epochs = [task for task in recording.tasks if task[0].startswith("epoch")]
+    assert [(title, total) for title, total, _ in epochs] == [("epoch 1/2", STEPS), ("epoch 2/2", STEPS)]
+    for (_, _, steps), epoch in zip(epochs, report.epochs, strict=True):
+        assert [done for done, _ in steps] == [0, *[1] * STEPS]
+        notes = [re.fullmatch(r"loss (\d\.\d{3}), \d+ s left", note) for _, note in steps[1:]]
+        assert all(notes)
+        assert notes[-1] is not None
+        assert float(notes[-1][1]) == pytest.approx(epoch.loss, abs=6e-4)
+
+
+def test_a_resumed_epoch_shows_the_steps_that_were_taken(stopped: Path, data: Dataset) -> None:
+    recording = Recording()
+    fit(recipe(), data, stopped, begin="resume", progress=recording)
+    title, total, steps = recording.tasks[0]
+    assert (title, total) == ("epoch 2/3", STEPS)
+    assert steps[0][0] > 0
+    assert sum(done for done, _ in steps) == STEPS
 
 
 def test_a_second_ctrl_c_stops_at_once(data: Dataset, tmp_path: Path) -> None:
