@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from edgekit.data.listing import Picture, digests, list_pictures, subfolders
 from edgekit.data.pictures import Pictures, spread
+from edgekit.data.source import Loaded, PictureShape, Source
 from edgekit.decoding import CHANNELS, SUFFIXES, Color, decoded
 from edgekit.errors import DataError, printable
+from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
+from edgekit.recipe import DataRecipe
 from edgekit.reports.train import LeftOut
 
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
@@ -53,16 +56,6 @@ class Split(NamedTuple):
 
     train: Half
     test: Half
-    classes: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
-    shared: int = 0
-
-
-class Loaded(NamedTuple):
-    """Decoded halves, the classes, what was left out, and how many test pictures are training pictures too."""
-
-    train: Pictures
-    test: Pictures
     classes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     shared: int = 0
@@ -298,3 +291,30 @@ def _bad_pictures(bad: Sequence[tuple[Picture, str]], total: int) -> DataError:
         f"{len(bad)} of {total} pictures cannot be used: {reasons}{more}",
         "replace or remove them, or set data.skip_bad = true to go on without them",
     )
+
+
+def _root(recipe: DataRecipe) -> Path:
+    assert recipe.path is not None  # recipe.load refuses the recipe otherwise
+    return Path(recipe.path)
+
+
+def _size(recipe: DataRecipe) -> tuple[int, int]:
+    assert recipe.size is not None
+    return recipe.size
+
+
+def _shape(recipe: DataRecipe) -> PictureShape:
+    return PictureShape(CHANNELS[recipe.pixel_color], *_size(recipe), len(class_names(_root(recipe))))
+
+
+def _loaded(recipe: DataRecipe, progress: Progress) -> Loaded:
+    decoding = Decoding(recipe.pixel_color, _size(recipe), recipe.white, recipe.skip_bad)
+    return load_folder(_root(recipe), decoding, recipe.test_fraction, progress)
+
+
+def _golden(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
+    decoding = Decoding(preprocess.color, (preprocess.height, preprocess.width), recipe.white, recipe.skip_bad)
+    return from_test_set(_root(recipe), decoding, recipe.test_fraction, count)
+
+
+SOURCE = Source(_shape, _loaded, _golden, lambda recipe, progress: contents(_root(recipe), progress))

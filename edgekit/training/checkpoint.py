@@ -80,18 +80,24 @@ class State:
             raise ModelError(f"checkpoint {path} is damaged: {problem}", "--restart begins anew") from None
 
 
-def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
-    """Hashes of everything that the weights depend on, by name.
+def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any]:
+    """Everything that trained weights depend on, by name: what a checkpoint and a finished training must agree on.
 
-    ``data`` is the hash of the data set (``Dataset.sha256``), ``initial`` the model as it was built, whose weights show what
-    files it reads. Bars are checks, and change no weight.
+    ``data`` changes with the data set, ``initial`` is the model as it was built, whose weights show what files it reads.
     """
-    settings = msgspec.structs.replace(recipe.train, min_accuracy=0.0, min_balanced_accuracy=0.0)
     return {
-        "settings": _hash(msgspec.json.encode((recipe.model.without_place(), settings), order="deterministic")),
+        "settings": (recipe.model.without_place(), recipe.train.without_bars()),
         "pictures or classes": data,
-        "code of the model": _hash("".join(fingerprints(source_files(recipe.model.name))).encode()),
+        "code of the model": fingerprints(source_files(recipe.model.name)),
         "initial weights": state_sha256(initial),
+    }
+
+
+def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
+    """A hash of each of the ``dependencies``; ``data`` is the hash of the data set (``Dataset.sha256``)."""
+    return {
+        name: hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+        for name, value in dependencies(recipe, data, initial).items()
     }
 
 
@@ -108,10 +114,6 @@ def differences(content: dict[str, Any], key: Key) -> list[str]:
     """What a checkpoint was made with that is no longer so, by its names in ``training_key``."""
     old = content.get("key")
     return [name for name, value in key.items() if not isinstance(old, dict) or old.get(name) != value]
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def unfinished(run: Path) -> bool:

@@ -192,7 +192,7 @@ def test_another_bar_checks_again_and_trains_no_more(finished: Path, run: Comman
     written(Path("tiny.toml"), recipe.replace("min_accuracy = 0.0", "min_accuracy = 0.99\nmin_balanced_accuracy = 1.0"))
     result = run("run", "tiny.toml", "--json")
     step = result.document["steps"][0]
-    assert step["detail"].startswith("again, since the bars changed: test accuracy ")
+    assert step["detail"].startswith("again, since bars changed: test accuracy ")
     assert sha256_of(Path("runs/tiny/weights.safetensors")) == before
     assert "epoch 1/" not in result.err
 
