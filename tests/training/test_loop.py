@@ -78,7 +78,7 @@ def recipe(model: str = "lenet", **settings: Any) -> Recipe:
 
 
 class Stopping:
-    """Sends a signal to this process at one moment: the n-th report of progress, or the n-th finished epoch."""
+    """Sends a signal to this process at one moment: the n-th report of an epoch's progress, or the n-th finished epoch."""
 
     def __init__(self, *, advance: int = 0, say: int = 0, number: int = signal.SIGINT) -> None:
         self.advance_at, self.say_at, self.number = advance, say, number
@@ -87,8 +87,8 @@ class Stopping:
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:
         def advance(steps: int, note: str) -> None:
-            self.advances += 1
-            if self.advances == self.advance_at:
+            self.advances += title.startswith("epoch")
+            if title.startswith("epoch") and self.advances == self.advance_at:
                 os.kill(os.getpid(), self.number)
 
         yield advance
@@ -252,6 +252,21 @@ def test_every_step_moves_the_bar_and_its_note_has_the_loss_and_the_time_left(
         assert all(notes)
         assert notes[-1] is not None
         assert float(notes[-1][1]) == pytest.approx(epoch.loss, abs=6e-4)
+
+
+def test_what_comes_between_and_after_epochs_is_shown_too(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.training.batches.EVALUATION_BATCH", 20)
+    monkeypatch.setattr("edgekit.training.statistics.NOTICEABLE", -1.0)
+    recording = Recording()
+    fit(recipe(epochs=1), data, tmp_path / "run", progress=recording)
+    assert [(title, [done for done, _ in steps]) for title, _, steps in recording.tasks[1:]] == [
+        ("labelling test pictures", [20, 20, 8]),
+        *[("comparing training and inference mode", [1] * STEPS)] * 2,
+        ("measuring batch norm's statistics anew", [1] * STEPS),
+        ("comparing training and inference mode", [1] * STEPS),
+        ("labelling test pictures", [20, 20, 8]),
+    ]
+    assert all(total == sum(done for done, _ in steps) for _, total, steps in recording.tasks)
 
 
 def test_a_resumed_epoch_shows_the_steps_that_were_taken(stopped: Path, data: Dataset) -> None:
