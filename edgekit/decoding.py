@@ -42,8 +42,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 _ORIENTATION = 0x0112
-_BITS, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
-"""TIFF's tags for the bits of a sample and for its type, and the type of signed integers."""
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2
+"""TIFF's tags for the bits of a sample, for whether 0 is white and for the sample's type, and the type of signed integers."""
 _BLOCK_PIXELS = 1 << 20
 """A deep picture is scaled by as many pixels at a time."""
 _FAR_ABOVE_ONE = 2.0
@@ -190,12 +190,15 @@ def _eight_bits(image: Image, white: float | None) -> Image:
     brightest = _brightest(image) if image.mode == "F" else 0.0
     full = _largest(image, brightest) if white is None else white
     transparent = image.info.get("transparency")
+    white_is_zero = image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # Pillow inverts 8 bits
     scaled = np.empty((image.height, image.width), np.uint8)
     for top, block in _blocks(image):
         values = block
         if image.mode == "I" and full > np.iinfo(np.int32).max:
             values = block.astype(np.int32).view(np.uint32)  # Pillow holds unsigned integers of 32 bits in signed ones
         rows = np.clip(values.astype(np.float64) * (255.0 / full), 0, 255).round()
+        if white_is_zero:
+            rows = 255 - rows
         if isinstance(transparent, int):
             rows[values == transparent] = 0
         scaled[top : top + len(rows)] = rows

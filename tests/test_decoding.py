@@ -45,14 +45,14 @@ def png(path: Path, values: NDArray[np.uint16], transparent: int | None = None) 
     return path
 
 
-def tiff(path: Path, content: bytes, bits: int, sample_format: int) -> Path:
+def tiff(path: Path, content: bytes, bits: int, sample_format: int = 1, photometric: int = 1) -> Path:
     """A grey TIFF of 64 by 4 pixels, byte by byte."""
     entries = (  # width, height, bits, compression, photometric, where the strip is, samples, its rows, its bytes, the type
         (256, 64),
         (257, 4),
         (258, bits),
         (259, 1),
-        (262, 1),
+        (262, photometric),
         (273, 8),
         (277, 1),
         (278, 4),
@@ -107,7 +107,7 @@ def twelve_bits(path: Path, values: NDArray[Any]) -> Path:
     pairs = values.reshape(-1, 2).astype(np.uint32)
     joined = (pairs[:, 0] << 12) | pairs[:, 1]
     content = np.stack([joined >> 16, joined >> 8 & 255, joined & 255], axis=1).astype(np.uint8).tobytes()
-    return tiff(path, content, bits=12, sample_format=1)
+    return tiff(path, content, bits=12)
 
 
 def test_a_tiff_of_twelve_bits_is_scaled_by_its_type(tmp_path: Path) -> None:
@@ -115,6 +115,13 @@ def test_a_tiff_of_twelve_bits_is_scaled_by_its_type(tmp_path: Path) -> None:
     assert abs(grey(path).astype(int) - EIGHT_BITS).max() <= 1
     np.testing.assert_array_equal(grey(path, 4095), grey(path))
     assert grey(path, 65535).max() == 16
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_in_which_zero_is_white_is_inverted(tmp_path: Path, bits: int) -> None:
+    values = np.round((1 - RAMP.astype(np.float64)) * (2**bits - 1)).astype(f"<u{bits // 8}")
+    path = tiff(tmp_path / "a.tif", values.tobytes(), bits=bits, photometric=0)
+    assert abs(grey(path).astype(int) - EIGHT_BITS).max() <= 1
 
 
 @pytest.mark.parametrize("top", [255, 256, 4095, 65535])

@@ -117,12 +117,12 @@ def differences(content: dict[str, Any], key: Key) -> list[str]:
 
 
 def unfinished(run: Path) -> bool:
-    """Whether ``run`` holds a checkpoint before the end of its own epochs; raises ModelError as ``kept`` does."""
-    content = kept(run)
+    """Whether ``run`` holds a checkpoint before the end of its own epochs; raises ModelError as ``checkpoint_in`` does."""
+    content = checkpoint_in(run)
     return content is not None and before_end(content)
 
 
-def kept(run: Path) -> dict[str, Any] | None:
+def checkpoint_in(run: Path) -> dict[str, Any] | None:
     """The checkpoint in ``run``; None without one, and for one of another version that had reached its end.
 
     Raises ModelError where what may be an unfinished training cannot be read: only the user may give it up.

@@ -35,7 +35,17 @@ from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.spelling import did_you_mean
 from edgekit.training.batches import Batches, accuracy, batch_count, predictions
-from edgekit.training.checkpoint import CHECKPOINT, Key, State, before_end, differences, discard, kept, training_key, unfinished
+from edgekit.training.checkpoint import (
+    CHECKPOINT,
+    Key,
+    State,
+    before_end,
+    checkpoint_in,
+    differences,
+    discard,
+    training_key,
+    unfinished,
+)
 from edgekit.training.curve import draw_curve
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
 from edgekit.training.pace import Pace
@@ -122,7 +132,7 @@ def _goes_on(run: Path, key: Key) -> bool:
 
     Raises UsageError where an unfinished one of another would be lost, ModelError where one that cannot be read would.
     """
-    content = kept(run)
+    content = checkpoint_in(run)
     if content is None:
         return False
     changed = differences(content, key)
