@@ -165,9 +165,9 @@ def _as_loaded(opened: Image, white: float | None) -> float | None:
 
 def _largest_in_file(opened: Any) -> int | None:
     """What a sample of the file can hold, where Pillow scales that to 8 or 16 bits; None where it does not."""
-    arguments = opened.tile[0][3] if opened.tile else ()
+    decoder, arguments = (opened.tile[0][0], opened.tile[0][3]) if opened.tile else ("", ())
     parts = arguments if isinstance(arguments, tuple) else (arguments,)
-    if opened.format == "PPM" and isinstance(parts[-1], int):
+    if decoder in ("ppm", "ppm_plain"):
         return int(parts[-1])
     if opened.format == "JPEG2000":
         return (1 << _bits_of_jpeg2000(opened.fp)) - 1

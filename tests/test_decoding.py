@@ -80,6 +80,13 @@ def test_floating_point_far_above_1_is_refused_unless_white_is_named(tmp_path: P
     np.testing.assert_array_equal(grey(path, 255), EIGHT_BITS)
 
 
+@pytest.mark.parametrize("scale", [-1.0, 1.0])
+def test_white_of_a_floating_point_map_is_in_its_units(tmp_path: Path, scale: float) -> None:
+    values = (RAMP * 100).astype("<f4" if scale < 0 else ">f4")
+    (tmp_path / "a.pfm").write_bytes(f"Pf\n64 4\n{scale}\n".encode() + values.tobytes())
+    np.testing.assert_array_equal(grey(tmp_path / "a.pfm", 100), EIGHT_BITS)
+
+
 def test_pixels_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     values = RAMP.copy()
     values[1, 1] = np.nan
