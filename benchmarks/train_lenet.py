@@ -32,11 +32,10 @@ from edgekit import data
 from edgekit.data import fashion_mnist
 from edgekit.machine.cpu import machine_facts
 from edgekit.models.factory import build_module
-from edgekit.progress import SILENT
 from edgekit.recipe import load_recipe
 from edgekit.training.batches import Batches, batch_count
 from edgekit.training.checkpoint import State
-from edgekit.training.loop import EpochWork, Watch, reuse_memory, train_one_epoch
+from edgekit.training.loop import EpochWork, reuse_memory, train_one_epoch
 from edgekit.training.pace import Pace
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +86,7 @@ class Ours:
 
     def epoch(self) -> None:
         work = EpochWork(self.settings, self.train, self.test, self.steps)
-        train_one_epoch(self.state, work, lambda: False, Watch(SILENT, Pace(self.steps)))
+        train_one_epoch(self.state, work, lambda: False, Pace(self.steps))
 
 
 def torchvision_root(folder: Path) -> Path:

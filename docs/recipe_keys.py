@@ -29,8 +29,8 @@ MEANINGS = {
     "data.mean": "one number per channel, for pixels from 0 to 1; measured on the training pictures if left out; needs `std`",
     "data.std": "one number per channel; needs `mean`",
     "data.test_fraction": "the share set aside for the test, where an `image-folder` has no `train/` and `test/`",
-    "data.white": "the brightest value of pictures with more than 8 bits a pixel, like 4095 for 12 bits in 16; without it, what "
-    "their type can hold",
+    "data.white": "the brightest value of grey pictures with more than 8 bits a pixel, like 4095 for 12 bits in 16; without it, "
+    "what their type can hold",
     "data.skip_bad": "go on without pictures that cannot be decoded; without it all of them are named and nothing is trained",
     "model.name": "a shipped model (`edgekit models`) or an import path `package.module:factory`",
     "model.args": "the factory's arguments, as a table `[model.args]`",

@@ -1,8 +1,8 @@
 """From a picture file to uint8 pixels: which formats are read, and what every pixel type becomes.
 
 Pixels are scaled by what the file's type can hold, and never by what one picture happens to hold: white is 1 in a picture of 1
-bit, 255 in 8 bits, 65535 in 16 bits, the largest integer in 32 bits, and 1.0 in floating point. Colours become RGB or grey,
-transparency is flattened onto black, and a camera's orientation is applied.
+bit, 255 in 8 bits, 4095 in 12 bits, 65535 in 16 bits, the largest integer in 32 bits, and 1.0 in floating point. Colours become
+RGB or grey, transparency is flattened onto black, and a camera's orientation is applied.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,10 @@ FORMATS: dict[str, tuple[str, ...]] = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 _ORIENTATION = 0x0112
-_BITS, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
-"""TIFF's tags for the bits of a sample and for its type, and the type of signed integers."""
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2
+"""TIFF's tags for the bits of a sample, for whether 0 is white and for the sample's type, and the type of signed integers."""
+_BLOCK_PIXELS = 1 << 20
+"""A deep picture is scaled by as many pixels at a time."""
 _FAR_ABOVE_ONE = 2.0
 """Floating point pictures whose largest value is above this are not of 0..1; what resampling adds stays below."""
 
@@ -51,8 +53,9 @@ _FAR_ABOVE_ONE = 2.0
 def decoded(path: Path, color: Color, size: tuple[int, int], white: float | None = None) -> NDArray[np.uint8]:
     """Decode one file and resize it to ``size`` = (height, width) -> uint8 C x H x W.
 
-    ``white`` is the brightest value of pictures with more than 8 bits a pixel, like 4095 for 12 bits in 16; None: what their type
-    can hold. Raises DataError naming the file for whatever cannot be decoded, and MissingError without Pillow.
+    ``white`` is the brightest value of grey pictures with more than 8 bits a pixel, in the units of the file, like 4095 for 12
+    bits in 16; None: what their type can hold. Raises DataError naming the file for whatever cannot be decoded, and MissingError
+    without Pillow.
     """
     with _naming(path):
         return pixels_of(_load(path, white), color, size)
@@ -85,8 +88,10 @@ def _naming(path: Path) -> Iterator[None]:
             yield
     except _Unusable as reason:
         raise DataError(f"picture {path} {reason}", reason.remedy) from None
-    except (EdgekitError, MemoryError):
+    except EdgekitError:
         raise
+    except MemoryError:  # of one picture: the next may fit
+        raise DataError(f"picture {path} needs more memory than there is", "give a smaller picture") from None
     except Exception as problem:  # decoders raise whatever a damaged file makes them trip over
         raise DataError(f"picture {path} cannot be decoded: {first_line(problem)}", "replace the file") from None
 
@@ -110,7 +115,9 @@ def _load(path: Path, white: float | None) -> Image:
         raise _Unusable("is not a regular file", "give a PNG or JPEG file")
     Image.init()
     try:
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
+        # as a stream: Pillow maps a named TIFF into memory as if it were upright already, and scrambles it
+        with path.open("rb") as stream, Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
+            white = _as_loaded(opened, white)
             opened.load()
             return _upright(opened, _eight_bits(opened, white) if _is_deep(opened) else opened)
     except UnidentifiedImageError:
@@ -134,7 +141,9 @@ def _upright(opened: Image, image: Image) -> Image:
         turn = turns.get(orientation) if isinstance(orientation, int) else None
     except Exception:
         turn = None
-    return image.copy() if turn is None else image.transpose(turn)
+    if turn is not None:
+        return image.transpose(turn)
+    return image.copy() if image is opened else image
 
 
 def _is_deep(image: Image) -> bool:
@@ -142,34 +151,86 @@ def _is_deep(image: Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
+def _as_loaded(opened: Image, white: float | None) -> float | None:
+    """``white``, which is in the units of the file, in those of the pixels that Pillow will load; call it before."""
+    largest = _largest_in_file(opened) if white is not None else None
+    if white is None or largest is None:
+        return white
+    if not _is_deep(opened) and largest > max(255, white):
+        raise _Unusable(
+            "has colours of more than 8 bits, which data.white cannot scale", "convert it to 8 bits, or to grey of 16 bits"
+        )
+    return white * 65535 / largest
+
+
+def _largest_in_file(opened: Any) -> int | None:
+    """What a sample of the file can hold, where Pillow scales that to 8 or 16 bits; None where it does not."""
+    decoder, arguments = (opened.tile[0][0], opened.tile[0][3]) if opened.tile else ("", ())
+    parts = arguments if isinstance(arguments, tuple) else (arguments,)
+    if decoder in ("ppm", "ppm_plain"):
+        return int(parts[-1])
+    if opened.format == "JPEG2000":
+        return (1 << _bits_of_jpeg2000(opened.fp)) - 1
+    return 65535 if any(isinstance(part, str) and ";16" in part for part in parts) else None
+
+
+def _bits_of_jpeg2000(stream: BinaryIO) -> int:
+    """The bits of a sample, from the file's SIZ marker."""
+    place = stream.tell()
+    stream.seek(0)
+    content = stream.read()
+    stream.seek(place)
+    return (content[content.index(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1
+
+
 def _eight_bits(image: Image, white: float | None) -> Image:
     """A deep grey picture in 8 bits, with black where its transparent value was. Pillow itself would clip it at 255."""
     from PIL import Image as pillow
 
-    values = np.asarray(image)
-    full = _largest(image, values) if white is None else white
-    if image.mode == "I" and full > np.iinfo(np.int32).max:
-        values = values.astype(np.int32).view(np.uint32)  # Pillow holds unsigned integers of 32 bits in signed ones
-    if not np.isfinite(values).all():
-        raise _Unusable("has pixels that are not finite", "replace the file")
-    scaled = np.clip(values.astype(np.float64) * (255.0 / full), 0, 255).round().astype(np.uint8)
+    brightest = _brightest(image) if image.mode == "F" else 0.0
+    full = _largest(image, brightest) if white is None else white
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        scaled[values == transparent] = 0
+    white_is_zero = image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # Pillow inverts 8 bits
+    scaled = np.empty((image.height, image.width), np.uint8)
+    for top, block in _blocks(image):
+        values = block
+        if image.mode == "I" and full > np.iinfo(np.int32).max:
+            values = block.astype(np.int32).view(np.uint32)  # Pillow holds unsigned integers of 32 bits in signed ones
+        rows = np.clip(values.astype(np.float64) * (255.0 / full), 0, 255).round()
+        if white_is_zero:
+            rows = 255 - rows
+        if isinstance(transparent, int):
+            rows[values == transparent] = 0
+        scaled[top : top + len(rows)] = rows
     return pillow.fromarray(scaled)
 
 
-def _largest(image: Image, values: NDArray[Any]) -> float:
-    """The value of white by the type of the file's pixels."""
+def _blocks(image: Image) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Some rows of the picture after others, each with the number of its first: a copy of a large one is too much."""
+    height = max(1, _BLOCK_PIXELS // max(1, image.width))
+    for top in range(0, image.height, height):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + height, image.height))))
+
+
+def _brightest(image: Image) -> float:
+    largest = 0.0
+    for _, values in _blocks(image):
+        if not np.isfinite(values).all():
+            raise _Unusable("has pixels that are not finite", "replace the file")
+        largest = max(largest, float(values.max(initial=0)))
+    return largest
+
+
+def _largest(image: Image, brightest: float) -> float:
+    """The value of white by the type of the file's pixels; ``brightest`` is the largest of those in floating point."""
     if image.mode == "F":
-        largest = float(values.max(initial=0))
-        if largest > _FAR_ABOVE_ONE:
+        if brightest > _FAR_ABOVE_ONE:
             raise _Unusable(
-                f"has floating point pixels up to {largest:.6g}, and white is 1.0", "let data.white name the brightest value"
+                f"has floating point pixels up to {brightest:.6g}, and white is 1.0", "let data.white name the brightest value"
             )
         return 1.0
-    if image.mode.startswith("I;16") or not hasattr(image, "tag_v2"):
-        return 65535.0  # PNG and PGM have no more
+    if not hasattr(image, "tag_v2"):
+        return 65535.0  # PNG, PGM and JPEG 2000 have no more
     bits, kinds = image.tag_v2.get(_BITS, (16,)), image.tag_v2.get(_SAMPLE_FORMAT, (1,))
     return float(2 ** (bits[0] - (kinds[0] == _SIGNED)) - 1)
 

@@ -28,7 +28,7 @@ MAX_SIDE = 4096
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One ``mean`` and one ``std`` per channel, in units of the 0..1 pixel range.
 
-    ``white`` is the brightest value of pictures with more than 8 bits a pixel, where it is not what their type can hold.
+    ``white`` is the brightest value of grey pictures with more than 8 bits a pixel, where it is not what their type can hold.
     """
 
     color: Color

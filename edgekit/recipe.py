@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -25,11 +25,21 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
+class DatasetRules(NamedTuple):
+    """What a recipe of one kind of data set may leave out: its usual ``color``, and the keys that it ``needs``."""
+
+    color: Color
+    needs: tuple[str, ...] = ()
+
+
+DATASETS = {"fashion-mnist": DatasetRules("grey"), "image-folder": DatasetRules("rgb", ("path", "resize"))}
+
+
 class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which pictures. ``path`` is relative to the recipe; ``mean``/``std`` are measured on the training set if left out.
 
-    ``white`` is the brightest value of pictures with more than 8 bits a pixel. ``skip_bad`` goes on without pictures that cannot
-    be decoded.
+    ``white`` is the brightest value of grey pictures with more than 8 bits a pixel. ``skip_bad`` goes on without pictures that
+    cannot be decoded.
     """
 
     dataset: Literal["fashion-mnist", "image-folder"]
@@ -49,6 +59,15 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return None
         sizes = (self.resize,) if isinstance(self.resize, int) else self.resize
         return sizes[0], sizes[-1]
+
+    @property
+    def pixel_color(self) -> Color:
+        """The color asked for, or the data set's usual one."""
+        return self.color or DATASETS[self.dataset].color
+
+    def without_place(self) -> DataRecipe:
+        """Without the place of the pictures on this machine."""
+        return msgspec.structs.replace(self, path=None)
 
 
 class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +103,15 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     min_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
     min_balanced_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+    @property
+    def bars(self) -> tuple[float, float]:
+        """What accuracy and balanced accuracy are held against: checks, which change no weight."""
+        return self.min_accuracy, self.min_balanced_accuracy
+
+    def without_bars(self) -> TrainRecipe:
+        """The settings that weights depend on."""
+        return msgspec.structs.replace(self, min_accuracy=0.0, min_balanced_accuracy=0.0)
 
 
 class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,11 +187,13 @@ def _check(recipe: Recipe, path: Path) -> None:
     sizes = (data.resize,) if isinstance(data.resize, int) else data.resize
     if sizes is not None and (len(sizes) not in (1, 2) or not all(1 <= size <= MAX_SIDE for size in sizes)):
         raise RecipeError(f"recipe {path}: data.resize takes one or two sizes (height, width) from 1 to {MAX_SIDE}")
-    if data.dataset == "image-folder" and (data.path is None or data.resize is None):
-        raise RecipeError(f"recipe {path}: an image-folder dataset needs the keys data.path and data.resize; add them")
+    needs = DATASETS[data.dataset].needs
+    if any(getattr(data, key) is None for key in needs):
+        keys = " and ".join(f"data.{key}" for key in needs)
+        raise RecipeError(f"recipe {path}: an {data.dataset} dataset needs the keys {keys}; add them")
     if (data.mean is None) != (data.std is None):
         raise RecipeError(f"recipe {path}: data.mean and data.std go together; give both or neither")
-    color = data.color or ("grey" if data.dataset == "fashion-mnist" else "rgb")
+    color = data.pixel_color
     for key, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != CHANNELS[color]:
             raise RecipeError(f"recipe {path}: data.{key} needs {CHANNELS[color]} value(s) for {color} pictures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image, ImageCms
 
 from edgekit.decoding import FORMATS, decoded
 from edgekit.errors import DataError
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Preprocess, pixels_of
 
 RAMP = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (4, 1))
 EIGHT_BITS = np.round(RAMP * 255).astype(np.uint8)
@@ -44,6 +45,25 @@ def png(path: Path, values: NDArray[np.uint16], transparent: int | None = None) 
     return path
 
 
+def tiff(path: Path, content: bytes, bits: int, sample_format: int = 1, photometric: int = 1) -> Path:
+    """A grey TIFF of 64 by 4 pixels, byte by byte."""
+    entries = (  # width, height, bits, compression, photometric, where the strip is, samples, its rows, its bytes, the type
+        (256, 64),
+        (257, 4),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, 4),
+        (279, len(content)),
+        (339, sample_format),
+    )
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(content)) + content + directory + b"\0" * 4)
+    return path
+
+
 def pgm(path: Path, values: NDArray[np.uint16], largest: int = 65535) -> Path:
     path.write_bytes(f"P5 {values.shape[1]} {values.shape[0]} {largest}\n".encode() + values.astype(">u2").tobytes())
     return path
@@ -58,6 +78,13 @@ def test_floating_point_far_above_1_is_refused_unless_white_is_named(tmp_path: P
     with pytest.raises(DataError, match=r"a\.tif has floating point pixels up to 255, and white is 1\.0; let data\.white"):
         grey(path)
     np.testing.assert_array_equal(grey(path, 255), EIGHT_BITS)
+
+
+@pytest.mark.parametrize("scale", [-1.0, 1.0])
+def test_white_of_a_floating_point_map_is_in_its_units(tmp_path: Path, scale: float) -> None:
+    values = (RAMP * 100).astype("<f4" if scale < 0 else ">f4")
+    (tmp_path / "a.pfm").write_bytes(f"Pf\n64 4\n{scale}\n".encode() + values.tobytes())
+    np.testing.assert_array_equal(grey(tmp_path / "a.pfm", 100), EIGHT_BITS)
 
 
 def test_pixels_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -77,23 +104,31 @@ def test_unsigned_integers_are_scaled_by_their_type(tmp_path: Path, bits: int) -
 @pytest.mark.parametrize(("kind", "largest"), [("uint32", 2**32 - 1), ("int32", 2**31 - 1)])
 def test_integers_of_32_bits_are_scaled_by_their_type(tmp_path: Path, kind: str, largest: int) -> None:
     values = np.round(RAMP.astype(np.float64) * largest).astype(kind)
-    sample_format = 1 if kind == "uint32" else 2
-    entries = (  # width, height, bits, compression, photometric, where the strip is, samples, its rows, its bytes, the type
-        (256, 64),
-        (257, 4),
-        (258, 32),
-        (259, 1),
-        (262, 1),
-        (273, 8),
-        (277, 1),
-        (278, 4),
-        (279, values.nbytes),
-        (339, sample_format),
-    )
-    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
-    header = b"II*\0" + struct.pack("<I", 8 + values.nbytes)
-    (tmp_path / "a.tif").write_bytes(header + values.astype(f"<{values.dtype.str[1:]}").tobytes() + directory + b"\0" * 4)
-    assert abs(grey(tmp_path / "a.tif").astype(int) - EIGHT_BITS).max() <= 1
+    content = values.astype(f"<{values.dtype.str[1:]}").tobytes()
+    path = tiff(tmp_path / "a.tif", content, bits=32, sample_format=1 if kind == "uint32" else 2)
+    assert abs(grey(path).astype(int) - EIGHT_BITS).max() <= 1
+
+
+def twelve_bits(path: Path, values: NDArray[Any]) -> Path:
+    """A TIFF with two values in three bytes."""
+    pairs = values.reshape(-1, 2).astype(np.uint32)
+    joined = (pairs[:, 0] << 12) | pairs[:, 1]
+    content = np.stack([joined >> 16, joined >> 8 & 255, joined & 255], axis=1).astype(np.uint8).tobytes()
+    return tiff(path, content, bits=12)
+
+
+def test_a_tiff_of_twelve_bits_is_scaled_by_its_type(tmp_path: Path) -> None:
+    path = twelve_bits(tmp_path / "a.tif", np.round(RAMP * 4095))
+    assert abs(grey(path).astype(int) - EIGHT_BITS).max() <= 1
+    np.testing.assert_array_equal(grey(path, 4095), grey(path))
+    assert grey(path, 65535).max() == 16
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_in_which_zero_is_white_is_inverted(tmp_path: Path, bits: int) -> None:
+    values = np.round((1 - RAMP.astype(np.float64)) * (2**bits - 1)).astype(f"<u{bits // 8}")
+    path = tiff(tmp_path / "a.tif", values.tobytes(), bits=bits, photometric=0)
+    assert abs(grey(path).astype(int) - EIGHT_BITS).max() <= 1
 
 
 @pytest.mark.parametrize("top", [255, 256, 4095, 65535])
@@ -111,6 +146,59 @@ def test_white_scales_twelve_bits_in_sixteen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(described.open(path)[0], grey(path, 4095))
 
 
+@pytest.mark.parametrize("largest", [1023, 4095, 65535])
+def test_white_is_in_the_units_of_a_pgm_whatever_its_largest_value(tmp_path: Path, largest: int) -> None:
+    values = np.round(RAMP * 1000).astype(np.uint16)
+    plain = tmp_path / "plain.pgm"
+    plain.write_text(f"P2 64 4 {largest}\n{' '.join(map(str, values.ravel()))}\n")
+    for path in (pgm(tmp_path / "a.pgm", values, largest), plain):
+        assert grey(path).max() == round(1000 / largest * 255)
+        assert grey(path, largest).max() == round(1000 / largest * 255)
+        assert abs(grey(path, 1000).astype(int) - EIGHT_BITS).max() <= 1
+
+
+def test_white_is_in_the_units_of_a_jpeg_2000_whatever_its_bits(tmp_path: Path) -> None:
+    values = np.round(RAMP * 4095).astype(np.uint16)
+    sixteen = saved(tmp_path / "16.jp2", values)
+    assert abs(grey(sixteen, 4095).astype(int) - EIGHT_BITS).max() <= 1
+    content = saved(tmp_path / "a.j2k", values + 2**15 - 2**11).read_bytes()  # values are stored less half their range
+    bits = content.index(b"\xff\x4f\xff\x51") + 42
+    (tmp_path / "12.j2k").write_bytes(content[:bits] + bytes([11]) + content[bits + 1 :])
+    for white in (None, 4095):
+        assert abs(grey(tmp_path / "12.j2k", white).astype(int) - EIGHT_BITS).max() <= 1
+    assert grey(tmp_path / "12.j2k", 8190).max() == pytest.approx(127.5, abs=1)
+
+
+def deep_colours(path: Path, values: NDArray[np.uint16]) -> Path:
+    """A picture of 64 by 4 pixels with three channels, or an alpha channel besides, in 16 bits."""
+    content, channels = values.astype(">u2").tobytes(), values.shape[2]
+    if path.suffix == ".ppm":
+        path.write_bytes(b"P6 64 4 65535\n" + content)
+        return path
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    header = struct.pack(">IIBBBBB", 64, 4, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [("ppm", 3), ("png", 3), ("png", 4), ("png", 2)])
+def test_white_that_colours_cannot_follow_is_refused(tmp_path: Path, suffix: str, channels: int) -> None:
+    values = np.round(np.repeat(RAMP[:, :, None], channels, axis=2) * 65535).astype(np.uint16)
+    values[:, :, 3:] = 65535
+    path = deep_colours(tmp_path / f"a.{suffix}", values)
+    with pytest.raises(DataError, match=r"has colours of more than 8 bits, which data\.white cannot scale; convert it to 8 bits"):
+        grey(path, 4095)
+    for white in (None, 65535):
+        assert decoded(path, "rgb", (4, 64), white).max() >= 253
+
+
+def test_white_that_is_a_ppms_own_is_not_refused(tmp_path: Path) -> None:
+    values = np.round(np.repeat(RAMP[:, :, None], 3, axis=2) * 4095).astype(np.uint16)
+    (tmp_path / "a.ppm").write_bytes(b"P6 64 4 4095\n" + values.astype(">u2").tobytes())
+    assert abs(decoded(tmp_path / "a.ppm", "rgb", (4, 64), 4095)[0].astype(int) - EIGHT_BITS).max() <= 1
+
+
 def test_white_does_not_touch_pictures_of_eight_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grey(saved(tmp_path / "a.png", EIGHT_BITS), 4095), EIGHT_BITS)
 
@@ -121,15 +209,43 @@ def test_a_transparent_value_of_sixteen_bits_is_black(tmp_path: Path) -> None:
     assert (pixels[:, -1] == 0).all()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
-def test_white_is_white_and_black_is_black_in_every_mode(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_white_is_white_and_black_is_black_in_every_mode_of_a_file(tmp_path: Path, mode: str) -> None:
     picture = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 2, axis=0)).convert("RGB")
-    picture = picture.convert("L").convert(mode) if mode in ("1", "PA") else picture.convert(mode)
-    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "LA", "PA") else "a.png")
-    if mode == "HSV":
-        picture = picture.convert("RGB")
-    picture.convert("RGBA" if mode == "PA" else picture.mode).save(path)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "LA") else "a.png")
+    picture.convert("L" if mode == "1" else "RGB").convert(mode).save(path)
     assert decoded(path, "rgb", (2, 2))[:, 0].tolist() == [[0, 255]] * 3
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"])
+def test_white_is_white_and_black_is_black_in_every_mode_of_an_open_picture(mode: str) -> None:
+    picture = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 2, axis=0))
+    steps = {"PA": ("P",), "La": ("LA",), "RGBa": ("RGBA",)}.get(mode, ("RGB",))
+    for step in (*steps, mode):
+        picture = picture.convert(step)
+    assert picture.mode == mode
+    assert pixels_of(picture, "rgb", (2, 2))[:, 0].tolist() == [[0, 255]] * 3
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBA", "RGBa"])
+def test_what_is_transparent_is_black_in_every_mode(mode: str) -> None:
+    opaque = Image.new("L", (2, 1), 200)
+    picture = opaque.convert("P").convert("PA") if mode == "PA" else opaque.convert("LA" if mode in ("LA", "La") else "RGBA")
+    picture.putalpha(Image.fromarray(np.array([[0, 255]], np.uint8)))
+    picture = picture.convert(mode)
+    assert picture.mode == mode
+    assert pixels_of(picture, "grey", (1, 2))[0].tolist() == [[0, 200]]
+
+
+def test_a_palette_with_an_alpha_channel_is_flattened(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1), 1)
+    picture.putpalette([0, 0, 0, 200, 200, 200])
+    picture = picture.convert("PA")
+    picture.putalpha(Image.fromarray(np.array([[0, 255]], np.uint8)))
+    picture.save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as opened:
+        assert opened.mode == "PA"
+    assert decoded(tmp_path / "a.tif", "grey", (1, 2))[0].tolist() == [[0, 200]]
 
 
 def test_lab_becomes_srgb(tmp_path: Path) -> None:
@@ -161,6 +277,47 @@ def test_broken_exif_is_ignored_and_the_orientation_that_can_be_read_counts(tmp_
     turned, straight = decoded(tmp_path / "a.jpg", "grey", (64, 32))[0], decoded(tmp_path / "b.png", "grey", (32, 64))[0]
     assert (turned[:, 0].mean(), turned[:, -1].mean()) == pytest.approx((255, 0), abs=9)
     np.testing.assert_array_equal(straight, halves)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "RGBA", "CMYK"])
+def test_a_tiff_in_any_orientation_is_turned_upright(tmp_path: Path, mode: str, compression: str | None) -> None:
+    stored = np.arange(10, 70, 10, dtype=np.uint8).reshape(2, 3)
+    image = Image.fromarray(stored.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(stored).convert(mode)
+    turns = [stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1]]
+    upright = [*turns, *(np.transpose(turns[index]) for index in (0, 3, 2, 1))]
+    for orientation, expected in enumerate(upright, 1):
+        image.save(tmp_path / "a.tif", compression=compression, tiffinfo={0x112: orientation})
+        pixels = decoded(tmp_path / "a.tif", "grey", expected.shape)[0]
+        assert abs(pixels.astype(int) - expected).max() <= 1, orientation
+
+
+def test_a_large_deep_picture_is_not_copied_whole(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", np.full((3000, 3000), 40000, np.uint16))
+    tracemalloc.start()
+    try:
+        pixels = decoded(path, "grey", (4, 4))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (pixels == round(40000 / 257)).all()
+    assert peak < 40e6  # the picture in float64 would have 72
+
+
+def test_blocks_of_a_deep_picture_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(256, dtype=np.uint16).reshape(4, 64) * 257
+    monkeypatch.setattr("edgekit.decoding._BLOCK_PIXELS", 3 * 64)
+    np.testing.assert_array_equal(grey(saved(tmp_path / "a.png", values)).ravel(), np.arange(256))
+
+
+def test_a_picture_that_memory_is_not_enough_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(image: Image.Image) -> None:
+        raise MemoryError
+
+    path = saved(tmp_path / "a.png", EIGHT_BITS)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
+    with pytest.raises(DataError, match=r"a\.png needs more memory than there is; give a smaller picture"):
+        grey(path)
 
 
 @pytest.mark.parametrize("content", [b"%PDF-1.4\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"hello"])

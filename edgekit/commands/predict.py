@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from edgekit.backends import USUAL_BACKEND
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Session
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.data.listing import list_pictures
+from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
 from edgekit.onnx.activation import Activation, final_activation
 from edgekit.preprocess import Preprocess
@@ -67,7 +67,7 @@ def picture_files(paths: Iterable[Path | str]) -> tuple[Path, ...]:
         if path.is_dir():
             below = [picture.path for picture in list_pictures(path).pictures]
         elif has_magic(str(path)) and not path.exists():
-            below = [match for match in map(Path, sorted(glob(str(path), recursive=True))) if match.is_file()]
+            below = list(matching(path))
         elif path.exists():
             below = [path]
         else:

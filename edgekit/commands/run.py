@@ -88,20 +88,13 @@ def _train(job: Job) -> tuple[Report, str]:
 
 def _training_inputs(job: Job) -> dict[str, Any]:
     from edgekit import data
-    from edgekit.training.checkpoint import state_sha256
+    from edgekit.training.checkpoint import dependencies
     from edgekit.training.loop import build_model
 
     recipe = job.recipe
-    settings = msgspec.structs.replace(recipe.train, min_accuracy=0.0, min_balanced_accuracy=0.0)
-    initial = build_model(recipe, data.picture_shape(recipe.data, job.progress)).module
-    return {
-        "the recipe": [msgspec.structs.replace(recipe.data, path=None), recipe.model.without_place(), settings],
-        "the bars": [recipe.train.min_accuracy, recipe.train.min_balanced_accuracy],
-        "the data": data.fingerprint(recipe.data, job.progress),
-        "the model's code": fingerprints(source_files(recipe.model.name)),
-        "the model's initial weights": state_sha256(initial),
-        "--device": job.device,
-    }
+    initial = build_model(recipe, data.picture_shape(recipe.data)).module
+    pictures = (recipe.data.without_place(), data.fingerprint(recipe.data, job.progress))
+    return {**dependencies(recipe, pictures, initial), "bars": recipe.train.bars, "--device": job.device}
 
 
 def _export(job: Job) -> tuple[Report, str]:

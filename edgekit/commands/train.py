@@ -30,7 +30,7 @@ def train(
     from edgekit.training.loop import build_model, fit
 
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
-    build_model(loaded, data.picture_shape(loaded.data, progress))  # a misspelt model is told before pictures are decoded
+    build_model(loaded, data.picture_shape(loaded.data))  # a misspelt model is told before pictures are decoded
     dataset = data.load_dataset(loaded.data, progress)
     for line in dataset.report().lines():
         progress.say(line)

@@ -21,10 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.pictures import Pictures, spread
-from edgekit.decoding import Color, pixels_of
+from edgekit.data.source import Loaded, PictureShape, Source
+from edgekit.decoding import CHANNELS, Color, pixels_of
 from edgekit.errors import DataError, first_line
 from edgekit.files import cache_root, write_bytes
+from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
+from edgekit.recipe import DataRecipe
 
 CLASSES = (
     "T-shirt/top",
@@ -135,8 +138,7 @@ def _resized(images: NDArray[np.uint8], color: Color, size: tuple[int, int], spl
         return np.array(images[:, None], np.uint8)
     from PIL import Image
 
-    channels = 1 if color == "grey" else 3
-    out = np.empty((len(images), channels, *size), np.uint8)
+    out = np.empty((len(images), CHANNELS[color], *size), np.uint8)
     with progress.task(f"resizing {split} pictures to {size[0]}x{size[1]}", len(images)) as advance:
         for index, image in enumerate(images):
             out[index] = pixels_of(Image.fromarray(image), color, size)
@@ -206,3 +208,24 @@ def _apt_download(scratch: Path) -> Path:
 
 def _run(command: list[str], folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+
+
+def _place(recipe: DataRecipe, progress: Progress = SILENT) -> Path:
+    return locate(Path(recipe.path) if recipe.path else None, progress)
+
+
+def _shape(recipe: DataRecipe) -> PictureShape:
+    return PictureShape(CHANNELS[recipe.pixel_color], *(recipe.size or SIZE), len(CLASSES))
+
+
+def _loaded(recipe: DataRecipe, progress: Progress) -> Loaded:
+    train, test = load(_place(recipe, progress), recipe.pixel_color, recipe.size or SIZE, progress)
+    channels = CHANNELS[recipe.pixel_color]
+    return Loaded(train, test, CLASSES, statistics=(MEAN * channels, STD * channels))
+
+
+def _golden(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
+    return from_test_set(_place(recipe), preprocess.color, (preprocess.height, preprocess.width), count)
+
+
+SOURCE = Source(_shape, _loaded, _golden, lambda recipe, progress: sorted(SHA256.items()))

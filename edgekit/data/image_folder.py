@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from edgekit.data.listing import Picture, digests, list_pictures, subfolders
 from edgekit.data.pictures import Pictures, spread
+from edgekit.data.source import Loaded, PictureShape, Source
 from edgekit.decoding import CHANNELS, SUFFIXES, Color, decoded
 from edgekit.errors import DataError, printable
+from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
+from edgekit.recipe import DataRecipe
 from edgekit.reports.train import LeftOut
 
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
@@ -53,16 +56,6 @@ class Split(NamedTuple):
 
     train: Half
     test: Half
-    classes: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
-    shared: int = 0
-
-
-class Loaded(NamedTuple):
-    """Decoded halves, the classes, what was left out, and how many test pictures are training pictures too."""
-
-    train: Pictures
-    test: Pictures
     classes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     shared: int = 0
@@ -103,48 +96,71 @@ def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: i
     return Pictures(pictures.images[chosen], pictures.labels[chosen])
 
 
-def listing(root: Path) -> list[tuple[str, int, int]]:
-    """(relative path, bytes, modification time in ns) of every picture, in sorted order."""
-    _check_folder(root)
-    return [(picture.name, picture.size, picture.modified_ns) for picture in list_pictures(root).pictures]
-
-
 def contents(root: Path, progress: Progress = SILENT) -> list[tuple[str, str]]:
-    """(relative path, sha256 of the file) of every picture, in sorted order: what a training depends on."""
-    _check_folder(root)
-    pictures = list_pictures(root).pictures
+    """(relative path, sha256 of the file) of every picture that is trained on or tested, in sorted order."""
+    arranged = _arranged(root)
+    used = (picture for picture, _ in (*arranged.labelled, *arranged.tested))
+    pictures = tuple(sorted(used, key=attrgetter("name")))
     hashes = digests(root, pictures, progress)
     return [(printable(picture.name), hashes[picture.name]) for picture in pictures]
 
 
+def class_names(root: Path) -> tuple[str, ...]:
+    """The classes in sorted order, before any file is opened; raises DataError for a folder that cannot be divided."""
+    return _classes(root, _divided(root))
+
+
 def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT) -> Split:
     """Which pictures are trained on and which are tested; raises DataError for a folder that cannot be divided."""
-    _check_folder(root)
+    arranged = _arranged(root)
+    train, test = arranged.labelled, arranged.tested
+    hashes = digests(root, tuple(picture for picture, _ in (*train, *test)), progress)
     shared = 0
+    if arranged.divided:
+        trained = {hashes[picture.name] for picture, _ in train}
+        shared = sum(hashes[picture.name] in trained for picture, _ in test)
+    else:
+        train, test = _set_aside(train, hashes, test_fraction)
+    _check_halves(root, [label for _, label in train], [label for _, label in test], arranged.classes)
+    return Split(_half("training", train), _half("test", test), arranged.classes, arranged.left_out, shared)
+
+
+_Pairs = list[tuple[Picture, int]]
+_Labelled = Sequence[tuple[Picture, int]]
+
+
+class _Arranged(NamedTuple):
+    """The pictures of a folder with their class numbers; those of a divided folder's test half are ``tested``."""
+
+    divided: tuple[str, str] | None
+    classes: tuple[str, ...]
+    labelled: _Pairs
+    tested: _Pairs
+    left_out: tuple[LeftOut, ...]
+
+
+def _arranged(root: Path) -> _Arranged:
     divided = _divided(root)
-    train_folder = divided[0] if divided else ""
-    base = root / train_folder
+    classes = _classes(root, divided)
+    pictures, left_out = list_pictures(root)
+    train = divided[0] if divided else ""
+    labelled, outside = _by_class(pictures, train, classes)
+    tested: _Pairs = []
+    if divided:
+        _check_same_classes(root, divided, classes)
+        tested, outside = _by_class(outside, divided[1], classes)
+    _check_no_class_is_empty(root / train, classes, {label for _, label in (*labelled, *tested)})
+    return _Arranged(divided, classes, labelled, tested, (*left_out, *_unused(outside, divided)))
+
+
+def _classes(root: Path, divided: tuple[str, str] | None) -> tuple[str, ...]:
+    base = root / divided[0] if divided else root
     classes = tuple(subfolders(base))
     if len(classes) < 2:
         raise DataError(f"{base} has {len(classes)} class folder(s)", "put each class's pictures in a folder of its own")
     if not divided:
         _check_not_divided_below(root, classes)
-    pictures, left_out = list_pictures(root)
-    inside, outside = _by_class(pictures, train_folder, classes)
-    if divided:
-        _check_same_classes(root, divided, classes)
-        train = inside
-        test, outside = _by_class(outside, divided[1], classes)
-        hashes = digests(root, tuple(picture for picture, _ in (*train, *test)), progress)
-        trained = {hashes[picture.name] for picture, _ in train}
-        shared = sum(hashes[picture.name] in trained for picture, _ in test)
-    else:
-        hashes = digests(root, tuple(picture for picture, _ in inside), progress)
-        train, test = _set_aside(inside, hashes, test_fraction)
-    _check_no_class_is_empty(base, classes, {label for _, label in (*train, *test)})
-    left_out = (*left_out, *_unused(outside, divided))
-    _check_halves(root, [label for _, label in train], [label for _, label in test], classes)
-    return Split(_half("training", train), _half("test", test), classes, left_out, shared)
+    return classes
 
 
 def _check_no_class_is_empty(base: Path, classes: Sequence[str], occurring: set[int]) -> None:
@@ -167,21 +183,14 @@ def _unused(pictures: Sequence[Picture], divided: tuple[str, str] | None) -> Ite
         yield LeftOut(printable(reason), len(unused), printable(unused[0].name))
 
 
-_Labelled = Sequence[tuple[Picture, int]]
-_Pairs = list[tuple[Picture, int]]
-
-
-def _check_folder(root: Path) -> None:
-    if not root.is_dir():
-        raise DataError(f"dataset folder {root} does not exist", "check data.path")
-
-
 def _half(name: str, labelled: _Labelled) -> Half:
     return Half(name, tuple(picture for picture, _ in labelled), tuple(label for _, label in labelled))
 
 
 def _divided(root: Path) -> tuple[str, str] | None:
     """The folders with the training and the test pictures of a divided data set; raises DataError where that is unclear."""
+    if not root.is_dir():
+        raise DataError(f"dataset folder {root} does not exist", "check data.path")
     roles = {names: [name for name in subfolders(root) if name.lower() in names] for names in (TRAIN, VALIDATION, TEST)}
     twice = next((names for names in roles.values() if len(names) > 1), None)
     if twice and roles[TRAIN]:
@@ -233,15 +242,19 @@ def _by_class(pictures: Iterable[Picture], base: str, classes: Sequence[str]) ->
 
 
 def _set_aside(labelled: _Labelled, hashes: dict[str, str], fraction: float) -> tuple[_Pairs, _Pairs]:
-    """(train, test) by the hash of each picture; a class that would have no training picture gives up its lowest."""
-    test_names = {picture.name for picture, _ in labelled if int(hashes[picture.name][:16], 16) < fraction * 2**64}
+    """(train, test) by the hash of each picture; a class that would have no training picture gives up its lowest.
+
+    What is given up is a hash and not a file, so that copies in other classes go with it.
+    """
+    aside = {value for value in hashes.values() if int(value[:16], 16) < fraction * 2**64}
+    given_up = set()
     for _, members in groupby(labelled, key=itemgetter(1)):
-        names = [picture.name for picture, _ in members]
-        if test_names.issuperset(names):
-            lowest = min(hashes[name] for name in names)
-            test_names -= {name for name in names if hashes[name] == lowest}
-    train = [item for item in labelled if item[0].name not in test_names]
-    return train, [item for item in labelled if item[0].name in test_names]
+        own = {hashes[picture.name] for picture, _ in members}
+        if own <= aside:
+            given_up.add(min(own))
+    aside -= given_up
+    train = [item for item in labelled if hashes[item[0].name] not in aside]
+    return train, [item for item in labelled if hashes[item[0].name] in aside]
 
 
 def _check_halves(
@@ -278,3 +291,30 @@ def _bad_pictures(bad: Sequence[tuple[Picture, str]], total: int) -> DataError:
         f"{len(bad)} of {total} pictures cannot be used: {reasons}{more}",
         "replace or remove them, or set data.skip_bad = true to go on without them",
     )
+
+
+def _root(recipe: DataRecipe) -> Path:
+    assert recipe.path is not None  # recipe.load refuses the recipe otherwise
+    return Path(recipe.path)
+
+
+def _size(recipe: DataRecipe) -> tuple[int, int]:
+    assert recipe.size is not None
+    return recipe.size
+
+
+def _shape(recipe: DataRecipe) -> PictureShape:
+    return PictureShape(CHANNELS[recipe.pixel_color], *_size(recipe), len(class_names(_root(recipe))))
+
+
+def _loaded(recipe: DataRecipe, progress: Progress) -> Loaded:
+    decoding = Decoding(recipe.pixel_color, _size(recipe), recipe.white, recipe.skip_bad)
+    return load_folder(_root(recipe), decoding, recipe.test_fraction, progress)
+
+
+def _golden(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
+    decoding = Decoding(preprocess.color, (preprocess.height, preprocess.width), recipe.white, recipe.skip_bad)
+    return from_test_set(_root(recipe), decoding, recipe.test_fraction, count)
+
+
+SOURCE = Source(_shape, _loaded, _golden, lambda recipe, progress: contents(_root(recipe), progress))

@@ -6,11 +6,15 @@ servers leave behind, and files in other formats.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
+from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +31,24 @@ SYSTEM_FOLDERS = frozenset({
     "system volume information", "thumbnails",
 })  # fmt: skip
 """Names, in lower case, of folders with copies and remains of pictures."""
+_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+"""Errors of links whose target is nowhere."""
 _SETTLED_NS = 2_000_000_000
 """A file may change again within the tick of its clock: its hash is kept once the file is older than this."""
+
+
+class Stamp(NamedTuple):
+    """What differs where a file's content may; ``status_ns`` changes with renaming too, ``modified_ns`` can be set at will."""
+
+    size: int
+    modified_ns: int
+    status_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """The stamp of a file that has this status."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 class Picture(NamedTuple):
@@ -36,8 +56,7 @@ class Picture(NamedTuple):
 
     path: Path
     name: str
-    size: int
-    modified_ns: int
+    stamp: Stamp
 
 
 class Listing(NamedTuple):
@@ -61,34 +80,68 @@ def list_pictures(root: Path) -> Listing:
     return Listing(tuple(sorted(pictures, key=lambda picture: picture.name.split("/"))), left_out)
 
 
+def matching(pattern: Path) -> tuple[Path, ...]:
+    """The pictures that a pattern matches, and those below folders that it matches; ``**`` stands for folders at any depth.
+
+    What is left out of a folder is left out here too, unless the pattern spells it.
+    """
+    parts = pattern.parts
+    depth = parts.index("**") if "**" in parts else len(parts)
+    head, spelt = Path(*parts[:depth]), next((index for index, part in enumerate(parts) if has_magic(part)), len(parts))
+    pictures: dict[Path, None] = {}
+    for place in map(Path, sorted(glob(str(head))) if has_magic(str(head)) else [head]):
+        if not any(map(_skipped, place.parts[spelt:])):
+            pictures |= dict.fromkeys(_matching_below(place, parts[depth:]))
+    return tuple(pictures)
+
+
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders directly in ``folder`` that are not left out, in sorted order."""
     with _readable(folder), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _skipped(entry.name))
+        return sorted(entry.name for entry in entries if not _skipped(entry.name) and _is_folder(_status(entry)))
 
 
 def digests(root: Path, pictures: tuple[Picture, ...], progress: Progress = SILENT) -> dict[str, str]:
-    """The hex sha256 of each picture's bytes, by its name; what was hashed before is remembered by size and time of change."""
+    """The hex sha256 of each picture's bytes, by its name; what was hashed before is remembered by its stamp."""
     place, remembered = _remembered(root)
     hashes: dict[str, str] = {}
-    new = [picture for picture in pictures if not _same(remembered.get(picture.name), picture)]
+    new = [picture for picture in pictures if remembered.get(picture.name, (None, ""))[0] != picture.stamp]
     with progress.task("hashing pictures", len(new)) as advance:
         for picture in new:
             with _readable(picture.path):
                 hashes[picture.name] = sha256_of(picture.path)
             advance(1, "")
-    hashes |= {picture.name: remembered[picture.name][2] for picture in pictures if picture.name not in hashes}
+    hashes |= {picture.name: remembered[picture.name][1] for picture in pictures if picture.name not in hashes}
     if new and place is not None:
         _remember(place, pictures, hashes)
     return hashes
 
 
+def _matching_below(place: Path, pattern: tuple[str, ...]) -> Iterator[Path]:
+    """``place`` if it is a picture, and the pictures below it that match the rest of a pattern."""
+    with _readable(place):
+        status = place.stat() if place.exists() else None
+    if _is_folder(status):
+        yield from (picture.path for picture in list_pictures(place).pictures if _fits(picture.name.split("/"), pattern))
+    elif status and not pattern and isinstance(_file(place, place.name, status), Picture):
+        yield place
+
+
+def _fits(parts: Sequence[str], pattern: tuple[str, ...]) -> bool:
+    """Whether a pattern matches a path or a folder above it."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_fits(parts[start:], pattern[1:]) for start in range(len(parts)))
+    return bool(parts) and fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Picture | tuple[str, str]]:
     """Pictures, and (reason, name) of what is none; ``above`` are the folders on the way down."""
     with _readable(folder):
-        status = folder.stat()
+        own = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    identity = (status.st_dev, status.st_ino)
+    identity = (own.st_dev, own.st_ino)
     if identity in above:
         yield "a link to a folder above it", prefix.rstrip("/")
         return
@@ -97,23 +150,38 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
         skipped = _skipped(entry.name)
         if skipped:
             yield skipped, name
-        elif entry.is_dir():
+            continue
+        status = _status(entry)
+        if status is None:
+            yield "a link to nothing", name
+        elif _is_folder(status):
             yield from _walk(Path(entry.path), f"{name}/", above | {identity})
         else:
-            yield _file(entry, name)
+            yield _file(Path(entry.path), name, status)
 
 
-def _file(entry: os.DirEntry[str], name: str) -> Picture | tuple[str, str]:
-    suffix = Path(entry.name).suffix.lower()
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What is behind an entry, through links; None for a link to nothing, or to itself."""
+    with _readable(Path(entry.path)):
+        try:
+            return entry.stat()
+        except OSError as problem:
+            if problem.errno in _NOWHERE:
+                return None
+            raise
+
+
+def _is_folder(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _file(path: Path, name: str, status: os.stat_result) -> Picture | tuple[str, str]:
+    suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         return f"no picture format that is read: {suffix or 'no suffix'}", name
-    try:
-        status = entry.stat()
-    except OSError:
-        return "a link to nothing", name
-    if not entry.is_file():
+    if not stat.S_ISREG(status.st_mode):
         return "not a regular file", name
-    return Picture(Path(entry.path), name, status.st_size, status.st_mtime_ns)
+    return Picture(path, name, Stamp.of(status))
 
 
 def _skipped(name: str) -> str:
@@ -137,12 +205,8 @@ class _readable:
             raise DataError(f"{self.path} cannot be read: {problem.strerror}", "check the path and its permissions") from None
 
 
-_Known = Mapping[str, tuple[int, int, str]]
-"""Name -> size, time of change in ns, sha256."""
-
-
-def _same(remembered: tuple[int, int, str] | None, picture: Picture) -> bool:
-    return remembered is not None and remembered[:2] == (picture.size, picture.modified_ns)
+_Known = Mapping[str, tuple[Stamp, str]]
+"""Name -> stamp, sha256."""
 
 
 def _remembered(root: Path) -> tuple[Path | None, _Known]:
@@ -150,7 +214,7 @@ def _remembered(root: Path) -> tuple[Path | None, _Known]:
     key = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()
     try:
         place = state_root() / "pictures" / f"{key}.json"
-        return place, msgspec.json.decode(place.read_bytes(), type=dict[str, tuple[int, int, str]])
+        return place, msgspec.json.decode(place.read_bytes(), type=dict[str, tuple[Stamp, str]])
     except EdgekitError:
         return None, {}
     except (OSError, msgspec.DecodeError):
@@ -161,9 +225,9 @@ def _remember(place: Path, pictures: tuple[Picture, ...], hashes: Mapping[str, s
     """A place that cannot be written is no fault; a name that is not UTF-8 is hashed every time."""
     before = time.time_ns() - _SETTLED_NS
     entries = {
-        picture.name: (picture.size, picture.modified_ns, hashes[picture.name])
+        picture.name: (picture.stamp, hashes[picture.name])
         for picture in pictures
-        if picture.modified_ns < before and printable(picture.name) == picture.name
+        if max(picture.stamp.modified_ns, picture.stamp.status_ns) < before and printable(picture.name) == picture.name
     }
     with suppress(EdgekitError):
         write_bytes(place, msgspec.json.encode(entries))

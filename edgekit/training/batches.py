@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from edgekit.data.pictures import Pictures
 from edgekit.preprocess import Preprocess
+from edgekit.progress import SILENT, Progress
 
 EVALUATION_BATCH = 500
 
@@ -38,19 +39,21 @@ class Batches:
 
 
 @torch.inference_mode()
-def predictions(model: nn.Module, batches: Batches, channels_last: bool = False) -> Tensor:
+def predictions(model: nn.Module, batches: Batches, channels_last: bool = False, progress: Progress = SILENT) -> Tensor:
     """The class of each picture's largest logit, int64 N on the CPU, in float32 inference mode."""
     model.eval()
     classes = []
-    for start in range(0, len(batches), EVALUATION_BATCH):
-        index = torch.arange(start, min(start + EVALUATION_BATCH, len(batches)), device=batches.labels.device)
-        images, _ = batches.take(index)
-        if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        classes.append(model(images).argmax(1))
+    with progress.task("labelling test pictures", len(batches)) as advance:
+        for start in range(0, len(batches), EVALUATION_BATCH):
+            index = torch.arange(start, min(start + EVALUATION_BATCH, len(batches)), device=batches.labels.device)
+            images, _ = batches.take(index)
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            classes.append(model(images).argmax(1))
+            advance(len(index), "")
     return torch.cat(classes).cpu()
 
 
-def accuracy(model: nn.Module, batches: Batches, channels_last: bool = False) -> float:
+def accuracy(model: nn.Module, batches: Batches, channels_last: bool = False, progress: Progress = SILENT) -> float:
     """Share of pictures whose largest logit is their label, in float32 inference mode."""
-    return float((predictions(model, batches, channels_last) == batches.labels.cpu()).double().mean())
+    return float((predictions(model, batches, channels_last, progress) == batches.labels.cpu()).double().mean())

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import ModelError, OutputError, UsageError, first_line
-from edgekit.files import fingerprints, replacing
+from edgekit.files import fingerprints, replacing, write_error
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch
 from edgekit.training.code import source_files
@@ -80,18 +80,24 @@ class State:
             raise ModelError(f"checkpoint {path} is damaged: {problem}", "--restart begins anew") from None
 
 
-def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
-    """Hashes of everything that the weights depend on, by name.
+def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any]:
+    """Everything that trained weights depend on, by name: what a checkpoint and a finished training must agree on.
 
-    ``data`` is the hash of the data set (``Dataset.sha256``), ``initial`` the model as it was built, whose weights show what
-    files it reads. Bars are checks, and change no weight.
+    ``data`` changes with the data set, ``initial`` is the model as it was built, whose weights show what files it reads.
     """
-    settings = msgspec.structs.replace(recipe.train, min_accuracy=0.0, min_balanced_accuracy=0.0)
     return {
-        "settings": _hash(msgspec.json.encode((recipe.model.without_place(), settings), order="deterministic")),
+        "settings": (recipe.model.without_place(), recipe.train.without_bars()),
         "pictures or classes": data,
-        "code of the model": _hash("".join(fingerprints(source_files(recipe.model.name))).encode()),
+        "code of the model": fingerprints(source_files(recipe.model.name)),
         "initial weights": state_sha256(initial),
+    }
+
+
+def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
+    """A hash of each of the ``dependencies``; ``data`` is the hash of the data set (``Dataset.sha256``)."""
+    return {
+        name: hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+        for name, value in dependencies(recipe, data, initial).items()
     }
 
 
@@ -110,32 +116,65 @@ def differences(content: dict[str, Any], key: Key) -> list[str]:
     return [name for name, value in key.items() if not isinstance(old, dict) or old.get(name) != value]
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def unfinished(run: Path) -> bool:
-    """Whether ``run`` holds a checkpoint before the end of its own epochs."""
+    """Whether ``run`` holds a checkpoint before the end of its own epochs; raises ModelError as ``checkpoint_in`` does."""
+    content = checkpoint_in(run)
+    return content is not None and before_end(content)
+
+
+def checkpoint_in(run: Path) -> dict[str, Any] | None:
+    """The checkpoint in ``run``; None without one, and for one of another version that had reached its end.
+
+    Raises ModelError where what may be an unfinished training cannot be read: only the user may give it up.
+    """
     path = run / CHECKPOINT
-    if not path.is_file():
-        return False
-    content = read_checkpoint(path)
-    return int(content["epoch"]) < int(content["epochs"])
+    if not path.exists():
+        return None
+    content = _loaded(path)
+    if content.get("version") != CHECKPOINT_VERSION and not before_end(content):
+        return None
+    return _of_this_version(content, path)
+
+
+def before_end(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint's training has epochs left; so has one that does not say."""
+    epoch, epochs = content.get("epoch"), content.get("epochs")
+    return not (isinstance(epoch, int) and isinstance(epochs, int)) or epoch < epochs
+
+
+def discard(run: Path) -> None:
+    """Remove the checkpoint in ``run``, if there is one, so that nothing goes on with it."""
+    path = run / CHECKPOINT
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as problem:
+        raise write_error(path, problem) from problem
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, loaded without unpickling code; raises ModelError when there is none or it is damaged."""
+    """A checkpoint's content; raises ModelError when there is none, or it is damaged or of another version."""
     if not path.is_file():
         raise ModelError(f"there is no checkpoint {path} to continue from", "train without --resume")
+    return _of_this_version(_loaded(path), path)
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """What a checkpoint of any version holds, loaded without unpickling code."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or content.get("version") != CHECKPOINT_VERSION:
-            raise ValueError("not a checkpoint of this version")
+        if not isinstance(content, dict) or "version" not in content:
+            raise ValueError("it holds no training")
     except Exception as problem:
         reason = first_line(problem)
         if "weights only load failed" in reason.lower():  # torch goes on to say how to load it all the same
             reason = "it holds pickled objects besides tensors, or is cut short"
         raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
+    return content
+
+
+def _of_this_version(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    if content["version"] != CHECKPOINT_VERSION:
+        raise ModelError(f"checkpoint {path} was made by another version of edgekit", "--restart begins anew")
     return content
 
 

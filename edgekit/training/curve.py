@@ -9,8 +9,11 @@ from edgekit.files import replacing
 from edgekit.reports.train import Epoch
 
 
-def draw_curve(history: Sequence[Epoch], path: Path, name: str) -> None:
-    """Loss and accuracies over the epochs, as a PNG."""
+def draw_curve(history: Sequence[Epoch], path: Path, name: str, remeasured: float | None = None) -> None:
+    """Loss and accuracies over the epochs, as a PNG.
+
+    ``remeasured`` is the test accuracy after the last epoch once batch norm's statistics were measured anew, where they were.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -22,7 +25,10 @@ def draw_curve(history: Sequence[Epoch], path: Path, name: str) -> None:
     left.set(xlabel="epoch", ylabel="training loss", title=name)
     right.plot(numbers, [epoch.train_accuracy for epoch in history], marker="o", markersize=3, label="train")
     right.plot(numbers, [epoch.test_accuracy for epoch in history], marker="o", markersize=3, label="test")
-    right.set(xlabel="epoch", ylabel="accuracy", title=f"test accuracy {history[-1].test_accuracy:.4f}")
+    if remeasured is not None:
+        right.plot(numbers[-1:], [remeasured], marker="*", markersize=9, linestyle="", label="test, statistics remeasured")
+    reached = history[-1].test_accuracy if remeasured is None else remeasured
+    right.set(xlabel="epoch", ylabel="accuracy", title=f"test accuracy {reached:.4f}")
     right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -35,7 +35,17 @@ from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.spelling import did_you_mean
 from edgekit.training.batches import Batches, accuracy, batch_count, predictions
-from edgekit.training.checkpoint import CHECKPOINT, Key, State, differences, read_checkpoint, training_key, unfinished
+from edgekit.training.checkpoint import (
+    CHECKPOINT,
+    Key,
+    State,
+    before_end,
+    checkpoint_in,
+    differences,
+    discard,
+    training_key,
+    unfinished,
+)
 from edgekit.training.curve import draw_curve
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
 from edgekit.training.pace import Pace
@@ -45,12 +55,13 @@ METRICS, CURVE = "metrics.jsonl", "curve.png"
 
 
 class EpochWork(NamedTuple):
-    """What an epoch works on: pictures on the training device, in ``batches`` steps an epoch."""
+    """What an epoch works on: pictures on the training device, in ``batches`` steps an epoch; ``progress`` is told of each."""
 
     settings: TrainRecipe
     training: Batches
     test: Batches
     batches: int
+    progress: Progress = SILENT
 
 
 def fit(
@@ -85,9 +96,11 @@ def fit(
         state.load(run / CHECKPOINT, key)
         place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
         progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
+    else:
+        discard(run)  # a kill before the first checkpoint of this training must not bring back another
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
-    work = EpochWork(recipe.train, training, test, batches)
-    _train_all(state, work, run, key, progress)
+    work = EpochWork(recipe.train, training, test, batches, progress)
+    _train_all(state, work, run, key)
     return _finish(recipe, dataset, state, work, run, notes)
 
 
@@ -115,25 +128,27 @@ def build_model(recipe: Recipe, shape: PictureShape) -> Initial:
 
 
 def _goes_on(run: Path, key: Key) -> bool:
-    """Whether ``run`` holds a checkpoint of this training; raises UsageError where an unfinished one of another would be lost."""
-    try:
-        content = read_checkpoint(run / CHECKPOINT)
-    except ModelError:
+    """Whether ``run`` holds a checkpoint of this training.
+
+    Raises UsageError where an unfinished one of another would be lost, ModelError where one that cannot be read would.
+    """
+    content = checkpoint_in(run)
+    if content is None:
         return False
     changed = differences(content, key)
-    if changed and int(content["epoch"]) < int(content["epochs"]):
+    if changed and before_end(content):
         other = " and other ".join(changed)
         raise UsageError(f"{run} holds an unfinished training, which was made with other {other}", "--restart begins anew")
     return not changed
 
 
-def _train_all(state: State, job: EpochWork, run: Path, key: Key, progress: Progress) -> None:
+def _train_all(state: State, job: EpochWork, run: Path, key: Key) -> None:
     """Train the epochs that are left; a checkpoint is kept after each, and when the user stops between two steps."""
     epochs, checkpoint = job.settings.epochs, run / CHECKPOINT
     pace = Pace(job.batches * epochs, state.epoch * job.batches + state.step)
     with _stop_flag() as stop:
         while state.epoch < epochs:
-            train_one_epoch(state, job, stop, Watch(progress, pace))
+            train_one_epoch(state, job, stop, pace)
             state.save(checkpoint, key)
             if stop() and state.epoch < epochs:
                 raise Interrupted(
@@ -179,37 +194,30 @@ def _check_fit(model: nn.Module, recipe: Recipe, pictures: PictureShape) -> None
         )
 
 
-class Watch(NamedTuple):
-    """Who is told how far a training is, and how fast it is going."""
-
-    progress: Progress
-    pace: Pace
-
-
-def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], watch: Watch) -> None:
+def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], pace: Pace) -> None:
     """Take the steps that are left of the epoch and record it, or return early, between two steps, once ``stop()``."""
     started = time.perf_counter()
     title = f"epoch {state.epoch + 1}/{job.settings.epochs}"
-    _take_steps(state, job, title, stop, watch)
+    _take_steps(state, job, title, stop, pace)
     if stop():
         state.seconds += time.perf_counter() - started
         return
     loss, correct, samples = state.totals.tolist()
     if not math.isfinite(loss):
         raise RecipeError(f"the loss became {loss / samples} in epoch {state.epoch + 1}", "lower train.learning_rate")
-    test_accuracy = accuracy(state.model, job.test, job.settings.channels_last)
+    test_accuracy = accuracy(state.model, job.test, job.settings.channels_last, job.progress)
     seconds = state.seconds + time.perf_counter() - started
     rate = float(state.optimizer.param_groups[0]["lr"])
     epoch = Epoch(state.epoch + 1, loss / samples, correct / samples, test_accuracy, round(seconds, 3), rate)
     state.history.append(epoch)
     state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
     state.totals = torch.zeros_like(state.totals)
-    watch.progress.say(
+    job.progress.say(
         f"{title}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  test {epoch.test_accuracy:.4f}  {seconds:.1f} s"
     )
 
 
-def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], bool], watch: Watch) -> None:
+def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], bool], pace: Pace) -> None:
     settings, training = job.settings, job.training
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
     device = training.labels.device
@@ -218,15 +226,15 @@ def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], boo
     parts = torch.tensor_split(order, job.batches)
     state.model.train()
     note = ""
-    with watch.progress.task(title, job.batches) as advance:
+    with job.progress.task(title, job.batches) as advance:
         advance(state.step, note)
         while state.step < job.batches and not stop():
             index = parts[state.step]
             flipped = None if flips is None else flips[index]
             state.totals += _step(state, settings, *training.take(index, flipped))
             state.step += 1
-            if watch.pace.step() or state.step == job.batches:  # reading the loss waits for the device
-                note = f"loss {state.totals[0] / state.totals[2]:.3f}, {watch.pace.left()} left"
+            if pace.step() or state.step == job.batches:  # reading the loss waits for the device
+                note = f"loss {state.totals[0] / state.totals[2]:.3f}, {pace.left()} left"
             advance(1, note)
 
 
@@ -276,21 +284,25 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _write_metrics(run: Path, history: list[Epoch]) -> None:
-    lines = [json.dumps(msgspec.to_builtins(epoch)) for epoch in history]
-    write_text(run / METRICS, "\n".join(lines) + "\n")
+def _write_metrics(run: Path, history: list[Epoch], remeasured: float | None = None) -> None:
+    """A line for each epoch, and one more where batch norm's statistics were measured anew after the last."""
+    rows = [msgspec.to_builtins(epoch) for epoch in history]
+    if remeasured is not None:
+        rows.append({**rows[-1], "test_accuracy": remeasured, "statistics": "remeasured"})
+    write_text(run / METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, notes: tuple[str, ...]) -> TrainReport:
     device = work.training.labels.device
-    statistics = make_fit(state.model, work.training, recipe.train.batch_size, recipe.train.seed)
-    _write_metrics(run, state.history)
+    statistics = make_fit(state.model, work.training, recipe.train.batch_size, recipe.train.seed, work.progress)
+    predicted = predictions(state.model, work.test, recipe.train.channels_last, work.progress).numpy()
+    reached = accuracy_of(predicted, dataset.test.labels, len(dataset.classes))
+    remeasured = reached.overall if statistics and statistics.remeasured is not None else None
+    _write_metrics(run, state.history, remeasured)
     # only now: until the end, an earlier training's recipe and weights stay together
     write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
-    draw_curve(state.history, run / CURVE, recipe.name)
-    predicted = predictions(state.model, work.test, recipe.train.channels_last).numpy()
-    reached = accuracy_of(predicted, dataset.test.labels, len(dataset.classes))
+    draw_curve(state.history, run / CURVE, recipe.name, remeasured)
     report = TrainReport(
         run=str(run),
         model=recipe.model.name,

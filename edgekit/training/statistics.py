@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from edgekit.progress import SILENT, Progress
 from edgekit.reports.train import NOTICEABLE, StatisticsReport
 from edgekit.training.batches import Batches, batch_count
 
@@ -35,16 +36,27 @@ class Sample(NamedTuple):
 
     batches: Batches
     parts: tuple[Tensor, ...]
+    progress: Progress
 
     @classmethod
-    def of(cls, batches: Batches, batch_size: int, count: int, seed: int) -> Sample:
+    def of(cls, batches: Batches, batch_size: int, count: int, seed: int, progress: Progress = SILENT) -> Sample:
         """``count`` pictures, or all: a random sample, since neighbours in the data are of one class."""
         order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))[:count]
-        return cls(batches, torch.tensor_split(order.to(batches.labels.device), batch_count(len(order), batch_size)))
+        parts = torch.tensor_split(order.to(batches.labels.device), batch_count(len(order), batch_size))
+        return cls(batches, parts, progress)
+
+    def taken(self, title: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures and labels of one batch after the other, under a bar of this title."""
+        with self.progress.task(title, len(self.parts)) as advance:
+            for index in self.parts:
+                yield self.batches.take(index)
+                advance(1, "")
 
 
 @torch.no_grad()
-def make_fit(model: nn.Module, batches: Batches, batch_size: int, seed: int) -> StatisticsReport | None:
+def make_fit(
+    model: nn.Module, batches: Batches, batch_size: int, seed: int, progress: Progress = SILENT
+) -> StatisticsReport | None:
     """Compare training and inference mode, and measure the running statistics anew where inference mode is noticeably worse.
 
     The new statistics, averages over one pass with the weights as they are, are kept only where they help. None for a model
@@ -54,14 +66,14 @@ def make_fit(model: nn.Module, batches: Batches, batch_size: int, seed: int) -> 
     if not norms:
         return None
     model.eval()
-    sample = Sample.of(batches, batch_size, COMPARED, seed)
+    sample = Sample.of(batches, batch_size, COMPARED, seed, progress)
     with _kept(norms), _training(norms):
         training = _accuracy(model, sample)
     inference = _accuracy(model, sample)
     if inference >= training - NOTICEABLE:
         return StatisticsReport(training, inference)
     before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
-    _measure(model, norms, Sample.of(batches, batch_size, MEASURED, seed))
+    _measure(model, norms, Sample.of(batches, batch_size, MEASURED, seed, progress))
     remeasured = _accuracy(model, sample)
     if remeasured <= inference:
         for norm, (mean, variance) in zip(norms, before, strict=True):
@@ -79,8 +91,7 @@ def _has_statistics(module: nn.Module) -> bool:
 def _accuracy(model: nn.Module, sample: Sample) -> float:
     """The share of the sample's pictures that are labelled right, in the mode that the model is in."""
     correct = 0
-    for index in sample.parts:
-        images, labels = sample.batches.take(index)
+    for images, labels in sample.taken("comparing training and inference mode"):
         correct += int((model(images).argmax(1) == labels).sum())
     return correct / sum(map(len, sample.parts))
 
@@ -89,10 +100,10 @@ def _measure(model: nn.Module, norms: list[_Norm], sample: Sample) -> None:
     """Let the running statistics be the mean of the batches': the k-th batch moves the average by 1/k."""
     momenta = [norm.momentum for norm in norms]
     with _training(norms):
-        for number, index in enumerate(sample.parts, 1):
+        for number, (images, _) in enumerate(sample.taken("measuring batch norm's statistics anew"), 1):
             for norm in norms:
                 norm.momentum = 1.0 / number
-            model(sample.batches.take(index)[0])
+            model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -1,10 +1,13 @@
-"""Progress where there is no terminal: a line every ten seconds."""
+"""Progress: a bar on a terminal, and where there is none a line every ten seconds."""
 
 from __future__ import annotations
 
 import io
+import re
 
+import pytest
 from rich.console import Console
+from rich.text import Text
 
 from edgekit.cli.outcome import ConsoleProgress
 
@@ -37,3 +40,31 @@ def test_slow_steps_are_told_one_by_one() -> None:
             now[0] += 60
             advance(1, "")
     assert stream.getvalue().splitlines() == ["[b]decoding[/b]  1/2", "[b]decoding[/b]  2/2"]
+
+
+def terminal(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> ConsoleProgress:
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one has no bars
+    return ConsoleProgress(Console(file=stream, width=120, force_terminal=True))
+
+
+def test_a_terminal_has_a_bar_that_counts_steps_and_shows_the_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    progress = terminal(stream, monkeypatch)
+    with progress.task("epoch [1/2]", 40) as advance:
+        advance(0, "")
+        advance(3, "loss 2.3")
+        advance(4, "[b]loss[/b] 1.9, 12 s left")
+    shown = Text.from_ansi(stream.getvalue()).plain
+    assert "epoch [1/2]" in shown
+    assert re.search(r"\b7/40\b", shown)
+    assert "[b]loss[/b] 1.9, 12 s left" in shown
+
+
+def test_the_bar_goes_away_when_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    progress = terminal(stream, monkeypatch)
+    with progress.task("epoch", 2) as advance:
+        advance(2, "")
+    progress.say("done")
+    assert re.search(r"\x1b\[\d*K", stream.getvalue().rpartition("epoch")[2])  # the line is erased
+    assert stream.getvalue().endswith("done\n")

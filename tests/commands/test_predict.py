@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -129,6 +130,23 @@ def test_a_file_that_is_no_picture_fails_in_its_row_and_the_others_are_labelled(
     assert PredictReport.from_json(report.to_json()) == report
 
 
+def test_a_picture_that_memory_is_not_enough_for_fails_in_its_row(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [picture(tmp_path / name) for name in ("huge.png", "good.png")]
+    opened = Image.open
+
+    def limited(stream: Any, **options: Any) -> Image.Image:
+        if stream.name.endswith("huge.png"):
+            raise MemoryError
+        return opened(stream, **options)
+
+    monkeypatch.setattr(Image, "open", limited)
+    failed, labelled = predict(bundle, paths).predictions
+    assert "huge.png needs more memory than there is" in failed.problem
+    assert labelled.guesses
+
+
 @pytest.mark.parametrize("image", ["missing.png", "empty", "*.jpg"])
 def test_a_path_without_a_picture_is_refused_before_anything_runs(bundle: Path, tmp_path: Path, image: str) -> None:
     (tmp_path / "empty").mkdir()
@@ -143,6 +161,8 @@ def test_folders_and_patterns_stand_for_the_pictures_in_them(bundle: Path, tmp_p
     (shoes / "notes.txt").write_text("no picture")
     below = predict(bundle, [tmp_path / "shoes"])
     assert {Path(prediction.image) for prediction in below.predictions} == set(paths[1:])
+    for pattern in (tmp_path / "sh*", tmp_path / "shoes" / "**" / "*"):
+        assert predict(bundle, [pattern]) == below
     matched = predict(bundle, [str(tmp_path / "**" / "*.png"), paths[0]])
     assert sorted(prediction.image for prediction in matched.predictions) == sorted(map(str, paths))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from edgekit import files
 from edgekit.data import listing
-from edgekit.data.listing import digests, list_pictures
+from edgekit.data.listing import digests, list_pictures, matching, subfolders
 from edgekit.errors import DataError
 from tests.data.test_image_folder import draw
 
@@ -72,6 +74,31 @@ def test_links_to_nothing_and_pipes_are_left_out(tmp_path: Path) -> None:
     assert reasons(tmp_path) == {"a link to nothing": (1, "gone.png"), "not a regular file": (1, "pipe.png")}
 
 
+def test_links_to_themselves_are_links_to_nothing(tmp_path: Path) -> None:
+    draw(tmp_path / "cat" / "1.png", 1)
+    for name in ("loop", "cat/loop.png", "cat/round"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    (tmp_path / "long.png").symlink_to("x" * 300)
+    assert names(tmp_path) == ["cat/1.png"]
+    assert reasons(tmp_path) == {"a link to nothing": (4, "cat/loop.png")}
+    assert subfolders(tmp_path) == ["cat"]
+
+
+def test_what_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forbidden(NamedTuple):
+        """An entry behind a folder that the user may not enter."""
+
+        name: str
+        path: str
+
+        def stat(self) -> os.stat_result:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", lambda folder: iter([Forbidden("1.png", f"{folder}/1.png")]))
+    with pytest.raises(DataError, match=r"1\.png cannot be read: Permission denied; check the path and its permissions"):
+        list_pictures(tmp_path)
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none cannot be read: No such file"):
         list_pictures(tmp_path / "none")
@@ -81,6 +108,47 @@ def test_the_order_is_that_of_paths_folder_by_folder(tmp_path: Path) -> None:
     for name in ("b/1.png", "a/2.png", "a-b/1.png", "a/1.png", "c.png"):
         draw(tmp_path / name, 1)
     assert names(tmp_path) == ["a/1.png", "a/2.png", "a-b/1.png", "b/1.png", "c.png"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures at several depths among what is none, and a link to the folder that it is in."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "cat/1.png", "cat/deep/2.bmp", "dog/3.png", "dog/@eaDir/3.png", ".hidden/4.png", "dog/.5.png"):
+        draw(tmp_path / "ds" / name, 1)
+    (tmp_path / "ds" / "cat" / "notes.txt").write_text("meow")
+    (tmp_path / "ds" / "dog" / "again").symlink_to(tmp_path / "ds" / "dog")
+    (tmp_path / "ds" / "loop.png").symlink_to("loop.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("ds/**/*", "a.png cat/1.png cat/deep/2.bmp dog/3.png"),
+        ("ds/**", "a.png cat/1.png cat/deep/2.bmp dog/3.png"),
+        ("d?/**", "a.png cat/1.png cat/deep/2.bmp dog/3.png"),
+        ("**/*.png", "a.png cat/1.png dog/3.png"),
+        ("ds/**/*.png", "a.png cat/1.png dog/3.png"),
+        ("ds/**/deep/*", "cat/deep/2.bmp"),
+        ("ds/**/deep", "cat/deep/2.bmp"),
+        ("ds/*", "a.png cat/1.png cat/deep/2.bmp dog/3.png"),
+        ("ds/*.png", "a.png"),
+        ("ds/[cd]*/*.png", "cat/1.png dog/3.png"),
+        ("ds/c*/*/*", "cat/deep/2.bmp"),
+        ("ds/dog/@ea*/*", ""),
+        ("ds/dog/@eaDir/*", "dog/@eaDir/3.png"),
+        ("ds/dog/@eaDir/**/*.png", "dog/@eaDir/3.png"),
+        ("ds/cat/*.txt", ""),
+        ("ds/*.png/**", ""),
+        ("nowhere/**/*.png", ""),
+        ("nowhere/*.png", ""),
+    ],
+)
+def test_a_pattern_is_decided_as_a_folder_is(photos: Path, pattern: str, expected: str) -> None:
+    pictures = matching(Path(pattern))
+    assert [str(path.relative_to("ds")) for path in pictures] == expected.split()
+    assert [path.relative_to(photos) for path in matching(photos / pattern)] == list(pictures)
 
 
 @pytest.fixture
@@ -108,6 +176,28 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path, monkeyp
     os.utime(tmp_path / "1.png", ns=(1, 1))
     assert digests(tmp_path, list_pictures(tmp_path).pictures)["1.png"] != first["1.png"]
     assert hashed[3:] == ["1.png"]
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("way", ["renamed", "rewritten"])
+def test_files_that_change_places_are_hashed_again_though_size_and_time_are_the_same(tmp_path: Path, way: str) -> None:
+    first, second, aside = tmp_path / "cat.bmp", tmp_path / "dog.bmp", tmp_path / "aside"
+    for value, path in enumerate((first, second)):
+        draw(path, value)
+        os.utime(path, ns=(1, 1))
+    before = digests(tmp_path, list_pictures(tmp_path).pictures)
+    if way == "renamed":
+        first.rename(aside)
+        second.rename(first)
+        aside.rename(second)
+    else:
+        contents = first.read_bytes(), second.read_bytes()
+        second.write_bytes(contents[0])
+        first.write_bytes(contents[1])
+        for path in (first, second):
+            os.utime(path, ns=(1, 1))
+    after = digests(tmp_path, list_pictures(tmp_path).pictures)
+    assert after == {"cat.bmp": before["dog.bmp"], "dog.bmp": before["cat.bmp"]}
 
 
 def test_a_file_that_may_still_change_within_its_clocks_tick_is_not_remembered(tmp_path: Path) -> None:

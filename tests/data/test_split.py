@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.data import fingerprint, golden_pictures, image_folder, load_dataset
+from edgekit.data import fingerprint, golden_pictures, image_folder, load_dataset, picture_shape
 from edgekit.data.image_folder import Decoding, load_folder
+from edgekit.data.listing import Picture
 from edgekit.errors import DataError
+from edgekit.progress import Progress
 from edgekit.recipe import DataRecipe
 from tests.data.test_image_folder import draw, folder_of, values
 
@@ -109,6 +112,24 @@ def test_only_the_lowest_picture_of_a_class_is_given_up(tmp_path: Path) -> None:
     assert loaded.test.labels.tolist().count(2) == 3
 
 
+@pytest.mark.parametrize("only", ["ant", "emu"])
+def test_a_copy_of_a_picture_that_is_given_up_is_trained_on_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str
+) -> None:
+    folder_of(tmp_path, 9)
+    for name in (f"{only}/only.png", "cat/copy.png"):
+        draw(tmp_path / name, 200)
+    first_digits = {"only.png": "0", "copy.png": "0", "00.png": "1"}
+
+    def hashes(root: Path, pictures: tuple[Picture, ...], progress: Progress) -> dict[str, str]:
+        return {row.name: first_digits.get(row.path.name, "f") * 64 for row in pictures}
+
+    monkeypatch.setattr(image_folder, "digests", hashes)
+    split = image_folder.split_folder(tmp_path, 0.5)
+    assert {f"{only}/only.png", "cat/copy.png"} <= {picture.name for picture in split.train.pictures}
+    assert {picture.name for picture in split.test.pictures} == {"cat/00.png", "dog/00.png"}
+
+
 def test_a_class_without_training_pictures_in_a_divided_set_is_refused(tmp_path: Path) -> None:
     divided(tmp_path, "train", "test")
     draw(tmp_path / "test" / "emu" / "1.png", 3)
@@ -171,6 +192,28 @@ def test_a_change_behind_a_link_changes_the_fingerprint(tmp_path: Path) -> None:
     assert fingerprint(recipe) != before
 
 
+def test_pictures_that_are_not_used_do_not_change_the_fingerprint(tmp_path: Path) -> None:
+    whole, halves = folder_of(tmp_path / "whole", 3), divided(divided(tmp_path / "halves", "train", "test"), "train", "val")
+    for root, unused in ((whole, "beside.png"), (halves, "val/cat/more.png"), (halves, "train/beside.png")):
+        recipe = DataRecipe("image-folder", path=str(root), resize=6)
+        before = fingerprint(recipe)
+        draw(root / unused, 222)
+        assert fingerprint(recipe) == before
+    before = fingerprint(recipe)
+    draw(halves / "test" / "cat" / "more.png", 223)
+    assert fingerprint(recipe) != before
+
+
+def test_the_shape_of_pictures_is_known_before_any_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.data.listing.sha256_of", lambda path: pytest.fail("a picture was hashed"))
+    recipe = DataRecipe("image-folder", path=str(folder_of(tmp_path, 3)), resize=(6, 8), color="grey")
+    assert picture_shape(recipe) == (1, 6, 8, 2)
+    draw(tmp_path / "cat" / "train" / "1.png", 1)
+    draw(tmp_path / "cat" / "val" / "1.png", 1)
+    with pytest.raises(DataError, match="is divided inside the class"):
+        picture_shape(recipe)
+
+
 def test_the_fingerprint_is_of_the_content_and_not_of_times(tmp_path: Path) -> None:
     recipe = DataRecipe("image-folder", path=str(folder_of(tmp_path, 3)), resize=6)
     before = fingerprint(recipe)
@@ -197,7 +240,8 @@ def test_a_set_that_fills_less_than_an_eighth_of_the_range_is_noted(tmp_path: Pa
             for index in range(2):
                 draw(tmp_path / split / name / f"{index}.png", brightest - 2 * label - index)
     report = load_dataset(DataRecipe("image-folder", path=str(tmp_path), resize=6, color="grey")).report()
-    assert any("data.white" in note for note in report.notes) == noted
+    advice = "where grey files use less .* let data.white name the brightest value .*; convert deeper colours to 8 bits"
+    assert any(re.search(advice, note) for note in report.notes) == noted
 
 
 def test_white_of_the_recipe_reaches_the_pixels_and_the_preprocessing(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,17 @@ from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, R
 from edgekit.files import sha256_of
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.reports.train import TrainReport
+from edgekit.reports.train import StatisticsReport, TrainReport
 from edgekit.sources.module import load_source
 from edgekit.training.batches import batch_count
 from edgekit.training.checkpoint import unfinished
+from edgekit.training.folder import Begin
 from edgekit.training.loop import fit, pick_device
 from tests.networks import dataset
 
 SAMPLES, BATCH, EPOCHS = 96, 4, 3
+BEGIN_UNASKED: tuple[Begin, ...] = ("anew", "resume", "update")
+"""Ways to begin that may lose no training."""
 STEPS = SAMPLES // BATCH
 
 DROPOUT = """
@@ -74,7 +78,7 @@ def recipe(model: str = "lenet", **settings: Any) -> Recipe:
 
 
 class Stopping:
-    """Sends a signal to this process at one moment: the n-th report of progress, or the n-th finished epoch."""
+    """Sends a signal to this process at one moment: the n-th report of an epoch's progress, or the n-th finished epoch."""
 
     def __init__(self, *, advance: int = 0, say: int = 0, number: int = signal.SIGINT) -> None:
         self.advance_at, self.say_at, self.number = advance, say, number
@@ -83,8 +87,8 @@ class Stopping:
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:
         def advance(steps: int, note: str) -> None:
-            self.advances += 1
-            if self.advances == self.advance_at:
+            self.advances += title.startswith("epoch")
+            if title.startswith("epoch") and self.advances == self.advance_at:
                 os.kill(os.getpid(), self.number)
 
         yield advance
@@ -219,6 +223,61 @@ def test_a_stop_after_the_last_epoch_finishes(whole: Path, data: Dataset, dropou
     assert weights(tmp_path / "run") == weights(whole)
 
 
+class Recording:
+    """Keeps every task with its steps and notes."""
+
+    say = SILENT.say
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, int, list[tuple[int, str]]]] = []
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        steps: list[tuple[int, str]] = []
+        self.tasks.append((title, total, steps))
+        yield lambda done, note: steps.append((done, note))
+
+
+def test_every_step_moves_the_bar_and_its_note_has_the_loss_and_the_time_left(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.training.pace.TOLD_EVERY", 0.0)
+    recording = Recording()
+    report = fit(recipe(epochs=2, schedule="constant"), data, tmp_path / "run", progress=recording)
+    epochs = [task for task in recording.tasks if task[0].startswith("epoch")]
+    assert [(title, total) for title, total, _ in epochs] == [("epoch 1/2", STEPS), ("epoch 2/2", STEPS)]
+    for (_, _, steps), epoch in zip(epochs, report.epochs, strict=True):
+        assert [done for done, _ in steps] == [0, *[1] * STEPS]
+        notes = [re.fullmatch(r"loss (\d\.\d{3}), \d+ s left", note) for _, note in steps[1:]]
+        assert all(notes)
+        assert notes[-1] is not None
+        assert float(notes[-1][1]) == pytest.approx(epoch.loss, abs=6e-4)
+
+
+def test_what_comes_between_and_after_epochs_is_shown_too(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.training.batches.EVALUATION_BATCH", 20)
+    monkeypatch.setattr("edgekit.training.statistics.NOTICEABLE", -1.0)
+    recording = Recording()
+    fit(recipe(epochs=1), data, tmp_path / "run", progress=recording)
+    assert [(title, [done for done, _ in steps]) for title, _, steps in recording.tasks[1:]] == [
+        ("labelling test pictures", [20, 20, 8]),
+        *[("comparing training and inference mode", [1] * STEPS)] * 2,
+        ("measuring batch norm's statistics anew", [1] * STEPS),
+        ("comparing training and inference mode", [1] * STEPS),
+        ("labelling test pictures", [20, 20, 8]),
+    ]
+    assert all(total == sum(done for done, _ in steps) for _, total, steps in recording.tasks)
+
+
+def test_a_resumed_epoch_shows_the_steps_that_were_taken(stopped: Path, data: Dataset) -> None:
+    recording = Recording()
+    fit(recipe(), data, stopped, begin="resume", progress=recording)
+    title, total, steps = recording.tasks[0]
+    assert (title, total) == ("epoch 2/3", STEPS)
+    assert steps[0][0] > 0
+    assert sum(done for done, _ in steps) == STEPS
+
+
 def test_a_second_ctrl_c_stops_at_once(data: Dataset, tmp_path: Path) -> None:
     class Impatient(Stopping):
         @contextmanager
@@ -311,9 +370,11 @@ def test_a_checkpoint_of_other_pictures_is_refused(stopped: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_restart_helps(damage: Callable[[bytes], bytes], stopped: Path, data: Dataset) -> None:
     file = stopped / "checkpoint.pt"
     file.write_bytes(damage(file.read_bytes()))
-    for resume in (True, False):
+    damaged = file.read_bytes()
+    for begin in BEGIN_UNASKED:
         with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged: .*; --restart begins anew"):
-            fit(recipe(), data, stopped, begin="resume" if resume else "anew")
+            fit(recipe(), data, stopped, begin=begin)
+    assert file.read_bytes() == damaged
     assert fit(recipe(epochs=1), data, stopped, begin="restart").epochs
 
 
@@ -324,9 +385,54 @@ def test_a_checkpoint_that_lacks_parts_is_damaged(stopped: Path, data: Dataset) 
         torch.save({**content, part: value}, file)
         with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged"):
             fit(recipe(), data, stopped, begin="resume")
-    torch.save({**content, "version": 0}, file)
-    with pytest.raises(ModelError, match="not a checkpoint of this version"):
-        fit(recipe(), data, stopped, begin="resume")
+    torch.save({"model": {}}, file)
+    with pytest.raises(ModelError, match=r"checkpoint\.pt is damaged: it holds no training; --restart begins anew"):
+        fit(recipe(), data, stopped, begin="update")
+
+
+@pytest.mark.parametrize("lacking", [(), ("epochs",), ("epoch", "epochs", "key")])
+def test_an_unfinished_training_of_another_version_is_not_lost_unasked(
+    lacking: tuple[str, ...], stopped: Path, data: Dataset
+) -> None:
+    content = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    other = {key: value for key, value in content.items() if key not in lacking}
+    torch.save({**other, "version": 2}, stopped / "checkpoint.pt")
+    before = (stopped / "checkpoint.pt").read_bytes()
+    for begin in BEGIN_UNASKED:
+        with pytest.raises(ModelError, match=r"checkpoint\.pt was made by another version of edgekit; --restart begins anew"):
+            fit(recipe(), data, stopped, begin=begin)
+    assert (stopped / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("begin", ["anew", "update"])
+def test_a_finished_training_of_another_version_is_replaced(begin: Begin, data: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "run" / "checkpoint.pt"
+    fit(recipe(epochs=1), data, tmp_path / "run")
+    torch.save({**torch.load(file, weights_only=True), "version": 2}, file)
+    assert len(fit(recipe(epochs=1), data, tmp_path / "run", begin=begin).epochs) == 1
+
+
+def test_a_training_that_restart_discarded_does_not_come_back(stopped: Path, data: Dataset, tmp_path: Path) -> None:
+    """The new one is killed before its first checkpoint."""
+
+    class Killed:
+        say = SILENT.say
+
+        def task(self, title: str, total: int) -> AbstractContextManager[Advance]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe(), data, stopped, begin="restart", progress=Killed())
+    again, fresh = Stopping(), Stopping()
+    fit(recipe(), data, stopped, begin="update", progress=again)
+    fit(recipe(), data, tmp_path / "fresh", progress=fresh)
+    assert again.advances == fresh.advances
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_named(data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoint.pt").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"cannot write .*checkpoint\.pt"):
+        fit(recipe(epochs=1), data, tmp_path / "run", begin="restart")
 
 
 def test_resuming_without_a_checkpoint_says_so(data: Dataset, tmp_path: Path) -> None:
@@ -370,6 +476,26 @@ def test_a_finished_run_has_metrics_a_curve_a_report_and_weights(data: Dataset, 
     assert sorted(file.name for file in run.iterdir()) == [
         "checkpoint.pt", "curve.png", "metrics.jsonl", "recipe.json", "train.json", "weights.safetensors",
     ]  # fmt: skip
+
+
+def test_after_statistics_are_measured_anew_metrics_and_curve_end_with_the_reports_accuracy(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured_anew(model: torch.nn.Module, *anything: object) -> StatisticsReport:
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.reset_running_stats()
+        return StatisticsReport(1.0, 0.5, 0.9)
+
+    drawn: list[str] = []
+    monkeypatch.setattr("edgekit.training.loop.make_fit", measured_anew)
+    monkeypatch.setattr("matplotlib.axes.Axes.set", lambda axes, **texts: drawn.append(texts["title"]))
+    report = fit(recipe(learning_rate=0.001), data, tmp_path / "run")
+    assert report.test_accuracy != report.epochs[-1].test_accuracy
+    *lines, last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(msgspec.to_builtins(report.epochs))
+    assert last == {**lines[-1], "test_accuracy": report.test_accuracy, "statistics": "remeasured"}
+    assert drawn[-1] == f"test accuracy {report.test_accuracy:.4f}"
 
 
 def test_accuracy_is_the_share_of_pictures_that_the_saved_model_gets_right(data: Dataset, tmp_path: Path) -> None:
