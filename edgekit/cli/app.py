@@ -344,11 +344,12 @@ def predict(
         from edgekit.cli.outcome import check_output
         from edgekit.commands.predict import predict as predict_images
         from edgekit.files import write_bytes
+        from edgekit.reports.predict import csv_head
 
         options.check_one_form(json, jsonl)
         (setup,) = options.setups([backend], variant=variant, flavour=flavour, engine=engine)
         if csv is not None:
-            check_output("--csv", csv, bundle)
+            check_output("--csv", csv, bundle, csv_head())
         report = predict_images(bundle, images, setup, top=top, progress=progress)
         if csv is not None:
             write_bytes(csv, report.to_csv().encode())

@@ -74,14 +74,28 @@ def carry_out(
     raise typer.Exit(OK if report.passed else CHECK_FAILED)
 
 
-def check_output(option: str, output: Path, bundle: Path | None) -> None:
-    """Raise OutputError unless a file can be written there, outside the bundle; ``option`` is the word that names it."""
+def check_output(option: str, output: Path, bundle: Path | None, begins: bytes = b"{") -> None:
+    """Raise OutputError unless a file can be written there, outside the bundle; ``option`` is the word that names it.
+
+    A file that is there already is replaced only if it is empty or ``begins`` as a report of this kind does: a shell that expands
+    a pattern may name a picture here.
+    """
     if output.name == "-":
         raise OutputError(f"{option} takes a file's name, and - is none", "use --json for the report on stdout")
     place = destination(output)
     if bundle is not None:
         check_outside(place, bundle)
+    if place.is_file() and _start(place, len(begins)) not in (b"", begins):
+        raise OutputError(f"{option} would replace {output}, which is no such report", "give another name, or remove it first")
     check_writable(place.parent)
+
+
+def _start(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:  # it cannot be read; whether it can be replaced is decided later
+        return b""
 
 
 class _Memory(io.StringIO):

@@ -11,7 +11,8 @@ from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.manifest import Manifest
-from edgekit.machine.bounds import memory_bound
+from edgekit.machine.bounds import memory_bound, stacks
+from edgekit.machine.cpu import cores
 from edgekit.parity.run import parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import VerifyReport
@@ -54,14 +55,19 @@ def verify(
 
 ROOM = 1 << 30
 """Bytes that running a bundle may take beyond its file and its tensors."""
+COPIES = 4
 
 
 def _room(bundle: Bundle, setup: Setup) -> int:
-    """The memory for running a variant: a network may take copies of its weights and of its golden arrays."""
+    """The memory for running a variant: copies of its weights and of its golden arrays, and its threads' stacks.
+
+    ONNX Runtime holds a large file up to four times while it opens it.
+    """
     files, manifest = bundle.manifest.files, bundle.manifest
     samples = manifest.golden.samples
     arrays = sum(8 * math.prod(spec.of_samples(samples)) for spec in (*manifest.inputs, *manifest.outputs))
-    return ROOM + 2 * files[bundle.variant(setup.variant).file].size + 2 * arrays
+    file = files[bundle.variant(setup.variant).file].size
+    return ROOM + COPIES * file + 2 * arrays + stacks(setup.threads or cores())
 
 
 def _taking(setup: Setup, manifest: Manifest) -> Setup:

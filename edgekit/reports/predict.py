@@ -35,6 +35,11 @@ class Prediction(Part, frozen=True):
     problem: str = ""
 
 
+def csv_head() -> bytes:
+    """The first line of what ``PredictReport.to_csv`` gives."""
+    return ",".join(CSV_COLUMNS).encode()
+
+
 class PredictReport(Report, frozen=True):
     """Labels of pictures; ``backend`` is the setup's. With a Sigmoid a picture's probabilities need not sum to 1."""
 

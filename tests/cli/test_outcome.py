@@ -245,7 +245,7 @@ def test_an_export_in_a_real_process_keeps_stdout_for_the_document(environment: 
     done = process("export", "lenet", "--no-fold-bn", "--json", environment=environment, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["bundle"] == "exported/lenet"
-    assert done.stderr == ""
+    assert all(line.startswith("exporting") for line in done.stderr.splitlines())  # how far it is, on a busy machine
     assert len(json.loads(done.stdout)["fold"]["kept"]) == 4
     assert open_bundle(tmp_path / "exported" / "lenet").manifest.name == "lenet"
 

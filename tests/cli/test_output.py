@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.command_line import ENDLESS, Command, contents, damaged, flipped, written
 
@@ -81,10 +82,29 @@ def test_an_output_beside_the_bundle_or_named_from_within_it_is_told_apart(
 
 @checks
 def test_an_error_writes_no_output_and_an_older_one_stays(run: Command, bundle: Path, command: str) -> None:
-    written(Path("older.json"), "of yesterday")
+    written(Path("older.json"), '{"of": "yesterday"}')
     damaged(bundle, "golden.npz", flipped)
     for name in ("older.json", "none.json"):
         result = run(command, bundle, *CHECKS[command], "--output", name, "--json")
         assert (result.code, result.document["error"]["kind"]) == (2, "BundleError")
-    assert Path("older.json").read_text() == "of yesterday"
+    assert Path("older.json").read_text() == '{"of": "yesterday"}'
     assert not Path("none.json").exists()
+
+
+@checks
+def test_output_replaces_no_file_of_another_kind(run: Command, bundle: Path, command: str) -> None:
+    recipe = written(Path("mine.toml"), 'name = "mine"')
+    result = run(command, bundle, *CHECKS[command], "--output", recipe)
+    assert (result.code, result.out) == (2, "")
+    assert "--output would replace mine.toml, which is no such report; give another name" in result.err
+    assert recipe.read_text() == 'name = "mine"'
+
+
+def test_csv_replaces_a_table_of_its_own_and_no_picture(run: Command, bundle: Path) -> None:
+    Image.new("L", (28, 28), 90).save("a.png")
+    picture = Path("a.png").read_bytes()
+    result = run("predict", bundle, "a.png", "--csv", "a.png")  # as a shell's pattern may make it
+    assert (result.code, Path("a.png").read_bytes()) == (2, picture)
+    assert "--csv would replace a.png" in result.err
+    for _ in range(2):
+        assert run("predict", bundle, "a.png", "--csv", "labels.csv").code == 0

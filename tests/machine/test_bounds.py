@@ -33,3 +33,20 @@ def test_a_system_that_does_not_tell_is_not_bound(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bounds, "SIZES", bounds.SIZES.with_name("no such file"))
     with memory_bound(1):
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_bounds_that_overlap_are_lifted_by_the_last() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    first, second = memory_bound(1 << 30), memory_bound(2 << 30)
+    first.__enter__()
+    narrow = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    second.__enter__()
+    wide = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    first.__exit__(None, None, None)
+    assert narrow < wide == resource.getrlimit(resource.RLIMIT_DATA)[0]
+    second.__exit__(None, None, None)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_stacks_count_for_every_thread() -> None:
+    assert bounds.stacks(200) == 200 * bounds.stacks(1) > 0
