@@ -23,8 +23,8 @@ from rich.text import Text
 
 from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
 from edgekit.files import check_outside, check_writable, destination, write_bytes
+from edgekit.graphs.quiet import listings
 from edgekit.progress import Advance, Progress
-from edgekit.quiet import listings
 from edgekit.reports.base import Report
 from edgekit.reports.console import draw
 from edgekit.reports.page import visible

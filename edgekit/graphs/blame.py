@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch import Tensor, fx
 
 from edgekit.graphs.exact import Exact, in_float64
 from edgekit.graphs.trace import tensors_of_feed
-from edgekit.onnx.run import open_unoptimised
+from edgekit.onnx.run import open_every_value
 from edgekit.tensors import Array, Feed, normalised_error
 
 _FAR = 1e-4  # an error of scale that no rounding in float32 explains in one operator
@@ -45,7 +44,7 @@ def differing_operator(content: bytes, graph: fx.GraphModule, feed: Feed, noise:
         exact.run(*map(in_float64, tensors_of_feed(few)))
     model = onnx.load_from_string(content)
     nodes = exact.nodes | dict(zip([value.name for value in model.graph.output], exact.returned, strict=False))
-    values = _every_value(model, few)
+    values = {name: array for name, array in open_every_value(model, Path("the exported file"))(few).items() if array.size}
     for node in model.graph.node:
         for name in node.output:
             at = nodes.get(name)
@@ -56,13 +55,6 @@ def differing_operator(content: bytes, graph: fx.GraphModule, feed: Feed, noise:
 
 def _departs(value: Array, reference: Array, limit: float) -> bool:
     return value.shape != reference.shape or not normalised_error(value, reference) <= limit
-
-
-def _every_value(model: onnx.ModelProto, feed: Feed) -> Mapping[str, Array]:
-    names = [name for node in model.graph.node for name in node.output if name]
-    outputs = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-    return {name: array for name, array in open_unoptimised(model, Path("the exported file"))(feed).items() if array.size}
 
 
 def _module(node: fx.Node) -> str:

@@ -41,7 +41,7 @@ def check_repeatable(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[st
     Raises ModelError that names the operator if the second run computes something else.
     """
     example = tensors_of(inputs, TRACED_BATCH)
-    frozen = frozen_copy(model, example)
+    frozen = frozen_copy(model, example).module
     first, second = _Run(frozen, example), _Run(frozen, example)
     if first.numbers() != second.numbers() or _apart(first.outputs, second.outputs):
         raise _unrepeatable(frozen, example)
@@ -83,7 +83,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **options)
         self.calls.append(
             _Call(
-                str(func.overloadpacket).replace("aten.", "aten::", 1).replace("::", ".", 1),
+                str(func.overloadpacket),
                 self._place[-1],
                 tuple(repr(value) for value in values if isinstance(value, (bool, int, float, complex, str))),
                 going_in,

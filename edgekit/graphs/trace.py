@@ -6,14 +6,14 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekit.errors import ModelError, first_line
-from edgekit.quiet import quiet
+from edgekit.graphs.quiet import quiet
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec, sample_feed, shape_text
 
 # a traced batch of 1 would be taken for a constant (pytorch issue 157621)
@@ -27,8 +27,7 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     held twice too early. Raises ModelError if the model does not take these inputs or cannot be traced.
     """
     example = tensors_of(inputs, TRACED_BATCH)
-    frozen = frozen_copy(model, example)
-    _plain_calls(frozen, example)
+    frozen = _plain_calls(frozen_copy(model, example), example)
     try:
         with quiet(), torch.no_grad():
             shapes = dynamic_shapes(inputs)
@@ -44,30 +43,41 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     return graph
 
 
-def frozen_copy(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+class FirstRun(NamedTuple):
+    """A copy of a model in inference mode, and its first run: the inputs as it left them, and what ``forward`` returned."""
+
+    module: nn.Module
+    given: tuple[Tensor, ...]
+    result: object
+
+
+def frozen_copy(model: nn.Module, example: tuple[Tensor, ...]) -> FirstRun:
     """A copy of ``model`` in inference mode that has run once: the model's own error is clearer than the tracer's.
 
     The copy shares the parameters' memory with ``model`` unless ``eval()`` or ``forward()`` write into it, as merging LoRA does.
     """
     try:
         with _Unwritten(model):
-            frozen = inference_copy(model, share=True)
-            run_module(frozen, own_copies(example))
+            first = _first_run(inference_copy(model, share=True), example)
     except _Written:
-        frozen = inference_copy(model)
-        run_module(frozen, own_copies(example))
-    return frozen
+        first = _first_run(inference_copy(model), example)
+    named_outputs(first.result)  # raises for outputs that are no tensors
+    return first
 
 
-def _plain_calls(frozen: nn.Module, example: tuple[Tensor, ...]) -> None:
-    """Give ``frozen`` what the tracer needs: inputs that it may write to, and outputs without None and dataclasses."""
-    with torch.inference_mode():
-        given = own_copies(example)
-        result = frozen(*given)
-    if written_inputs(example, given):
+def _first_run(frozen: nn.Module, example: tuple[Tensor, ...]) -> FirstRun:
+    given = own_copies(example)
+    return FirstRun(frozen, given, _called(frozen, given))
+
+
+def _plain_calls(first: FirstRun, example: tuple[Tensor, ...]) -> nn.Module:
+    """The copy with what the tracer needs: inputs that it may write to, and outputs without None and dataclasses."""
+    frozen, result = first.module, first.result
+    if written_inputs(example, first.given):
         frozen.register_forward_pre_hook(lambda module, args: own_copies(args))
     if not isinstance(result, Tensor) and (_has_dataclass(result) or any(value is None for _, value in flat_outputs(result))):
         frozen.register_forward_hook(lambda module, args, outputs: named_outputs(outputs))
+    return frozen
 
 
 def written_inputs(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> tuple[int, ...]:
@@ -161,9 +171,14 @@ def own_weights(graph: fx.GraphModule, model: nn.Module) -> None:
 
 def run_module(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """The named outputs of one inference; raises ModelError naming the input shapes if the model refuses them."""
+    return named_outputs(_called(model, example))
+
+
+def _called(model: nn.Module, example: tuple[Tensor, ...]) -> object:
+    """What ``forward`` returns in inference mode; raises ModelError as ``run_module`` does."""
     try:
         with torch.inference_mode():
-            return named_outputs(model(*example))
+            return model(*example)
     except ModelError:
         raise
     except (Exception, SystemExit) as problem:

@@ -19,9 +19,10 @@ from onnxscript.rewriter.rules import common as rules
 from torch import fx
 
 from edgekit.errors import ModelError
+from edgekit.graphs.quiet import quiet
 from edgekit.graphs.trace import TRACED_BATCH, dynamic_shapes, tensors_of
+from edgekit.onnx.constants import store
 from edgekit.onnx.read import LARGEST_BYTES, batch_norms, opset_of
-from edgekit.quiet import quiet
 from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
 
@@ -135,11 +136,7 @@ def _fit_scales(graph: onnx_ir.Graph) -> None:
         sizes = list(zip(source.shape, node.outputs[0].shape, numbers.numpy().tolist(), strict=True))
         fitted = [_fitted(before, after, scale) for before, after, scale in sizes]
         if fitted != [scale for _, _, scale in sizes]:
-            tensor = onnx_ir.tensor(np.array(fitted, np.float32), name=f"{node.outputs[0].name}_scales")
-            shape, kind = onnx_ir.Shape((len(fitted),)), onnx_ir.TensorType(tensor.dtype)
-            value = onnx_ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
-            graph.register_initializer(value)
-            node.replace_input_with(2, value)
+            node.replace_input_with(2, store(graph, f"{node.outputs[0].name}_scales", np.array(fitted, np.float32)))
 
 
 def _fitted(before: object, after: object, scale: float) -> float:

@@ -282,7 +282,7 @@ def _what_it_is(path: Path) -> str:
     """Why torch refuses the file: the classes of the objects in it, or that it is damaged."""
     try:
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:
+    except Exception:  # a file that torch cannot take apart is damaged, whatever it raises
         classes = []
     if classes:
         return f"the file holds pickled objects besides tensors ({_some(sorted(classes))})"

@@ -14,7 +14,6 @@ from edgekit.onnx.exact import node_values
 from edgekit.onnx.read import is_standard
 from edgekit.tensors import Array
 
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 MOST_ELEMENTS = 1 << 28
 """More numbers than any weight has; a file may ask for any size in a few bytes."""
 
@@ -29,9 +28,9 @@ class Constants:
 
     def rank(self, value: onnx_ir.Value | None) -> int | None:
         """The number of axes of ``value``, as the file says or shape inference finds; None if neither knows."""
-        if value is None or value.shape is not None:
-            return None if value is None or value.shape is None else len(value.shape)
-        return self._ranks.get(str(value.name))
+        if value is None:
+            return None
+        return len(value.shape) if value.shape is not None else self._ranks.get(str(value.name))
 
     @cached_property
     def _ranks(self) -> dict[str, int]:
@@ -94,15 +93,25 @@ class Constants:
             elif current.is_initializer():
                 if current.is_graph_input() or current.const_value is None:
                     return None
-            elif node is None or node in order:
-                if node is None:
-                    return None
-            elif node.op_type in _RANDOM or not is_standard(node.domain) or _has_body(node):
-                return None
-            else:
+            elif node is None or node.op_type == "Dropout" or not is_standard(node.domain) or _has_body(node):
+                return None  # a Dropout may train; other random operators have no value in float64
+            elif node not in order:
                 waiting.append((current, True))
                 waiting += [(source, False) for source in node.inputs if source is not None and source.name]
         return list(order)
+
+
+def store(graph: onnx_ir.Graph, name: str, numbers: Array) -> onnx_ir.Value:
+    """A new stored tensor of these numbers, called ``name``, or with underscores behind it where that is in use."""
+    used = {value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value is not None}
+    used |= {value.name for value in graph.inputs} | set(graph.initializers)
+    while name in used:
+        name += "_"
+    tensor = onnx_ir.tensor(numbers, name=name)
+    kind = onnx_ir.TensorType(tensor.dtype)
+    value = onnx_ir.Value(name=name, shape=onnx_ir.Shape(numbers.shape), type=kind, const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 def _value_of(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto]) -> tuple[Array, np.dtype[np.generic]] | None:

@@ -18,9 +18,10 @@ from onnx_ir.passes import common
 
 from edgekit.errors import ModelError, first_line
 from edgekit.onnx.affine import Reason, Step, is_norm, norm_reason, passed_through, step_of
-from edgekit.onnx.constants import Constants
+from edgekit.onnx.constants import Constants, store
 from edgekit.onnx.layers import NAMED, Numbers, is_layer, layer_reason, numbers_of, place_of, scaled
 from edgekit.onnx.read import NORM, batch_norms
+from edgekit.onnx.rounding import rounding_unit
 from edgekit.reports.export import Fold, FoldReport, Kept, Obstacle
 from edgekit.tensors import Array
 
@@ -60,11 +61,6 @@ def fold_onnx(model: onnx.ModelProto, *, fold_bn: bool = True) -> Folding:
         ) from problem
     _check_count(folding.model, folding.report)
     return folding
-
-
-def foldable(model: onnx.ModelProto) -> FoldReport:
-    """What ``fold_onnx`` would report on ``model``, for a table."""
-    return fold_onnx(model).report
 
 
 def _not_asked(model: onnx.ModelProto) -> FoldReport:
@@ -132,7 +128,7 @@ def _chain(
         place, value = moved or place, user.outputs[0]
     if not any(step.norm or step.wide for step in steps):
         return _Chain(layer, (), None)
-    reason = layer_reason(layer, names[layer], dict(names), constants)
+    reason = layer_reason(layer, names[layer], names, constants)
     return _Chain(layer, tuple(steps), reason or (_OVERFLOW if names[layer] in unfit else None))
 
 
@@ -198,7 +194,7 @@ _SEEN_THROUGH = (NORM, "Identity", "Dropout", "Transpose", "Mul", "Div", "Add", 
 def _of_layer(layer: onnx_ir.Node, users: list[str] | None, names: Names, constants: Constants) -> Reason:
     if users is not None:
         return _shared(names[layer], users)
-    reason = layer_reason(layer, names[layer], dict(names), constants)
+    reason = layer_reason(layer, names[layer], names, constants)
     return reason or ("rule", f"its channels are not those of {layer.op_type} {names[layer]}")
 
 
@@ -224,12 +220,7 @@ def _rounds(exact: Array, dtype: np.dtype[np.generic]) -> bool:
     with np.errstate(over="ignore", under="ignore"):
         rounded = exact.astype(dtype).astype(np.float64)
     error, scale = np.abs(rounded - exact).max(initial=0), np.abs(exact).max(initial=0)
-    return bool(error <= scale * _unit(dtype))
-
-
-def _unit(dtype: np.dtype[np.generic]) -> float:
-    """The rounding unit of a dtype; bfloat16's is a constant, because numpy lacks it."""
-    return float(np.finfo(str(dtype)).eps) if dtype.kind == "f" else 2.0**-7
+    return bool(error <= scale * rounding_unit(dtype.name))
 
 
 def _rewrite(graph: onnx_ir.Graph, chain: _Chain, exact: Numbers, dtype: np.dtype[np.generic]) -> None:
@@ -284,20 +275,11 @@ def _add_behind(graph: onnx_ir.Graph, layer: onnx_ir.Node, bias: onnx_ir.Value) 
 
 def _stored(graph: onnx_ir.Graph, old: onnx_ir.Value | None, name: str, numbers: Array) -> onnx_ir.Value:
     """A stored tensor of these numbers: ``old`` itself where nothing else uses it, or a new one."""
-    tensor = onnx_ir.tensor(numbers, name=name)
-    own = old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output()
-    if old is not None and own:
+    if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
+        tensor = onnx_ir.tensor(numbers, name=name)
         old.const_value, old.shape, old.type = tensor, onnx_ir.Shape(numbers.shape), onnx_ir.TensorType(tensor.dtype)
         return old
-    used = {value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value is not None}
-    used |= {value.name for value in graph.inputs} | set(graph.initializers)
-    while name in used:
-        name += "_"
-    tensor.name = name
-    kind = onnx_ir.TensorType(tensor.dtype)
-    value = onnx_ir.Value(name=name, shape=onnx_ir.Shape(numbers.shape), type=kind, const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return store(graph, name, numbers)
 
 
 def _with_exact(folded: onnx.ModelProto, numbers: Mapping[onnx_ir.Node, Numbers]) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ from onnxscript import optimizer
 
 from edgekit.errors import ModelError
 from edgekit.onnx.read import NORM, WHOLE, precision_of, read_onnx, specs_of
+from edgekit.onnx.rounding import rounding_limit
 from edgekit.onnx.run import Runner, open_unoptimised, run_alone, run_in_batches
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec, largest, normalised_error, sample_feed, shape_text
 
-_ROUNDING = {"float16": 1e-2, "bfloat16": 1e-1, "float64": 1e-9}  # error of scale between batch sizes; other dtypes: 2e-5
 _SIZES = (1, 2, 3)
 _INFERENCE = "export the model again in inference mode, with samples that do not see each other"
 CERTAIN = 1e-3
@@ -52,7 +52,7 @@ class OnnxSource(NamedTuple):
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """The original file's outputs; a fixed batch size is respected by running in batches."""
-        return run_in_batches(open_unoptimised(self.original, self.path), feed, self.fixed)
+        return run_in_batches(open_unoptimised(self.original, self.path), feed, self.fixed, self.path)
 
     def check_independent(self, feed: Feed) -> None:
         """Raise ModelError if a sample of ``feed`` gives another output alone than in a batch, beyond rounding.
@@ -96,8 +96,7 @@ def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...]
     """Free the batch axis, and prove that any batch size gives the outputs of the original run in its own batch size."""
     feed = sample_feed(inputs, 2 * fixed if fixed > 1 else max(_SIZES))
     run = open_unoptimised(original, path)
-    _check_first_axes(path, inputs, run({name: array[:fixed] for name, array in feed.items()}), fixed)
-    references = run_in_batches(run, feed, fixed)
+    references = run_in_batches(run, feed, fixed, path)
     reason = ""
     for constants in (False, True):
         freed = free_batch(original, fixed, constants=constants)
@@ -108,39 +107,28 @@ def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...]
             reason = _operator(str(problem))
         if not reason:
             return OnnxSource(path, original, freed, inputs, outputs, fixed)
-    return _left_fixed(path, original, inputs, fixed, reason)
-
-
-def _check_first_axes(path: Path, inputs: Sequence[TensorSpec], outputs: Mapping[str, Array], fixed: int) -> None:
-    """Raise ModelError unless the first axis of every output is that of the inputs."""
-    for name, array in outputs.items():
-        if array.shape[:1] != (fixed,):
-            given = f"{inputs[0].name!r} of {shape_text((fixed, *inputs[0].shape[1:]))}"
-            raise ModelError(
-                f"output {name!r} of {path} is {shape_text(array.shape)} for an input {given}, so the first "
-                "axis of the two is not one batch",
-                "export the model again so that the first axis of every input and output is the batch",
-            )
-
-
-def _left_fixed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...], fixed: int, reason: str) -> OnnxSource:
-    """The file as it is, if the samples of its batches do not depend on each other; ``reason`` is why it cannot be freed."""
-    feed = sample_feed(inputs, 2 * fixed)
-    run = open_unoptimised(original, path)
-    halves = [{name: array[start : start + fixed] for name, array in feed.items()} for start in (0, fixed)]
-    outputs = run(halves[0])
-    mixed = {name: np.concatenate([array[:1], halves[1][name][1:]]) for name, array in halves[0].items()}
-    apart = [name for name, array in run(mixed).items() if not change_of_scale(array[:1], outputs[name]) <= _rounding(original)]
-    if apart:
-        name = next(iter(feed))
-        raise ModelError(
-            f"the first axis of input {name!r} of {path} ({shape_text(feed[name].shape[1:])} behind {fixed}) is no batch, or its "
-            f"samples depend on each other{_training(original)}: output {apart[0]!r} changes with them",
-            "export the model again with a batch as the first axis, in inference mode",
-        )
-    specs = tuple(TensorSpec(name, str(array.dtype), tuple(array.shape)) for name, array in outputs.items())
     fixed_inputs = tuple(TensorSpec(spec.name, spec.dtype, (fixed, *spec.shape[1:])) for spec in inputs)
-    return OnnxSource(path, original, original, fixed_inputs, specs, fixed, reason)
+    outputs = tuple(TensorSpec(name, str(array.dtype), (fixed, *array.shape[1:])) for name, array in references.items())
+    source = OnnxSource(path, original, original, fixed_inputs, outputs, fixed, reason)
+    _check_fixed(source, run, feed, references, fixed)
+    return source
+
+
+def _check_fixed(source: OnnxSource, run: Runner, feed: Feed, references: Mapping[str, Array], size: int) -> None:
+    """Raise ModelError if the samples of a fixed batch depend on each other: the first one is run beside those of the next batch.
+
+    ``run`` runs the original; ``references`` are its outputs on ``feed``, two batches of ``size`` or more.
+    """
+    original = source.original
+    mixed = {name: np.concatenate([array[:1], array[size + 1 : 2 * size]]) for name, array in feed.items()}
+    for name, array in run(mixed).items():
+        if not change_of_scale(array[:1], references[name][:size]) <= _rounding(original):
+            spec = source.inputs[0]
+            raise ModelError(
+                f"the first axis of input {spec.name!r} of {source.path} ({shape_text(spec.shape[1:])} behind {size}) is no "
+                f"batch, or its samples depend on each other{_training(original)}: output {name!r} changes with them",
+                "export the model again with a batch as the first axis, in inference mode",
+            )
 
 
 def _without_negative_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -253,7 +241,7 @@ def _constant_reshapes(
 
 
 def _rounding(model: onnx.ModelProto) -> float:
-    return _ROUNDING.get(precision_of(model), 2e-5)
+    return rounding_limit(precision_of(model))
 
 
 def _difference(run: Runner, feed: Feed, references: Mapping[str, Array], rounding: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ def place_of(layer: onnx_ir.Node, constants: Constants) -> Place | None:
             return Place(rank - 1, rank, weight.shape[1]) if weight.ndim == 2 and rank is not None and rank >= 2 else None
 
 
-def layer_reason(layer: onnx_ir.Node, name: str, names: dict[onnx_ir.Node, str], constants: Constants) -> Reason | None:
+def layer_reason(layer: onnx_ir.Node, name: str, names: Mapping[onnx_ir.Node, str], constants: Constants) -> Reason | None:
     """Why the numbers of ``layer`` cannot be changed, or None."""
     weight, *bias = layer.inputs[1:3]
     for value in (weight, *(value for value in bias if value is not None and value.name)):

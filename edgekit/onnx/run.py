@@ -83,8 +83,11 @@ def open_every_value(model: onnx.ModelProto, path: Path) -> Runner:
     return run
 
 
-def run_in_batches(run: Runner, feed: Feed, fixed: int | None) -> dict[str, Array]:
-    """The outputs of a file that takes batches of ``fixed`` samples only; None: any batch size, so one run."""
+def run_in_batches(run: Runner, feed: Feed, fixed: int | None, path: Path) -> dict[str, Array]:
+    """The outputs of the file at ``path``, which takes batches of ``fixed`` samples only; None: any batch size, so one run.
+
+    Raises ModelError if the first axis of an output is not the batch.
+    """
     if fixed is None:
         return run(feed)
     parts = []
@@ -92,7 +95,12 @@ def run_in_batches(run: Runner, feed: Feed, fixed: int | None) -> dict[str, Arra
         outputs = run(batch)
         odd = [name for name, array in outputs.items() if array.shape[:1] != (fixed,)]
         if odd:
-            raise ModelError(f"output {odd[0]!r} is {shape_text(outputs[odd[0]].shape)} for a batch of {fixed}")
+            name, given = next(iter(batch.items()))
+            raise ModelError(
+                f"output {odd[0]!r} of {path} is {shape_text(outputs[odd[0]].shape)} for an input {name!r} of "
+                f"{shape_text(given.shape)}, so the first axis of the two is not one batch",
+                "export the model again so that the first axis of every input and output is the batch",
+            )
         parts.append(real_samples(outputs, fixed, real))
     return joined_outputs(parts)
 

@@ -17,12 +17,11 @@ from edgekit.errors import ModelError
 from edgekit.onnx.evaluator import Step
 from edgekit.onnx.exact import ExactFile, Moment
 from edgekit.onnx.refusal import Inexact, Unhandled
+from edgekit.onnx.rounding import rounding_limit, rounding_unit
 from edgekit.onnx.run import open_every_value
 from edgekit.onnx.widen import inlined, is_float, widen_array
 from edgekit.tensors import Array, Feed
 
-LIMITS = {"float16": 1e-2, "bfloat16": 1e-1, "float64": 1e-9}  # error of scale of one operator; other dtypes: 2e-5
-_UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-52}  # a unit in the last place; other dtypes: 2^-23
 _DRAWS, _WIDENING = 2, 8.0  # an error may be so many times what moving the inputs by a unit moves the output
 
 
@@ -109,7 +108,7 @@ class RuntimeWitness:
 
     def _limit(self, step: Step, theirs: Mapping[str, Array]) -> float:
         """The limit of the coarsest dtype that the node reads or writes."""
-        return max(LIMITS.get(kind, 2e-5) for kind in self._kinds(step, theirs))
+        return max(rounding_limit(kind) for kind in self._kinds(step, theirs))
 
     def _kinds(self, step: Step, theirs: Mapping[str, Array]) -> set[str]:
         read = [array for name in step.reads if (array := self._theirs.get(name, self._feed.get(name))) is not None]
@@ -119,7 +118,7 @@ class RuntimeWitness:
         self, step: Step, place: int, inputs: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Array]
     ) -> bool:
         """Whether inputs moved by a unit in their last place move the outputs as far as they differ."""
-        unit = max(_UNITS.get(kind, 2.0**-23) for kind in self._kinds(step, theirs))
+        unit = max(rounding_unit(kind) for kind in self._kinds(step, theirs))
         rng = np.random.default_rng(0)
         spread = dict.fromkeys(theirs, 0.0)
         for _ in range(_DRAWS):

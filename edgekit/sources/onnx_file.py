@@ -19,6 +19,7 @@ from edgekit.onnx.exact import SECONDS, Inexact, run_file_exact
 from edgekit.onnx.fold import Folding, fold_onnx
 from edgekit.onnx.free import OnnxSource, open_onnx
 from edgekit.onnx.read import opset_of, precision_of, quantised
+from edgekit.onnx.rounding import rounding_unit
 from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_alone, run_in_batches
 from edgekit.onnx.witness import RuntimeWitness
 from edgekit.parity.compare import compare_output, top1_agreement
@@ -155,9 +156,7 @@ def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldR
             f"{source.path} runs in float64, but its folded copy does not: {problem}",
             "export with --no-fold-bn and report the file",
         ) from None
-    dtype = np.dtype(precision_of(source.original))
-    unit = float(np.finfo(dtype).eps) if dtype.kind == "f" else 2.0**-7
-    noise = 8 * reference.error * float(np.finfo(np.float64).eps) / unit
+    noise = 8 * reference.error * rounding_unit("float64") / rounding_unit(precision_of(source.original))
     if not error <= min(max(FLOAT64_LIMIT, noise), FLOAT64_CEILING):
         raise ModelError(
             f"folding {source.path} changed its outputs by {error:.1e} of their scale in float64",
@@ -170,7 +169,7 @@ def _run_folded(source: OnnxSource, folding: Folding, golden: GoldenArrays) -> l
     """The folded file's outputs on the golden inputs, in one batch and one by one, as ``edgekit verify`` runs them."""
     run = open_unoptimised(folding.model, source.path)
     if source.batch is not None:
-        return [run_in_batches(run, golden.inputs, source.batch)]
+        return [run_in_batches(run, golden.inputs, source.batch, source.path)]
     return [run(golden.inputs), run_alone(run, golden.inputs)]
 
 
@@ -215,7 +214,8 @@ def _in_steps(source: OnnxSource, reference: Reference, runs: Sequence[Mapping[s
 
     They round in other places than the file says, and without VNNI some of them saturate. Raises ModelError where that ruins it.
     """
-    fused = run_in_batches(open_unoptimised(source.model, source.path, optimised=True), reference.golden.inputs, source.batch)
+    run = open_unoptimised(source.model, source.path, optimised=True)
+    fused = run_in_batches(run, reference.golden.inputs, source.batch, source.path)
     change = worst_error(fused, reference.golden.float64)
     if not change <= MOST_OF_STEPS:
         raise ModelError(
