@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -114,6 +115,20 @@ def batches_of(feed: Feed, size: int) -> Iterator[tuple[dict[str, Array], int]]:
     for start in range(0, samples, size):
         index = np.minimum(np.arange(start, start + size), samples - 1)
         yield {name: array[index] for name, array in feed.items()}, min(size, samples - start)
+
+
+def in_turns(feed: Feed, sizes: Sequence[int]) -> Iterator[tuple[slice, dict[str, Array], int]]:
+    """Cut a feed into batches whose ``sizes`` take turns; yields the samples of each batch, the batch, and its size.
+
+    Copies of the last sample fill the last batch up.
+    """
+    samples, start = len(next(iter(feed.values()))), 0
+    for size in itertools.cycle(sizes):
+        batch, real = next(batches_of({name: array[start : start + size] for name, array in feed.items()}, size))
+        yield slice(start, start + real), batch, size
+        start += size
+        if start >= samples:
+            return
 
 
 def real_samples(outputs: Mapping[str, Array], size: int, real: int) -> dict[str, Array]:

@@ -1,11 +1,37 @@
-"""How far an output may be from its reference."""
+"""How far an output may be from its reference: bars, and the measured noise that one of them stands on."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
+
+TIE = 1e-6
+"""Reference values within this share of the scale are a tie, which float32 cannot tell apart."""
+EPSILON = float(np.finfo(np.float32).eps)
+MEASURED_FACTOR, UNMEASURED_FACTOR = 4, 16
+"""Times the noise floor that a runtime may be off: one whose own floor was measured, and any other."""
+
+
+class Bar(Protocol):
+    """What an output is held to."""
+
+    @property
+    def top1(self) -> float:
+        """The least share of samples whose largest value must be where the reference has its largest value."""
+        ...
+
+    def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The largest |y - r| of every element: an array that broadcasts to the shape of ``reference`` (samples first)."""
+        ...
+
+    def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far an element may move without meaning: values tie where their distance is at most the sum of their blurs."""
+        ...
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +49,37 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Hold to this tolerance, whatever a bundle has recorded."""
         return self
 
+    def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One limit for all elements, float64 of no axes: atol + rtol * max|r|, infinite values of r left out."""
+        return np.asarray(self.atol + self.rtol * finite_scale(reference))
+
+    def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Half a millionth of max|r|, whatever the tolerance: a wide one does not make all classes equal."""
+        return np.asarray(TIE / 2 * finite_scale(reference))
+
+
+_WIDEST = {"float16": 2e-2, "bfloat16": 2e-1, "int8": 2e-1}
+
+
+def widest_rtol(precision: str) -> float:
+    """The widest rtol that a bundle may ask for a file of ``precision``; beyond it only the caller decides."""
+    return _WIDEST.get(precision, Tolerance().rtol)
+
+
+class ScaleBar(NamedTuple):
+    """A bar relative to the scale alone: an output passes where max|y - r| <= rtol * max|r|."""
+
+    rtol: float
+    top1: float = 1.0
+
+    def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One limit for all elements, float64 of no axes: rtol * max|r|, infinite values of r left out."""
+        return np.asarray(self.rtol * finite_scale(reference))
+
+    def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The limit: a file may be so far off, so that it cannot tell classes apart that are nearer."""
+        return np.maximum(self.limits(reference), TIE / 2 * finite_scale(reference))
+
 
 def half_tolerance(own_error: float, top1: float = 1.0) -> Tolerance:
     """The tolerance of a 16-bit file: rtol is 8 times the original's own error in 16 bits, at least 1e-3 and at most 2e-2."""
@@ -39,3 +96,73 @@ class ToleranceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The recorded tolerance with these changes."""
         changes = {name: value for name, value in (("atol", self.atol), ("rtol", self.rtol)) if value is not None}
         return msgspec.structs.replace(recorded, **changes)
+
+
+class NoiseBar(NamedTuple):
+    """A bar from measured rounding noise, for one output.
+
+    An element of channel c in the part p of the samples passes where
+
+        |y - r| <= min(factor * max(floors[p, c], eps * scale[p, c]), rtol * scale[p])
+
+    with scale[p, c] = max|r| of that channel over that part, scale[p] = max|r| over the part, and eps that of float32.
+    ``sizes`` are the numbers of samples of the parts, in order; ``axis`` is the channels' axis of the output.
+    """
+
+    floors: NDArray[np.float64]
+    sizes: Sequence[int]
+    axis: int
+    factor: float
+    rtol: float
+    top1: float = 1.0
+
+    def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The formula above, float64 of samples x 1 x ... x channels x ... 1."""
+        rows = []
+        for part, floors in zip(parts_of(reference, self.sizes), self.floors, strict=True):
+            scales = channel_scales(part, self.axis)
+            row = np.minimum(self.factor * np.maximum(floors, EPSILON * scales), self.rtol * finite_scale(part))
+            rows.append(np.repeat(row[None], len(part), axis=0))
+        shape = [len(reference)] + [1] * (reference.ndim - 1)
+        if reference.ndim > 1:
+            shape[self.axis] = reference.shape[self.axis]
+        return np.concatenate(rows).reshape(shape)
+
+    def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The limits: rounding may move each value so far."""
+        return np.maximum(self.limits(reference), TIE / 2 * finite_scale(reference))
+
+
+def parts_of(array: NDArray[np.float64], sizes: Sequence[int]) -> list[NDArray[np.float64]]:
+    """``array`` cut along its first axis into parts of ``sizes`` samples."""
+    return np.split(array, np.cumsum(sizes)[:-1])
+
+
+def channel_scales(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """max|value| of each place along ``axis``, over all other axes; one value where there is the sample axis only."""
+    finite = np.where(np.isfinite(values), np.abs(values), 0.0)
+    if values.ndim < 2:
+        return np.asarray([finite.max(initial=0.0)])
+    return np.asarray(finite.max(axis=tuple(other for other in range(values.ndim) if other != axis), initial=0.0))
+
+
+def channel_axis(reference: NDArray[np.float64]) -> int:
+    """The axis that holds channels: of axis 1 and the last, the one whose places differ more in scale; 1 for samples x classes.
+
+    A detector writes boxes and scores beside each other, along axis 1 or along the last one.
+    """
+    if reference.ndim < 3:
+        return min(1, reference.ndim - 1)
+    last = reference.ndim - 1
+    return max((1, last), key=lambda axis: _spread(channel_scales(reference, axis)))
+
+
+def _spread(scales: NDArray[np.float64]) -> float:
+    """How many powers of two lie between the scales, as a standard deviation; zeros left out."""
+    positive = scales[scales > 0]
+    return float(np.log2(positive).std()) if len(positive) else 0.0
+
+
+def finite_scale(values: NDArray[np.float64]) -> float:
+    """max|value| over the finite values; 0 where there is none."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))

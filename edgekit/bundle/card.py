@@ -55,7 +55,7 @@ def _summary(manifest: Manifest) -> str:
     source = manifest.source
     facts = [f"{_code(source.model)}, exported by edgekit as ONNX opset {manifest.opset}."]
     if manifest.test_accuracy is not None:
-        facts.append(f"Test accuracy of the original model: **{manifest.test_accuracy:.4f}**.")
+        facts.append(f"Test accuracy of the exported file: **{manifest.test_accuracy:.4f}**.")
     return " ".join(facts)
 
 

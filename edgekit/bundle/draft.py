@@ -6,8 +6,23 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from edgekit.bundle.card import model_card
+from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.golden import GoldenArrays
-from edgekit.bundle.manifest import CARD, GOLDEN, MODEL, READS_FROM, SCHEMA, Allowance, Golden, Manifest, Source, Variant
+from edgekit.bundle.manifest import (
+    CARD,
+    EVIDENCE,
+    GOLDEN,
+    MODEL,
+    READS_FROM,
+    SCHEMA,
+    Allowance,
+    Evidence,
+    Golden,
+    GoldenPart,
+    Manifest,
+    Source,
+    Variant,
+)
 from edgekit.machine.packages import tool_versions
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport
@@ -22,6 +37,7 @@ class Draft(NamedTuple):
     ``files`` holds the bytes of every variant's file, and of the weights if the bundle includes them. ``reference`` describes
     which model computed the golden float64 outputs. ``original_error`` is the original's own error in its dtype; None if its
     outputs are their own reference. ``measured_in`` names the runtime that computed the variants' errors.
+    ``parts`` are the kinds of golden samples, ``evidence`` describes the arrays ``measured``.
     """
 
     name: str
@@ -41,6 +57,9 @@ class Draft(NamedTuple):
     labels: tuple[str, ...] = ()
     test_accuracy: float | None = None
     notes: tuple[str, ...] = ()
+    parts: tuple[GoldenPart, ...] = ()
+    evidence: Evidence | None = None
+    measured: EvidenceArrays | None = None
 
     def manifest(self) -> Manifest:
         """The manifest without the files' sha256, which ``write`` adds."""
@@ -57,16 +76,18 @@ class Draft(NamedTuple):
             opset=self.opset,
             fold=self.fold,
             test_accuracy=self.test_accuracy,
-            golden=Golden(GOLDEN, samples, self.golden_kind, 0, self.original_error, self.reference),
+            golden=Golden(GOLDEN, samples, self.golden_kind, 0, self.original_error, self.reference, self.parts),
             variants=self.variants,
             tools=tool_versions(),
             notes=self.notes,
             files={},
+            evidence=self.evidence,
         )
 
     def contents(self, manifest: Manifest) -> dict[str, bytes]:
         """File name -> bytes of every file but the manifest; the model card describes ``manifest``."""
-        return {**self.files, GOLDEN: self.golden.to_npz(), CARD: model_card(manifest).encode()}
+        measured = {EVIDENCE: self.measured.to_npz()} if self.measured is not None else {}
+        return {**self.files, **measured, GOLDEN: self.golden.to_npz(), CARD: model_card(manifest).encode()}
 
 
 def exported_variant(precision: str, tolerance: Tolerance, error: float) -> Variant:

@@ -2,6 +2,7 @@
 
     model.onnx            the network, folded or not; further variants of it are files beside it
     golden.npz            inputs with the reference outputs of the original model, in float64 and in its own dtype
+    evidence.npz          what was measured at export: noise floors, fingerprints, predictions
     weights.safetensors   the original PyTorch weights, unfolded (optional: only PyTorch needs them)
     manifest.json         everything about the above, as data
     README.md             the model card
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.bundle.evidence import EvidenceArrays, read_evidence
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.golden import GoldenArrays, read_golden
 from edgekit.bundle.manifest import (
@@ -89,6 +91,11 @@ class Bundle(msgspec.Struct, frozen=True):
     def golden(self) -> GoldenArrays:
         """Read ``golden.npz``; raises BundleError when it is not what the manifest says."""
         return read_golden(self.root / self.manifest.golden.file, self.manifest, self.held)
+
+    def evidence(self) -> EvidenceArrays | None:
+        """Read ``evidence.npz``; None for a bundle of an edgekit that wrote none. Raises BundleError for a damaged file."""
+        described = self.manifest.evidence
+        return None if described is None else read_evidence(self.root / described.file)
 
 
 MOST_HELD = 64 << 20

@@ -20,6 +20,7 @@ from edgekit.tensors import TensorSpec
 from edgekit.tolerance import Tolerance
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
+EVIDENCE = "evidence.npz"
 SCHEMA = 4
 READS_FROM = 4
 """The oldest schema whose readers understand a manifest written now; raised only when a new field is not optional."""
@@ -60,8 +61,17 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     made_by: dict[str, Any] = {}
 
 
+class GoldenPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Golden samples of one kind, such as ``pictures`` or ``extremes``: so many in a row."""
+
+    kind: Annotated[str, Meta(min_length=1)]
+    samples: Annotated[int, Meta(ge=1)]
+
+
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Origin of the golden inputs: ``test-set`` pictures in order, or ``random`` normal numbers by ``seed``.
+
+    ``parts`` are the kinds of samples in order, each with a noise floor of its own; empty in bundles without floors.
 
     ``original_error`` is the error of scale of the original in its own dtype against its float64 run: a yardstick for every
     backend. It is None if the original could not be run in float64 and is its own reference. ``reference`` describes, in words
@@ -74,6 +84,27 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
     original_error: float | None
     reference: Annotated[str, Meta(min_length=1)]
+    parts: tuple[GoldenPart, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.parts and sum(part.samples for part in self.parts) != self.samples:
+            raise ValueError(f"the golden parts do not add up to {self.samples} samples")
+
+
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was measured at export, in ``file``.
+
+    ``axes``: output -> the axis of its channels, by which the noise floors are kept. ``runtimes``: backend -> the facts of the
+    runtimes whose noise was measured, such as ``{"onnxruntime": "1.32.0"}``, in ``runs`` runs on a ``machine`` like ``x86_64``.
+    ``data``: the fingerprint of the data set whose pictures the original's predictions in ``file`` belong to.
+    """
+
+    file: str
+    axes: dict[str, Annotated[int, Meta(ge=0)]]
+    runtimes: dict[str, dict[str, str]]
+    machine: str
+    runs: Annotated[int, Meta(ge=0)]
+    data: str | None = None
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +118,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A bundle as data; ``test_accuracy`` is a share of 1 on the whole test set, of the original model in its own dtype.
+    """A bundle as data; ``test_accuracy`` is a share of 1 on the whole test set, of the first
+    variant's file in ONNX Runtime; None if it was not measured.
 
     ``schema`` is the form of this file; ``reads_from`` is the oldest schema whose readers understand it: they may skip every
     field unknown to them. The first of the ``variants`` is the default.
@@ -109,6 +141,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tools: dict[str, str]
     notes: tuple[str, ...]
     files: dict[str, FileEntry]
+    evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
         if self.reads_from > self.schema:
@@ -168,6 +201,7 @@ def _in_todays_form(document: dict[str, Any], path: Path) -> dict[str, Any]:
 def _check_files(manifest: Manifest, path: Path) -> None:
     used = [manifest.golden.file, *(variant.file for variant in manifest.variants)]
     used += [manifest.source.weights_file] if manifest.source.weights_file else []
+    used += [manifest.evidence.file] if manifest.evidence else []
     for name in (*manifest.files, *used):
         if not check_name(name) or name == MANIFEST:
             raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder", "do not use this bundle")

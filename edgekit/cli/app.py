@@ -15,6 +15,7 @@ import typer
 
 from edgekit.cli import options
 from edgekit.cli.options import (
+    Allowed,
     AllRows,
     Arguments,
     Backend,
@@ -41,6 +42,7 @@ from edgekit.cli.options import (
     Opset,
     Output,
     RecipePath,
+    Required,
     Runs,
     SourceName,
     Threads,
@@ -174,14 +176,21 @@ def verify(
     backend: Backends = None,
     variant: Variant = None,
     atol: Annotated[
-        Optional[float], options.option("--atol", metavar="X", min=0, show_default="the manifest's", help="Absolute tolerance.")
+        Optional[float],
+        options.option("--atol", metavar="X", min=0, show_default="from noise", help="Your own absolute tolerance."),
     ] = None,
     rtol: Annotated[
         Optional[float],
         options.option(
-            "--rtol", metavar="X", min=0, show_default="the manifest's", help="Tolerance relative to the scale, below 1."
+            "--rtol",
+            metavar="X",
+            min=0,
+            show_default="from measured noise",
+            help="Your own tolerance, relative to the scale, below 1.",
         ),
     ] = None,
+    require: Required = None,
+    allow: Allowed = None,
     cuda_graph: CudaGraph = False,
     flavour: Flavour = None,
     engine: Engine = None,
@@ -191,14 +200,17 @@ def verify(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check every backend present against the recorded float64 outputs; exit code 1 when one is off."""
+    """Check every backend present against the recorded float64 outputs, and the manifest against the files.
+
+    Exit code 1 when one is off.
+    """
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.verify import verify as verify_bundle
 
         limits = options.tolerance(atol, rtol)
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
-        return verify_bundle(bundle, setups, tolerance=limits, progress=progress)
+        return verify_bundle(bundle, setups, tolerance=limits, require=require or (), allow=allow or (), progress=progress)
 
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 

@@ -47,6 +47,13 @@ def dataset_names() -> list[str]:
     return list(FETCHED)
 
 
+def check_names() -> list[str]:
+    """The checks of the manifest that ``--allow`` accepts."""
+    from edgekit.parity.manifest import CODES
+
+    return list(CODES)
+
+
 def builder_names() -> list[str]:
     """Backends that ``edgekit build`` builds for."""
     from edgekit.commands.build import builders
@@ -159,6 +166,27 @@ Backends = Annotated[
         help="Only this backend, perhaps with its options: 'ort-cpu threads=4'; repeatable.",
         show_default="every one present",
         autocompletion=backend_names,
+    ),
+]
+Required = Annotated[
+    Optional[list[str]],
+    option(
+        "--require",
+        panel=RUNNING,
+        metavar="SETUP",
+        envvar="EDGEKIT_REQUIRE",
+        help="Exit code 2 where this backend cannot run, instead of leaving it out; repeatable.",
+        autocompletion=backend_names,
+    ),
+]
+Allowed = Annotated[
+    Optional[list[str]],
+    option(
+        "--allow",
+        panel=REPORT,
+        metavar="CHECK",
+        help="Accept that this check of the manifest fails, such as few-samples; repeatable.",
+        autocompletion=check_names,
     ),
 ]
 Backend = Annotated[

@@ -27,7 +27,7 @@ def export(
 
     Raises EdgekitError on failure, and then leaves an older bundle untouched.
     """
-    with progress.task("exporting", 4) as advance:
+    with progress.task("exporting", 5) as advance:
         origin = origin_of(source, options, runs=Path(runs))
         root = Path(output) if output is not None else EXPORTED / origin.name
         check_replaceable(root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.manifest import Manifest
 from edgekit.machine.bounds import memory_bound, stacks
 from edgekit.machine.cpu import cores
-from edgekit.parity.run import parity
+from edgekit.parity.bars import bars_of
+from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
+from edgekit.parity.run import BATCHES, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import VerifyReport
-from edgekit.setups import Setup, labels, taking
+from edgekit.setups import Setup, as_setups, labels, taking
 from edgekit.tensors import fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange
 
@@ -28,29 +30,42 @@ def verify(
     setups: Setup | str | Iterable[Setup | str] = (),
     *,
     tolerance: Tolerance | ToleranceChange = AS_RECORDED,
+    require: Iterable[str] = (),
+    allow: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> VerifyReport:
     """Check a bundle against its recorded float64 outputs, on every backend present or by ``setups``.
 
-    A setup may be text in the form of ``--backend``. Each variant must keep to its own allowance, unless ``tolerance`` changes
-    the allowance. Raises BundleError for a damaged bundle, and MissingError for a setup that cannot run on this machine.
+    A setup may be text in the form of ``--backend``. Each variant is held to the noise that was measured at export (see
+    ``edgekit.parity.bars``), unless ``tolerance`` is the caller's own. ``require``: setups that must take part beside the others.
+    ``allow``: codes of checks whose failing the caller accepts. Raises BundleError for a damaged bundle, MissingError for a setup
+    that cannot run on this machine, and UsageError for a code of no check.
     """
+    check_codes(allow)
     opened = open_bundle(Path(bundle))
-    choice = choose(opened, setups)
-    golden, reference = opened.golden(), opened.manifest.golden.reference
+    choice = choose(opened, (*as_setups(setups), *map(Setup.parse, require)))
+    golden, evidence, reference = opened.golden(), opened.evidence(), opened.manifest.golden.reference
     parities = []
     with progress.task("verifying", len(choice.setups)) as advance:
         for name, setup in zip(labels(choice.setups), choice.setups, strict=True):
             variant = opened.variant(setup.variant)
+            bars = bars_of(opened.manifest, variant, evidence, tolerance, trusting=TOLERANCE in allow)
             ready_for = _taking(setup, opened.manifest)
             with (
                 memory_bound(_room(opened, setup)) if row_of(setup.backend).in_memory else nullcontext(),
                 open_named(name, ready_for, opened, progress) as ready,
             ):
-                parities.append(parity(ready, golden, tolerance.of(variant.allowance.tolerance), reference))
+                parities.append(parity(ready, golden, bars.on(setup.backend, ready.session.facts), reference))
             advance(1, name)
     digest = opened.sha256_of(choice.setups[0].variant)
-    return VerifyReport(str(opened.root), digest, tuple(parities), choice.skipped, opened.notes)
+    checks = check_manifest(opened, golden, allow)
+    return VerifyReport(str(opened.root), digest, tuple(parities), choice.skipped, (*opened.notes, *_notes(opened)), checks)
+
+
+def _notes(bundle: Bundle) -> tuple[str, ...]:
+    if bundle.manifest.evidence is not None:
+        return ()
+    return ("the bundle records no rounding noise, so that the bar is wider than it need be; export it again",)
 
 
 ROOM = 1 << 30
@@ -73,5 +88,5 @@ def _room(bundle: Bundle, setup: Setup) -> int:
 def _taking(setup: Setup, manifest: Manifest) -> Setup:
     """The setup with verification's batch sizes; a backend with ranges keeps its own, so that the shipped engine is verified."""
     fixed = fixed_batch(manifest.inputs)
-    sizes = (1, manifest.golden.samples) if fixed is None else (fixed,)
+    sizes = (*BATCHES, manifest.golden.samples) if fixed is None else (fixed,)
     return setup if row_of(setup.backend).in_ranges else taking(setup, sizes)

@@ -169,6 +169,11 @@ def own_weights(graph: fx.GraphModule, model: nn.Module) -> None:
             setattr(graph.get_submodule(path), leaf, copies[id(parameter)])
 
 
+def torch_version() -> str:
+    """The release of the installed PyTorch, as a session on it reports."""
+    return str(torch.__version__)
+
+
 def run_module(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """The named outputs of one inference; raises ModelError naming the input shapes if the model refuses them."""
     return named_outputs(_called(model, example))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from edgekit.errors import ModelError, first_line
-from edgekit.tensors import Array, Feed, batches_of, joined_outputs, real_samples, shape_text
+from edgekit.tensors import Array, Feed, batches_of, in_turns, joined_outputs, real_samples, shape_text
 
 UNOPTIMISED = "ONNX Runtime without optimisations"
 Runner: TypeAlias = Callable[[Feed], dict[str, Array]]
@@ -20,12 +20,26 @@ IN_THE_FILE = ("Constant", "ConstantOfShape")
 _IN_NUMPY = {f"tensor({kind})" for kind in _NUMBERS}
 
 
-def open_unoptimised(model: onnx.ModelProto | bytes, path: Path, *, optimised: bool = False) -> Runner:
-    """Open ``model`` on the CPU with graph optimisations off; opening and running raise ModelError if the runtime refuses.
+LEVELS = {
+    "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+"""ONNX Runtime's optimisation levels; it runs at the last by itself."""
 
-    ``optimised``: with the runtime's usual optimisations, as users run it.
+
+def ort_version() -> str:
+    """The release of the installed ONNX Runtime."""
+    return str(ort.__version__)
+
+
+def open_unoptimised(model: onnx.ModelProto | bytes, path: Path, *, level: str = "off", threads: int | None = None) -> Runner:
+    """Open ``model`` on the CPU with graph optimisations off, or at another of the ``LEVELS``.
+
+    Opening and running raise ModelError if the runtime refuses. ``threads``: None leaves the number to the runtime.
     """
-    session = _session(model, path, optimised=optimised)
+    session = _session(model, path, level=level, threads=threads)
     names = [value.name for value in session.get_outputs()]
 
     def run(feed: Feed) -> dict[str, Array]:
@@ -41,10 +55,12 @@ def open_unoptimised(model: onnx.ModelProto | bytes, path: Path, *, optimised: b
     return run
 
 
-def _session(model: onnx.ModelProto | bytes, path: Path, *, arena: bool = True, optimised: bool = False) -> ort.InferenceSession:
+def _session(
+    model: onnx.ModelProto | bytes, path: Path, *, arena: bool = True, level: str = "off", threads: int | None = None
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    if not optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = LEVELS[level]
+    options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = arena
     try:
@@ -102,6 +118,12 @@ def run_in_batches(run: Runner, feed: Feed, fixed: int | None, path: Path) -> di
                 "export the model again so that the first axis of every input and output is the batch",
             )
         parts.append(real_samples(outputs, fixed, real))
+    return joined_outputs(parts)
+
+
+def run_in_turns(run: Runner, feed: Feed, sizes: Sequence[int]) -> dict[str, Array]:
+    """The outputs of batches whose ``sizes`` take turns, joined along the first axis."""
+    parts = [real_samples(run(batch), size, samples.stop - samples.start) for samples, batch, size in in_turns(feed, sizes)]
     return joined_outputs(parts)
 
 

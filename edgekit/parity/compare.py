@@ -2,37 +2,100 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.reports.verify import OutputDiff
-from edgekit.tensors import Array, largest, normalised_error
-from edgekit.tolerance import Tolerance
+from edgekit.tensors import Array, largest
+from edgekit.tolerance import Bar, finite_scale
 
 FAR = float(np.finfo(np.float64).max)  # JSON has no infinity
-TIE = 1e-6
 
 
-def compare_output(name: str, output: Array | None, reference: Array, tolerance: Tolerance) -> OutputDiff:
-    """Compare an output with its float64 reference (samples first); a NaN or a wrong shape never passes."""
-    scale = largest(reference)
-    limit = tolerance.atol + tolerance.rtol * scale
+def compare_output(name: str, output: Array | None, reference: Array, bar: Bar) -> OutputDiff:
+    """Compare an output with its float64 reference (samples first); a NaN or a wrong shape never passes.
+
+    Infinite values agree where the reference has the same.
+    """
     if output is None or output.shape != reference.shape:
-        problem = "is missing" if output is None else f"has the shape {output.shape}, not {reference.shape}"
-        return OutputDiff(name, FAR, FAR, limit, None, f"the output {problem}")
-    difference = np.abs(output.astype(np.float64) - reference)
-    top1 = None
-    if reference.ndim == 2 and reference.shape[1] > 1:
-        top1 = top1_agreement(output, reference)
+        return wrong_shape(name, output, reference)
+    limits = bar.limits(reference)
+    loosest = largest(limits)
+    difference = _difference(output, reference)
+    classes = reference.ndim == 2 and reference.shape[1] > 1
+    top1 = top1_agreement(output, reference, bar) if classes else None
     if not np.isfinite(difference).all():
         where = np.argwhere(~np.isfinite(difference))[0].tolist()
-        return OutputDiff(name, FAR, FAR, limit, top1, f"not finite at {where}")
-    return OutputDiff(name, largest(difference), normalised_error(output, reference, scale=scale), limit, top1)
+        return OutputDiff(name, FAR, FAR, loosest, FAR, top1, f"not finite at {where}")
+    with np.errstate(over="ignore"):
+        shares = np.divide(difference, limits, out=np.where(difference > 0, FAR, 0.0), where=limits > 0)
+    worst = np.unravel_index(int(shares.argmax()), shares.shape) if shares.size else ()
+    scale = finite_scale(reference)
+    max_abs = largest(difference)
+    flips, margin = _flips(output, reference) if classes else (None, None)
+    return OutputDiff(
+        name=name,
+        max_abs=max_abs,
+        normalised=max_abs / (scale or 1.0),
+        limit=float(np.broadcast_to(limits, reference.shape)[worst]) if shares.size else loosest,
+        top1=top1,
+        mean_abs=float(difference.mean()) if difference.size else 0.0,
+        of_limit=min(float(shares[worst]), FAR) if shares.size else 0.0,
+        worst=tuple(int(index) for index in worst),
+        snr_db=_snr(difference, reference),
+        top5=_top5_agreement(output, reference) if classes and reference.shape[1] > 5 else None,
+        flips=flips,
+        margin=margin,
+    )
 
 
-def top1_agreement(output: Array, reference: Array) -> float:
+def wrong_shape(name: str, output: Array | None, reference: Array) -> OutputDiff:
+    """The row of an output that is missing, or not of the reference's shape."""
+    problem = "is missing" if output is None else f"has the shape {output.shape}, not {reference.shape}"
+    return OutputDiff(name, FAR, FAR, 0.0, FAR, None, f"the output {problem}")
+
+
+def top1_agreement(output: Array, reference: Array, bar: Bar) -> float:
     """Share of samples (N x classes) whose largest value is where the reference has its largest value, or a tie with it.
 
-    Two reference values tie if they are within a millionth of max|r|, which float32 cannot tell apart.
+    Two reference values tie if their distance is at most the sum of their ``bar.blur``.
     """
-    behind = reference.max(1) - reference[np.arange(len(reference)), output.argmax(1)]
-    return float((behind <= TIE * largest(reference)).mean())
+    blur = np.broadcast_to(bar.blur(reference), reference.shape)
+    rows, best, chosen = np.arange(len(reference)), reference.argmax(1), output.argmax(1)
+    with np.errstate(invalid="ignore"):
+        behind = reference[rows, best] - reference[rows, chosen]
+    return float(((behind <= blur[rows, best] + blur[rows, chosen]) | (best == chosen)).mean())
+
+
+def _difference(output: Array, reference: Array) -> NDArray[np.float64]:
+    """|y - r| in float64; 0 where both are the same infinity."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(output.astype(np.float64) - reference)
+    difference[np.isinf(reference) & (output == reference)] = 0.0
+    return difference
+
+
+def _flips(output: Array, reference: Array) -> tuple[int, float | None]:
+    """The number of samples whose largest value moved, and of these the largest margin r had, of scale; None if none moved."""
+    rows, best, chosen = np.arange(len(reference)), reference.argmax(1), output.argmax(1)
+    moved = best != chosen
+    with np.errstate(invalid="ignore"):
+        margins = (reference[rows, best] - reference[rows, chosen])[moved]
+    return int(moved.sum()), min(float(margins.max()) / (finite_scale(reference) or 1.0), FAR) if moved.any() else None
+
+
+def _top5_agreement(output: Array, reference: Array) -> float:
+    """Share of samples (N x classes) whose largest reference value is among the five largest of the output."""
+    best = np.argsort(-output.astype(np.float64), axis=1, kind="stable")[:, :5]
+    return float((best == reference.argmax(1)[:, None]).any(1).mean())
+
+
+def _snr(difference: NDArray[np.float64], reference: Array) -> float | None:
+    """10 log10(sum r^2 / sum (y - r)^2) in dB; None if there is no difference or no signal."""
+    finite = np.isfinite(reference)
+    with np.errstate(over="ignore"):
+        signal, noise = float(np.square(reference[finite]).sum()), float(np.square(difference[finite]).sum())
+    ratio = signal / noise if noise and math.isfinite(signal) else 0.0
+    return 10 * math.log10(ratio) if ratio > 0 and math.isfinite(ratio) else None

@@ -1,93 +1,114 @@
 """Run a session on the golden inputs and compare its outputs with the recorded ones.
 
 The reference is the float64 output recorded in the bundle, so no framework is needed. The golden inputs are run twice, all in
-one batch and one by one, which exposes a batch axis that is free in name only. A session with ranges of batch sizes is run at
-the largest and the smallest size of each range.
+one batch and in small batches of several sizes, which exposes a batch axis that is free in name only. A session with ranges of
+batch sizes is run so in each range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from edgekit.backends.contract import InRanges, Opened, Session
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import TooLargeError
-from edgekit.parity.compare import compare_output
+from edgekit.parity.bars import Bars
+from edgekit.parity.compare import compare_output, wrong_shape
 from edgekit.reports.verify import OutputDiff, ParityReport
-from edgekit.tensors import Array, Feed, batches_of, fixed_batch, real_samples
-from edgekit.tolerance import Tolerance
+from edgekit.tensors import Array, Feed, fixed_batch, in_turns, real_samples
+from edgekit.tolerance import Bar
+
+BATCHES = (1, 2, 3, 7)
+"""Batch sizes beside all samples at once: none of them was traced."""
 
 
-def parity(opened: Opened, golden: GoldenArrays, tolerance: Tolerance, reference: str) -> ParityReport:
+def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str) -> ParityReport:
     """Compare one session with the recorded float64 outputs; ``reference`` describes their origin in the manifest's words."""
     samples = len(next(iter(golden.inputs.values())))
-    sizes = sizes_to_run(opened.session, samples)
-    ran = [_in_batches_that_fit(opened.session, golden.inputs, size) for size in sizes]
+    runs = [_in_batches_that_fit(opened.session, golden.inputs, sizes) for sizes in sizes_to_run(opened.session, samples)]
     outputs = []
     for name, reference_output in golden.float64.items():
-        diffs = [
-            _compare_parts(name, [part.get(name) for part in parts], size, reference_output, tolerance) for size, parts in ran
-        ]
+        diffs = [_compare_parts(name, run, reference_output, bars.of[name]) for run in runs]
         outputs.append(reduce(_worse, diffs))
+    sizes = dict.fromkeys(size for run in runs for size in run.sizes)
     return ParityReport(
         reference=reference,
         backend=opened.name,
         samples=samples,
-        tolerance=tolerance,
+        tolerance=bars.tolerance,
         outputs=tuple(outputs),
-        facts=dict(opened.session.facts) | {"batch sizes": ", ".join(str(size) for size, _ in ran)},
+        facts=dict(opened.session.facts) | {"batch sizes": ", ".join(map(str, sizes))},
         setup=opened.setup,
+        noise_factor=bars.noise_factor,
     )
 
 
-def sizes_to_run(session: Session, samples: int) -> tuple[int, ...]:
-    """The batch sizes in which to run ``samples`` samples: two of each range, because each range may run other kernels.
+def sizes_to_run(session: Session, samples: int) -> tuple[tuple[int, ...], ...]:
+    """The batch sizes of each run of all ``samples`` samples: all at once, and in turn those of ``BATCHES``.
 
-    A model that takes one size only is run in that size.
+    A session with ranges of sizes does so in each range, because each may run other kernels. A model that takes one size only is
+    run in that size.
     """
     fixed = fixed_batch(session.inputs)
     if fixed is not None:
-        return (fixed,)
+        return ((fixed,),)
     ranges = session.ranges if isinstance(session, InRanges) else ()
-    sizes = [size for allowed in ranges for size in (max(allowed.min, min(allowed.max, samples)), allowed.min)]
-    return tuple(dict.fromkeys(sizes)) or (samples, 1)
+    runs = [
+        run
+        for allowed in ranges
+        for run in (
+            (max(allowed.min, min(allowed.max, samples)),),
+            tuple(dict.fromkeys(size for size in (allowed.min, *BATCHES) if size in allowed)),
+        )
+    ]
+    return tuple(dict.fromkeys(runs)) or ((samples,), BATCHES)
 
 
-def _in_batches_that_fit(session: Session, inputs: Feed, size: int) -> tuple[int, list[dict[str, Array]]]:
-    """The batch size that fits into memory, ``size`` or smaller, with the outputs.
+class _Run(NamedTuple):
+    """The outputs of each batch of a run, and the ``sizes`` of the batches, which take turns."""
+
+    sizes: tuple[int, ...]
+    batches: list[tuple[slice, dict[str, Array]]]
+
+
+def _in_batches_that_fit(session: Session, inputs: Feed, sizes: tuple[int, ...]) -> _Run:
+    """A run in batches of ``sizes``, or of smaller ones where memory is short.
 
     Raises TooLargeError where one sample alone does not fit.
     """
     while True:
         try:
-            return size, _in_batches(session, inputs, size)
+            return _Run(sizes, list(_in_batches(session, inputs, sizes)))
         except TooLargeError:
-            if size in (1, fixed_batch(session.inputs)):
+            if max(sizes) in (1, fixed_batch(session.inputs)):
                 raise
-            size = max(1, size // 4)
+            sizes = tuple(dict.fromkeys(max(1, size // 4) for size in sizes))
 
 
-def _in_batches(session: Session, inputs: Feed, size: int) -> list[dict[str, Array]]:
-    """The outputs of each batch of ``size``, without those of filling samples."""
-    return [real_samples(session.run(feed), size, real) for feed, real in batches_of(inputs, size)]
+def _in_batches(session: Session, inputs: Feed, sizes: Sequence[int]) -> Iterator[tuple[slice, dict[str, Array]]]:
+    """The samples and the outputs of each batch, the ``sizes`` taking turns, without the outputs of filling samples."""
+    for samples, feed, size in in_turns(inputs, sizes):
+        yield samples, real_samples(session.run(feed), size, samples.stop - samples.start)
 
 
-def _compare_parts(name: str, parts: Sequence[Array | None], size: int, reference: Array, tolerance: Tolerance) -> OutputDiff:
-    """Compare the joined outputs of batches of ``size``; a part of a wrong shape is reported by itself."""
+def _compare_parts(name: str, run: _Run, reference: Array, bar: Bar) -> OutputDiff:
+    """Compare the joined outputs of a run; a batch of a wrong shape is reported by itself."""
     joinable: list[Array] = []
-    for index, part in enumerate(parts):
-        expected = reference[index * size : (index + 1) * size]
+    for samples, outputs in run.batches:
+        part, expected = outputs.get(name), reference[samples]
         if part is None or part.shape != expected.shape:
-            return compare_output(name, part, expected, tolerance)
+            return wrong_shape(name, part, expected)
         joinable.append(part)
-    return compare_output(name, np.concatenate(joinable), reference, tolerance)
+    return compare_output(name, np.concatenate(joinable), reference, bar)
 
 
 def _worse(first: OutputDiff, second: OutputDiff) -> OutputDiff:
-    larger = max(first, second, key=lambda diff: diff.max_abs)
+    larger = max(first, second, key=lambda diff: (bool(diff.problem), diff.of_limit, diff.max_abs))
     if first.top1 is None or second.top1 is None:
         return larger
-    return OutputDiff(larger.name, larger.max_abs, larger.normalised, larger.limit, min(first.top1, second.top1), larger.problem)
+    return msgspec.structs.replace(larger, top1=min(first.top1, second.top1))

@@ -10,26 +10,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import onnx
 
-from edgekit import data
 from edgekit.bundle.draft import Draft, exported_variant
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import MODEL, WEIGHTS, Source, Variant
 from edgekit.errors import ModelError, UsageError
 from edgekit.fold import fold
 from edgekit.graphs.blame import differing_operator
-from edgekit.graphs.golden import random_inputs, record
 from edgekit.graphs.repeat import check_repeatable
 from edgekit.graphs.trace import as_arrays, output_specs, run_module, tensors_of_feed, trace
 from edgekit.graphs.write import export_onnx
 from edgekit.models.weights import weights_bytes
 from edgekit.parity.compare import compare_output
+from edgekit.parity.inputs import Recorded, check_telling
 from edgekit.preprocess import Preprocess
 from edgekit.progress import Advance
 from edgekit.recipe import ExportRecipe, Recipe
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
 from edgekit.sources.description import by_options, check_labels
+from edgekit.sources.measuring import noise_of_module, with_predictions
 from edgekit.sources.module import ModelSource, load_source
+from edgekit.sources.recording import recorded_of
+from edgekit.sources.testing import WITHOUT_RUNTIME, Tested, tested
 from edgekit.tensors import Array, TensorSpec, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
 from edgekit.version import __version__
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "PyTorch float64, unfolded (recorded)"
 MOST_ROUNDING, PLAUSIBLE = 16, 5e-2
+ROOM = 4  # times its own error that a model which amplifies rounding is allowed
 _REMEDIES = {
     "Resize": "resize to a size instead of by a factor, to a whole multiple, or with mode='bilinear': at a pixel's border the "
     "runtimes take different neighbours",
@@ -64,16 +67,23 @@ class ModuleOrigin(NamedTuple):
         advance(1, "tracing, golden outputs")
         seen = check_repeatable(model.module, model.inputs)
         traced = trace(model.module, model.inputs)
-        golden = record(model.module, traced, *_golden_inputs(model, settings.golden))
-        original_error = worst_error(golden.original, golden.float64)
+        recorded = recorded_of(model, traced, preprocess, settings.golden)
+        golden = recorded.arrays
+        original_error = recorded.error(golden.original)
         _check_original(original_error)
+        check_telling(golden)
         advance(1, "folding and writing ONNX")
         weights = weights_bytes(model.module)
         digest = hashlib.sha256(weights).hexdigest()
-        file = _written(model, traced, settings, golden, _metadata(model, preprocess, labels, digest))
+        file = _written(model, traced, settings, recorded, _metadata(model, preprocess, labels, digest))
         check_labels(labels, file.outputs)
         variant = _variant(model, file, original_error)
-        _check_file(file, traced, golden, variant, original_error)
+        _check_file(file, traced, recorded, variant, original_error)
+        advance(1, "measuring rounding noise")
+        runnable = file.onnx if file.in_runtime else None
+        test = tested(model, preprocess, runnable)
+        noise = noise_of_module(model.module, runnable, recorded)
+        described, arrays = noise if test is None else with_predictions(noise, test)
         extra = {WEIGHTS: weights} if options.keep_weights else {}
         return Draft(
             name=model.name,
@@ -91,8 +101,11 @@ class ModuleOrigin(NamedTuple):
             measured_in=file.measured_in,
             preprocess=preprocess,
             labels=labels,
-            test_accuracy=model.report.test_accuracy if model.report else None,
-            notes=(*seen, *_notes(model, file.fold), *_widened(variant)),
+            test_accuracy=test.accuracy if test else None,
+            notes=(*seen, *_notes(model, file.fold), *_widened(variant), *_untested(test)),
+            parts=recorded.parts,
+            evidence=described,
+            measured=arrays,
         )
 
 
@@ -115,30 +128,35 @@ class _File(NamedTuple):
     fold: FoldReport
     error: float
     measured_in: str
+    in_runtime: bool
 
 
 def _written(
-    model: ModelSource, traced: fx.GraphModule, settings: ExportRecipe, golden: GoldenArrays, metadata: dict[str, str]
+    model: ModelSource, traced: fx.GraphModule, settings: ExportRecipe, recorded: Recorded, metadata: dict[str, str]
 ) -> _File:
     graph, report = fold(model.module, model.inputs, fold_bn=settings.fold_bn, traced=traced)
     specs = output_specs(graph, model.inputs)
     content = export_onnx(graph, report, model.inputs, specs, opset=settings.opset, metadata=metadata)
-    outputs, measured_in = _outputs(content, graph, golden)
-    error = worst_error(outputs, golden.float64)
-    return _File(content, graph, outputs, specs, msgspec.structs.replace(report, error_exported=error), error, measured_in)
+    outputs, measured_in, in_runtime = _outputs(content, graph, recorded.arrays)
+    error = recorded.error(outputs)
+    report = msgspec.structs.replace(report, error_exported=error)
+    return _File(content, graph, outputs, specs, report, error, measured_in, in_runtime)
 
 
-def _outputs(content: bytes, graph: fx.GraphModule, golden: GoldenArrays) -> tuple[dict[str, Array], str]:
-    """The file's outputs on the golden inputs; the graph's outputs if ONNX Runtime is absent or cannot run the file."""
+def _outputs(content: bytes, graph: fx.GraphModule, golden: GoldenArrays) -> tuple[dict[str, Array], str, bool]:
+    """The file's outputs on the golden inputs, by what they were computed, and whether that was ONNX Runtime.
+
+    They are the graph's outputs if ONNX Runtime is absent or cannot run the file.
+    """
     if importlib.util.find_spec("onnxruntime") is None:
         outputs = as_arrays(run_module(graph, tensors_of_feed(golden.inputs)))
-        return outputs, "PyTorch, because ONNX Runtime is not installed; edgekit verify runs the file"
+        return outputs, "PyTorch, because ONNX Runtime is not installed; edgekit verify runs the file", False
     from edgekit.onnx.run import UNOPTIMISED, open_unoptimised
 
     try:
-        return open_unoptimised(onnx.load_from_string(content), Path(MODEL))(golden.inputs), UNOPTIMISED
+        return open_unoptimised(onnx.load_from_string(content), Path(MODEL))(golden.inputs), UNOPTIMISED, True
     except ModelError as problem:  # a dtype without kernels on the CPU
-        return as_arrays(run_module(graph, tensors_of_feed(golden.inputs))), f"PyTorch: {problem}"
+        return as_arrays(run_module(graph, tensors_of_feed(golden.inputs))), f"PyTorch: {problem}", False
 
 
 def _check_original(original: float) -> None:
@@ -151,10 +169,14 @@ def _check_original(original: float) -> None:
         )
 
 
-def _check_file(file: _File, traced: fx.GraphModule, golden: GoldenArrays, variant: Variant, original: float) -> None:
+def _check_file(file: _File, traced: fx.GraphModule, recorded: Recorded, variant: Variant, original: float) -> None:
     """Raise ModelError that names the cause if the file is outside of its own tolerance, so that verify would fail."""
     tolerance = variant.allowance.tolerance
-    diffs = [compare_output(name, file.values[name], expected, tolerance) for name, expected in golden.float64.items()]
+    golden = recorded.arrays
+    diffs = [
+        compare_output(name, file.values[name], expected, recorded.bar(name, tolerance.rtol))
+        for name, expected in golden.float64.items()
+    ]
     if all(diff.within(tolerance) for diff in diffs):
         return
     worst = max(diffs, key=lambda diff: diff.normalised)
@@ -191,13 +213,6 @@ def _described(model: ModelSource, options: ExportOptions) -> tuple[Preprocess |
     return model.preprocess, model.labels
 
 
-def _golden_inputs(model: ModelSource, count: int) -> tuple[dict[str, Array], Array | None]:
-    if model.recipe is None or model.preprocess is None:
-        return random_inputs(model.inputs), None
-    pictures = data.golden_pictures(model.recipe.data, model.preprocess, count)
-    return {model.inputs[0].name: model.preprocess.normalise(pictures.images)}, pictures.labels
-
-
 def _metadata(model: ModelSource, preprocess: Preprocess | None, labels: tuple[str, ...], weights: str) -> dict[str, str]:
     document = {
         "edgekit.version": __version__,
@@ -225,7 +240,7 @@ def _variant(model: ModelSource, file: _File, original: float) -> Variant:
         return exported_variant("float16", half_tolerance(original), file.error)
     tolerance = model.recipe.verify if model.recipe else Tolerance()
     if tolerance == Tolerance():
-        tolerance = Tolerance(rtol=max(tolerance.rtol, MOST_ROUNDING * original))
+        tolerance = Tolerance(rtol=max(tolerance.rtol, ROOM * original))
     return exported_variant("float32", tolerance, file.error)
 
 
@@ -233,7 +248,14 @@ def _widened(variant: Variant) -> tuple[str, ...]:
     tolerance = variant.allowance.tolerance
     if variant.precision != "float32" or tolerance.rtol <= Tolerance().rtol:
         return ()
-    return (f"the tolerance is {tolerance.rtol:.1e}, {MOST_ROUNDING} times the original's own error in its dtype",)
+    return (
+        f"the model amplifies rounding: its tolerance is {tolerance.rtol:.1e}, {ROOM} times its own error, which edgekit verify "
+        "takes only with --allow tolerance",
+    )
+
+
+def _untested(test: Tested | None) -> tuple[str, ...]:
+    return (WITHOUT_RUNTIME,) if test is not None and test.accuracy is None else ()
 
 
 def _notes(model: ModelSource, fold: FoldReport) -> tuple[str, ...]:
@@ -247,5 +269,5 @@ def _notes(model: ModelSource, fold: FoldReport) -> tuple[str, ...]:
     if model.recipe is None and not model.has_weights:
         notes.append("without --weights: the weights are the factory's own, with torch's seed 0")
     if model.recipe is None:
-        notes.append("the golden inputs are random numbers, because the model's data is not known")
+        notes.append("the golden inputs are made up, because the model's data is not known")
     return tuple(notes)

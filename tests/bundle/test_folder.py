@@ -72,7 +72,13 @@ def test_an_older_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
     fewer = {name: content for name, content in contents(bundle).items() if name != "weights.safetensors"}
     write_bundle(bundle, manifest, fewer)
     assert open_bundle(bundle).manifest.name == "newer"
-    assert sorted(path.name for path in bundle.iterdir()) == ["README.md", "golden.npz", "manifest.json", "model.onnx"]
+    assert sorted(path.name for path in bundle.iterdir()) == [
+        "README.md",
+        "evidence.npz",
+        "golden.npz",
+        "manifest.json",
+        "model.onnx",
+    ]
 
 
 def test_an_empty_folder_is_free_for_a_bundle(bundle: Path) -> None:

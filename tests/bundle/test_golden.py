@@ -18,12 +18,14 @@ from edgekit.errors import BundleError
 from edgekit.tensors import Array
 from tests.bundle.editing import edit, members, npz, put
 
+SAMPLES = 72
+
 
 def test_the_golden_file_has_these_members_and_dtypes(bundle: Path) -> None:
     assert {name: (str(array.dtype), array.shape) for name, array in members(bundle).items()} == {
-        "input.input": ("float32", (8, 1, 28, 28)),
-        "float64.output": ("float64", (8, 10)),
-        "original.output": ("float32", (8, 10)),
+        "input.input": ("float32", (SAMPLES, 1, 28, 28)),
+        "float64.output": ("float64", (SAMPLES, 10)),
+        "original.output": ("float32", (SAMPLES, 10)),
     }
 
 
@@ -38,10 +40,10 @@ def test_golden_arrays_come_back_as_they_were_written(bundle: Path) -> None:
 
 def test_golden_labels_are_kept(bundle: Path) -> None:
     golden = open_bundle(bundle).golden()
-    put(bundle, "golden.npz", GoldenArrays(golden.inputs, golden.float64, golden.original, np.arange(8)).to_npz())
+    put(bundle, "golden.npz", GoldenArrays(golden.inputs, golden.float64, golden.original, np.arange(SAMPLES)).to_npz())
     labels = open_bundle(bundle).golden().labels
     assert labels is not None
-    np.testing.assert_array_equal(labels, np.arange(8))
+    np.testing.assert_array_equal(labels, np.arange(SAMPLES))
 
 
 # damage of golden.npz with a matching checksum
@@ -95,7 +97,7 @@ GOLDEN_DAMAGE: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "reference missing": (_without("float64.output"), "float64.output"),
     "unknown member": (_with("extra", np.zeros(1)), "'extra.npy' is unknown or too large"),
     "wrong shape": (_with("float64.output", np.zeros((8, 9))), "float64.output is float64"),
-    "wrong dtype": (_with("float64.output", np.zeros((8, 10), np.float32)), "float64.output is float32"),
+    "wrong dtype": (_with("float64.output", np.zeros((SAMPLES, 10), np.float32)), "float64.output is float32"),
     "wrong number of samples": (_with("input.input", np.zeros((7, 1, 28, 28), np.float32)), "input.input is float32"),
     "labels of another shape": (_with("labels", np.arange(7)), r"labels is int64 \(7,\)"),
     "labels of another dtype": (_with("labels", np.zeros(8)), "labels is float64"),

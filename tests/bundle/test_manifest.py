@@ -34,7 +34,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
     document = json.loads((bundle / "manifest.json").read_text())
     assert list(document) == [
         "schema", "reads_from", "name", "inputs", "outputs", "preprocess", "labels", "source", "opset", "fold", "test_accuracy",
-        "golden", "variants", "tools", "notes", "files",
+        "golden", "variants", "tools", "notes", "files", "evidence",
     ]  # fmt: skip
     assert (document["schema"], document["reads_from"]) == (4, 4)
     assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 28, 28]}]
@@ -44,7 +44,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
         "layout": "NCHW",
     }  # fmt: skip
     assert list(document["source"]) == ["model", "args", "recipe", "weights_sha256", "weights_file"]
-    assert list(document["golden"]) == ["file", "samples", "kind", "seed", "original_error", "reference"]
+    assert list(document["golden"]) == ["file", "samples", "kind", "seed", "original_error", "reference", "parts"]
     assert document["golden"]["reference"] == "PyTorch float64, unfolded (recorded)"
     (variant,) = document["variants"]
     assert list(variant) == ["name", "file", "precision", "allowance", "error", "accuracy", "made_by"]

@@ -26,8 +26,8 @@ BUNDLES = Path(__file__).parent / "older"
 OLD = ("schema-1", "schema-2", "schema-3", "schema-3-float16")
 NAMES = {"schema-3-float16": "float16"}
 COMMITTED = {
-    "densenet": "8343e364334182b3bf22c43d92035a52", "lenet": "68f88b9165d76ebce813be245f437541",
-    "lenet-scratch": "7855b8196deadad065cbd03d6feea3b7",
+    "densenet": "f7105f8b0462b60ad67731b40e45b20c", "lenet": "2479451e7070d776683c633992e348fd",
+    "lenet-scratch": "6410d9140670fafc5e51642bf5d41c57",
 }  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def test_a_trace_that_is_not_the_model_is_not_written(tmp_path: Path, monkeypatc
         golden = record(*args)
         return msgspec.structs.replace(golden, original={name: -array for name, array in golden.original.items()})
 
-    monkeypatch.setattr("edgekit.sources.drafting.record", other)
+    monkeypatch.setattr("edgekit.sources.recording.record", other)
     with pytest.raises(ModelError, match="depend on something that a trace does not see"):
         export_bundle("lenet", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
@@ -155,8 +155,22 @@ def onnx_source(tmp_path: Path) -> str:
 
 def test_both_kinds_of_source_report_their_steps(tmp_path: Path, onnx_source: str) -> None:
     steps = {
-        "lenet": ["exporting 4", "+1 tracing, golden outputs", "+1 folding and writing ONNX", "+1 writing the bundle", "+1"],
-        onnx_source: ["exporting 4", "+1 golden outputs", "+1 folding", "+1 writing the bundle", "+1"],
+        "lenet": [
+            "exporting 5",
+            "+1 tracing, golden outputs",
+            "+1 folding and writing ONNX",
+            "+1 measuring rounding noise",
+            "+1 writing the bundle",
+            "+1",
+        ],
+        onnx_source: [
+            "exporting 5",
+            "+1 golden outputs",
+            "+1 folding",
+            "+1 measuring rounding noise",
+            "+1 writing the bundle",
+            "+1",
+        ],
     }
     for source, lines in steps.items():
         progress = Recorded()
@@ -169,7 +183,7 @@ def test_both_kinds_of_source_report_their_steps(tmp_path: Path, onnx_source: st
             bundle.manifest.golden.original_error, bundle.variant().error,
         )  # fmt: skip
         assert report.notes == bundle.manifest.notes
-        assert report.golden == "8 random inputs"
+        assert report.golden == "80 random inputs"
 
 
 def test_the_bundles_place_is_checked_before_the_long_work(

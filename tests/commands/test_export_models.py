@@ -129,11 +129,17 @@ def test_a_scale_that_float32_rounds_down_costs_no_pixel(nets: Path, environment
     assert open_bundle(nets / "out").manifest.outputs[0].shape == ("batch", 8, 7, 7)
 
 
-def test_a_bundle_whose_original_rounds_to_16_bits_inside_passes_its_own_verify(nets: Path, environment: dict[str, str]) -> None:
+def test_a_bundle_whose_original_rounds_to_16_bits_inside_passes_only_if_its_wide_bar_is_accepted(
+    nets: Path, environment: dict[str, str]
+) -> None:
     code, err = exported(nets, "Rounded", environment)
     assert code == 0, err
-    assert any("16 times the original's own error" in text for text in open_bundle(nets / "out").manifest.notes)
-    assert process("verify", "out", "--backend", "ort-cpu", environment=environment, folder=nets).returncode == 0
+    assert any("the model amplifies rounding" in text for text in open_bundle(nets / "out").manifest.notes)
+    words = ("verify", "out", "--backend", "ort-cpu")
+    refused = process(*words, environment=environment, folder=nets)
+    assert refused.returncode == 1
+    assert "asks for a wider bar" in refused.stdout
+    assert process(*words, "--allow", "tolerance", environment=environment, folder=nets).returncode == 0
 
 
 def test_what_was_done_to_model_and_weights_is_in_report_and_manifest(

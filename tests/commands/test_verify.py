@@ -33,7 +33,7 @@ def test_a_committed_bundle_verifies_on_every_runtime_here(repository: Path, run
     result = run("verify", str(repository / "exported" / name), "--json")
     assert result.code == 0
     assert [parity["backend"] for parity in result.document["parities"]][:2] == ["torch", "ort-cpu"]
-    assert {parity["samples"] for parity in result.document["parities"]} == {64}
+    assert {parity["samples"] for parity in result.document["parities"]} == {80}
 
 
 Array = np.ndarray[Any, Any]
@@ -98,7 +98,7 @@ def test_a_sound_bundle_passes_on_every_runtime_and_the_rest_is_named(request: p
     assert report.passed
     assert {"torch", "ort-cpu"} <= {parity.backend for parity in report.parities}
     for parity_ in report.parities:
-        assert parity_.samples == 8
+        assert parity_.samples >= 64
         assert parity_.facts
         assert 0 < parity_.outputs[0].normalised < 1e-5
         assert parity_.outputs[0].top1 == 1
@@ -170,7 +170,7 @@ def test_a_batch_axis_that_is_fixed_in_the_file_is_found_out(calibrated: Path) -
     model = onnx.load(calibrated / "model.onnx")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     replace_file(calibrated, "model.onnx", model.SerializeToString())
-    with pytest.raises(BundleError, match=r"cannot run .*model\.onnx on input 8x1x28x28"):
+    with pytest.raises(BundleError, match=r"cannot run .*model\.onnx on input 80x1x28x28"):
         verify(calibrated, ways("ort-cpu"))
 
 

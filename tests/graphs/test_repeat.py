@@ -125,7 +125,7 @@ def test_a_forward_that_writes_to_its_input_gets_copies() -> None:
     feed = sample_feed(INPUTS, 2)
     before = feed["picture"].copy()
     graph = trace(model, INPUTS)
-    golden = record(model, graph, feed)
+    golden = record(model, graph, feed, None, 2)
     assert np.array_equal(golden.inputs["picture"], before)
     expected = model.conv((torch.from_numpy(before) - 0.5) / 0.25).detach().numpy()
     np.testing.assert_allclose(golden.float64["output"], expected, atol=1e-5)
@@ -160,7 +160,7 @@ def test_outputs_of_dataclasses_have_names_and_none_is_left_out(
     model = Net(change).eval()
     assert check_repeatable(model, INPUTS) == tuple(f"output {name!r} is None and was left out" for name in none)
     graph = trace(model, INPUTS)
-    golden = record(model, graph, sample_feed(INPUTS, 2))
+    golden = record(model, graph, sample_feed(INPUTS, 2), None, 2)
     assert list(golden.float64) == list(golden.original) == names
 
 

@@ -11,7 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.manifest import GoldenPart
 from edgekit.errors import ModelError
+from edgekit.parity.inputs import Golden
+from edgekit.sources import onnx_file
 from edgekit.tensors import TensorSpec, sample_feed
 from tests.onnx.crafted import conv, export, folds, model_of, node, norm, statistics, tensor
 
@@ -115,6 +118,14 @@ def apart(which: str) -> float:
     return float(below + above) / 2
 
 
+@pytest.fixture
+def eight_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Golden inputs that ``apart`` knows."""
+    parts = (GoldenPart("normal", 8),)
+    monkeypatch.setattr(onnx_file, "without_data", lambda specs, _: Golden(sample_feed(specs, 8), parts))
+
+
+@pytest.mark.usefixtures("eight_samples")
 @pytest.mark.parametrize("fold_bn", [True, False])
 @pytest.mark.parametrize("which", ["one alone", "all together"])
 def test_golden_inputs_that_depend_on_each_other_are_named_as_such(tmp_path: Path, which: str, fold_bn: bool) -> None:
@@ -124,6 +135,7 @@ def test_golden_inputs_that_depend_on_each_other_are_named_as_such(tmp_path: Pat
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.usefixtures("eight_samples")
 def test_a_difference_that_rounding_may_explain_is_not_called_dependence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be verified: use a wider dtype"):
         export(tmp_path, branching(apart("one alone"), factor=1.0003), fold_bn=False)

@@ -15,6 +15,7 @@ from edgekit.backends.fake import FakeSession
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.commands.verify import verify
 from edgekit.errors import TooLargeError
+from edgekit.parity.bars import Bars
 from edgekit.parity.compare import compare_output
 from edgekit.parity.run import _in_batches_that_fit, parity
 from edgekit.reports.verify import ParityReport, VerifyReport
@@ -35,7 +36,11 @@ def golden() -> GoldenArrays:
 
 def parity_of(function: Callable[[Array], Array], tolerance: Tolerance | None = None) -> ParityReport:
     fake = FakeSession(lambda feed: {"y": function(feed["x"])}, facts={"fake": "1"})
-    return parity(Opened("fake", Setup("fake"), fake), golden(), tolerance or Tolerance(), "what was recorded")
+    return parity(Opened("fake", Setup("fake"), fake), golden(), held_to(tolerance or Tolerance()), "what was recorded")
+
+
+def held_to(tolerance: Tolerance) -> Bars:
+    return Bars({"y": tolerance}, tolerance)
 
 
 def test_a_report_names_the_reference_in_the_manifests_words(bundle: Path) -> None:
@@ -50,7 +55,7 @@ def test_a_backend_that_computes_the_reference_passes_with_no_error() -> None:
     assert report.passed
     assert report.reference == "what was recorded"
     assert (report.outputs[0].max_abs, report.outputs[0].top1, report.samples) == (0, 1, 3)
-    assert report.facts == {"fake": "1", "batch sizes": "3, 1"}
+    assert report.facts == {"fake": "1", "batch sizes": "3, 1, 2, 7"}
 
 
 def test_a_backend_that_is_wrong_in_a_batch_only_is_caught() -> None:
@@ -73,7 +78,7 @@ def test_outputs_that_mix_up_the_batch_are_caught() -> None:
         lambda x: x[0] if len(x) == 1 else x,
         lambda x: np.float32(1) if len(x) == 1 else x,
         lambda x: REFERENCE.astype(np.float32),
-        lambda x: x[:, : 2 + (x[0, 0] > 0)] if len(x) == 1 else x,
+        lambda x: x[:, : 2 + (x[0, 0] > 1)] if len(x) == 1 else x,
     ],
     ids=["narrow", "deep", "squeezed", "scalar", "always all", "ragged"],
 )
@@ -91,7 +96,7 @@ def test_an_output_that_is_missing_fails_at_any_tolerance() -> None:
     missing: tuple[dict[str, Array], ...] = ({}, {"z": REFERENCE})
     for outputs in missing:
         session = FakeSession(partial(constant, outputs))
-        report = parity(Opened("fake", Setup("fake"), session), golden(), LOOSE, "what was recorded")
+        report = parity(Opened("fake", Setup("fake"), session), golden(), held_to(LOOSE), "what was recorded")
         assert not report.passed
         assert report.outputs[0].problem == "the output is missing"
 
@@ -159,9 +164,9 @@ class Narrow:
 
 @pytest.mark.parametrize(("most", "size"), [(64, 10), (9, 2), (2, 2), (1, 1)])
 def test_a_batch_that_memory_is_not_enough_for_is_run_in_smaller_ones(most: int, size: int) -> None:
-    assert _in_batches_that_fit(Narrow(most), {"x": np.ones((10, 3))}, 10)[0] == size  # type: ignore[arg-type]  # no whole session
+    assert _in_batches_that_fit(Narrow(most), {"x": np.ones((10, 3))}, (10,)).sizes == (size,)  # type: ignore[arg-type]  # no whole session
 
 
 def test_a_single_sample_that_is_too_large_is_told() -> None:
     with pytest.raises(TooLargeError):
-        _in_batches_that_fit(Narrow(0), {"x": np.ones((10, 3))}, 10)  # type: ignore[arg-type]  # no whole session
+        _in_batches_that_fit(Narrow(0), {"x": np.ones((10, 3))}, (10,))  # type: ignore[arg-type]  # no whole session

@@ -103,23 +103,26 @@ def test_doctor_is_a_table_if_the_console_is_wide() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_verify_fits_with_all_of_its_columns(width: int) -> None:
-    diff = OutputDiff("output", 9.12e-06, 8.2e-07, 2.23e-04, 1.0)
+    diff = OutputDiff("output", 9.12e-06, 8.2e-07, 2.23e-04, 0.041, 1.0)
     parities = tuple(ParityReport("r", name, 64, Tolerance(), (diff,), {}, Setup(name)) for name in BACKENDS)
     shown = lines(VerifyReport("b", "", parities, ()).page(), width)
-    assert shown[1] == "backend       output  samples  max |y - r|  of scale   allowed    top-1"
-    assert shown[-1] == "ort-tensorrt  output       64     9.12e-06  8.20e-07  2.23e-04  100.00%  pass"
+    assert "backend       output  samples  max |y - r|  of scale  of limit" in shown[1]
+    row = next(line for line in shown if line.startswith("ort-tensorrt"))
+    assert row.startswith("ort-tensorrt  output       64     9.12e-06  8.20e-07     0.041")
+    assert row.endswith("pass")
+    assert ("SNR dB" in shown[1]) is (width == 120)
 
 
 def test_the_problem_of_an_output_stands_below_its_row_at_80_columns() -> None:
     problem = "the output has the shape (64, 11), not (64, 10)"
-    diffs = (OutputDiff("out", 1e-6, 1e-7, 1e-4, 1.0), OutputDiff("out2", 1e9, 1.0, 1e-4, None, problem))
+    diffs = (OutputDiff("out", 1e-6, 1e-7, 1e-4, 0.01, 1.0), OutputDiff("out2", 1e9, 1.0, 1e-4, 1e9, None, problem))
     page = VerifyReport("b", "", (ParityReport("r", "ort-cpu", 64, Tolerance(), diffs, {}, Setup("ort-cpu")),), ()).page()
-    assert lines(page, 80)[-3:] == [
-        "ort-cpu  out          64     1.00e-06  1.00e-07  1.00e-04  100.00%  pass",
-        "ort-cpu  out2         64            -         -  1.00e-04        -  FAIL",
+    assert lines(page, 80)[-4:-1] == [
+        "ort-cpu  out          64     1.00e-06  1.00e-07      0.01  100.00%  pass",
+        "ort-cpu  out2         64            -         -         -        -  FAIL",
         f"problem: {problem}",
     ]
-    assert lines(page, 130)[-1].endswith(f"FAIL  {problem}")
+    assert lines(page, 160)[-1].endswith(f"FAIL  {problem}")
 
 
 def test_inspect_loses_its_parameters_first() -> None:

@@ -35,12 +35,12 @@ def built_at(bundle: Path, place: Path, *ranges: str, **options: Any) -> BuildRe
 @pytest.mark.parametrize(
     ("ranges", "sizes"),
     [
-        (["1:8:64"], "8, 1"),
-        (["8:16:64"], "8"),
-        (["1:2:4"], "4, 1"),
+        (["1:8:64"], "64, 1, 2, 3, 7"),
+        (["8:16:64"], "64, 8"),
+        (["1:2:4"], "4, 1, 2, 3"),
         (["8"], "8"),
         (["7"], "7"),  # it does not divide the samples: the last batch is filled up
-        (["1", "8", "2:2:4"], "1, 8, 4, 2"),
+        (["1", "8", "2:2:4"], "1, 8, 4, 2, 3"),
         (["100:128:200"], "100"),
     ],
 )
@@ -51,7 +51,7 @@ def test_an_engine_that_is_given_is_verified_in_the_batches_it_takes(
     report = verify(bundle, ways("tensorrt", engine=tmp_path / "net.plan"))
     (parity,) = report.parities
     assert report.passed
-    assert parity.samples == 8
+    assert parity.samples >= 64
     assert (parity.facts["engine sha256"], parity.facts["batch sizes"]) == (built.engine_sha256, sizes)
     assert parity.facts["TF32"] == "on"
     assert len(ten.builds) == 1

@@ -1,0 +1,96 @@
+"""What a variant is held to on one runtime: by whom the bar is set, and how much of it the bundle may choose."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from edgekit.bundle.evidence import EvidenceArrays
+from edgekit.bundle.manifest import Evidence, Manifest, Variant
+from edgekit.tensors import Array
+from edgekit.tolerance import (
+    MEASURED_FACTOR,
+    UNMEASURED_FACTOR,
+    Bar,
+    NoiseBar,
+    ScaleBar,
+    Tolerance,
+    ToleranceChange,
+    widest_rtol,
+)
+
+_EXACT = ("float32", "float64")
+MOST_ATOL = 1e-5
+
+
+class Bars(NamedTuple):
+    """The bar of each output; ``tolerance`` and ``noise_factor`` describe them in a report."""
+
+    of: Mapping[str, Bar]
+    tolerance: Tolerance
+    noise_factor: float | None = None
+
+
+def bars_of(
+    manifest: Manifest, variant: Variant, evidence: EvidenceArrays | None, caller: Tolerance | ToleranceChange, *, trusting: bool
+) -> BarsByRuntime:
+    """The bars of a variant's outputs.
+
+    The caller's own tolerance counts as it is. Without one, a file of full precision is held to the noise that was measured at
+    export, and every file to at most the tolerance that its bundle records, which may not be wider than ``widest_rtol`` unless
+    the caller is ``trusting``.
+    """
+    recorded = variant.allowance.tolerance
+    if isinstance(caller, Tolerance) or caller != ToleranceChange():
+        own = caller.of(recorded)
+        return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), own), own))
+    if trusting and asks_too_much(variant):
+        return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), recorded), recorded))
+    rtol = min(recorded.rtol, widest_rtol(variant.precision))
+    held = Tolerance(atol=0, rtol=rtol)
+    floors = evidence.floors if evidence is not None and variant.precision in _EXACT else {}
+    return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol)), held), floors)
+
+
+def asks_too_much(variant: Variant) -> str:
+    """What of the variant's recorded tolerance is wider than a bundle may choose; empty if nothing is."""
+    asked, most = variant.allowance.tolerance, widest_rtol(variant.precision)
+    wide = [
+        f"rtol {asked.rtol:g} instead of at most {most:g}" if asked.rtol > most else "",
+        f"atol {asked.atol:g} instead of at most {MOST_ATOL:g}" if asked.atol > MOST_ATOL else "",
+        f"top-1 {asked.top1:g} instead of 1" if asked.top1 < 1 and variant.precision in _EXACT else "",
+    ]
+    return " and ".join(text for text in wide if text)
+
+
+class BarsByRuntime(NamedTuple):
+    """The bars of a variant, on runtimes whose noise was measured at export and on others."""
+
+    manifest: Manifest
+    plain: Bars
+    floors: Mapping[str, Array] = {}
+
+    def on(self, backend: str, facts: Mapping[str, str]) -> Bars:
+        """The bars on a backend with the ``facts`` of its session."""
+        evidence = self.manifest.evidence
+        if evidence is None or not self.floors:
+            return self.plain
+        factor = MEASURED_FACTOR if was_measured(evidence, backend, facts) else UNMEASURED_FACTOR
+        sizes = [part.samples for part in self.manifest.golden.parts]
+        rtol = self.plain.tolerance.rtol
+        bars = {
+            name: NoiseBar(self.floors[name], sizes, evidence.axes[name], factor, rtol) if name in self.floors else bar
+            for name, bar in self.plain.of.items()
+        }
+        return Bars(bars, self.plain.tolerance, factor)
+
+
+def was_measured(evidence: Evidence, backend: str, facts: Mapping[str, str]) -> bool:
+    """Whether this release of this runtime was run at export, on a machine of this kind."""
+    known = evidence.runtimes.get(backend)
+    return known is not None and evidence.machine == platform.machine() and known.items() <= facts.items()
+
+
+def _names(manifest: Manifest) -> list[str]:
+    return [spec.name for spec in manifest.outputs]

@@ -1,0 +1,77 @@
+"""What rounding alone does to a model's outputs: where a tolerance comes from.
+
+The same network is run in many ways that are all right: in other orders of summation (optimisation levels, threads, batch sizes,
+runtimes), and with inputs moved by one unit in the last place. The largest |y - r| that any of them gives, for each channel of
+each part of the golden samples, is the noise floor (``edgekit.tolerance.NoiseBar``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.tensors import Array, Feed
+from edgekit.tolerance import channel_axis, channel_scales
+
+SEED = 0
+
+
+class Outcome(NamedTuple):
+    """The ``outputs`` by name of one run of the golden ``samples``, int64 numbers."""
+
+    samples: NDArray[np.int64]
+    outputs: Mapping[str, Array]
+
+
+class Noise(NamedTuple):
+    """Noise floors, float64 of parts x channels by output, and the axis of each output's channels; from ``runs`` runs."""
+
+    floors: dict[str, Array]
+    axes: dict[str, int]
+    runs: int
+
+
+def noise_of(references: Mapping[str, Array], sizes: Sequence[int], outcomes: Iterable[Outcome]) -> Noise:
+    """The floors of ``references``, float64 outputs of samples in parts of ``sizes``; values that are not finite are left out."""
+    axes = {name: channel_axis(reference) for name, reference in references.items()}
+    floors = {
+        name: np.zeros((len(sizes), reference.shape[axes[name]] if reference.ndim > 1 else 1))
+        for name, reference in references.items()
+    }
+    part_of, runs = np.repeat(np.arange(len(sizes)), sizes), 0
+    for samples, outputs in outcomes:
+        runs += 1
+        for name, reference in references.items():
+            with np.errstate(invalid="ignore", over="ignore"):
+                error = np.abs(outputs[name].astype(np.float64) - reference[samples])
+            for part in range(len(sizes)):
+                chosen = error[part_of[samples] == part]
+                if len(chosen):
+                    floors[name][part] = np.maximum(floors[name][part], channel_scales(chosen, axes[name]))
+    return Noise(floors, axes, runs)
+
+
+def jittered(feed: Feed, seed: int = SEED) -> dict[str, Array]:
+    """A copy of ``feed`` whose float values are moved by one unit in the last place, up or down at random."""
+    rng = np.random.default_rng(seed)
+
+    def moved(array: Array) -> Array:
+        if not np.issubdtype(array.dtype, np.floating):
+            return array
+        towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
+        return np.asarray(np.nextafter(array, towards))
+
+    return {name: moved(array) for name, array in feed.items()}
+
+
+def some_of_each_part(sizes: Sequence[int], most: int) -> NDArray[np.int64]:
+    """At most ``most`` sample numbers, or one for each part if that is more, spread over the parts of ``sizes`` samples."""
+    total, starts = sum(sizes), np.cumsum((0, *sizes))
+    chosen = []
+    for start, size in zip(starts, sizes, strict=False):
+        count = min(size, max(1, most * size // total))
+        chosen.append(start + np.linspace(0, size - 1, count).round().astype(np.int64))
+    return np.unique(np.concatenate(chosen))

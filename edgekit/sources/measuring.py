@@ -1,0 +1,137 @@
+"""Measure the noise floor of a model that is exported: run it in every way that is right, and see what rounding changes."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle.evidence import EvidenceArrays
+from edgekit.bundle.manifest import EVIDENCE, MODEL, Evidence
+from edgekit.graphs.trace import as_arrays, inference_copy, own_copies, run_module, tensors_of_feed, torch_version
+from edgekit.machine.cpu import cores
+from edgekit.onnx.run import Runner, open_unoptimised, ort_version
+from edgekit.parity.inputs import Recorded
+from edgekit.parity.noise import Outcome, jittered, noise_of, some_of_each_part
+from edgekit.sources.testing import Tested
+from edgekit.tensors import Array, Feed, batches_of, joined_outputs, real_samples
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ELEMENTS = 1 << 20
+"""Input elements that a run beside the first takes at most: large pictures are measured on fewer samples."""
+
+
+class Way(NamedTuple):
+    """One way to run a file: optimisation level, threads (0: all cores), batch size (0: all samples), and the inputs' jitter.
+
+    ``jitter`` is a seed; 0 leaves the inputs as they are.
+    """
+
+    level: str
+    threads: int = 0
+    batch: int = 0
+    jitter: int = 0
+
+
+WAYS = (
+    Way("all"),
+    Way("off", 1),
+    Way("all", 1, 1),
+    Way("extended", 1, 7),
+    Way("basic", 0, 3),
+    *(Way("all", jitter=seed) for seed in range(1, 7)),
+    *(Way("off", 1, jitter=seed) for seed in range(7, 9)),
+)
+"""The first of these runs on every sample, the others on some of each part where samples are large."""
+
+
+def runs_of_module(module: nn.Module, recorded: Recorded) -> Iterator[Outcome]:
+    """The outputs of a PyTorch model as it is: as recorded, one by one, and with inputs jittered."""
+    golden = recorded.arrays
+    yield Outcome(np.arange(sum(recorded.sizes)), golden.original)
+    some = some_of_each_part(recorded.sizes, most_samples(golden.inputs))
+    copy, feed = inference_copy(module), chosen(golden.inputs, some)
+
+    def run(batch: Feed) -> dict[str, Array]:
+        return as_arrays(run_module(copy, own_copies(tensors_of_feed(batch))))
+
+    yield Outcome(some, joined_outputs([run(sample) for sample, _ in batches_of(feed, 1)]))
+    for seed in (11, 12):
+        yield Outcome(some, run(jittered(feed, seed)))
+
+
+def runs_of_file(content: bytes, recorded: Recorded, fixed: int | None = None) -> Iterator[Outcome]:
+    """The outputs of an ONNX file in every way of ``WAYS``; ``fixed`` is its only batch size, or None."""
+    inputs, sessions = recorded.arrays.inputs, dict[tuple[str, int], Runner]()
+    some = some_of_each_part(recorded.sizes, most_samples(inputs))
+    for place, way in enumerate(WAYS):
+        index = np.arange(sum(recorded.sizes)) if place == 0 else some
+        key = way.level, way.threads or cores()
+        if key not in sessions:
+            sessions[key] = open_unoptimised(content, Path(MODEL), level=key[0], threads=key[1])
+        feed = chosen(inputs, index)
+        size = fixed or way.batch or len(index)
+        parts = [
+            real_samples(sessions[key](batch), size, real)
+            for batch, real in batches_of(jittered(feed, way.jitter) if way.jitter else feed, size)
+        ]
+        yield Outcome(index, joined_outputs(parts))
+
+
+def most_samples(inputs: Feed) -> int:
+    """How many samples of ``inputs`` hold ``ELEMENTS`` elements."""
+    return max(1, ELEMENTS // max(1, sum(int(np.prod(array.shape[1:])) for array in inputs.values())))
+
+
+def chosen(feed: Feed, index: NDArray[np.int64]) -> dict[str, Array]:
+    """The samples ``index`` of a feed."""
+    return {name: array[index] for name, array in feed.items()}
+
+
+class Measured(NamedTuple):
+    """What a Draft takes: the manifest's part, and the arrays."""
+
+    described: Evidence
+    arrays: EvidenceArrays
+
+
+def with_predictions(noise: Measured, test: Tested) -> Measured:
+    """``noise`` with the original's predictions of a test set."""
+    return Measured(
+        msgspec.structs.replace(noise.described, data=test.data), msgspec.structs.replace(noise.arrays, predicted=test.predicted)
+    )
+
+
+def noise_of_module(module: nn.Module, content: bytes | None, recorded: Recorded) -> Measured:
+    """The noise floors of a PyTorch model: of the original, and of its ONNX file where ONNX Runtime can run its ``content``."""
+    runs, runtimes = runs_of_module(module, recorded), {"torch": {"torch": torch_version()}}
+    if content is None:
+        return _measured(recorded, runs, runtimes)
+    return _measured(recorded, itertools.chain(runs, runs_of_file(content, recorded)), runtimes | ort_runtime())
+
+
+def noise_of_file(content: bytes, recorded: Recorded, fixed: int | None) -> Measured:
+    """The noise floors of an ONNX file, which takes batches of ``fixed`` samples only; None: of any size."""
+    return _measured(recorded, runs_of_file(content, recorded, fixed), ort_runtime())
+
+
+def _measured(recorded: Recorded, outcomes: Iterable[Outcome], runtimes: Mapping[str, Mapping[str, str]]) -> Measured:
+    """The noise floors from ``outcomes``; ``runtimes``: backend -> facts of those that were run."""
+    noise = noise_of(recorded.arrays.float64, recorded.sizes, outcomes)
+    described = Evidence(
+        EVIDENCE, noise.axes, {name: dict(facts) for name, facts in runtimes.items()}, platform.machine(), noise.runs
+    )
+    return Measured(described, EvidenceArrays(noise.floors))
+
+
+def ort_runtime() -> dict[str, dict[str, str]]:
+    """ONNX Runtime on this CPU, as ``measured`` takes it."""
+    return {"ort-cpu": {"onnxruntime": ort_version()}}
