@@ -19,6 +19,7 @@ from edgekit.bundle.manifest import (
     Evidence,
     Golden,
     GoldenPart,
+    GoldenPicture,
     Manifest,
     Source,
     Variant,
@@ -37,7 +38,8 @@ class Draft(NamedTuple):
     ``files`` holds the bytes of every variant's file, and of the weights if the bundle includes them. ``reference`` describes
     which model computed the golden float64 outputs. ``original_error`` is the original's own error in its dtype; None if its
     outputs are their own reference. ``measured_in`` names the runtime that computed the variants' errors.
-    ``parts`` are the kinds of golden samples, ``evidence`` describes the arrays ``measured``.
+    ``parts`` are the kinds of golden samples, ``evidence`` describes the arrays ``measured``, ``pictures`` the
+    picture files among ``files``.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Draft(NamedTuple):
     parts: tuple[GoldenPart, ...] = ()
     evidence: Evidence | None = None
     measured: EvidenceArrays | None = None
+    pictures: tuple[GoldenPicture, ...] = ()
 
     def manifest(self) -> Manifest:
         """The manifest without the files' sha256, which ``write`` adds."""
@@ -76,7 +79,7 @@ class Draft(NamedTuple):
             opset=self.opset,
             fold=self.fold,
             test_accuracy=self.test_accuracy,
-            golden=Golden(GOLDEN, samples, self.golden_kind, 0, self.original_error, self.reference, self.parts),
+            golden=Golden(GOLDEN, samples, self.golden_kind, 0, self.original_error, self.reference, self.parts, self.pictures),
             variants=self.variants,
             tools=tool_versions(),
             notes=self.notes,

@@ -2,7 +2,7 @@
 
 - ``floor.<output>``: the noise floor, float64 of parts x channels: the largest |y - r| that rounding alone gave (see
   ``edgekit.parity.noise``); the manifest names the parts and the channels' axis.
-- ``predicted``: the original's class of every picture of the test set, int64, in the test set's order.
+- ``predicted``, ``truth``: the original's class of every picture of the test set, and the right one, int64, in the set's order.
 - ``node.<value>``: a fingerprint of one value of the file's graph, float64 of 3 x channels: mean, deviation and largest |value|
   of each channel over the first samples.
 """
@@ -21,22 +21,26 @@ from edgekit.errors import BundleError
 from edgekit.tensors import Array
 
 MOST_EVIDENCE_BYTES = 64 << 20
-_KINDS = {"floor": "float64", "node": "float64", "predicted": "int64"}
+_KINDS = {"floor": "float64", "node": "float64", "predicted": "int64", "truth": "int64"}
 
 
 class EvidenceArrays(msgspec.Struct, frozen=True):
-    """The arrays of ``evidence.npz``: ``floors`` by output, ``nodes`` by value of the graph, ``predicted`` if data is known."""
+    """The arrays of ``evidence.npz``: ``floors`` by output, ``nodes`` by value of the graph.
+
+    ``predicted`` and ``truth`` are None where no data is known.
+    """
 
     floors: Mapping[str, Array] = {}
     nodes: Mapping[str, Array] = {}
     predicted: Array | None = None
+    truth: Array | None = None
 
     def to_npz(self) -> bytes:
         """The bytes of ``evidence.npz``; the same arrays give the same bytes."""
         members = {f"floor.{name}": array for name, array in self.floors.items()}
         members |= {f"node.{name}": array for name, array in self.nodes.items()}
-        if self.predicted is not None:
-            members["predicted"] = self.predicted
+        classes = {"predicted": self.predicted, "truth": self.truth}
+        members |= {name: array for name, array in classes.items() if array is not None}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **members)  # type: ignore[arg-type]
         return buffer.getvalue()
@@ -46,20 +50,17 @@ def read_evidence(path: Path) -> EvidenceArrays:
     """Read ``evidence.npz``, checked before it is unpacked; raises BundleError for a file that holds anything else."""
     floors: dict[str, Array] = {}
     nodes: dict[str, Array] = {}
-    predicted: Array | None = None
+    classes: dict[str, Array] = {}
     try:
         for name, array in _members(path):
             kind, _, of = name.partition(".")
-            if str(array.dtype) != _KINDS.get(kind) or array.ndim != (1 if kind == "predicted" else 2):
+            if str(array.dtype) != _KINDS.get(kind) or array.ndim != (2 if of else 1):
                 raise ValueError(f"{name!r} is {array.dtype} {array.shape}")
-            if kind == "predicted":
-                predicted = array
-            else:
-                (floors if kind == "floor" else nodes)[of] = array
+            {"floor": floors, "node": nodes}.get(kind, classes)[of or kind] = array
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         reason = str(problem) or type(problem).__name__
         raise BundleError(f"{path} is not what edgekit export wrote: {reason}", "export the bundle again") from None
-    return EvidenceArrays(floors, nodes, predicted)
+    return EvidenceArrays(floors, nodes, classes.get("predicted"), classes.get("truth"))
 
 
 def _members(path: Path) -> Iterator[tuple[str, Array]]:

@@ -68,10 +68,22 @@ class GoldenPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     samples: Annotated[int, Meta(ge=1)]
 
 
+class GoldenPicture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture as a file, which goes the whole way: decoded, resized and normalised it is the golden ``sample``.
+
+    ``label``: the number of the class that the original gives it.
+    """
+
+    file: str
+    sample: Annotated[int, Meta(ge=0)]
+    label: Annotated[int, Meta(ge=0)]
+
+
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Origin of the golden inputs: ``test-set`` pictures in order, or ``random`` normal numbers by ``seed``.
 
     ``parts`` are the kinds of samples in order, each with a noise floor of its own; empty in bundles without floors.
+    ``pictures``: some samples as picture files.
 
     ``original_error`` is the error of scale of the original in its own dtype against its float64 run: a yardstick for every
     backend. It is None if the original could not be run in float64 and is its own reference. ``reference`` describes, in words
@@ -85,10 +97,13 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     original_error: float | None
     reference: Annotated[str, Meta(min_length=1)]
     parts: tuple[GoldenPart, ...] = ()
+    pictures: tuple[GoldenPicture, ...] = ()
 
     def __post_init__(self) -> None:
         if self.parts and sum(part.samples for part in self.parts) != self.samples:
             raise ValueError(f"the golden parts do not add up to {self.samples} samples")
+        if any(picture.sample >= self.samples for picture in self.pictures):
+            raise ValueError(f"a golden picture is of none of {self.samples} samples")
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -201,6 +216,7 @@ def _in_todays_form(document: dict[str, Any], path: Path) -> dict[str, Any]:
 def _check_files(manifest: Manifest, path: Path) -> None:
     used = [manifest.golden.file, *(variant.file for variant in manifest.variants)]
     used += [manifest.source.weights_file] if manifest.source.weights_file else []
+    used += [picture.file for picture in manifest.golden.pictures]
     used += [manifest.evidence.file] if manifest.evidence else []
     for name in (*manifest.files, *used):
         if not check_name(name) or name == MANIFEST:

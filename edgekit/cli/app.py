@@ -32,6 +32,7 @@ from edgekit.cli.options import (
     Engine,
     Flavour,
     FoldBn,
+    GoldenPictures,
     InputShapes,
     Json,
     JsonLines,
@@ -141,6 +142,7 @@ def export(
     arg: Arguments = None,
     weights: Weights = None,
     keep_weights: KeepWeights = True,
+    golden_pictures: GoldenPictures = True,
     mean: Mean = None,
     std: Deviation = None,
     labels: Labels = None,
@@ -164,6 +166,7 @@ def export(
             std=options.numbers("--std", std),
             labels=labels,
             args=options.arguments(arg),
+            golden_pictures=golden_pictures,
         )
         return export_source(source, output, export_options, runs=runs, progress=progress)
 

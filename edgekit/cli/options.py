@@ -283,6 +283,10 @@ KeepWeights = Annotated[
     bool,
     flag("--keep-weights/--no-keep-weights", WRITTEN, help="Also write the PyTorch weights, for verify and bench."),
 ]
+GoldenPictures = Annotated[
+    bool,
+    flag("--golden-pictures/--no-golden-pictures", WRITTEN, help="Also write a few test pictures, for verify to label."),
+]
 Mean = Annotated[
     Optional[str],
     option("--mean", panel=MODEL, metavar="M,M,M", help="Mean of each channel, like 0.485,0.456,0.406."),

@@ -58,7 +58,7 @@ def verify(
                 parities.append(parity(ready, golden, bars.on(setup.backend, ready.session.facts), reference))
             advance(1, name)
     digest = opened.sha256_of(choice.setups[0].variant)
-    checks = check_manifest(opened, golden, allow)
+    checks = check_manifest(opened, golden, evidence, allow)
     return VerifyReport(str(opened.root), digest, tuple(parities), choice.skipped, (*opened.notes, *_notes(opened)), checks)
 
 

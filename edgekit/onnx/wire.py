@@ -1,12 +1,13 @@
-"""Read operators and external tensors from protobuf's wire format: a board that only runs files has no onnx package.
+"""Read what an ONNX file says of itself from protobuf's wire format: a board that only runs files has no onnx package.
 
 A message is a sequence of fields. A field is a key (field number times 8 plus wire type) and a value.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 # message -> field number -> kind of the value: from the model to its nodes, and from a node to the graphs in its attributes
 _INSIDE = {
@@ -19,9 +20,9 @@ _INSIDE = {
     "tensor": {8: "its name", 13: "its file", 14: "elsewhere"},
 }
 DEEPEST = 100  # protobuf's own limit for messages in messages
-# the numbers of the fields that `bodies` reads
-_MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
-_GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
+# the numbers of the fields that `bodies` and `declared` read
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTION = 7, 8, 14, 25
+_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _FUNCTION_NAME, _FUNCTION_OUTPUT, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 5, 7, 10
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 4, 7
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
@@ -84,6 +85,97 @@ def bodies(content: bytes) -> tuple[Body, dict[tuple[str, str], Body]]:
             outputs = tuple(map(_decoded, texts[_FUNCTION_OUTPUT]))
             functions[identity] = Body({name: node for node in nodes for name in node.outputs}, outputs)
     return graph, functions
+
+
+class Declared(NamedTuple):
+    """What a file says of itself: ONNX's opset (0: none), its metadata, its tensors, and its nodes by operator.
+
+    ``inputs`` and ``outputs``: name -> element type and shape, None where the file gives none; an axis is a size, or None if it
+    is free. ``stored``: element type -> elements of the initializers. Nodes of branches, loops and functions count too.
+    """
+
+    opset: int
+    metadata: Mapping[str, str]
+    inputs: Mapping[str, tuple[int, tuple[int | None, ...] | None]]
+    outputs: Mapping[str, tuple[int, tuple[int | None, ...] | None]]
+    stored: Mapping[int, int]
+    operators: Mapping[str, int]
+
+
+def declared(content: bytes) -> Declared:
+    """Read what a file says of itself; raises ValueError for a malformed message."""
+    opset, metadata, graph = 0, dict[str, str](), memoryview(b"")
+    for number, value in _fields(memoryview(content)):
+        if isinstance(value, int):
+            continue
+        if number == _MODEL_GRAPH:
+            graph = value
+        elif number == _MODEL_METADATA:
+            texts = {key: _decoded(text) for key, text in _fields(value)}
+            metadata[texts.get(1, "")] = texts.get(2, "")
+        elif number == _MODEL_OPSET:
+            parts = dict(_fields(value))
+            if _decoded(parts.get(1, 0)) in ("", "ai.onnx"):
+                opset = max(opset, int(parts[2]) if isinstance(parts.get(2), int) else 0)
+    tensors = {_GRAPH_INPUT: dict[str, Any](), _GRAPH_OUTPUT: dict[str, Any]()}
+    stored: Counter[int] = Counter()
+    names = set()
+    for number, value in _fields(graph):
+        if isinstance(value, int):
+            continue
+        if number in tensors:
+            tensors[number][_name(value)] = _tensor_type(value)
+        elif number == _GRAPH_TENSOR:
+            kind, elements, name = _stored(value)
+            stored[kind] += elements
+            names.add(name)
+    inputs = {name: kind for name, kind in tensors[_GRAPH_INPUT].items() if name not in names}
+    counts = Counter(_decoded(value) for kind, value in _leaves(content) if kind == "operator")
+    return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, counts)
+
+
+def _tensor_type(value_info: memoryview) -> tuple[int, tuple[int | None, ...] | None]:
+    """The element type (0: not given) and the shape of a ValueInfoProto."""
+    kind, shape = 0, None
+    for tensor in _inside(value_info, 2, 1):
+        for number, value in _fields(tensor):
+            if number == 1 and isinstance(value, int):
+                kind = value
+            elif number == 2 and isinstance(value, memoryview):
+                axes = [dict(_fields(axis)).get(1) for axis in _inside(value, 1)]
+                shape = tuple(size if isinstance(size, int) else None for size in axes)
+    return kind, shape
+
+
+def _stored(tensor: memoryview) -> tuple[int, int, str]:
+    """The element type, the number of elements and the name of a TensorProto."""
+    kind, elements, name = 0, 1, ""
+    for number, value in _fields(tensor):
+        if number == 1:
+            for size in (value,) if isinstance(value, int) else _packed(value):
+                elements *= size
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8:
+            name = _decoded(value)
+    return kind, elements, name
+
+
+def _packed(message: memoryview) -> Iterator[int]:
+    place = 0
+    while place < len(message):
+        value, place = _varint(message, place)
+        yield value
+
+
+def _inside(message: memoryview, *path: int) -> Iterator[memoryview]:
+    """The messages below ``message`` along field numbers."""
+    for number, value in _fields(message):
+        if number == path[0] and isinstance(value, memoryview):
+            if len(path) == 1:
+                yield value
+            else:
+                yield from _inside(value, *path[1:])
 
 
 def _members(message: memoryview, node_field: int, text_fields: Sequence[int]) -> tuple[dict[int, list[memoryview]], list[Node]]:

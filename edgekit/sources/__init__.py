@@ -26,7 +26,8 @@ NO_ARGS: Mapping[str, Any] = MappingProxyType({})
 class ExportOptions(NamedTuple):
     """Options of ``edgekit export`` that change or complete the source's own settings; None leaves the source's setting.
 
-    ``args``: arguments of the factory that a model's name or an import path names.
+    ``args``: arguments of the factory that a model's name or an import path names. ``golden_pictures``: put some
+    test pictures into the bundle as files.
     """
 
     fold_bn: bool | None = None
@@ -38,6 +39,7 @@ class ExportOptions(NamedTuple):
     std: tuple[float, ...] | None = None
     labels: Path | None = None
     args: Mapping[str, Any] = NO_ARGS
+    golden_pictures: bool = True
 
 
 class Origin(Protocol):

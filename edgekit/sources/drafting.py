@@ -30,7 +30,7 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import by_options, check_labels
 from edgekit.sources.measuring import noise_of_module, with_predictions
 from edgekit.sources.module import ModelSource, load_source
-from edgekit.sources.recording import recorded_of
+from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.testing import WITHOUT_RUNTIME, Tested, tested
 from edgekit.tensors import Array, TensorSpec, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
@@ -67,7 +67,9 @@ class ModuleOrigin(NamedTuple):
         advance(1, "tracing, golden outputs")
         seen = check_repeatable(model.module, model.inputs)
         traced = trace(model.module, model.inputs)
-        recorded = recorded_of(model, traced, preprocess, settings.golden)
+        files = picture_files(model, preprocess) if options.golden_pictures else {}
+        recorded = recorded_of(model, traced, preprocess, settings.golden, files)
+        pictures = as_files(recorded, files)
         golden = recorded.arrays
         original_error = recorded.error(golden.original)
         _check_original(original_error)
@@ -97,13 +99,14 @@ class ModuleOrigin(NamedTuple):
             reference=REFERENCE,
             original_error=original_error,
             variants=(variant,),
-            files={MODEL: file.onnx, **extra},
+            files={MODEL: file.onnx, **pictures.contents, **extra},
             measured_in=file.measured_in,
             preprocess=preprocess,
             labels=labels,
             test_accuracy=test.accuracy if test else None,
             notes=(*seen, *_notes(model, file.fold), *_widened(variant), *_untested(test)),
             parts=recorded.parts,
+            pictures=pictures.described,
             evidence=described,
             measured=arrays,
         )

@@ -105,9 +105,8 @@ class Measured(NamedTuple):
 
 def with_predictions(noise: Measured, test: Tested) -> Measured:
     """``noise`` with the original's predictions of a test set."""
-    return Measured(
-        msgspec.structs.replace(noise.described, data=test.data), msgspec.structs.replace(noise.arrays, predicted=test.predicted)
-    )
+    arrays = msgspec.structs.replace(noise.arrays, predicted=test.predicted, truth=test.truth)
+    return Measured(msgspec.structs.replace(noise.described, data=test.data), arrays)
 
 
 def noise_of_module(module: nn.Module, content: bytes | None, recorded: Recorded) -> Measured:

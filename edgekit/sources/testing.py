@@ -22,10 +22,11 @@ WITHOUT_RUNTIME = "the accuracy of the file was not measured, because ONNX Runti
 
 
 class Tested(NamedTuple):
-    """A test set: its fingerprint, the original's class of each picture, int64, and the share that the file has right."""
+    """A test set: its fingerprint, the original's class of each picture and the right one, and the share the file has right."""
 
     data: str
     predicted: NDArray[np.int64]
+    truth: NDArray[np.int64]
     accuracy: float | None
 
 
@@ -59,7 +60,7 @@ def tested(model: ModelSource, preprocess: Preprocess | None, content: bytes | N
         run = open_unoptimised(content, Path(MODEL), level="all")
         of_file = predictions(lambda feed: next(iter(run(feed).values())))
         accuracy = None if of_file is None else float((of_file == pictures.labels).mean())
-    return Tested(data.fingerprint(model.recipe.data), predicted, accuracy)
+    return Tested(data.fingerprint(model.recipe.data), predicted, pictures.labels, accuracy)
 
 
 EVERY = 1 << 40

@@ -1,0 +1,267 @@
+"""What a manifest says of its ONNX files, its weights and its numbers, held against those files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from edgekit.bundle.evidence import EvidenceArrays
+from edgekit.bundle.folder import Bundle
+from edgekit.bundle.golden import GoldenArrays
+from edgekit.bundle.manifest import GoldenPicture, Manifest
+from edgekit.data import fashion_mnist
+from edgekit.decoding import CHANNELS
+from edgekit.errors import DataError
+from edgekit.onnx.wire import Declared, declared
+from edgekit.parity.inputs import Recorded
+from edgekit.parity.pixels import undone
+from edgekit.preprocess import Preprocess
+from edgekit.reports.verify import Check
+from edgekit.tensors import TensorSpec
+from edgekit.tolerance import channel_scales, parts_of
+
+_ELEMENT_TYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
+    12: "uint32", 13: "uint64", 16: "bfloat16",
+}  # fmt: skip
+_WIDE_BARS = {"float16": 10, "bfloat16": 16}
+"""Precisions with a wider bar, and the element type that a file of them holds."""
+NEXT_LEVEL = 1.01
+"""Levels of 255 by which releases of Pillow may resize differently."""
+ROOM = 50
+"""How many times a recorded error may be off the noise floors, which other runs gave."""
+
+
+class Evidenced(NamedTuple):
+    """A bundle with its arrays, and what its first file says of itself; each read once."""
+
+    bundle: Bundle
+    golden: GoldenArrays
+    arrays: EvidenceArrays | None
+    declared: Declared
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+
+def evidenced(bundle: Bundle, golden: GoldenArrays, arrays: EvidenceArrays | None) -> Evidenced:
+    """Read the first variant's file."""
+    return Evidenced(bundle, golden, arrays, declared(bundle.onnx_of().read_bytes()))
+
+
+def _told(code: str, problem: str) -> Check:
+    return Check(code, "fail" if problem else "pass", problem)
+
+
+def opset(seen: Evidenced) -> Iterator[Check]:
+    """The opset is that of the file."""
+    said, true = seen.manifest.opset, seen.declared.opset
+    yield _told("opset", f"the manifest says opset {said}, and the file has {true}" if said != true else "")
+
+
+def shapes(seen: Evidenced) -> Iterator[Check]:
+    """Inputs and outputs have the names, types and shapes that the file gives them."""
+    for kind, specs, true in (
+        ("input", seen.manifest.inputs, seen.declared.inputs), ("output", seen.manifest.outputs, seen.declared.outputs),
+    ):  # fmt: skip
+        for spec in specs:
+            yield _told("shapes", _misfit(kind, spec, true))
+
+
+def _misfit(kind: str, spec: TensorSpec, true: Mapping[str, tuple[int, tuple[int | None, ...] | None]]) -> str:
+    if spec.name not in true:
+        return f"the file has no {kind} {spec.name!r}"
+    element, shape = true[spec.name]
+    if _ELEMENT_TYPES.get(element, spec.dtype) != spec.dtype:
+        return f"the manifest says {kind} {spec.name!r} is {spec.dtype}, and the file says {_ELEMENT_TYPES[element]}"
+    if shape is None:
+        return ""
+    fits = len(shape) == len(spec.shape) and all(
+        size is None or isinstance(axis, str) or size == axis for axis, size in zip(spec.shape, shape, strict=True)
+    )
+    return "" if fits else f"the manifest says {kind} {spec.name!r} is {spec.shape}, and the file says {shape}"
+
+
+def weights(seen: Evidenced) -> Iterator[Check]:
+    """The weights' sha256 is that of the weights' file, and of the file's metadata."""
+    source, said = seen.manifest.source, seen.declared.metadata.get("edgekit.weights_sha256")
+    known = [said] if said is not None else []
+    if source.weights_file:
+        known.append(seen.manifest.files[source.weights_file].sha256)
+    wrong = any(sha256 != source.weights_sha256 for sha256 in known)
+    yield _told("weights", "the weights' sha256 in the manifest is not that of the weights" if wrong else "")
+
+
+def model(seen: Evidenced) -> Iterator[Check]:
+    """The model's name is that in the file's metadata and in the recipe."""
+    source, said = seen.manifest.source, seen.declared.metadata.get("edgekit.source")
+    recipe = (source.recipe or {}).get("model", {}).get("name", source.model)
+    wrong = next((name for name in (said, recipe) if name not in (None, source.model)), None)
+    yield _told(
+        "model", f"the manifest says the model is {source.model}, and the file or the recipe says {wrong}" if wrong else ""
+    )
+
+
+def labels(seen: Evidenced) -> Iterator[Check]:
+    """The labels are those of the file's metadata, one for each class, and those of the recipe's data set."""
+    said = seen.declared.metadata.get("edgekit.labels")
+    mine, problem = list(seen.manifest.labels), ""
+    classes = seen.manifest.outputs[0].shape[-1]
+    if mine and classes != len(mine):
+        problem = f"there are {len(mine)} labels for {classes} classes"
+    elif (said is not None or (mine and "edgekit.version" in seen.declared.metadata)) and mine != _decoded(said):
+        problem = "the labels of the manifest are not those that the file holds"
+    elif mine and _dataset(seen.manifest) == "fashion-mnist" and tuple(mine) != fashion_mnist.CLASSES:
+        problem = "the labels of the manifest are not Fashion-MNIST's, which the recipe names"
+    elif seen.golden.labels is not None and seen.golden.labels.max(initial=-1) >= max(len(mine), 1):
+        problem = "a golden picture is of a class that the manifest does not name"
+    yield _told("labels", problem)
+
+
+def _dataset(manifest: Manifest) -> str:
+    return str((manifest.source.recipe or {}).get("data", {}).get("dataset", ""))
+
+
+def _decoded(text: str | None) -> list[str]:
+    try:
+        value = json.loads(text or "[]")
+    except ValueError:
+        return []
+    return value if isinstance(value, list) else []
+
+
+def preprocess(seen: Evidenced) -> Iterator[Check]:
+    """The preprocessing is that of the file's metadata, of the recipe, and fits the input."""
+    mine, said = seen.manifest.preprocess, seen.declared.metadata.get("edgekit.preprocess")
+    if mine is None:
+        yield _told("preprocess", "the file records a preprocessing, and the manifest none" if said else "")
+        return
+    problem = ""
+    shape = seen.manifest.inputs[0].shape
+    recipe = (seen.manifest.source.recipe or {}).get("data", {})
+    if shape[1:] != (CHANNELS[mine.color], mine.height, mine.width):
+        problem = f"the preprocessing gives {CHANNELS[mine.color]}x{mine.height}x{mine.width}, and the input is {shape}"
+    elif (said or "edgekit.version" in seen.declared.metadata) and not _same(mine, said):
+        problem = "the preprocessing of the manifest is not what the file records"
+    elif any(recipe.get(key) is not None and list(recipe[key]) != list(getattr(mine, key)) for key in ("mean", "std")):
+        problem = "mean or std of the manifest is not the recipe's"
+    elif recipe.get("color") not in (None, mine.color):
+        problem = f"the manifest says {mine.color} pictures, and the recipe {recipe['color']}"
+    yield _told("preprocess", problem)
+
+
+def _same(mine: Preprocess, said: str | None) -> bool:
+    try:
+        return said is not None and msgspec.json.decode(said, type=Preprocess) == mine
+    except (msgspec.DecodeError, ValueError):
+        return False
+
+
+def kept_norms(seen: Evidenced) -> Iterator[Check]:
+    """The file has as many BatchNormalization nodes as the report keeps."""
+    said = sum(norm.nodes for norm in seen.manifest.fold.kept)
+    true = seen.declared.operators.get("BatchNormalization", 0)
+    yield _told(
+        "kept-norms", f"the manifest keeps {said} BatchNormalization nodes, and the file has {true}" if said != true else ""
+    )
+
+
+def precision(seen: Evidenced) -> Iterator[Check]:
+    """A file that asks for the bar of 16 bits holds numbers of 16 bits."""
+    for variant in seen.manifest.variants:
+        element = _WIDE_BARS.get(variant.precision)
+        if element is None:
+            continue
+        stored = declared(seen.bundle.onnx_of(variant.name).read_bytes()).stored
+        problem = f"{variant.name} is said to be {variant.precision}, and its file holds no such number"
+        yield _told("precision", "" if stored.get(element) else problem)
+
+
+def errors(seen: Evidenced) -> Iterator[Check]:
+    """The recorded errors are what the golden arrays and the noise floors show."""
+    golden, variant = seen.manifest.golden, seen.manifest.variants[0]
+    if not golden.parts or seen.arrays is None:
+        return
+    recorded = Recorded(seen.golden, golden.parts)
+    problem = ""
+    if golden.original_error is not None:
+        true = recorded.error(seen.golden.original)
+        if not np.isclose(golden.original_error, true, rtol=1e-3, atol=0):
+            problem = (
+                f"the original's own error is {golden.original_error:.1e} in the manifest, and {true:.1e} in the golden arrays"
+            )
+    largest = max(_of_scale(seen, name) for name in seen.arrays.floors) if seen.arrays.floors else None
+    for said in (variant.error, seen.manifest.fold.error_exported):
+        if not problem and said is not None and largest and not largest / ROOM <= said <= largest * ROOM:
+            problem = f"the manifest says the file's error is {said:.1e} of scale, and the noise floors go up to {largest:.1e}"
+    yield _told("errors", problem)
+
+
+def _of_scale(seen: Evidenced, name: str) -> float:
+    """The largest noise floor of an output, of the scale of its part."""
+    assert seen.arrays is not None
+    reference, sizes = seen.golden.float64[name], [part.samples for part in seen.manifest.golden.parts]
+    scales = [float(channel_scales(part, 0).max(initial=0.0)) for part in parts_of(reference, sizes)]
+    return max(
+        float(floor.max(initial=0.0)) / (scale or 1.0) for floor, scale in zip(seen.arrays.floors[name], scales, strict=True)
+    )
+
+
+def accuracy(seen: Evidenced) -> Iterator[Check]:
+    """The accuracy is what the original's predictions of the test set have, nearly."""
+    arrays, said = seen.arrays, seen.manifest.test_accuracy
+    if said is None or arrays is None or arrays.predicted is None or arrays.truth is None:
+        return
+    true = float((arrays.predicted == arrays.truth).mean())
+    wrong = abs(said - true) > 0.01
+    yield _told(
+        "accuracy", f"the manifest says an accuracy of {said:.4f}, and the recorded predictions have {true:.4f}" if wrong else ""
+    )
+
+
+def pictures(seen: Evidenced) -> Iterator[Check]:
+    """The golden pictures, decoded, resized and normalised, are their golden samples, and have the labels that they should."""
+    described, mine = seen.manifest.golden.pictures, seen.manifest.preprocess
+    if not described or mine is None:
+        return
+    if importlib.util.find_spec("PIL") is None:
+        yield Check("pictures", "unchecked", "the golden pictures: Pillow is not installed")
+        return
+    for picture in described:
+        yield _told("pictures", _odd_picture(seen, picture, mine))
+
+
+def _odd_picture(seen: Evidenced, picture: GoldenPicture, preprocess: Preprocess) -> str:
+    inputs, reference = (next(iter(arrays.values())) for arrays in (seen.golden.inputs, seen.golden.float64))
+    try:
+        pixels = preprocess.open(seen.bundle.root / picture.file)
+    except DataError as problem:
+        return str(problem)
+    sample = undone(inputs[picture.sample : picture.sample + 1], preprocess)
+    if sample is None or np.abs(sample[0] - pixels).max() > NEXT_LEVEL:
+        return f"{picture.file} does not become golden sample {picture.sample}: the preprocessing is another"
+    if reference.ndim == 2 and reference[picture.sample].argmax() != picture.label:
+        return f"{picture.file} is of class {picture.label} in the manifest, and of another in the reference"
+    return ""
+
+
+CLAIMS: dict[str, Callable[[Evidenced], Iterator[Check]]] = {
+    "opset": opset,
+    "shapes": shapes,
+    "weights": weights,
+    "model": model,
+    "labels": labels,
+    "preprocess": preprocess,
+    "kept-norms": kept_norms,
+    "precision": precision,
+    "errors": errors,
+    "accuracy": accuracy,
+    "pictures": pictures,
+}
