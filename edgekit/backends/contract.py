@@ -158,6 +158,15 @@ class InRanges(Protocol):
         ...
 
 
+@runtime_checkable
+class Inside(Protocol):
+    """The extra ability of a session that shows values of the file's main graph, for ``edgekit verify --bisect``."""
+
+    def inside(self, names: Sequence[str], feed: Feed) -> dict[str, Array]:
+        """The values ``names`` for ``feed``, as far as the runtime can show them, computed as ``run`` computes them."""
+        ...
+
+
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A backend's own options, each with a default; ``setup.options`` are held against them before anything is opened."""
 

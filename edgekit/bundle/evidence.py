@@ -2,9 +2,10 @@
 
 - ``floor.<output>``: the noise floor, float64 of parts x channels: the largest |y - r| that rounding alone gave (see
   ``edgekit.parity.noise``); the manifest names the parts and the channels' axis.
-- ``predicted``, ``truth``: the original's class of every picture of the test set, and the right one, int64, in the set's order.
-- ``node.<value>``: a fingerprint of one value of the file's graph, float64 of 3 x channels: mean, deviation and largest |value|
-  of each channel over the first samples.
+- ``predicted``, ``truth``: the original's class of every picture of the test set, and the right one, int64, in its order.
+- ``nodes``: fingerprints of the values of the file's graph, float32 of 3 x all groups of channels: mean, deviation and largest
+  |value| over some samples (``edgekit.parity.fingerprints``).
+- ``node-names``: JSON of [value, module path, number of groups] for each value.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,7 +23,21 @@ from edgekit.errors import BundleError
 from edgekit.tensors import Array
 
 MOST_EVIDENCE_BYTES = 64 << 20
-_KINDS = {"floor": "float64", "node": "float64", "predicted": "int64", "truth": "int64"}
+_KINDS = {
+    "floor": ("float64", 2),
+    "nodes": ("float32", 2),
+    "node-names": ("uint8", 1),
+    "predicted": ("int64", 1),
+    "truth": ("int64", 1),
+}
+"""Array -> its dtype, and its number of axes."""
+
+
+class Fingerprint(NamedTuple):
+    """One value of the graph: float32 ``statistics`` of 3 x groups of channels, and the path of the module that computes it."""
+
+    statistics: Array
+    module: str = ""
 
 
 class EvidenceArrays(msgspec.Struct, frozen=True):
@@ -31,14 +47,17 @@ class EvidenceArrays(msgspec.Struct, frozen=True):
     """
 
     floors: Mapping[str, Array] = {}
-    nodes: Mapping[str, Array] = {}
+    nodes: Mapping[str, Fingerprint] = {}
     predicted: Array | None = None
     truth: Array | None = None
 
     def to_npz(self) -> bytes:
         """The bytes of ``evidence.npz``; the same arrays give the same bytes."""
         members = {f"floor.{name}": array for name, array in self.floors.items()}
-        members |= {f"node.{name}": array for name, array in self.nodes.items()}
+        if self.nodes:
+            table = [[name, node.module, node.statistics.shape[1]] for name, node in self.nodes.items()]
+            members["nodes"] = np.concatenate([node.statistics for node in self.nodes.values()], axis=1)
+            members["node-names"] = np.frombuffer(msgspec.json.encode(table), np.uint8)
         classes = {"predicted": self.predicted, "truth": self.truth}
         members |= {name: array for name, array in classes.items() if array is not None}
         buffer = io.BytesIO()
@@ -49,18 +68,29 @@ class EvidenceArrays(msgspec.Struct, frozen=True):
 def read_evidence(path: Path) -> EvidenceArrays:
     """Read ``evidence.npz``, checked before it is unpacked; raises BundleError for a file that holds anything else."""
     floors: dict[str, Array] = {}
-    nodes: dict[str, Array] = {}
-    classes: dict[str, Array] = {}
+    others: dict[str, Array] = {}
     try:
         for name, array in _members(path):
             kind, _, of = name.partition(".")
-            if str(array.dtype) != _KINDS.get(kind) or array.ndim != (2 if of else 1):
+            if (str(array.dtype), array.ndim) != _KINDS.get(kind) or bool(of) != (kind == "floor"):
                 raise ValueError(f"{name!r} is {array.dtype} {array.shape}")
-            {"floor": floors, "node": nodes}.get(kind, classes)[of or kind] = array
+            (floors if of else others)[of or kind] = array
+        nodes = _nodes(others)
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         reason = str(problem) or type(problem).__name__
         raise BundleError(f"{path} is not what edgekit export wrote: {reason}", "export the bundle again") from None
-    return EvidenceArrays(floors, nodes, classes.get("predicted"), classes.get("truth"))
+    return EvidenceArrays(floors, nodes, others.get("predicted"), others.get("truth"))
+
+
+def _nodes(arrays: Mapping[str, Array]) -> dict[str, Fingerprint]:
+    if "nodes" not in arrays:
+        return {}
+    table = msgspec.json.decode(arrays["node-names"].tobytes(), type=list[tuple[str, str, int]])
+    ends = np.cumsum([groups for _, _, groups in table])
+    if arrays["nodes"].shape != (3, ends[-1]):
+        raise ValueError("the nodes' fingerprints do not fit their names")
+    pieces = np.split(arrays["nodes"], ends[:-1], axis=1)
+    return {name: Fingerprint(piece, module) for (name, module, _), piece in zip(table, pieces, strict=True)}
 
 
 def _members(path: Path) -> Iterator[tuple[str, Array]]:

@@ -194,6 +194,9 @@ def verify(
     ] = None,
     require: Required = None,
     allow: Allowed = None,
+    bisect: Annotated[
+        bool, options.flag("--bisect", options.REPORT, help="Where it fails: find the first node that departs, and what helps.")
+    ] = False,
     cuda_graph: CudaGraph = False,
     flavour: Flavour = None,
     engine: Engine = None,
@@ -213,6 +216,10 @@ def verify(
 
         limits = options.tolerance(atol, rtol)
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
+        if bisect:
+            from edgekit.commands.bisect import bisect as bisect_bundle
+
+            return bisect_bundle(bundle, setups, progress=progress)
         return verify_bundle(bundle, setups, tolerance=limits, require=require or (), allow=allow or (), progress=progress)
 
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)

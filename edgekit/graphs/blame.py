@@ -53,6 +53,11 @@ def differing_operator(content: bytes, graph: fx.GraphModule, feed: Feed, noise:
     return None
 
 
+def module_paths(graph: fx.GraphModule) -> dict[str, str]:
+    """Value of the ONNX file -> path of the module that computes it; the exporter names values after the graph's nodes."""
+    return {node.name: _module(node) for node in graph.graph.nodes if node.op == "call_function" and _module(node)}
+
+
 def _departs(value: Array, reference: Array, limit: float) -> bool:
     return value.shape != reference.shape or not normalised_error(value, reference) <= limit
 

@@ -6,7 +6,7 @@ A message is a sequence of fields. A field is a key (field number times 8 plus w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 # message -> field number -> kind of the value: from the model to its nodes, and from a node to the graphs in its attributes
@@ -24,7 +24,7 @@ DEEPEST = 100  # protobuf's own limit for messages in messages
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTION = 7, 8, 14, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _FUNCTION_NAME, _FUNCTION_OUTPUT, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 5, 7, 10
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 4, 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 3, 4, 7
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _END_OF_TENSOR = "end of a tensor"  # a tensor's name may follow its location
 _Value: TypeAlias = "memoryview | int"
@@ -54,11 +54,12 @@ def tensor_elsewhere(content: bytes) -> str | None:
 
 
 class Node(NamedTuple):
-    """A node's operator with its domain, and the names of its inputs and outputs."""
+    """A node's operator with its domain, the names of its inputs and outputs, and its own name."""
 
     operator: tuple[str, str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    name: str = ""
 
 
 class Body(NamedTuple):
@@ -134,6 +135,27 @@ def declared(content: bytes) -> Declared:
     return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, counts)
 
 
+def with_outputs(content: bytes, names: Iterable[str]) -> bytes:
+    """The model with further outputs: values that its main graph computes. Nothing else in it changes.
+
+    Protocol Buffers merge a message that stands there twice, so that a second graph of nothing but outputs adds them.
+    """
+    outputs = b"".join(_message(_GRAPH_OUTPUT, _message(1, name.encode())) for name in names)
+    return content + _message(_MODEL_GRAPH, outputs)
+
+
+def _message(number: int, body: bytes) -> bytes:
+    return _written(number << 3 | _LENGTH) + _written(len(body)) + body
+
+
+def _written(value: int) -> bytes:
+    groups = []
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
 def _tensor_type(value_info: memoryview) -> tuple[int, tuple[int | None, ...] | None]:
     """The element type (0: not given) and the shape of a ValueInfoProto."""
     kind, shape = 0, None
@@ -193,12 +215,12 @@ def _members(message: memoryview, node_field: int, text_fields: Sequence[int]) -
 
 
 def _node(message: memoryview) -> Node:
-    texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_OPERATOR: [], _NODE_DOMAIN: []}
+    texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_NAME: [], _NODE_OPERATOR: [], _NODE_DOMAIN: []}
     for number, value in _fields(message):
         if number in texts:
             texts[number].append(_decoded(value))
     operator = ("".join(texts[_NODE_DOMAIN][-1:]), "".join(texts[_NODE_OPERATOR][-1:]))
-    return Node(operator, tuple(texts[_NODE_INPUT]), tuple(texts[_NODE_OUTPUT]))
+    return Node(operator, tuple(texts[_NODE_INPUT]), tuple(texts[_NODE_OUTPUT]), "".join(texts[_NODE_NAME][-1:]))
 
 
 def _name(value_info: memoryview) -> str:

@@ -15,7 +15,7 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import MODEL, WEIGHTS, Source, Variant
 from edgekit.errors import ModelError, UsageError
 from edgekit.fold import fold
-from edgekit.graphs.blame import differing_operator
+from edgekit.graphs.blame import differing_operator, module_paths
 from edgekit.graphs.repeat import check_repeatable
 from edgekit.graphs.trace import as_arrays, output_specs, run_module, tensors_of_feed, trace
 from edgekit.graphs.write import export_onnx
@@ -84,7 +84,7 @@ class ModuleOrigin(NamedTuple):
         advance(1, "measuring rounding noise")
         runnable = file.onnx if file.in_runtime else None
         test = tested(model, preprocess, runnable)
-        noise = noise_of_module(model.module, runnable, recorded)
+        noise = noise_of_module(model.module, runnable, recorded, module_paths(file.graph))
         described, arrays = noise if test is None else with_predictions(noise, test)
         extra = {WEIGHTS: weights} if options.keep_weights else {}
         return Draft(

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import EVIDENCE, MODEL, Evidence
+from edgekit.errors import ModelError
 from edgekit.graphs.trace import as_arrays, inference_copy, own_copies, run_module, tensors_of_feed, torch_version
 from edgekit.machine.cpu import cores
-from edgekit.onnx.run import Runner, open_unoptimised, ort_version
+from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, ort_version
+from edgekit.parity.fingerprints import fingerprinted, fingerprints
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import Outcome, jittered, noise_of, some_of_each_part
 from edgekit.sources.testing import Tested
@@ -109,17 +112,32 @@ def with_predictions(noise: Measured, test: Tested) -> Measured:
     return Measured(msgspec.structs.replace(noise.described, data=test.data), arrays)
 
 
-def noise_of_module(module: nn.Module, content: bytes | None, recorded: Recorded) -> Measured:
+def noise_of_module(module: nn.Module, content: bytes | None, recorded: Recorded, modules: Mapping[str, str]) -> Measured:
     """The noise floors of a PyTorch model: of the original, and of its ONNX file where ONNX Runtime can run its ``content``."""
     runs, runtimes = runs_of_module(module, recorded), {"torch": {"torch": torch_version()}}
     if content is None:
         return _measured(recorded, runs, runtimes)
-    return _measured(recorded, itertools.chain(runs, runs_of_file(content, recorded)), runtimes | ort_runtime())
+    noise = _measured(recorded, itertools.chain(runs, runs_of_file(content, recorded)), runtimes | ort_runtime())
+    return with_fingerprints(noise, content, recorded, modules)
 
 
 def noise_of_file(content: bytes, recorded: Recorded, fixed: int | None) -> Measured:
     """The noise floors of an ONNX file, which takes batches of ``fixed`` samples only; None: of any size."""
-    return _measured(recorded, runs_of_file(content, recorded, fixed), ort_runtime())
+    noise = _measured(recorded, runs_of_file(content, recorded, fixed), ort_runtime())
+    return noise if fixed is not None else with_fingerprints(noise, content, recorded, {})
+
+
+def with_fingerprints(noise: Measured, content: bytes, recorded: Recorded, modules: Mapping[str, str]) -> Measured:
+    """``noise`` with fingerprints of the values inside an ONNX file, as ONNX Runtime computes them without optimisations.
+
+    ``modules``: value -> path of the PyTorch module that computes it.
+    """
+    try:
+        run = open_every_value(onnx.load_from_string(content), Path(MODEL))
+        values = run(fingerprinted(recorded.arrays.inputs, recorded.sizes))
+    except ModelError:  # it runs, and does not show every value: then there is nothing to bisect by
+        return noise
+    return noise._replace(arrays=msgspec.structs.replace(noise.arrays, nodes=fingerprints(values, modules)))
 
 
 def _measured(recorded: Recorded, outcomes: Iterable[Outcome], runtimes: Mapping[str, Mapping[str, str]]) -> Measured:

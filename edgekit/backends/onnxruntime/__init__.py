@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import Literal
 
-from edgekit.backends.contract import Backend, Session
+from edgekit.backends.contract import Backend, Options, Session
 from edgekit.backends.onnxruntime.packages import PACKAGES, how_to_get_cuda
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BROKEN
@@ -13,6 +14,12 @@ from edgekit.machine.gpu import cuda_absence
 from edgekit.machine.packages import broken_package
 from edgekit.progress import Progress
 from edgekit.setups import Absence, Setup
+
+
+class OrtOptions(Options, frozen=True):
+    """``optimisation``: how far ONNX Runtime rewrites the graph before it runs it; ``all`` is its own default."""
+
+    optimisation: Literal["off", "basic", "extended", "all"] = "all"
 
 
 def _absence(files: ModelFiles | None, setup: Setup) -> Absence | None:
@@ -57,7 +64,7 @@ def _open(files: ModelFiles, setup: Setup, progress: Progress) -> Session:
 
 
 BACKENDS = (
-    Backend("ort-cpu", _absence, _open, packages=PACKAGES, by_layer=True, in_memory=True),
-    Backend("ort-cuda", _cuda_absence, _open, packages=PACKAGES, on_gpu=True),
-    Backend("ort-tensorrt", _tensorrt_absence, _open, packages=PACKAGES, on_gpu=True),
+    Backend("ort-cpu", _absence, _open, OrtOptions, packages=PACKAGES, by_layer=True, in_memory=True),
+    Backend("ort-cuda", _cuda_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True),
+    Backend("ort-tensorrt", _tensorrt_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True),
 )

@@ -19,7 +19,7 @@ from edgekit.errors import BundleError, FallbackError, TooLargeError, first_line
 from edgekit.files import read_bytes
 from edgekit.machine.cpu import cores
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
-from edgekit.onnx.wire import operators, tensor_elsewhere
+from edgekit.onnx.wire import operators, tensor_elsewhere, with_outputs
 from edgekit.setups import Absence, Setup
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
@@ -27,6 +27,12 @@ PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvid
 COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 FATAL_ONLY = 4  # errors are raised as well; its log would write names from the file to the terminal as they are
+LEVELS = {
+    "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
 LOOPS = {"Loop", "Scan"}
 LOOP_SECONDS = 50.0
 """Seconds after which a run of a file with loops is ended, because a loop may be endless."""
@@ -75,7 +81,7 @@ class OrtSession:
                 "onnxruntime": VERSION,
                 "providers": ", ".join(session.get_providers()),
                 "precision": _precision(files, providers[0][1]),
-                "graph optimisation": "all",
+                "graph optimisation": optimisation_of(setup),
                 "threads": str(setup.threads or cores()),
             }
             if kind != "ort-cpu":
@@ -93,6 +99,14 @@ class OrtSession:
         except Exception as problem:
             raise self._failure(feed, problem) from problem
         return dict(zip(self._names, outputs, strict=True))
+
+    def inside(self, names: Sequence[str], feed: Feed) -> dict[str, Array]:
+        """The values of the main graph, from a second session that has them as outputs; it may fuse less than the first."""
+        shown = [name for name in names if name not in self._names]
+        content = with_outputs(read_for_session(self._path), shown)
+        session = new_session(content, session_options(self._setup), [(PROVIDERS[self._setup.backend], {})])
+        wanted = [item.name for item in session.get_outputs() if item.name in {*names} and item.type.startswith("tensor(")]
+        return dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
 
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs and outputs stay on the device."""
@@ -173,9 +187,15 @@ def read_for_session(path: Path) -> bytes:
     return content
 
 
+def optimisation_of(setup: Setup) -> str:
+    """The level that the setup asks for, or the runtime's own default."""
+    return str(setup.options.get("optimisation", "all"))
+
+
 def session_options(setup: Setup) -> ort.SessionOptions:
     """Options of a session: the setup's threads, or one for each core; the log stays silent."""
     options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[optimisation_of(setup)]
     options.intra_op_num_threads = setup.threads or cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY

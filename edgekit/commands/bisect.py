@@ -1,0 +1,151 @@
+"""``edgekit verify --bisect``: where a bundle departs, and a setup that helps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import msgspec
+import numpy as np
+
+from edgekit.backends import absence, row_of
+from edgekit.backends.choose import choose, open_named
+from edgekit.backends.contract import Inside, Opened, Session
+from edgekit.bundle.evidence import EvidenceArrays
+from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.golden import GoldenArrays
+from edgekit.errors import BundleError, EdgekitError
+from edgekit.onnx.wire import Node
+from edgekit.parity.bars import bars_of
+from edgekit.parity.bisect import Departure, first_by_halving, first_departure, from_fingerprints, from_values, nodes_of
+from edgekit.parity.fingerprints import fingerprinted
+from edgekit.parity.run import parity
+from edgekit.progress import SILENT, Progress
+from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
+from edgekit.setups import Setup
+from edgekit.tensors import Array, Feed, batches_of, fixed_batch
+from edgekit.tolerance import ToleranceChange
+
+PLAIN = Setup("ort-cpu", threads=1, options={"optimisation": "off"})
+"""The plain reading of a file: every node by itself, on the CPU."""
+LEVELS = ("off", "basic", "extended", "all")
+CALLS = 20
+
+
+def bisect(bundle: Path | str, setups: Setup | str | Iterable[Setup | str] = (), *, progress: Progress = SILENT) -> BisectReport:
+    """Find the first node that departs from the export, or from the file on the first of ``setups`` that fails.
+
+    Raises BundleError for a bundle without fingerprints, MissingError where ONNX Runtime is not installed.
+    """
+    opened = open_bundle(Path(bundle))
+    setup = choose(opened, PLAIN).setups[0]
+    case = Case(opened, opened.golden(), _evidence(opened), msgspec.structs.replace(setup), progress)
+    failing = next((trial for trial in map(case.tried, choose(opened, setups).setups) if not trial.passed), None)
+    if failing is None:
+        return BisectReport(str(opened.root), "every backend here", "nothing")
+    plain = case.inside(case.plain)
+    departed = first_departure(case.nodes, from_fingerprints(plain, case.evidence.nodes))
+    if departed is not None and not case.tried(case.plain).passed:
+        return BisectReport(str(opened.root), str(failing.setup), "file", case.culprit(departed), (failing,))
+    return _runtime(case, failing, plain)
+
+
+def _evidence(bundle: Bundle) -> EvidenceArrays:
+    evidence = bundle.evidence()
+    if evidence is None or not evidence.nodes:
+        raise BundleError(f"bundle {bundle.root} records no fingerprints of its nodes", "export it again with this edgekit")
+    return evidence
+
+
+class Case:
+    """A bundle under investigation; ``plain`` is the setup of the plain reading of its file."""
+
+    def __init__(self, bundle: Bundle, golden: GoldenArrays, evidence: EvidenceArrays, plain: Setup, progress: Progress) -> None:
+        self.bundle, self.golden, self.evidence, self.plain, self.progress = bundle, golden, evidence, plain, progress
+        self.nodes: list[Node] = nodes_of(bundle.onnx_of(plain.variant).read_bytes())
+        self.feed: Feed = fingerprinted(golden.inputs, [part.samples for part in bundle.manifest.golden.parts])
+
+    def opened(self, setup: Setup) -> Opened:
+        """A session; ``with`` closes it."""
+        return open_named(str(setup), setup, self.bundle, self.progress)
+
+    def tried(self, setup: Setup) -> Trial:
+        """Parity of a setup, and its time for one sample."""
+        manifest = self.bundle.manifest
+        bars = bars_of(manifest, manifest.variant(setup.variant), self.evidence, ToleranceChange(), trusting=False)
+        with self.opened(setup) as ready:
+            report = parity(ready, self.golden, bars.on(setup.backend, ready.session.facts), manifest.golden.reference)
+            sample = next(batches_of(self.golden.inputs, fixed_batch(manifest.inputs) or 1))[0]
+            milliseconds = _median_ms(partial(ready.session.run, sample))
+        return Trial(setup, max(output.of_limit for output in report.outputs), report.passed, milliseconds)
+
+    def inside(self, setup: Setup) -> dict[str, Array]:
+        """Every value that the setup's session shows of the samples that fingerprints are of."""
+        with self.opened(setup) as ready:
+            assert isinstance(ready.session, Inside)
+            return ready.session.inside([value for node in self.nodes for value in node.outputs if value], self.feed)
+
+    def culprit(self, departed: Departure) -> CulpritNode:
+        """The departure in the report's words."""
+        node, known = departed.node, self.evidence.nodes.get(departed.value)
+        module = known.module if known else ""
+        return CulpritNode(node.name, node.operator[1], module, departed.value, min(departed.error, 1e300), departed.before)
+
+
+def _median_ms(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(CALLS):
+        began = perf_counter()
+        call()
+        times.append((perf_counter() - began) * 1e3)
+    return statistics.median(times)
+
+
+def _runtime(case: Case, failing: Trial, plain: dict[str, Array]) -> BisectReport:
+    """The runtime departs: the first node, and the fastest setup of the sweep that passes."""
+    notes = []
+    culprit = None
+    with case.opened(failing.setup) as ready:
+        if isinstance(ready.session, Inside):
+            departed = first_departure(case.nodes, _errors_inside(case, ready.session, ready.session, plain))
+            culprit = case.culprit(departed) if departed else None
+        else:
+            notes.append(f"{failing.setup.backend} does not show values inside the graph, so that no node can be named")
+    trials = [failing]
+    for setup in sweep(failing.setup):
+        if absence(setup, case.bundle.files(setup.variant)) is None:
+            try:
+                trials.append(case.tried(setup))
+            except EdgekitError as problem:
+                notes.append(f"{setup} does not run: {problem}")
+    helping = sorted((trial for trial in trials[1:] if trial.passed), key=lambda trial: trial.median_ms)
+    proposal = helping[0].setup if helping else None
+    if proposal is None:
+        notes.append("no setup that was tried helps; try another release of the runtime, and report the node to it")
+    root = str(case.bundle.root)
+    return BisectReport(root, str(failing.setup), "runtime", culprit, tuple(trials), proposal, tuple(notes))
+
+
+def _errors_inside(case: Case, session: Session, shown: Inside, plain: dict[str, Array]) -> dict[str, float]:
+    """Errors of the values inside a session: of all at once, where showing them changes no output, else found by halving."""
+    values = shown.inside(list(plain), case.feed)
+    outputs = session.run(dict(case.feed))
+    if all(name in values and np.array_equal(values[name], array, equal_nan=True) for name, array in outputs.items()):
+        return from_values(values, plain)
+
+    def error_of(name: str) -> float | None:
+        return from_values(shown.inside([name], case.feed), plain).get(name)
+
+    return first_by_halving(case.nodes, error_of)
+
+
+def sweep(setup: Setup) -> list[Setup]:
+    """Cheap changes of a setup that might help: its backend's optimisation levels, and one thread."""
+    fields = row_of(setup.backend).options.__struct_fields__
+    levels = LEVELS if "optimisation" in fields else ()
+    options = [{**setup.options, "optimisation": level} for level in levels if setup.options.get("optimisation", "all") != level]
+    changed = [msgspec.structs.replace(setup, options=each) for each in options]
+    return [*changed, msgspec.structs.replace(setup, threads=1)] if setup.threads != 1 else changed

@@ -1,0 +1,91 @@
+"""Find the first node of a file that departs: from what was exported, or on one runtime from what the file says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgekit.bundle.evidence import Fingerprint
+from edgekit.onnx.wire import Node, bodies
+from edgekit.parity.fingerprints import distance, statistics
+from edgekit.tensors import Array, normalised_error
+
+JUMP = 8.0
+"""A node is the culprit where its error is so many times that of its inputs."""
+LEAST = 3e-6
+"""Errors of scale below this are rounding, whatever their inputs have."""
+
+
+class Departure(NamedTuple):
+    """A node, the value that departs, its error of scale, and the largest error among the values that the node reads."""
+
+    node: Node
+    value: str
+    error: float
+    before: float
+
+
+def nodes_of(content: bytes) -> list[Node]:
+    """The nodes of the main graph in the file's order, which is an order of computation."""
+    graph, _ = bodies(content)
+    return list(dict.fromkeys(graph.producers.values()))
+
+
+def first_departure(nodes: Sequence[Node], errors: Mapping[str, float]) -> Departure | None:
+    """The first node whose error jumps above that of its inputs, or the one that jumps most; None if no error matters.
+
+    ``errors``: value -> error of scale; a value that is not known takes the largest error of what its node reads.
+    """
+    known: dict[str, float] = {}
+    largest: Departure | None = None
+    for node in nodes:
+        before = max((known.get(name, 0.0) for name in node.inputs), default=0.0)
+        for value in node.outputs:
+            error = known[value] = errors.get(value, before)
+            if error > LEAST and error > JUMP * before:
+                return Departure(node, value, error, before)
+            if error > LEAST and (largest is None or error * (largest.before or LEAST) > largest.error * (before or LEAST)):
+                largest = Departure(node, value, error, before)
+    return largest
+
+
+def from_fingerprints(values: Mapping[str, Array], recorded: Mapping[str, Fingerprint]) -> dict[str, float]:
+    """The distance of each value from its recorded fingerprint, of scale."""
+    return {
+        name: distance(statistics(values[name], fingerprint.statistics.shape[1]), fingerprint.statistics)
+        for name, fingerprint in recorded.items()
+        if name in values and values[name].size
+    }
+
+
+def from_values(values: Mapping[str, Array], plain: Mapping[str, Array]) -> dict[str, float]:
+    """The error of scale of each float value against the plain reading of the file."""
+    errors = {}
+    for name, reference in plain.items():
+        if name in values and np.issubdtype(reference.dtype, np.floating) and reference.size:
+            same = values[name].shape == reference.shape
+            errors[name] = normalised_error(values[name], reference) if same else np.inf
+    return errors
+
+
+def first_by_halving(nodes: Sequence[Node], error_of: Callable[[str], float | None]) -> dict[str, float]:
+    """Errors of a few values, found by halving, for a runtime that fuses less where all values are shown.
+
+    ``error_of`` gives the error of one value, or None where the runtime cannot show it. Errors are taken to stay once they are
+    there.
+    """
+    values = [value for node in nodes for value in node.outputs if value]
+    errors: dict[str, float] = {}
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) // 2
+        error = error_of(values[middle])
+        if error is not None:
+            errors[values[middle]] = error
+        if error is not None and error > LEAST:
+            high = middle
+        else:
+            low = middle + 1
+    return errors

@@ -1,0 +1,56 @@
+"""Fingerprints of the values inside a file's graph: enough to see where a file, or a runtime, departs from what was exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle.evidence import Fingerprint
+from edgekit.parity.noise import some_of_each_part
+from edgekit.tensors import Array, Feed
+
+SAMPLES = 8
+MOST_NUMBERS = 60_000
+"""Numbers of all fingerprints of a bundle together: at most 240 kB as float32, before they are packed."""
+
+
+def fingerprinted(inputs: Feed, sizes: Sequence[int]) -> dict[str, Array]:
+    """The golden samples that fingerprints are of: ``SAMPLES``, or one of each part if that is more."""
+    index = some_of_each_part(sizes, SAMPLES)
+    return {name: array[index] for name, array in inputs.items()}
+
+
+def fingerprints(values: Mapping[str, Array], modules: Mapping[str, str]) -> dict[str, Fingerprint]:
+    """Fingerprints of the float ``values`` by name; wide ones are put into fewer groups, so that all of them fit."""
+    floats = {name: array for name, array in values.items() if np.issubdtype(array.dtype, np.floating) and array.size}
+    most = max(1, MOST_NUMBERS // (3 * max(1, len(floats))))
+    return {name: Fingerprint(statistics(array, most), modules.get(name, "")) for name, array in floats.items()}
+
+
+def statistics(value: Array, most: int) -> NDArray[np.float32]:
+    """Mean, deviation and largest |value| of each channel (axis 1) over samples and all other axes: float32 of 3 x channels.
+
+    Of more than ``most`` channels, neighbours are taken together, so that there are ``most`` groups.
+    """
+    wide = np.asarray(value, np.float64)
+    channels = np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1) if wide.ndim > 1 else wide.reshape(1, -1)
+    groups = np.array_split(channels, min(most, len(channels)))
+    rows = [(group.mean(), group.std(), np.abs(group).max(initial=0.0)) for group in groups]
+    return np.ascontiguousarray(np.asarray(rows, np.float32).T)
+
+
+def distance(mine: NDArray[np.float32], recorded: NDArray[np.float32]) -> float:
+    """The largest difference of two fingerprints' statistics, of the largest |value| of their group; infinite for other shapes.
+
+    A group far below the whole value's scale counts against a millionth of that scale.
+    """
+    if mine.shape != recorded.shape:
+        return np.inf
+    scale = np.maximum(recorded[2], 1e-6 * recorded[2].max(initial=0.0)).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(mine.astype(np.float64) - recorded).max(0)
+    if not np.isfinite(difference).all():
+        return np.inf
+    return float(np.divide(difference, scale, out=np.where(difference > 0, np.inf, 0.0), where=scale > 0).max(initial=0.0))

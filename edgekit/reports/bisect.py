@@ -1,0 +1,98 @@
+"""The report of ``edgekit verify --bisect``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgekit.reports.base import Part, Report
+from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note, verdict
+from edgekit.setups import Setup
+
+
+class CulpritNode(Part, frozen=True):
+    """The first node that departs.
+
+    ``node`` and ``operator`` are those of the ONNX file, ``module`` is the path of the PyTorch module that it was written from,
+    empty if that is not known. ``error`` is the error of scale of its ``value``, ``before`` the largest of what the node reads.
+    ``alone`` is its error where it is fed exact inputs, None if that was not tried.
+    """
+
+    node: str
+    operator: str
+    module: str
+    value: str
+    error: float
+    before: float
+    alone: float | None = None
+
+
+class Trial(Part, frozen=True):
+    """A setup that was tried: its largest |y - r| in units of what is allowed, and the median milliseconds of one sample."""
+
+    setup: Setup
+    of_limit: float
+    passed: bool
+    median_ms: float
+
+
+class BisectReport(Report, frozen=True):
+    """Where a bundle departs on one backend.
+
+    ``departs``: the ``file`` from what was exported, the ``runtime`` from the file, or ``nothing``. ``trials`` begin with the
+    setup that was asked for; ``proposal`` is the fastest of them that passes.
+    """
+
+    bundle: str
+    backend: str
+    departs: Literal["file", "runtime", "nothing"]
+    culprit: CulpritNode | None = None
+    trials: tuple[Trial, ...] = ()
+    proposal: Setup | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Nothing departs."""
+        return self.departs == "nothing"
+
+    def page(self) -> Page:
+        """What departs, where, and what helps."""
+        lines: Page = (Line(_WORDS[self.departs].format(bundle=self.bundle, backend=self.backend)),)
+        if self.culprit is not None:
+            lines += (_culprit(self.culprit),)
+        if self.trials:
+            numbers = ("of limit", "ms")
+            rows = tuple(
+                (str(trial.setup), f"{trial.of_limit:.2g}", f"{trial.median_ms:.3g}", verdict(trial.passed))
+                for trial in self.trials
+            )
+            lines += (Table("tried", columns("setup", *numbers, "", numbers=numbers), rows),)
+        if self.proposal is not None:
+            lines += (Line(("proposal: ", Span(f"--backend '{self.proposal}'", "good"), self._effect(self.proposal))),)
+        return (*lines, *map(note, self.notes))
+
+    def _effect(self, proposal: Setup) -> str:
+        before, after = self.trials[0], next(trial for trial in self.trials if trial.setup == proposal)
+        return (
+            f": {before.of_limit:.2g} -> {after.of_limit:.2g} of what is allowed, "
+            f"{before.median_ms:.3g} -> {after.median_ms:.3g} ms a sample"
+        )
+
+
+def _row(trial: Trial) -> tuple[Cell, ...]:
+    return str(trial.setup), f"{trial.of_limit:.2g}", f"{trial.median_ms:.3g}", verdict(trial.passed)
+
+
+_WORDS = {
+    "nothing": "nothing departs: {bundle} passes on {backend}",
+    "file": "the file departs from what was exported, on every runtime: {bundle} was changed, or is damaged",
+    "runtime": "{backend} departs from what the file of {bundle} says; the file is what was exported",
+}
+
+
+def _culprit(culprit: CulpritNode) -> Line:
+    place = f" (module {culprit.module})" if culprit.module else ""
+    alone = "" if culprit.alone is None else f"; fed exact inputs, the node alone is off by {culprit.alone:.1e}"
+    name = Span(f"{culprit.operator} {culprit.node or culprit.value}", "bad")
+    text = f"{place}: {culprit.error:.1e} of scale, where its inputs have {culprit.before:.1e}{alone}"
+    return Line(("first node that departs: ", name, text))
