@@ -191,9 +191,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
     for kind, count in Counter(row["key"].split("/")[1] for row in missed).most_common():
         print(f"  {count} missed: {kind}")
     for row in missed:
-        print(
-            f"    {row['key']} {row['where']}: effect {row['effect']}, of limit {row['of_limit']}, predictions {row['predictions']}"
-        )
+        numbers = f"effect {row['effect']}, of limit {row['of_limit']}, predictions {row['predictions']}"
+        print(f"    {row['key']} {row['where']}: {numbers}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from edgekit.bundle.manifest import Manifest
 from edgekit.errors import BundleError
 from edgekit.tensors import Array
 
@@ -65,8 +66,8 @@ class EvidenceArrays(msgspec.Struct, frozen=True):
         return buffer.getvalue()
 
 
-def read_evidence(path: Path) -> EvidenceArrays:
-    """Read ``evidence.npz``, checked before it is unpacked; raises BundleError for a file that holds anything else."""
+def read_evidence(path: Path, manifest: Manifest) -> EvidenceArrays:
+    """Read ``evidence.npz``, checked before it is unpacked; raises BundleError for a file that does not fit ``manifest``."""
     floors: dict[str, Array] = {}
     others: dict[str, Array] = {}
     try:
@@ -76,10 +77,24 @@ def read_evidence(path: Path) -> EvidenceArrays:
                 raise ValueError(f"{name!r} is {array.dtype} {array.shape}")
             (floors if of else others)[of or kind] = array
         nodes = _nodes(others)
+        _check_floors(floors, manifest)
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         reason = str(problem) or type(problem).__name__
         raise BundleError(f"{path} is not what edgekit export wrote: {reason}", "export the bundle again") from None
     return EvidenceArrays(floors, nodes, others.get("predicted"), others.get("truth"))
+
+
+def _check_floors(floors: Mapping[str, Array], manifest: Manifest) -> None:
+    """Raise ValueError unless each floor is of parts x channels of its output, of numbers that a bar can be made of."""
+    axes, parts = manifest.evidence.axes if manifest.evidence else {}, len(manifest.golden.parts)
+    outputs = {spec.name: spec.of_samples(manifest.golden.samples) for spec in manifest.outputs}
+    for name, floor in floors.items():
+        shape, axis = outputs.get(name), axes.get(name)
+        if shape is None or axis is None or axis >= len(shape):
+            raise ValueError(f"it has a noise floor for {name!r}, which is no output, or has no such channels")
+        channels = shape[axis] if len(shape) > 1 else 1
+        if floor.shape != (parts, channels) or not np.isfinite(floor).all() or floor.min(initial=0.0) < 0:
+            raise ValueError(f"the noise floor of {name!r} is {floor.shape}, not {(parts, channels)} numbers from 0")
 
 
 def _nodes(arrays: Mapping[str, Array]) -> dict[str, Fingerprint]:

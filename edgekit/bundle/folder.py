@@ -95,7 +95,7 @@ class Bundle(msgspec.Struct, frozen=True):
     def evidence(self) -> EvidenceArrays | None:
         """Read ``evidence.npz``; None for a bundle of an edgekit that wrote none. Raises BundleError for a damaged file."""
         described = self.manifest.evidence
-        return None if described is None else read_evidence(self.root / described.file)
+        return None if described is None else read_evidence(self.root / described.file, self.manifest)
 
 
 MOST_HELD = 64 << 20

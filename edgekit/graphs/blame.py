@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,9 +54,17 @@ def differing_operator(content: bytes, graph: fx.GraphModule, feed: Feed, noise:
     return None
 
 
-def module_paths(graph: fx.GraphModule) -> dict[str, str]:
-    """Value of the ONNX file -> path of the module that computes it; the exporter names values after the graph's nodes."""
-    return {node.name: _module(node) for node in graph.graph.nodes if node.op == "call_function" and _module(node)}
+def module_paths(graph: fx.GraphModule, outputs: Sequence[str]) -> dict[str, str]:
+    """Value of the ONNX file -> path of the module that computes it.
+
+    The exporter names values after the graph's nodes, and the last ones after the file's ``outputs``.
+    """
+    returned: list[fx.Node] = []
+    for node in graph.graph.nodes:
+        if node.op == "output":
+            fx.node.map_arg(node.args, returned.append)
+    named = [(node.name, node) for node in graph.graph.nodes if node.op == "call_function"]
+    return {name: _module(node) for name, node in (*named, *zip(outputs, returned, strict=False)) if _module(node)}
 
 
 def _departs(value: Array, reference: Array, limit: float) -> bool:

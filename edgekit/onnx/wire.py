@@ -92,7 +92,7 @@ class Declared(NamedTuple):
     """What a file says of itself: ONNX's opset (0: none), its metadata, its tensors, and its nodes by operator.
 
     ``inputs`` and ``outputs``: name -> element type and shape, None where the file gives none; an axis is a size, or None if it
-    is free. ``stored``: element type -> elements of the initializers. Nodes of branches, loops and functions count too.
+    is free. ``stored``: element type -> elements of the initializers. Nodes of branches, loops and ``functions`` count too.
     """
 
     opset: int
@@ -101,16 +101,19 @@ class Declared(NamedTuple):
     outputs: Mapping[str, tuple[int, tuple[int | None, ...] | None]]
     stored: Mapping[int, int]
     operators: Mapping[str, int]
+    functions: int = 0
 
 
 def declared(content: bytes) -> Declared:
     """Read what a file says of itself; raises ValueError for a malformed message."""
-    opset, metadata, graph = 0, dict[str, str](), memoryview(b"")
+    opset, metadata, graph, functions = 0, dict[str, str](), memoryview(b""), 0
     for number, value in _fields(memoryview(content)):
         if isinstance(value, int):
             continue
         if number == _MODEL_GRAPH:
             graph = value
+        elif number == _MODEL_FUNCTION:
+            functions += 1
         elif number == _MODEL_METADATA:
             texts = {key: _decoded(text) for key, text in _fields(value)}
             metadata[texts.get(1, "")] = texts.get(2, "")
@@ -132,7 +135,7 @@ def declared(content: bytes) -> Declared:
             names.add(name)
     inputs = {name: kind for name, kind in tensors[_GRAPH_INPUT].items() if name not in names}
     counts = Counter(_decoded(value) for kind, value in _leaves(content) if kind == "operator")
-    return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, counts)
+    return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, counts, functions)
 
 
 def with_outputs(content: bytes, names: Iterable[str]) -> bytes:

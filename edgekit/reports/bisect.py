@@ -62,11 +62,7 @@ class BisectReport(Report, frozen=True):
             lines += (_culprit(self.culprit),)
         if self.trials:
             numbers = ("of limit", "ms")
-            rows = tuple(
-                (str(trial.setup), f"{trial.of_limit:.2g}", f"{trial.median_ms:.3g}", verdict(trial.passed))
-                for trial in self.trials
-            )
-            lines += (Table("tried", columns("setup", *numbers, "", numbers=numbers), rows),)
+            lines += (Table("tried", columns("setup", *numbers, "", numbers=numbers), tuple(map(_row, self.trials))),)
         if self.proposal is not None:
             lines += (Line(("proposal: ", Span(f"--backend '{self.proposal}'", "good"), self._effect(self.proposal))),)
         return (*lines, *map(note, self.notes))

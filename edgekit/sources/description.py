@@ -15,6 +15,7 @@ from edgekit.files import read_text
 from edgekit.preprocess import Preprocess, divided, of_bytes
 from edgekit.sources import ExportOptions
 from edgekit.tensors import TensorSpec, shape_text
+from edgekit.version import __version__
 
 LABELS = ("edgekit.labels", "names", "labels", "classes", "class_names", "id2label")
 """Keys under which exporters keep the names of the classes: Ultralytics', transformers', and what people write by hand."""
@@ -61,6 +62,18 @@ def by_options(options: ExportOptions, inputs: Sequence[TensorSpec]) -> Descript
             f"divide by 255: --mean {divided(options.mean)} --std {divided(options.std)}",
         )
     return Description(preprocess, labels)
+
+
+def metadata(source: str, weights: str, preprocess: Preprocess | None, labels: Sequence[str]) -> dict[str, str]:
+    """What edgekit writes into an ONNX file's metadata: what the manifest says, so that one can be held against the other."""
+    document = {
+        "edgekit.version": __version__,
+        "edgekit.source": source,
+        "edgekit.weights_sha256": weights,
+        "edgekit.labels": msgspec.json.encode(labels).decode() if labels else "",
+        "edgekit.preprocess": msgspec.json.encode(preprocess).decode() if preprocess else "",
+    }
+    return {key: value for key, value in document.items() if value}
 
 
 def takes_pictures(inputs: Sequence[TensorSpec]) -> bool:

@@ -27,14 +27,13 @@ from edgekit.progress import Advance
 from edgekit.recipe import ExportRecipe, Recipe
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
-from edgekit.sources.description import by_options, check_labels
+from edgekit.sources.description import by_options, check_labels, metadata
 from edgekit.sources.measuring import noise_of_module, with_predictions
 from edgekit.sources.module import ModelSource, load_source
 from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.testing import WITHOUT_RUNTIME, Tested, tested
 from edgekit.tensors import Array, TensorSpec, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
-from edgekit.version import __version__
 
 if TYPE_CHECKING:
     from torch import fx
@@ -77,14 +76,14 @@ class ModuleOrigin(NamedTuple):
         advance(1, "folding and writing ONNX")
         weights = weights_bytes(model.module)
         digest = hashlib.sha256(weights).hexdigest()
-        file = _written(model, traced, settings, recorded, _metadata(model, preprocess, labels, digest))
+        file = _written(model, traced, settings, recorded, metadata(model.factory, digest, preprocess, labels))
         check_labels(labels, file.outputs)
         variant = _variant(model, file, original_error)
         _check_file(file, traced, recorded, variant, original_error)
         advance(1, "measuring rounding noise")
         runnable = file.onnx if file.in_runtime else None
         test = tested(model, preprocess, runnable)
-        noise = noise_of_module(model.module, runnable, recorded, module_paths(file.graph))
+        noise = noise_of_module(model.module, runnable, recorded, module_paths(file.graph, [spec.name for spec in file.outputs]))
         described, arrays = noise if test is None else with_predictions(noise, test)
         extra = {WEIGHTS: weights} if options.keep_weights else {}
         return Draft(
@@ -214,17 +213,6 @@ def _described(model: ModelSource, options: ExportOptions) -> tuple[Preprocess |
     if options.mean is not None or options.std is not None or options.labels is not None:
         raise UsageError("--mean, --std and --labels go with an import path", "a recipe or a run has its own: leave them out")
     return model.preprocess, model.labels
-
-
-def _metadata(model: ModelSource, preprocess: Preprocess | None, labels: tuple[str, ...], weights: str) -> dict[str, str]:
-    document = {
-        "edgekit.version": __version__,
-        "edgekit.source": model.factory,
-        "edgekit.weights_sha256": weights,
-        "edgekit.labels": msgspec.json.encode(labels).decode() if labels else "",
-        "edgekit.preprocess": msgspec.json.encode(preprocess).decode() if preprocess else "",
-    }
-    return {key: value for key, value in document.items() if value}
 
 
 def _portable(recipe: Recipe | None) -> dict[str, Any] | None:

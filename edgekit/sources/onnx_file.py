@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import onnx
 
 from edgekit.bundle.draft import Draft, exported_variant
 from edgekit.bundle.golden import GoldenArrays
@@ -30,7 +31,7 @@ from edgekit.preprocess import Preprocess
 from edgekit.progress import Advance
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
-from edgekit.sources.description import Description, by_metadata, by_options, check_labels
+from edgekit.sources.description import Description, by_metadata, by_options, check_labels, metadata
 from edgekit.sources.measuring import noise_of_file
 from edgekit.tensors import Array, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
@@ -69,7 +70,7 @@ class OnnxOrigin(NamedTuple):
         error = max(map(reference.recorded.error, runs))
         variant = _variant(source, reference, runs, error)
         _check_outputs(source, runs, reference, variant.allowance.tolerance, bool(report.folded))
-        content = folding.model.SerializeToString(deterministic=True)
+        content = _labelled(folding.model, self.path, description).SerializeToString(deterministic=True)
         advance(1, "measuring rounding noise")
         noise = noise_of_file(content, reference.recorded, source.batch)
         return Draft(
@@ -93,6 +94,17 @@ class OnnxOrigin(NamedTuple):
             evidence=noise.described,
             measured=noise.arrays,
         )
+
+
+def _labelled(model: onnx.ModelProto, path: Path, description: Description) -> onnx.ModelProto:
+    """``model`` with edgekit's own metadata, in place of what an earlier export has left there; other metadata stays."""
+    document = metadata(path.name, sha256_of(path), description.preprocess, description.labels)
+    others = [entry for entry in model.metadata_props if not entry.key.startswith("edgekit.")]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    for key, value in sorted(document.items()):
+        model.metadata_props.add(key=key, value=value)
+    return model
 
 
 def origin_of_file(path: Path, options: ExportOptions) -> OnnxOrigin:

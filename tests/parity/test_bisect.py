@@ -1,0 +1,69 @@
+"""The culprit is the first node whose error jumps above that of what it reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.onnx.wire import Node
+from edgekit.parity.bisect import first_by_halving, first_departure, from_values
+from edgekit.parity.fingerprints import distance, statistics
+
+CHAIN = [Node(("", f"Op{index}"), (f"v{index}",), (f"v{index + 1}",), f"node{index}") for index in range(8)]
+
+
+@pytest.mark.parametrize("culprit", range(8))
+def test_the_node_where_the_error_begins_is_the_culprit(culprit: int) -> None:
+    errors = {f"v{index + 1}": 1e-7 if index < culprit else 1e-3 for index in range(8)}
+    departed = first_departure(CHAIN, errors)
+    assert departed is not None
+    assert (departed.node.name, departed.error) == (f"node{culprit}", 1e-3)
+
+
+def test_errors_that_rounding_explains_have_no_culprit() -> None:
+    assert first_departure(CHAIN, {f"v{index}": 2e-6 for index in range(9)}) is None
+
+
+def test_an_error_that_grows_slowly_is_laid_on_the_node_that_amplifies_most() -> None:
+    errors = {f"v{index + 1}": 4e-6 * (3.0**index if index != 4 else 3.0**6) for index in range(8)}
+    departed = first_departure(CHAIN, {"v1": 4e-6, "v2": 8e-6, "v3": 5e-5, **{f"v{index}": 1e-4 for index in range(4, 9)}})
+    assert departed is not None
+    assert errors
+    assert departed.node.name in ("node0", "node2")
+
+
+def test_values_that_are_not_shown_take_what_their_node_reads() -> None:
+    departed = first_departure(CHAIN, {"v1": 1e-7, "v5": 1e-2, "v8": 1e-2})
+    assert departed is not None
+    assert departed.value == "v5"
+
+
+@pytest.mark.parametrize("culprit", range(1, 9))
+def test_halving_finds_it_with_few_looks(culprit: int) -> None:
+    looks = []
+
+    def error_of(name: str) -> float:
+        looks.append(name)
+        return 1e-3 if int(name[1:]) >= culprit else 0.0
+
+    departed = first_departure(CHAIN, first_by_halving(CHAIN, error_of))
+    assert departed is not None
+    assert departed.value == f"v{culprit}"
+    assert len(looks) <= 4
+
+
+def test_values_of_another_shape_are_infinitely_wrong() -> None:
+    plain: dict[str, np.ndarray] = {"v": np.ones((2, 3), np.float32), "index": np.arange(3)}
+    assert from_values({"v": np.ones((2, 3), np.float32)}, plain) == {"v": 0.0}
+    assert from_values({"v": np.ones((2, 2), np.float32)}, plain) == {"v": np.inf}
+
+
+def test_a_fingerprint_is_mean_deviation_and_largest_of_each_channel() -> None:
+    value = np.array([[[1.0, 3.0], [0.0, 0.0]], [[-5.0, 1.0], [2.0, 2.0]]])
+    np.testing.assert_allclose(statistics(value, 8), [[0, 1], [3, 1], [5, 2]])
+    np.testing.assert_allclose(statistics(value, 1), [[0.5], [np.std(value)], [5]], rtol=1e-6)
+    assert distance(statistics(value, 8), statistics(value, 8)) == 0
+    moved = value.copy()
+    moved[:, 1] += 0.5
+    assert distance(statistics(moved, 8), statistics(value, 8)) == pytest.approx(0.25)
+    assert distance(statistics(value, 8), statistics(value, 1)) == np.inf

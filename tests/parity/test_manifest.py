@@ -1,0 +1,133 @@
+"""What a manifest says is held against the files: every falsified one is caught, and a sound one is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from falsified import FALSIFIED
+
+from edgekit.bundle.folder import open_bundle
+from edgekit.commands.verify import verify
+from edgekit.errors import BundleError, UsageError
+from edgekit.parity.manifest import CODES
+from edgekit.reports.verify import VerifyReport
+from tests.bundle.editing import edit, put
+
+Document = dict[str, Any]
+
+
+@pytest.fixture
+def lenet(repository: Path, tmp_path: Path) -> Path:
+    """A copy of the committed bundle, which has pictures, labels, predictions and floors."""
+    return Path(shutil.copytree(repository / "exported" / "lenet", tmp_path / "lenet"))
+
+
+def failed(report: VerifyReport) -> list[str]:
+    return [check.code for check in report.checks if check.outcome == "fail"]
+
+
+def test_every_claim_of_a_sound_bundle_holds(lenet: Path) -> None:
+    report = verify(lenet, ["ort-cpu"])
+    assert report.passed
+    assert {check.outcome for check in report.checks} == {"pass"}
+    assert {check.code for check in report.checks} == set(CODES) - {"precision"}  # of which a float32 file claims nothing
+
+
+@pytest.mark.parametrize("name", FALSIFIED)
+def test_a_falsified_manifest_is_caught(lenet: Path, name: str) -> None:
+    edit(lenet, FALSIFIED[name])
+    try:
+        report = verify(lenet, ["ort-cpu"])
+    except BundleError:
+        return
+    assert not report.passed
+    assert failed(report)
+    assert all(output.within(parity.tolerance) for parity in report.parities for output in parity.outputs)
+
+
+def test_a_failed_check_can_be_accepted_by_its_code_and_is_still_shown(lenet: Path) -> None:
+    edit(lenet, FALSIFIED["top-1 of 0.9"])
+    report = verify(lenet, ["ort-cpu"], allow=["tolerance"])
+    assert report.passed
+    assert [check.code for check in report.checks if check.outcome == "allowed"] == ["tolerance"]
+    assert report.parities[0].tolerance.top1 == 0.9  # what was accepted is the bar
+    assert not verify(lenet, ["ort-cpu"], allow=["labels"]).passed
+
+
+def test_a_code_that_no_check_has_is_refused_with_the_nearest(lenet: Path) -> None:
+    with pytest.raises(UsageError, match=r"did you mean .tolerance"):
+        verify(lenet, ["ort-cpu"], allow=["tolerence"])
+
+
+def test_a_golden_picture_that_was_changed_is_caught(lenet: Path) -> None:
+    put(lenet, "picture-0.png", (lenet / "picture-1.png").read_bytes())
+    assert "pictures" in failed(verify(lenet, ["ort-cpu"]))
+    put(lenet, "picture-0.png", b"no picture")
+    report = verify(lenet, ["ort-cpu"])
+    assert any("picture-0.png" in check.text for check in report.checks if check.outcome == "fail")
+
+
+def test_without_pillow_golden_pictures_are_said_to_be_unchecked(lenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "PIL" else find(name))
+    report = verify(lenet, ["ort-cpu"])
+    assert report.passed
+    assert [check.code for check in report.checks if check.outcome == "unchecked"] == ["pictures"]
+
+
+def golden_with(lenet: Path, **arrays: np.ndarray) -> None:
+    golden = open_bundle(lenet).golden()
+    members: dict[str, Any] = {f"input.{name}": array for name, array in golden.inputs.items()}
+    members |= {f"float64.{name}": array for name, array in golden.float64.items()}
+    members |= {f"original.{name}": array for name, array in golden.original.items()}
+    members |= {name.replace("_", ".").replace("inputs.", "input."): array for name, array in arrays.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **members)
+    put(lenet, "golden.npz", buffer.getvalue())
+
+
+def test_outputs_that_never_change_prove_nothing(lenet: Path) -> None:
+    reference = open_bundle(lenet).golden().float64["output"]
+    golden_with(lenet, float64_output=np.repeat(reference[:1], len(reference), axis=0))
+    assert "constant-reference" in failed(verify(lenet, ["ort-cpu"]))
+
+
+def test_few_golden_samples_fail_unless_accepted(lenet: Path) -> None:
+    golden = open_bundle(lenet).golden()
+
+    def fewer(document: Document) -> None:
+        document["golden"].update(samples=4, parts=[], pictures=[])
+        document["evidence"] = None
+
+    names = ("inputs", "float64", "original")
+    arrays = {f"{name}_{key}": array[:4] for name in names for key, array in getattr(golden, name).items()}
+    golden_with(lenet, **arrays)
+    edit(lenet, fewer)
+    report = verify(lenet, ["ort-cpu"])
+    assert {"few-samples", "evidence"} == set(failed(report))
+    assert verify(lenet, ["ort-cpu"], allow=["few-samples", "evidence"]).passed
+
+
+def test_a_bundle_of_an_older_edgekit_without_floors_passes_with_a_note(bundle: Path) -> None:
+    def older(document: Document) -> None:
+        document["evidence"] = None
+        document["golden"]["parts"] = []
+
+    edit(bundle, older)
+    report = verify(bundle, ["ort-cpu"], allow=["evidence"])
+    assert report.passed
+    assert any("records no rounding noise" in text for text in report.notes)
+    assert report.parities[0].noise_factor is None
+
+
+def test_checks_come_back_from_json(lenet: Path) -> None:
+    report = verify(lenet, ["ort-cpu"])
+    assert VerifyReport.from_json(report.to_json()).checks == report.checks
+    assert json.loads(report.to_json())["checks"][0]["outcome"] == "pass"
