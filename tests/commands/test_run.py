@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from edgekit.bundle.folder import open_bundle
+from edgekit.commands.run import agreement
 from edgekit.commands.train import train
 from edgekit.errors import Interrupted
 from edgekit.files import sha256_of
@@ -85,6 +86,19 @@ def test_a_second_run_skips_every_step_and_says_so(finished: Path, run: Command)
     assert printed.code == 0
     assert printed.err.count("skipped, unchanged") == 4
     assert printed.out.count("unchanged: ") == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "passed", "words"),
+    [
+        (["a"], True, "a agrees"),
+        (["a", "b"], True, "a, b agree"),
+        (["a"], False, "a DOES NOT agree"),
+        (["a", "b"], False, "a, b DO NOT agree"),
+    ],
+)
+def test_one_backend_agrees_and_several_agree(names: list[str], passed: bool, words: str) -> None:
+    assert agreement(names, passed) == words
 
 
 def test_another_bench_setting_only_times_again(finished: Path, run: Command) -> None:
