@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from arguments import asked_to_check
 from typer.main import get_command
 
 from edgekit.cli.app import app
@@ -91,9 +92,10 @@ def _below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Write the pages, or check them."""
+    check = asked_to_check(__doc__)
     texts = pages()
     present = {path.name: path.read_text(encoding="utf-8") for path in PAGES.glob("*.md")}
-    if sys.argv[1:] == ["--check"]:
+    if check:
         stale = sorted(name for name in texts.keys() | present.keys() if texts.get(name) != present.get(name))
         sys.exit(
             f"docs/commands: {', '.join(stale)} not up to date with --help; run python docs/command_pages.py" if stale else 0

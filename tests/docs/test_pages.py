@@ -48,10 +48,22 @@ def test_what_a_script_writes_is_up_to_date(repository: Path, script: str) -> No
 
 
 def test_every_script_that_checks_a_page_is_run_in_ci_and_here(repository: Path) -> None:
-    scripts = {path.stem for path in (repository / "docs").glob("*.py") if '"--check"' in path.read_text(encoding="utf-8")}
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (repository / "docs").glob("*.py")}
+    scripts = {name for name, text in texts.items() if "asked_to_check(__doc__)" in text}
     assert scripts == set(CHECKED)
     (line,) = re.findall(r"^for script in (.*); do$", (repository / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(line.split()) == scripts
+
+
+@pytest.mark.parametrize("script", [*CHECKED, "tour"])
+def test_a_script_explains_itself_and_then_does_nothing(repository: Path, script: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (repository / "docs").rglob("*.*") if path.suffix != ".pyc"}
+    for word, code in (("--help", 0), ("--chekc", 2)):
+        command = [sys.executable, "-B", f"docs/{script}.py", word]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == code
+        assert f"{script}.py" in done.stdout + done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 @pytest.mark.parametrize("module", [command_pages, recipe_keys])
