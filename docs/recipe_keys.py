@@ -24,7 +24,7 @@ MARKERS = re.compile(r"(<!-- keys -->\n).*?(<!-- /keys -->)", re.DOTALL)
 MEANINGS = {
     "name": "names the folders under `runs/` and `exported/`: letters, digits, `.`, `-` and `_`",
     "data.dataset": "the source of pictures",
-    "data.path": "the folder of an `image-folder`, relative to the recipe",
+    "data.path": "the folder of an `image-folder`, or of Fashion-MNIST's four files; relative to the recipe",
     "data.resize": "the side of a square in pixels, or `[height, width]`; required for an `image-folder`",
     "data.color": "`grey` for `fashion-mnist` and `rgb` for an `image-folder` if left out",
     "data.mean": "one number per channel, for pixels from 0 to 1; measured on the training pictures if left out; needs `std`",
