@@ -19,7 +19,8 @@ from edgekit.reports.bench import BenchReport
 from edgekit.reports.verify import VerifyReport
 from tests.backends.tensorrt.opened import SECONDS
 from tests.fake_cuda import Error
-from tests.fake_trt import FakeTensorRT, ICudaEngine
+from tests.fake_trt import FakeTensorRT
+from tests.fake_trt_engine import ICudaEngine
 from tests.trt_listing import LISTINGS
 from tests.ways import way, ways
 

@@ -20,7 +20,8 @@ from edgekit.latency.loop import Timing
 from edgekit.reports.build import BuildReport
 from edgekit.tensors import BatchRange
 from tests.backends.tensorrt.opened import SECONDS, engine_of, without
-from tests.fake_trt import GPU, FakeTensorRT, ICudaEngine
+from tests.fake_trt import GPU, FakeTensorRT
+from tests.fake_trt_engine import ICudaEngine
 from tests.trt_listing import LISTINGS
 from tests.ways import NO_DRIVER, building, way, ways
 

@@ -15,7 +15,8 @@ from edgekit.bundle.folder import open_bundle
 from edgekit.errors import EngineError
 from edgekit.tensors import BatchRange, TensorSpec
 from tests.backends.tensorrt.opened import engine_of, feed_of
-from tests.fake_trt import FakeTensorRT, ICudaEngine, layers_json
+from tests.fake_trt import FakeTensorRT, layers_json
+from tests.fake_trt_engine import ICudaEngine
 from tests.ways import way
 
 pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
