@@ -188,7 +188,7 @@ class ICudaEngine(Strict):
         return str([*self._graph.input, *self._graph.output][index].name)
 
     def get_tensor_mode(self, name: str) -> Any:
-        return self._fake.api.TensorIOMode["INPUT" if name in [one.name for one in self._graph.input] else "OUTPUT"]
+        return self._fake.api.TensorIOMode["INPUT" if name in [value.name for value in self._graph.input] else "OUTPUT"]
 
     def get_tensor_location(self, name: str) -> Any:
         return self._fake.api.TensorLocation["HOST" if self._fake.fails == "host" else "DEVICE"]
