@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from arguments import asked_to_check
 from typer.main import get_command
 
 from edgekit.cli.app import app
@@ -20,6 +21,15 @@ from edgekit.cli.app import app
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "commands"
 COLUMNS = "88"  # the width that a page of the theme shows without scrolling
+CHECKS = (
+    "parity",
+    "accuracy",
+    "a latency budget",
+    "an engine's precision",
+    "a picture that cannot be read",
+    "a broken backend in `doctor`",
+)
+"""What gives exit code 1; README has the same words."""
 INDEX = """\
 # Commands
 
@@ -30,7 +40,7 @@ Exit codes:
 | code | meaning |
 |---|---|
 | 0 | all well |
-| 1 | a check failed: parity, accuracy, a latency budget |
+| 1 | a check failed: {checks} |
 | 2 | wrong usage, bad input, or something missing on this machine |
 | 130 | stopped by Ctrl-C |
 
@@ -55,7 +65,7 @@ def pages() -> dict[str, str]:
     every = commands()
     rows = [f"| [`edgekit {name}`]({file_of(name)}) | {about} |" for name, about in every.items()]
     tree = ["```{toctree}", ":hidden:", "", *(file_of(name).removesuffix(".md") for name in every), "```"]
-    texts = {"index.md": "\n".join([INDEX + "\n".join(rows), "", *tree, ""])}
+    texts = {"index.md": "\n".join([INDEX.format(checks=", ".join(CHECKS)) + "\n".join(rows), "", *tree, ""])}
     return texts | {file_of(name): page(name) for name in every}
 
 
@@ -91,9 +101,10 @@ def _below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Write the pages, or check them."""
+    check = asked_to_check(__doc__)
     texts = pages()
     present = {path.name: path.read_text(encoding="utf-8") for path in PAGES.glob("*.md")}
-    if sys.argv[1:] == ["--check"]:
+    if check:
         stale = sorted(name for name in texts.keys() | present.keys() if texts.get(name) != present.get(name))
         sys.exit(
             f"docs/commands: {', '.join(stale)} not up to date with --help; run python docs/command_pages.py" if stale else 0

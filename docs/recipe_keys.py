@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from arguments import asked_to_check
 from msgspec import inspect as types
 
 from edgekit.recipe import Recipe
@@ -23,7 +24,7 @@ MARKERS = re.compile(r"(<!-- keys -->\n).*?(<!-- /keys -->)", re.DOTALL)
 MEANINGS = {
     "name": "names the folders under `runs/` and `exported/`: letters, digits, `.`, `-` and `_`",
     "data.dataset": "the source of pictures",
-    "data.path": "the folder of an `image-folder`, relative to the recipe",
+    "data.path": "the folder of an `image-folder`, or of Fashion-MNIST's four files; relative to the recipe",
     "data.resize": "the side of a square in pixels, or `[height, width]`; required for an `image-folder`",
     "data.color": "`grey` for `fashion-mnist` and `rgb` for an `image-folder` if left out",
     "data.mean": "one number per channel, for pixels from 0 to 1; measured on the training pictures if left out; needs `std`",
@@ -141,9 +142,10 @@ def _default(field: types.Field) -> str:
 
 def main() -> None:
     """Write the tables, or check them against the structs."""
+    check = asked_to_check(__doc__)
     text = PAGE.read_text(encoding="utf-8")
     updated = MARKERS.sub(lambda match: match.group(1) + tables() + match.group(2), text)
-    if sys.argv[1:] == ["--check"]:
+    if check:
         sys.exit(0 if updated == text else "docs/recipes.md is not up to date with the structs; run python docs/recipe_keys.py")
     PAGE.write_text(updated, encoding="utf-8")
 

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from arguments import asked_to_check
+
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -77,11 +79,12 @@ def numbers() -> str:
 
 def main() -> None:
     """Write the page, or check it against the result files."""
+    check = asked_to_check(__doc__)
     text = PAGE.read_text(encoding="utf-8")
     if not MARKERS.search(text):
         sys.exit(f"{PAGE} has no <!-- numbers --> ... <!-- /numbers --> part; add these two markers")
     updated = MARKERS.sub(lambda match: match.group(1) + numbers() + match.group(2), text)
-    if "--check" in sys.argv:
+    if check:
         sys.exit(
             0 if updated == text else "docs/results.md is not up to date with benchmarks/results; run python docs/results.py"
         )

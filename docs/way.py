@@ -12,6 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from arguments import asked_to_check
+
 from edgekit.bundle.folder import open_bundle
 from edgekit.bundle.manifest import Manifest
 
@@ -120,7 +122,7 @@ def main() -> None:
     bundle = open_bundle(ROOT / "exported" / "lenet")
     sizes = {path.name: path.stat().st_size for path in bundle.root.iterdir()}
     drawing = picture(bundle.manifest, sizes)
-    if sys.argv[1:] != ["--check"]:
+    if not asked_to_check(__doc__):
         PICTURE.write_text(drawing, encoding="utf-8")
     elif not PICTURE.is_file() or PICTURE.read_text(encoding="utf-8") != drawing:
         sys.exit("docs/way.svg is not up to date with exported/lenet; run python docs/way.py")

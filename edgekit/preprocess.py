@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgekit.decoding import CHANNELS, Color, decoded, load_image, pixels_of
 
-__all__ = ["MAX_SIDE", "Color", "Preprocess", "divided", "load_image", "of_bytes", "pixels_of"]
+__all__ = ["MAX_SIDE", "Color", "Preprocess", "in_units", "load_image", "of_bytes", "pixels_of"]
 
 MAX_SIDE = 4096
 
@@ -64,11 +64,16 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return decoded(path, self.color, (self.height, self.width), white)
 
 
-def of_bytes(mean: Sequence[float], std: Sequence[float]) -> bool:
-    """Whether ``mean`` and ``std`` are of pixels in 0..255: of pixels in 0..1, which are meant here, none is above 1."""
-    return max(*mean, *std) > 1
+def of_bytes(mean: Sequence[float], std: Sequence[float]) -> tuple[str, ...]:
+    """The names, ``mean`` and ``std``, of those that are of pixels in 0..255; empty if both are of pixels in 0..1, as is meant.
+
+    No value of pixels in 0..1 is above 1. A mean of 0 is the same in both units, and a ``std`` of 1 goes with the mean.
+    """
+    large = {name for name, values in (("mean", mean), ("std", std)) if max(values) > 1}
+    either = {name for name, values, value in (("mean", mean, 0), ("std", std, 1)) if all(each == value for each in values)}
+    return tuple(name for name in ("mean", "std") if large and name in large | either)
 
 
-def divided(values: Sequence[float]) -> str:
-    """Each value in units of 0..255 divided by 255, as text like ``0.485,0.456,0.406``."""
-    return ",".join(f"{value / 255:.4g}" for value in values)
+def in_units(values: Sequence[float], bytes_: bool) -> str:
+    """The values for pixels in 0..1, as text like ``0.485,0.456,0.406``; those of ``bytes_`` are divided by 255."""
+    return ",".join(f"{value / (255 if bytes_ else 1):.4g}" for value in values)

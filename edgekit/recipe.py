@@ -16,7 +16,7 @@ from msgspec import Meta
 from edgekit.decoding import CHANNELS, Color
 from edgekit.errors import RecipeError, printable
 from edgekit.files import check_name, read_text
-from edgekit.preprocess import MAX_SIDE, divided, of_bytes
+from edgekit.preprocess import MAX_SIDE, in_units, of_bytes
 from edgekit.spelling import did_you_mean, literals
 from edgekit.tolerance import Tolerance
 
@@ -26,13 +26,17 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class DatasetRules(NamedTuple):
-    """What a recipe of one kind of data set may leave out: its usual ``color``, and the keys that it ``needs``."""
+    """The usual ``color`` of one kind of data set, the keys that its recipe ``needs``, and those that do nothing there."""
 
     color: Color
     needs: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
 
-DATASETS = {"fashion-mnist": DatasetRules("grey"), "image-folder": DatasetRules("rgb", ("path", "resize"))}
+DATASETS = {
+    "fashion-mnist": DatasetRules("grey", idle=("test_fraction", "skip_bad")),
+    "image-folder": DatasetRules("rgb", ("path", "resize")),
+}
 
 
 class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,16 +195,24 @@ def _check(recipe: Recipe, path: Path) -> None:
     if any(getattr(data, key) is None for key in needs):
         keys = " and ".join(f"data.{key}" for key in needs)
         raise RecipeError(f"recipe {path}: an {data.dataset} dataset needs the keys {keys}; add them")
+    usual = DataRecipe(data.dataset)
+    idle = [f"data.{key}" for key in DATASETS[data.dataset].idle if getattr(data, key) != getattr(usual, key)]
+    if idle:
+        raise RecipeError(
+            f"recipe {path}: {' and '.join(idle)} would change nothing of {data.dataset}", "leave out what does nothing"
+        )
     if (data.mean is None) != (data.std is None):
         raise RecipeError(f"recipe {path}: data.mean and data.std go together; give both or neither")
     color = data.pixel_color
     for key, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != CHANNELS[color]:
             raise RecipeError(f"recipe {path}: data.{key} needs {CHANNELS[color]} value(s) for {color} pictures")
-    if data.mean is not None and data.std is not None and of_bytes(data.mean, data.std):
+    if data.mean is not None and data.std is not None and (of_255 := of_bytes(data.mean, data.std)):
+        keys = " and ".join(f"data.{name}" for name in of_255)
+        mean, std = in_units(data.mean, "mean" in of_255), in_units(data.std, "std" in of_255)
         raise RecipeError(
-            f"recipe {path}: data.mean and data.std are for pixels in 0..255, and pixels are in 0..1 here",
-            f"divide by 255: mean = [{divided(data.mean)}], std = [{divided(data.std)}]",
+            f"recipe {path}: {keys} {'are' if len(of_255) > 1 else 'is'} for pixels in 0..255, and pixels are in 0..1 here",
+            f"divide by 255: mean = [{mean}], std = [{std}]",
         )
 
 
@@ -214,8 +226,10 @@ def _explain(problem: Exception) -> str:
         near = did_you_mean(unknown[1], _keys(_type_at(key)))
         return f"unknown key {unknown[1]!r} in {table}; remove it or correct its spelling{near}"
     value = re.search(r"Invalid enum value '(.*)'", reason)
-    near = did_you_mean(value[1], literals(_type_at(key))) if value else ""
-    return f"{reason} at key {key or 'top level'!r}; correct it{near}" if place else f"{reason}; correct it"
+    if value:
+        words = literals(_type_at(key))
+        return f"{value[1]!r} is not allowed at key {key!r}; use one of {', '.join(words)}{did_you_mean(value[1], words)}"
+    return f"{reason} at key {key or 'top level'!r}; correct it" if place else f"{reason}; correct it"
 
 
 def _type_at(place: str) -> Any:

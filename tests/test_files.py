@@ -160,13 +160,13 @@ def test_what_is_no_file_is_never_replaced_by_one(tmp_path: Path, make: Callable
     path = tmp_path / "link" if linked else tmp_path / "there"
     if linked:
         path.symlink_to("there")
-    before = {one.name: one.lstat().st_mode for one in tmp_path.iterdir()}
+    before = {path.name: path.lstat().st_mode for path in tmp_path.iterdir()}
     with pytest.raises(OutputError) as caught:
         write_bytes(path, b"new")
     assert str(caught.value) == f"cannot write {path}: a {kind} of that name is there; choose another name"
     with pytest.raises(OutputError, match=f"a {kind} of that name"):
         destination(path)  # before any work
-    assert {one.name: one.lstat().st_mode for one in tmp_path.iterdir()} == before
+    assert {path.name: path.lstat().st_mode for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "gone/..", "/"])

@@ -75,7 +75,7 @@ def test_cuda_is_timed_at_both_boundaries(bundle: Path) -> None:
         (batch, boundary) for batch in (1, 8) for boundary in ("device", "end-to-end")
     ]
     assert all(row.count >= 5 for row in rows)
-    assert {one.baseline for one in report.comparisons} == {"ort-cpu"}
+    assert {comparison.baseline for comparison in report.comparisons} == {"ort-cpu"}
 
 
 @pytest.mark.usefixtures("_ort_cuda")
@@ -175,7 +175,7 @@ def test_a_plan_that_is_no_plan_is_refused_in_one_sentence(bundle: Path) -> None
 @pytest.mark.parametrize("graph", [False, True])
 def test_layers_add_up_to_the_whole_and_name_the_files_nodes(bundle: Path, graph: bool) -> None:
     report = bench(bundle, ways("tensorrt", cuda_graph=graph), Timing(batches=(1, 8), seconds=0.05), layers=True)
-    assert [one.batch for one in report.layers] == [1, 8]
+    assert [layer.batch for layer in report.layers] == [1, 8]
     nodes = {node.name for node in read_nodes(open_bundle(bundle).onnx_of())}
     for one in report.layers:
         whole = next(row for row in report.rows if (row.batch, row.boundary) == (one.batch, "device"))
@@ -220,6 +220,6 @@ def test_an_engine_of_several_profiles_runs_and_tells_its_layers_on_each(bundle:
 def test_an_engine_of_the_cache_serves_another_process(bundle: Path) -> None:
     command = [sys.executable, "-m", "edgekit", "verify", str(bundle), "--backend", "tensorrt", "--json"]
     told = [json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout) for _ in range(2)]
-    first, second = (one["parities"][0]["facts"]["engine sha256"] for one in told)
+    first, second = (layer["parities"][0]["facts"]["engine sha256"] for layer in told)
     assert first == second  # two builds are seldom equal byte by byte
     assert len(list(engine_folder().glob("*.plan"))) == 1

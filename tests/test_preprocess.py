@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.data.pictures import Pictures
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Preprocess, of_bytes
 from edgekit.training.batches import Batches
 
 RGB = Preprocess("rgb", 5, 7, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -113,3 +113,19 @@ def test_shrinking_averages_instead_of_dropping_pixels(tmp_path: Path) -> None:
     Image.fromarray(checks).save(tmp_path / "checks.png")
     small = Preprocess("grey", 8, 8, (0.0,), (1.0,)).open(tmp_path / "checks.png")
     assert np.abs(small.astype(int) - 127).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "of_255"),
+    [
+        ((0.485,), (0.229,), ()),
+        ((0.0,), (1.0,), ()),
+        ((123.675,), (58.395,), ("mean", "std")),
+        ((0.5,), (127.5,), ("std",)),
+        ((123.675,), (0.229,), ("mean",)),
+        ((0.0,), (255.0,), ("mean", "std")),
+        ((104.0, 117.0, 123.0), (1.0, 1.0, 1.0), ("mean", "std")),
+    ],
+)
+def test_each_of_mean_and_std_has_its_unit(mean: tuple[float, ...], std: tuple[float, ...], of_255: tuple[str, ...]) -> None:
+    assert of_bytes(mean, std) == of_255

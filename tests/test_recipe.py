@@ -90,7 +90,7 @@ def test_an_unknown_key_is_named_with_its_table(text: str, key: str, place: str,
         (f'name = "a"\n{DATA}resize = "28"\n{MODEL}', "data.resize"),
         (f'name = "a"\n{DATA}resize = true\n{MODEL}', "data.resize"),
         (f'name = "a"\n{DATA}color = "blue"\n{MODEL}', "data.color"),
-        (f'name = "a"\n{DATA}test_fraction = 1.0\n{MODEL}', "data.test_fraction"),
+        (f'name = "a"\n{FOLDER}test_fraction = 1.0\n{MODEL}', "data.test_fraction"),
         (f'name = "a"\n{DATA}mean = [0.5]\nstd = [0.0]\n{MODEL}', "data.std"),
         (f'name = "a"\n{DATA}{MODEL}[train]\nepochs = "3"\n', "train.epochs"),
         (f'name = "a"\n{DATA}{MODEL}[train]\nepochs = 0\n', "train.epochs"),
@@ -128,6 +128,14 @@ def test_a_wrong_value_names_its_key(text: str, key: str, path: Path) -> None:
 )
 def test_numbers_must_be_finite(text: str, key: str, path: Path) -> None:
     assert f"{key} must be finite" in refused(path, text)
+
+
+@pytest.mark.parametrize(("key", "value"), [("test_fraction", "0.3"), ("skip_bad", "true")])
+def test_a_key_that_does_nothing_for_the_data_set_is_refused(key: str, value: str, path: Path) -> None:
+    reason = f"data.{key} would change nothing of fashion-mnist; leave out what does nothing"
+    assert reason in refused(path, f'name = "a"\n{DATA}{key} = {value}\n{MODEL}')
+    loaded(path, f'name = "a"\n{FOLDER}{key} = {value}\n{MODEL}')
+    loaded(path, f'name = "a"\n{DATA}test_fraction = 0.2\nwhite = 4095\npath = "here"\n{MODEL}')
 
 
 @pytest.mark.parametrize("resize", ["0", "-1", "4097", "[]", "[28, 0]", "[28, 28, 28]", "[5000]"])

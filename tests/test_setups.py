@@ -66,8 +66,11 @@ def test_a_text_that_is_no_setup_is_refused_with_the_word_at_fault(text: str, se
     ("text", "sentence"),
     [
         ("nosuch", "no backend 'nosuch'; use one of torch"),
-        ("ort-cpu cuda-graph", "ort-cpu has no option 'cuda-graph'; its options: none of its own"),
-        ("tensorrt cuda-grph", "tensorrt has no option 'cuda-grph'; its options: cuda-graph, flavour, engine"),
+        ("ort-cpu cuda-graph", "ort-cpu has no option 'cuda-graph'; its options: variant, threads, batches"),
+        (
+            "tensorrt cuda-grph",
+            "tensorrt has no option 'cuda-grph'; its options: cuda-graph, flavour, engine, variant, threads, batches",
+        ),
         ("tensorrt cuda-graph=perhaps", "tensorrt: cuda-graph: "),
         ("tensorrt flavour=foo", "tensorrt: no flavour 'foo'; use one of tensorrt, tensorrt-rtx"),
     ],

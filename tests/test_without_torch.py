@@ -121,10 +121,10 @@ def test_a_bundle_can_be_used_without_torch(command: str, bundle: Path, tmp_path
     report = json.loads(done.stdout)
     assert report["passed"] is True
     if command in ("verify", "bench"):
-        skipped = {one["backend"]: one["reason"] for one in report["skipped"]}
+        skipped = {absence["backend"]: absence["reason"] for absence in report["skipped"]}
         assert "PyTorch is not installed" in skipped["torch"]
     if command == "verify":
-        assert "ort-cpu" in [one["backend"] for one in report["parities"]]
+        assert "ort-cpu" in [parity["backend"] for parity in report["parities"]]
 
 
 def test_asking_for_torch_where_it_is_not_says_how_to_install_it(bundle: Path, environment: dict[str, str]) -> None:

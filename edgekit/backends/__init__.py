@@ -60,9 +60,7 @@ def checked(setup: Setup, options: type[Options] | None = None) -> Setup:
         if name not in kind.__struct_fields__:
             word, words = name.replace("_", "-"), [field.replace("_", "-") for field in kind.__struct_fields__]
             near = did_you_mean(word, (*words, *OWN_WORDS))
-            raise UsageError(
-                f"{setup.backend} has no option {word!r}", f"its options: {', '.join(words) or 'none of its own'}{near}"
-            )
+            raise UsageError(f"{setup.backend} has no option {word!r}", f"its options: {', '.join((*words, *OWN_WORDS))}{near}")
     return msgspec.structs.replace(setup, options=typed(setup.backend, values, kind))
 
 

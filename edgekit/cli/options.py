@@ -79,15 +79,27 @@ def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+NO_RECIPES = ("pyproject.toml", "ruff.toml", "Cargo.toml")
+"""Files of this ending that stand at the top of many a folder, and are for other programs."""
+
+
 def recipe_paths(incomplete: str) -> list[str]:
-    """Recipes (``*.toml``) and folders, without hidden ones, whose path begins with ``incomplete``."""
+    """Recipes (``*.toml``) and what leads to them, without hidden entries, whose path begins with ``incomplete``.
+
+    A shell puts a space after the only path that it is given, behind which Tab goes no further: a folder that is the only one is
+    replaced by what is in it.
+    """
     head, slash, _ = incomplete.rpartition("/")
     try:
         entries = sorted(Path(f"{head}{slash}" or ".").iterdir())
     except OSError:
         return []
     paths = [f"{head}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in entries if not entry.name.startswith(".")]
-    return [path for path in paths if path.startswith(incomplete) and path.endswith(("/", ".toml"))]
+    fitting = [path for path in paths if path.startswith(incomplete) and path.endswith(("/", ".toml"))]
+    offered = [path for path in fitting if path.rpartition("/")[2] not in NO_RECIPES]
+    if len(offered) == 1 and offered[0].endswith("/"):
+        return recipe_paths(offered[0]) or offered
+    return offered
 
 
 def source_names(incomplete: str) -> list[str]:
@@ -141,7 +153,12 @@ SourceName = Annotated[
 ]
 InputShapes = Annotated[
     Optional[list[str]],
-    option("--input-shape", panel=MODEL, metavar="SHAPE", help="Shape of an input, 1x3x224x224 or NAME=1x16; repeatable."),
+    option(
+        "--input-shape",
+        panel=MODEL,
+        metavar="SHAPE",
+        help="Shape of an input, the batch first: 1x3x224x224 or NAME=1x16; repeatable.",
+    ),
 ]
 Arguments = Annotated[
     Optional[list[str]],
@@ -212,7 +229,15 @@ Variant = Annotated[
 ]
 Threads = Annotated[
     Optional[int],
-    option("--threads", panel=RUNNING, metavar="N", min=1, max=1024, show_default="all cores", help="Threads of each backend."),
+    option(
+        "--threads",
+        panel=RUNNING,
+        metavar="N",
+        min=1,
+        max=1024,
+        show_default="all cores",
+        help="CPU threads of each backend; as threads=N in --backend.",
+    ),
 ]
 Flavour = Annotated[
     Optional[str],
@@ -220,7 +245,7 @@ Flavour = Annotated[
         "--flavour",
         panel=RUNNING,
         metavar="NAME",
-        help="tensorrt or tensorrt-rtx.",
+        help="Which TensorRT: tensorrt or tensorrt-rtx.",
         show_default="the first that works here",
         autocompletion=flavour_names,
     ),
@@ -275,7 +300,7 @@ FoldBn = Annotated[
         panel=WRITTEN,
         metavar="",
         show_default="fold",
-        help="Fold batch norm into the layer before it.",
+        help="Fold batch norm into the layers around it.",
     ),
 ]
 Opset = Annotated[Optional[int], option("--opset", metavar="N", min=18, max=26, show_default="20", help="ONNX opset.")]
@@ -289,13 +314,15 @@ GoldenPictures = Annotated[
 ]
 Mean = Annotated[
     Optional[str],
-    option("--mean", panel=MODEL, metavar="M,M,M", help="Mean of each channel, like 0.485,0.456,0.406."),
+    option("--mean", panel=MODEL, metavar="M,M,M", help="Mean of each channel, for pixels in 0..1, like 0.485,0.456,0.406."),
 ]
 Deviation = Annotated[
     Optional[str],
-    option("--std", panel=MODEL, metavar="S,S,S", help="Deviation of each channel, like 0.229,0.224,0.225."),
+    option("--std", panel=MODEL, metavar="S,S,S", help="Deviation of each channel, for pixels in 0..1, like 0.229,0.224,0.225."),
 ]
-Labels = Annotated[Optional[Path], option("--labels", panel=MODEL, metavar="FILE", help="Its labels, one a line.")]
+Labels = Annotated[
+    Optional[Path], option("--labels", panel=MODEL, metavar="FILE", help="Its labels, one a line, in the order of the output.")
+]
 
 
 def setups(

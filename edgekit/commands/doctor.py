@@ -94,7 +94,8 @@ def _examine(package: Package, probe: Probe) -> Finding:
         again = (
             f"pip install --force-reinstall {package.name}" if version else f"reinstall {package.name} the way it was installed"
         )
-        return Finding(package.name, "broken", version, "", facts.reason, again)
+        library = next((command for name, command in package.libraries.items() if name in facts.reason), again)
+        return Finding(package.name, "broken", version, "", facts.reason, library)
     examined = package.examine(facts)
     limit = examined.limit or Absence("", "")
     status = "broken" if limit.broken else "ok"

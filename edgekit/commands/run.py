@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -115,8 +116,14 @@ def _verify(job: Job) -> tuple[Report, str]:
     report = verify(job.root, tolerance=job.recipe.verify, progress=job.progress)
     write_bytes(job.run / "verify.json", report.to_json())
     worst = max(diff.normalised for parity in report.parities for diff in parity.outputs)
-    names = ", ".join(parity.backend for parity in report.parities)
-    return report, f"{names} {'agree' if report.passed else 'DO NOT agree'}, worst error {worst:.1e} of the scale"
+    names = [parity.backend for parity in report.parities]
+    return report, f"{agreement(names, report.passed)}, worst error {worst:.1e} of the scale"
+
+
+def agreement(backends: Sequence[str], passed: bool) -> str:
+    """A clause that says whether one backend, or several, agree with the reference."""
+    verbs = ("agrees", "DOES NOT agree") if len(backends) == 1 else ("agree", "DO NOT agree")
+    return f"{', '.join(backends)} {verbs[not passed]}"
 
 
 def _bench(job: Job) -> tuple[Report, str]:

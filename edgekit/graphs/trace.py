@@ -190,7 +190,7 @@ def _called(model: nn.Module, example: tuple[Tensor, ...]) -> object:
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in example)
         raise ModelError(
             f"{type(model).__name__} does not take an input of {shapes} (the batch in front): {first_line(problem)}",
-            "check --input-shape",
+            "check --input-shape: its first axis is the batch, so pictures are 1xCxHxW",
         ) from problem
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from packaging.markers import Marker
@@ -29,13 +30,15 @@ class Package(NamedTuple):
     """An installed or missing distribution, for ``edgekit doctor``.
 
     ``absence`` says, without importing it, why it is not here or cannot work. ``probe`` is a module and its arguments, run in a
-    process of its own, which prints JSON facts about the package; ``examine`` judges them.
+    process of its own, which prints JSON facts about the package; ``examine`` judges them. ``libraries``: the command that brings
+    a shared library without which the package does not start.
     """
 
     name: str
     absence: Callable[[], Absence | None]
     probe: tuple[str, ...]
     examine: Callable[[Mapping[str, Any]], Examined]
+    libraries: Mapping[str, str] = MappingProxyType({})
 
 
 def broken_package(name: str, problem: BaseException) -> Absence:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -27,10 +28,26 @@ def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
         names, near = ", ".join(MODELS), did_you_mean(name, MODELS)
         raise ModelError(f"no model {name!r}", f"use one of {names}, or an import path like torchvision.models:resnet18{near}")
     factory = _find(module_name, factory_name, name)
+    _check_args(factory, name, args or {})
     try:
         return factory(**(args or {}))
     except (Exception, SystemExit) as problem:
         raise ModelError(f"{name} could not be built: {type(problem).__name__}: {problem}", "check its arguments") from problem
+
+
+def _check_args(factory: Callable[..., Any], name: str, args: Mapping[str, Any]) -> None:
+    """Raise ModelError for an argument that no parameter of the factory takes; a factory that does not tell is left to itself."""
+    try:
+        parameters = inspect.signature(factory, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
+    unknown = next((key for key in args if key not in names), None)
+    if unknown is not None:
+        takes = f"use one of {', '.join(names)}{did_you_mean(unknown, names)}" if names else "it takes none: leave them out"
+        raise ModelError(f"{name} has no argument {unknown!r}", takes)
 
 
 def build_module(name: str, args: Mapping[str, Any] | None = None) -> nn.Module:

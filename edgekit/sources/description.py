@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,7 +14,7 @@ import msgspec
 from edgekit.decoding import CHANNELS, Color
 from edgekit.errors import UsageError
 from edgekit.files import read_text
-from edgekit.preprocess import Preprocess, divided, of_bytes
+from edgekit.preprocess import Preprocess, in_units, of_bytes
 from edgekit.sources import ExportOptions
 from edgekit.tensors import TensorSpec, shape_text
 from edgekit.version import __version__
@@ -20,6 +22,8 @@ from edgekit.version import __version__
 LABELS = ("edgekit.labels", "names", "labels", "classes", "class_names", "id2label")
 """Keys under which exporters keep the names of the classes: Ultralytics', transformers', and what people write by hand."""
 MOST_TEXT = 1 << 20
+_LINE_END = re.compile(r"\r\n|\r|\n")
+"""Not U+2028 and other characters at which str.splitlines breaks: they may stand in a label."""
 _RANGES = {  # Windows ML's words for pixels: mean and std in units of 0..1
     "Normalized_0_1": (0.0, 1.0),
     "Normalized_1_1": (0.5, 0.5),
@@ -41,8 +45,7 @@ def by_options(options: ExportOptions, inputs: Sequence[TensorSpec]) -> Descript
         raise UsageError("--mean and --std go together", "give both or neither")
     labels: tuple[str, ...] = ()
     if options.labels is not None:
-        lines = read_text(options.labels, "labels file").splitlines()
-        labels = tuple(line.strip() for line in lines if line.strip())
+        labels = read_labels(options.labels)
     if options.mean is None or options.std is None:
         return Description(None, labels)
     shape = inputs[0].shape
@@ -55,12 +58,7 @@ def by_options(options: ExportOptions, inputs: Sequence[TensorSpec]) -> Descript
         preprocess = Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std)
     except ValueError as problem:
         raise UsageError(f"--mean and --std do not fit the input: {problem}") from None
-    if of_bytes(options.mean, options.std):
-        mean, std = (",".join(f"{value:g}" for value in values) for values in (options.mean, options.std))
-        raise UsageError(
-            f"--mean {mean} --std {std} are for pixels in 0..255, and pixels are in 0..1 here",
-            f"divide by 255: --mean {divided(options.mean)} --std {divided(options.std)}",
-        )
+    _check_units(options.mean, options.std)
     return Description(preprocess, labels)
 
 
@@ -74,6 +72,29 @@ def metadata(source: str, weights: str, preprocess: Preprocess | None, labels: S
         "edgekit.preprocess": msgspec.json.encode(preprocess).decode() if preprocess else "",
     }
     return {key: value for key, value in document.items() if value}
+
+
+def _check_units(mean: Sequence[float], std: Sequence[float]) -> None:
+    of_255 = of_bytes(mean, std)
+    if of_255:
+        given = {"mean": mean, "std": std}
+        words = " ".join(f"--{name} {','.join(f'{value:g}' for value in given[name])}" for name in of_255)
+        divided = " ".join(f"--{name} {in_units(values, name in of_255)}" for name, values in given.items())
+        raise UsageError(
+            f"{words} {'are' if len(of_255) > 1 else 'is'} for pixels in 0..255, and pixels are in 0..1 here",
+            f"divide by 255: {divided}",
+        )
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The labels in a file, one a line, without empty lines at its end; raises UsageError for one in the middle.
+
+    A label may hold U+2028 and its kin: lines end in LF, CR LF or CR.
+    """
+    lines = [line.strip() for line in _LINE_END.split(read_text(path, "labels file").rstrip())]
+    if lines != [""] and "" in lines:
+        raise UsageError(f"--labels {path}: line {lines.index('') + 1} is empty", "give each class a line, or remove the line")
+    return tuple(filter(None, lines))
 
 
 def takes_pictures(inputs: Sequence[TensorSpec]) -> bool:
@@ -122,7 +143,7 @@ def label_list(text: str) -> tuple[str, ...]:
         return tuple(numbered[index] for index in range(len(numbered))) if sorted(numbered) == list(range(len(numbered))) else ()
     if isinstance(value, (list, tuple)):
         return tuple(map(str, value))
-    parts = text.splitlines() if "\n" in text.strip() else text.split(",")
+    parts = _LINE_END.split(text) if "\n" in text.strip() else text.split(",")
     return tuple(part.strip() for part in parts if part.strip())
 
 

@@ -17,10 +17,12 @@ from edgekit.reports.train import Epoch
 from edgekit.training.code import source_files
 
 Key: TypeAlias = dict[str, str]
-"""Hashes of everything that trained weights depend on, by what it is."""
+"""Everything that trained weights depend on, by what it is: short values as JSON, others as a hash."""
 
 CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
+LONGEST_VALUE = 40
+"""Characters of a setting that is kept as it is, to be told where it has changed."""
 
 
 class State:
@@ -85,8 +87,12 @@ def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any
 
     ``data`` changes with the data set, ``initial`` is the model as it was built, whose weights show what files it reads.
     """
+    tables = {"model": recipe.model.without_place(), "train": recipe.train.without_bars()}
+    settings = {
+        f"{table}.{key}": value for table, struct in tables.items() for key, value in msgspec.structs.asdict(struct).items()
+    }
     return {
-        "settings": (recipe.model.without_place(), recipe.train.without_bars()),
+        **settings,
         "pictures or classes": data,
         "code of the model": fingerprints(source_files(recipe.model.name)),
         "initial weights": state_sha256(initial),
@@ -94,10 +100,12 @@ def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any
 
 
 def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
-    """A hash of each of the ``dependencies``; ``data`` is the hash of the data set (``Dataset.sha256``)."""
+    """Each of the ``dependencies``, or its hash; ``data`` is the hash of the data set (``Dataset.sha256``)."""
+    texts = {
+        name: msgspec.json.encode(value, order="deterministic") for name, value in dependencies(recipe, data, initial).items()
+    }
     return {
-        name: hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
-        for name, value in dependencies(recipe, data, initial).items()
+        name: text.decode() if len(text) <= LONGEST_VALUE else hashlib.sha256(text).hexdigest() for name, text in texts.items()
     }
 
 
@@ -111,9 +119,16 @@ def state_sha256(model: nn.Module) -> str:
 
 
 def differences(content: dict[str, Any], key: Key) -> list[str]:
-    """What a checkpoint was made with that is no longer so, by its names in ``training_key``."""
+    """What a checkpoint was made with that is no longer so, by its names in ``training_key``: ``train.epochs (8, now 9)``."""
     old = content.get("key")
-    return [name for name, value in key.items() if not isinstance(old, dict) or old.get(name) != value]
+    before = old if isinstance(old, dict) else {}
+    return [
+        f"{name} ({before[name]}, now {value})"
+        if name in before and max(len(before[name]), len(value)) <= LONGEST_VALUE
+        else name
+        for name, value in key.items()
+        if before.get(name) != value
+    ]
 
 
 def unfinished(run: Path) -> bool:

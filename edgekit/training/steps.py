@@ -75,7 +75,7 @@ def _take(step: Step, record: dict[str, Done], place: Path) -> StepReport:
 
 def _why_again(old: Done, key: dict[str, str], step: Step) -> str:
     """Why what was done is done again; nothing where it is as it was left."""
-    if isinstance(old.key, str):
+    if isinstance(old.key, str) or old.key.keys() != key.keys():
         return "again, since an earlier edgekit did it"
     changed = [name for name, value in key.items() if old.key.get(name) != value]
     if changed:

@@ -36,7 +36,7 @@ def test_a_missing_package_is_absent_with_its_remedy(files: ModelFiles, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("problem", "told"),
+    ("problem", "expected"),
     [
         (SystemExit(0), "it ends the program"),
         (RuntimeError("built for another numpy\nmore of it"), "built for another numpy"),
@@ -47,7 +47,7 @@ def test_a_missing_package_is_absent_with_its_remedy(files: ModelFiles, monkeypa
 )
 @pytest.mark.parametrize(("module", "name"), [("onnxruntime", "ONNX Runtime"), ("pytorch", "PyTorch")])
 def test_a_package_that_breaks_in_any_way_is_named_and_the_others_run(
-    files: ModelFiles, monkeypatch: pytest.MonkeyPatch, problem: BaseException, told: str, module: str, name: str
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch, problem: BaseException, expected: str, module: str, name: str
 ) -> None:
     class Broken:
         def find_spec(self, wanted: str, *rest: object) -> None:
@@ -62,7 +62,7 @@ def test_a_package_that_breaks_in_any_way_is_named_and_the_others_run(
     (working,) = kinds.values()
     assert why_not(working, files) == ""
     assert absence(Setup(broken), files) == Absence(
-        f"{name} is installed but cannot be imported: {told}", "run edgekit doctor", broken=True
+        f"{name} is installed but cannot be imported: {expected}", "run edgekit doctor", broken=True
     )
     with pytest.raises(MissingError, match="is installed but cannot be imported"):
         table()[broken].open(files, Setup(broken), SILENT) if broken == "torch" else open_session(way(broken), files)
@@ -142,7 +142,7 @@ def test_an_import_path_in_a_manifest_is_imported_only_when_the_user_names_it(
     report = verify(bundle)
     assert report.passed
     assert "torch" not in [parity.backend for parity in report.parities]
-    assert any(one.backend == "torch" and "--source" in one.remedy for one in report.skipped)
+    assert any(absence.backend == "torch" and "--source" in absence.remedy for absence in report.skipped)
     assert not (tmp_path / "imported").exists()
 
     named = verify(bundle, ways("torch", source="edgekit_trap:net"))

@@ -57,7 +57,7 @@ def test_its_options_are_checked_and_reach_it(site: Path, bundle: Path) -> None:
     assert report["parities"][0]["setup"]["options"] == {"gain": 2.0}
     code, report, _ = edgekit(site, "verify", str(bundle), "--backend", "echo volume=2")
     assert code == 2
-    assert report["error"]["message"] == "echo has no option 'volume'; its options: gain"
+    assert report["error"]["message"] == "echo has no option 'volume'; its options: gain, variant, threads, batches"
     code, report, _ = edgekit(site, "verify", str(bundle), "--backend", "echo gain=loud")
     assert code == 2
     assert report["error"]["message"].startswith("echo: gain: ")
@@ -69,7 +69,7 @@ def test_doctor_names_it(site: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "told"),
+    ("module", "expected"),
     [
         ("raise OSError('libecho.so: cannot open')", "libecho.so: cannot open"),
         ("BACKEND = 7", "'int' object is not iterable"),
@@ -77,12 +77,12 @@ def test_doctor_names_it(site: Path) -> None:
     ],
     ids=["breaks", "no row", "leaves"],
 )
-def test_one_that_breaks_is_named_and_the_others_run(tmp_path: Path, bundle: Path, module: str, told: str) -> None:
+def test_one_that_breaks_is_named_and_the_others_run(tmp_path: Path, bundle: Path, module: str, expected: str) -> None:
     site = install(tmp_path, "echo = edgekit_echo:BACKEND\n", module)
     code, report, stderr = edgekit(site, "verify", str(bundle))
     assert code == 0, stderr
     (skipped,) = [skipped for skipped in report["skipped"] if skipped["backend"] == "echo"]
-    assert told in skipped["reason"]
+    assert expected in skipped["reason"]
     assert skipped["remedy"] == "pip install --force-reinstall edgekit-echo"
     assert skipped["broken"]
     code, report, _ = edgekit(site, "doctor")
@@ -90,21 +90,21 @@ def test_one_that_breaks_is_named_and_the_others_run(tmp_path: Path, bundle: Pat
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "expected"),
     [
         ('raise RuntimeError("the license server is gone")', "echo cannot tell whether it works: the license server is gone"),
         ('return "not today"', "echo cannot tell whether it works: its absence is 'not today'"),
         ("raise SystemExit(1)", "echo cannot tell whether it works: 1"),
     ],
 )
-def test_one_whose_absence_breaks_is_skipped_by_name(tmp_path: Path, bundle: Path, broken: str, told: str) -> None:
+def test_one_whose_absence_breaks_is_skipped_by_name(tmp_path: Path, bundle: Path, broken: str, expected: str) -> None:
     module = ECHO.read_text().replace('    """It is always here."""\n    return None\n', f"    {broken}\n")
     assert broken in module
     site = install(tmp_path, "echo = edgekit_echo:BACKEND\n", module)
     code, report, stderr = edgekit(site, "verify", str(bundle))
     assert code == 0, stderr
     (skipped,) = [skipped for skipped in report["skipped"] if skipped["backend"] == "echo"]
-    assert (skipped["reason"], skipped["broken"]) == (told, True)
+    assert (skipped["reason"], skipped["broken"]) == (expected, True)
 
 
 @pytest.mark.parametrize("name", ["every", "", "my backend", "a/b"])

@@ -112,6 +112,22 @@ WRONG: dict[str, Wrong] = {
          "--std", "58.395,57.12,57.375"),
         "divide by 255: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
     ),
+    "std of bytes": lambda here, bundle: (
+        ("export", "lenet", "--mean", "0.5", "--std", "127.5"),
+        "--std 127.5 is for pixels in 0..255, and pixels are in 0..1 here; divide by 255: --mean 0.5 --std 0.5",
+    ),
+    "std of bytes in a recipe": lambda here, bundle: (
+        ("train", written(here / "r.toml", recipe_text().replace("[model]", "mean = [0.5]\nstd = [127.5]\n[model]"))),
+        "data.std is for pixels in 0..255, and pixels are in 0..1 here; divide by 255: mean = [0.5], std = [0.5]",
+    ),
+    "a label left empty": lambda here, bundle: (
+        ("export", "lenet", "--labels", written(here / "l.txt", "a\n\nb\n")),
+        "l.txt: line 2 is empty; give each class a line, or remove the line",
+    ),
+    "shape without a batch": lambda here, bundle: (
+        ("inspect", "torchvision.models:resnet18", "--input-shape", "3x32x32"),
+        "check --input-shape: its first axis is the batch, so pictures are 1xCxHxW",
+    ),
     "mean of bytes in a recipe": lambda here, bundle: (
         ("train", written(here / "r.toml", recipe_text().replace("[model]", "mean = [73]\nstd = [90]\n[model]"))),
         "divide by 255: mean = [0.2863], std = [0.3529]",

@@ -64,10 +64,14 @@ def test_recipes_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "mine.toml").touch()
     for command in ("run", "train"):
         assert offered(command, "") == ["mine.toml", "recipes/"]
-        assert offered(command, "rec") == ["recipes/"]
+        assert offered(command, "rec") == ["recipes/lenet.toml", "recipes/resnet.toml"]
         assert offered(command, "recipes/") == ["recipes/lenet.toml", "recipes/resnet.toml"]
         assert offered(command, "recipes/l") == ["recipes/lenet.toml"]
         assert offered(command, f"{tmp_path}/recipes/l") == [f"{tmp_path}/recipes/lenet.toml"]
         assert offered(command, "nosuch/") == []
+    (tmp_path / "pyproject.toml").touch()
+    assert offered("run", "pyp") == []
+    (tmp_path / "empty").mkdir()
+    assert offered("run", "em") == ["empty/"]
     assert offered("export", "m") == ["mine.toml"]
     assert "recipes/" in offered("export", "")

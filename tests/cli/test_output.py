@@ -40,7 +40,7 @@ def never(*args: object, **options: object) -> None:
 
 @checks
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "expected"),
     [
         ("-", "--output takes a file's name, and - is none; use --json"),
         ("folder", "cannot write folder: a folder of that name is there; choose another name"),
@@ -54,7 +54,7 @@ def never(*args: object, **options: object) -> None:
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_any_work(
-    run: Command, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, where: str, told: str
+    run: Command, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, where: str, expected: str
 ) -> None:
     monkeypatch.setattr(f"edgekit.commands.{command}.{command}", never)
     Path("folder").mkdir()
@@ -64,7 +64,7 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(
     before = contents(tmp_path)
     result = run(command, bundle, *CHECKS[command], "--output", where.format(bundle=bundle), "--json")
     assert (result.code, result.document["error"]["kind"]) == (2, "OutputError")
-    assert told.format(bundle=bundle) in result.document["error"]["message"]
+    assert expected.format(bundle=bundle) in result.document["error"]["message"]
     assert result.err.count("\n") == 1
     assert contents(tmp_path) == before
 

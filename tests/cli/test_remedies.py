@@ -16,9 +16,9 @@ from edgekit.setups import Absence
 from tests.command_line import Command, process, written
 
 
-@pytest.mark.parametrize(("content", "told"), [("import sys; sys.exit(0)", "it ends the program"), ("", "has no attribute")])
+@pytest.mark.parametrize(("content", "expected"), [("import sys; sys.exit(0)", "it ends the program"), ("", "has no attribute")])
 def test_a_broken_runtime_is_skipped_by_name(
-    bundle: Path, environment: dict[str, str], tmp_path: Path, content: str, told: str
+    bundle: Path, environment: dict[str, str], tmp_path: Path, content: str, expected: str
 ) -> None:
     """Its own exit with 0 must not look like a bundle that was verified."""
     (tmp_path / "onnxruntime").mkdir()
@@ -26,12 +26,12 @@ def test_a_broken_runtime_is_skipped_by_name(
     environment = environment | {"PYTHONPATH": os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])}
     alone = process("verify", bundle, "--backend", "ort-cpu", "--json", environment=environment, folder=tmp_path)
     assert alone.returncode == 2
-    assert told in json.loads(alone.stdout)["error"]["message"]
+    assert expected in json.loads(alone.stdout)["error"]["message"]
     others = process("verify", bundle, "--json", environment=environment, folder=tmp_path)
     report = json.loads(others.stdout)
     assert (others.returncode, others.stderr) == (0, "")
-    assert "torch" in [one["backend"] for one in report["parities"]]
-    assert told in next(one["reason"] for one in report["skipped"] if one["backend"] == "ort-cpu")
+    assert "torch" in [parity["backend"] for parity in report["parities"]]
+    assert expected in next(absence["reason"] for absence in report["skipped"] if absence["backend"] == "ort-cpu")
 
 
 def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str],
 
 
 @pytest.mark.parametrize(
-    ("package", "content", "arguments", "told"),
+    ("package", "content", "arguments", "expected"),
     [
         ("onnx", "raise OSError('lib\\nbroken')", ["inspect", "exported/lenet"], "onnx is installed but cannot be imported: lib"),
         ("onnx", "raise RuntimeError", ["build", "exported/lenet"], "onnx is installed but cannot be imported: RuntimeError"),
@@ -90,7 +90,7 @@ def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str],
     ],
 )
 def test_a_package_that_is_broken_is_named_and_the_file_is_not_blamed(
-    tmp_path: Path, repository: Path, package: str, content: str, arguments: list[str], told: str
+    tmp_path: Path, repository: Path, package: str, content: str, arguments: list[str], expected: str
 ) -> None:
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text(content)
@@ -103,5 +103,5 @@ def test_a_package_that_is_broken_is_named_and_the_file_is_not_blamed(
         check=False,
     )
     assert done.returncode == 2
-    assert told in " ".join(done.stderr.split())
+    assert expected in " ".join(done.stderr.split())
     assert "unexpected" not in done.stderr

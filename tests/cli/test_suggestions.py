@@ -60,8 +60,15 @@ def test_words_of_a_type_are_found_in_unions_too() -> None:
     [
         ("epochs = 1", "epoch = 1", "unknown key 'epoch' in [train]; remove it or correct its spelling (did you mean 'epochs'?)"),
         ("[train]", "[trian]", "unknown key 'trian' in the top level; remove it or correct its spelling (did you mean 'train'?)"),
-        ("epochs = 1", "optimizer = 'adma'", "at key 'train.optimizer'; correct it (did you mean 'adam'?)"),
-        ("fashion-mnist", "fashion_mnist", "at key 'data.dataset'; correct it (did you mean 'fashion-mnist'?)"),
+        (
+            "epochs = 1", "optimizer = 'adma'",
+            "r.toml: 'adma' is not allowed at key 'train.optimizer'; use one of adam, sgd (did you mean 'adam'?)",
+        ),
+        ("epochs = 1", "optimizer = 'x'", "r.toml: 'x' is not allowed at key 'train.optimizer'; use one of adam, sgd"),
+        (
+            "fashion-mnist", "fashion_mnist",
+            "'data.dataset'; use one of fashion-mnist, image-folder (did you mean 'fashion-mnist'?)",
+        ),
         ("[train]", "[zzz]", "unknown key 'zzz' in the top level; remove it or correct its spelling"),
         ("name = \"lenet\"", "name = 3", "at key 'model.name'; correct it"),
     ],

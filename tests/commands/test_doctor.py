@@ -233,6 +233,15 @@ def test_cuda_that_is_listed_without_a_driver_is_told_apart_from_cuda_that_works
     assert "libcudnn.so.9 not found" in fallen.problem
 
 
+@pytest.mark.parametrize(
+    ("library", "remedy"),
+    [("libcudnn.so.8", "pip install 'nvidia-cudnn-cu12<9'"), ("libfoo.so.8", "pip install --force-reinstall tensorrt")],
+)
+def test_a_library_that_tensorrt_does_not_bring_has_a_remedy_of_its_own(machine: Machine, library: str, remedy: str) -> None:
+    machine.facts = {"tensorrt": f"ImportError: {library}: cannot open shared object file"}
+    assert machine.examine()["tensorrt"].remedy == remedy
+
+
 @pytest.mark.parametrize(("problem", "status"), [(None, "ok"), (NO_DRIVER, "absent"), (NO_GPU, "broken")])
 def test_the_driver_is_ok_absent_or_broken(machine: Machine, problem: Absence | None, status: str) -> None:
     machine.driver = problem

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from edgekit.bundle.folder import open_bundle
+from edgekit.commands.run import agreement
 from edgekit.commands.train import train
 from edgekit.errors import Interrupted
 from edgekit.files import sha256_of
@@ -87,6 +88,19 @@ def test_a_second_run_skips_every_step_and_says_so(finished: Path, run: Command)
     assert printed.out.count("unchanged: ") == 4
 
 
+@pytest.mark.parametrize(
+    ("names", "passed", "words"),
+    [
+        (["a"], True, "a agrees"),
+        (["a", "b"], True, "a, b agree"),
+        (["a"], False, "a DOES NOT agree"),
+        (["a", "b"], False, "a, b DO NOT agree"),
+    ],
+)
+def test_one_backend_agrees_and_several_agree(names: list[str], passed: bool, words: str) -> None:
+    assert agreement(names, passed) == words
+
+
 def test_another_bench_setting_only_times_again(finished: Path, run: Command) -> None:
     written(Path("tiny.toml"), recipe_text(finished / "pictures", seconds=0.06))
     result = run("run", "tiny.toml", "--json")
@@ -137,9 +151,10 @@ def test_another_version_of_a_backends_package_is_verified_and_timed_again(
         assert step["detail"].startswith("again, since versions of packages changed: ")
 
 
-def test_a_step_recorded_by_an_earlier_edgekit_is_done_again_with_the_reason(finished: Path, run: Command) -> None:
+@pytest.mark.parametrize("key", ["one hash of everything", {"the recipe": "its hash"}])
+def test_a_step_recorded_by_an_earlier_edgekit_is_done_again_with_the_reason(finished: Path, run: Command, key: object) -> None:
     record = json.loads(Path("runs/tiny/steps.json").read_text())
-    record["verify"]["key"] = "one hash of everything"
+    record["verify"]["key"] = key
     written(Path("runs/tiny/steps.json"), json.dumps(record))
     result = run("run", "tiny.toml", "--json")
     assert steps(result)["verify"] == "done"
@@ -195,6 +210,12 @@ def test_another_bar_checks_again_and_trains_no_more(finished: Path, run: Comman
     assert step["detail"].startswith("again, since bars changed: test accuracy ")
     assert sha256_of(Path("runs/tiny/weights.safetensors")) == before
     assert "epoch 1/" not in result.err
+
+
+def test_another_setting_trains_again_and_is_named(finished: Path, run: Command) -> None:
+    written(Path("tiny.toml"), recipe_text(finished / "pictures", epochs=1))
+    step = run("run", "tiny.toml", "--json").document["steps"][0]
+    assert step["detail"].startswith("again, since train.epochs changed: test accuracy ")
 
 
 def test_a_misspelt_model_is_told_before_pictures_are_read(finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codeop
 import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import command_pages
 import pytest
 import recipe_keys
 
+import edgekit
+import edgekit.errors
 from edgekit.recipe import Recipe
 from edgekit.version import __version__
 
@@ -48,10 +52,22 @@ def test_what_a_script_writes_is_up_to_date(repository: Path, script: str) -> No
 
 
 def test_every_script_that_checks_a_page_is_run_in_ci_and_here(repository: Path) -> None:
-    scripts = {path.stem for path in (repository / "docs").glob("*.py") if '"--check"' in path.read_text(encoding="utf-8")}
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (repository / "docs").glob("*.py")}
+    scripts = {name for name, text in texts.items() if "asked_to_check(__doc__)" in text}
     assert scripts == set(CHECKED)
     (line,) = re.findall(r"^for script in (.*); do$", (repository / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(line.split()) == scripts
+
+
+@pytest.mark.parametrize("script", [*CHECKED, "tour"])
+def test_a_script_explains_itself_and_then_does_nothing(repository: Path, script: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (repository / "docs").rglob("*.*") if path.suffix != ".pyc"}
+    for word, code in (("--help", 0), ("--chekc", 2)):
+        command = [sys.executable, "-B", f"docs/{script}.py", word]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == code
+        assert f"{script}.py" in done.stdout + done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 @pytest.mark.parametrize("module", [command_pages, recipe_keys])
@@ -80,6 +96,43 @@ def test_the_tutorial_prints_what_it_says(repository: Path, monkeypatch: pytest.
         with redirect_stdout(StringIO()) as output:
             exec(code, names)
         assert output.getvalue() == expected
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/batch-norm.md", "docs/api.md"])
+def test_code_of_a_page_can_be_pasted_into_python(repository: Path, page: str) -> None:
+    """Python's prompt ends an indented block at an empty line, and nowhere else."""
+    blocks = re.findall(r"```python\n(.*?)```", (repository / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        typed = ""
+        for line in [*block.split("\n"), ""]:
+            typed = f"{typed}\n{line}" if typed else line
+            interactive = codeop.compile_command(typed, symbol="single")
+            ready = interactive is not None and (not line or not typed.partition("\n")[1])
+            typed = "" if ready else typed
+        assert not typed.strip()
+
+
+def test_the_api_page_says_what_each_function_gives_and_each_error_means(repository: Path) -> None:
+    text = (repository / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `edgekit\.(\w+)\(.*\)` \| `(\w+)` \| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
+    assert {verb for verb, _, _, _ in rows} == {name for name in edgekit.__all__ if name.islower() and name[0] != "_"}
+    for verb, command, report, fields in rows:
+        kind = getattr(import_module(f"edgekit.reports.{command}"), report)
+        outer = re.sub(r"\(.*?\)", "", fields)
+        assert verb == command
+        assert set(re.findall(r"`(\w+)`", outer)) <= {*kind.__struct_fields__, "passed"}
+    named = set(re.findall(r"`(\w+)`", text))
+    errors = {name for name, value in vars(edgekit.errors).items() if isinstance(value, type)}
+    assert errors - {"EdgekitError"} <= named
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", block], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.stdout == "T-shirt/top ('batch', 1, 28, 28) model.onnx\n", done.stderr
+
+
+def test_the_readme_and_the_commands_page_say_alike_what_gives_exit_code_1(repository: Path) -> None:
+    readme = " ".join((repository / "README.md").read_text(encoding="utf-8").split())
+    assert f"**1** a check failed ({', '.join(command_pages.CHECKS)});" in readme
 
 
 def test_the_changelog_has_a_dated_entry_for_this_version_in_the_usual_groups(repository: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_gpu_that_sat_idle_while_the_cpu_worked_runs_longer_before_it_is_recor
     rows = interleave(made, 1, "device", 0.5)
     turns = [(name, len(list(calls))) for name, calls in groupby(clock.calls)]
     assert turns == [("cpu", 100), ("A", 300), ("B", 300)] + [("cpu", 110), ("A", 160), ("B", 110)] * 5
-    assert [len(one.warmups_ms) for one in rows] == [150] * 3  # what wakes it is not kept
+    assert [len(row.warmups_ms) for row in rows] == [150] * 3  # what wakes it is not kept
     clock.calls.clear()
     interleave([made[1], made[0]], 1, "device", 0.5)
     assert [len(list(calls)) for _, calls in groupby(clock.calls)] == [300, 100] + [160, 110] * 5  # from the first block on
@@ -58,7 +58,7 @@ def test_a_gpu_that_sat_idle_while_the_cpu_worked_runs_longer_before_it_is_recor
 
 
 @pytest.mark.parametrize(
-    ("clocks", "told"),
+    ("clocks", "expected"),
     [
         ((1200, 1900, 1500), "noisy: the GPU's clock moved between 1200 and 1900 MHz"),
         ((1709, 1900), "noisy: the GPU's clock moved between 1709 and 1900 MHz"),
@@ -66,10 +66,12 @@ def test_a_gpu_that_sat_idle_while_the_cpu_worked_runs_longer_before_it_is_recor
         ((None,), "stable"),
     ],
 )
-def test_a_gpu_whose_clock_moves_is_noisy(clock: Clock, gpu: list[GpuState], clocks: tuple[int | None, ...], told: str) -> None:
+def test_a_gpu_whose_clock_moves_is_noisy(
+    clock: Clock, gpu: list[GpuState], clocks: tuple[int | None, ...], expected: str
+) -> None:
     gpu[:] = [GpuState(mhz, None, None, ("its power limit",)) for mhz in clocks]
     rows = interleave([on_gpu(clock, "A", lambda: 1), candidate(clock, "B", lambda: 1)], 1, "device", 0.05)
-    assert [one.noise for one in rows] == [told, "stable"]
+    assert [row.noise for row in rows] == [expected, "stable"]
 
 
 def test_the_cpus_clock_is_read_beside_the_blocks(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +83,7 @@ def test_the_cpus_clock_is_read_beside_the_blocks(clock: Clock, monkeypatch: pyt
 
     monkeypatch.setattr(edgekit.latency.loop, "cpu_clocks_mhz", read)
     rows = interleave([candidate(clock, name, lambda: 1) for name in "AB"], 1, "device", 1.0)
-    assert [one.facts for one in rows] == [{"runtime": name, "CPU clock": "2001 to 3000 MHz"} for name in "AB"]
+    assert [row.facts for row in rows] == [{"runtime": name, "CPU clock": "2001 to 3000 MHz"} for name in "AB"]
     assert when == [200, len(clock.calls)]  # when the cores have warmed up, and at the end
 
 
@@ -102,7 +104,7 @@ def test_a_gpu_is_asked_after_each_block_and_its_state_is_in_the_facts_of_its_ro
 def test_a_gpu_slowed_down_by_heat_is_noisy(clock: Clock, gpu: list[GpuState]) -> None:
     gpu[:] = [GpuState(1980, None, None, ()), GpuState(1980, None, None, ("its power limit", "its hardware", "heat"))]
     rows = interleave([on_gpu(clock, "A", lambda: 1), candidate(clock, "B", lambda: 1)], 1, "device", 0.05)
-    assert [one.noise for one in rows] == ["noisy: the GPU was slowed down by its hardware and heat", "stable"]
+    assert [row.noise for row in rows] == ["noisy: the GPU was slowed down by its hardware and heat", "stable"]
     assert rows[0].facts["GPU clock"] == "1980 MHz"
     assert rows[0].facts["GPU slowed down by"].endswith("heat in 4 of 5 blocks")
     assert "GPU power" not in rows[0].facts
@@ -131,12 +133,13 @@ def test_a_gpus_own_times_are_asked_for_when_its_clocks_have_risen(clock: Clock,
 
 
 @pytest.mark.parametrize(
-    ("own", "bound", "told"), [((), False, None), ((3.0, 2.0), False, 2.5), ((2.0, 2.5), True, 1.0), ((0.5, 0.25), True, 0.375)]
+    ("own", "bound", "expected"),
+    [((), False, None), ((3.0, 2.0), False, 2.5), ((2.0, 2.5), True, 1.0), ((0.5, 0.25), True, 0.375)],
 )
 def test_an_upper_bound_of_the_gpus_time_is_no_more_than_what_the_host_measured(
-    clock: Clock, own: tuple[float, ...], bound: bool, told: float | None
+    clock: Clock, own: tuple[float, ...], bound: bool, expected: float | None
 ) -> None:
     """On an H200 the calls behind one another fell into a slow moment of the host: at most 0.49 ms, where a call took 0.30."""
     (row,) = interleave([candidate(clock, "A", lambda: 1)], 1, "device", 0.05)
     assert row.median_ms == 1
-    assert msgspec.structs.replace(row, device_ms=own, launch_bound=bound).own_clock_ms == told
+    assert msgspec.structs.replace(row, device_ms=own, launch_bound=bound).own_clock_ms == expected

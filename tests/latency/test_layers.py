@@ -77,8 +77,8 @@ def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, tmp_path: Pat
     with open_session(Setup("ort-cpu", threads=1), files) as opened:
         layers = opened.layer_times(sample_feed(opened.inputs, 2), 3)  # type: ignore[attr-defined]  # not every session has it; this one does
     made_of = nodes_of(layers, nodes)
-    assert Counter(one for found in made_of for one in found) == Counter(node.name for node in nodes)
-    assert {len(one.ms) for one in layers} == {3}
+    assert Counter(point for found in made_of for point in found) == Counter(node.name for node in nodes)
+    assert {len(layer.ms) for layer in layers} == {3}
     # a layer that computes is named by its own operator's node
     operators = {node.name: node.operator for node in nodes}
     convolutions = [found for one, found in zip(layers, made_of, strict=True) if one.operator == "Conv"]
@@ -87,7 +87,7 @@ def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, tmp_path: Pat
 
 def test_bench_tells_the_layers_of_every_batch(bundle: Path) -> None:
     report = bench(bundle, ways("torch", "ort-cpu", threads=1), Timing((1, 8), SECONDS), layers=True)
-    assert [(one.backend, one.batch) for one in report.layers] == [("ort-cpu", 1), ("ort-cpu", 8)]
+    assert [(layer.backend, layer.batch) for layer in report.layers] == [("ort-cpu", 1), ("ort-cpu", 8)]
     for one in report.layers:
         assert one.calls >= 5
         assert sum(layer.share for layer in one.layers) == pytest.approx(1)
@@ -150,7 +150,7 @@ def test_medians_shares_and_the_sum_of_a_call() -> None:
     report = layers_report(
         "x", Setup("x"), 2, [layer("n0", ms=(1.0, 5.0, 2.0)), layer("n1", ms=(6.0, 6.0, 6.0))], chain("Conv", "Relu")
     )
-    assert [(one.median_ms, one.share) for one in report.layers] == [(2.0, 0.25), (6.0, 0.75)]
+    assert [(layer.median_ms, layer.share) for layer in report.layers] == [(2.0, 0.25), (6.0, 0.75)]
     assert (report.total_ms, report.calls) == (8.0, 3)
 
 

@@ -22,7 +22,7 @@ def test_candidates_take_turns_in_blocks(clock: Clock) -> None:
 
 def test_short_measurements_still_take_five_rounds(clock: Clock) -> None:
     rows = interleave([candidate(clock, name, lambda: 1) for name in "AB"], 1, "device", 0.01)
-    assert [len(one.samples_ms) for one in rows] == [5, 5]
+    assert [len(row.samples_ms) for row in rows] == [5, 5]
     assert [name for name, _ in groupby(clock.calls)] == list("AB") * 6
 
 
@@ -36,8 +36,8 @@ def test_every_recorded_call_is_kept_and_warm_ups_are_kept_apart(clock: Clock) -
 
 def test_each_candidate_gets_the_seconds_asked_for_whatever_its_speed(clock: Clock) -> None:
     rows = interleave([candidate(clock, "fast", lambda: 1), candidate(clock, "slow", lambda: 4)], 1, "device", 2.0)
-    assert [sum(map(sum, one.samples_ms)) / 1e3 for one in rows] == [2.0, 2.0]
-    assert [one.count for one in rows] == [2000, 500]
+    assert [sum(map(sum, row.samples_ms)) / 1e3 for row in rows] == [2.0, 2.0]
+    assert [row.count for row in rows] == [2000, 500]
 
 
 def test_calls_made_slow_by_the_other_candidates_turn_are_not_recorded(clock: Clock) -> None:
@@ -45,9 +45,9 @@ def test_calls_made_slow_by_the_other_candidates_turn_are_not_recorded(clock: Cl
         return 9 if clock.calls[-2:-1] != [name] else 1
 
     rows = interleave([candidate(clock, name, partial(cold, name)) for name in "AB"], 1, "device", 1.0)
-    for one in rows:
-        assert 9 in one.warmups_ms
-        assert {sample for block in one.samples_ms for sample in block} == {1.0}
+    for row in rows:
+        assert 9 in row.warmups_ms
+        assert {sample for block in row.samples_ms for sample in block} == {1.0}
 
 
 def test_a_drift_of_the_machine_hits_both_alike_and_leaves_the_ratio(clock: Clock) -> None:
@@ -55,7 +55,7 @@ def test_a_drift_of_the_machine_hits_both_alike_and_leaves_the_ratio(clock: Cloc
         return 1 + clock.now / 4e9
 
     rows = interleave([candidate(clock, "A", lambda: 2 * slower()), candidate(clock, "B", slower)], 1, "device", 1.0)
-    assert all(one.noise.startswith("noisy: drift, the last third takes ") for one in rows)
+    assert all(row.noise.startswith("noisy: drift, the last third takes ") for row in rows)
     assert rows[0].median_ms > 2 * 1.1  # the numbers themselves moved
     (found,) = speedups(rows)
     assert found.speedup == pytest.approx(2, abs=0.1)
@@ -79,11 +79,11 @@ def test_every_batch_and_boundary_is_timed_for_every_runtime_with_that_batch(clo
     seen: list[int] = []
     rows, comparisons = time_sessions([fake("A", clock, 2, seen), fake("B", clock, 1, seen)], Timing((1, 8), seconds=0.05))
     expected = [(batch, boundary, name) for batch in (1, 8) for boundary in BOUNDARIES for name in "AB"]
-    assert [(one.batch, one.boundary, one.backend) for one in rows] == expected
+    assert [(row.batch, row.boundary, row.backend) for row in rows] == expected
     assert set(BOUNDARIES) == {"device", "end-to-end"}
-    assert [one.facts for one in rows[:2]] == [{"made of": "A"}, {"made of": "B"}]
+    assert [row.facts for row in rows[:2]] == [{"made of": "A"}, {"made of": "B"}]
     assert [batch for batch, _ in groupby(seen)] == [1, 8]
-    assert [(one.batch, one.boundary, one.speedup) for one in comparisons] == [
+    assert [(comparison.batch, comparison.boundary, comparison.speedup) for comparison in comparisons] == [
         (batch, boundary, 2.0) for batch in (1, 8) for boundary in BOUNDARIES
     ]
 

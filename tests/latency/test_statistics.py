@@ -35,10 +35,10 @@ def test_the_samples_needed_are_the_fewest_that_give_the_confidence(percent: flo
 def test_a_percentile_is_withheld_until_the_samples_support_it(count: int, given: tuple[bool, bool]) -> None:
     samples = np.random.default_rng(0).permutation(count) + 1.0
     found = row("A", np.array_split(samples, 5)).percentiles
-    assert [(one.percent, one.samples_needed) for one in found] == [(90, 64), (99, 662)]
-    assert tuple(one.ms is not None for one in found) == given
-    for one in found:
-        assert one.ms is None or one.ms == pytest.approx(1 + one.percent / 100 * (count - 1))
+    assert [(point.percent, point.samples_needed) for point in found] == [(90, 64), (99, 662)]
+    assert tuple(point.ms is not None for point in found) == given
+    for point in found:
+        assert point.ms is None or point.ms == pytest.approx(1 + point.percent / 100 * (count - 1))
 
 
 def test_the_median_is_of_all_samples_and_lies_in_its_interval() -> None:
@@ -111,7 +111,7 @@ def test_the_interval_of_a_speed_up_widens_with_the_scatter_of_its_rounds() -> N
 
 def test_every_runtime_is_compared_with_the_first() -> None:
     found = speedups([row(name, [[ms]] * 5) for name, ms in (("A", 3.0), ("B", 1.0), ("C", 6.0))])
-    assert [(one.backend, one.baseline, one.speedup) for one in found] == [("B", "A", 3), ("C", "A", 0.5)]
+    assert [(point.backend, point.baseline, point.speedup) for point in found] == [("B", "A", 3), ("C", "A", 0.5)]
     assert speedups([row("A", [[1.0]] * 5)]) == []
 
 

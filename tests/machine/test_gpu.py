@@ -85,16 +85,16 @@ def driver(monkeypatch: pytest.MonkeyPatch, _nothing_remembered: None) -> Driver
 
 
 @pytest.mark.parametrize(
-    ("started", "gpus", "told"),
+    ("started", "gpus", "expected"),
     [(0, 1, ""), (0, 0, "finds no GPU; check nvidia-smi"), (100, 0, "finds no GPU; check"), (999, 0, "does not start; ")],
 )
 def test_gpus_that_are_hidden_and_a_driver_that_does_not_start_are_two_things(
-    driver: Driver, started: int, gpus: int, told: str
+    driver: Driver, started: int, gpus: int, expected: str
 ) -> None:
     """With all of them hidden an H200's driver 580 gives 100, CUDA_ERROR_NO_DEVICE, from cuInit already."""
     driver.started, driver.gpus = started, gpus
-    assert told in str(cuda_absence() or "")
-    assert (cuda_absence() is None) is (told == "")
+    assert expected in str(cuda_absence() or "")
+    assert (cuda_absence() is None) is (expected == "")
 
 
 def test_a_gpu_tells_what_it_is_and_how_it_is(driver: Driver) -> None:
@@ -113,7 +113,7 @@ def test_a_gpu_tells_what_it_is_and_how_it_is(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "told"),
+    ("bits", "expected"),
     [
         (0x1, ()),  # idle
         (0x2 | 0x10 | 0x100, ()),  # clocks that somebody has set
@@ -123,11 +123,11 @@ def test_a_gpu_tells_what_it_is_and_how_it_is(driver: Driver) -> None:
         (0x80, ("its power supply",)),
     ],
 )
-def test_what_takes_the_clock_down_is_named(driver: Driver, bits: int, told: tuple[str, ...]) -> None:
+def test_what_takes_the_clock_down_is_named(driver: Driver, bits: int, expected: tuple[str, ...]) -> None:
     driver.reasons = bits
     state = gpu_state()
     assert state is not None
-    assert state.slowed_by == told
+    assert state.slowed_by == expected
 
 
 def test_what_a_gpu_or_its_library_cannot_tell_is_left_out(driver: Driver) -> None:
@@ -164,7 +164,7 @@ def test_without_a_driver_or_its_management_library_there_is_no_state(driver: Dr
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "L4T 36.4.3"),
         ("something else", ""),
@@ -172,13 +172,13 @@ def test_without_a_driver_or_its_management_library_there_is_no_state(driver: Dr
     ],
 )  # fmt: skip
 def test_a_board_without_the_library_tells_the_release_that_brings_its_driver(
-    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, told: str
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, expected: str
 ) -> None:
     driver.unsupported = ("nvmlInit_v2",)
     monkeypatch.setattr(gpu, "BOARD", tmp_path / "release")
     if text is not None:
         (tmp_path / "release").write_text(text)
-    assert gpu_facts()["driver"] == told
+    assert gpu_facts()["driver"] == expected
 
 
 def test_a_gpu_that_the_library_does_not_find_tells_nothing(driver: Driver) -> None:
@@ -187,7 +187,7 @@ def test_a_gpu_that_the_library_does_not_find_tells_nothing(driver: Driver) -> N
 
 
 @pytest.mark.parametrize(
-    ("variable", "asked", "told"),
+    ("variable", "asked", "expected"),
     [
         (None, False, "off"),
         (None, True, "on"),
@@ -200,12 +200,12 @@ def test_a_gpu_that_the_library_does_not_find_tells_nothing(driver: Driver) -> N
     ],
 )
 def test_tf32_is_as_asked_unless_the_user_forces_it_off(
-    monkeypatch: pytest.MonkeyPatch, variable: str | None, asked: bool, told: str
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, asked: bool, expected: str
 ) -> None:
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     if variable is not None:
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", variable)
-    assert tf32_fact(asked) == told
+    assert tf32_fact(asked) == expected
 
 
 @pytest.mark.parametrize("before", [None, "", "0", "1", "2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,34 @@ def test_a_model_that_cannot_be_found_is_named(name: str, message: str) -> None:
 
 
 def test_arguments_a_factory_does_not_take_are_an_error() -> None:
-    with pytest.raises(ModelError, match=r"lenet could not be built: TypeError.*depth"):
-        call_factory("lenet", {"depth": 3})
+    with pytest.raises(ModelError) as caught:
+        call_factory("lenet", {"num_clases": 3})
+    assert (
+        str(caught.value)
+        == "lenet has no argument 'num_clases'; use one of num_classes, in_channels (did you mean 'num_classes'?)"
+    )
+    with pytest.raises(ModelError, match=r"it takes none: leave them out"):
+        call_factory("tests.models.test_factory:bare", {"depth": 3})
+
+
+def bare() -> nn.Module:
+    return nn.Linear(2, 1)
+
+
+def deep(**settings: int) -> nn.Module:
+    return nn.Linear(settings["width"], 1)
+
+
+@wraps(bare)
+def wide(width: int) -> nn.Module:
+    return nn.Linear(width, 1)
+
+
+def test_a_factory_that_takes_any_argument_or_is_wrapped_says_itself_what_it_takes() -> None:
+    here = "tests.models.test_factory"
+    assert [call_factory(f"{here}:{name}", {"width": 7}).in_features for name in ("deep", "wide")] == [7, 7]
+    with pytest.raises(ModelError, match=r"deep could not be built: KeyError"):
+        call_factory(f"{here}:deep", {"depth": 3})
 
 
 def test_a_factory_of_something_else_is_an_error() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.preprocess import Preprocess
-from edgekit.sources.description import label_list
+from edgekit.sources.description import label_list, read_labels
 from tests.command_line import Command
 from tests.onnx.crafted import conv, model_of, node, norm, statistics, tensor
 
@@ -131,3 +131,13 @@ def test_a_file_that_edgekit_wrote_keeps_its_labels_and_preprocessing(run: Comma
     assert run("export", tmp_path / "again.onnx", "--output", tmp_path / "again").code == 0
     after = open_bundle(tmp_path / "again").manifest
     assert (after.labels, after.preprocess) == (before.labels, before.preprocess)
+
+
+def test_labels_are_told_by_line_ends_and_by_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    for text in ("a\u2028b\nc d\x0c\x85e\n", "a\u2028b\r\nc d\x0c\x85e\r\n\r\n", "a\u2028b\rc d\x0c\x85e"):
+        path.write_bytes(text.encode())
+        assert read_labels(path) == ("a\u2028b", "c d\x0c\x85e")
+    assert label_list("a\u2028b\nc") == ("a\u2028b", "c")
+    path.write_bytes(b"\n")
+    assert read_labels(path) == ()

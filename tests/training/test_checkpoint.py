@@ -95,7 +95,7 @@ def test_other_initial_weights_that_the_model_reads_are_refused(stopped: Path, d
 
 def test_several_changes_are_all_named(stopped: Path, data: Dataset) -> None:
     other = msgspec.structs.replace(data, classes=(*data.classes[1:], "zapple"))
-    with pytest.raises(UsageError, match="other settings and other pictures or classes; --restart"):
+    with pytest.raises(UsageError, match=r"other train.epochs \(2, now 3\) and other pictures or classes; --restart"):
         fit(changed_recipe(epochs=3), other, stopped, begin="update")
 
 

@@ -329,13 +329,20 @@ def test_an_unfinished_training_is_kept_unless_told_otherwise(stopped: Path, dat
 
 
 @pytest.mark.parametrize(
-    "other",
-    [recipe(seed=1), recipe(epochs=4), recipe(batch_size=8), recipe("lenet-scratch")],
+    ("other", "changed"),
+    [
+        (recipe(seed=1), r"train.seed \(0, now 1\)"),
+        (recipe(epochs=4), r"train.epochs \(\d, now 4\)"),
+        (recipe(batch_size=8), r"train.batch_size \(4, now 8\)"),
+        (recipe("lenet-scratch"), r'model.name \("lenet", now "lenet-scratch"\)'),
+    ],
     ids=["seed", "epochs", "batch size", "model"],
 )
-def test_a_checkpoint_of_another_recipe_is_refused(other: Recipe, stopped: Path, data: Dataset) -> None:
+def test_a_checkpoint_of_another_recipe_is_refused_and_the_setting_named(
+    other: Recipe, changed: str, stopped: Path, data: Dataset
+) -> None:
     before = (stopped / "checkpoint.pt").read_bytes()
-    with pytest.raises(UsageError, match=r"checkpoint\.pt was made with other settings"):
+    with pytest.raises(UsageError, match=rf"checkpoint\.pt was made with other {changed}"):
         fit(other, data, stopped, begin="resume")
     assert (stopped / "checkpoint.pt").read_bytes() == before
 

@@ -89,10 +89,13 @@ def _too_old_driver(facts: Mapping[str, Any]) -> Absence | None:
     return Absence(f"it is built for CUDA {built}, and the driver reaches CUDA {driver}", "update the NVIDIA driver")
 
 
+LIBRARIES = {"libcudnn.so.8": "pip install 'nvidia-cudnn-cu12<9'"}
+"""Libraries that a release does not bring itself: TensorRT 8.6 asks for the older cuDNN, and takes no newer one."""
+
 PACKAGES = (
     Package("cuda-bindings", _cuda_bindings_absence, (_PROBE, "cuda-bindings"), _cuda_bindings),
     *(
-        Package(name, partial(_tensorrt_absence, name), (_PROBE, name), partial(_tensorrt, name))
+        Package(name, partial(_tensorrt_absence, name), (_PROBE, name), partial(_tensorrt, name), LIBRARIES)
         for name in ("tensorrt", "tensorrt-rtx")
     ),
 )

@@ -26,8 +26,8 @@ def test_what_the_bodies_of_if_and_loop_take_is_told_once(tmp_path: Path) -> Non
     with open_session(Setup("ort-cpu", threads=1), ModelFiles(tmp_path / "m.onnx", inputs, outputs)) as opened:
         layers = opened.layer_times(sample_feed(inputs, 2), 3)  # type: ignore[attr-defined]  # not every session has it; this one does
     names = [node.name for node in read_nodes(tmp_path / "m.onnx")]
-    assert sorted(one.name for one in layers) == sorted(names)
-    assert nodes_of(layers, read_nodes(tmp_path / "m.onnx")) == [(one.name,) for one in layers]
+    assert sorted(layer.name for layer in layers) == sorted(names)
+    assert nodes_of(layers, read_nodes(tmp_path / "m.onnx")) == [(layer.name,) for layer in layers]
 
 
 def control_flow() -> onnx.ModelProto:

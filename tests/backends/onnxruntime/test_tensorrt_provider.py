@@ -172,7 +172,7 @@ def quantised_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "used", "told"),
+    ("first", "used", "expected"),
     [
         ("CUDAExecutionProvider", ["CUDAExecutionProvider"], "silently chose CUDAExecutionProvider"),
         ("TensorrtExecutionProvider", ["CUDAExecutionProvider"], "took no node of the model: all went to CUDAExecutionProvider"),
@@ -184,11 +184,11 @@ def test_a_session_that_tensorrt_does_not_really_run_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     first: str,
     used: list[str],
-    told: str,
+    expected: str,
 ) -> None:
     monkeypatch.setattr(onnxruntime.InferenceSession, "first", first)
     monkeypatch.setattr(onnxruntime.InferenceSession, "used", used)
-    with pytest.raises(FallbackError, match=told):
+    with pytest.raises(FallbackError, match=expected):
         open_session(way("ort-tensorrt"), files)
 
 

@@ -20,7 +20,7 @@ from tests.onnx_files import crafted, half, quantised
 from tests.trt_listing import EIGHT, LISTINGS, TEN
 
 
-@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda listing: listing.version)
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_every_flavour_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch, listing: Any, precision: str) -> None:
     fake = FakeTensorRT(listing).install(monkeypatch)
@@ -90,7 +90,7 @@ def test_a_timing_cache_that_was_refused_is_not_why_a_build_fails(monkeypatch: p
         build_plan(find("tensorrt"), lenet(), RANGE, timing_cache=b"foreign")
 
 
-@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda listing: listing.version)
 def test_bindings_that_raise_are_one_sentence(monkeypatch: pytest.MonkeyPatch, listing: Any) -> None:
     fake = FakeTensorRT(listing).install(monkeypatch)
     for step, told in (
@@ -116,7 +116,7 @@ def test_options_reach_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.hardware_compatibility_level == fake.api.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
-@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda listing: listing.version)
 def test_every_flavour_names_all_the_nodes_it_refuses(monkeypatch: pytest.MonkeyPatch, listing: Any) -> None:
     FakeTensorRT(listing).install(monkeypatch)
     nodes = [

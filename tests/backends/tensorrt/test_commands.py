@@ -19,7 +19,8 @@ from edgekit.reports.bench import BenchReport
 from edgekit.reports.verify import VerifyReport
 from tests.backends.tensorrt.opened import SECONDS
 from tests.fake_cuda import Error
-from tests.fake_trt import FakeTensorRT, ICudaEngine
+from tests.fake_trt import FakeTensorRT
+from tests.fake_trt_engine import ICudaEngine
 from tests.trt_listing import LISTINGS
 from tests.ways import way, ways
 
@@ -33,7 +34,7 @@ def test_verify_and_bench_take_tensorrt_in_where_it_is_and_build_once(
     monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CPUExecutionProvider"])
     report = verify(bundle)
     assert report.passed
-    found = {one.backend: one for one in report.parities}
+    found = {parity.backend: parity for parity in report.parities}
     assert found["tensorrt"].facts["engine sha256"]
     assert 0 < found["tensorrt"].outputs[0].normalised < 1e-5
     timed = bench(bundle, ways("ort-cpu", "tensorrt"), Timing(batches=(1, 8), seconds=SECONDS))
@@ -56,7 +57,7 @@ def test_the_command_line_verifies_and_benches_through_tensorrt(
         return out.encode()
 
     verified = VerifyReport.from_json(run("verify", bundle))
-    assert [one.backend for one in verified.parities] == ["tensorrt"]
+    assert [parity.backend for parity in verified.parities] == ["tensorrt"]
     timed = BenchReport.from_json(run("bench", bundle, "--batch", "1,64", "--seconds", "0.01", "--cuda-graph"))
     assert {row.facts["CUDA graph"] for row in timed.rows} == {"on"}
     assert {row.facts["profiles (min:opt:max)"] for row in timed.rows} == {"1:8:64"}

@@ -37,7 +37,11 @@ def test_an_engine_that_computes_as_its_file_says_is_kept(bundle: Path, ten: Fak
     assert precision_of(report).found == ("float32",)
     assert precision_of(report).note == ""
     # all that it said is there, for whoever has to find out why a check failed
-    assert [(one.name, one.computes, one.precisions) for one in precision_of(report).engine][1] == ("conv0", True, ("float32",))
+    assert [(layer.name, layer.computes, layer.precisions) for layer in precision_of(report).engine][1] == (
+        "conv0",
+        True,
+        ("float32",),
+    )
     assert BuildReport.from_json(report.to_json()) == report
     assert report.engine is not None
     assert report.facts["gpu"] == "Pretended GPU"
@@ -75,7 +79,7 @@ def test_a_shape_that_the_engine_refuses_is_an_error_and_no_guess_at_its_precisi
         build(bundle, building(flavour="tensorrt"))
 
 
-@pytest.mark.parametrize("listing", LISTINGS[:3], ids=lambda one: one.version)
+@pytest.mark.parametrize("listing", LISTINGS[:3], ids=lambda listing: listing.version)
 def test_an_engine_of_several_profiles_is_asked_about_each(bundle: Path, monkeypatch: pytest.MonkeyPatch, listing: Any) -> None:
     """8.6 tells the layers of a profile only in its shapes; before any shapes are set nobody tells."""
     fake = FakeTensorRT(listing).install(monkeypatch)

@@ -67,7 +67,7 @@ class Reader(ast.NodeVisitor):
             typed = ast.unparse(argument.annotation) if argument.annotation else ""
             if typed == "Any" and argument.arg not in (*NAMES, *OTHERS):
                 self.hidden.append(f"line {node.lineno}: {argument.arg} is Any, and not in NAMES or OTHERS")
-        asserted = [_guards(one.test) for one in node.body if isinstance(one, ast.Assert)]
+        asserted = [_guards(statement.test) for statement in node.body if isinstance(statement, ast.Assert)]
         self._under(sum(asserted, ()), node.body)
 
     def visit_If(self, node: ast.If) -> None:
@@ -108,15 +108,16 @@ class Reader(ast.NodeVisitor):
         """What a call gives must have the name that stands for its kind."""
         if isinstance(value, ast.Call) and isinstance(target, ast.Name):
             kind, member = _use(value.func)
-            made = {one.returned(kind, member) if member else kind for one in LISTINGS if one.has(kind, member)} - {""}
-            made &= {name for one in LISTINGS for name in one.classes} - {"ILogger", "IHostMemory"}
-            if made and NAMES.get(target.id) not in made:
-                self.hidden.append(f"line {target.lineno}: {target.id} is {', '.join(made)}, which NAMES does not say")
+            having = [listing for listing in LISTINGS if listing.has(kind, member)]
+            kinds = {listing.returned(kind, member) if member else kind for listing in having} - {""}
+            kinds &= {name for listing in LISTINGS for name in listing.classes} - {"ILogger", "IHostMemory"}
+            if kinds and NAMES.get(target.id) not in kinds:
+                self.hidden.append(f"line {target.lineno}: {target.id} is {', '.join(kinds)}, which NAMES does not say")
 
     def _under(self, guards: tuple[tuple[str, bool], ...], body: list[ast.stmt]) -> None:
         before, self._guards = self._guards, self._guards + guards
-        for one in body:
-            self.visit(one)
+        for statement in body:
+            self.visit(statement)
         self._guards = before
 
 
@@ -141,7 +142,7 @@ def _use(node: ast.AST) -> tuple[str, str]:
 def _guards(test: ast.expr) -> tuple[tuple[str, bool], ...]:
     """``flavour.x``, ``not flavour.x`` and these joined by ``and``."""
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        return sum((_guards(one) for one in test.values), ())
+        return sum((_guards(value) for value in test.values), ())
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         inner = _guards(test.operand)
         return ((inner[0][0], not inner[0][1]),) if len(inner) == 1 else ()
@@ -161,11 +162,11 @@ def missing(code: str, listings: tuple[Listing, ...] = LISTINGS) -> Iterator[str
     reader = read(code)
     yield from reader.hidden
     for use in reader.uses:
-        for one in listings:
-            if use.kind == "__version__" or not use.reached_by(one.flavour):
+        for listing in listings:
+            if use.kind == "__version__" or not use.reached_by(listing.flavour):
                 continue
-            if not one.has(use.kind, use.member):
-                yield f"line {use.line}: {one.module} {one.version} has no {use.kind}{use.member and '.'}{use.member}"
+            if not listing.has(use.kind, use.member):
+                yield f"line {use.line}: {listing.module} {listing.version} has no {use.kind}{use.member and '.'}{use.member}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -191,7 +192,7 @@ def test_the_code_is_really_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         ("config.set_flag(api.BuilderFlag.FP16)", ["tensorrt 11.4.0 has no BuilderFlag.FP16", "tensorrt_rtx 1.7.1 has no"]),
         ("if trt.flavour.precision_flags:\n    config.set_flag(trt.api.BuilderFlag.FP16)", []),
@@ -218,10 +219,10 @@ def test_the_code_is_really_seen() -> None:
         ("builder.create_builder_config().flags", ["has no name between its two calls"]),
     ],
 )
-def test_code_that_a_flavour_cannot_run_is_found(code: str, told: list[str]) -> None:
+def test_code_that_a_flavour_cannot_run_is_found(code: str, expected: list[str]) -> None:
     found = list(missing(code))
-    assert len(found) == len(told), found
-    for line, part in zip(found, told, strict=True):
+    assert len(found) == len(expected), found
+    for line, part in zip(found, expected, strict=True):
         assert part in line
 
 
@@ -235,13 +236,13 @@ def test_the_table_says_of_every_flavour_what_its_listing_says() -> None:
         "compiles_late": ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
         "int64": ("DataType", "INT64"),
     }
-    for one in LISTINGS:
+    for listing in LISTINGS:
         for field, (kind, member) in facts.items():
-            assert getattr(one.flavour, field) == one.has(kind, member), (one.version, field)
-        typed = one.has("ILayer", "precision")
-        assert one.flavour.precision_flags == (typed and not one.has("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"))
-        assert one.flavour.strong_typing_flag == (typed and one.has("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"))
-    assert [one.flavour for one in LISTINGS] == list(FLAVOURS)
+            assert getattr(listing.flavour, field) == listing.has(kind, member), (listing.version, field)
+        typed = listing.has("ILayer", "precision")
+        assert listing.flavour.precision_flags == (typed and not listing.has("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"))
+        assert listing.flavour.strong_typing_flag == (typed and listing.has("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"))
+    assert [listing.flavour for listing in LISTINGS] == list(FLAVOURS)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from edgekit.latency.loop import Timing
 from edgekit.reports.build import BuildReport
 from edgekit.tensors import BatchRange
 from tests.backends.tensorrt.opened import SECONDS, engine_of, without
-from tests.fake_trt import GPU, FakeTensorRT, ICudaEngine
+from tests.fake_trt import GPU, FakeTensorRT
+from tests.fake_trt_engine import ICudaEngine
 from tests.trt_listing import LISTINGS
 from tests.ways import NO_DRIVER, building, way, ways
 
@@ -83,7 +84,7 @@ def test_an_engine_that_is_given_is_timed_and_labels_pictures(ten: FakeTensorRT,
     built = built_at(bundle, place, "1:4:16")
     timed = bench(bundle, ways("ort-cpu", "tensorrt", engine=place), Timing(batches=(1, 16), seconds=SECONDS))
     facts = [row.facts for row in timed.rows if row.backend == "tensorrt"]
-    assert {one["engine sha256"] for one in facts} == {built.engine_sha256}
+    assert {row["engine sha256"] for row in facts} == {built.engine_sha256}
     assert predict(bundle, [picture], way("tensorrt", engine=place)).predictions
     with pytest.raises(EngineError, match=r"takes no batch of 32 \(min:opt:max: 1:4:16\); build it with --batch 32"):
         bench(bundle, ways("tensorrt", engine=place), Timing(batches=(1, 32), seconds=SECONDS))
@@ -97,8 +98,8 @@ def test_an_engine_for_something_else_is_refused_and_says_in_what(
     place = tmp_path / "net.plan"
     built_at(bundle, place, "1:8:64")
 
-    def refused(told: str) -> None:
-        with pytest.raises(EngineError, match=told) as caught:
+    def refused(expected: str) -> None:
+        with pytest.raises(EngineError, match=expected) as caught:
             verify(bundle, ways("tensorrt", engine=place))
         assert "\n" not in str(caught.value)
 

@@ -86,11 +86,11 @@ def test_a_control_character_that_json_forbids_is_read_all_the_same() -> None:
 
 def test_a_generated_kernel_computes_only_where_no_other_layer_is_its_nodes() -> None:
     helper = entry("__myl_MoveConc_myl0_1", "kgen", "Float", Metadata="[ONNX Layer: /fc/Gemm]")
-    assert [one.computes for one in read(helper, TEN_GEMM)] == [False, True]
+    assert [layer.computes for layer in read(helper, TEN_GEMM)] == [False, True]
     nameless = entry("__myl_Fc_myl0_4", "kgen", Metadata="[ONNX Layer: node_of_out]")
     moved = entry("Reformatting CopyNode for Input Tensor 0 to /fc/Gemm", "Reformat", Metadata="[ONNX Layer: /fc/Gemm]")
     other = entry("__myl_Relu_myl0_5", "kgen", Metadata="[ONNX Layer: /relu/Relu]")
-    assert [one.computes for one in read(moved, KGEN, nameless, other)] == [False, True, True, False]
+    assert [layer.computes for layer in read(moved, KGEN, nameless, other)] == [False, True, True, False]
 
 
 def test_a_part_that_was_compiled_as_a_whole_does_not_say_what_it_computes_in() -> None:
@@ -144,6 +144,6 @@ class Api:
         JSON = "json"
 
 
-@pytest.mark.parametrize(("context", "told"), [(None, "None"), ("first", "first"), ("second", "None")])
-def test_where_nothing_is_told_of_a_profile_the_engine_is_asked_as_a_whole(context: str | None, told: str) -> None:
-    assert information(Api, Engine(), context) == f'{{"Layers": ["{told}"]}}'
+@pytest.mark.parametrize(("context", "expected"), [(None, "None"), ("first", "first"), ("second", "None")])
+def test_where_nothing_is_told_of_a_profile_the_engine_is_asked_as_a_whole(context: str | None, expected: str) -> None:
+    assert information(Api, Engine(), context) == f'{{"Layers": ["{expected}"]}}'

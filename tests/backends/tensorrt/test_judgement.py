@@ -12,7 +12,7 @@ from edgekit.backends.tensorrt.judgement import Inspected, judge
 from edgekit.backends.tensorrt.precision import NetworkLayers
 from edgekit.reports.build import EngineLayer, LayerCount, PrecisionReport
 
-TEN = next(one for one in FLAVOURS if one.first == (10, 0))
+TEN = next(flavour for flavour in FLAVOURS if flavour.first == (10, 0))
 
 
 def layer(

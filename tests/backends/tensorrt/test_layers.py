@@ -30,7 +30,7 @@ from tests.ways import way, ways
 pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
 
 
-@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda listing: listing.version)
 @pytest.mark.parametrize("graph", [False, True])
 def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
     listing: Any, graph: bool, monkeypatch: pytest.MonkeyPatch, bundle: Path
@@ -65,10 +65,10 @@ def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
         np.testing.assert_allclose(opened.run(feed)["output"], truth(bundle, feed), rtol=1e-5, atol=1e-6)
         assert fake.contexts == contexts + 1
     assert fake.cuda.left == {}
-    assert [one.ms for one in layers] == [(0.5 * place,) * 3 for place in (1, 2, 3, 4, 5)]
+    assert [layer.ms for layer in layers] == [(0.5 * place,) * 3 for place in (1, 2, 3, 4, 5)]
     nodes = read_nodes(open_bundle(bundle).onnx_of())
     told = layers_report("tensorrt", Setup("tensorrt"), 2, layers, nodes).layers
-    assert [(one.operator, one.nodes) for one in told] == [
+    assert [(layer.operator, layer.nodes) for layer in told] == [
         ("Reformat", ()),
         ("kgen", ("node_conv2d", "node_sigmoid")),
         ("CaskConvolution", ("node_conv2d_1", "node_sigmoid_1")),
@@ -124,6 +124,6 @@ def test_layers_are_told_on_any_profile(ten: FakeTensorRT, bundle: Path) -> None
 
 def test_bench_tells_the_layers_of_an_engine(ten: FakeTensorRT, bundle: Path) -> None:
     report = bench(bundle, ways("ort-cpu", "tensorrt"), Timing(batches=(1, 8), seconds=SECONDS), layers=True)
-    assert [(one.backend, one.batch) for one in report.layers] == [
+    assert [(layer.backend, layer.batch) for layer in report.layers] == [
         (kind, batch) for kind in ("ort-cpu", "tensorrt") for batch in (1, 8)
     ]

@@ -11,7 +11,7 @@ from edgekit.backends.tensorrt.messages import BadNode, Message, failure, plain,
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("4: [network.cpp::validate::3062] Error Code 4: Internal Error (Network has no outputs.)", "Network has no outputs"),
         (
@@ -29,8 +29,8 @@ from edgekit.backends.tensorrt.messages import BadNode, Message, failure, plain,
         ),
     ],
 )
-def test_nvidias_lines_become_plain(line: str, told: str) -> None:
-    assert plain(line) == told
+def test_nvidias_lines_become_plain(line: str, expected: str) -> None:
+    assert plain(line) == expected
 
 
 def test_a_failure_gives_its_first_reason_and_not_that_there_is_no_driver() -> None:

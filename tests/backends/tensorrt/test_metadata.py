@@ -38,8 +38,8 @@ def test_what_tensorrts_own_parser_keeps_names_every_node(bundle: Path) -> None:
     parser = api.OnnxParser(network, logger)
     assert parser.parse((bundle / "model.onnx").read_bytes())
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    document = {"Layers": [{"Name": one.name, "Metadata": one.metadata} for one in layers]}
-    told = {name for one in engine_layers(json.dumps(document)) for name in one.onnx_nodes}
+    document = {"Layers": [{"Name": layer.name, "Metadata": layer.metadata} for layer in layers]}
+    told = {name for layer in engine_layers(json.dumps(document)) for name in layer.onnx_nodes}
     assert told == {node.name for node in read_nodes(bundle / "model.onnx")}
 
 

@@ -49,7 +49,7 @@ def test_every_committed_bundle_becomes_an_engine(repository: Path, rtx: TensorR
     report = build(root, building(flavour="tensorrt-rtx"))
     found = kinds(report.layers)
     assert {kind: found[kind] for kind in wanted} == wanted
-    kept = sum(one.nodes for one in open_bundle(root).manifest.fold.kept)
+    kept = sum(norm.nodes for norm in open_bundle(root).manifest.fold.kept)
     assert found["SCALE"] == kept
     assert report.passed
     assert report.engine is not None

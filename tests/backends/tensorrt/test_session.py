@@ -35,7 +35,7 @@ from tests.ways import way, ways
 pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
 
 
-@pytest.mark.parametrize("listing", LISTINGS, ids=lambda one: one.version)
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda listing: listing.version)
 @pytest.mark.parametrize("graph", [False, True])
 def test_every_flavour_computes_what_the_file_does(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, listing: Any, graph: bool
@@ -194,15 +194,17 @@ def test_a_host_that_queues_slowly_makes_the_gpus_clock_an_upper_bound(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("cudaEventCreate", "create an event"),
         ("cudaEventRecord", "record an event"),
         ("cudaEventElapsedTime", "read the GPU's clock"),
     ],
 )
-def test_an_event_that_fails_is_one_sentence_and_nothing_is_left(ten: FakeTensorRT, bundle: Path, name: str, told: str) -> None:
+def test_an_event_that_fails_is_one_sentence_and_nothing_is_left(
+    ten: FakeTensorRT, bundle: Path, name: str, expected: str
+) -> None:
     ten.cuda.fails[name] = Error.cudaErrorInvalidResourceHandle
-    with pytest.raises(EngineError, match=f"^CUDA cannot {told}: invalid resource handle; try again"):
+    with pytest.raises(EngineError, match=f"^CUDA cannot {expected}: invalid resource handle; try again"):
         bench(bundle, ways("tensorrt"), Timing(batches=(1,), seconds=SECONDS))
     assert ten.cuda.left == {}

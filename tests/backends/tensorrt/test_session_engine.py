@@ -15,7 +15,8 @@ from edgekit.bundle.folder import open_bundle
 from edgekit.errors import EngineError
 from edgekit.tensors import BatchRange, TensorSpec
 from tests.backends.tensorrt.opened import engine_of, feed_of
-from tests.fake_trt import FakeTensorRT, ICudaEngine, layers_json
+from tests.fake_trt import FakeTensorRT, layers_json
+from tests.fake_trt_engine import ICudaEngine
 from tests.ways import way
 
 pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
@@ -62,7 +63,7 @@ def test_a_damaged_engine_in_the_cache_is_built_again_and_never_loaded(ten: Fake
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"name": "other"}, "output float32 free x 10 where the manifest says other float32 free x 10"),
         ({"dtype": "float16"}, "output float32 free x 10 where the manifest says output float16"),
@@ -71,11 +72,11 @@ def test_a_damaged_engine_in_the_cache_is_built_again_and_never_loaded(ten: Fake
     ],
 )
 def test_an_engine_of_other_tensors_than_the_manifest_says_is_refused(
-    ten: FakeTensorRT, bundle: Path, change: dict[str, Any], told: str
+    ten: FakeTensorRT, bundle: Path, change: dict[str, Any], expected: str
 ) -> None:
     files, built = open_bundle(bundle).files(), engine_of(bundle, BatchRange(1, 8, 32))
     wrong = (msgspec.structs.replace(files.outputs[0], **change),)
-    with pytest.raises(EngineError, match=f"has the outputs {told}.*--rebuild"):
+    with pytest.raises(EngineError, match=f"has the outputs {expected}.*--rebuild"):
         TensorRTSession.open(files._replace(outputs=wrong), find(), built)
     with pytest.raises(EngineError, match=r"has the inputs .* where the manifest says x "):
         TensorRTSession.open(files._replace(inputs=(TensorSpec("x", "float32", (1,)),)), find(), built)

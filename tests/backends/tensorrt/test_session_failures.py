@@ -31,14 +31,14 @@ FAILURES: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("step", "told"), FAILURES)
+@pytest.mark.parametrize(("step", "expected"), FAILURES)
 @pytest.mark.parametrize("use", ["run", "bind"])
 def test_whatever_tensorrt_refuses_is_one_sentence_and_nothing_is_left(
-    ten: FakeTensorRT, bundle: Path, step: str, told: str, use: str
+    ten: FakeTensorRT, bundle: Path, step: str, expected: str, use: str
 ) -> None:
     backend = open_session(way("tensorrt"), open_bundle(bundle).files())
     ten.fails = step
-    with pytest.raises(EngineError, match=f"tensorrt {TEN.version} {re.escape(told)}") as caught, backend:
+    with pytest.raises(EngineError, match=f"tensorrt {TEN.version} {re.escape(expected)}") as caught, backend:
         attempt(backend, use)
     assert "\n" not in str(caught.value)
     assert ten.cuda.left == {}
@@ -51,16 +51,16 @@ CUDA_FAILURES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "error", "told"), CUDA_FAILURES)
+@pytest.mark.parametrize(("name", "error", "expected"), CUDA_FAILURES)
 @pytest.mark.parametrize("use", ["run", "bind"])
 def test_whatever_cuda_refuses_is_one_sentence_and_nothing_is_left(
-    ten: FakeTensorRT, bundle: Path, name: str, error: Error, told: str, use: str
+    ten: FakeTensorRT, bundle: Path, name: str, error: Error, expected: str, use: str
 ) -> None:
     backend = open_session(way("tensorrt"), open_bundle(bundle).files())
     if name != "cudaMalloc":
         backend.run(feed_of(backend, 2))
     ten.cuda.fails[name] = error
-    with pytest.raises(EngineError, match=f"^CUDA cannot {re.escape(told)}"), backend:
+    with pytest.raises(EngineError, match=f"^CUDA cannot {re.escape(expected)}"), backend:
         attempt(backend, use)
     assert ten.cuda.left == {}
 
@@ -73,7 +73,7 @@ def attempt(backend: Session, use: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("cudaStreamBeginCapture", "cannot begin a graph"),
         ("cudaStreamEndCapture", "cannot record a graph"),
@@ -82,14 +82,14 @@ def attempt(backend: Session, use: str) -> None:
     ],
 )
 def test_an_engine_that_does_not_become_a_graph_says_what_to_leave_out(
-    ten: FakeTensorRT, bundle: Path, name: str, told: str
+    ten: FakeTensorRT, bundle: Path, name: str, expected: str
 ) -> None:
     backend = open_session(way("tensorrt", cuda_graph=True), open_bundle(bundle).files())
     if name == "capture":
         ten.fails = name
     else:
         ten.cuda.fails[name] = Error.cudaErrorStreamCaptureUnsupported
-    with pytest.raises(EngineError, match=f"does not become a CUDA graph: .*{told}.*; leave out --cuda-graph"), backend:
+    with pytest.raises(EngineError, match=f"does not become a CUDA graph: .*{expected}.*; leave out --cuda-graph"), backend:
         attempt(backend, "run")
     assert ten.cuda.left == {}
 
