@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 CORE_MB = 25
-VERIFY_MIB = 90
+VERIFY_MIB = 96
 STATUS = Path("/proc/self/status")
 
 # runs the statement argv[1], then ``edgekit`` with the other words; the last line of stderr is the peak in kibibytes.

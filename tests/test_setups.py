@@ -66,7 +66,7 @@ def test_a_text_that_is_no_setup_is_refused_with_the_word_at_fault(text: str, se
     ("text", "sentence"),
     [
         ("nosuch", "no backend 'nosuch'; use one of torch"),
-        ("ort-cpu cuda-graph", "ort-cpu has no option 'cuda-graph'; its options: variant, threads, batches"),
+        ("ort-cpu cuda-graph", "ort-cpu has no option 'cuda-graph'; its options: optimisation, variant, threads, batches"),
         (
             "tensorrt cuda-grph",
             "tensorrt has no option 'cuda-grph'; its options: cuda-graph, flavour, engine, variant, threads, batches",
@@ -100,6 +100,7 @@ ROWS = [(name, row.options) for name, row in table().items()] + [
     (name, row.builder.options) for name, row in table().items() if row.builder
 ]
 UNUSUAL: dict[str, Any] = {
+    "optimisation": "basic",
     "cuda_graph": True,
     "flavour": "tensorrt-rtx",
     "engine": "my net.plan",

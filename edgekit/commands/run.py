@@ -16,7 +16,7 @@ from edgekit.bundle.manifest import CARD, GOLDEN, MANIFEST, MODEL, WEIGHTS
 from edgekit.commands.bench import bench
 from edgekit.commands.export import EXPORTED, export
 from edgekit.commands.train import train
-from edgekit.commands.verify import verify
+from edgekit.commands.verify import AS_RECORDED, verify
 from edgekit.files import fingerprints, write_bytes
 from edgekit.latency.loop import Timing
 from edgekit.machine.packages import needs, tool_versions, versions_of
@@ -25,6 +25,7 @@ from edgekit.recipe import BenchRecipe, Recipe, TrainRecipe, load_recipe
 from edgekit.reports.base import Report
 from edgekit.reports.run import RunReport
 from edgekit.setups import EVERY, Setup
+from edgekit.tolerance import Tolerance
 from edgekit.training.code import source_files
 from edgekit.training.folder import RUN_REPORT, RUN_WEIGHTS, RUNS, Begin
 from edgekit.training.steps import Step, take_steps
@@ -113,7 +114,8 @@ def _export_inputs(job: Job) -> dict[str, Any]:
 
 
 def _verify(job: Job) -> tuple[Report, str]:
-    report = verify(job.root, tolerance=job.recipe.verify, progress=job.progress)
+    own = job.recipe.verify
+    report = verify(job.root, tolerance=AS_RECORDED if own == Tolerance() else own, progress=job.progress)
     write_bytes(job.run / "verify.json", report.to_json())
     worst = max(diff.normalised for parity in report.parities for diff in parity.outputs)
     names = [parity.backend for parity in report.parities]

@@ -38,8 +38,10 @@ def verify(
 
     A setup may be text in the form of ``--backend``. Each variant is held to the noise that was measured at export (see
     ``edgekit.parity.bars``), unless ``tolerance`` is the caller's own. ``require``: setups that must take part beside the others.
-    ``allow``: codes of checks whose failing the caller accepts. Raises BundleError for a damaged bundle, MissingError for a setup
-    that cannot run on this machine, and UsageError for a code of no check.
+    ``allow``: codes of checks whose failing the caller accepts; a tolerance of the caller's accepts any that the bundle records.
+
+    Raises BundleError for a damaged bundle, MissingError for a setup that cannot run on this machine, and UsageError for a code
+    that no check has.
     """
     check_codes(allow)
     opened = open_bundle(Path(bundle))
@@ -58,7 +60,7 @@ def verify(
                 parities.append(parity(ready, golden, bars.on(setup.backend, ready.session.facts), reference))
             advance(1, name)
     digest = opened.sha256_of(choice.setups[0].variant)
-    checks = check_manifest(opened, golden, evidence, allow)
+    checks = check_manifest(opened, golden, evidence, allow if tolerance == AS_RECORDED else (*allow, TOLERANCE))
     return VerifyReport(str(opened.root), digest, tuple(parities), choice.skipped, (*opened.notes, *_notes(opened)), checks)
 
 

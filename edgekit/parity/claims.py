@@ -14,7 +14,6 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPicture, Manifest
-from edgekit.data import fashion_mnist
 from edgekit.decoding import CHANNELS
 from edgekit.errors import DataError
 from edgekit.onnx.wire import Declared, declared
@@ -118,7 +117,7 @@ def model(seen: Evidenced) -> Iterator[Check]:
 
 
 def labels(seen: Evidenced) -> Iterator[Check]:
-    """The labels are those of the file's metadata, one for each class, and those of the recipe's data set."""
+    """The labels are those of the file's metadata, and there is one for each class."""
     said = seen.declared.metadata.get("edgekit.labels")
     mine, problem = list(seen.manifest.labels), ""
     classes = seen.manifest.outputs[0].shape[-1]
@@ -126,15 +125,9 @@ def labels(seen: Evidenced) -> Iterator[Check]:
         problem = f"there are {len(mine)} labels for {classes} classes"
     elif (said is not None or (mine and "edgekit.version" in seen.declared.metadata)) and mine != _decoded(said):
         problem = "the labels of the manifest are not those that the file holds"
-    elif mine and _dataset(seen.manifest) == "fashion-mnist" and tuple(mine) != fashion_mnist.CLASSES:
-        problem = "the labels of the manifest are not Fashion-MNIST's, which the recipe names"
     elif seen.golden.labels is not None and seen.golden.labels.max(initial=-1) >= max(len(mine), 1):
         problem = "a golden picture is of a class that the manifest does not name"
     yield _told("labels", problem)
-
-
-def _dataset(manifest: Manifest) -> str:
-    return str((manifest.source.recipe or {}).get("data", {}).get("dataset", ""))
 
 
 def _decoded(text: str | None) -> list[str]:

@@ -44,7 +44,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
         "layout": "NCHW",
     }  # fmt: skip
     assert list(document["source"]) == ["model", "args", "recipe", "weights_sha256", "weights_file"]
-    assert list(document["golden"]) == ["file", "samples", "kind", "seed", "original_error", "reference", "parts"]
+    assert list(document["golden"]) == ["file", "samples", "kind", "seed", "original_error", "reference", "parts", "pictures"]
     assert document["golden"]["reference"] == "PyTorch float64, unfolded (recorded)"
     (variant,) = document["variants"]
     assert list(variant) == ["name", "file", "precision", "allowance", "error", "accuracy", "made_by"]

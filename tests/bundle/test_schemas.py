@@ -293,7 +293,8 @@ def test_the_published_schema_is_current_and_its_script_notices_when_it_is_not(
     assert published.read_bytes() == json_schema()
     script = tmp_path / "docs" / "manifest_schema.py"
     script.parent.mkdir()
-    shutil.copy(repository / "docs" / "manifest_schema.py", script)
+    for name in ("manifest_schema.py", "arguments.py"):
+        shutil.copy(repository / "docs" / name, script.parent)
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(script), *args]

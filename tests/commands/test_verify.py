@@ -23,6 +23,7 @@ from edgekit.models.weights import weights_bytes
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.sources import ExportOptions
 from edgekit.tolerance import Tolerance
+from tests.bundle.editing import edit
 from tests.command_line import Command
 from tests.networks import NORMS, network
 from tests.ways import ways
@@ -183,3 +184,23 @@ def test_a_tolerance_passed_in_overrides_the_manifests_both_ways(calibrated: Pat
     change_tensor(calibrated, weight_names(calibrated)[0], scale)
     assert not verify(calibrated).passed
     assert verify(calibrated, tolerance=Tolerance(atol=1, top1=0)).passed
+
+
+def test_a_backend_that_is_required_and_absent_is_exit_code_2(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("verify", str(bundle), "--require", "ort-cpu").code == 0
+    missing = run("verify", str(bundle), "--require", "ort-cuda")
+    assert missing.code == 2
+    assert "ort-cuda cannot run here" in missing.err
+    monkeypatch.setenv("EDGEKIT_REQUIRE", "ort-cuda")
+    assert run("verify", str(bundle)).code == 2
+
+
+def test_the_callers_own_tolerance_is_the_bar_whatever_the_bundle_asks_for(bundle: Path) -> None:
+    edit(bundle, lambda document: document["variants"][0]["allowance"]["tolerance"].update(rtol=0.5))
+    assert not verify(bundle, ["ort-cpu"]).passed
+    report = verify(bundle, ["ort-cpu"], tolerance=Tolerance(rtol=1e-4))
+    assert report.passed
+    assert report.parities[0].tolerance.rtol == 1e-4
+    assert not verify(bundle, ["ort-cpu"], tolerance=Tolerance(atol=0, rtol=1e-9)).passed

@@ -19,6 +19,7 @@ from edgekit.errors import InputError
 from edgekit.preprocess import Preprocess
 from edgekit.reports.base import Report, Skipped
 from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, LayerLatency, LayersReport, Percentile
+from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
 from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, PrecisionReport
 from edgekit.reports.console import draw
 from edgekit.reports.data import DataReport
@@ -79,6 +80,8 @@ EXAMPLES: tuple[Report, ...] = (
     DataReport("fashion-mnist", "/data", 60000, 10000, ("a", "b")),
     DoctorReport({"cpu": "x"}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}),
     BUILD,
+    BisectReport("b", "ort-cpu", "nothing", CulpritNode("node_conv", "Conv", "features.0", "conv", 0.1, 1e-7, 0.1),
+                 (Trial(SETUP, 12.0, False, 0.2), Trial(Setup("ort-cpu"), 0.2, True, 0.3)), Setup("ort-cpu"), ("a note",)),
 )  # fmt: skip
 every_report = pytest.mark.parametrize("report", EXAMPLES, ids=lambda report: type(report).__name__)
 
