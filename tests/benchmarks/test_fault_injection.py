@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fault_injection import EFFECT, damaged, effect, judged, run, subject, written
+from fault_injection import EFFECT, damaged, effect, judged, run, subject, with_model
 from faults import KINDS, injected
 
 
@@ -19,8 +19,7 @@ def test_a_fault_with_an_effect_is_caught(kind: str, tmp_path: Path) -> None:
     for changed, where in injected(lenet.model, kind, rng):
         content = changed.SerializeToString()
         moved, _ = effect(lenet, run(content, lenet.bundle, lenet.inputs))
-        root = damaged(lenet.bundle, tmp_path / "bundle", lambda root, _, content=content: written(root / "model.onnx", content))  # type: ignore[misc]
-        caught, of_limit, _ = judged(root)
+        caught, of_limit, _ = judged(with_model(lenet.bundle, tmp_path / "bundle", content))
         assert caught or moved <= EFFECT, (where, moved, of_limit)
 
 

@@ -33,6 +33,9 @@ LEVELS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+_NUMBERS = ("float16", "float", "double", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+IN_NUMPY = {f"tensor({kind})" for kind in _NUMBERS}
+"""Types of values that numpy has; it has no bfloat16 and no sequences."""
 LOOPS = {"Loop", "Scan"}
 LOOP_SECONDS = 50.0
 """Seconds after which a run of a file with loops is ended, because a loop may be endless."""
@@ -105,8 +108,11 @@ class OrtSession:
         shown = [name for name in names if name not in self._names]
         content = with_outputs(read_for_session(self._path), shown)
         session = new_session(content, session_options(self._setup), [(PROVIDERS[self._setup.backend], {})])
-        wanted = [item.name for item in session.get_outputs() if item.name in {*names} and item.type.startswith("tensor(")]
-        return dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
+        wanted = [item.name for item in session.get_outputs() if item.name in {*names} and item.type in IN_NUMPY]
+        try:
+            return dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
+        except Exception as problem:
+            raise self._failure(feed, problem) from problem
 
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs and outputs stay on the device."""
