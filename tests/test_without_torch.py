@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,7 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "export",
         "verify",
         "bench",
+        "evaluate",
         "build",
         "inspect",
         "predict",
@@ -109,13 +111,20 @@ def test_the_packages_are_really_blocked(environment: dict[str, str]) -> None:
     assert pip_install("train") in error["message"]
 
 
-@pytest.mark.parametrize("command", ["verify", "bench", "build", "inspect", "predict"])
+@pytest.mark.parametrize("command", ["verify", "bench", "build", "evaluate", "inspect", "predict"])
 def test_a_bundle_can_be_used_without_torch(command: str, bundle: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     if command == "build":
         pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     picture = tmp_path / "picture.png"
     Image.fromarray(np.arange(784, dtype=np.uint16).reshape(28, 28).astype(np.uint8)).save(picture)
-    more = {"bench": ["--seconds", "0.05", "--batch", "1"], "predict": [str(picture)]}.get(command, [])
+    for label in ("class 0", "class 7"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        shutil.copy(picture, tmp_path / "photos" / label)
+    more = {
+        "bench": ["--seconds", "0.05", "--batch", "1"],
+        "predict": [str(picture)],
+        "evaluate": ["--data", str(tmp_path / "photos")],
+    }.get(command, [])
     done = without(TRAINING_ONLY, command, str(bundle), *more, "--json", environment=environment)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -225,6 +225,59 @@ def verify(
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
 
+@app.command(epilog="Example: edgekit evaluate exported/lenet --data photos/ --min-accuracy 0.9")
+def evaluate(
+    bundle: BundlePath,
+    data: Annotated[
+        Optional[Path],
+        options.option(
+            "--data",
+            metavar="SOURCE",
+            show_default="the bundle's recipe",
+            help="A folder with a folder of pictures for each class, or a recipe, whose test set is taken.",
+        ),
+    ] = None,
+    backend: Backends = None,
+    variant: Variant = None,
+    threads: Threads = None,
+    min_accuracy: Annotated[
+        Optional[float],
+        options.option("--min-accuracy", metavar="SHARE", min=0, max=1, help="Exit code 1 where top-1 is below this share of 1."),
+    ] = None,
+    max_drop: Annotated[
+        Optional[float],
+        options.option(
+            "--max-drop",
+            metavar="POINTS",
+            min=0,
+            max=100,
+            help="Exit code 1 unless the pictures show that at most so many hundredths of accuracy are lost.",
+        ),
+    ] = None,
+    wrong: Annotated[
+        Optional[Path],
+        options.option(
+            "--wrong", panel=options.REPORT, metavar="DIR", help="Write a contact sheet of the surest wrong pictures."
+        ),
+    ] = None,
+    output: Output = None,
+    verbose: AllRows = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Accuracy of every backend present on labelled pictures, and whether they differ."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.evaluate import Bars
+        from edgekit.commands.evaluate import evaluate as evaluate_bundle
+
+        bars = Bars(min_accuracy, None if max_drop is None else max_drop / 100)
+        setups = options.setups(backend, variant=variant, threads=threads)
+        return evaluate_bundle(bundle, data, setups, bars=bars, wrong=wrong, progress=progress)
+
+    _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
+
+
 @app.command(epilog="Example: edgekit bench exported/lenet --batch 1,8,32 --threads 1 --json > bench.json")
 def bench(
     bundle: BundlePath,

@@ -105,6 +105,15 @@ def contents(root: Path, progress: Progress = SILENT) -> list[tuple[str, str]]:
     return [(printable(picture.name), hashes[picture.name]) for picture in pictures]
 
 
+def to_judge(root: Path) -> tuple[tuple[str, ...], Half]:
+    """The classes, and the labelled pictures to judge a network on: the test half of a divided folder, and otherwise all.
+
+    Raises DataError for a folder that has no classes or a class without pictures.
+    """
+    arranged = _arranged(root)
+    return arranged.classes, _half("test", arranged.tested if arranged.divided else arranged.labelled)
+
+
 def class_names(root: Path) -> tuple[str, ...]:
     """The classes in sorted order, before any file is opened; raises DataError for a folder that cannot be divided."""
     return _classes(root, _divided(root))

@@ -24,6 +24,7 @@ from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, Precisio
 from edgekit.reports.console import draw
 from edgekit.reports.data import DataReport
 from edgekit.reports.doctor import DoctorReport, Finding
+from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
 from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.reports.models import ModelRow, ModelsReport
@@ -80,6 +81,9 @@ EXAMPLES: tuple[Report, ...] = (
     DataReport("fashion-mnist", "/data", 60000, 10000, ("a", "b")),
     DoctorReport({"cpu": "x"}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}),
     BUILD,
+    EvaluateReport("b", "photos", 4, ("a", "b"),
+                   (AccuracyRow("ort-cpu", SETUP, 0.5, None, 0.5, (0.5, None), ((1, 1), (0, 2)), 1, 9.5),),
+                   (PairedRow("the original", "ort-cpu", 2, 1, -0.1, -0.3, 0.1, 0.75),), (WrongPicture("x.png", "a", "b", 0.9),)),
     BisectReport("b", "ort-cpu", "nothing", CulpritNode("node_conv", "Conv", "features.0", "conv", 0.1, 1e-7, 0.1),
                  (Trial(SETUP, 12.0, False, 0.2), Trial(Setup("ort-cpu"), 0.2, True, 0.3)), Setup("ort-cpu"), ("a note",)),
 )  # fmt: skip

@@ -1,0 +1,236 @@
+"""``edgekit evaluate``: the accuracy of every runtime on a labelled set, and whether they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.accuracy import accuracy_of
+from edgekit.backends import row_of
+from edgekit.backends.choose import choose, open_named
+from edgekit.backends.contract import Opened
+from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.data.labelled import BATCH, Batch, LabelledSet, of_folder, of_recipe
+from edgekit.data.sheet import MADE_BY, contact_sheet
+from edgekit.errors import BundleError, DataError, OutputError
+from edgekit.files import write_bytes
+from edgekit.onnx.activation import final_activation
+from edgekit.parity.accuracy import Answers, answers, confusion, order_of, outputs_of, paired
+from edgekit.preprocess import Preprocess
+from edgekit.progress import SILENT, Progress
+from edgekit.recipe import Recipe, load_recipe
+from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
+from edgekit.setups import Setup, labels, taking
+from edgekit.tensors import fixed_batch
+
+ORIGINAL = "the original"
+ON_SHEET = 64
+SHEET = "wrong.png"
+
+
+class Bars(NamedTuple):
+    """What the caller asks for: the least top-1, and the most that may be lost; shares of 1, None: anything."""
+
+    min_accuracy: float | None = None
+    max_drop: float | None = None
+
+
+NO_BARS = Bars()
+
+
+def evaluate(
+    bundle: Path | str,
+    data: Path | str | None = None,
+    setups: Setup | str | Iterable[Setup | str] = (),
+    *,
+    bars: Bars = NO_BARS,
+    wrong: Path | str | None = None,
+    progress: Progress = SILENT,
+) -> EvaluateReport:
+    """Judge every backend present, or ``setups``, on the pictures of ``data``: a folder of class folders, or a recipe's test set.
+
+    Without ``data`` it is the test set of the bundle's own recipe. ``wrong`` is a folder for a contact sheet of the pictures that
+    the first backend gets wrong. Raises BundleError for a bundle that does not classify pictures, DataError for pictures that do
+    not fit it, and MissingError for a setup that cannot run here.
+    """
+    opened = open_bundle(Path(bundle))
+    preprocess = _classifier(opened)
+    sheet = None if wrong is None else _place_of_sheet(Path(wrong))
+    choice = choose(opened, setups)
+    pictures = _labelled(opened, preprocess, data, progress)
+    order = order_of(pictures.classes, opened.manifest.labels)
+    if isinstance(order, str):
+        raise DataError(
+            f"the bundle has no class {order!r}, which {pictures.name} has", "name the folders like the bundle's labels"
+        )
+    seen = _run(opened, choice.setups, pictures, np.asarray(order, np.int64), progress)
+    report = _report(opened, pictures, seen, bars)
+    if sheet is not None:
+        write_bytes(sheet, _sheet(pictures, report.wrong[:ON_SHEET]))
+        report = msgspec.structs.replace(report, sheet=str(sheet))
+    return msgspec.structs.replace(report, skipped=choice.skipped)
+
+
+def _classifier(bundle: Bundle) -> Preprocess:
+    manifest = bundle.manifest
+    shape = manifest.outputs[0].shape
+    if manifest.preprocess is None or not manifest.labels or len(manifest.inputs) != 1 or len(shape) != 2:
+        raise BundleError(
+            f"bundle {bundle.root} does not classify pictures: it has no labels, no preprocessing or another output",
+            "export it with --mean, --std and --labels",
+        )
+    return manifest.preprocess
+
+
+def _labelled(bundle: Bundle, preprocess: Preprocess, data: Path | str | None, progress: Progress) -> LabelledSet:
+    if data is not None:
+        path = Path(data)
+        if path.suffix == ".toml":
+            return of_recipe(load_recipe(path).data, preprocess, progress)
+        if not path.is_dir():
+            raise DataError(f"{path} is no folder of pictures and no recipe", "give a folder with a folder for each class")
+        return of_folder(path, preprocess)
+    recorded = bundle.manifest.source.recipe
+    try:
+        recipe = None if recorded is None else msgspec.convert(recorded, Recipe)
+    except (msgspec.ValidationError, ValueError):
+        recipe = None
+    if recipe is None or recipe.data.dataset == "image-folder":
+        raise DataError(f"bundle {bundle.root} does not say where labelled pictures are", "give --data FOLDER or --data RECIPE")
+    return of_recipe(recipe.data, preprocess, progress)
+
+
+class _Seen(NamedTuple):
+    """What was run on the pictures: their names and labels, and for each setup its name, answers and seconds."""
+
+    names: list[str]
+    labels: NDArray[np.int64]
+    setups: Sequence[tuple[str, Setup]]
+    answers: list[Answers]
+    seconds: list[float]
+
+
+def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: NDArray[np.int64], progress: Progress) -> _Seen:
+    """Every setup on every batch: each picture is decoded once."""
+    names = labels(setups)
+    seconds = [0.0] * len(setups)
+    parts: list[list[Answers]] = [[] for _ in setups]
+    truth, files = [], list[str]()
+    with ExitStack() as stack, progress.task("evaluating", pictures.size) as advance:
+        ready = [
+            stack.enter_context(open_named(name, _taking(bundle, setup), bundle, progress))
+            for name, setup in zip(names, setups, strict=True)
+        ]
+        probabilities = [_gives_probabilities(bundle, setup) for setup in setups]
+        for batch in pictures.batches():
+            truth.append(order[batch.labels])
+            files += batch.names
+            for place, opened in enumerate(ready):
+                began = perf_counter()
+                outputs = _outputs(bundle, opened, batch)
+                seconds[place] += perf_counter() - began
+                parts[place].append(answers(outputs, truth[-1], probabilities=probabilities[place]))
+            advance(len(batch.names), "")
+    joined = [Answers(*(np.concatenate(pieces) for pieces in zip(*each, strict=True))) for each in parts]
+    return _Seen(files, np.concatenate(truth), tuple(zip(names, setups, strict=True)), joined, seconds)
+
+
+def _taking(bundle: Bundle, setup: Setup) -> Setup:
+    size = fixed_batch(bundle.manifest.inputs) or BATCH
+    return setup if row_of(setup.backend).in_ranges else taking(setup, (size,))
+
+
+def _outputs(bundle: Bundle, opened: Opened, batch: Batch) -> NDArray[np.float64]:
+    manifest = bundle.manifest
+    assert manifest.preprocess is not None
+    inputs = manifest.preprocess.normalise(batch.images)
+    outputs = outputs_of(opened.session, manifest.inputs[0].name, inputs, manifest.outputs[0].name)
+    if outputs.shape != (len(inputs), len(manifest.labels)):
+        raise BundleError(f"{opened.name} gives {outputs.shape} for {len(inputs)} pictures", "run edgekit verify on the bundle")
+    return outputs
+
+
+def _gives_probabilities(bundle: Bundle, setup: Setup) -> bool:
+    return final_activation(bundle.onnx_of(setup.variant).read_bytes(), bundle.manifest.outputs[0].name) is not None
+
+
+def _report(bundle: Bundle, pictures: LabelledSet, seen: _Seen, bars: Bars) -> EvaluateReport:
+    classes, notes = bundle.manifest.labels, []
+    original = _original(bundle, pictures, len(seen.labels))
+    if original is None:
+        notes.append("the bundle does not record the original's predictions of these pictures, so that no flips are counted")
+    rows = tuple(_row(seen, place, original, len(classes)) for place in range(len(seen.setups)))
+    compared = tuple(_paired(seen, original))
+    return EvaluateReport(
+        str(bundle.root), pictures.name, len(seen.labels), classes, rows, compared, _wrong(seen, classes), (), tuple(notes), *bars
+    )
+
+
+def _paired(seen: _Seen, original: NDArray[np.int64] | None) -> Iterator[PairedRow]:
+    """Every setup against the original, or against the first setup where the original's predictions are not known."""
+    names = [name for name, _ in seen.setups]
+    predictions = [each.predicted for each in seen.answers]
+    first, reference = (names[0], predictions[0]) if original is None else (ORIGINAL, original)
+    for name, predicted in list(zip(names, predictions, strict=True))[original is None :]:
+        test = paired(reference == seen.labels, predicted == seen.labels)
+        yield PairedRow(first, name, test.only_first, test.only_second, test.difference, test.low, test.high, test.p)
+
+
+def _original(bundle: Bundle, pictures: LabelledSet, count: int) -> NDArray[np.int64] | None:
+    """The original's classes of these very pictures, where the bundle records them."""
+    described, evidence = bundle.manifest.evidence, bundle.evidence()
+    if described is None or evidence is None or evidence.predicted is None or described.data != pictures.fingerprint:
+        return None
+    return evidence.predicted if len(evidence.predicted) == count else None
+
+
+def _row(seen: _Seen, place: int, original: NDArray[np.int64] | None, classes: int) -> AccuracyRow:
+    (name, setup), mine = seen.setups[place], seen.answers[place]
+    accuracy = accuracy_of(mine.predicted, seen.labels, classes)
+    return AccuracyRow(
+        backend=name,
+        setup=setup,
+        top1=accuracy.overall,
+        top5=float(mine.in_top.mean()) if classes > 5 else None,
+        balanced=accuracy.balanced,
+        per_class=accuracy.per_class,
+        confusion=confusion(mine.predicted, seen.labels, classes),
+        flips=None if original is None else int((mine.predicted != original).sum()),
+        pictures_per_second=len(seen.labels) / max(seen.seconds[place], 1e-9),
+    )
+
+
+def _wrong(seen: _Seen, classes: Sequence[str]) -> tuple[WrongPicture, ...]:
+    first = seen.answers[0]
+    wrong = np.flatnonzero(first.predicted != seen.labels)
+    surest = wrong[np.argsort(-first.confidence[wrong], kind="stable")]
+    rows = []
+    for index in surest:
+        label, taken_for = classes[seen.labels[index]], classes[first.predicted[index]]
+        rows.append(WrongPicture(seen.names[index], label, taken_for, float(first.confidence[index])))
+    return tuple(rows)
+
+
+def _place_of_sheet(folder: Path) -> Path:
+    """Where the sheet goes; raises OutputError for a file that is no sheet of edgekit's."""
+    place = folder / SHEET
+    if place.exists() and MADE_BY.encode() not in place.read_bytes()[:4096]:
+        raise OutputError(f"{place} is there already, and edgekit did not make it", "give --wrong another folder")
+    return place
+
+
+def _sheet(pictures: LabelledSet, wrong: Sequence[WrongPicture]) -> bytes:
+    wanted = {each.name for each in wrong}
+    images: dict[str, NDArray[np.uint8]] = {}
+    for batch in pictures.batches():
+        images.update((name, image) for name, image in zip(batch.names, batch.images, strict=True) if name in wanted)
+    chosen = [each for each in wrong if each.name in images]
+    captions = [(each.label, f"-> {each.predicted}", f"{each.confidence:.1%}", each.name[-16:]) for each in chosen]
+    return contact_sheet([images[each.name] for each in chosen], captions)

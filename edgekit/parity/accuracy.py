@@ -1,0 +1,111 @@
+"""A labelled set through a Session, and the paired test of two that saw the same pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.backends.contract import InRanges, Session
+from edgekit.tensors import Array, batches_of, fixed_batch, joined_outputs, real_samples
+
+TOP = 5
+CONFIDENCE = 1.959963984540054
+"""Standard deviations of a normal distribution on either side of its mean that hold 95 %."""
+
+
+class Answers(NamedTuple):
+    """What a runtime says of pictures: the class, its probability, and whether the label is among the ``TOP`` likeliest."""
+
+    predicted: NDArray[np.int64]
+    in_top: NDArray[np.bool_]
+    confidence: NDArray[np.float64]
+
+
+def answers(outputs: Array, labels: NDArray[np.int64], *, probabilities: bool) -> Answers:
+    """Judge ``outputs``, N x classes, by ``labels``, int64 N; ``probabilities``: they are so already, and no softmax is taken.
+
+    A sample whose outputs are not finite is of class 0, with no confidence, and in no top.
+    """
+    wide = outputs.astype(np.float64)
+    finite = np.isfinite(wide).all(1)
+    wide[~finite] = -1.0
+    predicted = wide.argmax(1)
+    ranks = (wide > wide[np.arange(len(wide)), labels][:, None]).sum(1)
+    shares = wide if probabilities else _softmax(wide)
+    confidence = np.where(finite, shares[np.arange(len(wide)), predicted], 0.0)
+    return Answers(np.where(finite, predicted, 0), (ranks < TOP) & finite, confidence)
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(1, keepdims=True))
+
+
+def outputs_of(session: Session, name: str, inputs: Array, output: str) -> Array:
+    """The ``output`` of a session for all ``inputs``, in batches that it takes, without those of filling samples."""
+    size = fixed_batch(session.inputs) or len(inputs)
+    if isinstance(session, InRanges) and session.ranges:
+        size = max(allowed.max for allowed in session.ranges if allowed.min <= len(inputs) or allowed.min == 1)
+        size = min(size, max(len(inputs), min(allowed.min for allowed in session.ranges)))
+    parts = [real_samples(session.run(feed), size, real) for feed, real in batches_of({name: inputs}, size)]
+    return joined_outputs(parts)[output]
+
+
+class Paired(NamedTuple):
+    """Two runtimes on the same n pictures: ``only_first`` and ``only_second`` are right where the other is wrong.
+
+    ``difference`` is the second's accuracy less the first's, with its 95 % interval ``low`` to ``high``; ``p`` is McNemar's exact
+    two-sided probability of so uneven a split by chance.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether the difference is told from chance at 5 %."""
+        return self.p < 0.05
+
+
+def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
+    """Compare which pictures two runtimes have right, bool N each.
+
+    With b = ``only_first`` and c = ``only_second`` the difference is (c - b) / n, its standard error
+    sqrt(b + c - (b - c)^2 / n) / n (Newcombe 1998, method 1), and p = min(1, 2 P(X <= min(b, c))) with X of
+    Binomial(b + c, 1/2) (McNemar 1947, exact).
+    """
+    n, b, c = len(first), int((first & ~second).sum()), int((second & ~first).sum())
+    difference = (c - b) / n
+    error = math.sqrt(max(0.0, b + c - (b - c) ** 2 / n)) / n
+    return Paired(n, b, c, difference, difference - CONFIDENCE * error, difference + CONFIDENCE * error, exact_p(b, c))
+
+
+def exact_p(b: int, c: int) -> float:
+    """McNemar's exact two-sided p of ``b`` against ``c`` discordant pictures; 1 where there are none."""
+    total, few = b + c, min(b, c)
+    logs = [math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in range(few + 1)]
+    return min(1.0, 2 * math.fsum(math.exp(each - total * math.log(2)) for each in logs))
+
+
+def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> tuple[tuple[int, ...], ...]:
+    """How many pictures of each class (rows) are taken for each class (columns)."""
+    counts = np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    return tuple(tuple(int(count) for count in row) for row in counts)
+
+
+def order_of(classes: Sequence[str], labels: Sequence[str]) -> list[int] | str:
+    """The place of each of ``classes`` among ``labels``, by name and then by name without case; or the name that is not there."""
+    exact = {name: place for place, name in enumerate(labels)}
+    loose = {name.casefold(): place for place, name in enumerate(labels)}
+    places = [exact.get(name, loose.get(name.casefold())) for name in classes]
+    unknown = next((name for name, place in zip(classes, places, strict=True) if place is None), None)
+    return unknown if unknown is not None else [place for place in places if place is not None]

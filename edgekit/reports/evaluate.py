@@ -1,0 +1,135 @@
+"""The report of ``edgekit evaluate``."""
+
+from __future__ import annotations
+
+from edgekit.reports.base import Part, Report, Skipped, absent
+from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note
+from edgekit.setups import Setup
+
+SHOWN = 10
+
+
+class AccuracyRow(Part, frozen=True):
+    """One runtime on the labelled set. Shares are of 1.
+
+    ``per_class`` follows the report's ``labels``, None for a class without pictures. ``confusion`` counts the pictures of each
+    class (rows) by what they are taken for (columns). ``flips`` pictures are of another class than the original says, None where
+    that is not recorded.
+    """
+
+    backend: str
+    setup: Setup
+    top1: float
+    top5: float | None
+    balanced: float
+    per_class: tuple[float | None, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    flips: int | None
+    pictures_per_second: float
+
+
+class PairedRow(Part, frozen=True):
+    """Two runtimes on the same pictures: see ``edgekit.parity.accuracy.Paired``; ``first`` may be ``the original``."""
+
+    first: str
+    second: str
+    only_first: int
+    only_second: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+class WrongPicture(Part, frozen=True):
+    """A picture that the first row gets wrong: its class, what it is taken for, and the probability of that."""
+
+    name: str
+    label: str
+    predicted: str
+    confidence: float
+
+
+class EvaluateReport(Report, frozen=True):
+    """The accuracy of every runtime on ``pictures`` labelled pictures, and where they differ.
+
+    ``wrong``: the pictures that the first row gets wrong, the most confident first. ``min_accuracy`` and ``max_drop`` are the
+    caller's bars, shares of 1: the least top-1 of every row, and the most that a row may lose against the first of ``paired``,
+    whose interval must exclude more; None: no bar.
+    """
+
+    bundle: str
+    data: str
+    pictures: int
+    labels: tuple[str, ...]
+    rows: tuple[AccuracyRow, ...]
+    paired: tuple[PairedRow, ...]
+    wrong: tuple[WrongPicture, ...]
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+    min_accuracy: float | None = None
+    max_drop: float | None = None
+    sheet: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Every bar is reached; a drop that the pictures cannot decide does not pass."""
+        accurate = self.min_accuracy is None or all(row.top1 >= self.min_accuracy for row in self.rows)
+        return accurate and (self.max_drop is None or all(pair.low >= -self.max_drop for pair in self.paired))
+
+    def page(self) -> Page:
+        """A row for each runtime, how they differ, and what is wrong."""
+        numbers = ("top-1", "top-5", "balanced", "flips", "pictures/s")
+        title = f"accuracy of {self.bundle} on {self.pictures:,} pictures of {self.data}"
+        table = Table(title, columns("backend", *numbers, numbers=numbers), tuple(map(_row, self.rows)))
+        pairs = tuple(Line(_pair(pair, self.pictures)) for pair in self.paired)
+        return (table, *pairs, *self._bars(), *self._confused(), *self._wrong(), *map(note, self.notes), *absent(self.skipped))
+
+    def _bars(self) -> Page:
+        if self.min_accuracy is None and self.max_drop is None:
+            return ()
+        asked = [f"top-1 of at least {self.min_accuracy:.2%}"] if self.min_accuracy is not None else []
+        asked += [f"a drop of at most {100 * self.max_drop:.2f} points"] if self.max_drop is not None else []
+        return (Line((" and ".join(asked), ": ", Span("pass", "good") if self.passed else Span("FAIL", "bad"))),)
+
+    def _confused(self) -> Page:
+        """The classes of the first row, and what each is taken for most often."""
+        if not self.rows:
+            return ()
+        first = self.rows[0]
+        rows = []
+        for place, (name, share) in enumerate(zip(self.labels, first.per_class, strict=True)):
+            others = [(count, other) for other, count in enumerate(first.confusion[place]) if other != place and count]
+            worst = max(others, default=None)
+            taken = f"{self.labels[worst[1]]} ({worst[0]})" if worst else "-"
+            rows.append((name, "-" if share is None else f"{share:.2%}", taken))
+        headings = columns("class", "accuracy", "taken most often for", numbers=("accuracy",))
+        return (Table(f"classes, {first.backend}", headings, tuple(rows), long=True),)
+
+    def _wrong(self) -> Page:
+        if not self.wrong:
+            return ()
+        rows = tuple((each.name, each.label, each.predicted, f"{each.confidence:.2%}") for each in self.wrong[:SHOWN])
+        headings = columns("picture", "is", "is taken for", "sure", numbers=("sure",))
+        more = f"; the {SHOWN} surest, --json has all" if len(self.wrong) > SHOWN else ""
+        page: Page = (Table(f"{len(self.wrong):,} pictures are wrong{more}", headings, rows),)
+        return page if self.sheet is None else (*page, Line(("wrote ", Span(self.sheet, "bold"))))
+
+
+def _row(row: AccuracyRow) -> tuple[Cell, ...]:
+    return (
+        row.backend,
+        f"{row.top1:.2%}",
+        "-" if row.top5 is None else f"{row.top5:.2%}",
+        f"{row.balanced:.2%}",
+        "-" if row.flips is None else str(row.flips),
+        f"{row.pictures_per_second:,.0f}",
+    )
+
+
+def _pair(pair: PairedRow, n: int) -> str:
+    points = f"{100 * pair.difference:+.2f} points ({100 * pair.low:+.2f} .. {100 * pair.high:+.2f})"
+    if pair.only_first + pair.only_second == 0:
+        return f"{pair.second} is right about the same pictures as {pair.first}"
+    verdict = f"p = {pair.p:.2g}" if pair.p < 0.05 else f"cannot be decided with {n:,} pictures (p = {pair.p:.2g})"
+    return f"{pair.second} against {pair.first}: {points}; {verdict}"

@@ -1,0 +1,97 @@
+"""Accuracy of runtimes on a labelled set: the paired test has its textbook values, and answers follow their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.backends.fake import FakeSession
+from edgekit.parity.accuracy import answers, confusion, exact_p, order_of, outputs_of, paired
+from edgekit.tensors import Feed, TensorSpec
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "p"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (6, 0, 0.03125), (10, 2, 0.03857421875), (8, 8, 1.0), (3, 7, 0.34375)],
+)
+def test_p_is_that_of_mcnemars_exact_test(b: int, c: int, p: float) -> None:
+    assert exact_p(b, c) == pytest.approx(p, rel=1e-12)
+    assert exact_p(c, b) == exact_p(b, c)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_p_is_the_sum_of_binomial_probabilities(b: int, c: int) -> None:
+    total = b + c
+    tail = sum(math.comb(total, k) for k in range(min(b, c) + 1)) / 2**total
+    assert exact_p(b, c) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+
+
+def test_p_of_many_pictures_is_finite() -> None:
+    assert 0 < exact_p(4800, 5200) < 1e-4
+
+
+def test_the_difference_is_the_seconds_accuracy_less_the_firsts_with_its_interval() -> None:
+    first = np.array([True] * 90 + [False] * 10)
+    second = np.array([False] * 8 + [True] * 84 + [False] * 8)
+    test = paired(first, second)
+    assert (test.n, test.only_first, test.only_second) == (100, 8, 2)
+    assert test.difference == pytest.approx(second.mean() - first.mean()) == pytest.approx(-0.06)
+    error = math.sqrt(10 - 36 / 100) / 100
+    assert (test.low, test.high) == pytest.approx((-0.06 - 1.959964 * error, -0.06 + 1.959964 * error), rel=1e-5)
+    assert not test.decided
+
+
+def test_a_difference_that_is_large_enough_is_decided_and_equal_answers_have_none() -> None:
+    right = np.ones(1000, bool)
+    worse = right.copy()
+    worse[:20] = False
+    assert paired(right, worse).decided
+    same = paired(worse, worse.copy())
+    assert (same.difference, same.low, same.high, same.p, same.decided) == (0, 0, 0, 1, False)
+
+
+def test_answers_are_the_largest_output_its_softmax_and_whether_the_label_is_among_five() -> None:
+    logits = np.array([[0.0, 1, 2, 3, 4, 5], [9, 0, 0, 0, 0, 0]], np.float32)
+    told = answers(logits, np.array([0, 0]), probabilities=False)
+    assert told.predicted.tolist() == [5, 0]
+    assert told.in_top.tolist() == [False, True]  # five outputs are larger than the first picture's
+    powers = np.exp(logits[0].astype(np.float64))
+    assert told.confidence[0] == pytest.approx(powers[5] / powers.sum())
+    own = answers(np.array([[0.25, 0.75]]), np.array([1]), probabilities=True)
+    assert own.confidence[0] == 0.75
+
+
+def test_outputs_that_are_not_finite_are_right_about_nothing() -> None:
+    told = answers(np.array([[np.nan, 1.0], [np.inf, 0.0]]), np.array([1, 1]), probabilities=False)
+    assert told.confidence.tolist() == [0, 0]
+    assert not told.in_top.any()
+
+
+def test_confusion_counts_what_each_class_is_taken_for() -> None:
+    assert confusion(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 2]), 3) == ((1, 1, 0), (0, 1, 0), (0, 0, 1))
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [("batch", [5]), (2, [2, 2, 2])])
+def test_a_session_is_given_batches_that_it_takes(batch: str | int, sizes: list[int]) -> None:
+    seen = []
+
+    def function(feed: Feed) -> dict[str, np.ndarray]:
+        seen.append(len(feed["x"]))
+        return {"y": feed["x"] * 2}
+
+    session = FakeSession(function, (TensorSpec("x", "float32", (batch, 3)),), (TensorSpec("y", "float32", (batch, 3)),))
+    inputs = np.arange(15, dtype=np.float32).reshape(5, 3)
+    np.testing.assert_array_equal(outputs_of(session, "x", inputs, "y"), inputs * 2)
+    assert seen == sizes
+
+
+def test_classes_are_found_by_name_then_without_case_and_an_unknown_one_is_named() -> None:
+    assert order_of(["b", "a"], ["a", "b", "c"]) == [1, 0]
+    assert order_of(["Cat"], ["dog", "cat"]) == [1]
+    assert order_of(["A", "a"], ["a", "A"]) == [1, 0]
+    assert order_of(["a", "bird"], ["a", "b"]) == "bird"
