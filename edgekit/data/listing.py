@@ -28,7 +28,7 @@ from edgekit.reports.train import LeftOut
 
 SYSTEM_FOLDERS = frozenset({
     "@eadir", "#recycle", "$recycle.bin", "__macosx", "__pycache__", "_thumbnails", "_thumbs", "lost+found",
-    "system volume information", "thumbnails",
+    "system volume information", "thumb", "thumbnail", "thumbnails", "thumbs",
 })  # fmt: skip
 """Names, in lower case, of folders with copies and remains of pictures."""
 _NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
@@ -66,11 +66,14 @@ class Listing(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def list_pictures(root: Path) -> Listing:
-    """Every picture below ``root``; raises DataError where ``root`` or a folder below it cannot be read."""
+def list_pictures(root: Path, apart: int = 0) -> Listing:
+    """Every picture below ``root``; raises DataError where ``root`` or a folder below it cannot be read.
+
+    A folder that links reach twice is listed once: once below each of the folders that are ``apart`` levels down.
+    """
     pictures: list[Picture] = []
     reasons: dict[str, list[str]] = {}
-    for entry in _walk(root, "", frozenset()):
+    for entry in _Walk(apart).below(root):
         if isinstance(entry, Picture):
             pictures.append(entry)
         else:
@@ -99,6 +102,13 @@ def subfolders(folder: Path) -> list[str]:
     """Names of the folders directly in ``folder`` that are not left out, in sorted order."""
     with _readable(folder), os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not _skipped(entry.name) and _is_folder(_status(entry)))
+
+
+def dangling(folder: Path) -> list[str]:
+    """Names of the links directly in ``folder`` whose target is nowhere and, by its name, was a folder; in sorted order."""
+    with _readable(folder), os.scandir(folder) as entries:
+        named = (entry for entry in entries if not _skipped(entry.name) and not Path(entry.name).suffix)
+        return sorted(entry.name for entry in named if _status(entry) is None)
 
 
 def digests(root: Path, pictures: tuple[Picture, ...], progress: Progress = SILENT) -> dict[str, str]:
@@ -136,28 +146,40 @@ def _fits(parts: Sequence[str], pattern: tuple[str, ...]) -> bool:
     return bool(parts) and fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Picture | tuple[str, str]]:
-    """Pictures, and (reason, name) of what is none; ``above`` are the folders on the way down."""
-    with _readable(folder):
-        own = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    identity = (own.st_dev, own.st_ino)
-    if identity in above:
-        yield "a link to a folder above it", prefix.rstrip("/")
-        return
-    for entry in entries:
-        name = prefix + entry.name
-        skipped = _skipped(entry.name)
-        if skipped:
-            yield skipped, name
-            continue
-        status = _status(entry)
-        if status is None:
-            yield "a link to nothing", name
-        elif _is_folder(status):
-            yield from _walk(Path(entry.path), f"{name}/", above | {identity})
-        else:
-            yield _file(Path(entry.path), name, status)
+class _Walk:
+    """A walk down from a folder, through links; ``apart`` as of ``list_pictures``."""
+
+    def __init__(self, apart: int) -> None:
+        self.apart = apart
+        self.listed: set[tuple[int, int]] = set()
+
+    def below(
+        self, folder: Path, parts: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()
+    ) -> Iterator[Picture | tuple[str, str]]:
+        """Pictures, and (reason, name) of what is none; ``parts`` and ``above`` are names and folders on the way down."""
+        with _readable(folder):
+            own = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        identity = (own.st_dev, own.st_ino)
+        if len(parts) <= self.apart:
+            self.listed = set()
+        if identity in above | self.listed:
+            yield (
+                "a link to a folder above it" if identity in above else "a folder that a link has led to already",
+                "/".join(parts),
+            )
+            return
+        self.listed.add(identity)
+        for entry in entries:
+            below = (*parts, entry.name)
+            name, skipped = "/".join(below), _skipped(entry.name)
+            status = None if skipped else _status(entry)
+            if status is None:
+                yield skipped or "a link to nothing", name
+            elif _is_folder(status):
+                yield from self.below(Path(entry.path), below, above | {identity})
+            else:
+                yield _file(Path(entry.path), name, status)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
