@@ -15,6 +15,7 @@ from edgekit.files import fingerprints, replacing, write_error
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch
 from edgekit.training.code import source_files
+from edgekit.training.initial import state_sha256, structure_sha256
 
 Key: TypeAlias = dict[str, str]
 """Hashes of everything that trained weights depend on, by what it is."""
@@ -83,12 +84,13 @@ class State:
 def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any]:
     """Everything that trained weights depend on, by name: what a checkpoint and a finished training must agree on.
 
-    ``data`` changes with the data set, ``initial`` is the model as it was built, whose weights show what files it reads.
+    ``data`` changes with the data set, ``initial`` is the model as it was built, which shows what its factory read.
     """
     return {
         "settings": (recipe.model.without_place(), recipe.train.without_bars()),
         "pictures or classes": data,
         "code of the model": fingerprints(source_files(recipe.model.name)),
+        "structure of the model": structure_sha256(initial),
         "initial weights": state_sha256(initial),
     }
 
@@ -99,15 +101,6 @@ def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
         name: hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
         for name, value in dependencies(recipe, data, initial).items()
     }
-
-
-def state_sha256(model: nn.Module) -> str:
-    """A hash of names, types, shapes and values of the model's state."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def differences(content: dict[str, Any], key: Key) -> list[str]:

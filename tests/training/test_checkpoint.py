@@ -17,12 +17,15 @@ from tests.networks import dataset
 from tests.training.test_loop import Stopping
 
 NET = """
+import json
 import torch
 from torch import nn
 {extra}
 
 def net(start="start.pt"):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    with open("net.json") as stream:
+        rate = json.load(stream)["dropout"]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Dropout(rate))
     model.load_state_dict(torch.load(start))
     return model
 """
@@ -44,6 +47,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Dataset) -> P
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "net_with_a_start", raising=False)
     Path("net_with_a_start.py").write_text(NET.format(extra=""))
+    Path("net.json").write_text('{"dropout": 0.25}')
     torch.manual_seed(1)
     torch.save({"1.weight": torch.randn(10, 784), "1.bias": torch.zeros(10)}, "start.pt")
     with pytest.raises(Interrupted):
@@ -90,6 +94,12 @@ def test_other_initial_weights_that_the_model_reads_are_refused(stopped: Path, d
 
     torch.save({"1.weight": torch.zeros(10, 784), "1.bias": torch.zeros(10)}, "start.pt")
     with pytest.raises(UsageError, match="made with other initial weights; --restart"):
+        fit(RECIPE, data, stopped, begin="resume")
+
+
+def test_other_settings_that_the_model_reads_from_a_file_are_refused(stopped: Path, data: Dataset) -> None:
+    Path("net.json").write_text('{"dropout": 0.5}')
+    with pytest.raises(UsageError, match="made with other structure of the model; --restart"):
         fit(RECIPE, data, stopped, begin="resume")
 
 
