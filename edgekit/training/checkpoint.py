@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import torch
+from msgspec import Meta
 from torch import nn
 
 from edgekit.errors import ModelError, OutputError, UsageError, first_line
@@ -22,6 +23,17 @@ Key: TypeAlias = dict[str, str]
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_VERSION = 3
+
+
+class _Place(msgspec.Struct):
+    """Where a training stopped, and what it recorded."""
+
+    epoch: Annotated[int, Meta(ge=0)]
+    step: Annotated[int, Meta(ge=0)]
+    epochs: int
+    steps_per_epoch: int
+    seconds: Annotated[float, Meta(ge=0)]
+    history: list[Epoch]
 
 
 class State:
@@ -70,15 +82,31 @@ class State:
         if changed:
             raise UsageError(f"{path} was made with other {' and other '.join(changed)}", "--restart begins anew")
         try:
+            place = self._place(content)
+            self.totals = self.totals.copy_(content["totals"])
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.schedule.load_state_dict(content["schedule"])
             torch.set_rng_state(content["generator"])
-            self.epoch, self.step = content["epoch"], content["step"]
-            self.totals, self.seconds = content["totals"].to(self.totals.device), content["seconds"]
-            self.history = msgspec.convert(content["history"], list[Epoch])
-        except (KeyError, RuntimeError, TypeError, ValueError, msgspec.ValidationError) as problem:
-            raise ModelError(f"checkpoint {path} is damaged: {problem}", "--restart begins anew") from None
+        except Exception as problem:  # odd content makes torch trip over whatever comes
+            reason = f"{type(problem).__name__}: {first_line(problem)}"
+            raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
+        self.epoch, self.step, self.seconds, self.history = place.epoch, place.step, place.seconds, place.history
+
+    def _place(self, content: dict[str, Any]) -> _Place:
+        """Where a checkpoint's training stopped; raises ValueError unless that is a place in this training."""
+        place = msgspec.convert({name: content[name] for name in _Place.__struct_fields__}, _Place)
+        if (place.epochs, place.steps_per_epoch) != (self.epochs, self.steps_per_epoch):
+            raise ValueError(f"it has {place.epochs} epochs of {place.steps_per_epoch} steps")
+        if place.epoch > self.epochs or place.step > self.steps_per_epoch or len(place.history) != place.epoch:
+            raise ValueError(
+                f"it stopped in epoch {place.epoch + 1}, step {place.step}, with {len(place.history)} epochs recorded"
+            )
+        if content["totals"].shape != self.totals.shape:
+            raise ValueError(f"it has totals of shape {tuple(content['totals'].shape)}")
+        if content["schedule"].keys() != self.schedule.state_dict().keys():
+            raise ValueError("its schedule is of another kind")
+        return place
 
 
 def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any]:

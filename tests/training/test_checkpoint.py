@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
-from edgekit.errors import Interrupted, UsageError
+from edgekit.errors import Interrupted, ModelError, UsageError
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.training.loop import fit
 from tests.networks import dataset
@@ -124,3 +124,45 @@ def test_a_training_killed_after_its_last_checkpoint_is_finished(stopped: Path, 
     second = fit(RECIPE, data, stopped, begin="update", progress=watching)
     assert second == first
     assert watching.advances == 0  # no step is taken again
+
+
+ODD: dict[str, dict[str, object]] = {
+    "epoch as text": {"epoch": "1"},
+    "epoch as a fraction": {"epoch": 0.5},
+    "epoch below 0": {"epoch": -1},
+    "epoch above the last": {"epoch": 3},
+    "epoch without its record": {"epoch": 1},
+    "step above the last": {"step": 99},
+    "other number of steps": {"steps_per_epoch": 5},
+    "step is nothing": {"step": None},
+    "seconds as text": {"seconds": "long"},
+    "history of something": {"history": [{"epoch": 1}]},
+    "totals are no tensor": {"totals": 3},
+    "totals of another size": {"totals": [1.0, 2.0]},
+    "model is nothing": {"model": None},
+    "optimizer of nothing": {"optimizer": {}},
+    "schedule of nothing": {"schedule": {}},
+    "schedule is no table": {"schedule": 3},
+    "generator is text": {"generator": "7"},
+}
+
+
+@pytest.mark.parametrize("begin", ["resume", "update"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_content_is_a_sentence(stopped: Path, data: Dataset, odd: str, begin: str) -> None:
+    import torch
+
+    content = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    torch.save({**content, **ODD[odd]}, stopped / "checkpoint.pt")
+    with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt is damaged: .*; --restart begins anew"):
+        fit(RECIPE, data, stopped, begin=begin)  # type: ignore[arg-type]  # a parameter is no Literal
+
+
+@pytest.mark.parametrize("name", ["epoch", "step", "history", "totals", "model", "optimizer", "schedule", "generator", "seconds"])
+def test_missing_content_is_a_sentence(stopped: Path, data: Dataset, name: str) -> None:
+    import torch
+
+    content = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    torch.save({key: value for key, value in content.items() if key != name}, stopped / "checkpoint.pt")
+    with pytest.raises(ModelError, match=rf"checkpoint\.pt is damaged: .*{name}.*; --restart begins anew"):
+        fit(RECIPE, data, stopped, begin="resume")
