@@ -67,7 +67,7 @@ def predict(
 
 
 class Asked(NamedTuple):
-    """The pictures to label, each once and in order, with what keeps it from being labelled; and what folders hold besides."""
+    """The pictures to label, each once and in order, with what keeps it from being labelled; and what was left out."""
 
     problems: dict[Path, str]
     left_out: tuple[LeftOut, ...]
@@ -95,21 +95,16 @@ def picture_files(paths: Iterable[Path | str]) -> Asked:
 
 
 def _named(path: Path) -> tuple[Sequence[Path], Sequence[LeftOut]]:
-    """The pictures that one path, folder or pattern names, and what a folder holds besides; DataError where there are none."""
-    left_out: Sequence[LeftOut] = ()
-    if path.is_dir():
-        listing = list_pictures(path)
-        pictures: Sequence[Path] = [picture.path for picture in listing.pictures]
-        left_out = listing.left_out
-    elif has_magic(str(path)) and not path.exists():
-        pictures = matching(path)
-    elif path.exists():
-        pictures = [path]
-    else:
+    """The pictures that one path, folder or pattern names, and what else they hold or match; DataError where there are none."""
+    folder = path.is_dir()
+    if not folder and path.exists():
+        return (path,), ()
+    if not folder and not has_magic(str(path)):
         raise DataError(f"picture {path} does not exist", "check the path")
-    if not pictures:
+    listing = list_pictures(path) if folder else matching(path)
+    if not listing.pictures:
         raise DataError(f"{path} has no pictures", "give picture files, folders of them, or a pattern that matches some")
-    return pictures, left_out
+    return [picture.path for picture in listing.pictures], listing.left_out
 
 
 def _classifier(bundle: Bundle) -> Preprocess:

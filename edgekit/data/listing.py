@@ -11,12 +11,12 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from glob import glob, has_magic
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -59,6 +59,10 @@ class Picture(NamedTuple):
     stamp: Stamp
 
 
+_Entry: TypeAlias = Picture | tuple[str, str]
+"""A picture, or the reason why something is none, and its name."""
+
+
 class Listing(NamedTuple):
     """The pictures below a folder in the order of their paths, and what is there besides."""
 
@@ -71,31 +75,41 @@ def list_pictures(root: Path, apart: int = 0) -> Listing:
 
     A folder that links reach twice is listed once: once below each of the folders that are ``apart`` levels down.
     """
-    pictures: list[Picture] = []
-    reasons: dict[str, list[str]] = {}
-    for entry in _Walk(apart).below(root):
-        if isinstance(entry, Picture):
-            pictures.append(entry)
-        else:
-            reason, name = entry
-            reasons.setdefault(reason, []).append(name)
-    left_out = tuple(LeftOut(reason, len(names), printable(names[0])) for reason, names in sorted(reasons.items()))
-    return Listing(tuple(sorted(pictures, key=lambda picture: picture.name.split("/"))), left_out)
+    listing = _listing(_Walk(apart).below(root))
+    return Listing(tuple(sorted(listing.pictures, key=lambda picture: picture.name.split("/"))), listing.left_out)
 
 
-def matching(pattern: Path) -> tuple[Path, ...]:
+def matching(pattern: Path) -> Listing:
     """The pictures that a pattern matches, and those below folders that it matches; ``**`` stands for folders at any depth.
 
-    What is left out of a folder is left out here too, unless the pattern spells it.
+    What is left out of a folder is left out here too, unless the pattern spells it. A picture's name is its path.
     """
+    return _listing(_matching(pattern))
+
+
+def _listing(entries: Iterable[_Entry]) -> Listing:
+    pictures: dict[Path, Picture] = {}
+    reasons: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        if isinstance(entry, Picture):
+            pictures[entry.path] = entry
+        else:
+            reason, name = entry
+            reasons.setdefault(reason, {})[name] = None
+    left_out = tuple(LeftOut(reason, len(names), printable(next(iter(names)))) for reason, names in sorted(reasons.items()))
+    return Listing(tuple(pictures.values()), left_out)
+
+
+def _matching(pattern: Path) -> Iterator[_Entry]:
     parts = pattern.parts
     depth = parts.index("**") if "**" in parts else len(parts)
     head, spelt = Path(*parts[:depth]), next((index for index, part in enumerate(parts) if has_magic(part)), len(parts))
-    pictures: dict[Path, None] = {}
     for place in map(Path, sorted(glob(str(head))) if has_magic(str(head)) else [head]):
-        if not any(map(_skipped, place.parts[spelt:])):
-            pictures |= dict.fromkeys(_matching_below(place, parts[depth:]))
-    return tuple(pictures)
+        reason = next(filter(None, map(_skipped, place.parts[spelt:])), "")
+        if reason:
+            yield reason, str(place)
+        else:
+            yield from _matching_below(place, parts[depth:])
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -127,14 +141,24 @@ def digests(root: Path, pictures: tuple[Picture, ...], progress: Progress = SILE
     return hashes
 
 
-def _matching_below(place: Path, pattern: tuple[str, ...]) -> Iterator[Path]:
-    """``place`` if it is a picture, and the pictures below it that match the rest of a pattern."""
+def _matching_below(place: Path, pattern: tuple[str, ...]) -> Iterator[_Entry]:
+    """``place`` itself, or what is below it and matches the rest of a pattern, by its path."""
     with _readable(place):
         status = place.stat() if place.exists() else None
     if _is_folder(status):
-        yield from (picture.path for picture in list_pictures(place).pictures if _fits(picture.name.split("/"), pattern))
-    elif status and not pattern and isinstance(_file(place, place.name, status), Picture):
-        yield place
+        entries = sorted(_Walk(0).below(place), key=lambda entry: _name(entry).split("/"))
+        fitting = (entry for entry in entries if _fits(_name(entry).split("/"), pattern))
+        for entry in fitting:
+            name = str(place / _name(entry))
+            yield entry._replace(name=name) if isinstance(entry, Picture) else (entry[0], name)
+    elif status and not pattern:
+        yield _file(place, str(place), status)
+    elif place.is_symlink() and not pattern:
+        yield "a link to nothing", str(place)
+
+
+def _name(entry: _Entry) -> str:
+    return entry.name if isinstance(entry, Picture) else entry[1]
 
 
 def _fits(parts: Sequence[str], pattern: tuple[str, ...]) -> bool:
@@ -155,7 +179,7 @@ class _Walk:
 
     def below(
         self, folder: Path, parts: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()
-    ) -> Iterator[Picture | tuple[str, str]]:
+    ) -> Iterator[_Entry]:
         """Pictures, and (reason, name) of what is none; ``parts`` and ``above`` are names and folders on the way down."""
         with _readable(folder):
             own = folder.stat()

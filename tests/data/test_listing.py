@@ -170,9 +170,31 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_pattern_is_decided_as_a_folder_is(photos: Path, pattern: str, expected: str) -> None:
-    pictures = matching(Path(pattern))
-    assert [str(path.relative_to("ds")) for path in pictures] == expected.split()
-    assert [path.relative_to(photos) for path in matching(photos / pattern)] == list(pictures)
+    pictures = matching(Path(pattern)).pictures
+    assert [str(picture.path.relative_to("ds")) for picture in pictures] == expected.split()
+    assert [picture.path.relative_to(photos) for picture in matching(photos / pattern).pictures] == [
+        picture.path for picture in pictures
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reasons"),
+    [
+        (
+            "ds/*",
+            {"a link to nothing": 1, "no picture format that is read: .txt": 1, "a folder of thumbnails or of the system": 1},
+        ),
+        ("ds/**/*.txt", {"no picture format that is read: .txt": 1}),
+        ("ds/*.png", {"a link to nothing": 1}),
+        ("ds/dog/@*/*.png", {"a folder of thumbnails or of the system": 1}),
+        ("ds/cat/*.png", {}),
+    ],
+)
+def test_what_a_pattern_matches_and_is_left_out_is_told(photos: Path, pattern: str, reasons: dict[str, int]) -> None:
+    left_out = {row.reason: row.count for row in matching(photos / pattern).left_out}
+    left_out.pop("hidden", None)
+    left_out.pop("a link to a folder above it", None)
+    assert left_out == reasons
 
 
 @pytest.fixture
