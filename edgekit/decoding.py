@@ -46,8 +46,11 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2
 """TIFF's tags for the bits of a sample, for whether 0 is white and for the sample's type, and the type of signed integers."""
 _BLOCK_PIXELS = 1 << 20
 """A deep picture is scaled by as many pixels at a time."""
-_FAR_ABOVE_ONE = 2.0
-"""Floating point pictures whose largest value is above this are not of 0..1; what resampling adds stays below."""
+_FAR_ABOVE_ONE, _FAR_BELOW_ZERO = 2.0, -0.5
+"""Floating point pictures with values beyond are not of 0..1, as shares of white; what resampling adds stays within."""
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey values of 2 and 4 bits by, by its names of how a file stores them."""
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def decoded(path: Path, color: Color, size: tuple[int, int], white: float | None = None) -> NDArray[np.uint8]:
@@ -58,7 +61,7 @@ def decoded(path: Path, color: Color, size: tuple[int, int], white: float | None
     without Pillow.
     """
     with _naming(path):
-        return pixels_of(_load(path, white), color, size)
+        return _resized(_load(path, white), color, size)
 
 
 def load_image(path: Path, white: float | None = None) -> Image:
@@ -68,7 +71,12 @@ def load_image(path: Path, white: float | None = None) -> Image:
 
 
 def pixels_of(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A decoded picture -> uint8 C x H x W, with ``size`` = (height, width)."""
+    """A decoded picture -> uint8 C x H x W, with ``size`` = (height, width); DataError where they cannot be scaled."""
+    with _naming(getattr(image, "filename", "")):
+        return _resized(image, color, size)
+
+
+def _resized(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.uint8]:
     from PIL import Image as pillow
 
     image = _flattened(_eight_bits(image, None) if _is_deep(image) else _known_colours(image))
@@ -80,20 +88,21 @@ def pixels_of(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.u
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with a picture becomes a DataError that names its file."""
+def _naming(path: Path | str) -> Iterator[None]:
+    """Whatever goes wrong with a picture becomes a DataError that names its file, where there is one."""
+    picture = f"picture {path}".rstrip()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes below Pillow's limit, and of damage that Pillow then mends or raises for
             yield
     except _Unusable as reason:
-        raise DataError(f"picture {path} {reason}", reason.remedy) from None
+        raise DataError(f"{picture} {reason}", reason.remedy) from None
     except EdgekitError:
         raise
     except MemoryError:  # of one picture: the next may fit
-        raise DataError(f"picture {path} needs more memory than there is", "give a smaller picture") from None
+        raise DataError(f"{picture} needs more memory than there is", "give a smaller picture") from None
     except Exception as problem:  # decoders raise whatever a damaged file makes them trip over
-        raise DataError(f"picture {path} cannot be decoded: {first_line(problem)}", "replace the file") from None
+        raise DataError(f"{picture} cannot be decoded: {first_line(problem)}", "replace the file") from None
 
 
 class _Unusable(Exception):
@@ -118,10 +127,39 @@ def _load(path: Path, white: float | None) -> Image:
         # as a stream: Pillow maps a named TIFF into memory as if it were upright already, and scrambles it
         with path.open("rb") as stream, Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
             white = _as_loaded(opened, white)
+            transparent = _transparent_as_loaded(opened)
             opened.load()
+            if transparent is not None:
+                opened.info["transparency"] = transparent
             return _upright(opened, _eight_bits(opened, white) if _is_deep(opened) else opened)
     except UnidentifiedImageError:
+        if _head(path) in _TIFF_HEADS:
+            raise _Unusable(
+                "is a TIFF with pixels that are not read, like float64, float16 or integers of 64 bits",
+                "save it as float32 or as integers of 16 bits",
+            ) from None
         raise _Unusable("is not a picture of a format that is read", "convert it to PNG or JPEG") from None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(4)
+
+
+def _transparent_as_loaded(opened: Any) -> Any:
+    """The transparent value or colour of a PNG, which is in the units of the file, as its pixels will be; call it before loading.
+
+    Of colours of 16 bits Pillow loads the upper 8, so those that differ in the lower alone are transparent too.
+    """
+    value, stored = opened.info.get("transparency"), opened.tile[0][3] if opened.tile else ""
+    if opened.format != "PNG" or not isinstance(stored, str):
+        return value
+    if isinstance(value, int) and stored in _GREY_STEPS:
+        step = _GREY_STEPS[stored]
+        return value % (255 // step + 1) * step
+    if isinstance(value, tuple) and stored.startswith("RGB;16"):
+        return tuple(part >> 8 for part in value)
+    return value
 
 
 def _upright(opened: Image, image: Image) -> Image:
@@ -147,8 +185,12 @@ def _upright(opened: Image, image: Image) -> Image:
 
 
 def _is_deep(image: Image) -> bool:
-    """Whether Pillow holds more than 8 bits of a channel."""
-    return image.mode.startswith("I") or image.mode == "F"
+    """Whether Pillow holds more than 8 bits of a channel, or 8 bits of signed integers as if they had no sign."""
+    return image.mode.startswith("I") or image.mode == "F" or (image.mode == "L" and _is_signed(image))
+
+
+def _is_signed(image: Image) -> bool:
+    return bool(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED)
 
 
 def _as_loaded(opened: Image, white: float | None) -> float | None:
@@ -188,14 +230,13 @@ def _eight_bits(image: Image, white: float | None) -> Image:
     from PIL import Image as pillow
 
     brightest = _brightest(image) if image.mode == "F" else 0.0
-    full = _largest(image, brightest) if white is None else white
+    full = _largest(image, brightest) if white is None or image.mode == "L" else white
     transparent = image.info.get("transparency")
-    white_is_zero = image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # Pillow inverts 8 bits
+    white_is_zero = image.mode != "L" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # Pillow inverts 8 bits
     scaled = np.empty((image.height, image.width), np.uint8)
     for top, block in _blocks(image):
-        values = block
-        if image.mode == "I" and full > np.iinfo(np.int32).max:
-            values = block.astype(np.int32).view(np.uint32)  # Pillow holds unsigned integers of 32 bits in signed ones
+        values = _with_sign(image, block)
+        _check_not_below_black(values, full)
         rows = np.clip(values.astype(np.float64) * (255.0 / full), 0, 255).round()
         if white_is_zero:
             rows = 255 - rows
@@ -203,6 +244,21 @@ def _eight_bits(image: Image, white: float | None) -> Image:
             rows[values == transparent] = 0
         scaled[top : top + len(rows)] = rows
     return pillow.fromarray(scaled)
+
+
+def _with_sign(image: Image, block: NDArray[Any]) -> NDArray[Any]:
+    """Values as the file has them: Pillow holds unsigned integers of 32 bits in signed ones, and signed ones of 8 in unsigned."""
+    if image.mode == "L":
+        return block.view(np.int8)
+    unsigned = image.mode == "I" and not _is_signed(image) and getattr(image, "tag_v2", {}).get(_BITS, (16,))[0] == 32
+    return block.astype(np.int32).view(np.uint32) if unsigned else block
+
+
+def _check_not_below_black(values: NDArray[Any], full: float) -> None:
+    """Refuse pixels that would become black because their scale has another origin; ``full`` is the value of white."""
+    lowest = float(values.min(initial=0))
+    if lowest < (full * _FAR_BELOW_ZERO if values.dtype.kind == "f" else 0):
+        raise _Unusable(f"has pixels down to {lowest:.6g}, and black is 0", "shift and scale its values, so that black is 0")
 
 
 def _blocks(image: Image) -> Iterator[tuple[int, NDArray[Any]]]:

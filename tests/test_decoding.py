@@ -37,11 +37,16 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 def png(path: Path, values: NDArray[np.uint16], transparent: int | None = None) -> Path:
     """A 16-bit grey PNG, byte by byte."""
-    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 0, 0, 0, 0)
-    alpha = b"" if transparent is None else chunk(b"tRNS", struct.pack(">H", transparent))
-    image = chunk(b"IHDR", header) + alpha + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + image)
+    return packed_png(path, values.astype(">u2").view(np.uint8), 16, () if transparent is None else (transparent,))
+
+
+def packed_png(path: Path, rows: NDArray[np.uint8], bits: int, transparent: tuple[int, ...], colour: int = 0) -> Path:
+    """A PNG of the bytes of its rows: 0 is grey as ``colour``, 2 RGB; ``transparent`` is a value of each channel or nothing."""
+    width = rows.shape[1] * 8 // bits // (3 if colour else 1)
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
+    alpha = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + alpha + chunk(b"IDAT", content) + chunk(b"IEND", b""))
     return path
 
 
@@ -109,6 +114,45 @@ def test_integers_of_32_bits_are_scaled_by_their_type(tmp_path: Path, kind: str,
     assert abs(grey(path).astype(int) - EIGHT_BITS).max() <= 1
 
 
+def test_signed_integers_of_8_bits_are_scaled_by_their_type(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", np.round(RAMP * 127).astype("i1").tobytes(), bits=8, sample_format=2)
+    for white in (None, 4095):
+        assert abs(grey(path, white).astype(int) - EIGHT_BITS).max() <= 1
+
+
+@pytest.mark.parametrize(("kind", "lowest"), [("i1", -1), ("i1", -128), ("<i2", -1), ("<i2", -1024), ("<i4", -1), ("<f4", -1)])
+def test_pixels_below_black_are_refused(tmp_path: Path, kind: str, lowest: int) -> None:
+    values = np.zeros((4, 64), kind)
+    values[1, 1] = lowest
+    sample_format = 3 if kind == "<f4" else 2
+    path = tiff(tmp_path / "a.tif", values.tobytes(), values.itemsize * 8, sample_format)
+    with pytest.raises(DataError, match=rf"a\.tif has pixels down to {lowest}, and black is 0; shift and scale its values"):
+        grey(path)
+
+
+def test_what_resampling_takes_below_black_is_black(tmp_path: Path) -> None:
+    values = RAMP.copy()
+    values[:, 0] = -0.2
+    np.testing.assert_array_equal(grey(saved(tmp_path / "a.tif", values)), EIGHT_BITS)
+
+
+def test_pixels_below_black_of_an_open_picture_are_a_data_error() -> None:
+    with pytest.raises(DataError, match="picture has pixels down to -5, and black is 0"):
+        pixels_of(Image.fromarray(np.full((2, 2), -5, np.int32)), "grey", (2, 2))
+
+
+def test_unsigned_integers_above_those_that_have_a_sign_are_white(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", np.full((4, 64), 3_000_000_000, "<u4").tobytes(), bits=32)
+    assert (grey(path, 1000) == 255).all()
+
+
+@pytest.mark.parametrize(("bits", "sample_format"), [(64, 3), (16, 3), (64, 1)])
+def test_a_tiff_with_pixels_that_are_not_read_is_told_as_one(tmp_path: Path, bits: int, sample_format: int) -> None:
+    path = tiff(tmp_path / "a.tif", bytes(64 * 4 * bits // 8), bits, sample_format)
+    with pytest.raises(DataError, match=r"a\.tif is a TIFF with pixels that are not read, like float64.*; save it as float32 or"):
+        grey(path)
+
+
 def twelve_bits(path: Path, values: NDArray[Any]) -> Path:
     """A TIFF with two values in three bytes."""
     pairs = values.reshape(-1, 2).astype(np.uint32)
@@ -122,6 +166,11 @@ def test_a_tiff_of_twelve_bits_is_scaled_by_its_type(tmp_path: Path) -> None:
     assert abs(grey(path).astype(int) - EIGHT_BITS).max() <= 1
     np.testing.assert_array_equal(grey(path, 4095), grey(path))
     assert grey(path, 65535).max() == 16
+
+
+def test_a_floating_point_tiff_in_which_zero_is_white_is_inverted(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", (1 - RAMP).astype("<f4").tobytes(), bits=32, sample_format=3, photometric=0)
+    assert abs(grey(path).astype(int) - EIGHT_BITS).max() <= 1
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -207,6 +256,33 @@ def test_a_transparent_value_of_sixteen_bits_is_black(tmp_path: Path) -> None:
     pixels = grey(png(tmp_path / "a.png", np.round(RAMP * 65535).astype(np.uint16), transparent=65535))
     np.testing.assert_array_equal(pixels[:, :-1], EIGHT_BITS[:, :-1])
     assert (pixels[:, -1] == 0).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_value_of_few_bits_is_black(tmp_path: Path, bits: int) -> None:
+    levels = 2**bits
+    values = (np.arange(64) % levels).astype(np.uint8)
+    packed = np.packbits(np.unpackbits(values[:, None], axis=1)[:, 8 - bits :])[None]
+    for transparent in {1, levels - 1, levels // 2}:
+        path = packed_png(tmp_path / "a.png", packed, bits, (transparent,))
+        expected = np.where(values == transparent, 0, values * (255 // (levels - 1)))
+        np.testing.assert_array_equal(decoded(path, "grey", (1, 64))[0, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("colour", "pixel", "expected"),
+    [
+        ((60000, 50000, 40000), (60000, 50000, 40000), [0, 0, 0]),
+        ((60000, 100, 200), (60000, 100, 200), [0, 0, 0]),
+        ((0, 0, 100), (0, 0, 25600), [0, 0, 100]),
+    ],
+)
+def test_a_transparent_colour_of_sixteen_bits_is_black(
+    tmp_path: Path, colour: tuple[int, ...], pixel: tuple[int, ...], expected: list[int]
+) -> None:
+    rows = np.array([pixel], ">u2").view(np.uint8)
+    path = packed_png(tmp_path / "a.png", rows, 16, colour, colour=2)
+    assert decoded(path, "rgb", (1, 1))[:, 0, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from glob import has_magic
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from edgekit.onnx.activation import Activation, final_activation
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Guess, Numbers, Prediction, PredictReport
+from edgekit.reports.train import LeftOut
 from edgekit.setups import Setup, taking
 from edgekit.tensors import Array, fixed_batch
 
@@ -41,41 +43,68 @@ def predict(
     ``images`` are picture files, folders (all pictures below them) and glob patterns (``**`` goes into folders). A picture that
     cannot be read has a ``problem`` in the report in place of labels. Where the model ends in Softmax or Sigmoid, its outputs are
     the probabilities; else they are the softmax of its outputs. With ``every`` as the backend the first that is present is taken.
-    Raises BundleError for a bundle that does not classify pictures, DataError for a path or pattern without a picture.
+    A path or pattern without a picture has a row that says so; where none has any it is a DataError. Raises BundleError for a
+    bundle that does not classify pictures.
     """
     opened = open_bundle(Path(bundle))
     preprocess = _classifier(opened)
     chosen = taking(choose(opened, setup).setups[0], (fixed_batch(opened.manifest.inputs) or 1,))
-    pictures = picture_files((images,) if isinstance(images, (Path, str)) else images)
+    asked = picture_files((images,) if isinstance(images, (Path, str)) else images)
+    for row in asked.left_out:
+        progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
     output = opened.manifest.outputs[0].name
     activation = final_activation(opened.onnx_of(chosen.variant).read_bytes(), output)
     predictions = []
     with (
         open_named(chosen.backend, chosen, opened, progress) as ready,
-        progress.task("labelling pictures", len(pictures)) as advance,
+        progress.task("labelling pictures", len(asked.problems)) as advance,
     ):
-        for picture in pictures:
-            predictions.append(_label(opened, ready.session, preprocess, picture, (activation, top)))
+        for picture, problem in asked.problems.items():
+            labelled = None if problem else _label(opened, ready.session, preprocess, picture, (activation, top))
+            predictions.append(labelled or Prediction(str(picture), (), problem))
             advance(1, picture.name)
     return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, _NUMBERS[activation])
 
 
-def picture_files(paths: Iterable[Path | str]) -> tuple[Path, ...]:
-    """The files that paths, folders and patterns name, each once and in their order; raises DataError for a path without any."""
-    files: dict[Path, None] = {}
+class Asked(NamedTuple):
+    """The pictures to label, each once and in order, with what keeps it from being labelled; and what was left out."""
+
+    problems: dict[Path, str]
+    left_out: tuple[LeftOut, ...]
+
+
+def picture_files(paths: Iterable[Path | str]) -> Asked:
+    """What paths, folders and patterns name; one that names no picture stands for itself, with the problem.
+
+    Raises DataError where none names a picture.
+    """
+    problems: dict[Path, str] = {}
+    left_out: list[LeftOut] = []
+    refusal = None
     for path in map(Path, paths):
-        if path.is_dir():
-            below = [picture.path for picture in list_pictures(path).pictures]
-        elif has_magic(str(path)) and not path.exists():
-            below = list(matching(path))
-        elif path.exists():
-            below = [path]
-        else:
-            raise DataError(f"picture {path} does not exist", "check the path")
-        if not below:
-            raise DataError(f"{path} has no pictures", "give picture files, folders of them, or a pattern that matches some")
-        files.update(dict.fromkeys(below))
-    return tuple(files)
+        try:
+            pictures, others = _named(path)
+            left_out += others
+            problems |= dict.fromkeys(pictures, "")
+        except DataError as problem:
+            refusal = refusal or problem
+            problems.setdefault(path, str(problem))
+    if refusal and all(problems.values()):
+        raise refusal
+    return Asked(problems, tuple(left_out))
+
+
+def _named(path: Path) -> tuple[Sequence[Path], Sequence[LeftOut]]:
+    """The pictures that one path, folder or pattern names, and what else they hold or match; DataError where there are none."""
+    folder = path.is_dir()
+    if not folder and path.exists():
+        return (path,), ()
+    if not folder and not has_magic(str(path)):
+        raise DataError(f"picture {path} does not exist", "check the path")
+    listing = list_pictures(path) if folder else matching(path)
+    if not listing.pictures:
+        raise DataError(f"{path} has no pictures", "give picture files, folders of them, or a pattern that matches some")
+    return [picture.path for picture in listing.pictures], listing.left_out
 
 
 def _classifier(bundle: Bundle) -> Preprocess:

@@ -28,6 +28,8 @@ __all__ = [
     "picture_shape",
 ]
 
+MOST_NAMED = 5
+"""The most classes that one note names."""
 DARK = 32
 """An eighth of the range 0..255: a set whose pixels all stay below uses few of its values."""
 
@@ -41,6 +43,7 @@ class Dataset(msgspec.Struct, frozen=True):
     preprocess: Preprocess
     left_out: tuple[LeftOut, ...] = ()
     shared: int = 0
+    notes: tuple[str, ...] = ()
 
     def sha256(self) -> str:
         """A hash of everything that training sees: pixels, labels, classes, preprocessing."""
@@ -61,7 +64,11 @@ class Dataset(msgspec.Struct, frozen=True):
             "their type, let data.white name the brightest value (4095 for 12 bits in 16); convert deeper colours to 8 bits"
         )
         copies = f"{self.shared} of {len(self.test)} test pictures are training pictures too, so the test accuracy is too high"
-        notes = tuple(text for text, applies in ((dark, brightest < DARK), (copies, self.shared > 0)) if applies)
+        untested = [row.name for row in counts if not row.test]
+        more = f" and {len(untested) - MOST_NAMED} more" if len(untested) > MOST_NAMED else ""
+        no_test = f"the test has no picture of {', '.join(untested[:MOST_NAMED])}{more}, so it says nothing about them"
+        conditions = ((dark, brightest < DARK), (copies, self.shared > 0), (no_test, bool(untested)))
+        notes = (*self.notes, *(text for text, applies in conditions if applies))
         return DataReport(counts, self.left_out, round(majority_share(self.test.labels), 4), notes)
 
 
@@ -75,7 +82,7 @@ def load_dataset(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
     mean, std = given or channel_statistics(loaded.train.images)
     height, width = loaded.train.images.shape[2:]
     preprocess = Preprocess(recipe.pixel_color, height, width, mean, std, white=recipe.white or msgspec.UNSET)
-    return Dataset(loaded.train, loaded.test, loaded.classes, preprocess, loaded.left_out, loaded.shared)
+    return Dataset(loaded.train, loaded.test, loaded.classes, preprocess, loaded.left_out, loaded.shared, loaded.notes)
 
 
 def picture_shape(recipe: DataRecipe) -> PictureShape:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data.listing import Picture, digests, list_pictures, subfolders
+from edgekit.data.listing import Picture, dangling, digests, list_pictures, subfolders
 from edgekit.data.pictures import Pictures, spread
 from edgekit.data.source import Loaded, PictureShape, Source
 from edgekit.decoding import CHANNELS, SUFFIXES, Color, decoded
@@ -51,7 +51,7 @@ class Half(NamedTuple):
 class Split(NamedTuple):
     """Both halves, the classes in sorted order, and what is in the folder besides.
 
-    ``shared`` test pictures of a divided set are training pictures too.
+    ``shared`` test pictures of a divided set are training pictures too; ``notes`` are sentences about the whole set.
     """
 
     train: Half
@@ -59,6 +59,7 @@ class Split(NamedTuple):
     classes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     shared: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -79,7 +80,7 @@ def load_folder(root: Path, decoding: Decoding, test_fraction: float = 0.2, prog
     if bad:
         left_out = (*left_out, LeftOut("cannot be decoded", len(bad), printable(bad[0][0].name)))
         _check_halves(root, halves[0].labels, halves[1].labels, split.classes)
-    return Loaded(halves[0], halves[1], tuple(map(printable, split.classes)), left_out, split.shared)
+    return Loaded(halves[0], halves[1], tuple(map(printable, split.classes)), left_out, split.shared, notes=split.notes)
 
 
 def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: int) -> Pictures:
@@ -124,6 +125,7 @@ def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT) 
     arranged = _arranged(root)
     train, test = arranged.labelled, arranged.tested
     hashes = digests(root, tuple(picture for picture, _ in (*train, *test)), progress)
+    notes = _in_two_classes((*train, *test), hashes)
     shared = 0
     if arranged.divided:
         trained = {hashes[picture.name] for picture, _ in train}
@@ -131,7 +133,21 @@ def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT) 
     else:
         train, test = _set_aside(train, hashes, test_fraction)
     _check_halves(root, [label for _, label in train], [label for _, label in test], arranged.classes)
-    return Split(_half("training", train), _half("test", test), arranged.classes, arranged.left_out, shared)
+    return Split(_half("training", train), _half("test", test), arranged.classes, arranged.left_out, shared, notes)
+
+
+def _in_two_classes(labelled: _Labelled, hashes: dict[str, str]) -> tuple[str, ...]:
+    """A note on pictures that have copies in another class, with the first two of them; empty where there are none."""
+    copies: dict[str, list[tuple[Picture, int]]] = {}
+    for picture, label in labelled:
+        copies.setdefault(hashes[picture.name], []).append((picture, label))
+    torn = [same for same in copies.values() if len({label for _, label in same}) > 1]
+    if not torn:
+        return ()
+    first = torn[0][0]
+    other = next(picture for picture, label in torn[0] if label != first[1])
+    pair = f"{printable(first[0].name)} and {printable(other.name)}"
+    return (f"{len(torn)} pictures are in more than one class, like {pair}: a network cannot learn both",)
 
 
 _Pairs = list[tuple[Picture, int]]
@@ -151,7 +167,7 @@ class _Arranged(NamedTuple):
 def _arranged(root: Path) -> _Arranged:
     divided = _divided(root)
     classes = _classes(root, divided)
-    pictures, left_out = list_pictures(root)
+    pictures, left_out = list_pictures(root, apart=2 if divided else 1)
     train = divided[0] if divided else ""
     labelled, outside = _by_class(pictures, train, classes)
     tested: _Pairs = []
@@ -164,6 +180,9 @@ def _arranged(root: Path) -> _Arranged:
 
 def _classes(root: Path, divided: tuple[str, str] | None) -> tuple[str, ...]:
     base = root / divided[0] if divided else root
+    for folder in (root / half for half in divided or ("",)):
+        for name in dangling(folder):
+            raise DataError(f"class folder {folder / name} is a link to nothing", "mend or remove the link")
     classes = tuple(subfolders(base))
     if len(classes) < 2:
         raise DataError(f"{base} has {len(classes)} class folder(s)", "put each class's pictures in a folder of its own")

@@ -11,12 +11,12 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from glob import glob, has_magic
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -28,7 +28,7 @@ from edgekit.reports.train import LeftOut
 
 SYSTEM_FOLDERS = frozenset({
     "@eadir", "#recycle", "$recycle.bin", "__macosx", "__pycache__", "_thumbnails", "_thumbs", "lost+found",
-    "system volume information", "thumbnails",
+    "system volume information", "thumb", "thumbnail", "thumbnails", "thumbs",
 })  # fmt: skip
 """Names, in lower case, of folders with copies and remains of pictures."""
 _NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
@@ -59,6 +59,10 @@ class Picture(NamedTuple):
     stamp: Stamp
 
 
+_Entry: TypeAlias = Picture | tuple[str, str]
+"""A picture, or the reason why something is none, and its name."""
+
+
 class Listing(NamedTuple):
     """The pictures below a folder in the order of their paths, and what is there besides."""
 
@@ -66,39 +70,59 @@ class Listing(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def list_pictures(root: Path) -> Listing:
-    """Every picture below ``root``; raises DataError where ``root`` or a folder below it cannot be read."""
-    pictures: list[Picture] = []
-    reasons: dict[str, list[str]] = {}
-    for entry in _walk(root, "", frozenset()):
-        if isinstance(entry, Picture):
-            pictures.append(entry)
-        else:
-            reason, name = entry
-            reasons.setdefault(reason, []).append(name)
-    left_out = tuple(LeftOut(reason, len(names), printable(names[0])) for reason, names in sorted(reasons.items()))
-    return Listing(tuple(sorted(pictures, key=lambda picture: picture.name.split("/"))), left_out)
+def list_pictures(root: Path, apart: int = 0) -> Listing:
+    """Every picture below ``root``; raises DataError where ``root`` or a folder below it cannot be read.
+
+    A folder that links reach twice is listed once: once below each of the folders that are ``apart`` levels down.
+    """
+    listing = _listing(_Walk(apart).below(root))
+    return Listing(tuple(sorted(listing.pictures, key=lambda picture: picture.name.split("/"))), listing.left_out)
 
 
-def matching(pattern: Path) -> tuple[Path, ...]:
+def matching(pattern: Path) -> Listing:
     """The pictures that a pattern matches, and those below folders that it matches; ``**`` stands for folders at any depth.
 
-    What is left out of a folder is left out here too, unless the pattern spells it.
+    What is left out of a folder is left out here too, unless the pattern spells it. A picture's name is its path.
     """
+    return _listing(_matching(pattern))
+
+
+def _listing(entries: Iterable[_Entry]) -> Listing:
+    pictures: dict[Path, Picture] = {}
+    reasons: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        if isinstance(entry, Picture):
+            pictures[entry.path] = entry
+        else:
+            reason, name = entry
+            reasons.setdefault(reason, {})[name] = None
+    left_out = tuple(LeftOut(reason, len(names), printable(next(iter(names)))) for reason, names in sorted(reasons.items()))
+    return Listing(tuple(pictures.values()), left_out)
+
+
+def _matching(pattern: Path) -> Iterator[_Entry]:
     parts = pattern.parts
     depth = parts.index("**") if "**" in parts else len(parts)
     head, spelt = Path(*parts[:depth]), next((index for index, part in enumerate(parts) if has_magic(part)), len(parts))
-    pictures: dict[Path, None] = {}
     for place in map(Path, sorted(glob(str(head))) if has_magic(str(head)) else [head]):
-        if not any(map(_skipped, place.parts[spelt:])):
-            pictures |= dict.fromkeys(_matching_below(place, parts[depth:]))
-    return tuple(pictures)
+        reason = next(filter(None, map(_skipped, place.parts[spelt:])), "")
+        if reason:
+            yield reason, str(place)
+        else:
+            yield from _matching_below(place, parts[depth:])
 
 
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders directly in ``folder`` that are not left out, in sorted order."""
     with _readable(folder), os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not _skipped(entry.name) and _is_folder(_status(entry)))
+
+
+def dangling(folder: Path) -> list[str]:
+    """Names of the links directly in ``folder`` whose target is nowhere and, by its name, was a folder; in sorted order."""
+    with _readable(folder), os.scandir(folder) as entries:
+        named = (entry for entry in entries if not _skipped(entry.name) and not Path(entry.name).suffix)
+        return sorted(entry.name for entry in named if _status(entry) is None)
 
 
 def digests(root: Path, pictures: tuple[Picture, ...], progress: Progress = SILENT) -> dict[str, str]:
@@ -117,14 +141,24 @@ def digests(root: Path, pictures: tuple[Picture, ...], progress: Progress = SILE
     return hashes
 
 
-def _matching_below(place: Path, pattern: tuple[str, ...]) -> Iterator[Path]:
-    """``place`` if it is a picture, and the pictures below it that match the rest of a pattern."""
+def _matching_below(place: Path, pattern: tuple[str, ...]) -> Iterator[_Entry]:
+    """``place`` itself, or what is below it and matches the rest of a pattern, by its path."""
     with _readable(place):
         status = place.stat() if place.exists() else None
     if _is_folder(status):
-        yield from (picture.path for picture in list_pictures(place).pictures if _fits(picture.name.split("/"), pattern))
-    elif status and not pattern and isinstance(_file(place, place.name, status), Picture):
-        yield place
+        entries = sorted(_Walk(0).below(place), key=lambda entry: _name(entry).split("/"))
+        fitting = (entry for entry in entries if _fits(_name(entry).split("/"), pattern))
+        for entry in fitting:
+            name = str(place / _name(entry))
+            yield entry._replace(name=name) if isinstance(entry, Picture) else (entry[0], name)
+    elif status and not pattern:
+        yield _file(place, str(place), status)
+    elif place.is_symlink() and not pattern:
+        yield "a link to nothing", str(place)
+
+
+def _name(entry: _Entry) -> str:
+    return entry.name if isinstance(entry, Picture) else entry[1]
 
 
 def _fits(parts: Sequence[str], pattern: tuple[str, ...]) -> bool:
@@ -136,28 +170,40 @@ def _fits(parts: Sequence[str], pattern: tuple[str, ...]) -> bool:
     return bool(parts) and fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Picture | tuple[str, str]]:
-    """Pictures, and (reason, name) of what is none; ``above`` are the folders on the way down."""
-    with _readable(folder):
-        own = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    identity = (own.st_dev, own.st_ino)
-    if identity in above:
-        yield "a link to a folder above it", prefix.rstrip("/")
-        return
-    for entry in entries:
-        name = prefix + entry.name
-        skipped = _skipped(entry.name)
-        if skipped:
-            yield skipped, name
-            continue
-        status = _status(entry)
-        if status is None:
-            yield "a link to nothing", name
-        elif _is_folder(status):
-            yield from _walk(Path(entry.path), f"{name}/", above | {identity})
-        else:
-            yield _file(Path(entry.path), name, status)
+class _Walk:
+    """A walk down from a folder, through links; ``apart`` as of ``list_pictures``."""
+
+    def __init__(self, apart: int) -> None:
+        self.apart = apart
+        self.listed: set[tuple[int, int]] = set()
+
+    def below(
+        self, folder: Path, parts: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()
+    ) -> Iterator[_Entry]:
+        """Pictures, and (reason, name) of what is none; ``parts`` and ``above`` are names and folders on the way down."""
+        with _readable(folder):
+            own = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        identity = (own.st_dev, own.st_ino)
+        if len(parts) <= self.apart:
+            self.listed = set()
+        if identity in above | self.listed:
+            yield (
+                "a link to a folder above it" if identity in above else "a folder that a link has led to already",
+                "/".join(parts),
+            )
+            return
+        self.listed.add(identity)
+        for entry in entries:
+            below = (*parts, entry.name)
+            name, skipped = "/".join(below), _skipped(entry.name)
+            status = None if skipped else _status(entry)
+            if status is None:
+                yield skipped or "a link to nothing", name
+            elif _is_folder(status):
+                yield from self.below(Path(entry.path), below, above | {identity})
+            else:
+                yield _file(Path(entry.path), name, status)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

@@ -24,7 +24,8 @@ class PictureShape(NamedTuple):
 class Loaded(NamedTuple):
     """Decoded halves, the classes, what was left out, and how many test pictures are training pictures too.
 
-    ``statistics`` are mean and standard deviation for each channel, where they are known and need not be measured.
+    ``notes`` are sentences about the whole set. ``statistics`` are mean and standard deviation for each channel, where they are
+    known and need not be measured.
     """
 
     train: Pictures
@@ -33,6 +34,7 @@ class Loaded(NamedTuple):
     left_out: tuple[LeftOut, ...] = ()
     shared: int = 0
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Source(NamedTuple):

@@ -6,7 +6,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import nn
@@ -20,19 +21,22 @@ from edgekit.spelling import did_you_mean
 def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
     """The result of the factory of a shipped model, or of an import path ``package.module:factory``.
 
-    An import path is resolved as by Python in the current folder. Raises ModelError that says which part failed.
+    An import path is resolved as by Python in the current folder, and so is what the factory imports; what forward() imports is
+    found there too, after the rest of the search path. Raises ModelError that says which part failed.
     """
     path = MODELS[name].factory if name in MODELS else name
     module_name, _, factory_name = path.partition(":")
     if not module_name or not factory_name:
         names, near = ", ".join(MODELS), did_you_mean(name, MODELS)
         raise ModelError(f"no model {name!r}", f"use one of {names}, or an import path like torchvision.models:resnet18{near}")
-    factory = _find(module_name, factory_name, name)
-    _check_args(factory, name, args or {})
-    try:
-        return factory(**(args or {}))
-    except (Exception, SystemExit) as problem:
-        raise ModelError(f"{name} could not be built: {type(problem).__name__}: {problem}", "check its arguments") from problem
+    with _current_folder():
+        factory = _find(module_name, factory_name, name)
+        _check_args(factory, name, args or {})
+        try:
+            return factory(**(args or {}))
+        except (Exception, SystemExit) as problem:
+            reason = f"{type(problem).__name__}: {problem}"
+            raise ModelError(f"{name} could not be built: {reason}", "check its arguments") from problem
 
 
 def _check_args(factory: Callable[..., Any], name: str, args: Mapping[str, Any]) -> None:
@@ -63,20 +67,27 @@ def checked_module(built: object, name: str) -> tuple[nn.Module, tuple[str, ...]
 
 
 def _find(module_name: str, factory_name: str, name: str) -> Any:
-    folder = os.getcwd()
-    added = folder not in sys.path
-    if added:
-        sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as problem:
         raise ModelError(
             f"{name}: cannot import {module_name}: {type(problem).__name__}: {problem}", "check the path"
         ) from problem
-    finally:
-        if added and folder in sys.path:
-            sys.path.remove(folder)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise ModelError(f"{name}: {module_name} has no function or class {factory_name!r}", "check the spelling")
     return factory
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Python's search path with the current folder before all else, and afterwards after all else, where it shadows nothing."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)

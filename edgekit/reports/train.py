@@ -120,6 +120,18 @@ class TrainReport(Report, frozen=True):
         """Both bars of the recipe are reached."""
         return self.test_accuracy >= self.min_accuracy and (self.balanced_accuracy or 0.0) >= self.min_balanced_accuracy
 
+    @property
+    def outcome_notes(self) -> tuple[str, ...]:
+        """Sentences about what came out: of batch norm's statistics, and of a network that has learnt nothing."""
+        majority = self.data is not None and self.test_accuracy <= self.data.majority
+        learnt_nothing = ("always naming the most frequent class is right as often as this network",) if majority else ()
+        return (*(self.statistics.notes() if self.statistics else ()), *learnt_nothing)
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Sentences about the weights that it started from, about the pictures, and about what came out."""
+        return (*self.notes, *(self.data.notes if self.data else ()), *self.outcome_notes)
+
     def page(self) -> Page:
         """The accuracy that was reached and its bars, then a row for each class."""
         first = f"{self.run}: {self.model}, {self.parameters:,} parameters, after {self.seconds:.1f} s"
@@ -129,10 +141,7 @@ class TrainReport(Report, frozen=True):
         lines += map(note, self.notes)
         if self.data is None:
             return tuple(lines)
-        notes = [*self.data.notes, *(self.statistics.notes() if self.statistics else ())]
-        if self.test_accuracy <= self.data.majority:
-            notes.append("always naming the most frequent class is right as often as this network")
-        return (*lines, *self._classes(self.data), *map(note, notes))
+        return (*lines, *self._classes(self.data), *map(note, (*self.data.notes, *self.outcome_notes)))
 
     def _classes(self, data: DataReport) -> Page:
         accuracies = ("-" if share is None else f"{share:.4f}" for share in self.class_accuracy)

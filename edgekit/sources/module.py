@@ -101,21 +101,38 @@ def parse_shapes(texts: Sequence[str], dtype: str = "float32") -> tuple[TensorSp
 
 
 def _from_recipe(path: Path, runs: Path, trained: bool) -> ModelSource:
-    """The run of a recipe, if it was trained with the recipe's present settings; export settings come from the recipe."""
+    """The run of a recipe, if it was trained with the settings that weights depend on; all others come from the recipe."""
     recipe = load_recipe(path)
     run = runs / recipe.name
     if (run / RUN_REPORT).is_file():
         source = _from_run(run)
-        same = source.recipe is not None and (source.recipe.data, source.recipe.model, source.recipe.train) == (
-            recipe.data, recipe.model, recipe.train,
-        )  # fmt: skip
-        if same:
+        before, now = (_trained_by(each) for each in (source.recipe or recipe, recipe))
+        changed = [key for key, value in now.items() if before[key] != value]
+        if not changed:
             return source._replace(recipe=recipe)
         if trained:
-            raise ModelError(f"{run} was trained with other settings than {path}", f"train again: edgekit train {path}")
+            other = ", ".join(changed)
+            raise ModelError(f"{run} was trained with other settings than {path}: {other}", f"train again: edgekit train {path}")
     if trained:
         raise ModelError(f"{path} has not been trained: {run / RUN_REPORT} is missing", f"edgekit train {path}")
     return _untrained(recipe)
+
+
+def _trained_by(recipe: Recipe) -> dict[str, Any]:
+    """The settings that trained weights depend on, by their keys; files count by their names, wherever they lie.
+
+    Another spelling of the same size or colour is the same setting.
+    """
+    data = msgspec.structs.replace(recipe.data.without_place(), resize=recipe.data.size, color=recipe.data.pixel_color)
+    start = recipe.model.weights and Path(recipe.model.weights).name
+    tables = {
+        "data": data,
+        "model": msgspec.structs.replace(recipe.model, weights=start),
+        "train": recipe.train.without_bars(),
+    }
+    return {
+        f"{table}.{key}": value for table, settings in tables.items() for key, value in msgspec.structs.asdict(settings).items()
+    }
 
 
 def _from_run(run: Path) -> ModelSource:
@@ -140,7 +157,16 @@ def _from_run(run: Path) -> ModelSource:
     size = (CHANNELS[report.preprocess.color], report.preprocess.height, report.preprocess.width)
     inputs = (TensorSpec("input", "float32", (BATCH, *size)),)
     return ModelSource(
-        recipe.name, recipe.model.name, args, module, inputs, recipe, report, report.preprocess, report.labels, notes=report.notes
+        recipe.name,
+        recipe.model.name,
+        args,
+        module,
+        inputs,
+        recipe,
+        report,
+        report.preprocess,
+        report.labels,
+        notes=report.all_notes,
     )
 
 

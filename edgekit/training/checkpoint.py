@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import torch
+from msgspec import Meta
 from torch import nn
 
 from edgekit.errors import ModelError, OutputError, UsageError, first_line
@@ -15,6 +16,7 @@ from edgekit.files import fingerprints, replacing, write_error
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch
 from edgekit.training.code import source_files
+from edgekit.training.initial import state_sha256, structure_sha256
 
 Key: TypeAlias = dict[str, str]
 """Everything that trained weights depend on, by what it is: short values as JSON, others as a hash."""
@@ -23,6 +25,17 @@ CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_VERSION = 4
 LONGEST_VALUE = 40
 """Characters of a setting that is kept as it is, to be told where it has changed."""
+
+
+class _Place(msgspec.Struct):
+    """Where a training stopped, and what it recorded."""
+
+    epoch: Annotated[int, Meta(ge=0)]
+    step: Annotated[int, Meta(ge=0)]
+    epochs: int
+    steps_per_epoch: int
+    seconds: Annotated[float, Meta(ge=0)]
+    history: list[Epoch]
 
 
 class State:
@@ -71,21 +84,37 @@ class State:
         if changed:
             raise UsageError(f"{path} was made with other {' and other '.join(changed)}", "--restart begins anew")
         try:
+            place = self._place(content)
+            self.totals = self.totals.copy_(content["totals"])
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.schedule.load_state_dict(content["schedule"])
             torch.set_rng_state(content["generator"])
-            self.epoch, self.step = content["epoch"], content["step"]
-            self.totals, self.seconds = content["totals"].to(self.totals.device), content["seconds"]
-            self.history = msgspec.convert(content["history"], list[Epoch])
-        except (KeyError, RuntimeError, TypeError, ValueError, msgspec.ValidationError) as problem:
-            raise ModelError(f"checkpoint {path} is damaged: {problem}", "--restart begins anew") from None
+        except Exception as problem:  # odd content makes torch trip over whatever comes
+            reason = f"{type(problem).__name__}: {first_line(problem)}"
+            raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
+        self.epoch, self.step, self.seconds, self.history = place.epoch, place.step, place.seconds, place.history
+
+    def _place(self, content: dict[str, Any]) -> _Place:
+        """Where a checkpoint's training stopped; raises ValueError unless that is a place in this training."""
+        place = msgspec.convert({name: content[name] for name in _Place.__struct_fields__}, _Place)
+        if (place.epochs, place.steps_per_epoch) != (self.epochs, self.steps_per_epoch):
+            raise ValueError(f"it has {place.epochs} epochs of {place.steps_per_epoch} steps")
+        if place.epoch > self.epochs or place.step > self.steps_per_epoch or len(place.history) != place.epoch:
+            raise ValueError(
+                f"it stopped in epoch {place.epoch + 1}, step {place.step}, with {len(place.history)} epochs recorded"
+            )
+        if content["totals"].shape != self.totals.shape:
+            raise ValueError(f"it has totals of shape {tuple(content['totals'].shape)}")
+        if content["schedule"].keys() != self.schedule.state_dict().keys():
+            raise ValueError("its schedule is of another kind")
+        return place
 
 
 def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any]:
     """Everything that trained weights depend on, by name: what a checkpoint and a finished training must agree on.
 
-    ``data`` changes with the data set, ``initial`` is the model as it was built, whose weights show what files it reads.
+    ``data`` changes with the data set, ``initial`` is the model as it was built, which shows what its factory read.
     """
     tables = {"model": recipe.model.without_place(), "train": recipe.train.without_bars()}
     settings = {
@@ -95,6 +124,7 @@ def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any
         **settings,
         "pictures or classes": data,
         "code of the model": fingerprints(source_files(recipe.model.name)),
+        "structure of the model": structure_sha256(initial),
         "initial weights": state_sha256(initial),
     }
 
@@ -107,15 +137,6 @@ def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
     return {
         name: text.decode() if len(text) <= LONGEST_VALUE else hashlib.sha256(text).hexdigest() for name, text in texts.items()
     }
-
-
-def state_sha256(model: nn.Module) -> str:
-    """A hash of names, types, shapes and values of the model's state."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def differences(content: dict[str, Any], key: Key) -> list[str]:

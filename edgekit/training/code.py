@@ -3,58 +3,89 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import os
+import pkgutil
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import edgekit.models
 from edgekit.models import MODELS
 
+_EDGEKIT = Path(edgekit.models.__file__).parents[1]
+_INSTALLED = (Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platstdlib")), _EDGEKIT)
+"""Folders whose modules are of no user's project: Python's own, and edgekit, besides folders of installed packages."""
+
 
 def source_files(name: str) -> tuple[Path, ...]:
-    """The files of the model ``name``, in sorted order: a shipped model's, or those of an import path ``package.module:factory``.
+    """The files of the model ``name`` in the order of their modules: a shipped model's, or those of ``package.module:factory``.
 
-    Followed are imports of modules in the folder that the first module is found in, and for an installed package those inside
-    that package: other packages do not count, nor does a file beside the model that it does not import. Empty for a name that is
+    Imports are followed wherever Python finds them, from the current folder or its search path, except into Python's own modules
+    and other installed packages. A file beside the model that it does not import does not count. Empty for a name that is
     nowhere.
     """
     if name in MODELS:
         return tuple(sorted(Path(edgekit.models.__file__).parent.glob("*.py")))
     module = name.partition(":")[0]
-    for root in (Path.cwd(), *map(Path, sys.path)):
-        if _files_of(root, module):
-            return tuple(sorted(_reachable(root, module)))
-    return ()
+    importlib.invalidate_caches()  # files may be newer than what finders remember of their folders
+    files = _reachable(module)
+    return tuple(files[module] for module in sorted(files)) if module in files else ()
 
 
-def _reachable(root: Path, module: str) -> set[Path]:
-    files: set[Path] = set()
-    waiting = [module]
-    installed = bool({"site-packages", "dist-packages"} & set(root.parts))
-    inside = module.partition(".")[0] if installed else ""
-    followed = set(waiting)
+def _reachable(module: str) -> dict[str, Path]:
+    """Module -> file, of a module and what it imports, packages around included."""
+    files: dict[str, Path] = {}
+    own, waiting, followed = module.partition(".")[0], [module], {module}
     while waiting:
-        name = waiting.pop()
-        for path in _files_of(root, name):
-            if path not in files:
-                files.add(path)
-                package = ".".join(path.parent.relative_to(root).parts)
-                names = _imports(path, package)
-                new = {name for name in names if name not in followed and (not inside or name.partition(".")[0] == inside)}
-                followed |= new
-                waiting += sorted(new)
+        for spec in _specs(waiting.pop()):
+            path = Path(spec.origin or "")
+            if spec.name in files or not path.is_file() or (_is_installed(path) and spec.name.partition(".")[0] != own):
+                continue
+            files[spec.name] = path
+            new = set(_imports(path, spec.name if spec.submodule_search_locations is not None else spec.parent or "")) - followed
+            followed |= new
+            waiting += sorted(new)
     return files
 
 
-def _files_of(root: Path, module: str) -> list[Path]:
-    """The file of a module below ``root``, then the ``__init__.py`` of the packages around it; empty where it is not there."""
-    parts = [part for part in module.split(".") if part]
-    if not parts:
-        return []
-    place = root.joinpath(*parts)
-    own = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()][:1]
-    around = [root.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts))]
-    return own + [path for path in around if path.is_file()] if own else []
+def _is_installed(path: Path) -> bool:
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(path.is_relative_to(place) for place in _INSTALLED)
+
+
+def _specs(module: str) -> Iterator[ModuleSpec]:
+    """What Python would import for ``package.module``: the packages around it and itself, as far as they are there."""
+    places: Sequence[str] | None = None
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        spec = _spec(".".join(parts[:depth]), places)
+        if spec is None:
+            return
+        yield spec
+        if spec.submodule_search_locations is None:
+            return
+        places = list(spec.submodule_search_locations)
+
+
+def _spec(name: str, places: Sequence[str] | None) -> ModuleSpec | None:
+    """The module ``name`` in the folders ``places`` of its package, or on the search path with the current folder before it.
+
+    ``importlib.util.find_spec`` would run the packages around the module.
+    """
+    package = ModuleSpec(name, None, is_package=True)  # without an __init__.py, of all folders of that name
+    for place in [os.getcwd(), *sys.path] if places is None else places:
+        finder = pkgutil.get_importer(place or os.getcwd())
+        spec = finder.find_spec(name) if finder else None
+        if spec is not None and spec.loader is not None:
+            return spec
+        assert package.submodule_search_locations is not None
+        package.submodule_search_locations += (spec and spec.submodule_search_locations) or []
+    if package.submodule_search_locations:
+        return package
+    others = (finder.find_spec(name, None) for finder in sys.meta_path) if places is None and name else iter(())
+    return next(filter(None, others), None)  # of packages that are installed as links to their sources
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:

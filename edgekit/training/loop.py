@@ -328,4 +328,6 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
         },
     )
     write_bytes(run / RUN_REPORT, report.to_json())
+    for text in report.outcome_notes:
+        work.progress.say(f"note: {text}")
     return report

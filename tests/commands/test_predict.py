@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from edgekit.commands.export import export
 from edgekit.commands.predict import guesses, predict, softmax
 from edgekit.errors import BundleError, DataError
 from edgekit.preprocess import pixels_of
+from edgekit.progress import SILENT, Advance
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.sources import ExportOptions
 from tests.ways import way
@@ -150,8 +152,46 @@ def test_a_picture_that_memory_is_not_enough_for_fails_in_its_row(
 @pytest.mark.parametrize("image", ["missing.png", "empty", "*.jpg"])
 def test_a_path_without_a_picture_is_refused_before_anything_runs(bundle: Path, tmp_path: Path, image: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=re.escape(image)):
-        predict(bundle, [picture(tmp_path / "good.png"), tmp_path / image])
+    for images in ([tmp_path / image], [tmp_path / "gone.png", tmp_path / image]):
+        with pytest.raises(DataError, match=re.escape(images[0].name)):
+            predict(bundle, images)
+
+
+@pytest.mark.parametrize(
+    ("image", "problem"), [("missing.png", "does not exist"), ("empty", "has no pictures"), ("*.jpg", "has no pictures")]
+)
+def test_a_path_without_a_picture_fails_in_its_row_and_the_others_are_labelled(
+    bundle: Path, tmp_path: Path, image: str, problem: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    good = picture(tmp_path / "good.png")
+    failed, labelled = predict(bundle, [tmp_path / image, good]).predictions
+    assert (failed.image, failed.guesses) == (str(tmp_path / image), ())
+    assert problem in failed.problem
+    assert predict(bundle, good).predictions == (labelled,)
+
+
+def test_what_is_left_out_of_a_folder_is_said(bundle: Path, tmp_path: Path) -> None:
+    class Said:
+        lines: tuple[str, ...] = ()
+
+        def task(self, title: str, total: int) -> AbstractContextManager[Advance]:
+            return SILENT.task(title, total)
+
+        def say(self, line: str) -> None:
+            self.lines += (line,)
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture(photos / "a.png")
+    (photos / "b.heic").write_bytes(b"")
+    (photos / "c.png").symlink_to(tmp_path / "nowhere.png")
+    said = Said()
+    assert predict(bundle, photos, progress=said).passed
+    assert said.lines == (
+        "left out: 1 x a link to nothing, like c.png",
+        "left out: 1 x no picture format that is read: .heic, like b.heic",
+    )
 
 
 def test_folders_and_patterns_stand_for_the_pictures_in_them(bundle: Path, tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def test_files_of_other_formats_are_left_out_by_their_suffix(tmp_path: Path, nam
     assert reasons(tmp_path) == {f"no picture format that is read: {suffix}": (1, name)}
 
 
-@pytest.mark.parametrize("folder", [".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX", "Thumbnails", "$RECYCLE.BIN"])
+@pytest.mark.parametrize(
+    "folder", [".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX", "Thumbnails", "thumbs", "$RECYCLE.BIN"]
+)
 def test_hidden_folders_and_copies_by_file_managers_are_left_out_at_any_depth(tmp_path: Path, folder: str) -> None:
     draw(tmp_path / "cat" / "1.png", 1)
     draw(tmp_path / "cat" / folder / "deep" / "1.png", 1)
@@ -65,6 +67,28 @@ def test_a_link_to_a_folder_above_ends_there(tmp_path: Path) -> None:
     (tmp_path / "cat" / "again").symlink_to(tmp_path)
     assert names(tmp_path) == ["cat/1.png"]
     assert reasons(tmp_path) == {"a link to a folder above it": (1, "cat/again")}
+
+
+def test_a_folder_that_links_reach_often_is_listed_once(tmp_path: Path) -> None:
+    folders = [tmp_path / "cat" / name for name in "abcdefgh"]
+    for folder in folders:
+        draw(folder / "1.png", 1)
+    for folder in folders:
+        for other in folders:
+            if other != folder:
+                (folder / other.name).symlink_to(other)
+    assert sorted(picture.path.resolve() for picture in list_pictures(tmp_path).pictures) == [path / "1.png" for path in folders]
+    assert "a folder that a link has led to already" in reasons(tmp_path)
+
+
+def test_folders_that_stand_apart_each_have_what_their_links_lead_to(tmp_path: Path) -> None:
+    draw(tmp_path / "store" / "1.png", 1)
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for link in ("one", "two"):
+            (tmp_path / "data" / name / link).symlink_to(tmp_path / "store")
+    assert names(tmp_path / "data") == ["cat/one/1.png"]
+    assert [picture.name for picture in list_pictures(tmp_path / "data", apart=1).pictures] == ["cat/one/1.png", "dog/one/1.png"]
 
 
 def test_links_to_nothing_and_pipes_are_left_out(tmp_path: Path) -> None:
@@ -146,9 +170,31 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_pattern_is_decided_as_a_folder_is(photos: Path, pattern: str, expected: str) -> None:
-    pictures = matching(Path(pattern))
-    assert [str(path.relative_to("ds")) for path in pictures] == expected.split()
-    assert [path.relative_to(photos) for path in matching(photos / pattern)] == list(pictures)
+    pictures = matching(Path(pattern)).pictures
+    assert [str(picture.path.relative_to("ds")) for picture in pictures] == expected.split()
+    assert [picture.path.relative_to(photos) for picture in matching(photos / pattern).pictures] == [
+        picture.path for picture in pictures
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reasons"),
+    [
+        (
+            "ds/*",
+            {"a link to nothing": 1, "no picture format that is read: .txt": 1, "a folder of thumbnails or of the system": 1},
+        ),
+        ("ds/**/*.txt", {"no picture format that is read: .txt": 1}),
+        ("ds/*.png", {"a link to nothing": 1}),
+        ("ds/dog/@*/*.png", {"a folder of thumbnails or of the system": 1}),
+        ("ds/cat/*.png", {}),
+    ],
+)
+def test_what_a_pattern_matches_and_is_left_out_is_told(photos: Path, pattern: str, reasons: dict[str, int]) -> None:
+    left_out = {row.reason: row.count for row in matching(photos / pattern).left_out}
+    left_out.pop("hidden", None)
+    left_out.pop("a link to a folder above it", None)
+    assert left_out == reasons
 
 
 @pytest.fixture

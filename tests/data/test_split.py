@@ -264,3 +264,48 @@ def test_pictures_in_both_halves_of_a_divided_set_are_noted(tmp_path: Path) -> N
     shutil.copy(tmp_path / "train" / "cat" / "0.png", tmp_path / "test" / "cat" / "again.png")
     sentence = "1 of 7 test pictures are training pictures too, so the test accuracy is too high"
     assert load_dataset(recipe).report().notes == (*before, sentence)
+
+
+def noted(root: Path) -> tuple[str, ...]:
+    return load_dataset(DataRecipe("image-folder", path=str(root), resize=6, color="grey", test_fraction=0.5)).report().notes
+
+
+@pytest.mark.parametrize("halves", [(), ("train", "test")])
+def test_pictures_in_two_classes_are_noted(tmp_path: Path, halves: tuple[()] | tuple[str, str]) -> None:
+    if halves:
+        divided(tmp_path, *halves)
+    else:
+        folder_of(tmp_path)
+    assert not any("in more than one class" in note for note in noted(tmp_path))
+    base, other = (tmp_path / halves[0], tmp_path / halves[1]) if halves else (tmp_path, tmp_path)
+    draw(base / "cat" / "both.png", 200)
+    draw(other / "dog" / "both.png", 200)
+    pair = "train/cat/both.png and test/dog/both.png" if halves else "cat/both.png and dog/both.png"
+    assert f"1 pictures are in more than one class, like {pair}: a network cannot learn both" in noted(tmp_path)
+
+
+def test_a_class_that_is_never_tested_is_noted(tmp_path: Path) -> None:
+    divided(tmp_path, "train", "test")
+    assert not any("no picture of" in note for note in noted(tmp_path))
+    draw(tmp_path / "train" / "eel" / "1.png", 99)
+    assert "the test has no picture of eel, so it says nothing about them" in noted(tmp_path)
+
+
+@pytest.mark.parametrize("halves", [(), ("train", "test")])
+def test_a_class_that_is_a_link_to_nothing_is_refused(tmp_path: Path, halves: tuple[()] | tuple[str, str]) -> None:
+    if halves:
+        divided(tmp_path, *halves)
+    else:
+        folder_of(tmp_path)
+    place = tmp_path.joinpath(*halves[-1:])
+    (place / "readme.md").symlink_to(tmp_path / "gone.md")
+    assert image_folder.class_names(tmp_path) == ("cat", "dog")
+    (place / "eel").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=re.escape(f"class folder {place / 'eel'} is a link to nothing; mend or remove the link")):
+        image_folder.class_names(tmp_path)
+
+
+def test_the_same_folder_serves_as_both_halves_and_that_is_noted(tmp_path: Path) -> None:
+    folder_of(tmp_path / "train")
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    assert any("24 of 24 test pictures are training pictures too" in note for note in noted(tmp_path))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from functools import wraps
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from edgekit.errors import ModelError
@@ -78,3 +80,24 @@ def test_a_module_that_fails_on_import_is_a_model_error(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="cannot import broken_net_of_the_user: ZeroDivisionError"):
         call_factory("broken_net_of_the_user:net")
+
+
+def test_what_a_factory_or_its_forward_imports_later_is_found_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "late_net_of_the_user.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        import late_layers_of_the_user\n"
+        "    def forward(self, x):\n"
+        "        import late_steps_of_the_user\n"
+        "        return x + late_steps_of_the_user.one\n"
+    )
+    (tmp_path / "late_layers_of_the_user.py").write_text("")
+    (tmp_path / "late_steps_of_the_user.py").write_text("one = 1\n")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    before = list(sys.path)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert build_module("late_net_of_the_user:Net")(torch.zeros(1)) == 1
+        assert sys.path == [*before, str(tmp_path)]  # at the end, where it shadows nothing

@@ -12,7 +12,8 @@ from torch import nn
 from edgekit.errors import ModelError, RecipeError, UsageError
 from edgekit.models import MODELS
 from edgekit.models.weights import weights_bytes
-from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe, load_recipe
+from edgekit.reports.train import StatisticsReport, TrainReport
 from edgekit.sources.module import load_source, parse_shapes
 from edgekit.tensors import TensorSpec
 from edgekit.training.loop import fit
@@ -218,6 +219,47 @@ def test_a_trained_recipe_gives_its_run_with_the_recipes_own_export_settings(run
 def test_a_recipe_that_has_not_been_trained_says_so(tmp_path: Path, recipe: Path) -> None:
     with pytest.raises(ModelError, match=r"has not been trained: .*; edgekit train"):
         load_source(str(recipe), runs=tmp_path / "runs")
+
+
+def test_settings_that_no_weight_depends_on_may_change(runs: Path, recipe: Path) -> None:
+    for text in (TOML + "min_accuracy = 0.1\n", TOML.replace('mnist"\n', 'mnist"\npath = "moved"\ncolor = "grey"\n')):
+        recipe.write_text(text)
+        assert load_source(str(recipe), runs=runs).recipe == load_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        ("a/start.pt", "b/start.pt", ""),
+        ("start.pt", "other.pt", "model.weights"),
+        ("start.pt:model", "start.pt:ema", "model.weights"),
+        ("start.pt", None, "model.weights"),
+    ],
+)
+def test_weights_to_start_from_count_by_their_name(runs: Path, recipe: Path, before: str, now: str | None, changed: str) -> None:
+    trained = msgspec.json.decode((runs / "tiny" / "recipe.json").read_bytes())
+    trained["model"]["weights"] = f"/somewhere/{before}"
+    (runs / "tiny" / "recipe.json").write_bytes(msgspec.json.encode(trained))
+    weights = f'\nweights = "{now}"' if now else ""
+    recipe.write_text(TOML.replace('name = "lenet"', f'name = "lenet"{weights}'))
+    if not changed:
+        assert load_source(str(recipe), runs=runs).report is not None
+        return
+    with pytest.raises(ModelError, match=rf"trained with other settings than .*tiny\.toml: {changed}; train again"):
+        load_source(str(recipe), runs=runs)
+
+
+def test_notes_of_the_training_go_with_the_model(runs: Path) -> None:
+    report = TrainReport.from_json((runs / "tiny" / "train.json").read_bytes())
+    assert report.data is not None
+    data = msgspec.structs.replace(report.data, notes=("odd pictures",), majority=1.0)
+    statistics = StatisticsReport(0.9, 0.5, 0.8)
+    changed = msgspec.structs.replace(report, notes=("odd weights",), data=data, statistics=statistics)
+    (runs / "tiny" / "train.json").write_bytes(changed.to_json())
+    notes = load_source(str(runs / "tiny")).notes
+    assert notes[:2] == ("odd weights", "odd pictures")
+    assert "measured anew over the training pictures" in notes[2]
+    assert notes[3] == "always naming the most frequent class is right as often as this network"
 
 
 def test_a_run_of_other_settings_is_not_taken_for_the_recipes(runs: Path, recipe: Path) -> None:

@@ -10,19 +10,22 @@ import pytest
 
 from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
-from edgekit.errors import Interrupted, UsageError
+from edgekit.errors import Interrupted, ModelError, UsageError
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.training.loop import fit
 from tests.networks import dataset
 from tests.training.test_loop import Stopping
 
 NET = """
+import json
 import torch
 from torch import nn
 {extra}
 
 def net(start="start.pt"):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    with open("net.json") as stream:
+        rate = json.load(stream)["dropout"]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Dropout(rate))
     model.load_state_dict(torch.load(start))
     return model
 """
@@ -44,6 +47,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Dataset) -> P
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "net_with_a_start", raising=False)
     Path("net_with_a_start.py").write_text(NET.format(extra=""))
+    Path("net.json").write_text('{"dropout": 0.25}')
     torch.manual_seed(1)
     torch.save({"1.weight": torch.randn(10, 784), "1.bias": torch.zeros(10)}, "start.pt")
     with pytest.raises(Interrupted):
@@ -93,6 +97,12 @@ def test_other_initial_weights_that_the_model_reads_are_refused(stopped: Path, d
         fit(RECIPE, data, stopped, begin="resume")
 
 
+def test_other_settings_that_the_model_reads_from_a_file_are_refused(stopped: Path, data: Dataset) -> None:
+    Path("net.json").write_text('{"dropout": 0.5}')
+    with pytest.raises(UsageError, match="made with other structure of the model; --restart"):
+        fit(RECIPE, data, stopped, begin="resume")
+
+
 def test_several_changes_are_all_named(stopped: Path, data: Dataset) -> None:
     other = msgspec.structs.replace(data, classes=(*data.classes[1:], "zapple"))
     with pytest.raises(UsageError, match=r"other train.epochs \(2, now 3\) and other pictures or classes; --restart"):
@@ -114,3 +124,45 @@ def test_a_training_killed_after_its_last_checkpoint_is_finished(stopped: Path, 
     second = fit(RECIPE, data, stopped, begin="update", progress=watching)
     assert second == first
     assert watching.advances == 0  # no step is taken again
+
+
+ODD: dict[str, dict[str, object]] = {
+    "epoch as text": {"epoch": "1"},
+    "epoch as a fraction": {"epoch": 0.5},
+    "epoch below 0": {"epoch": -1},
+    "epoch above the last": {"epoch": 3},
+    "epoch without its record": {"epoch": 1},
+    "step above the last": {"step": 99},
+    "other number of steps": {"steps_per_epoch": 5},
+    "step is nothing": {"step": None},
+    "seconds as text": {"seconds": "long"},
+    "history of something": {"history": [{"epoch": 1}]},
+    "totals are no tensor": {"totals": 3},
+    "totals of another size": {"totals": [1.0, 2.0]},
+    "model is nothing": {"model": None},
+    "optimizer of nothing": {"optimizer": {}},
+    "schedule of nothing": {"schedule": {}},
+    "schedule is no table": {"schedule": 3},
+    "generator is text": {"generator": "7"},
+}
+
+
+@pytest.mark.parametrize("begin", ["resume", "update"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_content_is_a_sentence(stopped: Path, data: Dataset, odd: str, begin: str) -> None:
+    import torch
+
+    content = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    torch.save({**content, **ODD[odd]}, stopped / "checkpoint.pt")
+    with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt is damaged: .*; --restart begins anew"):
+        fit(RECIPE, data, stopped, begin=begin)  # type: ignore[arg-type]  # a parameter is no Literal
+
+
+@pytest.mark.parametrize("name", ["epoch", "step", "history", "totals", "model", "optimizer", "schedule", "generator", "seconds"])
+def test_missing_content_is_a_sentence(stopped: Path, data: Dataset, name: str) -> None:
+    import torch
+
+    content = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    torch.save({key: value for key, value in content.items() if key != name}, stopped / "checkpoint.pt")
+    with pytest.raises(ModelError, match=rf"checkpoint\.pt is damaged: .*{name}.*; --restart begins anew"):
+        fit(RECIPE, data, stopped, begin="resume")

@@ -67,3 +67,35 @@ def test_a_model_that_is_nowhere_has_no_files(name: str) -> None:
 def test_a_module_that_is_no_python_has_no_imports(project: Path) -> None:
     (project / "other.py").write_text("import (")
     assert names("other:make", project) == {"other.py"}
+
+
+def test_imports_are_followed_to_other_places_of_the_search_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere, installed = project / "elsewhere", project / "lib" / "site-packages"
+    for place in (elsewhere, elsewhere / "layers" / "inner", installed):
+        place.mkdir(parents=True)
+    (project / "other.py").write_text("import helpers, layers.inner.deep, packaged, json, edgekit.files\n")
+    (elsewhere / "helpers.py").write_text("import shared\n")
+    (elsewhere / "layers" / "inner" / "deep.py").write_text("from . import near\n")  # of packages without an __init__.py
+    (elsewhere / "layers" / "inner" / "near.py").write_text("")
+    (installed / "packaged.py").write_text("")
+    for place in (elsewhere, installed):
+        monkeypatch.syspath_prepend(place)
+    assert names("other:make", project) == {
+        "other.py", "elsewhere/helpers.py", "shared.py", "elsewhere/layers/inner/deep.py", "elsewhere/layers/inner/near.py",
+    }  # fmt: skip
+
+
+def test_the_order_of_the_files_is_that_of_their_modules_wherever_they_lie(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (project / "other.py").write_text("import helpers, zebra\n")
+    place = tmp_path_factory.mktemp("a")
+    for name in ("helpers", "zebra"):
+        (place / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(place)
+    assert [path.stem for path in source_files("other:make")] == ["helpers", "other", "zebra"]
+
+
+def test_nothing_is_run(project: Path) -> None:
+    (project / "mine" / "__init__.py").write_text("raise SystemExit\n")
+    assert "mine/net.py" in names("mine.net:make", project)

@@ -485,6 +485,21 @@ def test_a_finished_run_has_metrics_a_curve_a_report_and_weights(data: Dataset, 
     ]  # fmt: skip
 
 
+def test_what_came_out_of_a_training_is_said(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Said(Stopping):
+        lines: tuple[str, ...] = ()
+
+        def say(self, line: str) -> None:
+            self.lines += (line,)
+
+    said = Said()
+    monkeypatch.setattr("edgekit.training.loop.make_fit", lambda *anything: StatisticsReport(1.0, 0.5, 0.9))
+    report = fit(recipe(), data, tmp_path / "run", progress=said)
+    assert report.outcome_notes
+    assert said.lines[-len(report.outcome_notes) :] == tuple(f"note: {text}" for text in report.outcome_notes)
+    assert any("measured anew over the training pictures" in line for line in said.lines)
+
+
 def test_after_statistics_are_measured_anew_metrics_and_curve_end_with_the_reports_accuracy(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
