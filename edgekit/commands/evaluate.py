@@ -21,8 +21,7 @@ from edgekit.data.labelled import BATCH, Batch, LabelledSet, of_folder, of_recip
 from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError
 from edgekit.files import write_bytes
-from edgekit.onnx.activation import final_activation
-from edgekit.parity.accuracy import Answers, answers, confusion, order_of, outputs_of, paired
+from edgekit.parity.accuracy import Answers, answers, confusion, meaning_of, order_of, outputs_of, paired
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, load_recipe
@@ -128,7 +127,7 @@ def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: 
             stack.enter_context(open_named(name, _taking(bundle, setup), bundle, progress))
             for name, setup in zip(names, setups, strict=True)
         ]
-        probabilities = [_gives_probabilities(bundle, setup) for setup in setups]
+        probabilities = _gives_probabilities(bundle)
         for batch in pictures.batches():
             truth.append(order[batch.labels])
             files += batch.names
@@ -136,7 +135,7 @@ def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: 
                 began = perf_counter()
                 outputs = _outputs(bundle, opened, batch)
                 seconds[place] += perf_counter() - began
-                parts[place].append(answers(outputs, truth[-1], probabilities=probabilities[place]))
+                parts[place].append(answers(outputs, truth[-1], probabilities=probabilities))
             advance(len(batch.names), "")
     joined = [Answers(*(np.concatenate(pieces) for pieces in zip(*each, strict=True))) for each in parts]
     return _Seen(files, np.concatenate(truth), tuple(zip(names, setups, strict=True)), joined, seconds)
@@ -157,8 +156,8 @@ def _outputs(bundle: Bundle, opened: Opened, batch: Batch) -> NDArray[np.float64
     return outputs
 
 
-def _gives_probabilities(bundle: Bundle, setup: Setup) -> bool:
-    return final_activation(bundle.onnx_of(setup.variant).read_bytes(), bundle.manifest.outputs[0].name) is not None
+def _gives_probabilities(bundle: Bundle) -> bool:
+    return meaning_of(bundle.golden().float64[bundle.manifest.outputs[0].name]) != "softmax of the output"
 
 
 def _report(bundle: Bundle, pictures: LabelledSet, seen: _Seen, bars: Bars) -> EvaluateReport:

@@ -15,19 +15,13 @@ from edgekit.backends.contract import Session
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
-from edgekit.onnx.activation import Activation, final_activation
+from edgekit.parity.accuracy import meaning_of
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Guess, Numbers, Prediction, PredictReport
 from edgekit.reports.train import LeftOut
 from edgekit.setups import Setup, taking
 from edgekit.tensors import Array, fixed_batch
-
-_NUMBERS: dict[Activation | None, Numbers] = {
-    None: "softmax of the output",
-    "Softmax": "the model's Softmax",
-    "Sigmoid": "the model's Sigmoid",
-}
 
 
 def predict(
@@ -41,8 +35,9 @@ def predict(
     """Label pictures through the bundle's own preprocessing: the ``top`` most probable labels of each.
 
     ``images`` are picture files, folders (all pictures below them) and glob patterns (``**`` goes into folders). A picture that
-    cannot be read has a ``problem`` in the report in place of labels. Where the model ends in Softmax or Sigmoid, its outputs are
-    the probabilities; else they are the softmax of its outputs. With ``every`` as the backend the first that is present is taken.
+    cannot be read has a ``problem`` in the report in place of labels. Where the recorded outputs are probabilities or scores,
+    the model's outputs are taken as they are; else their softmax is. With ``every`` as the backend the first present is taken.
+
     A path or pattern without a picture has a row that says so; where none has any it is a DataError. Raises BundleError for a
     bundle that does not classify pictures.
     """
@@ -53,17 +48,17 @@ def predict(
     for row in asked.left_out:
         progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
     output = opened.manifest.outputs[0].name
-    activation = final_activation(opened.onnx_of(chosen.variant).read_bytes(), output)
+    meaning = meaning_of(opened.golden().float64[output])
     predictions = []
     with (
         open_named(chosen.backend, chosen, opened, progress) as ready,
         progress.task("labelling pictures", len(asked.problems)) as advance,
     ):
         for picture, problem in asked.problems.items():
-            labelled = None if problem else _label(opened, ready.session, preprocess, picture, (activation, top))
+            labelled = None if problem else _label(opened, ready.session, preprocess, picture, (meaning, top))
             predictions.append(labelled or Prediction(str(picture), (), problem))
             advance(1, picture.name)
-    return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, _NUMBERS[activation])
+    return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, meaning)
 
 
 class Asked(NamedTuple):
@@ -118,11 +113,9 @@ def _classifier(bundle: Bundle) -> Preprocess:
     return preprocess
 
 
-def _label(
-    bundle: Bundle, session: Session, preprocess: Preprocess, image: Path, wanted: tuple[Activation | None, int]
-) -> Prediction:
+def _label(bundle: Bundle, session: Session, preprocess: Preprocess, image: Path, wanted: tuple[Numbers, int]) -> Prediction:
     """The most probable labels of one picture, or why it has none."""
-    (activation, top), labels = wanted, bundle.manifest.labels
+    (meaning, top), labels = wanted, bundle.manifest.labels
     name, output = bundle.manifest.inputs[0].name, bundle.manifest.outputs[0].name
     try:
         pixels = np.repeat(preprocess.open(image)[None], fixed_batch(bundle.manifest.inputs) or 1, axis=0)
@@ -133,7 +126,8 @@ def _label(
         raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {numbers.shape}", "export it again")
     if not np.isfinite(numbers).all():
         return Prediction(str(image), (), "the model's outputs for this picture are not finite; run edgekit verify on the bundle")
-    return Prediction(str(image), guesses(numbers if activation else softmax(numbers), labels, top))
+    shares = softmax(numbers) if meaning == "softmax of the output" else numbers
+    return Prediction(str(image), guesses(shares, labels, top))
 
 
 def softmax(logits: Array) -> Array:

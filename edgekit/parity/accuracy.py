@@ -10,11 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.backends.contract import InRanges, Session
+from edgekit.reports.predict import Numbers
 from edgekit.tensors import Array, batches_of, fixed_batch, joined_outputs, real_samples
 
 TOP = 5
 CONFIDENCE = 1.959963984540054
 """Standard deviations of a normal distribution on either side of its mean that hold 95 %."""
+
+
+SUM, SURE = 1e-3, 0.5
+
+
+def meaning_of(reference: Array) -> Numbers:
+    """What the outputs of a classifier are, told by its recorded outputs, float64 N x classes.
+
+    Probabilities are not negative and sum to 1 in every sample. Scores are within 0..1, and some are above a half, which logits
+    that happen to be small and positive are not. Anything else needs a softmax.
+    """
+    if reference.ndim != 2 or not np.isfinite(reference).all() or reference.min(initial=0.0) < -SUM:
+        return "softmax of the output"
+    if np.abs(reference.sum(1) - 1).max(initial=0.0) <= SUM and reference.shape[1] > 1:
+        return "the model's own probabilities"
+    within = reference.max(initial=0.0) <= 1 + SUM
+    return "the model's own scores" if within and reference.max(initial=0.0) > SURE else "softmax of the output"
 
 
 class Answers(NamedTuple):

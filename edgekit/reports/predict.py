@@ -14,8 +14,8 @@ from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Line, Page, Span, Table, columns
 from edgekit.setups import Setup
 
-Numbers = Literal["softmax of the output", "the model's Softmax", "the model's Sigmoid"]
-"""Where probabilities come from: a model that ends in Softmax or Sigmoid gives them itself."""
+Numbers = Literal["softmax of the output", "the model's own probabilities", "the model's own scores"]
+"""Where probabilities come from: a model may give them itself, as shares that sum to 1 or as a score for each label."""
 
 CSV_COLUMNS = ("picture", "rank", "label", "probability", "problem")
 
@@ -41,7 +41,7 @@ def csv_head() -> bytes:
 
 
 class PredictReport(Report, frozen=True):
-    """Labels of pictures; ``backend`` is the setup's. With a Sigmoid a picture's probabilities need not sum to 1."""
+    """Labels of pictures; ``backend`` is the setup's. A model's own scores need not sum to 1."""
 
     bundle: str
     backend: str

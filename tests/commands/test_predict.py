@@ -212,9 +212,46 @@ def test_a_name_with_brackets_is_a_file_where_there_is_one(bundle: Path, tmp_pat
     assert [prediction.image for prediction in predict(bundle, path).predictions] == [str(path)]
 
 
+class Ensemble(torch.nn.Module):
+    """The mean of two softmaxes: no Softmax is the last operator."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (torch.softmax(x, 1) + torch.softmax(-2 * x, 1)) / 2
+
+
+class TwoSided(torch.nn.Module):
+    """A binary classifier's score beside its complement, behind a third that never is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score = torch.sigmoid(x[:, :1])
+        return torch.cat([1 - score, score, torch.zeros_like(score)], 1)
+
+
+class ByHand(torch.nn.Module):
+    """A softmax that is written out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        powers = torch.exp(x - x.amax(1, keepdim=True))
+        return powers / powers.sum(1, keepdim=True)
+
+
+OWN, SCORES = "the model's own probabilities", "the model's own scores"
+
+
 @pytest.mark.parametrize(
     ("layer", "expected"),
-    [(torch.nn.Softmax(1), "the model's Softmax"), (torch.nn.Sigmoid(), "the model's Sigmoid"), (torch.nn.ReLU(), None)],
+    [
+        (torch.nn.Softmax(1), OWN),
+        (torch.nn.Sequential(torch.nn.Softmax(1), torch.nn.Identity()), OWN),
+        (Ensemble(), OWN),
+        (TwoSided(), OWN),
+        (ByHand(), OWN),
+        (torch.nn.Sigmoid(), SCORES),
+        (torch.nn.Hardsigmoid(), SCORES),
+        (torch.nn.ReLU(), None),
+        (torch.nn.Identity(), None),
+        (torch.nn.LogSoftmax(1), None),
+    ],
 )
 def test_a_model_that_gives_probabilities_itself_is_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: torch.nn.Module, expected: str | None
