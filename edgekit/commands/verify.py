@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +13,7 @@ from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.manifest import Manifest
-from edgekit.machine.bounds import memory_bound, stacks
+from edgekit.machine.bounds import SECONDS_VARIABLE, memory_bound, stacks, time_bound
 from edgekit.machine.cpu import cores
 from edgekit.parity.bars import bars_of
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
@@ -55,6 +57,7 @@ def verify(
             ready_for = _taking(setup, opened.manifest)
             with (
                 memory_bound(_room(opened, setup)) if row_of(setup.backend).in_memory else nullcontext(),
+                time_bound(_seconds(opened, setup)),
                 open_named(name, ready_for, opened, progress) as ready,
             ):
                 parities.append(parity(ready, golden, bars.on(setup.backend, ready.session.facts), reference))
@@ -85,6 +88,24 @@ def _room(bundle: Bundle, setup: Setup) -> int:
     arrays = sum(8 * math.prod(spec.of_samples(samples)) for spec in (*manifest.inputs, *manifest.outputs))
     file = files[bundle.variant(setup.variant).file].size
     return ROOM + COPIES * file + 2 * arrays + stacks(setup.threads or cores())
+
+
+BASE_SECONDS, PACE = 40.0, 2e9
+"""Seconds that any bundle may take, and multiply-adds a second that a slow board does."""
+WORK_PER_BYTE, WORK_PER_ELEMENT = 200, 2e5
+"""Multiply-adds that a byte of a file, and an element of a sample's tensors, explain: several times what networks need."""
+
+
+def _seconds(bundle: Bundle, setup: Setup) -> float:
+    """The time for running a variant on its golden samples twice, by the size of its file and its tensors."""
+    given = os.environ.get(SECONDS_VARIABLE, "")
+    if given.replace(".", "", 1).isdecimal():
+        return float(given)
+    manifest = bundle.manifest
+    file = manifest.files[bundle.variant(setup.variant).file].size
+    elements = sum(math.prod(spec.of_samples(1)) for spec in (*manifest.inputs, *manifest.outputs))
+    work = WORK_PER_BYTE * file + WORK_PER_ELEMENT * elements
+    return min(BASE_SECONDS + 2 * manifest.golden.samples * work / PACE, threading.TIMEOUT_MAX)
 
 
 def _taking(setup: Setup, manifest: Manifest) -> Setup:

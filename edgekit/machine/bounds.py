@@ -1,17 +1,23 @@
-"""A bound on the memory that work may take, kept by the system: an allocation beyond the bound fails, and nothing is killed."""
+"""Bounds on what work may take: memory, kept by the system, and time, of which those that do the work are told.
+
+An allocation beyond the bound fails, and nothing is killed.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 SIZES = Path("/proc/self/statm")
 """Where Linux tells the pages of a process; the sixth number is of its data: the heap, threads' stacks, anonymous memory."""
 
 
+SECONDS_VARIABLE = "EDGEKIT_SECONDS"
+"""An environment variable: the seconds that running a bundle may take, in place of what its size explains."""
 USUAL_STACK = 8 << 20
 _lock = threading.Lock()
 _open: list[tuple[int, tuple[int, int]]] = []  # a bound for each open context, and the limits before it
@@ -54,3 +60,50 @@ def memory_bound(room: int) -> Iterator[None]:
             _open.remove((bound, (soft, hard)))
             rest = max((other for other, _ in _open), default=soft)
             resource.setrlimit(resource.RLIMIT_DATA, (rest, hard))
+
+
+class TimeBound:
+    """An end that work has: ``at_end`` says what ends it, ``over`` whether the end is there."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.over = seconds, False
+        self._actions: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+
+    def at_end(self, action: Callable[[], object]) -> None:
+        """Call ``action`` at the end, from another thread, or now where the end is there."""
+        with self._lock:
+            self._actions.append(action)
+            over = self.over
+        if over:
+            action()
+
+    def end(self) -> None:
+        """The end is there."""
+        with self._lock:
+            self.over, actions = True, tuple(self._actions)
+        for action in actions:
+            action()
+
+
+_time: ContextVar[TimeBound | None] = ContextVar("_time", default=None)
+
+
+def current_time_bound() -> TimeBound | None:
+    """The bound of the work that is under way, if it has one."""
+    return _time.get()
+
+
+@contextmanager
+def time_bound(seconds: float) -> Iterator[TimeBound]:
+    """Let the work inside take ``seconds``, as far as those that do it ask for ``current_time_bound``."""
+    bound = TimeBound(seconds)
+    timer = threading.Timer(seconds, bound.end)
+    timer.daemon = True
+    token = _time.set(bound)
+    timer.start()
+    try:
+        yield bound
+    finally:
+        timer.cancel()
+        _time.reset(token)

@@ -88,6 +88,37 @@ def bodies(content: bytes) -> tuple[Body, dict[tuple[str, str], Body]]:
     return graph, functions
 
 
+def has_functions(content: bytes) -> bool:
+    """Whether the file has functions of its own; raises ValueError for a malformed message."""
+    return any(number == _MODEL_FUNCTION for number, _ in _fields(memoryview(content)))
+
+
+def inlined_nodes(content: bytes) -> int:
+    """The number of nodes of the main graph once every call of a function of the file is replaced by the function's nodes.
+
+    Functions that call functions can double it with every line. Raises ValueError for a function that calls itself, and for a
+    malformed message.
+    """
+    graph, functions = bodies(content)
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(body: Body, callers: frozenset[tuple[str, str]]) -> int:
+        total = 0
+        for node in dict.fromkeys(body.producers.values()):
+            called = functions.get(node.operator)
+            if called is None:
+                total += 1
+            elif node.operator in callers:
+                raise ValueError(f"function {node.operator[1]} calls itself")
+            else:
+                if node.operator not in sizes:
+                    sizes[node.operator] = size(called, callers | {node.operator})
+                total += sizes[node.operator]
+        return total
+
+    return size(graph, frozenset())
+
+
 class Declared(NamedTuple):
     """What a file says of itself: ONNX's opset (0: none), its metadata, its tensors, and its nodes by operator.
 

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 
@@ -17,9 +17,10 @@ from edgekit.backends.tensorrt.options import BuildOptions, with_default_range
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BundleError, FallbackError, TooLargeError, first_line
 from edgekit.files import read_bytes
+from edgekit.machine.bounds import SECONDS_VARIABLE, TimeBound, current_time_bound
 from edgekit.machine.cpu import cores
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
-from edgekit.onnx.wire import operators, tensor_elsewhere, with_outputs
+from edgekit.onnx.wire import has_functions, inlined_nodes, operators, tensor_elsewhere, with_outputs
 from edgekit.setups import Absence, Setup
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
@@ -34,6 +35,7 @@ LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 _NUMBERS = ("float16", "float", "double", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+MOST_NODES = 1_000_000
 IN_NUMPY = {f"tensor({kind})" for kind in _NUMBERS}
 """Types of values that numpy has; it has no bfloat16 and no sequences."""
 LOOPS = {"Loop", "Scan"}
@@ -63,6 +65,7 @@ class OrtSession:
         self._names = [spec.name for spec in files.outputs]
         self._path = files.onnx
         self._seconds: float | None = None
+        self._bound: tuple[TimeBound, ort.RunOptions] | None = None
         self._leaving = ExitStack()
 
     @classmethod
@@ -97,11 +100,22 @@ class OrtSession:
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out."""
         try:
-            with ended_after(self._seconds) as options:
+            with self._ending() as options:
                 outputs = self._session.run(self._names, dict(feed), options)
         except Exception as problem:
             raise self._failure(feed, problem) from problem
         return dict(zip(self._names, outputs, strict=True))
+
+    def _ending(self) -> AbstractContextManager[ort.RunOptions | None]:
+        """Options of a run that ends with the time bound of the work, or else, in a file with loops, after a while."""
+        bound = current_time_bound()
+        if bound is None:
+            return ended_after(self._seconds)
+        if self._bound is None or self._bound[0] is not bound:
+            options = ort.RunOptions()
+            bound.at_end(lambda: setattr(options, "terminate", True))
+            self._bound = bound, options
+        return nullcontext(self._bound[1])
 
     def inside(self, names: Sequence[str], feed: Feed) -> dict[str, Array]:
         """The values of the main graph, from a second session that has them as outputs; it may fuse less than the first."""
@@ -140,6 +154,9 @@ class OrtSession:
         if _out_of_memory(problem) and self._device == "cpu":
             reason = f"running {self._path} on {shapes} takes more memory than its tensors explain"
             return TooLargeError(reason, "do not trust it")
+        bound = current_time_bound()
+        if bound is not None and bound.over:
+            return too_long(self._path, bound)
         if "terminate flag" in str(problem):
             return BundleError(f"{self._path} has a loop that does not end within {LOOP_SECONDS:g} s", "do not trust it")
         remedy = "export it again" if self._device == "cpu" else "use smaller batches, or see whether ort-cpu runs it"
@@ -155,6 +172,14 @@ class OrtSession:
 
 def _out_of_memory(problem: Exception) -> bool:
     return isinstance(problem, MemoryError) or any(text in str(problem) for text in OUT_OF_MEMORY)
+
+
+def too_long(path: Path, bound: TimeBound) -> BundleError:
+    """The error of work that its time bound has ended."""
+    return BundleError(
+        f"{path} takes longer than {bound.seconds:.0f} s, which its size does not explain",
+        f"do not trust it; if you do, set {SECONDS_VARIABLE} to the seconds that it may take",
+    )
 
 
 @contextmanager
@@ -178,9 +203,12 @@ def read_for_session(path: Path) -> bytes:
     content = read_bytes(path, "ONNX file", BundleError)
     try:
         elsewhere = tensor_elsewhere(content)
+        nodes = inlined_nodes(content) if has_functions(content) else 0
         compiled = COMPILED.encode() in content and COMPILED in operators(content)  # it may be a part of another name
     except ValueError as problem:
         raise BundleError(f"{path} is not a whole ONNX file: {problem}", "export it again") from None
+    if nodes > MOST_NODES:
+        raise BundleError(f"the functions of {path} expand to {nodes:,} nodes, which no network has", "do not trust it")
     if elsewhere is not None:  # given bytes, ONNX Runtime looks for it in the current folder
         raise BundleError(
             f"{path} keeps weights in another file, which no checksum covers", "export the model again with its weights inside"
@@ -225,9 +253,14 @@ def _open(content: bytes, path: Path, setup: Setup, providers: Sequence[tuple[st
         if hasattr(ort, "preload_dlls"):
             with redirect_stdout(sys.stderr):  # it prints what it cannot load
                 ort.preload_dlls()
+    bound = current_time_bound()
+    if bound is not None and hasattr(options, "set_load_cancellation_flag"):  # ONNX Runtime 1.22
+        bound.at_end(lambda: options.set_load_cancellation_flag(True))
     try:
         return new_session(content, options, providers)
     except Exception as problem:
+        if bound is not None and bound.over:
+            raise too_long(path, bound) from problem
         if kind != "ort-cpu" and _opens_on_cpu(content):
             raise FallbackError(
                 f"ONNX Runtime cannot use {PROVIDERS[kind]}: {first_line(problem)}", "run edgekit doctor to see what is missing"
