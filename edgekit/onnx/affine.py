@@ -125,7 +125,10 @@ def not_constant(value: onnx_ir.Value | None, of: str, constants: Constants) -> 
     if value is not None and value.is_graph_input() and value.is_initializer():
         return "graph-input", f"{value.name}{of} is also an input of the model, whose caller may replace it"
     if constants.number(value) is None:
-        return "computed", f"{value.name if value is not None else 'a parameter'}{of} is computed from the model's inputs"
+        return (
+            "computed",
+            f"{value.name if value is not None else 'a parameter'}{of} is quantised, or computed from the model's inputs",
+        )
     return None
 
 

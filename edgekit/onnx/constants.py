@@ -11,7 +11,7 @@ import onnx
 import onnx_ir
 
 from edgekit.onnx.exact import node_values
-from edgekit.onnx.read import is_standard
+from edgekit.onnx.read import in_steps, is_standard
 from edgekit.tensors import Array
 
 MOST_ELEMENTS = 1 << 28
@@ -95,6 +95,8 @@ class Constants:
                     return None
             elif node is None or node.op_type == "Dropout" or not is_standard(node.domain) or _has_body(node):
                 return None  # a Dropout may train; other random operators have no value in float64
+            elif in_steps(node.op_type):
+                return None  # weights that are stored in 8 bits stay so
             elif node not in order:
                 waiting.append((current, True))
                 waiting += [(source, False) for source in node.inputs if source is not None and source.name]

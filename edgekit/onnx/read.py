@@ -165,9 +165,14 @@ def precision_of(model: onnx.ModelProto) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
 
+def in_steps(operator: str) -> bool:
+    """Whether an operator computes in integers of 8 bits or fewer, or turns them into floats or back."""
+    return _IN_STEPS.search(operator) is not None
+
+
 def quantised(model: onnx.ModelProto) -> str:
     """The first operator of the file that computes in integers of 8 bits or fewer; empty if there is none."""
-    return next((node.op_type for node in model.graph.node if _IN_STEPS.search(node.op_type)), "")
+    return next((node.op_type for node in model.graph.node if in_steps(node.op_type)), "")
 
 
 def is_standard(domain: str) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.bundle.folder import open_bundle
 from edgekit.onnx import fold as onnx_fold
 from edgekit.onnx.exact import run_file_exact
 from edgekit.tensors import worst_error
@@ -249,3 +250,20 @@ def test_any_chain_computes_the_same_in_float64(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(folding.model)
     left = {item.op_type for item in folding.model.graph.node}
     assert left <= {"Conv", "ConvTranspose", "Identity", "Transpose", "Tanh"}
+
+
+@pytest.mark.parametrize("opset", [17, 19, 21, 23])
+def test_weights_that_are_stored_in_8_bits_stay_so(tmp_path: Path, opset: int) -> None:
+    rng = np.random.default_rng(0)
+    stored = [
+        numpy_helper.from_array(rng.integers(-127, 128, (6, 4, 3, 3)).astype(np.int8), "q"),
+        numpy_helper.from_array(np.float32(0.01), "scale"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+        *statistics("bn", 6),
+    ]
+    nodes = [node("DequantizeLinear", ["q", "scale", "zero"], "w"), conv(), norm("c", "y")]
+    report = export(tmp_path, model_of(nodes, stored, opset=opset, ir=8 if opset < 21 else 10))
+    assert (len(report.fold.folded), len(report.fold.kept)) == (0, 1)
+    assert "w of conv is quantised" in report.fold.kept[0].reason
+    kinds = {tensor.name: tensor.data_type for tensor in onnx.load(open_bundle(tmp_path / "bundle").onnx_of()).graph.initializer}
+    assert kinds["q"] == TensorProto.INT8
