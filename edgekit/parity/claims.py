@@ -28,8 +28,8 @@ _ELEMENT_TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
     12: "uint32", 13: "uint64", 16: "bfloat16",
 }  # fmt: skip
-_WIDE_BARS = {"float16": 10, "bfloat16": 16}
-"""Precisions with a wider bar, and the element type that a file of them holds."""
+_WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
+"""Precisions with a wider bar, and the element types of which a file of them holds one."""
 NEXT_LEVEL = 1.01
 """Levels of 255 by which releases of Pillow may resize differently."""
 WITH_EVIDENCE = ["0", "2"]
@@ -82,7 +82,7 @@ def _misfit(kind: str, spec: TensorSpec, true: Mapping[str, tuple[int, tuple[int
     element, shape = true[spec.name]
     if _ELEMENT_TYPES.get(element, spec.dtype) != spec.dtype:
         return f"the manifest says {kind} {spec.name!r} is {spec.dtype}, and the file says {_ELEMENT_TYPES[element]}"
-    if shape is None:
+    if shape is None or (kind == "output" and len(shape) != len(spec.shape)):  # what a file says of outputs may be wrong
         return ""
     fits = len(shape) == len(spec.shape) and all(
         _fits(axis, size, sure=kind == "input") for axis, size in zip(spec.shape, shape, strict=True)
@@ -179,12 +179,12 @@ def kept_norms(seen: Evidenced) -> Iterator[Check]:
 def precision(seen: Evidenced) -> Iterator[Check]:
     """A file that asks for the bar of 16 bits holds numbers of 16 bits."""
     for variant in seen.manifest.variants:
-        element = _WIDE_BARS.get(variant.precision)
-        if element is None:
+        elements = _WIDE_BARS.get(variant.precision)
+        if elements is None:
             continue
         stored = declared(seen.bundle.onnx_of(variant.name).read_bytes()).stored
         problem = f"{variant.name} is said to be {variant.precision}, and its file holds no such number"
-        yield _told("precision", "" if stored.get(element) else problem)
+        yield _told("precision", "" if elements & stored.keys() else problem)
 
 
 def errors(seen: Evidenced) -> Iterator[Check]:
