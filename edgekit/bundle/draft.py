@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import msgspec
+import numpy as np
+
 from edgekit.bundle.card import model_card
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.golden import GoldenArrays
@@ -89,7 +92,11 @@ class Draft(NamedTuple):
 
     def contents(self, manifest: Manifest) -> dict[str, bytes]:
         """File name -> bytes of every file but the manifest; the model card describes ``manifest``."""
-        measured = {EVIDENCE: self.measured.to_npz()} if self.measured is not None else {}
+        measured = {}
+        if self.measured is not None:
+            error = self.variants[0].error
+            evidence = self.measured if error is None else msgspec.structs.replace(self.measured, error=np.array([error]))
+            measured[EVIDENCE] = evidence.to_npz()
         return {**self.files, **measured, GOLDEN: self.golden.to_npz(), CARD: model_card(manifest).encode()}
 
 

@@ -5,6 +5,7 @@
 - ``predicted``, ``truth``: the original's class of every picture of the test set, and the right one, int64, in its order.
 - ``nodes``: fingerprints of the values of the file's graph, float32 of 3 x all groups of channels: mean, deviation and largest
   |value| over some samples (``edgekit.parity.fingerprints``).
+- ``error``: the error of scale of the first variant's file when it was written, float64 of one number.
 - ``node-names``: JSON of [value, module path, number of groups] for each value.
 """
 
@@ -30,6 +31,7 @@ _KINDS = {
     "node-names": ("uint8", 1),
     "predicted": ("int64", 1),
     "truth": ("int64", 1),
+    "error": ("float64", 1),
 }
 """Array -> its dtype, and its number of axes."""
 
@@ -44,13 +46,14 @@ class Fingerprint(NamedTuple):
 class EvidenceArrays(msgspec.Struct, frozen=True):
     """The arrays of ``evidence.npz``: ``floors`` by output, ``nodes`` by value of the graph.
 
-    ``predicted`` and ``truth`` are None where no data is known.
+    ``predicted`` and ``truth`` are None where no data is known. ``error`` is the first file's error of scale, one number.
     """
 
     floors: Mapping[str, Array] = {}
     nodes: Mapping[str, Fingerprint] = {}
     predicted: Array | None = None
     truth: Array | None = None
+    error: Array | None = None
 
     def to_npz(self) -> bytes:
         """The bytes of ``evidence.npz``; the same arrays give the same bytes."""
@@ -59,7 +62,7 @@ class EvidenceArrays(msgspec.Struct, frozen=True):
             table = [[name, node.module, node.statistics.shape[1]] for name, node in self.nodes.items()]
             members["nodes"] = np.concatenate([node.statistics for node in self.nodes.values()], axis=1)
             members["node-names"] = np.frombuffer(msgspec.json.encode(table), np.uint8)
-        classes = {"predicted": self.predicted, "truth": self.truth}
+        classes = {"predicted": self.predicted, "truth": self.truth, "error": self.error}
         members |= {name: array for name, array in classes.items() if array is not None}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **members)  # type: ignore[arg-type]
@@ -81,7 +84,7 @@ def read_evidence(path: Path, manifest: Manifest) -> EvidenceArrays:
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         reason = str(problem) or type(problem).__name__
         raise BundleError(f"{path} is not what edgekit export wrote: {reason}", "export the bundle again") from None
-    return EvidenceArrays(floors, nodes, others.get("predicted"), others.get("truth"))
+    return EvidenceArrays(floors, nodes, others.get("predicted"), others.get("truth"), others.get("error"))
 
 
 def _check_floors(floors: Mapping[str, Array], manifest: Manifest) -> None:

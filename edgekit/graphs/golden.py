@@ -9,7 +9,7 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import ModelError
 from edgekit.graphs.exact import run_exact
 from edgekit.graphs.trace import as_arrays, inference_copy, own_copies, run_module, tensors_of_feed
-from edgekit.tensors import Array
+from edgekit.tensors import Array, shape_text
 
 
 def record(
@@ -22,7 +22,13 @@ def record(
     tensors = tensors_of_feed(inputs)
     original = as_arrays(run_module(inference_copy(model), own_copies(tensors)))
     float64 = {name: array.astype(np.float64) for name, array in as_arrays(run_exact(model, graph, tensors)).items()}
+    samples = len(next(iter(inputs.values())))
     for name, array in float64.items():
+        if len(array) != samples or len(original[name]) != samples:
+            raise ModelError(
+                f"output {name!r} is {shape_text(original[name].shape)} for {samples} samples: its first axis is not the batch",
+                "let every output keep the batch as its first axis",
+            )
         both = np.concatenate([array[:ordinary], original[name][:ordinary].astype(np.float64)])
         if not np.isfinite(both).all():
             raise ModelError(f"output {name!r} of the model is not finite on its golden inputs", "check the weights")

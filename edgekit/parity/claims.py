@@ -22,7 +22,6 @@ from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
 from edgekit.reports.verify import Check
 from edgekit.tensors import TensorSpec
-from edgekit.tolerance import channel_scales, parts_of
 
 _ELEMENT_TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
@@ -34,8 +33,6 @@ NEXT_LEVEL = 1.01
 """Levels of 255 by which releases of Pillow may resize differently."""
 WITH_EVIDENCE = ["0", "2"]
 """The first release that records noise floors."""
-ROOM = 50
-"""How many times a recorded error may be off the noise floors, which other runs gave."""
 
 
 class Evidenced(NamedTuple):
@@ -188,7 +185,7 @@ def precision(seen: Evidenced) -> Iterator[Check]:
 
 
 def errors(seen: Evidenced) -> Iterator[Check]:
-    """The recorded errors are what the golden arrays and the noise floors show."""
+    """The recorded errors are what the golden arrays show, and what was measured at export."""
     golden, variant = seen.manifest.golden, seen.manifest.variants[0]
     if not golden.parts or seen.arrays is None:
         return
@@ -200,22 +197,11 @@ def errors(seen: Evidenced) -> Iterator[Check]:
             problem = (
                 f"the original's own error is {golden.original_error:.1e} in the manifest, and {true:.1e} in the golden arrays"
             )
-    largest = max(_of_scale(seen, name) for name in seen.arrays.floors) if seen.arrays.floors else None
+    measured = seen.arrays.error
     for said in (variant.error, seen.manifest.fold.error_exported):
-        least = largest / ROOM if largest and golden.original_error is not None else 0.0  # else the file is its own reference
-        if not problem and said is not None and largest and not least <= said <= largest * ROOM:
-            problem = f"the manifest says the file's error is {said:.1e} of scale, and the noise floors go up to {largest:.1e}"
+        if not problem and said is not None and measured is not None and not np.isclose(said, measured[0], rtol=1e-9, atol=0):
+            problem = f"the manifest says the file's error is {said:.1e} of scale, and evidence.npz says {measured[0]:.1e}"
     yield _told("errors", problem)
-
-
-def _of_scale(seen: Evidenced, name: str) -> float:
-    """The largest noise floor of an output, of the scale of its part."""
-    assert seen.arrays is not None
-    reference, sizes = seen.golden.float64[name], [part.samples for part in seen.manifest.golden.parts]
-    scales = [float(channel_scales(part, 0).max(initial=0.0)) for part in parts_of(reference, sizes)]
-    return max(
-        float(floor.max(initial=0.0)) / (scale or 1.0) for floor, scale in zip(seen.arrays.floors[name], scales, strict=True)
-    )
 
 
 def evidence(seen: Evidenced) -> Iterator[Check]:

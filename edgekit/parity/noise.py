@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.tensors import Array, Feed
-from edgekit.tolerance import channel_axis, channel_scales
+from edgekit.tolerance import channel_axis, channel_scales, finite_scale, parts_of
 
 SEED = 0
 
@@ -52,6 +52,12 @@ def noise_of(references: Mapping[str, Array], sizes: Sequence[int], outcomes: It
                 if len(chosen):
                     floors[name][part] = np.maximum(floors[name][part], channel_scales(chosen, axes[name]))
     return Noise(floors, axes, runs)
+
+
+def noise_of_scale(floors: Array, reference: Array, sizes: Sequence[int]) -> float:
+    """The largest noise floor of an output, of the scale of its part of ``reference``."""
+    scales = [finite_scale(part) or 1.0 for part in parts_of(reference, sizes)]
+    return max(float(floor.max(initial=0.0)) / scale for floor, scale in zip(floors, scales, strict=True))
 
 
 def jittered(feed: Feed, seed: int = SEED) -> dict[str, Array]:

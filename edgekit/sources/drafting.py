@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
 import onnx
 
 from edgekit.bundle.draft import Draft, exported_variant
@@ -22,13 +23,14 @@ from edgekit.graphs.write import export_onnx
 from edgekit.models.weights import weights_bytes
 from edgekit.parity.compare import compare_output
 from edgekit.parity.inputs import Recorded, check_telling
+from edgekit.parity.noise import noise_of_scale
 from edgekit.preprocess import Preprocess
 from edgekit.progress import Advance
 from edgekit.recipe import ExportRecipe, Recipe
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
 from edgekit.sources.description import by_options, check_labels, metadata
-from edgekit.sources.measuring import noise_of_module, with_predictions
+from edgekit.sources.measuring import Measured, noise_of_module, with_predictions
 from edgekit.sources.module import ModelSource, load_source
 from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.testing import WITHOUT_RUNTIME, Tested, tested
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "PyTorch float64, unfolded (recorded)"
 MOST_ROUNDING, PLAUSIBLE = 16, 5e-2
+FAR = 50  # times its tolerance that a file's noise may be before its samples are said to depend on each other
 ROOM = 4  # times its own error that a model which amplifies rounding is allowed
 _REMEDIES = {
     "Resize": "resize to a size instead of by a factor, to a whole multiple, or with mode='bilinear': at a pixel's border the "
@@ -84,6 +87,7 @@ class ModuleOrigin(NamedTuple):
         runnable = file.onnx if file.in_runtime else None
         test = tested(model, preprocess, runnable)
         noise = noise_of_module(model.module, runnable, recorded, module_paths(file.graph, [spec.name for spec in file.outputs]))
+        _check_independent(noise, recorded, max(variant.allowance.tolerance.rtol, original_error), file.fold)
         described, arrays = noise if test is None else with_predictions(noise, test)
         extra = {WEIGHTS: weights} if options.keep_weights else {}
         return Draft(
@@ -195,6 +199,23 @@ def _check_file(file: _File, traced: fx.GraphModule, recorded: Recorded, variant
     raise ModelError(f"{fault}; the original itself is off by {original:.1e}", "please report this model")
 
 
+def _check_independent(noise: Measured, recorded: Recorded, rtol: float, fold: FoldReport) -> None:
+    """Raise ModelError if other batch sizes change float outputs by far more than rounding: then the samples see each other."""
+    golden = recorded.arrays
+    floats = [name for name, array in golden.original.items() if np.issubdtype(array.dtype, np.floating)]
+    shares = [noise_of_scale(noise.arrays.floors[name], golden.float64[name], recorded.sizes) for name in floats]
+    worst = max(shares, default=0.0)
+    if worst <= FAR * rtol:
+        return
+    codes = ("training", "no-statistics")
+    norms = [norm.norm for norm in fold.kept for obstacle in norm.obstacles if obstacle.code in codes]
+    cause = f": {', '.join(norms)} uses the statistics of the batch" if norms else ""
+    raise ModelError(
+        f"the outputs change by {worst:.1e} of their scale with the size of the batch, or with the order of sums{cause}",
+        "let each sample's outputs depend on that sample alone",
+    )
+
+
 def _settings(recipe: Recipe | None, options: ExportOptions) -> ExportRecipe:
     settings = recipe.export if recipe else ExportRecipe()
     changes: dict[str, Any] = {}
@@ -253,10 +274,6 @@ def _notes(model: ModelSource, fold: FoldReport) -> tuple[str, ...]:
     notes = list(model.notes)
     if model.recipe is None and any(module.training for module in model.module.modules()):
         notes.append("the model was in training mode; a copy in inference mode was exported")
-    codes = ("training", "no-statistics")
-    batch = [norm.norm for norm in fold.kept for obstacle in norm.obstacles if obstacle.code in codes]
-    if batch:
-        notes.append(f"outputs depend on the other samples of a batch: {', '.join(batch)} uses the statistics of the batch")
     if model.recipe is None and not model.has_weights:
         notes.append("without --weights: the weights are the factory's own, with torch's seed 0")
     if model.recipe is None:

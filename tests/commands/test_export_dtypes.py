@@ -145,11 +145,10 @@ def test_a_model_that_fixes_its_dtype_has_a_float64_reference_too(tmp_path: Path
     assert verify(tmp_path / "fixed", ways("ort-cpu")).passed
 
 
-def test_a_norm_of_the_batch_is_noted(tmp_path: Path) -> None:
-    report = export_bundle(
-        "tests.commands.test_export_dtypes:of_the_batch", tmp_path / "b", ExportOptions(input_shapes=("1x3x6x6",))
-    )
-    assert any(note.startswith("outputs depend on the other samples of a batch: 1 ") for note in report.notes)
+def test_a_norm_of_the_batch_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"change by .* with the size of the batch.*: 1 uses the statistics of the batch"):
+        export_bundle("tests.commands.test_export_dtypes:of_the_batch", tmp_path / "b", ExportOptions(input_shapes=("1x3x6x6",)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shape_may_name_its_dtype() -> None:
