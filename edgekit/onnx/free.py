@@ -22,6 +22,7 @@ from edgekit.tensors import BATCH, Array, Feed, TensorSpec, largest, normalised_
 
 _SIZES = (1, 2, 3)
 _INFERENCE = "export the model again in inference mode, with samples that do not see each other"
+RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
 CERTAIN = 1e-3
 """An error of scale beyond the rounding of any model worth exporting."""
 
@@ -265,13 +266,15 @@ def change_of_scale(outputs: Array, reference: Array) -> float:
 
 
 def _training(model: onnx.ModelProto) -> str:
-    """Part of a sentence: names the first node that looks at the whole batch; empty if none does."""
+    """Part of a sentence: names the first node that looks at the whole batch or at chance; empty if none does."""
     for node in model.graph.node:
         name = node.name or node.output[0]
         if node.op_type == NORM and (
             sum(map(bool, node.output)) > 1 or any(item.name == "training_mode" and item.i for item in node.attribute)
         ):
             return f", because {name} is a BatchNormalization in training mode"
+        if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]):
+            return f", because {name} is a {node.op_type}, which draws random numbers"
         if node.op_type == "DynamicQuantizeLinear":
             return f", because {name} is a DynamicQuantizeLinear, whose steps are those of the whole batch"
     return ""

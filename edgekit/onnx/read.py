@@ -85,10 +85,25 @@ def _completed(path: Path, model: onnx.ModelProto, strictness: Strictness) -> on
                     "a sparse tensor, or one of a function's defaults, lies in another file, where onnx does not look"
                 )
         if strictness.checked:
+            model = _with_output_shapes(model)
             onnx.checker.check_model(model)
         return onnx.shape_inference.infer_shapes(model) if strictness.with_shapes else model
     except Exception as problem:
         raise BundleError(f"{path} is not {strictness.valid}: {first_line(problem)}", "export it again") from None
+
+
+def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model``, or a copy in which outputs without a shape have the inferred one; ONNX's checker wants a shape."""
+    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output if value.type.HasField("tensor_type")):
+        return model
+    known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    shaped = onnx.ModelProto()
+    shaped.CopyFrom(model)
+    for value in shaped.graph.output:
+        value.CopyFrom(known[value.name])
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    return shaped
 
 
 def _check_size(path: Path, size: int) -> None:
@@ -142,10 +157,18 @@ def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...]
                 "or export the model again so",
             )
         fixed |= {sizes[0]} - {0}
+        if kind.elem_type == onnx.TensorProto.STRING:
+            raise ModelError(
+                f"input {value.name!r} of {path} holds texts, and edgekit runs numbers", "use a file without such inputs"
+            )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         specs.append(TensorSpec(value.name, str(dtype), (BATCH, *sizes[1:])))
     if not specs or not model.graph.output:
         raise ModelError(f"{path} has no {'outputs' if specs else 'inputs'}", "use the file of a network")
+    names = [value.name for value in model.graph.output]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ModelError(f"{path} names the output {twice!r} twice", "give every output a name of its own")
     if len(fixed) > 1:
         raise ModelError(
             f"the inputs of {path} have the batches {sorted(fixed)}", "export the model again with a free first axis"

@@ -79,7 +79,7 @@ class OnnxOrigin(NamedTuple):
             inputs=source.inputs,
             outputs=source.outputs,
             source=Source(self.path.name, {}, None, sha256_of(self.path), None),
-            opset=opset_of(source.original),
+            opset=opset_of(folding.model),
             fold=msgspec.structs.replace(report, error_exported=error),
             golden=reference.golden,
             golden_kind="random",
