@@ -135,10 +135,16 @@ def _provenance(manifest: Manifest) -> str:
     return f"## Provenance\n\nWeights sha256 `{manifest.source.weights_sha256}`. Made with {tools}.{notes}"
 
 
+_MARKS = (("[", "\\["), ("|", "\\|"), ("://", "&#58;//"), ("www.", "www&#46;"))
+"""Marks of Markdown, and of the links that it makes by itself, with what shows them as they are."""
+
+
 def _plain(text: str) -> str:
     """Somebody's text as prose: no HTML, no link or picture, nothing that a terminal would obey, all in one line."""
-    escaped = html.escape(visible(text).replace("\n", " "), quote=False)
-    return escaped.replace("[", "\\[").replace("|", "\\|")
+    escaped = html.escape(visible(text).replace("\n", " "), quote=False).replace("\\", "\\\\")
+    for mark, shown in _MARKS:
+        escaped = escaped.replace(mark, shown)
+    return escaped
 
 
 def _code(text: str) -> str:

@@ -16,7 +16,6 @@ from edgekit.bundle.manifest import (
     EVIDENCE,
     GOLDEN,
     MODEL,
-    READS_FROM,
     SCHEMA,
     Allowance,
     Evidence,
@@ -26,6 +25,7 @@ from edgekit.bundle.manifest import (
     Manifest,
     Source,
     Variant,
+    reads_from,
 )
 from edgekit.machine.packages import tool_versions
 from edgekit.preprocess import Preprocess
@@ -72,7 +72,7 @@ class Draft(NamedTuple):
         samples = len(next(iter(self.golden.inputs.values())))
         return Manifest(
             schema=SCHEMA,
-            reads_from=READS_FROM,
+            reads_from=reads_from(self.preprocess, self.inputs),
             name=self.name,
             inputs=self.inputs,
             outputs=self.outputs,

@@ -26,12 +26,12 @@ from edgekit.bundle.manifest import (
     CARD,
     MANIFEST,
     MAX_MANIFEST_BYTES,
-    READS_FROM,
     SCHEMA,
     FileEntry,
     Manifest,
     Variant,
     decode_manifest,
+    reads_from,
 )
 from edgekit.errors import BundleError, OutputError
 from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
@@ -170,7 +170,8 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     """
     check_replaceable(root)
     files = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in sorted(contents.items())}
-    manifest = msgspec.structs.replace(manifest, schema=SCHEMA, reads_from=READS_FROM, files=files)
+    oldest = reads_from(manifest.preprocess, manifest.inputs)
+    manifest = msgspec.structs.replace(manifest, schema=SCHEMA, reads_from=oldest, files=files)
     with replacing_folder(root) as folder:
         for name, content in contents.items():
             (folder / name).write_bytes(content)

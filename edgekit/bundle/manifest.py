@@ -16,15 +16,21 @@ from edgekit.files import check_name
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport
 from edgekit.spelling import did_you_mean
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
 EVIDENCE = "evidence.npz"
-SCHEMA = 4
+SCHEMA = 5
 READS_FROM = 4
-"""The oldest schema whose readers understand a manifest written now; raised only when a new field is not optional."""
+"""The oldest schema whose readers understand a manifest written now, unless it says what only newer ones follow."""
 MAX_MANIFEST_BYTES = 16 << 20
+
+
+def reads_from(preprocess: Preprocess | None, inputs: Sequence[TensorSpec]) -> int:
+    """The oldest schema whose readers do right by a bundle: readers of schema 4 know no ``white`` and no fixed batch."""
+    new = fixed_batch(inputs) is not None or (preprocess is not None and preprocess.white is not msgspec.UNSET)
+    return SCHEMA if new else READS_FROM
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -221,6 +227,8 @@ def _check_files(manifest: Manifest, path: Path) -> None:
     for name in (*manifest.files, *used):
         if not check_name(name) or name == MANIFEST:
             raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder", "do not use this bundle")
+    if CARD in used:
+        raise BundleError(f"{path} lists {CARD}, which is the model card, as a part of the network", "do not use this bundle")
     missing = sorted(set(used) - set(manifest.files))
     if missing:
         raise BundleError(f"{path} gives no checksum for {missing[0]}", "export the bundle again")

@@ -16,13 +16,15 @@ def upgraded(document: dict[str, Any], schema: int) -> dict[str, Any]:
 
     Schema 1 named one layer that a norm was folded into. Schema 2 names all of them. Schema 3 added the written file's error.
     Schema 4 gives a variant its allowance, its error and ``made_by``, names it after its dtype, and adds ``reference`` and
-    ``reads_from``.
+    ``reads_from``. Schema 5 adds evidence, golden parts and pictures, all of them optional.
     """
     if schema == 1:
         for fold in _dicts(_dict(document.get("fold")).get("folded")):
             if isinstance(fold.get("into"), str):
                 fold["into"] = [fold["into"]]
     document.setdefault("reads_from", schema)
+    if schema >= 4:
+        return document
     golden, source = _dict(document.get("golden")), _dict(document.get("source"))
     _rename(golden, "float32_error", "original_error")
     golden["reference"] = _reference(source.get("model"), golden.get("original_error"))

@@ -478,7 +478,7 @@ _TyperUsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def main() -> NoReturn:
-    """The entry point: under ``--json`` wrong usage too is one JSON document."""
+    """The entry point: under ``--json`` and ``--jsonl`` wrong usage too is one JSON document."""
     try:
         code = app(prog_name="edgekit", standalone_mode=False)
         if sys.stdout is not None:
@@ -486,11 +486,11 @@ def main() -> NoReturn:
     except typer.Abort:
         sys.exit(130)
     except _TyperUsageError as problem:
-        if "--json" in sys.argv:
+        if {"--json", "--jsonl"} & {*sys.argv}:
             from edgekit.cli.outcome import print_error
 
             with suppress(typer.Exit):  # stdout takes no document, which has been said
-                print_error("UsageError", problem.format_message())
+                print_error("UsageError", problem.format_message(), "json" if "--json" in sys.argv else "jsonl")
         try:
             problem.show()
         except OSError:

@@ -27,7 +27,7 @@ from edgekit.graphs.quiet import listings
 from edgekit.progress import Advance, Progress
 from edgekit.reports.base import Report
 from edgekit.reports.console import draw
-from edgekit.reports.page import visible
+from edgekit.reports.page import visible, visible_json
 
 WIDTH = 120  # of tables that go to a file or a pipe
 OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
@@ -197,7 +197,7 @@ def give_up(stream: Any) -> None:
 def print_error(kind: str, message: str, form: Form = "json") -> None:
     """An error as the one JSON document, or as one line; a page has none, since stderr tells the error."""
     if form != "page":
-        content = msgspec.json.encode({"error": {"kind": kind, "message": printable(message)}})
+        content = visible_json(msgspec.json.encode({"error": {"kind": kind, "message": printable(message)}}))
         print_document(msgspec.json.format(content, indent=2) if form == "json" else content)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekit.errors import InputError, printable
-from edgekit.reports.page import Line, Page, Span, Tone
+from edgekit.reports.page import Line, Page, Span, Tone, visible_json
 from edgekit.setups import Absence
 
 Kind = TypeVar("Kind", bound="Report")
@@ -41,7 +41,7 @@ class Report(Part, frozen=True):
             content = msgspec.json.encode(document)
         except UnicodeEncodeError:  # a path in it is no valid text
             content = msgspec.json.encode(_printable(document))
-        return msgspec.json.format(content, indent=2)
+        return visible_json(msgspec.json.format(content, indent=2))
 
     def to_jsonl(self) -> bytes:
         """The report as lines of JSON: one, where a report has no rows to give a line each."""

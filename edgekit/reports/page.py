@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 # what a terminal would obey, or shows in another order than it is written; lines may end
-_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 Tone: TypeAlias = Literal["", "good", "bad", "warn", "dim", "bold"]
 
@@ -87,3 +87,11 @@ def note(text: str) -> Line:
 def visible(text: str) -> str:
     """``text`` with its control characters written out, as ``\\x1b``."""
     return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def visible_json(content: bytes) -> bytes:
+    """A JSON document in which what ``visible`` writes out stands as ``\\u009b``: it means the same, and no terminal obeys it."""
+    text = content.decode()
+    if text.isascii():  # controls below 0x20 are escaped already
+        return content
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}" if ord(match[0]) >= 0x7F else match[0], text).encode()

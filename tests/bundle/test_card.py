@@ -178,7 +178,10 @@ def test_the_card_is_one_page_and_does_not_depend_on_the_checksums(manifest: Man
     assert model_card(msgspec.structs.replace(manifest, files=other)) == card
 
 
-HOSTILE = "</td><script>alert(1)</script> ![x](http://evil/x.png) `code` | a \x1b[31m\u202e\nnext"
+HOSTILE = (
+    "</td><script>alert(1)</script> ![x](http://evil/x.png) \\[here](x) https://evil www.evil.com `code` | a "
+    "\x1b[31m\u202e\u061c\u200f\u2028\nnext"
+)
 
 
 def test_nothing_in_somebodys_strings_becomes_markup_or_moves_the_cursor(bundle: Path) -> None:
@@ -194,7 +197,11 @@ def test_nothing_in_somebodys_strings_becomes_markup_or_moves_the_cursor(bundle:
     outside = "".join(re.split(r"```.*?```|`[^`\n]*`", card, flags=re.DOTALL))
     assert "<" not in outside
     assert "![" not in outside.replace("!\\[", "")
-    assert not set("\x1b\u202e") & set(card)
+    assert not set("\x1b\u202e\u061c\u200f\u2028") & set(card)
+    prose = re.sub(r"`[^`]*`|```.*?```", "", card, flags=re.DOTALL)
+    assert "://evil" not in prose
+    assert "www.evil" not in prose
+    assert not re.search(r"(?<!\\)(?:\\\\)*\[here", prose)  # the bracket is escaped, and not the backslash before it alone
     assert card.count("\n") == model_card(manifest).count("\n") + 1  # one note more
     compile(example(hostile), "card", "exec")
 

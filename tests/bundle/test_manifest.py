@@ -36,7 +36,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
         "schema", "reads_from", "name", "inputs", "outputs", "preprocess", "labels", "source", "opset", "fold", "test_accuracy",
         "golden", "variants", "tools", "notes", "files", "evidence",
     ]  # fmt: skip
-    assert (document["schema"], document["reads_from"]) == (4, 4)
+    assert (document["schema"], document["reads_from"]) == (5, 4)
     assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 28, 28]}]
     assert document["outputs"] == [{"name": "output", "dtype": "float32", "shape": ["batch", 10]}]
     assert document["preprocess"] == {

@@ -16,7 +16,7 @@ import pytest
 
 from edgekit.bundle.card import model_card
 from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
-from edgekit.bundle.manifest import SCHEMA, Manifest, Variant, json_schema
+from edgekit.bundle.manifest import READS_FROM, SCHEMA, Manifest, Variant, json_schema
 from edgekit.errors import BundleError
 from edgekit.parity.compare import compare_output
 from edgekit.tensors import Array
@@ -117,7 +117,7 @@ def test_an_older_bundle_is_written_again_in_todays_schema(name: str, tmp_path: 
     written = write_bundle(tmp_path / "new", before.manifest, contents)
     after = open_bundle(tmp_path / "new")
     assert written == after
-    assert (after.manifest.schema, after.manifest.reads_from) == (SCHEMA, SCHEMA)
+    assert (after.manifest.schema, after.manifest.reads_from) == (SCHEMA, READS_FROM)
     assert after.manifest.variants == before.manifest.variants
     assert after.manifest.golden == before.manifest.golden
     assert after.sha256_of() == before.sha256_of()
@@ -173,7 +173,7 @@ def test_a_newer_manifest_opens_without_its_optional_fields(bundle: Path) -> Non
     today = open_bundle(bundle)
     edit(bundle, newer)
     opened = open_bundle(bundle)
-    assert opened.manifest == msgspec.structs.replace(today.manifest, schema=SCHEMA + 1)
+    assert opened.manifest == msgspec.structs.replace(today.manifest, schema=SCHEMA + 1, reads_from=SCHEMA)
     assert opened.sha256 != today.sha256
     assert opened.golden().inputs.keys() == today.golden().inputs.keys()
 
@@ -187,7 +187,7 @@ def test_free_form_values_of_a_newer_manifest_stay(bundle: Path) -> None:
 @pytest.mark.parametrize("oldest", [SCHEMA + 1, None, "4", 4.5])
 def test_a_newer_schema_that_does_not_say_it_can_be_read_asks_for_a_newer_edgekit(bundle: Path, oldest: Any) -> None:
     edit(bundle, lambda document: document.update(schema=SCHEMA + 1, reads_from=oldest))
-    with pytest.raises(BundleError, match=r"has schema 5, and this edgekit reads up to 4; upgrade edgekit"):
+    with pytest.raises(BundleError, match=r"has schema 6, and this edgekit reads up to 5; upgrade edgekit"):
         open_bundle(bundle)
 
 
@@ -207,7 +207,7 @@ def test_an_unknown_field_of_a_known_schema_is_an_error_whatever_reads_from_says
 
 def test_a_manifest_cannot_be_read_from_a_schema_beyond_its_own(bundle: Path) -> None:
     edit(bundle, lambda document: document.update(reads_from=SCHEMA + 1))
-    with pytest.raises(BundleError, match=r"manifest\.json is damaged: reads_from is 5, beyond its own schema 4"):
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: reads_from is 6, beyond its own schema 5"):
         open_bundle(bundle)
 
 
@@ -308,3 +308,28 @@ def test_the_published_schema_is_current_and_its_script_notices_when_it_is_not(
     assert (script.parent / published.name).read_bytes() == json_schema()
     (script.parent / published.name).write_bytes(json_schema() + b" ")
     assert (run("--check").returncode, run("--check").stderr) == (1, wrong)
+
+
+# which readers do right by a bundle
+
+
+def test_a_bundle_that_an_older_reader_would_misread_asks_for_a_newer_one(bundle: Path, tmp_path: Path) -> None:
+    opened = open_bundle(bundle)
+    manifest, contents = opened.manifest, {name: (bundle / name).read_bytes() for name in opened.manifest.files}
+    assert manifest.preprocess is not None
+    assert manifest.reads_from == READS_FROM
+    white = msgspec.structs.replace(manifest, preprocess=msgspec.structs.replace(manifest.preprocess, white=4095.0))
+    fixed = msgspec.structs.replace(
+        manifest,
+        inputs=tuple(msgspec.structs.replace(spec, shape=(8, *spec.shape[1:])) for spec in manifest.inputs),
+        outputs=tuple(msgspec.structs.replace(spec, shape=(8, *spec.shape[1:])) for spec in manifest.outputs),
+    )
+    for name, changed in (("white", white), ("fixed", fixed)):
+        assert write_bundle(tmp_path / name, changed, contents).manifest.reads_from == SCHEMA
+
+
+def test_the_model_card_is_no_part_of_a_network(bundle: Path) -> None:
+    """Its checksum is only a note: a network that lies in it could be changed by anybody."""
+    edit(bundle, lambda document: document["variants"][0].update(file="README.md"))
+    with pytest.raises(BundleError, match=r"lists README\.md, which is the model card, as a part of the network"):
+        open_bundle(bundle)

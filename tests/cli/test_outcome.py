@@ -182,6 +182,9 @@ def test_control_characters_in_names_are_shown_and_not_obeyed(run: Command, bund
     assert r"red\x1b[31m\x9b2J" in told.out
     assert r"\u202eeol" in told.out
     assert not set("\x1b\x9b\u202e") & set(told.out)
+    written = run("verify", name, "--json")
+    assert not set("\x1b\x9b\u202e") & set(written.out)
+    assert name in json.loads(written.out)["error"]["message"]
     missing = run("verify", tmp_path / name)
     assert missing.code == 2
     assert r"red\x1b[31m" in missing.err
