@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edgekit.bundle.folder import open_bundle
 from edgekit.bundle.manifest import MANIFEST
-from edgekit.errors import UsageError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.files import is_onnx
 from edgekit.machine.packages import needs, needs_onnx
 from edgekit.reports.inspect import InspectReport
 from edgekit.sources import NO_ARGS, check_name_of_module
 from edgekit.training.folder import RUN_RECIPE, RUNS
+
+ARITHMETIC = frozenset({"Mul", "Div"})
+"""Operators of which one is in every batch norm that is written out."""
 
 
 def inspect(
@@ -39,7 +45,9 @@ def inspect(
         needs_onnx()
         from edgekit.onnx.table import onnx_table
 
-        return onnx_table(open_bundle(path).files(variant).onnx if is_bundle else path)
+        file = open_bundle(path).files(variant).onnx if is_bundle else path
+        table = onnx_table(file)
+        return msgspec.structs.replace(table, written_out=_written_out(file, table.ops))
     if path.is_dir() and not (path / RUN_RECIPE).is_file():
         open_bundle(path)  # raises: neither a bundle nor a run
     check_name_of_module(str(target))
@@ -49,3 +57,19 @@ def inspect(
 
     source = load_source(str(target), runs=runs, input_shapes=input_shapes, weights=weights, args=args, trained=False)
     return module_table(str(target), source.module, source.inputs)
+
+
+def _written_out(path: Path, operators: Iterable[str]) -> int | None:
+    """The batch norms of an ONNX file that export would fold and that no BatchNormalization node stands for."""
+    if not ARITHMETIC & {*operators}:
+        return 0
+    if find_spec("torch") is None or find_spec("onnxscript") is None:
+        return None
+    from edgekit.onnx.fold import fold_onnx
+    from edgekit.onnx.read import WHOLE, read_onnx
+
+    try:
+        report = fold_onnx(read_onnx(path, WHOLE)).report
+    except EdgekitError:  # inspect describes what export refuses
+        return None
+    return sum(not fold.nodes for fold in report.folded) + sum(not norm.nodes for norm in report.kept)

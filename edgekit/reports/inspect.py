@@ -22,7 +22,11 @@ class Layer(Part, frozen=True):
 
 
 class InspectReport(Report, frozen=True):
-    """The layers of a model and their sums; ``ops`` counts calls of operators, ``batch_norms`` the batch norms in the model."""
+    """The layers of a model and their sums; ``ops`` counts calls of operators, ``batch_norms`` the batch norms in the model.
+
+    ``written_out``: of an ONNX file, the batch norms beside them that are written out as arithmetic and that export would fold;
+    None where nothing counted them (PyTorch and onnxscript do).
+    """
 
     source: str
     inputs: dict[str, str]
@@ -33,6 +37,7 @@ class InspectReport(Report, frozen=True):
     macs: int
     batch_norms: int
     facts: dict[str, str]
+    written_out: int | None = None
 
     def page(self) -> Page:
         """A row for each layer, the inputs and outputs, and the sums."""
@@ -47,8 +52,14 @@ class InspectReport(Report, frozen=True):
             *(Line(f"input {name}: {text}") for name, text in self.inputs.items()),
             *(Line(f"output {name}: {text}") for name, text in self.outputs.items()),
             Line(f"operators: {', '.join(f'{op} {count}' for op, count in self.ops.items())}"),
-            Line(f"{self.parameters:,} parameters, {self.macs:,} MACs per sample, {self.batch_norms} batch norm(s)"),
+            Line(
+                f"{self.parameters:,} parameters, {self.macs:,} MACs per sample, {self.batch_norms} batch norm(s){self._more()}"
+            ),
         )
+
+    def _norms(self) -> str:
+        more = f", {self.written_out} more written out as arithmetic" if self.written_out else ""
+        return f"{self.batch_norms} batch norm(s){more}"
 
 
 def _count(number: int) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle.folder import open_bundle
+from edgekit.commands.inspect import inspect
 from edgekit.onnx import fold as onnx_fold
 from edgekit.onnx.exact import run_file_exact
 from edgekit.tensors import worst_error
@@ -267,3 +268,13 @@ def test_weights_that_are_stored_in_8_bits_stay_so(tmp_path: Path, opset: int) -
     assert "w of conv is quantised" in report.fold.kept[0].reason
     kinds = {tensor.name: tensor.data_type for tensor in onnx.load(open_bundle(tmp_path / "bundle").onnx_of()).graph.initializer}
     assert kinds["q"] == TensorProto.INT8
+
+
+def test_inspect_counts_norms_that_are_written_out(tmp_path: Path) -> None:
+    scale = [tensor("s", 1, CHANNELS, 1, 1), tensor("b", 1, CHANNELS, 1, 1)]
+    place = tmp_path / "net.onnx"
+    place.write_bytes(behind_conv([node("Mul", ["c", "s"], "m"), node("Add", ["m", "b"], "y")], scale).SerializeToString())
+    report = inspect(place)
+    assert (report.batch_norms, report.written_out) == (0, 1)
+    place.write_bytes(behind_conv([node("Relu", ["c"], "y")], []).SerializeToString())
+    assert inspect(place).written_out == 0
