@@ -52,9 +52,7 @@ class InspectReport(Report, frozen=True):
             *(Line(f"input {name}: {text}") for name, text in self.inputs.items()),
             *(Line(f"output {name}: {text}") for name, text in self.outputs.items()),
             Line(f"operators: {', '.join(f'{op} {count}' for op, count in self.ops.items())}"),
-            Line(
-                f"{self.parameters:,} parameters, {self.macs:,} MACs per sample, {self.batch_norms} batch norm(s){self._more()}"
-            ),
+            Line(f"{self.parameters:,} parameters, {self.macs:,} MACs per sample, {self._norms()}"),
         )
 
     def _norms(self) -> str:
