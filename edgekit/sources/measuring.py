@@ -28,6 +28,8 @@ from edgekit.tensors import Array, Feed, batches_of, joined_outputs, real_sample
 if TYPE_CHECKING:
     from torch import nn
 
+ALONE = 8
+"""Samples that PyTorch runs one by one: each call takes longer than its arithmetic."""
 ELEMENTS = 1 << 20
 """Input elements that a run beside the first takes at most: large pictures are measured on fewer samples."""
 
@@ -61,12 +63,13 @@ def runs_of_module(module: nn.Module, recorded: Recorded) -> Iterator[Outcome]:
     golden = recorded.arrays
     yield Outcome(np.arange(sum(recorded.sizes)), golden.original)
     some = some_of_each_part(recorded.sizes, most_samples(golden.inputs))
+    few = some_of_each_part(recorded.sizes, ALONE)
     copy, feed = inference_copy(module), chosen(golden.inputs, some)
 
     def run(batch: Feed) -> dict[str, Array]:
         return as_arrays(run_module(copy, own_copies(tensors_of_feed(batch))))
 
-    yield Outcome(some, joined_outputs([run(sample) for sample, _ in batches_of(feed, 1)]))
+    yield Outcome(few, joined_outputs([run(sample) for sample, _ in batches_of(chosen(golden.inputs, few), 1)]))
     for seed in (11, 12):
         yield Outcome(some, run(jittered(feed, seed)))
 
