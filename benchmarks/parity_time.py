@@ -28,7 +28,16 @@ WORK = {
     "export lenet": "from edgekit.commands.export import export as f; call = lambda: f('lenet', OUT)",
     "export densenet": "from edgekit.commands.export import export as f; call = lambda: f('densenet', OUT)",
 }
-TIMED = "import time; call(); times = []\nfor _ in range(N):\n    t = time.perf_counter(); call(); times.append(time.perf_counter() - t)\nprint(times)"
+TIMED = """
+import time
+call()
+times = []
+for _ in range(N):
+    began = time.perf_counter()
+    call()
+    times.append(time.perf_counter() - began)
+print(times)
+"""
 CALLS = {"verify": 10, "export": 2}
 
 
@@ -57,8 +66,8 @@ def main() -> None:
             for work in WORK:
                 sides: dict[Path, list[float]] = {before: [], ROOT: []}
                 for _ in range(given.rounds):
-                    for folder, times in sides.items():
-                        times += seconds(folder, work)
+                    for folder in sides:
+                        sides[folder] += seconds(folder, work)
                 old, new = (statistics.median(times) for times in sides.values())
                 results["rows"][work] = {"before_s": round(old, 4), "now_s": round(new, 4), "ratio": round(new / old, 2)}
                 print(f"{work}: {old:.3f} s -> {new:.3f} s, x{new / old:.2f}", flush=True)

@@ -56,7 +56,8 @@ def needs(*packages: str, extra: str | None = None) -> None:
     """Raise MissingError unless every package is installed; the remedy is all of ``extra``, or just what is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        remedy = pip_install(extra) if extra else f"pip install {' '.join(missing)}"
+        remedy = pip_install(extra) if extra else "pip install"
+        remedy = " ".join((remedy, *(name for name in missing if name not in remedy.split())))
         raise MissingError(f"this needs {', '.join(missing)}, which is not installed", remedy)
 
 

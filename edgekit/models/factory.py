@@ -63,7 +63,7 @@ def checked_module(built: object, name: str) -> tuple[nn.Module, tuple[str, ...]
     """What a factory returned as a module without wrappers, and notes; raises ModelError for anything else."""
     if not isinstance(built, nn.Module):
         raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module", "name a factory of modules")
-    meta = next((key for key, tensor in built.state_dict().items() if tensor.is_meta), None)
+    meta = next((key for key, value in built.state_dict().items() if getattr(value, "is_meta", False)), None)
     if meta is not None:
         raise ModelError(f"{name} returned a module whose {meta} has no numbers: it is on the meta device", "build it on the CPU")
     return unwrapped(built, name)

@@ -24,7 +24,8 @@ def start_from(model: nn.Module, file: str, classes: int, *, adapt_channels: boo
             return None
         apart = [key for key in own if not fits_at(key, state, own)]
         heads = [key for key in apart if _is_head(state[key], own[key], classes)]
-        widths = [key for key in apart if _is_width(state[key], own[key])]
+        first = next((key for key in own if own[key].dim() > 2), "")
+        widths = [key for key in apart if key == first and _is_width(state[key], own[key])]
         if len({len(state[key]) for key in heads}) > 1 or len(widths) > 1 or len(apart) > len(heads) + len(widths):
             return None
         if widths and not adapt_channels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -72,7 +73,17 @@ def split_key(file: str) -> tuple[Path, str]:
 def weights_bytes(model: nn.Module) -> bytes:
     """The model's state as safetensors; the same weights give the same bytes."""
     # clones: safetensors refuses tensors that share memory
-    return save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()})
+    return save(
+        {
+            key: tensor.detach().cpu().contiguous().clone()
+            for key, tensor in model.state_dict().items()
+            if isinstance(tensor, Tensor)
+        }
+    )
+
+
+_OF_OPTIMIZER = re.compile(r"optim|exp_avg|momentum|grad|sched", re.IGNORECASE)
+"""Names under which a checkpoint keeps what a training needs and a network does not."""
 
 
 class _Part(NamedTuple):
@@ -111,13 +122,17 @@ def _fitting(content: Any, own: State, path: Path, key: str, fit: Fit) -> Fittin
 
 
 def _dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], State]]:
-    """Every nested dict that holds nothing but tensors by name, with its place: the state_dicts of a checkpoint."""
-    if not isinstance(content, Mapping) or len(place) > _DEPTH or not all(isinstance(name, str) for name in content):
+    """The tensors of every nested dict by name, with its place: the state_dicts of a checkpoint.
+
+    What is beside them, such as an epoch, is left out. An optimizer keeps tensors of the weights' own shapes: they are none.
+    """
+    if not isinstance(content, Mapping) or len(place) > _DEPTH or (place and _OF_OPTIMIZER.match(place[-1])):
         return
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        yield place, content
-        return
-    for name, value in content.items():
+    named = {name: value for name, value in content.items() if isinstance(name, str)}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield place, tensors
+    for name, value in named.items():
         yield from _dicts(value, (*place, name))
 
 
@@ -134,6 +149,9 @@ def _without_prefixes(state: State) -> Iterator[tuple[str, State]]:
     """The state as it is, then the keys below each prefix, without it and without the names of wrappers."""
     yield "", state
     bare = {_unwrapped(key): value for key, value in state.items()}
+    if len(bare) < len(state):
+        both = next(key for key in state if key != _unwrapped(key) and _unwrapped(key) in state)
+        raise ModelError(f"the weights hold {both!r} and {_unwrapped(both)!r}, which are one tensor of the model", _REMEDY)
     if bare.keys() != state.keys():
         yield "", bare
     prefixes = {key[: index + 1] for key in bare for index, letter in enumerate(key) if letter == "."}
@@ -231,7 +249,8 @@ def _overlap(state: State, own: State) -> int:
 
 
 def _whole(content: Any, path: Path) -> State:
-    state = next((state for place, state in _dicts(content) if place in ((), ("state_dict",))), None)
+    states = [state for place, state in _dicts(content) if place in ((), ("state_dict",))]
+    state = max(states, key=len, default=None)  # beside a state_dict a training keeps a number or two
     if state is None:
         raise ModelError(f"weights {path} hold no state_dict", _REMEDY)
     return state

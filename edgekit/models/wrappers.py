@@ -30,7 +30,7 @@ def unwrapped(module: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]
     wrappers: dict[str, None] = {}
     module = _inside(module, wrappers)
     for parent in list(module.modules()):
-        for key, child in list(parent.named_children()):
+        for key, child in [(key, child) for key, child in parent._modules.items() if child is not None]:
             inner = _inside(child, wrappers)
             if inner is not child:
                 setattr(parent, key, inner)
@@ -41,6 +41,14 @@ def unwrapped(module: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]
 def _inside(module: nn.Module, wrappers: dict[str, None]) -> nn.Module:
     while type(module) in _INSIDE:
         wrappers["torch.compile" if type(module) is torch._dynamo.OptimizedModule else type(module).__name__] = None
+        kind = type(module).__name__
+        hooks = [*vars(module)["_forward_hooks"].values(), *vars(module)["_forward_pre_hooks"].values()]
+        if hooks:
+            hook = getattr(hooks[0], "__name__", type(hooks[0]).__name__)
+            raise ModelError(
+                f"the wrapper {kind} has the hook {hook}, which the module inside it does not have",
+                "register the hook on the module that is wrapped",
+            )
         inner = getattr(module, _INSIDE[type(module)])
         inner.train(module.training)
         module = inner

@@ -91,12 +91,13 @@ def _folded(model: onnx.ModelProto, unfit: frozenset[str]) -> Folding:
     too_large = frozenset(names[layer] for layer, exact in numbers.items() if not _fit(exact, dtypes[layer]))
     if too_large:
         return _folded(model, unfit | too_large)
+    wide: dict[str, Array] = {}
     for chain in folds:
         chain.layer.name = names[chain.layer]  # as the report calls it
-        _rewrite(graph, chain, numbers[chain.layer], dtypes[chain.layer])
+        wide |= _rewrite(graph, chain, numbers[chain.layer], dtypes[chain.layer])
     common.RemoveUnusedNodesPass()(graph_model)
     folded = onnx_ir.to_proto(graph_model)
-    return Folding(folded, _with_exact(folded, numbers) if folds else None, report)
+    return Folding(folded, _with_exact(folded, wide) if folds else None, report)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx_ir.Model:
@@ -223,26 +224,32 @@ def _rounds(exact: Array, dtype: np.dtype[np.generic]) -> bool:
     return bool(error <= scale * rounding_unit(dtype.name))
 
 
-def _rewrite(graph: onnx_ir.Graph, chain: _Chain, exact: Numbers, dtype: np.dtype[np.generic]) -> None:
-    """Give the layer its new numbers, and take the steps out of the graph."""
+def _rewrite(graph: onnx_ir.Graph, chain: _Chain, exact: Numbers, dtype: np.dtype[np.generic]) -> dict[str, Array]:
+    """Give the layer its new numbers, and take the steps out of the graph.
+
+    Returns the stored tensors that hold the numbers, by name, with their values before rounding.
+    """
     layer = chain.layer
     weight = layer.inputs[1]
     assert weight is not None
     name = str(weight.name)
-    layer.replace_input_with(1, _stored(graph, weight, name, exact.weight.astype(dtype)))
+    stored = _stored(graph, weight, name, exact.weight.astype(dtype))
+    layer.replace_input_with(1, stored)
+    wide = {str(stored.name): exact.weight}
     for step in chain.steps:
         _bypass(graph, step)
     if not exact.bias.any() and (layer.op_type == "MatMul" or len(layer.inputs) < 3):
-        return
-    shift = exact.bias.astype(dtype)
+        return wide
+    old = layer.inputs[2] if layer.op_type != "MatMul" and len(layer.inputs) > 2 else None
+    bias = _stored(graph, old, str(old.name) if old is not None and old.name else f"{name}_bias", exact.bias.astype(dtype))
     if layer.op_type == "MatMul":
-        _add_behind(graph, layer, _stored(graph, None, f"{name}_bias", shift))
-        return
-    old = layer.inputs[2] if len(layer.inputs) > 2 else None
-    layer.resize_inputs(3)
-    layer.replace_input_with(2, _stored(graph, old, str(old.name) if old is not None and old.name else f"{name}_bias", shift))
+        _add_behind(graph, layer, bias)
+    else:
+        layer.resize_inputs(3)
+        layer.replace_input_with(2, bias)
     if layer.op_type == "Gemm" and "beta" in layer.attributes:
         layer.attributes["beta"] = onnx_ir.AttrFloat32("beta", 1.0)
+    return wide | {str(bias.name): exact.bias}
 
 
 def _bypass(graph: onnx_ir.Graph, step: Step) -> None:
@@ -282,22 +289,13 @@ def _stored(graph: onnx_ir.Graph, old: onnx_ir.Value | None, name: str, numbers:
     return store(graph, name, numbers)
 
 
-def _with_exact(folded: onnx.ModelProto, numbers: Mapping[onnx_ir.Node, Numbers]) -> onnx.ModelProto:
-    """A copy of the folded file with the layers' numbers before rounding, in float64."""
+def _with_exact(folded: onnx.ModelProto, wide: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy of the folded file in which the stored tensors ``wide`` have their numbers before rounding, in float64."""
     exact = onnx.ModelProto()
     exact.CopyFrom(folded)
-    stored = {tensor.name: tensor for tensor in exact.graph.initializer}
-    for layer, (weight, bias) in numbers.items():
-        wide = {
-            str(value.name): part for value, part in zip(layer.inputs[1:3], (weight, bias), strict=False) if value is not None
-        }
-        if layer.op_type == "MatMul":
-            wide |= {
-                str(user.inputs[1].name): bias for user, _ in layer.outputs[0].uses() if user.op_type == "Add" and user.inputs[1]
-            }
-        for name, part in wide.items():
-            if name in stored:
-                stored[name].CopyFrom(onnx.numpy_helper.from_array(part, name))
+    for tensor in exact.graph.initializer:
+        if tensor.name in wide:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(wide[tensor.name], tensor.name))
     return exact
 
 

@@ -177,7 +177,13 @@ def specs_of(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...]
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """The float dtype of most stored numbers; without stored floats, the first float input's dtype, or float32."""
+    """The dtype in which layers compute: that of a convolution's or product's output.
+
+    Without such a layer it is the float dtype of most stored numbers, the first float input's, or float32.
+    """
+    computed = _layers_dtype(model)
+    if computed is not None:
+        return computed
     stored = list(model.graph.initializer)
     stored += [item.t for node in model.graph.node if node.op_type == "Constant" for item in node.attribute if item.HasField("t")]
     sizes: Counter[int] = Counter()
@@ -188,6 +194,19 @@ def precision_of(model: onnx.ModelProto) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
 
+def _layers_dtype(model: onnx.ModelProto) -> str | None:
+    """The float dtype of most layers' outputs, as shape inference finds it; None where it finds none."""
+    outputs = {node.output[0] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")}
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph if outputs else onnx.GraphProto()
+    except Exception:  # a custom operator, whose types cannot be inferred
+        return None
+    values = (*inferred.value_info, *inferred.output)
+    kinds = Counter(value.type.tensor_type.elem_type for value in values if value.name in outputs)
+    kind = next((kind for kind, _ in kinds.most_common() if kind in _FLOATS), None)
+    return None if kind is None else str(onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+
 def in_steps(operator: str) -> bool:
     """Whether an operator computes in integers of 8 bits or fewer, or turns them into floats or back."""
     return _IN_STEPS.search(operator) is not None
@@ -195,7 +214,8 @@ def in_steps(operator: str) -> bool:
 
 def quantised(model: onnx.ModelProto) -> str:
     """The first operator of the file that computes in integers of 8 bits or fewer; empty if there is none."""
-    return next((node.op_type for node in model.graph.node if in_steps(node.op_type)), "")
+    nodes = (node for part in (model.graph, *model.functions) for node in part.node)
+    return next((node.op_type for node in nodes if in_steps(node.op_type)), "")
 
 
 def is_standard(domain: str) -> bool:

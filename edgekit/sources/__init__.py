@@ -69,7 +69,7 @@ def origin_of(source: str, options: ExportOptions = NOTHING_ADDED, *, runs: Path
 
         return origin_of_file(path, options)
     check_name_of_module(source)
-    needs("torch", "onnx", "onnxscript", extra="train")
+    needs("torch", "onnx", "onnxscript", "onnxruntime", extra="train")
     from edgekit.sources.drafting import origin_of_module
 
     return origin_of_module(source, options, runs)

@@ -174,13 +174,22 @@ def _of_edgekit(text: str, spec: TensorSpec) -> tuple[Preprocess | None, tuple[s
 
 
 def _of_windows_ml(metadata: Mapping[str, str], spec: TensorSpec) -> tuple[Preprocess | None, tuple[str, ...]]:
-    """The preprocessing by ONNX's metadata of images, which Windows ML reads."""
-    pixels, order = metadata.get("Image.NominalPixelRange"), metadata.get("Image.BitmapPixelFormat")
-    if pixels not in _RANGES:
+    """The preprocessing by ONNX's metadata of images, which Windows ML reads; their keys and values ignore case.
+
+    https://onnx.ai/onnx/repo-docs/MetadataProps.html
+    """
+    told = {key.casefold(): value for key, value in metadata.items()}
+    pixels, order = told.get("image.nominalpixelrange", ""), told.get("image.bitmappixelformat")
+    ranges = {name.casefold(): numbers for name, numbers in _RANGES.items()}
+    if pixels.casefold() not in ranges:
         return None, ()
-    (mean, std), (_, channels, height, width) = _RANGES[pixels], map(int, (0, *spec.shape[1:]))
+    (mean, std), (_, channels, height, width) = ranges[pixels.casefold()], map(int, (0, *spec.shape[1:]))
     color: Color = "grey" if channels == 1 else "rgb"
-    if order not in (None, {"grey": "Gray8", "rgb": "Rgb8"}[color]):
+    if order is None and color == "rgb":
+        return None, ("the file does not say whether it wants pixels as RGB or BGR: its image metadata are not used",)
+    if order is not None and order.casefold() != {"grey": "gray8", "rgb": "rgb8"}[color]:
         return None, (f"the file wants pixels as {order}, which edgekit does not make: its image metadata are not used",)
+    if told.get("image.colorspacegamma", "").casefold() == "linear":
+        return None, ("the file wants linear light, which edgekit does not make: its image metadata are not used",)
     note = f"the preprocessing is the file's own: Image.NominalPixelRange is {pixels}"
     return Preprocess(color, height, width, (mean,) * channels, (std,) * channels), (note,)

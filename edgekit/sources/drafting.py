@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +20,7 @@ from edgekit.graphs.repeat import check_repeatable
 from edgekit.graphs.trace import as_arrays, output_specs, run_module, tensors_of_feed, trace
 from edgekit.graphs.write import export_onnx
 from edgekit.models.weights import weights_bytes
+from edgekit.onnx.run import UNOPTIMISED, open_unoptimised
 from edgekit.parity.compare import compare_output
 from edgekit.parity.inputs import Recorded, check_telling
 from edgekit.parity.noise import noise_of_scale
@@ -33,7 +33,7 @@ from edgekit.sources.description import by_options, check_labels, metadata
 from edgekit.sources.measuring import Measured, noise_of_module, with_predictions
 from edgekit.sources.module import ModelSource, load_source
 from edgekit.sources.recording import as_files, picture_files, recorded_of
-from edgekit.sources.testing import WITHOUT_RUNTIME, Tested, tested
+from edgekit.sources.testing import UNTESTED, Tested, tested
 from edgekit.tensors import Array, TensorSpec, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
 
@@ -152,13 +152,8 @@ def _written(
 def _outputs(content: bytes, graph: fx.GraphModule, golden: GoldenArrays) -> tuple[dict[str, Array], str, bool]:
     """The file's outputs on the golden inputs, by what they were computed, and whether that was ONNX Runtime.
 
-    They are the graph's outputs if ONNX Runtime is absent or cannot run the file.
+    They are the graph's outputs if ONNX Runtime cannot run the file.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
-        outputs = as_arrays(run_module(graph, tensors_of_feed(golden.inputs)))
-        return outputs, "PyTorch, because ONNX Runtime is not installed; edgekit verify runs the file", False
-    from edgekit.onnx.run import UNOPTIMISED, open_unoptimised
-
     try:
         return open_unoptimised(onnx.load_from_string(content), Path(MODEL))(golden.inputs), UNOPTIMISED, True
     except ModelError as problem:  # a dtype without kernels on the CPU
@@ -267,7 +262,7 @@ def _widened(variant: Variant) -> tuple[str, ...]:
 
 
 def _untested(test: Tested | None) -> tuple[str, ...]:
-    return (WITHOUT_RUNTIME,) if test is not None and test.accuracy is None else ()
+    return (UNTESTED,) if test is not None and test.accuracy is None else ()
 
 
 def _notes(model: ModelSource, fold: FoldReport) -> tuple[str, ...]:

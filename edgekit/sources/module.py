@@ -209,7 +209,7 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, a
 
 def _runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """The module, and notes; a bfloat16 or float64 module becomes float32, because CPU runtimes lack such convolutions."""
-    dtypes = {tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point()}
+    dtypes = {value.dtype for value in module.state_dict().values() if isinstance(value, Tensor) and value.is_floating_point()}
     unusual = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.bfloat16, torch.float64})
     if not unusual:
         return module, ()

@@ -18,7 +18,9 @@ from edgekit.sources.module import ModelSource
 from edgekit.tensors import Array, Feed
 
 BATCH = 250
-WITHOUT_RUNTIME = "the accuracy of the file was not measured, because ONNX Runtime is not installed; edgekit evaluate measures it"
+UNTESTED = (
+    "the accuracy of the file was not measured, because ONNX Runtime does not run it on the CPU; edgekit evaluate measures it"
+)
 
 
 class Tested(NamedTuple):

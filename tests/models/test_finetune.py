@@ -71,3 +71,15 @@ def test_another_width_is_no_head(weights: str) -> None:
 def test_a_layer_of_another_size_than_the_classes_is_no_head(weights: str) -> None:
     with pytest.raises(ModelError, match=r"4.weight is \(9, 4\) in the file and \(5, 4\) in the model"):
         start_from(net(3, 5, 2), weights, 6)
+
+
+def test_a_grouped_layer_inside_is_never_adapted(tmp_path: Path) -> None:
+    def net_of(groups: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=groups), nn.Flatten(), nn.LazyLinear(2))
+
+    grouped, plain = net_of(4), net_of(1)
+    for model in (grouped, plain):
+        model(torch.zeros(1, 3, 8, 8))
+    torch.save(grouped.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"1\.weight"):
+        start_from(plain, str(tmp_path / "w.pth"), 2, adapt_channels=True)

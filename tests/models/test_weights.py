@@ -321,3 +321,33 @@ def test_other_files_get_our_own_sentence(kind: str, tmp_path: Path) -> None:
         load_checkpoint(net(), str(path))
     assert "weights_only=False" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# what lies beside the weights
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def momentum() -> dict[str, Any]:
+    return {key: torch.zeros_like(value, dtype=torch.float32) for key, value in small().state_dict().items()}
+
+
+@pytest.mark.parametrize("beside", [{"_extra_state": None}, {"epoch": 3}, {7: "x"}, {"extra": {"x": torch.ones(2)}}])
+def test_an_optimizers_tensors_are_never_the_weights(tmp_path: Path, beside: dict[Any, Any]) -> None:
+    trained = small()
+    state = {key: value + 1 for key, value in trained.state_dict().items()}
+    torch.save({"model": {**state, **beside}, "optim": {"exp_avg": momentum()}, "exp_avg_sq": momentum()}, tmp_path / "w.pth")
+    fresh = small()
+    load_checkpoint(fresh, str(tmp_path / "w.pth"))
+    assert all(torch.equal(value, state[key]) for key, value in fresh.state_dict().items())
+
+
+def test_two_tensors_that_are_one_once_wrappers_are_cut_are_refused(tmp_path: Path) -> None:
+    state = small().state_dict()
+    torch.save({**state, "_orig_mod.0.weight": state["0.weight"] * 2}, tmp_path / "w.pth")
+    fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+    with pytest.raises(ModelError, match=r"'_orig_mod\.0\.weight' and '0\.weight', which are one tensor"):
+        load_checkpoint(fresh, str(tmp_path / "w.pth"))

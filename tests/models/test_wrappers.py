@@ -115,3 +115,14 @@ def test_a_module_without_float_layers_says_what_to_give_instead(make: Callable[
     with pytest.raises(ModelError, match=f"nets:make returned {fault}.*; return the ") as caught:
         unwrapped(make(), "nets:make")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_hook_of_a_wrapper_is_refused_by_name(wrap: Callable[[nn.Module], Any]) -> None:
+    def doubled(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return output * 2
+
+    wrapped = wrap(nn.Linear(4, 4))
+    wrapped.register_forward_hook(doubled)
+    with pytest.raises(ModelError, match=r"has the hook doubled, which the module inside it does not have"):
+        unwrapped(wrapped, "net")

@@ -278,3 +278,19 @@ def test_inspect_counts_norms_that_are_written_out(tmp_path: Path) -> None:
     assert (report.batch_norms, report.written_out) == (0, 1)
     place.write_bytes(behind_conv([node("Relu", ["c"], "y")], []).SerializeToString())
     assert inspect(place).written_out == 0
+
+
+def test_a_stored_table_behind_a_product_is_no_bias_of_ours(tmp_path: Path) -> None:
+    """A vision transformer adds its positions behind a scaled product."""
+    rng = np.random.default_rng(3)
+    stored = [
+        numpy_helper.from_array(rng.standard_normal((8, 5)).astype(np.float32), "w"),
+        numpy_helper.from_array(rng.uniform(0.5, 2, 5).astype(np.float32), "gamma"),
+        numpy_helper.from_array(rng.standard_normal((1, 4, 5)).astype(np.float32), "positions"),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Mul", ["m", "gamma"], ["s"]),
+        helper.make_node("Add", ["s", "positions"], ["y"]),
+    ]
+    export(tmp_path, model_of(nodes, stored, shape=("batch", 4, 8), rank=3))

@@ -166,3 +166,28 @@ def test_a_file_of_which_onnx_runtime_shows_no_node_is_not_believed(monkeypatch:
 )
 def test_the_error_of_scale_counts_finite_places(ours: Any, theirs: Any, error: float) -> None:
     assert error_of_scale(ours, theirs) == error
+
+
+def test_a_kernel_that_is_wrong_on_large_values_alone_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal inputs, which come first, do not reach where it is wrong."""
+
+    class Softplus(OpRun):
+        op_domain = ""
+
+        def _run(self, x: Any) -> Any:
+            return (np.logaddexp(0, x) * np.where(x > 8, 1 + 2e-4, 1.0),)
+
+    monkeypatch.setattr(onnx_exact, "KERNELS", [*KERNELS, Softplus])
+    export(tmp_path, model_of([node("Softplus", ["x"], "y", "soft")], []))
+    golden = open_bundle(tmp_path / "bundle").golden()
+    assert len(golden.inputs["x"]) == 80  # no sample that shows it was left out
+    truth = np.logaddexp(0, golden.inputs["x"].astype(np.float64))
+    np.testing.assert_allclose(golden.float64["y"], truth, rtol=1e-9)
+
+
+def test_values_that_overflow_on_extreme_inputs_leave_the_float64_reference(tmp_path: Path) -> None:
+    report = export(
+        tmp_path, model_of([conv(), norm("c", "n"), node("Exp", ["n"], "y")], [tensor("w", 6, 4, 3, 3), *statistics("bn", 6)])
+    )
+    assert report.original_error is not None
+    assert len(report.fold.folded) == 1

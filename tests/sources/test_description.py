@@ -111,7 +111,21 @@ OWN = Preprocess("rgb", 8, 8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
             Preprocess("rgb", 8, 8, (0.5,) * 3, (0.5,) * 3),
             "Image.NominalPixelRange is Normalized_1_1",
         ),
-        ({"Image__NominalPixelRange": "NominalRange_0_255"}, Preprocess("rgb", 8, 8, (0.0,) * 3, (1 / 255,) * 3), "0_255"),
+        (
+            {"image__nominalpixelrange": "nominalrange_0_255", "IMAGE__BitmapPixelFormat": "RGB8"},
+            Preprocess("rgb", 8, 8, (0.0,) * 3, (1 / 255,) * 3),
+            "0_255",
+        ),
+        ({"Image__NominalPixelRange": "NominalRange_0_255"}, None, "does not say whether it wants pixels as RGB or BGR"),
+        (
+            {
+                "Image__NominalPixelRange": "NominalRange_0_255",
+                "Image__BitmapPixelFormat": "Rgb8",
+                "Image__ColorSpaceGamma": "Linear",
+            },
+            None,
+            "wants linear light",
+        ),
         ({"Image__NominalPixelRange": "Normalized_0_1", "Image__BitmapPixelFormat": "Bgr8"}, None, "wants pixels as Bgr8"),
         ({"Image__NominalPixelRange": "16_235"}, None, ""),
     ],
