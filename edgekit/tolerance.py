@@ -58,7 +58,11 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return np.asarray(TIE / 2 * finite_scale(reference))
 
 
-_WIDEST = {"float16": 2e-2, "bfloat16": 2e-1, "int8": 2e-1}
+_WIDEST = {"float16": 2e-2, "bfloat16": 2e-1, "int8": 5e-2}
+
+
+PRECISIONS = frozenset({"float32", "float64", *_WIDEST})
+"""Precisions that a variant may be of."""
 
 
 def widest_rtol(precision: str) -> float:

@@ -81,6 +81,9 @@ def read_evidence(path: Path, manifest: Manifest) -> EvidenceArrays:
             (floors if of else others)[of or kind] = array
         nodes = _nodes(others)
         _check_floors(floors, manifest)
+        predicted, truth = others.get("predicted"), others.get("truth")
+        if predicted is not None and (truth is None or len(predicted) != len(truth) or not len(truth)):
+            raise ValueError("its predictions are not as many as the right classes")
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         reason = str(problem) or type(problem).__name__
         raise BundleError(f"{path} is not what edgekit export wrote: {reason}", "export the bundle again") from None

@@ -214,13 +214,13 @@ def verify(
     def action(progress: Progress) -> Report:
         from edgekit.commands.verify import verify as verify_bundle
 
-        limits = options.tolerance(atol, rtol)
+        limits, required = options.tolerance(atol, rtol), options.required(require)
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
         if bisect:
             from edgekit.commands.bisect import bisect as bisect_bundle
 
-            return bisect_bundle(bundle, setups, progress=progress)
-        return verify_bundle(bundle, setups, tolerance=limits, require=require or (), allow=allow or (), progress=progress)
+            return bisect_bundle(bundle, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
+        return verify_bundle(bundle, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
 
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 

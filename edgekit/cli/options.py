@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -191,8 +192,7 @@ Required = Annotated[
         "--require",
         panel=RUNNING,
         metavar="SETUP",
-        envvar="EDGEKIT_REQUIRE",
-        help="Exit code 2 where this backend cannot run, instead of leaving it out; repeatable.",
+        help="Exit code 2 where this backend cannot run, instead of leaving it out; repeatable, or EDGEKIT_REQUIRE='A;B'.",
         autocompletion=backend_names,
     ),
 ]
@@ -323,6 +323,11 @@ Deviation = Annotated[
 Labels = Annotated[
     Optional[Path], option("--labels", panel=MODEL, metavar="FILE", help="Its labels, one a line, in the order of the output.")
 ]
+
+
+def required(texts: Sequence[str] | None) -> list[str]:
+    """``--require``'s texts, or those of the environment variable EDGEKIT_REQUIRE, between semicolons."""
+    return list(texts or filter(None, map(str.strip, os.environ.get("EDGEKIT_REQUIRE", "").split(";"))))
 
 
 def setups(

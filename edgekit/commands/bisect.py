@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -16,7 +18,7 @@ from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Inside, Opened, Session
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.bundle.golden import GoldenArrays
+from edgekit.commands.verify import AS_RECORDED, bounded, verify
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.onnx.wire import Node
 from edgekit.parity.bars import bars_of
@@ -27,7 +29,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
 from edgekit.setups import Setup
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
-from edgekit.tolerance import ToleranceChange
+from edgekit.tolerance import Tolerance, ToleranceChange
 
 PLAIN = Setup("ort-cpu", threads=1, options={"optimisation": "off"})
 """The plain reading of a file: every node by itself, on the CPU."""
@@ -35,47 +37,72 @@ LEVELS = ("off", "basic", "extended", "all")
 CALLS = 20
 
 
-def bisect(bundle: Path | str, setups: Setup | str | Iterable[Setup | str] = (), *, progress: Progress = SILENT) -> BisectReport:
-    """Find the first node that departs from the export, or from the file on the first of ``setups`` that fails.
+def bisect(
+    bundle: Path | str,
+    setups: Setup | str | Iterable[Setup | str] = (),
+    *,
+    tolerance: Tolerance | ToleranceChange = AS_RECORDED,
+    require: Iterable[str] = (),
+    allow: Collection[str] = (),
+    progress: Progress = SILENT,
+) -> BisectReport:
+    """Verify a bundle, and where a setup fails find the first node that departs, from the export or from the file.
 
-    Raises BundleError for a bundle without fingerprints, MissingError where ONNX Runtime is not installed.
+    The arguments are those of ``verify``. Raises BundleError for a bundle without fingerprints, MissingError where ONNX Runtime
+    is not installed.
     """
-    opened = open_bundle(Path(bundle))
-    setup = choose(opened, PLAIN).setups[0]
-    case = Case(opened, opened.golden(), _evidence(opened), msgspec.structs.replace(setup), progress)
-    failing = next((trial for trial in map(case.tried, choose(opened, setups).setups) if not trial.passed), None)
+    verified = verify(bundle, setups, tolerance=tolerance, require=require, allow=allow, progress=progress)
+    root = verified.bundle
+    failing = next((parity for parity in verified.parities if not parity.passed), None)
     if failing is None:
-        return BisectReport(str(opened.root), "every backend here", "nothing")
-    plain = case.inside(case.plain)
-    departed = first_departure(case.nodes, from_fingerprints(plain, case.evidence.nodes))
-    if departed is not None and not case.tried(case.plain).passed:
-        return BisectReport(str(opened.root), str(failing.setup), "file", case.culprit(departed), (failing,))
-    return _runtime(case, failing, plain)
+        contradicted = tuple(check.text for check in verified.checks if check.outcome == "fail")
+        return BisectReport(root, "every backend here", "manifest" if contradicted else "nothing", notes=contradicted)
+    opened = open_bundle(Path(bundle))
+    plain = choose(opened, msgspec.structs.replace(PLAIN, variant=failing.setup.variant)).setups[0]
+    case = Case(opened, _evidence(opened), plain, tolerance, progress)
+    asked = case.tried(msgspec.structs.replace(failing.setup, batches=()))
+    values = case.inside(plain)
+    errors = from_fingerprints(values, case.evidence.nodes)
+    departed = first_departure(case.nodes, errors)
+    if case.tried(plain).passed:
+        return _runtime(case, asked, values)
+    if departed is None or len(errors) < len(case.evidence.nodes) / 2:
+        note = "the values in the file do not have the names that they had at export, so that no node can be named"
+        departs: Literal["file", "reference"] = "reference" if departed is None and errors else "file"
+        return BisectReport(root, str(asked.setup), departs, None, (asked,), notes=(note,) if departs == "file" else ())
+    return BisectReport(root, str(asked.setup), "file", case.culprit(departed), (asked,))
 
 
 def _evidence(bundle: Bundle) -> EvidenceArrays:
     evidence = bundle.evidence()
     if evidence is None or not evidence.nodes:
-        raise BundleError(f"bundle {bundle.root} records no fingerprints of its nodes", "export it again with this edgekit")
+        fixed = fixed_batch(bundle.manifest.inputs)
+        why = "export it again with this edgekit" if fixed is None else f"bisect needs a free batch, and the file takes {fixed}"
+        raise BundleError(f"bundle {bundle.root} records no fingerprints of its nodes", why)
     return evidence
 
 
 class Case:
     """A bundle under investigation; ``plain`` is the setup of the plain reading of its file."""
 
-    def __init__(self, bundle: Bundle, golden: GoldenArrays, evidence: EvidenceArrays, plain: Setup, progress: Progress) -> None:
-        self.bundle, self.golden, self.evidence, self.plain, self.progress = bundle, golden, evidence, plain, progress
+    def __init__(
+        self, bundle: Bundle, evidence: EvidenceArrays, plain: Setup, tolerance: Tolerance | ToleranceChange, progress: Progress
+    ) -> None:
+        self.bundle, self.evidence, self.plain, self.tolerance, self.progress = bundle, evidence, plain, tolerance, progress
+        golden = self.golden = bundle.golden()
         self.nodes: list[Node] = nodes_of(bundle.onnx_of(plain.variant).read_bytes())
         self.feed: Feed = fingerprinted(golden.inputs, [part.samples for part in bundle.manifest.golden.parts])
 
-    def opened(self, setup: Setup) -> Opened:
-        """A session; ``with`` closes it."""
-        return open_named(str(setup), setup, self.bundle, self.progress)
+    @contextmanager
+    def opened(self, setup: Setup) -> Iterator[Opened]:
+        """A session within the bounds of ``verify``."""
+        with bounded(self.bundle, setup), open_named(str(setup), setup, self.bundle, self.progress) as ready:
+            yield ready
 
     def tried(self, setup: Setup) -> Trial:
         """Parity of a setup, and its time for one sample."""
         manifest = self.bundle.manifest
-        bars = bars_of(manifest, manifest.variant(setup.variant), self.evidence, ToleranceChange(), trusting=False)
+        bars = bars_of(manifest, manifest.variant(setup.variant), self.evidence, self.tolerance, trusting=False)
         with self.opened(setup) as ready:
             report = parity(ready, self.golden, bars.on(setup.backend, ready.session.facts), manifest.golden.reference)
             sample = next(batches_of(self.golden.inputs, fixed_batch(manifest.inputs) or 1))[0]

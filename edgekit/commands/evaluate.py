@@ -165,6 +165,10 @@ def _report(bundle: Bundle, pictures: LabelledSet, seen: _Seen, bars: Bars) -> E
     original = _original(bundle, pictures, len(seen.labels))
     if original is None:
         notes.append("the bundle does not record the original's predictions of these pictures, so that no flips are counted")
+    for (name, _), each in zip(seen.setups, seen.answers, strict=True):
+        lost = int((each.confidence == 0).sum())
+        if lost:
+            notes.append(f"{name} gives numbers that are not finite for {lost} of {len(seen.labels)} pictures")
     rows = tuple(_row(seen, place, original, len(classes)) for place in range(len(seen.setups)))
     compared = tuple(_paired(seen, original))
     return EvaluateReport(

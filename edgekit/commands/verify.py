@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Collection, Iterable
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from edgekit.backends import row_of
@@ -55,16 +55,22 @@ def verify(
             variant = opened.variant(setup.variant)
             bars = bars_of(opened.manifest, variant, evidence, tolerance, trusting=TOLERANCE in allow)
             ready_for = _taking(setup, opened.manifest)
-            with (
-                memory_bound(_room(opened, setup)) if row_of(setup.backend).in_memory else nullcontext(),
-                time_bound(_seconds(opened, setup)),
-                open_named(name, ready_for, opened, progress) as ready,
-            ):
+            with bounded(opened, setup), open_named(name, ready_for, opened, progress) as ready:
                 parities.append(parity(ready, golden, bars.on(setup.backend, ready.session.facts), reference))
             advance(1, name)
     digest = opened.sha256_of(choice.setups[0].variant)
     checks = check_manifest(opened, golden, evidence, allow if tolerance == AS_RECORDED else (*allow, TOLERANCE))
     return VerifyReport(str(opened.root), digest, tuple(parities), choice.skipped, (*opened.notes, *_notes(opened)), checks)
+
+
+@contextmanager
+def bounded(bundle: Bundle, setup: Setup) -> Iterator[None]:
+    """Let what runs a variant take the memory and the time that its files explain."""
+    with (
+        memory_bound(_room(bundle, setup)) if row_of(setup.backend).in_memory else nullcontext(),
+        time_bound(_seconds(bundle, setup)),
+    ):
+        yield
 
 
 def _notes(bundle: Bundle) -> tuple[str, ...]:

@@ -139,10 +139,18 @@ def _dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 def _parts(content: Any, own: State, fit: Fit) -> Iterator[_Part]:
     """The parts of a checkpoint that fit the model."""
     for place, state in _dicts(content):
-        for prefix, part in _without_prefixes(state):
+        for prefix, part in (*_without_prefixes(state), *_beside_a_copy(state, own)):
             fitting = fit(part, own)
             if fitting is not None:
                 yield _Part(place, prefix, part, fitting)
+
+
+def _beside_a_copy(state: State, own: State) -> Iterator[tuple[str, State]]:
+    """The model's own names, where a copy of all of them under one prefix, such as an average, is all that is beside them."""
+    bare = {key: value for key, value in state.items() if key in own}
+    prefixes = {key.partition(".")[0] for key in state if key not in own}
+    if len(prefixes) == 1 and {f"{prefix}.{key}" for prefix in prefixes for key in bare} >= state.keys() - bare.keys():
+        yield "", bare
 
 
 def _without_prefixes(state: State) -> Iterator[tuple[str, State]]:
@@ -216,6 +224,12 @@ def _load(model: nn.Module, path: Path, state: State) -> None:
     own = model.state_dict()
     if set(own) != set(state) or any(state[key].shape != value.shape for key, value in own.items()):
         raise _misfit(state, own, path)
+    trained = {name for name, _ in model.named_parameters()} | {
+        key for key in own if key.endswith(("running_mean", "running_var"))
+    }
+    broken = next((key for key in own if key in trained and not state[key].isfinite().all()), None)  # a mask may hold -inf
+    if broken is not None:
+        raise ModelError(f"weights {path}: {broken} is not finite", "use weights of a training that went well")
     versioned = OrderedDict(state)
     versioned._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]  # some modules read their version
     try:

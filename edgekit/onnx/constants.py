@@ -11,7 +11,8 @@ import onnx
 import onnx_ir
 
 from edgekit.onnx.exact import node_values
-from edgekit.onnx.read import in_steps, is_standard
+from edgekit.onnx.read import is_standard
+from edgekit.onnx.wire import in_steps
 from edgekit.tensors import Array
 
 MOST_ELEMENTS = 1 << 28

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,12 +12,11 @@ import onnx
 
 from edgekit.errors import BundleError, ModelError, first_line
 from edgekit.files import read_bytes
-from edgekit.onnx.wire import tensor_elsewhere
+from edgekit.onnx.wire import in_steps, tensor_elsewhere
 from edgekit.tensors import BATCH, TensorSpec, shape_text
 
 LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room for its own fields
 NORM = "BatchNormalization"
-_IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
@@ -205,11 +203,6 @@ def _layers_dtype(model: onnx.ModelProto) -> str | None:
     kinds = Counter(value.type.tensor_type.elem_type for value in values if value.name in outputs)
     kind = next((kind for kind, _ in kinds.most_common() if kind in _FLOATS), None)
     return None if kind is None else str(onnx.helper.tensor_dtype_to_np_dtype(kind))
-
-
-def in_steps(operator: str) -> bool:
-    """Whether an operator computes in integers of 8 bits or fewer, or turns them into floats or back."""
-    return _IN_STEPS.search(operator) is not None
 
 
 def quantised(model: onnx.ModelProto) -> str:

@@ -5,6 +5,7 @@ A message is a sequence of fields. A field is a key (field number times 8 plus w
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -167,6 +168,14 @@ def declared(content: bytes) -> Declared:
     inputs = {name: kind for name, kind in tensors[_GRAPH_INPUT].items() if name not in names}
     counts = Counter(_decoded(value) for kind, value in _leaves(content) if kind == "operator")
     return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, counts, functions)
+
+
+_IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")
+
+
+def in_steps(operator: str) -> bool:
+    """Whether an operator computes in integers of 8 bits or fewer, or turns them into floats or back."""
+    return _IN_STEPS.search(operator) is not None
 
 
 def with_outputs(content: bytes, names: Iterable[str]) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -121,9 +122,20 @@ def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: 
 
 
 def order_of(classes: Sequence[str], labels: Sequence[str]) -> list[int] | str:
-    """The place of each of ``classes`` among ``labels``, by name and then by name without case; or the name that is not there."""
-    exact = {name: place for place, name in enumerate(labels)}
-    loose = {name.casefold(): place for place, name in enumerate(labels)}
-    places = [exact.get(name, loose.get(name.casefold())) for name in classes]
-    unknown = next((name for name, place in zip(classes, places, strict=True) if place is None), None)
-    return unknown if unknown is not None else [place for place in places if place is not None]
+    """The place of each of ``classes`` among ``labels``; or the first name that is none of them.
+
+    A class has the label's name, or else its name without case, with _ for what no folder's name may hold, or its number.
+    """
+    ways: tuple[Callable[[str], str], ...] = (str, _folder_name, lambda label: str(list(labels).index(label)))
+    for way in ways:
+        known = {way(label): place for place, label in enumerate(labels)}
+        places = [known.get(name if way is str else _folder_name(name)) for name in classes]
+        if None not in places:
+            return [place for place in places if place is not None]
+    exact = {_folder_name(label) for label in labels}
+    return next((name for name in classes if _folder_name(name) not in exact), classes[0])
+
+
+def _folder_name(label: str) -> str:
+    """How a label may be spelt as a folder's name."""
+    return re.sub(r"[^\w.+-]+", "_", label.casefold()).strip("_")

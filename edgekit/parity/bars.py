@@ -22,6 +22,8 @@ from edgekit.tolerance import (
 
 _EXACT = ("float32", "float64")
 MOST_ATOL = 1e-5
+IN_STEPS = ("int8",)
+"""Precisions whose errors are steps, which no rounding noise explains."""
 
 
 class Bars(NamedTuple):
@@ -37,7 +39,7 @@ def bars_of(
 ) -> BarsByRuntime:
     """The bars of a variant's outputs.
 
-    The caller's own tolerance counts as it is. Without one, a file of full precision is held to the noise that was measured at
+    The caller's own tolerance counts as it is. Without one, a file of floats is held to the noise that was measured at
     export, and every file to at most the tolerance that its bundle records, which may not be wider than ``widest_rtol`` unless
     the caller is ``trusting``.
     """
@@ -49,7 +51,7 @@ def bars_of(
         return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), recorded), recorded))
     rtol = min(recorded.rtol, widest_rtol(variant.precision))
     held = Tolerance(atol=0, rtol=rtol)
-    floors = evidence.floors if evidence is not None and variant.precision in _EXACT else {}
+    floors = evidence.floors if evidence is not None and variant.precision not in IN_STEPS else {}
     return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol)), held), floors)
 
 

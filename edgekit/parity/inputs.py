@@ -6,6 +6,7 @@ A network that has seen ordinary inputs only may hide a fault behind them: a cli
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from edgekit.tensors import Array, TensorSpec, normalised_error, sample_feed
 from edgekit.tolerance import NoiseBar, channel_axis, finite_scale, parts_of
 
 SEED = 0
+NO_ROWS: Mapping[str, int] = MappingProxyType({})
 NORMAL, EACH = 40, 8
 """Samples of the first part, and of each further one."""
 STEPS = 32
@@ -32,12 +34,41 @@ class Golden(NamedTuple):
     parts: tuple[GoldenPart, ...]
 
 
-def without_data(specs: Sequence[TensorSpec], preprocess: Preprocess | None = None, seed: int = SEED) -> Golden:
+MOST_ROWS = 1 << 20
+
+
+def rows_of(specs: Sequence[TensorSpec], runs: Callable[[Mapping[str, Array]], bool]) -> dict[str, int]:
+    """The number of rows that an integer input may name, for inputs that are indices: a number beyond the last row is refused.
+
+    ``runs`` says whether the model takes a feed of one sample. Inputs that take any number are no indices, and are left out.
+    """
+    rows = {}
+    for spec in specs:
+        if np.dtype(spec.dtype).kind not in "iu" or len(spec.shape) > 3:
+            continue
+
+        def takes(number: int, spec: TensorSpec = spec) -> bool:
+            feed = sample_feed([each.with_free_batch() for each in specs], 1)
+            return number <= np.iinfo(spec.dtype).max and runs({**feed, spec.name: np.full_like(feed[spec.name], number)})
+
+        if not takes(0) or takes(MOST_ROWS):
+            continue
+        low, high = 0, MOST_ROWS
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if takes(middle) else (low, middle)
+        rows[spec.name] = low + 1
+    return rows
+
+
+def without_data(
+    specs: Sequence[TensorSpec], preprocess: Preprocess | None = None, rows: Mapping[str, int] = NO_ROWS, seed: int = SEED
+) -> Golden:
     """Inputs for a model whose data is unknown, 64 samples or more.
 
     They are pictures where the ``preprocess`` of one picture input is known, and otherwise numbers: normal, wide, extreme,
-    constant, blocky and with edges. Integer inputs take their whole range in every sample. Raises ModelError for a dtype that
-    numpy lacks.
+    constant, blocky and with edges. Integer inputs take their whole range in every sample, and indices all ``rows`` (see
+    ``rows_of``). Raises ModelError for a dtype that numpy lacks.
     """
     if preprocess is not None:
         pixels, kinds_of_pictures = pictures_without_data(len(preprocess.mean), preprocess.height, preprocess.width, seed)
@@ -55,11 +86,19 @@ def without_data(specs: Sequence[TensorSpec], preprocess: Preprocess | None = No
     free = [spec.with_free_batch() for spec in specs]
     inputs = sample_feed(free, total, seed)
     rng = np.random.default_rng(seed)
+    for name, count in rows.items():
+        inputs[name] = _each_row(rng, count, inputs[name])
     for spec in free:
         if np.issubdtype(np.dtype(spec.dtype), np.floating):
             pieces = [kinds[part.kind](rng, (part.samples, *spec.concrete(1)[1:])) for part in parts]
             inputs[spec.name] = np.concatenate(pieces).astype(spec.dtype)
     return Golden(inputs, tuple(parts))
+
+
+def _each_row(rng: np.random.Generator, count: int, like: Array) -> Array:
+    """Numbers below ``count`` in the shape of ``like``: each at least once, as far as there is room."""
+    numbers = np.arange(like.size) % count
+    return rng.permutation(numbers).reshape(like.shape).astype(like.dtype)
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -38,13 +38,14 @@ class Trial(Part, frozen=True):
 class BisectReport(Report, frozen=True):
     """Where a bundle departs on one backend.
 
-    ``departs``: the ``file`` from what was exported, the ``runtime`` from the file, or ``nothing``. ``trials`` begin with the
-    setup that was asked for; ``proposal`` is the fastest of them that passes.
+    ``departs``: the ``file`` from what was exported, the ``runtime`` from the file, the ``reference`` from both, the ``manifest``
+    from the files, or ``nothing``. ``trials`` begin with the setup that was asked for; ``proposal`` is the fastest of them that
+    passes.
     """
 
     bundle: str
     backend: str
-    departs: Literal["file", "runtime", "nothing"]
+    departs: Literal["file", "runtime", "reference", "manifest", "nothing"]
     culprit: CulpritNode | None = None
     trials: tuple[Trial, ...] = ()
     proposal: Setup | None = None
@@ -82,6 +83,8 @@ def _row(trial: Trial) -> tuple[Cell, ...]:
 _WORDS = {
     "nothing": "nothing departs: {bundle} passes on {backend}",
     "file": "the file departs from what was exported, on every runtime: {bundle} was changed, or is damaged",
+    "reference": "the recorded outputs depart: {backend} computes what was exported, so golden.npz of {bundle} was changed",
+    "manifest": "the manifest of {bundle} departs from its files, which pass on {backend}",
     "runtime": "{backend} departs from what the file of {bundle} says; the file is what was exported",
 }
 

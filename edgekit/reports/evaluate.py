@@ -73,9 +73,10 @@ class EvaluateReport(Report, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Every bar is reached; a drop that the pictures cannot decide does not pass."""
+        """Every bar is reached; a drop that the pictures cannot decide, or that nothing can be compared with, does not pass."""
         accurate = self.min_accuracy is None or all(row.top1 >= self.min_accuracy for row in self.rows)
-        return accurate and (self.max_drop is None or all(pair.low >= -self.max_drop for pair in self.paired))
+        kept = bool(self.paired) and all(pair.low >= -(self.max_drop or 0.0) for pair in self.paired)
+        return accurate and (self.max_drop is None or kept)
 
     def page(self) -> Page:
         """A row for each runtime, how they differ, and what is wrong."""
@@ -90,7 +91,8 @@ class EvaluateReport(Report, frozen=True):
             return ()
         asked = [f"top-1 of at least {self.min_accuracy:.2%}"] if self.min_accuracy is not None else []
         asked += [f"a drop of at most {100 * self.max_drop:.2f} points"] if self.max_drop is not None else []
-        return (Line((" and ".join(asked), ": ", Span("pass", "good") if self.passed else Span("FAIL", "bad"))),)
+        alone = " (there is nothing to compare with)" if self.max_drop is not None and not self.paired else ""
+        return (Line((" and ".join(asked), alone, ": ", Span("pass", "good") if self.passed else Span("FAIL", "bad"))),)
 
     def _confused(self) -> Page:
         """The classes of the first row, and what each is taken for most often."""

@@ -66,7 +66,7 @@ class ParityReport(Report, frozen=True):
 
     def page(self) -> Page:
         """A row for each output."""
-        return (_table(f"parity against {self.reference}", (self,)),)
+        return (_table(f"parity against {' '.join(self.reference.split())}", (self,)),)
 
 
 class Check(Part, frozen=True):
@@ -104,7 +104,7 @@ class VerifyReport(Report, frozen=True):
         """A row for each output of each backend, and who did not take part."""
         reference = self.parities[0].reference if self.parities else "nothing"
         variant = shared_variant(parity.setup for parity in self.parities)
-        table = _table(f"parity of {self.bundle}{variant}, against {reference}", self.parities)
+        table = _table(f"parity of {self.bundle}{variant}, against {' '.join(reference.split())}", self.parities)
         return (table, *_claims(self.checks), *map(note, self.notes), *absent(self.skipped))
 
 

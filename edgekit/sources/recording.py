@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 
 from edgekit import data
 from edgekit.bundle.manifest import GoldenPart, GoldenPicture
+from edgekit.errors import ModelError
 from edgekit.graphs.golden import record
-from edgekit.parity.inputs import Recorded, extreme_pictures, only_steady, without_data
+from edgekit.graphs.trace import inference_copy, own_copies, run_module, tensors_of_feed
+from edgekit.parity.inputs import Recorded, extreme_pictures, only_steady, rows_of, without_data
 from edgekit.preprocess import Preprocess
 from edgekit.sources.module import ModelSource
-from edgekit.tensors import Array
+from edgekit.tensors import Array, Feed
 
 if TYPE_CHECKING:
-    from torch import fx
+    from torch import fx, nn
 
 FILES = 4
 
@@ -31,6 +34,14 @@ class _Inputs(NamedTuple):
     feed: dict[str, Array]
     labels: Array | None
     parts: tuple[GoldenPart, ...]
+
+
+def _takes(module: nn.Module, feed: Feed) -> bool:
+    try:
+        run_module(module, own_copies(tensors_of_feed(feed)))
+    except ModelError:
+        return False
+    return True
 
 
 def _opened(files: dict[str, bytes], preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
@@ -88,7 +99,7 @@ def recorded_of(
 
 def _inputs(model: ModelSource, preprocess: Preprocess | None, count: int, files: dict[str, bytes]) -> _Inputs:
     if model.recipe is None or preprocess is None:
-        made = without_data(model.inputs, preprocess)
+        made = without_data(model.inputs, preprocess, rows_of(model.inputs, partial(_takes, inference_copy(model.module))))
         return _Inputs(made.inputs, None, made.parts)
     pictures = data.golden_pictures(model.recipe.data, preprocess, count)
     extremes = extreme_pictures(*pictures.images.shape[1:])

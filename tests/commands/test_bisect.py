@@ -15,7 +15,7 @@ from edgekit.commands.bisect import bisect
 from edgekit.errors import BundleError
 from edgekit.reports.bisect import BisectReport
 from edgekit.tensors import Array, Feed
-from tests.bundle.editing import edit, put
+from tests.bundle.editing import edit, members, npz, put
 from tests.command_line import Command
 
 
@@ -91,6 +91,7 @@ def test_a_runtime_that_departs_is_told_with_the_node_and_a_setup_that_was_tried
 
 
 def test_a_bundle_without_fingerprints_is_one_sentence(bundle: Path) -> None:
+    changed(bundle, 1)
     edit(bundle, lambda document: document.update(evidence=None))
     with pytest.raises(BundleError, match="records no fingerprints"):
         bisect(bundle, ["ort-cpu"])
@@ -102,3 +103,36 @@ def test_the_command_prints_the_node_and_ends_with_1(run: Command, bundle: Path)
     assert result.code == 1
     assert node in result.out
     assert BisectReport.from_json(run("verify", str(bundle), "--bisect", "--json").out.encode()).departs == "file"
+
+
+def test_bisect_fails_where_verify_does_and_takes_its_options(run: Command, bundle: Path) -> None:
+    assert run("verify", str(bundle), "--bisect", "--backend", "ort-cpu", "--rtol", "1e-9", "--atol", "0").code == 1
+    assert run("verify", str(bundle), "--bisect", "--require", "ort-cuda").code == 2
+    assert run("verify", str(bundle), "--bisect", "--allow", "nonsense").code == 2
+    edit(bundle, lambda document: document["labels"].reverse())
+    report = bisect(bundle, ["ort-cpu"])
+    assert (report.departs, report.passed) == ("manifest", False)
+    assert "labels" in report.notes[0]
+    assert bisect(bundle, ["ort-cpu"], allow=["labels"]).passed
+
+
+def test_recorded_outputs_that_were_changed_are_told_from_file_and_runtime(bundle: Path) -> None:
+    arrays = members(bundle)
+    put(bundle, "golden.npz", npz({**arrays, "float64.output": arrays["float64.output"] * 1.001}))
+    report = bisect(bundle, ["ort-cpu"])
+    assert (report.departs, report.culprit) == ("reference", None)
+
+
+def test_values_of_other_names_name_no_culprit(bundle: Path) -> None:
+    changed(bundle, 1)
+    model = onnx.load(bundle / "model.onnx")
+    inner = {name for node in model.graph.node for name in node.output} - {"output"}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name in inner:
+                    names[index] = f"renamed {name}"
+    put(bundle, "model.onnx", model.SerializeToString())
+    report = bisect(bundle, ["ort-cpu"])
+    assert (report.departs, report.culprit) == ("file", None)
+    assert "no node can be named" in report.notes[0]

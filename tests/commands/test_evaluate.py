@@ -160,3 +160,8 @@ def test_a_report_holds_every_wrong_picture_and_the_page_the_surest(run: Command
     document = json.loads(result.out)
     assert len(document["wrong"]) == round(10_000 * (1 - document["rows"][0]["top1"]))
     assert result.code == 0
+
+
+def test_a_drop_that_nothing_can_be_compared_with_does_not_pass(lenet: Path, folder: Path) -> None:
+    assert not evaluate(lenet, folder, ["ort-cpu"], bars=Bars(max_drop=0.5)).passed
+    assert evaluate(lenet, folder, ["ort-cpu threads=1", "ort-cpu threads=2"], bars=Bars(max_drop=0.5)).passed

@@ -351,3 +351,19 @@ def test_two_tensors_that_are_one_once_wrappers_are_cut_are_refused(tmp_path: Pa
     fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
     with pytest.raises(ModelError, match=r"'_orig_mod\.0\.weight' and '0\.weight', which are one tensor"):
         load_checkpoint(fresh, str(tmp_path / "w.pth"))
+
+
+def test_weights_of_the_models_own_names_beside_an_average_are_two_sets(tmp_path: Path) -> None:
+    state = {key: value + 1 for key, value in small().state_dict().items()}
+    torch.save({**state, **{f"ema.{key}": value * 2 for key, value in state.items()}}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="hold 2 sets that fit the model: ema, the file itself"):
+        load_checkpoint(small(), str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("key", ["1.running_var", "0.weight"])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, key: str) -> None:
+    state = {**small().state_dict()}
+    state[key] = state[key] * float("inf")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=f"{key.replace('.', '[.]')} is not finite"):
+        load_checkpoint(small(), str(tmp_path / "w.pth"))

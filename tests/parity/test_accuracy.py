@@ -95,3 +95,10 @@ def test_classes_are_found_by_name_then_without_case_and_an_unknown_one_is_named
     assert order_of(["Cat"], ["dog", "cat"]) == [1]
     assert order_of(["A", "a"], ["a", "A"]) == [1, 0]
     assert order_of(["a", "bird"], ["a", "b"]) == "bird"
+
+
+def test_labels_that_no_folder_can_be_called_are_found_by_their_spelling_or_number() -> None:
+    labels = ["T-shirt/top", "Ankle boot"]
+    assert order_of(["T-shirt_top", "Ankle boot"], labels) == [0, 1]
+    assert order_of(["ankle_boot", "t-shirt top"], labels) == [1, 0]
+    assert order_of(["1", "0"], labels) == [1, 0]

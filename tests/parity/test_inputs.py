@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPart
 from edgekit.errors import ModelError
-from edgekit.parity.inputs import Recorded, check_telling, extreme_pictures, only_steady, without_data
+from edgekit.parity.inputs import Recorded, check_telling, extreme_pictures, only_steady, rows_of, without_data
 from edgekit.preprocess import Preprocess
 from edgekit.tensors import Array, TensorSpec
 
@@ -84,3 +86,21 @@ def test_samples_that_could_show_no_fault_are_refused(samples: int, outputs: Arr
     with pytest.raises(ModelError, match=reason):
         check_telling(arrays)
     check_telling(GoldenArrays({"x": np.arange(8.0)}, {"y": np.arange(8.0), "constant": np.ones(8)}, {}, None))
+
+
+@pytest.mark.parametrize(("rows", "dtype"), [(100, "int64"), (2, "int32"), (1, "int64"), (200, "uint8")])
+def test_indices_name_every_row_that_the_model_has(rows: int, dtype: str) -> None:
+    specs = (TensorSpec("tokens", dtype, ("batch", 12)), TensorSpec("mask", "int64", ("batch", 12)))
+
+    def runs(feed: Any) -> bool:
+        return bool(feed["tokens"].max() < rows)
+
+    known = rows_of(specs, runs)
+    assert known == {"tokens": rows}  # the mask takes any number
+    tokens = without_data(specs, rows=known).inputs["tokens"]
+    assert tokens.dtype == dtype
+    assert set(np.unique(tokens)) == set(range(rows))
+
+
+def test_a_model_that_refuses_even_zero_has_no_rows() -> None:
+    assert rows_of((TensorSpec("tokens", "int64", ("batch", 12)),), lambda feed: False) == {}

@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 import pytest
 from falsified import FALSIFIED
 
@@ -131,3 +133,49 @@ def test_checks_come_back_from_json(lenet: Path) -> None:
     report = verify(lenet, ["ort-cpu"])
     assert VerifyReport.from_json(report.to_json()).checks == report.checks
     assert json.loads(report.to_json())["checks"][0]["outcome"] == "pass"
+
+
+# evidence that was made to fit
+
+
+def evidence_with(lenet: Path, **changes: Any) -> None:
+    evidence = open_bundle(lenet).evidence()
+    assert evidence is not None
+    put(lenet, "evidence.npz", msgspec.structs.replace(evidence, **changes).to_npz())
+
+
+def test_noise_floors_far_above_rounding_are_caught(lenet: Path) -> None:
+    evidence = open_bundle(lenet).evidence()
+    assert evidence is not None
+    evidence_with(lenet, floors={name: floor * 100 for name, floor in evidence.floors.items()})
+    assert failed(verify(lenet, ["ort-cpu"])) == ["evidence"]
+
+
+@pytest.mark.parametrize("changes", [{"predicted": np.zeros(7, np.int64)}, {"truth": None}, {"predicted": np.zeros(0, np.int64)}])
+def test_predictions_that_are_no_pairs_are_refused(lenet: Path, changes: dict[str, Any]) -> None:
+    if not len(changes.get("predicted", [1])):
+        changes = {**changes, "truth": np.zeros(0, np.int64)}
+    evidence_with(lenet, **changes)
+    with pytest.raises(BundleError, match="its predictions are not as many as the right classes"):
+        verify(lenet, ["ort-cpu"])
+
+
+def test_an_accuracy_that_nothing_shows_is_said_to_be_unchecked(lenet: Path) -> None:
+    evidence_with(lenet, predicted=None, truth=None)
+    assert [check.code for check in verify(lenet, ["ort-cpu"]).checks if check.outcome == "unchecked"] == ["accuracy"]
+
+
+def test_a_file_without_its_metadata_is_none_that_edgekit_wrote(lenet: Path) -> None:
+    model = onnx.load(lenet / "model.onnx")
+    del model.metadata_props[:]
+    put(lenet, "model.onnx", model.SerializeToString())
+    edit(lenet, lambda document: document["labels"].reverse())
+    assert "evidence" in failed(verify(lenet, ["ort-cpu"]))
+
+
+def test_an_int8_number_that_nothing_uses_buys_no_wider_bar(lenet: Path) -> None:
+    model = onnx.load(lenet / "model.onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.int8), "unused"))
+    put(lenet, "model.onnx", model.SerializeToString())
+    edit(lenet, lambda document: document["variants"][0].update(precision="int8"))
+    assert "precision" in failed(verify(lenet, ["ort-cpu"]))
