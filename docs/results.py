@@ -17,6 +17,7 @@ from arguments import asked_to_check
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
+import fault_injection  # noqa: E402
 import fold_zoo  # noqa: E402
 import gpu_table  # noqa: E402
 
@@ -68,6 +69,13 @@ def numbers() -> str:
         "is counted.",
         "",
         fold_zoo.summary(),
+        "",
+        "## What verify catches",
+        "",
+        "Bundles damaged on purpose by `benchmarks/fault_injection.py`, with every checksum made right again.",
+        "[What verify proves](what-verify-proves.md) says what that means.",
+        "",
+        fault_injection.summary(read("fault_injection.json")),
         "",
         "## On a GPU",
         "",

@@ -22,8 +22,6 @@ from edgekit.tolerance import (
 
 _EXACT = ("float32", "float64")
 MOST_ATOL = 1e-5
-IN_STEPS = ("int8",)
-"""Precisions whose errors are steps, which no rounding noise explains."""
 
 
 class Bars(NamedTuple):
@@ -39,9 +37,9 @@ def bars_of(
 ) -> BarsByRuntime:
     """The bars of a variant's outputs.
 
-    The caller's own tolerance counts as it is. Without one, a file of floats is held to the noise that was measured at
-    export, and every file to at most the tolerance that its bundle records, which may not be wider than ``widest_rtol`` unless
-    the caller is ``trusting``.
+    The caller's own tolerance counts as it is. Without one, the first file is held to the noise that was measured at export, if
+    it is of full precision, and every file to at most the tolerance that its bundle records, which may not be wider than
+    ``widest_rtol`` unless the caller is ``trusting``.
     """
     recorded = variant.allowance.tolerance
     if isinstance(caller, Tolerance) or caller != ToleranceChange():
@@ -51,8 +49,13 @@ def bars_of(
         return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), recorded), recorded))
     rtol = min(recorded.rtol, widest_rtol(variant.precision))
     held = Tolerance(atol=0, rtol=rtol)
-    floors = evidence.floors if evidence is not None and variant.precision not in IN_STEPS else {}
+    floors = evidence.floors if evidence is not None and held_to_noise(manifest, variant) else {}
     return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol)), held), floors)
+
+
+def held_to_noise(manifest: Manifest, variant: Variant) -> bool:
+    """Whether the recorded noise floors, which are of the first file, are a variant's bar."""
+    return variant.precision in _EXACT and variant == manifest.variants[0]
 
 
 def asks_too_much(variant: Variant) -> str:

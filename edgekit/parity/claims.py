@@ -17,6 +17,7 @@ from edgekit.bundle.manifest import GoldenPicture, Manifest
 from edgekit.decoding import CHANNELS
 from edgekit.errors import DataError
 from edgekit.onnx.wire import Declared, declared, in_steps
+from edgekit.parity.bars import held_to_noise
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
@@ -225,7 +226,8 @@ def evidence(seen: Evidenced) -> Iterator[Check]:
     elif described is not None and floors and not described.runtimes:
         problem = "no runtime is named whose noise the floors are"
     else:
-        wide = next((name for name in floors if _inflated(seen, name, floors[name])), None)
+        barred = floors if held_to_noise(seen.manifest, seen.manifest.variants[0]) else {}
+        wide = next((name for name in barred if _inflated(seen, name, floors[name])), None)
         problem = f"the noise floors of {wide!r} are far above what the original itself rounds" if wide is not None else ""
     yield _told("evidence", problem)
 

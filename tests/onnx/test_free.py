@@ -122,7 +122,7 @@ def apart(which: str) -> float:
 def eight_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Golden inputs that ``apart`` knows."""
     parts = (GoldenPart("normal", 8),)
-    monkeypatch.setattr(onnx_file, "without_data", lambda specs, _: Golden(sample_feed(specs, 8), parts))
+    monkeypatch.setattr(onnx_file, "without_data", lambda specs, *_: Golden(sample_feed(specs, 8), parts))
 
 
 @pytest.mark.usefixtures("eight_samples")

@@ -48,7 +48,7 @@ def test_a_quantised_file_goes_the_whole_way_to_an_engine(tmp_path: Path, rtx: T
     export_bundle(str(tmp_path / "model.onnx"), tmp_path / "bundle")
     report = build(tmp_path / "bundle", building(flavour="tensorrt-rtx"))
     assert report.passed
-    assert (precision_of(report).asked, precision_of(report).found) == ("float32, quantised", ("int8",))
+    assert (precision_of(report).asked, precision_of(report).found) == ("int8, quantised", ("int8",))
 
 
 @pytest.mark.parametrize("between", ["MaxPool", "Flatten"])
