@@ -18,6 +18,7 @@ from edgekit.backends.contract import InRanges, Opened, Session
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import TooLargeError
 from edgekit.parity.bars import Bars
+from edgekit.parity.cause import likely_cause
 from edgekit.parity.compare import compare_output, wrong_shape
 from edgekit.reports.verify import OutputDiff, ParityReport
 from edgekit.tensors import Array, Feed, fixed_batch, in_turns, real_samples
@@ -33,8 +34,10 @@ def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str) -> 
     runs = [_in_batches_that_fit(opened.session, golden.inputs, sizes) for sizes in sizes_to_run(opened.session, samples)]
     outputs = []
     for name, reference_output in golden.float64.items():
-        diffs = [_compare_parts(name, run, reference_output, bars.of[name]) for run in runs]
-        outputs.append(reduce(_worse, diffs))
+        diffs = [_compare_parts(name, run, reference_output, bars.of[name], on_gpu=opened.on_gpu) for run in runs]
+        worst = reduce(_worse, diffs)
+        cause = _of_batches([run.sizes for run, diff in zip(runs, diffs, strict=True) if not diff.within(bars.tolerance)], runs)
+        outputs.append(msgspec.structs.replace(worst, cause=cause or worst.cause))
     sizes = dict.fromkeys(size for run in runs for size in run.sizes)
     return ParityReport(
         reference=reference,
@@ -96,7 +99,7 @@ def _in_batches(session: Session, inputs: Feed, sizes: Sequence[int]) -> Iterato
         yield samples, real_samples(session.run(feed), size, samples.stop - samples.start)
 
 
-def _compare_parts(name: str, run: _Run, reference: Array, bar: Bar) -> OutputDiff:
+def _compare_parts(name: str, run: _Run, reference: Array, bar: Bar, *, on_gpu: bool) -> OutputDiff:
     """Compare the joined outputs of a run; a batch of a wrong shape is reported by itself."""
     joinable: list[Array] = []
     for samples, outputs in run.batches:
@@ -104,7 +107,21 @@ def _compare_parts(name: str, run: _Run, reference: Array, bar: Bar) -> OutputDi
         if part is None or part.shape != expected.shape:
             return wrong_shape(name, part, expected)
         joinable.append(part)
-    return compare_output(name, np.concatenate(joinable), reference, bar)
+    output = np.concatenate(joinable)
+    diff = compare_output(name, output, reference, bar)
+    if diff.within(bar):
+        return diff
+    return msgspec.structs.replace(diff, cause=likely_cause(output, reference, bar, on_gpu=on_gpu))
+
+
+def _of_batches(failing: Sequence[tuple[int, ...]], runs: Sequence[_Run]) -> str:
+    """What some batch sizes have in common that fail where others pass; empty where all fail, or none."""
+    if not failing or len(failing) == len(runs):
+        return ""
+    wrong = dict.fromkeys(size for run in failing for size in run)
+    right = dict.fromkeys(size for run in runs if run.sizes not in failing for size in run.sizes if size not in wrong)
+    sizes, others = (", ".join(map(str, each)) for each in (wrong, right))
+    return f"it fails in batches of {sizes} and passes in batches of {others}: something in it depends on the batch"
 
 
 def _worse(first: OutputDiff, second: OutputDiff) -> OutputDiff:

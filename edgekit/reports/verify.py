@@ -20,7 +20,8 @@ class OutputDiff(Part, frozen=True):
 
     For outputs of samples x classes, else None: ``top1`` and ``top5`` are the shares of samples whose largest reference value is
     the output's largest, or among its five largest; ``flips`` samples have their largest value elsewhere, and ``margin`` is the
-    most that the reference had between the two, of scale.
+    most that the reference had between the two, of scale. ``cause``: what the error of a failing output looks like (see
+    ``edgekit.parity.cause``); a hint, empty for no known pattern.
     """
 
     name: str
@@ -36,6 +37,7 @@ class OutputDiff(Part, frozen=True):
     top5: float | None = None
     flips: int | None = None
     margin: float | None = None
+    cause: str = ""
 
     def within(self, bar: Bar) -> bool:
         """Whether the bar that the output was compared by holds; a NaN holds nowhere."""
@@ -66,7 +68,7 @@ class ParityReport(Report, frozen=True):
 
     def page(self) -> Page:
         """A row for each output."""
-        return (_table(f"parity against {' '.join(self.reference.split())}", (self,)),)
+        return (_table(f"parity against {' '.join(self.reference.split())}", (self,)), *_causes((self,)))
 
 
 class Check(Part, frozen=True):
@@ -105,7 +107,17 @@ class VerifyReport(Report, frozen=True):
         reference = self.parities[0].reference if self.parities else "nothing"
         variant = shared_variant(parity.setup for parity in self.parities)
         table = _table(f"parity of {self.bundle}{variant}, against {' '.join(reference.split())}", self.parities)
-        return (table, *_claims(self.checks), *map(note, self.notes), *absent(self.skipped))
+        return (table, *_causes(self.parities), *_claims(self.checks), *map(note, self.notes), *absent(self.skipped))
+
+
+def _causes(parities: Sequence[ParityReport]) -> Iterator[Line]:
+    """A line for what each failing output looks like."""
+    for parity in parities:
+        for output in parity.outputs:
+            if output.cause:
+                yield Line((Span(f"{parity.backend}, {output.name}: ", "bad"), f"looks like this: {output.cause}"))
+    if any(not parity.passed for parity in parities):
+        yield Line(("look inside with ", Span("edgekit verify --bisect", "good")))
 
 
 _SAID: dict[str, Span] = {

@@ -66,6 +66,13 @@ def test_a_backend_that_is_wrong_one_by_one_only_is_caught() -> None:
     assert not parity_of(lambda x: x + (0.1 if len(x) == 1 else 0)).passed
 
 
+def test_batch_sizes_that_fail_are_told_from_those_that_pass() -> None:
+    (output,) = parity_of(lambda x: x + (0.1 if len(x) == 3 else 0)).outputs
+    assert output.cause == "it fails in batches of 3 and passes in batches of 1, 2, 7: something in it depends on the batch"
+    (output,) = parity_of(lambda x: x + 0.1).outputs
+    assert output.cause == ""
+
+
 def test_outputs_that_mix_up_the_batch_are_caught() -> None:
     assert not parity_of(lambda x: np.roll(x, 1, axis=0)).passed
 

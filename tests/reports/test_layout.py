@@ -117,12 +117,20 @@ def test_the_problem_of_an_output_stands_below_its_row_at_80_columns() -> None:
     problem = "the output has the shape (64, 11), not (64, 10)"
     diffs = (OutputDiff("out", 1e-6, 1e-7, 1e-4, 0.01, 1.0), OutputDiff("out2", 1e9, 1.0, 1e-4, 1e9, None, problem))
     page = VerifyReport("b", "", (ParityReport("r", "ort-cpu", 64, Tolerance(), diffs, {}, Setup("ort-cpu")),), ()).page()
-    assert lines(page, 80)[-4:-1] == [
+    assert lines(page, 80)[-5:-2] == [
         "ort-cpu  out          64     1.00e-06  1.00e-07      0.01  100.00%  pass",
         "ort-cpu  out2         64            -         -         -        -  FAIL",
         f"problem: {problem}",
     ]
-    assert lines(page, 160)[-1].endswith(f"FAIL  {problem}")
+    assert lines(page, 160)[-2].endswith(f"FAIL  {problem}")
+
+
+def test_the_likely_cause_of_a_failing_output_stands_below_the_table() -> None:
+    diff = OutputDiff("out", 1e9, 1.0, 1e-4, 1e9, None, cause="all values are those of the reference times 2")
+    parity = ParityReport("r", "ort-cpu", 64, Tolerance(), (diff,), {}, Setup("ort-cpu"))
+    shown = printed(VerifyReport("b", "", (parity,), ()).page(), 80)
+    assert "ort-cpu, out: looks like this: all values are those of the reference times 2" in shown
+    assert "edgekit verify --bisect" in shown
 
 
 def test_inspect_loses_its_parameters_first() -> None:
