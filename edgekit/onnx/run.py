@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -74,21 +74,21 @@ def _refused(path: Path, problem: Exception) -> ModelError:
     return ModelError(f"ONNX Runtime refuses {path} on the CPU: {first_line(problem)}", "check the file there first")
 
 
-def open_every_value(model: onnx.ModelProto, path: Path) -> Runner:
+def open_every_value(model: onnx.ModelProto, path: Path, only: Collection[str] | None = None) -> Runner:
     """Open ``model``, which must have no functions, so that a run gives the outputs of every node of the main graph.
 
-    What stands in the file (Constant, ConstantOfShape) is left out, and so is what is no tensor of numbers that numpy has.
-    Opening and running raise ModelError if the runtime refuses.
+    ``only``: names of the values to give; None gives all. What stands in the file (Constant, ConstantOfShape) is left out, and
+    so is what is no tensor of numbers that numpy has. Opening and running raise ModelError if the runtime refuses.
     """
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     names = {value.name for value in (*shown.graph.output, *shown.graph.input)}
     computed = [node for node in shown.graph.node if node.op_type not in IN_THE_FILE]
     for name in dict.fromkeys(name for node in computed for name in node.output if name):
-        if name not in names:
+        if name not in names and (only is None or name in only):
             shown.graph.output.append(onnx.ValueInfoProto(name=name))
     session = _session(shown, path, arena=False)  # an arena would keep what no later run may need
-    tensors = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY]
+    tensors = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY and (only is None or value.name in only)]
 
     def run(feed: Feed) -> dict[str, Array]:
         try:

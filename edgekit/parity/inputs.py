@@ -67,7 +67,7 @@ def without_data(
     """Inputs for a model whose data is unknown, 64 samples or more.
 
     They are pictures where the ``preprocess`` of one picture input is known, and otherwise numbers: normal, wide, extreme,
-    constant, blocky and with edges. Integer inputs take their whole range in every sample, and indices all ``rows`` (see
+    far, constant, blocky and with edges. Integer inputs take their whole range in every sample, and indices all ``rows`` (see
     ``rows_of``). Raises ModelError for a dtype that numpy lacks.
     """
     if preprocess is not None:
@@ -77,6 +77,7 @@ def without_data(
         "normal": _normal,
         "wide": lambda rng, shape: 4 * _normal(rng, shape),
         "extreme": lambda rng, shape: 32 * _normal(rng, shape),
+        "far": lambda rng, shape: 1024 * _normal(rng, shape),
         "constant": _constant,
         "blocky": _blocky,
         "edges": _edges,

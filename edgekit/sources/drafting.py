@@ -30,7 +30,7 @@ from edgekit.recipe import ExportRecipe, Recipe
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
 from edgekit.sources.description import by_options, check_labels, metadata
-from edgekit.sources.measuring import Measured, noise_of_module, with_predictions
+from edgekit.sources.measuring import Measured, noise_of_module, not_reached, with_predictions
 from edgekit.sources.module import ModelSource, load_source
 from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.testing import UNTESTED, Tested, tested
@@ -86,6 +86,7 @@ class ModuleOrigin(NamedTuple):
         advance(1, "measuring rounding noise")
         runnable = file.onnx if file.in_runtime else None
         test = tested(model, preprocess, runnable)
+        reach = not_reached(runnable, recorded) if runnable else ()
         noise = noise_of_module(model.module, runnable, recorded, module_paths(file.graph, [spec.name for spec in file.outputs]))
         _check_independent(noise, recorded, max(variant.allowance.tolerance.rtol, original_error), file.fold)
         described, arrays = noise if test is None else with_predictions(noise, test)
@@ -107,7 +108,7 @@ class ModuleOrigin(NamedTuple):
             preprocess=preprocess,
             labels=labels,
             test_accuracy=test.accuracy if test else None,
-            notes=(*seen, *_notes(model, file.fold), *_widened(variant), *_untested(test)),
+            notes=(*seen, *_notes(model, file.fold), *_widened(variant), *_untested(test), *reach),
             parts=recorded.parts,
             pictures=pictures.described,
             evidence=described,

@@ -18,6 +18,7 @@ from edgekit.bundle.manifest import EVIDENCE, MODEL, Evidence
 from edgekit.errors import ModelError
 from edgekit.graphs.trace import as_arrays, inference_copy, own_copies, run_module, tensors_of_feed, torch_version
 from edgekit.machine.cpu import cores
+from edgekit.onnx.regimes import nonlinearities
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, ort_version
 from edgekit.parity.fingerprints import fingerprinted, fingerprints
 from edgekit.parity.inputs import Recorded
@@ -141,6 +142,44 @@ def with_fingerprints(noise: Measured, content: bytes, recorded: Recorded, modul
     except ModelError:  # it runs, and does not show every value: then there is nothing to bisect by
         return noise
     return noise._replace(arrays=msgspec.structs.replace(noise.arrays, nodes=fingerprints(values, modules)))
+
+
+MOST_NAMED = 4
+"""Nonlinearities that a note names; of more it tells the number."""
+
+
+def not_reached(content: bytes, recorded: Recorded, fixed: int | None = None) -> tuple[str, ...]:
+    """A note on the regimes of nonlinearities that no golden input reaches, in which a fault cannot show; none where all are.
+
+    ``fixed`` is the file's only batch size, or None.
+    """
+    model = onnx.load_from_string(content)
+    nodes = nonlinearities(model)
+    inputs = {value.name for value in model.graph.input}
+    inner = [node for node in nodes if node.value not in inputs]
+    if not inner:
+        return ()
+    try:
+        run = open_every_value(model, Path(MODEL), only={node.value for node in inner})
+        reached = [np.zeros(len(node.bounds) + 1, bool) for node in inner]
+        for batch, _ in batches_of(recorded.arrays.inputs, fixed or ALONE):
+            values = run(batch)
+            reached = [seen | node.regimes(values[node.value]) for node, seen in zip(inner, reached, strict=True)]
+    except (ModelError, KeyError):  # it does not show these values
+        return ()
+    missed = {
+        f"{node.operator} {node.name}": [node.described(int(place)) for place in np.flatnonzero(~seen)]
+        for node, seen in zip(inner, reached, strict=True)
+        if not seen.all()
+    }
+    if not missed:
+        return ()
+    named = ", ".join(f"{name} {' and '.join(regimes)}" for name, regimes in list(missed.items())[:MOST_NAMED])
+    more = f", and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
+    return (
+        f"the golden inputs do not reach every range of {len(missed)} of {len(nodes)} nonlinearities, where a fault would not "
+        f"show: {named}{more}",
+    )
 
 
 def _measured(recorded: Recorded, outcomes: Iterable[Outcome], runtimes: Mapping[str, Mapping[str, str]]) -> Measured:

@@ -33,7 +33,7 @@ from edgekit.progress import Advance
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
 from edgekit.sources.description import Description, by_metadata, by_options, check_labels, metadata
-from edgekit.sources.measuring import noise_of_file
+from edgekit.sources.measuring import noise_of_file, not_reached
 from edgekit.tensors import Array, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
 
@@ -77,6 +77,7 @@ class OnnxOrigin(NamedTuple):
         content = _labelled(folding.model, self.path, description).SerializeToString(deterministic=True)
         advance(1, "measuring rounding noise")
         noise = noise_of_file(content, reference.recorded, source.batch)
+        reach = not_reached(content, reference.recorded, source.batch)
         return Draft(
             name=self.name,
             inputs=source.inputs,
@@ -93,7 +94,7 @@ class OnnxOrigin(NamedTuple):
             measured_in=UNOPTIMISED,
             preprocess=description.preprocess,
             labels=description.labels,
-            notes=(*_notes(source, reference, variant), *description.notes),
+            notes=(*_notes(source, reference, variant), *description.notes, *reach),
             parts=reference.recorded.parts,
             evidence=noise.described,
             measured=noise.arrays,
