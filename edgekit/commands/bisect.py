@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -15,15 +15,26 @@ import numpy as np
 
 from edgekit.backends import absence, row_of
 from edgekit.backends.choose import choose, open_named
-from edgekit.backends.contract import Inside, Opened, Session
+from edgekit.backends.contract import Inside, Opened
+from edgekit.backends.inside import alone, shown
 from edgekit.bundle.evidence import EvidenceArrays
+from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.verify import AS_RECORDED, bounded, verify
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.onnx.wire import Node
 from edgekit.parity.bars import bars_of
-from edgekit.parity.bisect import Departure, first_by_halving, first_departure, from_fingerprints, from_values, nodes_of
+from edgekit.parity.bisect import (
+    Departure,
+    first_alone,
+    first_by_halving,
+    first_departure,
+    from_fingerprints,
+    from_values,
+    nodes_of,
+)
 from edgekit.parity.fingerprints import fingerprinted
+from edgekit.parity.noise import jittered
 from edgekit.parity.run import parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
@@ -93,11 +104,23 @@ class Case:
         self.nodes: list[Node] = nodes_of(bundle.onnx_of(plain.variant).read_bytes())
         self.feed: Feed = fingerprinted(golden.inputs, [part.samples for part in bundle.manifest.golden.parts])
 
+    def files(self, setup: Setup) -> ModelFiles:
+        """The files of the setup's variant."""
+        return self.bundle.files(setup.variant)
+
+    def bounded(self, setup: Setup) -> AbstractContextManager[None]:
+        """The bounds of ``verify``."""
+        return bounded(self.bundle, setup)
+
     @contextmanager
     def opened(self, setup: Setup) -> Iterator[Opened]:
         """A session within the bounds of ``verify``."""
-        with bounded(self.bundle, setup), open_named(str(setup), setup, self.bundle, self.progress) as ready:
+        with self.bounded(setup), open_named(str(setup), setup, self.bundle, self.progress) as ready:
             yield ready
+
+    def alone(self, setup: Setup, values: dict[str, Array]) -> dict[str, Array]:
+        """What each node puts out where it reads ``values``."""
+        return alone(self.files(setup), setup, values, self.feed, self.progress)
 
     def tried(self, setup: Setup) -> Trial:
         """Parity of a setup, and its time for one sample."""
@@ -133,14 +156,8 @@ def _median_ms(call: Callable[[], object]) -> float:
 
 def _runtime(case: Case, failing: Trial, plain: dict[str, Array]) -> BisectReport:
     """The runtime departs: the first node, and the fastest setup of the sweep that passes."""
-    notes = []
-    culprit = None
-    with case.opened(failing.setup) as ready:
-        if isinstance(ready.session, Inside):
-            departed = first_departure(case.nodes, _errors_inside(case, ready.session, ready.session, plain))
-            culprit = case.culprit(departed) if departed else None
-        else:
-            notes.append(f"{failing.setup.backend} does not show values inside the graph, so that no node can be named")
+    notes: list[str] = []
+    culprit = _culprit_of_runtime(case, failing.setup, plain, notes)
     trials = [failing]
     for setup in sweep(failing.setup):
         if absence(setup, case.bundle.files(setup.variant)) is None:
@@ -156,17 +173,42 @@ def _runtime(case: Case, failing: Trial, plain: dict[str, Array]) -> BisectRepor
     return BisectReport(root, str(failing.setup), "runtime", culprit, tuple(trials), proposal, tuple(notes))
 
 
-def _errors_inside(case: Case, session: Session, shown: Inside, plain: dict[str, Array]) -> dict[str, float]:
+def _culprit_of_runtime(case: Case, setup: Setup, plain: dict[str, Array], notes: list[str]) -> CulpritNode | None:
+    """The node where a setup leaves the plain reading: the first that is wrong alone, else the first behind which errors jump."""
+    local: dict[str, float] = {}
+    departed: Departure | None = None
+    try:
+        with case.bounded(setup):
+            local = from_values(case.alone(setup, plain), plain)
+            moved = from_values(case.alone(case.plain, jittered(plain)), plain)
+            departed = first_alone(case.nodes, local, moved)
+    except EdgekitError as problem:
+        notes.append(f"the nodes could not be run one by one on {setup.backend}: {problem}")
+    try:
+        errors = _errors_inside(case, setup, plain)
+        departed = departed or first_departure(case.nodes, errors)
+    except EdgekitError as problem:
+        notes.append(f"{setup.backend} does not show the values inside the graph: {problem}")
+    if departed is None:
+        notes.append(f"no node of {setup.backend} departs where its values are shown, so that none can be named")
+        return None
+    return msgspec.structs.replace(case.culprit(departed), alone=local.get(departed.value))
+
+
+def _errors_inside(case: Case, setup: Setup, plain: dict[str, Array]) -> dict[str, float]:
     """Errors of the values inside a session: of all at once, where showing them changes no output, else found by halving."""
-    values = shown.inside(list(plain), case.feed)
-    outputs = session.run(dict(case.feed))
-    if all(name in values and np.array_equal(values[name], array, equal_nan=True) for name, array in outputs.items()):
-        return from_values(values, plain)
+    with case.opened(setup) as ready:
+        session = ready.session
 
-    def error_of(name: str) -> float | None:
-        return from_values(shown.inside([name], case.feed), plain).get(name)
+        def show(names: Sequence[str]) -> dict[str, Array]:
+            if isinstance(session, Inside):
+                return session.inside(names, case.feed)
+            return shown(case.files(setup), setup, {name: plain[name] for name in names}, case.feed, case.progress)
 
-    return first_by_halving(case.nodes, error_of)
+        values, outputs = show(list(plain)), session.run(dict(case.feed))
+        if all(name in values and np.array_equal(values[name], array, equal_nan=True) for name, array in outputs.items()):
+            return from_values(values, plain)
+        return first_by_halving(case.nodes, lambda name: from_values(show([name]), plain).get(name) if name in plain else None)
 
 
 def sweep(setup: Setup) -> list[Setup]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 # message -> field number -> kind of the value: from the model to its nodes, and from a node to the graphs in its attributes
@@ -28,7 +28,7 @@ _FUNCTION_NAME, _FUNCTION_OUTPUT, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 5, 7, 10
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 3, 4, 7
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _END_OF_TENSOR = "end of a tensor"  # a tensor's name may follow its location
-_Value: TypeAlias = "memoryview | int"
+Value: TypeAlias = "memoryview | int"
 
 
 def operators(content: bytes) -> set[str]:
@@ -74,7 +74,7 @@ def bodies(content: bytes) -> tuple[Body, dict[tuple[str, str], Body]]:
     """The main graph, and the functions by their domain and name; raises ValueError for what is no such message."""
     graph: Body = Body({}, ())
     functions: dict[tuple[str, str], Body] = {}
-    for number, value in _fields(memoryview(content)):
+    for number, value in fields(memoryview(content)):
         if isinstance(value, int):
             continue
         if number == _MODEL_GRAPH:
@@ -91,7 +91,7 @@ def bodies(content: bytes) -> tuple[Body, dict[tuple[str, str], Body]]:
 
 def has_functions(content: bytes) -> bool:
     """Whether the file has functions of its own; raises ValueError for a malformed message."""
-    return any(number == _MODEL_FUNCTION for number, _ in _fields(memoryview(content)))
+    return any(number == _MODEL_FUNCTION for number, _ in fields(memoryview(content)))
 
 
 def inlined_nodes(content: bytes) -> int:
@@ -139,7 +139,7 @@ class Declared(NamedTuple):
 def declared(content: bytes) -> Declared:
     """Read what a file says of itself; raises ValueError for a malformed message."""
     opset, metadata, graph, functions = 0, dict[str, str](), memoryview(b""), 0
-    for number, value in _fields(memoryview(content)):
+    for number, value in fields(memoryview(content)):
         if isinstance(value, int):
             continue
         if number == _MODEL_GRAPH:
@@ -147,16 +147,16 @@ def declared(content: bytes) -> Declared:
         elif number == _MODEL_FUNCTION:
             functions += 1
         elif number == _MODEL_METADATA:
-            texts = {key: _decoded(text) for key, text in _fields(value)}
+            texts = {key: _decoded(text) for key, text in fields(value)}
             metadata[texts.get(1, "")] = texts.get(2, "")
         elif number == _MODEL_OPSET:
-            parts = dict(_fields(value))
+            parts = dict(fields(value))
             if _decoded(parts.get(1, 0)) in ("", "ai.onnx"):
                 opset = max(opset, int(parts[2]) if isinstance(parts.get(2), int) else 0)
     tensors = {_GRAPH_INPUT: dict[str, Any](), _GRAPH_OUTPUT: dict[str, Any]()}
     stored: Counter[int] = Counter()
     names = set()
-    for number, value in _fields(graph):
+    for number, value in fields(graph):
         if isinstance(value, int):
             continue
         if number in tensors:
@@ -178,36 +178,15 @@ def in_steps(operator: str) -> bool:
     return _IN_STEPS.search(operator) is not None
 
 
-def with_outputs(content: bytes, names: Iterable[str]) -> bytes:
-    """The model with further outputs: values that its main graph computes. Nothing else in it changes.
-
-    Protocol Buffers merge a message that stands there twice, so that a second graph of nothing but outputs adds them.
-    """
-    outputs = b"".join(_message(_GRAPH_OUTPUT, _message(1, name.encode())) for name in names)
-    return content + _message(_MODEL_GRAPH, outputs)
-
-
-def _message(number: int, body: bytes) -> bytes:
-    return _written(number << 3 | _LENGTH) + _written(len(body)) + body
-
-
-def _written(value: int) -> bytes:
-    groups = []
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*groups, value])
-
-
 def _tensor_type(value_info: memoryview) -> tuple[int, tuple[int | None, ...] | None]:
     """The element type (0: not given) and the shape of a ValueInfoProto."""
     kind, shape = 0, None
     for tensor in _inside(value_info, 2, 1):
-        for number, value in _fields(tensor):
+        for number, value in fields(tensor):
             if number == 1 and isinstance(value, int):
                 kind = value
             elif number == 2 and isinstance(value, memoryview):
-                axes = [dict(_fields(axis)).get(1) for axis in _inside(value, 1)]
+                axes = [dict(fields(axis)).get(1) for axis in _inside(value, 1)]
                 shape = tuple(size if isinstance(size, int) else None for size in axes)
     return kind, shape
 
@@ -215,7 +194,7 @@ def _tensor_type(value_info: memoryview) -> tuple[int, tuple[int | None, ...] | 
 def _stored(tensor: memoryview) -> tuple[int, int, str]:
     """The element type, the number of elements and the name of a TensorProto."""
     kind, elements, name = 0, 1, ""
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         if number == 1:
             for size in (value,) if isinstance(value, int) else _packed(value):
                 elements *= size
@@ -235,7 +214,7 @@ def _packed(message: memoryview) -> Iterator[int]:
 
 def _inside(message: memoryview, *path: int) -> Iterator[memoryview]:
     """The messages below ``message`` along field numbers."""
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number == path[0] and isinstance(value, memoryview):
             if len(path) == 1:
                 yield value
@@ -247,7 +226,7 @@ def _members(message: memoryview, node_field: int, text_fields: Sequence[int]) -
     """The fields of a graph or function that are named, and its nodes."""
     texts: dict[int, list[memoryview]] = {number: [] for number in text_fields}
     nodes = []
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if isinstance(value, int):
             continue
         if number in texts:
@@ -259,7 +238,7 @@ def _members(message: memoryview, node_field: int, text_fields: Sequence[int]) -
 
 def _node(message: memoryview) -> Node:
     texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_NAME: [], _NODE_OPERATOR: [], _NODE_DOMAIN: []}
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number in texts:
             texts[number].append(_decoded(value))
     operator = ("".join(texts[_NODE_DOMAIN][-1:]), "".join(texts[_NODE_OPERATOR][-1:]))
@@ -267,7 +246,7 @@ def _node(message: memoryview) -> Node:
 
 
 def _name(value_info: memoryview) -> str:
-    return _last([value for number, value in _fields(value_info) if number == 1 and isinstance(value, memoryview)])
+    return _last([value for number, value in fields(value_info) if number == 1 and isinstance(value, memoryview)])
 
 
 def _last(texts: Sequence[memoryview]) -> str:
@@ -275,19 +254,19 @@ def _last(texts: Sequence[memoryview]) -> str:
     return _decoded(texts[-1]) if texts else ""
 
 
-def _decoded(value: _Value) -> str:
+def _decoded(value: Value) -> str:
     return bytes(value).decode(errors="replace") if isinstance(value, memoryview) else ""
 
 
-def _leaves(content: bytes) -> Iterator[tuple[str, _Value]]:
+def _leaves(content: bytes) -> Iterator[tuple[str, Value]]:
     """(kind, value) of every value that ``_INSIDE`` names, and a mark at the end of each tensor.
 
     Memory holds one path from the model down to a value, whatever the number of messages.
     """
-    open_messages = [("model", _fields(memoryview(content)))]
+    open_messages = [("model", fields(memoryview(content)))]
     while open_messages:
-        kind, fields = open_messages[-1]
-        number, value = next(fields, (0, 0))
+        kind, message = open_messages[-1]
+        number, value = next(message, (0, 0))
         if number == 0:
             open_messages.pop()
             if kind == "tensor":
@@ -299,10 +278,10 @@ def _leaves(content: bytes) -> Iterator[tuple[str, _Value]]:
         elif inside and isinstance(value, memoryview):
             if len(open_messages) > DEEPEST:
                 raise ValueError(f"messages are nested more than {DEEPEST} deep")
-            open_messages.append((inside, _fields(value)))
+            open_messages.append((inside, fields(value)))
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, _Value]]:
+def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     """(number, value) of each field that holds a message, a text or a whole number."""
     place, end = 0, len(message)
     while place < end:

@@ -51,6 +51,24 @@ def first_departure(nodes: Sequence[Node], errors: Mapping[str, float]) -> Depar
     return largest
 
 
+UNITS = 16
+"""Times the effect of one unit in the last place of what it reads that a node may be off by itself."""
+
+
+def first_alone(nodes: Sequence[Node], local: Mapping[str, float], moved: Mapping[str, float]) -> Departure | None:
+    """The first node that is wrong although it reads exact values; None if each is right by itself.
+
+    ``local``: value -> error of scale of its node alone. ``moved``: the same of the plain reading, where what the node reads is
+    moved by one unit in the last place: ``UNITS`` times that is its floor, and at least ``LEAST``.
+    """
+    for node in nodes:
+        for value in node.outputs:
+            error = local.get(value, 0.0)
+            if error > max(LEAST, UNITS * moved.get(value, 0.0)):
+                return Departure(node, value, error, 0.0)
+    return None
+
+
 def from_fingerprints(values: Mapping[str, Array], recorded: Mapping[str, Fingerprint]) -> dict[str, float]:
     """The distance of each value from its recorded fingerprint, of scale."""
     return {

@@ -91,7 +91,11 @@ _WORDS = {
 
 def _culprit(culprit: CulpritNode) -> Line:
     place = f" (module {culprit.module})" if culprit.module else ""
-    alone = "" if culprit.alone is None else f"; fed exact inputs, the node alone is off by {culprit.alone:.1e}"
+    alone = ""
+    if culprit.alone is not None:
+        by_itself = culprit.alone >= culprit.error / 8
+        cause = "its own kernel departs" if by_itself else "it departs only in what the runtime fuses it with"
+        alone = f"; fed exact inputs it is off by {culprit.alone:.1e}, so {cause}"
     name = Span(f"{culprit.operator} {culprit.node or culprit.value}", "bad")
     text = f"{place}: {culprit.error:.1e} of scale, where its inputs have {culprit.before:.1e}{alone}"
     return Line(("first node that departs: ", name, text))

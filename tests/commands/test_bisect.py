@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
+from rich.console import Console
 
+from edgekit.backends import table
+from edgekit.backends.contract import Backend
+from edgekit.backends.fake import FakeSession
 from edgekit.backends.onnxruntime.session import OrtSession
+from edgekit.bundle.files import ModelFiles
 from edgekit.commands.bisect import bisect
 from edgekit.errors import BundleError
+from edgekit.progress import Progress
 from edgekit.reports.bisect import BisectReport
+from edgekit.reports.console import draw
+from edgekit.setups import Setup
 from edgekit.tensors import Array, Feed
 from tests.bundle.editing import edit, members, npz, put
 from tests.command_line import Command
+
+
+def plain_text(report: BisectReport) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    draw(report.page(), console)
+    return " ".join(str(console.file.getvalue()).split())  # type: ignore[attr-defined]
 
 
 def changed(bundle: Path, layer: int) -> str:
@@ -47,43 +63,64 @@ def test_a_sound_bundle_has_nothing_to_find(bundle: Path) -> None:
     assert (report.departs, report.passed, report.culprit) == ("nothing", True, None)
 
 
-class Faulty:
-    """ONNX Runtime whose optimised graph computes the second convolution wrongly."""
+def a_runtime(monkeypatch: pytest.MonkeyPatch, *, fused: bool) -> None:
+    """A backend ``strange`` whose second convolution is wrong: its kernel, or only where it is ``fused`` with what follows."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, shows_all: bool) -> None:
-        run, inside = OrtSession.run, OrtSession.inside
+    def opened(files: ModelFiles, setup: Setup, progress: Progress) -> FakeSession:
+        model = onnx.load(files.onnx)
+        outputs = {output.name for output in model.graph.output}
+        if not (fused and "conv2d_1" in outputs):
+            node = next(node for node in model.graph.node if node.output[0] == "conv2d_1")
+            weight = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.05), weight.name))
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        names = [spec.name for spec in files.outputs]
+        assert names == [output.name for output in session.get_outputs()]
+        run = partial(session.run, names)
+        return FakeSession(lambda feed: dict(zip(names, run(dict(feed)), strict=True)), files.inputs, files.outputs)
 
-        def wrong(session: OrtSession) -> bool:
-            return session.facts["graph optimisation"] in ("extended", "all")
-
-        def faulty_run(session: OrtSession, feed: Feed) -> dict[str, Array]:
-            outputs = run(session, feed)
-            return {name: array * np.float32(1.01) for name, array in outputs.items()} if wrong(session) else outputs
-
-        def faulty_inside(session: OrtSession, names: Sequence[str], feed: Feed) -> dict[str, Array]:
-            values = inside(session, names, feed)
-            if not wrong(session) or (len(names) > 1 and not shows_all):
-                return values
-            order = list(inside(session, self.names, feed)) if not self.names else self.names
-            after = order[order.index("conv2d_1") :]
-            return {name: array * np.float32(1.01) if name in after else array for name, array in values.items()}
-
-        self.names: list[str] = []
-        monkeypatch.setattr(OrtSession, "run", faulty_run)
-        monkeypatch.setattr(OrtSession, "inside", faulty_inside)
+    rows = {**table(), "strange": Backend("strange", lambda files, setup: None, opened)}
+    for module in ("edgekit.backends", "edgekit.backends.choose"):
+        monkeypatch.setattr(f"{module}.table", lambda: rows)
 
 
-@pytest.mark.parametrize("shows_all", [True, False])
-def test_a_runtime_that_departs_is_told_with_the_node_and_a_setup_that_was_tried(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, shows_all: bool
+def test_a_kernel_that_is_wrong_is_named_and_told_from_what_it_is_fused_with(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = onnx.load(bundle / "model.onnx").graph
-    faulty = Faulty(monkeypatch, shows_all=shows_all)
-    faulty.names = [name for node in graph.node for name in node.output]
-    report = bisect(bundle, ["ort-cpu"])
+    a_runtime(monkeypatch, fused=False)
+    report = bisect(bundle, ["strange"])
     assert report.departs == "runtime"
     assert report.culprit is not None
-    assert report.culprit.value == "conv2d_1"
+    assert (report.culprit.value, bool(report.culprit.module)) == ("conv2d_1", True)
+    assert report.culprit.alone is not None
+    assert report.culprit.alone > 1e-3
+    assert "its own kernel departs" in plain_text(report)
+
+
+def test_a_kernel_that_is_wrong_only_fused_is_laid_on_what_shows_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_runtime(monkeypatch, fused=True)
+    report = bisect(bundle, ["strange"])
+    assert report.departs == "runtime"
+    assert report.culprit is not None
+    reads = next(node for node in onnx.load(bundle / "model.onnx").graph.node if "conv2d_1" in node.input)
+    assert report.culprit.value == reads.output[0]
+    assert report.culprit.alone is not None
+    assert report.culprit.alone < 1e-6
+    assert "what the runtime fuses it with" in plain_text(report)
+
+
+def test_a_setup_that_helps_is_proposed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = OrtSession.run
+
+    def faulty(session: OrtSession, feed: Feed) -> dict[str, Array]:
+        wrong = session.facts["graph optimisation"] in ("extended", "all")
+        return {name: array * np.float32(1.01 if wrong else 1) for name, array in run(session, feed).items()}
+
+    monkeypatch.setattr(OrtSession, "run", faulty)
+    report = bisect(bundle, ["ort-cpu"])
+    assert report.departs == "runtime"
     assert report.proposal is not None
     assert report.proposal.options["optimisation"] in ("off", "basic")
     tried = {str(trial.setup.options.get("optimisation", "all")): trial.passed for trial in report.trials}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit.onnx.wire import Node
-from edgekit.parity.bisect import first_by_halving, first_departure, from_values
+from edgekit.parity.bisect import first_alone, first_by_halving, first_departure, from_values
 from edgekit.parity.fingerprints import distance, statistics
 
 CHAIN = [Node(("", f"Op{index}"), (f"v{index}",), (f"v{index + 1}",), f"node{index}") for index in range(8)]
@@ -36,6 +36,18 @@ def test_values_that_are_not_shown_take_what_their_node_reads() -> None:
     departed = first_departure(CHAIN, {"v1": 1e-7, "v5": 1e-2, "v8": 1e-2})
     assert departed is not None
     assert departed.value == "v5"
+
+
+def test_the_first_node_that_is_wrong_by_itself_is_named_however_errors_travel() -> None:
+    departed = first_alone(CHAIN, {"v1": 1e-7, "v4": 1e-4, "v7": 1e-1}, {})
+    assert departed is not None
+    assert (departed.node.name, departed.error, departed.before) == ("node3", 1e-4, 0.0)
+
+
+def test_a_node_that_amplifies_a_unit_in_the_last_place_has_a_floor_of_its_own() -> None:
+    assert first_alone(CHAIN, {"v4": 1e-4}, {"v4": 1e-5}) is None
+    assert first_alone(CHAIN, {"v4": 1e-4}, {"v4": 5e-6}) is not None
+    assert first_alone(CHAIN, {"v4": 3e-6}, {}) is None
 
 
 @pytest.mark.parametrize("culprit", range(1, 9))

@@ -20,7 +20,8 @@ from edgekit.files import read_bytes
 from edgekit.machine.bounds import SECONDS_VARIABLE, TimeBound, current_time_bound
 from edgekit.machine.cpu import cores
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
-from edgekit.onnx.wire import has_functions, inlined_nodes, operators, tensor_elsewhere, with_outputs
+from edgekit.onnx.rewire import with_outputs
+from edgekit.onnx.wire import has_functions, inlined_nodes, operators, tensor_elsewhere
 from edgekit.setups import Absence, Setup
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 

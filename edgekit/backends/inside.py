@@ -1,0 +1,63 @@
+"""Run changed copies of a bundle's file on a backend, to see the values inside: any backend that opens ONNX files can."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from edgekit.backends import absence, open_session
+from edgekit.bundle.files import ModelFiles
+from edgekit.onnx.rewire import node_by_node, with_outputs
+from edgekit.progress import SILENT, Progress
+from edgekit.setups import Setup
+from edgekit.tensors import Array, Feed, TensorSpec
+
+
+def shown(
+    files: ModelFiles, setup: Setup, values: Mapping[str, Array], feed: Feed, progress: Progress = SILENT
+) -> dict[str, Array]:
+    """The values of these names, as the setup computes them for ``feed``; ``values`` have the right dtypes and shapes.
+
+    The session has them as outputs, so that it may fuse less. Raises EdgekitError where the backend refuses the copy.
+    """
+    return _run(files.onnx.read_bytes(), files, values, setup, feed, progress)
+
+
+def alone(
+    files: ModelFiles, setup: Setup, values: Mapping[str, Array], feed: Feed, progress: Progress = SILENT
+) -> dict[str, Array]:
+    """What each node puts out when it reads ``values`` instead of what the nodes before it compute: errors do not add up.
+
+    Raises EdgekitError where the backend refuses the copy.
+    """
+    content, given = node_by_node(files.onnx.read_bytes(), values)
+    copy = files._replace(inputs=(*files.inputs, *_specs(given)))
+    return _run(content, copy, values, setup, {**feed, **given}, progress)
+
+
+def _specs(values: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
+    """Tensors of these dtypes and shapes, whose first axis is the batch."""
+    return tuple(
+        TensorSpec(name, str(array.dtype), ("batch", *array.shape[1:]) if array.ndim else ()) for name, array in values.items()
+    )
+
+
+def _run(
+    content: bytes, files: ModelFiles, values: Mapping[str, Array], setup: Setup, feed: Feed, progress: Progress
+) -> dict[str, Array]:
+    """Open ``content``, for which no bundle vouches, with ``values`` as further outputs, and run it once."""
+    names = {spec.name for spec in files.outputs}
+    further = {name: array for name, array in values.items() if name not in names}
+    content = with_outputs(content, further)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / files.onnx.name
+        path.write_bytes(content)
+        digest, outputs = hashlib.sha256(content).hexdigest(), (*files.outputs, *_specs(further))
+        copy = files._replace(onnx=path, outputs=outputs, onnx_sha256=digest, original=False)
+        missing = absence(setup, copy)
+        if missing:
+            raise missing.error(f"{setup.backend} cannot run a copy of the file: ")
+        with open_session(setup, copy, progress) as session:
+            return session.run(feed)

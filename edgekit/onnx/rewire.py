@@ -1,0 +1,92 @@
+"""Change what an ONNX file shows and reads, on protobuf's wire format: a board that only runs files has no onnx package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+
+from edgekit.onnx.wire import Value, bodies, fields
+from edgekit.tensors import Array
+
+ELEMENT_TYPES: Final = {"float32": 1, "float16": 10, "float64": 11}
+"""ONNX's numbers of the float types that numpy has."""
+EXACT = "exact "
+"""What stands before the name of a value that is given instead of computed."""
+_VARINT, _LENGTH = 0, 2
+_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INPUT, _GRAPH_OUTPUT, _NODE_INPUT = 7, 1, 11, 12, 1
+
+
+def with_outputs(content: bytes, names: Iterable[str]) -> bytes:
+    """The model with further outputs: values that its main graph computes. Nothing else in it changes.
+
+    Protocol Buffers merge a message that stands there twice, so that a second graph of nothing but outputs adds them.
+    """
+    outputs = b"".join(_message(_GRAPH_OUTPUT, _message(1, name.encode())) for name in names)
+    return content + _message(_MODEL_GRAPH, outputs)
+
+
+def node_by_node(content: bytes, values: Mapping[str, Array]) -> tuple[bytes, dict[str, Array]]:
+    """The model in which every node of the main graph reads ``values`` instead of what the nodes before it compute.
+
+    ``values``: value -> samples x ...; those that no node computes, and dtypes other than floats, stay as they are. The second
+    result is what the model takes beside its own inputs. Bodies of If and Loop read what the nodes compute. Raises ValueError
+    for a malformed message.
+    """
+    computed = bodies(content)[0].producers
+    given = {name: array for name, array in values.items() if name in computed and str(array.dtype) in ELEMENT_TYPES}
+    inputs = b"".join(_message(_GRAPH_INPUT, _typed(EXACT + name, array)) for name, array in given.items())
+    model = b"".join(
+        _message(number, _cut(value, given))
+        if number == _MODEL_GRAPH and isinstance(value, memoryview)
+        else _field(number, value)
+        for number, value in fields(memoryview(content))
+    )
+    return model + _message(_MODEL_GRAPH, inputs), {EXACT + name: array for name, array in given.items()}
+
+
+def _cut(graph: memoryview, given: Mapping[str, Array]) -> bytes:
+    """The graph whose nodes read the given values by their other names."""
+    return b"".join(
+        _message(number, _renamed(value, given))
+        if number == _GRAPH_NODE and isinstance(value, memoryview)
+        else _field(number, value)
+        for number, value in fields(graph)
+    )
+
+
+def _renamed(node: memoryview, given: Mapping[str, Array]) -> bytes:
+    parts = []
+    for number, value in fields(node):
+        name = bytes(value).decode(errors="replace") if number == _NODE_INPUT and isinstance(value, memoryview) else ""
+        parts.append(_message(number, (EXACT + name).encode()) if name in given else _field(number, value))
+    return b"".join(parts)
+
+
+def _typed(name: str, array: Array) -> bytes:
+    """A ValueInfoProto of the array's dtype and shape, the first axis free."""
+    batch, *sizes = array.shape or (1,)
+    axes = [_message(2, b"batch") if array.ndim else _number(1, batch), *(_number(1, size) for size in sizes)]
+    shape = _message(2, b"".join(_message(1, axis) for axis in axes if array.ndim))
+    return _message(1, name.encode()) + _message(2, _message(1, _number(1, ELEMENT_TYPES[str(np.dtype(array.dtype))]) + shape))
+
+
+def _field(number: int, value: Value) -> bytes:
+    return _number(number, value) if isinstance(value, int) else _message(number, bytes(value))
+
+
+def _message(number: int, body: bytes) -> bytes:
+    return _written(number << 3 | _LENGTH) + _written(len(body)) + body
+
+
+def _number(number: int, value: int) -> bytes:
+    return _written(number << 3 | _VARINT) + _written(value)
+
+
+def _written(value: int) -> bytes:
+    groups = []
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
