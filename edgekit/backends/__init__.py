@@ -22,7 +22,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.setups import EVERY, OWN_WORDS, Absence, Setup
 from edgekit.spelling import did_you_mean
 
-OWN = ("pytorch", "onnxruntime", "tensorrt")
+OWN = ("pytorch", "onnxruntime", "openvino", "tensorrt")
 """Folders of this package, each with its rows in ``BACKENDS``, in the order of reports."""
 GROUP = "edgekit.backends"
 USUAL_BACKEND = "ort-cpu"

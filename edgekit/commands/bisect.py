@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -212,9 +212,10 @@ def _errors_inside(case: Case, setup: Setup, plain: dict[str, Array]) -> dict[st
 
 
 def sweep(setup: Setup) -> list[Setup]:
-    """Cheap changes of a setup that might help: its backend's optimisation levels, and one thread."""
+    """Cheap changes of a setup that might help: its backend's own defaults, its optimisation levels, and one thread."""
     fields = row_of(setup.backend).options.__struct_fields__
     levels = LEVELS if "optimisation" in fields else ()
     options = [{**setup.options, "optimisation": level} for level in levels if setup.options.get("optimisation", "all") != level]
-    changed = [msgspec.structs.replace(setup, options=each) for each in options]
+    own: list[dict[str, Any]] = [{}] if setup.options else []
+    changed = [msgspec.structs.replace(setup, options=each) for each in own + options]
     return [*changed, msgspec.structs.replace(setup, threads=1)] if setup.threads != 1 else changed

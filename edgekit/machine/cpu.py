@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ def machine_facts() -> dict[str, str]:
         "cpu": _cpu_model(),
         "cores": str(cores()),
         "python": platform.python_version(),
-    }
+    } | cpu_facts()
     quota = cpu_quota()
     if quota is not None:
         facts["cpu quota"] = f"{quota:g} cores"
@@ -70,6 +71,38 @@ def _clocks() -> list[int]:
         return [round(frequency.current) for frequency in psutil.cpu_freq(percpu=True) or []]
     except (OSError, ValueError, NotImplementedError, AttributeError):  # not everywhere does psutil have the function
         return []
+
+
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_int8",
+    "avx512_bf16",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
+"""Flags of /proc/cpuinfo that decide how 8-bit and 16-bit arithmetic is done: of x86, then of ARM."""
+
+
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """Those of ``INSTRUCTION_SETS`` that this CPU has; empty where the system does not tell."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return ()
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+    return tuple(name for name in INSTRUCTION_SETS if name in flags)
+
+
+def cpu_facts() -> dict[str, str]:
+    """Facts of a session that computes on this CPU: results of 8-bit arithmetic, and times, depend on them."""
+    names = ", ".join(instruction_sets())
+    return {"instruction sets": names} if names else {}
 
 
 class CpuTime(NamedTuple):

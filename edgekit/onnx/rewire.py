@@ -30,12 +30,13 @@ def with_outputs(content: bytes, names: Iterable[str]) -> bytes:
 def node_by_node(content: bytes, values: Mapping[str, Array]) -> tuple[bytes, dict[str, Array]]:
     """The model in which every node of the main graph reads ``values`` instead of what the nodes before it compute.
 
-    ``values``: value -> samples x ...; those that no node computes, and dtypes other than floats, stay as they are. The second
-    result is what the model takes beside its own inputs. Bodies of If and Loop read what the nodes compute. Raises ValueError
-    for a malformed message.
+    ``values``: value -> samples x ...; those that no node computes or reads, and dtypes other than floats, stay as they are. The
+    second result is what the model takes beside its own inputs. Bodies of If and Loop read what the nodes compute. Raises
+    ValueError for a malformed message.
     """
     computed = bodies(content)[0].producers
-    given = {name: array for name, array in values.items() if name in computed and str(array.dtype) in ELEMENT_TYPES}
+    inner = {name for node in computed.values() for name in node.inputs} & set(computed)
+    given = {name: array for name, array in values.items() if name in inner and str(array.dtype) in ELEMENT_TYPES}
     inputs = b"".join(_message(_GRAPH_INPUT, _typed(EXACT + name, array)) for name, array in given.items())
     model = b"".join(
         _message(number, _cut(value, given))

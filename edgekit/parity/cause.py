@@ -180,9 +180,11 @@ def _imprecise(case: Departed) -> str:
     if not TEN_BITS[0] <= times <= SEVEN_BITS:
         return ""
     spread = f"all samples and channels are off by about {times:,.0f} times their rounding noise"
+    few_bits = times > TEN_BITS[1]
     if not case.on_gpu:
-        return f"{spread}: a number that all of them use is wrong, such as a weight or an eps, or the arithmetic is float16"
-    name = "TF32 or float16" if times <= TEN_BITS[1] else "bfloat16"
+        name = "bfloat16" if few_bits else "float16"
+        return f"{spread}: a number that all of them use is wrong, such as a weight or an eps, or the arithmetic is {name}"
+    name = "bfloat16" if few_bits else "TF32 or float16"
     return f"{spread}: arithmetic in {name}; if ort-cpu fails alike, a number in the file is wrong"
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from edgekit.backends.contract import LayerTime
-from edgekit.backends.onnxruntime.session import PROVIDERS, OrtSession, new_session, read_for_session, session_options
+from edgekit.backends.onnxruntime.session import PROVIDERS, OrtSession, new_session, session_options
+from edgekit.onnx.untrusted import read_for_session
 from edgekit.tensors import Feed
 
 WARM_UP = 3

@@ -16,17 +16,16 @@ from edgekit.backends.onnxruntime.linked import linked_tensorrt, loading_problem
 from edgekit.backends.tensorrt.options import BuildOptions, with_default_range
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BundleError, FallbackError, TooLargeError, first_line
-from edgekit.files import read_bytes
 from edgekit.machine.bounds import SECONDS_VARIABLE, TimeBound, current_time_bound
-from edgekit.machine.cpu import cores
+from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
 from edgekit.onnx.rewire import with_outputs
-from edgekit.onnx.wire import has_functions, inlined_nodes, operators, tensor_elsewhere
+from edgekit.onnx.untrusted import read_for_session
+from edgekit.onnx.wire import operators
 from edgekit.setups import Absence, Setup
 from edgekit.tensors import Array, Feed, TensorSpec, shape_text
 
 PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
-COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 FATAL_ONLY = 4  # errors are raised as well; its log would write names from the file to the terminal as they are
 LEVELS = {
@@ -36,7 +35,6 @@ LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 _NUMBERS = ("float16", "float", "double", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-MOST_NODES = 1_000_000
 IN_NUMPY = {f"tensor({kind})" for kind in _NUMBERS}
 """Types of values that numpy has; it has no bfloat16 and no sequences."""
 LOOPS = {"Loop", "Scan"}
@@ -91,8 +89,7 @@ class OrtSession:
                 "graph optimisation": optimisation_of(setup),
                 "threads": str(setup.threads or cores()),
             }
-            if kind != "ort-cpu":
-                facts |= {"TF32": _tf32(kind)} | placement(session)
+            facts |= cpu_facts() if kind == "ort-cpu" else {"TF32": _tf32(kind)} | placement(session)
             opened = cls(session, files, setup, facts)
             opened._seconds = LOOP_SECONDS if LOOPS & operators(content) else None
             opened._leaving = stack.pop_all()
@@ -197,29 +194,6 @@ def ended_after(seconds: float | None) -> Iterator[ort.RunOptions | None]:
         yield options
     finally:
         timer.cancel()
-
-
-def read_for_session(path: Path) -> bytes:
-    """The file's bytes; raises BundleError where running them would take in what no checksum covers."""
-    content = read_bytes(path, "ONNX file", BundleError)
-    try:
-        elsewhere = tensor_elsewhere(content)
-        nodes = inlined_nodes(content) if has_functions(content) else 0
-        compiled = COMPILED.encode() in content and COMPILED in operators(content)  # it may be a part of another name
-    except ValueError as problem:
-        raise BundleError(f"{path} is not a whole ONNX file: {problem}", "export it again") from None
-    if nodes > MOST_NODES:
-        raise BundleError(f"the functions of {path} expand to {nodes:,} nodes, which no network has", "do not trust it")
-    if elsewhere is not None:  # given bytes, ONNX Runtime looks for it in the current folder
-        raise BundleError(
-            f"{path} keeps weights in another file, which no checksum covers", "export the model again with its weights inside"
-        )
-    if compiled:  # a provider would load and run it
-        raise BundleError(
-            f"{path} has an {COMPILED} node, which carries a program compiled elsewhere that nothing here can check",
-            "export the model again without compiling it",
-        )
-    return content
 
 
 def optimisation_of(setup: Setup) -> str:

@@ -16,7 +16,7 @@ from edgekit.backends.contract import DeviceTimes, queued
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import ModelError, first_line
 from edgekit.graphs.trace import as_arrays, named_outputs
-from edgekit.machine.cpu import cores
+from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.machine.gpu import tf32_fact
 from edgekit.models.factory import build_module
 from edgekit.models.weights import load_weights
@@ -52,7 +52,7 @@ class TorchSession:
 
     @classmethod
     def _device_facts(cls) -> dict[str, str]:
-        return {"device": cls.device}
+        return {"device": cls.device} | cpu_facts()
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out."""
