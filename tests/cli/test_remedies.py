@@ -36,6 +36,7 @@ def test_a_broken_runtime_is_skipped_by_name(
 
 def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"version": "1", "cuda": False, "built": None, "providers": [], "absence": None}
+    facts |= {"devices": ["CPU"], "capabilities": ["FP32"]}
     answers: list[dict[str, object] | Absence] = [facts]
     monkeypatch.setattr("edgekit.commands.doctor.ask", lambda command, key: answers[0])
     well = run("doctor", "--json")
