@@ -55,8 +55,8 @@ def model(nodes: Sequence[onnx.NodeProto], tensors: Sequence[onnx.TensorProto], 
         helper.make_node("Add", ["product", "nothing"], ["output"]),
     ]
     graph = helper.make_graph(ends, "hostile", [x], [y], [weights, zero, *tensors])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return bytes(made.SerializeToString())
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(built.SerializeToString())
 
 
 def expand() -> bytes:
@@ -144,7 +144,7 @@ def lying_dimensions() -> bytes:
 def golden_of(samples: int, header: int = 0) -> Callable[[dict[str, Any]], dict[str, bytes]]:
     """A golden file of zeros for so many samples; ``header`` is another number for the arrays' headers to tell."""
 
-    def made(manifest: dict[str, Any]) -> dict[str, bytes]:
+    def built(manifest: dict[str, Any]) -> dict[str, bytes]:
         manifest["golden"]["samples"] = header or samples
         arrays = {"input.input": np.zeros((samples, 1, 28, 28), np.float32), "float64.output": np.zeros((samples, 10)),
                   "original.output": np.zeros((samples, 10), np.float32)}  # fmt: skip
@@ -152,7 +152,7 @@ def golden_of(samples: int, header: int = 0) -> Callable[[dict[str, Any]], dict[
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         return {"golden.npz": buffer.getvalue()}
 
-    return made
+    return built
 
 
 def many_classes(manifest: dict[str, Any]) -> dict[str, bytes]:

@@ -72,8 +72,8 @@ def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str],
     done = process("doctor", "--json", environment=environment, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stderr  # on a busy machine it tells how far it is
-    found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
-    assert (found["torch"]["status"], found["torch"]["version"]) == ("ok", torch.__version__.partition("+")[0])
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert (findings["torch"]["status"], findings["torch"]["version"]) == ("ok", torch.__version__.partition("+")[0])
 
 
 @pytest.mark.parametrize(
