@@ -18,11 +18,11 @@ from edgekit.errors import ModelError
 from edgekit.onnx.read import NORM, WHOLE, precision_of, read_onnx, specs_of
 from edgekit.onnx.rounding import rounding_limit
 from edgekit.onnx.run import Runner, open_unoptimised, run_alone, run_in_batches
+from edgekit.onnx.steps import random_node
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec, largest, normalised_error, sample_feed, shape_text
 
 _SIZES = (1, 2, 3)
 _INFERENCE = "export the model again in inference mode, with samples that do not see each other"
-RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
 CERTAIN = 1e-3
 """An error of scale beyond the rounding of any model worth exporting."""
 
@@ -81,6 +81,12 @@ def open_onnx(path: Path) -> OnnxSource:
     A fixed batch is freed where the freed file provably computes the same.
     """
     original = _without_negative_sizes(read_onnx(path, WHOLE))
+    random = random_node(original)
+    if random:
+        raise ModelError(
+            f"the outputs of {path} depend on random numbers, which {random} draws, so that no comparison proves anything",
+            "export the model again in inference mode, or give it the random numbers as an input",
+        )
     inputs, fixed = specs_of(original, path)
     if fixed is not None:
         return _freed(path, original, inputs, fixed)
@@ -266,15 +272,13 @@ def change_of_scale(outputs: Array, reference: Array) -> float:
 
 
 def _training(model: onnx.ModelProto) -> str:
-    """Part of a sentence: names the first node that looks at the whole batch or at chance; empty if none does."""
+    """Part of a sentence: names the first node that looks at the whole batch; empty if none does."""
     for node in model.graph.node:
         name = node.name or node.output[0]
         if node.op_type == NORM and (
             sum(map(bool, node.output)) > 1 or any(item.name == "training_mode" and item.i for item in node.attribute)
         ):
             return f", because {name} is a BatchNormalization in training mode"
-        if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]):
-            return f", because {name} is a {node.op_type}, which draws random numbers"
         if node.op_type == "DynamicQuantizeLinear":
             return f", because {name} is a DynamicQuantizeLinear, whose steps are those of the whole batch"
     return ""

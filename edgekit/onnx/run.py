@@ -74,7 +74,7 @@ def _refused(path: Path, problem: Exception) -> ModelError:
     return ModelError(f"ONNX Runtime refuses {path} on the CPU: {first_line(problem)}", "check the file there first")
 
 
-def open_every_value(model: onnx.ModelProto, path: Path) -> Runner:
+def open_every_value(model: onnx.ModelProto, path: Path, *, level: str = "off") -> Runner:
     """Open ``model``, which must have no functions, so that a run gives the outputs of every node of the main graph.
 
     What stands in the file (Constant, ConstantOfShape) is left out, and so is what is no tensor of numbers that numpy has.
@@ -87,7 +87,7 @@ def open_every_value(model: onnx.ModelProto, path: Path) -> Runner:
     for name in dict.fromkeys(name for node in computed for name in node.output if name):
         if name not in names:
             shown.graph.output.append(onnx.ValueInfoProto(name=name))
-    session = _session(shown, path, arena=False)  # an arena would keep what no later run may need
+    session = _session(shown, path, arena=False, level=level)  # an arena would keep what no later run may need
     tensors = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY]
 
     def run(feed: Feed) -> dict[str, Array]:
