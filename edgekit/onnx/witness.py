@@ -23,6 +23,7 @@ from edgekit.onnx.widen import inlined, is_float, widen_array
 from edgekit.tensors import Array, Feed
 
 _DRAWS, _WIDENING = 2, 8.0  # an error may be so many times what moving the inputs by a unit moves the output
+_CROSSINGS = 16  # draws after which hardly a place on a step has not crossed it
 _FINER, _LESS = 16, 4  # inputs moved so many times less move a continuous output at least so many times less
 _ROUNDS_NOTHING = frozenset(
     {"Abs", "ArgMax", "ArgMin", "Ceil", "Clip", "Concat", "Equal", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
@@ -143,20 +144,39 @@ class RuntimeWitness:
             if not np.isfinite(spread) or not np.isfinite(error):
                 return False
             scale = float(np.abs(array[np.isfinite(array)]).max(initial=0)) or 1.0
-            if spread <= _LESS / _FINER * limit * scale or _LESS * float(near.max(initial=0)) <= spread:
+            if _LESS * float(near.max(initial=0)) <= spread:
                 if error > limit + _WIDENING * spread / scale:
                     return False
-            elif (np.abs(np.where(ours[name] == array, 0, ours[name] - array)) > limit * scale + far).any():
+            elif not self._crossed(step, place, inputs, ours, theirs):
+                return False
+        return True
+
+    def _crossed(
+        self, step: Step, place: int, inputs: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Array]
+    ) -> bool:
+        """Whether every place that is off crosses a step of that height when the inputs move by a unit."""
+        unit = max(rounding_unit(kind) for kind in self._kinds(step, theirs))
+        heights = self._moves(step, place, inputs, ours, unit, _CROSSINGS)
+        for name, array in theirs.items():
+            off = _distance(ours[name], array)
+            scale = float(np.abs(array[np.isfinite(array)]).max(initial=0)) or 1.0
+            if heights is None or (off > self._limit(step, theirs) * scale + heights[name]).any():
                 return False
         return True
 
     def _moves(
-        self, step: Step, place: int, inputs: Mapping[str, Any], ours: Mapping[str, Any], unit: float
+        self,
+        step: Step,
+        place: int,
+        inputs: Mapping[str, Any],
+        ours: Mapping[str, Any],
+        unit: float,
+        draws: int = _DRAWS,
     ) -> dict[str, Array] | None:
         """By how much each place of each output moves when the inputs move by ``unit``; None if a kernel refuses such inputs."""
         rng = np.random.default_rng(0)
         spread: dict[str, Array] = {}
-        for _ in range(_DRAWS):
+        for _ in range(draws):
             try:
                 outputs = step.compute({name: _moved(value, unit, rng) for name, value in inputs.items()}, place)
             except Unhandled:
