@@ -28,19 +28,22 @@ _IN_FLOAT32 = ("CausalConvWithState", "LinearAttention")  # inside, though what 
 
 
 class Clock:
-    """The time at which a run must end; shared with the evaluators of branches and loops."""
+    """The processor time of this process at which a run must end; shared with the evaluators of branches and loops.
+
+    On a busy machine it stands while others run.
+    """
 
     deadline, seconds = math.inf, math.inf
 
     def check(self) -> None:
         """Raise Inexact if the time has come."""
-        if time.monotonic() > self.deadline:
+        if time.process_time() > self.deadline:
             raise Inexact(too_slow(self.seconds))
 
 
 def too_slow(seconds: float) -> str:
     """The sentence of a run that takes longer than ``seconds``."""
-    return f"float64 would take more than {seconds:.0f} s"
+    return f"float64 would take more than {seconds:.0f} s of a processor's time"
 
 
 @contextlib.contextmanager

@@ -22,12 +22,11 @@ from edgekit.onnx.fold import Folding, fold_onnx
 from edgekit.onnx.free import OnnxSource, open_onnx
 from edgekit.onnx.read import opset_of, precision_of, quantised
 from edgekit.onnx.rounding import rounding_unit
-from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_alone, run_in_batches, run_in_turns
+from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_alone, run_in_batches
 from edgekit.onnx.witness import RuntimeWitness
 from edgekit.parity.compare import compare_output, top1_agreement
 from edgekit.parity.inputs import Recorded, check_telling, only_steady, rows_of, without_data
 from edgekit.parity.noise import jittered
-from edgekit.parity.run import BATCHES
 from edgekit.preprocess import Preprocess
 from edgekit.progress import Advance
 from edgekit.reports.export import FoldReport
@@ -179,8 +178,10 @@ def _reference(source: OnnxSource, preprocess: Preprocess | None) -> Reference:
     what is left out so can hide no kernel that is wrong.
     """
     feed, parts = without_data(source.inputs, preprocess, rows_of(source.inputs, partial(_takes, source)))
-    own, moved = source.run(feed), source.run(jittered(feed))
+    own = source.run(feed)
     wide = {name: array.astype(np.float64) for name, array in own.items()}
+    check_telling(GoldenArrays(feed, wide, own, None))  # before the work that it would make vain
+    moved = source.run(jittered(feed))
     steady = only_steady(Recorded(GoldenArrays(feed, wide, moved, None), parts))
     rounding = steady.error(steady.arrays.original)
     original = {name: array.astype(own[name].dtype) for name, array in steady.arrays.float64.items()}
@@ -251,11 +252,11 @@ def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldR
 
 
 def _run_folded(source: OnnxSource, folding: Folding, golden: GoldenArrays) -> list[dict[str, Array]]:
-    """The folded file's outputs on the golden inputs, in one batch and one by one, as ``edgekit verify`` runs them."""
+    """The folded file's outputs on the golden inputs, in one batch and one by one; ``check_draft`` runs it as verify does."""
     run = open_unoptimised(folding.model, source.path)
     if source.batch is not None:
         return [run_in_batches(run, golden.inputs, source.batch, source.path)]
-    return [run(golden.inputs), run_alone(run, golden.inputs), run_in_turns(run, golden.inputs, BATCHES)]
+    return [run(golden.inputs), run_alone(run, golden.inputs)]
 
 
 def _check_outputs(
