@@ -122,9 +122,10 @@ def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...]
 
 
 def _check_fixed(source: OnnxSource, run: Runner, feed: Feed, references: Mapping[str, Array], size: int) -> None:
-    """Raise ModelError if the samples of a fixed batch depend on each other: the first one is run beside those of the next batch.
+    """Raise ModelError if a sample of a fixed batch depends on the others or on its place among them.
 
-    ``run`` runs the original; ``references`` are its outputs on ``feed``, two batches of ``size`` or more.
+    The first one is run beside those of the next batch, and the first batch in another order. ``run`` runs the original;
+    ``references`` are its outputs on ``feed``, two batches of ``size`` or more.
     """
     original = source.original
     mixed = {name: np.concatenate([array[:1], array[size + 1 : 2 * size]]) for name, array in feed.items()}
@@ -135,6 +136,15 @@ def _check_fixed(source: OnnxSource, run: Runner, feed: Feed, references: Mappin
                 f"the first axis of input {spec.name!r} of {source.path} ({shape_text(spec.shape[1:])} behind {size}) is no "
                 f"batch, or its samples depend on each other{_training(original)}: output {name!r} changes with them",
                 "export the model again with a batch as the first axis, in inference mode",
+            )
+    turned = {name: np.roll(array[:size], 1, axis=0) for name, array in feed.items()}
+    for name, array in run(turned).items():
+        changed = change_of_scale(array, np.roll(references[name][:size], 1, axis=0))
+        if not changed <= _rounding(original):
+            raise ModelError(
+                f"the outputs of {source.path} depend on a sample's place within its batch of {size}: output {name!r} changes by "
+                f"{changed:.1e} of its scale when the samples move on by one",
+                "export the model again so that what it adds or multiplies is the same for every sample",
             )
 
 

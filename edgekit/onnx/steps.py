@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from edgekit.onnx.read import is_standard
-from edgekit.onnx.widen import inlined, subgraphs
+from edgekit.onnx.widen import inlined, subgraphs, types_of
 
 _STEPS = frozenset({"Round", "Floor", "Ceil"})
 _ABOUT_SHAPES = frozenset({"Shape", "Size"})
@@ -49,6 +49,14 @@ def _cuts(node: onnx.NodeProto, integers: set[str]) -> bool:
     if node.op_type != "Cast" or node.input[0] in integers:
         return False
     return any(attribute.name == "to" and attribute.i in _INTEGERS for attribute in node.attribute)
+
+
+def narrowing_node(model: onnx.ModelProto) -> str:
+    """The first Cast of the main graph that rounds what depends on the inputs to a float narrower than the file's own."""
+    copy = inlined(model)
+    types = types_of(copy, {tensor.name: tensor.data_type for tensor in copy.graph.initializer})
+    moving = (node for node in copy.graph.node if not types.constant.issuperset(node.input))
+    return next((named(node) for node in moving if types.narrowed(node)), "")
 
 
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})

@@ -56,7 +56,7 @@ def widened(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:
     wide = inlined(model)
     read = {tensor.name: (tensor.data_type, onnx.numpy_helper.to_array(tensor)) for tensor in wide.graph.initializer}
     wide.graph.ClearField("initializer")  # before the rest, because a second copy of the weights takes time and memory
-    _widen_graph(wide.graph, _types_of(wide, {name: kind for name, (kind, _) in read.items()}))
+    _widen_graph(wide.graph, types_of(wide, {name: kind for name, (kind, _) in read.items()}))
     return wide, {name: np.require(widen_array(array), requirements=["C", "W"]) for name, (_, array) in read.items()}
 
 
@@ -78,7 +78,7 @@ class Types(NamedTuple):
         return node.input[0] in self.constant or _DIGITS[target] < _DIGITS[self.own]
 
 
-def _types_of(model: onnx.ModelProto, stored: Mapping[str, int]) -> Types:
+def types_of(model: onnx.ModelProto, stored: Mapping[str, int]) -> Types:
     """The types in ``model``, whose stored tensors have the types ``stored``.
 
     None are known where no Cast gives a narrow float, or where ONNX cannot infer types.

@@ -37,12 +37,14 @@ _ROUNDS_NOTHING = frozenset(
 class RuntimeWitness:
     """Compares every node of the first ``samples`` samples with ONNX Runtime; ``kernels`` says which kernel was believed.
 
-    ``kernels`` maps a node's first output to the place of its kernel; nodes that are absent have the first.
+    ``kernels`` maps a node's first output to the place of its kernel; nodes that are absent have the first. ``overflow`` is the
+    first node that was seen to overflow float16; empty if none was.
     """
 
     def __init__(self, model: onnx.ModelProto, path: Path, samples: int = 2) -> None:
         self.samples = samples
         self.kernels: dict[str, int] = {}
+        self.overflow = ""
         self._model, self._path = model, path
         self._feed: dict[str, Array] = {}
         self._theirs: dict[str, Array] = {}
@@ -52,7 +54,7 @@ class RuntimeWitness:
     def believed(self) -> RuntimeWitness:
         """A witness that asks nobody and has the same kernels, for a copy of the file."""
         other = RuntimeWitness(self._model, self._path, samples=0)
-        other.kernels = self.kernels
+        other.kernels, other.overflow = self.kernels, self.overflow
         return other
 
     def hear(self, file: ExactFile, feed: Feed) -> None:
@@ -72,6 +74,9 @@ class RuntimeWitness:
         """Believe the outputs, or replace the kernel and the outputs, or raise Inexact that names the node."""
         step = moment.step
         theirs = {name: self._theirs[name] for name in step.used if name in self._theirs}
+        if not self.overflow and any(array.dtype == np.float16 and np.isinf(array).any() for array in theirs.values()):
+            read = [array for name in step.reads if (array := self._theirs.get(name, self._feed.get(name))) is not None]
+            self.overflow = "" if any(is_float(array) and np.isinf(array).any() for array in read) else step.name
         if self._agree(step, moment.outputs, theirs) <= 1:
             return self._settle(step)
         inputs = self._inputs(step, moment.values)

@@ -15,15 +15,16 @@ from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import MODEL, Manifest
 from edgekit.errors import ModelError
 from edgekit.onnx.run import open_every_value, open_unoptimised, ort_version
-from edgekit.onnx.steps import rounding_node
+from edgekit.onnx.steps import narrowing_node, rounding_node
 from edgekit.onnx.widen import inlined
 from edgekit.onnx.wire import declared
+from edgekit.onnx.witness import error_of_scale
 from edgekit.parity.bars import asks_too_much, bars_of
 from edgekit.parity.claims import Evidenced, errors, evidence, kept_norms, shapes
 from edgekit.parity.noise import jittered
 from edgekit.parity.run import parity
 from edgekit.setups import Setup
-from edgekit.tensors import Array, Feed, fixed_batch, normalised_error
+from edgekit.tensors import Array, Feed, fixed_batch
 from edgekit.tolerance import ToleranceChange
 
 _SAMPLES = 8  # on which the nodes are compared, once a draft has failed
@@ -46,9 +47,10 @@ def check_draft(draft: Draft, source: str) -> None:
         wide = asks_too_much(manifest.variants[0])
         if not wide:
             return
-    steps = rounding_node(onnx.load_from_string(content))
+    model = onnx.load_from_string(content)
+    steps = rounding_node(model)
     if problem or steps:
-        node = first_node_apart(draft) or steps
+        node = first_node_apart(draft) or steps or narrowing_node(model)
         raise Unverified(
             f"{source} cannot be verified: {problem or f'rounding to steps makes its tolerance too wide ({wide})'}"
             + (f", and the first node whose values differ is {node}" if node else ""),
@@ -100,7 +102,7 @@ def first_node_apart(draft: Draft) -> str:
 
 
 def _apart(value: Array, other: Array, rtol: float) -> bool:
-    return bool(value.size) and (value.shape != other.shape or not normalised_error(other, value) <= rtol)
+    return bool(value.size) and not error_of_scale(other, value) <= rtol
 
 
 class _InMemory:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.bundle.folder import open_bundle
 from edgekit.onnx.exact import run_file_exact
 from edgekit.onnx.run import open_unoptimised
+from edgekit.onnx.steps import narrowing_node
 from tests.onnx.crafted import conv, export, model_of, node, norm, statistics, tensor
 
 HALF, BRAIN = TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -93,3 +94,20 @@ def test_a_cast_in_a_branch_narrows_what_it_is_given() -> None:
 
 def test_numbers_too_large_for_16_bits_overflow_as_in_the_file() -> None:
     assert np.isposinf(computed(there_and_back("x", "y", HALF), [], np.full((1, 4, 8, 8), 7e4, np.float32))).all()
+
+
+@pytest.mark.parametrize(("factor", "overflows"), [(3e3, True), (3.0, False)])
+def test_an_overflow_of_float16_is_said_in_a_note(tmp_path: Path, factor: float, overflows: bool) -> None:
+    """The largest golden inputs are beyond 100; what is cut at 5e4 hides the infinite values from the output."""
+    numbers = {"factor": factor, "low": -5e4, "high": 5e4}
+    stored = [numpy_helper.from_array(np.float16(number), name) for name, number in numbers.items()]
+    nodes = [node("Mul", ["x", "factor"], "m", "grow"), node("Clip", ["m", "low", "high"], "y")]
+    notes = export(tmp_path, model_of(nodes, stored, kind=HALF)).notes
+    assert any("node 'grow' overflows float16 on golden inputs" in text for text in notes) == overflows
+
+
+def test_the_first_cast_that_narrows_values_is_named() -> None:
+    stored = [tensor("w", 6, 4, 3, 3)]
+    weights = [*there_and_back("w", "wide", HALF), conv(weight="wide", output="c")]
+    assert narrowing_node(model_of([*weights, node("Neg", ["c"], "y")], stored)) == ""
+    assert narrowing_node(model_of([*weights, *there_and_back("c", "y", BRAIN)], stored)) == "Cast c_narrow"
