@@ -121,18 +121,21 @@ class ExactFile:
             known = 0 if witness is None else witness.kernels.get(step.key, 0)
             step.place = min(known, len(step.kernels) - 1)
         batches, parts, seen = list(batches_of(feed, batch)), list[dict[str, Array]](), 0
+        judging = witness is not None and witness.samples > 0
         end = time.process_time() + seconds
         with one_thread() as threads:
             while len(parts) < len(batches) and (len(parts) < _TIMED or (witness is not None and seen < witness.samples)):
                 part, real = batches[len(parts)]
+                self._clock.compared = (seen < witness.samples) if witness is not None and judging else None
                 start = time.thread_time()
-                parts.append(self._joinable(part, end, witness if witness and witness.samples else None))
+                parts.append(self._joinable(part, end, witness if judging and self._clock.compared else None))
                 seen += real
                 if len(parts) == _TIMED:  # the first batch takes what the others do not: constants, and memory
                     self._check_estimate((time.thread_time() - start) * len(batches), seconds)
                     end = time.process_time() + _SLACK * seconds  # for a loop that one of the samples makes endless
             if witness is not None:
                 witness.leave()
+            self._clock.compared = False if judging else None
             rest = [part for part, _ in batches[len(parts) :]]
             with ThreadPoolExecutor(min(threads, _BESIDE)) as pool:
                 parts += pool.map(lambda part: self._joinable(part, end), rest)
@@ -183,6 +186,11 @@ class ExactFile:
                 values.pop(name, None)
                 self._stored.pop(name, None)
         self._constants_known = True
+
+    @property
+    def stored(self) -> Mapping[str, Any]:
+        """The values by name that stand in the file, or are known from an earlier run."""
+        return self._stored
 
     def holds(self, name: str) -> bool:
         """Whether the value stands in the file: an initializer, or the output of a Constant or ConstantOfShape."""

@@ -15,6 +15,7 @@ import onnx_ir
 from onnxscript import optimizer
 
 from edgekit.errors import ModelError
+from edgekit.onnx.constants import MOST_ELEMENTS
 from edgekit.onnx.read import NORM, WHOLE, precision_of, read_onnx, specs_of
 from edgekit.onnx.rounding import rounding_limit
 from edgekit.onnx.run import Runner, open_unoptimised, run_alone, run_in_batches
@@ -80,7 +81,7 @@ def open_onnx(path: Path) -> OnnxSource:
 
     A fixed batch is freed where the freed file provably computes the same.
     """
-    original = _without_negative_sizes(read_onnx(path, WHOLE))
+    original = _without_negative_sizes(_dense(read_onnx(path, WHOLE), path))
     random = random_node(original)
     if random:
         raise ModelError(
@@ -146,6 +147,35 @@ def _check_fixed(source: OnnxSource, run: Runner, feed: Feed, references: Mappin
                 f"{changed:.1e} of its scale when the samples move on by one",
                 "export the model again so that what it adds or multiplies is the same for every sample",
             )
+
+
+def _dense(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """A copy in which sparse tensors of the main graph are written out, if it has any; raises ModelError for one too large."""
+    constants = [
+        item for node in model.graph.node for item in node.attribute if node.op_type == "Constant" and item.name == "sparse_value"
+    ]
+    if not constants and not model.graph.sparse_initializer:
+        return model
+    dense = onnx.ModelProto()
+    dense.CopyFrom(model)
+    for node in dense.graph.node:
+        for item in node.attribute:
+            if node.op_type == "Constant" and item.name == "sparse_value":
+                item.CopyFrom(onnx.helper.make_attribute("value", _written_out(item.sparse_tensor, path)))
+    dense.graph.initializer.extend(_written_out(tensor, path) for tensor in dense.graph.sparse_initializer)
+    del dense.graph.sparse_initializer[:]
+    return dense
+
+
+def _written_out(tensor: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:
+    """The dense form of a sparse tensor, whose indices are linear or one row for each value."""
+    values, indices = onnx.numpy_helper.to_array(tensor.values), onnx.numpy_helper.to_array(tensor.indices)
+    size = math.prod(tensor.dims)
+    if size > MOST_ELEMENTS:
+        raise ModelError(f"the sparse tensor {tensor.values.name!r} of {path} has {size:,} elements", "export a smaller model")
+    whole = np.zeros(tuple(tensor.dims), values.dtype)
+    whole[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, whole.shape)] = values
+    return onnx.numpy_helper.from_array(whole, tensor.values.name)
 
 
 def _without_negative_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
