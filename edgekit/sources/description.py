@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgekit.decoding import CHANNELS, Color
 from edgekit.errors import UsageError
 from edgekit.files import read_text
 from edgekit.preprocess import Preprocess, in_units, of_bytes
 from edgekit.sources import ExportOptions
+from edgekit.sources.image_metadata import stated
 from edgekit.tensors import TensorSpec, shape_text
 from edgekit.version import __version__
 
@@ -24,11 +24,6 @@ LABELS = ("edgekit.labels", "names", "labels", "classes", "class_names", "id2lab
 MOST_TEXT = 1 << 20
 _LINE_END = re.compile(r"\r\n|\r|\n")
 """Not U+2028 and other characters at which str.splitlines breaks: they may stand in a label."""
-_RANGES = {  # Windows ML's words for pixels: mean and std in units of 0..1
-    "Normalized_0_1": (0.0, 1.0),
-    "Normalized_1_1": (0.5, 0.5),
-    "NominalRange_0_255": (0.0, 1 / 255),
-}
 
 
 class Description(NamedTuple):
@@ -159,37 +154,5 @@ def _literal(text: str) -> Any:
 def _preprocess(metadata: Mapping[str, str], inputs: Sequence[TensorSpec]) -> tuple[Preprocess | None, tuple[str, ...]]:
     if not takes_pictures(inputs):
         return None, ()
-    own = metadata.get("edgekit.preprocess")
-    return _of_edgekit(own, inputs[0]) if own else _of_windows_ml(metadata, inputs[0])
-
-
-def _of_edgekit(text: str, spec: TensorSpec) -> tuple[Preprocess | None, tuple[str, ...]]:
-    try:
-        preprocess = msgspec.json.decode(text, type=Preprocess)
-    except (msgspec.DecodeError, ValueError):
-        return None, ("the file's own preprocessing cannot be read: not used",)
-    if (CHANNELS[preprocess.color], preprocess.height, preprocess.width) != spec.shape[1:]:
-        return None, ("the file's own preprocessing does not fit its input: not used",)
-    return preprocess, ("the preprocessing is the file's own",)
-
-
-def _of_windows_ml(metadata: Mapping[str, str], spec: TensorSpec) -> tuple[Preprocess | None, tuple[str, ...]]:
-    """The preprocessing by ONNX's metadata of images, which Windows ML reads; their keys and values ignore case.
-
-    https://onnx.ai/onnx/repo-docs/MetadataProps.html
-    """
-    told = {key.casefold(): value for key, value in metadata.items()}
-    pixels, order = told.get("image.nominalpixelrange", ""), told.get("image.bitmappixelformat")
-    ranges = {name.casefold(): numbers for name, numbers in _RANGES.items()}
-    if pixels.casefold() not in ranges:
-        return None, ()
-    (mean, std), (_, channels, height, width) = ranges[pixels.casefold()], map(int, (0, *spec.shape[1:]))
-    color: Color = "grey" if channels == 1 else "rgb"
-    if order is None and color == "rgb":
-        return None, ("the file does not say whether it wants pixels as RGB or BGR: its image metadata are not used",)
-    if order is not None and order.casefold() != {"grey": "gray8", "rgb": "rgb8"}[color]:
-        return None, (f"the file wants pixels as {order}, which edgekit does not make: its image metadata are not used",)
-    if told.get("image.colorspacegamma", "").casefold() == "linear":
-        return None, ("the file wants linear light, which edgekit does not make: its image metadata are not used",)
-    note = f"the preprocessing is the file's own: Image.NominalPixelRange is {pixels}"
-    return Preprocess(color, height, width, (mean,) * channels, (std,) * channels), (note,)
+    own = stated(metadata, inputs[0])
+    return own.preprocess, (own.note,) if own.note else ()

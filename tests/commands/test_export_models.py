@@ -67,8 +67,31 @@ class Dropping(Net):
         return F.dropout(super().forward(x))
 
 
+class Shifted(Net):
+    """A Net with numbers of its own that no file of weights holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.randn(1, 4), persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) + self.shift
+
+
 def compiled():
     return torch.compile(Net().eval())
+
+
+def wide():
+    return Net().double()
+
+
+def short():
+    return Net().bfloat16()
+
+
+def pair():
+    return Net().double(), torch.ones(2, 3, 19, 19).double()
 '''
 
 
@@ -157,3 +180,14 @@ def test_what_was_done_to_model_and_weights_is_in_report_and_manifest(
     assert all(any(step in line for line in notes) for step in steps), notes
     assert tuple(notes) == open_bundle(nets / "out").manifest.notes
     assert run("inspect", "nets_to_export:Net", "--input-shape", "1x3x19x19", "--weights", "c.pth:ema").code == 0
+
+
+@pytest.mark.parametrize("name", ["wide", "short", "pair", "Shifted"])
+def test_source_gives_verify_the_model_that_was_exported(
+    name: str, run: Command, nets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nets)
+    shape = () if name == "pair" else SHAPE
+    assert run("export", f"nets_to_export:{name}", *shape, "--output", "out").code == 0
+    result = run("verify", "out", "--source", f"nets_to_export:{name}", "--backend", "torch")
+    assert result.code == 0, result.err
