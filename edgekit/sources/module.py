@@ -198,6 +198,7 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, a
         inputs = (TensorSpec("input", "float32", (BATCH, args.get("in_channels", channels), *sides)),)
     else:
         raise UsageError(f"{source} needs the shape of its input, for example --input-shape 1x3x224x224")
+    _check_inputs(module, inputs)
     if weights is not None:
         notes += load_checkpoint(module, str(weights))
     name = source.rpartition(":")[2] or source
@@ -209,6 +210,32 @@ def _dtype(module: nn.Module) -> str:
     """The dtype of the first float parameter, which inputs usually share."""
     first = next((weight for weight in module.parameters() if weight.is_floating_point()), torch.zeros(()))
     return str(first.dtype).removeprefix("torch.")
+
+
+def _check_inputs(module: nn.Module, inputs: tuple[TensorSpec, ...]) -> None:
+    """Raise ModelError or UsageError unless ``forward`` takes as many inputs by position."""
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):  # code that does not tell is left to itself
+        return
+    try:
+        signature.bind(*inputs)
+    except TypeError:
+        needed = [name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty]
+        by_keyword = [name for name in needed if signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY]
+        if by_keyword:
+            raise ModelError(
+                f"forward() takes {', '.join(by_keyword)} by keyword only, and runtimes give inputs by position",
+                "take the * out of its parameters, or wrap the model in a module whose forward() passes them on",
+            ) from None
+        names = [name for name, parameter in signature.parameters.items() if parameter.kind in _BY_POSITION]
+        raise UsageError(
+            f"forward() takes the inputs {', '.join(names) or 'none'}, and {len(inputs)} were given",
+            "give each its own --input-shape NAME=SHAPE",
+        ) from None
+
+
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _ordered(inputs: tuple[TensorSpec, ...], module: nn.Module) -> tuple[TensorSpec, ...]:
