@@ -69,12 +69,25 @@ def evaluate(
         raise DataError(
             f"the bundle has no class {order!r}, which {pictures.name} has", "name the folders like the bundle's labels"
         )
+    _check_one_meaning(pictures.classes, opened.manifest.labels)
     seen = _run(opened, choice.setups, pictures, np.asarray(order, np.int64), progress)
     report = _report(opened, pictures, seen, bars)
     if sheet is not None:
         write_bytes(sheet, _sheet(pictures, report.wrong[:ON_SHEET]))
         report = msgspec.structs.replace(report, sheet=str(sheet))
     return msgspec.structs.replace(report, skipped=choice.skipped)
+
+
+def _check_one_meaning(classes: Sequence[str], labels: Sequence[str]) -> None:
+    """Raise DataError for a class whose name is that of several labels, as "crane" is of a bird and of a machine in ImageNet."""
+    for name in classes:
+        places = [place for place, label in enumerate(labels) if label == name]
+        places = places or [place for place, label in enumerate(labels) if label.casefold() == name.casefold()]
+        if len(places) > 1:
+            numbers = ", ".join(map(str, places))
+            raise DataError(
+                f"the class {name!r} may be any of the bundle's labels {numbers}", "name all folders by the labels' numbers"
+            )
 
 
 def _classifier(bundle: Bundle) -> Preprocess:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import ast
-import json
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from edgekit.errors import UsageError
-from edgekit.files import read_text
 from edgekit.preprocess import Preprocess, in_units, of_bytes
 from edgekit.sources import ExportOptions
 from edgekit.sources.image_metadata import stated
+from edgekit.sources.labels import label_list, read_labels
 from edgekit.tensors import TensorSpec, shape_text
 from edgekit.version import __version__
 
 LABELS = ("edgekit.labels", "names", "labels", "classes", "class_names", "id2label")
 """Keys under which exporters keep the names of the classes: Ultralytics', transformers', and what people write by hand."""
-MOST_TEXT = 1 << 20
-_LINE_END = re.compile(r"\r\n|\r|\n")
-"""Not U+2028 and other characters at which str.splitlines breaks: they may stand in a label."""
 
 
 class Description(NamedTuple):
@@ -81,17 +74,6 @@ def _check_units(mean: Sequence[float], std: Sequence[float]) -> None:
         )
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The labels in a file, one a line, without empty lines at its end; raises UsageError for one in the middle.
-
-    A label may hold U+2028 and its kin: lines end in LF, CR LF or CR.
-    """
-    lines = [line.strip() for line in _LINE_END.split(read_text(path, "labels file").rstrip())]
-    if lines != [""] and "" in lines:
-        raise UsageError(f"--labels {path}: line {lines.index('') + 1} is empty", "give each class a line, or remove the line")
-    return tuple(filter(None, lines))
-
-
 def takes_pictures(inputs: Sequence[TensorSpec]) -> bool:
     """Whether the model takes one float32 picture of one or three channels, N x C x H x W."""
     shape = inputs[0].shape
@@ -102,7 +84,7 @@ def check_labels(labels: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
     """Raise UsageError unless the first output has one number for each label."""
     shape = outputs[0].shape
     if labels and (len(shape) != 2 or shape[1] != len(labels)):
-        raise UsageError(f"--labels has {len(labels)} line(s) for an output of {shape_text(shape)}", "give one line per class")
+        raise UsageError(f"--labels has {len(labels)} label(s) for an output of {shape_text(shape)}", "give one line per class")
 
 
 def by_metadata(metadata: Mapping[str, str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Description:
@@ -120,35 +102,6 @@ def _labels(metadata: Mapping[str, str], outputs: Sequence[TensorSpec]) -> tuple
     if len(shape) != 2 or shape[1] != len(labels):
         return (), (f"the file names {len(labels)} classes under {key!r}, and its first output is {shape_text(shape)}: not used",)
     return labels, (f"the labels are the file's own, under {key!r}",)
-
-
-def label_list(text: str) -> tuple[str, ...]:
-    """The names in a JSON or Python literal (a list, or a mapping from 0, 1, ...), or separated by line ends or commas.
-
-    Empty where the text is something else.
-    """
-    if len(text) > MOST_TEXT:
-        return ()
-    value = _literal(text)
-    if isinstance(value, Mapping):
-        try:
-            numbered = {int(key): str(label) for key, label in value.items()}
-        except (TypeError, ValueError):
-            return ()
-        return tuple(numbered[index] for index in range(len(numbered))) if sorted(numbered) == list(range(len(numbered))) else ()
-    if isinstance(value, (list, tuple)):
-        return tuple(map(str, value))
-    parts = _LINE_END.split(text) if "\n" in text.strip() else text.split(",")
-    return tuple(part.strip() for part in parts if part.strip())
-
-
-def _literal(text: str) -> Any:
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
 
 
 def _preprocess(metadata: Mapping[str, str], inputs: Sequence[TensorSpec]) -> tuple[Preprocess | None, tuple[str, ...]]:
