@@ -22,7 +22,7 @@ from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError
 from edgekit.files import write_bytes
 from edgekit.parity.accuracy import Answers, answers, confusion, meaning_of, order_of, outputs_of, paired
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Preprocess, no_picture
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
@@ -93,6 +93,9 @@ def _check_one_meaning(classes: Sequence[str], labels: Sequence[str]) -> None:
 def _classifier(bundle: Bundle) -> Preprocess:
     manifest = bundle.manifest
     shape = manifest.outputs[0].shape
+    unlike = no_picture([(spec.dtype, spec.shape) for spec in manifest.inputs])
+    if manifest.preprocess is None and unlike is not None:
+        raise BundleError(f"bundle {bundle.root} cannot be given pictures: {unlike.reason}", unlike.remedy)
     if manifest.preprocess is None or not manifest.labels or len(manifest.inputs) != 1 or len(shape) != 2:
         raise BundleError(
             f"bundle {bundle.root} does not classify pictures: it has no labels, no preprocessing or another output",

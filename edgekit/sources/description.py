@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgekit.errors import UsageError
-from edgekit.preprocess import Preprocess, in_units, of_bytes
+from edgekit.preprocess import Preprocess, in_units, no_picture, of_bytes
 from edgekit.sources import ExportOptions
 from edgekit.sources.image_metadata import stated
 from edgekit.sources.labels import label_list, read_labels
@@ -37,10 +37,11 @@ def by_options(options: ExportOptions, inputs: Sequence[TensorSpec]) -> Descript
     if options.mean is None or options.std is None:
         return Description(None, labels)
     shape = inputs[0].shape
-    if not takes_pictures(inputs):
+    unlike = no_picture([(spec.dtype, spec.shape) for spec in inputs])
+    if unlike is not None:
         raise UsageError(
-            "--mean and --std describe one picture input of shape 1x1xHxW or 1x3xHxW, and this model takes another",
-            "leave them out",
+            f"--mean and --std are for a model of float32 pictures, N x 1 or 3 x H x W, and this is none: {unlike.reason}",
+            f"leave them out, or {unlike.remedy}",
         )
     try:
         preprocess = Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std)
@@ -76,8 +77,7 @@ def _check_units(mean: Sequence[float], std: Sequence[float]) -> None:
 
 def takes_pictures(inputs: Sequence[TensorSpec]) -> bool:
     """Whether the model takes one float32 picture of one or three channels, N x C x H x W."""
-    shape = inputs[0].shape
-    return len(inputs) == 1 and len(shape) == 4 and shape[1] in (1, 3) and inputs[0].dtype == "float32"
+    return no_picture([(spec.dtype, spec.shape) for spec in inputs]) is None
 
 
 def check_labels(labels: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
