@@ -54,7 +54,7 @@ def check_tied(state: State, own: State) -> None:
     """Raise ModelError where a file holds two tensors for one of the model."""
     for first, *others in _tied(own):
         for other in others:
-            if not (state[first].shape == state[other].shape and bool((state[first] == state[other]).all())):
+            if not (state[first].shape == state[other].shape and bool((state[first].double() == state[other].double()).all())):
                 raise ModelError(
                     f"the weights hold different numbers for {first} and {other}, which are one tensor of the model",
                     "build the model without sharing them, or use weights of this model",

@@ -111,9 +111,10 @@ def _archive(path: Path) -> tuple[str, str] | None:
             "an archive of torch.export",
             f"take them out: torch.save(torch.export.load({path.name!r}).state_dict, 'weights.pth')",
         )
-    if "data.pkl" not in names:
-        return "a zip archive", REMEDY
-    return None
+    if "data.pkl" in names:
+        return None
+    numpy = all(name.endswith(".npy") for name in names)
+    return ("an archive of numpy", f"load them into the model, and {REMEDY}") if numpy else ("a zip archive", REMEDY)
 
 
 def _what_it_is(path: Path) -> str:

@@ -234,7 +234,8 @@ def _load(model: nn.Module, path: Path, state: State) -> None:
     trained = {name for name, _ in model.named_parameters()} | {
         key for key in own if key.endswith(("running_mean", "running_var"))
     }
-    broken = next((key for key in own if key in trained and not state[key].isfinite().all()), None)  # a mask may hold -inf
+    # as the model's dtype, because PyTorch lacks it for 8 bits; a mask may hold -inf
+    broken = next((key for key in own if key in trained and not state[key].to(own[key].dtype).isfinite().all()), None)
     if broken is not None:
         raise ModelError(f"weights {path}: {broken} is not finite", "use weights of a training that went well")
     others = {key: value for key, value in whole.items() if key not in own}  # of get_extra_state()

@@ -47,10 +47,10 @@ class Answers(NamedTuple):
 def answers(outputs: Array, labels: NDArray[np.int64], *, probabilities: bool) -> Answers:
     """Judge ``outputs``, N x classes, by ``labels``, int64 N; ``probabilities``: they are so already, and no softmax is taken.
 
-    A sample whose outputs are not finite is of class 0, with no confidence, and in no top.
+    A sample whose largest output is NaN or infinite is of class 0, with no confidence, and in no top; -inf beside it is a mask.
     """
     wide = outputs.astype(np.float64)
-    finite = np.isfinite(wide).all(1)
+    finite = np.isfinite(wide.max(1))  # NaN where any is
     wide[~finite] = -1.0
     predicted = wide.argmax(1)
     ranks = (wide > wide[np.arange(len(wide)), labels][:, None]).sum(1)

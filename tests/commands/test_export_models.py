@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from edgekit.bundle.folder import open_bundle
@@ -65,6 +66,16 @@ class Svd(Net):
 class Dropping(Net):
     def forward(self, x):
         return F.dropout(super().forward(x))
+
+
+class Masked(Net):
+    def forward(self, x):
+        return super().forward(x).masked_fill(torch.arange(4) > 2, float("-inf"))
+
+
+class Logarithm(Net):
+    def forward(self, x):
+        return (super().forward(x) - 100).log()
 
 
 class Shifted(Net):
@@ -191,3 +202,19 @@ def test_source_gives_verify_the_model_that_was_exported(
     assert run("export", f"nets_to_export:{name}", *shape, "--output", "out").code == 0
     result = run("verify", "out", "--source", f"nets_to_export:{name}", "--backend", "torch")
     assert result.code == 0, result.err
+
+
+def test_masked_outputs_are_exported_verified_and_labelled_and_nan_is_refused(
+    run: Command, nets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nets)
+    (nets / "labels.txt").write_text("a\nb\nc\nd\n")
+    words = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--labels", "labels.txt")
+    assert run("export", "nets_to_export:Masked", *SHAPE, *words, "--output", "masked").code == 0
+    assert run("verify", "masked", "--source", "nets_to_export:Masked").code == 0
+    Image.effect_noise((19, 19), 90).convert("RGB").save("p.png")
+    result = run("predict", "masked", "p.png", "--top", "4", "--json")
+    assert result.code == 0, result.err
+    assert result.document["predictions"][0]["guesses"][-1] == {"label": "d", "probability": 0.0}
+    refused = run("export", "nets_to_export:Logarithm", *SHAPE, "--output", "nan")
+    assert (refused.code, "output 'output' of the model is NaN on its golden inputs" in refused.err) == (2, True), refused.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -88,3 +89,18 @@ def test_the_key_chooses_before_the_fit_is_judged(tmp_path: Path) -> None:
     assert start_from(net(), str(tmp_path / "c.pth"), 2) == ("the weights are 'student' of c.pth",)
     with pytest.raises(ModelError, match=r"are for 4 input channels"):
         start_from(net(), f"{tmp_path / 'c.pth'}:teacher", 2)
+
+
+def test_numbers_of_8_bits_become_the_models_dtype(tmp_path: Path) -> None:
+    state = {key: value.to(torch.float8_e4m3fn) for key, value in net().state_dict().items()}
+    save_file(state, tmp_path / "c.safetensors")
+    model = net()
+    assert load_checkpoint(model, str(tmp_path / "c.safetensors")) == (
+        "the weights' float8_e4m3fn became float32, as the model has it",
+    )
+    assert torch.equal(model.state_dict()["0.weight"], state["0.weight"].float())
+
+
+def test_an_archive_of_numpy_is_said_to_be_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", w=np.ones(2))
+    assert "are an archive of numpy, not a state_dict; load them into the model" in refusal(str(tmp_path / "c.npz"))
