@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ from edgekit.models.wrappers import unwrapped
 from edgekit.spelling import did_you_mean
 
 SEED = 0
-"""torch's seed while a factory is called: without weights, the same export twice is the same bundle."""
+"""The seed while a factory is called: without weights, the same export twice is the same bundle."""
 
 
 def call_factory(name: str, args: Mapping[str, Any] | None = None) -> Any:
@@ -92,10 +94,24 @@ def build_module(name: str, args: Mapping[str, Any] | None = None) -> nn.Module:
 
 
 def rebuild_module(name: str, args: Mapping[str, Any] | None = None) -> nn.Module:
-    """The module of ``build`` with torch's seed ``SEED``: what a factory draws and no file of weights holds is the same again."""
+    """The module of ``build``, ``seeded``: what a factory draws and no file of weights holds is that of the export."""
+    with seeded():
+        return build_module(name, args)
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Python's, numpy's and torch's generators begin with ``SEED`` while the context is open, and go on afterwards as before."""
+    python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return build_module(name, args)
+        random.seed(SEED)
+        np.random.seed(SEED)  # what factories draw from
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)
 
 
 def _described(inputs: object, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -22,7 +22,7 @@ from edgekit.decoding import CHANNELS
 from edgekit.errors import InputError, ModelError, UsageError
 from edgekit.files import check_name, read_bytes, sha256_of
 from edgekit.models import MODELS
-from edgekit.models.factory import SEED, build, build_module
+from edgekit.models.factory import SEED, build, build_module, seeded
 from edgekit.models.weights import load_checkpoint, load_weights
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Recipe, load_recipe
@@ -182,7 +182,8 @@ def _untrained(recipe: Recipe) -> ModelSource:
 
 def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, args: Mapping[str, Any]) -> ModelSource:
     torch.manual_seed(SEED)
-    module, example, notes, widened = build(source, args)
+    with seeded():
+        module, example, notes, widened = build(source, args)
     if input_shapes:
         inputs = _ordered(parse_shapes(input_shapes, _dtype(module)), module)
     elif example:

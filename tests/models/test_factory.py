@@ -104,13 +104,16 @@ def test_what_a_factory_or_its_forward_imports_later_is_found_too(tmp_path: Path
 
 
 FACTORIES = """
+import random
+import numpy as np
 import torch
 from torch import nn
 
 class Shifted(nn.Linear):
     def __init__(self):
         super().__init__(4, 2)
-        self.register_buffer("shift", torch.randn(2), persistent=False)
+        drawn = torch.randn(2) + torch.from_numpy(np.random.rand(2)) + random.random()
+        self.register_buffer("shift", drawn, persistent=False)
 
 def wide():
     return nn.Linear(4, 2).double()
