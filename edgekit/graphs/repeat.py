@@ -59,7 +59,7 @@ class _Run:
         with torch.inference_mode(), _places(model) as place, _Recorder(place, hashed) as recorder:
             result = model(*given)
         self.calls = recorder.calls
-        self.outputs = {name: tensor.clone() for name, tensor in named_outputs(result).items()}
+        self.outputs = {name: tensor.detach().clone() for name, tensor in named_outputs(result).items()}
         self.written = written_inputs(example, given)
         self.none = [name for name, value in flat_outputs(result) if value is None]
 

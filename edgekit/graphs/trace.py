@@ -61,8 +61,14 @@ def frozen_copy(model: nn.Module, example: tuple[Tensor, ...]) -> FirstRun:
             first = _first_run(inference_copy(model, share=True), example)
     except _Written:
         first = _first_run(inference_copy(model), example)
-    named_outputs(first.result)  # raises for outputs that are no tensors
+    for name, tensor in named_outputs(first.result).items():  # raises for outputs that are no tensors
+        _check_real(name, tensor)
     return first
+
+
+def _check_real(name: str, tensor: Tensor) -> None:
+    if tensor.is_complex():
+        raise ModelError(f"output {name!r} is complex, which no backend takes", "return its real and imaginary parts")
 
 
 def _first_run(frozen: nn.Module, example: tuple[Tensor, ...]) -> FirstRun:
@@ -284,8 +290,7 @@ def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Tensor
                 f"{shape_text(second)} for {TRACED_BATCH + 1}",
                 "the batch must be the first axis of every output and no other",
             )
-        if tensor.is_complex():
-            raise ModelError(f"output {name!r} is complex, which no backend takes", "return its real and imaginary parts")
+        _check_real(name, tensor)
         specs.append(TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *first[1:])))
     return tuple(specs)
 

@@ -78,6 +78,16 @@ class Logarithm(Net):
         return (super().forward(x) - 100).log()
 
 
+class Spectrum(Net):
+    def forward(self, x):
+        return torch.fft.fft2(x)
+
+
+class WithWeight(Net):
+    def forward(self, x):
+        return super().forward(x), self.head.weight
+
+
 class Shifted(Net):
     """A Net with numbers of its own that no file of weights holds."""
 
@@ -133,6 +143,8 @@ def exported(folder: Path, name: str, environment: dict[str, str], *args: str) -
         ("Half", "computes in bfloat16, which ONNX's opset 20 does not have for it; take --opset 22, whose Conv has it, or"),
         ("Svd", "torch.onnx.export refused the model at opset 20: it has no ONNX for aten."),
         ("Branching", "cannot be traced with a free batch axis"),
+        ("Spectrum", "output 'output' is complex, which no backend takes"),
+        ("WithWeight", "output 'output1' is 4x8 for 80 samples: its first axis is not the batch"),
         ("Dropping", "forward() draws random numbers in inference mode: aten.dropout"),
     ],
 )
