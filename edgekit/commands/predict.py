@@ -16,7 +16,7 @@ from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
 from edgekit.parity.accuracy import meaning_of
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Preprocess, no_picture
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Guess, Numbers, Prediction, PredictReport
 from edgekit.reports.train import LeftOut
@@ -105,6 +105,9 @@ def _named(path: Path) -> tuple[Sequence[Path], Sequence[LeftOut]]:
 def _classifier(bundle: Bundle) -> Preprocess:
     """The bundle's preprocessing; raises BundleError unless the bundle takes one picture and names its classes."""
     preprocess = bundle.manifest.preprocess
+    unlike = no_picture([(spec.dtype, spec.shape) for spec in bundle.manifest.inputs])
+    if preprocess is None and unlike is not None:
+        raise BundleError(f"bundle {bundle.root} cannot be given pictures: {unlike.reason}", unlike.remedy)
     if preprocess is None or not bundle.manifest.labels or len(bundle.manifest.inputs) != 1:
         raise BundleError(
             f"bundle {bundle.root} records no preprocessing or labels, so it cannot be given pictures",
@@ -124,7 +127,7 @@ def _label(bundle: Bundle, session: Session, preprocess: Preprocess, image: Path
     numbers = session.run({name: preprocess.normalise(pixels)})[output][0]
     if numbers.shape != (len(labels),):
         raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {numbers.shape}", "export it again")
-    if not np.isfinite(numbers).all():
+    if not np.isfinite(numbers.max()):  # NaN where any is; -inf beside a finite number is a mask
         return Prediction(str(image), (), "the model's outputs for this picture are not finite; run edgekit verify on the bundle")
     shares = softmax(numbers) if meaning == "softmax of the output" else numbers
     return Prediction(str(image), guesses(shares, labels, top))

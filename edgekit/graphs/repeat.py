@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekit.errors import ModelError
 from edgekit.graphs.trace import TRACED_BATCH, flat_outputs, frozen_copy, named_outputs, own_copies, tensors_of, written_inputs
-from edgekit.tensors import TensorSpec, largest, normalised_error
+from edgekit.tensors import TensorSpec, normalised_error
+from edgekit.tolerance import finite_scale
 
 _SAME = 1e-6  # error of scale: threads may add in another order
 _ALONE = "let the outputs of forward() depend on its inputs alone"
@@ -65,7 +66,7 @@ class _Run:
             result = model(*given)
         self.calls = recorder.calls
         self.random = next(filter(None, map(recorder.random_in, named_outputs(result).values())), recorder.escaped)
-        self.outputs = {name: tensor.clone() for name, tensor in named_outputs(result).items()}
+        self.outputs = {name: tensor.detach().clone() for name, tensor in named_outputs(result).items()}
         self.written = written_inputs(example, given)
         self.none = [name for name, value in flat_outputs(result) if value is None]
 
@@ -179,7 +180,7 @@ def _apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
         return True
     pairs = [(first[name].double().numpy(), second[name].double().numpy()) for name in first]
     return any(
-        not normalised_error(new, old, scale=largest(old) or 1.0) <= _SAME and old.tobytes() != new.tobytes()
+        not normalised_error(new, old, scale=finite_scale(old) or 1.0) <= _SAME and old.tobytes() != new.tobytes()
         for old, new in pairs
     )
 

@@ -20,7 +20,8 @@ from edgekit.onnx.read import NORM, WHOLE, precision_of, read_onnx, specs_of
 from edgekit.onnx.rounding import rounding_limit
 from edgekit.onnx.run import Runner, open_unoptimised, run_alone, run_in_batches
 from edgekit.onnx.steps import random_node
-from edgekit.tensors import BATCH, Array, Feed, TensorSpec, largest, normalised_error, sample_feed, shape_text
+from edgekit.tensors import BATCH, Array, Feed, TensorSpec, normalised_error, sample_feed, shape_text
+from edgekit.tolerance import finite_scale
 
 _SIZES = (1, 2, 3)
 _INFERENCE = "export the model again in inference mode, with samples that do not see each other"
@@ -308,7 +309,7 @@ def _difference(run: Runner, feed: Feed, references: Mapping[str, Array], roundi
 
 def change_of_scale(outputs: Array, reference: Array) -> float:
     """The error of the first samples, relative to the scale of all samples. Infinite if the reference is all zeros."""
-    return normalised_error(outputs, reference[: len(outputs)], scale=largest(reference), of_zero=0)
+    return normalised_error(outputs, reference[: len(outputs)], scale=finite_scale(reference.astype(np.float64)), of_zero=0)
 
 
 def _training(model: onnx.ModelProto) -> str:

@@ -22,7 +22,7 @@ from edgekit.parity.inputs import Recorded
 from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
 from edgekit.reports.verify import Check
-from edgekit.tensors import Array, TensorSpec
+from edgekit.tensors import Array, TensorSpec, differences
 from edgekit.tolerance import PRECISIONS, finite_scale, parts_of
 
 _ELEMENT_TYPES = {
@@ -238,7 +238,7 @@ def _inflated(seen: Evidenced, name: str, floors: Array) -> bool:
     reference, original = seen.golden.float64[name], seen.golden.original[name].astype(np.float64)
     for part, own, floor in zip(parts_of(reference, sizes), parts_of(original, sizes), floors, strict=True):
         least = 4 * float(np.finfo(np.float32).eps) * finite_scale(part)
-        if floor.max(initial=0.0) > ROOM * max(finite_scale(own - part), least):
+        if floor.max(initial=0.0) > ROOM * max(finite_scale(differences(own, part)), least):
             return True
     return False
 

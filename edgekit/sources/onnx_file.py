@@ -32,6 +32,7 @@ from edgekit.progress import Advance
 from edgekit.reports.export import FoldReport
 from edgekit.sources import ExportOptions
 from edgekit.sources.description import Description, by_metadata, by_options, check_labels, metadata
+from edgekit.sources.image_metadata import check_agrees
 from edgekit.sources.measuring import noise_of_file, not_reached
 from edgekit.sources.selfcheck import Unverified, check_draft
 from edgekit.tensors import Array, worst_error
@@ -141,7 +142,10 @@ def _described(source: OnnxSource, options: ExportOptions) -> Description:
     """Labels and preprocessing of the command line, or else of the file's own metadata."""
     given = by_options(options, source.inputs)
     check_labels(given.labels, source.outputs)
-    own = by_metadata({item.key: item.value for item in source.original.metadata_props}, source.inputs, source.outputs)
+    entries = {item.key: item.value for item in source.original.metadata_props}
+    if given.preprocess:
+        check_agrees(given.preprocess, entries, source.inputs[0])
+    own = by_metadata(entries, source.inputs, source.outputs)
     unused = ("the preprocessing", "the labels")[given.preprocess is None] if given.preprocess or given.labels else " "
     notes = tuple(text for text in own.notes if not (given.preprocess and given.labels) and not text.startswith(unused))
     return Description(given.preprocess or own.preprocess, given.labels or own.labels, notes)

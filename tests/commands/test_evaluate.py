@@ -165,3 +165,22 @@ def test_a_report_holds_every_wrong_picture_and_the_page_the_surest(run: Command
 def test_a_drop_that_nothing_can_be_compared_with_does_not_pass(lenet: Path, folder: Path) -> None:
     assert not evaluate(lenet, folder, ["ort-cpu"], bars=Bars(max_drop=0.5)).passed
     assert evaluate(lenet, folder, ["ort-cpu threads=1", "ort-cpu threads=2"], bars=Bars(max_drop=0.5)).passed
+
+
+def test_pictures_of_one_class_alone_are_judged(lenet: Path, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "Trouser", tmp_path / "one" / "Trouser")
+    report = evaluate(lenet, tmp_path / "one", ["ort-cpu"])
+    said = by_hand(lenet, tmp_path / "one")
+    assert report.pictures == 12
+    assert report.rows[0].top1 == sum(label == "Trouser" for label, _ in said.values()) / 12
+
+
+def test_a_class_that_two_labels_are_called_is_refused_and_its_numbers_are_not(lenet: Path, folder: Path, tmp_path: Path) -> None:
+    labels = list(open_bundle(lenet).manifest.labels)
+    labels[0] = "Trouser"
+    edit(lenet, lambda document: document.update(labels=labels))
+    with pytest.raises(DataError, match="the class 'Trouser' may be any of the bundle's labels 0, 1; name all folders by"):
+        evaluate(lenet, folder, ["ort-cpu"])
+    for name in LABELS:
+        shutil.copytree(folder / name, tmp_path / "numbers" / str(fashion_mnist.CLASSES.index(name)))
+    assert evaluate(lenet, tmp_path / "numbers", ["ort-cpu"]).pictures == 36

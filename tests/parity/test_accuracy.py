@@ -102,3 +102,10 @@ def test_labels_that_no_folder_can_be_called_are_found_by_their_spelling_or_numb
     assert order_of(["T-shirt_top", "Ankle boot"], labels) == [0, 1]
     assert order_of(["ankle_boot", "t-shirt top"], labels) == [1, 0]
     assert order_of(["1", "0"], labels) == [1, 0]
+
+
+def test_an_infinite_number_that_masks_a_class_is_no_loss() -> None:
+    masked = answers(np.array([[-np.inf, 1.0, 0.0]]), np.array([1]), probabilities=False)
+    assert masked.predicted.tolist() == [1]
+    assert masked.confidence[0] == pytest.approx(np.e / (1 + np.e))
+    assert masked.in_top.tolist() == [True]
