@@ -52,7 +52,14 @@ def follow(subject: str) -> None:
     sys.stderr.flush()
     inlet, outlet = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until each of the two is ready for it
-    parent, pid = os.getpid(), os.fork()
+    parent = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:  # no more processes are allowed: better without a watcher than not at all
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.close(inlet)
+        os.close(outlet)
+        return
     if pid:
         os.close(outlet)
         raise Followed(_watch(pid, inlet, subject))

@@ -61,6 +61,12 @@ def test_a_process_with_other_work_does_not_fork() -> None:
     assert os.getpid() == before
 
 
+def test_where_no_more_processes_are_allowed_the_command_goes_on_by_itself() -> None:
+    nothing = "import os\ndef refuse(): raise BlockingIOError(11, 'Resource temporarily unavailable')\nos.fork = refuse\n"
+    command = [sys.executable, "-c", nothing + FOLLOWING, "print('by itself')"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "by itself\n"
+
+
 def test_an_interrupt_of_the_watcher_alone_reaches_the_fork() -> None:
     statements = "print('ready', flush=True)\ntry: time.sleep(1000)\nexcept KeyboardInterrupt: sys.exit(130)"
     process = subprocess.Popen([sys.executable, "-c", FOLLOWING, statements], stdout=subprocess.PIPE, text=True)
