@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def predict(
             labelled = None if problem else _label(opened, ready.session, preprocess, picture, (meaning, top))
             predictions.append(labelled or Prediction(str(picture), (), problem))
             advance(1, picture.name)
-    return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, meaning)
+    return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, meaning, asked.left_out)
 
 
 class Asked(NamedTuple):
@@ -75,18 +76,25 @@ def picture_files(paths: Iterable[Path | str]) -> Asked:
     """
     problems: dict[Path, str] = {}
     left_out: list[LeftOut] = []
+    spelt: dict[str, Path] = {}
     refusal = None
     for path in map(Path, paths):
         try:
             pictures, others = _named(path)
             left_out += others
-            problems |= dict.fromkeys(pictures, "")
+            problems |= dict.fromkeys((picture for picture in pictures if not _is_again(picture, spelt)), "")
         except DataError as problem:
             refusal = refusal or problem
             problems.setdefault(path, str(problem))
     if refusal and all(problems.values()):
         raise refusal
     return Asked(problems, tuple(left_out))
+
+
+def _is_again(picture: Path, spelt: dict[str, Path]) -> bool:
+    """Whether a picture before was this file, in another spelling of Unicode that the file system takes for the same name."""
+    first = spelt.setdefault(normalize("NFC", str(picture)), picture)
+    return first != picture and first.exists() and picture.exists() and first.samefile(picture)
 
 
 def _named(path: Path) -> tuple[Sequence[Path], Sequence[LeftOut]]:

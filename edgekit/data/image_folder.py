@@ -6,11 +6,13 @@ hash of each file's content: adding pictures moves none between the halves, and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +188,12 @@ def _classes(root: Path, divided: tuple[str, str] | None, fewest: int = 2) -> tu
     classes = tuple(subfolders(base))
     if len(classes) < fewest:
         raise DataError(f"{base} has {len(classes)} class folder(s)", "put each class's pictures in a folder of its own")
+    twice = [name for name, count in Counter(normalize("NFC", name) for name in classes).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{base} has two class folders that are both called {twice[0]}, in two spellings of Unicode",
+            "move the pictures of one into the other",
+        )
     if not divided:
         _check_not_divided_below(root, classes)
     return classes
