@@ -17,7 +17,7 @@ from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bou
 from edgekit.machine.cpu import cores
 from edgekit.parity.bars import bars_of
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
-from edgekit.parity.run import BATCHES, parity
+from edgekit.parity.run import AT_ONCE, BATCHES, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import VerifyReport
 from edgekit.setups import Setup, as_setups, labels, taking
@@ -86,12 +86,16 @@ def _bytes_in(folder: Path) -> int:
 
 @contextmanager
 def bounded(bundle: Bundle, setup: Setup) -> Iterator[None]:
-    """Let what runs a variant take the memory and the time that its files explain."""
-    with (
-        memory_bound(_room(bundle, setup)) if row_of(setup.backend).in_memory else nullcontext(),
-        time_bound(_seconds(bundle, setup)),
-    ):
-        yield
+    """Let what runs a variant take the memory and the time that its files explain; raises TooLargeError beyond the memory."""
+    try:
+        with (
+            memory_bound(_room(bundle, setup)) if row_of(setup.backend).in_memory else nullcontext(),
+            time_bound(_seconds(bundle, setup)),
+        ):
+            yield
+    except MemoryError:
+        reason = f"running {bundle.onnx_of(setup.variant)} takes more memory than its tensors explain"
+        raise TooLargeError(reason, "do not trust it") from None
 
 
 def _notes(bundle: Bundle) -> tuple[str, ...]:
@@ -140,5 +144,5 @@ def _seconds(bundle: Bundle, setup: Setup) -> float:
 def _taking(setup: Setup, manifest: Manifest) -> Setup:
     """The setup with verification's batch sizes; a backend with ranges keeps its own, so that the shipped engine is verified."""
     fixed = fixed_batch(manifest.inputs)
-    sizes = (*BATCHES, manifest.golden.samples) if fixed is None else (fixed,)
+    sizes = (*BATCHES, min(manifest.golden.samples, AT_ONCE)) if fixed is None else (fixed,)
     return setup if row_of(setup.backend).in_ranges else taking(setup, sizes)

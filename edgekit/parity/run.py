@@ -26,6 +26,8 @@ from edgekit.tolerance import Bar
 
 BATCHES = (1, 2, 3, 7)
 """Batch sizes beside all samples at once: none of them was traced."""
+AT_ONCE = 1024
+"""Samples that are run at once, at most: a runtime keeps the memory of a batch that was too large, and the next finds none."""
 
 
 def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str) -> ParityReport:
@@ -52,7 +54,7 @@ def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str) -> 
 
 
 def sizes_to_run(session: Session, samples: int) -> tuple[tuple[int, ...], ...]:
-    """The batch sizes of each run of all ``samples`` samples: all at once, and in turn those of ``BATCHES``.
+    """The batch sizes of each run of all ``samples`` samples: all at once, up to ``AT_ONCE``, and in turn those of ``BATCHES``.
 
     A session with ranges of sizes does so in each range, because each may run other kernels. A model that takes one size only is
     run in that size.
@@ -60,6 +62,7 @@ def sizes_to_run(session: Session, samples: int) -> tuple[tuple[int, ...], ...]:
     fixed = fixed_batch(session.inputs)
     if fixed is not None:
         return ((fixed,),)
+    samples = min(samples, AT_ONCE)
     ranges = session.ranges if isinstance(session, InRanges) else ()
     runs = [
         run

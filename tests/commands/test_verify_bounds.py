@@ -7,17 +7,20 @@ import sys
 from pathlib import Path
 
 import hostile_bundles as hostile
+import msgspec
 import numpy as np
 import onnx
 import pytest
 
 from edgekit.backends.choose import open_named
-from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.folder import open_bundle, write_bundle
+from edgekit.bundle.golden import GoldenArrays
 from edgekit.commands import verify as command
 from edgekit.commands.verify import bounded
 from edgekit.errors import TooLargeError
 from edgekit.machine.bounds import stacks
 from edgekit.setups import Setup
+from edgekit.tensors import LARGEST_BATCH, Array
 from tests.bundle.editing import put
 
 SETUP = Setup("ort-cpu", threads=1)
@@ -72,3 +75,24 @@ def test_the_stacks_of_two_hundred_threads_have_room_and_without_it_one_sentence
         if code:
             assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
             assert "Traceback" not in done.stderr
+
+
+def test_more_golden_samples_than_a_batch_may_have_are_verified(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    manifest, golden, count = opened.manifest, opened.golden(), LARGEST_BATCH + 1
+
+    def many(arrays: dict[str, Array]) -> dict[str, Array]:
+        return {name: np.resize(array, (count, *array.shape[1:])) for name, array in arrays.items()}
+
+    arrays = GoldenArrays(many(golden.inputs), many(golden.float64), many(golden.original), None)
+    contents = {name: (bundle / name).read_bytes() for name in manifest.files if name != "evidence.npz"}
+    described = msgspec.structs.replace(manifest.golden, samples=count, parts=(), pictures=())
+    write_bundle(
+        bundle,
+        msgspec.structs.replace(manifest, golden=described, evidence=None),
+        contents | {"golden.npz": arrays.to_npz()},
+    )
+    (row,) = command.verify(bundle, "ort-cpu").parities
+    assert row.passed
+    assert row.samples == count
+    assert row.facts["batch sizes"] == "1024, 1, 2, 3, 7"
