@@ -21,7 +21,7 @@ from edgekit.tolerance import NoiseBar, channel_axis, finite_scale, parts_of
 
 SEED = 0
 NO_ROWS: Mapping[str, int] = MappingProxyType({})
-NORMAL, EACH = 40, 8
+NORMAL, EACH = 32, 8
 """Samples of the first part, and of each further one."""
 STEPS = 32
 """Normal numbers are rounded to this part of 1, so that a bundle's golden file packs to a quarter."""
@@ -165,7 +165,7 @@ def extreme_pictures(channels: int, height: int, width: int, seed: int = SEED) -
 def pictures_without_data(
     channels: int, height: int, width: int, seed: int = SEED
 ) -> tuple[NDArray[np.uint8], tuple[GoldenPart, ...]]:
-    """Pictures for a model whose preprocessing is known and whose data is not: 56 of noise and blocks, and the extremes."""
+    """Pictures for a model whose preprocessing is known and whose data is not: 48 of noise and blocks, and the extremes."""
     rng, shape = np.random.default_rng(seed), (channels, height, width)
     noise = rng.normal(128, 48, (NORMAL, *shape)).round().clip(0, 255)
     blocks = rng.integers(0, 256, (2 * EACH, channels, -(-height // 8), -(-width // 8)))
