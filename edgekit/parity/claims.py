@@ -17,6 +17,7 @@ from edgekit.bundle.manifest import GoldenPicture, Manifest
 from edgekit.decoding import CHANNELS
 from edgekit.errors import DataError
 from edgekit.onnx.wire import Declared, declared, in_steps
+from edgekit.parity.accuracy import FLIPS
 from edgekit.parity.bars import held_to_noise
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.pixels import undone
@@ -33,8 +34,6 @@ _WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
 """Precisions with a wider bar, and the element types of which a file of them holds one."""
 NEXT_LEVEL = 1.01
 """Levels of 255 by which releases of Pillow may resize differently."""
-FLIPS = 2e-3
-"""Share of the test set by which a file's accuracy may differ from the original's."""
 ROOM = 30
 """Times the original's own error, or four units in the last place of the scale, that a noise floor may be."""
 WITH_EVIDENCE = ["0", "2"]
