@@ -140,7 +140,8 @@ def _bench(job: Job) -> tuple[Report, str]:
     write_bytes(job.run / "bench.json", report.to_json())
     first = [row for row in report.rows if row.batch == report.rows[0].batch and row.boundary == "end-to-end"]
     medians = ", ".join(f"{row.backend} {row.median_ms:.3g} ms" for row in first)
-    return report, f"batch {report.rows[0].batch} end-to-end: {medians}"
+    noisy = next((f" ({row.noise})" for row in first if row.noise.startswith("noisy")), "")
+    return report, f"batch {report.rows[0].batch} end-to-end: {medians}{noisy}"
 
 
 def _bundle_inputs(job: Job, settings: msgspec.Struct) -> dict[str, Any]:
