@@ -38,7 +38,9 @@ def check_codes(codes: Collection[str]) -> None:
     """Raise UsageError for a code that no check has."""
     for code in codes:
         if code not in CODES:
-            raise UsageError(f"--allow {code} is no check's", f"choose from {', '.join(CODES)}{did_you_mean(code, CODES)}")
+            raise UsageError(
+                f"--allow {code}: there is no such check", f"choose from {', '.join(CODES)}{did_you_mean(code, CODES)}"
+            )
 
 
 def _tolerance(bundle: Bundle, golden: GoldenArrays) -> list[Check]:

@@ -77,7 +77,7 @@ class _Layout:
         yield from [self._grid(shown)] if self._fits(shown) else self._below(shown)
         lost = [self.columns[place].heading for place in everything if place not in shown]
         if lost:
-            yield Text(f"no room at this width for {', '.join(lost)}; --json has all", "dim")
+            yield Text(f"left out at this width: {', '.join(lost)}; --json has all", "dim")
 
     def _fits(self, shown: Sequence[int]) -> bool:
         return sum(self.least[place] for place in shown) + GAP * (len(shown) - 1) + MARGIN <= self.width
