@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgekit.backends import GROUP, absence, table
+from edgekit.bundle.allowance import asks_too_much
 from edgekit.bundle.folder import check_replaceable, open_bundle
 from edgekit.bundle.manifest import CARD, GOLDEN, MANIFEST, MODEL, WEIGHTS
 from edgekit.commands.bench import bench
@@ -20,7 +21,6 @@ from edgekit.commands.verify import verify
 from edgekit.files import fingerprints, write_bytes
 from edgekit.latency.loop import Timing
 from edgekit.machine.packages import needs, tool_versions, versions_of
-from edgekit.parity.bars import asks_too_much
 from edgekit.parity.manifest import TOLERANCE
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import BenchRecipe, Recipe, TrainRecipe, load_recipe

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from edgekit.bundle.allowance import held_to_noise
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
@@ -18,7 +19,6 @@ from edgekit.decoding import CHANNELS
 from edgekit.errors import DataError
 from edgekit.onnx.wire import Declared, declared, in_steps
 from edgekit.parity.accuracy import FLIPS
-from edgekit.parity.bars import held_to_noise
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from edgekit.bundle.allowance import asks_too_much
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import UsageError
-from edgekit.parity.bars import asks_too_much
 from edgekit.parity.claims import CLAIMS, evidenced
 from edgekit.parity.inputs import FEWEST, is_constant
 from edgekit.parity.pixels import pixels
