@@ -387,6 +387,25 @@ def test_verify_ends_with_its_verdict_and_says_who_is_held_to_which_bar() -> Non
     assert accepted[-1] == "pass: ort-cpu; accepted by --allow: pixels"
 
 
+def test_bisect_says_in_words_what_is_no_number_and_what_to_do() -> None:
+    culprit = CulpritNode("node_3", "Gemm", "", "v", 1e300, 0.0)
+    off = Trial(Setup("ort-cpu"), 1.7e308, False, 1.0)
+    shown = words(printed(BisectReport("b", "ort-cpu", "file", culprit, (off,)), 200))
+    assert "first node that departs: Gemm node_3: its output is not finite, or of another shape" in shown
+    assert shown.endswith("what to do: get the bundle again from whoever exported it; if you are that one, export it again")
+    assert "tried" not in shown  # the one setup that fails, which the reader has seen
+    helps = Trial(Setup("ort-cpu", threads=1), 0.2, True, 1.0)
+    shown = words(printed(BisectReport("b", "ort-cpu", "runtime", culprit, (off, helps), helps.setup), 200))
+    assert "not finite -> 0.2 of what is allowed" in shown
+    assert "e+300" not in shown
+    assert "e+308" not in shown
+    manifest = printed(BisectReport("b", "ort-cpu", "manifest", notes=("mean is another",)), 200)
+    assert "FAIL mean is another" in manifest
+    gradual = CulpritNode("node_3", "Gemm", "", "v", 5e-6, 4e-6)
+    shown = words(printed(BisectReport("b", "ort-cpu", "file", gradual), 200))
+    assert "the error grows over several nodes, most at (the cause may lie before it): Gemm node_3: 5.0e-06" in shown
+
+
 def test_noise_is_numbered_and_explained_below_the_table() -> None:
     rows = tuple(msgspec.structs.replace(LATENCY, noise=noise) for noise in ("stable", "drifts [a]", "steal 3 %"))
     lines = [line.strip() for line in printed(change(BENCH, rows=rows)).splitlines()]
