@@ -64,9 +64,9 @@ def run(
     An interrupted training goes on; ``restart`` discards it. Raises UsageError where it would be lost unasked, because what it
     depends on has changed.
     """
-    needs("torch", "torchvision", "onnx", "onnxscript", extra="train")
     path = Path(recipe)
-    loaded = load_recipe(path)
+    loaded = load_recipe(path)  # a mistyped path is told before a remedy of gigabytes
+    needs("torch", "torchvision", "onnx", "onnxscript", extra="train")
     root = output or EXPORTED / loaded.name
     job = Job(loaded, path, runs, root, device, "restart" if restart else "update", progress)
     check_replaceable(job.root)

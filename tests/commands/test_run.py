@@ -308,3 +308,8 @@ def test_what_training_needs_is_named_by_its_extra(finished: Path, run: Command,
     result = run("train", "tiny.toml", "--json")
     assert result.code == 2
     assert "pip install matplotlib onnx onnxscript" in result.document["error"]["message"]  # all that the extra brings
+    assert "in a clone of edgekit: pip install -c constraints.txt -e '.[train]'" in result.document["error"]["message"]
+    for command in ("train", "run"):
+        missing = run(command, "nowhere.toml", "--json")
+        assert "nowhere.toml" in missing.document["error"]["message"]
+        assert "install" not in missing.document["error"]["message"]
