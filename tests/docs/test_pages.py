@@ -21,7 +21,7 @@ import edgekit.errors
 from edgekit.recipe import Recipe
 from edgekit.version import __version__
 
-CHECKED = ("results", "recipe_keys", "command_pages", "way", "manifest_schema")
+CHECKED = ("results", "recipe_keys", "command_pages", "way", "manifest_schema", "tour")
 BLOCKS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
 
@@ -59,7 +59,7 @@ def test_every_script_that_checks_a_page_is_run_in_ci_and_here(repository: Path)
     assert set(line.split()) == scripts
 
 
-@pytest.mark.parametrize("script", [*CHECKED, "tour"])
+@pytest.mark.parametrize("script", CHECKED)
 def test_a_script_explains_itself_and_then_does_nothing(repository: Path, script: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in (repository / "docs").rglob("*.*") if path.suffix != ".pyc"}
     for word, code in (("--help", 0), ("--chekc", 2)):

@@ -419,6 +419,16 @@ def test_a_speed_up_with_a_wide_interval_is_not_shown() -> None:
     assert "1.50 (1.00 .. 1.50)" in words(printed(change(BENCH, comparisons=(msgspec.structs.replace(wide, high=1.5),))))
 
 
+def test_where_nothing_is_compared_no_speed_up_is_spoken_of() -> None:
+    alone = printed(change(BENCH, comparisons=()), 200)
+    assert "speed-up" not in alone
+    assert "- (n): not shown" in alone
+    whole = tuple(msgspec.structs.replace(point, ms=0.2) for point in LATENCY.percentiles)
+    complete = printed(change(BENCH, comparisons=(), rows=(msgspec.structs.replace(LATENCY, percentiles=whole),)), 200)
+    assert "not shown" not in complete
+    assert "speed-up: over the first backend" in printed(BENCH, 200)
+
+
 def test_a_builder_says_only_what_it_has() -> None:
     """The builder's result has no engine, no precision and no ranges: a blob that another backend compiled."""
     blob = BuildReport("b", "0" * 64, Setup("openvino"), "b.blob", "1" * 64, 2_000_000, False, 1.5)
