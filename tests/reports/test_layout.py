@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -142,6 +143,19 @@ def test_inspect_loses_its_parameters_first() -> None:
     assert "layer1.0.downsample  AdaptiveAvgPool2d  batch x 64 x 112 x 112" in printed(report.page(), 80)
     assert "left out at this width: parameters; --json has all" in printed(report.page(), 80)
     assert "left out at" not in printed(report.page(), 120)
+
+
+def test_a_long_name_loses_its_middle_before_a_column_goes() -> None:
+    layers = tuple(
+        Layer(f"node__native_batch_norm_legit_no_training_{index}__0", "Conv", ("batch", 64, 112, 112), 36928, 1806336)
+        for index in (3, 10)
+    )
+    page = InspectReport("s", {}, {}, layers, {}, 0, 0, 0, {}).page()
+    assert layers[1].name in printed(page, 120)
+    narrow = printed(page, 80)
+    assert re.search(r"node__nati\w*…\w*ng_10__0 +Conv", narrow)
+    assert "36,928" in narrow
+    assert "left out" not in narrow
 
 
 def test_columns_go_by_rank_and_the_last_of_equals_first() -> None:
