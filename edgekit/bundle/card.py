@@ -73,6 +73,7 @@ def picture_example(manifest: Manifest) -> str:
         import onnxruntime as ort
         from PIL import Image, ImageOps
 
+
         def preprocess(path):
             picture = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert("{mode}")
@@ -80,6 +81,7 @@ def picture_example(manifest: Manifest) -> str:
             pixels = np.asarray(picture, np.float32).reshape{shape} / np.float32(255)
             mean, std = np.float32({list(preprocess.mean)}), np.float32({list(preprocess.std)})
             return ((pixels - mean) / std).transpose(2, 0, 1)[None].astype("{image.dtype}")
+
 
         labels = json.load(open("{MANIFEST}", encoding="utf-8"))["labels"]
         session = ort.InferenceSession({_quoted(manifest.variant().file)}, providers=["CPUExecutionProvider"])

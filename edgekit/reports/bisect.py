@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from edgekit.errors import FETCH_AGAIN
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note, verdict
-from edgekit.reports.verify import FETCH_AGAIN
 from edgekit.setups import Setup
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from edgekit.errors import FETCH_AGAIN
 from edgekit.reports.base import Part, Report, Skipped, absent
 from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns, note, verdict
 from edgekit.setups import Setup, shared_variant
 from edgekit.tolerance import UNMEASURED_FACTOR, Bar, Tolerance
-
-FETCH_AGAIN = "get the bundle again from whoever exported it"
-"""The remedy for who receives a bundle, and has no source to export it from."""
 
 
 class OutputDiff(Part, frozen=True):
