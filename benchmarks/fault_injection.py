@@ -183,10 +183,10 @@ def place(key: str, where: str, root: Path, changed: onnx.ModelProto) -> dict[st
         culprit = bisect(root, ("ort-cpu",)).culprit
     except EdgekitError as problem:
         return {"key": key, "where": where, "found": first_line(problem), "right": False}
-    found = culprit.node if culprit else ""
+    culprit_name = culprit.node if culprit else ""
     last = {node.name for node in changed.graph.node if node.name.startswith("fault")}
     named = {where.split("[", maxsplit=1)[0].split(" ", maxsplit=1)[0], *(last if where == "behind the output" else ())}
-    return {"key": key, "where": where, "found": found, "right": found in named}
+    return {"key": key, "where": where, "found": culprit_name, "right": culprit_name in named}
 
 
 def manifests_of(subject: Subject, known: set[str]) -> Iterator[dict[str, Any]]:

@@ -22,13 +22,13 @@ WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def weights_of(model: onnx.ModelProto, smallest_rank: int = 2) -> list[Layer]:
     """The layers with their stored weights."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = []
+    sites = []
     for node in model.graph.node:
         if node.op_type in WITH_WEIGHTS:
-            found += [
+            sites += [
                 (node, stored[name]) for name in node.input[1:2] if name in stored and len(stored[name].dims) >= smallest_rank
             ]
-    return found
+    return sites
 
 
 def biases_of(model: onnx.ModelProto) -> list[Layer]:

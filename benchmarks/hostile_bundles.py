@@ -17,7 +17,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +34,8 @@ from edgekit.machine.cpu import machine_facts
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "hostile_bundles.json"
 LENET = ROOT / "exported" / "lenet"
+PATIENCE = 150.0
+"""Seconds after which a command is killed, which is a failure of the bounds."""
 BILLION = 1_000_000_000
 
 
@@ -55,8 +59,8 @@ def model(nodes: Sequence[onnx.NodeProto], tensors: Sequence[onnx.TensorProto], 
         helper.make_node("Add", ["product", "nothing"], ["output"]),
     ]
     graph = helper.make_graph(ends, "hostile", [x], [y], [weights, zero, *tensors])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return bytes(made.SerializeToString())
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(built.SerializeToString())
 
 
 def expand() -> bytes:
@@ -141,18 +145,96 @@ def lying_dimensions() -> bytes:
     return model([helper.make_node("Add", ["huge", "seed"], ["waste"])], [tensor])
 
 
+def loops_in_loops() -> bytes:
+    """Three loops without an end, one in another."""
+    info = helper.make_tensor_value_info
+    node = helper.make_node("Add", ["seed", "seed"], ["value"])
+    for depth in range(3):
+        scalars = [info(f"{name}{depth}", kind, []) for name, kind in (("turn", TensorProto.INT64), ("on", TensorProto.BOOL))]
+        ends = [info(f"still{depth}", TensorProto.BOOL, []), info("value", TensorProto.FLOAT, None)]
+        body = helper.make_graph(
+            [node, helper.make_node("Identity", [f"on{depth}"], [f"still{depth}"])], f"body{depth}", scalars, ends
+        )
+        node = helper.make_node("Loop", ["most", "go"], ["value" if depth < 2 else "waste"], body=body)
+    most = numpy_helper.from_array(np.array(2**62, np.int64), "most")
+    return model([node], [most, numpy_helper.from_array(np.array(True), "go")])
+
+
+def deaf_node() -> bytes:
+    """Suppressing 3 million boxes that do not overlap: one node, hours of work, which no flag ends."""
+    count = 3_000_000
+    numbers = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in (("first", 0.0), ("step", 2.0))]
+    shapes = [ints("column", 1, -1, 1), ints("row", 1, 1, -1), ints("most", count), ints("last", 2)]
+    nodes = [
+        helper.make_node("Range", ["first", "limit", "step"], ["left"]),
+        helper.make_node("Add", ["limit", "seed"], ["unknown"]),
+        helper.make_node("Div", ["left", "unknown"], ["x"]),
+        helper.make_node("Reshape", ["x", "column"], ["x1"]),
+        helper.make_node("Add", ["x1", "tiny"], ["x2"]),
+        helper.make_node("Concat", ["x1", "x1", "x2", "x2"], ["boxes"], axis=2),
+        helper.make_node("Reshape", ["left", "row"], ["scores"]),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["picked"]),
+        helper.make_node("Cast", ["picked"], ["waste"], to=TensorProto.FLOAT),
+    ]
+    limit = numpy_helper.from_array(np.array(2.0 * count, np.float32), "limit")
+    tiny = numpy_helper.from_array(np.array(1e-9, np.float32), "tiny")
+    return model(nodes, [*numbers, *shapes, limit, tiny])
+
+
+def empty_nodes() -> bytes:
+    """15 million nodes of two bytes each."""
+    return model([], []) + _field(7, _field(1, b"") * 15_000_000)
+
+
+def elsewhere() -> bytes:
+    """A tensor of 4 TB that is said to lie in another file."""
+    tensor = onnx.TensorProto(name="huge", data_type=TensorProto.FLOAT, dims=[10**12], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../../../../dev/zero")
+    return model([helper.make_node("Add", ["huge", "seed"], ["waste"])], [tensor])
+
+
+def sparse() -> bytes:
+    """A sparse tensor of 10^9 numbers, one of them stored."""
+    built = onnx.load_from_string(model([helper.make_node("Add", ["huge", "seed"], ["waste"])], []))
+    value = numpy_helper.from_array(np.ones(1, np.float32), "huge")
+    built.graph.sparse_initializer.append(onnx.SparseTensorProto(values=value, indices=ints("", 7), dims=[BILLION]))
+    return bytes(built.SerializeToString())
+
+
+def texts() -> bytes:
+    """A text, a billion times."""
+    text = b"a text of more than a few letters, which lies elsewhere"
+    tensor = onnx.TensorProto(name="text", data_type=TensorProto.STRING, dims=[1], string_data=[text])
+    nodes = [
+        helper.make_node("Expand", ["text", "shape"], ["many"]),
+        helper.make_node("Gather", ["many", "place"], ["same"]),
+        helper.make_node("Shape", ["same"], ["size"]),
+        helper.make_node("Cast", ["size"], ["waste"], to=TensorProto.FLOAT),
+    ]
+    return model(nodes, [tensor, ints("shape", BILLION), ints("place", 7)])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message, of bytes."""
+    length, head = len(content), bytearray([number << 3 | 2])
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    return bytes(head) + bytes([length]) + content
+
+
 def golden_of(samples: int, header: int = 0) -> Callable[[dict[str, Any]], dict[str, bytes]]:
     """A golden file of zeros for so many samples; ``header`` is another number for the arrays' headers to tell."""
 
-    def made(manifest: dict[str, Any]) -> dict[str, bytes]:
-        manifest["golden"]["samples"] = header or samples
+    def built(manifest: dict[str, Any]) -> dict[str, bytes]:
+        manifest["golden"] |= {"samples": header or samples, "parts": [], "pictures": []}
         arrays = {"input.input": np.zeros((samples, 1, 28, 28), np.float32), "float64.output": np.zeros((samples, 10)),
                   "original.output": np.zeros((samples, 10), np.float32)}  # fmt: skip
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         return {"golden.npz": buffer.getvalue()}
 
-    return made
+    return built
 
 
 def many_classes(manifest: dict[str, Any]) -> dict[str, bytes]:
@@ -160,14 +242,75 @@ def many_classes(manifest: dict[str, Any]) -> dict[str, bytes]:
     return {}
 
 
+def many_variants(manifest: dict[str, Any]) -> dict[str, bytes]:
+    first = manifest["variants"][0] | {"made_by": {}}
+    manifest["variants"] = [first | {"name": f"v{number}"} for number in range(60_000)]
+    return {}
+
+
+def many_pictures(manifest: dict[str, Any]) -> dict[str, bytes]:
+    manifest["golden"]["pictures"] = manifest["golden"]["pictures"][:1] * 200_000
+    return {}
+
+
+def many_notes(manifest: dict[str, Any]) -> dict[str, bytes]:
+    manifest["notes"] = ["a note"] * 1_400_000
+    return {}
+
+
+def many_inputs(manifest: dict[str, Any]) -> dict[str, bytes]:
+    manifest["inputs"] = [{"name": f"n{number}", "dtype": "float32", "shape": ["batch", 1]} for number in range(200_000)]
+    return {}
+
+
+def nested(manifest: dict[str, Any]) -> dict[str, bytes]:
+    inner: Any = 0
+    for _ in range(900):
+        inner = [inner]
+    manifest["source"]["args"] = {"x": [inner] * 1000}
+    return {}
+
+
+def evidence_of(members: Callable[[], dict[str, bytes]]) -> Callable[[dict[str, Any]], dict[str, bytes]]:
+    """An evidence file with these members instead."""
+
+    def forged(manifest: dict[str, Any]) -> dict[str, bytes]:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members().items():
+                archive.writestr(f"{name}.npy", content)
+        return {"evidence.npz": buffer.getvalue()}
+
+    return forged
+
+
+def npy(array: np.ndarray[Any, Any], shape: str = "") -> bytes:
+    """The array as a file of numpy's; ``shape`` is another one for its header to tell."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    content = buffer.getvalue()
+    return content.replace(f"{array.shape},".encode(), f"{shape},".encode()) if shape else content
+
+
+def names_of_nothing() -> dict[str, bytes]:
+    table = b'[["","",0]' + b',["","",0]' * 6_000_000 + b"]"
+    return {"nodes": npy(np.zeros((3, 0), np.float32)), "node-names": npy(np.frombuffer(table, np.uint8))}
+
+
 MODELS = {
     "Expand to 10^9": expand, "Expand when opened": expand_at_load, "ConstantOfShape of 10^9": constant_of_shape,
     "Tile to 10^9": tile, "Range of 10^9": numbers, "Pad by 10^9": pad, "broadcast to 10^10": outer, "endless Loop": loop,
     "10^5 nodes": many_nodes, "branches in branches": deep, "a tensor with lying dimensions": lying_dimensions,
+    "loops in loops": loops_in_loops, "a node deaf to flags": deaf_node, "15 million empty nodes": empty_nodes,
+    "4 TB in another file": elsewhere, "a sparse tensor of a billion": sparse, "a billion texts": texts,
 }  # fmt: skip
 OTHERS: dict[str, Callable[[dict[str, Any]], dict[str, bytes]]] = {
     "golden of 10^6 samples": golden_of(1_000_000), "golden that lies": golden_of(64, 900_000),
-    "1.2 million labels": many_classes,
+    "1.2 million labels": many_classes, "60,000 variants": many_variants, "200,000 golden pictures": many_pictures,
+    "1.4 million notes": many_notes, "200,000 inputs": many_inputs, "lists in lists": nested,
+    "6 million names in the evidence": evidence_of(names_of_nothing),
+    "evidence that lies": evidence_of(lambda: {"predicted": npy(np.zeros(9, np.int64), "(99999999999,)")}),
+    "10^5 members": evidence_of(lambda: {f"floor.{number}": b"" for number in range(100_000)}),
 }  # fmt: skip
 
 
@@ -194,7 +337,10 @@ def measured(root: Path) -> dict[str, Any]:
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "COLUMNS": "300"})
+        timer = threading.Timer(PATIENCE, process.kill)
+        timer.start()
         _, status, usage = os.wait4(process.pid, 0)
+        timer.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         lines = [line.strip() for line in output.read().splitlines() if line.strip()]

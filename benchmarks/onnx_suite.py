@@ -99,7 +99,7 @@ def outcome_of(case: Case, *, witnessed: bool) -> dict[str, str]:
         feed = feed_of(case.model, inputs)
         witness = RuntimeWitness(case.model, Path(case.name)) if witnessed else None
         try:
-            outputs = ExactFile(case.model).whole(feed, time.monotonic() + SECONDS, witness)
+            outputs = ExactFile(case.model).whole(feed, time.process_time() + SECONDS, witness)
         except Inexact as problem:
             unrun = str(problem).startswith("no node can be compared") and theirs_of(case, feed) is None
             return {"outcome": "not run" if unrun else "refused", "reason": str(problem)[:200]}

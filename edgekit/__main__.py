@@ -1,5 +1,5 @@
 """``python -m edgekit``."""
 
-from edgekit.cli.app import main
+from edgekit.cli.app import run_process
 
-main()
+run_process()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgekit.decoding import CHANNELS, Color, decoded, load_image, pixels_of
 
-__all__ = ["MAX_SIDE", "Color", "Preprocess", "in_units", "load_image", "of_bytes", "pixels_of"]
+__all__ = ["MAX_SIDE", "Color", "Preprocess", "in_units", "load_image", "no_picture", "of_bytes", "pixels_of"]
 
 MAX_SIDE = 4096
 
@@ -62,6 +62,31 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Decode and resize one file -> uint8 C x H x W; raises DataError naming the file."""
         white = None if self.white is msgspec.UNSET else self.white
         return decoded(path, self.color, (self.height, self.width), white)
+
+
+class NoPicture(NamedTuple):
+    """What keeps a model from taking pictures, and what to do."""
+
+    reason: str
+    remedy: str
+
+
+def no_picture(inputs: Sequence[tuple[str, Sequence[int | str]]]) -> NoPicture | None:
+    """Why a model with ``inputs``, each dtype and shape, takes no float32 picture N x 1 or 3 x H x W; None if it takes one."""
+    if len(inputs) != 1:
+        return NoPicture(f"it has {len(inputs)} inputs", "give it arrays with edgekit.load")
+    dtype, shape = inputs[0]
+    text = f"{dtype} {' x '.join(map(str, shape))}"
+    if len(shape) != 4 or not {1, 3} & {shape[1], shape[3]}:
+        return NoPicture(f"its input is {text}, no picture", "give it arrays with edgekit.load")
+    if shape[1] not in (1, 3):
+        remedy = "export a module that takes N x C x H x W and whose forward() begins with x.permute(0, 2, 3, 1)"
+        return NoPicture(f"its input is {text}, with the channels last", remedy)
+    if dtype != "float32":
+        return NoPicture(
+            f"its input is {text}, not float32", f"export a module that takes float32 and casts it to {dtype} itself"
+        )
+    return None
 
 
 def of_bytes(mean: Sequence[float], std: Sequence[float]) -> tuple[str, ...]:

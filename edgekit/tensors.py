@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ModelError, UsageError
+from edgekit.tolerance import finite_scale
 
 Array: TypeAlias = NDArray[Any]
 Feed: TypeAlias = Mapping[str, Array]
@@ -149,15 +150,22 @@ def largest(array: Array) -> float:
     return float(np.abs(np.asarray(array, np.float64)).max(initial=0))
 
 
-def normalised_error(output: Array, reference: Array, *, scale: float | None = None, of_zero: float = 1.0) -> float:
-    """The error "of scale": max|y - r| / max|r| in float64; NaN if either array holds a NaN.
+def differences(output: Array, reference: Array) -> NDArray[np.float64]:
+    """|y - r| of each element in float64; 0 where both are the same infinity, and not finite for other values that are not."""
+    mine, other = np.asarray(output, np.float64), np.asarray(reference, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = np.abs(mine - other)
+    return np.where(np.isinf(other) & (mine == other), 0.0, apart)
 
-    ``scale`` replaces max|r|. ``of_zero`` replaces a scale of zero: 1 gives the absolute difference, 0 gives infinity for any
-    difference.
+
+def normalised_error(output: Array, reference: Array, *, scale: float | None = None, of_zero: float = 1.0) -> float:
+    """The error "of scale": max|y - r| / max|r| in float64, infinite values of r left out; NaN if either array holds a NaN.
+
+    Equal infinities agree. ``scale`` replaces max|r|. ``of_zero`` replaces a scale of zero: 1 gives
+    the absolute difference, 0 gives infinity for any difference.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite give errors that are not
-        difference = largest(np.asarray(output, np.float64) - np.asarray(reference, np.float64))
-    divisor = (largest(reference) if scale is None else scale) or of_zero
+    difference = largest(differences(output, reference))
+    divisor = (finite_scale(np.asarray(reference, np.float64)) if scale is None else scale) or of_zero
     if not divisor:
         return math.inf if difference else 0.0
     return difference / divisor

@@ -207,12 +207,12 @@ class ICudaEngine(Strict):
 
     def _tensors(self, which: str) -> list[tuple[str, str, tuple[int, ...]]]:
         """(name, numpy's dtype, shape with -1 for a free axis)."""
-        found = []
+        kept = []
         for value in self._graph.input if which == "input" else self._graph.output:
             kind = value.type.tensor_type
             dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-            found.append((value.name, dtype, tuple(axis.dim_value or -1 for axis in kind.shape.dim)))
-        return found
+            kept.append((value.name, dtype, tuple(axis.dim_value or -1 for axis in kind.shape.dim)))
+        return kept
 
 
 class Runtime(Strict):

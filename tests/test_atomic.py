@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import atomic
-from edgekit.atomic import exchange, prepared, put
+from edgekit.atomic import exchange, hold, prepared, put
 from edgekit.errors import OutputError
 from edgekit.files import replacing_folder, write_bytes
 
@@ -119,10 +119,32 @@ def test_a_lock_that_somebody_holds_for_ever_is_not_waited_for_for_ever(tmp_path
 
 
 def test_the_users_own_hidden_files_are_not_swept_up(tmp_path: Path) -> None:
-    for name in (".place.backup.part", ".place.abcdefgh.partial", ".other.abcdefgh.part", "place.abcdefgh.part"):
+    place = tmp_path / "place"
+    place.write_text("old")
+    ours = atomic._prefix(place)
+    for name in (".place.abcdefgh.part", f"{ours}backup.part", f"{ours}abcdefgh.partial", f"{ours[1:]}abcdefgh.part"):
         (tmp_path / name).write_text("mine")
-    write_bytes(tmp_path / "place", b"new")
+    (tmp_path / f"{ours}abcdefgh.part").write_text("a killed writer's")
+    write_bytes(place, b"new")
     assert len(os.listdir(tmp_path)) == 5
+
+
+def test_what_writers_of_a_name_that_begins_alike_have_aside_is_not_swept_up(tmp_path: Path) -> None:
+    first, second = tmp_path / ("x" * 60 + "1"), tmp_path / ("x" * 60 + "2")
+    second.write_text("old")
+    left = tmp_path / f"{atomic._prefix(first)}abcdefgh.part"
+    left.write_text("a killed writer's of the first")
+    write_bytes(second, b"new")
+    assert left.exists()
+    first.write_text("old")
+    write_bytes(first, b"new")
+    assert not left.exists()
+
+
+def test_a_writer_prepares_under_a_name_that_fits_beside_the_longest(tmp_path: Path) -> None:
+    place = tmp_path / ("\N{SNOWMAN}" * 85)
+    write_bytes(place, b"new")
+    assert place.read_bytes() == b"new"
 
 
 def test_a_file_system_without_locks_is_written_to_and_nothing_is_swept_up(
@@ -132,7 +154,7 @@ def test_a_file_system_without_locks_is_written_to_and_nothing_is_swept_up(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    left = filled(tmp_path / ".place.abcdefgh.part", "somebody's")
+    left = filled(tmp_path / f"{atomic._prefix(tmp_path / 'place')}abcdefgh.part", "somebody's")
     with replacing_folder(tmp_path / "place") as folder:
         (folder / "file").write_text("new")
     assert (tmp_path / "place" / "file").read_text() == "new"
@@ -170,6 +192,52 @@ def test_a_disk_that_is_full_when_data_are_flushed_leaves_the_old(tmp_path: Path
         (folder / "file").write_text("new")
     assert (place / "file").read_text() == "old"
     assert os.listdir(tmp_path) == ["place"]
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_while_a_folder_is_put_in_place_no_other_writer_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool
+) -> None:
+    free: list[bool | None] = []
+
+    def exchanged(new: Path, place: Path) -> bool:
+        handle = os.open(tmp_path, os.O_RDONLY)
+        free.append(atomic._flock(handle))
+        os.close(handle)
+        return in_one_step and exchange(new, place)
+
+    monkeypatch.setattr(atomic, "exchange", exchanged)
+    put(filled(tmp_path / "new", "new"), filled(tmp_path / "place", "old"))
+    assert (tmp_path / "place" / "file").read_text() == "new"
+    assert free == [False]
+
+
+def test_a_fork_that_ends_does_not_end_the_hold_of_its_parent(tmp_path: Path) -> None:
+    place = filled(tmp_path / "place", "old")
+    held = hold(place)
+    assert held is not None
+    child = os.fork()
+    if not child:
+        del held
+        os._exit(0)
+    os.waitpid(child, 0)
+    with replacing_folder(place) as folder:
+        (folder / "file").write_text("new")
+    assert (held.path / "file").read_text() == "old"
+    del held
+    assert os.listdir(tmp_path) == ["place"]
+
+
+def test_a_hold_by_way_of_a_link_stays_where_it_was_when_the_link_changes(tmp_path: Path) -> None:
+    first, second, link = filled(tmp_path / "1", "1"), filled(tmp_path / "2", "2"), tmp_path / "current"
+    link.symlink_to(first)
+    held = hold(link)
+    link.unlink()
+    link.symlink_to(second)
+    assert held is not None
+    assert (held.path / "file").read_text() == "1"
+    del held
+    assert first.is_dir()  # nobody asked to remove it
 
 
 def test_a_file_is_put_in_place_like_a_folder(tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ def test_the_gpus_state_goes_into_the_facts_of_its_rows_alone(bundle: Path) -> N
 
 @pytest.mark.usefixtures("_ort_cuda")
 def test_the_doctor_says_that_onnxruntime_runs_on_cuda_and_whether_tensorrt_loads() -> None:
-    found = {finding.name: finding for finding in doctor().findings}
-    assert found["NVIDIA driver"].status == "ok"
-    assert found["onnxruntime-gpu"].runs_on in ("CUDA, CPU", "CUDA, TensorRT, CPU")
-    assert ("TensorRT" in found["onnxruntime-gpu"].runs_on) is (why_not("ort-tensorrt") == "")
+    by_name = {finding.name: finding for finding in doctor().findings}
+    assert by_name["NVIDIA driver"].status == "ok"
+    assert by_name["onnxruntime-gpu"].runs_on in ("CUDA, CPU", "CUDA, TensorRT, CPU")
+    assert ("TensorRT" in by_name["onnxruntime-gpu"].runs_on) is (why_not("ort-tensorrt") == "")
 
 
 def test_the_tensorrt_provider_of_onnxruntime_really_runs_it_without_tf32(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_an_engine_of_several_profiles_runs_and_tells_its_layers_on_each(bundle:
 @pytest.mark.usefixtures("_tensorrt")
 def test_an_engine_of_the_cache_serves_another_process(bundle: Path) -> None:
     command = [sys.executable, "-m", "edgekit", "verify", str(bundle), "--backend", "tensorrt", "--json"]
-    told = [json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout) for _ in range(2)]
-    first, second = (layer["parities"][0]["facts"]["engine sha256"] for layer in told)
+    answers = [json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout) for _ in range(2)]
+    first, second = (layer["parities"][0]["facts"]["engine sha256"] for layer in answers)
     assert first == second  # two builds are seldom equal byte by byte
     assert len(list(engine_folder().glob("*.plan"))) == 1

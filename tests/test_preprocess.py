@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.data.pictures import Pictures
-from edgekit.preprocess import Preprocess, of_bytes
+from edgekit.preprocess import Preprocess, no_picture, of_bytes
 from edgekit.training.batches import Batches
 
 RGB = Preprocess("rgb", 5, 7, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -129,3 +129,28 @@ def test_shrinking_averages_instead_of_dropping_pixels(tmp_path: Path) -> None:
 )
 def test_each_of_mean_and_std_has_its_unit(mean: tuple[float, ...], std: tuple[float, ...], of_255: tuple[str, ...]) -> None:
     assert of_bytes(mean, std) == of_255
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason", "remedy"),
+    [
+        ([("uint8", ("N", 3, 8, 8))], "its input is uint8 N x 3 x 8 x 8, not float32", "casts it to uint8"),
+        ([("float16", ("N", 1, 8, 8))], "its input is float16", "casts it to float16"),
+        ([("float32", ("N", 8, 8, 3))], "with the channels last", "x.permute(0, 2, 3, 1)"),
+        ([("float32", ("N", 16))], "no picture", "edgekit.load"),
+        ([("float32", ("N", 4, 8, 8))], "no picture", "edgekit.load"),
+        ([("float32", ("N", 3, 8, 8))] * 2, "it has 2 inputs", "edgekit.load"),
+    ],
+)
+def test_a_model_that_takes_no_pictures_is_told_why(
+    inputs: list[tuple[str, tuple[int | str, ...]]], reason: str, remedy: str
+) -> None:
+    unlike = no_picture(inputs)
+    assert unlike is not None
+    assert reason in unlike.reason
+    assert remedy in unlike.remedy
+
+
+def test_a_model_of_float32_pictures_takes_them() -> None:
+    assert no_picture([("float32", ("N", 3, 8, 8))]) is None
+    assert no_picture([("float32", (1, 1, 8, 8))]) is None

@@ -138,7 +138,9 @@ def test_verifying_a_bundle_takes_little_memory(repository: Path, environment: d
     done = verify(repository, environment, first, "ort-cpu")
     assert done.returncode == 0, done.stderr
     assert "ort-cpu" in done.stdout
-    peak_mib = int(done.stderr.splitlines()[-1]) / 1024
+    peaks = [int(line) for line in done.stderr.splitlines() if line.isdecimal()]  # of the command, and of what watches it
+    assert len(peaks) == 2
+    peak_mib = max(peaks) / 1024
     assert (peak_mib <= VERIFY_MIB) == within, f"{peak_mib:.1f} MiB"
 
 

@@ -111,6 +111,7 @@ UNUSUAL: dict[str, Any] = {
     "hardware_compatible": True,
     "version_compatible": True,
     "tf32": True,
+    "precision": "bfloat16",
 }
 
 

@@ -21,6 +21,7 @@ from edgekit.tensors import (
     TensorSpec,
     batches_of,
     check_feed,
+    differences,
     joined_outputs,
     normalised_error,
     real_samples,
@@ -147,17 +148,27 @@ SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4)
 PAIRS = SHAPES.flatmap(lambda shape: st.tuples(*[hnp.arrays(np.float64, shape, elements=NUMBERS)] * 2))
 
 
+def apart(output: Array, reference: Array) -> float:
+    """The largest |y - r|, where equal infinities are not apart."""
+    difference = np.abs(output.astype(np.float64) - reference.astype(np.float64))
+    difference[(output == reference) & np.isinf(reference)] = 0
+    return float(difference.max(initial=0))
+
+
+def finite_peak(reference: Array) -> float:
+    values = np.abs(reference.astype(np.float64))
+    return float(values[np.isfinite(values)].max(initial=0))
+
+
 def plain_formula(output: Array, reference: Array) -> float:
     """``normalised_error`` by its formula; the absolute difference if the reference is all zeros."""
-    scale = float(np.abs(reference).max(initial=0))
-    worst = float(np.abs(output.astype(np.float64) - reference).max(initial=0))
+    scale, worst = finite_peak(reference), apart(output, reference)
     return worst / scale if scale else worst
 
 
 def freed_formula(output: Array, reference: Array) -> float:
     """``change_of_scale`` by its formula: the scale is that of all samples. Infinite if the reference is all zeros."""
-    scale = float(np.abs(reference.astype(np.float64)).max(initial=0))
-    error = float(np.abs(output.astype(np.float64) - reference[: len(output)].astype(np.float64)).max(initial=0))
+    scale, error = finite_peak(reference), apart(output, reference[: len(output)])
     if not scale:
         return np.inf if error else 0.0
     return error / scale
@@ -221,3 +232,13 @@ def test_a_small_channel_is_scaled_by_a_millionth_of_the_largest_at_least() -> N
     reference = torch.tensor([[1e-9, 1e-9, 1.0]], dtype=torch.float64)
     values = torch.tensor([[2e-9, 1e-9, 1.0]], dtype=torch.float64)
     assert sampled_error(values, reference) == pytest.approx(1e-3)
+
+
+def test_equal_infinities_agree_and_leave_the_scale_alone() -> None:
+    reference = np.array([[1.0, 4.0, -np.inf]])
+    assert normalised_error(np.array([[1.0, 4.4, -np.inf]]), reference) == pytest.approx(0.1)
+    assert normalised_error(np.array([[1.0, 4.0, np.inf]]), reference) == math.inf
+    assert normalised_error(np.array([[1.0, 4.0, 0.0]]), reference) == math.inf
+    assert normalised_error(np.array([[1.0, -np.inf, -np.inf]]), reference) == math.inf
+    assert math.isnan(normalised_error(np.array([[1.0, 4.0, np.nan]]), reference))
+    assert differences(np.array([-np.inf, 1.0]), np.array([-np.inf, 3.0])).tolist() == [0.0, 2.0]

@@ -73,7 +73,7 @@ def without(
 def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -> None:
     done = without(HEAVY, environment=environment, program=EVERY_HELP)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    find_spec = json.loads(done.stdout)
     assert {
         "",
         "run",
@@ -89,15 +89,15 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "data",
         "data fetch",
         "doctor",
-    } == set(found["codes"])
-    assert all(result == [0, True] for result in found["codes"].values()), found
-    assert found["loaded"] == []
+    } == set(find_spec["codes"])
+    assert all(result == [0, True] for result in find_spec["codes"].values()), find_spec
+    assert find_spec["loaded"] == []
 
 
 def test_help_loads_nothing_heavy_where_it_is_installed(environment: dict[str, str]) -> None:
     program = EVERY_HELP.replace("sys.meta_path.insert", "(lambda *_: None)")
-    found = json.loads(without(HEAVY, environment=environment, program=program).stdout)
-    assert found["loaded"] == []
+    find_spec = json.loads(without(HEAVY, environment=environment, program=program).stdout)
+    assert find_spec["loaded"] == []
 
 
 def test_the_packages_are_really_blocked(environment: dict[str, str]) -> None:

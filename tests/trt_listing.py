@@ -47,17 +47,17 @@ class Listing(NamedTuple):
 
 @cache
 def listing(module: str, version: str) -> Listing:
-    made = Listing(module, version, {}, {}, {}, set())
+    filled = Listing(module, version, {}, {}, {}, set())
     for line in (FOLDER / f"{module}-{version}.txt").read_text(encoding="utf-8").splitlines():
         if found := re.match(r"ENUM (\w+): (.*)", line):
-            made.enums[found[1]] = found[2].split(", ")
+            filled.enums[found[1]] = found[2].split(", ")
         elif found := re.match(r"CLASS (\w+)\((\w+)\)", line):
-            made.classes[found[1]], made.bases[found[1]] = {}, found[2]
+            filled.classes[found[1]], filled.bases[found[1]] = {}, found[2]
         elif found := re.match(r"FUNC (\w+)", line):
-            made.functions.add(found[1])
+            filled.functions.add(found[1])
         elif found := re.match(r"  (\w+)\.(\w+) (?:def|prop)(?: \[ro\])?(?: \| (.*))?", line):
-            made.classes.setdefault(found[1], {})[found[2]] = (found[3] or "").strip()
-    return made
+            filled.classes.setdefault(found[1], {})[found[2]] = (found[3] or "").strip()
+    return filled
 
 
 LISTINGS = tuple(listing(*release) for release in RELEASES)

@@ -10,7 +10,7 @@ import msgspec
 from edgekit.backends import absence, checked, open_session, present, row_of, table, takers
 from edgekit.backends.contract import Opened
 from edgekit.bundle.folder import Bundle
-from edgekit.errors import BundleError, MissingError, UsageError
+from edgekit.errors import MissingError, UsageError
 from edgekit.machine.packages import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
@@ -45,12 +45,10 @@ def choose(bundle: Bundle, setups: Setup | str | Iterable[Setup | str] = ()) -> 
 
 def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SILENT) -> Opened:
     """Open the bundle's variant by the setup, under the name that tells it from the others of a report."""
-    session = open_session(setup, bundle.files(setup.variant), progress)
-    try:
-        bundle.check_in_place()
-    except BundleError:
-        session.__exit__(None, None, None)
-        raise
+    session = bundle.reading(
+        lambda place: open_session(setup, bundle.files(setup.variant), progress),
+        undo=lambda opened: opened.__exit__(None, None, None),
+    )
     return Opened(name, setup, session, row_of(setup.backend).on_gpu)
 
 

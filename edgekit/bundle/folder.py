@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
+from edgekit import atomic
 from edgekit.bundle.evidence import EvidenceArrays, read_evidence
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.golden import GoldenArrays, read_golden
@@ -33,8 +36,10 @@ from edgekit.bundle.manifest import (
     decode_manifest,
     reads_from,
 )
-from edgekit.errors import FETCH_AGAIN, BundleError, OutputError
+from edgekit.errors import FETCH_AGAIN, BundleError, EdgekitError, OutputError
 from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
+
+_T = TypeVar("_T")
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -48,15 +53,21 @@ class Bundle(msgspec.Struct, frozen=True):
     sha256: str
     notes: tuple[str, ...] = ()
     identity: tuple[int, ...] | None = None  # of the folder on the disk
-    held: bytes | None = None  # golden.npz, unless it is large: a writer may put another bundle in the place of this one
+    held: bytes | None = None  # golden.npz, unless it is large
+    hold: atomic.Hold | None = None  # keeps the folder when a writer puts another bundle in its place
 
     def variant(self, name: str = "") -> Variant:
         """The variant ``name``; raises UsageError that lists those there are."""
         return self.manifest.variant(name)
 
     def onnx_of(self, name: str = "") -> Path:
-        """The file of the variant ``name``."""
-        return self.root / self.variant(name).file
+        """The file of the variant ``name``; see ``reading``."""
+        return self.place / self.variant(name).file
+
+    def onnx_bytes(self, name: str = "") -> bytes:
+        """The content of the file of the variant ``name``; raises BundleError where it is no longer there."""
+        file = self.variant(name).file
+        return self.reading(lambda place: read_bytes(place / file, "ONNX file", BundleError))
 
     def sha256_of(self, name: str = "") -> str:
         """The fingerprint of the variant's file, which reports are tied to."""
@@ -81,42 +92,106 @@ class Bundle(msgspec.Struct, frozen=True):
     def weights(self) -> Path | None:
         """The original PyTorch weights, where the bundle holds them."""
         name = self.manifest.source.weights_file
-        return self.root / name if name else None
+        return self.place / name if name else None
+
+    @property
+    def place(self) -> Path:
+        """Where the bundle's folder is now: ``root``, unless a writer has moved it aside meanwhile."""
+        return self.root if self.hold is None else self.hold.path
+
+    def reading(self, read: Callable[[Path], _T], undo: Callable[[_T], object] = id) -> _T:
+        """What ``read`` makes of the bundle's folder; it is called again where a writer has moved the folder meanwhile.
+
+        ``undo`` gets what is not returned. Raises what ``read`` does, and BundleError where the folder is gone.
+        """
+        for _ in range(atomic.MOVES):
+            place = self.place
+            try:
+                result = read(place)
+            except (EdgekitError, OSError):
+                if self._was_moved(place):
+                    continue
+                raise
+            try:
+                moved = self._was_moved(place)
+            except BundleError:
+                undo(result)
+                raise
+            if not moved:
+                return result
+            undo(result)
+        raise _replaced(self.root)
+
+    def _was_moved(self, place: Path) -> bool:
+        """Whether the folder is no longer at ``place``; raises BundleError where it is nowhere."""
+        self.check_in_place()
+        return self.place != place
 
     def check_in_place(self) -> None:
         """Raise BundleError where another bundle has taken the place of this one, so that its files are no longer there."""
-        if self.identity is not None and _identity(self.root) != self.identity:
-            raise BundleError(f"bundle {self.root} was replaced while it was read", "run the command again")
+        if self.identity is not None and _identity(self.root, self.hold) != self.identity:
+            raise _replaced(self.root)
 
     def golden(self) -> GoldenArrays:
         """Read ``golden.npz``; raises BundleError when it is not what the manifest says."""
-        return read_golden(self.root / self.manifest.golden.file, self.manifest, self.held)
+        if self.held is not None:
+            return read_golden(self.root / self.manifest.golden.file, self.manifest, self.held)
+        return self.reading(lambda place: read_golden(place / self.manifest.golden.file, self.manifest))
 
     def evidence(self) -> EvidenceArrays | None:
         """Read ``evidence.npz``; None for a bundle of an edgekit that wrote none. Raises BundleError for a damaged file."""
         described = self.manifest.evidence
-        return None if described is None else read_evidence(self.root / described.file, self.manifest)
+        if described is None:
+            return None
+        return self.reading(lambda place: read_evidence(place / described.file, self.manifest))
 
 
 MOST_HELD = 64 << 20
 """Bytes of golden.npz that an opened bundle holds in memory."""
 ATTEMPTS = 100
 """Attempts to open a bundle that writers keep replacing."""
+PAUSE = 0.005
+"""Seconds to wait for a writer that is between two renames."""
 
 
 def open_bundle(root: Path) -> Bundle:
     """Read the manifest and check every file it lists; raises BundleError naming the file at fault.
 
-    Beside a writer the old bundle is opened or the new one, whole. A changed model card is a note.
+    Beside a writer the old bundle is opened or the new one, whole, and can be read as long as the Bundle lives. A changed model
+    card is a note.
     """
-    for _ in range(ATTEMPTS - 1):
-        before = _identity(root)
-        try:
-            return _opened(root)
-        except BundleError:
-            if before is None or _identity(root) in (before, None):
-                raise  # nobody has replaced the bundle meanwhile
-    return _opened(root)
+    return _beside_writers(root, lambda place, hold: msgspec.structs.replace(_opened(place), root=root, hold=hold))
+
+
+def _beside_writers(root: Path, read: Callable[[Path, atomic.Hold | None], _T]) -> _T:
+    """What ``read`` makes of the folder ``root``, wherever a writer moves it, or of the one that a writer has put there instead.
+
+    Raises what ``read`` does for a folder that nobody replaces.
+    """
+    for _ in range(ATTEMPTS):
+        hold = atomic.hold(root)
+        for _ in range(atomic.MOVES):
+            place = root if hold is None else hold.path
+            before = _identity(root, hold)
+            problem: EdgekitError | OSError | None = None
+            try:
+                result = read(place, hold)
+            except (EdgekitError, OSError) as trouble:
+                problem = trouble
+            if place != (root if hold is None else hold.path) or _identity(root, hold) != before:
+                continue  # a writer has moved it, or written another in its place
+            if problem is None:
+                return result
+            if place != root:
+                break  # what is damaged has been replaced
+            if not atomic.between_renames(root):
+                raise problem
+            time.sleep(PAUSE)
+    raise _replaced(root)
+
+
+def _replaced(root: Path) -> BundleError:
+    return BundleError(f"bundle {root} was replaced while it was read", "run the command again")
 
 
 def _opened(root: Path) -> Bundle:
@@ -134,10 +209,10 @@ def _opened(root: Path) -> Bundle:
     return msgspec.structs.replace(bundle, identity=identity, held=held, notes=tuple(_card_notes(root, bundle.manifest)))
 
 
-def _identity(root: Path) -> tuple[int, ...] | None:
+def _identity(root: Path, hold: atomic.Hold | None = None) -> tuple[int, ...] | None:
     """What tells a bundle from another that takes its place, even from one with the same manifest; None where there is none."""
     try:
-        folder, manifest = root.stat(), (root / MANIFEST).stat()
+        folder, manifest = (hold.status(), hold.status(MANIFEST)) if hold else (root.stat(), (root / MANIFEST).stat())
     except OSError:
         return None
     return folder.st_ino, manifest.st_ino, manifest.st_mtime_ns
@@ -146,7 +221,12 @@ def _identity(root: Path) -> tuple[int, ...] | None:
 def _card_notes(root: Path, manifest: Manifest) -> Iterator[str]:
     """The card is for people: one that was edited, or that git has given other line ends, harms nobody."""
     entry = manifest.files.get(CARD)
-    if entry is not None and sha256_of(root / CARD) != entry.sha256:
+    try:
+        differs = entry is not None and sha256_of(root / CARD) != entry.sha256
+    except OSError as problem:
+        yield f"{CARD}, the model card, cannot be read: {problem.strerror}; nothing depends on it"
+        return
+    if entry is not None and differs:
         kind = "has other line ends than" if _only_line_ends_differ(root / CARD, entry) else "is not"
         yield f"{CARD} {kind} the model card that was written with the bundle; nothing depends on it"
 
@@ -180,7 +260,7 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
         written.golden()
     golden = contents[manifest.golden.file]
     held = golden if len(golden) <= MOST_HELD else None
-    return msgspec.structs.replace(written, root=root, identity=_identity(root), held=held)
+    return msgspec.structs.replace(written, root=root, identity=_identity(root), held=held, hold=atomic.hold(root))
 
 
 def check_replaceable(root: Path) -> None:
@@ -194,13 +274,19 @@ def check_replaceable(root: Path) -> None:
             raise OutputError(
                 f"cannot write the bundle {root}: something that is not a folder is there", "choose another --output"
             )
-        entries = {path.name: path for path in root.iterdir()} if root.exists() else {}
+        _beside_writers(root, lambda place, hold: _check_contents(root, place))
     except OSError as problem:
         raise write_error(root, problem) from problem
+
+
+def _check_contents(root: Path, place: Path) -> None:
+    """Raise OutputError for a file of the user's in the folder ``root``, which is now at ``place``."""
+    entries = {path.name: path for path in place.iterdir()} if place.exists() else {}
     listed: set[str] = set()
     if MANIFEST in entries:
         try:
-            listed = {MANIFEST, *decode_manifest(read_bytes(root / MANIFEST, "manifest", BundleError), root / MANIFEST).files}
+            content = read_bytes(place / MANIFEST, "manifest", BundleError)
+            listed = {MANIFEST, *decode_manifest(content, root / MANIFEST).files}
         except BundleError as problem:
             raise OutputError(
                 f"cannot write the bundle {root}: a {MANIFEST} that is no bundle's is there ({problem})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
@@ -237,11 +238,11 @@ def _check_files(manifest: Manifest, path: Path) -> None:
 def _check_variants(variants: Sequence[Variant], path: Path) -> None:
     """Raise BundleError unless every variant has a name and a file of its own."""
     names, files = [variant.name for variant in variants], [variant.file for variant in variants]
-    for name in names:
+    for name, count in Counter(names).items():
         if not check_name(name):
             raise BundleError(f"{path} calls a variant {name!r}, which is no plain name", FETCH_AGAIN)
-        if names.count(name) > 1:
+        if count > 1:
             raise BundleError(f"{path} has two variants of the name {name!r}", FETCH_AGAIN)
-    for file in files:
-        if files.count(file) > 1:
+    for file, count in Counter(files).items():
+        if count > 1:
             raise BundleError(f"{path} has two variants of one file, {file}", FETCH_AGAIN)

@@ -215,6 +215,9 @@ def verify(
     """
 
     def action(progress: Progress) -> Report:
+        from edgekit.machine.fork import follow
+
+        follow(f"bundle {bundle}")
         from edgekit.commands.verify import verify as verify_bundle
 
         limits, required = options.tolerance(atol, rtol), options.required(require)
@@ -483,6 +486,14 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
 
 # typer brings its own copy of click, or uses the installed one: this is UsageError in either
 _TyperUsageError: Any = typer.BadParameter.__bases__[0]
+
+
+def run_process() -> NoReturn:
+    """``main`` in a process that does nothing else, so that a command may go on in a fork of it."""
+    from edgekit.machine.fork import allow
+
+    allow()
+    main()
 
 
 def main() -> NoReturn:

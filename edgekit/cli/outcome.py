@@ -24,6 +24,7 @@ from rich.text import Text
 from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
 from edgekit.files import check_outside, check_writable, destination, write_bytes
 from edgekit.graphs.quiet import listings
+from edgekit.machine.fork import Followed
 from edgekit.progress import Advance, Progress
 from edgekit.reports.base import Report
 from edgekit.reports.console import draw
@@ -59,6 +60,8 @@ def carry_out(
         if output is not None:
             write_bytes(output, report.to_json() + b"\n")
         document = _document(report, form, verbose)
+    except Followed as fork:
+        raise typer.Exit(fork.code) from None
     except KeyboardInterrupt:
         print_error("Interrupted", "stopped by Ctrl-C", form)
         console.print("stopped", highlight=False)

@@ -92,5 +92,5 @@ def _layers(bundle: Bundle, ready: Sequence[Opened], rows: Sequence[LatencyRepor
     from edgekit.onnx.read import read_nodes
 
     variants = dict.fromkeys(timed.setup.variant for timed in ready)
-    nodes = {variant: read_nodes(bundle.onnx_of(variant)) for variant in variants}
+    nodes = bundle.reading(lambda place: {variant: read_nodes(bundle.onnx_of(variant)) for variant in variants})
     return layer_reports(ready, rows, nodes, timing.seconds)

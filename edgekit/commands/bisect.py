@@ -101,7 +101,7 @@ class Case:
     ) -> None:
         self.bundle, self.evidence, self.plain, self.tolerance, self.progress = bundle, evidence, plain, tolerance, progress
         golden = self.golden = bundle.golden()
-        self.nodes: list[Node] = nodes_of(bundle.onnx_of(plain.variant).read_bytes())
+        self.nodes: list[Node] = nodes_of(bundle.onnx_bytes(plain.variant))
         self.feed: Feed = fingerprinted(golden.inputs, [part.samples for part in bundle.manifest.golden.parts])
 
     def files(self, setup: Setup) -> ModelFiles:

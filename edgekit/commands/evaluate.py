@@ -22,7 +22,7 @@ from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError, UsageError
 from edgekit.files import write_bytes
 from edgekit.parity.accuracy import FLIPS, NO_CLASS, Answers, answers, confusion, meaning_of, order_of, outputs_of, paired
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Preprocess, no_picture
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
@@ -74,6 +74,7 @@ def evaluate(
     order = order_of(pictures.classes, opened.manifest.labels)
     if isinstance(order, str):
         raise _no_class(order, pictures.name, opened.manifest.labels)
+    _check_one_meaning(pictures.classes, opened.manifest.labels)
     _check_comparable(opened, pictures, len(choice.setups), bars)
     seen = _run(opened, choice.setups, pictures, np.asarray(order, np.int64), progress)
     report = _report(opened, pictures, seen, bars)
@@ -101,9 +102,24 @@ def _check_comparable(bundle: Bundle, pictures: LabelledSet, setups: int, bars: 
         )
 
 
+def _check_one_meaning(classes: Sequence[str], labels: Sequence[str]) -> None:
+    """Raise DataError for a class whose name is that of several labels, as "crane" is of a bird and of a machine in ImageNet."""
+    for name in classes:
+        places = [place for place, label in enumerate(labels) if label == name]
+        places = places or [place for place, label in enumerate(labels) if label.casefold() == name.casefold()]
+        if len(places) > 1:
+            numbers = ", ".join(map(str, places))
+            raise DataError(
+                f"the class {name!r} may be any of the bundle's labels {numbers}", "name all folders by the labels' numbers"
+            )
+
+
 def _classifier(bundle: Bundle) -> Preprocess:
     manifest = bundle.manifest
     shape = manifest.outputs[0].shape
+    unlike = no_picture([(spec.dtype, spec.shape) for spec in manifest.inputs])
+    if manifest.preprocess is None and unlike is not None:
+        raise BundleError(f"bundle {bundle.root} cannot be given pictures: {unlike.reason}", unlike.remedy)
     if manifest.preprocess is None or not manifest.labels or len(manifest.inputs) != 1 or len(shape) != 2:
         raise BundleError(
             f"bundle {bundle.root} does not classify pictures: it has no labels, no preprocessing or another output",

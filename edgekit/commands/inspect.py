@@ -45,9 +45,14 @@ def inspect(
         needs_onnx()
         from edgekit.onnx.table import onnx_table
 
-        file = open_bundle(path).files(variant).onnx if is_bundle else path
-        table = onnx_table(file)
-        return msgspec.structs.replace(table, written_out=_written_out(file, table.ops))
+        def described(file: Path) -> InspectReport:
+            table = onnx_table(file)
+            return msgspec.structs.replace(table, written_out=_written_out(file, table.ops))
+
+        if not is_bundle:
+            return described(path)
+        opened = open_bundle(path)
+        return opened.reading(lambda place: described(opened.onnx_of(variant)))
     if path.is_dir() and not (path / RUN_RECIPE).is_file():
         open_bundle(path)  # raises: neither a bundle nor a run
     check_name_of_module(str(target))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
 from edgekit.parity.accuracy import meaning_of
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Preprocess, no_picture
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Guess, Numbers, Prediction, PredictReport
 from edgekit.reports.train import LeftOut
@@ -58,7 +59,7 @@ def predict(
             labelled = None if problem else _label(opened, ready.session, preprocess, picture, (meaning, top))
             predictions.append(labelled or Prediction(str(picture), (), problem))
             advance(1, picture.name)
-    return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, meaning)
+    return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, meaning, asked.left_out)
 
 
 class Asked(NamedTuple):
@@ -75,18 +76,25 @@ def picture_files(paths: Iterable[Path | str]) -> Asked:
     """
     problems: dict[Path, str] = {}
     left_out: list[LeftOut] = []
+    spelt: dict[str, Path] = {}
     refusal = None
     for path in map(Path, paths):
         try:
             pictures, others = _named(path)
             left_out += others
-            problems |= dict.fromkeys(pictures, "")
+            problems |= dict.fromkeys((picture for picture in pictures if not _is_again(picture, spelt)), "")
         except DataError as problem:
             refusal = refusal or problem
             problems.setdefault(path, str(problem))
     if refusal and all(problems.values()):
         raise refusal
     return Asked(problems, tuple(left_out))
+
+
+def _is_again(picture: Path, spelt: dict[str, Path]) -> bool:
+    """Whether a picture before was this file, in another spelling of Unicode that the file system takes for the same name."""
+    first = spelt.setdefault(normalize("NFC", str(picture)), picture)
+    return first != picture and first.exists() and picture.exists() and first.samefile(picture)
 
 
 def _named(path: Path) -> tuple[Sequence[Path], Sequence[LeftOut]]:
@@ -105,6 +113,9 @@ def _named(path: Path) -> tuple[Sequence[Path], Sequence[LeftOut]]:
 def _classifier(bundle: Bundle) -> Preprocess:
     """The bundle's preprocessing; raises BundleError unless the bundle takes one picture and names its classes."""
     preprocess = bundle.manifest.preprocess
+    unlike = no_picture([(spec.dtype, spec.shape) for spec in bundle.manifest.inputs])
+    if preprocess is None and unlike is not None:
+        raise BundleError(f"bundle {bundle.root} cannot be given pictures: {unlike.reason}", unlike.remedy)
     if preprocess is None or not bundle.manifest.labels or len(bundle.manifest.inputs) != 1:
         raise BundleError(
             f"bundle {bundle.root} records no preprocessing or labels, so it cannot be given pictures",
@@ -124,7 +135,7 @@ def _label(bundle: Bundle, session: Session, preprocess: Preprocess, image: Path
     numbers = session.run({name: preprocess.normalise(pixels)})[output][0]
     if numbers.shape != (len(labels),):
         raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {numbers.shape}", "export it again")
-    if not np.isfinite(numbers).all():
+    if not np.isfinite(numbers.max()):  # NaN where any is; -inf beside a finite number is a mask
         return Prediction(str(image), (), "the model's outputs for this picture are not finite; run edgekit verify on the bundle")
     shares = softmax(numbers) if meaning == "softmax of the output" else numbers
     return Prediction(str(image), guesses(shares, labels, top))

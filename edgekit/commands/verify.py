@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,7 +12,8 @@ from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.manifest import Manifest
-from edgekit.machine.bounds import SECONDS_VARIABLE, memory_bound, stacks, time_bound
+from edgekit.errors import TooLargeError
+from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound
 from edgekit.machine.cpu import cores
 from edgekit.parity.bars import bars_of
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
@@ -46,9 +46,10 @@ def verify(
     that no check has.
     """
     check_codes(allow)
-    opened = open_bundle(Path(bundle))
+    with reading(Path(bundle)):
+        opened = open_bundle(Path(bundle))
+        golden, evidence, reference = opened.golden(), opened.evidence(), opened.manifest.golden.reference
     choice = choose(opened, (*as_setups(setups), *map(Setup.parse, require)))
-    golden, evidence, reference = opened.golden(), opened.evidence(), opened.manifest.golden.reference
     parities = []
     with progress.task("verifying", len(choice.setups)) as advance:
         for name, setup in zip(labels(choice.setups), choice.setups, strict=True):
@@ -59,10 +60,30 @@ def verify(
                 parities.append(parity(ready, golden, bars.on(setup.backend, ready.session.facts), reference))
             advance(1, name)
     digest = opened.sha256_of(choice.setups[0].variant)
-    checks = check_manifest(opened, golden, evidence, allow if tolerance == AS_RECORDED else (*allow, TOLERANCE))
+    with reading(Path(bundle)):
+        checks = check_manifest(opened, golden, evidence, allow if tolerance == AS_RECORDED else (*allow, TOLERANCE))
     return VerifyReport(
         str(opened.root), digest, tuple(parities), choice.skipped, (*opened.notes, *_notes(opened, tolerance)), checks
     )
+
+
+@contextmanager
+def reading(root: Path) -> Iterator[None]:
+    """Let what reads a bundle take the memory and the time that its files explain."""
+    size = _bytes_in(root)
+    try:
+        with memory_bound(ROOM + COPIES * size), time_bound(given_seconds() or READING_SECONDS + size / READING_PACE):
+            yield
+    except MemoryError:
+        raise TooLargeError(f"reading bundle {root} takes more memory than its size explains", "do not trust it") from None
+
+
+def _bytes_in(folder: Path) -> int:
+    """The size of the files of a folder; 0 where it cannot be read, which opening it says better."""
+    try:
+        return sum(path.stat().st_size for path in folder.iterdir())
+    except OSError:
+        return 0
 
 
 @contextmanager
@@ -101,6 +122,8 @@ def _room(bundle: Bundle, setup: Setup) -> int:
     return ROOM + COPIES * file + 2 * arrays + stacks(setup.threads or cores())
 
 
+READING_SECONDS, READING_PACE = 12.0, 5e6
+"""Seconds that reading any bundle may take, and bytes a second that a slow board reads."""
 BASE_SECONDS, PACE = 40.0, 2e9
 """Seconds that any bundle may take, and multiply-adds a second that a slow board does."""
 WORK_PER_BYTE, WORK_PER_ELEMENT = 200, 2e5
@@ -109,9 +132,9 @@ WORK_PER_BYTE, WORK_PER_ELEMENT = 200, 2e5
 
 def _seconds(bundle: Bundle, setup: Setup) -> float:
     """The time for running a variant on its golden samples twice, by the size of its file and its tensors."""
-    given = os.environ.get(SECONDS_VARIABLE, "")
-    if given.replace(".", "", 1).isdecimal():
-        return float(given)
+    given = given_seconds()
+    if given is not None:
+        return given
     manifest = bundle.manifest
     file = manifest.files[bundle.variant(setup.variant).file].size
     elements = sum(math.prod(spec.of_samples(1)) for spec in (*manifest.inputs, *manifest.outputs))

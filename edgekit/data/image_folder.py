@@ -6,11 +6,13 @@ hash of each file's content: adding pictures moves none between the halves, and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,9 +111,9 @@ def contents(root: Path, progress: Progress = SILENT) -> list[tuple[str, str]]:
 def to_judge(root: Path) -> tuple[tuple[str, ...], Half]:
     """The classes, and the labelled pictures to judge a network on: the test half of a divided folder, and otherwise all.
 
-    Raises DataError for a folder that has no classes or a class without pictures.
+    Pictures of one class alone can be judged. Raises DataError for a folder that has no classes or a class without pictures.
     """
-    arranged = _arranged(root)
+    arranged = _arranged(root, fewest=1)
     return arranged.classes, _half("test", arranged.tested if arranged.divided else arranged.labelled)
 
 
@@ -164,9 +166,9 @@ class _Arranged(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def _arranged(root: Path) -> _Arranged:
+def _arranged(root: Path, fewest: int = 2) -> _Arranged:
     divided = _divided(root)
-    classes = _classes(root, divided)
+    classes = _classes(root, divided, fewest)
     pictures, left_out = list_pictures(root, apart=2 if divided else 1)
     train = divided[0] if divided else ""
     labelled, outside = _by_class(pictures, train, classes)
@@ -178,14 +180,20 @@ def _arranged(root: Path) -> _Arranged:
     return _Arranged(divided, classes, labelled, tested, (*left_out, *_unused(outside, divided)))
 
 
-def _classes(root: Path, divided: tuple[str, str] | None) -> tuple[str, ...]:
+def _classes(root: Path, divided: tuple[str, str] | None, fewest: int = 2) -> tuple[str, ...]:
     base = root / divided[0] if divided else root
     for folder in (root / half for half in divided or ("",)):
         for name in dangling(folder):
             raise DataError(f"class folder {folder / name} is a link to nothing", "mend or remove the link")
     classes = tuple(subfolders(base))
-    if len(classes) < 2:
+    if len(classes) < fewest:
         raise DataError(f"{base} has {len(classes)} class folder(s)", "put each class's pictures in a folder of its own")
+    twice = [name for name, count in Counter(normalize("NFC", name) for name in classes).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{base} has two class folders that are both called {twice[0]}, in two spellings of Unicode",
+            "move the pictures of one into the other",
+        )
     if not divided:
         _check_not_divided_below(root, classes)
     return classes

@@ -9,7 +9,7 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import ModelError
 from edgekit.graphs.exact import run_exact
 from edgekit.graphs.trace import as_arrays, inference_copy, own_copies, run_module, tensors_of_feed
-from edgekit.tensors import Array, shape_text
+from edgekit.tensors import Array, differences, shape_text
 
 
 def record(
@@ -17,7 +17,8 @@ def record(
 ) -> GoldenArrays:
     """Record the outputs of a copy of ``model`` in inference mode, and of its graph from ``trace`` in float64.
 
-    Raises ModelError if an output is not finite on the first ``ordinary`` samples.
+    Raises ModelError if an output is NaN on the first ``ordinary`` samples, or infinite in one dtype only (masks
+    give -inf in both).
     """
     tensors = tensors_of_feed(inputs)
     original = as_arrays(run_module(inference_copy(model), own_copies(tensors)))
@@ -29,7 +30,8 @@ def record(
                 f"output {name!r} is {shape_text(original[name].shape)} for {samples} samples: its first axis is not the batch",
                 "let every output keep the batch as its first axis",
             )
-        both = np.concatenate([array[:ordinary], original[name][:ordinary].astype(np.float64)])
-        if not np.isfinite(both).all():
-            raise ModelError(f"output {name!r} of the model is not finite on its golden inputs", "check the weights")
+        if not np.isfinite(differences(original[name][:ordinary], array[:ordinary])).all():
+            nan = bool(np.isnan(array[:ordinary]).any() or np.isnan(original[name][:ordinary]).any())
+            fault = "is NaN" if nan else "is infinite in its own dtype or in float64, and not in both,"
+            raise ModelError(f"output {name!r} of the model {fault} on its golden inputs", "check the weights")
     return GoldenArrays(inputs, float64, original, labels)

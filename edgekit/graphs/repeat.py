@@ -1,6 +1,8 @@
-"""Find out whether a model's outputs depend on its inputs alone, by running it twice and comparing every operator.
+"""Find out whether a model's outputs depend on its inputs alone.
 
-A traced graph holds one run; a model that draws random numbers, reads the clock or keeps state computes another in the next.
+Random operators are found in one run: by what takes numbers from a generator, and what is computed of these. Everything else is
+found by running twice and comparing every operator. A traced graph holds one run; a model that draws random numbers, reads the
+clock or keeps state computes another in the next.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekit.errors import ModelError
 from edgekit.graphs.trace import TRACED_BATCH, flat_outputs, frozen_copy, named_outputs, own_copies, tensors_of, written_inputs
-from edgekit.tensors import TensorSpec, largest, normalised_error
+from edgekit.tensors import TensorSpec, normalised_error
+from edgekit.tolerance import finite_scale
 
 _SAME = 1e-6  # error of scale: threads may add in another order
 _ALONE = "let the outputs of forward() depend on its inputs alone"
@@ -38,11 +41,15 @@ class _Call(NamedTuple):
 def check_repeatable(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
     """Run a copy of ``model`` twice; returns notes on inputs that it writes to and on outputs that are None.
 
-    Raises ModelError that names the operator if the second run computes something else.
+    Raises ModelError that names the operator if an output depends on random numbers, however small or seldom, or if the second
+    run computes something else.
     """
     example = tensors_of(inputs, TRACED_BATCH)
     frozen = frozen_copy(model, example).module
-    first, second = _Run(frozen, example), _Run(frozen, example)
+    first = _Run(frozen, example)
+    if first.random is not None:
+        raise _random(first.random)
+    second = _Run(frozen, example)
     if first.numbers() != second.numbers() or _apart(first.outputs, second.outputs):
         raise _unrepeatable(frozen, example)
     notes = [f"forward() writes to its input {inputs[index].name!r}: every run gets a copy of its own" for index in first.written]
@@ -58,7 +65,8 @@ class _Run:
         with torch.inference_mode(), _places(model) as place, _Recorder(place, hashed) as recorder:
             result = model(*given)
         self.calls = recorder.calls
-        self.outputs = {name: tensor.clone() for name, tensor in named_outputs(result).items()}
+        self.random = next(filter(None, map(recorder.random_in, named_outputs(result).values())), recorder.escaped)
+        self.outputs = {name: tensor.detach().clone() for name, tensor in named_outputs(result).items()}
         self.written = written_inputs(example, given)
         self.none = [name for name, value in flat_outputs(result) if value is None]
 
@@ -68,33 +76,79 @@ class _Run:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every operator that is called."""
+    """Writes down every operator that is called, and follows what comes from random ones.
+
+    ``escaped`` is the random operator whose numbers Python has read, or None.
+    """
 
     def __init__(self, place: list[str], hashed: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[_Call] = []
+        self.escaped: _Call | None = None
         self._place, self._hashed = place, hashed
+        self._random: dict[int, tuple[Tensor, _Call]] = {}  # memory -> a tensor that keeps it, and the operator it comes from
+        self._unset: dict[int, Tensor] = {}  # memory that nobody has written to
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the operator, and record it."""
         options = kwargs or {}
         values = torch.utils._pytree.tree_leaves((args, options))
         going_in = self._hashes(values)
+        before = _generator_state(func, options)
         result = func(*args, **options)
-        self.calls.append(
-            _Call(
-                str(func.overloadpacket),
-                self._place[-1],
-                tuple(repr(value) for value in values if isinstance(value, (bool, int, float, complex, str))),
-                going_in,
-                self._hashes(torch.utils._pytree.tree_leaves(result)),
-                torch.Tag.nondeterministic_seeded in func.tags,
-            )
+        written = [value for value in values if isinstance(value, Tensor)] if func._schema.is_mutable else []
+        coming_out = [value for value in torch.utils._pytree.tree_leaves(result) if isinstance(value, Tensor)]
+        for value in written:
+            self._unset.pop(_memory(value), None)
+        if func.overloadpacket in _EMPTY:
+            self._unset |= {_memory(value): value for value in coming_out if _memory(value)}
+        call = _Call(
+            str(func.overloadpacket),
+            self._place[-1],
+            tuple(repr(value) for value in values if isinstance(value, (bool, int, float, complex, str))),
+            going_in,
+            self._hashes(coming_out),
+            before is not None and not torch.equal(before, _state_of(options)),
         )
+        self.calls.append(call)
+        self._follow(call, values, [*written, *coming_out])
         return result
 
+    def random_in(self, value: Tensor) -> _Call | None:
+        """The random operator that ``value`` comes from, or None."""
+        return self._random[_memory(value)][1] if _memory(value) in self._random else None
+
+    def _follow(self, call: _Call, values: Sequence[Any], outputs: Sequence[Tensor]) -> None:
+        sources = (self.random_in(value) for value in values if isinstance(value, Tensor)) if self._random else ()
+        source = call if call.random else next(filter(None, sources), None)
+        if source is not None:
+            self._random |= {_memory(value): (value, source) for value in outputs if _memory(value)}
+            if not outputs and not call.random:
+                self.escaped = self.escaped or source
+
     def _hashes(self, values: Sequence[Any]) -> tuple[int, ...]:
-        return tuple(_hash(value) for value in values if isinstance(value, Tensor)) if self._hashed else ()
+        if not self._hashed:
+            return ()
+        return tuple(0 if _memory(value) in self._unset else _hash(value) for value in values if isinstance(value, Tensor))
+
+
+aten = torch.ops.aten
+_EMPTY = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where the tensor's numbers lie; 0 for a tensor without, or a sparse one."""
+    return tensor.untyped_storage().data_ptr() if tensor.numel() and tensor.layout is torch.strided else 0
+
+
+def _generator_state(func: Any, options: dict[str, Any]) -> Tensor | None:
+    """The state of the generator that an operator may take numbers from; None for an operator that takes none."""
+    return _state_of(options) if torch.Tag.nondeterministic_seeded in func.tags else None
+
+
+def _state_of(options: dict[str, Any]) -> Tensor:
+    generator = options.get("generator")
+    return torch.get_rng_state() if generator is None else generator.get_state().clone()
 
 
 def _hash(tensor: Tensor) -> int:
@@ -126,7 +180,7 @@ def _apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
         return True
     pairs = [(first[name].double().numpy(), second[name].double().numpy()) for name in first]
     return any(
-        not normalised_error(new, old, scale=largest(old) or 1.0) <= _SAME and old.tobytes() != new.tobytes()
+        not normalised_error(new, old, scale=finite_scale(old) or 1.0) <= _SAME and old.tobytes() != new.tobytes()
         for old, new in pairs
     )
 
@@ -141,10 +195,7 @@ def _unrepeatable(model: nn.Module, example: tuple[Tensor, ...]) -> ModelError:
         if old == new:
             continue
         if old.random and (old.operator, old.inputs, old.numbers) == (new.operator, new.inputs, new.numbers):
-            return ModelError(
-                f"forward() draws random numbers in inference mode: {old}",
-                "switch that off there, as F.dropout(x, p, self.training) does",
-            )
+            return _random(old)
         if changed:
             break
         if old.operator != new.operator:
@@ -163,6 +214,13 @@ def _unrepeatable(model: nn.Module, example: tuple[Tensor, ...]) -> ModelError:
             _ALONE,
         )
     return ModelError("forward() computed other outputs the second time", _ALONE)
+
+
+def _random(call: _Call) -> ModelError:
+    return ModelError(
+        f"forward() draws random numbers in inference mode: {call}",
+        "switch that off there, as F.dropout(x, p, self.training) does",
+    )
 
 
 def _stored(model: nn.Module) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekit.errors import ModelError, first_line
 from edgekit.graphs.quiet import quiet
+from edgekit.graphs.user_code import fixed_sizes, unrunnable, untraceable
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec, sample_feed, shape_text
 
 # a traced batch of 1 would be taken for a constant (pytorch issue 157621)
@@ -29,15 +30,14 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> fx.GraphModule:
     example = tensors_of(inputs, TRACED_BATCH)
     frozen = _plain_calls(frozen_copy(model, example), example)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), fixed_sizes() as fixed:
             shapes = dynamic_shapes(inputs)
             program = torch.export.export(frozen, example, dynamic_shapes=(shapes,) if _takes_any_number(frozen) else shapes)
             graph = program.module(check_guards=False)
     except Exception as problem:
-        reason = first_line(problem).partition(" For more information, run with")[0]
+        refusal = untraceable(problem, fixed)
         raise ModelError(
-            f"{type(model).__name__} runs but cannot be traced with a free batch axis: {reason}",
-            "keep Python branches on tensor values and fixed batch sizes out of forward()",
+            f"{type(model).__name__} runs but cannot be traced with a free batch axis: {refusal.reason}", refusal.remedy
         ) from problem
     _read_late(graph)
     return graph
@@ -61,8 +61,14 @@ def frozen_copy(model: nn.Module, example: tuple[Tensor, ...]) -> FirstRun:
             first = _first_run(inference_copy(model, share=True), example)
     except _Written:
         first = _first_run(inference_copy(model), example)
-    named_outputs(first.result)  # raises for outputs that are no tensors
+    for name, tensor in named_outputs(first.result).items():  # raises for outputs that are no tensors
+        _check_real(name, tensor)
     return first
+
+
+def _check_real(name: str, tensor: Tensor) -> None:
+    if tensor.is_complex():
+        raise ModelError(f"output {name!r} is complex, which no backend takes", "return its real and imaginary parts")
 
 
 def _first_run(frozen: nn.Module, example: tuple[Tensor, ...]) -> FirstRun:
@@ -188,10 +194,20 @@ def _called(model: nn.Module, example: tuple[Tensor, ...]) -> object:
         raise
     except (Exception, SystemExit) as problem:
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in example)
-        raise ModelError(
-            f"{type(model).__name__} does not take an input of {shapes} (the batch in front): {first_line(problem)}",
-            "check --input-shape: its first axis is the batch, so pictures are 1xCxHxW",
-        ) from problem
+        refusal = unrunnable(problem, shapes, _takes_one(model, example))
+        raise ModelError(f"{type(model).__name__} {refusal.reason}", refusal.remedy) from problem
+
+
+def _takes_one(model: nn.Module, example: tuple[Tensor, ...]) -> bool:
+    """Whether ``forward`` takes the first of several samples alone."""
+    if any(tensor.dim() == 0 or len(tensor) < 2 for tensor in example):
+        return False
+    try:
+        with torch.inference_mode():
+            model(*(tensor[:1].clone() for tensor in example))
+    except (Exception, SystemExit):
+        return False
+    return True
 
 
 def tensors_of(inputs: Sequence[TensorSpec], batch: int) -> tuple[Tensor, ...]:
@@ -274,8 +290,7 @@ def output_specs(model: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Tensor
                 f"{shape_text(second)} for {TRACED_BATCH + 1}",
                 "the batch must be the first axis of every output and no other",
             )
-        if tensor.is_complex():
-            raise ModelError(f"output {name!r} is complex, which no backend takes", "return its real and imaginary parts")
+        _check_real(name, tensor)
         specs.append(TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *first[1:])))
     return tuple(specs)
 

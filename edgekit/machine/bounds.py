@@ -5,12 +5,16 @@ An allocation beyond the bound fails, and nothing is killed.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+
+from edgekit.errors import BundleError
 
 SIZES = Path("/proc/self/statm")
 """Where Linux tells the pages of a process; the sixth number is of its data: the heap, threads' stacks, anonymous memory."""
@@ -86,6 +90,29 @@ class TimeBound:
             action()
 
 
+def given_seconds() -> float | None:
+    """The seconds that the user grants instead, if any."""
+    given = os.environ.get(SECONDS_VARIABLE, "")
+    return float(given) if given.replace(".", "", 1).isdecimal() else None
+
+
+def too_long(subject: object, seconds: float) -> BundleError:
+    """The error of work that its time bound has ended."""
+    return BundleError(
+        f"{subject} takes longer than {seconds:.0f} s, which its size does not explain",
+        f"do not trust it; if you do, set {SECONDS_VARIABLE} to the seconds that it may take",
+    )
+
+
+_watcher: Callable[[float, float], object] | None = None
+
+
+def watched_by(tell: Callable[[float, float], object] | None) -> None:
+    """Call ``tell`` with the end, by the monotonic clock, and the seconds of each time bound; the end is infinite after it."""
+    global _watcher  # noqa: PLW0603
+    _watcher = tell
+
+
 _time: ContextVar[TimeBound | None] = ContextVar("_time", default=None)
 
 
@@ -102,8 +129,12 @@ def time_bound(seconds: float) -> Iterator[TimeBound]:
     timer.daemon = True
     token = _time.set(bound)
     timer.start()
+    if _watcher is not None:
+        _watcher(time.monotonic() + seconds, seconds)
     try:
         yield bound
     finally:
         timer.cancel()
         _time.reset(token)
+        if _watcher is not None:
+            _watcher(math.inf, 0.0)

@@ -165,14 +165,14 @@ def _object(line: str) -> Answer | None:
     return facts
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """End this process when the one that started it ends, however that does: a session of its own would go on for ever."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
 
 
 def _run_as_child(module: str, *arguments: str) -> None:
-    _die_with_parent()
+    die_with_parent()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError
-from edgekit.models.weights import Fitting, State, fits_at, load_checkpoint, same_names, with_counters
+from edgekit.models.spellings import State, with_counters
+from edgekit.models.weights import Fitting, fits_at, load_checkpoint, same_names
 
 
 def start_from(model: nn.Module, file: str, classes: int, *, adapt_channels: bool = False) -> tuple[str, ...]:

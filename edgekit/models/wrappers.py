@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from edgekit.errors import ModelError
@@ -34,6 +35,7 @@ def unwrapped(module: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]
             inner = _inside(child, wrappers)
             if inner is not child:
                 setattr(parent, key, inner)
+    _plain_parameters(module)
     _check(module, name)
     return module, tuple(f"the model was exported without its wrapper {wrapper}" for wrapper in wrappers)
 
@@ -63,6 +65,26 @@ def _inside(module: nn.Module, wrappers: dict[str, None]) -> nn.Module:
     return module
 
 
+def _plain_parameters(module: nn.Module) -> None:
+    """Replace parameters of a class that computes as ``nn.Parameter`` does, such as one with notes of its own, in place."""
+    plain: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for key, parameter in part._parameters.items():
+            if parameter is not None and _computes_as_parameter(parameter):
+                same = plain.setdefault(
+                    id(parameter), nn.Parameter(parameter.detach().as_subclass(Tensor), parameter.requires_grad)
+                )
+                part._parameters[key] = same
+
+
+def _computes_as_parameter(parameter: nn.Parameter) -> bool:
+    kind = type(parameter)
+    if kind is nn.Parameter or nn.Parameter not in kind.__mro__:
+        return False
+    own = any("__torch_function__" in vars(base) for base in kind.__mro__[: kind.__mro__.index(nn.Parameter)])
+    return not own and not is_lazy(parameter) and not hasattr(kind, "__tensor_flatten__")
+
+
 def _check(module: nn.Module, name: str) -> None:
     for path, part in module.named_modules():
         where = f" ({path})" if path else ""
@@ -77,6 +99,12 @@ def _check(module: nn.Module, name: str) -> None:
                 "return the float module from before quantisation",
             )
     tensors: dict[str, Any] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    lazy = next((path for path, tensor in tensors.items() if is_lazy(tensor)), None)
+    if lazy is not None:
+        raise ModelError(
+            f"{name} returned a module whose {lazy} has no shape yet: it is of a Lazy module",
+            "run the module once on an example before returning it",
+        )
     for path, tensor in tensors.items():
         if tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
             raise ModelError(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir
 
-from edgekit.onnx.exact import node_values
+from edgekit.onnx.evaluator import Step
+from edgekit.onnx.exact import ExactFile
 from edgekit.onnx.read import is_standard
+from edgekit.onnx.refusal import Unhandled
 from edgekit.onnx.wire import in_steps
 from edgekit.tensors import Array
 
+_NAMES = "edgekit.names"
 MOST_ELEMENTS = 1 << 28
 """More numbers than any weight has; a file may ask for any size in a few bytes."""
 
@@ -106,10 +110,13 @@ class Constants:
 
 def store(graph: onnx_ir.Graph, name: str, numbers: Array) -> onnx_ir.Value:
     """A new stored tensor of these numbers, called ``name``, or with underscores behind it where that is in use."""
-    used = {value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value is not None}
-    used |= {value.name for value in graph.inputs} | set(graph.initializers)
-    while name in used:
+    used: set[str | None] = graph.meta.setdefault(_NAMES, set())  # once for a graph, because a file may have thousands of layers
+    if not used:
+        used |= {value.name for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value is not None}
+        used |= {value.name for value in graph.inputs}
+    while name in used or name in graph.initializers:
         name += "_"
+    used.add(name)
     tensor = onnx_ir.tensor(numbers, name=name)
     kind = onnx_ir.TensorType(tensor.dtype)
     value = onnx_ir.Value(name=name, shape=onnx_ir.Shape(numbers.shape), type=kind, const_value=tensor)
@@ -126,11 +133,39 @@ def _value_of(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto])
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(inferred.output[0].type.tensor_type.elem_type))
         if any(math.prod(dim.dim_value for dim in shape.dim) > MOST_ELEMENTS for shape in shapes):
             return None
-        name = graph.output[0].name
-        array = next(moment.outputs[name] for moment in node_values(model, {}) if name in moment.outputs)
+        array = _computed(ExactFile(model), graph.output[0].name)
     except Exception:  # an operator without a kernel in float64: then the value counts as unknown
         return None
     return array, kind
+
+
+def _computed(file: ExactFile, name: str) -> Array:
+    """The value ``name`` of a file without inputs; raises Unhandled before a node makes more than ``MOST_ELEMENTS`` numbers.
+
+    Shape inference does not see every size: a shape may be computed in ways that it does not follow.
+    """
+    moments, known = file.moments({}), file.stored
+    for step in file.steps:
+        if _size_of(step, known) > MOST_ELEMENTS:
+            raise Unhandled(f"{step.op_type} makes more numbers than any weight has")
+        moment = next(moments)
+        known = moment.values
+        if name in moment.outputs:
+            return np.asarray(moment.outputs[name])
+    raise Unhandled(f"{name} is not computed")
+
+
+def _size_of(step: Step, values: Mapping[str, Any]) -> int:
+    """The number of elements that a node which enlarges gives; 0 for another, or where its inputs are not known."""
+    inputs = [values.get(name) for name in step.input]
+    match step.op_type, inputs:
+        case "ConstantOfShape", [np.ndarray() as shape]:
+            return int(math.prod(shape.tolist()))
+        case "Expand", [np.ndarray() as array, np.ndarray() as shape]:
+            return int(max(array.size, math.prod(shape.tolist())))
+        case "Tile", [np.ndarray() as array, np.ndarray() as repeats]:
+            return int(array.size * math.prod(repeats.tolist()))
+    return 0
 
 
 def _has_body(node: onnx_ir.Node) -> bool:

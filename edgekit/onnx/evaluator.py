@@ -28,19 +28,24 @@ _IN_FLOAT32 = ("CausalConvWithState", "LinearAttention")  # inside, though what 
 
 
 class Clock:
-    """The time at which a run must end; shared with the evaluators of branches and loops."""
+    """The processor time of this process at which a run must end, and whether it is compared.
+
+    It is shared with the evaluators of branches and loops. On a busy machine it stands while others run.
+    """
 
     deadline, seconds = math.inf, math.inf
+    compared: bool | None = None
+    """Whether the nodes that run are compared with another runtime; None where nothing is."""
 
     def check(self) -> None:
         """Raise Inexact if the time has come."""
-        if time.monotonic() > self.deadline:
+        if time.process_time() > self.deadline:
             raise Inexact(too_slow(self.seconds))
 
 
 def too_slow(seconds: float) -> str:
     """The sentence of a run that takes longer than ``seconds``."""
-    return f"float64 would take more than {seconds:.0f} s"
+    return f"float64 would take more than {seconds:.0f} s of a processor's time"
 
 
 @contextlib.contextmanager
@@ -63,13 +68,14 @@ class Step:
     It stands where ONNX's evaluator expects one of its operators.
     """
 
-    def __init__(self, node: onnx.NodeProto, params: dict[str, Any], classes: list[Any]) -> None:
+    def __init__(self, node: onnx.NodeProto, params: dict[str, Any], classes: list[Any], clock: Clock) -> None:
         self.node, self.op_type, self.input, self.output = node, node.op_type, node.input, node.output
         self.name = node.name or (node.output[0] if node.output else "")
         self.key = next((name for name in node.output if name), "")
         self.captured = _captured(node)
         self.reads = (*node.input, *self.captured)
-        self.place, self.constant = 0, False
+        self.place, self.constant, self.compared = 0, False, False
+        self._clock = clock
         self.used, self.last_reads = set[str](), list[str]()
         self.kernels, problems = [], []
         for kernel in classes:
@@ -94,7 +100,13 @@ class Step:
         return {name: value for name, value in zip(self.output, outputs, strict=False) if name}
 
     def run(self, *inputs: Any, **more: Any) -> tuple[Any, ...]:
-        """The outputs of the first kernel that computes the node; raises Unhandled with the reason of the first if none does."""
+        """The outputs of the first kernel that computes the node; raises Unhandled with the reason of the first if none does.
+
+        Raises Inexact for a node in a branch that no compared sample has taken.
+        """
+        self.compared = self.compared or self._clock.compared is True
+        if self._clock.compared is False and not self.compared:
+            raise Inexact(f"node {self.name!r} ({self.op_type}) is in a branch that no sample took which was compared")
         first: Unhandled | None = None
         for place in range(self.place, len(self.kernels)):
             try:
@@ -153,7 +165,7 @@ class Evaluator(ReferenceEvaluator):
             if not classes and body is None:
                 raise
         classes += [] if body is None else [body]
-        return lambda node, params: Step(node, params, classes)
+        return lambda node, params: Step(node, params, classes, self.clock)
 
     def _log(self, level: int, pattern: str, *args: Any) -> None:
         """Check the clock; ONNX's evaluator calls this before every operator of a branch or a loop."""

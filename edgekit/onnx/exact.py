@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from edgekit.errors import first_line
-from edgekit.onnx.evaluator import Evaluator, Step, one_thread, too_slow
+from edgekit.onnx.evaluator import Evaluator, Step, one_thread
 from edgekit.onnx.kernels import KERNELS
 from edgekit.onnx.refusal import Inexact, Unhandled
 from edgekit.onnx.run import IN_THE_FILE
@@ -24,8 +24,10 @@ from edgekit.onnx.widen import widen_array, widened
 from edgekit.tensors import Array, Feed, batches_of, joined_outputs, real_samples
 
 __all__ = ["ExactFile", "Inexact", "Moment", "NodeValue", "Witness", "node_values", "run_file_exact"]
+_TIMED = 2  # batches that are computed one after the other; the last of them says what the others will take
+_SLACK = 4  # times the limit that a run may take whose estimate was within the limit
 _BESIDE = 4  # batches that are computed beside each other at most, because each takes memory
-SECONDS = 300.0  # much more than a convolutional network of everyday size takes
+SECONDS = 600.0  # of a processor's own time, 5 minutes of two cores: much more than an everyday network takes
 
 
 class NodeValue(NamedTuple):
@@ -58,7 +60,8 @@ def run_file_exact(
     """The outputs by name, float64 where they are floats, computed in batches of ``batch`` samples and joined.
 
     Raises Inexact that names the operator or the reason in the way: a random operator, one that rounds to steps, no kernel, a
-    node whose kernels all disagree with the ``witness``, an output without a batch axis, or more time than ``seconds``.
+    node whose kernels all disagree with the ``witness``, an output without a batch axis, or more of a processor's own time than
+    ``seconds``, as the second batch tells: what else the machine does changes nothing.
     """
     return ExactFile(model).run(feed, seconds, batch, witness)
 
@@ -113,25 +116,35 @@ class ExactFile:
 
     def run(self, feed: Feed, seconds: float = SECONDS, batch: int = 1, witness: Witness | None = None) -> dict[str, Array]:
         """The outputs for all samples of ``feed``; as ``run_file_exact``."""
-        samples, start = len(next(iter(feed.values()))), time.monotonic()
         self._clock.seconds = seconds
         for step in self.steps:
             known = 0 if witness is None else witness.kernels.get(step.key, 0)
             step.place = min(known, len(step.kernels) - 1)
         batches, parts, seen = list(batches_of(feed, batch)), list[dict[str, Array]](), 0
+        judging = witness is not None and witness.samples > 0
+        end = time.process_time() + seconds
         with one_thread() as threads:
-            while len(parts) < len(batches) and (not parts or (witness is not None and seen < witness.samples)):
+            while len(parts) < len(batches) and (len(parts) < _TIMED or (witness is not None and seen < witness.samples)):
                 part, real = batches[len(parts)]
-                parts.append(self._joinable(part, start + seconds, witness if witness and witness.samples else None))
+                self._clock.compared = (seen < witness.samples) if witness is not None and judging else None
+                start = time.thread_time()
+                parts.append(self._joinable(part, end, witness if judging and self._clock.compared else None))
                 seen += real
-                if time.monotonic() - start > seconds * seen / samples:
-                    raise Inexact(too_slow(seconds))
+                if len(parts) == _TIMED:  # the first batch takes what the others do not: constants, and memory
+                    self._check_estimate((time.thread_time() - start) * len(batches), seconds)
+                    end = time.process_time() + _SLACK * seconds  # for a loop that one of the samples makes endless
             if witness is not None:
                 witness.leave()
+            self._clock.compared = False if judging else None
             rest = [part for part, _ in batches[len(parts) :]]
             with ThreadPoolExecutor(min(threads, _BESIDE)) as pool:
-                parts += pool.map(lambda part: self._joinable(part, start + seconds), rest)
+                parts += pool.map(lambda part: self._joinable(part, end), rest)
         return joined_outputs([real_samples(outputs, batch, real) for outputs, (_, real) in zip(parts, batches, strict=True)])
+
+    def _check_estimate(self, estimate: float, seconds: float) -> None:
+        """Raise Inexact if all batches would take longer than ``seconds``, by what one of them has taken of a processor."""
+        if not estimate <= seconds:
+            raise Inexact(f"float64 would take about {estimate:.0f} s of a processor's time, and {seconds:.0f} s are allowed")
 
     def _joinable(self, feed: Feed, deadline: float, witness: Witness | None = None) -> dict[str, Array]:
         """The outputs of one batch; raises Inexact for one without a batch axis."""
@@ -173,6 +186,11 @@ class ExactFile:
                 values.pop(name, None)
                 self._stored.pop(name, None)
         self._constants_known = True
+
+    @property
+    def stored(self) -> Mapping[str, Any]:
+        """The values by name that stand in the file, or are known from an earlier run."""
+        return self._stored
 
     def holds(self, name: str) -> bool:
         """Whether the value stands in the file: an initializer, or the output of a Constant or ConstantOfShape."""

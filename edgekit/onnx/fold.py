@@ -173,29 +173,33 @@ def _obstacle(norm: onnx_ir.Node, graph: onnx_ir.Graph, names: Names, constants:
     if norm.graph is not graph:
         return _BRANCH
     reason = norm_reason(norm, constants)
-    value = norm.inputs[0]
+    value, between = norm.inputs[0], ""
     while reason is None and value is not None:
         users = sorted({names[user] for user, _ in value.uses() if user is not norm})
         producer = value.producer()
         if producer is None:
             return "between", f"no {NAMED} before it, but an input of the model"
         if is_layer(producer):
-            return _of_layer(producer, users if len(value.uses()) > 1 or value.is_graph_output() else None, names, constants)
+            shared = _shared(names[producer], users) if len(value.uses()) > 1 or value.is_graph_output() else None
+            return shared or _of_layer(producer, between, names, constants)
         if producer.op_type not in _SEEN_THROUGH:
             return "between", f"no {NAMED} directly before it, but {producer.op_type} {names[producer]}"
         if len(value.uses()) > 1 or value.is_graph_output():
             return _shared(names[producer], users)
-        norm, value = producer, producer.inputs[0]
+        moving = (source for source in producer.inputs if source is not None and constants.number(source) is None)
+        between = between or (f"{producer.op_type} {names[producer]}" if producer.op_type in _ARITHMETIC else "")
+        norm, value = producer, next(moving, None)
     return reason
 
 
-_SEEN_THROUGH = (NORM, "Identity", "Dropout", "Transpose", "Mul", "Div", "Add", "Sub")
+_ARITHMETIC = ("Mul", "Div", "Add", "Sub")
+_SEEN_THROUGH = (NORM, "Identity", "Dropout", "Transpose", *_ARITHMETIC)
 
 
-def _of_layer(layer: onnx_ir.Node, users: list[str] | None, names: Names, constants: Constants) -> Reason:
-    if users is not None:
-        return _shared(names[layer], users)
+def _of_layer(layer: onnx_ir.Node, between: str, names: Names, constants: Constants) -> Reason:
     reason = layer_reason(layer, names[layer], names, constants)
+    if reason is None and between:
+        return "between", f"{between} between it and {names[layer]} has not one stored number for each channel"
     return reason or ("rule", f"its channels are not those of {layer.op_type} {names[layer]}")
 
 

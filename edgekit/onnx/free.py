@@ -15,14 +15,16 @@ import onnx_ir
 from onnxscript import optimizer
 
 from edgekit.errors import ModelError
+from edgekit.onnx.constants import MOST_ELEMENTS
 from edgekit.onnx.read import NORM, WHOLE, precision_of, read_onnx, specs_of
 from edgekit.onnx.rounding import rounding_limit
 from edgekit.onnx.run import Runner, open_unoptimised, run_alone, run_in_batches
-from edgekit.tensors import BATCH, Array, Feed, TensorSpec, largest, normalised_error, sample_feed, shape_text
+from edgekit.onnx.steps import random_node
+from edgekit.tensors import BATCH, Array, Feed, TensorSpec, normalised_error, sample_feed, shape_text
+from edgekit.tolerance import finite_scale
 
 _SIZES = (1, 2, 3)
 _INFERENCE = "export the model again in inference mode, with samples that do not see each other"
-RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
 CERTAIN = 1e-3
 """An error of scale beyond the rounding of any model worth exporting."""
 
@@ -80,7 +82,13 @@ def open_onnx(path: Path) -> OnnxSource:
 
     A fixed batch is freed where the freed file provably computes the same.
     """
-    original = _without_negative_sizes(read_onnx(path, WHOLE))
+    original = _without_negative_sizes(_dense(read_onnx(path, WHOLE), path))
+    random = random_node(original)
+    if random:
+        raise ModelError(
+            f"the outputs of {path} depend on random numbers, which {random} draws, so that no comparison proves anything",
+            "export the model again in inference mode, or give it the random numbers as an input",
+        )
     inputs, fixed = specs_of(original, path)
     if fixed is not None:
         return _freed(path, original, inputs, fixed)
@@ -116,9 +124,10 @@ def _freed(path: Path, original: onnx.ModelProto, inputs: tuple[TensorSpec, ...]
 
 
 def _check_fixed(source: OnnxSource, run: Runner, feed: Feed, references: Mapping[str, Array], size: int) -> None:
-    """Raise ModelError if the samples of a fixed batch depend on each other: the first one is run beside those of the next batch.
+    """Raise ModelError if a sample of a fixed batch depends on the others or on its place among them.
 
-    ``run`` runs the original; ``references`` are its outputs on ``feed``, two batches of ``size`` or more.
+    The first one is run beside those of the next batch, and the first batch in another order. ``run`` runs the original;
+    ``references`` are its outputs on ``feed``, two batches of ``size`` or more.
     """
     original = source.original
     mixed = {name: np.concatenate([array[:1], array[size + 1 : 2 * size]]) for name, array in feed.items()}
@@ -130,6 +139,44 @@ def _check_fixed(source: OnnxSource, run: Runner, feed: Feed, references: Mappin
                 f"batch, or its samples depend on each other{_training(original)}: output {name!r} changes with them",
                 "export the model again with a batch as the first axis, in inference mode",
             )
+    turned = {name: np.roll(array[:size], 1, axis=0) for name, array in feed.items()}
+    for name, array in run(turned).items():
+        changed = change_of_scale(array, np.roll(references[name][:size], 1, axis=0))
+        if not changed <= _rounding(original):
+            raise ModelError(
+                f"the outputs of {source.path} depend on a sample's place within its batch of {size}: output {name!r} changes by "
+                f"{changed:.1e} of its scale when the samples move on by one",
+                "export the model again so that what it adds or multiplies is the same for every sample",
+            )
+
+
+def _dense(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """A copy in which sparse tensors of the main graph are written out, if it has any; raises ModelError for one too large."""
+    constants = [
+        item for node in model.graph.node for item in node.attribute if node.op_type == "Constant" and item.name == "sparse_value"
+    ]
+    if not constants and not model.graph.sparse_initializer:
+        return model
+    dense = onnx.ModelProto()
+    dense.CopyFrom(model)
+    for node in dense.graph.node:
+        for item in node.attribute:
+            if node.op_type == "Constant" and item.name == "sparse_value":
+                item.CopyFrom(onnx.helper.make_attribute("value", _written_out(item.sparse_tensor, path)))
+    dense.graph.initializer.extend(_written_out(tensor, path) for tensor in dense.graph.sparse_initializer)
+    del dense.graph.sparse_initializer[:]
+    return dense
+
+
+def _written_out(tensor: onnx.SparseTensorProto, path: Path) -> onnx.TensorProto:
+    """The dense form of a sparse tensor, whose indices are linear or one row for each value."""
+    values, indices = onnx.numpy_helper.to_array(tensor.values), onnx.numpy_helper.to_array(tensor.indices)
+    size = math.prod(tensor.dims)
+    if size > MOST_ELEMENTS:
+        raise ModelError(f"the sparse tensor {tensor.values.name!r} of {path} has {size:,} elements", "export a smaller model")
+    whole = np.zeros(tuple(tensor.dims), values.dtype)
+    whole[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, whole.shape)] = values
+    return onnx.numpy_helper.from_array(whole, tensor.values.name)
 
 
 def _without_negative_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -262,19 +309,17 @@ def _difference(run: Runner, feed: Feed, references: Mapping[str, Array], roundi
 
 def change_of_scale(outputs: Array, reference: Array) -> float:
     """The error of the first samples, relative to the scale of all samples. Infinite if the reference is all zeros."""
-    return normalised_error(outputs, reference[: len(outputs)], scale=largest(reference), of_zero=0)
+    return normalised_error(outputs, reference[: len(outputs)], scale=finite_scale(reference.astype(np.float64)), of_zero=0)
 
 
 def _training(model: onnx.ModelProto) -> str:
-    """Part of a sentence: names the first node that looks at the whole batch or at chance; empty if none does."""
+    """Part of a sentence: names the first node that looks at the whole batch; empty if none does."""
     for node in model.graph.node:
         name = node.name or node.output[0]
         if node.op_type == NORM and (
             sum(map(bool, node.output)) > 1 or any(item.name == "training_mode" and item.i for item in node.attribute)
         ):
             return f", because {name} is a BatchNormalization in training mode"
-        if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]):
-            return f", because {name} is a {node.op_type}, which draws random numbers"
         if node.op_type == "DynamicQuantizeLinear":
             return f", because {name} is a DynamicQuantizeLinear, whose steps are those of the whole batch"
     return ""

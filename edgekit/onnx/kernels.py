@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_loop import Loop as OnnxLoop
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from edgekit.onnx.refusal import Inexact, Unhandled
 from edgekit.onnx.sampling import GridSample, Resize, Upsample
+from edgekit.onnx.widen import is_float
 from edgekit.onnx.windows import AveragePool, Conv, ConvTranspose, LpPool, MaxPool, tensor_of
 from edgekit.tensors import Array
 
@@ -168,6 +170,20 @@ class ConstantOfShape(OpRun):
         return (torch.full(tuple(shape.tolist()), value.item(), dtype=torch.float64).numpy(),)
 
 
+class Cast(OpRun):
+    """ONNX's Cast to a float that holds less: the numbers are rounded to its type, and given in float64."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, to: int = 0, **attributes: Any) -> Any:
+        if to not in _NARROW or not (is_float(x) or x.dtype.kind in "iub"):
+            raise Unhandled("Cast to a type that is not narrower")
+        return (x.astype(onnx.helper.tensor_dtype_to_np_dtype(to)).astype(np.float64),)
+
+
+_NARROW = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
 class Scatter(OpRun):
     """ONNX's Scatter, which ScatterElements replaced in opset 11."""
 
@@ -198,7 +214,7 @@ class GlobalLpPool(OpRun):
 
 
 KERNELS: tuple[type[OpRun], ...] = (
-    AveragePool, BatchNormalization, ConstantOfShape, Conv, ConvTranspose, Dropout, Erf, GlobalLpPool, GridSample,
+    AveragePool, BatchNormalization, Cast, ConstantOfShape, Conv, ConvTranspose, Dropout, Erf, GlobalLpPool, GridSample,
     GroupNormalization, Hardmax, InstanceNormalization, LRN, LayerNormalization, LogSoftmax, Loop, LpPool, MaxPool, Resize,
     Scatter, Softmax, Upsample,
 )  # fmt: skip

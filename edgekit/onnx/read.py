@@ -69,9 +69,17 @@ def read_onnx(path: Path, strictness: Strictness, content: bytes | None = None) 
         )
     if strictness.beside == "loaded":
         _check_size(path, sum(_bytes(tensor) for tensor in model.graph.initializer))  # before anything beside the file is read
-    elif outside is not None:
-        return model  # shapes are in the file, the numbers are beside it
+    elif outside is not None:  # the numbers are beside the file, and the checker would want them
+        return _with_shapes(model) if strictness.with_shapes else model
     return _completed(path, model, strictness)
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with the shapes that can be inferred without the numbers in other files."""
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except Exception:  # a shape that is stored beside the file
+        return model
 
 
 def _completed(path: Path, model: onnx.ModelProto, strictness: Strictness) -> onnx.ModelProto:

@@ -54,13 +54,13 @@ def nonlinearities(model: onnx.ModelProto) -> list[Nonlinearity]:
     constants |= {
         node.output[0]: attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute[:1]
     }
-    found = []
+    nodes = []
     for node in model.graph.node:
         bounds_of = _BOUNDS.get(node.op_type) if node.domain in ("", "ai.onnx") and node.input else None
         bounds = sorted(bounds_of(node, constants)) if bounds_of else []
         if bounds and np.isfinite(bounds).all():
-            found.append(Nonlinearity(node.name or node.output[0], node.op_type, node.input[0], np.asarray(bounds, np.float64)))
-    return found
+            nodes.append(Nonlinearity(node.name or node.output[0], node.op_type, node.input[0], np.asarray(bounds, np.float64)))
+    return nodes
 
 
 _Bounds = Callable[[onnx.NodeProto, Mapping[str, onnx.TensorProto]], Iterable[float]]

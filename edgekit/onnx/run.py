@@ -74,7 +74,7 @@ def _refused(path: Path, problem: Exception) -> ModelError:
     return ModelError(f"ONNX Runtime refuses {path} on the CPU: {first_line(problem)}", "check the file there first")
 
 
-def open_every_value(model: onnx.ModelProto, path: Path, only: Collection[str] | None = None) -> Runner:
+def open_every_value(model: onnx.ModelProto, path: Path, only: Collection[str] | None = None, *, level: str = "off") -> Runner:
     """Open ``model``, which must have no functions, so that a run gives the outputs of every node of the main graph.
 
     ``only``: names of the values to give; None gives all. What stands in the file (Constant, ConstantOfShape) is left out, and
@@ -87,7 +87,7 @@ def open_every_value(model: onnx.ModelProto, path: Path, only: Collection[str] |
     for name in dict.fromkeys(name for node in computed for name in node.output if name):
         if name not in names and (only is None or name in only):
             shown.graph.output.append(onnx.ValueInfoProto(name=name))
-    session = _session(shown, path, arena=False)  # an arena would keep what no later run may need
+    session = _session(shown, path, arena=False, level=level)  # an arena would keep what no later run may need
     tensors = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY and (only is None or value.name in only)]
 
     def run(feed: Feed) -> dict[str, Array]:

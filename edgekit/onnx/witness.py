@@ -23,17 +23,28 @@ from edgekit.onnx.widen import inlined, is_float, widen_array
 from edgekit.tensors import Array, Feed
 
 _DRAWS, _WIDENING = 2, 8.0  # an error may be so many times what moving the inputs by a unit moves the output
+_CROSSINGS = 16  # draws after which hardly a place on a step has not crossed it
+_FINER, _LESS = 16, 4  # inputs moved so many times less move a continuous output at least so many times less
+_ROUNDS_NOTHING = frozenset(
+    {"Abs", "ArgMax", "ArgMin", "Ceil", "Clip", "Concat", "Equal", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
+     "GatherND", "Greater", "GreaterOrEqual", "Hardmax", "Identity", "IsInf", "IsNaN", "Less", "LessOrEqual", "Max", "MaxPool",
+     "Min", "Neg", "NonZero", "Not", "OneHot", "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Round", "ScatterElements",
+     "ScatterND", "Sign", "Slice", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where"}
+)  # fmt: skip
+"""Operators that pick, move or step: given the same numbers, two right kernels of one give the same numbers in any dtype."""
 
 
 class RuntimeWitness:
     """Compares every node of the first ``samples`` samples with ONNX Runtime; ``kernels`` says which kernel was believed.
 
-    ``kernels`` maps a node's first output to the place of its kernel; nodes that are absent have the first.
+    ``kernels`` maps a node's first output to the place of its kernel; nodes that are absent have the first. ``overflow`` is the
+    first node that was seen to overflow float16; empty if none was.
     """
 
     def __init__(self, model: onnx.ModelProto, path: Path, samples: int = 2) -> None:
         self.samples = samples
         self.kernels: dict[str, int] = {}
+        self.overflow = ""
         self._model, self._path = model, path
         self._feed: dict[str, Array] = {}
         self._theirs: dict[str, Array] = {}
@@ -43,7 +54,7 @@ class RuntimeWitness:
     def believed(self) -> RuntimeWitness:
         """A witness that asks nobody and has the same kernels, for a copy of the file."""
         other = RuntimeWitness(self._model, self._path, samples=0)
-        other.kernels = self.kernels
+        other.kernels, other.overflow = self.kernels, self.overflow
         return other
 
     def hear(self, file: ExactFile, feed: Feed) -> None:
@@ -63,6 +74,9 @@ class RuntimeWitness:
         """Believe the outputs, or replace the kernel and the outputs, or raise Inexact that names the node."""
         step = moment.step
         theirs = {name: self._theirs[name] for name in step.used if name in self._theirs}
+        if not self.overflow and any(array.dtype == np.float16 and np.isinf(array).any() for array in theirs.values()):
+            read = [array for name in step.reads if (array := self._theirs.get(name, self._feed.get(name))) is not None]
+            self.overflow = "" if any(is_float(array) and np.isinf(array).any() for array in read) else step.name
         if self._agree(step, moment.outputs, theirs) <= 1:
             return self._settle(step)
         inputs = self._inputs(step, moment.values)
@@ -117,23 +131,75 @@ class RuntimeWitness:
     def _explained(
         self, step: Step, place: int, inputs: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Array]
     ) -> bool:
-        """Whether inputs moved by a unit in their last place move the outputs as far as they differ."""
+        """Whether inputs moved by a unit in their last place move the outputs as far as they differ.
+
+        A step in the operator is one that inputs moved by a sixteenth of that cross as well, as often and as far; it explains the
+        places that cross it, by its own height.
+        """
+        if step.op_type in _ROUNDS_NOTHING:
+            return False
         unit = max(rounding_unit(kind) for kind in self._kinds(step, theirs))
-        rng = np.random.default_rng(0)
-        spread = dict.fromkeys(theirs, 0.0)
-        for _ in range(_DRAWS):
-            moved = {name: _moved(value, unit, rng) for name, value in inputs.items()}
-            try:
-                outputs = step.compute(moved, place)
-            except Unhandled:  # a size among the inputs has moved
-                return False
-            for name in theirs:
-                spread[name] = max(spread[name], error_of_scale(outputs[name], ours[name]))
+        moved = [self._moves(step, place, inputs, ours, unit / finer) for finer in (1, _FINER)]
+        if moved[0] is None or moved[1] is None:  # a size among the inputs has moved
+            return False
         limit = self._limit(step, theirs)
-        return all(
-            np.isfinite(spread[name]) and error_of_scale(ours[name], array) <= limit + _WIDENING * spread[name]
-            for name, array in theirs.items()
-        )
+        for name, array in theirs.items():
+            far, near = moved[0][name], moved[1][name]
+            spread, error = float(far.max(initial=0)), error_of_scale(ours[name], array)
+            if not np.isfinite(spread) or not np.isfinite(error):
+                return False
+            scale = float(np.abs(array[np.isfinite(array)]).max(initial=0)) or 1.0
+            if _LESS * float(near.max(initial=0)) <= spread:
+                if error > limit + _WIDENING * spread / scale:
+                    return False
+            elif not self._crossed(step, place, inputs, ours, theirs):
+                return False
+        return True
+
+    def _crossed(
+        self, step: Step, place: int, inputs: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Array]
+    ) -> bool:
+        """Whether every place that is off crosses a step of that height when the inputs move by a unit."""
+        unit = max(rounding_unit(kind) for kind in self._kinds(step, theirs))
+        heights = self._moves(step, place, inputs, ours, unit, _CROSSINGS)
+        for name, array in theirs.items():
+            off = _distance(ours[name], array)
+            scale = float(np.abs(array[np.isfinite(array)]).max(initial=0)) or 1.0
+            if heights is None or (off > self._limit(step, theirs) * scale + heights[name]).any():
+                return False
+        return True
+
+    def _moves(
+        self,
+        step: Step,
+        place: int,
+        inputs: Mapping[str, Any],
+        ours: Mapping[str, Any],
+        unit: float,
+        draws: int = _DRAWS,
+    ) -> dict[str, Array] | None:
+        """By how much each place of each output moves when the inputs move by ``unit``; None if a kernel refuses such inputs."""
+        rng = np.random.default_rng(0)
+        spread: dict[str, Array] = {}
+        for _ in range(draws):
+            try:
+                outputs = step.compute({name: _moved(value, unit, rng) for name, value in inputs.items()}, place)
+            except Unhandled:
+                return None
+            for name in step.used:
+                spread[name] = np.maximum(spread.get(name, np.zeros(())), _distance(outputs[name], ours[name]))
+        return spread
+
+
+def _distance(moved: Any, before: Any) -> Array:
+    """|moved - before| place by place; infinite if shapes, integers, or places that are not finite differ."""
+    if not isinstance(moved, np.ndarray) or not isinstance(before, np.ndarray) or moved.shape != before.shape:
+        return np.asarray(np.inf)
+    if not is_float(before):
+        return np.where(moved == before, 0.0, np.inf)
+    with np.errstate(invalid="ignore", over="ignore"):
+        same = (moved == before) | (np.isnan(moved) & np.isnan(before))
+        return np.where(same, 0.0, np.nan_to_num(np.abs(moved - before), nan=np.inf))
 
 
 def error_of_scale(ours: Any, theirs: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,10 +51,11 @@ class Answers(NamedTuple):
 def answers(outputs: Array, labels: NDArray[np.int64], *, probabilities: bool) -> Answers:
     """Judge ``outputs``, N x classes, by ``labels``, int64 N; ``probabilities``: they are so already, and no softmax is taken.
 
-    A sample whose outputs are not finite is of no class, ``NO_CLASS``, with no confidence, and in no top.
+    A sample whose largest output is NaN or infinite is of no class, ``NO_CLASS``, with no confidence, and in no top; -inf beside
+    it is a mask.
     """
     wide = outputs.astype(np.float64)
-    finite = np.isfinite(wide).all(1)
+    finite = np.isfinite(wide.max(1))  # NaN where any is
     wide[~finite] = -1.0
     predicted = wide.argmax(1)
     ranks = (wide > wide[np.arange(len(wide)), labels][:, None]).sum(1)
@@ -131,10 +132,9 @@ def order_of(classes: Sequence[str], labels: Sequence[str]) -> list[int] | str:
 
     A class has the label's name, or else its name without case, with _ for what no folder's name may hold, or its number.
     """
-    ways: tuple[Callable[[str], str], ...] = (str, _folder_name, lambda label: str(list(labels).index(label)))
-    for way in ways:
-        known = {way(label): place for place, label in enumerate(labels)}
-        places = [known.get(name if way is str else _folder_name(name)) for name in classes]
+    for names in (labels, [*map(_folder_name, labels)], [*map(str, range(len(labels)))]):
+        known = {name: place for place, name in enumerate(names)}
+        places = [known.get(name if names is labels else _folder_name(name)) for name in classes]
         if None not in places:
             return [place for place in places if place is not None]
     exact = {_folder_name(label) for label in labels}

@@ -23,7 +23,7 @@ from edgekit.parity.inputs import Recorded
 from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
 from edgekit.reports.verify import Check
-from edgekit.tensors import Array, TensorSpec
+from edgekit.tensors import Array, TensorSpec, differences
 from edgekit.tolerance import PRECISIONS, finite_scale, parts_of
 
 _ELEMENT_TYPES = {
@@ -56,7 +56,7 @@ class Evidenced(NamedTuple):
 
 def evidenced(bundle: Bundle, golden: GoldenArrays, arrays: EvidenceArrays | None) -> Evidenced:
     """Read the first variant's file."""
-    return Evidenced(bundle, golden, arrays, declared(bundle.onnx_of().read_bytes()))
+    return Evidenced(bundle, golden, arrays, declared(bundle.onnx_bytes()))
 
 
 def _told(code: str, problem: str) -> Check:
@@ -199,7 +199,7 @@ def precision(seen: Evidenced) -> Iterator[Check]:
         elements = _WIDE_BARS.get(variant.precision)
         if elements is None:
             continue
-        file = declared(seen.bundle.onnx_of(variant.name).read_bytes())
+        file = declared(seen.bundle.onnx_bytes(variant.name))
         uses = variant.precision != "int8" or any(map(in_steps, file.operators))
         problem = f"{variant.name} is said to be {variant.precision}, and its file holds or uses no such number"
         yield _told("precision", "" if elements & file.stored.keys() and uses else problem)
@@ -250,7 +250,7 @@ def _inflated(seen: Evidenced, name: str, floors: Array) -> bool:
     reference, original = seen.golden.float64[name], seen.golden.original[name].astype(np.float64)
     for part, own, floor in zip(parts_of(reference, sizes), parts_of(original, sizes), floors, strict=True):
         least = 4 * float(np.finfo(np.float32).eps) * finite_scale(part)
-        if floor.max(initial=0.0) > ROOM * max(finite_scale(own - part), least):
+        if floor.max(initial=0.0) > ROOM * max(finite_scale(differences(own, part)), least):
             return True
     return False
 
@@ -295,7 +295,7 @@ def pictures(seen: Evidenced) -> Iterator[Check]:
 def _odd_picture(seen: Evidenced, picture: GoldenPicture, preprocess: Preprocess) -> str:
     inputs, reference = (next(iter(arrays.values())) for arrays in (seen.golden.inputs, seen.golden.float64))
     try:
-        pixels = preprocess.open(seen.bundle.root / picture.file)
+        pixels = seen.bundle.reading(lambda place: preprocess.open(place / picture.file))
     except DataError as problem:
         return str(problem)
     sample = undone(inputs[picture.sample : picture.sample + 1], preprocess)

@@ -37,7 +37,8 @@ def statistics(value: Array, most: int) -> NDArray[np.float32]:
     wide = np.asarray(value, np.float64)
     channels = np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1) if wide.ndim > 1 else wide.reshape(1, -1)
     groups = np.array_split(channels, min(most, len(channels)))
-    rows = [(group.mean(), group.std(), np.abs(group).max(initial=0.0)) for group in groups]
+    finite = [group[~np.isinf(group)] for group in groups]  # a mask is -inf in every runtime
+    rows = [(group.mean(), group.std(), np.abs(group).max()) if group.size else (0.0, 0.0, 0.0) for group in finite]
     return np.ascontiguousarray(np.asarray(rows, np.float32).T)
 
 

@@ -16,7 +16,7 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPart
 from edgekit.errors import ModelError
 from edgekit.preprocess import Preprocess
-from edgekit.tensors import Array, TensorSpec, normalised_error, sample_feed
+from edgekit.tensors import Array, TensorSpec, differences, normalised_error, sample_feed
 from edgekit.tolerance import NoiseBar, channel_axis, finite_scale, parts_of
 
 SEED = 0
@@ -210,21 +210,16 @@ STEADY = 5e-6
 def only_steady(recorded: Recorded, probe: Mapping[str, Array] | None = None) -> Recorded:
     """``recorded`` without the samples on which the original's own rounding is large; the first part stays whole.
 
-    A sample stays if its outputs are finite and max|original - float64| over it is at most ``STEADY`` times the scale of its
-    part, or at most twice the same figure of the first part. ``probe`` stands in for the original's outputs, where these are the
-    reference themselves.
+    A sample stays if its outputs are finite, or infinite in both, and max|original - float64| over it is at most ``STEADY`` times
+    the scale of its part, or at most twice the same figure of the first part. ``probe`` stands in for the original's outputs,
+    where these are the reference themselves.
     """
     golden, parts = recorded
     keep = np.ones(sum(part.samples for part in parts), bool)
     ends = np.cumsum([part.samples for part in parts])
     places = [slice(end - part.samples, end) for part, end in zip(parts, ends, strict=True)]
     for name, reference in golden.float64.items():
-        with np.errstate(invalid="ignore", over="ignore"):
-            error = (
-                np.abs((probe or golden.original)[name].astype(np.float64) - reference)
-                .reshape(len(reference), -1)
-                .max(1, initial=0.0)
-            )
+        error = differences((probe or golden.original)[name], reference).reshape(len(reference), -1).max(1, initial=0.0)
         shares = [error[place] / (finite_scale(reference[place]) or 1.0) for place in places]
         bound = max(STEADY, 2 * float(shares[0].max(initial=0.0)))
         for place, share in zip(places[1:], shares[1:], strict=True):

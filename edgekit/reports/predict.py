@@ -12,6 +12,7 @@ import msgspec
 from edgekit.errors import printable
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Line, Page, Span, Table, columns
+from edgekit.reports.train import LeftOut
 from edgekit.setups import Setup
 
 Numbers = Literal["softmax of the output", "the model's own probabilities", "the model's own scores"]
@@ -41,13 +42,17 @@ def csv_head() -> bytes:
 
 
 class PredictReport(Report, frozen=True):
-    """Labels of pictures; ``backend`` is the setup's. A model's own scores need not sum to 1."""
+    """Labels of pictures; ``backend`` is the setup's. A model's own scores need not sum to 1.
+
+    ``left_out``: what folders and patterns hold besides, by the reason why it is no picture.
+    """
 
     bundle: str
     backend: str
     predictions: tuple[Prediction, ...]
     setup: Setup
     probabilities: Numbers = "softmax of the output"
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def passed(self) -> bool:

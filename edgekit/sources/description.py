@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import ast
-import json
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from edgekit.decoding import CHANNELS, Color
 from edgekit.errors import UsageError
-from edgekit.files import read_text
-from edgekit.preprocess import Preprocess, in_units, of_bytes
+from edgekit.preprocess import Preprocess, in_units, no_picture, of_bytes
 from edgekit.sources import ExportOptions
+from edgekit.sources.image_metadata import stated
+from edgekit.sources.labels import label_list, read_labels
 from edgekit.tensors import TensorSpec, shape_text
 from edgekit.version import __version__
 
 LABELS = ("edgekit.labels", "names", "labels", "classes", "class_names", "id2label")
 """Keys under which exporters keep the names of the classes: Ultralytics', transformers', and what people write by hand."""
-MOST_TEXT = 1 << 20
-_LINE_END = re.compile(r"\r\n|\r|\n")
-"""Not U+2028 and other characters at which str.splitlines breaks: they may stand in a label."""
-_RANGES = {  # Windows ML's words for pixels: mean and std in units of 0..1
-    "Normalized_0_1": (0.0, 1.0),
-    "Normalized_1_1": (0.5, 0.5),
-    "NominalRange_0_255": (0.0, 1 / 255),
-}
 
 
 class Description(NamedTuple):
@@ -49,10 +37,11 @@ def by_options(options: ExportOptions, inputs: Sequence[TensorSpec]) -> Descript
     if options.mean is None or options.std is None:
         return Description(None, labels)
     shape = inputs[0].shape
-    if not takes_pictures(inputs):
+    unlike = no_picture([(spec.dtype, spec.shape) for spec in inputs])
+    if unlike is not None:
         raise UsageError(
-            "--mean and --std describe one picture input of shape 1x1xHxW or 1x3xHxW, and this model takes another",
-            "leave them out",
+            f"--mean and --std are for a model of float32 pictures, N x 1 or 3 x H x W, and this is none: {unlike.reason}",
+            f"leave them out, or {unlike.remedy}",
         )
     try:
         preprocess = Preprocess("grey" if shape[1] == 1 else "rgb", int(shape[2]), int(shape[3]), options.mean, options.std)
@@ -86,28 +75,16 @@ def _check_units(mean: Sequence[float], std: Sequence[float]) -> None:
         )
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The labels in a file, one a line, without empty lines at its end; raises UsageError for one in the middle.
-
-    A label may hold U+2028 and its kin: lines end in LF, CR LF or CR.
-    """
-    lines = [line.strip() for line in _LINE_END.split(read_text(path, "labels file").rstrip())]
-    if lines != [""] and "" in lines:
-        raise UsageError(f"--labels {path}: line {lines.index('') + 1} is empty", "give each class a line, or remove the line")
-    return tuple(filter(None, lines))
-
-
 def takes_pictures(inputs: Sequence[TensorSpec]) -> bool:
     """Whether the model takes one float32 picture of one or three channels, N x C x H x W."""
-    shape = inputs[0].shape
-    return len(inputs) == 1 and len(shape) == 4 and shape[1] in (1, 3) and inputs[0].dtype == "float32"
+    return no_picture([(spec.dtype, spec.shape) for spec in inputs]) is None
 
 
 def check_labels(labels: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
     """Raise UsageError unless the first output has one number for each label."""
     shape = outputs[0].shape
     if labels and (len(shape) != 2 or shape[1] != len(labels)):
-        raise UsageError(f"--labels has {len(labels)} line(s) for an output of {shape_text(shape)}", "give one line per class")
+        raise UsageError(f"--labels has {len(labels)} label(s) for an output of {shape_text(shape)}", "give one line per class")
 
 
 def by_metadata(metadata: Mapping[str, str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Description:
@@ -127,69 +104,8 @@ def _labels(metadata: Mapping[str, str], outputs: Sequence[TensorSpec]) -> tuple
     return labels, (f"the labels are the file's own, under {key!r}",)
 
 
-def label_list(text: str) -> tuple[str, ...]:
-    """The names in a JSON or Python literal (a list, or a mapping from 0, 1, ...), or separated by line ends or commas.
-
-    Empty where the text is something else.
-    """
-    if len(text) > MOST_TEXT:
-        return ()
-    value = _literal(text)
-    if isinstance(value, Mapping):
-        try:
-            numbered = {int(key): str(label) for key, label in value.items()}
-        except (TypeError, ValueError):
-            return ()
-        return tuple(numbered[index] for index in range(len(numbered))) if sorted(numbered) == list(range(len(numbered))) else ()
-    if isinstance(value, (list, tuple)):
-        return tuple(map(str, value))
-    parts = _LINE_END.split(text) if "\n" in text.strip() else text.split(",")
-    return tuple(part.strip() for part in parts if part.strip())
-
-
-def _literal(text: str) -> Any:
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
-
-
 def _preprocess(metadata: Mapping[str, str], inputs: Sequence[TensorSpec]) -> tuple[Preprocess | None, tuple[str, ...]]:
     if not takes_pictures(inputs):
         return None, ()
-    own = metadata.get("edgekit.preprocess")
-    return _of_edgekit(own, inputs[0]) if own else _of_windows_ml(metadata, inputs[0])
-
-
-def _of_edgekit(text: str, spec: TensorSpec) -> tuple[Preprocess | None, tuple[str, ...]]:
-    try:
-        preprocess = msgspec.json.decode(text, type=Preprocess)
-    except (msgspec.DecodeError, ValueError):
-        return None, ("the file's own preprocessing cannot be read: not used",)
-    if (CHANNELS[preprocess.color], preprocess.height, preprocess.width) != spec.shape[1:]:
-        return None, ("the file's own preprocessing does not fit its input: not used",)
-    return preprocess, ("the preprocessing is the file's own",)
-
-
-def _of_windows_ml(metadata: Mapping[str, str], spec: TensorSpec) -> tuple[Preprocess | None, tuple[str, ...]]:
-    """The preprocessing by ONNX's metadata of images, which Windows ML reads; their keys and values ignore case.
-
-    https://onnx.ai/onnx/repo-docs/MetadataProps.html
-    """
-    told = {key.casefold(): value for key, value in metadata.items()}
-    pixels, order = told.get("image.nominalpixelrange", ""), told.get("image.bitmappixelformat")
-    ranges = {name.casefold(): numbers for name, numbers in _RANGES.items()}
-    if pixels.casefold() not in ranges:
-        return None, ()
-    (mean, std), (_, channels, height, width) = ranges[pixels.casefold()], map(int, (0, *spec.shape[1:]))
-    color: Color = "grey" if channels == 1 else "rgb"
-    if order is None and color == "rgb":
-        return None, ("the file does not say whether it wants pixels as RGB or BGR: its image metadata are not used",)
-    if order is not None and order.casefold() != {"grey": "gray8", "rgb": "rgb8"}[color]:
-        return None, (f"the file wants pixels as {order}, which edgekit does not make: its image metadata are not used",)
-    if told.get("image.colorspacegamma", "").casefold() == "linear":
-        return None, ("the file wants linear light, which edgekit does not make: its image metadata are not used",)
-    note = f"the preprocessing is the file's own: Image.NominalPixelRange is {pixels}"
-    return Preprocess(color, height, width, (mean,) * channels, (std,) * channels), (note,)
+    own = stated(metadata, inputs[0])
+    return own.preprocess, (own.note,) if own.note else ()

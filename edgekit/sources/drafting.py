@@ -33,6 +33,7 @@ from edgekit.sources.description import by_options, check_labels, metadata
 from edgekit.sources.measuring import Measured, noise_of_module, not_reached, with_predictions
 from edgekit.sources.module import ModelSource, load_source
 from edgekit.sources.recording import as_files, picture_files, recorded_of
+from edgekit.sources.selfcheck import check_draft
 from edgekit.sources.testing import UNTESTED, Tested, tested
 from edgekit.tensors import Array, TensorSpec, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
@@ -91,7 +92,7 @@ class ModuleOrigin(NamedTuple):
         _check_independent(noise, recorded, max(variant.allowance.tolerance.rtol, original_error), file.fold)
         described, arrays = noise if test is None else with_predictions(noise, test)
         extra = {WEIGHTS: weights} if options.keep_weights else {}
-        return Draft(
+        draft = Draft(
             name=model.name,
             inputs=model.inputs,
             outputs=file.outputs,
@@ -114,6 +115,9 @@ class ModuleOrigin(NamedTuple):
             evidence=described,
             measured=arrays,
         )
+        if file.in_runtime:
+            check_draft(draft, model.factory)
+        return draft
 
 
 def origin_of_module(source: str, options: ExportOptions, runs: Path) -> ModuleOrigin:

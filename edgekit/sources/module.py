@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgekit.decoding import CHANNELS
 from edgekit.errors import InputError, ModelError, UsageError
 from edgekit.files import check_name, read_bytes, sha256_of
 from edgekit.models import MODELS
-from edgekit.models.factory import call_factory, checked_module
+from edgekit.models.factory import SEED, build, build_module, seeded
 from edgekit.models.weights import load_checkpoint, load_weights
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Recipe, load_recipe
@@ -152,7 +152,7 @@ def _from_run(run: Path) -> ModelSource:
             f"{run / RUN_WEIGHTS} does not have the checksum that {RUN_REPORT} beside it recorded", "train the recipe again"
         )
     args = model_args(recipe, len(report.labels), CHANNELS[report.preprocess.color])
-    module = _module(recipe.model.name, args).module
+    module = build_module(recipe.model.name, args)
     load_weights(module, run / RUN_WEIGHTS)
     size = (CHANNELS[report.preprocess.color], report.preprocess.height, report.preprocess.width)
     inputs = (TensorSpec("input", "float32", (BATCH, *size)),)
@@ -177,13 +177,13 @@ def _untrained(recipe: Recipe) -> ModelSource:
     channels = CHANNELS[recipe.data.color] if recipe.data.color else default[0]
     args = {"in_channels": channels, **recipe.model.args}
     inputs = (TensorSpec("input", "float32", (BATCH, channels, *(recipe.data.size or default[1:]))),)
-    return ModelSource(recipe.name, recipe.model.name, args, _module(recipe.model.name, args).module, inputs, recipe)
+    return ModelSource(recipe.name, recipe.model.name, args, build_module(recipe.model.name, args), inputs, recipe)
 
 
 def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, args: Mapping[str, Any]) -> ModelSource:
-    torch.manual_seed(0)  # without weights, the same export twice is the same bundle
-    built, example, notes = _module(source, dict(args))
-    module, widened = _runnable(built)
+    torch.manual_seed(SEED)
+    with seeded():
+        module, example, notes, widened = build(source, args)
     if input_shapes:
         inputs = _ordered(parse_shapes(input_shapes, _dtype(module)), module)
     elif example:
@@ -199,7 +199,7 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, a
         inputs = (TensorSpec("input", "float32", (BATCH, args.get("in_channels", channels), *sides)),)
     else:
         raise UsageError(f"{source} needs the shape of its input, for example --input-shape 1x3x224x224")
-    notes += widened
+    _check_inputs(module, inputs)
     if weights is not None:
         notes += load_checkpoint(module, str(weights))
     name = source.rpartition(":")[2] or source
@@ -207,20 +207,36 @@ def _from_name(source: str, input_shapes: Sequence[str], weights: Path | None, a
     return ModelSource(name, source, dict(args), module, inputs, has_weights=weights is not None, notes=notes)
 
 
-def _runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module, and notes; a bfloat16 or float64 module becomes float32, because CPU runtimes lack such convolutions."""
-    dtypes = {value.dtype for value in module.state_dict().values() if isinstance(value, Tensor) and value.is_floating_point()}
-    unusual = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes & {torch.bfloat16, torch.float64})
-    if not unusual:
-        return module, ()
-    note = f"the model's {' and '.join(unusual)} was exported as float32, because runtimes lack it for convolutions on CPUs"
-    return module.float(), (note,)
-
-
 def _dtype(module: nn.Module) -> str:
     """The dtype of the first float parameter, which inputs usually share."""
     first = next((weight for weight in module.parameters() if weight.is_floating_point()), torch.zeros(()))
     return str(first.dtype).removeprefix("torch.")
+
+
+def _check_inputs(module: nn.Module, inputs: tuple[TensorSpec, ...]) -> None:
+    """Raise ModelError or UsageError unless ``forward`` takes as many inputs by position."""
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):  # code that does not tell is left to itself
+        return
+    try:
+        signature.bind(*inputs)
+    except TypeError:
+        needed = [name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty]
+        by_keyword = [name for name in needed if signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY]
+        if by_keyword:
+            raise ModelError(
+                f"forward() takes {', '.join(by_keyword)} by keyword only, and runtimes give inputs by position",
+                "take the * out of its parameters, or wrap the model in a module whose forward() passes them on",
+            ) from None
+        names = [name for name, parameter in signature.parameters.items() if parameter.kind in _BY_POSITION]
+        raise UsageError(
+            f"forward() takes the inputs {', '.join(names) or 'none'}, and {len(inputs)} were given",
+            "give each its own --input-shape NAME=SHAPE",
+        ) from None
+
+
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _ordered(inputs: tuple[TensorSpec, ...], module: nn.Module) -> tuple[TensorSpec, ...]:
@@ -237,29 +253,3 @@ def _ordered(inputs: tuple[TensorSpec, ...], module: nn.Module) -> tuple[TensorS
             f"forward() has no parameter {unknown[0]!r}", f"name the inputs like its parameters: {', '.join(order)}{near}"
         )
     return tuple(sorted(inputs, key=lambda spec: order.index(spec.name)))
-
-
-class _Built(NamedTuple):
-    """A factory's module, and the name -> (dtype, shape) of its example inputs if it returned ``(module, example_inputs)``."""
-
-    module: nn.Module
-    example: dict[str, tuple[str, tuple[int, ...]]]
-    notes: tuple[str, ...]
-
-
-def _module(name: str, args: dict[str, Any]) -> _Built:
-    built = call_factory(name, args)
-    example: dict[str, tuple[str, tuple[int, ...]]] = {}
-    if isinstance(built, tuple) and len(built) == 2:
-        built, inputs = built
-        if not isinstance(inputs, dict):
-            tensors = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-            inputs = {"input" if len(tensors) == 1 else f"input{index}": tensor for index, tensor in enumerate(tensors)}
-        if not all(check_name(str(key)) and isinstance(tensor, Tensor) and tensor.dim() for key, tensor in inputs.items()):
-            raise ModelError(
-                f"{name} returned example inputs that are not tensors with a batch axis",
-                "return (module, tensors), or a dict of tensors by the names of forward()'s parameters",
-            )
-        example = {key: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for key, tensor in inputs.items()}
-    module, notes = checked_module(built, name)
-    return _Built(module, example, notes)

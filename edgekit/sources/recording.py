@@ -90,7 +90,7 @@ def recorded_of(
 ) -> Recorded:
     """The golden samples of ``model``: picture ``files``, ``count`` pictures of its test set, extreme ones; or inputs made up.
 
-    Raises ModelError if an output is not finite on the first part.
+    Raises ModelError if an output is NaN on the first part, or infinite in one dtype only.
     """
     inputs = _inputs(model, preprocess, count, files)
     arrays = record(model.module, traced, inputs.feed, inputs.labels, inputs.parts[0].samples)

@@ -103,3 +103,33 @@ def _imports(path: Path, package: str) -> Iterator[str]:
             source = ".".join((*base, *([node.module] if node.module else [])))
             yield source
             yield from (f"{source}.{alias.name}" if source else alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and _called(node.func) in _BY_NAME and node.args:
+            yield from _named_by(node.args[0], package)
+
+
+_BY_NAME = frozenset({"import_module", "__import__"})
+
+
+def _called(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+
+
+def _named_by(argument: ast.expr, package: str) -> Iterator[str]:
+    """Modules that a text may name: one, or of a text that goes on at run time, like ``f"layers.{kind}"``, all of the package."""
+    pieces = argument.values if isinstance(argument, ast.JoinedStr) else [argument]
+    if isinstance(argument, ast.BinOp):
+        pieces = [argument.left, argument.right]
+    first = pieces[0] if pieces else None
+    if not isinstance(first, ast.Constant) or not isinstance(first.value, str):
+        return
+    text = first.value
+    if text.startswith("."):
+        level, parents = len(text) - len(text.lstrip(".")), package.split(".") if package else []
+        text = ".".join((*parents[: len(parents) - level + 1], text[level:]))
+    if len(pieces) == 1:
+        yield text
+        return
+    above = text.rpartition(".")[0]
+    spec = next((spec for spec in _specs(above) if spec.name == above), None) if above else None
+    for folder in (spec and spec.submodule_search_locations) or ():
+        yield from (f"{above}.{path.stem}" for path in sorted(Path(folder).glob("*.py")))

@@ -20,13 +20,13 @@ from tests.ways import way
 def backend(request: pytest.FixtureRequest, files: ModelFiles) -> Iterator[Session]:
     if request.param == "fake":
         facts = {"fake": "1", "threads": "1"}
-        made: Session = FakeSession(
+        session: Session = FakeSession(
             lambda feed: {"output": feed["input"].reshape(-1, 784)[:, :10] * 2}, files.inputs, files.outputs, facts=facts
         )
     else:
-        made = open_session(way(request.param, threads=1), files)
-    with made as entered:
-        assert entered is made
+        session = open_session(way(request.param, threads=1), files)
+    with session as entered:
+        assert entered is session
         yield entered
 
 

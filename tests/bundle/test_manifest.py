@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgekit.bundle.folder import open_bundle
-from edgekit.bundle.manifest import Allowance
+from edgekit.bundle.manifest import Allowance, _check_variants, decode_manifest
 from edgekit.errors import BundleError, UsageError
 from edgekit.tolerance import Tolerance
 from tests.bundle.editing import FILES, edit, put
@@ -161,3 +162,25 @@ def test_every_variants_file_is_checked_when_a_bundle_is_opened(two: Path) -> No
     (two / "half.onnx").write_bytes(b"haLf")
     with pytest.raises(BundleError, match=r"half\.onnx does not have the sha256"):
         open_bundle(two)
+
+
+def test_a_manifest_of_many_variants_is_read_in_a_time_that_grows_with_them(bundle: Path) -> None:
+    """As many comparisons as there are pairs would be 9 * 10^8: each name is counted once instead."""
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    first = document["variants"][0] | {"made_by": {}}
+    document["variants"] = [first | {"name": f"v{number}", "file": f"{number}.onnx"} for number in range(300)]
+    document["files"] |= {f"{number}.onnx": document["files"]["model.onnx"] for number in range(300)}
+    compared: list[object] = []
+
+    class Name(str):
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    manifest = decode_manifest(json.dumps(document).encode(), path)
+    named = [msgspec.structs.replace(variant, name=Name(variant.name), file=Name(variant.file)) for variant in manifest.variants]
+    _check_variants(named, path)
+    assert len(compared) < 10 * len(named)

@@ -79,23 +79,23 @@ def test_a_failed_check_is_exit_1_and_a_passed_one_exit_0(run: Command, bundle: 
 
 
 def test_tables_go_to_stdout_and_carry_the_verdict(run: Command, bundle: Path, tmp_path: Path) -> None:
-    found = {
+    results = {
         "verify": run("verify", bundle, "-v"),
         "bench": run("bench", bundle, "--batch", "1", "--seconds", "0.01"),
         "inspect": run("inspect", bundle),
         "predict": run("predict", bundle, picture(tmp_path / "p.png")),
         "models": run("models"),
     }
-    assert {name: (result.code, result.err) for name, result in found.items()} == dict.fromkeys(found, (0, ""))
-    assert "pass" in found["verify"].out
+    assert {name: (result.code, result.err) for name, result in results.items()} == dict.fromkeys(results, (0, ""))
+    assert "pass" in results["verify"].out
     if cuda_absence():
-        told = [line for line in found["verify"].out.splitlines() if line.startswith("not present: ")]
-        assert told == [f"not present: torch-cuda, ort-cuda, ort-tensorrt, tensorrt: {cuda_absence()}"]
-    assert "- (662)" in found["bench"].out
-    assert "end-to-end" in found["bench"].out
-    assert "0 batch norm(s)" in found["inspect"].out
-    assert "class " in found["predict"].out
-    assert "densenet" in found["models"].out
+        absent_lines = [line for line in results["verify"].out.splitlines() if line.startswith("not present: ")]
+        assert absent_lines == [f"not present: torch-cuda, ort-cuda, ort-tensorrt, tensorrt: {cuda_absence()}"]
+    assert "- (662)" in results["bench"].out
+    assert "end-to-end" in results["bench"].out
+    assert "0 batch norm(s)" in results["inspect"].out
+    assert "class " in results["predict"].out
+    assert "densenet" in results["models"].out
     failed = run("verify", bundle, "--atol", "0", "--rtol", "0")
     assert (failed.code, failed.err) == (1, "")
     assert "FAIL" in failed.out
@@ -179,11 +179,11 @@ def test_control_characters_in_names_are_shown_and_not_obeyed(run: Command, bund
     manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes())
     manifest["labels"] = [name] * 10
     (bundle / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-    told = run("predict", bundle, picture(tmp_path / "p.png", 90))
-    assert told.code == 0
-    assert r"red\x1b[31m\x9b2J" in told.out
-    assert r"\u202eeol" in told.out
-    assert not set("\x1b\x9b\u202e") & set(told.out)
+    absent_lines = run("predict", bundle, picture(tmp_path / "p.png", 90))
+    assert absent_lines.code == 0
+    assert r"red\x1b[31m\x9b2J" in absent_lines.out
+    assert r"\u202eeol" in absent_lines.out
+    assert not set("\x1b\x9b\u202e") & set(absent_lines.out)
     written = run("verify", name, "--json")
     assert not set("\x1b\x9b\u202e") & set(written.out)
     assert name in json.loads(written.out)["error"]["message"]

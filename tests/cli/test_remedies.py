@@ -36,6 +36,7 @@ def test_a_broken_runtime_is_skipped_by_name(
 
 def test_the_doctor_speaks_json_and_judges_by_what_is_broken(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"version": "1", "cuda": False, "built": None, "providers": [], "absence": None}
+    facts |= {"devices": ["CPU"], "capabilities": ["FP32"]}
     answers: list[dict[str, object] | Absence] = [facts]
     monkeypatch.setattr("edgekit.commands.doctor.ask", lambda command, key: answers[0])
     well = run("doctor", "--json")
@@ -71,8 +72,8 @@ def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str],
     done = process("doctor", "--json", environment=environment, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stderr  # on a busy machine it tells how far it is
-    found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
-    assert (found["torch"]["status"], found["torch"]["version"]) == ("ok", torch.__version__.partition("+")[0])
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert (findings["torch"]["status"], findings["torch"]["version"]) == ("ok", torch.__version__.partition("+")[0])
 
 
 @pytest.mark.parametrize(

@@ -99,11 +99,13 @@ def test_a_package_that_is_not_installed_is_absent_with_its_extra_and_is_not_pro
     assert set(findings) == {"NVIDIA driver", *PACKAGES}
     assert list(findings)[:2] == ["NVIDIA driver", "onnx"]
     assert set(PACKAGES) == {
-        *("torch", "torchvision", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "tensorrt", "tensorrt-rtx")
+        *("torch", "torchvision", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "cuda-bindings"),
+        *("tensorrt", "tensorrt-rtx"),
     }
     assert {finding.status for finding in findings.values()} == {"absent"}
     assert findings["torch"].remedy == pip_install("train")
     assert findings["onnxruntime"].remedy == pip_install("cpu")
+    assert findings["openvino"].remedy == pip_install("openvino")
     assert findings["onnxruntime-gpu"].remedy == "for NVIDIA GPUs: pip install onnxruntime-gpu"
     assert findings["cuda-bindings"].remedy == "for NVIDIA GPUs: pip install cuda-bindings"
     assert findings["tensorrt"].remedy == f"for NVIDIA GPUs: {pip_install('trt')}"
@@ -152,7 +154,7 @@ def test_every_backend_is_probed_and_named_in_a_line(machine: Machine) -> None:
     draw(report.page(), console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # the console writes into a StringIO
     assert "backends that work here: torch" in lines
-    assert "not present: torch-cuda, ort-cuda, ort-tensorrt, tensorrt: no NVIDIA driver is installed" in lines
+    assert "not present: torch-cuda, ort-cuda, ort-tensorrt, openvino, tensorrt: no NVIDIA driver is installed" in lines
     assert "BROKEN: ort-cpu: it crashes" in lines
     assert not report.passed
 

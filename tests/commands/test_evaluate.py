@@ -224,3 +224,22 @@ def test_a_label_that_no_folder_can_be_called_is_written_with_a_dash_or_an_under
         DataError, match=r"no class 'Trousers'.*did you mean 'Trouser'.*T-shirt/top, Trouser, .*, or by their numbers"
     ):
         evaluate(lenet, tmp_path / "t_shirt_top", ["ort-cpu"])
+
+
+def test_pictures_of_one_class_alone_are_judged(lenet: Path, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "Trouser", tmp_path / "one" / "Trouser")
+    report = evaluate(lenet, tmp_path / "one", ["ort-cpu"])
+    said = by_hand(lenet, tmp_path / "one")
+    assert report.pictures == 12
+    assert report.rows[0].top1 == sum(label == "Trouser" for label, _ in said.values()) / 12
+
+
+def test_a_class_that_two_labels_are_called_is_refused_and_its_numbers_are_not(lenet: Path, folder: Path, tmp_path: Path) -> None:
+    labels = list(open_bundle(lenet).manifest.labels)
+    labels[0] = "Trouser"
+    edit(lenet, lambda document: document.update(labels=labels))
+    with pytest.raises(DataError, match="the class 'Trouser' may be any of the bundle's labels 0, 1; name all folders by"):
+        evaluate(lenet, folder, ["ort-cpu"])
+    for name in LABELS:
+        shutil.copytree(folder / name, tmp_path / "numbers" / str(fashion_mnist.CLASSES.index(name)))
+    assert evaluate(lenet, tmp_path / "numbers", ["ort-cpu"]).pictures == 36

@@ -182,7 +182,7 @@ def test_both_kinds_of_source_report_their_steps(tmp_path: Path, onnx_source: st
             bundle.manifest.golden.original_error, bundle.variant().error,
         )  # fmt: skip
         assert report.notes == bundle.manifest.notes
-        assert report.golden == "80 random inputs"
+        assert report.golden == "88 random inputs"
 
 
 def test_the_bundles_place_is_checked_before_the_long_work(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from edgekit.bundle.folder import open_bundle
@@ -67,8 +68,51 @@ class Dropping(Net):
         return F.dropout(super().forward(x))
 
 
+class Masked(Net):
+    def forward(self, x):
+        return super().forward(x).masked_fill(torch.arange(4) > 2, float("-inf"))
+
+
+class Logarithm(Net):
+    def forward(self, x):
+        return (super().forward(x) - 100).log()
+
+
+class Spectrum(Net):
+    def forward(self, x):
+        return torch.fft.fft2(x)
+
+
+class WithWeight(Net):
+    def forward(self, x):
+        return super().forward(x), self.head.weight
+
+
+class Shifted(Net):
+    """A Net with numbers of its own that no file of weights holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.randn(1, 4), persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) + self.shift
+
+
 def compiled():
     return torch.compile(Net().eval())
+
+
+def wide():
+    return Net().double()
+
+
+def short():
+    return Net().bfloat16()
+
+
+def pair():
+    return Net().double(), torch.ones(2, 3, 19, 19).double()
 '''
 
 
@@ -99,6 +143,8 @@ def exported(folder: Path, name: str, environment: dict[str, str], *args: str) -
         ("Half", "computes in bfloat16, which ONNX's opset 20 does not have for it; take --opset 22, whose Conv has it, or"),
         ("Svd", "torch.onnx.export refused the model at opset 20: it has no ONNX for aten."),
         ("Branching", "cannot be traced with a free batch axis"),
+        ("Spectrum", "output 'output' is complex, which no backend takes"),
+        ("WithWeight", "output 'output1' is 4x8 for 80 samples: its first axis is not the batch"),
         ("Dropping", "forward() draws random numbers in inference mode: aten.dropout"),
     ],
 )
@@ -157,3 +203,30 @@ def test_what_was_done_to_model_and_weights_is_in_report_and_manifest(
     assert all(any(step in line for line in notes) for step in steps), notes
     assert tuple(notes) == open_bundle(nets / "out").manifest.notes
     assert run("inspect", "nets_to_export:Net", "--input-shape", "1x3x19x19", "--weights", "c.pth:ema").code == 0
+
+
+@pytest.mark.parametrize("name", ["wide", "short", "pair", "Shifted"])
+def test_source_gives_verify_the_model_that_was_exported(
+    name: str, run: Command, nets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nets)
+    shape = () if name == "pair" else SHAPE
+    assert run("export", f"nets_to_export:{name}", *shape, "--output", "out").code == 0
+    result = run("verify", "out", "--source", f"nets_to_export:{name}", "--backend", "torch")
+    assert result.code == 0, result.err
+
+
+def test_masked_outputs_are_exported_verified_and_labelled_and_nan_is_refused(
+    run: Command, nets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nets)
+    (nets / "labels.txt").write_text("a\nb\nc\nd\n")
+    words = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--labels", "labels.txt")
+    assert run("export", "nets_to_export:Masked", *SHAPE, *words, "--output", "masked").code == 0
+    assert run("verify", "masked", "--source", "nets_to_export:Masked").code == 0
+    Image.effect_noise((19, 19), 90).convert("RGB").save("p.png")
+    result = run("predict", "masked", "p.png", "--top", "4", "--json")
+    assert result.code == 0, result.err
+    assert result.document["predictions"][0]["guesses"][-1] == {"label": "d", "probability": 0.0}
+    refused = run("export", "nets_to_export:Logarithm", *SHAPE, "--output", "nan")
+    assert (refused.code, "output 'output' of the model is NaN on its golden inputs" in refused.err) == (2, True), refused.err

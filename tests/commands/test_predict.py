@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -187,7 +188,10 @@ def test_what_is_left_out_of_a_folder_is_said(bundle: Path, tmp_path: Path) -> N
     (photos / "b.heic").write_bytes(b"")
     (photos / "c.png").symlink_to(tmp_path / "nowhere.png")
     said = Said()
-    assert predict(bundle, photos, progress=said).passed
+    report = predict(bundle, photos, progress=said)
+    assert report.passed
+    assert [(row.count, row.example) for row in report.left_out] == [(1, "c.png"), (1, "b.heic")]
+    assert PredictReport.from_json(report.to_json()) == report
     assert said.lines == (
         "left out: 1 x a link to nothing, like c.png",
         "left out: 1 x no picture format that is read: .heic, like b.heic",
@@ -202,7 +206,7 @@ def test_folders_and_patterns_stand_for_the_pictures_in_them(bundle: Path, tmp_p
     below = predict(bundle, [tmp_path / "shoes"])
     assert {Path(prediction.image) for prediction in below.predictions} == set(paths[1:])
     for pattern in (tmp_path / "sh*", tmp_path / "shoes" / "**" / "*"):
-        assert predict(bundle, [pattern]) == below
+        assert predict(bundle, [pattern]).predictions == below.predictions
     matched = predict(bundle, [str(tmp_path / "**" / "*.png"), paths[0]])
     assert sorted(prediction.image for prediction in matched.predictions) == sorted(map(str, paths))
 
@@ -312,3 +316,26 @@ def test_labels_that_do_not_fit_the_output_are_refused(bundle: Path, tmp_path: P
     reseal(bundle, labels=("cat", "dog"))
     with pytest.raises(BundleError, match=r"2 label\(s\) for an output of \(10,\)"):
         predict(bundle, [picture(tmp_path / "a.png")])
+
+
+def test_a_name_in_two_spellings_of_unicode_is_one_picture_where_it_is_one_file(bundle: Path, tmp_path: Path) -> None:
+    composed, decomposed = tmp_path / "caf\u00e9.png", tmp_path / "cafe\u0301.png"
+    picture(composed, 1)
+    if not decomposed.exists():
+        decomposed.hardlink_to(composed)  # a file system that takes the two for one name
+    assert [row.image for row in predict(bundle, [composed, decomposed, composed]).predictions] == [str(composed)]
+    decomposed.unlink()
+    picture(decomposed, 2)
+    assert [row.image for row in predict(bundle, tmp_path).predictions] == [str(decomposed), str(composed)]
+
+
+def test_a_picture_whose_name_is_no_text_is_labelled_and_every_form_is_text(bundle: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    os.rename(picture(tmp_path / "a.png"), os.fsencode(photos) + b"/caf\xe9.png")
+    for images in (photos, photos / "*.png", next(photos.iterdir())):
+        report = predict(bundle, images)
+        assert report.passed
+        assert len(report.predictions) == 1
+        for text in (report.to_json(), report.to_jsonl(), report.to_csv().encode()):
+            assert "caf" in text.decode()

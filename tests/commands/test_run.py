@@ -301,9 +301,9 @@ def test_the_recipes_threads_are_those_that_are_timed(run: Command) -> None:
 
 
 def test_what_training_needs_is_named_by_its_extra(finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
+    real_find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, package=None: None if name == "torchvision" else found(name, package)
+        importlib.util, "find_spec", lambda name, package=None: None if name == "torchvision" else real_find_spec(name, package)
     )
     result = run("train", "tiny.toml", "--json")
     assert result.code == 2

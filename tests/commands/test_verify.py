@@ -131,7 +131,8 @@ def test_one_single_element_of_the_first_convolution_scaled_by_1_01_is_caught(ca
     report = verify(calibrated, ways("ort-cpu"))
     assert not report.passed
     diff = report.parities[0].outputs[0]
-    assert diff.limit < diff.max_abs < 0.01
+    assert diff.limit < diff.max_abs
+    assert diff.normalised < 0.05
 
 
 def test_rewriting_the_onnx_file_without_a_change_still_passes(calibrated: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_batch_axis_that_is_fixed_in_the_file_is_found_out(calibrated: Path) -
     model = onnx.load(calibrated / "model.onnx")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     replace_file(calibrated, "model.onnx", model.SerializeToString())
-    with pytest.raises(BundleError, match=r"cannot run .*model\.onnx on input 80x1x28x28"):
+    with pytest.raises(BundleError, match=r"cannot run .*model\.onnx on input 88x1x28x28"):
         verify(calibrated, ways("ort-cpu"))
 
 

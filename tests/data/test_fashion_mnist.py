@@ -58,21 +58,21 @@ class Places:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    found = Places(tmp_path)
+    folders = Places(tmp_path)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", found.debian)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", folders.debian)
     monkeypatch.setattr(fashion_mnist, "SHA256", {name: hashlib.sha256(FILES[name]).hexdigest() for name in FILES})
 
     def failing(name: str) -> Callable[[Path], Path]:
         def fetch(scratch: Path) -> Path:
-            found.asked.append(name)
+            folders.asked.append(name)
             raise OSError(f"{name} has no network")
 
         return fetch
 
     monkeypatch.setattr(fashion_mnist, "_torchvision_download", failing("torchvision"))
     monkeypatch.setattr(fashion_mnist, "_apt_download", failing("apt"))
-    return found
+    return folders
 
 
 @settings(deadline=None, max_examples=30)

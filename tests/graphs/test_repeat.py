@@ -90,6 +90,55 @@ def test_a_forward_that_does_not_repeat_is_told_with_its_operator(model: Net, fa
         check_repeatable(model, INPUTS)
 
 
+def seeded(net: Net, x: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return x + torch.randn(4)
+
+
+def of_its_own_generator(net: Net, x: Tensor) -> Tensor:
+    return x + torch.randn(4, generator=torch.Generator().manual_seed(1))
+
+
+def into_empty_memory(net: Net, x: Tensor) -> Tensor:
+    return x + torch.empty(2, 2).view(4).normal_()
+
+
+@pytest.mark.parametrize(
+    ("change", "operator"),
+    [
+        (lambda net, x: x + 1e-12 * torch.randn(4), "randn"),
+        (lambda net, x: x * torch.bernoulli(torch.full((2, 4), 0.999999)), "bernoulli"),
+        (lambda net, x: F.dropout(x, 1e-9), "dropout"),
+        (lambda net, x: x * (1 if torch.rand(()).item() < 2 else 0), "rand"),
+        (seeded, "randn"),
+        (of_its_own_generator, "randn"),
+        (into_empty_memory, "normal_"),
+    ],
+    ids=["tiny", "seldom", "dropout", "read by Python", "seeded", "own generator", "empty memory"],
+)
+def test_random_numbers_that_two_runs_do_not_show_are_found(change: Callable[[Any, Tensor], Any], operator: str) -> None:
+    with pytest.raises(ModelError, match=rf"draws random numbers in inference mode: aten\.{operator}\b"):
+        check_repeatable(Net(change), INPUTS)
+
+
+def test_memory_that_nobody_has_written_to_is_not_named_in_place_of_what_differs() -> None:
+    def clocked(net: Net, x: Tensor) -> Tensor:
+        return x + torch.empty(4).fill_(time.time())
+
+    with pytest.raises(ModelError, match=r"such as the clock .*: aten\.fill_ was given"):
+        check_repeatable(Net(clocked), INPUTS)
+
+
+def unused_noise(net: Net, x: Tensor) -> Tensor:
+    torch.randn(4)
+    return x
+
+
+def attention(net: Net, x: Tensor) -> Tensor:
+    one = x[:, None]
+    return F.scaled_dot_product_attention(one, one, one)[:, 0] + F.rrelu(x, training=net.training)
+
+
 def harmless_counter(net: Net, x: Tensor) -> Tensor:
     net.count += 1
     return x
@@ -97,8 +146,8 @@ def harmless_counter(net: Net, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda net, x: x, harmless_counter, lambda net, x: F.dropout(x, training=net.training)],
-    ids=["plain", "count", "off"],
+    [lambda net, x: x, harmless_counter, lambda net, x: F.dropout(x, training=net.training), unused_noise, attention],
+    ids=["plain", "count", "off", "unused", "attention"],
 )
 def test_a_forward_that_repeats_passes_without_a_note(change: Callable[[Any, Tensor], Any]) -> None:
     model = Net(change)

@@ -11,8 +11,8 @@ from tests.latency.turned_clock import Clock
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(edgekit.latency.loop, "perf_counter_ns", made)
-    monkeypatch.setattr(CpuTime, "now", lambda: CpuTime((made.calls and 1.0) or 0.0, 0.0, 0.0))  # nobody else is there
+    fake_clock = Clock()
+    monkeypatch.setattr(edgekit.latency.loop, "perf_counter_ns", fake_clock)
+    monkeypatch.setattr(CpuTime, "now", lambda: CpuTime((fake_clock.calls and 1.0) or 0.0, 0.0, 0.0))  # nobody else is there
     monkeypatch.setattr(edgekit.latency.loop, "cpu_clocks_mhz", list)
-    return made
+    return fake_clock

@@ -44,16 +44,16 @@ def test_a_gpu_works_until_its_clocks_have_risen_and_nothing_of_that_is_kept(clo
 
 def test_a_gpu_that_sat_idle_while_the_cpu_worked_runs_longer_before_it_is_recorded(clock: Clock, gpu: list[GpuState]) -> None:
     names = {"cpu": candidate, "A": on_gpu, "B": on_gpu}
-    made = [make(clock, name, lambda: 1) for name, make in names.items()]
-    rows = interleave(made, 1, "device", 0.5)
+    sessions = [make(clock, name, lambda: 1) for name, make in names.items()]
+    rows = interleave(sessions, 1, "device", 0.5)
     turns = [(name, len(list(calls))) for name, calls in groupby(clock.calls)]
     assert turns == [("cpu", 100), ("A", 300), ("B", 300)] + [("cpu", 110), ("A", 160), ("B", 110)] * 5
     assert [len(row.warmups_ms) for row in rows] == [150] * 3  # what wakes it is not kept
     clock.calls.clear()
-    interleave([made[1], made[0]], 1, "device", 0.5)
+    interleave([sessions[1], sessions[0]], 1, "device", 0.5)
     assert [len(list(calls)) for _, calls in groupby(clock.calls)] == [300, 100] + [160, 110] * 5  # from the first block on
     clock.calls.clear()
-    interleave(made[1:], 1, "device", 0.5)
+    interleave(sessions[1:], 1, "device", 0.5)
     assert [len(list(calls)) for _, calls in groupby(clock.calls)] == [300] * 2 + [110] * 10
 
 
@@ -122,11 +122,11 @@ def test_a_gpus_own_times_are_asked_for_when_its_clocks_have_risen(clock: Clock,
             assert clock.calls[-200:] == ["A"] * 200  # the other one's block came before
             return DeviceTimes((0.5,) * count, launch_bound=True)
 
-    made = OnGpu(lambda feed: {}, (TensorSpec("x", "float32", ("batch", 3)),))
-    made.bind = lambda feed: clock.work("A", lambda: 1)  # type: ignore[method-assign]  # the method is replaced on purpose
-    made.run = lambda feed: clock.work("A", lambda: 1)() or {}  # type: ignore[method-assign]  # the method is replaced on purpose
+    sessions = OnGpu(lambda feed: {}, (TensorSpec("x", "float32", ("batch", 3)),))
+    sessions.bind = lambda feed: clock.work("A", lambda: 1)  # type: ignore[method-assign]  # the method is replaced on purpose
+    sessions.run = lambda feed: clock.work("A", lambda: 1)() or {}  # type: ignore[method-assign]  # the method is replaced on purpose
     other = fake("B", clock, 1, [])
-    first = Opened("A", Setup("A"), made, on_gpu=True)
+    first = Opened("A", Setup("A"), sessions, on_gpu=True)
     rows, _ = time_sessions([first, other], Timing((1,), seconds=0.05))
     assert (rows[0].device_ms, rows[0].launch_bound) == ((0.5,) * 100, True)
     assert (rows[1].device_ms, rows[1].launch_bound) == ((), False)

@@ -105,9 +105,9 @@ def test_the_command_line_prints_the_slowest_first(
         with pytest.raises(SystemExit) as done:
             main()
         assert done.value.code == 0
-        told = capfd.readouterr()
-        assert "node_conv2d" in told.out
-    assert len(json.loads(told.out)["layers"][0]["layers"]) == 10
+        printed_text = capfd.readouterr()
+        assert "node_conv2d" in printed_text.out
+    assert len(json.loads(printed_text.out)["layers"][0]["layers"]) == 10
 
 
 def printed(*layers: LayerTime) -> str:
@@ -120,9 +120,9 @@ def printed(*layers: LayerTime) -> str:
 
 def test_a_long_table_is_cut_and_says_so() -> None:
     layers = [layer(f"n{place}", "Relu", ms=(place + 1.0,)) for place in range(MOST_LAYERS + 5)]
-    told = printed(*layers)
-    assert "5 more layers are in the JSON; all 20 take 210 ms a call" in told
-    rows = [line.split()[0] for line in told.splitlines() if line.strip().startswith("n1")]
+    printed_text = printed(*layers)
+    assert "5 more layers are in the JSON; all 20 take 210 ms a call" in printed_text
+    rows = [line.split()[0] for line in printed_text.splitlines() if line.strip().startswith("n1")]
     assert rows == ["n19", "n18", "n17", "n16", "n15", "n14", "n13", "n12", "n11", "n10"]
     assert "1 more layer is in the JSON; all 16 take" in printed(*layers[: MOST_LAYERS + 1])
     assert " its one layer takes 1 ms a call" in printed(layers[0]).replace("\n", " ")
@@ -130,7 +130,7 @@ def test_a_long_table_is_cut_and_says_so() -> None:
 
 def test_runtimes_that_cannot_tell_are_said_to() -> None:
     bundle = "exported/lenet"
-    with pytest.raises(UsageError, match=r"--layers: torch cannot time layers; add --backend ort-cpu or tensorrt"):
+    with pytest.raises(UsageError, match=r"--layers: torch cannot time layers; add --backend ort-cpu or openvino or tensorrt"):
         bench(bundle, ways("torch", threads=1), Timing((1,), SECONDS), layers=True)
 
 

@@ -34,17 +34,17 @@ def test_the_samples_needed_are_the_fewest_that_give_the_confidence(percent: flo
 )
 def test_a_percentile_is_withheld_until_the_samples_support_it(count: int, given: tuple[bool, bool]) -> None:
     samples = np.random.default_rng(0).permutation(count) + 1.0
-    found = row("A", np.array_split(samples, 5)).percentiles
-    assert [(point.percent, point.samples_needed) for point in found] == [(90, 64), (99, 662)]
-    assert tuple(point.ms is not None for point in found) == given
-    for point in found:
+    measured = row("A", np.array_split(samples, 5)).percentiles
+    assert [(point.percent, point.samples_needed) for point in measured] == [(90, 64), (99, 662)]
+    assert tuple(point.ms is not None for point in measured) == given
+    for point in measured:
         assert point.ms is None or point.ms == pytest.approx(1 + point.percent / 100 * (count - 1))
 
 
 def test_the_median_is_of_all_samples_and_lies_in_its_interval() -> None:
-    found = row("A", [[1, 2, 3], [4, 5, 6, 7, 8, 100]])
-    assert found.median_ms == 5
-    assert found.median_low_ms <= 5 <= found.median_high_ms
+    measured = row("A", [[1, 2, 3], [4, 5, 6, 7, 8, 100]])
+    assert measured.median_ms == 5
+    assert measured.median_low_ms <= 5 <= measured.median_high_ms
 
 
 def test_the_median_interval_covers_the_truth_of_blocks_that_scatter() -> None:
@@ -88,21 +88,21 @@ def test_noise_is_named_by_its_reason() -> None:
 
 def test_a_baseline_twice_as_slow_is_a_speed_up_of_exactly_two() -> None:
     blocks = [[1.0, 1.25, 1.5], [2.0, 2.5, 3.0], [1.0, 1.0], [4.0], [1.5, 1.75]]
-    (found,) = speedups([row("slow", [[2 * ms for ms in block] for block in blocks]), row("fast", blocks)])
-    assert (found.baseline, found.backend, found.batch, found.boundary) == ("slow", "fast", 1, "end-to-end")
-    assert (found.speedup, found.low, found.high) == (2, 2, 2)
+    (measured,) = speedups([row("slow", [[2 * ms for ms in block] for block in blocks]), row("fast", blocks)])
+    assert (measured.baseline, measured.backend, measured.batch, measured.boundary) == ("slow", "fast", 1, "end-to-end")
+    assert (measured.speedup, measured.low, measured.high) == (2, 2, 2)
 
 
 def test_the_interval_of_a_speed_up_widens_with_the_scatter_of_its_rounds() -> None:
     rng = np.random.default_rng(1)
 
-    def found(scatter: float) -> tuple[float, float, float]:
+    def measured(scatter: float) -> tuple[float, float, float]:
         base = np.exp(rng.normal(0, 0.3, 40))  # drift that both see
         ratio = 2 * np.exp(rng.normal(0, scatter, 40))
         (one,) = speedups([row("A", (base * ratio)[:, None].tolist()), row("B", base[:, None].tolist())])
         return one.speedup, one.low, one.high
 
-    calm, wild = found(0.01), found(0.2)
+    calm, wild = measured(0.01), measured(0.2)
     for speedup, low, high in (calm, wild):
         assert low <= speedup <= high
         assert low <= 2 <= high
@@ -110,8 +110,8 @@ def test_the_interval_of_a_speed_up_widens_with_the_scatter_of_its_rounds() -> N
 
 
 def test_every_runtime_is_compared_with_the_first() -> None:
-    found = speedups([row(name, [[ms]] * 5) for name, ms in (("A", 3.0), ("B", 1.0), ("C", 6.0))])
-    assert [(point.backend, point.baseline, point.speedup) for point in found] == [("B", "A", 3), ("C", "A", 0.5)]
+    measured = speedups([row(name, [[ms]] * 5) for name, ms in (("A", 3.0), ("B", 1.0), ("C", 6.0))])
+    assert [(point.backend, point.baseline, point.speedup) for point in measured] == [("B", "A", 3), ("C", "A", 0.5)]
     assert speedups([row("A", [[1.0]] * 5)]) == []
 
 

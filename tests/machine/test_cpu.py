@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgekit.machine.cpu import CpuTime, cpu_clocks_mhz, machine_facts
+from edgekit.machine.cpu import CpuTime, cpu_clocks_mhz, cpu_facts, instruction_sets, machine_facts
 
 KERNEL = [2400.4, 2401.4, 2402.4, 2403.4]
 """What the kernel tells of four cores, in MHz."""
@@ -106,4 +106,28 @@ def test_this_machine_tells_its_times_and_its_load() -> None:
     assert now.all > now.own
     facts = machine_facts()
     assert float(facts["load"]) >= 0
-    assert {"system", "cpu", "cores", "python"} <= facts.keys() <= {"system", "cpu", "cores", "python", "governor", "load"}
+    always, sometimes = {"system", "cpu", "cores", "python"}, {"governor", "load", "instruction sets"}
+    assert always <= facts.keys() <= always | sometimes
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("flags\t\t: fpu sse avx2 avx512f amx_int8\nflags\t\t: fpu", ("avx2", "avx512f", "amx_int8")),
+        ("Features\t: fp asimd asimddp i8mm", ("asimddp", "i8mm")),
+        ("model name : avx2", ()),
+        (None, ()),
+    ],
+)
+def test_instruction_sets_that_decide_small_arithmetic_are_facts(
+    text: str | None, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr("edgekit.machine.cpu.CPU_INFO", tmp_path / "cpuinfo")
+    instruction_sets.cache_clear()
+    try:
+        assert instruction_sets() == names
+        assert cpu_facts() == ({"instruction sets": ", ".join(names)} if names else {})
+    finally:
+        instruction_sets.cache_clear()

@@ -79,9 +79,9 @@ def _nothing_remembered() -> Iterator[None]:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch, _nothing_remembered: None) -> Driver:
-    made = Driver()
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: made)
-    return made
+    cuda = Driver()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: cuda)
+    return cuda
 
 
 @pytest.mark.parametrize(

@@ -37,5 +37,5 @@ def test_from_a_folder_that_was_never_installed_it_names_the_extra(monkeypatch: 
 
 
 def test_no_message_tells_anybody_to_install_edgekit_from_pypi(repository: Path) -> None:
-    told = [path.name for path in (repository / "edgekit").rglob("*.py") if re.search(r"install '?edgekit\[", path.read_text())]
-    assert told == []
+    files = [path.name for path in (repository / "edgekit").rglob("*.py") if re.search(r"install '?edgekit\[", path.read_text())]
+    assert files == []

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import ModelError
-from edgekit.models.factory import build_module, call_factory
+from edgekit.models.factory import build_module, call_factory, rebuild_module
 
 
 @pytest.mark.parametrize(
@@ -101,3 +101,53 @@ def test_what_a_factory_or_its_forward_imports_later_is_found_too(tmp_path: Path
     for _ in range(2):
         assert build_module("late_net_of_the_user:Net")(torch.zeros(1)) == 1
         assert sys.path == [*before, str(tmp_path)]  # at the end, where it shadows nothing
+
+
+FACTORIES = """
+import random
+import numpy as np
+import torch
+from torch import nn
+
+class Shifted(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 2)
+        drawn = torch.randn(2) + torch.from_numpy(np.random.rand(2)) + random.random()
+        self.register_buffer("shift", drawn, persistent=False)
+
+def wide():
+    return nn.Linear(4, 2).double()
+
+def short():
+    return nn.Linear(4, 2).bfloat16()
+
+def half():
+    return nn.Linear(4, 2).half()
+
+def pair():
+    return nn.Linear(4, 2).double(), torch.ones(7, 4).double()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("wide", torch.float32), ("short", torch.float32), ("half", torch.float16), ("pair", torch.float32)]
+)
+def test_a_built_module_has_a_dtype_that_runtimes_have(
+    name: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dtypes_of_the_user.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    assert build_module(f"dtypes_of_the_user:{name}").weight.dtype == dtype
+
+
+def test_a_rebuilt_module_draws_the_same_numbers_and_leaves_the_generator_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "drawing_net_of_the_user.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(5)
+    shifts = [rebuild_module("drawing_net_of_the_user:Shifted").shift for _ in range(2)]
+    after = torch.rand(1)
+    assert torch.equal(*shifts)  # type: ignore[arg-type]
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))

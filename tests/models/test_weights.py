@@ -269,7 +269,7 @@ def test_only_the_weights_that_fit_are_taken(tmp_path: Path) -> None:
 def test_a_key_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     path = tmp_path / "both.pth"
     torch.save({"model": net(1).state_dict(), "ema": net(2).state_dict()}, path)
-    with pytest.raises(ModelError, match=r"hold no state_dict 'emma' that fits the model; it has ema, model"):
+    with pytest.raises(ModelError, match=r"hold no 'emma'; they hold model, ema; check the key"):
         load_checkpoint(net(3), f"{path}:emma")
 
 

@@ -126,3 +126,21 @@ def test_a_hook_of_a_wrapper_is_refused_by_name(wrap: Callable[[nn.Module], Any]
     wrapped.register_forward_hook(doubled)
     with pytest.raises(ModelError, match=r"has the hook doubled, which the module inside it does not have"):
         unwrapped(wrapped, "net")
+
+
+class Noted(nn.Parameter):
+    """A parameter that computes as any other."""
+
+
+def test_a_parameter_of_a_class_that_changes_nothing_becomes_a_plain_one_and_stays_tied() -> None:
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].weight = model[1].weight = Noted(torch.ones(4, 4))
+    unwrapped(model, "nets:make")
+    assert type(model[0].weight) is nn.Parameter
+    assert model[0].weight is model[1].weight
+    assert torch.equal(model[0].weight, torch.ones(4, 4))
+
+
+def test_a_lazy_module_that_has_not_run_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"whose 0.weight has no shape yet.* run the module once on an example"):
+        unwrapped(nn.Sequential(nn.LazyConv2d(4, 3)), "nets:make")

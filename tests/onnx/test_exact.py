@@ -150,7 +150,7 @@ def test_a_loop_without_an_end_is_left_in_time(monkeypatch: pytest.MonkeyPatch) 
     body = helper.make_graph([node("Identity", ["keep"], "kept"), node("Neg", ["sum"], "next")], "body", inputs, kept)
     model = model_of([helper.make_node("Loop", ["", "", "x"], ["y"], body=body)], [])
     clock = itertools.count()
-    monkeypatch.setattr("edgekit.onnx.evaluator.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("edgekit.onnx.evaluator.time.process_time", lambda: float(next(clock)))
     with pytest.raises(onnx_exact.Inexact, match="float64 would take more than 50 s"):
         onnx_exact.run_file_exact(model, {"x": np.ones((1, 4, 8, 8), np.float32)}, 50.0)
     assert next(clock) < 60
@@ -254,7 +254,7 @@ def test_float64_gives_up_in_time_and_on_unknown_operators(monkeypatch: pytest.M
         node("Relu", ["y7"], "y"),
     ]
     with monkeypatch.context() as patch:
-        patch.setattr("edgekit.onnx.exact.time.monotonic", lambda: float(next(clock)))
+        patch.setattr("edgekit.onnx.exact.time.process_time", lambda: float(next(clock)))
         with pytest.raises(onnx_exact.Inexact, match="more than"):  # between two operators of one sample
             onnx_exact.run_file_exact(model_of(chain, []), {"x": feed["x"][:1]}, 4.0)
         assert next(clock) < 7
@@ -262,6 +262,22 @@ def test_float64_gives_up_in_time_and_on_unknown_operators(monkeypatch: pytest.M
         onnx_exact.run_file_exact(plain(), feed, 0.0)
     with pytest.raises(onnx_exact.Inexact, match="statistics of the batch"):
         onnx_exact.run_file_exact(model_of([norm("x", "y", extra=("a", "b"), training_mode=1)], statistics("bn", 4)), feed)
+
+
+@pytest.mark.parametrize(("slow", "refused"), [(30.0, True), (2.0, False)])
+def test_the_second_batch_tells_what_all_take_and_the_load_of_the_machine_does_not(
+    monkeypatch: pytest.MonkeyPatch, slow: float, refused: bool
+) -> None:
+    """Each batch takes ``slow`` seconds of this thread; the first takes a hundred more, and the clock on the wall runs away."""
+    turns, now = itertools.count(), iter(itertools.accumulate(itertools.chain([0.0, 100.0 + slow], itertools.repeat(slow))))
+    monkeypatch.setattr("edgekit.onnx.exact.time.thread_time", lambda: next(now))
+    monkeypatch.setattr("edgekit.onnx.exact.time.monotonic", lambda: 1e9 * next(turns))
+    feed = {"x": np.random.default_rng(0).standard_normal((6, 4, 8, 8)).astype(np.float32)}
+    if refused:
+        with pytest.raises(onnx_exact.Inexact, match="would take about 180 s of a processor's time, and 100 s are allowed"):
+            onnx_exact.run_file_exact(plain(), feed, 100.0)
+    else:
+        assert onnx_exact.run_file_exact(plain(), feed, 100.0)["y"].shape[0] == 6
 
 
 def test_a_reference_that_disagrees_with_onnx_runtime_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,3 +146,12 @@ def test_pictures_of_integers_get_golden_values_over_their_range(kind: int, top:
     pixels = open_bundle(tmp_path / "bundle").golden().inputs["x"]
     assert pixels.min() < 0.02 * top
     assert 0.98 * top < pixels.max() <= top
+
+
+def test_a_sample_that_depends_on_its_place_in_the_batch_is_refused(tmp_path: Path) -> None:
+    """Another number is added to each sample of the batch, so that the file takes batches of 4 only."""
+    model = model_of([conv(), node("Add", ["c", "places"], "y")], [tensor("w", 6, 4, 3, 3), tensor("places", 4, 1, 1, 1)])
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    with pytest.raises(ModelError, match=r"depend on a sample's place within its batch of 4: output 'y' changes by"):
+        export(tmp_path, model)

@@ -294,3 +294,14 @@ def test_a_stored_table_behind_a_product_is_no_bias_of_ours(tmp_path: Path) -> N
         helper.make_node("Add", ["s", "positions"], ["y"]),
     ]
     export(tmp_path, model_of(nodes, stored, shape=("batch", 4, 8), rank=3))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_obstacle_behind_a_product_is_the_product_on_whichever_side_the_numbers_stand(tmp_path: Path, first: bool) -> None:
+    product = node("Mul", ["k", "c"] if first else ["c", "k"], "m", "vary")
+    report = export(
+        tmp_path,
+        model_of([conv(), product, norm("m", "y")], [tensor("w", 6, 4, 3, 3), tensor("k", 1, 6, 6, 6), *statistics("bn", 6)]),
+    )
+    assert codes(report) == {"bn": "between"}
+    assert report.fold.kept[0].reason == "Mul vary between it and conv has not one stored number for each channel"

@@ -101,6 +101,28 @@ def test_a_file_that_fused_kernels_ruin_on_this_machine_is_refused(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize(("share", "refused"), [(0.08, False), (0.12, True)])
+def test_fused_kernels_may_change_a_tenth_of_the_scale(
+    float32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, refused: bool
+) -> None:
+    opened = open_unoptimised
+
+    def moving(*arguments: Any, **options: Any) -> Any:
+        run, plain = opened(*arguments, **options), opened(*arguments)
+        if options.get("level") != "all":
+            return run
+        return lambda feed: {name: array + share * np.abs(array).max() for name, array in plain(feed).items()}
+
+    monkeypatch.setattr(onnx_file, "open_unoptimised", moving)
+    source = str(quantised(float32))
+    if refused:
+        with pytest.raises(ModelError, match=r"optimisations change its outputs by 1\.2e-01 of their scale"):
+            export(source, tmp_path / "bundle")
+    else:
+        notes = export(source, tmp_path / "bundle").notes
+        assert any("edgekit verify takes it only with --allow tolerance" in text for text in notes)  # 16 % is beyond 5 %
+
+
 def test_a_file_whose_steps_are_those_of_the_whole_batch_is_refused_with_the_node(float32: Path, tmp_path: Path) -> None:
     place = tmp_path / "dynamic.onnx"
     quantize_dynamic(float32, place, weight_type=QuantType.QUInt8)

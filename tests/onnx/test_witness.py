@@ -191,3 +191,23 @@ def test_values_that_overflow_on_extreme_inputs_leave_the_float64_reference(tmp_
     )
     assert report.original_error is not None
     assert len(report.fold.folded) == 1
+
+
+def test_a_branch_that_no_compared_sample_takes_is_not_believed() -> None:
+    def branch(name: str, kind: str) -> onnx.GraphProto:
+        value = onnx.helper.make_tensor_value_info("b", 1, None)
+        return onnx.helper.make_graph([node(kind, ["x"], "b", name)], name, [], [value])
+
+    large = numpy_helper.from_array(np.float32(50), "large")
+    nodes = [
+        node("ReduceMax", ["x"], "m", keepdims=0),
+        node("Greater", ["m", "large"], "g"),
+        onnx.helper.make_node("If", ["g"], ["y"], then_branch=branch("far", "Tanh"), else_branch=branch("near", "Relu")),
+    ]
+    model, feed = model_of(nodes, [large]), {"x": np.repeat(FEED["x"][:1], 5, axis=0)}
+    assert (witnessed(model, feed)[0]["y"] >= 0).all()
+    feed["x"][4] += 100
+    with pytest.raises(Inexact, match=r"node 'far' \(Tanh\) is in a branch that no sample took which was compared"):
+        witnessed(model, feed)
+    feed["x"][1] += 100  # the second sample is compared too
+    assert np.array_equal(witnessed(model, feed)[0]["y"][4], np.tanh(feed["x"][4].astype(np.float64)))

@@ -57,20 +57,20 @@ def test_a_difference_that_is_large_enough_is_decided_and_equal_answers_have_non
 
 def test_answers_are_the_largest_output_its_softmax_and_whether_the_label_is_among_five() -> None:
     logits = np.array([[0.0, 1, 2, 3, 4, 5], [9, 0, 0, 0, 0, 0]], np.float32)
-    told = answers(logits, np.array([0, 0]), probabilities=False)
-    assert told.predicted.tolist() == [5, 0]
-    assert told.in_top.tolist() == [False, True]  # five outputs are larger than the first picture's
+    meaning = answers(logits, np.array([0, 0]), probabilities=False)
+    assert meaning.predicted.tolist() == [5, 0]
+    assert meaning.in_top.tolist() == [False, True]  # five outputs are larger than the first picture's
     powers = np.exp(logits[0].astype(np.float64))
-    assert told.confidence[0] == pytest.approx(powers[5] / powers.sum())
+    assert meaning.confidence[0] == pytest.approx(powers[5] / powers.sum())
     own = answers(np.array([[0.25, 0.75]]), np.array([1]), probabilities=True)
     assert own.confidence[0] == 0.75
 
 
 def test_outputs_that_are_not_finite_are_right_about_nothing() -> None:
-    told = answers(np.array([[np.nan, 1.0], [np.inf, 0.0]]), np.array([1, 1]), probabilities=False)
-    assert told.predicted.tolist() == [NO_CLASS, NO_CLASS]
-    assert told.confidence.tolist() == [0, 0]
-    assert not told.in_top.any()
+    meaning = answers(np.array([[np.nan, 1.0], [np.inf, 0.0]]), np.array([1, 1]), probabilities=False)
+    assert meaning.predicted.tolist() == [NO_CLASS, NO_CLASS]
+    assert meaning.confidence.tolist() == [0, 0]
+    assert not meaning.in_top.any()
 
 
 def test_confusion_counts_what_each_class_is_taken_for() -> None:
@@ -104,3 +104,10 @@ def test_labels_that_no_folder_can_be_called_are_found_by_their_spelling_or_numb
     assert order_of(["T-shirt_top", "Ankle boot"], labels) == [0, 1]
     assert order_of(["ankle_boot", "t-shirt top"], labels) == [1, 0]
     assert order_of(["1", "0"], labels) == [1, 0]
+
+
+def test_an_infinite_number_that_masks_a_class_is_no_loss() -> None:
+    masked = answers(np.array([[-np.inf, 1.0, 0.0]]), np.array([1]), probabilities=False)
+    assert masked.predicted.tolist() == [1]
+    assert masked.confidence[0] == pytest.approx(np.e / (1 + np.e))
+    assert masked.in_top.tolist() == [True]

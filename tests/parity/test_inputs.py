@@ -29,9 +29,9 @@ def test_without_data_there_are_64_samples_or_more_of_every_kind_and_the_same_ev
 
 
 def test_wide_inputs_go_far_beyond_normal_ones_and_constant_ones_are_constant() -> None:
-    made = without_data(IMAGE)
-    ends = np.cumsum([part.samples for part in made.parts])
-    pieces = dict(zip((part.kind for part in made.parts), np.split(made.inputs["x"], ends[:-1]), strict=True))
+    drawn = without_data(IMAGE)
+    ends = np.cumsum([part.samples for part in drawn.parts])
+    pieces = dict(zip((part.kind for part in drawn.parts), np.split(drawn.inputs["x"], ends[:-1]), strict=True))
     assert np.abs(pieces["normal"]).max() < 6 < np.abs(pieces["wide"]).max() < 64 < np.abs(pieces["extreme"]).max()
     assert all(len(np.unique(sample)) == 1 for sample in pieces["constant"])
     assert all(len(np.unique(sample)) == 2 for sample in pieces["edges"] if sample.std())
@@ -39,9 +39,9 @@ def test_wide_inputs_go_far_beyond_normal_ones_and_constant_ones_are_constant() 
 
 def test_made_up_pictures_are_pixels_where_the_preprocessing_is_known() -> None:
     preprocess = Preprocess("rgb", 12, 10, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    made = without_data(IMAGE, preprocess)
+    drawn = without_data(IMAGE, preprocess)
     mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    pixels = 255 * (made.inputs["x"].astype(np.float64) * std + mean)
+    pixels = 255 * (drawn.inputs["x"].astype(np.float64) * std + mean)
     assert np.abs(pixels - pixels.round()).max() < 1e-4
     assert (pixels.round().min(), pixels.round().max()) == (0, 255)
     assert len(pixels) >= 64

@@ -12,7 +12,7 @@ from PIL import Image
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.preprocess import Preprocess
-from edgekit.sources.description import label_list, read_labels
+from edgekit.sources.labels import label_list
 from tests.command_line import Command
 from tests.onnx.crafted import conv, model_of, node, norm, statistics, tensor
 
@@ -94,7 +94,7 @@ def test_options_that_do_not_fit_are_one_sentence(words: tuple[str, ...], fault:
 def test_labels_of_another_number_are_refused(run: Command, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a\nb\n")
     code, err = exported(run, tmp_path, classifier(), "--labels", tmp_path / "labels.txt")
-    assert (code, "--labels has 2 line(s) for an output of batch x 6" in err) == (2, True), err
+    assert (code, "--labels has 2 label(s) for an output of batch x 6" in err) == (2, True), err
 
 
 OWN = Preprocess("rgb", 8, 8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -145,13 +145,3 @@ def test_a_file_that_edgekit_wrote_keeps_its_labels_and_preprocessing(run: Comma
     assert run("export", tmp_path / "again.onnx", "--output", tmp_path / "again").code == 0
     after = open_bundle(tmp_path / "again").manifest
     assert (after.labels, after.preprocess) == (before.labels, before.preprocess)
-
-
-def test_labels_are_told_by_line_ends_and_by_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    for text in ("a\u2028b\nc d\x0c\x85e\n", "a\u2028b\r\nc d\x0c\x85e\r\n\r\n", "a\u2028b\rc d\x0c\x85e"):
-        path.write_bytes(text.encode())
-        assert read_labels(path) == ("a\u2028b", "c d\x0c\x85e")
-    assert label_list("a\u2028b\nc") == ("a\u2028b", "c")
-    path.write_bytes(b"\n")
-    assert read_labels(path) == ()

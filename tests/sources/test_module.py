@@ -41,6 +41,16 @@ def with_mapping():
 def with_scalar():
     return nn.Linear(4, 2), torch.tensor(1.0)
 
+class ByKeyword(nn.Linear):
+    def forward(self, *, x):
+        return super().forward(x)
+
+def by_keyword():
+    return ByKeyword(4, 2)
+
+def two():
+    return nn.Bilinear(4, 3, 2)
+
 def number():
     return 3
 
@@ -320,3 +330,16 @@ def test_an_import_path_in_a_run_is_built_with_the_recipes_arguments_only(factor
     assert source.args == {"width": 8}
     assert isinstance(source.module, nn.Sequential)
     assert source.module[1].out_features == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "fault"),
+    [
+        ("by_keyword", ("1x4",), r"forward\(\) takes x by keyword only"),
+        ("two", ("1x4",), r"forward\(\) takes the inputs input1, input2, and 1 were given"),
+        ("plain", ("1x4", "1x4"), r"forward\(\) takes the inputs input, and 2 were given"),
+    ],
+)
+def test_inputs_that_forward_does_not_take_are_named(name: str, shapes: tuple[str, ...], fault: str, factories: str) -> None:
+    with pytest.raises((ModelError, UsageError), match=fault):
+        load_source(f"{factories}:{name}", input_shapes=shapes)

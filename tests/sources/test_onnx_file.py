@@ -152,3 +152,24 @@ def test_the_report_says_where_the_errors_were_measured(tmp_path: Path) -> None:
     document = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert document["measured_in"] == "ONNX Runtime without optimisations"
     assert document["original_error"] > 0
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("as_node", [True, False])
+def test_sparse_weights_are_written_out_and_fold(tmp_path: Path, as_node: bool, linear: bool) -> None:
+    places = np.array([[0, 1, 1, 1], [2, 0, 0, 2], [5, 3, 2, 2]])
+    flat = np.ravel_multi_index(tuple(places.T), (6, 4, 3, 3))
+    sparse = helper.make_sparse_tensor(
+        onnx.numpy_helper.from_array(np.array([0.5, 0.25, -1], np.float32), "w"),
+        onnx.numpy_helper.from_array(flat if linear else places),
+        [6, 4, 3, 3],
+    )
+    model = plain()
+    del model.graph.initializer[0]
+    if as_node:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], "w", sparse_value=sparse))
+    else:
+        model.graph.sparse_initializer.append(sparse)
+    report = export(tmp_path, model)
+    assert [fold.into for fold in report.fold.folded] == [("conv",)]
+    assert report.notes[0] == "the reference is the original ONNX file in float64"

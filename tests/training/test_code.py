@@ -99,3 +99,23 @@ def test_the_order_of_the_files_is_that_of_their_modules_wherever_they_lie(
 def test_nothing_is_run(project: Path) -> None:
     (project / "mine" / "__init__.py").write_text("raise SystemExit\n")
     assert "mine/net.py" in names("mine.net:make", project)
+
+
+@pytest.mark.parametrize(
+    ("statement", "more"),
+    [
+        ('importlib.import_module("other")', {"other.py"}),
+        ('__import__("mine.up")', {"mine/up.py"}),
+        ('import_module(".up", __package__)', {"mine/up.py"}),
+        ('import_module(f"mine.deep.{kind}")', {"mine/deep/__init__.py", "mine/deep/parts.py", "mine/up.py"}),
+        ('import_module("mine.deep." + kind)', {"mine/deep/__init__.py", "mine/deep/parts.py", "mine/up.py"}),
+        ("import_module(kind)", set()),
+        ('import_module(f"{kind}.up")', set()),
+        ('print("other")', set()),
+    ],
+)
+def test_modules_that_are_imported_by_a_text_are_followed_as_far_as_it_tells(
+    project: Path, statement: str, more: set[str]
+) -> None:
+    (project / "mine" / "net.py").write_text(statement)
+    assert names("mine.net:make", project) == {"mine/__init__.py", "mine/net.py", *more}

@@ -16,7 +16,7 @@ from edgekit.backends.onnxruntime.linked import linked_tensorrt, loading_problem
 from edgekit.backends.tensorrt.options import BuildOptions, with_default_range
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BundleError, FallbackError, TooLargeError, first_line
-from edgekit.machine.bounds import SECONDS_VARIABLE, TimeBound, current_time_bound
+from edgekit.machine.bounds import TimeBound, current_time_bound, too_long
 from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
 from edgekit.onnx.rewire import with_outputs
@@ -154,7 +154,7 @@ class OrtSession:
             return TooLargeError(reason, "do not trust it")
         bound = current_time_bound()
         if bound is not None and bound.over:
-            return too_long(self._path, bound)
+            return too_long(self._path, bound.seconds)
         if "terminate flag" in str(problem):
             return BundleError(f"{self._path} has a loop that does not end within {LOOP_SECONDS:g} s", "do not trust it")
         remedy = "export it again" if self._device == "cpu" else "use smaller batches, or see whether ort-cpu runs it"
@@ -170,14 +170,6 @@ class OrtSession:
 
 def _out_of_memory(problem: Exception) -> bool:
     return isinstance(problem, MemoryError) or any(text in str(problem) for text in OUT_OF_MEMORY)
-
-
-def too_long(path: Path, bound: TimeBound) -> BundleError:
-    """The error of work that its time bound has ended."""
-    return BundleError(
-        f"{path} takes longer than {bound.seconds:.0f} s, which its size does not explain",
-        f"do not trust it; if you do, set {SECONDS_VARIABLE} to the seconds that it may take",
-    )
 
 
 @contextmanager
@@ -235,7 +227,7 @@ def _open(content: bytes, path: Path, setup: Setup, providers: Sequence[tuple[st
         return new_session(content, options, providers)
     except Exception as problem:
         if bound is not None and bound.over:
-            raise too_long(path, bound) from problem
+            raise too_long(path, bound.seconds) from problem
         if kind != "ort-cpu" and _opens_on_cpu(content):
             raise FallbackError(
                 f"ONNX Runtime cannot use {PROVIDERS[kind]}: {first_line(problem)}", "run edgekit doctor to see what is missing"

@@ -22,7 +22,7 @@ from edgekit.backends.contract import LayerTime
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BundleError, TooLargeError
 from edgekit.files import cache_root
-from edgekit.machine.bounds import SECONDS_VARIABLE, current_time_bound
+from edgekit.machine.bounds import current_time_bound, too_long
 from edgekit.machine.child import Failure, Limits, run_child
 from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.onnx.untrusted import read_for_session
@@ -110,10 +110,7 @@ class OpenVinoSession:
                 f"running {self._path} on {shapes} takes more memory than its tensors explain", "do not trust it"
             )
         if bound is not None and bound.over:
-            return BundleError(
-                f"{self._path} takes longer than {bound.seconds:.0f} s, which its size does not explain",
-                f"do not trust it; if you do, set {SECONDS_VARIABLE} to the seconds that it may take",
-            )
+            return too_long(self._path, bound.seconds)
         return BundleError(f"OpenVINO cannot run {self._path} on {shapes}: {_reason(problem)}", "see whether ort-cpu runs it")
 
     def layer_times(self, feed: Feed, count: int) -> tuple[LayerTime, ...]:

@@ -18,7 +18,7 @@ from edgekit.errors import ModelError, first_line
 from edgekit.graphs.trace import as_arrays, named_outputs
 from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.machine.gpu import tf32_fact
-from edgekit.models.factory import build_module
+from edgekit.models.factory import rebuild_module
 from edgekit.models.weights import load_weights
 from edgekit.tensors import Array, Feed, TensorSpec
 
@@ -40,7 +40,7 @@ class TorchSession:
         """Make the model by ``factory`` and load the bundle's weights."""
         if factory is None or files.weights is None:
             raise ModelError("there is no PyTorch model to open", "name one with --source")
-        module = build_module(factory, files.args)
+        module = rebuild_module(factory, files.args)
         load_weights(module, files.weights)
         facts = {
             "torch": str(torch.__version__),

@@ -56,11 +56,11 @@ class Machine:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine()
-    monkeypatch.setattr(ctypes, "CDLL", made.load)
-    monkeypatch.setattr(importlib, "import_module", made.module)
-    monkeypatch.setattr(importlib.metadata, "version", made.version)
-    return made
+    pretended = Machine()
+    monkeypatch.setattr(ctypes, "CDLL", pretended.load)
+    monkeypatch.setattr(importlib, "import_module", pretended.module)
+    monkeypatch.setattr(importlib.metadata, "version", pretended.version)
+    return pretended
 
 
 def test_a_library_that_the_loader_finds_loads_without_any_import(machine: Machine) -> None:

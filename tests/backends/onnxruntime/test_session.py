@@ -84,8 +84,8 @@ def test_nodes_that_landed_on_the_cpu_are_counted_and_named(bundle: Path) -> Non
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     model = str(open_bundle(bundle).onnx_of())
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    told = placement(session)["nodes on the CPU"]
-    count, _, kinds = told.partition(": ")
+    placed = placement(session)["nodes on the CPU"]
+    count, _, kinds = placed.partition(": ")
     assert count == f"{count.split()[0]} of {count.split()[0]}"
     assert {"Conv", "Gemm"} <= set(kinds.split(", "))
 

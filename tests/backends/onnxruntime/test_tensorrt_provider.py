@@ -108,10 +108,10 @@ def test_no_session_falls_back_in_a_run_and_none_prints_to_standard_output(
     with open_session(way(kind), files) as opened:
         assert opened._session._enable_fallback is False  # type: ignore[attr-defined]  # it is private to ONNX Runtime's session
     assert [providers[0][0] for providers in pretended_provider] == [first]
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "EP Error" in told.err
-    assert ("Failed to load libcublas" in told.err) is (kind != "ort-cpu")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "EP Error" in printed.err
+    assert ("Failed to load libcublas" in printed.err) is (kind != "ort-cpu")
 
 
 def test_a_run_that_the_provider_fails_is_not_run_again_on_the_cpu(

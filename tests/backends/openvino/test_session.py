@@ -138,9 +138,9 @@ def test_layers_are_told_in_the_files_nodes(files: ModelFiles) -> None:
         times = opened.layer_times(sample_feed(files.inputs, 2), 5)
     assert all(len(layer.ms) == 5 for layer in times)
     nodes = read_nodes(files.onnx)
-    told = {name for layer in nodes_of(times, nodes) for name in layer}
+    covered = {name for layer in nodes_of(times, nodes) for name in layer}
     heavy = {node.name for node in nodes if node.operator in ("Conv", "Gemm")}
-    assert heavy <= told
+    assert heavy <= covered
 
 
 def test_bench_times_it_beside_another(bundle: Path) -> None:

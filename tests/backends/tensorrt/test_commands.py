@@ -34,9 +34,9 @@ def test_verify_and_bench_take_tensorrt_in_where_it_is_and_build_once(
     monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CPUExecutionProvider"])
     report = verify(bundle)
     assert report.passed
-    found = {parity.backend: parity for parity in report.parities}
-    assert found["tensorrt"].facts["engine sha256"]
-    assert 0 < found["tensorrt"].outputs[0].normalised < 1e-5
+    by_backend = {parity.backend: parity for parity in report.parities}
+    assert by_backend["tensorrt"].facts["engine sha256"]
+    assert 0 < by_backend["tensorrt"].outputs[0].normalised < 1e-5
     timed = bench(bundle, ways("ort-cpu", "tensorrt"), Timing(batches=(1, 8), seconds=SECONDS))
     rows = [row for row in timed.rows if row.backend == "tensorrt"]
     assert [(row.batch, row.boundary) for row in rows] == [(b, way) for b in (1, 8) for way in ("device", "end-to-end")]

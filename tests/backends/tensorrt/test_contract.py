@@ -72,10 +72,10 @@ class Reader(ast.NodeVisitor):
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
-        found = _guards(node.test)
-        self._under(found, node.body)
+        reached = _guards(node.test)
+        self._under(reached, node.body)
         # of "a and b" the else branch knows nothing
-        self._under(tuple((field, not value) for field, value in found) if len(found) == 1 else (), node.orelse)
+        self._under(tuple((field, not value) for field, value in reached) if len(reached) == 1 else (), node.orelse)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         kind, member = _use(node)
@@ -220,9 +220,9 @@ def test_the_code_is_really_seen() -> None:
     ],
 )
 def test_code_that_a_flavour_cannot_run_is_found(code: str, expected: list[str]) -> None:
-    found = list(missing(code))
-    assert len(found) == len(expected), found
-    for line, part in zip(found, expected, strict=True):
+    reached = list(missing(code))
+    assert len(reached) == len(expected), reached
+    for line, part in zip(reached, expected, strict=True):
         assert part in line
 
 
@@ -250,9 +250,9 @@ def test_the_table_says_of_every_flavour_what_its_listing_says() -> None:
     [("tensorrt", "8.6.1.post1", 8), ("tensorrt", "10.3.0", 10), ("tensorrt", "11.4.0.1", 11), ("tensorrt-rtx", "1.4.0.76", 1)],
 )
 def test_a_release_belongs_to_the_row_of_its_major_version(name: str, version: str, major: int) -> None:
-    found = flavour_of(name, version)
-    assert found is not None
-    assert found.first[0] == major
+    reached = flavour_of(name, version)
+    assert reached is not None
+    assert reached.first[0] == major
 
 
 @pytest.mark.parametrize("version", ["8.5.3", "7.2", "9.0.1", "12.0.0", "what", ""])

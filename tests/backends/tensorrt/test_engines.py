@@ -334,10 +334,10 @@ def test_writers_at_the_same_time_never_give_out_a_mixed_pair(trt: TensorRT) -> 
     def look() -> None:
         try:
             while not all(done.is_set() for done in writing):
-                found = find_engine(key)
-                if found is not None:
-                    assert hashlib.sha256(found.plan).hexdigest() == found.record.plan_sha256
-                    seen.add(found.plan)
+                entry = find_engine(key)
+                if entry is not None:
+                    assert hashlib.sha256(entry.plan).hexdigest() == entry.record.plan_sha256
+                    seen.add(entry.plan)
         except BaseException as problem:
             failures.append(problem)
 
@@ -350,9 +350,9 @@ def test_writers_at_the_same_time_never_give_out_a_mixed_pair(trt: TensorRT) -> 
     assert failures == []
     assert seen <= {first.plan, second.plan}
     store(place, second.plan, second.record)
-    found = find_engine(key)
-    assert found is not None
-    assert found.plan == second.plan
+    entry = find_engine(key)
+    assert entry is not None
+    assert entry.plan == second.plan
     assert [name for name in os.listdir(place.parent) if name.startswith(".")] == []
 
 

@@ -55,8 +55,8 @@ def test_on_a_board_the_remedies_are_a_boards(monkeypatch: pytest.MonkeyPatch) -
         "edgekit.backends.tensorrt.flavour.importlib.util.find_spec", lambda name: name if name == "tensorrt" else None
     )
     set_driver(monkeypatch, NO_DRIVER)
-    told = "no NVIDIA driver is installed; build on the board itself, in a container with --runtime nvidia"
-    assert str(build_absence("tensorrt")) == told
+    sentence = "no NVIDIA driver is installed; build on the board itself, in a container with --runtime nvidia"
+    assert str(build_absence("tensorrt")) == sentence
     with pytest.raises(MissingError, match=r"; build on the board itself, in a container with --runtime nvidia$"):
         find()
 

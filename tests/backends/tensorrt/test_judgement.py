@@ -108,9 +108,9 @@ def test_quantised_layers_that_run_wider_are_named_and_more_than_half_of_them_fa
     layers = [layer("float32" if place < fallen else "int8", node) for place, node in enumerate(nodes)]
     report = judged("int8", nodes, *layers)
     assert (report.problems == ()) is passes
-    told = f"{fallen} of 5 quantised layers run in a wider type: a"
-    assert report.note.startswith(told) is bool(fallen)
-    assert passes or report.problems[0].startswith(told)
+    sentence = f"{fallen} of 5 quantised layers run in a wider type: a"
+    assert report.note.startswith(sentence) is bool(fallen)
+    assert passes or report.problems[0].startswith(sentence)
 
 
 def test_an_int8_file_with_a_float_layer_of_its_own_passes_only_if_the_int8_layers_are_int8() -> None:

@@ -67,8 +67,8 @@ def test_layers_are_told_in_the_names_of_onnx_nodes_on_every_flavour(
     assert fake.cuda.left == {}
     assert [layer.ms for layer in layers] == [(0.5 * place,) * 3 for place in (1, 2, 3, 4, 5)]
     nodes = read_nodes(open_bundle(bundle).onnx_of())
-    told = layers_report("tensorrt", Setup("tensorrt"), 2, layers, nodes).layers
-    assert [(layer.operator, layer.nodes) for layer in told] == [
+    rows = layers_report("tensorrt", Setup("tensorrt"), 2, layers, nodes).layers
+    assert [(layer.operator, layer.nodes) for layer in rows] == [
         ("Reformat", ()),
         ("kgen", ("node_conv2d", "node_sigmoid")),
         ("CaskConvolution", ("node_conv2d_1", "node_sigmoid_1")),

@@ -39,8 +39,8 @@ def test_what_tensorrts_own_parser_keeps_names_every_node(bundle: Path) -> None:
     assert parser.parse((bundle / "model.onnx").read_bytes())
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     document = {"Layers": [{"Name": layer.name, "Metadata": layer.metadata} for layer in layers]}
-    told = {name for layer in engine_layers(json.dumps(document)) for name in layer.onnx_nodes}
-    assert told == {node.name for node in read_nodes(bundle / "model.onnx")}
+    named = {name for layer in engine_layers(json.dumps(document)) for name in layer.onnx_nodes}
+    assert named == {node.name for node in read_nodes(bundle / "model.onnx")}
 
 
 def test_tensorrts_own_profiler_can_be_ours() -> None:

@@ -47,10 +47,10 @@ def kinds(layers: Sequence[LayerCount]) -> Counter[str]:
 def test_every_committed_bundle_becomes_an_engine(repository: Path, rtx: TensorRT, name: str, wanted: dict[str, int]) -> None:
     root = repository / "exported" / name
     report = build(root, building(flavour="tensorrt-rtx"))
-    found = kinds(report.layers)
-    assert {kind: found[kind] for kind in wanted} == wanted
+    operators = kinds(report.layers)
+    assert {kind: operators[kind] for kind in wanted} == wanted
     kept = sum(norm.nodes for norm in open_bundle(root).manifest.fold.kept)
-    assert found["SCALE"] == kept
+    assert operators["SCALE"] == kept
     assert report.passed
     assert report.engine is not None
     plan = Path(report.engine).read_bytes()

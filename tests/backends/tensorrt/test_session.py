@@ -161,8 +161,8 @@ def test_facts_say_all_that_the_numbers_depend_on(ten: FakeTensorRT, opened: Ses
 def test_the_gpus_own_clock_is_asked_after_the_samples(ten: FakeTensorRT, bundle: Path, graph: bool) -> None:
     """The fake's kernel takes half a millisecond a sample, whatever the host's clock says."""
     report = bench(bundle, ways("ort-cpu", "tensorrt", cuda_graph=graph), Timing(batches=(1, 8), seconds=SECONDS))
-    told = {(row.backend, row.batch, row.boundary): row.device_ms for row in report.rows if row.device_ms}
-    assert told == {("tensorrt", 1, "device"): (0.5,) * 100, ("tensorrt", 8, "device"): (4.0,) * 100}
+    by_row = {(row.backend, row.batch, row.boundary): row.device_ms for row in report.rows if row.device_ms}
+    assert by_row == {("tensorrt", 1, "device"): (0.5,) * 100, ("tensorrt", 8, "device"): (4.0,) * 100}
     assert not any(row.launch_bound for row in report.rows)
     assert BenchReport.from_json(report.to_json()) == report
     console = Console(width=200)
@@ -183,8 +183,8 @@ def test_a_host_that_queues_slowly_makes_the_gpus_clock_an_upper_bound(
     loop = count(step=round(call_ms * 1e6))
     monkeypatch.setattr("edgekit.latency.loop.perf_counter_ns", lambda: next(loop))
     report = bench(bundle, ways("tensorrt"), Timing(batches=(1, 8), seconds=SECONDS))
-    told = {row.batch: row.launch_bound for row in report.rows if row.boundary == "device"}
-    assert told == {1: True, 8: False}
+    by_row = {row.batch: row.launch_bound for row in report.rows if row.boundary == "device"}
+    assert by_row == {1: True, 8: False}
     assert BenchReport.from_json(report.to_json()) == report
     console = Console(width=200)
     with console.capture() as captured:

@@ -1,0 +1,116 @@
+"""Going on in a fork that this process watches: what runs somebody else's network may crash, or heed no flag that ends it.
+
+``time_bound`` tells the watcher when the work should have ended. A fork that is still there some seconds later is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import sys
+import time
+from contextlib import suppress
+from types import FrameType
+
+from edgekit.errors import BundleError
+from edgekit.machine.bounds import too_long, watched_by
+from edgekit.machine.child import die_with_parent
+
+GRACE = 3.0
+"""Seconds after the end of a time bound in which the work may still end by itself."""
+_STEP = 0.02
+_MESSAGE = struct.Struct("dd")
+"""When the work ends at the latest, by the monotonic clock, and how many seconds it had; infinite where nothing bounds it."""
+_CODES = frozenset({0, 1, 2, 130})
+"""What the command line exits with."""
+_allowed = False
+
+
+def allow() -> None:
+    """Let ``follow`` fork: this process runs one command and nothing else."""
+    global _allowed  # noqa: PLW0603
+    _allowed = hasattr(os, "fork")
+
+
+class Followed(Exception):
+    """The fork has carried out the command, and exits with this code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def follow(subject: str) -> None:
+    """Fork, and return in the fork only, which goes on; and where nothing may fork.
+
+    Raises Followed when the fork has ended, and BundleError, about the ``subject``, where it crashes or does not end in time.
+    """
+    if not _allowed:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    inlet, outlet = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until each of the two is ready for it
+    parent = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:  # no more processes are allowed: better without a watcher than not at all
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.close(inlet)
+        os.close(outlet)
+        return
+    if pid:
+        os.close(outlet)
+        raise Followed(_watch(pid, inlet, subject))
+    os.close(inlet)
+    die_with_parent()
+    if os.getppid() != parent:  # it was killed before
+        os._exit(2)
+
+    def tell(end: float, seconds: float) -> None:
+        os.write(outlet, _MESSAGE.pack(end, seconds))
+
+    watched_by(tell)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _watch(pid: int, inlet: int, subject: str) -> int:
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        """A terminal has interrupted the fork too, and somebody else only this process."""
+        if _ended(pid, 10 * _STEP) is None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, interrupted)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    os.set_blocking(inlet, False)
+    end, seconds = float("inf"), 0.0
+    try:
+        while (status := _ended(pid, _STEP)) is None:
+            with suppress(BlockingIOError):
+                while len(message := os.read(inlet, _MESSAGE.size)) == _MESSAGE.size:
+                    end, seconds = _MESSAGE.unpack(message)
+            if time.monotonic() > end + GRACE:
+                os.kill(pid, signal.SIGKILL)
+                os.waitid(os.P_PID, pid, os.WEXITED)
+                raise too_long(subject, seconds)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        os.close(inlet)
+    if status not in _CODES:
+        how = f"with signal {-status}" if status < 0 else f"and exits with {status}"
+        raise BundleError(f"running {subject} crashes {how}", "do not trust it")
+    return status
+
+
+def _ended(pid: int, seconds: float) -> int | None:
+    """The exit code of the fork, minus its signal where one has ended it; None where it goes on for so long."""
+    until = time.monotonic() + seconds
+    while True:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+        if ended is not None:
+            return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        if time.monotonic() >= until:
+            return None
+        time.sleep(_STEP / 4)

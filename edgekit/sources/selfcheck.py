@@ -1,0 +1,133 @@
+"""Verify a Draft before anything is written: no bundle leaves an export that its own ``edgekit verify`` would fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import onnx
+
+from edgekit.backends import USUAL_BACKEND
+from edgekit.backends.contract import Opened, Session
+from edgekit.bundle.allowance import asks_too_much
+from edgekit.bundle.draft import Draft
+from edgekit.bundle.folder import Bundle
+from edgekit.bundle.manifest import MODEL, Manifest
+from edgekit.errors import ModelError
+from edgekit.onnx.run import open_every_value, open_unoptimised, ort_version
+from edgekit.onnx.steps import narrowing_node, rounding_node
+from edgekit.onnx.widen import inlined
+from edgekit.onnx.wire import declared
+from edgekit.onnx.witness import error_of_scale
+from edgekit.parity.bars import bars_of
+from edgekit.parity.claims import Evidenced, errors, evidence, kept_norms, shapes
+from edgekit.parity.noise import jittered
+from edgekit.parity.run import parity
+from edgekit.setups import Setup
+from edgekit.tensors import Array, Feed, fixed_batch
+from edgekit.tolerance import ToleranceChange
+
+_SAMPLES = 8  # on which the nodes are compared, once a draft has failed
+
+
+class Unverified(ModelError):
+    """A draft would fail its own ``edgekit verify``."""
+
+
+def check_draft(draft: Draft, source: str) -> None:
+    """Raise Unverified, which names the output and the first node that differs, if verify would fail the bundle.
+
+    The optimised file is run in memory as ``edgekit verify --backend ort-cpu`` runs it; ``source`` is what the draft was made
+    from. A tolerance that verify takes only with ``--allow tolerance`` passes, because a note of the export says so, unless the
+    file rounds to steps, where no tolerance is right.
+    """
+    manifest, content = draft.manifest(), draft.files[draft.variants[0].file]
+    problem, wide = _difference(draft, manifest, content) or _contradiction(draft, manifest, content), ""
+    if not problem:
+        wide = asks_too_much(manifest.variants[0])
+        if not wide:
+            return
+    model = onnx.load_from_string(content)
+    steps = rounding_node(model)
+    if problem or steps:
+        node = first_node_apart(draft) or steps or narrowing_node(model)
+        raise Unverified(
+            f"{source} cannot be verified: {problem or f'rounding to steps makes its tolerance too wide ({wide})'}"
+            + (f", and the first node whose values differ is {node}" if node else ""),
+            "compute without rounding to steps there, or export the model before it was quantised" if steps else "",
+        )
+
+
+def _difference(draft: Draft, manifest: Manifest, content: bytes) -> str:
+    """The output that is outside of its bar, and by how much; empty if none is."""
+    session = _InMemory(draft, content)
+    bars = bars_of(manifest, manifest.variants[0], draft.measured, ToleranceChange(), trusting=True)
+    opened = Opened(USUAL_BACKEND, Setup(USUAL_BACKEND), session)
+    report = parity(opened, draft.golden, bars.on(USUAL_BACKEND, session.facts), draft.reference)
+    diff = next((each for each in report.outputs if not each.within(report.tolerance)), None)
+    if diff is None:
+        return ""
+    off = diff.problem or f"off by {diff.normalised:.1e} of its scale"
+    return f"in ONNX Runtime with its optimisations output {diff.name!r} is {off}"
+
+
+def _contradiction(draft: Draft, manifest: Manifest, content: bytes) -> str:
+    """What the claims of the manifest about its numbers are contradicted by; empty if by nothing."""
+    seen = Evidenced(Bundle(Path(), manifest, ""), draft.golden, draft.measured, declared(content))
+    checks = (*evidence(seen), *errors(seen), *kept_norms(seen), *shapes(seen))
+    return next((check.text for check in checks if check.outcome == "fail"), "")
+
+
+def first_node_apart(draft: Draft) -> str:
+    """The first node of the file whose values differ by more than the tolerance when the inputs move by rounding; empty if none.
+
+    If moved inputs show nothing, the values with ONNX Runtime's optimisations are held against those without.
+    """
+    variant = draft.variants[0]
+    size = fixed_batch(draft.inputs) or _SAMPLES
+    feed = {name: array[:size] for name, array in draft.golden.inputs.items()}
+    model = inlined(onnx.load_from_string(draft.files[variant.file]))
+    try:
+        plain = open_every_value(model, Path(MODEL))
+        values = plain(feed)
+        others = [plain(jittered(feed, 1)), open_every_value(model, Path(MODEL), level="all")(feed)]
+    except ModelError:
+        return ""
+    for other in others:
+        for node in model.graph.node:
+            for name in node.output:
+                if name in values and name in other and _apart(values[name], other[name], variant.allowance.tolerance.rtol):
+                    return f"{node.op_type} {node.name or name}"
+    return ""
+
+
+def _apart(value: Array, other: Array, rtol: float) -> bool:
+    return bool(value.size) and not error_of_scale(other, value) <= rtol
+
+
+class _InMemory:
+    """ONNX Runtime on the CPU with its optimisations, as the backend opens it, on a file that is not written yet."""
+
+    def __init__(self, draft: Draft, content: bytes) -> None:
+        self.inputs, self.outputs = draft.inputs, draft.outputs
+        self.facts: Mapping[str, str] = {"onnxruntime": ort_version()}
+        self._run = open_unoptimised(content, Path(MODEL), level="all")
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Host arrays in, host arrays out."""
+        return self._run(feed)
+
+    def bind(self, feed: Feed) -> Callable[[], None]:
+        """One run on ``feed``."""
+
+        def call() -> None:
+            self._run(feed)
+
+        return call
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing to close."""

@@ -1,0 +1,74 @@
+"""The memory that ``edgekit verify`` grants: enough for honest files, and no more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import hostile_bundles as hostile
+import numpy as np
+import onnx
+import pytest
+
+from edgekit.backends.choose import open_named
+from edgekit.bundle.folder import open_bundle
+from edgekit.commands import verify as command
+from edgekit.commands.verify import bounded
+from edgekit.errors import TooLargeError
+from edgekit.machine.bounds import stacks
+from edgekit.setups import Setup
+from tests.bundle.editing import put
+
+SETUP = Setup("ort-cpu", threads=1)
+
+
+def heavy(bundle: Path) -> None:
+    """Give the bundle a network with 320 MB of weights."""
+    weights = onnx.numpy_helper.from_array(np.ones(80_000_000, np.float32), "many")
+    node = onnx.helper.make_node("Add", ["many", "seed"], ["waste"])
+    put(bundle, "model.onnx", hostile.model([node], [weights]))
+
+
+def run_once(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    with bounded(opened, SETUP), open_named("ort-cpu", SETUP, opened) as ready:
+        ready.session.run({"input": np.zeros((1, 1, 28, 28), np.float32)})
+
+
+def test_a_large_file_has_room_for_the_copies_that_the_runtime_makes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "ROOM", 256 << 20)
+    heavy(bundle)
+    run_once(bundle)
+    monkeypatch.setattr(command, "COPIES", 0)
+    with pytest.raises(TooLargeError, match="takes more memory than its tensors explain; do not trust it"):
+        run_once(bundle)
+
+
+def test_room_grows_with_threads_and_not_with_what_a_bundle_says_of_itself(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    few, many = (command._room(opened, Setup("ort-cpu", threads=threads)) for threads in (1, 200))
+    assert many - few == stacks(199)
+    file = (bundle / "model.onnx").stat().st_size
+    samples = opened.manifest.golden.samples
+    assert few == command.ROOM + command.COPIES * file + 2 * 8 * samples * (28 * 28 + 10) + stacks(1)
+
+
+# runs the statement argv[1], then ``edgekit`` with the other words
+PROGRAM = """
+import sys
+from edgekit.commands import verify
+exec(sys.argv.pop(1))
+from edgekit.cli.app import run_process
+run_process()
+"""
+
+
+def test_the_stacks_of_two_hundred_threads_have_room_and_without_it_one_sentence_says_so(bundle: Path) -> None:
+    words = ["verify", str(bundle), "--backend", "ort-cpu threads=200"]
+    for first, code in (("", 0), ("verify.stacks, verify.ROOM = lambda threads: 0, 96 << 20", 2)):
+        done = subprocess.run([sys.executable, "-c", PROGRAM, first, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        if code:
+            assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+            assert "Traceback" not in done.stderr
