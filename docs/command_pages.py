@@ -41,14 +41,21 @@ Exit codes:
 |---|---|
 | 0 | all well |
 | 1 | a check failed: {checks} |
-| 2 | wrong usage, bad input, or something missing on this machine |
+| 2 | wrong usage, bad input such as a damaged bundle, or something missing on this machine |
 | 130 | stopped by Ctrl-C |
 
 `--backend` takes a *setup*: a backend's name with its own options, as in `--backend "ort-cpu threads=4"` or `--backend "tensorrt
 cuda-graph"`, so that one command compares several ways to run a bundle. Every row of a report bears its setup. The backends are
-`torch`, `torch-cuda`, `ort-cpu`, `ort-cuda`, `ort-tensorrt` and `tensorrt`; another package can [add one](../backend.md).
+`torch`, `torch-cuda`, `ort-cpu`, `ort-cuda`, `ort-tensorrt`, `openvino` and `tensorrt`; another package can
+[add one](../backend.md).
 
 `edgekit run` resumes an interrupted training of the same recipe by itself; `edgekit train` needs `--resume` or `--restart`.
+
+| variable | meaning |
+|---|---|
+| `EDGEKIT_CACHE`, `EDGEKIT_STATE` | folders for datasets and engines, and for what this machine found out |
+| `EDGEKIT_REQUIRE` | `verify --require`, as in `'ort-cpu;openvino'` |
+| `EDGEKIT_SECONDS` | the seconds after which a check of one backend is stopped |
 
 | command | what it does |
 |---|---|

@@ -53,14 +53,24 @@ MEANINGS = {
     "export.fold_bn": "fold batch norm into the layers around it",
     "export.opset": "the ONNX opset of the file",
     "export.golden": "the number of test pictures recorded with their reference outputs",
-    "verify.atol": "absolute tolerance: an output passes when max\\|y - r\\| <= atol + rtol max\\|r\\|",
-    "verify.rtol": "tolerance relative to the reference's scale",
-    "verify.top1": "the least share of samples whose largest value is at the same place as the reference's",
+    "verify.atol": "counts only in a bar of your own; above 1e-5 makes it one",
+    "verify.rtol": "the most of the scale that the noise bar may reach: less makes it tighter, more makes a bar of your own",
+    "verify.top1": "the least share of samples whose largest value is at the same place as the reference's; below 1 makes a bar "
+    "of your own",
     "bench.batch": "batch sizes",
     "bench.threads": "threads of each backend; all cores if left out",
     "bench.seconds": "recorded time for each backend, batch and boundary",
     "bench.budget_ms": "the largest end-to-end median of the first batch size in ms; above it the command fails with exit code 1",
 }
+
+ABOUT = {
+    "verify": "What the bundle asks of everyone who verifies it. Left out, or with the defaults written out, each output is\n"
+    "held to the noise that the export measured ([what verify proves](what-verify-proves.md)), and never to more than `rtol`\n"
+    "of the scale. A bundle cannot loosen that by itself: with a wider bar of your own an output passes where max\\|y - r\\|\n"
+    "\\<= atol + rtol max\\|r\\| and top-1 agrees, `edgekit run` passes and says so, and every `edgekit verify` of the bundle\n"
+    "fails without `--allow tolerance`.",
+}
+"""What stands above a table's keys, where the first line of its struct does not say it."""
 
 
 def keys() -> dict[str, types.Field]:
@@ -77,7 +87,7 @@ def tables() -> str:
     parts = []
     for table, rows in sections.items():
         title = f"## `[{table}]`" if table else "## At the top"
-        about = _about(table).replace("<", r"\<").replace(" * ", " ")
+        about = _about(table)
         parts += [
             title,
             "",
@@ -105,11 +115,11 @@ def _fields(struct: type[msgspec.Struct]) -> tuple[types.Field, ...]:
 
 
 def _about(table: str) -> str:
-    if not table:
-        return ""
+    if not table or table in ABOUT:
+        return ABOUT.get(table, "")
     (struct,) = (field.type for field in _fields(Recipe) if field.encode_name == table)
     assert isinstance(struct, types.StructType)
-    return inspect.cleandoc(struct.cls.__doc__ or "").splitlines()[0].replace("``", "`")
+    return inspect.cleandoc(struct.cls.__doc__ or "").splitlines()[0].replace("``", "`").replace("<", r"\<").replace(" * ", " ")
 
 
 def _kind(kind: types.Type) -> str:

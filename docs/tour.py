@@ -1,6 +1,7 @@
 """Run the commands of the tour and write their output between the markers of ``docs/tour.md``.
 
-python docs/tour.py        after edgekit run recipes/lenet.toml
+python docs/tour.py           rewrites the page; after edgekit run recipes/lenet.toml, with the extras train, cpu and rtx
+python docs/tour.py --check   exits with 1 if the page shows other commands, or other columns than the quick ones print now
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from arguments import asked_to_check
@@ -30,6 +33,10 @@ STEPS = (
         "run recipes/lenet.toml",
     ),
     ("Every backend on this machine is compared with the recorded float64 outputs:", "verify exported/lenet"),
+    (
+        "How often the answer is right, on the test set that the bundle was trained with, and against what the manifest records:",
+        "evaluate exported/lenet",
+    ),
     (
         "Latency. Backends take turns, so that a drift of the machine affects all of them alike:",
         "bench exported/lenet --batch 1,32 --seconds 0.5",
@@ -52,6 +59,9 @@ STEPS = (
     ("The packages and backends that work on this machine:", "doctor"),
 )
 SHOWN_LINES = 30
+QUICK = ("verify", "bench", "predict", "inspect", "doctor")
+"""Commands that ``--check`` runs: numbers differ from run to run and from machine to machine, the columns of tables do not."""
+LINE = re.compile("^ *─+$")
 
 
 def shown(arguments: str, scratch: Path) -> str:
@@ -61,24 +71,56 @@ def shown(arguments: str, scratch: Path) -> str:
     done = subprocess.run(
         command, cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
     )
-    lines = [line.rstrip() for line in done.stdout.replace(f"{scratch}/", "").strip("\n").splitlines() if line.strip()]
+    lines = [line.rstrip() for line in done.stdout.replace(f"{scratch}/", "").strip("\n").splitlines()]
     if len(lines) > SHOWN_LINES:
         lines = [*lines[:8], "...", *lines[-5:]]
     return "\n".join(["```console", f"$ edgekit {arguments.replace('{scratch}/', '')}", *lines, "```"])
 
 
-def main() -> None:
-    """Run every command in a temporary folder and write the page."""
-    asked_to_check(__doc__, options=())  # the output of commands differs from run to run
-    parts: list[str] = []
+def headings(output: str) -> list[str]:
+    """The heading of each table in what a command prints: the line above a rule, with single blanks."""
+    lines = output.splitlines()
+    return [" ".join(lines[index - 1].split()) for index, line in enumerate(lines) if LINE.match(line)]
+
+
+def differences(page: str, scratch: Path) -> list[str]:
+    """What the page shows that is no longer so: commands, and columns of those that are quick."""
+    blocks = re.findall(r"```console\n\$ edgekit (.*?)\n(.*?)```", page, re.DOTALL)
+    commands = [arguments.replace("{scratch}/", "") for _, arguments in STEPS]
+    if [arguments for arguments, _ in blocks] != commands:
+        return [f"it shows other commands than: {', '.join(commands)}"]
+    wrong = []
+    for arguments, output in blocks:
+        if arguments.split()[0] in QUICK:
+            faster = arguments.replace("--seconds 0.5", "--seconds 0.05")
+            now = headings(shown(faster, scratch))
+            if headings(output) != now:
+                wrong.append(f"edgekit {arguments}: the columns are {now}, and the page has {headings(output)}")
+    return wrong
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder with the repository's recipes, bundles and runs, and the picture."""
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         for name in ("recipes", "exported", "runs"):
             (scratch / name).symlink_to(ROOT / name)
         subprocess.run([sys.executable, "-c", BOOT], cwd=scratch, check=True)
+        yield scratch
+
+
+def main() -> None:
+    """Run every command in a temporary folder and write the page, or check it."""
+    checking = asked_to_check(__doc__)
+    text = PAGE.read_text(encoding="utf-8")
+    with scratch_folder() as scratch:
+        if checking:
+            wrong = differences(text, scratch)
+            sys.exit("\n".join(f"docs/tour.md: {line}; run python docs/tour.py" for line in wrong) or None)
+        parts: list[str] = []
         for about, arguments in STEPS:
             parts += [about, "", shown(arguments, scratch), ""]
-    text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(MARKERS.sub(lambda match: match.group(1) + "\n".join(parts) + match.group(2), text), encoding="utf-8")
 
 

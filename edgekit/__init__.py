@@ -1,6 +1,7 @@
 """edgekit: train, fold, export, verify and time vision models, and ship bundles that prove themselves.
 
-The verbs of the command line are functions of this package; they return the reports that the command line prints::
+Every command is a function of this package, which returns the report that the command line prints; ``bisect`` is ``verify
+--bisect``, ``fetch_data`` is ``data fetch``, and ``list_models`` is ``models``::
 
     from edgekit import bench, verify
 
@@ -20,10 +21,14 @@ from edgekit.version import __version__
 
 if TYPE_CHECKING:
     from edgekit.commands.bench import bench
+    from edgekit.commands.bisect import bisect
     from edgekit.commands.build import build
+    from edgekit.commands.data import fetch as fetch_data
     from edgekit.commands.doctor import doctor
+    from edgekit.commands.evaluate import Bars, evaluate
     from edgekit.commands.export import export
     from edgekit.commands.inspect import inspect
+    from edgekit.commands.models import models as list_models
     from edgekit.commands.predict import predict
     from edgekit.commands.run import run
     from edgekit.commands.train import train
@@ -35,8 +40,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **{verb: f"edgekit.commands.{verb}" for verb in (
-        "bench", "build", "doctor", "export", "inspect", "predict", "run", "train", "verify",
+        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "run", "train", "verify",
     )},
+    "fetch_data": "edgekit.commands.data:fetch",
+    "list_models": "edgekit.commands.models:models",
+    "Bars": "edgekit.commands.evaluate",
     "ExportOptions": "edgekit.sources",
     "Setup": "edgekit.setups",
     "Timing": "edgekit.latency.loop",
@@ -44,8 +52,9 @@ _HOMES = {
     "ToleranceChange": "edgekit.tolerance",
 }  # fmt: skip
 __all__ = [
-    "__version__", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange",
-    "bench", "build", "doctor", "export", "inspect", "predict", "run", "train", "verify",
+    "__version__", "Bars", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange",
+    "bench", "bisect", "build", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models", "predict", "run", "train",
+    "verify",
 ]  # fmt: skip
 
 
@@ -55,7 +64,8 @@ ensure_user_name()
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)
 
 
 def __dir__() -> list[str]:

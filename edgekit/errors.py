@@ -95,6 +95,8 @@ def first_line(problem: BaseException) -> str:
     return lines[0] if lines else type(problem).__name__
 
 
+FETCH_AGAIN = "get the bundle again from whoever exported it"
+"""The remedy for a damaged bundle: who receives one has no source to export it from."""
 BROKEN = (Exception, SystemExit)
 """Exceptions that importing a package may raise: a missing library, a half-installed package, a package that calls sys.exit."""
 

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from edgekit.bundle.manifest import Manifest
-from edgekit.errors import BundleError
+from edgekit.errors import FETCH_AGAIN, BundleError
 from edgekit.tensors import Array
 
 MOST_EVIDENCE_BYTES = 64 << 20
@@ -86,7 +86,7 @@ def read_evidence(path: Path, manifest: Manifest) -> EvidenceArrays:
             raise ValueError("its predictions are not as many as the right classes")
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         reason = str(problem) or type(problem).__name__
-        raise BundleError(f"{path} is not what edgekit export wrote: {reason}", "export the bundle again") from None
+        raise BundleError(f"{path} is not what edgekit export wrote: {reason}", FETCH_AGAIN) from None
     return EvidenceArrays(floors, nodes, others.get("predicted"), others.get("truth"), others.get("error"))
 
 

@@ -36,7 +36,7 @@ from edgekit.bundle.manifest import (
     decode_manifest,
     reads_from,
 )
-from edgekit.errors import BundleError, EdgekitError, OutputError
+from edgekit.errors import FETCH_AGAIN, BundleError, EdgekitError, OutputError
 from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
 
 _T = TypeVar("_T")
@@ -309,7 +309,7 @@ def _read(root: Path, *, exactly: bool = False) -> Bundle:
         if not root.is_dir() or not path.is_file() or path.is_symlink():
             raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}", "give the folder that edgekit export wrote")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is larger than any manifest", "export the bundle again")
+            raise BundleError(f"{path} is larger than any manifest", FETCH_AGAIN)
     except OSError as problem:
         raise BundleError(f"bundle {root} cannot be read: {problem.strerror}", "check the path and its permissions") from None
     content = read_bytes(path, "manifest", BundleError)
@@ -324,12 +324,12 @@ def _check_size(root: Path, name: str, entry: FileEntry, *, exactly: bool) -> No
     try:
         status = path.lstat()
     except OSError:
-        raise BundleError(f"bundle {root} lacks {name}", "copy the whole folder again") from None
+        raise BundleError(f"bundle {root} lacks {name}", FETCH_AGAIN) from None
     if not stat.S_ISREG(status.st_mode):
-        raise BundleError(f"{path} is not a regular file", "copy the whole folder again")
+        raise BundleError(f"{path} is not a regular file", FETCH_AGAIN)
     if status.st_size != entry.size and exactly:
         _refuse_other_line_ends(path, entry)
-        raise BundleError(f"{path} has {status.st_size} bytes where the manifest says {entry.size}", "copy the bundle again")
+        raise BundleError(f"{path} has {status.st_size} bytes where the manifest says {entry.size}", FETCH_AGAIN)
 
 
 def _refuse_other_line_ends(path: Path, entry: FileEntry) -> None:
@@ -347,4 +347,4 @@ def _check_sha256(path: Path, entry: FileEntry) -> None:
         raise BundleError(f"{path} cannot be read: {problem.strerror}", "check its permissions") from None
     if digest != entry.sha256:
         _refuse_other_line_ends(path, entry)
-        raise BundleError(f"{path} does not have the sha256 that the manifest says", "copy the bundle again")
+        raise BundleError(f"{path} does not have the sha256 that the manifest says", FETCH_AGAIN)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgekit.bundle.manifest import Manifest
-from edgekit.errors import BundleError
+from edgekit.errors import FETCH_AGAIN, BundleError
 from edgekit.tensors import Array
 
 MAX_GOLDEN_BYTES = 4 << 30
@@ -65,7 +65,7 @@ def read_golden(path: Path, manifest: Manifest, held: bytes | None = None) -> Go
                 raise ValueError(f"labels is {labels.dtype} {labels.shape}, not int64 {(samples,)}")
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         reason = str(problem) or type(problem).__name__
-        raise BundleError(f"{path} is not the golden file its manifest describes: {reason}", "export the bundle again") from None
+        raise BundleError(f"{path} is not the golden file its manifest describes: {reason}", FETCH_AGAIN) from None
 
     def part(kind: str) -> dict[str, Array]:
         return {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{kind}.")}

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from edgekit.bundle.schemas import only_known, upgraded
-from edgekit.errors import BundleError, UsageError
+from edgekit.errors import FETCH_AGAIN, BundleError, UsageError
 from edgekit.files import check_name
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport
@@ -189,10 +189,10 @@ def decode_manifest(content: bytes, path: Path) -> Manifest:
     try:
         manifest = msgspec.convert(_in_todays_form(msgspec.json.decode(content, type=dict[str, Any]), path), Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as problem:
-        raise BundleError(f"{path} is damaged: {problem}", "export the bundle again") from None
+        raise BundleError(f"{path} is damaged: {problem}", FETCH_AGAIN) from None
     for spec in (*manifest.inputs, *manifest.outputs):
         if not spec.shape:
-            raise BundleError(f"{path} gives {spec.name!r} no axes, and samples are the first axis", "export the bundle again")
+            raise BundleError(f"{path} gives {spec.name!r} no axes, and samples are the first axis", FETCH_AGAIN)
     _check_files(manifest, path)
     _check_variants(manifest.variants, path)
     return manifest
@@ -232,7 +232,7 @@ def _check_files(manifest: Manifest, path: Path) -> None:
         raise BundleError(f"{path} lists {CARD}, which is the model card, as a part of the network", "do not use this bundle")
     missing = sorted(set(used) - set(manifest.files))
     if missing:
-        raise BundleError(f"{path} gives no checksum for {missing[0]}", "export the bundle again")
+        raise BundleError(f"{path} gives no checksum for {missing[0]}", FETCH_AGAIN)
 
 
 def _check_variants(variants: Sequence[Variant], path: Path) -> None:
@@ -240,9 +240,9 @@ def _check_variants(variants: Sequence[Variant], path: Path) -> None:
     names, files = [variant.name for variant in variants], [variant.file for variant in variants]
     for name, count in Counter(names).items():
         if not check_name(name):
-            raise BundleError(f"{path} calls a variant {name!r}, which is no plain name", "export the bundle again")
+            raise BundleError(f"{path} calls a variant {name!r}, which is no plain name", FETCH_AGAIN)
         if count > 1:
-            raise BundleError(f"{path} has two variants of the name {name!r}", "export the bundle again")
+            raise BundleError(f"{path} has two variants of the name {name!r}", FETCH_AGAIN)
     for file, count in Counter(files).items():
         if count > 1:
-            raise BundleError(f"{path} has two variants of one file, {file}", "export the bundle again")
+            raise BundleError(f"{path} has two variants of one file, {file}", FETCH_AGAIN)

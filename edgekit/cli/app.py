@@ -180,7 +180,7 @@ def verify(
     variant: Variant = None,
     atol: Annotated[
         Optional[float],
-        options.option("--atol", metavar="X", min=0, show_default="from noise", help="Your own absolute tolerance."),
+        options.option("--atol", metavar="X", min=0, show_default="the measured noise", help="Your own absolute tolerance."),
     ] = None,
     rtol: Annotated[
         Optional[float],
@@ -188,14 +188,17 @@ def verify(
             "--rtol",
             metavar="X",
             min=0,
-            show_default="from measured noise",
-            help="Your own tolerance, relative to the scale, below 1.",
+            show_default="the measured noise",
+            help="Your own tolerance relative to the scale, below 1. It replaces the noise, which is never above 2e-5.",
         ),
     ] = None,
     require: Required = None,
     allow: Allowed = None,
     bisect: Annotated[
-        bool, options.flag("--bisect", options.REPORT, help="Where it fails: find the first node that departs, and what helps.")
+        bool,
+        options.flag(
+            "--bisect", options.REPORT, help="If a check fails: name the first node that differs, and try setups that pass."
+        ),
     ] = False,
     cuda_graph: CudaGraph = False,
     flavour: Flavour = None,
@@ -208,7 +211,7 @@ def verify(
 ) -> None:
     """Check every backend present against the recorded float64 outputs, and the manifest against the files.
 
-    Exit code 1 when one is off.
+    Exit code 1 if any check fails.
     """
 
     def action(progress: Progress) -> Report:
@@ -236,8 +239,8 @@ def evaluate(
         options.option(
             "--data",
             metavar="SOURCE",
-            show_default="the bundle's recipe",
-            help="A folder with a folder of pictures for each class, or a recipe, whose test set is taken.",
+            show_default="Fashion-MNIST's",
+            help="A folder of class folders, or a recipe, whose test set is taken.",
         ),
     ] = None,
     backend: Backends = None,
@@ -245,7 +248,7 @@ def evaluate(
     threads: Threads = None,
     min_accuracy: Annotated[
         Optional[float],
-        options.option("--min-accuracy", metavar="SHARE", min=0, max=1, help="Exit code 1 where top-1 is below this share of 1."),
+        options.option("--min-accuracy", metavar="SHARE", help="Exit code 1 where top-1 is below this, e.g. 0.9 for 90 %."),
     ] = None,
     max_drop: Annotated[
         Optional[float],
@@ -254,13 +257,13 @@ def evaluate(
             metavar="POINTS",
             min=0,
             max=100,
-            help="Exit code 1 unless the pictures show that at most so many hundredths of accuracy are lost.",
+            help="Exit code 1 unless top-1 is surely at most so many percentage points below the original's.",
         ),
     ] = None,
     wrong: Annotated[
         Optional[Path],
         options.option(
-            "--wrong", panel=options.REPORT, metavar="DIR", help="Write a contact sheet of the surest wrong pictures."
+            "--wrong", panel=options.REPORT, metavar="FOLDER", help="Write a contact sheet of the surest wrong pictures."
         ),
     ] = None,
     output: Output = None,
@@ -274,7 +277,7 @@ def evaluate(
         from edgekit.commands.evaluate import Bars
         from edgekit.commands.evaluate import evaluate as evaluate_bundle
 
-        bars = Bars(min_accuracy, None if max_drop is None else max_drop / 100)
+        bars = Bars(options.share("--min-accuracy", min_accuracy), None if max_drop is None else max_drop / 100)
         setups = options.setups(backend, variant=variant, threads=threads)
         return evaluate_bundle(bundle, data, setups, bars=bars, wrong=wrong, progress=progress)
 
@@ -296,7 +299,7 @@ def bench(
         ),
     ] = None,
     cuda_graph: CudaGraph = False,
-    layers: Annotated[bool, options.flag("--layers", help="Then also what each layer takes: ort-cpu, tensorrt.")] = False,
+    layers: Annotated[bool, options.flag("--layers", help="Also time each layer (ort-cpu and tensorrt only).")] = False,
     backend: Backends = None,
     variant: Variant = None,
     flavour: Flavour = None,
@@ -416,7 +419,10 @@ def predict(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Label pictures through the bundle's own preprocessing. A picture that cannot be read is told in its row (exit code 1)."""
+    """Label pictures through the bundle's own preprocessing.
+
+    A picture that cannot be read is reported in its row (exit code 1).
+    """
 
     def action(progress: Progress) -> Report:
         from edgekit.cli.outcome import check_output
@@ -450,7 +456,9 @@ def models(json: Json = False, debug: Debug = False) -> None:
 
 @data_app.command(epilog="Example: edgekit data fetch fashion-mnist")
 def fetch(
-    name: Annotated[str, typer.Argument(help="The dataset: fashion-mnist.", autocompletion=options.dataset_names)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The dataset: fashion-mnist.", autocompletion=options.dataset_names)
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -466,7 +474,7 @@ def fetch(
 
 @app.command(epilog="Example: edgekit doctor")
 def doctor(json: Json = False, debug: Debug = False) -> None:
-    """Every runtime: present or not, what it would really run on, what is wrong, what mends it; and which backends work."""
+    """Every runtime: present or not, what it would really run on, what is wrong, how to fix it; and which backends work."""
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.doctor import doctor as examine
@@ -497,17 +505,18 @@ def main() -> NoReturn:
     except typer.Abort:
         sys.exit(130)
     except _TyperUsageError as problem:
+        from edgekit.cli.outcome import complain, print_error
+
+        if type(problem).__name__ == "NoArgsIsHelpError":  # nothing was asked: the whole help
+            complain(problem.format_message())
+            sys.exit(2)
+        from edgekit.cli.usage import usage_sentence
+
+        sentence = usage_sentence(problem)
         if {"--json", "--jsonl"} & {*sys.argv}:
-            from edgekit.cli.outcome import print_error
-
             with suppress(typer.Exit):  # stdout takes no document, which has been said
-                print_error("UsageError", problem.format_message(), "json" if "--json" in sys.argv else "jsonl")
-        try:
-            problem.show()
-        except OSError:
-            from edgekit.cli.outcome import give_up
-
-            give_up(sys.stderr)
+                print_error("UsageError", sentence, "json" if "--json" in sys.argv else "jsonl")
+        complain(f"error: {sentence}")
         sys.exit(2)
     except OSError as problem:  # of --help and --version, and where stderr takes no sentence: commands print by themselves
         from edgekit.cli.outcome import say_unwritten

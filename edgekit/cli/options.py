@@ -439,6 +439,15 @@ def tolerance(atol: float | None, rtol: float | None) -> ToleranceChange:
     return ToleranceChange(atol, rtol)
 
 
+def share(option: str, value: float | None) -> float | None:
+    """A share of 1; raises UsageError for what is none."""
+    from edgekit.errors import UsageError
+
+    if value is not None and not 0 <= value <= 1:
+        raise UsageError(f"{option} {value:g} is not a share", "give a share like 0.9 for 90 %")
+    return value
+
+
 def budget(milliseconds: float | None) -> float | None:
     """``--budget-ms``; raises UsageError for what is no time."""
     from edgekit.errors import UsageError

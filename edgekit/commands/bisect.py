@@ -37,7 +37,7 @@ from edgekit.parity.fingerprints import fingerprinted
 from edgekit.parity.noise import jittered
 from edgekit.parity.run import parity
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
+from edgekit.reports.bisect import NO_NUMBER, BisectReport, CulpritNode, Trial
 from edgekit.setups import Setup
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange
@@ -142,7 +142,7 @@ class Case:
         """The departure in the report's words."""
         node, known = departed.node, self.evidence.nodes.get(departed.value)
         module = known.module if known else ""
-        return CulpritNode(node.name, node.operator[1], module, departed.value, min(departed.error, 1e300), departed.before)
+        return CulpritNode(node.name, node.operator[1], module, departed.value, min(departed.error, NO_NUMBER), departed.before)
 
 
 def _median_ms(call: Callable[[], object]) -> float:
@@ -168,7 +168,7 @@ def _runtime(case: Case, failing: Trial, plain: dict[str, Array]) -> BisectRepor
     helping = sorted((trial for trial in trials[1:] if trial.passed), key=lambda trial: trial.median_ms)
     proposal = helping[0].setup if helping else None
     if proposal is None:
-        notes.append("no setup that was tried helps; try another release of the runtime, and report the node to it")
+        notes.append("no setup that was tried helps")
     root = str(case.bundle.root)
     return BisectReport(root, str(failing.setup), "runtime", culprit, tuple(trials), proposal, tuple(notes))
 

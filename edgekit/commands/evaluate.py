@@ -19,19 +19,23 @@ from edgekit.backends.contract import Opened
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.data.labelled import BATCH, Batch, LabelledSet, of_folder, of_recipe
 from edgekit.data.sheet import MADE_BY, contact_sheet
-from edgekit.errors import BundleError, DataError, OutputError
+from edgekit.errors import BundleError, DataError, OutputError, UsageError
 from edgekit.files import write_bytes
-from edgekit.parity.accuracy import Answers, answers, confusion, meaning_of, order_of, outputs_of, paired
+from edgekit.parity.accuracy import FLIPS, NO_CLASS, Answers, answers, confusion, meaning_of, order_of, outputs_of, paired
 from edgekit.preprocess import Preprocess, no_picture
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
 from edgekit.setups import Setup, labels, taking
+from edgekit.spelling import did_you_mean
 from edgekit.tensors import fixed_batch
 
 ORIGINAL = "the original"
 ON_SHEET = 64
+NO_NUMBERS = "outputs are not finite"
 SHEET = "wrong.png"
+LISTED = 12
+"""Labels that a message lists."""
 
 
 class Bars(NamedTuple):
@@ -55,9 +59,12 @@ def evaluate(
 ) -> EvaluateReport:
     """Judge every backend present, or ``setups``, on the pictures of ``data``: a folder of class folders, or a recipe's test set.
 
-    Without ``data`` it is the test set of the bundle's own recipe. ``wrong`` is a folder for a contact sheet of the pictures that
-    the first backend gets wrong. Raises BundleError for a bundle that does not classify pictures, DataError for pictures that do
-    not fit it, and MissingError for a setup that cannot run here.
+    Without ``data`` it is Fashion-MNIST's test set, for a bundle that was trained on it. ``wrong`` is a folder for a contact
+    sheet of the pictures that the first backend gets wrong. On the test set that the bundle was exported with, each accuracy must
+    be the recorded one but for a few flips.
+
+    Raises BundleError for a bundle that does not classify pictures, DataError for pictures that do not fit it, UsageError for a
+    bar on what is lost without anything to compare with, and MissingError for a setup that cannot run here.
     """
     opened = open_bundle(Path(bundle))
     preprocess = _classifier(opened)
@@ -66,16 +73,33 @@ def evaluate(
     pictures = _labelled(opened, preprocess, data, progress)
     order = order_of(pictures.classes, opened.manifest.labels)
     if isinstance(order, str):
-        raise DataError(
-            f"the bundle has no class {order!r}, which {pictures.name} has", "name the folders like the bundle's labels"
-        )
+        raise _no_class(order, pictures.name, opened.manifest.labels)
     _check_one_meaning(pictures.classes, opened.manifest.labels)
+    _check_comparable(opened, pictures, len(choice.setups), bars)
     seen = _run(opened, choice.setups, pictures, np.asarray(order, np.int64), progress)
     report = _report(opened, pictures, seen, bars)
     if sheet is not None:
         write_bytes(sheet, _sheet(pictures, report.wrong[:ON_SHEET]))
         report = msgspec.structs.replace(report, sheet=str(sheet))
     return msgspec.structs.replace(report, skipped=choice.skipped)
+
+
+def _no_class(name: str, where: str, labels: Sequence[str]) -> DataError:
+    listed = ", ".join(labels[:LISTED]) + (", ..." if len(labels) > LISTED else "")
+    return DataError(
+        f"the bundle has no class {name!r}, which {where} has{did_you_mean(name, labels)}",
+        f"name the folders like the bundle's labels ({listed}), with - or _ for what a folder cannot be called, "
+        "or by their numbers",
+    )
+
+
+def _check_comparable(bundle: Bundle, pictures: LabelledSet, setups: int, bars: Bars) -> None:
+    """Raise UsageError for a bar on what is lost where nothing is there to lose it against."""
+    if bars.max_drop is not None and setups < 2 and _original(bundle, pictures) is None:
+        raise UsageError(
+            f"--max-drop has nothing to compare with: the bundle does not record the original's predictions of {pictures.name}",
+            "add --backend torch to compare with PyTorch, or evaluate on the test set that the bundle was trained with",
+        )
 
 
 def _check_one_meaning(classes: Sequence[str], labels: Sequence[str]) -> None:
@@ -118,7 +142,12 @@ def _labelled(bundle: Bundle, preprocess: Preprocess, data: Path | str | None, p
     except (msgspec.ValidationError, ValueError):
         recipe = None
     if recipe is None or recipe.data.dataset == "image-folder":
-        raise DataError(f"bundle {bundle.root} does not say where labelled pictures are", "give --data FOLDER or --data RECIPE")
+        why = (
+            "records no data set"
+            if recipe is None
+            else "was trained on pictures of your own, whose folder a bundle does not record"
+        )
+        raise DataError(f"bundle {bundle.root} {why}", "give --data RECIPE for the recipe's test set, or --data FOLDER")
     return of_recipe(recipe.data, preprocess, progress)
 
 
@@ -178,39 +207,90 @@ def _gives_probabilities(bundle: Bundle) -> bool:
 
 def _report(bundle: Bundle, pictures: LabelledSet, seen: _Seen, bars: Bars) -> EvaluateReport:
     classes, notes = bundle.manifest.labels, []
-    original = _original(bundle, pictures, len(seen.labels))
+    original = _original(bundle, pictures)
     if original is None:
         notes.append("the bundle does not record the original's predictions of these pictures, so that no flips are counted")
-    for (name, _), each in zip(seen.setups, seen.answers, strict=True):
-        lost = int((each.confidence == 0).sum())
-        if lost:
-            notes.append(f"{name} gives numbers that are not finite for {lost} of {len(seen.labels)} pictures")
     rows = tuple(_row(seen, place, original, len(classes)) for place in range(len(seen.setups)))
-    compared = tuple(_paired(seen, original))
+    rows = tuple(msgspec.structs.replace(row, recorded=_recorded(bundle, pictures, row.setup)) for row in rows)
+    faults = (*_relabelled(seen, original, classes), *_unlike_recorded(rows))
     return EvaluateReport(
-        str(bundle.root), pictures.name, len(seen.labels), classes, rows, compared, _wrong(seen, classes), (), tuple(notes), *bars
+        str(bundle.root),
+        pictures.name,
+        len(seen.labels),
+        classes,
+        rows,
+        tuple(_paired(seen, original)),
+        _wrong(seen, classes),
+        notes=tuple(notes),
+        min_accuracy=bars.min_accuracy,
+        max_drop=bars.max_drop,
+        faults=faults,
     )
 
 
-def _paired(seen: _Seen, original: NDArray[np.int64] | None) -> Iterator[PairedRow]:
-    """Every setup against the original, or against the first setup where the original's predictions are not known."""
+def _relabelled(seen: _Seen, original: Original | None, classes: Sequence[str]) -> Iterator[str]:
+    """A sentence if the bundle's labels put pictures into other classes than at export."""
+    if original is None:
+        return
+    moved = np.flatnonzero(original.truth != seen.labels)
+    if len(moved):
+        here, before = seen.labels[moved[0]], original.truth[moved[0]]
+        yield (
+            f"the labels were changed since the export: {len(moved):,} of {len(seen.labels):,} pictures are of another class "
+            f"by them ({classes[here]!r} is class {here} in manifest.json, and was class {before})"
+        )
+
+
+def _unlike_recorded(rows: Sequence[AccuracyRow]) -> Iterator[str]:
+    """A sentence for each row whose accuracy is not the recorded one, but for a few flips."""
+    for row in rows:
+        if row.recorded is not None and abs(row.top1 - row.recorded) > FLIPS:
+            yield (
+                f"{row.backend}: the manifest records {row.recorded:.2%} on this test set, and with the bundle's file, labels "
+                f"and preprocessing it is {row.top1:.2%}, so the bundle was changed; edgekit verify names most changes"
+            )
+
+
+def _paired(seen: _Seen, original: Original | None) -> Iterator[PairedRow]:
+    """Every setup against the original, or against the first setup where the original's predictions are not known.
+
+    The original is judged by the classes that the pictures had at export, and the setups by the bundle's labels of today.
+    """
     names = [name for name, _ in seen.setups]
-    predictions = [each.predicted for each in seen.answers]
-    first, reference = (names[0], predictions[0]) if original is None else (ORIGINAL, original)
-    for name, predicted in list(zip(names, predictions, strict=True))[original is None :]:
-        test = paired(reference == seen.labels, predicted == seen.labels)
+    right = [each.predicted == seen.labels for each in seen.answers]
+    first, reference = (names[0], right[0]) if original is None else (ORIGINAL, original.predicted == original.truth)
+    for name, mine in list(zip(names, right, strict=True))[original is None :]:
+        test = paired(reference, mine)
         yield PairedRow(first, name, test.only_first, test.only_second, test.difference, test.low, test.high, test.p)
 
 
-def _original(bundle: Bundle, pictures: LabelledSet, count: int) -> NDArray[np.int64] | None:
-    """The original's classes of these very pictures, where the bundle records them."""
+class Original(NamedTuple):
+    """The original's classes of the test set's pictures, and the right ones, as the export recorded them, int64 N each."""
+
+    predicted: NDArray[np.int64]
+    truth: NDArray[np.int64]
+
+
+def _original(bundle: Bundle, pictures: LabelledSet) -> Original | None:
+    """What the original said of these very pictures, where the bundle records that."""
     described, evidence = bundle.manifest.evidence, bundle.evidence()
-    if described is None or evidence is None or evidence.predicted is None or described.data != pictures.fingerprint:
+    if described is None or evidence is None or described.data != pictures.fingerprint:
         return None
-    return evidence.predicted if len(evidence.predicted) == count else None
+    if evidence.predicted is None or evidence.truth is None or len(evidence.predicted) != pictures.size:
+        return None
+    return Original(evidence.predicted, evidence.truth)
 
 
-def _row(seen: _Seen, place: int, original: NDArray[np.int64] | None, classes: int) -> AccuracyRow:
+def _recorded(bundle: Bundle, pictures: LabelledSet, setup: Setup) -> float | None:
+    """The accuracy that the manifest records for the setup's variant on these very pictures; None if it records none."""
+    manifest = bundle.manifest
+    if manifest.evidence is None or manifest.evidence.data is None or manifest.evidence.data != pictures.fingerprint:
+        return None
+    variant = bundle.variant(setup.variant)
+    return variant.accuracy if variant.accuracy is not None or variant != manifest.variants[0] else manifest.test_accuracy
+
+
+def _row(seen: _Seen, place: int, original: Original | None, classes: int) -> AccuracyRow:
     (name, setup), mine = seen.setups[place], seen.answers[place]
     accuracy = accuracy_of(mine.predicted, seen.labels, classes)
     return AccuracyRow(
@@ -221,7 +301,8 @@ def _row(seen: _Seen, place: int, original: NDArray[np.int64] | None, classes: i
         balanced=accuracy.balanced,
         per_class=accuracy.per_class,
         confusion=confusion(mine.predicted, seen.labels, classes),
-        flips=None if original is None else int((mine.predicted != original).sum()),
+        flips=None if original is None else int((mine.predicted != original.predicted).sum()),
+        not_finite=int((mine.predicted == NO_CLASS).sum()),
         pictures_per_second=len(seen.labels) / max(seen.seconds[place], 1e-9),
     )
 
@@ -232,7 +313,8 @@ def _wrong(seen: _Seen, classes: Sequence[str]) -> tuple[WrongPicture, ...]:
     surest = wrong[np.argsort(-first.confidence[wrong], kind="stable")]
     rows = []
     for index in surest:
-        label, taken_for = classes[seen.labels[index]], classes[first.predicted[index]]
+        label, answer = classes[seen.labels[index]], first.predicted[index]
+        taken_for = NO_NUMBERS if answer == NO_CLASS else classes[answer]
         rows.append(WrongPicture(seen.names[index], label, taken_for, float(first.confidence[index])))
     return tuple(rows)
 

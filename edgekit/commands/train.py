@@ -25,11 +25,11 @@ def train(
     discards it, ``update`` continues it where nothing that it depends on has changed. Raises Interrupted after Ctrl-C, with a
     checkpoint kept.
     """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
     needs("torch", "torchvision", extra="train")
     from edgekit import data
     from edgekit.training.loop import build_model, fit
 
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
     build_model(loaded, data.picture_shape(loaded.data))  # a misspelt model is told before pictures are decoded
     dataset = data.load_dataset(loaded.data, progress)
     for line in dataset.report().lines():

@@ -22,7 +22,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import VerifyReport
 from edgekit.setups import Setup, as_setups, labels, taking
 from edgekit.tensors import fixed_batch
-from edgekit.tolerance import Tolerance, ToleranceChange
+from edgekit.tolerance import Tolerance, ToleranceChange, widest_rtol
 
 AS_RECORDED = ToleranceChange()
 
@@ -62,7 +62,9 @@ def verify(
     digest = opened.sha256_of(choice.setups[0].variant)
     with reading(Path(bundle)):
         checks = check_manifest(opened, golden, evidence, allow if tolerance == AS_RECORDED else (*allow, TOLERANCE))
-    return VerifyReport(str(opened.root), digest, tuple(parities), choice.skipped, (*opened.notes, *_notes(opened)), checks)
+    return VerifyReport(
+        str(opened.root), digest, tuple(parities), choice.skipped, (*opened.notes, *_notes(opened, tolerance)), checks
+    )
 
 
 @contextmanager
@@ -98,10 +100,13 @@ def bounded(bundle: Bundle, setup: Setup) -> Iterator[None]:
         raise TooLargeError(reason, "do not trust it") from None
 
 
-def _notes(bundle: Bundle) -> tuple[str, ...]:
-    if bundle.manifest.evidence is not None:
-        return ()
-    return ("the bundle records no rounding noise, so that the bar is wider than it need be; export it again",)
+def _notes(bundle: Bundle, tolerance: Tolerance | ToleranceChange) -> tuple[str, ...]:
+    variant, notes = bundle.manifest.variants[0], []
+    if bundle.manifest.evidence is None:
+        notes.append("the bundle records no rounding noise, so that the bar is wider than it need be; export it again")
+    if tolerance != AS_RECORDED and tolerance.of(variant.allowance.tolerance).rtol >= widest_rtol(variant.precision):
+        notes.append("the bar is your own, and looser than the bundle's: without --atol and --rtol the measured noise is the bar")
+    return tuple(notes)
 
 
 ROOM = 1 << 30

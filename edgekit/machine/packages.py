@@ -58,7 +58,12 @@ def needs(*packages: str, extra: str | None = None) -> None:
     if missing:
         remedy = pip_install(extra) if extra else "pip install"
         remedy = " ".join((remedy, *(name for name in missing if name not in remedy.split())))
-        raise MissingError(f"this needs {', '.join(missing)}, which is not installed", remedy)
+        if extra:
+            remedy = (
+                f"in a clone of edgekit: pip install -c constraints.txt -e '.[{extra}]' (tested versions), or anywhere: {remedy}"
+            )
+        are = "is" if len(missing) == 1 else "are"
+        raise MissingError(f"this needs {', '.join(missing)}, which {are} not installed", remedy)
 
 
 def needs_onnx() -> None:

@@ -20,6 +20,10 @@ CONFIDENCE = 1.959963984540054
 
 
 SUM, SURE = 1e-3, 0.5
+NO_CLASS = -1
+"""The prediction for a picture whose outputs are not finite."""
+FLIPS = 2e-3
+"""Share of the test set by which a file's accuracy may differ from the original's."""
 
 
 def meaning_of(reference: Array) -> Numbers:
@@ -47,7 +51,8 @@ class Answers(NamedTuple):
 def answers(outputs: Array, labels: NDArray[np.int64], *, probabilities: bool) -> Answers:
     """Judge ``outputs``, N x classes, by ``labels``, int64 N; ``probabilities``: they are so already, and no softmax is taken.
 
-    A sample whose largest output is NaN or infinite is of class 0, with no confidence, and in no top; -inf beside it is a mask.
+    A sample whose largest output is NaN or infinite is of no class, ``NO_CLASS``, with no confidence, and in no top; -inf beside
+    it is a mask.
     """
     wide = outputs.astype(np.float64)
     finite = np.isfinite(wide.max(1))  # NaN where any is
@@ -56,7 +61,7 @@ def answers(outputs: Array, labels: NDArray[np.int64], *, probabilities: bool) -
     ranks = (wide > wide[np.arange(len(wide)), labels][:, None]).sum(1)
     shares = wide if probabilities else _softmax(wide)
     confidence = np.where(finite, shares[np.arange(len(wide)), predicted], 0.0)
-    return Answers(np.where(finite, predicted, 0), (ranks < TOP) & finite, confidence)
+    return Answers(np.where(finite, predicted, NO_CLASS), (ranks < TOP) & finite, confidence)
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,8 +121,9 @@ def exact_p(b: int, c: int) -> float:
 
 
 def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> tuple[tuple[int, ...], ...]:
-    """How many pictures of each class (rows) are taken for each class (columns)."""
-    counts = np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    """How many pictures of each class (rows) are taken for each class (columns); those of no class are in no column."""
+    named = predicted != NO_CLASS
+    counts = np.bincount(labels[named] * classes + predicted[named], minlength=classes * classes).reshape(classes, classes)
     return tuple(tuple(int(count) for count in row) for row in counts)
 
 
@@ -137,4 +143,4 @@ def order_of(classes: Sequence[str], labels: Sequence[str]) -> list[int] | str:
 
 def _folder_name(label: str) -> str:
     """How a label may be spelt as a folder's name."""
-    return re.sub(r"[^\w.+-]+", "_", label.casefold()).strip("_")
+    return re.sub(r"[^\w.+]+", "_", label.casefold()).strip("_")

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from edgekit.bundle.allowance import asks_too_much, held_to_noise
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Evidence, Manifest, Variant
 from edgekit.tensors import Array
@@ -19,9 +20,6 @@ from edgekit.tolerance import (
     ToleranceChange,
     widest_rtol,
 )
-
-_EXACT = ("float32", "float64")
-MOST_ATOL = 1e-5
 
 
 class Bars(NamedTuple):
@@ -51,22 +49,6 @@ def bars_of(
     held = Tolerance(atol=0, rtol=rtol)
     floors = evidence.floors if evidence is not None and held_to_noise(manifest, variant) else {}
     return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol)), held), floors)
-
-
-def held_to_noise(manifest: Manifest, variant: Variant) -> bool:
-    """Whether the recorded noise floors, which are of the first file, are a variant's bar."""
-    return variant.precision in _EXACT and variant == manifest.variants[0]
-
-
-def asks_too_much(variant: Variant) -> str:
-    """What of the variant's recorded tolerance is wider than a bundle may choose; empty if nothing is."""
-    asked, most = variant.allowance.tolerance, widest_rtol(variant.precision)
-    wide = [
-        f"rtol {asked.rtol:g} instead of at most {most:g}" if asked.rtol > most else "",
-        f"atol {asked.atol:g} instead of at most {MOST_ATOL:g}" if asked.atol > MOST_ATOL else "",
-        f"top-1 {asked.top1:g} instead of 1" if asked.top1 < 1 and variant.precision in _EXACT else "",
-    ]
-    return " and ".join(text for text in wide if text)
 
 
 class BarsByRuntime(NamedTuple):

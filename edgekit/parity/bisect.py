@@ -33,22 +33,51 @@ def nodes_of(content: bytes) -> list[Node]:
     return list(dict.fromkeys(graph.producers.values()))
 
 
+MOVERS = frozenset(
+    ("", operator)
+    for operator in (
+        "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "SpaceToDepth",
+        "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    )
+)  # fmt: skip
+"""Operators that move numbers and compute none: their error is that of what they read, seen in other channels."""
+
+
 def first_departure(nodes: Sequence[Node], errors: Mapping[str, float]) -> Departure | None:
     """The first node whose error jumps above that of its inputs, or the one that jumps most; None if no error matters.
 
-    ``errors``: value -> error of scale; a value that is not known takes the largest error of what its node reads.
+    ``errors``: value -> error of scale; a value that is not known takes the largest error of what its node reads. A node that
+    only moves numbers stands for the one before it where the error begins, unless its own error is out of all proportion.
     """
     known: dict[str, float] = {}
+    departures: dict[str, Departure] = {}
     largest: Departure | None = None
     for node in nodes:
         before = max((known.get(name, 0.0) for name in node.inputs), default=0.0)
         for value in node.outputs:
             error = known[value] = errors.get(value, before)
+            departure = departures[value] = Departure(node, value, error, before)
             if error > LEAST and error > JUMP * before:
-                return Departure(node, value, error, before)
-            if error > LEAST and (largest is None or error * (largest.before or LEAST) > largest.error * (before or LEAST)):
-                largest = Departure(node, value, error, before)
-    return largest
+                return _computing(departure, departures)
+            if error > LEAST and (largest is None or _jump(departure) > _jump(largest)):
+                largest = departure
+    return largest and _computing(largest, departures)
+
+
+def _jump(departure: Departure) -> float:
+    return departure.error / (departure.before or LEAST)
+
+
+def _computing(departure: Departure, departures: Mapping[str, Departure]) -> Departure:
+    """Where a node departs that only moves numbers: the departure before it behind which the error is there."""
+    moved = departure.node.operator in MOVERS and departure.error <= JUMP**2 * departure.before
+    while moved:
+        read = [departures[name] for name in departure.node.inputs if name in departures]
+        if not read:
+            break
+        departure = max(read, key=lambda each: each.error)
+        moved = departure.node.operator in MOVERS or departure.error <= JUMP * departure.before
+    return departure
 
 
 UNITS = 16

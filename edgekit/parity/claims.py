@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
+from edgekit.bundle.allowance import held_to_noise
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
@@ -17,7 +18,7 @@ from edgekit.bundle.manifest import GoldenPicture, Manifest
 from edgekit.decoding import CHANNELS
 from edgekit.errors import DataError
 from edgekit.onnx.wire import Declared, declared, in_steps
-from edgekit.parity.bars import held_to_noise
+from edgekit.parity.accuracy import FLIPS
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
@@ -33,8 +34,6 @@ _WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
 """Precisions with a wider bar, and the element types of which a file of them holds one."""
 NEXT_LEVEL = 1.01
 """Levels of 255 by which releases of Pillow may resize differently."""
-FLIPS = 2e-3
-"""Share of the test set by which a file's accuracy may differ from the original's."""
 ROOM = 30
 """Times the original's own error, or four units in the last place of the scale, that a noise floor may be."""
 WITH_EVIDENCE = ["0", "2"]
@@ -127,10 +126,19 @@ def labels(seen: Evidenced) -> Iterator[Check]:
     if mine and classes != len(mine):
         problem = f"there are {len(mine)} labels for {classes} classes"
     elif (said is not None or (mine and "edgekit.version" in seen.declared.metadata)) and mine != _decoded(said):
-        problem = "the labels of the manifest are not those that the file holds"
+        problem = _other_labels(mine, _decoded(said))
     elif seen.golden.labels is not None and seen.golden.labels.max(initial=-1) >= max(len(mine), 1):
         problem = "a golden picture is of a class that the manifest does not name"
     yield _told("labels", problem)
+
+
+def _other_labels(mine: Sequence[str], true: Sequence[str]) -> str:
+    """A sentence with the first label that differs in two lists that are not the same."""
+    if len(mine) != len(true):
+        return f"manifest.json has {len(mine)} labels, and the ONNX file {len(true)}"
+    places = [place for place, (label, other) in enumerate(zip(mine, true, strict=True)) if label != other]
+    first = places[0]
+    return f"label {first} is {mine[first]!r} in manifest.json, and {true[first]!r} in the ONNX file ({len(places)} differ)"
 
 
 def _decoded(text: str | None) -> list[str]:
@@ -152,20 +160,24 @@ def preprocess(seen: Evidenced) -> Iterator[Check]:
     recipe = (seen.manifest.source.recipe or {}).get("data", {})
     if shape[1:] != (CHANNELS[mine.color], mine.height, mine.width):
         problem = f"the preprocessing gives {CHANNELS[mine.color]}x{mine.height}x{mine.width}, and the input is {shape}"
-    elif (said or "edgekit.version" in seen.declared.metadata) and not _same(mine, said):
-        problem = "the preprocessing of the manifest is not what the file records"
-    elif any(recipe.get(key) is not None and list(recipe[key]) != list(getattr(mine, key)) for key in ("mean", "std")):
-        problem = "mean or std of the manifest is not the recipe's"
+    elif (said or "edgekit.version" in seen.declared.metadata) and (other := _other_preprocess(mine, said)):
+        problem = other
+    elif wrong := next((key for key in ("mean", "std") if recipe.get(key) not in (None, [*getattr(mine, key)])), None):
+        problem = f"{wrong} is {[*getattr(mine, wrong)]} in manifest.json, and {recipe[wrong]} in its recipe"
     elif recipe.get("color") not in (None, mine.color):
         problem = f"the manifest says {mine.color} pictures, and the recipe {recipe['color']}"
     yield _told("preprocess", problem)
 
 
-def _same(mine: Preprocess, said: str | None) -> bool:
+def _other_preprocess(mine: Preprocess, said: str | None) -> str:
+    """A sentence with the fields that differ from what the file's metadata ``said``; empty if none does."""
     try:
-        return said is not None and msgspec.json.decode(said, type=Preprocess) == mine
+        true = msgspec.json.decode(said or "", type=Preprocess)
     except (msgspec.DecodeError, ValueError):
-        return False
+        return "the manifest has a preprocessing, and the ONNX file records none that can be read"
+    here, there = (msgspec.json.decode(msgspec.json.encode(each)) for each in (mine, true))
+    keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+    return " and ".join(f"{key} is {here.get(key)} in manifest.json, and {there.get(key)} in the ONNX file" for key in keys)
 
 
 def kept_norms(seen: Evidenced) -> Iterator[Check]:
@@ -269,8 +281,15 @@ def pictures(seen: Evidenced) -> Iterator[Check]:
     if importlib.util.find_spec("PIL") is None:
         yield Check("pictures", "unchecked", "the golden pictures: Pillow is not installed")
         return
+    odd: dict[str, list[str]] = {}
     for picture in described:
-        yield _told("pictures", _odd_picture(seen, picture, mine))
+        problem = _odd_picture(seen, picture, mine)
+        if problem:
+            odd.setdefault(problem, []).append(picture.file)
+        else:
+            yield Check("pictures", "pass")
+    for problem, files in odd.items():
+        yield Check("pictures", "fail", f"{', '.join(files)}: {problem}")
 
 
 def _odd_picture(seen: Evidenced, picture: GoldenPicture, preprocess: Preprocess) -> str:
@@ -281,9 +300,9 @@ def _odd_picture(seen: Evidenced, picture: GoldenPicture, preprocess: Preprocess
         return str(problem)
     sample = undone(inputs[picture.sample : picture.sample + 1], preprocess)
     if sample is None or sample.shape[1:] != pixels.shape or np.abs(sample[0] - pixels).max() > NEXT_LEVEL:
-        return f"{picture.file} does not become golden sample {picture.sample}: the preprocessing is another"
+        return "preprocessed as the manifest says, it is not the golden sample: the picture or the preprocessing was changed"
     if reference.ndim == 2 and reference[picture.sample].argmax() != picture.label:
-        return f"{picture.file} is of class {picture.label} in the manifest, and of another in the reference"
+        return f"of class {picture.label} in the manifest, and of another in the reference"
     return ""
 
 

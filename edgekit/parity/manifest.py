@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from edgekit.bundle.allowance import asks_too_much
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import UsageError
-from edgekit.parity.bars import asks_too_much
 from edgekit.parity.claims import CLAIMS, evidenced
 from edgekit.parity.inputs import FEWEST, is_constant
 from edgekit.parity.pixels import pixels
@@ -38,7 +38,9 @@ def check_codes(codes: Collection[str]) -> None:
     """Raise UsageError for a code that no check has."""
     for code in codes:
         if code not in CODES:
-            raise UsageError(f"--allow {code} is no check's", f"choose from {', '.join(CODES)}{did_you_mean(code, CODES)}")
+            raise UsageError(
+                f"--allow {code}: there is no such check", f"choose from {', '.join(CODES)}{did_you_mean(code, CODES)}"
+            )
 
 
 def _tolerance(bundle: Bundle, golden: GoldenArrays) -> list[Check]:

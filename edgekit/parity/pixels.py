@@ -29,13 +29,13 @@ def pixels(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
     distance, low, high = float(np.abs(levels - levels.round()).max()), float(levels.min()), float(levels.max())
     problem = ""
     if not distance <= WHOLE:
-        problem = f"the golden inputs are no pixels once mean and std are undone: {distance:.2g} from whole numbers"
+        problem = f"undoing mean and std of the golden inputs does not give whole pixels (off by up to {distance:.2g})"
     elif low < -WHOLE or high > 255 + WHOLE:
-        problem = f"the golden inputs are no pixels once mean and std are undone: they go from {low:.0f} to {high:.0f}"
+        problem = f"undoing mean and std of the golden inputs gives pixels from {low:.0f} to {high:.0f}, not within 0 to 255"
     elif high <= 1:
-        problem = "the golden inputs are all 0 or 1 once mean and std are undone, so mean and std may be of another unit"
+        problem = "undoing mean and std of the golden inputs gives 0 and 1 only"
     if problem:
-        return [Check("pixels", "fail", f"{problem}; mean or std is not what the network was given")]
+        return [Check("pixels", "fail", f"{problem}: mean or std is not what the network was given")]
     if low > 64 or high < 192:
         return [Check("pixels", "note", f"the golden inputs use the pixels {low:.0f} to {high:.0f} of 0 to 255 only")]
     return [Check("pixels", "pass")]

@@ -160,7 +160,7 @@ class BenchReport(Report, frozen=True):
             *_latencies(f"latency of {self.bundle}{variant} in ms, {threads}, interleaved", self.rows, self.comparisons),
             *map(Line, _own_clock(self.rows)),
             Line("device: inputs resident, work complete. end-to-end: host array in, host array out."),
-            Line("speed-up: over the first backend, median of the per-round ratios. - (n): not shown; needs at least n calls."),
+            *self._legend(),
             Line(
                 f"{self.machine.get('cpu', 'unknown CPU')}, {self.machine.get('cores', '?')} core(s); "
                 f"the timing loop itself costs {self.overhead_us:.2f} us a call."
@@ -169,6 +169,13 @@ class BenchReport(Report, frozen=True):
             *(item for layers in self.layers for item in layers.page()),
             *absent(self.skipped),
         )
+
+    def _legend(self) -> Page:
+        """What stands in the cells, of what stands in one."""
+        lacking = any(point.ms is None for row in self.rows for point in row.percentiles)
+        speedup = "speed-up: over the first backend, median of the per-round ratios." if self.comparisons else ""
+        text = f"{speedup} {'- (n): not shown; needs at least n calls.' if lacking else ''}".strip()
+        return (Line(text),) if text else ()
 
     def _budget(self) -> Page:
         if self.budget_ms is None or not self.rows:
@@ -214,7 +221,15 @@ def _latencies(title: str, rows: Sequence[LatencyReport], comparisons: Sequence[
                 Span(mark, "warn"),
             )
         )
-    return (Table(title, _LATENCY, tuple(cells)), *(Line(Span(f"{mark} {noise}", "warn")) for noise, mark in marks.items()))
+    table = Table(title, _LATENCY, tuple(cells)) if comparisons else _without_speedups(title, cells)
+    return (table, *(Line(Span(f"{mark} {noise}", "warn")) for noise, mark in marks.items()))
+
+
+def _without_speedups(title: str, cells: Sequence[tuple[Cell, ...]]) -> Table:
+    """The table of rows that nothing is compared with."""
+    kept = [place for place, column in enumerate(_LATENCY) if not column.heading.startswith("speed-up")]
+    rows = tuple(tuple(row[place] for place in kept) for row in cells)
+    return Table(title, tuple(_LATENCY[place] for place in kept), rows)
 
 
 def _speedup(comparison: Comparison) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from edgekit.errors import FETCH_AGAIN
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note, verdict
 from edgekit.setups import Setup
@@ -61,23 +62,36 @@ class BisectReport(Report, frozen=True):
         lines: Page = (Line(_WORDS[self.departs].format(bundle=self.bundle, backend=self.backend)),)
         if self.culprit is not None:
             lines += (_culprit(self.culprit),)
-        if self.trials:
+        if len(self.trials) > 1:
             numbers = ("of limit", "ms")
             lines += (Table("tried", columns("setup", *numbers, "", numbers=numbers), tuple(map(_row, self.trials))),)
         if self.proposal is not None:
             lines += (Line(("proposal: ", Span(f"--backend '{self.proposal}'", "good"), self._effect(self.proposal))),)
-        return (*lines, *map(note, self.notes))
+        if self.departs == "manifest":
+            lines += tuple(Line((verdict(False), f" {text}")) for text in self.notes)
+        else:
+            lines += tuple(map(note, self.notes))
+        remedy = _REMEDIES.get(self.departs, "")
+        return (*lines, Line(("what to do: ", Span(remedy, "good")))) if remedy else lines
 
     def _effect(self, proposal: Setup) -> str:
         before, after = self.trials[0], next(trial for trial in self.trials if trial.setup == proposal)
         return (
-            f": {before.of_limit:.2g} -> {after.of_limit:.2g} of what is allowed, "
+            f": {_of_limit(before)} -> {_of_limit(after)} of what is allowed, "
             f"{before.median_ms:.3g} -> {after.median_ms:.3g} ms a sample"
         )
 
 
+NO_NUMBER = 1e300
+"""Errors from here on stand for outputs that are not finite, or not of the reference's shape."""
+
+
+def _of_limit(trial: Trial) -> str:
+    return "not finite" if trial.of_limit >= NO_NUMBER else f"{trial.of_limit:.2g}"
+
+
 def _row(trial: Trial) -> tuple[Cell, ...]:
-    return str(trial.setup), f"{trial.of_limit:.2g}", f"{trial.median_ms:.3g}", verdict(trial.passed)
+    return str(trial.setup), _of_limit(trial), f"{trial.median_ms:.3g}", verdict(trial.passed)
 
 
 _WORDS = {
@@ -89,13 +103,27 @@ _WORDS = {
 }
 
 
+_REMEDIES = {
+    "file": f"{FETCH_AGAIN}; if you are that one, export it again",
+    "reference": f"{FETCH_AGAIN}; if you are that one, export it again",
+    "manifest": f"{FETCH_AGAIN}, or accept a claim with edgekit verify --allow",
+    "runtime": "where a setup is proposed, use it; otherwise use another backend or release, and report the node to its makers",
+}
+
+
 def _culprit(culprit: CulpritNode) -> Line:
     place = f" (module {culprit.module})" if culprit.module else ""
+    name = Span(f"{culprit.operator} {culprit.node or culprit.value}", "bad")
+    if culprit.error >= NO_NUMBER:
+        return Line(("first node that departs: ", name, f"{place}: its output is not finite, or of another shape"))
     alone = ""
     if culprit.alone is not None:
         by_itself = culprit.alone >= culprit.error / 8
         cause = "its own kernel departs" if by_itself else "it departs only in what the runtime fuses it with"
         alone = f"; fed exact inputs it is off by {culprit.alone:.1e}, so {cause}"
-    name = Span(f"{culprit.operator} {culprit.node or culprit.value}", "bad")
+    gradual = culprit.alone is None and culprit.error < 8 * culprit.before
+    first = (
+        "the error grows over several nodes, most at (the cause may lie before it): " if gradual else "first node that departs: "
+    )
     text = f"{place}: {culprit.error:.1e} of scale, where its inputs have {culprit.before:.1e}{alone}"
-    return Line(("first node that departs: ", name, text))
+    return Line((first, name, text))

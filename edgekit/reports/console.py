@@ -1,7 +1,8 @@
 """Draws the page of a report on a console, and lays out tables that are wider than it.
 
-Where a table does not fit, its sentences go below their rows. If it is still too wide, it loses the columns of its highest ranks.
-Where none is left to lose, every cell has a line of its own. A word is broken only where it is longer than a line.
+Where a table does not fit, its sentences go below their rows, and long names lose their middle. If it is still too wide, it loses
+the columns of its highest ranks. Where none is left to lose, every cell has a line of its own. A word is broken only where it is
+longer than a line.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ GAP, MARGIN, INDENT = 2, 2, 3
 """Blanks between two columns, at both sides of a table together, and before a sentence below its row."""
 AROUND, LEAST_ROWS, ROWS_IN_A_FILE = 8, 12, 108
 """Lines of a terminal that a long table leaves free, the rows that it shows at least, and the lines of what is no terminal."""
+LEAST_NAME = 20
+"""A name is not made shorter than this."""
 LEAST_PROSE = 30
 """A column of sentences is not made narrower than this."""
 
@@ -58,12 +61,23 @@ class _Layout:
         self.columns, self.width, self.ascii_only = table.columns, width, ascii_only
         self.headings = [_text(column.heading, ascii_only) for column in table.columns]
         self.rows = [[_text(cell, ascii_only) for cell in row] for row in table.rows]
+        self._elide()
         stacks = [[heading, *(row[place] for row in self.rows)] for place, heading in enumerate(self.headings)]
         self.natural = [max(map(_width, stack)) for stack in stacks]
         self.least = [
             min(natural, max(LEAST_PROSE, *map(_longest_word, stack))) if column.prose else natural
             for column, natural, stack in zip(self.columns, self.natural, stacks, strict=True)
         ]
+
+    def _elide(self) -> None:
+        """Take the middle out of names where the table is too wide, down to ``LEAST_NAME``."""
+        widths = [max(map(_width, stack)) for stack in zip(self.headings, *self.rows, strict=True)]
+        excess = sum(widths) + GAP * (len(widths) - 1) + MARGIN - self.width
+        for place, column in enumerate(self.columns):
+            room = max(LEAST_NAME, widths[place] - excess)
+            if column.elides and excess > 0 and room < widths[place]:
+                for row in self.rows:
+                    row[place] = _elided(row[place], room, self.ascii_only)
 
     def pieces(self) -> Iterator[RenderableType]:
         """What is printed one after the other."""
@@ -77,7 +91,7 @@ class _Layout:
         yield from [self._grid(shown)] if self._fits(shown) else self._below(shown)
         lost = [self.columns[place].heading for place in everything if place not in shown]
         if lost:
-            yield Text(f"no room at this width for {', '.join(lost)}; --json has all", "dim")
+            yield Text(f"left out at this width: {', '.join(lost)}; --json has all", "dim")
 
     def _fits(self, shown: Sequence[int]) -> bool:
         return sum(self.least[place] for place in shown) + GAP * (len(shown) - 1) + MARGIN <= self.width
@@ -141,6 +155,15 @@ class _Layout:
                 heading = self.headings[place].plain
                 words = Text(f"{heading}: " if heading else "").append_text(row[place])
                 yield Padding(words, (0, 0, 0, INDENT), expand=False)
+
+
+def _elided(text: Text, room: int, ascii_only: bool) -> Text:
+    """The text without its middle, in ``room`` cells."""
+    plain, dots = text.plain, ".." if ascii_only else "…"
+    if cell_len(plain) <= room or len(plain) != cell_len(plain):
+        return text
+    end = (room - len(dots)) // 2
+    return Text(f"{plain[: room - len(dots) - end]}{dots}{plain[len(plain) - end :]}", text.style)
 
 
 def _width(text: Text) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from edgekit.reports.base import Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note
+from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note, verdict
 from edgekit.setups import Setup
 
 SHOWN = 10
+LEAST_P = 1e-300
+"""A smaller p is as good as none, and has no digits."""
 
 
 class AccuracyRow(Part, frozen=True):
@@ -14,7 +16,8 @@ class AccuracyRow(Part, frozen=True):
 
     ``per_class`` follows the report's ``labels``, None for a class without pictures. ``confusion`` counts the pictures of each
     class (rows) by what they are taken for (columns). ``flips`` pictures are of another class than the original says, None where
-    that is not recorded.
+    that is not recorded. ``recorded``: the top-1 that the manifest records on this very set, None if it records none.
+    ``not_finite`` pictures have outputs that are no numbers, which are wrong and in no column of ``confusion``.
     """
 
     backend: str
@@ -26,6 +29,8 @@ class AccuracyRow(Part, frozen=True):
     confusion: tuple[tuple[int, ...], ...]
     flips: int | None
     pictures_per_second: float
+    recorded: float | None = None
+    not_finite: int = 0
 
 
 class PairedRow(Part, frozen=True):
@@ -55,7 +60,8 @@ class EvaluateReport(Report, frozen=True):
 
     ``wrong``: the pictures that the first row gets wrong, the most confident first. ``min_accuracy`` and ``max_drop`` are the
     caller's bars, shares of 1: the least top-1 of every row, and the most that a row may lose against the first of ``paired``,
-    whose interval must exclude more; None: no bar.
+    whose interval must exclude more; None: no bar. ``faults``: sentences about labels or accuracies that are not those recorded
+    at export; one of them, or outputs that are not finite, fails the report.
     """
 
     bundle: str
@@ -70,21 +76,37 @@ class EvaluateReport(Report, frozen=True):
     min_accuracy: float | None = None
     max_drop: float | None = None
     sheet: str | None = None
+    faults: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Every bar is reached; a drop that the pictures cannot decide, or that nothing can be compared with, does not pass."""
+        """Nothing departs from what was recorded, all outputs are finite, and every bar is reached."""
+        return not self.faults and not any(row.not_finite for row in self.rows) and self._reached
+
+    @property
+    def _reached(self) -> bool:
+        """Every bar is reached; a drop that the pictures cannot decide, or that nothing can be compared with, is not."""
         accurate = self.min_accuracy is None or all(row.top1 >= self.min_accuracy for row in self.rows)
         kept = bool(self.paired) and all(pair.low >= -(self.max_drop or 0.0) for pair in self.paired)
         return accurate and (self.max_drop is None or kept)
 
     def page(self) -> Page:
-        """A row for each runtime, how they differ, and what is wrong."""
-        numbers = ("top-1", "top-5", "balanced", "flips", "pictures/s")
+        """A row for each runtime, how they differ, what is wrong, and at the end what fails."""
+        numbers = ("top-1", "recorded", "top-5", "balanced", "flips", "pictures/s")
         title = f"accuracy of {self.bundle} on {self.pictures:,} pictures of {self.data}"
         table = Table(title, columns("backend", *numbers, numbers=numbers), tuple(map(_row, self.rows)))
         pairs = tuple(Line(_pair(pair, self.pictures)) for pair in self.paired)
-        return (table, *pairs, *self._bars(), *self._confused(), *self._wrong(), *map(note, self.notes), *absent(self.skipped))
+        notes = tuple(map(note, self.notes))
+        return (table, *pairs, *self._confused(), *self._wrong(), *notes, *absent(self.skipped), *self._faults(), *self._bars())
+
+    def _faults(self) -> Page:
+        lost = [
+            f"{row.backend} gives numbers that are not finite for {row.not_finite:,} of {self.pictures:,} pictures, which are "
+            "counted as wrong; run edgekit verify on the bundle"
+            for row in self.rows
+            if row.not_finite
+        ]
+        return tuple(Line((Span("FAIL", "bad"), f" {fault}")) for fault in (*lost, *self.faults))
 
     def _bars(self) -> Page:
         if self.min_accuracy is None and self.max_drop is None:
@@ -92,7 +114,7 @@ class EvaluateReport(Report, frozen=True):
         asked = [f"top-1 of at least {self.min_accuracy:.2%}"] if self.min_accuracy is not None else []
         asked += [f"a drop of at most {100 * self.max_drop:.2f} points"] if self.max_drop is not None else []
         alone = " (there is nothing to compare with)" if self.max_drop is not None and not self.paired else ""
-        return (Line((" and ".join(asked), alone, ": ", Span("pass", "good") if self.passed else Span("FAIL", "bad"))),)
+        return (Line((" and ".join(asked), alone, ": ", verdict(self._reached))),)
 
     def _confused(self) -> Page:
         """The classes of the first row, and what each is taken for most often."""
@@ -103,7 +125,7 @@ class EvaluateReport(Report, frozen=True):
         for place, (name, share) in enumerate(zip(self.labels, first.per_class, strict=True)):
             others = [(count, other) for other, count in enumerate(first.confusion[place]) if other != place and count]
             worst = max(others, default=None)
-            taken = f"{self.labels[worst[1]]} ({worst[0]})" if worst else "-"
+            taken = f"{self.labels[worst[1]]} ({worst[0]:,})" if worst else "-"
             rows.append((name, "-" if share is None else f"{share:.2%}", taken))
         headings = columns("class", "accuracy", "taken most often for", numbers=("accuracy",))
         return (Table(f"classes, {first.backend}", headings, tuple(rows), long=True),)
@@ -111,7 +133,10 @@ class EvaluateReport(Report, frozen=True):
     def _wrong(self) -> Page:
         if not self.wrong:
             return ()
-        rows = tuple((each.name, each.label, each.predicted, f"{each.confidence:.2%}") for each in self.wrong[:SHOWN])
+        rows = tuple(
+            (each.name, each.label, each.predicted, f"{each.confidence:.2%}" if each.confidence else "-")
+            for each in self.wrong[:SHOWN]
+        )
         headings = columns("picture", "is", "is taken for", "sure", numbers=("sure",))
         more = f"; the {SHOWN} surest, --json has all" if len(self.wrong) > SHOWN else ""
         page: Page = (Table(f"{len(self.wrong):,} pictures are wrong{more}", headings, rows),)
@@ -122,16 +147,19 @@ def _row(row: AccuracyRow) -> tuple[Cell, ...]:
     return (
         row.backend,
         f"{row.top1:.2%}",
+        "-" if row.recorded is None else f"{row.recorded:.2%}",
         "-" if row.top5 is None else f"{row.top5:.2%}",
         f"{row.balanced:.2%}",
-        "-" if row.flips is None else str(row.flips),
+        "-" if row.flips is None else f"{row.flips:,}",
         f"{row.pictures_per_second:,.0f}",
     )
 
 
 def _pair(pair: PairedRow, n: int) -> str:
-    points = f"{100 * pair.difference:+.2f} points ({100 * pair.low:+.2f} .. {100 * pair.high:+.2f})"
+    points = f"{100 * pair.difference:+.2f} points (95 %: {100 * pair.low:+.2f} .. {100 * pair.high:+.2f})"
+    first = "the original's recorded predictions" if pair.first == "the original" else pair.first
     if pair.only_first + pair.only_second == 0:
-        return f"{pair.second} is right about the same pictures as {pair.first}"
-    verdict = f"p = {pair.p:.2g}" if pair.p < 0.05 else f"cannot be decided with {n:,} pictures (p = {pair.p:.2g})"
-    return f"{pair.second} against {pair.first}: {points}; {verdict}"
+        return f"{pair.second} gets the same pictures right as {first}"
+    chance = f"p = {pair.p:.2g}" if pair.p >= LEAST_P else f"p < {LEAST_P:.0e}"
+    outcome = chance if pair.p < 0.05 else f"no significant difference with {n:,} pictures ({chance})"
+    return f"{pair.second} against {first}: {points}; {outcome}"

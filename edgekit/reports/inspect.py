@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.reports.base import Part, Report
-from edgekit.reports.page import Line, Page, Table, columns
+from edgekit.reports.page import Column, Line, Page, Table, columns
 from edgekit.tensors import shape_text
 
 
@@ -42,7 +42,10 @@ class InspectReport(Report, frozen=True):
     def page(self) -> Page:
         """A row for each layer, the inputs and outputs, and the sums."""
         numbers = ("parameters", "MACs")
-        headings = columns("layer", "operator", "output", *numbers, numbers=numbers, ranks={"parameters": 2, "output": 1})
+        headings = (
+            Column("layer", elides=True),
+            *columns("operator", "output", *numbers, numbers=numbers, ranks={"parameters": 2, "output": 1}),
+        )
         rows = tuple(
             (layer.name, _operator(layer), shape_text(layer.output_shape), _count(layer.parameters), _count(layer.macs))
             for layer in self.layers

@@ -30,12 +30,14 @@ class Column(msgspec.Struct, frozen=True):
 
     ``number``: they align right. ``prose``: they are sentences, which may be wrapped between words; other cells stay in one line.
     ``rank``: where the table is too wide, the columns of the highest rank are left out first; those of rank 0 never are.
+    ``elides``: before any is left out, its cells lose their middle, as long names of nodes can.
     """
 
     heading: str
     number: bool = False
     prose: bool = False
     rank: int = 0
+    elides: bool = False
 
 
 class Table(msgspec.Struct, frozen=True):

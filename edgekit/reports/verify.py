@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from edgekit.errors import FETCH_AGAIN
 from edgekit.reports.base import Part, Report, Skipped, absent
 from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns, note, verdict
 from edgekit.setups import Setup, shared_variant
-from edgekit.tolerance import Bar, Tolerance
+from edgekit.tolerance import UNMEASURED_FACTOR, Bar, Tolerance
 
 
 class OutputDiff(Part, frozen=True):
@@ -107,7 +108,23 @@ class VerifyReport(Report, frozen=True):
         reference = self.parities[0].reference if self.parities else "nothing"
         variant = shared_variant(parity.setup for parity in self.parities)
         table = _table(f"parity of {self.bundle}{variant}, against {' '.join(reference.split())}", self.parities)
-        return (table, *_causes(self.parities), *_claims(self.checks), *map(note, self.notes), *absent(self.skipped))
+        notes = (*map(note, self.notes), *absent(self.skipped))
+        return (table, *_causes(self.parities), *_claims(self.checks), *notes, *self._verdict())
+
+    def _verdict(self) -> Iterator[Line]:
+        """What the reader of the last lines must know: pass, or who fails and what to do next."""
+        for parity in self.parities:
+            if not parity.passed:
+                helps = Span(f"edgekit verify {self.bundle} --bisect", "good")
+                yield Line((verdict(False), f": {_failure(parity)}; ", helps, " names the node"))
+        failing = dict.fromkeys(check.code for check in self.checks if check.outcome == "fail")
+        if failing:
+            yield Line((verdict(False), f": the manifest's {', '.join(failing)}; {FETCH_AGAIN}, or accept with --allow"))
+        if self.passed:
+            allowed = dict.fromkeys(check.code for check in self.checks if check.outcome == "allowed")
+            accepted = f"; accepted by --allow: {', '.join(allowed)}" if allowed else ""
+            names = ", ".join(parity.backend for parity in self.parities)
+            yield Line((verdict(True), f": {names}{accepted}"))
 
 
 def _causes(parities: Sequence[ParityReport]) -> Iterator[Line]:
@@ -116,8 +133,19 @@ def _causes(parities: Sequence[ParityReport]) -> Iterator[Line]:
         for output in parity.outputs:
             if output.cause:
                 yield Line((Span(f"{parity.backend}, {output.name}: ", "bad"), f"looks like this: {output.cause}"))
-    if any(not parity.passed for parity in parities):
-        yield Line(("look inside with ", Span("edgekit verify --bisect", "good")))
+
+
+def _failure(parity: ParityReport) -> str:
+    """A clause: the backend, and how far its worst output is off."""
+    failing = [output for output in parity.outputs if not output.within(parity.tolerance)]
+    if not failing:
+        return f"{parity.backend} has no outputs"
+    worst = max(failing, key=lambda output: (bool(output.problem), output.of_limit))
+    if worst.problem:
+        return f"{parity.backend}, {worst.name}: {worst.problem}"
+    if worst.of_limit <= 1:
+        return f"{parity.backend} has another largest output for {1 - (worst.top1 or 0.0):.2%} of the samples"
+    return f"{parity.backend} is off by {worst.of_limit:.2g} times what is allowed"
 
 
 _SAID: dict[str, Span] = {
@@ -134,9 +162,10 @@ def _claims(checks: Sequence[Check]) -> Iterator[Line]:
         if check.outcome in _SAID:
             remedy = f" (--allow {check.code} accepts it)" if check.outcome == "fail" else ""
             yield Line((_SAID[check.outcome], f" {check.text}{remedy}"))
-    held = sum(check.outcome == "pass" for check in checks)
+    held = [check.outcome == "pass" for check in checks if check.outcome not in ("note", "unchecked")]
     if checks:
-        yield Line(f"manifest: {held} of {sum(check.outcome not in ('note', 'unchecked') for check in checks)} claims hold")
+        broken = held.count(False)
+        yield Line(f"manifest: {broken} of {len(held)} claims do not hold" if broken else f"manifest: {len(held)} claims hold")
 
 
 def _table(title: str, parities: Sequence[ParityReport]) -> Table:
@@ -144,12 +173,21 @@ def _table(title: str, parities: Sequence[ParityReport]) -> Table:
     ranks = {"flips": 4, "SNR dB": 3, "samples": 2, "top-1": 1}
     headings = columns("backend", "output", *numbers, "", numbers=numbers, ranks=ranks)
     rows = [(parity, output) for parity in parities for output in parity.outputs]
-    bars = dict.fromkeys(_bar(parity) for parity in parities)
-    title = f"{title}; allowed: {', or '.join(bars)}" if bars else title
+    title = f"{title}; allowed: {_allowed(parities)}" if parities else title
     if not any(output.problem for _, output in rows):
         return Table(title, headings, tuple(_row(*row) for row in rows))
     cells = tuple((*_row(parity, output), output.problem) for parity, output in rows)
     return Table(title, (*headings, Column("problem", prose=True)), cells)
+
+
+def _allowed(parities: Sequence[ParityReport]) -> str:
+    """What the rows were held to; where backends are held to different bars, who to which."""
+    names: dict[str, list[str]] = {}
+    for parity in parities:
+        names.setdefault(_bar(parity), []).append(parity.backend)
+    if len(names) == 1:
+        return "".join(names)
+    return ", or ".join(f"{bar} ({', '.join(held)})" for bar, held in names.items())
 
 
 def _bar(parity: ParityReport) -> str:
@@ -157,7 +195,8 @@ def _bar(parity: ParityReport) -> str:
     tolerance = parity.tolerance
     rtol = f"{tolerance.rtol:g} of the scale"
     if parity.noise_factor is not None:
-        return f"{parity.noise_factor:g} times the measured noise, at most {rtol}"
+        why = ", since this release was not measured at export" if parity.noise_factor == UNMEASURED_FACTOR else ""
+        return f"{parity.noise_factor:g} times the measured noise{why}, at most {rtol}"
     return f"{tolerance.atol:g} + {rtol}" if tolerance.atol else rtol
 
 

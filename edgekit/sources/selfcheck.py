@@ -10,6 +10,7 @@ import onnx
 
 from edgekit.backends import USUAL_BACKEND
 from edgekit.backends.contract import Opened, Session
+from edgekit.bundle.allowance import asks_too_much
 from edgekit.bundle.draft import Draft
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import MODEL, Manifest
@@ -19,7 +20,7 @@ from edgekit.onnx.steps import narrowing_node, rounding_node
 from edgekit.onnx.widen import inlined
 from edgekit.onnx.wire import declared
 from edgekit.onnx.witness import error_of_scale
-from edgekit.parity.bars import asks_too_much, bars_of
+from edgekit.parity.bars import bars_of
 from edgekit.parity.claims import Evidenced, errors, evidence, kept_norms, shapes
 from edgekit.parity.noise import jittered
 from edgekit.parity.run import parity

@@ -16,7 +16,7 @@ import msgspec
 from edgekit.files import fingerprints, write_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Report
-from edgekit.reports.run import StepReport
+from edgekit.reports.run import NOT_RUN, StepReport
 from edgekit.version import __version__
 
 STEPS = "steps.json"
@@ -50,11 +50,13 @@ def take_steps(steps: Iterable[Step], folder: Path, progress: Progress = SILENT)
     record = _read(folder / STEPS)
     reports: list[StepReport] = []
     for step in steps:
+        failed = next((report.step for report in reports if not report.ok), None)
+        if failed is not None:
+            reports.append(StepReport(step.name, NOT_RUN, False, 0.0, f"because {failed} failed"))
+            continue
         report = _take(step, record, folder / STEPS)
         progress.say(f"{report.step}: {report.status}{'' if report.ok else ' FAILED'}, {report.detail}")
         reports.append(report)
-        if not report.ok:
-            break
     return tuple(reports)
 
 

@@ -127,7 +127,7 @@ def test_a_variant_that_export_has_not_made_does_not_count_as_the_original(bundl
 @pytest.mark.parametrize("reference", [None, "", 3])
 def test_a_manifest_without_a_reference_is_refused(bundle: Path, reference: Any) -> None:
     edit(bundle, lambda document: document["golden"].update(reference=reference))
-    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*`\$\.golden\.reference`; export the bundle again"):
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*`\$\.golden\.reference`; get the bundle again"):
         open_bundle(bundle)
 
 
@@ -154,7 +154,7 @@ def test_an_unknown_variant_is_refused_with_the_names_of_the_variants(two: Path,
 )
 def test_variants_with_equal_names_or_files_or_bad_values_are_refused(two: Path, change: dict[str, Any], reason: str) -> None:
     edit(two, lambda document: document["variants"][1].update(change))
-    with pytest.raises(BundleError, match=rf"manifest\.json .*{reason}.*; export the bundle again"):
+    with pytest.raises(BundleError, match=rf"manifest\.json .*{reason}.*; get the bundle again"):
         open_bundle(two)
 
 

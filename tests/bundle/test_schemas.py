@@ -150,7 +150,7 @@ def test_a_damaged_part_of_an_older_schema_is_named(old: Callable[[str], Path], 
     if part == "tools" and value == {}:
         assert open_bundle(root).variant().made_by == {"command": "export", "edgekit": None}
         return
-    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*export the bundle again"):
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*get the bundle again"):
         open_bundle(root)
 
 

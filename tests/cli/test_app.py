@@ -73,13 +73,38 @@ def test_the_version_is_printed_alone(run: Command) -> None:
 def test_wrong_usage_is_exit_2_and_under_json_a_document(run: Command, args: tuple[str, ...], options: tuple[str, ...]) -> None:
     result = run(*args, *options)
     assert result.code == 2
-    assert "Usage: edgekit" in result.err
-    assert "Traceback" not in result.err
+    (line,) = result.err.splitlines()
+    assert re.fullmatch(r"error: \S.*; .*see edgekit.* --help", line)
+    assert "Input should" not in line
     if options:
         assert result.document["error"]["kind"] == "UsageError"
         assert result.document["error"]["message"]
     else:
         assert result.out == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("verify", "b", "--rtol", "-1"), "--rtol: give 0 or more; see edgekit verify --help"),
+        (("verify", "b", "--atol", "abc"), "--atol: give a number; see edgekit verify --help"),
+        (("evaluate", "b", "--min-accuracy", "90"), "--min-accuracy 90 is not a share; give a share like 0.9 for 90 %"),
+        (("data", "fetch"), "missing argument 'NAME'; see edgekit data fetch --help"),
+        (
+            ("verify", "b", "--threads", "1"),
+            "no such option: --threads; --backend 'ort-cpu threads=...' sets it for a backend, or see edgekit verify --help",
+        ),
+        (
+            ("verify", "b", "--optimisation", "off"),
+            "no such option: --optimisation; --backend 'ort-cpu optimisation=...' sets it for a backend, "
+            "or see edgekit verify --help",
+        ),
+        (("train", "b", "--threads", "1"), "no such option: --threads; see edgekit train --help"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_says_what_to_give(run: Command, args: tuple[str, ...], sentence: str) -> None:
+    assert run(*args).err == f"error: {sentence}\n"
 
 
 def test_a_group_without_a_command_shows_its_help_and_fails(run: Command) -> None:

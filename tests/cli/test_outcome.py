@@ -137,7 +137,9 @@ def test_wrong_usage_whose_document_finds_a_full_disk_is_no_traceback(environmen
         command = [sys.executable, "-m", "edgekit", "frobnicate", "--json"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: stdout cannot be written: No space left on device; send it elsewhere\nUsage: ")
+    assert done.stderr.startswith(
+        "error: stdout cannot be written: No space left on device; send it elsewhere\nerror: no such command"
+    )
     assert "Traceback" not in done.stderr
 
 

@@ -149,7 +149,7 @@ def test_bisect_fails_where_verify_does_and_takes_its_options(run: Command, bund
     edit(bundle, lambda document: document["labels"].reverse())
     report = bisect(bundle, ["ort-cpu"])
     assert (report.departs, report.passed) == ("manifest", False)
-    assert "labels" in report.notes[0]
+    assert "label 0 is" in report.notes[0]
     assert bisect(bundle, ["ort-cpu"], allow=["labels"]).passed
 
 

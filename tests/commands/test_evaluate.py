@@ -14,7 +14,7 @@ from PIL import Image
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.evaluate import SHEET, Bars, evaluate
 from edgekit.data import fashion_mnist
-from edgekit.errors import BundleError, DataError, OutputError
+from edgekit.errors import BundleError, DataError, OutputError, UsageError
 from edgekit.reports.evaluate import EvaluateReport
 from tests.bundle.editing import edit, put
 from tests.command_line import Command
@@ -146,7 +146,7 @@ def test_a_class_that_the_bundle_does_not_have_is_named(lenet: Path, folder: Pat
 
 
 def test_what_cannot_be_judged_is_one_sentence(lenet: Path, bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not say where labelled pictures are"):
+    with pytest.raises(DataError, match="records no data set; give --data RECIPE"):
         evaluate(bundle)
     with pytest.raises(DataError, match="no folder of pictures and no recipe"):
         evaluate(lenet, tmp_path / "nothing")
@@ -162,9 +162,68 @@ def test_a_report_holds_every_wrong_picture_and_the_page_the_surest(run: Command
     assert result.code == 0
 
 
-def test_a_drop_that_nothing_can_be_compared_with_does_not_pass(lenet: Path, folder: Path) -> None:
-    assert not evaluate(lenet, folder, ["ort-cpu"], bars=Bars(max_drop=0.5)).passed
+def test_a_drop_that_nothing_can_be_compared_with_is_wrong_usage(lenet: Path, folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"--max-drop has nothing to compare with.*add --backend torch"):
+        evaluate(lenet, folder, ["ort-cpu"], bars=Bars(max_drop=0.5))
     assert evaluate(lenet, folder, ["ort-cpu threads=1", "ort-cpu threads=2"], bars=Bars(max_drop=0.5)).passed
+
+
+def swap(labels: list[str]) -> None:
+    labels[0], labels[9] = labels[9], labels[0]
+
+
+def test_swapped_labels_fail_though_every_runtime_gives_the_same_answers(lenet: Path) -> None:
+    edit(lenet, lambda document: swap(document["labels"]))
+    report = evaluate(lenet, setups=["ort-cpu"])
+    (row,), (pair,) = report.rows, report.paired
+    assert not report.passed
+    assert (row.flips, row.recorded) == (0, open_bundle(lenet).manifest.test_accuracy)
+    assert row.top1 < 0.8
+    assert pair.high < -0.1  # the original is judged by the classes that the pictures had at export
+    relabelled, accuracy = report.faults
+    assert "2,000 of 10,000 pictures are of another class" in relabelled
+    assert "'Ankle boot' is class 0 in manifest.json, and was class 9" in relabelled
+    assert "the manifest records 90.46% on this test set" in accuracy
+
+
+def test_a_changed_mean_fails_and_the_bundle_as_it_was_does_not(lenet: Path) -> None:
+    assert evaluate(lenet, setups=["ort-cpu"]).faults == ()
+    edit(lenet, lambda document: document["preprocess"].update(mean=[0.5]))
+    report = evaluate(lenet, setups=["ort-cpu"])
+    (fault,) = report.faults
+    assert fault.startswith("ort-cpu: the manifest records 90.46%")
+    assert not report.passed
+
+
+def test_outputs_that_are_not_finite_are_of_no_class_and_fail(run: Command, lenet: Path, folder: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(lenet / "model.onnx")
+    tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(np.nan), tensor.name))
+    put(lenet, "model.onnx", model.SerializeToString())
+    report = evaluate(lenet, folder, ["ort-cpu"])
+    (row,) = report.rows
+    assert (row.top1, row.not_finite, sum(map(sum, row.confusion)), report.passed) == (0, 36, 0, False)
+    assert {each.predicted for each in report.wrong} == {"outputs are not finite"}
+    shown = run("evaluate", str(lenet), "--data", str(folder), "--backend", "ort-cpu")
+    assert shown.code == 1
+    assert "FAIL ort-cpu gives numbers that are not finite for 36 of 36 pictures" in shown.out.splitlines()[-1]
+
+
+def test_a_label_that_no_folder_can_be_called_is_written_with_a_dash_or_an_underscore(
+    lenet: Path, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("T-shirt-top", "t_shirt_top"):
+        shutil.copytree(folder / "Trouser", tmp_path / name / name)
+        shutil.copytree(folder / "Bag", tmp_path / name / "Bag")
+        assert evaluate(lenet, tmp_path / name, ["ort-cpu"]).rows[0].per_class[0] is not None
+    (tmp_path / "t_shirt_top" / "Bag").rename(tmp_path / "t_shirt_top" / "Trousers")
+    with pytest.raises(
+        DataError, match=r"no class 'Trousers'.*did you mean 'Trouser'.*T-shirt/top, Trouser, .*, or by their numbers"
+    ):
+        evaluate(lenet, tmp_path / "t_shirt_top", ["ort-cpu"])
 
 
 def test_pictures_of_one_class_alone_are_judged(lenet: Path, folder: Path, tmp_path: Path) -> None:

@@ -110,6 +110,33 @@ def test_another_bench_setting_only_times_again(finished: Path, run: Command) ->
     assert result.document["steps"][-1]["detail"].startswith("again, since the recipe changed: batch 1 ")
 
 
+def test_a_recipes_own_bar_passes_here_and_says_what_a_receiver_needs(finished: Path, run: Command) -> None:
+    with Path("tiny.toml").open("a") as file:
+        file.write("[verify]\ntop1 = 0.99\n")
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 0
+    assert "by the recipe's own bar (top-1 0.99 instead of 1)" in result.document["steps"][2]["detail"]
+    assert "whoever verifies this bundle must add --allow tolerance" in result.document["steps"][2]["detail"]
+    assert run("verify", "exported/tiny").code == 1
+    assert run("verify", "exported/tiny", "--allow", "tolerance").code == 0
+
+
+@pytest.mark.parametrize("keys", ["atol = 1e-6\nrtol = 2e-5", "rtol = 1e-5"])
+def test_a_recipes_bar_within_what_a_bundle_may_choose_is_the_noise(finished: Path, run: Command, keys: str) -> None:
+    with Path("tiny.toml").open("a") as file:
+        file.write(f"[verify]\n{keys}\n")
+    assert run("run", "tiny.toml", "--json").code == 0
+    assert run("verify", "exported/tiny", "--json").code == 0
+    (parity, *_) = json.loads(Path("runs/tiny/verify.json").read_text())["parities"]
+    assert parity["noise_factor"] == 4
+
+
+def test_a_noisy_timing_says_so_in_its_line(finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(Path("tiny.toml"), recipe_text(finished / "pictures", seconds=0.06))
+    monkeypatch.setattr("edgekit.latency.loop.noise", lambda *anything, **settings: "noisy: blocks scatter")
+    assert run("run", "tiny.toml", "--json").document["steps"][-1]["detail"].endswith("ms (noisy: blocks scatter)")
+
+
 def test_with_other_backends_installed_steps_are_done_again_with_the_reason(
     finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +205,8 @@ def test_an_accuracy_below_the_bar_is_exit_1_and_stops_there_each_time(finished:
     for status in ("done", "skipped"):
         result = run("run", "tiny.toml", "--json")
         assert (result.code, result.document["passed"]) == (1, False)
-        assert steps(result) == {"train": status}
+        assert steps(result) == {"train": status} | dict.fromkeys(("export", "verify", "bench"), "not run")
+        assert {step["detail"] for step in result.document["steps"][1:]} == {"because train failed"}
         assert "below the bar of 1.0000" in result.document["steps"][0]["detail"]
     assert not Path("exported/other").exists()
 
@@ -280,3 +308,8 @@ def test_what_training_needs_is_named_by_its_extra(finished: Path, run: Command,
     result = run("train", "tiny.toml", "--json")
     assert result.code == 2
     assert "pip install matplotlib onnx onnxscript" in result.document["error"]["message"]  # all that the extra brings
+    assert "in a clone of edgekit: pip install -c constraints.txt -e '.[train]'" in result.document["error"]["message"]
+    for command in ("train", "run"):
+        missing = run(command, "nowhere.toml", "--json")
+        assert "nowhere.toml" in missing.document["error"]["message"]
+        assert "install" not in missing.document["error"]["message"]

@@ -22,7 +22,7 @@ from edgekit.errors import BundleError
 from edgekit.models.weights import weights_bytes
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.sources import ExportOptions
-from edgekit.tolerance import Tolerance
+from edgekit.tolerance import Tolerance, ToleranceChange
 from tests.bundle.editing import edit
 from tests.command_line import Command
 from tests.networks import NORMS, network
@@ -205,3 +205,13 @@ def test_the_callers_own_tolerance_is_the_bar_whatever_the_bundle_asks_for(bundl
     assert report.passed
     assert report.parities[0].tolerance.rtol == 1e-4
     assert not verify(bundle, ["ort-cpu"], tolerance=Tolerance(atol=0, rtol=1e-9)).passed
+
+
+def test_a_bar_of_the_callers_that_is_looser_than_the_bundles_is_noted(bundle: Path) -> None:
+    def notes(change: ToleranceChange) -> list[str]:
+        return [note for note in verify(bundle, ["ort-cpu"], tolerance=change).notes if "looser" in note]
+
+    assert notes(ToleranceChange(rtol=1e-3)) == [
+        "the bar is your own, and looser than the bundle's: without --atol and --rtol the measured noise is the bar"
+    ]
+    assert notes(ToleranceChange(rtol=1e-6)) == notes(ToleranceChange()) == []

@@ -21,7 +21,7 @@ import edgekit.errors
 from edgekit.recipe import Recipe
 from edgekit.version import __version__
 
-CHECKED = ("results", "recipe_keys", "command_pages", "way", "manifest_schema")
+CHECKED = ("results", "recipe_keys", "command_pages", "way", "manifest_schema", "tour")
 BLOCKS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
 
@@ -59,7 +59,7 @@ def test_every_script_that_checks_a_page_is_run_in_ci_and_here(repository: Path)
     assert set(line.split()) == scripts
 
 
-@pytest.mark.parametrize("script", [*CHECKED, "tour"])
+@pytest.mark.parametrize("script", CHECKED)
 def test_a_script_explains_itself_and_then_does_nothing(repository: Path, script: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in (repository / "docs").rglob("*.*") if path.suffix != ".pyc"}
     for word, code in (("--help", 0), ("--chekc", 2)):
@@ -115,12 +115,14 @@ def test_code_of_a_page_can_be_pasted_into_python(repository: Path, page: str) -
 
 def test_the_api_page_says_what_each_function_gives_and_each_error_means(repository: Path) -> None:
     text = (repository / "docs" / "api.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `edgekit\.(\w+)\(.*\)` \| `(\w+)` \| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `edgekit\.(\w+)\(.*\)` \| `([\w -]+)` \| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
     assert {verb for verb, _, _, _ in rows} == {name for name in edgekit.__all__ if name.islower() and name[0] != "_"}
+    assert {command for _, command, _, _ in rows} == {*command_pages.commands(), "verify --bisect"}
+    homes = {"bisect": "bisect", "fetch_data": "data", "list_models": "models"}
     for verb, command, report, fields in rows:
-        kind = getattr(import_module(f"edgekit.reports.{command}"), report)
+        kind = getattr(import_module(f"edgekit.reports.{homes.get(verb, command)}"), report)
         outer = re.sub(r"\(.*?\)", "", fields)
-        assert verb == command
+        assert verb == command or verb in homes
         assert set(re.findall(r"`(\w+)`", outer)) <= {*kind.__struct_fields__, "passed"}
     named = set(re.findall(r"`(\w+)`", text))
     errors = {name for name, value in vars(edgekit.errors).items() if isinstance(value, type)}
@@ -128,6 +130,16 @@ def test_the_api_page_says_what_each_function_gives_and_each_error_means(reposit
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     done = subprocess.run([sys.executable, "-c", block], cwd=repository, capture_output=True, text=True, check=False)
     assert done.stdout == "T-shirt/top ('batch', 1, 28, 28) model.onnx\n", done.stderr
+
+
+def test_the_program_for_who_receives_a_bundle_runs_without_edgekit(repository: Path, tmp_path: Path) -> None:
+    text = (repository / "docs" / "hand-over.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"<!-- program -->\n```python\n(.*?)```", text, re.DOTALL)
+    blocked = "import sys\nfor name in ('edgekit', 'torch', 'msgspec', 'onnx'): sys.modules[name] = None\n"
+    command = [sys.executable, "-c", blocked + program, "exported/lenet", "exported/lenet/picture-0.png"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.stdout == "exported/lenet/picture-0.png Ankle boot\n", done.stderr
+    assert f"prints `{done.stdout.strip()}`" in text
 
 
 def test_the_readme_and_the_commands_page_say_alike_what_gives_exit_code_1(repository: Path) -> None:

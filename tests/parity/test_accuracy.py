@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.backends.fake import FakeSession
-from edgekit.parity.accuracy import answers, confusion, exact_p, order_of, outputs_of, paired
+from edgekit.parity.accuracy import NO_CLASS, answers, confusion, exact_p, order_of, outputs_of, paired
 from edgekit.tensors import Feed, TensorSpec
 
 
@@ -68,12 +68,14 @@ def test_answers_are_the_largest_output_its_softmax_and_whether_the_label_is_amo
 
 def test_outputs_that_are_not_finite_are_right_about_nothing() -> None:
     meaning = answers(np.array([[np.nan, 1.0], [np.inf, 0.0]]), np.array([1, 1]), probabilities=False)
+    assert meaning.predicted.tolist() == [NO_CLASS, NO_CLASS]
     assert meaning.confidence.tolist() == [0, 0]
     assert not meaning.in_top.any()
 
 
 def test_confusion_counts_what_each_class_is_taken_for() -> None:
     assert confusion(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 2]), 3) == ((1, 1, 0), (0, 1, 0), (0, 0, 1))
+    assert confusion(np.array([NO_CLASS, 1]), np.array([1, 1]), 2) == ((0, 0), (0, 1))
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [("batch", [5]), (2, [2, 2, 2])])

@@ -38,6 +38,26 @@ def test_values_that_are_not_shown_take_what_their_node_reads() -> None:
     assert departed.value == "v5"
 
 
+def moving(place: int) -> list[Node]:
+    """The chain with a Reshape at ``place``, which only moves numbers."""
+    return [node._replace(operator=("", "Reshape")) if index == place else node for index, node in enumerate(CHAIN)]
+
+
+@pytest.mark.parametrize("factor", [3.3, 20])
+def test_a_node_that_only_moves_numbers_stands_for_the_one_where_the_error_begins(factor: float) -> None:
+    errors = {"v1": 0.0, "v2": 2.9e-6, "v3": 2.9e-6, "v4": 2.9e-6 * factor, **{f"v{index}": 1e-5 for index in range(5, 9)}}
+    departed = first_departure(moving(3), errors)
+    assert departed is not None
+    assert (departed.node.name, departed.value, departed.before) == ("node1", "v2", 0.0)
+
+
+def test_a_node_that_moves_numbers_elsewhere_than_it_should_is_named_itself() -> None:
+    errors = {**{f"v{index}": 1e-7 for index in range(1, 4)}, **{f"v{index}": 1e-1 for index in range(4, 9)}}
+    departed = first_departure(moving(3), errors)
+    assert departed is not None
+    assert departed.node.name == "node3"
+
+
 def test_the_first_node_that_is_wrong_by_itself_is_named_however_errors_travel() -> None:
     departed = first_alone(CHAIN, {"v1": 1e-7, "v4": 1e-4, "v7": 1e-1}, {})
     assert departed is not None

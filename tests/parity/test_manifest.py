@@ -76,6 +76,20 @@ def test_a_golden_picture_that_was_changed_is_caught(lenet: Path) -> None:
     assert any("picture-0.png" in check.text for check in report.checks if check.outcome == "fail")
 
 
+def test_a_claim_that_does_not_hold_gives_both_values(lenet: Path) -> None:
+    def told() -> list[str]:
+        return [check.text for check in verify(lenet, ["ort-cpu"]).checks if check.outcome == "fail"]
+
+    edit(lenet, lambda document: document["labels"].__setitem__(1, "Trousers"))
+    assert told() == ["label 1 is 'Trousers' in manifest.json, and 'Trouser' in the ONNX file (1 differ)"]
+    edit(lenet, lambda document: document["labels"].__setitem__(1, "Trouser"))
+    edit(lenet, lambda document: document["preprocess"].update(mean=[0.5]))
+    pixels, preprocess, pictures = told()
+    assert pixels.startswith("undoing mean and std of the golden inputs does not give whole pixels (off by up to 0.43)")
+    assert preprocess == "mean is [0.5] in manifest.json, and [0.286] in the ONNX file"
+    assert pictures.startswith("picture-0.png, picture-1.png, picture-2.png, picture-3.png: preprocessed as the manifest says,")
+
+
 def test_without_pillow_golden_pictures_are_said_to_be_unchecked(lenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "PIL" else find(name))

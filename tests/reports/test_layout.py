@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -63,7 +64,7 @@ def test_bench_keeps_the_numbers_that_matter_at_80_columns() -> None:
     shown = lines(BENCH.page(), 80)
     assert shown[1] == "batch  boundary    backend       median       median (95 %)  speed-up"
     assert "32  end-to-end  ort-cpu       0.0122  (0.0119 .. 0.0133)     12.49" in shown
-    assert "no room at this width for P90, P99, calls, speed-up (95 %); --json has all" in shown
+    assert "left out at this width: P90, P99, calls, speed-up (95 %); --json has all" in shown
 
 
 def test_bench_has_all_of_its_columns_at_120() -> None:
@@ -72,7 +73,7 @@ def test_bench_has_all_of_its_columns_at_120() -> None:
     assert [heading.strip() for heading in headings if heading.strip()] == [
         "batch", "boundary", "backend", "median", "median (95 %)", "P90", "P99", "calls", "speed-up", "speed-up (95 %)",
     ]  # fmt: skip
-    assert "no room" not in shown
+    assert "left out at" not in shown
 
 
 def test_a_noise_of_several_rows_is_printed_once() -> None:
@@ -117,12 +118,13 @@ def test_the_problem_of_an_output_stands_below_its_row_at_80_columns() -> None:
     problem = "the output has the shape (64, 11), not (64, 10)"
     diffs = (OutputDiff("out", 1e-6, 1e-7, 1e-4, 0.01, 1.0), OutputDiff("out2", 1e9, 1.0, 1e-4, 1e9, None, problem))
     page = VerifyReport("b", "", (ParityReport("r", "ort-cpu", 64, Tolerance(), diffs, {}, Setup("ort-cpu")),), ()).page()
-    assert lines(page, 80)[-5:-2] == [
+    assert lines(page, 80)[-6:-3] == [
         "ort-cpu  out          64     1.00e-06  1.00e-07      0.01  100.00%  pass",
         "ort-cpu  out2         64            -         -         -        -  FAIL",
         f"problem: {problem}",
     ]
     assert lines(page, 160)[-2].endswith(f"FAIL  {problem}")
+    assert lines(page, 160)[-1] == f"FAIL: ort-cpu, out2: {problem}; edgekit verify b --bisect names the node"
 
 
 def test_the_likely_cause_of_a_failing_output_stands_below_the_table() -> None:
@@ -130,15 +132,30 @@ def test_the_likely_cause_of_a_failing_output_stands_below_the_table() -> None:
     parity = ParityReport("r", "ort-cpu", 64, Tolerance(), (diff,), {}, Setup("ort-cpu"))
     shown = printed(VerifyReport("b", "", (parity,), ()).page(), 80)
     assert "ort-cpu, out: looks like this: all values are those of the reference times 2" in shown
-    assert "edgekit verify --bisect" in shown
+    assert " ".join(shown.split()).endswith(
+        "FAIL: ort-cpu is off by 1e+09 times what is allowed; edgekit verify b --bisect names the node"
+    )
 
 
 def test_inspect_loses_its_parameters_first() -> None:
     layer = Layer("layer1.0.downsample", "AdaptiveAvgPool2d", ("batch", 64, 112, 112), 36928, 1806336)
     report = InspectReport("s", {}, {}, (layer,), {}, 0, 0, 0, {})
     assert "layer1.0.downsample  AdaptiveAvgPool2d  batch x 64 x 112 x 112" in printed(report.page(), 80)
-    assert "no room at this width for parameters; --json has all" in printed(report.page(), 80)
-    assert "no room" not in printed(report.page(), 120)
+    assert "left out at this width: parameters; --json has all" in printed(report.page(), 80)
+    assert "left out at" not in printed(report.page(), 120)
+
+
+def test_a_long_name_loses_its_middle_before_a_column_goes() -> None:
+    layers = tuple(
+        Layer(f"node__native_batch_norm_legit_no_training_{index}__0", "Conv", ("batch", 64, 112, 112), 36928, 1806336)
+        for index in (3, 10)
+    )
+    page = InspectReport("s", {}, {}, layers, {}, 0, 0, 0, {}).page()
+    assert layers[1].name in printed(page, 120)
+    narrow = printed(page, 80)
+    assert re.search(r"node__nati\w*…\w*ng_10__0 +Conv", narrow)
+    assert "36,928" in narrow
+    assert "left out" not in narrow
 
 
 def test_columns_go_by_rank_and_the_last_of_equals_first() -> None:
@@ -147,7 +164,7 @@ def test_columns_go_by_rank_and_the_last_of_equals_first() -> None:
     lost = {width: lines((table,), width)[-1] for width in (88, 87, 66, 65, 43)}
     assert lost[88] == "  ".join(cells)
     for width, names in ((87, "s"), (66, "s"), (65, "r, s"), (43, "q, r, s")):
-        assert " ".join(lines((table,), width)).endswith(f"no room at this width for {names}; --json has all")
+        assert " ".join(lines((table,), width)).endswith(f"left out at this width: {names}; --json has all")
 
 
 def test_a_column_of_rank_0_is_never_lost() -> None:

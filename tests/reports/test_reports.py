@@ -32,7 +32,7 @@ from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visibl
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.reports.run import RunReport, StepReport
 from edgekit.reports.train import Epoch, TrainReport
-from edgekit.reports.verify import OutputDiff, ParityReport, VerifyReport
+from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
 from edgekit.setups import Absence, Setup
 from edgekit.tensors import BatchRange
 from edgekit.tolerance import Tolerance
@@ -364,9 +364,46 @@ def test_a_row_bears_the_name_that_it_has_in_the_report() -> None:
     assert second == "1 end-to-end ort-cpu threads=4 0.2 (0.1 .. 0.3) 0.2 - (100) 3 1.50 (1.40 .. 1.60)"
     parities = tuple(msgspec.structs.replace(PARITY, backend=name) for name in names)
     shown = printed(VerifyReport("b", "", parities, ()), 200).splitlines()
-    assert [words(line) for line in shown if "threads=" in line] == [
+    assert [words(line) for line in shown if "output" in line and "threads=" in line] == [
         f"{name} output 8 1.00e-06 1.00e-07 0.05 - 100.00% - pass" for name in names
     ]
+
+
+def test_verify_ends_with_its_verdict_and_says_who_is_held_to_which_bar() -> None:
+    near = msgspec.structs.replace(PARITY, backend="ort-cpu", noise_factor=4.0)
+    far = msgspec.structs.replace(PARITY, backend="openvino", noise_factor=16.0)
+    shown = words(printed(VerifyReport("b", "", (near, far), ()), 300))
+    assert "4 times the measured noise, at most 2e-05 of the scale (ort-cpu), or 16 times the measured noise, since" in shown
+    assert shown.endswith("pass: ort-cpu, openvino")
+    off = msgspec.structs.replace(far, outputs=(msgspec.structs.replace(far.outputs[0], of_limit=1.6),))
+    checks = (Check("labels", "fail", "label 0 is another"), Check("opset", "pass"), Check("pixels", "allowed", "none"))
+    lines = printed(VerifyReport("b", "", (near, off), (), checks=checks), 300).splitlines()
+    assert lines[-3:] == [
+        "manifest: 2 of 3 claims do not hold",
+        "FAIL: openvino is off by 1.6 times what is allowed; edgekit verify b --bisect names the node",
+        "FAIL: the manifest's labels; get the bundle again from whoever exported it, or accept with --allow",
+    ]
+    accepted = printed(VerifyReport("b", "", (near,), (), checks=checks[1:]), 300).splitlines()
+    assert accepted[-1] == "pass: ort-cpu; accepted by --allow: pixels"
+
+
+def test_bisect_says_in_words_what_is_no_number_and_what_to_do() -> None:
+    culprit = CulpritNode("node_3", "Gemm", "", "v", 1e300, 0.0)
+    off = Trial(Setup("ort-cpu"), 1.7e308, False, 1.0)
+    shown = words(printed(BisectReport("b", "ort-cpu", "file", culprit, (off,)), 200))
+    assert "first node that departs: Gemm node_3: its output is not finite, or of another shape" in shown
+    assert shown.endswith("what to do: get the bundle again from whoever exported it; if you are that one, export it again")
+    assert "tried" not in shown  # the one setup that fails, which the reader has seen
+    helps = Trial(Setup("ort-cpu", threads=1), 0.2, True, 1.0)
+    shown = words(printed(BisectReport("b", "ort-cpu", "runtime", culprit, (off, helps), helps.setup), 200))
+    assert "not finite -> 0.2 of what is allowed" in shown
+    assert "e+300" not in shown
+    assert "e+308" not in shown
+    manifest = printed(BisectReport("b", "ort-cpu", "manifest", notes=("mean is another",)), 200)
+    assert "FAIL mean is another" in manifest
+    gradual = CulpritNode("node_3", "Gemm", "", "v", 5e-6, 4e-6)
+    shown = words(printed(BisectReport("b", "ort-cpu", "file", gradual), 200))
+    assert "the error grows over several nodes, most at (the cause may lie before it): Gemm node_3: 5.0e-06" in shown
 
 
 def test_noise_is_numbered_and_explained_below_the_table() -> None:
@@ -380,6 +417,16 @@ def test_a_speed_up_with_a_wide_interval_is_not_shown() -> None:
     wide = msgspec.structs.replace(BENCH.comparisons[0], low=1.0, high=1.51)
     assert "- (1.00 .. 1.51)" in words(printed(change(BENCH, comparisons=(wide,))))
     assert "1.50 (1.00 .. 1.50)" in words(printed(change(BENCH, comparisons=(msgspec.structs.replace(wide, high=1.5),))))
+
+
+def test_where_nothing_is_compared_no_speed_up_is_spoken_of() -> None:
+    alone = printed(change(BENCH, comparisons=()), 200)
+    assert "speed-up" not in alone
+    assert "- (n): not shown" in alone
+    whole = tuple(msgspec.structs.replace(point, ms=0.2) for point in LATENCY.percentiles)
+    complete = printed(change(BENCH, comparisons=(), rows=(msgspec.structs.replace(LATENCY, percentiles=whole),)), 200)
+    assert "not shown" not in complete
+    assert "speed-up: over the first backend" in printed(BENCH, 200)
 
 
 def test_a_builder_says_only_what_it_has() -> None:

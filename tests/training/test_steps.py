@@ -66,8 +66,8 @@ def test_a_step_whose_file_was_changed_or_lost_is_done_again(run: Run, content: 
 
 def test_a_failure_ends_the_run_and_only_what_measures_the_machine_is_tried_again(run: Run) -> None:
     run.good = False
-    assert [report.step for report in run.take()] == ["first"]
-    assert [(report.status, report.ok) for report in run.take()] == [("skipped", False)]
+    assert told(run.take()) == [("done", "first went"), ("not run", "because first failed")]
+    assert [(report.status, report.ok) for report in run.take()] == [("skipped", False), ("not run", False)]
     measuring = run.step("measuring", repeatable=False)
     assert not run.take(measuring)[0].ok
     run.good = True
