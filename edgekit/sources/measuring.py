@@ -23,8 +23,9 @@ from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, ort_ver
 from edgekit.parity.fingerprints import fingerprinted, fingerprints
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import Outcome, jittered, noise_of, some_of_each_part
+from edgekit.parity.run import BATCHES
 from edgekit.sources.testing import Tested
-from edgekit.tensors import Array, Feed, batches_of, joined_outputs, real_samples
+from edgekit.tensors import Array, Feed, batches_of, in_turns, joined_outputs, real_samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,27 +37,28 @@ ELEMENTS = 1 << 20
 
 
 class Way(NamedTuple):
-    """One way to run a file: optimisation level, threads (0: all cores), batch size (0: all samples), and the inputs' jitter.
+    """One way to run a file: optimisation level, threads (0: all cores), batch sizes in turn (none: all samples), and jitter.
 
-    ``jitter`` is a seed; 0 leaves the inputs as they are.
+    ``jitter`` is a seed by which the inputs are moved; 0 leaves them as they are.
     """
 
     level: str
     threads: int = 0
-    batch: int = 0
+    batches: tuple[int, ...] = ()
     jitter: int = 0
 
 
 WAYS = (
     Way("all"),
     Way("off", 1),
-    Way("all", 1, 1),
-    Way("extended", 1, 7),
-    Way("basic", 0, 3),
+    Way("all", batches=BATCHES),
+    Way("all", 1, (1,)),
+    Way("extended", 1, (7,)),
+    Way("basic", 0, (3,)),
     *(Way("all", jitter=seed) for seed in range(1, 7)),
     *(Way("off", 1, jitter=seed) for seed in range(7, 9)),
 )
-"""The first of these runs on every sample, the others on some of each part where samples are large."""
+"""The first two are those of ``edgekit verify`` and run every sample, the others some of each part where samples are large."""
 
 
 def runs_of_module(module: nn.Module, recorded: Recorded) -> Iterator[Outcome]:
@@ -80,15 +82,15 @@ def runs_of_file(content: bytes, recorded: Recorded, fixed: int | None = None) -
     inputs, sessions = recorded.arrays.inputs, dict[tuple[str, int], Runner]()
     some = some_of_each_part(recorded.sizes, most_samples(inputs))
     for place, way in enumerate(WAYS):
-        index = np.arange(sum(recorded.sizes)) if place == 0 else some
+        index = np.arange(sum(recorded.sizes)) if place < 2 else some
         key = way.level, way.threads or cores()
         if key not in sessions:
             sessions[key] = open_unoptimised(content, Path(MODEL), level=key[0], threads=key[1])
         feed = chosen(inputs, index)
-        size = fixed or way.batch or len(index)
+        sizes = (fixed,) if fixed else way.batches or (len(index),)
         parts = [
-            real_samples(sessions[key](batch), size, real)
-            for batch, real in batches_of(jittered(feed, way.jitter) if way.jitter else feed, size)
+            real_samples(sessions[key](batch), size, samples.stop - samples.start)
+            for samples, batch, size in in_turns(jittered(feed, way.jitter) if way.jitter else feed, sizes)
         ]
         yield Outcome(index, joined_outputs(parts))
 

@@ -16,8 +16,9 @@ from edgekit import data
 from edgekit.bundle.manifest import GoldenPart, GoldenPicture
 from edgekit.errors import ModelError
 from edgekit.graphs.golden import record
-from edgekit.graphs.trace import inference_copy, own_copies, run_module, tensors_of_feed
+from edgekit.graphs.trace import as_arrays, inference_copy, own_copies, run_module, tensors_of_feed
 from edgekit.parity.inputs import Recorded, extreme_pictures, only_steady, rows_of, without_data
+from edgekit.parity.noise import jittered
 from edgekit.preprocess import Preprocess
 from edgekit.sources.module import ModelSource
 from edgekit.tensors import Array, Feed
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
 FILES = 4
+SEEDS = (1, 2)
+"""Of inputs moved by a unit in the last place, which tell, beside the original itself, the samples that rounding moves far."""
 
 
 class _Inputs(NamedTuple):
@@ -94,7 +97,9 @@ def recorded_of(
     """
     inputs = _inputs(model, preprocess, count, files)
     arrays = record(model.module, traced, inputs.feed, inputs.labels, inputs.parts[0].samples)
-    return only_steady(Recorded(arrays, inputs.parts))
+    copy = inference_copy(model.module)
+    moved = [as_arrays(run_module(copy, own_copies(tensors_of_feed(jittered(inputs.feed, seed))))) for seed in SEEDS]
+    return only_steady(Recorded(arrays, inputs.parts), *moved)
 
 
 def _inputs(model: ModelSource, preprocess: Preprocess | None, count: int, files: dict[str, bytes]) -> _Inputs:

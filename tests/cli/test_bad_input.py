@@ -103,7 +103,7 @@ WRONG: dict[str, Wrong] = {
     ),
     "fewer labels than outputs": lambda here, bundle: (
         ("export", "lenet", "--labels", written(here / "l.txt", "a\nb\nc\n")),
-        "--labels has 3 line(s) for an output of",
+        "--labels has 3 label(s) for an output of",
     ),
     "mean without std": lambda here, bundle: (("export", "lenet", "--mean", "0.5"), "--mean and --std go together"),
     "mean of another size": lambda here, bundle: (("export", "lenet", "--mean", "1,2", "--std", "1,2"), "do not fit the input"),

@@ -25,7 +25,7 @@ def test_without_data_there_are_64_samples_or_more_of_every_kind_and_the_same_ev
     assert first.inputs["x"].shape[1:] == shape
     assert first.inputs["x"].dtype == np.float32
     np.testing.assert_array_equal(first.inputs["x"], second.inputs["x"])
-    assert [part.kind for part in first.parts] == ["normal", "wide", "extreme", "far", "constant", "blocky", "edges"]
+    assert [part.kind for part in first.parts] == ["normal", "wide", "extreme", "constant", "blocky", "edges"]
 
 
 def test_wide_inputs_go_far_beyond_normal_ones_and_constant_ones_are_constant() -> None:
