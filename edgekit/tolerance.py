@@ -71,18 +71,27 @@ def widest_rtol(precision: str) -> float:
 
 
 class ScaleBar(NamedTuple):
-    """A bar relative to the scale alone: an output passes where max|y - r| <= rtol * max|r|."""
+    """A bar relative to the scale alone: each part of the samples passes where max|y - r| <= rtol * max|r| of that part.
+
+    ``sizes`` are the numbers of samples of the parts, in order; none: all samples are one part.
+    """
 
     rtol: float
+    sizes: Sequence[int] = ()
     top1: float = 1.0
 
     def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One limit for all elements, float64 of no axes: rtol * max|r|, infinite values of r left out."""
-        return np.asarray(self.rtol * finite_scale(reference))
+        """Float64 of samples x 1 x ... x 1: rtol * max|r| of the sample's part, infinite values of r left out."""
+        return self.rtol * self._scales(reference)
 
     def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The limit: a file may be so far off, so that it cannot tell classes apart that are nearer."""
-        return np.maximum(self.limits(reference), TIE / 2 * finite_scale(reference))
+        """The limits: a file may be so far off, so that it cannot tell classes apart that are nearer."""
+        return max(self.rtol, TIE / 2) * self._scales(reference)
+
+    def _scales(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        parts = parts_of(reference, self.sizes) if self.sizes else [reference]
+        rows = [np.full(len(part), finite_scale(part)) for part in parts]
+        return np.concatenate(rows).reshape(len(reference), *[1] * (reference.ndim - 1))
 
 
 def half_tolerance(own_error: float, top1: float = 1.0) -> Tolerance:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -19,12 +19,17 @@ _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INPUT, _GRAPH_OUTPUT, _NODE_INPUT = 7, 1, 11, 
 
 
 def with_outputs(content: bytes, names: Iterable[str]) -> bytes:
-    """The model with further outputs: values that its main graph computes. Nothing else in it changes.
-
-    Protocol Buffers merge a message that stands there twice, so that a second graph of nothing but outputs adds them.
-    """
+    """The model with further outputs: values that its main graph computes. Nothing else in it changes."""
     outputs = b"".join(_message(_GRAPH_OUTPUT, _message(1, name.encode())) for name in names)
-    return content + _message(_MODEL_GRAPH, outputs)
+    return _with_graph(content, lambda graph: bytes(graph) + outputs)
+
+
+def _with_graph(content: bytes, change: Callable[[memoryview], bytes]) -> bytes:
+    """The model whose graph is what ``change`` makes of it."""
+    return b"".join(
+        _message(number, change(value)) if number == _MODEL_GRAPH and isinstance(value, memoryview) else _field(number, value)
+        for number, value in fields(memoryview(content))
+    )
 
 
 def node_by_node(content: bytes, values: Mapping[str, Array]) -> tuple[bytes, dict[str, Array]]:
@@ -38,13 +43,7 @@ def node_by_node(content: bytes, values: Mapping[str, Array]) -> tuple[bytes, di
     inner = {name for node in computed.values() for name in node.inputs} & set(computed)
     given = {name: array for name, array in values.items() if name in inner and str(array.dtype) in ELEMENT_TYPES}
     inputs = b"".join(_message(_GRAPH_INPUT, _typed(EXACT + name, array)) for name, array in given.items())
-    model = b"".join(
-        _message(number, _cut(value, given))
-        if number == _MODEL_GRAPH and isinstance(value, memoryview)
-        else _field(number, value)
-        for number, value in fields(memoryview(content))
-    )
-    return model + _message(_MODEL_GRAPH, inputs), {EXACT + name: array for name, array in given.items()}
+    return _with_graph(content, lambda graph: _cut(graph, given) + inputs), {EXACT + name: array for name, array in given.items()}
 
 
 def _cut(graph: memoryview, given: Mapping[str, Array]) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgekit.errors import BundleError
 from edgekit.files import read_bytes
-from edgekit.onnx.wire import has_functions, inlined_nodes, operators, tensor_elsewhere
+from edgekit.onnx.wire import check_one_graph, has_functions, inlined_nodes, operators, tensor_elsewhere
 
 COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
 MOST_NODES = 1_000_000
@@ -16,6 +16,7 @@ def read_for_session(path: Path) -> bytes:
     """The file's bytes; raises BundleError where running them would take in what no checksum covers."""
     content = read_bytes(path, "ONNX file", BundleError)
     try:
+        check_one_graph(content)
         elsewhere = tensor_elsewhere(content)
         nodes = inlined_nodes(content) if has_functions(content) else 0
         compiled = COMPILED.encode() in content and COMPILED in operators(content)  # it may be a part of another name

@@ -120,6 +120,12 @@ def inlined_nodes(content: bytes) -> int:
     return size(graph, frozenset())
 
 
+def check_one_graph(content: bytes) -> None:
+    """Raise ValueError for a model whose graph stands there in pieces: Protocol Buffers merge them, and readers here do not."""
+    if sum(number == _MODEL_GRAPH for number, _ in fields(memoryview(content))) > 1:
+        raise ValueError("its graph is in several pieces")
+
+
 class Declared(NamedTuple):
     """What a file says of itself: ONNX's opset (0: none), its metadata, its tensors, and its nodes by operator.
 

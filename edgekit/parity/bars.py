@@ -48,7 +48,8 @@ def bars_of(
     rtol = min(recorded.rtol, widest_rtol(variant.precision))
     held = Tolerance(atol=0, rtol=rtol)
     floors = evidence.floors if evidence is not None and held_to_noise(manifest, variant) else {}
-    return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol)), held), floors)
+    sizes = [part.samples for part in manifest.golden.parts]
+    return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol, sizes)), held), floors)
 
 
 class BarsByRuntime(NamedTuple):

@@ -128,11 +128,16 @@ def first_by_halving(nodes: Sequence[Node], error_of: Callable[[str], float | No
     low, high = 0, len(values)
     while low < high:
         middle = (low + high) // 2
-        error = error_of(values[middle])
-        if error is not None:
-            errors[values[middle]] = error
-        if error is not None and error > LEAST:
-            high = middle
+        error, shown = None, middle
+        for shown in (*range(middle, high), *range(middle - 1, low - 1, -1)):  # the nearest that the runtime shows
+            error = error_of(values[shown])
+            if error is not None:
+                break
+        if error is None:
+            break
+        errors[values[shown]] = error
+        if error > LEAST:
+            high = shown
         else:
-            low = middle + 1
+            low = shown + 1
     return errors

@@ -6,7 +6,7 @@ A pattern is a hint and no proof: ``edgekit verify --bisect`` looks inside.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,25 +27,33 @@ TEN_BITS = 100, 8e3
 SEVEN_BITS = 64e3
 EVEN = 30
 """Times the noise that every channel and sample must be off: a wrong weight leaves some as they were."""
+NAMED = 4
+"""Channels that are named."""
 HALF = np.finfo(np.float16)
 
 
 class Departed(NamedTuple):
     """A float ``output`` that fails, its float64 ``reference`` (samples first), and what was allowed: arrays of one shape.
 
-    ``noise``: the rounding noise of each element, which broadcasts to that shape; None if it was not measured.
+    ``noise``: the rounding noise of each element, which broadcasts to that shape; None if it was not measured. ``axis`` is the
+    channels' axis.
     """
 
     output: NDArray[np.float64]
     reference: NDArray[np.float64]
     limits: NDArray[np.float64]
     noise: NDArray[np.float64] | None
+    axis: int
     on_gpu: bool
 
     @property
     def error(self) -> NDArray[np.float64]:
-        """The signed error y - r."""
-        return self.output - self.reference
+        """The signed error y - r; 0 where both are the same infinity."""
+        return np.where(self.output == self.reference, 0.0, self.output - self.reference)
+
+    def by_channel(self, values: NDArray[Any]) -> NDArray[Any]:
+        """``values`` as channels x all else."""
+        return np.moveaxis(values, self.axis, 0).reshape(values.shape[self.axis], -1)
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
@@ -59,12 +67,13 @@ def likely_cause(output: Array, reference: NDArray[np.float64], bar: Bar, *, on_
     ``output`` and ``reference``: samples x ...; ``bar`` is what the output was held to. ``on_gpu``: a GPU computed it, which may
     use TF32.
     """
-    if output.shape != reference.shape or not np.issubdtype(output.dtype, np.floating) or output.size < FEW:
+    if output.shape != reference.shape or output.dtype not in (np.float32, np.float64) or output.size < FEW:
         return ""
     with np.errstate(all="ignore"):
         noise = _noise(bar, reference) if isinstance(bar, NoiseBar) else None
         wide = output.astype(np.float64)
-        case = Departed(wide, reference, np.broadcast_to(bar.limits(reference), reference.shape), noise, on_gpu)
+        axis = bar.axis if isinstance(bar, NoiseBar) else min(1, reference.ndim - 1)
+        case = Departed(wide, reference, np.broadcast_to(bar.limits(reference), reference.shape), noise, axis, on_gpu)
         return next(filter(None, (pattern(case) for pattern in _PATTERNS)), "")
 
 
@@ -115,6 +124,8 @@ def _in_steps(case: Departed) -> str:
 def _in_half(case: Departed) -> str:
     """All values are numbers of 16 bits, and the reference's are not."""
     single = case.output.astype(np.float32)
+    if len(np.unique(single)) < FEW:  # whole numbers, or an output that is dead
+        return ""
     for name, rounded in (("bfloat16", _as_bfloat16), ("float16", _as_float16)):
         if (rounded(single) == single).all() and (rounded(case.reference.astype(np.float32)) == case.reference).mean() < 0.5:
             return f"all outputs are {name} numbers: the runtime computed in {name}"
@@ -131,9 +142,9 @@ def _as_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _reordered(case: Departed) -> str:
     """The channels are those of the reference, in another order."""
-    if case.output.ndim < 2 or case.output.shape[1] < 2 or case.output.shape[1] > STEPS or len(case.output) < 2:
+    if case.output.ndim < 2 or not 2 <= case.output.shape[case.axis] <= STEPS or len(case.output) < 2:
         return ""
-    mine, theirs = (np.moveaxis(values, 1, 0).reshape(values.shape[1], -1) for values in (case.output, case.reference))
+    mine, theirs = case.by_channel(case.output), case.by_channel(case.reference)
     distances = np.stack([np.abs(theirs - channel).mean(1) for channel in mine])
     nearest = distances.argmin(1)
     channels = np.arange(len(mine))
@@ -141,31 +152,34 @@ def _reordered(case: Departed) -> str:
     moved = np.flatnonzero(nearest != channels)
     if not len(moved) or sorted(nearest) != list(channels) or distances[channels, nearest].max() > allowed:
         return ""
-    pairs = ", ".join(f"{channel} is {nearest[channel]}" for channel in moved[:4])
-    return f"the channels are in another order: {pairs}{', ...' if len(moved) > 4 else ''}"
+    pairs = ", ".join(f"{channel} is {nearest[channel]}" for channel in moved[:NAMED])
+    return f"the channels are in another order: {pairs}{', ...' if len(moved) > NAMED else ''}"
 
 
 def _factor(case: Departed) -> str:
-    """One factor, or one offset, explains the error of all elements."""
-    error, reference, left = case.error, case.reference, LEFT * float(np.square(case.error).sum())
-    factor = 1 + float((error * reference).sum() / np.square(reference).sum())
-    if float(np.square(case.output - factor * reference).sum()) <= left:
+    """One factor, or one offset, explains the error of all elements, each weighed by what is allowed there."""
+    weights = 1 / np.where(case.limits > 0, case.limits, np.inf)
+    output, reference = (np.where(np.isfinite(case.reference), values * weights, 0.0) for values in (case.output, case.reference))
+    left = LEFT * float(np.square(output - reference).sum())
+    factor = float((output * reference).sum() / np.square(reference).sum())
+    if float(np.square(output - factor * reference).sum()) <= left:
         return f"all values are those of the reference times {factor:.6g}"
-    offset = float(error.mean())
-    if float(np.square(error - offset).sum()) <= left:
+    offset = float(((output - reference) * weights).sum() / np.square(weights).sum())
+    if float(np.square(output - reference - offset * weights).sum()) <= left:
         return f"all values are those of the reference plus {offset:.3g}"
     return ""
 
 
 def _one_channel(case: Departed) -> str:
     """All that is wrong lies in a few channels: the file's last layers, or what they read, differ there."""
-    if case.output.ndim < 2 or case.output.shape[1] < 4:
+    if case.output.ndim < 2 or case.output.shape[case.axis] < 4:
         return ""
-    wrong = np.moveaxis(case.wrong, 1, 0).reshape(case.output.shape[1], -1).any(1)
+    wrong = case.by_channel(case.wrong).any(1)
     if not 0 < np.count_nonzero(wrong) <= max(1, np.size(wrong) // 8):
         return ""
-    numbers = ", ".join(map(str, np.flatnonzero(wrong)))
-    return f"only channel {numbers} departs: look at what the last layers compute of it"
+    numbers = np.flatnonzero(wrong)
+    names = ", ".join(map(str, numbers[:NAMED])) + (f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else "")
+    return f"only channel {names} departs: look at what the last layers compute of it"
 
 
 def _imprecise(case: Departed) -> str:
@@ -173,10 +187,10 @@ def _imprecise(case: Departed) -> str:
     if case.noise is None or case.output.ndim < 2:
         return ""
     shares = np.abs(case.error) / np.maximum(case.noise, np.finfo(np.float64).tiny)
-    flat = shares.reshape(*shares.shape[:2], -1).max(2)
-    if min(np.quantile(flat.max(1), 0.1), flat.max(0).min()) < EVEN:
+    samples, channels = shares.reshape(len(shares), -1).max(1), case.by_channel(shares).max(1)
+    if min(np.quantile(samples, 0.1), channels.min()) < EVEN:
         return ""
-    times = float(np.median(flat.max(0)))
+    times = float(np.median(channels))
     if not TEN_BITS[0] <= times <= SEVEN_BITS:
         return ""
     spread = f"all samples and channels are off by about {times:,.0f} times their rounding noise"

@@ -209,9 +209,9 @@ STEADY = 5e-6
 def only_steady(recorded: Recorded, *moved: Mapping[str, Array]) -> Recorded:
     """``recorded`` without the samples on which the original's own rounding is large; the first part stays whole.
 
-    A sample stays if its outputs are finite, or infinite in both, and max|original - float64| over it is at most ``STEADY`` times
-    the scale of its part, or at most twice the same figure of the first part. ``moved`` are outputs for inputs that were moved by
-    units in the last place, which count as the original's do: one that happens to round well proves nothing.
+    A sample stays if its outputs are finite, or infinite where some of the first part's are (as masks are), and
+    max|original - float64| over it is at most ``STEADY`` times the scale of its part, or at most twice the same figure of the
+    first part. ``moved`` are outputs for inputs that were moved by a unit in the last place, which count as the original's do.
     """
     golden, parts = recorded
     keep = np.ones(sum(part.samples for part in parts), bool)
@@ -222,8 +222,10 @@ def only_steady(recorded: Recorded, *moved: Mapping[str, Array]) -> Recorded:
         error = np.max(runs, axis=0).reshape(len(reference), -1).max(1, initial=0.0)
         shares = [error[place] / (finite_scale(reference[place]) or 1.0) for place in places]
         bound = max(STEADY, 2 * float(shares[0].max(initial=0.0)))
+        masked = np.isinf(reference[places[0]]).any(0)
+        overflows = np.asarray((np.isinf(reference) & ~masked).reshape(len(reference), -1).any(1))
         for place, share in zip(places[1:], shares[1:], strict=True):
-            keep[place] &= share <= bound  # a NaN is not
+            keep[place] &= (share <= bound) & ~overflows[place]  # a NaN is not
     left = [GoldenPart(part.kind, int(keep[place].sum())) for part, place in zip(parts, places, strict=True) if keep[place].any()]
     kept = GoldenArrays(
         _those(golden.inputs, keep),

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.tensors import Array, Feed
-from edgekit.tolerance import channel_axis, channel_scales, finite_scale, parts_of
+from edgekit.tensors import Array, Feed, differences
+from edgekit.tolerance import EPSILON, channel_axis, channel_scales, finite_scale, parts_of
 
 SEED = 0
 
@@ -52,6 +52,18 @@ def noise_of(references: Mapping[str, Array], sizes: Sequence[int], outcomes: It
                 if len(chosen):
                     floors[name][part] = np.maximum(floors[name][part], channel_scales(chosen, axes[name]))
     return Noise(floors, axes, runs)
+
+
+ROOM = 30
+"""Times the original's own error of scale, or four units in the last place, that a noise floor may be."""
+
+
+def most_noise(reference: Array, original: Array, sizes: Sequence[int]) -> list[float]:
+    """The largest noise floor of each part that the original's own error explains; no bar is made of more."""
+    return [
+        ROOM * max(finite_scale(differences(own, part)), 4 * EPSILON * finite_scale(part))
+        for part, own in zip(parts_of(reference, sizes), parts_of(original.astype(np.float64), sizes), strict=True)
+    ]
 
 
 def noise_of_scale(floors: Array, reference: Array, sizes: Sequence[int]) -> float:

@@ -39,7 +39,7 @@ def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str) -> 
         diffs = [_compare_parts(name, run, reference_output, bars.of[name], on_gpu=opened.on_gpu) for run in runs]
         worst = reduce(_worse, diffs)
         cause = _of_batches([run.sizes for run, diff in zip(runs, diffs, strict=True) if not diff.within(bars.tolerance)], runs)
-        outputs.append(msgspec.structs.replace(worst, cause=cause or worst.cause))
+        outputs.append(msgspec.structs.replace(worst, cause="; ".join(filter(None, (cause, worst.cause)))))
     sizes = dict.fromkeys(size for run in runs for size in run.sizes)
     return ParityReport(
         reference=reference,
@@ -124,7 +124,8 @@ def _of_batches(failing: Sequence[tuple[int, ...]], runs: Sequence[_Run]) -> str
     wrong = dict.fromkeys(size for run in failing for size in run)
     right = dict.fromkeys(size for run in runs if run.sizes not in failing for size in run.sizes if size not in wrong)
     sizes, others = (", ".join(map(str, each)) for each in (wrong, right))
-    return f"it fails in batches of {sizes} and passes in batches of {others}: something in it depends on the batch"
+    passes = f" and passes in batches of {others}" if others else " only"
+    return f"it fails in batches of {sizes}{passes}: something in it depends on the batch"
 
 
 def _worse(first: OutputDiff, second: OutputDiff) -> OutputDiff:

@@ -103,7 +103,7 @@ def test_what_is_present_is_chosen_and_the_others_keep_their_reasons(bundle: Pat
     without(monkeypatch, "torch")
     monkeypatch.setattr("edgekit.backends.onnxruntime.session.available_providers", lambda: ["CPUExecutionProvider"])
     choice = choose(open_bundle(bundle))
-    assert [setup.backend for setup in choice.setups] == ["ort-cpu"]
+    assert [setup.backend for setup in choice.setups] == ["ort-cpu", "openvino"]
     assert [skipped.backend for skipped in choice.skipped] == ["torch", "torch-cuda", "ort-cuda", "ort-tensorrt", "tensorrt"]
     assert all(skipped.reason and skipped.remedy for skipped in choice.skipped)
 
@@ -118,7 +118,7 @@ def test_a_flavour_that_is_none_is_refused_before_what_is_missing_here(
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(files: ModelFiles) -> None:
     with pytest.raises(
-        UsageError, match="no backend 'tpu'; use one of torch, torch-cuda, ort-cpu, ort-cuda, ort-tensorrt, tensorrt"
+        UsageError, match="no backend 'tpu'; use one of torch, torch-cuda, ort-cpu, ort-cuda, ort-tensorrt, openvino, tensorrt"
     ):
         open_session(way("tpu"), files)
 

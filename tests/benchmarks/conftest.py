@@ -26,7 +26,19 @@ def trial(_lenet_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Tria
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
         monkeypatch.setattr(gpu_report, "gpu_facts", lambda: dict(GPU))
         monkeypatch.setattr(gpu_report, "other_side", lambda bundle, root, **how: export(bundle, folder / "unfolded", **how))
-        arguments = ("--on-cpu", "--seconds", "0.01", "--batch", "1,2", "--raw", folder / "raw", "--bundle", _lenet_export)
+        backends = ("--backend", "torch", "--backend", "ort-cpu")
+        arguments = (
+            "--on-cpu",
+            *backends,
+            "--seconds",
+            "0.01",
+            "--batch",
+            "1,2",
+            "--raw",
+            folder / "raw",
+            "--bundle",
+            _lenet_export,
+        )
         run = report(folder / "cpu.json", *arguments)
     return Trial(run, run.document["bundles"]["bundle"], folder / "raw", open_bundle(folder / "unfolded"))
 

@@ -30,7 +30,8 @@ from tests.ways import NO_DRIVER
 def brief(folder: Path, *bundles: Path) -> Run:
     """The shortest run of the report, on the CPU."""
     named = [part for bundle in bundles for part in ("--bundle", bundle)]
-    return report(folder / "trial.json", "--on-cpu", "--seconds", "0.001", "--batch", "1", *named)
+    backends = ("--backend", "torch", "--backend", "ort-cpu")
+    return report(folder / "trial.json", "--on-cpu", *backends, "--seconds", "0.001", "--batch", "1", *named)
 
 
 @pytest.mark.usefixtures("_exported_before")

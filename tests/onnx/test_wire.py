@@ -9,7 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.onnx.wire import DEEPEST, operators, tensor_elsewhere
+from edgekit.errors import BundleError
+from edgekit.onnx.untrusted import read_for_session
+from edgekit.onnx.wire import DEEPEST, check_one_graph, operators, tensor_elsewhere
 
 X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
 
@@ -178,3 +180,13 @@ def test_many_messages_take_little_memory() -> None:
 def test_a_number_where_a_message_belongs_is_passed_over() -> None:
     assert operators(b"\x38\x01") == set()  # the graph's field, written as a number
     assert tensor_elsewhere(b"\x38\x01") is None
+
+
+def test_a_graph_in_pieces_is_refused_before_a_runtime_merges_it(tmp_path: Path) -> None:
+    model = onnx.load("exported/lenet/model.onnx")
+    whole, rest = model.SerializeToString(), onnx.ModelProto()
+    rest.graph.node.extend(model.graph.node[-1:])
+    check_one_graph(whole)
+    (tmp_path / "pieces.onnx").write_bytes(whole + rest.SerializeToString())
+    with pytest.raises(BundleError, match=r"pieces\.onnx is not a whole ONNX file: its graph is in several pieces"):
+        read_for_session(tmp_path / "pieces.onnx")

@@ -86,3 +86,33 @@ def test_few_elements_and_other_dtypes_name_nothing() -> None:
     assert likely_cause(np.ones((2, 3), np.float32), np.zeros((2, 3)), BAR, on_gpu=False) == ""
     whole = np.arange(SAMPLES * CHANNELS).reshape(SAMPLES, CHANNELS)
     assert likely_cause(whole + 1, whole.astype(float), BAR, on_gpu=False) == ""
+
+
+def test_a_dead_output_and_a_16_bit_output_are_not_called_arithmetic_of_16_bits() -> None:
+    for dead in (np.zeros_like(REFERENCE), np.ones_like(REFERENCE), np.eye(SAMPLES, CHANNELS)):
+        assert "float16 numbers" not in cause(dead)
+    assert likely_cause(REFERENCE.astype(np.float16), REFERENCE, BAR, on_gpu=False) == ""
+
+
+def test_a_factor_of_a_few_large_samples_alone_is_no_factor_of_all() -> None:
+    reference = REFERENCE.copy()
+    reference[-8:] *= 1000
+    bar = NoiseBar(np.full((2, CHANNELS), NOISE), (SAMPLES - 8, 8), 1, 4, 2e-5)
+    output = reference.copy()
+    output[-8:] *= 1.01
+    output[0, 0] += 1
+    assert "times" not in likely_cause(output.astype(np.float32), reference, bar, on_gpu=False)
+    assert "times 1.01" in likely_cause((reference * 1.01).astype(np.float32), reference, bar, on_gpu=False)
+
+
+def test_masked_channels_take_no_blame() -> None:
+    reference = REFERENCE.copy()
+    reference[:, 5] = -np.inf
+    assert "only channel 3 departs" in cause(reference + only(3, 0.1), reference)
+
+
+def test_channels_may_lie_on_the_last_axis() -> None:
+    reference = np.repeat(REFERENCE[:, None], 5, axis=1)
+    bar = NoiseBar(np.full((1, CHANNELS), NOISE), (SAMPLES,), 2, 4, 2e-5)
+    output = reference + np.where(np.arange(CHANNELS) == 7, 0.1, 0.0) * NORMAL[:, None]
+    assert "only channel 7 departs" in likely_cause(output.astype(np.float32), reference, bar, on_gpu=False)

@@ -20,9 +20,9 @@ import openvino  # type: ignore[import-untyped,unused-ignore]
 
 from edgekit.backends.contract import LayerTime
 from edgekit.bundle.files import ModelFiles
-from edgekit.errors import BundleError, TooLargeError
+from edgekit.errors import BundleError, EdgekitError, TooLargeError
 from edgekit.files import cache_root
-from edgekit.machine.bounds import current_time_bound, too_long
+from edgekit.machine.bounds import TimeBound, current_time_bound, too_long
 from edgekit.machine.child import Failure, Limits, run_child
 from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.onnx.untrusted import read_for_session
@@ -53,11 +53,12 @@ class OpenVinoSession:
         self._path, self._content, self._config = files.onnx, content, dict(config)
         self._compiled, self._request = compiled, compiled.create_infer_request()
         self._ports = _ports(compiled, files)
+        self._ended: dict[TimeBound, list[Any]] = {}
         asked = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.facts: Mapping[str, str] = {
             "openvino": VERSION,
             "device": str(CORE.get_property(DEVICE, "FULL_DEVICE_NAME")),
-            "precision": files.precision if asked == "f32" else f"{files.precision}, floats in {asked}",
+            "precision": _precision(files.precision, asked),
             "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),
         } | cpu_facts()
 
@@ -69,6 +70,7 @@ class OpenVinoSession:
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": setup.threads or cores(),
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # it would quantise the activations of weights in 8 bits
         }
         _check_compiles(content, config, files.onnx)
         try:
@@ -95,10 +97,18 @@ class OpenVinoSession:
     def _infer(self, request: Any, feed: Feed, inputs: dict[str, Array] | None) -> None:
         """One call of ``request``, on ``inputs`` or on what it holds."""
         bound = current_time_bound()
-        if bound is not None:
+        if bound is not None and request not in self._ended.setdefault(bound, []):
+            self._ended[bound].append(request)
             bound.at_end(request.cancel)
         try:
-            request.infer(inputs) if inputs is not None else request.infer()
+            if bound is None:
+                request.infer(inputs) if inputs is not None else request.infer()
+                return
+            # infer() cannot be cancelled; this can, and ends with the node that it is at
+            request.start_async(inputs) if inputs is not None else request.start_async()
+            request.wait()
+            if bound.over:
+                raise too_long(self._path, bound.seconds)
         except RuntimeError as problem:
             raise self._failure(feed, problem) from problem
 
@@ -138,6 +148,12 @@ class OpenVinoSession:
         del self._request, self._compiled, self._ports
 
 
+def _precision(file: str, arithmetic: str) -> str:
+    """What is computed in: OpenVINO computes all floats, also those of float16 and float64 files, in one type."""
+    floats = {"f32": "float32", "bf16": "bfloat16"}.get(arithmetic, arithmetic)
+    return f"{file}, floats in {floats}" if file in ("int8", "float64") or floats != file else file
+
+
 def _ports(compiled: Any, files: ModelFiles) -> dict[str, Any]:
     """Each output of the files as the compiled model has it; raises BundleError where it has another set."""
     ports = {spec.name: next((port for port in compiled.outputs if spec.name in port.names), None) for spec in files.outputs}
@@ -161,9 +177,10 @@ def _origins(compiled: Any) -> dict[str, tuple[str, ...]]:
 def _check_compiles(content: bytes, config: Mapping[str, Any], path: Path) -> None:
     """Compile in a child, unless one has compiled the same here before; raises BundleError where it crashes or never ends."""
     settings = json.dumps(config, sort_keys=True)
-    key = hashlib.sha256(b"\0".join((content, settings.encode(), VERSION.encode()))).hexdigest()
-    passed = cache_root() / "openvino" / key
-    if passed.exists():
+    machine = f"{openvino.__version__} {CORE.get_property(DEVICE, 'FULL_DEVICE_NAME')} {sorted(capabilities())}"
+    key = hashlib.sha256(b"\0".join((content, settings.encode(), machine.encode()))).hexdigest()
+    passed = _passed(key)
+    if passed is not None and passed.exists():
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "model.onnx"
@@ -174,8 +191,17 @@ def _check_compiles(content: bytes, config: Mapping[str, Any], path: Path) -> No
     if isinstance(outcome, Failure):
         raise BundleError(f"OpenVINO cannot compile {path}: {outcome.sentence()}", "see whether ort-cpu runs it")
     with suppress(OSError):  # a cache that cannot be written is none
-        passed.parent.mkdir(parents=True, exist_ok=True)
-        passed.touch()
+        if passed is not None:
+            passed.parent.mkdir(parents=True, exist_ok=True)
+            passed.touch()
+
+
+def _passed(key: str) -> Path | None:
+    """The file that stands for a compilation that went well; None where this user has no cache."""
+    try:
+        return cache_root() / "openvino" / key
+    except EdgekitError:
+        return None
 
 
 def _refused(path: Path, problem: Exception) -> BundleError:
