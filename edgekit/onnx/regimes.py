@@ -52,7 +52,11 @@ def nonlinearities(model: onnx.ModelProto) -> list[Nonlinearity]:
     """The nonlinearities of the main graph whose bounds are known from the file, in its order."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     constants |= {
-        node.output[0]: attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute[:1]
+        node.output[0]: attribute.t
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
     }
     nodes = []
     for node in model.graph.node:

@@ -10,8 +10,8 @@ import numpy as np
 from edgekit.onnx.wire import Value, bodies, fields
 from edgekit.tensors import Array
 
-ELEMENT_TYPES: Final = {"float32": 1, "float16": 10, "float64": 11}
-"""ONNX's numbers of the float types that numpy has."""
+ELEMENT_TYPES: Final = {"float32": 1, "uint8": 2, "int8": 3, "float16": 10, "float64": 11}
+"""ONNX's numbers of the types of activations that numpy has: floats, and what quantised layers read."""
 EXACT = "exact "
 """What stands before the name of a value that is given instead of computed."""
 _VARINT, _LENGTH = 0, 2
@@ -35,9 +35,9 @@ def _with_graph(content: bytes, change: Callable[[memoryview], bytes]) -> bytes:
 def node_by_node(content: bytes, values: Mapping[str, Array]) -> tuple[bytes, dict[str, Array]]:
     """The model in which every node of the main graph reads ``values`` instead of what the nodes before it compute.
 
-    ``values``: value -> samples x ...; those that no node computes or reads, and dtypes other than floats, stay as they are. The
-    second result is what the model takes beside its own inputs. Bodies of If and Loop read what the nodes compute. Raises
-    ValueError for a malformed message.
+    ``values``: value -> samples x ...; those that no node computes or reads, and those of other dtypes than ``ELEMENT_TYPES``,
+    stay as they are. The second result is what the model takes beside its own inputs. Bodies of If and Loop read what the nodes
+    compute. Raises ValueError for a malformed message.
     """
     computed = bodies(content)[0].producers
     inner = {name for node in computed.values() for name in node.inputs} & set(computed)

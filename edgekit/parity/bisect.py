@@ -108,12 +108,18 @@ def from_fingerprints(values: Mapping[str, Array], recorded: Mapping[str, Finger
 
 
 def from_values(values: Mapping[str, Array], plain: Mapping[str, Array]) -> dict[str, float]:
-    """The error of scale of each float value against the plain reading of the file."""
+    """The error of scale of each value against the plain reading of the file; of quantised values beyond one step."""
     errors = {}
     for name, reference in plain.items():
-        if name in values and np.issubdtype(reference.dtype, np.floating) and reference.size:
-            same = values[name].shape == reference.shape
-            errors[name] = normalised_error(values[name], reference) if same else np.inf
+        if name not in values or not reference.size or reference.dtype == bool:
+            continue
+        if values[name].shape != reference.shape:
+            errors[name] = np.inf
+        elif np.issubdtype(reference.dtype, np.floating):
+            errors[name] = normalised_error(values[name], reference)
+        elif reference.dtype.itemsize == 1:
+            steps = np.abs(values[name].astype(np.float64) - reference).max()
+            errors[name] = max(float(steps) - 1, 0.0) / (float(np.abs(reference.astype(np.float64)).max()) or 1.0)
     return errors
 
 

@@ -166,8 +166,11 @@ def not_reached(content: bytes, recorded: Recorded, fixed: int | None = None) ->
         reached = [np.zeros(len(node.bounds) + 1, bool) for node in inner]
         for batch, _ in batches_of(recorded.arrays.inputs, fixed or ALONE):
             values = run(batch)
-            reached = [seen | node.regimes(values[node.value]) for node, seen in zip(inner, reached, strict=True)]
-    except (ModelError, KeyError):  # it does not show these values
+            reached = [
+                seen | (node.regimes(values[node.value]) if node.value in values else True)
+                for node, seen in zip(inner, reached, strict=True)
+            ]
+    except ModelError:  # it does not show these values
         return ()
     missed = {
         f"{node.operator} {node.name}": [node.described(int(place)) for place in np.flatnonzero(~seen)]

@@ -76,7 +76,7 @@ def test_other_floats_are_declared_as_what_they_are(kind: int, dtype: type) -> N
     assert np.array_equal(product, np.full((2, 3), 20))
 
 
-def test_whole_numbers_and_scalars_are_left_to_the_graph() -> None:
+def test_whole_numbers_such_as_shapes_are_left_to_the_graph() -> None:
     content, given = node_by_node(file(), {"shape": np.array([3, 2])})
     assert given == {}
     assert onnx.load_from_string(content) == onnx.load_from_string(file())

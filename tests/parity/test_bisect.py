@@ -25,11 +25,17 @@ def test_errors_that_rounding_explains_have_no_culprit() -> None:
 
 
 def test_an_error_that_grows_slowly_is_laid_on_the_node_that_amplifies_most() -> None:
-    errors = {f"v{index + 1}": 4e-6 * (3.0**index if index != 4 else 3.0**6) for index in range(8)}
-    departed = first_departure(CHAIN, {"v1": 4e-6, "v2": 8e-6, "v3": 5e-5, **{f"v{index}": 1e-4 for index in range(4, 9)}})
+    """No node jumps by eight times; the fourth amplifies by six, all others by two."""
+    grown = [2e-6 * 2.0**index * (3 if index > 3 else 1) for index in range(8)]
+    departed = first_departure(CHAIN, {f"v{index + 1}": error for index, error in enumerate(grown)})
     assert departed is not None
-    assert errors
-    assert departed.node.name in ("node0", "node2")
+    assert departed.node.name == "node4"
+
+
+def test_a_quantised_value_may_be_off_by_one_step_and_no_more() -> None:
+    plain: dict[str, np.ndarray] = {"q": np.array([0, 10, 100], np.uint8)}
+    assert from_values({"q": np.array([1, 9, 101], np.uint8)}, plain) == {"q": 0.0}
+    assert from_values({"q": np.array([0, 10, 104], np.uint8)}, plain) == {"q": 0.03}
 
 
 def test_values_that_are_not_shown_take_what_their_node_reads() -> None:
@@ -68,6 +74,17 @@ def test_a_node_that_amplifies_a_unit_in_the_last_place_has_a_floor_of_its_own()
     assert first_alone(CHAIN, {"v4": 1e-4}, {"v4": 1e-5}) is None
     assert first_alone(CHAIN, {"v4": 1e-4}, {"v4": 5e-6}) is not None
     assert first_alone(CHAIN, {"v4": 3e-6}, {}) is None
+
+
+def test_halving_looks_at_the_nearest_value_that_is_shown() -> None:
+    """The fault is in v2; v4 to v6 cannot be shown."""
+
+    def error_of(name: str) -> float | None:
+        return None if name in ("v4", "v5", "v6") else 1e-3 if int(name[1:]) >= 2 else 0.0
+
+    departed = first_departure(CHAIN, first_by_halving(CHAIN, error_of))
+    assert departed is not None
+    assert departed.value == "v2"
 
 
 @pytest.mark.parametrize("culprit", range(1, 9))

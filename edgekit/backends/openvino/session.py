@@ -72,7 +72,8 @@ class OpenVinoSession:
             "INFERENCE_NUM_THREADS": setup.threads or cores(),
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # it would quantise the activations of weights in 8 bits
         }
-        _check_compiles(content, config, files.onnx)
+        if files.original:  # a changed copy of a file that was compiled before has no operator that it had not
+            _check_compiles(content, config, files.onnx)
         try:
             compiled = CORE.compile_model(CORE.read_model(content), DEVICE, config)
         except (RuntimeError, MemoryError) as problem:
@@ -80,12 +81,14 @@ class OpenVinoSession:
         return cls(compiled, files, content, config)
 
     def run(self, feed: Feed) -> dict[str, Array]:
-        """Host arrays in, host arrays out."""
+        """Host arrays in, host arrays out; raises ModelError for another dtype, which OpenVINO would convert."""
+        self._check_dtypes(feed)
         self._infer(self._request, feed, dict(feed))
         return {name: np.array(self._request.get_tensor(port).data) for name, port in self._ports.items()}
 
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs stay in memory that OpenVINO reads; outputs stay in its own. Runs use another request."""
+        self._check_dtypes(feed)
         request = self._compiled.create_infer_request()
         try:
             for name, array in feed.items():
@@ -93,6 +96,11 @@ class OpenVinoSession:
         except RuntimeError as problem:
             raise self._failure(feed, problem) from problem
         return lambda: self._infer(request, feed, None)
+
+    def _check_dtypes(self, feed: Feed) -> None:
+        for spec in self.inputs:
+            if spec.name in feed and str(feed[spec.name].dtype) != spec.dtype:
+                spec.check(feed[spec.name])
 
     def _infer(self, request: Any, feed: Feed, inputs: dict[str, Array] | None) -> None:
         """One call of ``request``, on ``inputs`` or on what it holds."""

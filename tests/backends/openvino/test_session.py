@@ -19,7 +19,7 @@ from edgekit.backends.contract import ByLayer
 from edgekit.bundle.files import ModelFiles
 from edgekit.commands.bench import bench
 from edgekit.commands.verify import verify
-from edgekit.errors import BundleError, MissingError, UsageError
+from edgekit.errors import BundleError, MissingError, ModelError, UsageError
 from edgekit.latency.layers import nodes_of
 from edgekit.latency.loop import Timing
 from edgekit.machine.bounds import time_bound
@@ -150,3 +150,11 @@ def test_no_telemetry_is_imported() -> None:
         "print(sorted(name for name in sys.modules if name.startswith('openvino_telemetry') and sys.modules[name]))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_arrays_of_another_dtype_are_refused_and_not_converted(files: ModelFiles) -> None:
+    with open_session(way("openvino"), files) as opened:
+        wrong = {"input": np.zeros((2, 1, 28, 28))}
+        for use in (opened.run, opened.bind):
+            with pytest.raises(ModelError, match="takes float32"):
+                use(wrong)
