@@ -58,7 +58,7 @@ WAYS = (
     *(Way("all", jitter=seed) for seed in range(1, 7)),
     *(Way("off", 1, jitter=seed) for seed in range(7, 9)),
 )
-"""The first two are those of ``edgekit verify`` and run every sample, the others some of each part where samples are large."""
+"""The first two are those of ``edgekit verify``. The first runs every sample, the others some where samples are large."""
 
 
 def runs_of_module(module: nn.Module, recorded: Recorded) -> Iterator[Outcome]:
@@ -82,7 +82,7 @@ def runs_of_file(content: bytes, recorded: Recorded, fixed: int | None = None) -
     inputs, sessions = recorded.arrays.inputs, dict[tuple[str, int], Runner]()
     some = some_of_each_part(recorded.sizes, most_samples(inputs))
     for place, way in enumerate(WAYS):
-        index = np.arange(sum(recorded.sizes)) if place < 2 else some
+        index = np.arange(sum(recorded.sizes)) if place == 0 else some
         key = way.level, way.threads or cores()
         if key not in sessions:
             sessions[key] = open_unoptimised(content, Path(MODEL), level=key[0], threads=key[1])
