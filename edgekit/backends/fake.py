@@ -1,4 +1,4 @@
-"""A session made of a Python function: for tests, and to measure what the timing loop itself costs."""
+"""A session made of a Python function: for tests, for a file not written yet, and to measure what the timing loop costs."""
 
 from __future__ import annotations
 

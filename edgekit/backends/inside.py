@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgekit.backends import absence, open_session
+from edgekit.backends import open_session
 from edgekit.bundle.files import ModelFiles
 from edgekit.onnx.rewire import node_by_node, with_outputs
 from edgekit.progress import SILENT, Progress
 from edgekit.setups import Setup
-from edgekit.tensors import Array, Feed, TensorSpec
+from edgekit.tensors import BATCH, Array, Feed, TensorSpec
 
 
 def shown(
@@ -40,7 +40,7 @@ def alone(
 def _specs(values: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
     """Tensors of these dtypes and shapes, whose first axis is the batch."""
     return tuple(
-        TensorSpec(name, str(array.dtype), ("batch", *array.shape[1:]) if array.ndim else ()) for name, array in values.items()
+        TensorSpec(name, str(array.dtype), (BATCH, *array.shape[1:]) if array.ndim else ()) for name, array in values.items()
     )
 
 
@@ -56,8 +56,5 @@ def _run(
         path.write_bytes(content)
         digest, outputs = hashlib.sha256(content).hexdigest(), (*files.outputs, *_specs(further))
         copy = files._replace(onnx=path, outputs=outputs, onnx_sha256=digest, original=False)
-        missing = absence(setup, copy)
-        if missing:
-            raise missing.error(f"{setup.backend} cannot run a copy of the file: ")
         with open_session(setup, copy, progress) as session:
             return session.run(feed)

@@ -299,7 +299,9 @@ def bench(
         ),
     ] = None,
     cuda_graph: CudaGraph = False,
-    layers: Annotated[bool, options.flag("--layers", help="Also time each layer (ort-cpu and tensorrt only).")] = False,
+    layers: Annotated[
+        bool, options.flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")
+    ] = False,
     backend: Backends = None,
     variant: Variant = None,
     flavour: Flavour = None,

@@ -12,8 +12,7 @@ from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.manifest import Manifest
-from edgekit.errors import TooLargeError
-from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound
+from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
 from edgekit.parity.bars import bars_of
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
@@ -75,7 +74,7 @@ def reading(root: Path) -> Iterator[None]:
         with memory_bound(ROOM + COPIES * size), time_bound(given_seconds() or READING_SECONDS + size / READING_PACE):
             yield
     except MemoryError:
-        raise TooLargeError(f"reading bundle {root} takes more memory than its size explains", "do not trust it") from None
+        raise too_large(f"reading bundle {root}", "size explains") from None
 
 
 def _bytes_in(folder: Path) -> int:
@@ -96,8 +95,7 @@ def bounded(bundle: Bundle, setup: Setup) -> Iterator[None]:
         ):
             yield
     except MemoryError:
-        reason = f"running {bundle.onnx_of(setup.variant)} takes more memory than its tensors explain"
-        raise TooLargeError(reason, "do not trust it") from None
+        raise too_large(f"running {bundle.onnx_of(setup.variant)}") from None
 
 
 def _notes(bundle: Bundle, tolerance: Tolerance | ToleranceChange) -> tuple[str, ...]:

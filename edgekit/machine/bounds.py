@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, TooLargeError
 
 SIZES = Path("/proc/self/statm")
 """Where Linux tells the pages of a process; the sixth number is of its data: the heap, threads' stacks, anonymous memory."""
@@ -94,6 +94,11 @@ def given_seconds() -> float | None:
     """The seconds that the user grants instead, if any."""
     given = os.environ.get(SECONDS_VARIABLE, "")
     return float(given) if given.replace(".", "", 1).isdecimal() else None
+
+
+def too_large(doing: str, explained_by: str = "tensors explain") -> TooLargeError:
+    """The error of work that its memory bound has ended; ``doing`` is what was done, such as ``opening model.onnx``."""
+    return TooLargeError(f"{doing} takes more memory than its {explained_by}", "do not trust it")
 
 
 def too_long(subject: object, seconds: float) -> BundleError:

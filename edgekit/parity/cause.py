@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.tensors import Array
+from edgekit.tensors import Array, differences
 from edgekit.tolerance import Bar, NoiseBar
 
 FEW = 64
@@ -48,8 +48,8 @@ class Departed(NamedTuple):
 
     @property
     def error(self) -> NDArray[np.float64]:
-        """The signed error y - r; 0 where both are the same infinity."""
-        return np.where(self.output == self.reference, 0.0, self.output - self.reference)
+        """|y - r|; 0 where both are the same infinity."""
+        return differences(self.output, self.reference)
 
     def by_channel(self, values: NDArray[Any]) -> NDArray[Any]:
         """``values`` as channels x all else."""
@@ -58,7 +58,7 @@ class Departed(NamedTuple):
     @property
     def wrong(self) -> NDArray[np.bool_]:
         """Where the error is beyond what is allowed."""
-        return np.asarray(~(np.abs(self.error) <= self.limits))
+        return np.asarray(~(self.error <= self.limits))
 
 
 def likely_cause(output: Array, reference: NDArray[np.float64], bar: Bar, *, on_gpu: bool) -> str:
@@ -148,7 +148,7 @@ def _reordered(case: Departed) -> str:
     distances = np.stack([np.abs(theirs - channel).mean(1) for channel in mine])
     nearest = distances.argmin(1)
     channels = np.arange(len(mine))
-    allowed = np.abs(case.limits).max() + LEFT * np.abs(case.error).mean()
+    allowed = np.abs(case.limits).max() + LEFT * case.error.mean()
     moved = np.flatnonzero(nearest != channels)
     if not len(moved) or sorted(nearest) != list(channels) or distances[channels, nearest].max() > allowed:
         return ""
@@ -186,7 +186,7 @@ def _imprecise(case: Departed) -> str:
     """Every channel of every sample is off by about as many times its noise: arithmetic of fewer bits."""
     if case.noise is None or case.output.ndim < 2:
         return ""
-    shares = np.abs(case.error) / np.maximum(case.noise, np.finfo(np.float64).tiny)
+    shares = case.error / np.maximum(case.noise, np.finfo(np.float64).tiny)
     samples, channels = shares.reshape(len(shares), -1).max(1), case.by_channel(shares).max(1)
     if min(np.quantile(samples, 0.1), channels.min()) < EVEN:
         return ""

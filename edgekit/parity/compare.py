@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.reports.verify import OutputDiff
-from edgekit.tensors import Array, largest
+from edgekit.tensors import Array, differences, largest
 from edgekit.tolerance import Bar, finite_scale
 
 FAR = float(np.finfo(np.float64).max)  # JSON has no infinity
@@ -23,7 +23,7 @@ def compare_output(name: str, output: Array | None, reference: Array, bar: Bar) 
         return wrong_shape(name, output, reference)
     limits = bar.limits(reference)
     loosest = largest(limits)
-    difference = _difference(output, reference)
+    difference = differences(output, reference)
     classes = reference.ndim == 2 and reference.shape[1] > 1
     top1 = top1_agreement(output, reference, bar) if classes else None
     if not np.isfinite(difference).all():
@@ -67,14 +67,6 @@ def top1_agreement(output: Array, reference: Array, bar: Bar) -> float:
     with np.errstate(invalid="ignore"):
         behind = reference[rows, best] - reference[rows, chosen]
     return float(((behind <= blur[rows, best] + blur[rows, chosen]) | (best == chosen)).mean())
-
-
-def _difference(output: Array, reference: Array) -> NDArray[np.float64]:
-    """|y - r| in float64; 0 where both are the same infinity."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(output.astype(np.float64) - reference)
-    difference[np.isinf(reference) & (output == reference)] = 0.0
-    return difference
 
 
 def _flips(output: Array, reference: Array) -> tuple[int, float | None]:

@@ -45,8 +45,7 @@ def noise_of(references: Mapping[str, Array], sizes: Sequence[int], outcomes: It
     for samples, outputs in outcomes:
         runs += 1
         for name, reference in references.items():
-            with np.errstate(invalid="ignore", over="ignore"):
-                error = np.abs(outputs[name].astype(np.float64) - reference[samples])
+            error = differences(outputs[name], reference[samples])
             for part in range(len(sizes)):
                 chosen = error[part_of[samples] == part]
                 if len(chosen):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 
 import onnx
 
 from edgekit.backends import USUAL_BACKEND
-from edgekit.backends.contract import Opened, Session
+from edgekit.backends.contract import Opened
+from edgekit.backends.fake import FakeSession
 from edgekit.bundle.allowance import asks_too_much
 from edgekit.bundle.draft import Draft
 from edgekit.bundle.folder import Bundle
@@ -25,7 +24,7 @@ from edgekit.parity.claims import Evidenced, errors, evidence, kept_norms, shape
 from edgekit.parity.noise import jittered
 from edgekit.parity.run import parity
 from edgekit.setups import Setup
-from edgekit.tensors import Array, Feed, fixed_batch
+from edgekit.tensors import Array, fixed_batch
 from edgekit.tolerance import ToleranceChange
 
 _SAMPLES = 8  # on which the nodes are compared, once a draft has failed
@@ -61,7 +60,8 @@ def check_draft(draft: Draft, source: str) -> None:
 
 def _difference(draft: Draft, manifest: Manifest, content: bytes) -> str:
     """The output that is outside of its bar, and by how much; empty if none is."""
-    session = _InMemory(draft, content)
+    run = open_unoptimised(content, Path(MODEL), level="all")
+    session = FakeSession(run, draft.inputs, draft.outputs, {"onnxruntime": ort_version()})
     bars = bars_of(manifest, manifest.variants[0], draft.measured, ToleranceChange(), trusting=True)
     opened = Opened(USUAL_BACKEND, Setup(USUAL_BACKEND), session)
     report = parity(opened, draft.golden, bars.on(USUAL_BACKEND, session.facts), draft.reference)
@@ -104,30 +104,3 @@ def first_node_apart(draft: Draft) -> str:
 
 def _apart(value: Array, other: Array, rtol: float) -> bool:
     return bool(value.size) and not error_of_scale(other, value) <= rtol
-
-
-class _InMemory:
-    """ONNX Runtime on the CPU with its optimisations, as the backend opens it, on a file that is not written yet."""
-
-    def __init__(self, draft: Draft, content: bytes) -> None:
-        self.inputs, self.outputs = draft.inputs, draft.outputs
-        self.facts: Mapping[str, str] = {"onnxruntime": ort_version()}
-        self._run = open_unoptimised(content, Path(MODEL), level="all")
-
-    def run(self, feed: Feed) -> dict[str, Array]:
-        """Host arrays in, host arrays out."""
-        return self._run(feed)
-
-    def bind(self, feed: Feed) -> Callable[[], None]:
-        """One run on ``feed``."""
-
-        def call() -> None:
-            self._run(feed)
-
-        return call
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        """Nothing to close."""

@@ -293,7 +293,9 @@ def test_a_stored_table_behind_a_product_is_no_bias_of_ours(tmp_path: Path) -> N
         helper.make_node("Mul", ["m", "gamma"], ["s"]),
         helper.make_node("Add", ["s", "positions"], ["y"]),
     ]
-    export(tmp_path, model_of(nodes, stored, shape=("batch", 4, 8), rank=3))
+    report = export(tmp_path, model_of(nodes, stored, shape=("batch", 4, 8), rank=3))
+    assert [fold.kind for fold in report.fold.folded] == ["Mul"]
+    assert report.fold.kept == ()
 
 
 @pytest.mark.parametrize("first", [True, False])

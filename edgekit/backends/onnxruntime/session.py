@@ -15,8 +15,8 @@ import onnxruntime as ort
 from edgekit.backends.onnxruntime.linked import linked_tensorrt, loading_problem
 from edgekit.backends.tensorrt.options import BuildOptions, with_default_range
 from edgekit.bundle.files import ModelFiles
-from edgekit.errors import BundleError, FallbackError, TooLargeError, first_line
-from edgekit.machine.bounds import TimeBound, current_time_bound, too_long
+from edgekit.errors import BundleError, FallbackError, first_line
+from edgekit.machine.bounds import TimeBound, current_time_bound, too_large, too_long
 from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
 from edgekit.onnx.rewire import with_outputs
@@ -150,8 +150,7 @@ class OrtSession:
     def _failure(self, feed: Feed, problem: Exception) -> BundleError:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
         if _out_of_memory(problem) and self._device == "cpu":
-            reason = f"running {self._path} on {shapes} takes more memory than its tensors explain"
-            return TooLargeError(reason, "do not trust it")
+            return too_large(f"running {self._path} on {shapes}")
         bound = current_time_bound()
         if bound is not None and bound.over:
             return too_long(self._path, bound.seconds)
@@ -233,7 +232,7 @@ def _open(content: bytes, path: Path, setup: Setup, providers: Sequence[tuple[st
                 f"ONNX Runtime cannot use {PROVIDERS[kind]}: {first_line(problem)}", "run edgekit doctor to see what is missing"
             ) from problem
         if _out_of_memory(problem):
-            raise TooLargeError(f"opening {path} takes more memory than its tensors explain", "do not trust it") from problem
+            raise too_large(f"opening {path}") from problem
         raise BundleError(
             f"ONNX Runtime refuses {path} on {PROVIDERS[kind]}: {first_line(problem)}", "export it again"
         ) from problem

@@ -20,9 +20,9 @@ import openvino  # type: ignore[import-untyped,unused-ignore]
 
 from edgekit.backends.contract import LayerTime
 from edgekit.bundle.files import ModelFiles
-from edgekit.errors import BundleError, EdgekitError, TooLargeError
+from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import cache_root
-from edgekit.machine.bounds import TimeBound, current_time_bound, too_long
+from edgekit.machine.bounds import TimeBound, current_time_bound, too_large, too_long
 from edgekit.machine.child import Failure, Limits, run_child
 from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.onnx.untrusted import read_for_session
@@ -124,9 +124,7 @@ class OpenVinoSession:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in feed.items())
         bound = current_time_bound()
         if any(text in str(problem) for text in OUT_OF_MEMORY):
-            return TooLargeError(
-                f"running {self._path} on {shapes} takes more memory than its tensors explain", "do not trust it"
-            )
+            return too_large(f"running {self._path} on {shapes}")
         if bound is not None and bound.over:
             return too_long(self._path, bound.seconds)
         return BundleError(f"OpenVINO cannot run {self._path} on {shapes}: {_reason(problem)}", "see whether ort-cpu runs it")
@@ -214,7 +212,7 @@ def _passed(key: str) -> Path | None:
 
 def _refused(path: Path, problem: Exception) -> BundleError:
     if any(text in str(problem) for text in OUT_OF_MEMORY):
-        return TooLargeError(f"opening {path} takes more memory than its tensors explain", "do not trust it")
+        return too_large(f"opening {path}")
     return BundleError(f"OpenVINO refuses {path}: {_reason(problem)}", "see whether ort-cpu runs it")
 
 
