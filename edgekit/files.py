@@ -173,11 +173,19 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic.prepared(folder, folder=True) as temporary:
             yield temporary
-            mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask()
-            os.chmod(temporary, mode)  # last, as for files
+            os.chmod(temporary, _mode_of(folder))  # last, as for files
             atomic.put(temporary, folder)
     except OSError as problem:
         raise write_error(folder, problem) from problem
+
+
+def _mode_of(folder: Path) -> int:
+    """The mode of ``folder``, also while another writer is between two renames of it; of a new folder where there is none."""
+    try:
+        return stat.S_IMODE(folder.stat().st_mode)
+    except FileNotFoundError:
+        held = atomic.hold(folder)  # waits for that writer
+        return 0o777 & ~_umask() if held is None else stat.S_IMODE(held.status().st_mode)
 
 
 def check_writable(folder: Path) -> None:

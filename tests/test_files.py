@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -408,3 +409,13 @@ def test_text_of_another_encoding_is_refused_by_name_and_line(tmp_path: Path, co
     with pytest.raises(InputError, match=re.escape(f"labels file {path} {reason}")) as caught:
         read_text(path, "labels file")
     assert caught.value.remedy == "save it as UTF-8"
+
+
+def test_a_writer_meets_another_between_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is nowhere at that moment, and has the mode that it had."""
+    other, place = tmp_path / "moved", tmp_path / "bundle"
+    other.mkdir(mode=0o750)
+    monkeypatch.setattr(atomic, "hold", lambda folder: SimpleNamespace(status=other.stat))
+    with replacing_folder(place) as temporary:
+        (temporary / "file").touch()
+    assert stat.S_IMODE(place.stat().st_mode) == stat.S_IMODE(other.stat().st_mode) == 0o750
