@@ -133,7 +133,7 @@ def order_of(classes: Sequence[str], labels: Sequence[str]) -> list[int] | str:
     A class has the label's name, or else its name without case, with _ for what no folder's name may hold, or its number.
     """
     for names in (labels, [*map(_folder_name, labels)], [*map(str, range(len(labels)))]):
-        known = {name: place for place, name in enumerate(names)}
+        known = {name: place for place, name in enumerate(names) if names.count(name) == 1}  # a name of two labels means neither
         places = [known.get(name if names is labels else _folder_name(name)) for name in classes]
         if None not in places:
             return [place for place in places if place is not None]

@@ -5,6 +5,7 @@ A network that has seen ordinary inputs only may hide a fault behind them: a cli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -23,6 +24,10 @@ SEED = 0
 NO_ROWS: Mapping[str, int] = MappingProxyType({})
 NORMAL, EACH = 40, 8
 """Samples of the first part, and of each further one."""
+LARGE_NORMAL, LARGE_EACH = 8, 2
+"""Samples of the first part, and of each further one, of inputs however large."""
+MOST_ELEMENTS = 64 * 3 * 224 * 224
+"""Elements that all samples hold at most while there are more samples than those of large inputs."""
 STEPS = 32
 """Normal numbers are rounded to this part of 1, so that a bundle's golden file packs to a quarter."""
 
@@ -64,7 +69,7 @@ def rows_of(specs: Sequence[TensorSpec], runs: Callable[[Mapping[str, Array]], b
 def without_data(
     specs: Sequence[TensorSpec], preprocess: Preprocess | None = None, rows: Mapping[str, int] = NO_ROWS, seed: int = SEED
 ) -> Golden:
-    """Inputs for a model whose data is unknown, 64 samples or more.
+    """Inputs for a model whose data is unknown: 80 samples, 64 or more up to 3x224x224 elements each, and fewer of larger ones.
 
     They are pictures where the ``preprocess`` of one picture input is known, and otherwise numbers: normal, wide, extreme,
     constant, blocky and with edges. Integer inputs take their whole range in every sample, and indices all ``rows`` (see
@@ -81,9 +86,10 @@ def without_data(
         "blocky": _blocky,
         "edges": _edges,
     }
-    parts = [GoldenPart(kind, NORMAL if kind == "normal" else EACH) for kind in kinds]
-    total = sum(part.samples for part in parts)
     free = [spec.with_free_batch() for spec in specs]
+    normal, each = _counts(sum(math.prod(spec.concrete(1)) for spec in free))
+    parts = [GoldenPart(kind, normal if kind == "normal" else each) for kind in kinds]
+    total = sum(part.samples for part in parts)
     inputs = sample_feed(free, total, seed)
     rng = np.random.default_rng(seed)
     for name, count in rows.items():
@@ -93,6 +99,12 @@ def without_data(
             pieces = [kinds[part.kind](rng, (part.samples, *spec.concrete(1)[1:])) for part in parts]
             inputs[spec.name] = np.concatenate(pieces).astype(spec.dtype)
     return Golden(inputs, tuple(parts))
+
+
+def _counts(elements: int) -> tuple[int, int]:
+    """Samples of the first part, and of each further one, of inputs of ``elements`` each: fewer of pictures beyond 224x224."""
+    share = min(1.0, MOST_ELEMENTS / ((NORMAL + 5 * EACH) * max(1, elements)))
+    return max(LARGE_NORMAL, math.ceil(share * NORMAL)), max(LARGE_EACH, math.ceil(share * EACH))
 
 
 def _each_row(rng: np.random.Generator, count: int, like: Array) -> Array:
@@ -164,10 +176,14 @@ def extreme_pictures(channels: int, height: int, width: int, seed: int = SEED) -
 def pictures_without_data(
     channels: int, height: int, width: int, seed: int = SEED
 ) -> tuple[NDArray[np.uint8], tuple[GoldenPart, ...]]:
-    """Pictures for a model whose preprocessing is known and whose data is not: 56 of noise and blocks, and the extremes."""
+    """Pictures for a model whose preprocessing is known and whose data is not: 56 of noise and blocks, and the extremes.
+
+    Of pictures beyond 3x224x224 there are fewer of noise and blocks.
+    """
     rng, shape = np.random.default_rng(seed), (channels, height, width)
-    noise = rng.normal(128, 48, (NORMAL, *shape)).round().clip(0, 255)
-    blocks = rng.integers(0, 256, (2 * EACH, channels, -(-height // 8), -(-width // 8)))
+    normal, each = _counts(channels * height * width)
+    noise = rng.normal(128, 48, (normal, *shape)).round().clip(0, 255)
+    blocks = rng.integers(0, 256, (2 * each, channels, -(-height // 8), -(-width // 8)))
     blocky = np.kron(blocks, np.ones((1, 1, 8, 8), int))[:, :, :height, :width]
     extremes = extreme_pictures(*shape, seed)
     parts = (GoldenPart("noise", len(noise)), GoldenPart("blocky", len(blocky)), GoldenPart("extremes", len(extremes)))

@@ -170,6 +170,8 @@ def not_reached(content: bytes, recorded: Recorded, fixed: int | None = None) ->
                 seen | (node.regimes(values[node.value]) if node.value in values else True)
                 for node, seen in zip(inner, reached, strict=True)
             ]
+            if all(seen.all() for seen in reached):
+                return ()
     except ModelError:  # it does not show these values
         return ()
     missed = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from edgekit.onnx.fold import Folding, fold_onnx
 from edgekit.onnx.free import OnnxSource, open_onnx
 from edgekit.onnx.read import opset_of, precision_of, quantised
 from edgekit.onnx.rounding import rounding_unit
-from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_alone, run_in_batches
+from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_in_batches
 from edgekit.onnx.witness import RuntimeWitness
 from edgekit.parity.compare import compare_output, top1_agreement
 from edgekit.parity.inputs import Recorded, check_telling, only_steady, rows_of, without_data
@@ -85,10 +85,10 @@ class OnnxOrigin(NamedTuple):
         self, source: OnnxSource, description: Description, folding: Folding, report: FoldReport, reference: Reference
     ) -> Draft:
         """The draft against ``reference``; raises Unverified unless it passes the comparisons of ``edgekit verify``."""
-        runs = _run_folded(source, folding, reference.golden)
-        error = max(map(reference.recorded.error, runs))
-        variant = _variant(source, reference, runs, error)
-        _check_outputs(source, runs, reference, variant.allowance.tolerance, bool(report.folded))
+        outputs = _run_folded(source, folding, reference.golden)
+        error = reference.recorded.error(outputs)
+        variant = _variant(source, reference, outputs, error)
+        _check_outputs(source, outputs, reference, variant.allowance.tolerance, bool(report.folded))
         content = _labelled(folding.model, self.path, description).SerializeToString(deterministic=True)
         noise = noise_of_file(content, reference.recorded, source.batch)
         reach = not_reached(content, reference.recorded, source.batch)
@@ -257,51 +257,47 @@ def _proved(source: OnnxSource, folding: Folding, reference: Reference) -> FoldR
     return msgspec.structs.replace(folding.report, error_float64=error)
 
 
-def _run_folded(source: OnnxSource, folding: Folding, golden: GoldenArrays) -> list[dict[str, Array]]:
-    """The folded file's outputs on the golden inputs, in one batch and one by one; ``check_draft`` runs it as verify does."""
-    run = open_unoptimised(folding.model, source.path)
-    if source.batch is not None:
-        return [run_in_batches(run, golden.inputs, source.batch, source.path)]
-    return [run(golden.inputs), run_alone(run, golden.inputs)]
+def _run_folded(source: OnnxSource, folding: Folding, golden: GoldenArrays) -> dict[str, Array]:
+    """The folded file's outputs on the golden inputs, one by one; ``check_draft`` runs it in the batches that verify takes."""
+    return run_in_batches(open_unoptimised(folding.model, source.path), golden.inputs, source.batch or 1, source.path)
 
 
 def _check_outputs(
-    source: OnnxSource, runs: Sequence[Mapping[str, Array]], reference: Reference, tolerance: Tolerance, folded: bool
+    source: OnnxSource, outputs: Mapping[str, Array], reference: Reference, tolerance: Tolerance, folded: bool
 ) -> None:
     """Raise Unverified if an output is outside of the bundle's own tolerance."""
-    for outputs in runs:
-        for name, expected in reference.golden.float64.items():
-            diff = compare_output(name, outputs[name], expected, reference.recorded.bar(name, tolerance.rtol))
-            if diff.within(tolerance):
-                continue
-            source.check_independent(reference.golden.inputs)  # dependent samples explain a difference better than folding does
-            change = f"{diff.normalised:.1e} of its scale, beyond {tolerance.rtol:.1e}"
-            if diff.top1 is not None and diff.top1 < tolerance.top1:
-                change += f", and the largest value of {1 - diff.top1:.0%} of the samples moved"
-            if not folded:
-                raise Unverified(
-                    f"output {name!r} of {source.path} is off by {change}", "such a file cannot be verified: use a wider dtype"
-                )
+    for name, expected in reference.golden.float64.items():
+        diff = compare_output(name, outputs[name], expected, reference.recorded.bar(name, tolerance.rtol))
+        if diff.within(tolerance):
+            continue
+        source.check_independent(reference.golden.inputs)  # dependent samples explain a difference better than folding does
+        change = f"{diff.normalised:.1e} of its scale, beyond {tolerance.rtol:.1e}"
+        if diff.top1 is not None and diff.top1 < tolerance.top1:
+            change += f", and the largest value of {1 - diff.top1:.0%} of the samples moved"
+        if not folded:
             raise Unverified(
-                f"folding {source.path} changed output {name!r} by {change}", "export with --no-fold-bn and report the file"
+                f"output {name!r} of {source.path} is off by {change}", "such a file cannot be verified: use a wider dtype"
             )
+        raise Unverified(
+            f"folding {source.path} changed output {name!r} by {change}", "export with --no-fold-bn and report the file"
+        )
 
 
-def _variant(source: OnnxSource, reference: Reference, runs: Sequence[Mapping[str, Array]], error: float) -> Variant:
+def _variant(source: OnnxSource, reference: Reference, outputs: Mapping[str, Array], error: float) -> Variant:
     """The variant in the weights' precision; its tolerance is that of PyTorch models, or wider by the original's own error."""
     dtype = precision_of(source.original)
     if quantised(source.original):
-        return exported_variant("int8", _in_steps(source, reference, runs), error)
+        return exported_variant("int8", _in_steps(source, reference, outputs), error)
     if dtype == "float32" and any(spec.dtype == "float16" for spec in source.outputs):
         dtype = "float16"
     own = reference.error
     if dtype in ("float16", "bfloat16"):
-        top1 = min(_top1(outputs, reference.golden.float64) for outputs in (*runs, reference.golden.original))
+        top1 = min(_top1(each, reference.golden.float64) for each in (outputs, reference.golden.original))
         return exported_variant(dtype, half_tolerance(own if own is not None else error, top1), error)
     return exported_variant(dtype, Tolerance(rtol=max(Tolerance().rtol, 4 * (own or 0.0))), error)
 
 
-def _in_steps(source: OnnxSource, reference: Reference, runs: Sequence[Mapping[str, Array]]) -> Tolerance:
+def _in_steps(source: OnnxSource, reference: Reference, outputs: Mapping[str, Array]) -> Tolerance:
     """The tolerance of a quantised file: what ONNX Runtime's fused kernels change on this CPU, twice, and three steps at least.
 
     They round in other places than the file says, and without VNNI some of them saturate. Raises ModelError where that ruins it.
@@ -315,7 +311,7 @@ def _in_steps(source: OnnxSource, reference: Reference, runs: Sequence[Mapping[s
             f"{change:.1e} of their scale on this CPU",
             "export the float model it was made from",
         )
-    top1 = min(_top1(outputs, reference.golden.float64) for outputs in (*runs, fused))
+    top1 = min(_top1(each, reference.golden.float64) for each in (outputs, fused))
     return Tolerance(rtol=max(FEW_STEPS, 2 * change), top1=top1)
 
 

@@ -97,6 +97,7 @@ def test_classes_are_found_by_name_then_without_case_and_an_unknown_one_is_named
     assert order_of(["Cat"], ["dog", "cat"]) == [1]
     assert order_of(["A", "a"], ["a", "A"]) == [1, 0]
     assert order_of(["a", "bird"], ["a", "b"]) == "bird"
+    assert order_of(["a_b", "c"], ["a b", "a/b", "c"]) == "a_b"
 
 
 def test_labels_that_no_folder_can_be_called_are_found_by_their_spelling_or_number() -> None:

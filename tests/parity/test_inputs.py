@@ -17,6 +17,13 @@ from edgekit.tensors import Array, TensorSpec
 IMAGE = (TensorSpec("x", "float32", ("batch", 3, 12, 10)),)
 
 
+@pytest.mark.parametrize(("side", "samples"), [(224, 67), (448, 18)])
+def test_large_inputs_are_fewer_and_of_every_kind(side: int, samples: int) -> None:
+    drawn = without_data((TensorSpec("x", "float32", ("batch", 3, side, side)),))
+    assert len(drawn.inputs["x"]) == sum(part.samples for part in drawn.parts) == samples
+    assert len({part.kind for part in drawn.parts}) == 6
+
+
 @pytest.mark.parametrize("shape", [(3, 12, 10), (1, 1, 1), (7,), (5, 4), (), (2, 3, 4, 5)])
 def test_without_data_there_are_64_samples_or_more_of_every_kind_and_the_same_every_time(shape: tuple[int, ...]) -> None:
     specs = (TensorSpec("x", "float32", ("batch", *shape)), TensorSpec("index", "int64", ("batch", 4)))
