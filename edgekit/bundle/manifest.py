@@ -44,11 +44,57 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a variant may be from the bundle's reference.
 
-    ``accuracy_points``: how many hundredths of accuracy the variant may lose on a labelled set; None if undecided.
+    ``accuracy_points``: how many hundredths of accuracy the variant may lose on a labelled set; None if undecided. ``snr_db``:
+    the least 10 log10(sum r^2 / sum (y - r)^2) of every output over the first part of the golden samples, in dB; None: any.
+    ``steps``: how far an output may be from the variant's own recorded one on every part, in steps of 1/127 of the part's scale;
+    None: not compared.
     """
 
     tolerance: Tolerance
     accuracy_points: Annotated[float, Meta(ge=0)] | None = None
+    snr_db: Annotated[float, Meta(ge=0)] | None = None
+    steps: Annotated[float, Meta(gt=0)] | None = None
+
+
+class KeptNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node that stayed in the first variant's precision; ``module`` is the path of the PyTorch module, where it is known."""
+
+    node: str
+    operator: str
+    module: str
+    reason: str
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the ranges of an int8 file come from.
+
+    ``source`` says in words which ``samples``; ``sha256`` is that of the float32 arrays the network was given. ``method`` is
+    ``minmax`` or ``mse``. ``calibrated`` is false for random numbers, whose ranges mean nothing for pictures.
+    """
+
+    source: str
+    samples: Annotated[int, Meta(ge=1)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    method: Literal["minmax", "mse"]
+    calibrated: bool = True
+
+
+class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a variant was made from the bundle's first one.
+
+    ``outputs`` is the file with the variant's own outputs on the golden inputs, as ONNX Runtime computes them without
+    optimisations; ``ranges`` the file with the range table, None for float16. ``converted`` is the number of layers in the new
+    precision, ``kept`` are those that are not, and why. ``floor``: runtime -> the oldest release that runs the file as meant.
+    ``cpu``: the instruction sets of the CPU that ``accuracy`` was measured on, because int8 depends on them.
+    """
+
+    outputs: str
+    converted: Annotated[int, Meta(ge=0)]
+    kept: tuple[KeptNode, ...] = ()
+    ranges: str | None = None
+    calibration: Calibration | None = None
+    floor: dict[str, str] = {}
+    cpu: str = ""
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +102,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``error`` is the file's error of scale against the float64 reference, measured when the file was written; None if not
     recorded. ``accuracy`` is a share of 1 on a labelled set; None if not measured. ``made_by`` is free-form: the command, its
-    version and its arguments.
+    version and its arguments. ``conversion``: how ``edgekit quantize`` made it; None for an exported file.
     """
 
     name: str
@@ -66,6 +112,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error: float | None = None
     accuracy: float | None = None
     made_by: dict[str, Any] = {}
+    conversion: Conversion | None = None
 
 
 class GoldenPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -225,6 +272,8 @@ def _check_files(manifest: Manifest, path: Path) -> None:
     used += [manifest.source.weights_file] if manifest.source.weights_file else []
     used += [picture.file for picture in manifest.golden.pictures]
     used += [manifest.evidence.file] if manifest.evidence else []
+    conversions = [variant.conversion for variant in manifest.variants if variant.conversion]
+    used += [name for conversion in conversions for name in (conversion.outputs, conversion.ranges) if name is not None]
     for name in (*manifest.files, *used):
         if not check_name(name) or name == MANIFEST:
             raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder", "do not use this bundle")
