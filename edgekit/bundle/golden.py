@@ -6,6 +6,8 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -52,34 +54,46 @@ def read_golden(path: Path, manifest: Manifest, held: bytes | None = None) -> Go
     for spec in manifest.outputs:
         expected[f"float64.{spec.name}"] = ("float64", spec.of_samples(samples))
         expected[f"{original}.{spec.name}"] = (spec.dtype, spec.of_samples(samples))
-    arrays: dict[str, Array] = {}
     try:
-        _check_sizes(path if held is None else io.BytesIO(held), expected)
-        with np.load(path if held is None else io.BytesIO(held), allow_pickle=False) as content:
-            labels = content["labels"] if "labels" in content.files else None
-            for name, (dtype, shape) in expected.items():
-                arrays[name] = content[name]
-                if str(arrays[name].dtype) != dtype or arrays[name].shape != shape:
-                    raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
-            if labels is not None and (str(labels.dtype) != "int64" or labels.shape != (samples,)):
-                raise ValueError(f"labels is {labels.dtype} {labels.shape}, not int64 {(samples,)}")
-    except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
-        reason = str(problem) or type(problem).__name__
-        raise BundleError(f"{path} is not the golden file its manifest describes: {reason}", FETCH_AGAIN) from None
+        arrays = read_arrays(path if held is None else io.BytesIO(held), expected, {"labels": ("int64", (samples,))})
+    except ValueError as problem:
+        raise BundleError(f"{path} is not the golden file its manifest describes: {problem}", FETCH_AGAIN) from None
 
     def part(kind: str) -> dict[str, Array]:
         return {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{kind}.")}
 
-    return GoldenArrays(part("input"), part("float64"), part(original), labels)
+    return GoldenArrays(part("input"), part("float64"), part(original), arrays.get("labels"))
 
 
-def _check_sizes(source: Path | io.BytesIO, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+Expected: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Array -> its dtype and shape."""
+
+
+def read_arrays(source: Path | io.BytesIO, expected: Expected, optional: Expected = MappingProxyType({})) -> dict[str, Array]:
+    """The arrays of an .npz file, which must be those ``expected``, and may be those ``optional``; checked before unpacking.
+
+    Raises ValueError for a file that holds anything else.
+    """
+    arrays: dict[str, Array] = {}
+    try:
+        _check_sizes(source, {**expected, **optional})
+        with np.load(source, allow_pickle=False) as content:
+            present = {name: described for name, described in optional.items() if name in content.files}
+            for name, (dtype, shape) in {**expected, **present}.items():
+                arrays[name] = content[name]
+                if str(arrays[name].dtype) != dtype or arrays[name].shape != shape:
+                    raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
+    except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
+        raise ValueError(str(problem) or type(problem).__name__) from None
+    return arrays
+
+
+def _check_sizes(source: Path | io.BytesIO, expected: Expected) -> None:
     """Raise ValueError, before unpacking, for a member larger than the manifest's shapes explain."""
     header = 4096
     limits = {
         f"{name}.npy": np.dtype(dtype).itemsize * int(np.prod(shape, dtype=object)) for name, (dtype, shape) in expected.items()
     }
-    limits["labels.npy"] = 8 * max((shape[0] for _, shape in expected.values() if shape), default=0)
     if sum(limits.values()) > MAX_GOLDEN_BYTES:
         raise ValueError(f"the arrays would take more than {MAX_GOLDEN_BYTES >> 30} GiB of memory")
     size = source.stat().st_size if isinstance(source, Path) else len(source.getvalue())
