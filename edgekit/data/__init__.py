@@ -26,6 +26,7 @@ __all__ = [
     "golden_pictures",
     "load_dataset",
     "picture_shape",
+    "training_pictures",
 ]
 
 MOST_NAMED = 5
@@ -93,6 +94,11 @@ def picture_shape(recipe: DataRecipe) -> PictureShape:
 def golden_pictures(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
     """``count`` test pictures spread evenly over the test set (all of them when it has fewer)."""
     return SOURCES[recipe.dataset].golden(recipe, preprocess, count)
+
+
+def training_pictures(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
+    """``count`` training pictures spread evenly over the training set (all of them when it has fewer)."""
+    return SOURCES[recipe.dataset].training(recipe, preprocess, count)
 
 
 def fingerprint(recipe: DataRecipe, progress: Progress = SILENT) -> str:

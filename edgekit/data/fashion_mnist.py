@@ -116,9 +116,13 @@ def read_idx(content: bytes, where: str) -> NDArray[np.uint8]:
 
 def from_test_set(folder: Path, color: Color, size: tuple[int, int], count: int) -> Pictures:
     """``count`` pictures spread over the test set, as ``load`` gives them."""
-    test = _read_split(folder, "t10k")
-    chosen = spread(len(test), count)
-    return Pictures(_resized(test.images[chosen], color, size, "t10k", SILENT), test.labels[chosen])
+    return _spread_over("t10k", folder, color, size, count)
+
+
+def _spread_over(split: str, folder: Path, color: Color, size: tuple[int, int], count: int) -> Pictures:
+    pictures = _read_split(folder, split)
+    chosen = spread(len(pictures), count)
+    return Pictures(_resized(pictures.images[chosen], color, size, split, SILENT), pictures.labels[chosen])
 
 
 def _load_split(folder: Path, split: str, color: Color, size: tuple[int, int], progress: Progress) -> Pictures:
@@ -228,4 +232,8 @@ def _golden(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
     return from_test_set(_place(recipe), preprocess.color, (preprocess.height, preprocess.width), count)
 
 
-SOURCE = Source(_shape, _loaded, _golden, lambda recipe, progress: sorted(SHA256.items()))
+def _training(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
+    return _spread_over("train", _place(recipe), preprocess.color, (preprocess.height, preprocess.width), count)
+
+
+SOURCE = Source(_shape, _loaded, _golden, _training, lambda recipe, progress: sorted(SHA256.items()))

@@ -87,14 +87,17 @@ def load_folder(root: Path, decoding: Decoding, test_fraction: float = 0.2, prog
 
 def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: int) -> Pictures:
     """``count`` pictures spread over the test set, as ``load_folder`` gives them."""
-    test = split_folder(root, test_fraction).test
+    return _spread_over(split_folder(root, test_fraction).test, decoding, count)
+
+
+def _spread_over(half: Half, decoding: Decoding, count: int) -> Pictures:
     if not decoding.skip_bad:
-        chosen = spread(len(test.pictures), count)
-        test = Half(test.name, tuple(test.pictures[index] for index in chosen), tuple(test.labels[index] for index in chosen))
+        chosen = spread(len(half.pictures), count)
+        half = Half(half.name, tuple(half.pictures[index] for index in chosen), tuple(half.labels[index] for index in chosen))
     bad: list[tuple[Picture, str]] = []
-    pictures = _decode(test, decoding, SILENT, bad)
+    pictures = _decode(half, decoding, SILENT, bad)
     if bad and not decoding.skip_bad:
-        raise _bad_pictures(bad, len(test.pictures))
+        raise _bad_pictures(bad, len(half.pictures))
     chosen = spread(len(pictures), count)
     return Pictures(pictures.images[chosen], pictures.labels[chosen])
 
@@ -115,6 +118,12 @@ def to_judge(root: Path) -> tuple[tuple[str, ...], Half]:
     """
     arranged = _arranged(root, fewest=1)
     return arranged.classes, _half("test", arranged.tested if arranged.divided else arranged.labelled)
+
+
+def training_half(root: Path) -> Path:
+    """The folder of the training pictures of a divided data set; the folder itself of any other."""
+    divided = _divided(root)
+    return root if divided is None else root / divided[0]
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -348,9 +357,16 @@ def _loaded(recipe: DataRecipe, progress: Progress) -> Loaded:
     return load_folder(_root(recipe), decoding, recipe.test_fraction, progress)
 
 
+def _decoding(recipe: DataRecipe, preprocess: Preprocess) -> Decoding:
+    return Decoding(preprocess.color, (preprocess.height, preprocess.width), recipe.white, recipe.skip_bad)
+
+
 def _golden(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
-    decoding = Decoding(preprocess.color, (preprocess.height, preprocess.width), recipe.white, recipe.skip_bad)
-    return from_test_set(_root(recipe), decoding, recipe.test_fraction, count)
+    return from_test_set(_root(recipe), _decoding(recipe, preprocess), recipe.test_fraction, count)
 
 
-SOURCE = Source(_shape, _loaded, _golden, lambda recipe, progress: contents(_root(recipe), progress))
+def _training(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
+    return _spread_over(split_folder(_root(recipe), recipe.test_fraction).train, _decoding(recipe, preprocess), count)
+
+
+SOURCE = Source(_shape, _loaded, _golden, _training, lambda recipe, progress: contents(_root(recipe), progress))

@@ -40,11 +40,13 @@ class Loaded(NamedTuple):
 class Source(NamedTuple):
     """A kind of data set.
 
-    ``shape`` opens no picture; ``load`` decodes all; ``golden`` gives as many test pictures, spread over the test set;
-    ``contents`` is whatever changes when the pictures or their classes do.
+    ``shape`` opens no picture; ``load`` decodes all; ``golden`` gives as many test pictures, spread over the test set, and
+    ``training`` as many training pictures, spread over the training set. ``contents`` is whatever changes when the pictures or
+    their classes do.
     """
 
     shape: Callable[[DataRecipe], PictureShape]
     load: Callable[[DataRecipe, Progress], Loaded]
     golden: Callable[[DataRecipe, Preprocess, int], Pictures]
+    training: Callable[[DataRecipe, Preprocess, int], Pictures]
     contents: Callable[[DataRecipe, Progress], list[tuple[str, str]]]

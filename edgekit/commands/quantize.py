@@ -1,0 +1,112 @@
+"""``edgekit quantize``: write a bundle with one more file of its network, in int8 or float16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle
+from edgekit.bundle.variants import with_variant
+from edgekit.files import check_writable
+from edgekit.latency.loop import Candidate, interleave
+from edgekit.machine.packages import needs
+from edgekit.progress import SILENT, Progress
+from edgekit.reports.quantize import AccuracyChange, KeptRow, QuantizeReport
+from edgekit.tensors import fixed_batch, sample_feed
+from edgekit.variants import Outcome, Wanted, convert
+
+TIMED_SECONDS = 0.5
+WORTH = 1.05
+"""A file that is not so many times as fast as float32 is not worth its loss on this machine."""
+NO_WISHES = Wanted()
+
+
+def quantize(
+    bundle: Path | str,
+    to: str = "int8",
+    wanted: Wanted = NO_WISHES,
+    *,
+    output: Path | str | None = None,
+    progress: Progress = SILENT,
+) -> QuantizeReport:
+    """Write ``bundle`` with one more variant as the folder ``output``, or in its own place, whole or not at all.
+
+    A variant of that precision is replaced. Raises BundleError for a damaged bundle, ModelError for a network that cannot be
+    converted, DataError for calibration samples that do not fit or that are test pictures, and UsageError for a wrong wish.
+    """
+    needs("onnx", "onnxruntime", extra="cpu")
+    root = Path(output) if output is not None else Path(bundle)
+    check_replaceable(root)
+    check_writable(root.parent)
+    opened = open_bundle(Path(bundle))
+    outcome = convert(opened, to, wanted, progress)
+    accuracy = _accuracy(opened, outcome)
+    variant = outcome.draft.variant
+    if accuracy is not None:
+        variant = msgspec.structs.replace(variant, accuracy=accuracy.after)
+    speed_up = _speed_up(opened, outcome)
+    draft = outcome.draft._replace(variant=variant)
+    written = with_variant(opened, draft, root)
+    return _report(opened, written, outcome, accuracy, speed_up, wanted)
+
+
+def _accuracy(bundle: Bundle, outcome: Outcome) -> AccuracyChange | None:
+    """What the file does to the test set, where that is on this machine."""
+    from edgekit.variants.pictures import tested_pictures
+
+    tested = tested_pictures(bundle, outcome.data)
+    return tested.change(outcome.draft.files[outcome.draft.variant.file]) if tested else None
+
+
+def _speed_up(bundle: Bundle, outcome: Outcome) -> float:
+    """Median latency of the first file over the new one's, in ONNX Runtime on this CPU, taking turns, one batch."""
+    from edgekit.onnx.run import open_unoptimised
+
+    size = fixed_batch(bundle.manifest.inputs) or 1
+    feed = sample_feed([spec.with_free_batch() for spec in bundle.manifest.inputs], size)
+    contents = {"first": bundle.onnx_bytes(), "new": outcome.draft.files[outcome.draft.variant.file]}
+    runs = [
+        Candidate(name, partial(open_unoptimised(content, bundle.onnx_of(), level="all"), feed), {})
+        for name, content in contents.items()
+    ]
+    first, new = (row.median_ms for row in interleave(runs, size, "end-to-end", TIMED_SECONDS))
+    return first / new
+
+
+def _report(
+    before: Bundle, written: Bundle, outcome: Outcome, accuracy: AccuracyChange | None, speed_up: float, wanted: Wanted
+) -> QuantizeReport:
+    variant = written.variant(outcome.draft.variant.name)
+    conversion = variant.conversion
+    assert conversion is not None
+    calibration = conversion.calibration
+    return QuantizeReport(
+        bundle=str(written.root),
+        variant=variant.name,
+        file=variant.file,
+        onnx_sha256=written.sha256_of(variant.name),
+        onnx_bytes=written.manifest.files[variant.file].size,
+        bytes_before=before.manifest.files[before.variant().file].size,
+        converted=conversion.converted,
+        snr_db=outcome.snr_db,
+        asked_db=variant.allowance.snr_db,
+        calibration=calibration.source if calibration else "",
+        attempts=outcome.attempts,
+        kept=tuple(KeptRow(kept.module, kept.node, kept.operator, kept.reason) for kept in conversion.kept),
+        sensitivity=outcome.sensitivity,
+        accuracy=() if accuracy is None else (accuracy,),
+        speed_up=speed_up,
+        budget=wanted.budget or "",
+        within_budget=outcome.within,
+        notes=(*outcome.draft.notes, *_notes(variant.name, variant.precision, speed_up, accuracy)),
+    )
+
+
+def _notes(name: str, precision: str, speed_up: float, accuracy: AccuracyChange | None) -> Iterator[str]:
+    if precision == "int8" and speed_up < WORTH:
+        yield f"{name} is not worth it for this network here: {speed_up:.2f} times as fast as float32 in ONNX Runtime on this CPU"
+    if accuracy is None:
+        yield "its accuracy was not measured, because the test set is not known here; edgekit evaluate measures it"

@@ -1,0 +1,303 @@
+"""Where 8-bit steps go in an ONNX graph: which layers read them, which values are rounded to them, and which share a scale.
+
+ONNX Runtime, OpenVINO and TensorRT fuse a layer into an 8-bit kernel where its input, its weight and its output stand between
+QuantizeLinear and DequantizeLinear. So the inputs of layers are rounded, what comes out of a layer (behind its Relu), both
+terms and the sum of a residual Add, and what only moves these numbers. Logits, and whatever leads to no further layer, stay in
+float.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgekit.onnx.read import is_standard
+from edgekit.tensors import Array
+
+MOVING = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Slice", "DepthToSpace")
+"""Operators whose outputs are some of their first input's numbers: both have one scale."""
+_AVERAGING = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+NARROW = 16
+"""Channels below which 8-bit kernels of GPUs do not pay, unless they are a multiple of 8 (NVIDIA's own rule)."""
+_NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt", "Softplus")
+
+
+class QuantLayer(NamedTuple):
+    """A layer that computes in 8 bits: its ``data`` input, its ``bias``, and its ``weight`` with output channels along ``axis``."""
+
+    name: str
+    operator: str
+    data: str
+    weight: str
+    axis: int
+    bias: str
+
+
+class Kept(NamedTuple):
+    """A layer that stays in float, its operator, its output, and why."""
+
+    name: str
+    operator: str
+    output: str
+    reason: str
+
+
+class Placement(NamedTuple):
+    """Which ``layers`` compute in 8 bits, and which values are rounded: value -> the group that shares its scale.
+
+    ``signed``: groups that hold negative numbers. ``clamped``: values whose negative numbers a Clip behind them makes zero, so
+    that their group need not hold them.
+    """
+
+    layers: tuple[QuantLayer, ...]
+    groups: Mapping[str, str]
+    signed: frozenset[str]
+    clamped: frozenset[str]
+    kept: tuple[Kept, ...]
+
+    def members(self) -> dict[str, list[str]]:
+        """Group -> its values, in the order of the graph."""
+        members: dict[str, list[str]] = defaultdict(list)
+        for value, group in self.groups.items():
+            members[group].append(value)
+        return dict(members)
+
+
+class Graph:
+    """The main graph of a model without functions: who makes and who reads each value, and what is stored."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self.nodes = list(graph.node)
+        self.stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                self.stored[node.output[0]] = node.attribute[0].t
+        self.maker = {name: node for node in self.nodes for name in node.output if name}
+        self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self.readers[name].append(node)
+        self.outputs = {value.name for value in graph.output}
+        self.inner = set(_read_inside(self.nodes))
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        values = (*inferred.input, *inferred.value_info, *inferred.output)
+        self.types = {value.name: value.type.tensor_type.elem_type for value in values}
+        self.ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values if _shaped(value)}
+
+    def array(self, name: str) -> Array | None:
+        """A stored tensor; None for anything else."""
+        return numpy_helper.to_array(self.stored[name]) if name in self.stored else None
+
+    def moving(self, name: str) -> bool:
+        """Whether the value is a float32 that the inputs decide."""
+        return bool(name) and name not in self.stored and self.types.get(name) == onnx.TensorProto.FLOAT
+
+    def only_reader(self, name: str) -> onnx.NodeProto | None:
+        """The one node that reads the value, where nothing else does."""
+        readers = self.readers[name]
+        alone = len(readers) == 1 and name not in self.outputs and name not in self.inner
+        return readers[0] if alone else None
+
+
+def placed(model: onnx.ModelProto, keep: Mapping[str, str]) -> Placement:
+    """Where 8-bit steps go in ``model``, which has no functions; ``keep``: node -> why it stays in float."""
+    graph = Graph(model)
+    layers, kept = [], []
+    for node in graph.nodes:
+        if node.op_type in LAYERS and is_standard(node.domain):
+            reason = keep.get(name_of(node)) or _unfit(node, graph)
+            if reason:
+                kept.append(Kept(name_of(node), node.op_type, node.output[0], reason))
+            else:
+                layers.append((node, _layer(node, graph)))
+    marks = _Marks(graph, {node.output[0]: layer for node, layer in layers})
+    rounded = marks.run()
+    groups = {value: marks.group(value) for value in graph_order(graph) if value in rounded}
+    positive = _not_negative(graph) | marks.clamped
+    signed = frozenset(group for value, group in groups.items() if value not in positive)
+    return Placement(tuple(layer for _, layer in layers), groups, signed, frozenset(marks.clamped & set(groups)), tuple(kept))
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """The node's name, or else its first output's."""
+    return str(node.name or node.output[0])
+
+
+def graph_order(graph: Graph) -> Iterator[str]:
+    """Every value that no node stores, inputs first."""
+    made = [name for node in graph.nodes for name in node.output if name]
+    yield from (name for name in (*(name for name in graph.types if name not in graph.maker), *made) if name not in graph.stored)
+
+
+def _unfit(node: onnx.NodeProto, graph: Graph) -> str:
+    """Why a layer cannot compute in 8 bits, or would not pay; empty if it can."""
+    weight = graph.array(node.input[1]) if len(node.input) > 1 else None
+    bias = node.input[2] if len(node.input) > 2 else ""
+    if weight is None or weight.dtype != np.float32 or (bias and graph.array(bias) is None):
+        return "its weight is not stored in the file as float32"
+    if not graph.moving(node.input[0]):
+        return "its input is not float32, or depends on no input of the model"
+    if not np.isfinite(weight).all():
+        return "its weight holds numbers that are not finite"
+    return _UNFIT[node.op_type](node, weight)
+
+
+def _unfit_conv(node: onnx.NodeProto, weight: Array) -> str:
+    channels = weight.shape[0]
+    depthwise = _attributes(node).get("group", 1) == channels
+    if depthwise or channels >= NARROW or (channels % 8 == 0 and len(set(weight.shape[2:])) == 1):
+        return ""
+    return f"it has {channels} channels: below {NARROW} an 8-bit kernel does not pay"
+
+
+def _unfit_gemm(node: onnx.NodeProto, weight: Array) -> str:
+    attributes = _attributes(node)
+    if attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1 or attributes.get("transA"):
+        return "its alpha, beta or transA is of no 8-bit kernel"
+    return _unfit_matmul(node, weight)
+
+
+def _unfit_matmul(node: onnx.NodeProto, weight: Array) -> str:
+    if weight.ndim != 2:
+        return "its weight has not two axes"
+    narrow = min(weight.shape) < NARROW
+    return f"it is {weight.shape[0]}x{weight.shape[1]}: below {NARROW} an 8-bit kernel does not pay" if narrow else ""
+
+
+def _unfit_transposed(node: onnx.NodeProto, weight: Array) -> str:
+    return "no runtime has an 8-bit kernel for ConvTranspose"
+
+
+_UNFIT: dict[str, Callable[[onnx.NodeProto, Array], str]] = {
+    "Conv": _unfit_conv,
+    "ConvTranspose": _unfit_transposed,
+    "Gemm": _unfit_gemm,
+    "MatMul": _unfit_matmul,
+}
+LAYERS = tuple(_UNFIT)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _layer(node: onnx.NodeProto, graph: Graph) -> QuantLayer:
+    axis = 0 if node.op_type == "Conv" or _attributes(node).get("transB") else 1
+    bias = node.input[2] if len(node.input) > 2 else ""
+    return QuantLayer(name_of(node), node.op_type, node.input[0], node.input[1], axis, bias)
+
+
+class _Marks:
+    """The values that are rounded, and which of them share a scale (a forest of groups)."""
+
+    def __init__(self, graph: Graph, layers: Mapping[str, QuantLayer]) -> None:
+        self._graph, self._layers = graph, layers
+        self._marked: set[str] = set()
+        self._parent: dict[str, str] = {}
+        self._leads = _leads_to_a_layer(graph)
+        self.clamped: set[str] = set()
+
+    def group(self, value: str) -> str:
+        """The value that stands for the group."""
+        while value in self._parent:
+            value = self._parent[value]
+        return value
+
+    def run(self) -> set[str]:
+        """Mark until nothing changes."""
+        for output, layer in self._layers.items():
+            self._mark(layer.data)
+            self._mark_result(output)
+        before = -1
+        while before != len(self._marked):
+            before = len(self._marked)
+            for node in self._graph.nodes:
+                self._spread(node)
+        return self._marked
+
+    def _mark(self, *values: str) -> None:
+        self._marked.update(value for value in values if self._graph.moving(value))
+
+    def _join(self, *values: str) -> None:
+        first, *others = values
+        for other in others:
+            mine, theirs = self.group(first), self.group(other)
+            if mine != theirs:
+                self._parent[theirs] = mine
+        self._mark(*values)
+
+    def _mark_result(self, output: str) -> None:
+        """Mark what comes out of a layer or a sum, behind its Relu or Clip, where it leads to a further layer."""
+        follower = self._graph.only_reader(output)
+        if follower is not None and follower.op_type == "Relu":
+            output = follower.output[0]
+        elif follower is not None and follower.op_type == "Clip" and self._from_zero(follower):
+            if follower.output[0] in self._leads:
+                self.clamped.add(output)
+                self._join(follower.output[0], output)
+            return
+        if output in self._leads and output not in self._graph.outputs:
+            self._mark(output)
+
+    def _from_zero(self, clip: onnx.NodeProto) -> bool:
+        low = self._graph.array(clip.input[1]) if len(clip.input) > 1 and clip.input[1] else None
+        return low is not None and float(low) == 0
+
+    def _spread(self, node: onnx.NodeProto) -> None:
+        """Mark what a node moves or joins where its result is read in 8 bits, and the sum of two rounded values."""
+        if not is_standard(node.domain) or not node.output:
+            return
+        output = node.output[0]
+        if node.op_type in MOVING and output in self._marked:
+            self._join(node.input[0], output)
+        elif node.op_type == "Concat" and output in self._marked:
+            self._join(*node.input, output)
+        elif node.op_type == "Add" and self._marked.issuperset(node.input):
+            self._mark_result(output)
+
+
+def _leads_to_a_layer(graph: Graph) -> set[str]:
+    """The values from which a layer, of 8 bits or not, is reached."""
+    leads: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.op_type in LAYERS or leads.intersection(node.output):
+            leads.update(node.input)
+    return leads
+
+
+def _not_negative(graph: Graph) -> set[str]:
+    """The values that can hold no negative number, by the operators that make them."""
+    positive: set[str] = {name for name, tensor in graph.stored.items() if _from_zero_on(numpy_helper.to_array(tensor))}
+    for node in graph.nodes:
+        inputs = [name for name in node.input if name]
+        first = inputs[:1]
+        given = first if node.op_type in (*MOVING, *_AVERAGING, "Resize") else inputs
+        clip = node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in positive
+        through = node.op_type in (*MOVING, *_AVERAGING, "Concat", "Add", "Mul") and positive.issuperset(given)
+        if node.op_type in _NOT_NEGATIVE or clip or through:
+            positive.update(node.output)
+    return positive
+
+
+def _from_zero_on(array: Array) -> bool:
+    return array.dtype.kind == "f" and bool(array.size) and float(array.min()) >= 0
+
+
+def _read_inside(nodes: list[onnx.NodeProto]) -> Iterator[str]:
+    """The values that bodies of If, Loop and Scan read."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                yield from (name for inner in body.node for name in inner.input)
+                yield from (value.name for value in body.output)
+                yield from _read_inside(list(body.node))
+
+
+def _shaped(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.HasField("shape"))

@@ -1,0 +1,347 @@
+"""An int8 file of a bundle's network: ranges from calibration samples, steps where ``onnx/placing.py`` says, the best of what was tried.
+
+Nothing here trains. The weights are rounded, the ranges of what flows between layers are measured, and what that costs is
+measured too: on the calibration samples to choose, on the golden inputs for the bar of ``edgekit verify``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+import onnx
+
+from edgekit.bundle.folder import Bundle
+from edgekit.bundle.manifest import Allowance, Calibration, Conversion, KeptNode, Variant
+from edgekit.bundle.variants import VariantDraft, outputs_to_npz
+from edgekit.errors import ModelError, UsageError, first_line
+from edgekit.machine.cpu import instruction_sets
+from edgekit.onnx.correction import corrected_biases
+from edgekit.onnx.placing import Graph, Placement, name_of, placed
+from edgekit.onnx.qdq import CODES, quantised_model
+from edgekit.onnx.read import opset_of, quantised
+from edgekit.onnx.run import open_unoptimised, run_in_turns
+from edgekit.onnx.widen import inlined
+from edgekit.parity.keeping import fewest_kept
+from edgekit.progress import SILENT, Progress
+from edgekit.recipe import DataRecipe
+from edgekit.reports.quantize import Attempt, Sensitivity
+from edgekit.spelling import did_you_mean
+from edgekit.tensors import Array, Feed, fixed_batch, normalised_error
+from edgekit.tolerance import Tolerance, parts_of
+from edgekit.variants import Outcome, Wanted
+from edgekit.variants.budget import Budget
+from edgekit.variants.calibration import BATCH, Method, Observed, limits_of, observe, values_of
+from edgekit.variants.pictures import held_pictures
+from edgekit.variants.samples import Samples, own_data, samples_of
+from edgekit.version import __version__
+
+NAME = "int8"
+OPSET = 13
+"""The first opset whose DequantizeLinear has a scale for each channel."""
+FLOOR = {"onnxruntime": "1.21"}
+"""ONNX Runtime before it fuses no layer whose bias is a float (its pull requests 22889 and 22969)."""
+Way: TypeAlias = tuple[Method, bool]
+WAYS: tuple[Way, ...] = (("minmax", False), ("minmax", True), ("mse", False), ("mse", True))
+"""Ranges, and bias correction or none."""
+MARGIN_DB = 3.0
+"""What other runtimes and CPUs may round differently: so much below the measured SNR ``verify`` accepts."""
+TIMES_ERROR, FEW_STEPS = 2.0, 3.0
+"""``verify`` accepts so many times the measured error, and at least so many steps."""
+MOST_RTOL, MOST_STEPS = 0.5, 12.0
+"""No bundle may ask for more."""
+JUDGED = 64
+"""Calibration samples on which single layers are judged."""
+
+
+class TensorRange(msgspec.Struct, frozen=True):
+    """The range of one value: ``lowest`` and ``highest`` seen, and the ``limit`` that code 127 of its ``dtype`` stands for."""
+
+    tensor: str
+    lowest: float
+    highest: float
+    limit: float
+    dtype: str
+    group: str
+
+
+class RangeTable(msgspec.Struct, frozen=True):
+    """All that an int8 file was written from, beside the float32 file: ``int8.json`` of a bundle."""
+
+    calibration: Calibration
+    bias_correction: bool
+    tensors: tuple[TensorRange, ...]
+
+
+def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
+    """The draft of the variant ``int8`` of a bundle.
+
+    Raises ModelError for a network that has no float32 file, or no layer for 8 bits, DataError for calibration samples that do not
+    fit, and UsageError for a node that the network lacks.
+    """
+    budget = None if wanted.budget is None else Budget.parse(wanted.budget)
+    with progress.task("quantising", 5) as advance:
+        advance(0, "calibration samples")
+        samples = samples_of(bundle, wanted.calibrate, wanted.samples)
+        data = samples.recipe or own_data(bundle)
+        advance(1, "ranges of the values inside")
+        network = _Network(bundle, samples.feed, wanted.keep)
+        advance(1, "choosing ranges")
+        attempts = [Attempt(*way, network.snr_db(network.file(way, {}).content)) for way in WAYS]
+        best = max(range(len(WAYS)), key=lambda place: attempts[place].snr_db)
+        advance(1, "what single layers cost")
+        search = _search(network, WAYS[best], budget, bundle, data) if budget else Search({})
+        advance(1, "its own outputs")
+        outcome = _outcome(bundle, network, WAYS[best], search.kept, samples)
+        advance(1, "")
+    tried = tuple(msgspec.structs.replace(attempt, chosen=place == best) for place, attempt in enumerate(attempts))
+    return outcome._replace(attempts=tried, sensitivity=search.sensitivity, within=search.within, data=data)
+
+
+class QuantFile(NamedTuple):
+    """An int8 file, where its steps are, and group -> the limit of its scale."""
+
+    content: bytes
+    placement: Placement
+    limits: dict[str, float]
+
+
+class _Network:
+    """The bundle's float32 network, with the ranges of its values on the calibration samples."""
+
+    def __init__(self, bundle: Bundle, feed: Feed, keep: Sequence[str]) -> None:
+        self.model = _float_model(bundle)
+        self.graph = Graph(self.model)
+        self.modules = _modules(bundle)
+        self.asked = _asked(keep, self.model, self.modules)
+        self.everywhere = placed(self.model, self.asked)
+        if not self.everywhere.layers:
+            reasons = _reasons(self.everywhere)
+            raise ModelError(
+                f"{bundle.onnx_of()} has no layer that 8 bits would suit: {reasons}", "ship it in float32 or float16"
+            )
+        self.feed, self.size = feed, fixed_batch(bundle.manifest.inputs) or BATCH
+        self.observed = observe(self.everywhere, values_of(self.model, set(self.everywhere.groups), feed, self.size))
+        self.float_outputs = self.outputs(self.model.SerializeToString(), feed)
+
+    def file(self, way: Way, keep: Mapping[str, str]) -> QuantFile:
+        """The int8 file in which the nodes ``keep`` (node -> reason) stay in float."""
+        placement = placed(self.model, {**keep, **self.asked}) if keep else self.everywhere
+        method, corrected = way
+        limits = limits_of(placement, self.observed, method)
+        biases = corrected_biases(self.graph, placement, limits, self.observed.means) if corrected else {}
+        model = quantised_model(self.model, placement, limits, biases)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except Exception as problem:
+            raise ModelError(f"the int8 file is not valid ONNX: {first_line(problem)}", "report the model") from None
+        return QuantFile(model.SerializeToString(deterministic=True), placement, limits)
+
+    def outputs(self, content: bytes, feed: Feed, level: str = "off") -> dict[str, Array]:
+        """A file's outputs, computed in batches."""
+        return run_in_turns(open_unoptimised(content, Path("model.onnx"), level=level), feed, (self.size,))
+
+    def snr_db(self, content: bytes, count: int | None = None) -> float:
+        """The SNR in dB of a file's worst output on the calibration samples, or the first ``count`` of them."""
+        feed = {name: array[:count] for name, array in self.feed.items()}
+        outputs = self.outputs(content, feed)
+        return min(snr(outputs[name], reference[:count]) for name, reference in self.float_outputs.items())
+
+
+def snr(output: Array, reference: Array) -> float:
+    """10 log10(sum r^2 / sum (y - r)^2) in dB over the finite places of r; 200 where nothing differs, -200 for numbers that are none."""
+    finite = np.isfinite(reference)
+    wide = reference[finite].astype(np.float64)
+    signal, noise = float(np.square(wide).sum()), float(np.square(output[finite] - wide).sum())
+    if not np.isfinite(noise):
+        return -200.0
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / max(noise, 1e-300)), -200, 200))
+
+
+def _float_model(bundle: Bundle) -> onnx.ModelProto:
+    variant = bundle.variant()
+    model = onnx.load_from_string(bundle.onnx_bytes())
+    steps = quantised(model)
+    if variant.precision != "float32" or steps:
+        said = f"is quantised already ({steps})" if steps else f"is {variant.precision}"
+        raise ModelError(f"the first variant of {bundle.root} {said}", "quantize takes a bundle whose first file is float32")
+    model = inlined(model) if model.functions else model
+    if opset_of(model) >= OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OPSET)
+    except Exception as problem:
+        raise ModelError(
+            f"{bundle.onnx_of()} has opset {opset_of(model)}, and cannot be converted to {OPSET}: {first_line(problem)}",
+            f"export it with opset {OPSET} or newer",
+        ) from None
+
+
+def _modules(bundle: Bundle) -> dict[str, str]:
+    """Value -> path of the PyTorch module that computes it, where the export has recorded it."""
+    evidence = bundle.evidence()
+    return {name: node.module for name, node in (evidence.nodes if evidence else {}).items()}
+
+
+def _asked(keep: Iterable[str], model: onnx.ModelProto, modules: Mapping[str, str]) -> dict[str, str]:
+    """Node -> reason, for the nodes, and all nodes of the modules, that the caller wants in float."""
+    of_module = {name_of(node): modules.get(node.output[0], "") for node in model.graph.node if node.output}
+    asked = {}
+    for name in keep:
+        nodes = [
+            node for node, module in of_module.items() if name in (node, module) or (module and module.startswith(f"{name}."))
+        ]
+        if not nodes:
+            known = [*of_module, *filter(None, of_module.values())]
+            raise UsageError(
+                f"--keep {name}: the network has no such node or module{did_you_mean(name, known)}", "see edgekit inspect"
+            )
+        asked.update(dict.fromkeys(nodes, f"asked for by --keep {name}"))
+    return asked
+
+
+def _reasons(placement: Placement) -> str:
+    reasons = list(dict.fromkeys(f"{kept.operator} {kept.name}: {kept.reason}" for kept in placement.kept))
+    return (
+        "; ".join(reasons[:3]) + (f", and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        or "it has no Conv, Gemm or MatMul"
+    )
+
+
+class Search(NamedTuple):
+    """The layers that went back to float, node -> reason, what each costs by itself, and whether the budget holds."""
+
+    kept: Mapping[str, str]
+    sensitivity: tuple[Sensitivity, ...] = ()
+    within: bool | None = None
+
+
+def _search(network: _Network, way: Way, budget: Budget, bundle: Bundle, data: DataRecipe | None) -> Search:
+    """Put layers back to float, the one that costs most first, until the ``budget`` holds."""
+    held = held_pictures(bundle, data, budget) if budget.points is not None else None
+    ranked = _sensitivity(network, way)
+    reasons = {row.node: f"the budget {budget.text} needs it: by itself it costs {row.snr_db:.1f} dB" for row in ranked}
+
+    def holds(kept: Sequence[str]) -> bool:
+        if len(kept) == len(ranked):
+            return True  # nothing is left in 8 bits
+        content = network.file(way, {node: reasons[node] for node in kept}).content
+        if held is None or budget.points is None:
+            return network.snr_db(content) >= (budget.snr_db or 0.0)
+        change = held.change(content)
+        return 100 * (change.before - change.after) <= budget.points
+
+    kept = fewest_kept([row.node for row in ranked], holds) or ()
+    if len(kept) == len(ranked):
+        raise ModelError(
+            f"the budget {budget.text} leaves no layer of {bundle.onnx_of()} in 8 bits",
+            "allow more, or ship it in float32 or float16",
+        )
+    rows = tuple(msgspec.structs.replace(row, kept=row.node in kept) for row in ranked)
+    return Search({node: reasons[node] for node in kept}, rows, True)
+
+
+def _sensitivity(network: _Network, way: Way) -> tuple[Sensitivity, ...]:
+    """Each layer in 8 bits by itself, the one that costs most first."""
+    layers = network.everywhere.layers
+    outputs = {name_of(node): node.output[0] for node in network.model.graph.node}
+    rows = []
+    for layer in layers:
+        others = {other.name: "is judged by itself" for other in layers if other is not layer}
+        snr_db = network.snr_db(network.file(way, others).content, JUDGED)
+        rows.append(Sensitivity(layer.name, network.modules.get(outputs[layer.name], ""), snr_db))
+    return tuple(sorted(rows, key=lambda row: row.snr_db))
+
+
+def _outcome(bundle: Bundle, network: _Network, way: Way, keep: Mapping[str, str], samples: Samples) -> Outcome:
+    """The file that keeps ``keep`` in float, with its own outputs on the golden inputs and the bars that these give."""
+    made = network.file(way, keep)
+    golden = bundle.golden()
+    own = network.outputs(made.content, golden.inputs)
+    sizes = [part.samples for part in bundle.manifest.golden.parts] or [bundle.manifest.golden.samples]
+    snr_db = min(snr(own[name][: sizes[0]], wide[: sizes[0]]) for name, wide in golden.float64.items())
+    calibration = Calibration(samples.source, len(samples), samples.sha256(), way[0], samples.calibrated)
+    conversion = Conversion(
+        outputs=f"{NAME}.npz",
+        converted=len(made.placement.layers),
+        kept=tuple(
+            KeptNode(kept.name, kept.operator, network.modules.get(kept.output, ""), kept.reason) for kept in made.placement.kept
+        ),
+        ranges=f"{NAME}.json",
+        calibration=calibration,
+        floor=FLOOR,
+        cpu=", ".join(instruction_sets()),
+    )
+    variant = Variant(
+        name=NAME,
+        file=f"{NAME}.onnx",
+        precision="int8",
+        allowance=_allowance(own, golden.float64, sizes, snr_db),
+        error=_error(own, golden.float64, sizes),
+        made_by={"command": "quantize", "edgekit": __version__, "to": NAME, "bias_correction": way[1]},
+        conversion=conversion,
+    )
+    table = RangeTable(calibration, way[1], _ranges(made, network.observed))
+    files = {
+        variant.file: made.content,
+        conversion.outputs: outputs_to_npz(own),
+        f"{NAME}.json": msgspec.json.format(msgspec.json.encode(table), indent=2) + b"\n",
+    }
+    return Outcome(VariantDraft(variant, files, _notes(samples)), snr_db)
+
+
+def _notes(samples: Samples) -> tuple[str, ...]:
+    random = () if samples.calibrated else ("the int8 file is not calibrated: its ranges are those of random numbers",)
+    return (*random, *samples.notes)
+
+
+def _error(outputs: Mapping[str, Array], reference: Mapping[str, Array], sizes: Sequence[int]) -> float:
+    """The largest error of scale of any output on any part."""
+    return max(
+        normalised_error(mine, wide)
+        for name, whole in reference.items()
+        for mine, wide in zip(parts_of(outputs[name], sizes), parts_of(whole, sizes), strict=True)
+    )
+
+
+def _allowance(own: Mapping[str, Array], reference: Mapping[str, Array], sizes: Sequence[int], snr_db: float) -> Allowance:
+    """What ``verify`` accepts: the errors that the file has where it is computed as it is written, and a margin.
+
+    An output may be off by twice what it is off here, of its scale, and by as much from the file's own recorded outputs; the
+    share of samples whose largest output moves may be twice as large, and two samples larger.
+    """
+    first = sizes[0]
+    error = _error(
+        {name: array[:first] for name, array in own.items()}, {name: array[:first] for name, array in reference.items()}, [first]
+    )
+    moved = [
+        int((own[name].argmax(1) != wide.argmax(1)).sum())
+        for name, wide in reference.items()
+        if wide.ndim == 2 and wide.shape[1] > 1
+    ]
+    return Allowance(
+        Tolerance(
+            atol=0.0,
+            rtol=min(max(FEW_STEPS / CODES, TIMES_ERROR * error), MOST_RTOL),
+            top1=max(0.0, 1 - (2 * max(moved, default=0) + 2) / sum(sizes)),
+        ),
+        snr_db=max(0.0, snr_db - MARGIN_DB),
+        steps=min(max(FEW_STEPS, TIMES_ERROR * error * CODES), MOST_STEPS),
+    )
+
+
+def _ranges(made: QuantFile, observed: Observed) -> tuple[TensorRange, ...]:
+    return tuple(
+        TensorRange(
+            tensor,
+            observed.lowest[tensor],
+            observed.highest[tensor],
+            float(np.float32(made.limits[group])),
+            "int8" if group in made.placement.signed else "uint8",
+            group,
+        )
+        for tensor, group in made.placement.groups.items()
+    )

@@ -1,0 +1,212 @@
+"""The samples that an int8 file is calibrated on: training pictures, never those that it will be judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import data
+from edgekit.bundle.folder import Bundle
+from edgekit.data.image_folder import training_half
+from edgekit.data.listing import list_pictures
+from edgekit.data.pictures import Pictures, spread
+from edgekit.errors import DataError, EdgekitError, UsageError, printable
+from edgekit.parity.inputs import without_data
+from edgekit.preprocess import Preprocess
+from edgekit.recipe import DataRecipe, load_recipe
+from edgekit.tensors import Array
+
+RANDOM = "random"
+SAMPLES = 256
+"""Calibration samples unless told otherwise."""
+FEW = 32
+"""Fewer samples than this give ranges that the next picture leaves."""
+EVERY = 1 << 40
+
+
+class Samples(NamedTuple):
+    """A feed of calibration samples, in words where they are from, and whether they are of the kind that the network sees.
+
+    ``recipe``: the data set that they are of, if they are a recipe's; its test set judges the variant.
+    """
+
+    feed: dict[str, Array]
+    source: str
+    calibrated: bool = True
+    recipe: DataRecipe | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.feed.values())))
+
+    def sha256(self) -> str:
+        """The hash of all arrays, by the names of their inputs."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.feed.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def samples_of(bundle: Bundle, source: Path | str | None = None, count: int = SAMPLES) -> Samples:
+    """``count`` calibration samples for a bundle: from a recipe, a folder of pictures, an .npz file of arrays, or ``random``.
+
+    Without a ``source`` they are of the training set of the bundle's own recipe. Raises DataError for samples that do not fit the
+    inputs or that are test pictures, by content, and UsageError where no data is known.
+    """
+    if source is None:
+        return _checked(bundle, _of_recipe(bundle, _own_recipe(bundle), count), count)
+    if str(source) == RANDOM:
+        return _random(bundle)
+    path = Path(source)
+    if path.suffix == ".toml":
+        return _checked(bundle, _of_recipe(bundle, load_recipe(path).data, count), count)
+    samples = _of_arrays(bundle, path, count) if path.suffix == ".npz" else _of_folder(bundle, path, count)
+    return _checked(bundle, samples, count)
+
+
+def own_data(bundle: Bundle) -> DataRecipe | None:
+    """The data set of the bundle's recipe, where it can be found without being told where it is."""
+    recipe = (bundle.manifest.source.recipe or {}).get("data")
+    if recipe is None or bundle.manifest.preprocess is None:
+        return None
+    try:
+        described = msgspec.convert(recipe, DataRecipe)
+    except (msgspec.ValidationError, ValueError):
+        return None
+    return described if described.dataset == "fashion-mnist" else None
+
+
+def _own_recipe(bundle: Bundle) -> DataRecipe:
+    described = own_data(bundle)
+    if described is None:
+        raise UsageError(
+            f"bundle {bundle.root} does not say where training pictures are",
+            "give --calibrate a recipe, a folder of training pictures or an .npz file of inputs",
+        )
+    return described
+
+
+def _of_recipe(bundle: Bundle, recipe: DataRecipe, count: int) -> Samples:
+    """Pictures of the training set that are not in the test set as well."""
+    preprocess = _preprocess(bundle)
+    pictures = data.training_pictures(recipe, preprocess, 2 * count)  # copies of test pictures are left out
+    tested = set(_digests(data.golden_pictures(recipe, preprocess, EVERY).images))
+    clean = [place for place, digest in enumerate(_digests(pictures.images)) if digest not in tested]
+    chosen = np.asarray(clean)[spread(len(clean), count)] if clean else np.zeros(0, np.int64)
+    feed = {bundle.manifest.inputs[0].name: preprocess.normalise(pictures.images[chosen])}
+    return Samples(feed, f"{len(chosen)} training pictures of {recipe.dataset}", recipe=recipe)
+
+
+def _of_folder(bundle: Bundle, root: Path, count: int) -> Samples:
+    """Pictures below a folder; of one that is divided into train and test, those of the training half."""
+    preprocess = _preprocess(bundle)
+    if not root.is_dir():
+        raise DataError(f"{root} is no recipe, no folder of pictures and no .npz file", "give --calibrate one of these")
+    paths = [picture.path for picture in list_pictures(training_half(root)).pictures]
+    if not paths:
+        raise DataError(f"there are no pictures in {root}", "give a folder with training pictures")
+    images = np.stack([preprocess.open(paths[index]) for index in spread(len(paths), count)])
+    name = printable(root.name or str(root))
+    return Samples({bundle.manifest.inputs[0].name: preprocess.normalise(images)}, f"{len(images)} pictures of the folder {name}")
+
+
+def _of_arrays(bundle: Bundle, path: Path, count: int) -> Samples:
+    """Arrays by the names of the inputs, as the network takes them, or the only array for the only input."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file
+        raise DataError(f"{path} cannot be read: {problem}", "write it with numpy.savez") from None
+    specs = bundle.manifest.inputs
+    if len(specs) == len(arrays) == 1:
+        arrays = {specs[0].name: next(iter(arrays.values()))}
+    missing = next((spec.name for spec in specs if spec.name not in arrays), None)
+    if missing is not None:
+        raise DataError(f"{path} has no array {missing!r}, which is an input", f"it has {', '.join(arrays) or 'none'}")
+    feed = {spec.name: arrays[spec.name] for spec in specs}
+    sizes = {len(array) if array.ndim else 0 for array in feed.values()}
+    if len(sizes) > 1 or not min(sizes):
+        raise DataError(f"the arrays of {path} do not have the same number of samples", "the first axis is the samples")
+    for spec in specs:
+        spec.with_free_batch().check(feed[spec.name])
+        if not np.isfinite(feed[spec.name]).all():
+            raise DataError(f"array {spec.name!r} of {path} holds numbers that are not finite", "leave such samples out")
+    chosen = spread(min(sizes), count)
+    return Samples({name: array[chosen] for name, array in feed.items()}, f"{len(chosen)} samples of {printable(path.name)}")
+
+
+def _random(bundle: Bundle) -> Samples:
+    golden = without_data(bundle.manifest.inputs, bundle.manifest.preprocess, seed=1)
+    return Samples(golden.inputs, "random numbers", calibrated=False)
+
+
+def _preprocess(bundle: Bundle) -> Preprocess:
+    if bundle.manifest.preprocess is None:
+        raise DataError(
+            f"bundle {bundle.root} has no preprocessing, so that pictures cannot be given to its network",
+            "give --calibrate an .npz file with inputs as the network takes them",
+        )
+    return bundle.manifest.preprocess
+
+
+def _checked(bundle: Bundle, samples: Samples, count: int) -> Samples:
+    """Raise DataError for samples that are test pictures: golden ones, or of the test set that the bundle's recipe names."""
+    specs = bundle.manifest.inputs
+    mine = list(_joint_digests(samples.feed, [spec.name for spec in specs]))
+    tested = set(_golden_digests(bundle))
+    recipe, preprocess = samples.recipe or own_data(bundle), bundle.manifest.preprocess
+    if recipe is not None and preprocess is not None:
+        tested |= _tested_digests(recipe, preprocess, specs[0].name)
+    shared = sum(digest in tested for digest in mine)
+    if shared:
+        raise DataError(
+            f"{shared} of {len(mine)} calibration samples are test pictures, which are there to judge the result",
+            "calibrate on training pictures",
+        )
+    if len(mine) < FEW:
+        few = f"only {len(mine)} calibration samples: the ranges may be too narrow for other pictures"
+        return samples._replace(notes=(*samples.notes, few))
+    return samples
+
+
+def _golden_digests(bundle: Bundle) -> Iterator[str]:
+    """Hashes of the golden samples that are test pictures."""
+    golden = bundle.manifest.golden
+    if golden.kind != "test-set":
+        return
+    count = golden.parts[0].samples if golden.parts else golden.samples
+    inputs = bundle.golden().inputs
+    names = [spec.name for spec in bundle.manifest.inputs]
+    yield from _joint_digests({name: array[:count] for name, array in inputs.items()}, names)
+
+
+def _tested_digests(recipe: DataRecipe, preprocess: Preprocess, name: str) -> set[str]:
+    try:
+        pictures: Pictures = data.golden_pictures(recipe, preprocess, EVERY)
+    except EdgekitError:  # the data is not on this machine: then the golden pictures are all that is known
+        return set()
+    return {
+        digest
+        for start in range(0, len(pictures), 1000)
+        for digest in _joint_digests({name: preprocess.normalise(pictures.images[start : start + 1000])}, [name])
+    }
+
+
+def _joint_digests(feed: dict[str, Array], names: list[str]) -> Iterator[str]:
+    """The hash of each sample of a feed, of all inputs together."""
+    for place in range(len(feed[names[0]])):
+        digest = hashlib.sha256()
+        for name in names:
+            digest.update(np.ascontiguousarray(feed[name][place]).data)
+        yield digest.hexdigest()
+
+
+def _digests(images: NDArray[np.uint8]) -> Iterator[str]:
+    return (hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images)
