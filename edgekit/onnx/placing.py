@@ -28,7 +28,7 @@ _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqr
 
 
 class QuantLayer(NamedTuple):
-    """A layer that computes in 8 bits: its ``data`` input, its ``bias``, and its ``weight`` with output channels along ``axis``."""
+    """A layer that computes in 8 bits: its ``data`` input, ``bias``, and ``weight`` with output channels along ``axis``."""
 
     name: str
     operator: str

@@ -128,7 +128,7 @@ class QuantizeReport(Report, frozen=True):
         return tuple(
             Line(
                 f"accuracy on {row.of}: {row.before:.4f} -> {row.after:.4f}, {100 * (row.after - row.before):+.2f} points "
-                f"(95 % interval {100 * row.low:+.2f} to {100 * row.high:+.2f}), {row.flips} of {row.pictures} pictures of another class"
+                f"(95 % interval {100 * row.low:+.2f} to {100 * row.high:+.2f}), {row.flips} of {row.pictures} flipped"
             )
             for row in self.accuracy
         )

@@ -23,8 +23,8 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the caller asks of a variant, beside its precision.
 
     ``calibrate``: a recipe, a folder of pictures, an .npz file or ``random``; None: the training set of the bundle's recipe.
-    ``samples``: how many samples to calibrate on. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be lost,
-    such as ``accuracy=-0.3pt`` or ``snr=30dB``.
+    ``samples``: how many samples to calibrate on. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be
+    lost, such as ``accuracy=-0.3pt`` or ``snr=30dB``.
     """
 
     calibrate: str | None = None

@@ -78,7 +78,7 @@ def observe(placement: Placement, batches: Batches) -> Observed:
 
 
 def _channel_means(array: Array) -> NDArray[np.float64]:
-    """Samples x channels: the mean over all axes but the samples and the channels, which are axis 1, or the last of three or two."""
+    """Samples x channels: the mean over all axes but these two. Channels are axis 1, or the last of three."""
     wide = array.astype(np.float64)
     axes = range(1, array.ndim - 1) if array.ndim == 3 else range(2, array.ndim)
     return np.asarray(wide.mean(axis=tuple(axes)))
@@ -98,7 +98,7 @@ def limits_of(placement: Placement, observed: Observed, method: Method) -> dict[
     limits = {}
     for group, members in placement.members().items():
         own = [value for value in members if value not in placement.clamped]
-        largest = max(max(map(observed.largest, own)), SMALLEST)
+        largest = max(*map(observed.largest, own), SMALLEST)
         limits[group] = largest if method == "minmax" else largest * _best_share(observed, own, largest)
     return limits
 

@@ -1,4 +1,4 @@
-"""An int8 file of a bundle's network: ranges from calibration samples, steps where ``onnx/placing.py`` says, the best of what was tried.
+"""An int8 file of a bundle's network: ranges from calibration samples, steps where ``onnx/placing.py`` says.
 
 Nothing here trains. The weights are rounded, the ranges of what flows between layers are measured, and what that costs is
 measured too: on the calibration samples to choose, on the golden inputs for the bar of ``edgekit verify``.
@@ -79,8 +79,8 @@ class RangeTable(msgspec.Struct, frozen=True):
 def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
     """The draft of the variant ``int8`` of a bundle.
 
-    Raises ModelError for a network that has no float32 file, or no layer for 8 bits, DataError for calibration samples that do not
-    fit, and UsageError for a node that the network lacks.
+    Raises ModelError for a network that has no float32 file, or no layer for 8 bits, DataError for calibration samples that do
+    not fit, and UsageError for a node that the network lacks.
     """
     budget = None if wanted.budget is None else Budget.parse(wanted.budget)
     with progress.task("quantising", 5) as advance:
@@ -152,7 +152,7 @@ class _Network:
 
 
 def snr(output: Array, reference: Array) -> float:
-    """10 log10(sum r^2 / sum (y - r)^2) in dB over the finite places of r; 200 where nothing differs, -200 for numbers that are none."""
+    """10 log10(sum r^2 / sum (y - r)^2) in dB over the finite places of r; 200 where nothing differs, -200 for NaN."""
     finite = np.isfinite(reference)
     wide = reference[finite].astype(np.float64)
     signal, noise = float(np.square(wide).sum()), float(np.square(output[finite] - wide).sum())
