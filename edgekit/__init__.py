@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgekit.commands.inspect import inspect
     from edgekit.commands.models import models as list_models
     from edgekit.commands.predict import predict
+    from edgekit.commands.quantize import quantize
     from edgekit.commands.run import run
     from edgekit.commands.train import train
     from edgekit.commands.verify import verify
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from edgekit.setups import Setup
     from edgekit.sources import ExportOptions
     from edgekit.tolerance import Tolerance, ToleranceChange
+    from edgekit.variants import Wanted
 
 _HOMES = {
     **{verb: f"edgekit.commands.{verb}" for verb in (
-        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "run", "train", "verify",
+        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "train", "verify",
     )},
     "fetch_data": "edgekit.commands.data:fetch",
     "list_models": "edgekit.commands.models:models",
@@ -50,11 +52,12 @@ _HOMES = {
     "Timing": "edgekit.latency.loop",
     "Tolerance": "edgekit.tolerance",
     "ToleranceChange": "edgekit.tolerance",
+    "Wanted": "edgekit.variants",
 }  # fmt: skip
 __all__ = [
-    "__version__", "Bars", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange",
-    "bench", "bisect", "build", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models", "predict", "run", "train",
-    "verify",
+    "__version__", "Bars", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
+    "bench", "bisect", "build", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models", "predict", "quantize",
+    "run", "train", "verify",
 ]  # fmt: skip
 
 

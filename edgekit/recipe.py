@@ -126,6 +126,24 @@ class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     golden: Positive = 64
 
 
+RANDOM = "random"
+"""Calibrate on random numbers, which says nothing of pictures."""
+
+
+class VariantRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A further file of the bundle: ``to`` is its precision.
+
+    ``calibrate``: a folder of pictures or an .npz file, relative to the recipe, or ``random``; the recipe's training pictures if
+    left out. ``samples``: how many. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be lost.
+    """
+
+    to: Literal["int8", "float16"]
+    calibrate: str | None = None
+    samples: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    keep: tuple[str, ...] = ()
+    budget: str | None = None
+
+
 class BenchRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to time.
 
@@ -146,6 +164,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelRecipe
     train: TrainRecipe = TrainRecipe()
     export: ExportRecipe = ExportRecipe()
+    variants: tuple[VariantRecipe, ...] = ()
     verify: Tolerance = Tolerance()
     bench: BenchRecipe = BenchRecipe()
 
@@ -164,7 +183,14 @@ def load_recipe(path: Path) -> Recipe:
     if recipe.model.weights is not None:
         weights = _absolute(recipe.model.weights, path, "model.weights")
         recipe = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, weights=weights))
-    return recipe
+    variants = tuple(_with_place(variant, path) for variant in recipe.variants)
+    return msgspec.structs.replace(recipe, variants=variants)
+
+
+def _with_place(variant: VariantRecipe, path: Path) -> VariantRecipe:
+    if variant.calibrate in (None, RANDOM):
+        return variant
+    return msgspec.structs.replace(variant, calibrate=_absolute(str(variant.calibrate), path, "variants.calibrate"))
 
 
 def _absolute(place: str, path: Path, key: str) -> str:
@@ -186,6 +212,9 @@ def _check(recipe: Recipe, path: Path) -> None:
             numbers = value if isinstance(value, tuple) else (value,)
             if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
                 raise RecipeError(f"recipe {path}: {table}.{key} must be finite; correct it")
+    precisions = [variant.to for variant in recipe.variants]
+    if len(set(precisions)) < len(precisions):
+        raise RecipeError(f"recipe {path}: two [[variants]] are of one precision; give each once")
     if not check_name(recipe.name):
         raise RecipeError(f"recipe {path}: name {recipe.name!r} names a folder; use letters, digits, '.', '-' and '_'")
     sizes = (data.resize,) if isinstance(data.resize, int) else data.resize

@@ -24,6 +24,7 @@ from edgekit.cli.options import (
     Builder,
     BundleFolder,
     BundlePath,
+    Calibrate,
     Csv,
     CudaGraph,
     Debug,
@@ -33,18 +34,23 @@ from edgekit.cli.options import (
     Flavour,
     FoldBn,
     GoldenPictures,
+    InPlace,
     InputShapes,
     Json,
     JsonLines,
+    Keep,
     KeepWeights,
     Labels,
     Level,
+    Loss,
     Mean,
     Opset,
     Output,
+    Precision,
     RecipePath,
     Required,
     Runs,
+    Samples,
     SourceName,
     Threads,
     TorchSource,
@@ -171,6 +177,34 @@ def export(
         return export_source(source, output, export_options, runs=runs, progress=progress)
 
     _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit quantize exported/densenet --to int8 --budget accuracy=-0.3pt --output exported/densenet8")
+def quantize(
+    bundle: BundlePath,
+    to: Precision = "int8",
+    calibrate: Calibrate = None,
+    samples: Samples = 256,
+    keep: Keep = None,
+    budget: Loss = None,
+    output: InPlace = None,
+    verbose: AllRows = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle with one more file of its network, in int8 or float16, and say what that costs.
+
+    Exit code 1 if a budget cannot be held.
+    """
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.quantize import quantize as quantize_bundle
+        from edgekit.variants import Wanted
+
+        wanted = Wanted(calibrate, samples, tuple(keep or ()), budget)
+        return quantize_bundle(bundle, to, wanted, output=output, progress=progress)
+
+    _carry_out(action, json, debug, bundle=bundle, verbose=verbose)
 
 
 @app.command(epilog="Example: edgekit verify exported/lenet --backend tensorrt --engine lenet.plan")

@@ -303,6 +303,35 @@ FoldBn = Annotated[
         help="Fold batch norm into the layers around it.",
     ),
 ]
+Precision = Annotated[
+    str, option("--to", metavar="PRECISION", help="int8 or float16.", autocompletion=lambda: ["int8", "float16"])
+]
+Calibrate = Annotated[
+    Optional[str],
+    option(
+        "--calibrate",
+        metavar="SOURCE",
+        show_default="the recipe's training pictures",
+        help="A recipe, a folder of training pictures, an .npz file of inputs, or random.",
+    ),
+]
+Samples = Annotated[int, option("--samples", metavar="N", min=1, max=100_000, help="How many samples to calibrate on.")]
+Keep = Annotated[
+    Optional[list[str]],
+    option("--keep", metavar="NODE", help="A node, or a module with all that is in it, that stays in float32; repeatable."),
+]
+Loss = Annotated[
+    Optional[str],
+    option(
+        "--budget",
+        metavar="LIMIT",
+        help="What may be lost, like accuracy=-0.3pt or snr=30dB: layers go back to float32 until it holds.",
+    ),
+]
+InPlace = Annotated[
+    Optional[Path],
+    option("--output", panel=WRITTEN, metavar="FOLDER", show_default="BUNDLE itself", help="Where the bundle is written."),
+]
 Opset = Annotated[Optional[int], option("--opset", metavar="N", min=18, max=26, show_default="20", help="ONNX opset.")]
 KeepWeights = Annotated[
     bool,

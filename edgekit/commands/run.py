@@ -16,6 +16,7 @@ from edgekit.bundle.folder import check_replaceable, open_bundle
 from edgekit.bundle.manifest import CARD, GOLDEN, MANIFEST, MODEL, WEIGHTS
 from edgekit.commands.bench import bench
 from edgekit.commands.export import EXPORTED, export
+from edgekit.commands.quantize import quantize
 from edgekit.commands.train import train
 from edgekit.commands.verify import verify
 from edgekit.files import fingerprints, write_bytes
@@ -23,14 +24,16 @@ from edgekit.latency.loop import Timing
 from edgekit.machine.packages import needs, tool_versions, versions_of
 from edgekit.parity.manifest import TOLERANCE
 from edgekit.progress import SILENT, Progress
-from edgekit.recipe import BenchRecipe, Recipe, TrainRecipe, load_recipe
+from edgekit.recipe import BenchRecipe, Recipe, TrainRecipe, VariantRecipe, load_recipe
 from edgekit.reports.base import Report
+from edgekit.reports.quantize import QuantizeReport
 from edgekit.reports.run import RunReport
 from edgekit.setups import EVERY, Setup
 from edgekit.tolerance import Tolerance
 from edgekit.training.code import source_files
 from edgekit.training.folder import RUN_REPORT, RUN_WEIGHTS, RUNS, Begin
 from edgekit.training.steps import Step, take_steps
+from edgekit.variants import Wanted
 
 
 class Job(NamedTuple):
@@ -103,7 +106,15 @@ def _training_inputs(job: Job) -> dict[str, Any]:
 
 def _export(job: Job) -> tuple[Report, str]:
     report = export(str(job.path), job.root, runs=job.runs, progress=job.progress)
-    return report, f"{len(report.fold.folded)} of {report.fold.before} batch norms folded, {job.root}"
+    added = [_quantize(job, variant) for variant in job.recipe.variants]
+    variants = "".join(f", {each.variant} at {each.snr_db:.1f} dB" for each in added)
+    return report, f"{len(report.fold.folded)} of {report.fold.before} batch norms folded, {job.root}{variants}"
+
+
+def _quantize(job: Job, variant: VariantRecipe) -> QuantizeReport:
+    calibrate = variant.calibrate or str(job.path)
+    wanted = Wanted(calibrate, variant.samples, variant.keep, variant.budget)
+    return quantize(job.root, variant.to, wanted, progress=job.progress)
 
 
 def _export_inputs(job: Job) -> dict[str, Any]:

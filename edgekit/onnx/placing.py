@@ -23,7 +23,10 @@ MOVING = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", 
 """Operators whose outputs are some of their first input's numbers: both have one scale."""
 _AVERAGING = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 NARROW = 16
-"""Channels below which 8-bit kernels of GPUs do not pay, unless they are a multiple of 8 (NVIDIA's own rule)."""
+"""Channels below which 8-bit kernels do not pay, unless they are 8 (NVIDIA's own rule).
+
+The first layer is one of these, and by far the one whose rounding costs most: its input is the picture itself.
+"""
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt", "Softplus")
 
 
@@ -149,11 +152,12 @@ def _unfit(node: onnx.NodeProto, graph: Graph) -> str:
 
 
 def _unfit_conv(node: onnx.NodeProto, weight: Array) -> str:
-    channels = weight.shape[0]
-    depthwise = _attributes(node).get("group", 1) == channels
-    if depthwise or channels >= NARROW or (channels % 8 == 0 and len(set(weight.shape[2:])) == 1):
-        return ""
-    return f"it has {channels} channels: below {NARROW} an 8-bit kernel does not pay"
+    group = _attributes(node).get("group", 1)
+    square = len(set(weight.shape[2:])) == 1
+    for kind, channels in (("input", weight.shape[1] * group), ("output", weight.shape[0])):
+        if channels < NARROW and not (channels % 8 == 0 and square):
+            return f"it has {channels} {kind} channels: below {NARROW} an 8-bit kernel does not pay"
+    return ""
 
 
 def _unfit_gemm(node: onnx.NodeProto, weight: Array) -> str:

@@ -64,7 +64,7 @@ class QuantizeReport(Report, frozen=True):
     onnx_bytes: int
     bytes_before: int
     converted: int
-    snr_db: float | None
+    snr_db: float
     asked_db: float | None
     calibration: str = ""
     attempts: tuple[Attempt, ...] = ()
@@ -134,11 +134,10 @@ class QuantizeReport(Report, frozen=True):
         )
 
     def _verdict(self) -> Page:
-        snr = f", SNR {self.snr_db:.1f} dB" if self.snr_db is not None else ""
         asked = f" (verify asks for {self.asked_db:.1f})" if self.asked_db is not None else ""
         speed = f", {self.speed_up:.2f} times as fast as float32 in ONNX Runtime here" if self.speed_up is not None else ""
-        size = f"{self.onnx_bytes / 1e6:.2f} MB instead of {self.bytes_before / 1e6:.2f}"
-        wrote = Line(("wrote ", Span(self.bundle, "bold"), f" with {self.variant}: {size}{snr}{asked}{speed}"))
+        size = f"{self.onnx_bytes / 1e6:.2f} MB instead of {self.bytes_before / 1e6:.2f}, SNR {self.snr_db:.1f} dB"
+        wrote = Line(("wrote ", Span(self.bundle, "bold"), f" with {self.variant}: {size}{asked}{speed}"))
         if self.within_budget is None:
             return (wrote,)
         return (wrote, Line((verdict(self.within_budget), f": the budget {self.budget}")))

@@ -11,7 +11,7 @@ _FORMS = re.compile(r"(?:accuracy=-(?P<points>\d+(?:\.\d+)?)pt|snr=(?P<db>\d+(?:
 
 
 class Budget(NamedTuple):
-    """At most so many ``points`` (hundredths) of accuracy lost, or at least an SNR of ``snr_db``; ``text`` is what was written."""
+    """At most so many ``points`` (hundredths) of accuracy lost, or an SNR of at least ``snr_db``, as written in ``text``."""
 
     text: str
     points: float | None = None

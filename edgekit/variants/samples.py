@@ -19,10 +19,9 @@ from edgekit.data.pictures import Pictures, spread
 from edgekit.errors import DataError, EdgekitError, UsageError, printable
 from edgekit.parity.inputs import without_data
 from edgekit.preprocess import Preprocess
-from edgekit.recipe import DataRecipe, load_recipe
+from edgekit.recipe import RANDOM, DataRecipe, load_recipe
 from edgekit.tensors import Array
 
-RANDOM = "random"
 SAMPLES = 256
 """Calibration samples unless told otherwise."""
 FEW = 32
