@@ -78,6 +78,39 @@ def to_half(model: onnx.ModelProto, keep: Mapping[str, str] = NOTHING_KEPT) -> H
     return halved
 
 
+def rounded_after_every_node(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a float16 ``model`` that computes in float32 and rounds every value to float16, as GPUs do at best.
+
+    ONNX Runtime on a CPU computes float16 nodes in float32 as well, but leaves out the roundings between them.
+    """
+    copy = inlined(model)
+    types, _ = _types(copy)
+    taken, nodes, wide = set(_names(copy.graph)), list[onnx.NodeProto](), dict[str, str]()
+
+    def new_name(name: str) -> str:
+        return _free(f"{name}_exact", taken)
+
+    for node in copy.graph.node:
+        halves = [name for name in node.input if types.get(name) == HALF]
+        if halves and node.op_type != "Cast" and not any(True for _ in subgraphs(node)):
+            for name in dict.fromkeys(halves):
+                if name not in wide:
+                    wide[name] = new_name(name)
+                    nodes.append(onnx.helper.make_node("Cast", [name], [wide[name]], new_name(name), to=FLOAT))
+            results = {name: new_name(name) for name in node.output if types.get(name) == HALF}
+            inputs, outputs = [wide.get(name, name) for name in node.input], [results.get(name, name) for name in node.output]
+            del node.input[:], node.output[:]
+            node.input.extend(inputs)
+            node.output.extend(outputs)
+            nodes.append(node)
+            nodes += [onnx.helper.make_node("Cast", [exact], [name], new_name(name), to=HALF) for name, exact in results.items()]
+        else:
+            nodes.append(node)
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
 class _Plan(NamedTuple):
     """The float types in which a node takes its inputs and gives its outputs (``_ASITIS``: no float32 there, or any float).
 
@@ -274,11 +307,7 @@ class _Halving:
         return onnx.helper.make_node("Cast", [source], [target], self._new_name(f"{name}_to", kind), to=kind)
 
     def _new_name(self, name: str, kind: int) -> str:
-        new = f"{name}_{_NAMED[kind]}"
-        while new in self.used:
-            new += "_"
-        self.used.add(new)
-        return new
+        return _free(f"{name}_{_NAMED[kind]}", self.used)
 
     def _state_type(self, node: onnx.NodeProto, plan: _Plan) -> None:
         """Let an attribute say that an output is float16 where no input does: a type by name, or what fills the output."""
@@ -372,6 +401,14 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
         yield from (node.name, *node.input, *node.output)
         for inner in subgraphs(node):
             yield from _names(inner)
+
+
+def _free(name: str, used: set[str]) -> str:
+    """``name``, or with underscores behind it where that is in use; from now on it is."""
+    while name in used:
+        name += "_"
+    used.add(name)
+    return name
 
 
 def _schema(node: onnx.NodeProto, model: onnx.ModelProto) -> Any:

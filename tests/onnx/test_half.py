@@ -114,6 +114,7 @@ def types(half: Halved) -> dict[str, int]:
 
 
 def node_of(half: Halved, name: str) -> onnx.NodeProto:
+    named: onnx.NodeProto
     (named,) = [each for each in half.model.graph.node if each.name == name]
     return named
 
