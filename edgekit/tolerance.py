@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -15,6 +15,18 @@ TIE = 1e-6
 EPSILON = float(np.finfo(np.float32).eps)
 MEASURED_FACTOR, UNMEASURED_FACTOR = 4, 16
 """Times the noise floor that a runtime may be off: one whose own floor was measured, and any other."""
+
+
+class Measured(NamedTuple):
+    """What a bar measures of a whole output, beside its elements.
+
+    ``share``: of what is allowed, at most 1 where the output passes. ``beyond`` says in a clause what is beyond it.
+    ``own_steps``: max|y - own| in steps of 1/127 of the scale, ``own`` being what the file's variant recorded; None if nothing.
+    """
+
+    share: float = 0.0
+    beyond: str = ""
+    own_steps: float | None = None
 
 
 class Bar(Protocol):
@@ -31,6 +43,14 @@ class Bar(Protocol):
 
     def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far an element may move without meaning: values tie where their distance is at most the sum of their blurs."""
+        ...
+
+    def held(self, reference: NDArray[np.float64]) -> int:
+        """How many samples, from the first, are held against the reference; the others only as ``measured`` says."""
+        ...
+
+    def measured(self, output: NDArray[Any], reference: NDArray[np.float64]) -> Measured:
+        """What else is allowed of a whole output, all of its samples, which has the shape of ``reference``."""
         ...
 
 
@@ -56,6 +76,14 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """Half a millionth of max|r|, whatever the tolerance: a wide one does not make all classes equal."""
         return np.asarray(TIE / 2 * finite_scale(reference))
+
+    def held(self, reference: NDArray[np.float64]) -> int:
+        """All samples."""
+        return len(reference)
+
+    def measured(self, output: NDArray[Any], reference: NDArray[np.float64]) -> Measured:
+        """Nothing beside the elements."""
+        return Measured()
 
 
 _WIDEST = {"float16": 2e-2, "bfloat16": 2e-1, "int8": 5e-2}
@@ -87,6 +115,14 @@ class ScaleBar(NamedTuple):
     def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """The limits: a file may be so far off, so that it cannot tell classes apart that are nearer."""
         return max(self.rtol, TIE / 2) * self._scales(reference)
+
+    def held(self, reference: NDArray[np.float64]) -> int:
+        """All samples."""
+        return len(reference)
+
+    def measured(self, output: NDArray[Any], reference: NDArray[np.float64]) -> Measured:
+        """Nothing beside the elements."""
+        return Measured()
 
     def _scales(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         parts = parts_of(reference, self.sizes) if self.sizes else [reference]
@@ -144,6 +180,14 @@ class NoiseBar(NamedTuple):
     def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """The limits: rounding may move each value so far."""
         return np.maximum(self.limits(reference), TIE / 2 * finite_scale(reference))
+
+    def held(self, reference: NDArray[np.float64]) -> int:
+        """All samples."""
+        return len(reference)
+
+    def measured(self, output: NDArray[Any], reference: NDArray[np.float64]) -> Measured:
+        """Nothing beside the elements."""
+        return Measured()
 
 
 def parts_of(array: NDArray[np.float64], sizes: Sequence[int]) -> list[NDArray[np.float64]]:

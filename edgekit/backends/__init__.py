@@ -17,7 +17,7 @@ from edgekit.backends.words import typed
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BROKEN, EdgekitError, MissingError, UsageError, first_line
 from edgekit.files import check_name
-from edgekit.machine.packages import Package, broken_package
+from edgekit.machine.packages import Package, below_floor, broken_package
 from edgekit.progress import SILENT, Progress
 from edgekit.setups import EVERY, OWN_WORDS, Absence, Setup
 from edgekit.spelling import did_you_mean
@@ -66,9 +66,9 @@ def checked(setup: Setup, options: type[Options] | None = None) -> Setup:
 
 def absence(setup: Setup, files: ModelFiles | None = None) -> Absence | None:
     """Why the setup cannot run ``files`` on this machine, or any file; None where it can. A row that breaks is broken, not we."""
-    wanted_setup = checked(setup)
+    wanted_setup, row = checked(setup), row_of(setup.backend)
     try:
-        missing = row_of(setup.backend).absence(files, wanted_setup)
+        missing = row.absence(files, wanted_setup)
         if not isinstance(missing, Absence | None):
             raise TypeError(f"its absence is {missing!r}")
     except EdgekitError:
@@ -76,6 +76,8 @@ def absence(setup: Setup, files: ModelFiles | None = None) -> Absence | None:
     except BROKEN as problem:
         broken = broken_package(setup.backend, problem)
         return Absence(f"{setup.backend} cannot tell whether it works: {first_line(problem)}", broken.remedy, broken=True)
+    if missing is None and files is not None:
+        return below_floor(row.packages, files.floor, files.onnx.name)
     return missing
 
 
@@ -119,6 +121,7 @@ def _check_row(row: Backend) -> None:
     if reserved:
         raise ValueError(f"its option {reserved[0]!r} has another's name; call it otherwise, without rename")
     msgspec.to_builtins(row.options())  # every field has a default, and JSON has all of them
+    typed(row.name, dict(row.as_written or {}), row.options)
     if not all(isinstance(package, Package) for package in row.packages):
         raise TypeError(f"{row.name} has packages that are no edgekit.machine.packages.Package")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from edgekit.backends import absence, checked, open_session, present, row_of, table, takers
+from edgekit.backends import absence, checked, open_session, row_of, table, takers
 from edgekit.backends.contract import Opened
 from edgekit.bundle.folder import Bundle
 from edgekit.errors import MissingError, UsageError
@@ -19,28 +19,55 @@ from edgekit.spelling import did_you_mean
 
 
 class Choice(NamedTuple):
-    """Setups that can run here, and the backends that cannot, where every one was asked for."""
+    """Setups that can run here, and the backends that cannot, where every one was asked for.
+
+    ``as_written``: setups beside them that run a converted variant's file node by node.
+    """
 
     setups: tuple[Setup, ...]
     skipped: tuple[Skipped, ...]
+    as_written: tuple[Setup, ...] = ()
 
 
-def choose(bundle: Bundle, setups: Setup | str | Iterable[Setup | str] = ()) -> Choice:
+def choose(bundle: Bundle, setups: Setup | str | Iterable[Setup | str] = (), *, all_variants: bool = False) -> Choice:
     """What takes part: each setup asked for, which must be present, or with ``EVERY`` and with none asked for all that is.
 
-    Variants are named, so that a report says which file it is about. Raises MissingError for what cannot run here.
+    Where no variant is named it is the first, or with ``all_variants`` each; a variant ``EVERY`` is each. They are named, so that
+    a report says which file it is about. Raises MissingError for what cannot run here.
     """
     chosen: list[Setup] = []
     skipped: list[Skipped] = []
+    as_written: list[Setup] = []
     for requested in as_setups(setups):
-        setup = msgspec.structs.replace(requested, variant=bundle.variant(requested.variant).name)
-        if setup.backend == EVERY:
-            runnable, absent = _present(bundle, setup)
-            chosen += runnable
-            skipped += absent
-        else:
-            chosen.append(present(setup, bundle.files(setup.variant)))
-    return Choice(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(skipped)))
+        candidates = _of_variants(bundle, requested, all_variants)
+        every = requested.backend == EVERY
+        runnable, absent = _present(bundle, candidates) if every else _able(bundle, candidates)
+        unasked = _telling_nothing(bundle, runnable) if every and len(candidates) > 1 else {}
+        chosen += [setup for setup in runnable if setup not in unasked]
+        skipped += [*_rows(absent, runnable), *(_row(setup, reason) for setup, reason in unasked.items())]
+        as_written += _node_by_node(bundle, runnable)
+    return Choice(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(skipped)), tuple(dict.fromkeys(as_written)))
+
+
+def _of_variants(bundle: Bundle, requested: Setup, all_variants: bool) -> list[Setup]:
+    """The setup for each variant that it is about."""
+    variant = requested.variant or (EVERY if all_variants else "")
+    names = [each.name for each in bundle.manifest.variants] if variant == EVERY else [bundle.variant(variant).name]
+    return [msgspec.structs.replace(requested, variant=name) for name in names]
+
+
+def _telling_nothing(bundle: Bundle, setups: Iterable[Setup]) -> dict[Setup, str]:
+    """The setups of which the table says that they show nothing, and why."""
+    reasons = {setup: row_of(setup.backend).tells_nothing_of.get(bundle.variant(setup.variant).precision) for setup in setups}
+    return {setup: reason for setup, reason in reasons.items() if reason is not None}
+
+
+def _node_by_node(bundle: Bundle, setups: Iterable[Setup]) -> Iterator[Setup]:
+    """Setups that run the files of converted variants as they are written, on the backends of ``setups`` that can."""
+    for setup in setups:
+        options = row_of(setup.backend).as_written
+        if options is not None and bundle.variant(setup.variant).conversion is not None:
+            yield checked(msgspec.structs.replace(setup, options={**setup.options, **options}))
 
 
 def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SILENT) -> Opened:
@@ -52,26 +79,66 @@ def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SIL
     return Opened(name, setup, session, row_of(setup.backend).on_gpu)
 
 
-def _present(bundle: Bundle, setup: Setup) -> tuple[list[Setup], list[Skipped]]:
-    """Every backend, with those of the options that are its own; an option must have a backend that is present."""
-    _check_known(setup.options)
+def _able(bundle: Bundle, candidates: Sequence[Setup]) -> tuple[list[Setup], dict[Setup, Absence]]:
+    """Those of one backend's setups that can run, and why the others cannot; raises MissingError where none can."""
     runnable: list[Setup] = []
-    absent: dict[str, Absence] = {}
-    for name, row in table().items():
-        own = {option: value for option, value in setup.options.items() if option in row.options.__struct_fields__}
-        own_setup = checked(msgspec.structs.replace(setup, backend=name, options=own))
-        missing = absence(own_setup, bundle.files(setup.variant))
+    absent: dict[Setup, Absence] = {}
+    for setup in map(checked, candidates):
+        missing = absence(setup, bundle.files(setup.variant))
         if missing:
-            absent[name] = missing
+            absent[setup] = missing
         else:
-            runnable.append(own_setup)
-    for option in setup.options:
+            runnable.append(setup)
+    if not runnable:
+        setup, missing = next(iter(absent.items()))
+        raise missing.error(f"{setup.backend} cannot run here: ")
+    return runnable, absent
+
+
+def _present(bundle: Bundle, candidates: Sequence[Setup]) -> tuple[list[Setup], dict[Setup, Absence]]:
+    """Every backend, with those of the options that are its own; an option must have a backend that is present."""
+    options = candidates[0].options
+    _check_known(options)
+    runnable: list[Setup] = []
+    absent: dict[Setup, Absence] = {}
+    for setup in candidates:
+        for name, row in table().items():
+            own = {option: value for option, value in options.items() if option in row.options.__struct_fields__}
+            own_setup = checked(msgspec.structs.replace(setup, backend=name, options=own))
+            missing = absence(own_setup, bundle.files(setup.variant))
+            if missing:
+                absent[own_setup] = missing
+            else:
+                runnable.append(own_setup)
+    for option in options:
         able = takers(option)
         if not {ready.backend for ready in runnable} & set(able):
-            raise absent[able[0]].error(f"{able[0]} cannot run here: ")
+            raise next(missing for setup, missing in absent.items() if setup.backend == able[0]).error(
+                f"{able[0]} cannot run here: "
+            )
     if not runnable:
         raise MissingError("no backend works here", f"see edgekit doctor, or {pip_install('cpu')}")
-    return runnable, [Skipped.of(name, missing) for name, missing in absent.items()]
+    return runnable, absent
+
+
+def _rows(absent: Mapping[Setup, Absence], runnable: Iterable[Setup]) -> Iterator[Skipped]:
+    """A row for each backend that runs nothing, and one for each variant that a backend runs not although it runs others."""
+    running, named = {setup.backend for setup in runnable}, set[str]()
+    for setup, missing in absent.items():
+        if setup.backend in running:
+            yield Skipped.of(_variant_of(setup), missing)
+        elif setup.backend not in named:
+            named.add(setup.backend)
+            yield Skipped.of(setup.backend, missing)
+
+
+def _row(setup: Setup, reason: str) -> Skipped:
+    """A row for what could run, and is left out because it would show nothing."""
+    return Skipped(_variant_of(setup), reason, f"--variant {setup.variant} runs it", left_out=True)
+
+
+def _variant_of(setup: Setup) -> str:
+    return str(Setup(setup.backend, variant=setup.variant))
 
 
 def _check_known(options: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 from types import TracebackType
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -198,6 +198,9 @@ class Backend(msgspec.Struct, frozen=True):
     computes on a GPU, whose clock follows its work. ``in_memory``: it computes in
     this process's memory, which can be bounded. ``in_ranges``: its sessions are ``InRanges``, and are asked for no batch
     beyond the usual ones by those that can do without. ``doctor_facts`` are lines of its own for what doctor says of the machine.
+
+    ``tells_nothing_of``: precision of a file -> why running it here shows nothing about where such files are used; nobody runs it
+    unasked. ``as_written``: the options by which it computes a file node by node, as the file is written; None if it cannot.
     """
 
     name: str
@@ -211,3 +214,5 @@ class Backend(msgspec.Struct, frozen=True):
     in_ranges: bool = False
     builder: Builder | None = None
     doctor_facts: Callable[[], Mapping[str, str]] = dict
+    tells_nothing_of: Mapping[str, str] = {}
+    as_written: Mapping[str, Any] | None = None

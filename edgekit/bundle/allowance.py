@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from edgekit.bundle.manifest import Manifest, Variant
-from edgekit.tolerance import widest_rtol
+from typing import NamedTuple
+
+from edgekit.bundle.manifest import Allowance, Manifest, Variant
+from edgekit.tolerance import TIE, Tolerance, widest_rtol
 
 _EXACT = ("float32", "float64")
 MOST_ATOL = 1e-5
@@ -14,12 +16,61 @@ def held_to_noise(manifest: Manifest, variant: Variant) -> bool:
     return variant.precision in _EXACT and variant == manifest.variants[0]
 
 
+class WholeBar(NamedTuple):
+    """What a file of a precision may ask that is held by its signal-to-noise ratio.
+
+    ``snr_db``: the least of that. ``tie``: classes tie whose reference values are nearer than that each, of scale. ``rounding``:
+    steps by which its outputs may be off where it is run node by node, as it was recorded; None: as many as its rtol.
+    """
+
+    snr_db: float
+    tie: float
+    rounding: float | None = None
+
+
+WHOLE_BARS = {"int8": WholeBar(10, TIE / 2, 0.5), "float16": WholeBar(35, widest_rtol("float16"))}
+"""Precisions that may be held by a signal-to-noise ratio: an int8 file may flip a class however clear, and counts as many."""
+MOST_RTOL, MOST_STEPS, LEAST_TOP1 = 0.5, 12.0, 0.5
+"""Widest rtol, most steps and least top-1 that a file may ask for beside its signal-to-noise ratio."""
+
+
+def held_by_snr(variant: Variant) -> WholeBar | None:
+    """The bounds of a variant that is held by its signal-to-noise ratio and its own recorded outputs; None for any other."""
+    return WHOLE_BARS.get(variant.precision) if variant.allowance.snr_db is not None and variant.conversion is not None else None
+
+
+def bounded_allowance(variant: Variant) -> Allowance:
+    """The variant's allowance, as far as a bundle may choose it."""
+    asked, whole = variant.allowance, held_by_snr(variant)
+    most = widest_rtol(variant.precision) if whole is None else MOST_RTOL
+    top1 = 1.0 if whole is None else max(asked.tolerance.top1, LEAST_TOP1)
+    return Allowance(
+        Tolerance(atol=0, rtol=min(asked.tolerance.rtol, most), top1=top1),
+        asked.accuracy_points,
+        None if whole is None else max(asked.snr_db or 0.0, whole.snr_db),
+        min(asked.steps or MOST_STEPS, MOST_STEPS) if asked.steps is not None or whole is not None else None,
+    )
+
+
 def asks_too_much(variant: Variant) -> str:
-    """What of the variant's recorded tolerance is wider than a bundle may choose; empty if nothing is."""
-    asked, most = variant.allowance.tolerance, widest_rtol(variant.precision)
+    """What of the variant's recorded allowance is wider than a bundle may choose; empty if nothing is."""
+    asked, whole = variant.allowance.tolerance, held_by_snr(variant)
+    most = widest_rtol(variant.precision) if whole is None else MOST_RTOL
     wide = [
         f"rtol {asked.rtol:g} instead of at most {most:g}" if asked.rtol > most else "",
         f"atol {asked.atol:g} instead of at most {MOST_ATOL:g}" if asked.atol > MOST_ATOL else "",
         f"top-1 {asked.top1:g} instead of 1" if asked.top1 < 1 and variant.precision in _EXACT else "",
+        *([] if whole is None else _of_the_whole(variant.allowance, whole)),
     ]
     return " and ".join(text for text in wide if text)
+
+
+def _of_the_whole(asked: Allowance, whole: WholeBar) -> list[str]:
+    """What of the bars of all elements together is wider than a bundle may choose."""
+    snr, steps = asked.snr_db or 0.0, asked.steps
+    few = "any number of steps" if steps is None else f"{steps:g} steps"
+    return [
+        f"an SNR of {snr:g} dB instead of at least {whole.snr_db:g} dB" if snr < whole.snr_db else "",
+        f"{few} instead of at most {MOST_STEPS:g}" if steps is None or steps > MOST_STEPS else "",
+        f"top-1 {asked.tolerance.top1:g} instead of at least {LEAST_TOP1:g}" if asked.tolerance.top1 < LEAST_TOP1 else "",
+    ]

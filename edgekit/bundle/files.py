@@ -13,7 +13,8 @@ class ModelFiles(NamedTuple):
     """One variant as a backend opens it: the ONNX file, its tensors, and how to build the original model.
 
     ``original``: this variant was exported from the original model, so both compute the same. ``factory`` and ``args`` built the
-    original model, and ``weights`` is its state_dict as safetensors. All of these are unverified claims of a manifest.
+    original model, and ``weights`` is its state_dict as safetensors. ``floor``: runtime -> the oldest release that runs the file
+    as meant. All of these are unverified claims of a manifest.
     """
 
     onnx: Path
@@ -25,3 +26,4 @@ class ModelFiles(NamedTuple):
     factory: str = ""
     args: Mapping[str, Any] = {}
     weights: Path | None = None
+    floor: Mapping[str, str] = {}

@@ -86,6 +86,7 @@ class Bundle(msgspec.Struct, frozen=True):
             factory=source.model,
             args=source.args,
             weights=self.weights,
+            floor=variant.conversion.floor if variant.conversion else {},
         )
 
     @property

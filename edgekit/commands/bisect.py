@@ -20,10 +20,9 @@ from edgekit.backends.inside import alone, shown
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.commands.verify import AS_RECORDED, bounded, verify
+from edgekit.commands.verify import AS_RECORDED, Held, bounded, verify
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.onnx.wire import Node
-from edgekit.parity.bars import bars_of
 from edgekit.parity.bisect import (
     Departure,
     first_alone,
@@ -35,7 +34,6 @@ from edgekit.parity.bisect import (
 )
 from edgekit.parity.fingerprints import fingerprinted
 from edgekit.parity.noise import jittered
-from edgekit.parity.run import parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bisect import NO_NUMBER, BisectReport, CulpritNode, Trial
 from edgekit.setups import Setup
@@ -77,12 +75,15 @@ def bisect(
     opened = open_bundle(Path(bundle))
     plain = choose(opened, msgspec.structs.replace(PLAIN, variant=failing.setup.variant)).setups[0]
     case = Case(opened, _evidence(opened), plain, tolerance, progress)
-    asked = case.tried(msgspec.structs.replace(failing.setup, batches=()))
+    asked = case.tried(msgspec.structs.replace(failing.setup, batches=()), as_written=failing.as_written)
     values = case.inside(plain)
+    if not failing.as_written and case.tried(plain).passed:
+        return _runtime(case, asked, values)
+    if plain.variant != opened.variant().name:
+        note = f"fingerprints are recorded of {opened.variant().name} only, so that no node of {plain.variant} can be named"
+        return BisectReport(root, str(asked.setup), "file", None, (asked,), notes=(note,))
     errors = from_fingerprints(values, case.evidence.nodes)
     departed = first_departure(case.nodes, errors)
-    if case.tried(plain).passed:
-        return _runtime(case, asked, values)
     if departed is None and errors and case.reference_departs():
         return BisectReport(root, str(asked.setup), "reference", None, (asked,))
     if departed is None or len(errors) < len(case.evidence.nodes) / 2:
@@ -109,6 +110,7 @@ class Case:
         self.bundle, self.evidence, self.plain, self.tolerance, self.progress = bundle, evidence, plain, tolerance, progress
         golden = self.golden = bundle.golden()
         self.nodes: list[Node] = nodes_of(bundle.onnx_bytes(plain.variant))
+        self.held = Held(bundle, golden, evidence, tolerance, trusting=False)
         self.feed: Feed = fingerprinted(golden.inputs, [part.samples for part in bundle.manifest.golden.parts])
 
     def files(self, setup: Setup) -> ModelFiles:
@@ -135,12 +137,11 @@ class Case:
         recorded = from_fingerprints(fingerprinted(self.golden.float64, sizes), self.evidence.nodes)
         return max(recorded.values(), default=0.0) > REFERENCE_ROUNDING
 
-    def tried(self, setup: Setup) -> Trial:
-        """Parity of a setup, and its time for one sample."""
+    def tried(self, setup: Setup, *, as_written: bool = False) -> Trial:
+        """Parity of a setup, which runs the file ``as_written`` or not, and its time for one sample."""
         manifest = self.bundle.manifest
-        bars = bars_of(manifest, manifest.variant(setup.variant), self.evidence, self.tolerance, trusting=False)
         with self.opened(setup) as ready:
-            report = parity(ready, self.golden, bars.on(setup.backend, ready.session.facts), manifest.golden.reference)
+            report = self.held.parity(ready, as_written=as_written)
             sample = next(batches_of(self.golden.inputs, fixed_batch(manifest.inputs) or 1))[0]
             milliseconds = _median_ms(partial(ready.session.run, sample))
         return Trial(setup, max(output.of_limit for output in report.outputs), report.passed, milliseconds)

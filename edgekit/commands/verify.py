@@ -10,17 +10,21 @@ from pathlib import Path
 
 from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
+from edgekit.backends.contract import Opened
+from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Manifest
+from edgekit.bundle.variants import own_outputs
 from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
-from edgekit.parity.bars import bars_of
+from edgekit.parity.bars import bars_as_written, bars_of
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
 from edgekit.parity.run import AT_ONCE, BATCHES, parity
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.verify import VerifyReport
+from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup, as_setups, labels, taking
-from edgekit.tensors import fixed_batch
+from edgekit.tensors import Array, fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange, widest_rtol
 
 AS_RECORDED = ToleranceChange()
@@ -47,23 +51,65 @@ def verify(
     check_codes(allow)
     with reading(Path(bundle)):
         opened = open_bundle(Path(bundle))
-        golden, evidence, reference = opened.golden(), opened.evidence(), opened.manifest.golden.reference
-    choice = choose(opened, (*as_setups(setups), *map(Setup.parse, require)))
+        golden, evidence = opened.golden(), opened.evidence()
+    choice = choose(opened, (*as_setups(setups), *map(Setup.parse, require)), all_variants=True)
+    held = Held(opened, golden, evidence, tolerance, trusting=TOLERANCE in allow)
+    setups_run = (*(setup for setup in choice.setups if setup not in choice.as_written), *choice.as_written)
     parities = []
-    with progress.task("verifying", len(choice.setups)) as advance:
-        for name, setup in zip(labels(choice.setups), choice.setups, strict=True):
-            variant = opened.variant(setup.variant)
-            bars = bars_of(opened.manifest, variant, evidence, tolerance, trusting=TOLERANCE in allow)
+    with progress.task("verifying", len(setups_run)) as advance:
+        for name, setup in zip(labels(setups_run), setups_run, strict=True):
             ready_for = _taking(setup, opened.manifest)
             with bounded(opened, setup), open_named(name, ready_for, opened, progress) as ready:
-                parities.append(parity(ready, golden, bars.on(setup.backend, ready.session.facts), reference))
+                parities.append(held.parity(ready, as_written=setup in choice.as_written))
             advance(1, name)
-    digest = opened.sha256_of(choice.setups[0].variant)
+    variants = {setup.variant: opened.sha256_of(setup.variant) for setup in setups_run}
     with reading(Path(bundle)):
         checks = check_manifest(opened, golden, evidence, allow if tolerance == AS_RECORDED else (*allow, TOLERANCE))
     return VerifyReport(
-        str(opened.root), digest, tuple(parities), choice.skipped, (*opened.notes, *_notes(opened, tolerance)), checks
+        str(opened.root),
+        opened.sha256_of(choice.setups[0].variant),
+        tuple(parities),
+        choice.skipped,
+        (*opened.notes, *_notes(opened, tolerance)),
+        checks,
+        variants,
     )
+
+
+class Held:
+    """What sessions of a bundle's variants are held to; each variant's recorded outputs are read once.
+
+    ``tolerance`` and ``trusting`` are those of ``edgekit.parity.bars.bars_of``.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        golden: GoldenArrays,
+        evidence: EvidenceArrays | None,
+        tolerance: Tolerance | ToleranceChange,
+        *,
+        trusting: bool,
+    ) -> None:
+        self.bundle, self.golden, self.evidence, self.tolerance, self.trusting = bundle, golden, evidence, tolerance, trusting
+        self._own: dict[str, dict[str, Array] | None] = {}
+
+    def parity(self, ready: Opened, *, as_written: bool = False) -> ParityReport:
+        """A session against what was recorded; ``as_written``: it runs the file node by node, and only rounding may differ."""
+        manifest, setup = self.bundle.manifest, ready.setup
+        variant, own = manifest.variant(setup.variant), self._own_of(setup.variant)
+        if as_written and own is not None:
+            bars = bars_as_written(manifest, variant, own, trusting=self.trusting)
+        else:
+            by_runtime = bars_of(manifest, variant, self.evidence, self.tolerance, trusting=self.trusting, own=own)
+            bars = by_runtime.on(setup.backend, ready.session.facts)
+        return parity(ready, self.golden, bars, manifest.golden.reference)
+
+    def _own_of(self, variant: str) -> dict[str, Array] | None:
+        if variant not in self._own:
+            with reading(self.bundle.place):
+                self._own[variant] = own_outputs(self.bundle, variant)
+        return self._own[variant]
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
 
-from edgekit.errors import BROKEN, MissingError, first_line
+from edgekit.errors import BROKEN, FETCH_AGAIN, MissingError, first_line
 from edgekit.machine.gpu import cuda_absence
 from edgekit.setups import Absence
 from edgekit.version import __version__
@@ -31,7 +32,7 @@ class Package(NamedTuple):
 
     ``absence`` says, without importing it, why it is not here or cannot work. ``probe`` is a module and its arguments, run in a
     process of its own, which prints JSON facts about the package; ``examine`` judges them. ``libraries``: the command that brings
-    a shared library without which the package does not start.
+    a shared library without which the package does not start. ``runtime``: what it brings, where that has another name.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Package(NamedTuple):
     probe: tuple[str, ...]
     examine: Callable[[Mapping[str, Any]], Examined]
     libraries: Mapping[str, str] = MappingProxyType({})
+    runtime: str = ""
 
 
 def broken_package(name: str, problem: BaseException) -> Absence:
@@ -50,6 +52,25 @@ def broken_package(name: str, problem: BaseException) -> Absence:
         cause = cause.__cause__ or cause.__context__
     reason = "it ends the program" if isinstance(problem, SystemExit) else first_line(problem)
     return Absence(f"{name} is installed but cannot be imported: {reason}", "run edgekit doctor", broken=True)
+
+
+def below_floor(packages: Iterable[Package], floor: Mapping[str, str], file: str) -> Absence | None:
+    """Why the installed ``packages`` are too old for a ``file``; ``floor``: runtime -> the oldest release that runs it as meant.
+
+    A release that pip does not know is taken as new enough.
+    """
+    for package in packages:
+        asked, here = floor.get(package.runtime or package.name), version_of(package.name)
+        if asked is None or not here:
+            continue
+        try:
+            old = Version(here) < Version(asked)
+        except InvalidVersion as problem:
+            return Absence(f"{file} asks for a release of {package.name} that cannot be compared: {problem}", FETCH_AGAIN)
+        if old:
+            remedy = f"pip install '{package.name}>={asked}'"
+            return Absence(f"{file} needs {package.name} {asked} or newer, and {here} is installed", remedy)
+    return None
 
 
 def needs(*packages: str, extra: str | None = None) -> None:

@@ -24,7 +24,7 @@ _DIGITS: dict[int, int] = {
     onnx.TensorProto.BFLOAT16: 8,
 }  # bits
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_TYPES = ("to", "dtype", "output_dtype", "output_datatype")  # attributes that name the type of a result
+TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype")  # attributes that name the type of a result
 _FLOAT_BY_DEFAULT = ("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix")
 _REFUSED = {
     "QuantizeLinear": "rounds to steps",  # rounding decides the result, so float64 proves nothing
@@ -180,7 +180,7 @@ def _widen_attribute(attribute: onnx.AttributeProto, types: Types) -> None:
         _widen_graph(graph, types)
     if attribute.type == onnx.AttributeProto.TENSOR:
         _widen_tensor(attribute.t)
-    elif attribute.name in _TYPES and attribute.type == onnx.AttributeProto.INT and attribute.i in _FLOATS:
+    elif attribute.name in TYPE_ATTRIBUTES and attribute.type == onnx.AttributeProto.INT and attribute.i in _FLOATS:
         attribute.i = _DOUBLE
     elif attribute.name in ("value_float", "value_floats"):
         numbers = np.array(attribute.f if attribute.name == "value_float" else list(attribute.floats), np.float64)

@@ -6,9 +6,12 @@ import platform
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from edgekit.bundle.allowance import asks_too_much, held_to_noise
+import msgspec
+
+from edgekit.bundle.allowance import WHOLE_BARS, asks_too_much, bounded_allowance, held_by_snr, held_to_noise
 from edgekit.bundle.evidence import EvidenceArrays
-from edgekit.bundle.manifest import Evidence, Manifest, Variant
+from edgekit.bundle.manifest import Allowance, Evidence, Manifest, Variant
+from edgekit.parity.converted import STEPS, ConvertedBar
 from edgekit.tensors import Array
 from edgekit.tolerance import (
     MEASURED_FACTOR,
@@ -23,33 +26,69 @@ from edgekit.tolerance import (
 
 
 class Bars(NamedTuple):
-    """The bar of each output; ``tolerance`` and ``noise_factor`` describe them in a report."""
+    """The bar of each output; all but ``of`` describe them in a report (see ``edgekit.reports.verify.ParityReport``)."""
 
     of: Mapping[str, Bar]
     tolerance: Tolerance
     noise_factor: float | None = None
+    snr_db: float | None = None
+    steps: float | None = None
+    as_written: bool = False
 
 
 def bars_of(
-    manifest: Manifest, variant: Variant, evidence: EvidenceArrays | None, caller: Tolerance | ToleranceChange, *, trusting: bool
+    manifest: Manifest,
+    variant: Variant,
+    evidence: EvidenceArrays | None,
+    caller: Tolerance | ToleranceChange,
+    *,
+    trusting: bool,
+    own: Mapping[str, Array] | None = None,
 ) -> BarsByRuntime:
-    """The bars of a variant's outputs.
+    """The bars of a variant's outputs, ``own`` being those that it has recorded.
 
     The caller's own tolerance counts as it is. Without one, the first file is held to the noise that was measured at export, if
-    it is of full precision, and every file to at most the tolerance that its bundle records, which may not be wider than
-    ``widest_rtol`` unless the caller is ``trusting``.
+    it is of full precision, and every file to at most the allowance that its bundle records, which may not be wider than
+    ``edgekit.bundle.allowance`` says unless the caller is ``trusting``.
     """
     recorded = variant.allowance.tolerance
     if isinstance(caller, Tolerance) or caller != ToleranceChange():
-        own = caller.of(recorded)
-        return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), own), own))
-    if trusting and asks_too_much(variant):
+        callers = caller.of(recorded)
+        return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), callers), callers))
+    trusted = trusting and bool(asks_too_much(variant))
+    allowance = variant.allowance if trusted else bounded_allowance(variant)
+    if own is not None and (held_by_snr(variant) or allowance.steps is not None):
+        return BarsByRuntime(manifest, _converted(manifest, variant, allowance, own))
+    if trusted:
         return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), recorded), recorded))
     rtol = min(recorded.rtol, widest_rtol(variant.precision))
     held = Tolerance(atol=0, rtol=rtol)
     floors = evidence.floors if evidence is not None and held_to_noise(manifest, variant) else {}
     sizes = [part.samples for part in manifest.golden.parts]
     return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol, sizes)), held), floors)
+
+
+def bars_as_written(manifest: Manifest, variant: Variant, own: Mapping[str, Array], *, trusting: bool) -> Bars:
+    """The bars where a variant's file is run node by node, as its ``own`` outputs were recorded: only rounding may differ."""
+    allowance = variant.allowance if trusting else bounded_allowance(variant)
+    whole = WHOLE_BARS.get(variant.precision)
+    steps = whole.rounding if whole is not None and whole.rounding is not None else STEPS * allowance.tolerance.rtol
+    return _converted(manifest, variant, msgspec.structs.replace(allowance, steps=steps), own)._replace(as_written=True)
+
+
+def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array]) -> Bars:
+    """The bars of a variant that has recorded its ``own`` outputs."""
+    sizes = [part.samples for part in manifest.golden.parts] or [manifest.golden.samples]
+    tolerance, whole = allowance.tolerance, held_by_snr(variant)
+    against = sum(sizes) if whole is None else sizes[0]
+    tie = tolerance.rtol if whole is None else min(tolerance.rtol, whole.tie)
+    bars: dict[str, Bar] = {
+        name: ConvertedBar(
+            tolerance.rtol, against, sizes, array, allowance.snr_db if whole else None, allowance.steps, tie, tolerance.top1
+        )
+        for name, array in own.items()
+    }
+    return Bars(bars, tolerance, snr_db=allowance.snr_db if whole else None, steps=allowance.steps)
 
 
 class BarsByRuntime(NamedTuple):

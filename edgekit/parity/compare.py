@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.parity.converted import FAR, snr_db
 from edgekit.reports.verify import OutputDiff
 from edgekit.tensors import Array, differences, largest
 from edgekit.tolerance import Bar, finite_scale
-
-FAR = float(np.finfo(np.float64).max)  # JSON has no infinity
 
 
 def compare_output(name: str, output: Array | None, reference: Array, bar: Bar) -> OutputDiff:
     """Compare an output with its float64 reference (samples first); a NaN or a wrong shape never passes.
 
-    Infinite values agree where the reference has the same.
+    Infinite values agree where the reference has the same. The figures are of the samples that the bar holds against the
+    reference; ``of_limit`` and ``own_steps`` also of what the bar measures of all.
     """
     if output is None or output.shape != reference.shape:
         return wrong_shape(name, output, reference)
+    held, measured = bar.held(reference), bar.measured(output, reference)
+    diff = _compare(name, output[:held], reference[:held], bar)
+    worse = measured.share > diff.of_limit
+    return msgspec.structs.replace(
+        diff,
+        of_limit=max(diff.of_limit, measured.share),
+        own_steps=measured.own_steps,
+        beyond=measured.beyond if worse else "",
+    )
+
+
+def _compare(name: str, output: Array, reference: Array, bar: Bar) -> OutputDiff:
+    """Compare each element of an output."""
     limits = bar.limits(reference)
     loosest = largest(limits)
     difference = differences(output, reference)
@@ -85,9 +99,6 @@ def _top5_agreement(output: Array, reference: Array) -> float:
 
 
 def _snr(difference: NDArray[np.float64], reference: Array) -> float | None:
-    """10 log10(sum r^2 / sum (y - r)^2) in dB; None if there is no difference or no signal."""
-    finite = np.isfinite(reference)
-    with np.errstate(over="ignore"):
-        signal, noise = float(np.square(reference[finite]).sum()), float(np.square(difference[finite]).sum())
-    ratio = signal / noise if noise and math.isfinite(signal) else 0.0
-    return 10 * math.log10(ratio) if ratio > 0 and math.isfinite(ratio) else None
+    """The signal-to-noise ratio in dB; None if there is no difference or no signal."""
+    snr = snr_db(difference, reference)
+    return snr if math.isfinite(snr) else None

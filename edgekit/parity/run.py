@@ -50,6 +50,9 @@ def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str) -> 
         facts=dict(opened.session.facts) | {"batch sizes": ", ".join(map(str, sizes))},
         setup=opened.setup,
         noise_factor=bars.noise_factor,
+        snr_db=bars.snr_db,
+        steps=bars.steps,
+        as_written=bars.as_written,
     )
 
 
@@ -114,7 +117,8 @@ def _compare_parts(name: str, run: _Run, reference: Array, bar: Bar, *, on_gpu: 
     diff = compare_output(name, output, reference, bar)
     if diff.within(bar):
         return diff
-    return msgspec.structs.replace(diff, cause=likely_cause(output, reference, bar, on_gpu=on_gpu))
+    held = bar.held(reference)
+    return msgspec.structs.replace(diff, cause=likely_cause(output[:held], reference[:held], bar, on_gpu=on_gpu))
 
 
 def _of_batches(failing: Sequence[tuple[int, ...]], runs: Sequence[_Run]) -> str:

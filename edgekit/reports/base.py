@@ -69,13 +69,15 @@ def _printable(value: Any) -> Any:
 class Skipped(Part, frozen=True):
     """A backend that did not take part, and why.
 
-    ``backend`` is its name in this report (``edgekit.setups.labels``); the rest says what ``edgekit.setups.Absence`` does.
+    ``backend`` is its name in this report (``edgekit.setups.labels``), with the variant where it runs others; ``left_out``: it
+    could run, and would show nothing. The rest says what ``edgekit.setups.Absence`` does.
     """
 
     backend: str
     reason: str
     remedy: str = ""
     broken: bool = False
+    left_out: bool = False
 
     @classmethod
     def of(cls, backend: str, absence: Absence) -> Skipped:
@@ -90,11 +92,13 @@ class Skipped(Part, frozen=True):
 
 def absent(skipped: Sequence[Skipped]) -> Page:
     """Who did not take part: one line of names, and why only for readers who asked for more."""
-    if not skipped:
-        return ()
-    names = ", ".join(f"{row.backend} (broken)" if row.broken else row.backend for row in skipped)
-    whole = (msgspec.structs.replace(line, when="verbose") for line in reasons(skipped))
-    return (Line(Span(f"not present: {names} (-v tells why)", "dim"), "brief"), *whole)
+    left_out = reasons([row for row in skipped if row.left_out], "left out")
+    missing = [row for row in skipped if not row.left_out]
+    if not missing:
+        return left_out
+    names = ", ".join(f"{row.backend} (broken)" if row.broken else row.backend for row in missing)
+    whole = (msgspec.structs.replace(line, when="verbose") for line in reasons(missing))
+    return (*left_out, Line(Span(f"not present: {names} (-v tells why)", "dim"), "brief"), *whole)
 
 
 def reasons(skipped: Iterable[Skipped], heading: str = "not present", tone: Tone = "dim") -> tuple[Line, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from msgspec import field
+
 from edgekit.errors import FETCH_AGAIN
 from edgekit.reports.base import Part, Report, Skipped, absent
 from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns, note, verdict
@@ -17,7 +19,9 @@ class OutputDiff(Part, frozen=True):
 
     ``max_abs`` = max|y - r|, ``mean_abs`` = mean|y - r|, ``normalised`` = max|y - r| / max|r|; ``snr_db`` = 10 log10(sum r^2 /
     sum (y - r)^2), None without a difference. ``of_limit`` is the largest |y - r| in units of what is allowed at that place,
-    ``worst`` the place and ``limit`` what is allowed there.
+    ``worst`` the place and ``limit`` what is allowed there; where the bar measures the whole output too, ``of_limit`` is the
+    largest share of what is allowed by any measure, and ``beyond`` says in words which one fails. ``own_steps``: max|y - own| in
+    steps of 1/127 of the scale, ``own`` being the output that the variant has recorded; None where it is not held to that.
 
     For outputs of samples x classes, else None: ``top1`` and ``top5`` are the shares of samples whose largest reference value is
     the output's largest, or among its five largest; ``flips`` samples have their largest value elsewhere, and ``margin`` is the
@@ -39,6 +43,8 @@ class OutputDiff(Part, frozen=True):
     flips: int | None = None
     margin: float | None = None
     cause: str = ""
+    own_steps: float | None = None
+    beyond: str = ""
 
     def within(self, bar: Bar) -> bool:
         """Whether the bar that the output was compared by holds; a NaN holds nowhere."""
@@ -50,7 +56,9 @@ class ParityReport(Report, frozen=True):
 
     ``backend`` is the row's name in this report: the setup's backend, with what tells it from its namesakes where one backend
     stands there twice (``edgekit.setups.labels``). ``noise_factor``: how many times the recorded noise floor was allowed (see
-    ``edgekit.tolerance.NoiseBar``); None where ``tolerance`` was the bar.
+    ``edgekit.tolerance.NoiseBar``); None where ``tolerance`` was the bar. ``snr_db`` and ``steps`` are asked beside it of a
+    converted variant (see ``edgekit.parity.converted.ConvertedBar``), None where they are not. ``as_written``: the file was run
+    node by node, as its outputs were recorded, so that a changed file shows.
     """
 
     reference: str
@@ -61,6 +69,9 @@ class ParityReport(Report, frozen=True):
     facts: dict[str, str]
     setup: Setup
     noise_factor: float | None = None
+    snr_db: float | None = None
+    steps: float | None = None
+    as_written: bool = False
 
     @property
     def passed(self) -> bool:
@@ -87,7 +98,8 @@ class Check(Part, frozen=True):
 class VerifyReport(Report, frozen=True):
     """Every backend present against the bundle's golden outputs, and the manifest's claims against its files.
 
-    ``notes`` are sentences about the bundle that fail nothing.
+    ``notes`` are sentences about the bundle that fail nothing. ``onnx_sha256`` is that of the first row's file; ``variants``:
+    variant -> the sha256 of its file, of all that were run.
     """
 
     bundle: str
@@ -96,6 +108,7 @@ class VerifyReport(Report, frozen=True):
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+    variants: dict[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -143,6 +156,8 @@ def _failure(parity: ParityReport) -> str:
     worst = max(failing, key=lambda output: (bool(output.problem), output.of_limit))
     if worst.problem:
         return f"{parity.backend}, {worst.name}: {worst.problem}"
+    if worst.beyond:
+        return f"{parity.backend}, {worst.name}: {worst.beyond}"
     if worst.of_limit <= 1:
         return f"{parity.backend} has another largest output for {1 - (worst.top1 or 0.0):.2%} of the samples"
     return f"{parity.backend} is off by {worst.of_limit:.2g} times what is allowed"
@@ -169,14 +184,17 @@ def _claims(checks: Sequence[Check]) -> Iterator[Line]:
 
 
 def _table(title: str, parities: Sequence[ParityReport]) -> Table:
-    numbers = ("samples", "max |y - r|", "of scale", "of limit", "SNR dB", "top-1", "flips")
+    rows = [(parity, output) for parity in parities for output in parity.outputs]
+    own = any(output.own_steps is not None for _, output in rows)
+    numbers = ["samples", "max |y - r|", "of scale", "of limit", "SNR dB", "top-1", "flips"]
+    if own:
+        numbers.insert(5, "own steps")
     ranks = {"flips": 4, "SNR dB": 3, "samples": 2, "top-1": 1}
     headings = columns("backend", "output", *numbers, "", numbers=numbers, ranks=ranks)
-    rows = [(parity, output) for parity in parities for output in parity.outputs]
     title = f"{title}; allowed: {_allowed(parities)}" if parities else title
     if not any(output.problem for _, output in rows):
-        return Table(title, headings, tuple(_row(*row) for row in rows))
-    cells = tuple((*_row(parity, output), output.problem) for parity, output in rows)
+        return Table(title, headings, tuple(_row(*row, own=own) for row in rows))
+    cells = tuple((*_row(parity, output, own=own), output.problem) for parity, output in rows)
     return Table(title, (*headings, Column("problem", prose=True)), cells)
 
 
@@ -194,13 +212,18 @@ def _bar(parity: ParityReport) -> str:
     """What the rows of one backend were held to."""
     tolerance = parity.tolerance
     rtol = f"{tolerance.rtol:g} of the scale"
+    if parity.snr_db is not None or parity.steps is not None:
+        snr = [] if parity.snr_db is None else [f"SNR of {parity.snr_db:g} dB"]
+        steps = [] if parity.steps is None else [f"{parity.steps:g} steps from its own recorded outputs"]
+        return ", ".join((*snr, rtol, *steps))
     if parity.noise_factor is not None:
         why = ", since this release was not measured at export" if parity.noise_factor == UNMEASURED_FACTOR else ""
         return f"{parity.noise_factor:g} times the measured noise{why}, at most {rtol}"
     return f"{tolerance.atol:g} + {rtol}" if tolerance.atol else rtol
 
 
-def _row(parity: ParityReport, output: OutputDiff) -> tuple[Cell, ...]:
+def _row(parity: ParityReport, output: OutputDiff, *, own: bool) -> tuple[Cell, ...]:
+    steps = "-" if output.own_steps is None else f"{output.own_steps:.2g}"
     return (
         parity.backend,
         output.name,
@@ -209,6 +232,7 @@ def _row(parity: ParityReport, output: OutputDiff) -> tuple[Cell, ...]:
         "-" if output.problem else f"{output.normalised:.2e}",
         "-" if output.problem else f"{output.of_limit:.2g}",
         "-" if output.snr_db is None else f"{output.snr_db:.0f}",
+        *((steps,) if own else ()),
         "-" if output.top1 is None else f"{output.top1:.2%}",
         "-" if output.flips is None else str(output.flips),
         verdict(output.within(parity.tolerance)),

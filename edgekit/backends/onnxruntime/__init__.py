@@ -63,8 +63,19 @@ def _open(files: ModelFiles, setup: Setup, progress: Progress) -> Session:
     return opened.open(files, setup)
 
 
+_HALF_ON_CPU = "float16 on ONNX Runtime's CPU is computed in float32 or emulated, which says nothing about a GPU"
 BACKENDS = (
-    Backend("ort-cpu", _absence, _open, OrtOptions, packages=PACKAGES, by_layer=True, in_memory=True),
+    Backend(
+        "ort-cpu",
+        _absence,
+        _open,
+        OrtOptions,
+        packages=PACKAGES,
+        by_layer=True,
+        in_memory=True,
+        tells_nothing_of={"float16": _HALF_ON_CPU},
+        as_written={"optimisation": "off"},
+    ),
     Backend("ort-cuda", _cuda_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True),
     Backend("ort-tensorrt", _tensorrt_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True),
 )

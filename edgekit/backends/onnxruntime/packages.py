@@ -66,5 +66,5 @@ def _with_cuda(facts: Mapping[str, Any]) -> Examined:
 
 PACKAGES = (
     Package(CPU, _cpu_absence, ("edgekit.backends.onnxruntime.probe",), _examine),
-    Package(GPU, _gpu_absence, ("edgekit.backends.onnxruntime.probe",), _examine),
+    Package(GPU, _gpu_absence, ("edgekit.backends.onnxruntime.probe",), _examine, runtime=CPU),
 )

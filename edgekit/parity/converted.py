@@ -1,0 +1,92 @@
+"""The bar of a file in fewer bits, which is held to its reference as a whole, and to its own recorded outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.tensors import differences, largest
+from edgekit.tolerance import TIE, Measured, finite_scale, parts_of
+
+FAR = float(np.finfo(np.float64).max)
+"""Stands for infinity, which JSON has not."""
+STEPS = 127
+"""Steps of a signed 8-bit number on each side of zero."""
+
+
+class ConvertedBar(NamedTuple):
+    """A bar for a file in fewer bits, which was recorded when it was made: ``own`` are its outputs then, samples first.
+
+    On the first ``against`` samples each element passes where |y - r| <= rtol * max|r|, and all of them where
+
+        10 log10(sum r^2 / sum (y - r)^2) >= snr_db
+
+    On each part of all samples max|y - own| <= steps * max|own| / 127: inputs that no calibration saw saturate, so that the
+    reference says nothing there and the recorded outputs everything. ``sizes`` are the samples of the parts, in order. Classes
+    tie whose reference values are nearer than ``tie`` each of max|r|. None of ``snr_db`` or ``steps``: not asked.
+    """
+
+    rtol: float
+    against: int
+    sizes: Sequence[int]
+    own: NDArray[Any]
+    snr_db: float | None
+    steps: float | None
+    tie: float
+    top1: float = 1.0
+
+    def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One limit for all elements, float64 of no axes: rtol * max|r|, infinite values of r left out."""
+        return np.asarray(self.rtol * finite_scale(reference))
+
+    def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``tie`` * max|r|, whatever ``rtol``: a wide one does not make all classes equal."""
+        return np.asarray(max(self.tie, TIE / 2) * finite_scale(reference))
+
+    def held(self, reference: NDArray[np.float64]) -> int:
+        """``against``."""
+        return self.against
+
+    def measured(self, output: NDArray[Any], reference: NDArray[np.float64]) -> Measured:
+        """The share of the allowed noise, and of the allowed steps; the larger one."""
+        snr = self._noise(differences(output[: self.against], reference[: self.against]), reference[: self.against])
+        steps = self._steps(output)
+        return max(snr, steps, key=lambda measured: measured.share)._replace(own_steps=steps.own_steps)
+
+    def _noise(self, difference: NDArray[np.float64], reference: NDArray[np.float64]) -> Measured:
+        """rms(y - r) as a share of what ``snr_db`` allows."""
+        snr = snr_db(difference, reference)
+        if self.snr_db is None or snr == math.inf:
+            return Measured()
+        share = min(10 ** ((self.snr_db - snr) / 20), FAR) if snr > -math.inf else FAR
+        return Measured(share, f"SNR {snr:.1f} dB, {self.snr_db:.1f} dB are asked" if share > 1 else "")
+
+    def _steps(self, output: NDArray[Any]) -> Measured:
+        """The most steps of any part between the output and the recorded one."""
+        most = 0.0
+        for mine, own in zip(parts_of(output, self.sizes), parts_of(self.own, self.sizes), strict=True):
+            apart, scale = largest(differences(mine, own)), finite_scale(own)
+            most = max(most, 0.0 if apart == 0 else STEPS * apart / scale if scale and math.isfinite(apart) else FAR)
+        if self.steps is None:
+            return Measured(own_steps=most)
+        share = min(most / self.steps, FAR)
+        far = "not finite where its own recorded output is" if most == FAR else f"{most:.1f} steps from its own recorded output"
+        return Measured(share, f"{far}, {self.steps:g} are allowed" if share > 1 else "", most)
+
+
+def snr_db(difference: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """10 log10(sum r^2 / sum (y - r)^2) in dB, of ``difference`` y - r; infinite values of r left out.
+
+    Infinite without a difference, -inf where there is a difference and no signal, or one that is not finite.
+    """
+    finite = np.isfinite(reference)
+    with np.errstate(over="ignore"):
+        signal, noise = float(np.square(reference[finite]).sum()), float(np.square(difference[finite]).sum())
+    if not noise:
+        return math.inf
+    ratio = signal / noise if math.isfinite(noise) else 0.0
+    return 10 * math.log10(ratio) if 0 < ratio < math.inf else -math.inf

@@ -1,0 +1,134 @@
+"""The float16 variant of a bundle: its first file in float16, but for what exceeds that on the golden inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edgekit.bundle.folder import Bundle
+from edgekit.bundle.manifest import Allowance, Conversion, GoldenPart, KeptNode, Variant
+from edgekit.bundle.variants import VariantDraft, outputs_to_npz
+from edgekit.errors import ModelError
+from edgekit.onnx.half import LARGEST, Halved, node_key, rounded_after_every_node, to_half
+from edgekit.onnx.run import open_every_value, open_unoptimised, run_in_batches
+from edgekit.onnx.widen import inlined
+from edgekit.parity.compare import compare_output, top1_agreement
+from edgekit.parity.inputs import Recorded
+from edgekit.tensors import Array, Feed, batches_of, fixed_batch
+from edgekit.tolerance import ScaleBar, Tolerance, finite_scale, half_tolerance
+from edgekit.version import __version__
+
+NAME, FILE, OUTPUTS = "float16", "float16.onnx", "float16.npz"
+MOST = LARGEST / 8
+"""What a value may reach on the golden inputs: other inputs reach further, and sums inside a node do."""
+ROOM_DB = 6.0
+"""By how much less than measured the signal-to-noise ratio may be: kernels of a GPU may also sum in float16."""
+BATCH = 8
+
+
+def half(bundle: Bundle, keep: Iterable[str] = ()) -> VariantDraft:
+    """A draft of the bundle's first file in float16, whose callers keep float32.
+
+    ``keep``: nodes that stay float32 beside those that need it. The outputs recorded are ONNX Runtime's, without optimisations.
+    The allowance is measured on them and on outputs that are rounded to float16 behind every node, which that runtime leaves out.
+    Raises ModelError for a first file that is not float32, that cannot be converted or run, or whose outputs float16 ruins.
+    """
+    model = inlined(_float32_model(bundle))
+    size = fixed_batch(bundle.manifest.inputs) or BATCH
+    recorded = _recorded(bundle)
+    named = dict.fromkeys(keep, "named to be kept")
+    halved = to_half(model, _too_large(model, recorded.arrays.inputs, size) | named)
+    if not halved.converted:
+        raise ModelError(f"nothing of bundle {bundle.manifest.name} can be float16: {_why_nothing(halved)}", "stay with float32")
+    content = halved.model.SerializeToString(deterministic=True)
+    outputs, rounded = (
+        run_in_batches(open_unoptimised(file, Path(FILE)), recorded.arrays.inputs, size, Path(FILE))
+        for file in (content, rounded_after_every_node(halved.model))
+    )
+    variant = Variant(
+        name=NAME,
+        file=FILE,
+        precision="float16",
+        allowance=_allowance(bundle, recorded, outputs, rounded),
+        error=recorded.error(outputs),
+        made_by={"command": "quantize", "edgekit": __version__, "to": NAME},
+        conversion=Conversion(outputs=OUTPUTS, converted=halved.converted, kept=_kept(bundle, halved)),
+    )
+    return VariantDraft(variant, {FILE: content, OUTPUTS: outputs_to_npz(outputs)})
+
+
+def _float32_model(bundle: Bundle) -> onnx.ModelProto:
+    first = bundle.variant()
+    if first.precision != "float32":
+        raise ModelError(
+            f"the first file of bundle {bundle.manifest.name} is {first.precision}, and float16 is made from float32",
+            "export the model in float32 and quantize that bundle",
+        )
+    return onnx.load_from_string(bundle.onnx_bytes())
+
+
+def _recorded(bundle: Bundle) -> Recorded:
+    golden = bundle.manifest.golden
+    return Recorded(bundle.golden(), golden.parts or (GoldenPart(golden.kind, golden.samples),))
+
+
+def _too_large(model: onnx.ModelProto, inputs: Feed, size: int) -> dict[str, str]:
+    """Node -> why it is kept: it reads or gives a float beyond ``MOST`` on the ``inputs``, which run in batches of ``size``."""
+    run = open_every_value(model, Path(FILE))
+    reached: dict[str, float] = {}
+    for batch, _ in batches_of(inputs, size):
+        for name, array in {**batch, **run(batch)}.items():
+            if np.issubdtype(array.dtype, np.floating):
+                reached[name] = max(reached.get(name, 0.0), finite_scale(array))
+    reasons = {}
+    for node in model.graph.node:
+        most = max((reached.get(name, 0.0) for name in (*node.input, *node.output)), default=0.0)
+        if most > MOST:
+            reasons[node_key(node)] = f"its values reach {most:.3g} on the golden inputs, beyond {MOST:.0f}"
+    return reasons
+
+
+def _why_nothing(halved: Halved) -> str:
+    return halved.kept[0].reason if halved.kept else "it has no float32 arithmetic"
+
+
+def _allowance(bundle: Bundle, recorded: Recorded, *runs: Mapping[str, Array]) -> Allowance:
+    """What the worst of the ``runs`` needs; raises ModelError where that is more than a float16 file may ask for."""
+    error = float(np.max([recorded.error(outputs) for outputs in runs]))
+    tolerance = half_tolerance(error, min(_top1(outputs, recorded.arrays.float64) for outputs in runs))
+    if not error <= tolerance.rtol:
+        raise ModelError(
+            f"float16 changes the outputs of bundle {bundle.manifest.name} by {error:.1e} of their scale, and "
+            f"{tolerance.rtol:g} is the most that such a file may",
+            "keep the nodes that amplify rounding with --keep",
+        )
+    return Allowance(tolerance, snr_db=_snr_db(recorded, runs))
+
+
+def _top1(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:
+    """The least share of samples, of any output of classes, that keep the place of their largest value."""
+    classes = {name: reference for name, reference in references.items() if reference.ndim == 2 and reference.shape[1] > 1}
+    return min((top1_agreement(outputs[name], reference, Tolerance()) for name, reference in classes.items()), default=1.0)
+
+
+def _snr_db(recorded: Recorded, runs: Iterable[Mapping[str, Array]]) -> float | None:
+    """The least signal-to-noise ratio of any output on the first part, less ``ROOM_DB``, from 0; None if nothing differs."""
+    first = slice(recorded.sizes[0])
+    bar = ScaleBar(1.0)
+    diffs = [
+        compare_output(name, outputs[name][first], reference[first], bar)
+        for outputs in runs
+        for name, reference in recorded.arrays.float64.items()
+    ]
+    measured = [diff.snr_db for diff in diffs if diff.snr_db is not None]
+    return max(0.0, min(measured) - ROOM_DB) if measured else None
+
+
+def _kept(bundle: Bundle, halved: Halved) -> tuple[KeptNode, ...]:
+    """The kept nodes with the paths of their PyTorch modules, where the export has recorded them."""
+    evidence = bundle.evidence()
+    modules = {name: node.module for name, node in evidence.nodes.items()} if evidence else {}
+    return tuple(KeptNode(each.node, each.operator, modules.get(each.value, ""), each.reason) for each in halved.kept)
