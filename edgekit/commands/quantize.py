@@ -47,7 +47,7 @@ def quantize(
     variant = outcome.draft.variant
     if accuracy is not None:
         variant = msgspec.structs.replace(variant, accuracy=accuracy.after)
-    speed_up = _speed_up(opened, outcome)
+    speed_up = _speed_up(opened, outcome) if outcome.tells_speed else None
     draft = outcome.draft._replace(variant=variant)
     written = with_variant(opened, draft, root)
     return _report(opened, written, outcome, accuracy, speed_up, wanted)
@@ -77,7 +77,7 @@ def _speed_up(bundle: Bundle, outcome: Outcome) -> float:
 
 
 def _report(
-    before: Bundle, written: Bundle, outcome: Outcome, accuracy: AccuracyChange | None, speed_up: float, wanted: Wanted
+    before: Bundle, written: Bundle, outcome: Outcome, accuracy: AccuracyChange | None, speed_up: float | None, wanted: Wanted
 ) -> QuantizeReport:
     variant = written.variant(outcome.draft.variant.name)
     conversion = variant.conversion
@@ -101,12 +101,14 @@ def _report(
         speed_up=speed_up,
         budget=wanted.budget or "",
         within_budget=outcome.within,
-        notes=(*outcome.draft.notes, *_notes(variant.name, variant.precision, speed_up, accuracy)),
+        notes=(*outcome.draft.notes, *_notes(variant.name, speed_up, accuracy)),
     )
 
 
-def _notes(name: str, precision: str, speed_up: float, accuracy: AccuracyChange | None) -> Iterator[str]:
-    if precision == "int8" and speed_up < WORTH:
+def _notes(name: str, speed_up: float | None, accuracy: AccuracyChange | None) -> Iterator[str]:
+    if speed_up is None:
+        yield f"{name} was not timed: ONNX Runtime's CPU computes it in another way than a GPU; edgekit bench times it there"
+    elif speed_up < WORTH:
         yield f"{name} is not worth it for this network here: {speed_up:.2f} times as fast as float32 in ONNX Runtime on this CPU"
     if accuracy is None:
         yield "its accuracy was not measured, because the test set is not known here; edgekit evaluate measures it"

@@ -44,7 +44,8 @@ class Outcome(NamedTuple):
     """The draft of a variant, and what was tried on the way to it.
 
     ``snr_db`` is of the first golden part, against the bundle's reference. ``within`` is None without a budget. ``data`` is the
-    data set whose test pictures can judge the file, where it is known.
+    data set whose test pictures can judge the file, where it is known. ``tells_speed``: whether ONNX Runtime's CPU computes such
+    a file as other machines do, so that its time means something.
     """
 
     draft: VariantDraft
@@ -53,6 +54,7 @@ class Outcome(NamedTuple):
     sensitivity: tuple[Sensitivity, ...] = ()
     within: bool | None = None
     data: DataRecipe | None = None
+    tells_speed: bool = True
 
 
 def convert(bundle: Bundle, to: str, wanted: Wanted, progress: Progress = SILENT) -> Outcome:

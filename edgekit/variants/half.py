@@ -8,17 +8,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from edgekit.bundle.allowance import MOST_STEPS
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Conversion, GoldenPart, KeptNode, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, UsageError
 from edgekit.onnx.half import LARGEST, Halved, node_key, rounded_after_every_node, to_half
 from edgekit.onnx.run import open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
 from edgekit.parity.compare import compare_output, top1_agreement
+from edgekit.parity.converted import STEPS
 from edgekit.parity.inputs import Recorded
+from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
 from edgekit.tolerance import ScaleBar, Tolerance, finite_scale, half_tolerance
+from edgekit.variants import Outcome, Wanted
+from edgekit.variants.samples import own_data
 from edgekit.version import __version__
 
 NAME, FILE, OUTPUTS = "float16", "float16.onnx", "float16.npz"
@@ -26,7 +31,24 @@ MOST = LARGEST / 8
 """What a value may reach on the golden inputs: other inputs reach further, and sums inside a node do."""
 ROOM_DB = 6.0
 """By how much less than measured the signal-to-noise ratio may be: kernels of a GPU may also sum in float16."""
+TIMES_ERROR = 2.0
+"""How many times what the reference allows a runtime may be off the outputs recorded, which are themselves off."""
+MOST_DB = 200.0
 BATCH = 8
+
+
+def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
+    """The draft of the variant ``float16`` of a bundle, as ``half`` makes it.
+
+    Raises UsageError for wishes that are about int8, and what ``half`` raises.
+    """
+    idle = "--calibrate" if wanted.calibrate is not None else "--budget" if wanted.budget is not None else ""
+    if idle:
+        raise UsageError(f"{idle} does not go with float16, whose nodes are kept by the golden inputs", f"leave out {idle}")
+    with progress.task("converting", 1) as advance:
+        draft, outputs = _half(bundle, wanted.keep)
+        advance(1, "")
+    return Outcome(draft, _measured_db(_recorded(bundle), [outputs]), data=own_data(bundle), tells_speed=False)
 
 
 def half(bundle: Bundle, keep: Iterable[str] = ()) -> VariantDraft:
@@ -36,6 +58,11 @@ def half(bundle: Bundle, keep: Iterable[str] = ()) -> VariantDraft:
     The allowance is measured on them and on outputs that are rounded to float16 behind every node, which that runtime leaves out.
     Raises ModelError for a first file that is not float32, that cannot be converted or run, or whose outputs float16 ruins.
     """
+    return _half(bundle, keep)[0]
+
+
+def _half(bundle: Bundle, keep: Iterable[str]) -> tuple[VariantDraft, dict[str, Array]]:
+    """The draft, and the file's outputs on the golden inputs."""
     model = inlined(_float32_model(bundle))
     size = fixed_batch(bundle.manifest.inputs) or BATCH
     recorded = _recorded(bundle)
@@ -57,7 +84,7 @@ def half(bundle: Bundle, keep: Iterable[str] = ()) -> VariantDraft:
         made_by={"command": "quantize", "edgekit": __version__, "to": NAME},
         conversion=Conversion(outputs=OUTPUTS, converted=halved.converted, kept=_kept(bundle, halved)),
     )
-    return VariantDraft(variant, {FILE: content, OUTPUTS: outputs_to_npz(outputs)})
+    return VariantDraft(variant, {FILE: content, OUTPUTS: outputs_to_npz(outputs)}), outputs
 
 
 def _float32_model(bundle: Bundle) -> onnx.ModelProto:
@@ -105,7 +132,8 @@ def _allowance(bundle: Bundle, recorded: Recorded, *runs: Mapping[str, Array]) -
             f"{tolerance.rtol:g} is the most that such a file may",
             "keep the nodes that amplify rounding with --keep",
         )
-    return Allowance(tolerance, snr_db=_snr_db(recorded, runs))
+    steps = min(TIMES_ERROR * STEPS * tolerance.rtol, MOST_STEPS)
+    return Allowance(tolerance, snr_db=max(0.0, _measured_db(recorded, runs) - ROOM_DB), steps=steps)
 
 
 def _top1(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:
@@ -114,8 +142,8 @@ def _top1(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> floa
     return min((top1_agreement(outputs[name], reference, Tolerance()) for name, reference in classes.items()), default=1.0)
 
 
-def _snr_db(recorded: Recorded, runs: Iterable[Mapping[str, Array]]) -> float | None:
-    """The least signal-to-noise ratio of any output on the first part, less ``ROOM_DB``, from 0; None if nothing differs."""
+def _measured_db(recorded: Recorded, runs: Iterable[Mapping[str, Array]]) -> float:
+    """The least signal-to-noise ratio of any output on the first part, in dB; ``MOST_DB`` if nothing differs."""
     first = slice(recorded.sizes[0])
     bar = ScaleBar(1.0)
     diffs = [
@@ -123,8 +151,7 @@ def _snr_db(recorded: Recorded, runs: Iterable[Mapping[str, Array]]) -> float | 
         for outputs in runs
         for name, reference in recorded.arrays.float64.items()
     ]
-    measured = [diff.snr_db for diff in diffs if diff.snr_db is not None]
-    return max(0.0, min(measured) - ROOM_DB) if measured else None
+    return min((diff.snr_db for diff in diffs if diff.snr_db is not None), default=MOST_DB)
 
 
 def _kept(bundle: Bundle, halved: Halved) -> tuple[KeptNode, ...]:
