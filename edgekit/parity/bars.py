@@ -57,7 +57,8 @@ def bars_of(
         return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), callers), callers))
     trusted = trusting and bool(asks_too_much(variant))
     allowance = variant.allowance if trusted else bounded_allowance(variant)
-    if own is not None and (held_by_snr(variant) or allowance.steps is not None):
+    whole = held_by_snr(variant) is not None or allowance.steps is not None
+    if own is not None and whole and not held_to_noise(manifest, variant):
         return BarsByRuntime(manifest, _converted(manifest, variant, allowance, own))
     if trusted:
         return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), recorded), recorded))

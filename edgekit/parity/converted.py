@@ -73,9 +73,11 @@ class ConvertedBar(NamedTuple):
             most = max(most, 0.0 if apart == 0 else STEPS * apart / scale if scale and math.isfinite(apart) else FAR)
         if self.steps is None:
             return Measured(own_steps=most)
-        share = min(most / self.steps, FAR)
-        far = "not finite where its own recorded output is" if most == FAR else f"{most:.1f} steps from its own recorded output"
-        return Measured(share, f"{far}, {self.steps:g} are allowed" if share > 1 else "", most)
+        if most == FAR:
+            return Measured(FAR, "it is not finite, or not zero, where its own recorded output is", most)
+        share = most / self.steps
+        far = f"{most:.1f} steps from its own recorded output, {self.steps:g} are allowed"
+        return Measured(share, far if share > 1 else "", most)
 
 
 def snr_db(difference: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
