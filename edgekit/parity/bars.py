@@ -81,7 +81,7 @@ def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: 
     """The bars of a variant that has recorded its ``own`` outputs."""
     sizes = [part.samples for part in manifest.golden.parts] or [manifest.golden.samples]
     tolerance, whole = allowance.tolerance, held_by_snr(variant)
-    against = sum(sizes) if whole is None else sizes[0]
+    against = sum(sizes) if whole is None or allowance.steps is None else sizes[0]
     tie = tolerance.rtol if whole is None else min(tolerance.rtol, whole.tie)
     bars: dict[str, Bar] = {
         name: ConvertedBar(

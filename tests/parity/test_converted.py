@@ -25,8 +25,22 @@ def test_a_file_that_saturates_where_nothing_calibrated_it_passes_as_it_was_reco
     assert diff.within(BAR)
     assert diff.beyond == ""
     assert diff.own_steps == 0
+    assert diff.snr_db is not None
     assert diff.snr_db == pytest.approx(snr_db(OWN[:30] - REFERENCE[:30], REFERENCE[:30]))
     assert diff.of_limit == pytest.approx(max(10 ** ((25 - diff.snr_db) / 20), diff.max_abs / diff.limit))
+
+
+def test_without_steps_every_part_is_held_against_the_reference_by_its_own_scale() -> None:
+    reference, near = REFERENCE.copy(), REFERENCE + 0.1
+    reference[30:] /= 100
+    near[30:] = reference[30:] + 0.1 / 100
+    bar = ConvertedBar(0.02, 40, SIZES, near, 25.0, None, TIE / 2, top1=0.0)
+    diff = compare_output("y", near, reference, bar)
+    assert diff.within(bar)
+    far = near.copy()
+    far[35] += 0.1  # far beyond its part's scale, and nothing beside the first part's
+    assert not compare_output("y", far, reference, bar._replace(own=far)).within(bar)
+    assert compare_output("y", far, reference, bar._replace(own=far, against=30)).within(bar)
 
 
 def test_noise_beyond_the_ratio_asked_fails_with_both_ratios() -> None:
@@ -48,7 +62,7 @@ def test_steps_from_its_own_output_fail_on_every_part_by_the_parts_scale(sample:
 
     def off(steps: float) -> Array:
         output = OWN.astype(np.float64)
-        output[(sample, *place)] += steps * scale / STEPS
+        output[sample][place] += steps * scale / STEPS
         return output
 
     near, far = (compare_output("y", off(steps), REFERENCE, BAR._replace(snr_db=None)) for steps in (2.9, 9.4))
