@@ -72,10 +72,10 @@ def evaluate(
     sheet = None if wrong is None else _place_of_sheet(Path(wrong))
     choice = choose(opened, setups)
     pictures = _labelled(opened, preprocess, data, progress)
+    _check_one_meaning(pictures.classes, opened.manifest.labels)
     order = order_of(pictures.classes, opened.manifest.labels)
     if isinstance(order, str):
         raise _no_class(order, pictures.name, opened.manifest.labels)
-    _check_one_meaning(pictures.classes, opened.manifest.labels)
     _check_comparable(opened, pictures, len(choice.setups), bars)
     seen = _run(opened, choice.setups, pictures, np.asarray(order, np.int64), progress)
     report = _report(opened, pictures, seen, bars)

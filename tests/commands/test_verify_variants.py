@@ -14,6 +14,8 @@ from edgekit.backends import table
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.bisect import bisect
 from edgekit.commands.verify import verify
+from edgekit.errors import MissingError
+from edgekit.machine.packages import version_of
 from edgekit.reports.verify import ParityReport, VerifyReport
 from tests.bundle.editing import edit, put
 from tests.command_line import Command
@@ -165,6 +167,30 @@ def test_a_bar_that_is_wider_than_a_bundle_may_choose_fails_and_is_the_bar_only_
     assert rows(report)["ort-cpu"].snr_db == 10
     assert [check.code for check in report.checks if check.outcome == "fail"] == ["tolerance"]
     assert verify(lenet, ["ort-cpu variant=int8"], allow=["tolerance"]).passed
+
+
+def test_a_runtime_below_the_files_floor_is_absent_for_that_file_with_the_remedy(
+    lenet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(lenet, lambda document: document["variants"][1]["conversion"].update(floor={"onnxruntime": "99.0"}))
+    here = version_of("onnxruntime") or version_of("onnxruntime-gpu")
+    skipped = {row.backend: row for row in verify(lenet).skipped}
+    reason = f"int8.onnx needs onnxruntime 99.0 or newer, and {here} is installed"
+    assert skipped["ort-cpu variant=int8"].reason == reason
+    assert skipped["ort-cpu variant=int8"].remedy == "pip install 'onnxruntime>=99.0'"
+    with pytest.raises(MissingError, match=r"ort-cpu cannot run here: int8\.onnx needs onnxruntime 99\.0"):
+        verify(lenet, ["ort-cpu variant=int8"])
+    assert "ort-cpu variant=float32" in rows(verify(lenet, ORT))
+    edit(lenet, lambda document: document["variants"][1]["conversion"].update(floor={"onnxruntime": here, "other": "9"}))
+    assert "ort-cpu variant=int8" in rows(verify(lenet, ORT))
+
+
+def test_accuracy_from_another_kind_of_cpu_is_noted(lenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(lenet, lambda document: document["variants"][1].update(accuracy=0.9))
+    edit(lenet, lambda document: document["variants"][1]["conversion"].update(cpu="avx2, avx512_vnni"))
+    monkeypatch.setattr("edgekit.parity.other_cpu.instruction_sets", lambda: ("avx2",))
+    assert any("the int8 accuracy was measured on a CPU with avx512_vnni" in note for note in verify(lenet, ORT).notes)
+    assert verify(lenet, ["ort-cpu variant=float32"]).notes == ()
 
 
 def test_bisect_lays_a_changed_converted_file_to_the_file_and_a_sound_one_to_nobody(lenet: Path) -> None:
