@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,20 @@ def accuracy_of(predictions: NDArray[np.int64], labels: NDArray[np.int64], class
     per_class = tuple(float(right / count) if count else None for right, count in zip(correct, counts, strict=True))
     shares = [share for share in per_class if share is not None]
     return Accuracy(float(correct.sum() / len(labels)), float(np.mean(shares)), per_class)
+
+
+CONFIDENCE = 1.959963984540054
+"""Standard deviations of a normal distribution on either side of its mean that hold 95 %."""
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of the probability of which a ``share`` of ``n`` trials came true (Wilson 1927).
+
+    (p + z^2/2n -+ z sqrt(p(1 - p)/n + z^2/4n^2)) / (1 + z^2/n) with p = ``share``, z = ``CONFIDENCE``; n is at least 1.
+    """
+    spread = CONFIDENCE**2 / n
+    half = CONFIDENCE * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
 
 
 def majority_share(labels: NDArray[np.int64]) -> float:

@@ -48,7 +48,7 @@ def bounded_allowance(variant: Variant) -> Allowance:
         Tolerance(atol=0, rtol=min(asked.tolerance.rtol, most), top1=top1),
         asked.accuracy_points,
         None if whole is None else max(asked.snr_db or 0.0, whole.snr_db),
-        min(asked.steps or MOST_STEPS, MOST_STEPS) if asked.steps is not None or whole is not None else None,
+        None if asked.steps is None else min(asked.steps, MOST_STEPS),
     )
 
 
@@ -67,10 +67,9 @@ def asks_too_much(variant: Variant) -> str:
 
 def _of_the_whole(asked: Allowance, whole: WholeBar) -> list[str]:
     """What of the bars of all elements together is wider than a bundle may choose."""
-    snr, steps = asked.snr_db or 0.0, asked.steps
-    few = "any number of steps" if steps is None else f"{steps:g} steps"
+    snr, steps = asked.snr_db or 0.0, asked.steps or 0.0
     return [
         f"an SNR of {snr:g} dB instead of at least {whole.snr_db:g} dB" if snr < whole.snr_db else "",
-        f"{few} instead of at most {MOST_STEPS:g}" if steps is None or steps > MOST_STEPS else "",
+        f"{steps:g} steps instead of at most {MOST_STEPS:g}" if steps > MOST_STEPS else "",
         f"top-1 {asked.tolerance.top1:g} instead of at least {LEAST_TOP1:g}" if asked.tolerance.top1 < LEAST_TOP1 else "",
     ]

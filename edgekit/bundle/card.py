@@ -8,9 +8,11 @@ import textwrap
 
 import msgspec
 
-from edgekit.bundle.allowance import asks_too_much, held_to_noise
+from edgekit.bundle.allowance import asks_too_much, held_by_snr, held_to_noise
+from edgekit.bundle.described import variant_rows
 from edgekit.bundle.manifest import CARD, MANIFEST, Manifest, Variant
 from edgekit.preprocess import Preprocess
+from edgekit.reports.inspect import VARIANT_COLUMNS
 from edgekit.reports.page import visible
 from edgekit.tensors import fixed_batch, shape_text
 from edgekit.tolerance import MEASURED_FACTOR, UNMEASURED_FACTOR, widest_rtol
@@ -19,11 +21,12 @@ ONNXRUNTIME = "1.22"
 """The oldest ONNX Runtime that edgekit is tested with, as in pyproject.toml."""
 
 
-def model_card(manifest: Manifest) -> str:
-    """The card of a bundle, as Markdown."""
+def model_card(manifest: Manifest, pictures: int | None = None) -> str:
+    """The card of a bundle, as Markdown; ``pictures``: the number of test pictures that accuracies are of, None if not known."""
     sections = [
         f"# {_plain(manifest.name)}\n\n{_summary(manifest)}",
         _files(manifest),
+        _variants(manifest, pictures),
         _check(manifest),
         _tensors(manifest),
         _preprocessing(manifest),
@@ -123,6 +126,11 @@ def _summary(manifest: Manifest) -> str:
 
 def _files(manifest: Manifest) -> str:
     about = {variant.file: f"the network in {variant.precision}: one self-contained ONNX file" for variant in manifest.variants}
+    for variant in manifest.variants:
+        if variant.conversion is not None:
+            about[variant.conversion.outputs] = f"what {variant.file} itself computes of the golden inputs"
+        if variant.conversion is not None and variant.conversion.ranges is not None:
+            about[variant.conversion.ranges] = f"the ranges of values that the steps of {variant.file} come from"
     golden = manifest.golden
     about[golden.file] = f"{golden.samples} inputs with the outputs of the original model, in float64 and in its own dtype"
     if manifest.evidence is not None:
@@ -137,8 +145,27 @@ def _files(manifest: Manifest) -> str:
     rows = [f"| {_code(name)} | {text} |" for name, text in about.items()]
     if golden.pictures:
         names = ", ".join(_code(picture.file) for picture in golden.pictures)
-        rows.insert(len(manifest.variants) + 1, f"| {names} | the first golden inputs as pictures, before the preprocessing |")
+        rows.insert(
+            list(about).index(golden.file) + 1, f"| {names} | the first golden inputs as pictures, before the preprocessing |"
+        )
     return "\n".join(["## Files", "", "| file | what it is |", "|---|---|", *rows])
+
+
+def _variants(manifest: Manifest, pictures: int | None) -> str:
+    """A table of the files to choose from, where there are several."""
+    if len(manifest.variants) < 2:
+        return ""
+    described = variant_rows(manifest, pictures)
+    rows = [f"| {' | '.join((_code(row.name), *map(_plain, row.cells()[1:])))} |" for row in described]
+    notes = (
+        "Errors are against the float64 reference, over all golden inputs. `edgekit verify .` checks every variant, and "
+        "`--variant NAME` chooses one. An int8 file computes other numbers on a CPU without VNNI: measure its accuracy on "
+        "the target with `edgekit evaluate . --variant int8`."
+    )
+    if any(row.calibrated is False for row in described):
+        notes += " A file that is not calibrated has the ranges of random numbers, and its accuracy means nothing."
+    head = ["## Variants", "", f"| {' | '.join(VARIANT_COLUMNS)} |", "|" + "---|" * len(VARIANT_COLUMNS)]
+    return "\n".join([*head, *rows, "", notes])
 
 
 def _check(manifest: Manifest) -> str:
@@ -159,7 +186,8 @@ def _check(manifest: Manifest) -> str:
 def _allowance(manifest: Manifest, variant: Variant) -> str:
     measured = ""
     if variant.error is not None:
-        measured = f" Measured at export, in a runtime without optimisations: off by {variant.error:.1e} of the scale."
+        when = "at export" if variant.conversion is None else "when it was made"
+        measured = f" Measured {when}, in a runtime without optimisations: off by {variant.error:.1e} of the scale."
     return f"- {_code(variant.name)} ({_code(variant.file)}): {_bar(manifest, variant)}.{measured}"
 
 
@@ -172,6 +200,8 @@ def _bar(manifest: Manifest, variant: Variant) -> str:
             "their largest value; this bar is wider than a bundle may choose, so that `edgekit verify` takes it only with "
             "`--allow tolerance`"
         )
+    if held_by_snr(variant) is not None:
+        return _converted_bar(manifest, variant)
     most = f"{min(tolerance.rtol, widest_rtol(variant.precision)):g} of the scale max|r|"
     top1 = "and every sample has its largest value where r has it"
     if manifest.evidence is None or not held_to_noise(manifest, variant):
@@ -179,6 +209,19 @@ def _bar(manifest: Manifest, variant: Variant) -> str:
     return (
         f"every channel within {MEASURED_FACTOR} times its rounding noise, measured at export ({UNMEASURED_FACTOR} times "
         f"on a runtime or a kind of machine that was not measured), never more than {most}, {top1}"
+    )
+
+
+def _converted_bar(manifest: Manifest, variant: Variant) -> str:
+    """The bar of ``edgekit.parity.converted`` in words."""
+    held, first = variant.allowance, manifest.golden.parts[0].kind if manifest.golden.parts else "samples"
+    others = ""
+    if held.steps is not None:
+        others = f"; on all golden inputs within {held.steps:g} steps (1/127 of the scale) of the outputs recorded with the file"
+    return (
+        f"on the {_plain(first)} a signal-to-noise ratio of at least {held.snr_db:.1f} dB, every output within "
+        f"{held.tolerance.rtol:.2g} of the scale max|r|, and the same largest value in at least {held.tolerance.top1:.1%} of the "
+        f"samples{others}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,10 @@ import msgspec
 import numpy as np
 
 from edgekit.bundle.card import model_card
+from edgekit.bundle.described import pictures_of
 from edgekit.bundle.folder import Bundle, write_bundle
 from edgekit.bundle.golden import read_arrays
-from edgekit.bundle.manifest import CARD, Manifest, Variant
+from edgekit.bundle.manifest import CARD, FileEntry, Manifest, Variant
 from edgekit.errors import FETCH_AGAIN, BundleError
 from edgekit.files import read_bytes
 from edgekit.machine.packages import tool_versions
@@ -71,7 +73,10 @@ def with_variant(bundle: Bundle, draft: VariantDraft, output: Path) -> Bundle:
     notes = (*manifest.notes, *(text for text in draft.notes if text not in manifest.notes))
     extended = msgspec.structs.replace(manifest, variants=(*others, draft.variant), notes=notes, tools=tool_versions())
     contents[manifest.golden.file] = bundle.golden().to_npz()  # in today's form, as the manifest is
-    return write_bundle(output, extended, contents | {**draft.files, CARD: model_card(extended).encode()})
+    entries = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in draft.files.items()}
+    sized = msgspec.structs.replace(extended, files=manifest.files | entries)
+    card = model_card(sized, pictures_of(bundle)).encode()
+    return write_bundle(output, extended, contents | {**draft.files, CARD: card})
 
 
 def _files_of(manifest: Manifest, name: str) -> list[str]:

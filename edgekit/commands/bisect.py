@@ -77,7 +77,7 @@ def bisect(
     case = Case(opened, _evidence(opened), plain, tolerance, progress)
     asked = case.tried(msgspec.structs.replace(failing.setup, batches=()), as_written=failing.as_written)
     values = case.inside(plain)
-    if not failing.as_written and case.tried(plain).passed:
+    if case.tried(plain, as_written=True).passed:
         return _runtime(case, asked, values)
     if plain.variant != opened.variant().name:
         note = f"fingerprints are recorded of {opened.variant().name} only, so that no node of {plain.variant} can be named"
@@ -138,7 +138,7 @@ class Case:
         return max(recorded.values(), default=0.0) > REFERENCE_ROUNDING
 
     def tried(self, setup: Setup, *, as_written: bool = False) -> Trial:
-        """Parity of a setup, which runs the file ``as_written`` or not, and its time for one sample."""
+        """Parity of a setup, and its time for one sample; ``as_written``: it runs the file node by node."""
         manifest = self.bundle.manifest
         with self.opened(setup) as ready:
             report = self.held.parity(ready, as_written=as_written)

@@ -14,7 +14,7 @@ from edgekit.backends import table
 from edgekit.backends.contract import Backend
 from edgekit.errors import BROKEN, first_line
 from edgekit.machine.child import Answer, Limits, run_child
-from edgekit.machine.cpu import machine_facts
+from edgekit.machine.cpu import machine_facts, vnni_absence
 from edgekit.machine.gpu import cuda_absence, gpu_facts
 from edgekit.machine.packages import Package, pip_install, plain_package, version_of
 from edgekit.progress import SILENT, Progress
@@ -40,7 +40,7 @@ def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorRep
     facts = machine_facts()
     for row in rows.values():
         facts |= _facts_of(row)
-    return DoctorReport(facts, tuple(findings), backends)
+    return DoctorReport(facts, tuple(findings), backends, tuple(filter(None, [vnni_absence()])))
 
 
 def _facts_of(row: Backend) -> dict[str, str]:

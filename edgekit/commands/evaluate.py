@@ -22,6 +22,7 @@ from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError, UsageError
 from edgekit.files import write_bytes
 from edgekit.parity.accuracy import FLIPS, NO_CLASS, Answers, answers, confusion, meaning_of, order_of, outputs_of, paired
+from edgekit.parity.other_cpu import measured_elsewhere
 from edgekit.preprocess import Preprocess, no_picture
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, load_recipe
@@ -71,10 +72,10 @@ def evaluate(
     sheet = None if wrong is None else _place_of_sheet(Path(wrong))
     choice = choose(opened, setups)
     pictures = _labelled(opened, preprocess, data, progress)
+    _check_one_meaning(pictures.classes, opened.manifest.labels)
     order = order_of(pictures.classes, opened.manifest.labels)
     if isinstance(order, str):
         raise _no_class(order, pictures.name, opened.manifest.labels)
-    _check_one_meaning(pictures.classes, opened.manifest.labels)
     _check_comparable(opened, pictures, len(choice.setups), bars)
     seen = _run(opened, choice.setups, pictures, np.asarray(order, np.int64), progress)
     report = _report(opened, pictures, seen, bars)
@@ -212,7 +213,10 @@ def _report(bundle: Bundle, pictures: LabelledSet, seen: _Seen, bars: Bars) -> E
         notes.append("the bundle does not record the original's predictions of these pictures, so that no flips are counted")
     rows = tuple(_row(seen, place, original, len(classes)) for place in range(len(seen.setups)))
     rows = tuple(msgspec.structs.replace(row, recorded=_recorded(bundle, pictures, row.setup)) for row in rows)
-    faults = (*_relabelled(seen, original, classes), *_unlike_recorded(rows))
+    variants = dict.fromkeys(setup.variant for _, setup in seen.setups)
+    elsewhere = {name: measured_elsewhere(bundle.variant(name)) for name in variants}
+    notes += filter(None, elsewhere.values())
+    faults = (*_relabelled(seen, original, classes), *_unlike_recorded([row for row in rows if not elsewhere[row.setup.variant]]))
     return EvaluateReport(
         str(bundle.root),
         pictures.name,

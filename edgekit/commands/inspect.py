@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.bundle.described import pictures_of, variant_rows
 from edgekit.bundle.folder import open_bundle
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import EdgekitError, UsageError
@@ -52,7 +53,10 @@ def inspect(
         if not is_bundle:
             return described(path)
         opened = open_bundle(path)
-        return opened.reading(lambda place: described(opened.onnx_of(variant)))
+        report = opened.reading(lambda place: described(opened.onnx_of(variant)))
+        several = len(opened.manifest.variants) > 1
+        variants = variant_rows(opened.manifest, pictures_of(opened)) if several else ()
+        return msgspec.structs.replace(report, variants=variants)
     if path.is_dir() and not (path / RUN_RECIPE).is_file():
         open_bundle(path)  # raises: neither a bundle nor a run
     check_name_of_module(str(target))

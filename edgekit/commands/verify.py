@@ -20,6 +20,7 @@ from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bou
 from edgekit.machine.cpu import cores
 from edgekit.parity.bars import bars_as_written, bars_of
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
+from edgekit.parity.other_cpu import measured_elsewhere
 from edgekit.parity.run import AT_ONCE, BATCHES, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import ParityReport, VerifyReport
@@ -70,7 +71,7 @@ def verify(
         opened.sha256_of(choice.setups[0].variant),
         tuple(parities),
         choice.skipped,
-        (*opened.notes, *_notes(opened, tolerance)),
+        (*opened.notes, *_notes(opened, tolerance), *filter(None, map(measured_elsewhere, map(opened.variant, variants)))),
         checks,
         variants,
     )

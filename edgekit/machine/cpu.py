@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from edgekit.machine.cgroup import cpu_quota
+from edgekit.setups import Absence
 
 CPU_INFO = Path("/proc/cpuinfo")
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
@@ -97,6 +99,26 @@ def instruction_sets() -> tuple[str, ...]:
         return ()
     flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
     return tuple(name for name in INSTRUCTION_SETS if name in flags)
+
+
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Those of x86 by which 8-bit products are added without saturating in 16 bits."""
+
+
+def with_vnni(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``names`` that are in ``VNNI``."""
+    return tuple(name for name in names if name in VNNI)
+
+
+def vnni_absence() -> Absence | None:
+    """Why 8-bit arithmetic is another here than on newer x86 CPUs; None where it is not, or where the system does not tell."""
+    names = instruction_sets()
+    if with_vnni(names) or platform.machine() not in ("x86_64", "AMD64") or not names:
+        return None
+    return Absence(
+        "int8 without VNNI: this CPU adds 8-bit products in 16 bits, so that many int8 files lose accuracy and gain little speed",
+        "measure an int8 file here with edgekit evaluate --variant int8, and edgekit bench",
+    )
 
 
 def cpu_facts() -> dict[str, str]:

@@ -230,19 +230,33 @@ class _Halving:
         if only_read:  # such as Cast, Shape, ArgMax: it takes what there is
             takes = [self._as_stored(name) if kind == HALF else kind for name, kind in zip(node.input, takes, strict=True)]
         bound = {formal.type_str for _, formal in positions}
-        gives = tuple(
-            self._given(name, formal, bound, schema) if self._is_float(name) else _ASITIS
+        choice = _chooses(schema, bound, results)
+        gives = [
+            _ASITIS if not self._is_float(name) else HALF if _has_half(formal) and formal.type_str in bound else FLOAT
             for name, formal in zip(node.output, results, strict=True)
-        )
-        return _Plan(tuple(takes), gives, floats=HALF in gives or not (only_read or _chooses(schema, bound, results)))
+        ]
+        for place, formal in enumerate(results):
+            if gives[place] == FLOAT and formal.type_str not in bound and _has_half(formal):
+                name = node.output[place]
+                gives[place] = self._chosen(name) if choice else self._inferred(node, takes, schema).get(name, FLOAT)
+        return _Plan(tuple(takes), tuple(gives), floats=HALF in gives or not (only_read or choice))
 
-    def _given(self, name: str, formal: Any, bound: set[str], schema: Any) -> int:
-        """The float type of an output: what the inputs or the schema say, or what its readers take if an attribute may choose."""
-        if not _has_half(formal):
-            return FLOAT
-        if formal.type_str in bound:
-            return HALF
-        return HALF if _chooses(schema, bound, [formal]) and FLOAT not in self.taken.get(name, ()) else FLOAT
+    def _chosen(self, name: str) -> int:
+        """The float type of an output that an attribute may choose: what its readers take."""
+        return FLOAT if FLOAT in self.taken.get(name, ()) else HALF
+
+    def _inferred(self, node: onnx.NodeProto, takes: Sequence[int], schema: Any) -> dict[str, int]:
+        """The types of a node's outputs that ONNX infers from what the node takes in float16; none where it cannot."""
+        given = {
+            name: onnx.helper.make_tensor_type_proto(kind or self.types[name], None)
+            for name, kind in zip(node.input, takes, strict=True)
+            if name
+        }
+        try:
+            inferred = onnx.shape_inference.infer_node_outputs(schema, node, given)
+        except Exception:  # it wants a shape, or a number
+            return {}
+        return {name: kind.tensor_type.elem_type for name, kind in inferred.items()}
 
     def _as_stored(self, name: str) -> int:
         return _ASITIS if name not in self.stored else FLOAT if self._harm_of(name) else HALF
@@ -312,10 +326,12 @@ class _Halving:
     def _state_type(self, node: onnx.NodeProto, plan: _Plan) -> None:
         """Let an attribute say that an output is float16 where no input does: a type by name, or what fills the output."""
         schema = _schema(node, self.model)
-        bound = {_formal(schema.inputs, place).type_str for place, name in enumerate(node.input) if name} if schema else set()
-        if all(kind != HALF or _formal(schema.outputs, place).type_str in bound for place, kind in enumerate(plan.gives)):
+        named = _type_attribute(schema) if schema else ""
+        bound = {_formal(schema.inputs, place).type_str for place, name in enumerate(node.input) if name} if named else set()
+        if not named or all(
+            kind != HALF or _formal(schema.outputs, place).type_str in bound for place, kind in enumerate(plan.gives)
+        ):
             return
-        named = _type_attribute(schema)
         stated = next((attribute for attribute in node.attribute if attribute.name == named), None)
         if named in TYPE_ATTRIBUTES:
             halved = onnx.helper.make_attribute(named, HALF)

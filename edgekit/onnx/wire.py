@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 # message -> field number -> kind of the value: from the model to its nodes, and from a node to the graphs in its attributes
@@ -174,6 +174,30 @@ def declared(content: bytes) -> Declared:
     inputs = {name: kind for name, kind in tensors[_GRAPH_INPUT].items() if name not in names}
     counts = Counter(_decoded(value) for kind, value in _leaves(content) if kind == "operator")
     return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, counts, functions)
+
+
+_READ_THROUGH = ("DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+
+
+def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
+    """What the main graph's nodes of ``operators`` read as weights, their second inputs: the element type of the stored tensor.
+
+    A weight may be stored in steps, which a DequantizeLinear makes floats of, or in another shape; 0: none is stored.
+    """
+    body, _ = bodies(content)
+    graphs = [value for number, value in fields(memoryview(content)) if number == _MODEL_GRAPH and isinstance(value, memoryview)]
+    tensors = [_stored(value) for graph in graphs for value in _inside(graph, _GRAPH_TENSOR)]
+    kinds = {name: kind for kind, _, name in tensors}
+    types = []
+    for node in dict.fromkeys(body.producers.values()):
+        if node.operator[1] in operators:
+            name = node.inputs[1] if len(node.inputs) > 1 else ""
+            passed = set[str]()
+            while name not in passed and name in body.producers and body.producers[name].operator[1] in _READ_THROUGH:
+                passed.add(name)
+                name = body.producers[name].inputs[0]
+            types.append(kinds.get(name, 0))
+    return types
 
 
 _IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")

@@ -10,15 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.accuracy import CONFIDENCE
 from edgekit.backends.contract import InRanges, Session
 from edgekit.reports.predict import Numbers
 from edgekit.tensors import Array, batches_of, fixed_batch, joined_outputs, real_samples
 
 TOP = 5
-CONFIDENCE = 1.959963984540054
-"""Standard deviations of a normal distribution on either side of its mean that hold 95 %."""
-
-
 SUM, SURE = 1e-3, 0.5
 NO_CLASS = -1
 """The prediction for a picture whose outputs are not finite."""

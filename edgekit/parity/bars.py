@@ -57,7 +57,8 @@ def bars_of(
         return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), callers), callers))
     trusted = trusting and bool(asks_too_much(variant))
     allowance = variant.allowance if trusted else bounded_allowance(variant)
-    if own is not None and (held_by_snr(variant) or allowance.steps is not None):
+    whole = held_by_snr(variant) is not None or allowance.steps is not None
+    if own is not None and whole and not held_to_noise(manifest, variant):
         return BarsByRuntime(manifest, _converted(manifest, variant, allowance, own))
     if trusted:
         return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), recorded), recorded))
@@ -80,7 +81,7 @@ def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: 
     """The bars of a variant that has recorded its ``own`` outputs."""
     sizes = [part.samples for part in manifest.golden.parts] or [manifest.golden.samples]
     tolerance, whole = allowance.tolerance, held_by_snr(variant)
-    against = sum(sizes) if whole is None else sizes[0]
+    against = sum(sizes) if whole is None or allowance.steps is None else sizes[0]
     tie = tolerance.rtol if whole is None else min(tolerance.rtol, whole.tie)
     bars: dict[str, Bar] = {
         name: ConvertedBar(

@@ -15,9 +15,10 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPicture, Manifest
+from edgekit.bundle.variants import own_outputs
 from edgekit.decoding import CHANNELS
-from edgekit.errors import DataError
-from edgekit.onnx.wire import Declared, declared, in_steps
+from edgekit.errors import FETCH_AGAIN, BundleError, DataError
+from edgekit.onnx.wire import Declared, declared, in_steps, weight_types
 from edgekit.parity.accuracy import FLIPS
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import most_noise
@@ -33,6 +34,8 @@ _ELEMENT_TYPES = {
 }  # fmt: skip
 _WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
 """Precisions with a wider bar, and the element types of which a file of them holds one."""
+_ALL_NODES = frozenset({"float16"})
+"""Precisions whose conversion counts nodes of every kind, and not the layers alone."""
 _FULL = (1, 11)
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NEXT_LEVEL = 1.01
@@ -42,12 +45,23 @@ WITH_EVIDENCE = ["0", "2"]
 
 
 class Evidenced(NamedTuple):
-    """A bundle with its arrays, and what its first file says of itself; each read once."""
+    """A bundle with its arrays, and what its files say of themselves; each read once.
+
+    ``declared`` is the first file; ``others``: name of a further variant -> its file.
+    """
 
     bundle: Bundle
     golden: GoldenArrays
     arrays: EvidenceArrays | None
     declared: Declared
+    others: Mapping[str, Declared] = {}
+
+    def told_by_each(self, code: str, problem: Callable[[Declared], str]) -> Iterator[Check]:
+        """A check for the file of each variant; a problem of a further one begins with its name."""
+        yield _told(code, problem(self.declared))
+        for name, file in self.others.items():
+            text = problem(file)
+            yield _told(code, f"{name}: {text}" if text else "")
 
     @property
     def manifest(self) -> Manifest:
@@ -56,8 +70,16 @@ class Evidenced(NamedTuple):
 
 
 def evidenced(bundle: Bundle, golden: GoldenArrays, arrays: EvidenceArrays | None) -> Evidenced:
-    """Read the first variant's file."""
-    return Evidenced(bundle, golden, arrays, declared(bundle.onnx_bytes()))
+    """Read the variants' files; raises BundleError for what is no ONNX file."""
+    first, *others = (variant.name for variant in bundle.manifest.variants)
+    return Evidenced(bundle, golden, arrays, _declared(bundle, first), {name: _declared(bundle, name) for name in others})
+
+
+def _declared(bundle: Bundle, variant: str) -> Declared:
+    try:
+        return declared(bundle.onnx_bytes(variant))
+    except ValueError as problem:
+        raise BundleError(f"{bundle.onnx_of(variant)} is no ONNX file: {problem}", FETCH_AGAIN) from None
 
 
 def _told(code: str, problem: str) -> Check:
@@ -65,18 +87,22 @@ def _told(code: str, problem: str) -> Check:
 
 
 def opset(seen: Evidenced) -> Iterator[Check]:
-    """The opset is that of the file."""
-    said, true = seen.manifest.opset, seen.declared.opset
-    yield _told("opset", f"the manifest says opset {said}, and the file has {true}" if said != true else "")
+    """The opset is that of the first file; a converted one may need a newer one."""
+    said, first = seen.manifest.opset, seen.declared
+
+    def problem(file: Declared) -> str:
+        fits = file.opset == said if file is first else file.opset >= said
+        return "" if fits else f"the manifest says opset {said}, and the file has {file.opset}"
+
+    yield from seen.told_by_each("opset", problem)
 
 
 def shapes(seen: Evidenced) -> Iterator[Check]:
-    """Inputs and outputs have the names, types and shapes that the file gives them."""
-    for kind, specs, true in (
-        ("input", seen.manifest.inputs, seen.declared.inputs), ("output", seen.manifest.outputs, seen.declared.outputs),
-    ):  # fmt: skip
-        for spec in specs:
-            yield _told("shapes", _misfit(kind, spec, true))
+    """Inputs and outputs have the names, types and shapes that the files give them."""
+    for spec in seen.manifest.inputs:
+        yield from seen.told_by_each("shapes", lambda file, spec=spec: _misfit("input", spec, file.inputs))  # type: ignore[misc]
+    for spec in seen.manifest.outputs:
+        yield from seen.told_by_each("shapes", lambda file, spec=spec: _misfit("output", spec, file.outputs))  # type: ignore[misc]
 
 
 def _misfit(kind: str, spec: TensorSpec, true: Mapping[str, tuple[int, tuple[int | None, ...] | None]]) -> str:
@@ -96,41 +122,52 @@ def _misfit(kind: str, spec: TensorSpec, true: Mapping[str, tuple[int, tuple[int
 def _fits(axis: int | str, size: int | None, *, sure: bool) -> bool:
     """Whether an axis of the manifest is that of the file, whose outputs need not tell all of their sizes."""
     free = isinstance(axis, str)
-    return (free == (size is None) if sure else free or size is None) or size == axis
+    if free or size is None:
+        return not sure or free == (size is None)
+    return size == axis
 
 
 def weights(seen: Evidenced) -> Iterator[Check]:
-    """The weights' sha256 is that of the weights' file, and of the file's metadata."""
-    source, said = seen.manifest.source, seen.declared.metadata.get("edgekit.weights_sha256")
-    known = [said] if said is not None else []
-    if source.weights_file:
-        known.append(seen.manifest.files[source.weights_file].sha256)
-    wrong = any(sha256 != source.weights_sha256 for sha256 in known)
-    yield _told("weights", "the weights' sha256 in the manifest is not that of the weights" if wrong else "")
+    """The weights' sha256 is that of the weights' file, and of the files' metadata."""
+    source = seen.manifest.source
+    stored = [seen.manifest.files[source.weights_file].sha256] if source.weights_file else []
+
+    def problem(file: Declared) -> str:
+        said = file.metadata.get("edgekit.weights_sha256")
+        wrong = any(sha256 != source.weights_sha256 for sha256 in ([] if said is None else [said]) + stored)
+        return "the weights' sha256 in the manifest is not that of the weights" if wrong else ""
+
+    yield from seen.told_by_each("weights", problem)
 
 
 def model(seen: Evidenced) -> Iterator[Check]:
-    """The model's name is that in the file's metadata and in the recipe."""
-    source, said = seen.manifest.source, seen.declared.metadata.get("edgekit.source")
+    """The model's name is that in the files' metadata and in the recipe."""
+    source = seen.manifest.source
     recipe = (source.recipe or {}).get("model", {}).get("name", source.model)
-    wrong = next((name for name in (said, recipe) if name not in (None, source.model)), None)
-    yield _told(
-        "model", f"the manifest says the model is {source.model}, and the file or the recipe says {wrong}" if wrong else ""
-    )
+
+    def problem(file: Declared) -> str:
+        said = file.metadata.get("edgekit.source")
+        wrong = next((name for name in (said, recipe) if name not in (None, source.model)), None)
+        return f"the manifest says the model is {source.model}, and the file or the recipe says {wrong}" if wrong else ""
+
+    yield from seen.told_by_each("model", problem)
 
 
 def labels(seen: Evidenced) -> Iterator[Check]:
-    """The labels are those of the file's metadata, and there is one for each class."""
-    said = seen.declared.metadata.get("edgekit.labels")
-    mine, problem = list(seen.manifest.labels), ""
-    classes = seen.manifest.outputs[0].shape[-1]
-    if mine and classes != len(mine):
-        problem = f"there are {len(mine)} labels for {classes} classes"
-    elif (said is not None or (mine and "edgekit.version" in seen.declared.metadata)) and mine != _decoded(said):
-        problem = _other_labels(mine, _decoded(said))
-    elif seen.golden.labels is not None and seen.golden.labels.max(initial=-1) >= max(len(mine), 1):
-        problem = "a golden picture is of a class that the manifest does not name"
-    yield _told("labels", problem)
+    """The labels are those of the files' metadata, and there is one for each class."""
+    mine, classes = list(seen.manifest.labels), seen.manifest.outputs[0].shape[-1]
+
+    def problem(file: Declared) -> str:
+        said = file.metadata.get("edgekit.labels")
+        if mine and classes != len(mine):
+            return f"there are {len(mine)} labels for {classes} classes"
+        if (said is not None or (mine and "edgekit.version" in file.metadata)) and mine != _decoded(said):
+            return _other_labels(mine, _decoded(said))
+        if seen.golden.labels is not None and seen.golden.labels.max(initial=-1) >= max(len(mine), 1):
+            return "a golden picture is of a class that the manifest does not name"
+        return ""
+
+    yield from seen.told_by_each("labels", problem)
 
 
 def _other_labels(mine: Sequence[str], true: Sequence[str]) -> str:
@@ -151,23 +188,26 @@ def _decoded(text: str | None) -> list[str]:
 
 
 def preprocess(seen: Evidenced) -> Iterator[Check]:
-    """The preprocessing is that of the file's metadata, of the recipe, and fits the input."""
-    mine, said = seen.manifest.preprocess, seen.declared.metadata.get("edgekit.preprocess")
-    if mine is None:
-        yield _told("preprocess", "the file records a preprocessing, and the manifest none" if said else "")
-        return
-    problem = ""
+    """The preprocessing is that of the files' metadata, of the recipe, and fits the input."""
+    mine = seen.manifest.preprocess
     shape = seen.manifest.inputs[0].shape
     recipe = (seen.manifest.source.recipe or {}).get("data", {})
-    if shape[1:] != (CHANNELS[mine.color], mine.height, mine.width):
-        problem = f"the preprocessing gives {CHANNELS[mine.color]}x{mine.height}x{mine.width}, and the input is {shape}"
-    elif (said or "edgekit.version" in seen.declared.metadata) and (other := _other_preprocess(mine, said)):
-        problem = other
-    elif wrong := next((key for key in ("mean", "std") if recipe.get(key) not in (None, [*getattr(mine, key)])), None):
-        problem = f"{wrong} is {[*getattr(mine, wrong)]} in manifest.json, and {recipe[wrong]} in its recipe"
-    elif recipe.get("color") not in (None, mine.color):
-        problem = f"the manifest says {mine.color} pictures, and the recipe {recipe['color']}"
-    yield _told("preprocess", problem)
+
+    def problem(file: Declared) -> str:
+        said = file.metadata.get("edgekit.preprocess")
+        if mine is None:
+            return "the file records a preprocessing, and the manifest none" if said else ""
+        if shape[1:] != (CHANNELS[mine.color], mine.height, mine.width):
+            return f"the preprocessing gives {CHANNELS[mine.color]}x{mine.height}x{mine.width}, and the input is {shape}"
+        if (said or "edgekit.version" in file.metadata) and (other := _other_preprocess(mine, said)):
+            return other
+        if wrong := next((key for key in ("mean", "std") if recipe.get(key) not in (None, [*getattr(mine, key)])), None):
+            return f"{wrong} is {[*getattr(mine, wrong)]} in manifest.json, and {recipe[wrong]} in its recipe"
+        if recipe.get("color") not in (None, mine.color):
+            return f"the manifest says {mine.color} pictures, and the recipe {recipe['color']}"
+        return ""
+
+    yield from seen.told_by_each("preprocess", problem)
 
 
 def _other_preprocess(mine: Preprocess, said: str | None) -> str:
@@ -200,7 +240,7 @@ def precision(seen: Evidenced) -> Iterator[Check]:
         elements = _WIDE_BARS.get(variant.precision)
         if elements is None:
             continue
-        file = declared(seen.bundle.onnx_bytes(variant.name))
+        file = seen.others.get(variant.name, seen.declared)
         problem = f"{variant.name} is said to be {variant.precision}, and most of what its file holds or computes is not"
         yield _told("precision", "" if _mostly(variant.precision, elements, file) else problem)
 
@@ -215,8 +255,25 @@ def _mostly(precision: str, elements: Set[int], file: Declared) -> bool:
     return narrow > sum(file.stored.get(element, 0) for element in _FULL)
 
 
+def conversion(seen: Evidenced) -> Iterator[Check]:
+    """As many layers are converted, and as many kept, as the file has of each kind."""
+    for variant in seen.manifest.variants:
+        elements = _WIDE_BARS.get(variant.precision)
+        if variant.conversion is None or elements is None:
+            continue
+        types = weight_types(seen.bundle.onnx_bytes(variant.name), _LAYERS)
+        narrow = sum(element in elements for element in types)
+        wide = sum(element in _FULL if variant.precision in _ALL_NODES else element not in elements for element in types)
+        converted, kept = variant.conversion.converted, sum(node.operator in _LAYERS for node in variant.conversion.kept)
+        fits = converted >= narrow if variant.precision in _ALL_NODES else converted == narrow
+        said = f"{variant.name}: the manifest says {converted} converted and {kept} kept layers"
+        problem = f"{said}, and the file has {narrow} and {wide}"
+        yield _told("conversion", "" if fits and kept == wide else problem)
+
+
 def errors(seen: Evidenced) -> Iterator[Check]:
-    """The recorded errors are what the golden arrays show, and what was measured at export."""
+    """The recorded errors are what the golden arrays and recorded outputs show, and what was measured at export."""
+    yield from _own_errors(seen)
     golden, variant = seen.manifest.golden, seen.manifest.variants[0]
     if not golden.parts or seen.arrays is None:
         return
@@ -233,6 +290,23 @@ def errors(seen: Evidenced) -> Iterator[Check]:
         if not problem and said is not None and measured is not None and not np.isclose(said, measured[0], rtol=1e-9, atol=0):
             problem = f"the manifest says the file's error is {said:.1e} of scale, and evidence.npz says {measured[0]:.1e}"
     yield _told("errors", problem)
+
+
+def _own_errors(seen: Evidenced) -> Iterator[Check]:
+    """The recorded error of each converted file is that of the outputs that it has recorded."""
+    if not seen.manifest.golden.parts:
+        return
+    recorded = Recorded(seen.golden, seen.manifest.golden.parts)
+    for variant in seen.manifest.variants:
+        own = own_outputs(seen.bundle, variant.name)
+        if own is None or variant.error is None:
+            continue
+        true = recorded.error(own)
+        problem = (
+            f"{variant.name}: the manifest says the file's error is {variant.error:.1e} of scale, and {true:.1e} by the outputs "
+            "that it has recorded"
+        )
+        yield _told("errors", "" if np.isclose(variant.error, true, rtol=1e-3, atol=0) else problem)
 
 
 def evidence(seen: Evidenced) -> Iterator[Check]:
@@ -322,6 +396,7 @@ CLAIMS: dict[str, Callable[[Evidenced], Iterator[Check]]] = {
     "preprocess": preprocess,
     "kept-norms": kept_norms,
     "precision": precision,
+    "conversion": conversion,
     "errors": errors,
     "evidence": evidence,
     "accuracy": accuracy,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.tensors import differences, largest
-from edgekit.tolerance import TIE, Measured, finite_scale, parts_of
+from edgekit.tolerance import TIE, Measured, ScaleBar, finite_scale, parts_of
 
 FAR = float(np.finfo(np.float64).max)
 """Stands for infinity, which JSON has not."""
@@ -21,13 +21,14 @@ STEPS = 127
 class ConvertedBar(NamedTuple):
     """A bar for a file in fewer bits, which was recorded when it was made: ``own`` are its outputs then, samples first.
 
-    On the first ``against`` samples each element passes where |y - r| <= rtol * max|r|, and all of them where
+    ``sizes`` are the samples of the parts, in order. On the first part, all elements pass where
 
         10 log10(sum r^2 / sum (y - r)^2) >= snr_db
 
-    On each part of all samples max|y - own| <= steps * max|own| / 127: inputs that no calibration saw saturate, so that the
-    reference says nothing there and the recorded outputs everything. ``sizes`` are the samples of the parts, in order. Classes
-    tie whose reference values are nearer than ``tie`` each of max|r|. None of ``snr_db`` or ``steps``: not asked.
+    and on the first ``against`` samples each where |y - r| <= rtol * max|r| of its part. On every part max|y - own| <= steps *
+    max|own| / 127: where 8 bits saturate, on inputs that no calibration saw, the reference says nothing and the recorded outputs
+    everything. Classes tie whose reference values are nearer than ``tie`` each of max|r|. None of ``snr_db`` or ``steps``: not
+    asked.
     """
 
     rtol: float
@@ -40,12 +41,16 @@ class ConvertedBar(NamedTuple):
     top1: float = 1.0
 
     def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One limit for all elements, float64 of no axes: rtol * max|r|, infinite values of r left out."""
-        return np.asarray(self.rtol * finite_scale(reference))
+        """Float64 of samples x 1 x ... x 1: rtol * max|r| of the sample's part, infinite values of r left out."""
+        return self._by_part(self.rtol, reference)
 
     def blur(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """``tie`` * max|r|, whatever ``rtol``: a wide one does not make all classes equal."""
-        return np.asarray(max(self.tie, TIE / 2) * finite_scale(reference))
+        return self._by_part(max(self.tie, TIE / 2), reference)
+
+    def _by_part(self, share: float, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+        sizes = self.sizes if len(reference) == sum(self.sizes) else (len(reference),)
+        return ScaleBar(share, sizes).limits(reference)
 
     def held(self, reference: NDArray[np.float64]) -> int:
         """``against``."""
@@ -53,7 +58,8 @@ class ConvertedBar(NamedTuple):
 
     def measured(self, output: NDArray[Any], reference: NDArray[np.float64]) -> Measured:
         """The share of the allowed noise, and of the allowed steps; the larger one."""
-        snr = self._noise(differences(output[: self.against], reference[: self.against]), reference[: self.against])
+        first = slice(self.sizes[0])
+        snr = self._noise(differences(output[first], reference[first]), reference[first])
         steps = self._steps(output)
         return max(snr, steps, key=lambda measured: measured.share)._replace(own_steps=steps.own_steps)
 
@@ -73,9 +79,11 @@ class ConvertedBar(NamedTuple):
             most = max(most, 0.0 if apart == 0 else STEPS * apart / scale if scale and math.isfinite(apart) else FAR)
         if self.steps is None:
             return Measured(own_steps=most)
-        share = min(most / self.steps, FAR)
-        far = "not finite where its own recorded output is" if most == FAR else f"{most:.1f} steps from its own recorded output"
-        return Measured(share, f"{far}, {self.steps:g} are allowed" if share > 1 else "", most)
+        if most == FAR:
+            return Measured(FAR, "it is not finite, or not zero, where its own recorded output is", most)
+        share = most / self.steps
+        far = f"{most:.1f} steps from its own recorded output, {self.steps:g} are allowed"
+        return Measured(share, far if share > 1 else "", most)
 
 
 def snr_db(difference: NDArray[np.float64], reference: NDArray[np.float64]) -> float:

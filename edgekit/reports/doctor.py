@@ -26,12 +26,14 @@ class Finding(Part, frozen=True):
 class DoctorReport(Report, frozen=True):
     """What works on this machine; something absent is no fault, something broken is.
 
-    ``backends``: of each that ``--backend`` takes, why it is absent here, or None.
+    ``backends``: of each that ``--backend`` takes, why it is absent here, or None. ``warnings``: what works here and is less than
+    elsewhere, which is no fault.
     """
 
     machine: dict[str, str]
     findings: tuple[Finding, ...]
     backends: dict[str, Absence | None]
+    warnings: tuple[Absence, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -50,6 +52,7 @@ class DoctorReport(Report, frozen=True):
             Line(f"backends that work here: {works}"),
             *reasons(self._without(broken=True), "BROKEN", "bad"),
             *reasons(self._without(broken=False)),
+            *(Line((Span("warning:", "warn"), f" {warning}")) for warning in self.warnings),
             Line(", ".join(f"{name} {fact}" for name, fact in self.machine.items())),
         )
 

@@ -21,11 +21,59 @@ class Layer(Part, frozen=True):
     calls: int = 1
 
 
+class VariantRow(Part, frozen=True):
+    """One file of a bundle's network. Shares are of 1; None: not recorded, or no conversion.
+
+    ``interval``: the 95 % interval of ``accuracy`` (binomial). ``error``: of scale, against the float64 reference. ``snr_db``
+    is the least that ``edgekit verify`` asks of it. ``converted`` and ``kept`` count what is in its precision and what stayed;
+    ``calibrated`` is false where its ranges are those of random numbers. ``pays``: where it is faster.
+    """
+
+    name: str
+    precision: str
+    bytes: int
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    error: float | None
+    snr_db: float | None
+    converted: int | None
+    kept: int | None
+    calibrated: bool | None
+    pays: str
+
+    def cells(self) -> tuple[str, ...]:
+        """The row under ``VARIANT_COLUMNS``."""
+        accuracy = "-" if self.accuracy is None else f"{self.accuracy:.2%}"
+        interval = "" if self.interval is None else f" ({self.interval[0]:.2%} to {self.interval[1]:.2%})"
+        return (
+            self.name,
+            f"{self.bytes / 1e6:.2f} MB",
+            accuracy + interval,
+            "-" if self.error is None else f"{self.error:.1e}",
+            "-" if self.snr_db is None else f"{self.snr_db:.1f} dB",
+            "-" if self.converted is None else f"{self.converted} / {self.kept}",
+            {None: "-", True: "yes", False: "NO"}[self.calibrated],
+            self.pays,
+        )
+
+
+VARIANT_COLUMNS = (
+    "variant",
+    "size",
+    "accuracy (95 %)",
+    "error of scale",
+    "SNR at least",
+    "converted / kept",
+    "calibrated",
+    "pays on",
+)
+
+
 class InspectReport(Report, frozen=True):
     """The layers of a model and their sums; ``ops`` counts calls of operators, ``batch_norms`` the batch norms in the model.
 
     ``written_out``: of an ONNX file, the batch norms beside them that are written out as arithmetic and that export would fold;
-    None where nothing counted them (PyTorch and onnxscript do).
+    None where nothing counted them (PyTorch and onnxscript do). ``variants``: all files of a bundle that has several.
     """
 
     source: str
@@ -38,6 +86,7 @@ class InspectReport(Report, frozen=True):
     batch_norms: int
     facts: dict[str, str]
     written_out: int | None = None
+    variants: tuple[VariantRow, ...] = ()
 
     def page(self) -> Page:
         """A row for each layer, the inputs and outputs, and the sums."""
@@ -50,7 +99,10 @@ class InspectReport(Report, frozen=True):
             (layer.name, _operator(layer), shape_text(layer.output_shape), _count(layer.parameters), _count(layer.macs))
             for layer in self.layers
         )
+        prose = ("pays on",)
+        variants = Table("variants", columns(*VARIANT_COLUMNS, prose=prose), tuple(row.cells() for row in self.variants))
         return (
+            *((variants,) if self.variants else ()),
             Table(self.source, headings, rows),
             *(Line(f"input {name}: {text}") for name, text in self.inputs.items()),
             *(Line(f"output {name}: {text}") for name, text in self.outputs.items()),

@@ -223,7 +223,7 @@ def _bar(parity: ParityReport) -> str:
 
 
 def _row(parity: ParityReport, output: OutputDiff, *, own: bool) -> tuple[Cell, ...]:
-    steps = "-" if output.own_steps is None else f"{output.own_steps:.2g}"
+    steps = "-" if output.own_steps is None or output.own_steps > 1e9 else f"{output.own_steps:.2g}"
     return (
         parity.backend,
         output.name,

@@ -14,7 +14,7 @@ from edgekit.bundle.manifest import Allowance, Conversion, GoldenPart, KeptNode,
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError
 from edgekit.onnx.half import LARGEST, Halved, node_key, rounded_after_every_node, to_half
-from edgekit.onnx.run import open_every_value, open_unoptimised, run_in_batches
+from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
 from edgekit.parity.compare import compare_output, top1_agreement
 from edgekit.parity.converted import STEPS
@@ -67,7 +67,8 @@ def _half(bundle: Bundle, keep: Iterable[str]) -> tuple[VariantDraft, dict[str, 
     size = fixed_batch(bundle.manifest.inputs) or BATCH
     recorded = _recorded(bundle)
     named = dict.fromkeys(keep, "named to be kept")
-    halved = to_half(model, _too_large(model, recorded.arrays.inputs, size) | named)
+    run = open_every_value(model, Path(bundle.variant().file))
+    halved = to_half(model, _too_large(model, run, recorded.arrays.inputs, size) | named)
     if not halved.converted:
         raise ModelError(f"nothing of bundle {bundle.manifest.name} can be float16: {_why_nothing(halved)}", "stay with float32")
     content = halved.model.SerializeToString(deterministic=True)
@@ -102,9 +103,11 @@ def _recorded(bundle: Bundle) -> Recorded:
     return Recorded(bundle.golden(), golden.parts or (GoldenPart(golden.kind, golden.samples),))
 
 
-def _too_large(model: onnx.ModelProto, inputs: Feed, size: int) -> dict[str, str]:
-    """Node -> why it is kept: it reads or gives a float beyond ``MOST`` on the ``inputs``, which run in batches of ``size``."""
-    run = open_every_value(model, Path(FILE))
+def _too_large(model: onnx.ModelProto, run: Runner, inputs: Feed, size: int) -> dict[str, str]:
+    """Node -> why it is kept: a float that it reads or gives is beyond ``MOST`` on ``inputs``, run in batches of ``size``.
+
+    ``run`` gives every value of ``model``.
+    """
     reached: dict[str, float] = {}
     for batch, _ in batches_of(inputs, size):
         for name, array in {**batch, **run(batch)}.items():

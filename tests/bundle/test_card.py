@@ -15,13 +15,16 @@ import pytest
 from PIL import Image
 
 from edgekit.bundle.card import ONNXRUNTIME, example, model_card, picture_example
+from edgekit.bundle.described import pictures_of
 from edgekit.bundle.folder import open_bundle
-from edgekit.bundle.manifest import Allowance, FileEntry, Manifest, Variant
+from edgekit.bundle.manifest import Allowance, Calibration, FileEntry, Manifest, Variant
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport, Kept
 from edgekit.tensors import TensorSpec
 from edgekit.tolerance import Tolerance
+from tests.converted import convert, copied
 
+RANDOM = Calibration("random numbers", 64, "0" * 64, "minmax", calibrated=False)
 BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "edgekit", "msgspec", "PIL", "safetensors")
 PRELUDE = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
 
@@ -184,6 +187,28 @@ def test_the_card_shows_every_variant_with_its_allowance_and_its_error(manifest:
     assert 'InferenceSession("half.onnx"' in model_card(msgspec.structs.replace(manifest, variants=(half, first)))
 
 
+def test_the_card_of_a_converted_bundle_has_a_table_to_choose_from(repository: Path, tmp_path: Path) -> None:
+    root = copied(repository, tmp_path)
+    assert "## Variants" not in (root / "README.md").read_text(encoding="utf-8")
+    bundle = convert(root, "int8", ranges="int8.npz")
+    card = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    size = bundle.manifest.files["int8.onnx"].size
+    assert "| `float32` | 0.18 MB | 90.46% (89.87% to 91.02%) | 8.9e-07 | - | - | - | everywhere |" in card
+    assert f"| `int8` | {size / 1e6:.2f} MB | - |" in card
+    assert "| 5 / 0 | yes | GPUs with TensorRT, CPUs with VNNI |" in card
+    assert "| `int8.npz` |" in card
+    assert re.search(r"- `int8` .*a signal-to-noise ratio of at least \d+\.\d dB, .*within 3 steps", card)
+    assert "Measured when it was made" in card
+    conversion = bundle.manifest.variants[1].conversion
+    assert conversion is not None
+    random = msgspec.structs.replace(conversion, calibration=RANDOM)
+    variant = msgspec.structs.replace(bundle.manifest.variants[1], conversion=random, accuracy=0.9)
+    card = model_card(msgspec.structs.replace(bundle.manifest, variants=(bundle.manifest.variants[0], variant)))
+    assert "| 90.00% |" in card  # of how many pictures is not known
+    assert "| NO |" in card
+    assert "its accuracy means nothing" in card
+
+
 def test_an_error_that_was_not_recorded_is_not_on_the_card(manifest: Manifest) -> None:
     assert "Measured at export" in model_card(manifest)
     variant = msgspec.structs.replace(manifest.variant(), error=None)
@@ -273,4 +298,4 @@ def test_nothing_in_somebodys_strings_becomes_markup_or_moves_the_cursor(bundle:
 def test_ordinary_cards_are_as_they_were(repository: Path) -> None:
     for name in ("lenet", "lenet-scratch", "densenet"):
         opened = open_bundle(repository / "exported" / name)
-        assert (opened.root / "README.md").read_text(encoding="utf-8") == model_card(opened.manifest)
+        assert (opened.root / "README.md").read_text(encoding="utf-8") == model_card(opened.manifest, pictures_of(opened))

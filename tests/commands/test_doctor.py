@@ -503,3 +503,14 @@ def test_a_pytorch_that_is_broken_is_no_backend_that_works(tmp_path: Path, monke
     assert facts["absence"]["broken"]
     monkeypatch.delenv("PYTHONPATH")
     assert ask(("edgekit.backends.probe", "torch"), "absence") == {"absence": None}
+
+
+def test_a_cpu_without_vnni_is_a_warning_and_no_fault(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for names, warned in ((("avx2",), True), (("avx2", "avx512_vnni"), False)):
+        monkeypatch.setattr("edgekit.machine.cpu.instruction_sets", lambda names=names: names)
+        report = machine.report()
+        assert report.passed
+        assert bool(report.warnings) is warned
+        shown = io.StringIO()
+        draw(report.page(), Console(file=shown, width=300))
+        assert ("warning: int8 without VNNI" in shown.getvalue()) is warned

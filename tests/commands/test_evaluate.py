@@ -18,6 +18,7 @@ from edgekit.errors import BundleError, DataError, OutputError, UsageError
 from edgekit.reports.evaluate import EvaluateReport
 from tests.bundle.editing import edit, put
 from tests.command_line import Command
+from tests.converted import convert
 
 LABELS = ("Bag", "Coat", "Trouser")
 
@@ -244,3 +245,23 @@ def test_a_class_that_two_labels_are_called_is_refused_and_its_numbers_are_not(l
     for name in LABELS:
         shutil.copytree(folder / name, tmp_path / "numbers" / str(fashion_mnist.CLASSES.index(name)))
     assert evaluate(lenet, tmp_path / "numbers", ["ort-cpu"]).pictures == 36
+
+
+def test_int8_accuracy_from_another_kind_of_cpu_is_noted_and_is_no_fault(
+    lenet: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(lenet, "int8", cpu="avx512_vnni")
+    edit(lenet, lambda document: document["variants"][1].update(accuracy=0.5))  # there it was another
+    elsewhere, same = ("avx2",), ("avx_vnni",)
+    for names, faults in ((elsewhere, 0), (same, 1)):
+        monkeypatch.setattr("edgekit.parity.other_cpu.instruction_sets", lambda names=names: names)
+        report = evaluate(lenet, setups=["ort-cpu variant=int8"])
+        assert len(report.faults) == faults
+        assert any("was measured on a CPU with avx512_vnni" in note for note in report.notes) == (faults == 0)
+
+
+def test_every_variant_can_be_evaluated_at_once(lenet: Path, folder: Path) -> None:
+    convert(lenet, "int8")
+    report = evaluate(lenet, folder, ["ort-cpu variant=every"])
+    assert [row.setup.variant for row in report.rows] == ["float32", "int8"]
+    assert [row.setup.variant for row in evaluate(lenet, folder, ["ort-cpu"]).rows] == ["float32"]

@@ -15,6 +15,7 @@ from edgekit.commands.inspect import inspect
 from edgekit.errors import BundleError, ModelError, UsageError
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.sources import ExportOptions
+from tests.converted import convert, copied
 
 LENET_MACS = 6 * 24 * 24 * 25 + 16 * 8 * 8 * 6 * 25 + 256 * 120 + 120 * 84 + 84 * 10
 LENET_WEIGHTS = (6 * 25 + 6) + (16 * 6 * 25 + 16) + (256 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
@@ -214,3 +215,18 @@ def test_an_input_of_the_wrong_shape_names_it() -> None:
         inspect("lenet", input_shapes=("1x1x30x30",))
     with pytest.raises(ModelError, match="32x32"):
         inspect("densenet", input_shapes=("1x1x28x28",))
+
+
+def test_the_files_of_a_bundle_that_has_several_are_listed(repository: Path, tmp_path: Path) -> None:
+    assert inspect(repository / "exported" / "lenet").variants == ()
+    bundle = convert(copied(repository, tmp_path), "int8")
+    report = inspect(bundle.root, variant="int8")
+    assert report.source.endswith("int8.onnx")
+    first, int8 = report.variants
+    assert (first.name, first.accuracy, first.converted, first.calibrated) == ("float32", 0.9046, None, None)
+    assert first.interval is not None
+    assert first.interval[0] < 0.9046 < first.interval[1]
+    assert first.interval[1] - first.interval[0] == pytest.approx(2 * 1.96 * (0.9046 * 0.0954 / 10_000) ** 0.5, rel=0.01)
+    assert (int8.converted, int8.kept, int8.calibrated, int8.accuracy) == (5, 0, True, None)
+    assert int8.bytes == (bundle.root / "int8.onnx").stat().st_size
+    assert int8.error == bundle.variant("int8").error

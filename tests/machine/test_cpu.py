@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgekit.machine.cpu import CpuTime, cpu_clocks_mhz, cpu_facts, instruction_sets, machine_facts
+from edgekit.machine.cpu import CpuTime, cpu_clocks_mhz, cpu_facts, instruction_sets, machine_facts, vnni_absence
 
 KERNEL = [2400.4, 2401.4, 2402.4, 2403.4]
 """What the kernel tells of four cores, in MHz."""
@@ -131,3 +131,27 @@ def test_instruction_sets_that_decide_small_arithmetic_are_facts(
         assert cpu_facts() == ({"instruction sets": ", ".join(names)} if names else {})
     finally:
         instruction_sets.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("machine", "names", "warned"),
+    [
+        ("x86_64", ("avx2",), True),
+        ("AMD64", ("avx2", "avx512f"), True),
+        ("x86_64", ("avx2", "avx_vnni"), False),
+        ("x86_64", ("avx512f", "avx512_vnni"), False),
+        ("x86_64", ("amx_int8",), False),
+        ("x86_64", (), False),
+        ("aarch64", ("asimddp",), False),
+    ],
+)
+def test_an_x86_cpu_without_vnni_is_warned_of_where_the_system_tells(
+    machine: str, names: tuple[str, ...], warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.machine.cpu.instruction_sets", lambda: names)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    absence = vnni_absence()
+    assert (absence is not None) is warned
+    if absence is not None:
+        assert absence.reason.startswith("int8 without VNNI: ")
+        assert "edgekit evaluate --variant int8" in absence.remedy

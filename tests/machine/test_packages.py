@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.machine.packages import pip_install
+from edgekit.machine.packages import Package, below_floor, pip_install, plain_package
+from edgekit.setups import Absence
 
 
 @pytest.mark.parametrize("extra", ["train", "cpu", "gpu", "trt", "board", "rtx"])
@@ -39,3 +40,27 @@ def test_from_a_folder_that_was_never_installed_it_names_the_extra(monkeypatch: 
 def test_no_message_tells_anybody_to_install_edgekit_from_pypi(repository: Path) -> None:
     files = [path.name for path in (repository / "edgekit").rglob("*.py") if re.search(r"install '?edgekit\[", path.read_text())]
     assert files == []
+
+
+def test_a_floor_holds_for_every_package_that_brings_the_runtime_and_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"onnxruntime-gpu": "1.20.1", "openvino": "2025.3"}
+    monkeypatch.setattr("edgekit.machine.packages.version_of", lambda name: versions.get(name, ""))
+
+    def package(name: str, runtime: str = "") -> Package:
+        return Package(name, lambda: None, (), plain_package, runtime=runtime)
+
+    packages = [package("onnxruntime"), package("onnxruntime-gpu", "onnxruntime"), package("openvino")]
+    assert below_floor(packages, {"onnxruntime": "1.21"}, "int8.onnx") == Absence(
+        "int8.onnx needs onnxruntime-gpu 1.21 or newer, and 1.20.1 is installed", "pip install 'onnxruntime-gpu>=1.21'"
+    )
+    assert below_floor(packages, {"onnxruntime": "1.9"}, "int8.onnx") is None  # a number, not a text
+    assert below_floor(packages[2:], {"onnxruntime": "1.21"}, "int8.onnx") is None
+    versions.clear()  # installed in a way that pip does not know
+    assert below_floor(packages, {"onnxruntime": "1.21"}, "int8.onnx") is None
+
+
+def test_a_floor_that_is_no_version_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.machine.packages.version_of", lambda name: "1.0")
+    absence = below_floor([Package("x", lambda: None, (), plain_package)], {"x": "new; rm"}, "int8.onnx")
+    assert absence is not None
+    assert "cannot be compared" in absence.reason

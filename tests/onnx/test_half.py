@@ -305,6 +305,18 @@ def test_a_result_that_is_float32_by_definition_stays_so() -> None:
     assert half.converted == 1
 
 
+@pytest.mark.skipif(not onnx.defs.has("LinearAttention"), reason="this onnx has no LinearAttention")
+def test_an_output_is_float16_where_onnx_infers_so_from_other_inputs() -> None:
+    """The state has a type of its own, which follows the query's where no state is given."""
+    nodes = [node("LinearAttention", "x x x", "y state", "attention", kv_num_heads=4, q_num_heads=4, update_rule="linear")]
+    outputs = [value("y", "batch", 1, 32), value("state", "batch", 4, 8, 8)]
+    model = model_of(nodes, {}, [value("x", "batch", 1, 32)], outputs, opset=27)
+    model.ir_version = 13
+    half = to_half(model)
+    onnx.checker.check_model(half.model, full_check=True)
+    assert kinds(half, "attention") == [HALF] * 5
+
+
 def test_a_graph_inside_a_node_keeps_it_float32_as_a_whole() -> None:
     """The branches read a stored tensor and a computed value of the graph around them."""
     branches = [
@@ -348,7 +360,8 @@ def test_sizes_are_computed_in_float32() -> None:
     """Twice a size of 3001 is no number of float16."""
     model = model_of(
         [
-            node("Shape", "x", "shape"), node("Cast", "shape", "f", "up", to=FLOAT), node("Mul", "f two", "g"),
+            node("Shape", "x", "all"), node("Constant", "", "axes", value_ints=[0, 1, 2, 3]),
+            node("Gather", "all axes", "shape"), node("Cast", "shape", "f", "up", to=FLOAT), node("Mul", "f two", "g"),
             node("Cast", "g", "size", "down", to=TensorProto.INT64), node("Resize", "x - - size", "y", mode="nearest"),
         ],
         {"two": floats([1, 1, 1, 2])},

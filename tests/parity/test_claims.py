@@ -1,0 +1,119 @@
+"""Claims about each variant's file: a sound bundle of three files has no contradiction, and each false claim is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from edgekit.bundle.folder import open_bundle
+from edgekit.errors import BundleError
+from edgekit.parity.manifest import check_manifest
+from edgekit.reports.verify import Check
+from tests.bundle.editing import edit, put
+from tests.converted import changed, convert, copied
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = copied(Path(__file__).parent.parent.parent, tmp_path_factory.mktemp("claims"))
+    convert(root, "int8")
+    convert(root, "float16")
+    return root
+
+
+@pytest.fixture
+def lenet(_made: Path, tmp_path: Path) -> Path:
+    """A copy of the committed bundle, with an int8 and a float16 file."""
+    return Path(shutil.copytree(_made, tmp_path / "lenet"))
+
+
+def checks(root: Path) -> tuple[Check, ...]:
+    bundle = open_bundle(root)
+    return check_manifest(bundle, bundle.golden(), bundle.evidence())
+
+
+def failing(root: Path) -> dict[str, str]:
+    return {check.code: check.text for check in checks(root) if check.outcome == "fail"}
+
+
+def test_no_claim_about_sound_converted_files_fails_and_each_file_has_its_checks(lenet: Path) -> None:
+    assert failing(lenet) == {}
+    codes = [check.code for check in checks(lenet)]
+    assert [codes.count(code) for code in ("opset", "labels", "preprocess", "weights", "model")] == [3] * 5
+    assert [codes.count(code) for code in ("conversion", "errors", "shapes")] == [2, 3, 6]
+
+
+def metadata(key: str, value: str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        next(entry for entry in model.metadata_props if entry.key == key).value = value
+
+    return change
+
+
+def older(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 17
+
+
+def wider(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 32
+
+
+@pytest.mark.parametrize("variant", ["int8", "float16"])
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("opset", older),
+        ("shapes", wider),
+        ("labels", metadata("edgekit.labels", '["shirt"]')),
+        ("preprocess", metadata("edgekit.preprocess", "{}")),
+        ("weights", metadata("edgekit.weights_sha256", "0" * 64)),
+        ("model", metadata("edgekit.source", "alexnet")),
+    ],
+)
+def test_a_file_that_says_something_else_is_named(
+    lenet: Path, variant: str, code: str, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    put(lenet, f"{variant}.onnx", changed(lenet, f"{variant}.onnx", change))
+    said = failing(lenet)
+    assert list(said) == [code]
+    assert said[code].startswith(f"{variant}: ")
+
+
+KEPT = {"node": "x", "operator": "Gemm", "module": "", "reason": "asked"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda int8, half: int8.update(error=int8["error"] / 2), "errors", "int8: the manifest says the file's error is "),
+        (lambda int8, half: half.update(error=half["error"] * 1.01), "errors", "float16: the manifest says"),
+        (
+            lambda int8, half: int8["conversion"].update(converted=4),
+            "conversion",
+            "int8: the manifest says 4 converted and 0 kept layers, and the file has 5 and 0",
+        ),
+        (
+            lambda int8, half: int8["conversion"].update(kept=[KEPT]),
+            "conversion",
+            "int8: the manifest says 5 converted and 1 kept layers, and the file has 5 and 0",
+        ),
+        (lambda int8, half: half["conversion"].update(converted=4), "conversion", "float16: the manifest says 4 converted"),
+        (lambda int8, half: half.update(precision="int8"), "precision", "float16 is said to be int8"),
+    ],
+)
+def test_a_false_claim_about_a_converted_file_is_named(
+    lenet: Path, change: Callable[[dict[str, Any], dict[str, Any]], object], code: str, said: str
+) -> None:
+    edit(lenet, lambda document: change(*document["variants"][1:]))
+    assert failing(lenet)[code].startswith(said)
+
+
+def test_a_file_that_is_no_onnx_file_is_refused_by_its_name(lenet: Path) -> None:
+    put(lenet, "int8.onnx", b"\xff\xff")
+    with pytest.raises(BundleError, match=r"int8\.onnx is no ONNX file"):
+        checks(lenet)
