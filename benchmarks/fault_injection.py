@@ -109,11 +109,13 @@ def effect(subject: Subject, outputs: Array) -> tuple[float, int]:
     return (float(moved.max()) if np.isfinite(outputs).all() else 1e300), changed
 
 
-def damaged(bundle: Bundle, root: Path, falsify: Callable[[dict[str, Any]], object], model: bytes | None = None) -> Path:
+def damaged(
+    bundle: Bundle, root: Path, falsify: Callable[[dict[str, Any]], object], model: bytes | None = None, file: str = "model.onnx"
+) -> Path:
     """A copy of a bundle with a falsified manifest and perhaps another ``model``, with every checksum made right again."""
     shutil.copytree(bundle.root, root)
     if model is not None:
-        (root / "model.onnx").write_bytes(model)
+        (root / file).write_bytes(model)
     manifest = json.loads((root / "manifest.json").read_text())
     falsify(manifest)
     for name in manifest["files"]:

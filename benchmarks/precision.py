@@ -7,8 +7,8 @@
 A BUNDLE is one whose recipe's data is on this machine: exported/densenet, or a trained recipe's. All files are made of the same
 float32 file and, where they are calibrated, of the same 256 training pictures. Errors, flips and accuracy are of the whole test
 set, against the float32 file in the same runtime; the signal-to-noise ratio (SNR) is against the float32 file in ONNX Runtime.
-"TensorRT's reading" is the file as TensorRT 10, 11 and RTX read it, simulated in ONNX Runtime: uint8 as int8 (clamped at 127), and
-refused with a zero point other than 0 or with an int32 bias.
+"TensorRT's reading" is the file as TensorRT 10, 11 and RTX read it, simulated in ONNX Runtime: uint8 as int8 (clamped at 127),
+and refused with a zero point other than 0 or with an int32 bias.
 NNCF and onnxconverter-common are used where they are installed.
 """
 
@@ -82,13 +82,13 @@ def network_of(path: Path) -> Network:
 
 
 def by_edgekit(to: str, network: Network) -> bytes:
-    """Edgekit quantize BUNDLE --to int8 (or float16)"""
+    """As edgekit quantize BUNDLE --to int8, or float16."""
     draft = convert(network.bundle, to, Wanted()).draft
     return draft.files[draft.variant.file]
 
 
 def by_onnxruntime(settings: dict[str, Any], network: Network) -> bytes:
-    """quantize_static(QDQ, per_channel=True, ...) of onnxruntime.quantization, as its documentation says for CNNs"""
+    """As quantize_static(QDQ, per_channel=True, ...) of onnxruntime.quantization, with the ``settings`` beside."""
     from onnxruntime import quantization
 
     types = {name: getattr(quantization.QuantType, value) for name, value in settings.items() if name.endswith("_type")}
@@ -133,7 +133,7 @@ class _Reader:
 
 
 def by_nncf(network: Network) -> bytes:
-    """nncf.quantize(model, nncf.Dataset(...), subset_size=256)"""
+    """As nncf.quantize(model, nncf.Dataset(...), subset_size=256)."""
     import nncf
 
     name = next(iter(network.calibration))
@@ -144,7 +144,7 @@ def by_nncf(network: Network) -> bytes:
 
 
 def by_converter(network: Network) -> bytes:
-    """onnxconverter_common.float16.convert_float_to_float16(model, keep_io_types=True)"""
+    """As onnxconverter_common.float16.convert_float_to_float16(model, keep_io_types=True)."""
     from onnxconverter_common import float16
 
     model = float16.convert_float_to_float16(onnx.load_from_string(network.bundle.onnx_bytes()), keep_io_types=True)
@@ -259,7 +259,7 @@ def judge(network: Network, results: dict[str, Any], only: str) -> None:
             print(f"{network.name}, {file}: {problem}")
             continue
         except Refused as problem:
-            rows.update(dict.fromkeys(RUNTIMES, {"refused": str(problem)}))
+            rows.update({runtime: {"refused": str(problem)} for runtime in RUNTIMES})
             continue
         for runtime in RUNTIMES:
             try:
