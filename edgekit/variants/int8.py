@@ -84,8 +84,8 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     budget = None if wanted.budget is None else Budget.parse(wanted.budget)
     with progress.task("quantising", 5) as advance:
         advance(0, "calibration samples")
-        samples = samples_of(bundle, wanted.calibrate, wanted.samples)
-        data = samples.recipe or own_data(bundle)
+        samples = samples_of(bundle, wanted.calibrate, wanted.samples, wanted.training)
+        data = samples.recipe or wanted.training or own_data(bundle)
         advance(1, "ranges of the values inside")
         network = _Network(bundle, samples.feed, wanted.keep)
         advance(1, "choosing ranges")
