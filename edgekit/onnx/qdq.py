@@ -43,11 +43,11 @@ class WeightCodes(NamedTuple):
 def weight_codes(weight: Array, axis: int, least: NDArray[np.float64], most: int = CODES) -> WeightCodes:
     """Round a weight to ``most`` steps on each side of zero, for each channel along ``axis``; ``least`` are the least scales.
 
-    scale[c] = max(max|w[c]| / most, least[c]); a channel of zeros has the scale 1.
+    scale[c] = max(max|w[c]| / most, least[c]); a channel of zeros, or of less than float32 has in full, has the scale 1.
     """
     others = tuple(other for other in range(weight.ndim) if other != axis)
     scales = np.maximum(np.abs(weight.astype(np.float64)).max(axis=others) / most, least)
-    scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
+    scales = np.where(scales >= np.finfo(np.float32).tiny, scales, 1.0).astype(np.float32)
     codes = np.rint(weight / _along(scales, axis, weight.ndim)).clip(-most, most)
     return WeightCodes(codes.astype(np.int8), scales, axis)
 
@@ -98,7 +98,7 @@ class _Writer:
         self._graph = Graph(self._model)
         self._placement, self._limits = placement, limits
         self._nodes = {name_of(node): node for node in self._model.graph.node}
-        self._names = {*self._graph.types, *self._graph.stored, *self._graph.maker}
+        self._names = {*self._graph.types, *self._graph.stored, *self._graph.maker, *self._graph.inner}
         self._before: dict[str, list[onnx.NodeProto]] = {}
         self._added: list[onnx.TensorProto] = []
         self._steps: dict[str, tuple[str, str]] = {}

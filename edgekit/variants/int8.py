@@ -21,7 +21,7 @@ from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.correction import corrected_biases
-from edgekit.onnx.placing import Graph, Placement, name_of, placed
+from edgekit.onnx.placing import Graph, Placement, name_apart, name_of, placed
 from edgekit.onnx.qdq import CODES, quantised_model
 from edgekit.onnx.read import opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
@@ -168,13 +168,18 @@ def _float_model(bundle: Bundle) -> onnx.ModelProto:
         said = f"is quantised already ({steps})" if steps else f"is {variant.precision}"
         raise ModelError(f"the first variant of {bundle.root} {said}", "quantize takes a bundle whose first file is float32")
     model = inlined(model) if model.functions else model
-    if opset_of(model) >= OPSET:
-        return model
+    if opset_of(model) < OPSET:
+        model = _of_newer_opset(model, bundle.onnx_of())
+    name_apart(model)
+    return model
+
+
+def _of_newer_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(model, OPSET)
     except Exception as problem:
         raise ModelError(
-            f"{bundle.onnx_of()} has opset {opset_of(model)}, and cannot be converted to {OPSET}: {first_line(problem)}",
+            f"{path} has opset {opset_of(model)}, and cannot be converted to {OPSET}: {first_line(problem)}",
             f"export it with opset {OPSET} or newer",
         ) from None
 
