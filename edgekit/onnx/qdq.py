@@ -107,7 +107,7 @@ class _Writer:
         """Store the layer's weight in 8 bits, and its bias where it is given."""
         codes = _codes(self._graph, self._placement, self._limits, layer)
         node = self._nodes[layer.name]
-        base = self._new(f"{layer.weight}/{layer.name}" if len(self._graph.readers[layer.weight]) > 1 else layer.weight)
+        base = f"{layer.weight}/{layer.name}" if len(self._graph.readers[layer.weight]) > 1 else layer.weight
         names = [self._stored(f"{base}/codes", codes.codes), self._stored(f"{base}/scales", codes.scales)]
         names.append(self._stored(f"{base}/zeros", np.zeros(len(codes.scales), np.int8)))
         steps = helper.make_node(
@@ -163,7 +163,7 @@ class _Writer:
 
     def _stored(self, name: str, array: Array) -> str:
         unused = self._new(name)
-        self._added.append(numpy_helper.from_array(np.ascontiguousarray(array), unused))
+        self._added.append(numpy_helper.from_array(np.asarray(array, order="C"), unused))
         return unused
 
     def _new(self, name: str) -> str:
