@@ -267,7 +267,7 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, keep: Mapping[str, str
     own = network.outputs(made.content, golden.inputs)
     sizes = [part.samples for part in bundle.manifest.golden.parts] or [bundle.manifest.golden.samples]
     snr_db = min(snr(own[name][: sizes[0]], wide[: sizes[0]]) for name, wide in golden.float64.items())
-    calibration = Calibration(samples.source, len(samples), samples.sha256(), way[0], samples.calibrated)
+    calibration = Calibration(samples.source, samples.size, samples.sha256(), way[0], samples.calibrated)
     conversion = Conversion(
         outputs=f"{NAME}.npz",
         converted=len(made.placement.layers),

@@ -41,7 +41,9 @@ class Samples(NamedTuple):
     recipe: DataRecipe | None = None
     notes: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
         return len(next(iter(self.feed.values())))
 
     def sha256(self) -> str:
