@@ -145,8 +145,6 @@ def rows_swapped(model: Model, rng: np.random.Generator) -> str | None:
 def half_tensor(model: Model, rng: np.random.Generator) -> onnx.TensorProto:
     floats = [each for each in model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT16]
     wide: list[onnx.TensorProto] = [each for each in floats if len(each.dims) > 1]
-        each for each in model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT16 and len(each.dims) > 1
-    ]
     return wide[int(rng.integers(len(wide)))]
 
 

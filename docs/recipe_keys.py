@@ -53,6 +53,12 @@ MEANINGS = {
     "export.fold_bn": "fold batch norm into the layers around it",
     "export.opset": "the ONNX opset of the file",
     "export.golden": "the number of test pictures recorded with their reference outputs",
+    "variants.to": "its precision; each may be given once",
+    "variants.calibrate": "a recipe, a folder of training pictures or an `.npz` file of inputs, relative to the recipe, or "
+    "`random`; the recipe's own training pictures if left out; for `int8` only",
+    "variants.samples": "how many samples `int8` is calibrated on",
+    "variants.keep": "nodes, or modules with all that is in them, that stay in float32",
+    "variants.budget": "what `int8` may lose, like `accuracy=-0.3pt` or `snr=30dB`: layers go back to float32 until it holds",
     "verify.atol": "counts only in a bar of your own; above 1e-5 makes it one",
     "verify.rtol": "the most of the scale that the noise bar may reach: less makes it tighter, more makes a bar of your own",
     "verify.top1": "the least share of samples whose largest value is at the same place as the reference's; below 1 makes a bar "
@@ -64,6 +70,8 @@ MEANINGS = {
 }
 
 ABOUT = {
+    "variants": "A further file of the bundle, as [`edgekit quantize`](commands/quantize.md) writes it; the table may stand "
+    "several times.",
     "verify": "What the bundle asks of everyone who verifies it. Left out, or with the defaults written out, each output is\n"
     "held to the noise that the export measured ([what verify proves](what-verify-proves.md)), and never to more than `rtol`\n"
     "of the scale. A bundle cannot loosen that by itself: with a wider bar of your own an output passes where max\\|y - r\\|\n"
@@ -86,7 +94,7 @@ def tables() -> str:
         sections.setdefault(table, []).append(f"| `{key}` | {_kind(field.type)} | {_default(field)} | {MEANINGS[name]} |")
     parts = []
     for table, rows in sections.items():
-        title = f"## `[{table}]`" if table else "## At the top"
+        title = f"## `{_heading(table)}`" if table else "## At the top"
         about = _about(table)
         parts += [
             title,
@@ -102,10 +110,23 @@ def tables() -> str:
 
 def _below(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, types.Field]]:
     for field in _fields(struct):
-        if isinstance(field.type, types.StructType):
-            yield from _below(field.type.cls, f"{prefix}{field.encode_name}.")
+        table = _table(field)
+        if table is not None:
+            yield from _below(table.cls, f"{prefix}{field.encode_name}.")
         else:
             yield f"{prefix}{field.encode_name}", field
+
+
+def _table(field: types.Field) -> types.StructType | None:
+    """The struct of a table, or of each table in a list of them; None for a key that is none."""
+    kind = field.type.item_type if isinstance(field.type, types.VarTupleType) else field.type
+    return kind if isinstance(kind, types.StructType) else None
+
+
+def _heading(table: str) -> str:
+    """``[train]``, or ``[[variants]]`` for a table of which there may be several."""
+    (field,) = (field for field in _fields(Recipe) if field.encode_name == table)
+    return f"[[{table}]]" if isinstance(field.type, types.VarTupleType) else f"[{table}]"
 
 
 def _fields(struct: type[msgspec.Struct]) -> tuple[types.Field, ...]:
@@ -117,8 +138,8 @@ def _fields(struct: type[msgspec.Struct]) -> tuple[types.Field, ...]:
 def _about(table: str) -> str:
     if not table or table in ABOUT:
         return ABOUT.get(table, "")
-    (struct,) = (field.type for field in _fields(Recipe) if field.encode_name == table)
-    assert isinstance(struct, types.StructType)
+    (struct,) = (_table(field) for field in _fields(Recipe) if field.encode_name == table)
+    assert struct is not None
     return inspect.cleandoc(struct.cls.__doc__ or "").splitlines()[0].replace("``", "`").replace("<", r"\<").replace(" * ", " ")
 
 

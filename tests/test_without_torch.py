@@ -82,6 +82,7 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "verify",
         "bench",
         "evaluate",
+        "quantize",
         "build",
         "inspect",
         "predict",

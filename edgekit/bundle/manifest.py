@@ -85,7 +85,8 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``outputs`` is the file with the variant's own outputs on the golden inputs, as ONNX Runtime computes them without
     optimisations; ``ranges`` the file with the range table, None for float16. ``converted`` is the number of layers in the new
     precision, ``kept`` are those that are not, and why. ``floor``: runtime -> the oldest release that runs the file as meant.
-    ``cpu``: the instruction sets of the CPU that ``accuracy`` was measured on, because int8 depends on them.
+    ``cpu``: the instruction sets of the CPU that ``accuracy`` was measured on, because int8 depends on them. ``notes``: those of
+    the manifest's notes that are about this variant.
     """
 
     outputs: str
@@ -95,6 +96,7 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: Calibration | None = None
     floor: dict[str, str] = {}
     cpu: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

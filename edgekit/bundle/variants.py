@@ -68,10 +68,15 @@ def with_variant(bundle: Bundle, draft: VariantDraft, output: Path) -> Bundle:
     """
     manifest = bundle.manifest
     others = [variant for variant in manifest.variants if variant.name != draft.variant.name]
+    replaced = [variant.conversion for variant in manifest.variants if variant not in others]
+    stale = {note for conversion in replaced if conversion for note in conversion.notes}
+    variant = draft.variant
+    if variant.conversion is not None:
+        variant = msgspec.structs.replace(variant, conversion=msgspec.structs.replace(variant.conversion, notes=draft.notes))
     kept = {*manifest.files} - set(_files_of(manifest, draft.variant.name)) - {CARD}
     contents = bundle.reading(lambda place: {name: read_bytes(place / name, "file", BundleError) for name in sorted(kept)})
-    notes = (*manifest.notes, *(text for text in draft.notes if text not in manifest.notes))
-    extended = msgspec.structs.replace(manifest, variants=(*others, draft.variant), notes=notes, tools=tool_versions())
+    notes = tuple(dict.fromkeys((*(note for note in manifest.notes if note not in stale), *draft.notes)))
+    extended = msgspec.structs.replace(manifest, variants=(*others, variant), notes=notes, tools=tool_versions())
     contents[manifest.golden.file] = bundle.golden().to_npz()  # in today's form, as the manifest is
     entries = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in draft.files.items()}
     sized = msgspec.structs.replace(extended, files=manifest.files | entries)

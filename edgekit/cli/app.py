@@ -194,7 +194,7 @@ def quantize(
 ) -> None:
     """Write a bundle with one more file of its network, in int8 or float16, and say what that costs.
 
-    Exit code 1 if a budget cannot be held.
+    Exit code 2, and nothing is written, if a budget cannot be held.
     """
 
     def action(progress: Progress) -> Report:

@@ -312,7 +312,7 @@ Calibrate = Annotated[
         "--calibrate",
         metavar="SOURCE",
         show_default="the recipe's training pictures",
-        help="A recipe, a folder of training pictures, an .npz file of inputs, or random.",
+        help="A recipe, a folder of training pictures, a file of inputs (.npz), or random.",
     ),
 ]
 Samples = Annotated[int, option("--samples", metavar="N", min=1, max=100_000, help="How many samples to calibrate on.")]

@@ -112,8 +112,7 @@ def _export(job: Job) -> tuple[Report, str]:
 
 
 def _quantize(job: Job, variant: VariantRecipe) -> QuantizeReport:
-    calibrate = variant.calibrate or str(job.path)
-    wanted = Wanted(calibrate, variant.samples, variant.keep, variant.budget)
+    wanted = Wanted(variant.calibrate, variant.samples, variant.keep, variant.budget, job.recipe.data)
     return quantize(job.root, variant.to, wanted, progress=job.progress)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.onnx.placing import Graph, Placement, QuantLayer
+from edgekit.onnx.placing import BIASED, Graph, Placement, QuantLayer
 from edgekit.onnx.qdq import codes_of_layers
 from edgekit.tensors import Array
 
@@ -29,7 +29,7 @@ def corrected_biases(
     for layer in placement.layers:
         weight = graph.array(layer.weight)
         assert weight is not None
-        if layer.operator == "MatMul":  # an Add behind it holds the bias, if there is one
+        if layer.operator not in BIASED:
             continue
         shift = _shift(codes[layer.name].values - weight.astype(np.float64), means[layer.data], layer)
         bias = graph.array(layer.bias) if layer.bias else np.zeros(len(shift))

@@ -108,8 +108,20 @@ class Graph:
         return readers[0] if alone else None
 
 
+def name_apart(model: onnx.ModelProto) -> None:
+    """Rename nodes of ``model`` whose name an earlier node has, which ONNX allows, so that ``name_of`` tells all nodes apart."""
+    names: set[str] = set()
+    for node in model.graph.node:
+        name, number = name_of(node), 1
+        while name in names:
+            name, number = f"{name_of(node)}.{number}", number + 1
+        if name != name_of(node):
+            node.name = name
+        names.add(name)
+
+
 def placed(model: onnx.ModelProto, keep: Mapping[str, str]) -> Placement:
-    """Where 8-bit steps go in ``model``, which has no functions; ``keep``: node -> why it stays in float."""
+    """Where 8-bit steps go in ``model``, without functions or two nodes of one name; ``keep``: node -> why it stays float."""
     graph = Graph(model)
     layers, kept = [], []
     for node in graph.nodes:
@@ -148,10 +160,10 @@ def _unfit(node: onnx.NodeProto, graph: Graph) -> str:
         return "its input is not float32, or depends on no input of the model"
     if not np.isfinite(weight).all():
         return "its weight holds numbers that are not finite"
-    return _UNFIT[node.op_type](node, weight)
+    return _UNFIT[node.op_type](node, weight, graph)
 
 
-def _unfit_conv(node: onnx.NodeProto, weight: Array) -> str:
+def _unfit_conv(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
     group = _attributes(node).get("group", 1)
     square = len(set(weight.shape[2:])) == 1
     for kind, channels in (("input", weight.shape[1] * group), ("output", weight.shape[0])):
@@ -160,31 +172,36 @@ def _unfit_conv(node: onnx.NodeProto, weight: Array) -> str:
     return ""
 
 
-def _unfit_gemm(node: onnx.NodeProto, weight: Array) -> str:
+def _unfit_gemm(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
     attributes = _attributes(node)
     if attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1 or attributes.get("transA"):
         return "its alpha, beta or transA is of no 8-bit kernel"
-    return _unfit_matmul(node, weight)
+    bias = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if bias is not None and bias.size not in (1, bias.shape[-1]):
+        return "its bias is another for each row"
+    return _unfit_matmul(node, weight, graph)
 
 
-def _unfit_matmul(node: onnx.NodeProto, weight: Array) -> str:
+def _unfit_matmul(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
     if weight.ndim != 2:
         return "its weight has not two axes"
     narrow = min(weight.shape) < NARROW
     return f"it is {weight.shape[0]}x{weight.shape[1]}: below {NARROW} an 8-bit kernel does not pay" if narrow else ""
 
 
-def _unfit_transposed(node: onnx.NodeProto, weight: Array) -> str:
+def _unfit_transposed(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
     return "no runtime has an 8-bit kernel for ConvTranspose"
 
 
-_UNFIT: dict[str, Callable[[onnx.NodeProto, Array], str]] = {
+_UNFIT: dict[str, Callable[[onnx.NodeProto, Array, Graph], str]] = {
     "Conv": _unfit_conv,
     "ConvTranspose": _unfit_transposed,
     "Gemm": _unfit_gemm,
     "MatMul": _unfit_matmul,
 }
 LAYERS = tuple(_UNFIT)
+BIASED = ("Conv", "Gemm")
+"""Layers that add a bias themselves; behind a MatMul an Add does, if there is one."""
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

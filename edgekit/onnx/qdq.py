@@ -43,11 +43,11 @@ class WeightCodes(NamedTuple):
 def weight_codes(weight: Array, axis: int, least: NDArray[np.float64], most: int = CODES) -> WeightCodes:
     """Round a weight to ``most`` steps on each side of zero, for each channel along ``axis``; ``least`` are the least scales.
 
-    scale[c] = max(max|w[c]| / most, least[c]); a channel of zeros has the scale 1.
+    scale[c] = max(max|w[c]| / most, least[c]); a channel of zeros, or of less than float32 has in full, has the scale 1.
     """
     others = tuple(other for other in range(weight.ndim) if other != axis)
     scales = np.maximum(np.abs(weight.astype(np.float64)).max(axis=others) / most, least)
-    scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
+    scales = np.where(scales >= np.finfo(np.float32).tiny, scales, 1.0).astype(np.float32)
     codes = np.rint(weight / _along(scales, axis, weight.ndim)).clip(-most, most)
     return WeightCodes(codes.astype(np.int8), scales, axis)
 
@@ -98,7 +98,7 @@ class _Writer:
         self._graph = Graph(self._model)
         self._placement, self._limits = placement, limits
         self._nodes = {name_of(node): node for node in self._model.graph.node}
-        self._names = {*self._graph.types, *self._graph.stored, *self._graph.maker}
+        self._names = {*self._graph.types, *self._graph.stored, *self._graph.maker, *self._graph.inner}
         self._before: dict[str, list[onnx.NodeProto]] = {}
         self._added: list[onnx.TensorProto] = []
         self._steps: dict[str, tuple[str, str]] = {}
@@ -107,7 +107,7 @@ class _Writer:
         """Store the layer's weight in 8 bits, and its bias where it is given."""
         codes = _codes(self._graph, self._placement, self._limits, layer)
         node = self._nodes[layer.name]
-        base = self._new(f"{layer.weight}/{layer.name}" if len(self._graph.readers[layer.weight]) > 1 else layer.weight)
+        base = f"{layer.weight}/{layer.name}" if len(self._graph.readers[layer.weight]) > 1 else layer.weight
         names = [self._stored(f"{base}/codes", codes.codes), self._stored(f"{base}/scales", codes.scales)]
         names.append(self._stored(f"{base}/zeros", np.zeros(len(codes.scales), np.int8)))
         steps = helper.make_node(
@@ -163,7 +163,7 @@ class _Writer:
 
     def _stored(self, name: str, array: Array) -> str:
         unused = self._new(name)
-        self._added.append(numpy_helper.from_array(np.ascontiguousarray(array), unused))
+        self._added.append(numpy_helper.from_array(np.asarray(array, order="C"), unused))
         return unused
 
     def _new(self, name: str) -> str:

@@ -91,6 +91,8 @@ def open_every_value(model: onnx.ModelProto, path: Path, only: Collection[str] |
     tensors = [value.name for value in session.get_outputs() if value.type in _IN_NUMPY and (only is None or value.name in only)]
 
     def run(feed: Feed) -> dict[str, Array]:
+        if not tensors:  # ONNX Runtime takes an empty list for all
+            return {}
         try:
             return dict(zip(tensors, session.run(tensors, dict(feed)), strict=True))
         except Exception as problem:

@@ -24,13 +24,15 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``calibrate``: a recipe, a folder of pictures, an .npz file or ``random``; None: the training set of the bundle's recipe.
     ``samples``: how many samples to calibrate on. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be
-    lost, such as ``accuracy=-0.3pt`` or ``snr=30dB``.
+    lost, such as ``accuracy=-0.3pt`` or ``snr=30dB``. ``training``: the data set of the training, where the caller knows more of
+    it than the bundle does, such as its folder.
     """
 
     calibrate: str | None = None
     samples: int = 256
     keep: tuple[str, ...] = ()
     budget: str | None = None
+    training: DataRecipe | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number of samples that is none."""

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekit.onnx.placing import Placement
+from edgekit.errors import ModelError
+from edgekit.onnx.placing import BIASED, Placement
 from edgekit.onnx.qdq import CODES
 from edgekit.onnx.run import open_every_value
 from edgekit.tensors import Array, Feed, batches_of, real_samples
@@ -28,7 +29,7 @@ class Observed(NamedTuple):
     """What calibration saw of each value, by its name.
 
     ``lowest`` and ``highest`` are its extremes, ``histograms`` int64 counts of |value| over ``BINS`` equal bins from 0 to the
-    largest |value|, and ``means`` float64 means of each channel (axis 1) of what layers read.
+    largest |value|, and ``means`` float64 means of each channel (axis 1) of what layers read that add a bias themselves.
     """
 
     lowest: dict[str, float]
@@ -57,31 +58,37 @@ def values_of(model: onnx.ModelProto, names: set[str], feed: Feed, size: int = B
 
 
 def observe(placement: Placement, batches: Batches) -> Observed:
-    """Measure extremes and means in a first pass, and histograms within them in a second."""
+    """Measure extremes and means in a first pass, and histograms within them in a second.
+
+    Raises ModelError for a value that is not finite on a sample.
+    """
     observed = Observed({}, {}, {}, {})
     sums: dict[str, NDArray[np.float64]] = {}
-    samples = 0
-    read = {layer.data for layer in placement.layers}
+    rows: dict[str, int] = {}
+    read = {layer.data for layer in placement.layers if layer.operator in BIASED}
     for values in batches():
-        samples += len(next(iter(values.values())))
         for name in placement.groups:
+            if not np.isfinite(values[name]).all():
+                raise ModelError(
+                    f"value {name!r} inside the network is not finite on the calibration samples, so that it has no range",
+                    "keep the layers around it in float with --keep, or calibrate on other samples",
+                )
             observed.lowest[name] = min(observed.lowest.get(name, np.inf), float(values[name].min()))
             observed.highest[name] = max(observed.highest.get(name, -np.inf), float(values[name].max()))
             if name in read:
                 sums[name] = sums.get(name, np.zeros(1)) + _channel_means(values[name]).sum(axis=0)
+                rows[name] = rows.get(name, 0) + len(values[name])
     for values in batches():
         for name in placement.groups:
             counts = _counts(values[name], max(observed.largest(name), SMALLEST))
             observed.histograms[name] = observed.histograms.get(name, np.zeros(BINS, np.int64)) + counts
-    observed.means.update({name: total / samples for name, total in sums.items()})
+    observed.means.update({name: total / rows[name] for name, total in sums.items()})
     return observed
 
 
 def _channel_means(array: Array) -> NDArray[np.float64]:
-    """Samples x channels: the mean over all axes but these two. Channels are axis 1, or the last of three."""
-    wide = array.astype(np.float64)
-    axes = range(1, array.ndim - 1) if array.ndim == 3 else range(2, array.ndim)
-    return np.asarray(wide.mean(axis=tuple(axes)))
+    """Rows x channels, which are axis 1: the mean over all other axes."""
+    return np.asarray(array.astype(np.float64).mean(axis=tuple(range(2, array.ndim))))
 
 
 def _counts(array: Array, largest: float) -> NDArray[np.int64]:

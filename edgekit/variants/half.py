@@ -48,7 +48,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     with progress.task("converting", 1) as advance:
         draft, outputs = _half(bundle, wanted.keep)
         advance(1, "")
-    return Outcome(draft, _measured_db(_recorded(bundle), [outputs]), data=own_data(bundle), tells_speed=False)
+    return Outcome(draft, _measured_db(_recorded(bundle), [outputs]), data=wanted.training or own_data(bundle), tells_speed=False)
 
 
 def half(bundle: Bundle, keep: Iterable[str] = ()) -> VariantDraft:

@@ -21,7 +21,7 @@ from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.correction import corrected_biases
-from edgekit.onnx.placing import Graph, Placement, name_of, placed
+from edgekit.onnx.placing import Graph, Placement, name_apart, name_of, placed
 from edgekit.onnx.qdq import CODES, quantised_model
 from edgekit.onnx.read import opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
@@ -84,8 +84,8 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     budget = None if wanted.budget is None else Budget.parse(wanted.budget)
     with progress.task("quantising", 5) as advance:
         advance(0, "calibration samples")
-        samples = samples_of(bundle, wanted.calibrate, wanted.samples)
-        data = samples.recipe or own_data(bundle)
+        samples = samples_of(bundle, wanted.calibrate, wanted.samples, wanted.training)
+        data = samples.recipe or wanted.training or own_data(bundle)
         advance(1, "ranges of the values inside")
         network = _Network(bundle, samples.feed, wanted.keep)
         advance(1, "choosing ranges")
@@ -168,13 +168,18 @@ def _float_model(bundle: Bundle) -> onnx.ModelProto:
         said = f"is quantised already ({steps})" if steps else f"is {variant.precision}"
         raise ModelError(f"the first variant of {bundle.root} {said}", "quantize takes a bundle whose first file is float32")
     model = inlined(model) if model.functions else model
-    if opset_of(model) >= OPSET:
-        return model
+    if opset_of(model) < OPSET:
+        model = _of_newer_opset(model, bundle.onnx_of())
+    name_apart(model)
+    return model
+
+
+def _of_newer_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(model, OPSET)
     except Exception as problem:
         raise ModelError(
-            f"{bundle.onnx_of()} has opset {opset_of(model)}, and cannot be converted to {OPSET}: {first_line(problem)}",
+            f"{path} has opset {opset_of(model)}, and cannot be converted to {OPSET}: {first_line(problem)}",
             f"export it with opset {OPSET} or newer",
         ) from None
 
@@ -262,7 +267,7 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, keep: Mapping[str, str
     own = network.outputs(made.content, golden.inputs)
     sizes = [part.samples for part in bundle.manifest.golden.parts] or [bundle.manifest.golden.samples]
     snr_db = min(snr(own[name][: sizes[0]], wide[: sizes[0]]) for name, wide in golden.float64.items())
-    calibration = Calibration(samples.source, len(samples), samples.sha256(), way[0], samples.calibrated)
+    calibration = Calibration(samples.source, samples.size, samples.sha256(), way[0], samples.calibrated)
     conversion = Conversion(
         outputs=f"{NAME}.npz",
         converted=len(made.placement.layers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -41,7 +41,9 @@ class Samples(NamedTuple):
     recipe: DataRecipe | None = None
     notes: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
         return len(next(iter(self.feed.values())))
 
     def sha256(self) -> str:
@@ -53,21 +55,25 @@ class Samples(NamedTuple):
         return digest.hexdigest()
 
 
-def samples_of(bundle: Bundle, source: Path | str | None = None, count: int = SAMPLES) -> Samples:
+def samples_of(
+    bundle: Bundle, source: Path | str | None = None, count: int = SAMPLES, training: DataRecipe | None = None
+) -> Samples:
     """``count`` calibration samples for a bundle: from a recipe, a folder of pictures, an .npz file of arrays, or ``random``.
 
-    Without a ``source`` they are of the training set of the bundle's own recipe. Raises DataError for samples that do not fit the
-    inputs or that are test pictures, by content, and UsageError where no data is known.
+    Without a ``source`` they are of the ``training`` set, or else of that of the bundle's own recipe. Raises DataError for
+    samples that do not fit the inputs or that are test pictures, by content, and UsageError where no data is known.
     """
-    if source is None:
-        return _checked(bundle, _of_recipe(bundle, _own_recipe(bundle), count), count)
     if str(source) == RANDOM:
         return _random(bundle)
+    known = training or own_data(bundle)
+    if source is None:
+        return _checked(bundle, _of_recipe(bundle, known or _missing(bundle), count), known)
     path = Path(source)
     if path.suffix == ".toml":
-        return _checked(bundle, _of_recipe(bundle, load_recipe(path).data, count), count)
+        recipe = load_recipe(path).data
+        return _checked(bundle, _of_recipe(bundle, recipe, count), recipe)
     samples = _of_arrays(bundle, path, count) if path.suffix == ".npz" else _of_folder(bundle, path, count)
-    return _checked(bundle, samples, count)
+    return _checked(bundle, samples, known)
 
 
 def own_data(bundle: Bundle) -> DataRecipe | None:
@@ -82,14 +88,11 @@ def own_data(bundle: Bundle) -> DataRecipe | None:
     return described if described.dataset == "fashion-mnist" else None
 
 
-def _own_recipe(bundle: Bundle) -> DataRecipe:
-    described = own_data(bundle)
-    if described is None:
-        raise UsageError(
-            f"bundle {bundle.root} does not say where training pictures are",
-            "give --calibrate a recipe, a folder of training pictures or an .npz file of inputs",
-        )
-    return described
+def _missing(bundle: Bundle) -> NoReturn:
+    raise UsageError(
+        f"bundle {bundle.root} does not say where training pictures are",
+        "give --calibrate a recipe, a folder of training pictures or an .npz file of inputs",
+    )
 
 
 def _of_recipe(bundle: Bundle, recipe: DataRecipe, count: int) -> Samples:
@@ -98,7 +101,9 @@ def _of_recipe(bundle: Bundle, recipe: DataRecipe, count: int) -> Samples:
     pictures = data.training_pictures(recipe, preprocess, 2 * count)  # copies of test pictures are left out
     tested = set(_digests(data.golden_pictures(recipe, preprocess, EVERY).images))
     clean = [place for place, digest in enumerate(_digests(pictures.images)) if digest not in tested]
-    chosen = np.asarray(clean)[spread(len(clean), count)] if clean else np.zeros(0, np.int64)
+    if not clean:
+        raise DataError(f"every training picture of {recipe.dataset} is a test picture too", "divide the data set anew")
+    chosen = np.asarray(clean)[spread(len(clean), count)]
     feed = {bundle.manifest.inputs[0].name: preprocess.normalise(pictures.images[chosen])}
     return Samples(feed, f"{len(chosen)} training pictures of {recipe.dataset}", recipe=recipe)
 
@@ -155,12 +160,12 @@ def _preprocess(bundle: Bundle) -> Preprocess:
     return bundle.manifest.preprocess
 
 
-def _checked(bundle: Bundle, samples: Samples, count: int) -> Samples:
-    """Raise DataError for samples that are test pictures: golden ones, or of the test set that the bundle's recipe names."""
+def _checked(bundle: Bundle, samples: Samples, recipe: DataRecipe | None) -> Samples:
+    """Raise DataError for samples that are test pictures: golden ones, or of the test set of the ``recipe``."""
     specs = bundle.manifest.inputs
     mine = list(_joint_digests(samples.feed, [spec.name for spec in specs]))
     tested = set(_golden_digests(bundle))
-    recipe, preprocess = samples.recipe or own_data(bundle), bundle.manifest.preprocess
+    preprocess = bundle.manifest.preprocess
     if recipe is not None and preprocess is not None:
         tested |= _tested_digests(recipe, preprocess, specs[0].name)
     shared = sum(digest in tested for digest in mine)
