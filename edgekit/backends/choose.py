@@ -79,12 +79,24 @@ def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SIL
     return Opened(name, setup, session, row_of(setup.backend).on_gpu)
 
 
+def _missing(bundle: Bundle, setup: Setup, candidates: Sequence[Setup]) -> Absence | None:
+    """Why a setup cannot run its variant; an option that goes with the file of another of the ``candidates`` is for that one."""
+    missing = absence(setup, bundle.files(setup.variant))
+    if missing or len(candidates) == 1:
+        return missing
+    files = {bundle.sha256_of(candidate.variant): candidate.variant for candidate in candidates}
+    owner = files.get(row_of(setup.backend).file_of(setup) or "", setup.variant)
+    if owner == setup.variant:
+        return None
+    return Absence(f"what {setup.backend} was given goes with {owner}", f"name --variant {setup.variant} with its own")
+
+
 def _able(bundle: Bundle, candidates: Sequence[Setup]) -> tuple[list[Setup], dict[Setup, Absence]]:
     """Those of one backend's setups that can run, and why the others cannot; raises MissingError where none can."""
     runnable: list[Setup] = []
     absent: dict[Setup, Absence] = {}
     for setup in map(checked, candidates):
-        missing = absence(setup, bundle.files(setup.variant))
+        missing = _missing(bundle, setup, candidates)
         if missing:
             absent[setup] = missing
         else:
@@ -105,7 +117,7 @@ def _present(bundle: Bundle, candidates: Sequence[Setup]) -> tuple[list[Setup], 
         for name, row in table().items():
             own = {option: value for option, value in options.items() if option in row.options.__struct_fields__}
             own_setup = checked(msgspec.structs.replace(setup, backend=name, options=own))
-            missing = absence(own_setup, bundle.files(setup.variant))
+            missing = _missing(bundle, own_setup, candidates)
             if missing:
                 absent[own_setup] = missing
             else:

@@ -190,6 +190,10 @@ class Builder(msgspec.Struct, frozen=True):
     build: Callable[[ModelFiles, Setup, Target, Progress], BuildReport]
 
 
+def _of_any_file(setup: Setup) -> str | None:
+    return None
+
+
 class Backend(msgspec.Struct, frozen=True):
     """A row of the table of backends; making one imports no runtime.
 
@@ -201,6 +205,7 @@ class Backend(msgspec.Struct, frozen=True):
 
     ``tells_nothing_of``: precision of a file -> why running it here shows nothing about where such files are used; nobody runs it
     unasked. ``as_written``: the options by which it computes a file node by node, as the file is written; None if it cannot.
+    ``file_of``: the sha256 of the ONNX file that a setup's options go with, as an engine's does; None for any file.
     """
 
     name: str
@@ -216,3 +221,4 @@ class Backend(msgspec.Struct, frozen=True):
     doctor_facts: Callable[[], Mapping[str, str]] = dict
     tells_nothing_of: Mapping[str, str] = {}
     as_written: Mapping[str, Any] | None = None
+    file_of: Callable[[Setup], str | None] = _of_any_file

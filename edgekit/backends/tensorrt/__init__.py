@@ -12,7 +12,7 @@ import importlib.util
 from pathlib import Path
 
 from edgekit.backends.contract import Backend, Builder, Session, Target
-from edgekit.backends.tensorrt.engines import flavour_of_engine
+from edgekit.backends.tensorrt.engines import file_of_engine, flavour_of_engine
 from edgekit.backends.tensorrt.flavour import find, gpu_absence, how_to_install, installed
 from edgekit.backends.tensorrt.options import BuildSettings, RunOptions
 from edgekit.backends.tensorrt.packages import PACKAGES, engine_cache
@@ -42,6 +42,12 @@ def _flavour(options: RunOptions) -> str | None:
     if options.flavour not in (None, built_by):
         raise UsageError(f"--flavour {options.flavour}: {options.engine} is an engine of {built_by}", "leave out one of the two")
     return built_by
+
+
+def _file_of(setup: Setup) -> str | None:
+    """The file of the engine that the setup names."""
+    engine = RunOptions.of(setup).engine
+    return None if engine is None else file_of_engine(Path(engine))
 
 
 def _absence_with_driver(flavour: str | None) -> Absence | None:
@@ -88,5 +94,6 @@ BACKENDS = (
         in_ranges=True,
         builder=Builder(BuildSettings, _build),
         doctor_facts=engine_cache,
+        file_of=_file_of,
     ),
 )

@@ -150,6 +150,11 @@ def flavour_of_engine(path: Path) -> str:
     return _record_of(path).key.flavour
 
 
+def file_of_engine(path: Path) -> str:
+    """The sha256 of the ONNX file that the engine at ``path`` was built of; raises EngineError where no record says."""
+    return _record_of(path).key.onnx_sha256
+
+
 def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
     """The engine at ``path``, or where it points to, and no other; raises EngineError that says in what it does not fit."""
     key = _record_of(path).key

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from edgekit.latency.loop import Timing
 from edgekit.reports.build import BuildReport
 from edgekit.tensors import BatchRange
 from tests.backends.tensorrt.opened import SECONDS, engine_of, without
+from tests.commands.test_variants import COARSE, STORED_WIDE, two_variants
 from tests.fake_trt import GPU, FakeTensorRT
 from tests.fake_trt_engine import ICudaEngine
 from tests.trt_listing import LISTINGS
@@ -57,6 +59,19 @@ def test_an_engine_that_is_given_is_verified_in_the_batches_it_takes(
     assert parity.facts["TF32"] == "on"
     assert len(ten.builds) == 1
     assert ten.cuda.left == {}
+
+
+def test_an_engine_is_held_to_the_variant_that_it_was_built_of(ten: FakeTensorRT, bundle: Path, tmp_path: Path) -> None:
+    two_variants(bundle, COARSE)
+    built_at(bundle, tmp_path / "net.plan", "1:8:64", tf32=True)
+    (setup,) = ways("tensorrt", engine=tmp_path / "net.plan")
+    report = verify(bundle, setup, allow=STORED_WIDE)
+    assert [parity.setup.variant for parity in report.parities] == ["float32"]
+    assert [(row.backend, row.reason) for row in report.skipped] == [
+        ("tensorrt variant=float16", "what tensorrt was given goes with float32")
+    ]
+    with pytest.raises(EngineError, match="an engine of another file"):
+        verify(bundle, msgspec.structs.replace(setup, variant="float16"), allow=STORED_WIDE)
 
 
 def test_one_sample_in_a_batch_that_is_off_fails(ten: FakeTensorRT, bundle: Path, tmp_path: Path) -> None:
