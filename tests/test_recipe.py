@@ -253,3 +253,27 @@ def test_weights_are_found_beside_the_recipe_with_their_key(path: Path) -> None:
     recipe = loaded(path, f'name = "mine"\n{DATA}{MODEL}weights = "checkpoint.pth:ema"\n')
     assert recipe.model.weights == f"{path.parent}/checkpoint.pth:ema"
     assert recipe.model.without_place() == loaded(path, f'name = "mine"\n{DATA}{MODEL}').model
+
+
+def test_variants_are_a_list_of_tables_with_places_relative_to_the_recipe(path: Path) -> None:
+    assert loaded(path, f'name = "x"\n{DATA}{MODEL}').variants == ()
+    tables = '[[variants]]\nto = "int8"\ncalibrate = "some.npz"\n[[variants]]\nto = "float16"\nkeep = ["fc"]\n'
+    first, second = loaded(path, f'name = "x"\n{DATA}{MODEL}{tables}').variants
+    assert (first.to, first.calibrate, first.samples) == ("int8", str(path.parent / "some.npz"), 256)
+    assert (second.to, second.calibrate, second.keep) == ("float16", None, ("fc",))
+    (random,) = loaded(path, f'name = "x"\n{DATA}{MODEL}[[variants]]\nto = "int8"\ncalibrate = "random"\n').variants
+    assert random.calibrate == "random"
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('to = "int8"\nsample = 3', "sample"),
+        ('to = "int4"', "int4"),
+        ("samples = 3", "to"),
+        ('to = "int8"\nsamples = 0', "samples"),
+        ('to = "int8"\n[[variants]]\nto = "int8"', "two [[variants]] are of one precision; give each once"),
+    ],
+)
+def test_a_mistake_in_a_variant_is_named(path: Path, table: str, words: str) -> None:
+    assert words in refused(path, f'name = "x"\n{DATA}{MODEL}[[variants]]\n{table}\n')

@@ -148,7 +148,8 @@ def _of_arrays(bundle: Bundle, path: Path, count: int) -> Samples:
 
 def _random(bundle: Bundle) -> Samples:
     golden = without_data(bundle.manifest.inputs, bundle.manifest.preprocess, seed=1)
-    return Samples(golden.inputs, "random numbers", calibrated=False)
+    usual = slice(golden.parts[0].samples)  # the others are extreme: ranges that hold them would leave few steps for these
+    return Samples({name: array[usual] for name, array in golden.inputs.items()}, "random numbers", calibrated=False)
 
 
 def _preprocess(bundle: Bundle) -> Preprocess:

@@ -131,6 +131,24 @@ def test_a_recipes_bar_within_what_a_bundle_may_choose_is_the_noise(finished: Pa
     assert parity["noise_factor"] == 4
 
 
+def test_variants_are_made_of_the_recipes_own_pictures_and_only_once(finished: Path, run: Command) -> None:
+    with Path("tiny.toml").open("a") as file:
+        file.write('[[variants]]\nto = "int8"\nsamples = 40\n[[variants]]\nto = "float16"\n')
+    result = run("run", "tiny.toml", "--json")
+    assert result.code == 0
+    assert steps(result) == {"train": "skipped", "export": "done", "verify": "done", "bench": "done"}
+    assert re.search(r", int8 at [\d.]+ dB, float16 at [\d.]+ dB$", result.document["steps"][1]["detail"])
+    manifest = open_bundle(Path("exported/tiny")).manifest
+    assert [variant.name for variant in manifest.variants] == ["float32", "int8", "float16"]
+    conversion = manifest.variants[1].conversion
+    assert conversion is not None
+    assert conversion.calibration is not None
+    assert (conversion.calibration.source, conversion.calibration.samples) == ("40 training pictures of image-folder", 40)
+    assert all(variant.accuracy is not None for variant in manifest.variants[1:])  # on the recipe's test set
+    again = run("run", "tiny.toml", "--json")
+    assert steps(again) == dict.fromkeys(("train", "export", "verify", "bench"), "skipped")
+
+
 def test_a_noisy_timing_says_so_in_its_line(finished: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     written(Path("tiny.toml"), recipe_text(finished / "pictures", seconds=0.06))
     monkeypatch.setattr("edgekit.latency.loop.noise", lambda *anything, **settings: "noisy: blocks scatter")
