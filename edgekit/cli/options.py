@@ -311,21 +311,21 @@ Calibrate = Annotated[
     option(
         "--calibrate",
         metavar="SOURCE",
-        show_default="the recipe's training pictures",
-        help="A recipe, a folder of training pictures, a file of inputs (.npz), or random.",
+        show_default="the recipe's",
+        help="Training pictures: a recipe, a folder, inputs (.npz), or random.",
     ),
 ]
-Samples = Annotated[int, option("--samples", metavar="N", min=1, max=100_000, help="How many samples to calibrate on.")]
+Samples = Annotated[int, option("--samples", metavar="N", min=1, max=100_000, help="How many of them.")]
 Keep = Annotated[
     Optional[list[str]],
-    option("--keep", metavar="NODE", help="A node, or a module with all that is in it, that stays in float32; repeatable."),
+    option("--keep", metavar="NODE", help="A node, or a whole module, that stays in float32; repeatable."),
 ]
 Loss = Annotated[
     Optional[str],
     option(
         "--budget",
         metavar="LIMIT",
-        help="What may be lost, like accuracy=-0.3pt or snr=30dB: layers go back to float32 until it holds.",
+        help="Keep layers in float32 until it holds: accuracy=-0.3pt or snr=30dB.",
     ),
 ]
 InPlace = Annotated[

@@ -139,6 +139,12 @@ def placed(model: onnx.ModelProto, keep: Mapping[str, str]) -> Placement:
     return Placement(tuple(layer for _, layer in layers), groups, signed, frozenset(marks.clamped & set(groups)), tuple(kept))
 
 
+def last_layers(graph: Graph) -> list[str]:
+    """The names of the layers that no layer follows, whose results stay in float."""
+    leads = _leads_to_a_layer(graph)
+    return [name_of(node) for node in graph.nodes if node.op_type in LAYERS and node.output[0] not in leads]
+
+
 def name_of(node: onnx.NodeProto) -> str:
     """The node's name, or else its first output's."""
     return str(node.name or node.output[0])

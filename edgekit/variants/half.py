@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from edgekit.bundle.allowance import MOST_STEPS
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Conversion, GoldenPart, KeptNode, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
@@ -17,7 +16,6 @@ from edgekit.onnx.half import LARGEST, Halved, node_key, rounded_after_every_nod
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
 from edgekit.parity.compare import compare_output, top1_agreement
-from edgekit.parity.converted import STEPS
 from edgekit.parity.inputs import Recorded
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
@@ -31,8 +29,6 @@ MOST = LARGEST / 8
 """What a value may reach on the golden inputs: other inputs reach further, and sums inside a node do."""
 ROOM_DB = 6.0
 """By how much less than measured the signal-to-noise ratio may be: kernels of a GPU may also sum in float16."""
-TIMES_ERROR = 2.0
-"""How many times what the reference allows a runtime may be off the outputs recorded, which are themselves off."""
 MOST_DB = 200.0
 BATCH = 8
 
@@ -135,8 +131,7 @@ def _allowance(bundle: Bundle, recorded: Recorded, *runs: Mapping[str, Array]) -
             f"{tolerance.rtol:g} is the most that such a file may",
             "keep the nodes that amplify rounding with --keep",
         )
-    steps = min(TIMES_ERROR * STEPS * tolerance.rtol, MOST_STEPS)
-    return Allowance(tolerance, snr_db=max(0.0, _measured_db(recorded, runs) - ROOM_DB), steps=steps)
+    return Allowance(tolerance, snr_db=max(0.0, _measured_db(recorded, runs) - ROOM_DB))
 
 
 def _top1(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:

@@ -21,7 +21,7 @@ from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.correction import corrected_biases
-from edgekit.onnx.placing import Graph, Placement, name_apart, name_of, placed
+from edgekit.onnx.placing import Graph, Placement, last_layers, name_apart, name_of, placed
 from edgekit.onnx.qdq import CODES, quantised_model
 from edgekit.onnx.read import opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
@@ -52,6 +52,8 @@ MARGIN_DB = 6.0
 """What other runtimes and CPUs may round differently: so much below the measured SNR ``verify`` accepts."""
 TIMES_ERROR, FEW_STEPS = 2.0, 3.0
 """``verify`` accepts so many times the measured error, and at least so many steps."""
+LAST = "no layer follows it, so that its result stays in float, and then no runtime fuses it"
+"""Why the layers behind which nothing is rounded stay in float, unless there are no others."""
 JUDGED = 64
 """Calibration samples on which single layers are judged."""
 
@@ -115,7 +117,10 @@ class _Network:
         self.model = _float_model(bundle)
         self.graph = Graph(self.model)
         self.modules = _modules(bundle)
-        self.asked = _asked(keep, self.model, self.modules)
+        asked = _asked(keep, self.model, self.modules)
+        self.asked = {**dict.fromkeys(last_layers(self.graph), LAST), **asked}
+        if not placed(self.model, self.asked).layers:
+            self.asked = asked
         self.everywhere = placed(self.model, self.asked)
         if not self.everywhere.layers:
             reasons = _reasons(self.everywhere)

@@ -26,11 +26,11 @@ def with_tolerance(**fields: float) -> Allowance:
     ("precision", "allowance", "said"),
     [
         ("int8", SOUND, ""),
-        ("int8", msgspec.structs.replace(SOUND, snr_db=10.0, steps=12.0), ""),
+        ("int8", msgspec.structs.replace(SOUND, snr_db=10.0, steps=32.0), ""),
         ("int8", msgspec.structs.replace(SOUND, snr_db=9.9), "an SNR of 9.9 dB instead of at least 10 dB"),
         ("float16", SOUND, "an SNR of 25 dB instead of at least 35 dB"),
         ("float16", msgspec.structs.replace(SOUND, snr_db=35.0), ""),
-        ("int8", msgspec.structs.replace(SOUND, steps=12.5), "12.5 steps instead of at most 12"),
+        ("int8", msgspec.structs.replace(SOUND, steps=32.5), "32.5 steps instead of at most 32"),
         ("float16", msgspec.structs.replace(SOUND, snr_db=40.0, steps=None), ""),
         ("int8", with_tolerance(rtol=0.6), "rtol 0.6 instead of at most 0.5"),
         ("int8", with_tolerance(top1=0.4), "top-1 0.4 instead of at least 0.5"),
@@ -50,8 +50,8 @@ def test_a_file_that_recorded_no_outputs_of_its_own_is_not_held_by_its_ratio() -
 
 def test_a_bar_is_never_wider_than_a_bundle_may_choose() -> None:
     asked = Allowance(Tolerance(atol=1, rtol=0.9, top1=0.0), snr_db=1.0, steps=99.0)
-    assert bounded_allowance(variant(allowance=asked)) == Allowance(Tolerance(0, 0.5, 0.5), None, 10.0, 12.0)
+    assert bounded_allowance(variant(allowance=asked)) == Allowance(Tolerance(0, 0.5, 0.5), None, 10.0, 32.0)
     assert bounded_allowance(variant("float16", asked)).snr_db == 35.0
     exact = bounded_allowance(variant("float32", asked))
-    assert exact == Allowance(Tolerance(0, widest_rtol("float32"), 1.0), None, None, 12.0)
+    assert exact == Allowance(Tolerance(0, widest_rtol("float32"), 1.0), None, None, 32.0)
     assert bounded_allowance(variant()) == SOUND
