@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgekit.bundle.manifest import Conversion
 from edgekit.tensors import TensorSpec
 
 
@@ -14,6 +15,8 @@ class ModelFiles(NamedTuple):
 
     ``original``: this variant was exported from the original model, so both compute the same. ``factory`` and ``args`` built the
     original model, and ``weights`` is its state_dict as safetensors. All of these are unverified claims of a manifest.
+
+    ``conversion``: how ``edgekit quantize`` made the file, None for another; ``variant`` is its name in the bundle.
     """
 
     onnx: Path
@@ -25,3 +28,5 @@ class ModelFiles(NamedTuple):
     factory: str = ""
     args: Mapping[str, Any] = {}
     weights: Path | None = None
+    conversion: Conversion | None = None
+    variant: str = ""

@@ -86,6 +86,8 @@ class Bundle(msgspec.Struct, frozen=True):
             factory=source.model,
             args=source.args,
             weights=self.weights,
+            conversion=variant.conversion,
+            variant=variant.name,
         )
 
     @property
