@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from edgekit.onnx.signed import Unsigned, signed_codes, unsigned_steps
 from edgekit.tensors import Array
+from tests.onnx_files import reference_outputs
 
 PICTURE = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 16)
 
@@ -25,7 +25,7 @@ def steps(name: str, value: str, zero: str, *, scale: str = "scale", **more: Any
 
 
 def file_of(
-    nodes: list[onnx.NodeProto], opset: int = 17, kind: int = TensorProto.FLOAT, rank: int = 2, **stored: Any
+    nodes: list[onnx.NodeProto], opset: int = 20, kind: int = TensorProto.FLOAT, rank: int = 2, **stored: Any
 ) -> onnx.ModelProto:
     arrays = {"scale": np.float32(1 / 127), "u": np.uint8(0), "z": np.int8(0), **stored}
     graph = helper.make_graph(
@@ -46,7 +46,7 @@ def portable(scale: float = 1 / 127) -> onnx.ModelProto:
 
 def output(model: onnx.ModelProto) -> Array:
     onnx.checker.check_model(model, full_check=True)
-    return np.asarray(ReferenceEvaluator(model).run(None, {"input": PICTURE})[0])
+    return reference_outputs(model, {"input": PICTURE})[0]
 
 
 def types(model: onnx.ModelProto) -> set[int]:
