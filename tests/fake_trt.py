@@ -125,7 +125,7 @@ class OnnxParser(Strict):
         return not self._errors
 
     def _steps_at_fault(self, node: Any, stored: dict[str, Any]) -> list[str]:
-        """As the parsers of TensorRT-RTX 1.7.1 (seen) and 8.6 (by its documentation) treat quantised steps."""
+        """As the parsers of TensorRT-RTX 1.7.1 (seen) and 8 (by reports of it) treat quantised steps."""
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             return []
         zero = stored.get(node.input[2]) if len(node.input) > 2 else None
@@ -139,8 +139,11 @@ class OnnxParser(Strict):
                 )
             else:
                 faults.append("Assertion failed: TensorRT only supports INT8 for the zero point.")
-        if node.op_type == "DequantizeLinear" and getattr(stored.get(node.input[0]), "data_type", 0) == onnx.TensorProto.UINT8:
+        kind = getattr(stored.get(node.input[0]), "data_type", 0)
+        if kind == onnx.TensorProto.UINT8:
             faults.append("Assertion failed: status.is_success(): Found unsupported input type of UINT8")
+        if kind == onnx.TensorProto.INT8 and not self._listing.flavour.int8_constants:
+            faults.append(f"{node.input[0]}: invalid weights type of Int8")
         return faults
 
     def _fill(self, graph: Any) -> None:

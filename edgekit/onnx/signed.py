@@ -1,4 +1,4 @@
-"""Quantised values of a file in int8, for a runtime that takes no uint8: the same numbers as long as no code exceeds 127.
+"""A quantised file for runtimes that take no uint8, or no stored 8-bit weights: the same numbers in another spelling.
 
 A portable file keeps values that are never negative in uint8 with zero point 0, and uses its codes up to 127 only: there the two
 types mean the same. A file whose scale is meant for 255 codes loses all that is above half of the range.
@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgekit.onnx.read import is_standard
 from edgekit.onnx.widen import subgraphs
@@ -59,8 +60,45 @@ def signed_codes(model: onnx.ModelProto) -> onnx.ModelProto:
             for attribute in node.attribute:
                 if attribute.name == "output_dtype" and attribute.i == _UINT8:
                     attribute.i = _INT8
-    _drop_unread(signed)
+    _drop_unread(signed, _UINT8)
     return signed
+
+
+def float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``model`` whose stored int8 codes are float32 numbers behind a QuantizeLinear, which gives the same codes.
+
+    A number is code * scale in float32, and code = round(number / scale). Codes whose scale is not a stored float32 tensor of one
+    number, or of one for each index of an axis, stay; so do nodes inside functions.
+    """
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    for graph, stored in list(_graphs(wide.graph, {})):
+        for place, node in reversed(list(enumerate(graph.node))):
+            numbers = _numbers(node, stored) if _is_step(node) and node.op_type == DEQUANTIZE else None
+            if numbers is None:
+                continue
+            source, name = f"{node.output[0]}/float", f"{node.output[0]}/codes"
+            graph.initializer.append(onnx.numpy_helper.from_array(numbers, source))
+            quantize = onnx.helper.make_node(QUANTIZE, [source, *node.input[1:]], [name], f"{_name(node)}/quantize")
+            quantize.attribute.extend(attribute for attribute in node.attribute if attribute.name == "axis")
+            node.input[0] = name
+            graph.node.insert(place, quantize)
+    _drop_unread(wide, _INT8)
+    return wide
+
+
+def _numbers(node: onnx.NodeProto, stored: _Stored) -> NDArray[np.float32] | None:
+    """What a DequantizeLinear gives, if it reads stored int8 codes and stored float32 scales."""
+    tensor, scale = (stored.get(name) for name in node.input[:2])
+    if tensor is None or scale is None or tensor.data_type != _INT8 or scale.data_type != onnx.TensorProto.FLOAT:
+        return None
+    codes, scales = onnx.numpy_helper.to_array(tensor), onnx.numpy_helper.to_array(scale)
+    if scales.size > 1:
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        if scales.ndim != 1 or scales.size != codes.shape[axis]:
+            return None
+        scales = scales.reshape([-1 if place == axis % codes.ndim else 1 for place in range(codes.ndim)])
+    return np.asarray(codes.astype(np.float32) * scales.reshape(scales.shape if scales.size > 1 else ()), np.float32)
 
 
 def _graphs(graph: onnx.GraphProto, outer: _Stored) -> Iterator[tuple[onnx.GraphProto, _Stored]]:
@@ -95,17 +133,17 @@ def _store_signed(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, stor
     node.input[place] = name
 
 
-def _drop_unread(model: onnx.ModelProto) -> None:
-    """Take out the uint8 tensors that no node reads any more, and the notes that say a value inside is uint8."""
+def _drop_unread(model: onnx.ModelProto, kind: int) -> None:
+    """Take out the tensors of this type that no node reads any more, and the notes that say a value inside is of it."""
     graphs = [graph for graph, _ in _graphs(model.graph, {})]
     read = {name for graph in graphs for node in graph.node for name in node.input}
     read |= {value.name for graph in graphs for value in graph.output}
     for graph in graphs:
-        for tensor in [held for held in graph.initializer if held.data_type == _UINT8 and held.name not in read]:
+        for tensor in [held for held in graph.initializer if held.data_type == kind and held.name not in read]:
             graph.initializer.remove(tensor)
         for node in [node for node in graph.node if node.op_type == "Constant" and read.isdisjoint(node.output)]:
             graph.node.remove(node)
-        for value in [value for value in graph.value_info if value.type.tensor_type.elem_type == _UINT8]:
+        for value in [value for value in graph.value_info if value.type.tensor_type.elem_type == kind]:
             graph.value_info.remove(value)
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.onnx.signed import Unsigned, signed_codes, unsigned_steps
+from edgekit.onnx.signed import Unsigned, float_weights, signed_codes, unsigned_steps
 from edgekit.tensors import Array
 from tests.onnx_files import reference_outputs
 
@@ -132,3 +132,24 @@ def test_nodes_that_give_uint8_are_named_and_no_others() -> None:
     nameless.graph.node[0].name = ""
     assert unsigned_steps(nameless) == ("output.codes",)
     assert unsigned_steps(file_of(steps("output", "input", "z"))) == ()
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_weights_in_floats_give_the_codes_that_were_stored(axis: int | None) -> None:
+    """Every code of 8 bits, with scales that no power of two makes exact."""
+    codes = np.arange(-128, 128, dtype=np.int8).reshape(8, 32)
+    count = 1 if axis is None else codes.shape[axis]
+    scales = np.random.default_rng(0).uniform(1e-4, 3, count).astype(np.float32)
+    more = {} if axis is None else {"axis": axis}
+    shape = () if axis is None else (count,)
+    node = helper.make_node("DequantizeLinear", ["codes", "scales", "zeros"], ["output"], "dequantise", **more)
+    model = file_of([node], codes=codes, scales=scales.reshape(shape), zeros=np.zeros(shape, np.int8))
+    wide = float_weights(model)
+    assert [node.op_type for node in wide.graph.node] == ["QuantizeLinear", "DequantizeLinear"]
+    assert "codes" not in {tensor.name for tensor in wide.graph.initializer}
+    np.testing.assert_array_equal(output(wide), output(model))
+    assert np.unique(output(model)).size > 100
+
+
+def test_codes_that_a_node_computes_stay() -> None:
+    assert float_weights(portable()) == portable()

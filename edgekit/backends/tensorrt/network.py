@@ -68,12 +68,10 @@ def check_types(trt: TensorRT, model: OnnxFile) -> None:
 
 def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
     """The network of ``model``; raises EngineError with every node that is refused, BundleError for another file."""
-    proto = _proto(model)
-    notes = () if model.conversion else _misread(proto)
-    content = model.content
-    if not trt.flavour.uint8_zero_points:
-        proto = _signed(trt, model, proto)
-        content = proto.SerializeToString()
+    file = _proto(model)
+    notes = () if model.conversion else _misread(file)
+    proto = _respelt(trt, model, file)
+    content = model.content if proto is file else proto.SerializeToString()
     network = builder.create_network(_flags(trt))
     parser = trt.api.OnnxParser(network, logger)
     with asking(trt, f"read {model.path}", logger):  # names that are no text among others
@@ -125,14 +123,16 @@ def _misread(proto: Any) -> tuple[str, ...]:
     )
 
 
-def _signed(trt: TensorRT, model: OnnxFile, proto: Any) -> Any:
-    """The file with int8 in place of uint8 steps; raises EngineError for one that has no equal in int8."""
-    from edgekit.onnx.signed import Unsigned, signed_codes
+def _respelt(trt: TensorRT, model: OnnxFile, proto: Any) -> Any:
+    """The file in a spelling that this flavour reads; raises EngineError for uint8 numbers that have no equal in int8."""
+    from edgekit.onnx.signed import Unsigned, float_weights, signed_codes
 
     try:
-        return signed_codes(proto)
+        if not trt.flavour.uint8_zero_points:
+            proto = signed_codes(proto)
     except Unsigned as problem:
         raise EngineError(f"{trt} has no uint8, and in {model.path} {problem}", "quantise with edgekit quantize") from problem
+    return proto if trt.flavour.int8_constants else float_weights(proto)
 
 
 def _check_graphs(path: Path, proto: Any) -> None:

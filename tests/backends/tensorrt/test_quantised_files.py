@@ -57,8 +57,10 @@ def used(nodes: list[onnx.NodeProto], shape: tuple[int, ...], **more: Any) -> On
     return crafted(nodes, stored, shape, precision="int8")
 
 
-def residual(scale: float = 0.1, *, skip_alone: bool = False) -> OnnxFile:
-    """The portable file of a residual block and a classifier; with ``skip_alone`` one summand of the addition is in float."""
+def residual(scale: float = 0.1, *, skip_alone: bool = False, turned: bool = False) -> OnnxFile:
+    """The portable file of a residual block and a classifier; with ``skip_alone`` one summand is in float,
+    the first, or ``turned`` the second."""
+    summands = ["conv2" if skip_alone else "summand", "skip"]
     nodes = [
         *steps("x", "input", "z"),
         *conv("conv1", "x", "first"),
@@ -66,7 +68,7 @@ def residual(scale: float = 0.1, *, skip_alone: bool = False) -> OnnxFile:
         *steps("skip", "relu1", "u"),
         *conv("conv2", "skip", "weights"),
         *steps("summand", "conv2", "z"),
-        helper.make_node("Add", ["conv2" if skip_alone else "summand", "skip"], ["sum"], "add"),
+        helper.make_node("Add", summands[::-1] if turned else summands, ["sum"], "add"),
         helper.make_node("Relu", ["sum"], ["relu2"], "relu2"),
         *steps("pooling", "relu2", "u"),
         helper.make_node("GlobalAveragePool", ["pooling"], ["pooled"], "pool"),
@@ -113,16 +115,20 @@ def test_a_portable_file_builds_on_every_flavour_and_its_layers_are_int8(monkeyp
     assert count(built, "ELEMENTWISE") == {"int8": 1, "float32": 1}
     assert built.notes == ()
     types = {tensor.data_type for tensor in given.graph.initializer}
-    if listing.flavour.uint8_zero_points:
-        assert given == onnx.load_model_from_string(model.content)
-    else:
-        assert TensorProto.UINT8 not in types
+    assert (given == onnx.load_model_from_string(model.content)) is listing.flavour.uint8_zero_points
+    assert (TensorProto.UINT8 in types) is listing.flavour.uint8_zero_points
+    stored = {
+        tensor.name for tensor in given.graph.initializer if np.prod(tensor.dims) > 10 and tensor.data_type == TensorProto.INT8
+    }
+    assert stored == ({"first", "weights", "matrix"} if listing.flavour.int8_constants else set())
 
 
 @every_flavour
 def test_one_float_summand_makes_a_float_sum(monkeypatch: pytest.MonkeyPatch, listing: Any) -> None:
     built, _ = built_by(listing, monkeypatch, residual(skip_alone=True))
     assert count(built, "ELEMENTWISE") == {"float32": 2}
+    turned, _ = built_by(listing, monkeypatch, residual(skip_alone=True, turned=True))
+    assert count(turned, "ELEMENTWISE") == {"float32": 2}
 
 
 @pytest.mark.parametrize(("scale", "same"), [(1.0, True), (0.1, False)])
