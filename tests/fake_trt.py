@@ -97,7 +97,7 @@ class ParserError(Strict):
 
 class OnnxParser(Strict):
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        self._network, self._errors = network, list[ParserError]()
+        self._network, self._logger, self._errors = network, logger, list[ParserError]()
 
     num_errors = property(lambda self: len(self._errors))
 
@@ -113,7 +113,10 @@ class OnnxParser(Strict):
         self._network._content = content
         if self._listing.has("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH") and not self._network._flags & 1:
             raise RuntimeError("this flavour needs EXPLICIT_BATCH")
+        stored = {tensor.name: tensor for tensor in graph.initializer}
         for number, node in enumerate(graph.node):
+            for reason in self._steps_at_fault(node, stored) if not self._errors else ():
+                self._errors.append(self._fake._bound(ParserError)(number, node, reason))
             # 8.6 stops at the first, later ones go on
             if node.domain and (not self._errors or self._listing.has("ParserError", "node_name")):
                 error = self._fake._bound(ParserError)
@@ -121,13 +124,37 @@ class OnnxParser(Strict):
         self._fill(graph)
         return not self._errors
 
+    def _steps_at_fault(self, node: Any, stored: dict[str, Any]) -> list[str]:
+        """As the parsers of TensorRT-RTX 1.7.1 (seen) and 8 (by reports of it) treat quantised steps."""
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            return []
+        zero = stored.get(node.input[2]) if len(node.input) > 2 else None
+        faults = []
+        if zero is not None and onnx.numpy_helper.to_array(zero).any():
+            faults.append("Assertion failed: shiftIsAllZeros(zeroPoint): Non-zero zero point is not supported.")
+        if zero is not None and zero.data_type == onnx.TensorProto.UINT8:
+            if self._listing.flavour.uint8_zero_points:
+                self._logger.log(
+                    types.SimpleNamespace(name="WARNING"), "UINT8 zero_point only on DLA. Defaulting to INT8 instead."
+                )
+            else:
+                faults.append("Assertion failed: TensorRT only supports INT8 for the zero point.")
+        kind = getattr(stored.get(node.input[0]), "data_type", 0)
+        if kind == onnx.TensorProto.UINT8:
+            faults.append("Assertion failed: status.is_success(): Found unsupported input type of UINT8")
+        if kind == onnx.TensorProto.INT8 and not self._listing.flavour.int8_constants:
+            faults.append(f"{node.input[0]}: invalid weights type of Int8")
+        return faults
+
     def _fill(self, graph: Any) -> None:
+        stored = {tensor.name: TYPES.get(tensor.data_type, "FLOAT") for tensor in graph.initializer}
         values = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
 
         def tensor(name: str) -> ITensor:
             kind = values[name].type.tensor_type if name in values else None
-            dtype = TYPES.get(kind.elem_type, "FLOAT") if kind is not None else "FLOAT"
+            dtype = TYPES.get(kind.elem_type, "FLOAT") if kind is not None else stored.get(name, "FLOAT")
             inner = name not in {value.name for value in (*graph.input, *graph.output)}
+            dtype = "INT8" if inner and dtype == "UINT8" else dtype  # as which every flavour reads quantised numbers
             if self._listing.flavour.precision_flags and inner and dtype == "HALF":
                 dtype = "FLOAT"  # a weakly typed network leaves the type to the builder
             shape = tuple(axis.dim_value or -1 for axis in kind.shape.dim) if kind is not None else ()

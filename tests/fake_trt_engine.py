@@ -160,7 +160,7 @@ class ICudaEngine(Strict):
         if self._fake.information is not None:
             return self._fake.information
         quantised = {name for node in self._graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-        half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in self._graph.initializer)
+        half = {tensor.name for tensor in self._graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
         profiles = range(max(1, len(self._document["profiles"])))
         chosen = (context._profile or 0) if context is not None and context._shapes else None
         layers = []
@@ -168,7 +168,7 @@ class ICudaEngine(Strict):
             for node in self._graph.node:
                 if KINDS.get(node.op_type) not in ("CONVOLUTION", "MATRIX_MULTIPLY"):
                     continue
-                text = "Int8" if node.input[0] in quantised else "Half" if half else "Float"
+                text = "Int8" if node.input[0] in quantised else "Half" if half.intersection(node.input) else "Float"
                 if self._document["profiles"] and (
                     chosen is None or (self._listing.flavour.precision_flags and profile != chosen)
                 ):

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 KINDS = {
     "Conv": "CONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "Relu": "ACTIVATION", "Sigmoid": "ACTIVATION", "MaxPool": "POOLING",
-    "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Cast": "CAST",
+    "Add": "ELEMENTWISE", "Concat": "CONCATENATION", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE",
+    "Cast": "CAST",
 }  # fmt: skip
-TYPES = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.INT8: "INT8"}
+TYPES = {
+    onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.INT8: "INT8",
+    onnx.TensorProto.UINT8: "UINT8",
+}  # fmt: skip
 
 
 def called(node: Any) -> str:

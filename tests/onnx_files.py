@@ -10,15 +10,23 @@ import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgekit.backends.tensorrt.network import OnnxFile
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import Array, Feed, TensorSpec
 
 
 def onnx_file(
     content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], precision: str = "float32"
 ) -> OnnxFile:
     return OnnxFile(Path("model.onnx"), content, tuple(inputs), tuple(outputs), precision)
+
+
+def reference_outputs(model: onnx.ModelProto, feed: Feed) -> list[Array]:
+    """What ONNX's own evaluator computes, in the order of the file's outputs."""
+    outputs = ReferenceEvaluator(model).run(None, dict(feed))
+    assert isinstance(outputs, list)
+    return outputs
 
 
 def image_spec(channels: int = 1, size: int = 28) -> tuple[TensorSpec, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from edgekit.backends.tensorrt.flavour import find
 from edgekit.backends.tensorrt.network import OnnxFile
 from edgekit.backends.tensorrt.options import BuildOptions
 from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.variants import own_outputs
 from edgekit.commands.bench import bench
 from edgekit.commands.build import build
 from edgekit.commands.doctor import doctor
@@ -28,9 +30,11 @@ from edgekit.latency.loop import Timing
 from edgekit.machine.gpu import gpu_state
 from edgekit.onnx.read import read_nodes
 from edgekit.reports.bench import BenchReport
+from edgekit.setups import Setup
 from edgekit.tensors import BatchRange, sample_feed
 from tests.gpu_checks import ON_GPU, check_own_clock
 from tests.onnx_files import half, quantised
+from tests.trt_variants import int8_model, with_both
 from tests.ways import way, ways, why_not
 
 KEPT = 64 << 20
@@ -196,8 +200,43 @@ def test_an_engine_computes_in_the_precision_of_its_file_and_says_so(bundle: Pat
     assert built.record.precision.problems == ()
     assert built.record.precision.read_from == "engine"
     assert precision in built.record.precision.found
-    other = {"float32": "float16", "float16": "float32", "int8": "float32"}[precision]
-    assert build_engine(find(), model._replace(precision=other), RANGE).record.precision.problems
+    assert built.record.precision.in_engine.get(precision)
+    # an int8 file may be called by the type that its numbers are stored in
+    for other in {"float32", "float16"} - {precision} if precision != "int8" else ():
+        assert build_engine(find(), model._replace(precision=other), RANGE).record.precision.problems
+
+
+@pytest.mark.usefixtures("_tensorrt")
+@pytest.mark.parametrize("variant", ["float32", "int8", "float16"])
+def test_each_variant_of_a_bundle_is_built_verified_and_found_again(bundle: Path, tmp_path: Path, variant: str) -> None:
+    """The int8 file is the portable one: TensorRT reads its uint8 as int8, and it computes the same."""
+    variants = with_both(Path(shutil.copytree(bundle, tmp_path / "variants")))
+    setup = f"tensorrt variant={variant}"
+    report = build(variants.root, setup)
+    assert report.precision is not None
+    assert (report.passed, report.precision.problems, report.notes) == (True, (), ())
+    assert report.precision.in_network == ({"float32": 5} if variant == "float32" else {variant: 4, "float32": 1})
+    assert report.precision.in_engine.get(variant)
+    (parity,) = verify(variants.root, [setup]).parities
+    assert parity.passed
+    assert parity.facts["engine sha256"] == report.engine_sha256
+    own = own_outputs(variants, variant)
+    if own is not None:
+        with open_session(Setup.parse(setup), variants.files(variant)) as opened:
+            inputs = variants.golden().inputs
+            outputs = [opened.run({"input": inputs["input"][place : place + 1]})["output"] for place in range(8)]
+        difference = np.concatenate(outputs) - own["output"][:8]
+        assert np.square(own["output"][:8]).sum() > 100 * np.square(difference).sum()  # 20 dB
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_a_file_meant_for_255_codes_is_told_of(bundle: Path) -> None:
+    """The same file with the scale of other runtimes, from elsewhere."""
+    opened = open_bundle(bundle)
+    model = int8_model(opened, largest=255)
+    foreign = read_model(opened.files())._replace(content=model.SerializeToString(), precision="int8")
+    (note,) = build_engine(find(), foreign, RANGE).record.notes
+    assert note.startswith("TensorRT reads uint8 as int8")
 
 
 @pytest.mark.usefixtures("_tensorrt")

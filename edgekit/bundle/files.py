@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgekit.bundle.manifest import Conversion
 from edgekit.tensors import TensorSpec
 
 
@@ -13,8 +14,9 @@ class ModelFiles(NamedTuple):
     """One variant as a backend opens it: the ONNX file, its tensors, and how to build the original model.
 
     ``original``: this variant was exported from the original model, so both compute the same. ``factory`` and ``args`` built the
-    original model, and ``weights`` is its state_dict as safetensors. ``floor``: runtime -> the oldest release that runs the file
-    as meant. All of these are unverified claims of a manifest.
+    original model, and ``weights`` is its state_dict as safetensors. All of these are unverified claims of a manifest.
+
+    ``conversion``: how ``edgekit quantize`` made the file, None for another; ``variant`` is its name in the bundle.
     """
 
     onnx: Path
@@ -26,4 +28,10 @@ class ModelFiles(NamedTuple):
     factory: str = ""
     args: Mapping[str, Any] = {}
     weights: Path | None = None
-    floor: Mapping[str, str] = {}
+    conversion: Conversion | None = None
+    variant: str = ""
+
+    @property
+    def floor(self) -> Mapping[str, str]:
+        """Runtime -> the oldest release that runs the file as meant."""
+        return self.conversion.floor if self.conversion else {}

@@ -86,7 +86,8 @@ class Bundle(msgspec.Struct, frozen=True):
             factory=source.model,
             args=source.args,
             weights=self.weights,
-            floor=variant.conversion.floor if variant.conversion else {},
+            conversion=variant.conversion,
+            variant=variant.name,
         )
 
     @property

@@ -8,7 +8,7 @@ import msgspec
 
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Line, Page, Span, Table, columns, note, verdict
-from edgekit.setups import Setup
+from edgekit.setups import Setup, shared_variant
 from edgekit.tensors import BatchRange
 
 
@@ -41,6 +41,9 @@ class PrecisionReport(Part, frozen=True):
     They are read from the ``engine`` itself, or, where no GPU can load it, from the ``network`` that it was built of, or from
     ``both`` where the engine does not tell it of all its layers; ``note`` says why. ``problems`` are differences from what was
     ``asked`` for; ``engine`` is all that the engine said.
+
+    ``in_network`` and ``in_engine`` count layers that multiply by precision, those of the engine as far as it tells; of
+    ``untold`` more it does not. TensorRT may make several layers of one, or one of several.
     """
 
     asked: str
@@ -50,6 +53,9 @@ class PrecisionReport(Part, frozen=True):
     problems: tuple[str, ...] = ()
     note: str = ""
     engine: tuple[EngineLayer, ...] = ()
+    in_network: dict[str, int] = msgspec.field(default_factory=dict)
+    in_engine: dict[str, int] = msgspec.field(default_factory=dict)
+    untold: int = 0
 
 
 class BuildReport(Report, frozen=True):
@@ -58,7 +64,8 @@ class BuildReport(Report, frozen=True):
     ``engine`` is the file; None when a check failed: such a file is not kept. ``seconds`` is the build's own time. What a builder
     does not have is left out: ``flavour`` and ``version`` are what built it; ``cold_seconds`` is what the same build took without
     an earlier one's measurements, which are in the ``timing_cache``; ``options`` are the backend's own, in whole; ``ranges`` are
-    the batch sizes that the file takes, none where the batch is fixed.
+    the batch sizes that the file takes, none where the batch is fixed; ``notes`` say what the builder reads otherwise than ONNX
+    has it.
     """
 
     bundle: str
@@ -78,6 +85,7 @@ class BuildReport(Report, frozen=True):
     layers: tuple[LayerCount, ...] = ()
     precision: PrecisionReport | None = None
     facts: dict[str, str] = msgspec.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -89,9 +97,10 @@ class BuildReport(Report, frozen=True):
         rows = tuple((layer.kind, layer.precision, str(layer.count)) for layer in self.layers)
         builder = f"{self.flavour or self.setup.backend} {self.version}".rstrip()
         return (
-            Line(Span(f"{self.bundle} in {builder}", "bold")),
+            Line(Span(f"{self.bundle}{shared_variant((self.setup,))} in {builder}", "bold")),
             *((Table("", columns("layer", "precision", "count", numbers=("count",)), rows),) if rows else ()),
             *(self._precision(self.precision) if self.precision else ()),
+            *map(note, self.notes),
             Line(self._time()),
             Line(self._place()),
         )
@@ -101,10 +110,22 @@ class BuildReport(Report, frozen=True):
         found_in = f"{', '.join(precision.found) or 'none'} found in the {precision.read_from}"
         words = f"precision: {precision.asked} asked for, {found_in}{tf32}: "
         return (
+            *self._totals(precision),
             Line((words, verdict(not precision.problems), f" ({precision.typing})")),
             *((note(precision.note),) if precision.note else ()),
             *(Line(Span(problem, "bad")) for problem in precision.problems),
         )
+
+    def _totals(self, precision: PrecisionReport) -> Page:
+        """How many layers that multiply compute in what."""
+        names = dict.fromkeys((*precision.in_network, *precision.in_engine))
+        rows = [(name, str(precision.in_network.get(name, 0)), self._of_engine(precision, name)) for name in names]
+        rows += [("not told", "", str(precision.untold))] if precision.untold else []
+        headings = ("layers that multiply", "in the network", "in the engine")
+        return (Table("", columns(*headings, numbers=headings[1:]), tuple(rows)),) if rows else ()
+
+    def _of_engine(self, precision: PrecisionReport, name: str) -> str:
+        return str(precision.in_engine.get(name, 0)) if precision.in_engine else "not told"
 
     def _time(self) -> str:
         took = f"{'its' if self.cached else 'the'} build took {self.seconds:.2f} s"

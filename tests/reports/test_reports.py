@@ -451,6 +451,26 @@ def test_a_build_says_its_ranges_and_what_was_kept() -> None:
     assert "found in the engine: pass (strongly typed)" in printed(change(BUILD, facts={}))  # of a runtime without TF32
 
 
+def test_a_build_counts_the_layers_of_the_network_and_of_the_engine_and_says_its_notes() -> None:
+    precision = msgspec.structs.replace(
+        PRECISION, in_network={"int8": 20, "float32": 1}, in_engine={"int8": 18, "float32": 2}, untold=1
+    )
+    text = words(printed(change(BUILD, precision=precision, notes=("uint8 is read as int8",))))
+    assert "layers that multiply in the network in the engine" in text
+    assert "int8 20 18" in text
+    assert "float32 1 2" in text
+    assert "not told 1" in text
+    assert "note: uint8 is read as int8" in text
+    assert "int8 20 not told" in words(
+        printed(change(BUILD, precision=msgspec.structs.replace(precision, in_engine={}, untold=0)))
+    )
+    assert "layers that multiply" not in printed(BUILD)
+
+
+def test_a_build_names_its_variant() -> None:
+    assert "b (int8) in tensorrt 10.3" in printed(change(BUILD, setup=msgspec.structs.replace(SETUP, variant="int8")))
+
+
 def test_an_export_gives_the_error_of_the_file_against_the_original() -> None:
     export = EXAMPLES[2]
     assert "the original in its own dtype 1.0e-07, the exported file 2.0e-07" in words(printed(export))

@@ -74,6 +74,7 @@ def build_for(files: ModelFiles, setup: Setup, target: Target, progress: Progres
         ranges=options.profiles,
         layers=record.layers,
         precision=record.precision,
+        notes=record.notes,
         facts={name: fact for name, fact in facts.items() if fact},
     )
 
@@ -83,7 +84,7 @@ def read_model(files: ModelFiles) -> OnnxFile:
     content = read_bytes(files.onnx, "ONNX file", BundleError)
     if hashlib.sha256(content).hexdigest() != files.onnx_sha256:
         raise BundleError(f"{files.onnx} changed while it was read", "build again")
-    return OnnxFile(files.onnx, content, files.inputs, files.outputs, files.precision)
+    return OnnxFile(files.onnx, content, files.inputs, files.outputs, files.precision, files.conversion, files.variant)
 
 
 def build_engine(
@@ -122,7 +123,8 @@ def build_engine(
         cold_seconds=_cold_seconds(before, key) if built.reused else built.seconds,
         timing_cache=_told_of_timing(trt, built),
         layers=built.network.counts,
-        precision=judge(model.precision, trt.flavour, built.network, inspected, options.tf32),
+        precision=judge(model.precision, trt.flavour, built.network, inspected, options.tf32, model.conversion),
+        notes=built.notes,
     )
     if record.precision.problems:
         return Engine(None, built.plan, record, False)

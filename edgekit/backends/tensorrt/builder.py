@@ -24,7 +24,7 @@ LACKING = {
 
 
 class Built(NamedTuple):
-    """A plan with the network it came from.
+    """A plan with the network it came from, and ``notes`` on what TensorRT reads otherwise than ONNX has it.
 
     ``timing_cache`` is what to give to the next build, nothing where there is none; ``reused``: TensorRT took the one given;
     ``measured``: it holds more now.
@@ -36,6 +36,7 @@ class Built(NamedTuple):
     timing_cache: bytes
     reused: bool
     measured: bool
+    notes: tuple[str, ...] = ()
 
 
 def check_options(trt: TensorRT, options: BuildOptions) -> None:
@@ -83,7 +84,7 @@ def build_plan(
     if trt.flavour.timing_cache:
         cache = config.get_timing_cache()
         measured = bytes(cache.serialize()) if cache is not None else b""
-    return Built(plan, layers, seconds, measured, reused, len(measured) > len(timing_cache))
+    return Built(plan, layers, seconds, measured, reused, len(measured) > len(timing_cache), parsed.notes)
 
 
 def _builder(trt: TensorRT, logger: Any) -> Any:

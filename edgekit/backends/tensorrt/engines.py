@@ -28,10 +28,17 @@ from edgekit.reports.build import LayerCount, PrecisionReport
 from edgekit.tensors import TensorSpec
 
 SCHEMA = 2
-RECIPE = 2
+RECIPE = 3
 """To be raised when the same key would be built in another way, or judged by other rules."""
 OF_THE_GPU, OF_THE_DRIVER = ("gpu", "compute_capability", "multiprocessors", "gpu_memory"), ("cuda", "driver")
-WORDS = {"recipe": "edgekit's way to build", "inputs": "the inputs", "outputs": "the outputs", "tf32": "TF32", "gpu": "GPU"}
+WORDS = {
+    "recipe": "edgekit's way to build",
+    "inputs": "the inputs",
+    "outputs": "the outputs",
+    "tf32": "TF32",
+    "gpu": "GPU",
+    "kept": "the kept nodes",
+}
 MAX_RECORD_BYTES = 16 << 20
 
 
@@ -39,6 +46,9 @@ class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a plan depends on; the fields about the GPU are empty where it was built for none in particular.
 
     Boards of one name differ in their multiprocessors and memory; ``tf32`` is what the options and CUDA's variable make of it.
+
+    ``converted`` and ``kept`` are what the manifest says of a converted file, by which its engine is judged; None, and no nodes,
+    for another file.
     """
 
     onnx_sha256: str
@@ -57,6 +67,8 @@ class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     options: BuildOptions
+    converted: int | None = None
+    kept: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """The same key gives the same file name."""
@@ -75,6 +87,7 @@ class EngineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timing_cache: str
     layers: tuple[LayerCount, ...]
     precision: PrecisionReport
+    notes: tuple[str, ...] = ()
 
     def profile_for(self, batch: int) -> int:
         """The index of the narrowest profile that takes ``batch``; raises EngineError naming those there are."""
@@ -116,6 +129,8 @@ def key_of(trt: TensorRT, model: OnnxFile, options: BuildOptions) -> EngineKey:
         inputs=model.inputs,
         outputs=model.outputs,
         options=options,
+        converted=model.conversion.converted if model.conversion else None,
+        kept=tuple(node.node for node in model.conversion.kept) if model.conversion else (),
     )
 
 
@@ -160,7 +175,12 @@ def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
     key = _record_of(path).key
     local = key_of(trt, model, key.options)
     if key.onnx_sha256 != local.onnx_sha256:
-        raise EngineError(f"{path} is an engine of another file than {model.path}", "give the bundle that it was built of")
+        other = key.precision != model.precision
+        raise EngineError(
+            f"{path} is an engine of another file than {model.path}"
+            + (f" (the engine is {key.precision}, the file {model.precision})" if other else ""),
+            "give the bundle that it was built of" + (", and its --variant" if other else ""),
+        )
     may_differ = _may_differ(trt, key, local)
     differing = [
         field for field in key.__struct_fields__ if field not in may_differ and getattr(key, field) != getattr(local, field)
@@ -169,10 +189,10 @@ def open_engine(trt: TensorRT, model: OnnxFile, path: Path) -> Engine:
         differences = ", ".join(
             f"{WORDS.get(field, field.replace('_', ' '))} {_differences(key, local, field)}" for field in differing
         )
-        raise EngineError(f"{path} was built for something else ({differences})", build_again(path, key.options))
+        raise EngineError(f"{path} was built for something else ({differences})", build_again(path, model, key.options))
     engine = find_engine(key, Path(os.path.realpath(path)))
     if engine is None:
-        raise EngineError(f"{path} is not the plan that its record tells of", build_again(path, key.options))
+        raise EngineError(f"{path} is not the plan that its record tells of", build_again(path, model, key.options))
     return engine
 
 
@@ -204,9 +224,10 @@ def _differences(key: EngineKey, local: EngineKey, field: str) -> str:
     return "differ" if isinstance(built, tuple) else f"{built or 'none'} there, {now or 'none'} here"
 
 
-def build_again(path: Path, options: BuildOptions) -> str:
+def build_again(path: Path, model: OnnxFile, options: BuildOptions) -> str:
     """The remedy for an engine that was given and does not do."""
-    return f"build it again: {' '.join(['edgekit build BUNDLE', *options.flags(), '--output', str(path)])}"
+    variant = ["--variant", model.variant] if model.variant else []
+    return f"build it again: {' '.join(['edgekit build BUNDLE', *variant, *options.flags(), '--output', str(path)])}"
 
 
 def store(path: Path, plan: bytes, record: EngineRecord) -> None:

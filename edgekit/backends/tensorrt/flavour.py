@@ -52,6 +52,10 @@ class Flavour(NamedTuple):
     """Kernels for the shapes at hand are compiled when they run, by a strategy of the context."""
     int64: bool = True
     """Inputs and outputs may be of 64-bit integers."""
+    uint8_zero_points: bool = True
+    """The parser takes QuantizeLinear with a uint8 zero point of 0, and reads its codes as int8."""
+    int8_constants: bool = True
+    """Weights may be stored in int8; elsewhere a QuantizeLinear must make them of floats, as NVIDIA's own tools write it."""
     opset: int | None = None
     """The newest ONNX opset whose operators the parser knows, where that is old; newer files may still be read."""
 
@@ -65,7 +69,7 @@ FLAVOURS = (
     Flavour(
         "tensorrt", "tensorrt", "trt", (8, 6),
         explicit_batch=True, precision_flags=True, names_nodes=False, lists_support=True, progress=False,
-        int64=False, opset=17,
+        int64=False, uint8_zero_points=False, int8_constants=False, opset=17,
     ),
     Flavour("tensorrt", "tensorrt", "trt", (10, 0), explicit_batch=True, strong_typing_flag=True),
     Flavour("tensorrt", "tensorrt", "trt", (11, 0)),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from edgekit.backends.tensorrt.flavour import Flavour
-from edgekit.backends.tensorrt.names import fused_parts
+from edgekit.backends.tensorrt.names import NAMELESS, fused_parts, some
 from edgekit.backends.tensorrt.precision import NetworkLayers
+from edgekit.bundle.manifest import Conversion
 from edgekit.reports.build import EngineLayer, PrecisionReport
 
 STRONG, CONSTRAINED = "strongly typed: the file's types are binding", "weakly typed: layers are constrained to the file's types"
 QUANTISED = ("int8", "int4", "float8", "float4")
 """A layer between Q and DQ may legally run in the type that DQ gives; that it need not is why the file was quantised."""
 GENERATED = "kgen"
-SHOWN = 3
 
 
 class Inspected(NamedTuple):
@@ -36,8 +37,19 @@ class Read(NamedTuple):
     others: tuple[EngineLayer, ...]
 
 
-def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspected, tf32: bool) -> PrecisionReport:
-    """The network against what was asked for, and the engine, as far as it tells, against the network."""
+def judge(
+    asked: str,
+    flavour: Flavour,
+    planned: NetworkLayers,
+    inspected: Inspected,
+    tf32: bool,
+    conversion: Conversion | None = None,
+) -> PrecisionReport:
+    """The network against what was asked for, and the engine, as far as it tells, against the network.
+
+    Both are held against ``conversion`` too, what the manifest says of a converted file: float32 where it says otherwise is a
+    problem, however fast it may be.
+    """
     telling = inspected.telling
     read = _by_node(telling, planned.nodes)
     off = [node for node, layers in read.nodes.items() if not _fits(planned.nodes[node], layers)]
@@ -45,9 +57,13 @@ def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspe
     unread = [node for node in planned.nodes if node not in read.nodes]
     problems = [*_against_asked(asked, planned.precisions), *_tf32(inspected.layers or (), tf32)]
     problems += _wrong(read, [node for node in off if node not in fallen], planned)
-    problems += _fallen(fallen, planned)
+    if conversion is None or asked not in QUANTISED:
+        problems += _fallen(fallen, planned)
     problems += [] if unread or not telling else _lost(asked, telling, planned)
-    sure = tuple(dict.fromkeys(_likeliest(engine_layer, planned.precisions) for engine_layer in telling))
+    if conversion is not None:
+        problems += _too_few(asked, conversion, planned, fallen) if asked in QUANTISED else ()
+        problems += _too_wide(conversion, planned, read, unread) if asked == "float16" else ()
+    sure = [_likeliest(engine_layer, planned.precisions) for engine_layer in telling]
     return PrecisionReport(
         asked=asked + (", quantised" if set(planned.precisions) & set(QUANTISED) else ""),
         typing=STRONG if flavour.strongly_typed else CONSTRAINED,
@@ -56,7 +72,40 @@ def judge(asked: str, flavour: Flavour, planned: NetworkLayers, inspected: Inspe
         problems=tuple(problems),
         engine=tuple(inspected.layers or ()),
         note="; ".join(filter(None, _notes(inspected, read, fallen, unread, planned))),
+        in_network=planned.totals,
+        in_engine=dict(Counter(sure).most_common()),
+        untold=sum(engine_layer.computes and not engine_layer.precisions for engine_layer in inspected.layers or ()),
     )
+
+
+def _too_few(asked: str, conversion: Conversion, planned: NetworkLayers, fallen: Sequence[str]) -> list[str]:
+    """A converted file has so many layers in its precision as its manifest counts, and so has the engine, as far as it tells."""
+    converted = [node for node, precision in planned.nodes.items() if precision in QUANTISED]
+    kept = {node.node for node in conversion.kept}
+    wide = [node for node in planned.nodes if node not in converted and node.removeprefix(NAMELESS) not in kept]
+    if len(converted) < conversion.converted:
+        others = f": not {some(wide)}" if wide else ""
+        return [f"the manifest counts {conversion.converted} layers in {asked}, and the network has {len(converted)}{others}"]
+    if len(converted) - len(fallen) < conversion.converted:
+        return [
+            f"{len(fallen)} of {len(converted)} {asked} layers run in a wider type: {some(fallen)}, "
+            "which edgekit quantize --keep would leave in float on purpose"
+        ]
+    return []
+
+
+def _too_wide(conversion: Conversion, planned: NetworkLayers, read: Read, unread: Sequence[str]) -> list[str]:
+    """Of a float16 file only the kept nodes compute in float32; an engine's layers that name no node may be these."""
+    kept = {node.node for node in conversion.kept}
+    wide = [name for name, precision in planned.nodes.items() if precision == "float32"]
+    beyond = [name for name in wide if name.removeprefix(NAMELESS) not in kept]
+    if not set(wide) & set(unread):
+        beyond += [
+            engine_layer.name
+            for engine_layer in read.others
+            if engine_layer.kind != GENERATED and engine_layer.precisions == ("float32",)
+        ]
+    return [f"{len(beyond)} layer(s) are float32 that the manifest does not list among the kept: {some(beyond)}"] * bool(beyond)
 
 
 def _by_node(telling: Sequence[EngineLayer], nodes: Mapping[str, str]) -> Read:
@@ -94,7 +143,7 @@ def _wrong(read: Read, off: Sequence[str], planned: NetworkLayers) -> list[str]:
     ]
     if not wrong:
         return []
-    return [f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(planned.precisions)}: {_some(wrong)}"]
+    return [f"{len(wrong)} layer(s) run in another precision than the network's {', '.join(planned.precisions)}: {some(wrong)}"]
 
 
 def _other(layers: Sequence[EngineLayer], precision: str) -> str:
@@ -105,7 +154,7 @@ def _fallen(fallen: Sequence[str], planned: NetworkLayers) -> list[str]:
     quantised = [node for node, precision in planned.nodes.items() if precision in QUANTISED]
     if 2 * len(fallen) <= len(quantised):
         return []
-    return [f"{len(fallen)} of {len(quantised)} quantised layers run in a wider type: {_some(fallen)}"]
+    return [f"{len(fallen)} of {len(quantised)} quantised layers run in a wider type: {some(fallen)}"]
 
 
 def _lost(asked: str, telling: Sequence[EngineLayer], planned: NetworkLayers) -> list[str]:
@@ -119,7 +168,7 @@ def _tf32(engine: Sequence[EngineLayer], allowed: bool) -> list[str]:
     rounding = [engine_layer.name for engine_layer in engine if "tf32" in engine_layer.tactic.lower()]
     if not rounding or allowed:
         return []
-    return [f"TF32 is off, and {len(rounding)} layer(s) use it: {_some(rounding)}"]
+    return [f"TF32 is off, and {len(rounding)} layer(s) use it: {some(rounding)}"]
 
 
 def _notes(
@@ -136,16 +185,12 @@ def _notes(
     ]
     quantised = sum(precision in QUANTISED for precision in planned.nodes.values())
     return (
-        f"the engine does not say of {len(unread)} of {len(planned.nodes)} layers what they compute in: {_some(unread)}"
+        f"the engine does not say of {len(unread)} of {len(planned.nodes)} layers what they compute in: {some(unread)}"
         * bool(unread),
-        f"{len(fallen)} of {quantised} quantised layers run in a wider type: {_some(fallen)}" * bool(fallen),
-        f"of {len(unclear)} layer(s) the engine does not say which it is: {_some(unclear)}" * bool(unclear),
+        f"{len(fallen)} of {quantised} quantised layers run in a wider type: {some(fallen)}" * bool(fallen),
+        f"of {len(unclear)} layer(s) the engine does not say which it is: {some(unclear)}" * bool(unclear),
     )
 
 
 def _likeliest(engine_layer: EngineLayer, in_network: Sequence[str]) -> str:
     return next((precision for precision in engine_layer.precisions if precision in in_network), engine_layer.precisions[0])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

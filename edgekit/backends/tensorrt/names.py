@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 NAMELESS = "node_of_"
 """What its parser puts before the name of what a nameless node puts out."""
+SHOWN = 3
 _BEGIN = "[ONNX Layer: "
 # after the name of a node come the functions that it stands in, and between two nodes nothing, a control character, or the six
 # characters by which JSON writes one
@@ -30,3 +31,8 @@ def _told(metadata: str) -> Iterator[str]:
 def fused_parts(name: str) -> tuple[str, ...]:
     """``conv + PWN(relu)`` -> ``("conv", "relu")``."""
     return tuple(filter(None, _PARTS.split(name)))
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of ``names``, for a sentence."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

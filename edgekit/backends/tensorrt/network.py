@@ -8,28 +8,36 @@ from typing import Any, NamedTuple
 
 from edgekit.backends.tensorrt.flavour import TensorRT
 from edgekit.backends.tensorrt.messages import NO_OPERATOR, BadNode, asking, plain, refusal
+from edgekit.backends.tensorrt.names import some
 from edgekit.backends.tensorrt.precision import numpy_name
+from edgekit.bundle.manifest import Conversion
 from edgekit.errors import BROKEN, BundleError, EngineError, UsageError
 from edgekit.machine.packages import broken_package
 from edgekit.tensors import BATCH, TensorSpec, shape_text
 
 
 class OnnxFile(NamedTuple):
-    """A file's checked bytes, with what its manifest says of it; ``path`` is for messages only."""
+    """A file's checked bytes, with what its manifest says of it; ``path`` and ``variant`` are for messages only.
+
+    ``conversion``: how ``edgekit quantize`` made it; None for a file from elsewhere.
+    """
 
     path: Path
     content: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: str
+    conversion: Conversion | None = None
+    variant: str = ""
 
 
 class Parsed(NamedTuple):
-    """A network with the parser, which owns its weights, and with the ONNX file as data."""
+    """A network with the parser, which owns its weights, and with the ONNX file as data; ``notes`` say what is read otherwise."""
 
     network: Any
     parser: Any
     proto: Any
+    notes: tuple[str, ...] = ()
 
 
 def check_axes(model: OnnxFile, has_profiles: bool) -> None:
@@ -60,21 +68,29 @@ def check_types(trt: TensorRT, model: OnnxFile) -> None:
 
 def parse(trt: TensorRT, builder: Any, logger: Any, model: OnnxFile) -> Parsed:
     """The network of ``model``; raises EngineError with every node that is refused, BundleError for another file."""
-    proto = _proto(model)
+    file = _proto(model)
+    notes = () if model.conversion else _misread(file)
+    proto = _respelt(trt, model, file)
+    content = model.content if proto is file else proto.SerializeToString()
+    network = builder.create_network(_flags(trt))
+    parser = trt.api.OnnxParser(network, logger)
+    with asking(trt, f"read {model.path}", logger):  # names that are no text among others
+        read = parser.parse(content)
+        bad = [] if read else _bad_nodes(trt, parser, proto, content)
+    if not read:
+        raise refusal(trt, model.path, bad, opset_of(proto))
+    _check_tensors(network, model)
+    return Parsed(network, parser, proto, notes)
+
+
+def _flags(trt: TensorRT) -> int:
+    """How a network is made on this flavour, as bits."""
     api, flavour, flags = trt.api, trt.flavour, 0
     if flavour.explicit_batch:
         flags |= 1 << int(api.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
     if flavour.strong_typing_flag:
         flags |= 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = api.OnnxParser(network, logger)
-    with asking(trt, f"read {model.path}", logger):  # names that are no text among others
-        read = parser.parse(model.content)
-        bad = [] if read else _bad_nodes(trt, parser, proto, model)
-    if not read:
-        raise refusal(trt, model.path, bad, opset_of(proto))
-    _check_tensors(network, model)
-    return Parsed(network, parser, proto)
+    return flags
 
 
 def opset_of(proto: Any) -> int:
@@ -91,6 +107,32 @@ def _proto(model: OnnxFile) -> Any:
     proto = read_onnx(model.path, ALONE, model.content)
     _check_graphs(model.path, proto)
     return proto
+
+
+def _misread(proto: Any) -> tuple[str, ...]:
+    """What a user should know of a file that edgekit did not quantise: of uint8 codes TensorRT reads those up to 127."""
+    from edgekit.onnx.signed import unsigned_steps
+
+    names = unsigned_steps(proto)
+    if not names:
+        return ()
+    return (
+        "TensorRT reads uint8 as int8: values above 127 steps are clipped, which is wrong where a scale is meant for 255, and "
+        f"edgekit did not write this file ({len(names)} uint8 QuantizeLinear: {some(names)}); edgekit quantize makes one that "
+        "is read right",
+    )
+
+
+def _respelt(trt: TensorRT, model: OnnxFile, proto: Any) -> Any:
+    """The file in a spelling that this flavour reads; raises EngineError for uint8 numbers that have no equal in int8."""
+    from edgekit.onnx.signed import Unsigned, float_weights, signed_codes
+
+    try:
+        if not trt.flavour.uint8_zero_points:
+            proto = signed_codes(proto)
+    except Unsigned as problem:
+        raise EngineError(f"{trt} has no uint8, and in {model.path} {problem}", "quantise with edgekit quantize") from problem
+    return proto if trt.flavour.int8_constants else float_weights(proto)
 
 
 def _check_graphs(path: Path, proto: Any) -> None:
@@ -113,7 +155,7 @@ def _check_graphs(path: Path, proto: Any) -> None:
                     waiting.append(called)
 
 
-def _bad_nodes(trt: TensorRT, parser: Any, proto: Any, model: OnnxFile) -> list[BadNode]:
+def _bad_nodes(trt: TensorRT, parser: Any, proto: Any, content: bytes) -> list[BadNode]:
     bad = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
@@ -123,7 +165,7 @@ def _bad_nodes(trt: TensorRT, parser: Any, proto: Any, model: OnnxFile) -> list[
         else:
             bad.append(_numbered(proto, error.node(), reason))
     if trt.flavour.lists_support:
-        _, parts = parser.supports_model(model.content)
+        _, parts = parser.supports_model(content)
         named = {node.name for node in bad}
         more = [_numbered(proto, number, NO_OPERATOR) for numbers, supported in parts if not supported for number in numbers]
         bad += [node for node in more if node.name not in named]

@@ -6,7 +6,7 @@ The ONNX file decides. Where networks are typed strongly its types are binding; 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edgekit.backends.tensorrt.flavour import Flavour
@@ -23,7 +23,10 @@ _NUMPY_NAMES = {
 }
 COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION_INPUT")
 """Layers whose precision costs time and accuracy; the others take what these leave them."""
-TRANSPARENT, LONGEST_WAY = ("SHUFFLE", "UNSQUEEZE", "SQUEEZE", "POOLING", "CONCATENATION"), 8
+TRANSPARENT = ("SHUFFLE", "UNSQUEEZE", "SQUEEZE", "POOLING", "CONCATENATION")
+"""Layers behind which TensorRT moves a DEQUANTIZE: they leave the numbers as they are, or compute in 8 bits as well."""
+READS = dict.fromkeys(COMPUTING, 2) | {"ELEMENTWISE": 2, "SHUFFLE": 1, "UNSQUEEZE": 1, "SQUEEZE": 1, "POOLING": 1}
+"""How many of a layer's inputs are numbers that it computes with, where the others are shapes or a bias."""
 TYPELESS = ("CONSTANT", "SHAPE", "QUANTIZE", "DEQUANTIZE", "CAST", "IDENTITY")
 
 
@@ -36,6 +39,11 @@ class NetworkLayers(NamedTuple):
 
     counts: tuple[LayerCount, ...]
     nodes: Mapping[str, str]
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Precision -> how many of ``nodes`` compute in it, the most frequent first."""
+        return dict(Counter(self.nodes.values()).most_common())
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -54,44 +62,51 @@ def numpy_name(dtype: Any) -> str:
 def network_layers(network: Any, asked: Mapping[int, str]) -> NetworkLayers:
     """Read off a parsed network; ``asked``: what was asked of a layer, by its number.
 
-    A layer computes in the type it puts out; fed by DEQUANTIZE it becomes a layer of the type that was dequantised.
+    A layer computes in the type it puts out. One whose factors or summands all come from DEQUANTIZE becomes a layer of the type
+    that was dequantised; where one of them does not, as with weights that were left in float, it stays what it is.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    made_by: dict[str, Any] = {}
-    for layer in layers:
-        for index in range(layer.num_outputs):
-            tensor = layer.get_output(index)
-            made_by[tensor.name] = layer
+    dequantised = _dequantised(layers)
     counts: Counter[tuple[str, str]] = Counter()
     nodes: dict[str, str] = {}
     for index, layer in enumerate(layers):
-        kind, precision = str(layer.type.name), asked.get(index) or _precision(layer, made_by)
+        kind, precision = str(layer.type.name), asked.get(index) or _precision(layer, dequantised)
         counts[kind, precision] += 1
         if kind in COMPUTING:
             nodes.update(dict.fromkeys(onnx_nodes(str(layer.metadata)) or (str(layer.name),), precision))
     return NetworkLayers(tuple(LayerCount(kind, precision, count) for (kind, precision), count in counts.most_common()), nodes)
 
 
-def _precision(layer: Any, made_by: dict[str, Any]) -> str:
-    source = _dequantize(layer, made_by) if layer.type.name in COMPUTING else None
-    if source is not None:
-        tensor = source.get_input(0)
-        return numpy_name(tensor.dtype)
+def _precision(layer: Any, dequantised: Mapping[str, str]) -> str:
     if layer.num_outputs == 0:
         return ""
+    stored = _quantised(layer, dequantised) if layer.type.name in (*READS, *TRANSPARENT) else ""
     tensor = layer.get_output(0)
-    return numpy_name(tensor.dtype)
+    return stored or numpy_name(tensor.dtype)
 
 
-def _dequantize(layer: Any, made_by: Mapping[str, Any]) -> Any:
-    """The DEQUANTIZE layer that feeds this one, or None; TensorRT moves it behind what leaves the numbers as they are."""
-    source = layer
-    for _ in range(LONGEST_WAY):
-        tensor = source.get_input(0) if source.num_inputs else None
-        source = made_by.get(tensor.name) if tensor is not None else None
-        if source is None or source.type.name not in TRANSPARENT:
-            break
-    return source if source is not None and source.type.name == "DEQUANTIZE" else None
+def _dequantised(layers: Sequence[Any]) -> dict[str, str]:
+    """Tensor -> the type that its numbers had before DEQUANTIZE; the layers are in the order in which they compute."""
+    dequantised: dict[str, str] = {}
+    for layer in layers:
+        kind = layer.type.name
+        if kind == "DEQUANTIZE":
+            tensor = layer.get_input(0)
+            stored = numpy_name(tensor.dtype)
+        else:
+            stored = _quantised(layer, dequantised) if kind in TRANSPARENT else ""
+        if stored:
+            tensor = layer.get_output(0)
+            dequantised[tensor.name] = stored
+    return dequantised
+
+
+def _quantised(layer: Any, dequantised: Mapping[str, str]) -> str:
+    """The one type that all numbers of a layer had before DEQUANTIZE; empty where one of them was in floats all along."""
+    needed = READS.get(layer.type.name, layer.num_inputs)
+    tensors = [layer.get_input(index) for index in range(min(needed, layer.num_inputs))]
+    stored = {dequantised.get(tensor.name, "") for tensor in tensors if tensor is not None}
+    return stored.pop() if len(stored) == 1 and len(tensors) == needed else ""
 
 
 def constrain(api: Any, flavour: Flavour, config: Any, network: Any, proto: Any) -> dict[int, str]:
@@ -112,21 +127,25 @@ def constrain(api: Any, flavour: Flavour, config: Any, network: Any, proto: Any)
     config.set_flag(api.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     wanted: dict[int, Any] = {onnx.TensorProto.FLOAT: api.DataType.FLOAT, onnx.TensorProto.FLOAT16: api.DataType.HALF}
     constrained: dict[int, str] = {}
-    made_by: dict[str, Any] = {}
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantised = _dequantised(layers)
+    for index, layer in enumerate(layers):
         if layer.num_outputs == 0:
             continue
         dtype = wanted.get(_element_type(layer, types))
-        free = layer.type.name in TYPELESS or _dequantize(layer, made_by) is not None
+        free = layer.type.name in TYPELESS or _reads_any(layer, dequantised)
         tensor = layer.get_output(0)
-        made_by[tensor.name] = layer
         # a comparison puts out bools, of whatever type its inputs are
         if dtype is not None and not free and tensor.dtype in wanted.values():
             layer.precision = dtype
             layer.set_output_type(0, dtype)
             constrained[index] = numpy_name(dtype)
     return constrained
+
+
+def _reads_any(layer: Any, dequantised: Mapping[str, str]) -> bool:
+    tensors = [layer.get_input(index) for index in range(layer.num_inputs)]
+    return any(tensor is not None and tensor.name in dequantised for tensor in tensors)
 
 
 def _element_types(proto: Any) -> dict[str, int]:

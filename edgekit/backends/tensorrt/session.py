@@ -73,7 +73,7 @@ def _open_given(files: ModelFiles, model: OnnxFile, setup: Setup, options: RunOp
     try:
         return TensorRTSession.open(files, trt, built, cuda_graph=options.cuda_graph)
     except StaleEngineError as problem:
-        raise EngineError(problem.reason, build_again(path, built.record.key.options)) from problem
+        raise EngineError(problem.reason, build_again(path, model, built.record.key.options)) from problem
 
 
 class Call:
@@ -384,6 +384,7 @@ def _facts(trt: TensorRT, record: EngineRecord, cuda_graph: bool) -> dict[str, s
         "profiles (min:opt:max)": ", ".join(map(str, key.options.profiles)) or "none, the batch is fixed",
         "CUDA graph": "on" if cuda_graph else "off",
         "kernels": "compiled for their shapes before they run" if trt.flavour.compiles_late else "",
+        "note": "; ".join(record.notes),
         "engine sha256": record.plan_sha256,
     }
     return {name: value for name, value in facts.items() if value}

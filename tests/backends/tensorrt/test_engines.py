@@ -101,6 +101,8 @@ CHANGES: dict[str, Any] = {
     "cuda": "13.0",
     "driver": "580.1",
     "options": msgspec.structs.replace(OPTIONS, tf32=True),
+    "converted": 3,
+    "kept": ("gemm",),
 }
 
 

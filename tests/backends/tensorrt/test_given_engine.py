@@ -122,7 +122,7 @@ def test_an_engine_for_something_else_is_refused_and_says_in_what(
         other.setattr("edgekit.backends.tensorrt.engines.gpu_facts", lambda: {**GPU, "gpu": "Another GPU", "driver": ""})
         refused(
             r"plan was built for something else \(GPU Pretended GPU there, Another GPU here, driver 540.4 there, none here\); "
-            f"build it again: edgekit build BUNDLE --batch 1:8:64 --output {place}"
+            f"build it again: edgekit build BUNDLE --variant float32 --batch 1:8:64 --output {place}"
         )
     plan = place.read_bytes()
     place.write_bytes(plan[:-1] + b" ")
@@ -163,7 +163,10 @@ def test_an_engine_may_be_given_by_a_link_and_one_that_does_not_load_is_not_rebu
     (tmp_path / "current.plan").symlink_to("net.plan")
     assert verify(bundle, ways("tensorrt", engine=tmp_path / "current.plan")).passed
     ten.loads = False
-    with pytest.raises(EngineError, match=r"refuses the engine .*; build it again: edgekit build BUNDLE --batch 1:8:64 --output"):
+    with pytest.raises(
+        EngineError,
+        match=r"refuses the engine .*; build it again: edgekit build BUNDLE --variant float32 --batch 1:8:64 --output",
+    ):
         verify(bundle, ways("tensorrt", engine=tmp_path / "net.plan"))
     assert len(ten.builds) == 1
 

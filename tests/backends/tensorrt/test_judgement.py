@@ -10,6 +10,7 @@ import pytest
 from edgekit.backends.tensorrt.flavour import FLAVOURS
 from edgekit.backends.tensorrt.judgement import Inspected, judge
 from edgekit.backends.tensorrt.precision import NetworkLayers
+from edgekit.bundle.manifest import Conversion, KeptNode
 from edgekit.reports.build import EngineLayer, LayerCount, PrecisionReport
 
 TEN = next(flavour for flavour in FLAVOURS if flavour.first == (10, 0))
@@ -149,3 +150,59 @@ def test_what_the_network_is_not_is_said_whatever_the_engine_is() -> None:
         "float16 was asked for, and the network computes in float32",
     )
     assert judge("float32", TEN, NetworkLayers((LayerCount("SHAPE", "int64", 1),), {}), Inspected(()), False).problems == ()
+
+
+def converted(asked: str, nodes: dict[str, str], count: int, *layers: EngineLayer, kept: tuple[str, ...] = ()) -> PrecisionReport:
+    """Judged as a variant of which the manifest says so many converted layers, and ``kept``."""
+    conversion = Conversion(f"{asked}.npz", count, tuple(KeptNode(node, "Conv", "", "named") for node in kept))
+    return judge(asked, TEN, network(**nodes), Inspected(layers), False, conversion)
+
+
+def test_a_variant_has_as_many_int8_layers_as_its_manifest_counts() -> None:
+    nodes = {**dict.fromkeys("abcd", "int8"), "e": "float32"}
+    assert converted("int8", nodes, 4, kept=("e",)).problems == ()
+    assert converted("int8", nodes, 3).problems == ()  # TensorRT may quantise what the file calls something else
+    assert converted("int8", nodes, 5).problems == ("the manifest counts 5 layers in int8, and the network has 4: not e",)
+    nodes = dict.fromkeys("abcde", "float32")
+    assert converted("int8", nodes, 5).problems == (
+        "int8 was asked for, and the network computes in float32",
+        "the manifest counts 5 layers in int8, and the network has 0: not a, b, c, ...",
+    )
+
+
+def test_one_int8_layer_of_a_variant_that_runs_wider_is_enough_to_fail() -> None:
+    """In a file from elsewhere a few may, because nobody said how many there should be."""
+    nodes = dict.fromkeys("abcde", "int8")
+    layers = [layer("float32" if node == "a" else "int8", node) for node in nodes]
+    assert judged("int8", nodes, *layers).problems == ()
+    (problem,) = converted("int8", nodes, 5, *layers).problems
+    assert problem.startswith("1 of 5 int8 layers run in a wider type: a, which edgekit quantize --keep would leave in float")
+    assert converted("int8", nodes, 4, *layers).problems == ()
+    silent = [layer("int8", node) for node in "bcde"]  # the engine says nothing of a
+    assert converted("int8", nodes, 5, *silent).problems == ()
+
+
+def test_only_kept_nodes_of_a_float16_variant_are_float32() -> None:
+    nodes = {"a": "float16", "b": "float32", "node_of_c": "float32"}
+    assert converted("float16", nodes, 1, kept=("b", "c")).problems == ()  # a nameless node is known by what it puts out
+    assert converted("float16", nodes, 1, kept=("c",)).problems == (
+        "1 layer(s) are float32 that the manifest does not list among the kept: b",
+    )
+    assert judged("float16", nodes).problems == ()
+
+
+def test_a_float32_layer_of_the_engine_that_is_no_kept_node_is_found() -> None:
+    nodes = {"a": "float16", "b": "float32"}
+    known = layer("float16", "a"), layer("float32", "b")
+    stray = layer("float32", name="stray", kind="conv")
+    (problem,) = converted("float16", nodes, 1, *known, stray, kept=("b",)).problems
+    assert problem == "1 layer(s) are float32 that the manifest does not list among the kept: stray"
+    assert converted("float16", nodes, 1, known[0], stray, kept=("b",)).problems == ()  # it may be b
+    helper = layer("float32", name="sums up", kind="kgen")
+    assert converted("float16", nodes, 1, *known, helper, kept=("b",)).problems == ()
+
+
+def test_layers_are_counted_by_precision_in_the_network_and_as_far_as_it_tells_in_the_engine() -> None:
+    nodes = {**dict.fromkeys("abc", "int8"), "d": "float16"}
+    report = judged("int8", nodes, layer("int8", "a", "b"), layer("float16", "d"), layer("", "c"))
+    assert (report.in_network, report.in_engine, report.untold) == ({"int8": 3, "float16": 1}, {"int8": 1, "float16": 1}, 1)
