@@ -2,13 +2,14 @@
 
     python benchmarks/precision.py BUNDLE...              # accuracy and error of every file; resumes
     python benchmarks/precision.py BUNDLE... --time       # speed; on a machine that does nothing else
+    python benchmarks/precision.py BUNDLE... --avx2       # int8 on an emulated CPU without VNNI; minutes
     python benchmarks/precision.py --summary              # the tables, from the result file
 
 A BUNDLE is one whose recipe's data is on this machine: exported/densenet, or a trained recipe's. All files are made of the same
 float32 file and, where they are calibrated, of the same 256 training pictures. Errors, flips and accuracy are of the whole test
 set, against the float32 file in the same runtime; the signal-to-noise ratio (SNR) is against the float32 file in ONNX Runtime.
 "TensorRT's reading" is the file as TensorRT 10, 11 and RTX read it, simulated in ONNX Runtime: uint8 as int8 (clamped at 127),
-and refused with a zero point other than 0 or with an int32 bias.
+and refused with a zero point other than 0 or with an int32 bias. "TensorRT-RTX's parser" is the real one, where it is installed.
 NNCF and onnxconverter-common are used where they are installed.
 """
 
@@ -27,6 +28,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from precision_parsed import parsed
+from precision_table import BATCHES, FLOAT, PARSER, READING, summary
+from precision_without_vnni import PICTURES, NotEmulated, emulator_version, run_emulated
 
 from edgekit.backends import open_session
 from edgekit.bundle.files import ModelFiles
@@ -43,15 +47,14 @@ from edgekit.variants import Wanted, convert
 from edgekit.variants.samples import own_data, samples_of
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
-FLOAT = "float32"
+WITHOUT_VNNI = RESULTS.with_name("precision_without_vnni.json")
 RUNTIMES = {
     "ONNX Runtime": Setup("ort-cpu"),
     "ONNX Runtime, optimisations off": Setup("ort-cpu", options={"optimisation": "off"}),
     "OpenVINO": Setup("openvino"),
-    "TensorRT's reading": Setup("ort-cpu", options={"optimisation": "off"}),
+    READING: Setup("ort-cpu", options={"optimisation": "off"}),
 }
 TIMED = ("ONNX Runtime", "OpenVINO")
-BATCHES = (1, 8)
 SECONDS = 2.0
 AT_ONCE = 200
 PACKAGES = ("onnxruntime", "openvino", "nncf", "onnxconverter-common", "onnx", "torch")
@@ -208,7 +211,7 @@ def as_tensorrt_reads(content: bytes) -> bytes:
 
 def outputs_on(runtime: str, content: bytes, network: Network) -> NDArray[np.float32]:
     """The first output for the whole test set; raises Refused where the runtime does not run the file."""
-    if runtime == "TensorRT's reading":
+    if runtime == READING:
         content = as_tensorrt_reads(content)
     name = network.bundle.manifest.inputs[0].name
     with opened(runtime, content, network) as session:
@@ -251,7 +254,7 @@ def judge(network: Network, results: dict[str, Any], only: str) -> None:
     floats = {runtime: outputs_on(runtime, network.bundle.onnx_bytes(), network) for runtime in RUNTIMES}
     for file, maker in MAKERS.items():
         rows = results.setdefault(network.name, {}).setdefault(file, {})
-        if only not in file or set(RUNTIMES) <= set(rows):
+        if only not in file or {*RUNTIMES, PARSER} <= set(rows):
             continue
         try:
             content = made(maker, network)
@@ -259,7 +262,7 @@ def judge(network: Network, results: dict[str, Any], only: str) -> None:
             print(f"{network.name}, {file}: {problem}")
             continue
         except Refused as problem:
-            rows.update({runtime: {"refused": str(problem)} for runtime in RUNTIMES})
+            rows.update({runtime: {"refused": str(problem)} for runtime in (*RUNTIMES, PARSER)})
             continue
         for runtime in RUNTIMES:
             try:
@@ -268,7 +271,15 @@ def judge(network: Network, results: dict[str, Any], only: str) -> None:
                 rows[runtime] = {"refused": first_line(problem)}
             rows[runtime]["bytes"] = len(content)
             print(network.name, file, runtime, rows[runtime], flush=True)
+        rows[PARSER] = _parsed(content)
         save(results)
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        return parsed(content)
+    except ImportError as problem:
+        return {"absent": str(problem)}
 
 
 def _row(network: Network, outputs: NDArray[Any], floats: NDArray[Any], reference: NDArray[Any]) -> dict[str, Any]:
@@ -335,38 +346,41 @@ def _times(runtime: str, contents: dict[str, bytes], network: Network, batch: in
         session.__exit__(None, None, None)
 
 
-def save(results: dict[str, Any]) -> None:
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def load() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def summary(results: dict[str, Any]) -> Iterator[str]:
-    """A Markdown table for each network."""
-    for network, files in results.items():
-        if network == "machine":
+def judge_without_vnni(network: Network, results: dict[str, Any], only: str) -> None:
+    """Error and flips of every int8 file on the first test pictures: here as it is written, here, and on the emulated CPU."""
+    few = network._replace(inputs=network.inputs[:PICTURES], labels=network.labels[:PICTURES])
+    floats = outputs_on("ONNX Runtime, optimisations off", network.bundle.onnx_bytes(), few)
+    for file, maker in MAKERS.items():
+        rows = results.setdefault(network.name, {}).setdefault(file, {})
+        if only not in file or "int8" not in file or set(TIMED) <= set(rows):
             continue
-        yield f"\n### {network}\n"
-        yield "| file | MB | runtime | SNR (dB) | accuracy | points lost, 95 % interval | flips | speed-up, batch 1 and 8 |"
-        yield "|---|---|---|---|---|---|---|---|"
-        for file, rows in files.items():
-            if file == "timed on":
-                continue
-            for runtime, row in rows.items():
-                yield _line(file, runtime, row)
+        try:
+            content = made(maker, network)
+            written = outputs_on("ONNX Runtime, optimisations off", content, few)
+        except (Refused, ImportError) as problem:
+            print(f"{network.name}, {file}: {problem}")
+            continue
+        for runtime in TIMED:
+            try:
+                emulated = run_emulated(runtime, content, few.inputs)
+                rows[runtime] = {
+                    "as_written": _row(few, written, floats, floats),
+                    "here": _row(few, outputs_on(runtime, content, few), floats, floats),
+                    "without_vnni": _row(few, emulated.outputs, floats, floats),
+                    "cpu_features": emulated.features,
+                }
+            except (Refused, EdgekitError, NotEmulated) as problem:
+                rows[runtime] = {"refused": first_line(problem)}
+            print(network.name, file, runtime, rows[runtime], flush=True)
+        save(results, WITHOUT_VNNI)
 
 
-def _line(file: str, runtime: str, row: dict[str, Any]) -> str:
-    if "refused" in row:
-        return f"| {file} | | {runtime} | refused: {row['refused'][:80]} | | | | |"
-    snr = "exact" if row["snr_db"] is None else f"{row['snr_db']:.1f}"
-    lost = f"{100 * (row['float32_accuracy'] - row['accuracy']):.2f} ({-100 * row['high']:.2f} to {-100 * row['low']:.2f})"
-    times = [row.get(f"speed_up_{batch}") for batch in BATCHES]
-    speed = " / ".join(f"{time['speed_up']:.2f}" for time in times if time)
-    size = f"{row['bytes'] / 1e6:.2f}" if "bytes" in row else ""
-    return f"| {file} | {size} | {runtime} | {snr} | {row['accuracy']:.4f} | {lost} | {row['flips']} | {speed} |"
+def save(results: dict[str, Any], path: Path = RESULTS) -> None:
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def load(path: Path = RESULTS) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -374,19 +388,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("bundles", nargs="*", type=Path)
     parser.add_argument("--only", default="", help="part of a file's name")
     parser.add_argument("--time", action="store_true")
+    parser.add_argument("--avx2", action="store_true", help="int8 on an emulated CPU without VNNI")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args(arguments)
-    results = load()
-    for path in options.bundles:
-        network = network_of(path)
-        if options.time:
+    path = WITHOUT_VNNI if options.avx2 else RESULTS
+    results = load(path)
+    for bundle in options.bundles:
+        network = network_of(bundle)
+        if options.avx2:
+            results["emulator"] = emulator_version()
+            judge_without_vnni(network, results, options.only)
+        elif options.time:
             clock(network, results)
         else:
             judge(network, results, options.only)
         results["machine"] = {**machine_facts(), **versions_of(PACKAGES)}
-        save(results)
+        save(results, path)
     if options.summary:
-        print("\n".join(summary(results)))
+        print(summary(load(), load(WITHOUT_VNNI)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Write the numbers of ``docs/results.md`` from the files in ``benchmarks/results``, so that none is typed by hand.
+"""Write the numbers of ``docs/results.md`` and ``docs/precision.md`` from ``benchmarks/results``: none is typed by hand.
 
-python docs/results.py           rewrites the part between the markers
-python docs/results.py --check   exits with 1 if that part is not up to date
+python docs/results.py           rewrites the parts between the markers
+python docs/results.py --check   exits with 1 if such a part is not up to date
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 import fault_injection  # noqa: E402
 import fold_zoo  # noqa: E402
 import gpu_table  # noqa: E402
+import precision_table  # noqa: E402
 
-PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "benchmarks" / "results"
 MARKERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
 
@@ -85,18 +86,31 @@ def numbers() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Write the page, or check it against the result files."""
-    check = asked_to_check(__doc__)
-    text = PAGE.read_text(encoding="utf-8")
+def precision_numbers() -> str:
+    """The text between the markers of ``docs/precision.md``."""
+    return f"\n{precision_table.summary(read('precision.json'), read('precision_without_vnni.json'))}\n\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {"results.md": numbers, "precision.md": precision_numbers}
+
+
+def updated(page: Path, write: Callable[[], str]) -> tuple[str, str]:
+    """The page as it is, and as the result files want it; ends the program where it has no markers."""
+    text = page.read_text(encoding="utf-8")
     if not MARKERS.search(text):
-        sys.exit(f"{PAGE} has no <!-- numbers --> ... <!-- /numbers --> part; add these two markers")
-    updated = MARKERS.sub(lambda match: match.group(1) + numbers() + match.group(2), text)
+        sys.exit(f"{page} has no <!-- numbers --> ... <!-- /numbers --> part; add these two markers")
+    return text, MARKERS.sub(lambda match: match.group(1) + write() + match.group(2), text)
+
+
+def main() -> None:
+    """Write the pages, or check them against the result files."""
+    check = asked_to_check(__doc__)
+    pages = {ROOT / "docs" / name: updated(ROOT / "docs" / name, write) for name, write in PAGES.items()}
+    late = [f"docs/{page.name}" for page, (text, wanted) in pages.items() if text != wanted]
     if check:
-        sys.exit(
-            0 if updated == text else "docs/results.md is not up to date with benchmarks/results; run python docs/results.py"
-        )
-    PAGE.write_text(updated, encoding="utf-8")
+        sys.exit(f"{' and '.join(late)}: not up to date with benchmarks/results; run python docs/results.py" if late else 0)
+    for page, (_, wanted) in pages.items():
+        page.write_text(wanted, encoding="utf-8")
 
 
 if __name__ == "__main__":
