@@ -319,8 +319,8 @@ def _error(outputs: Mapping[str, Array], reference: Mapping[str, Array], sizes: 
 def _allowance(own: Mapping[str, Array], reference: Mapping[str, Array], sizes: Sequence[int], snr_db: float) -> Allowance:
     """What ``verify`` accepts: the errors that the file has where it is computed as it is written, and a margin.
 
-    An output may be off by three times what it is off here, of its scale, and by as much from the file's own recorded outputs; the
-    share of samples whose largest output moves may be twice as large, and two samples larger.
+    An output may be off by three times what it is off here, of its scale, and by as much from the file's own recorded outputs.
+    The share of samples whose largest output moves may be twice as large, and two samples larger.
     """
     first = slice(sizes[0])
     error = max(normalised_error(own[name][first], wide[first]) for name, wide in reference.items())
