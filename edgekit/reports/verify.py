@@ -122,7 +122,7 @@ class VerifyReport(Report, frozen=True):
         variant = shared_variant(parity.setup for parity in self.parities)
         table = _table(f"parity of {self.bundle}{variant}, against {' '.join(reference.split())}", self.parities)
         notes = (*map(note, self.notes), *absent(self.skipped))
-        return (table, *_causes(self.parities), *_claims(self.checks), *notes, *self._verdict())
+        return (table, *_allowed(self.parities), *_causes(self.parities), *_claims(self.checks), *notes, *self._verdict())
 
     def _verdict(self) -> Iterator[Line]:
         """What the reader of the last lines must know: pass, or who fails and what to do next."""
@@ -191,21 +191,27 @@ def _table(title: str, parities: Sequence[ParityReport]) -> Table:
         numbers.insert(5, "own steps")
     ranks = {"flips": 4, "SNR dB": 3, "samples": 2, "top-1": 1}
     headings = columns("backend", "output", *numbers, "", numbers=numbers, ranks=ranks)
-    title = f"{title}; allowed: {_allowed(parities)}" if parities else title
+    bars = _bars(parities)
+    title = f"{title}; allowed: {next(iter(bars))}" if len(bars) == 1 else title
     if not any(output.problem for _, output in rows):
         return Table(title, headings, tuple(_row(*row, own=own) for row in rows))
     cells = tuple((*_row(parity, output, own=own), output.problem) for parity, output in rows)
     return Table(title, (*headings, Column("problem", prose=True)), cells)
 
 
-def _allowed(parities: Sequence[ParityReport]) -> str:
-    """What the rows were held to; where backends are held to different bars, who to which."""
+def _bars(parities: Sequence[ParityReport]) -> dict[str, list[str]]:
+    """What the rows were held to -> the backends that were."""
     names: dict[str, list[str]] = {}
     for parity in parities:
         names.setdefault(_bar(parity), []).append(parity.backend)
-    if len(names) == 1:
-        return "".join(names)
-    return ", or ".join(f"{bar} ({', '.join(held)})" for bar, held in names.items())
+    return names
+
+
+def _allowed(parities: Sequence[ParityReport]) -> Iterator[Line]:
+    """A line for each bar, where backends are held to different ones."""
+    bars = _bars(parities)
+    for bar, backends in bars.items() if len(bars) > 1 else ():
+        yield Line(f"allowed for {', '.join(backends)}: {bar}")
 
 
 def _bar(parity: ParityReport) -> str:
@@ -213,9 +219,9 @@ def _bar(parity: ParityReport) -> str:
     tolerance = parity.tolerance
     rtol = f"{tolerance.rtol:g} of the scale"
     if parity.snr_db is not None or parity.steps is not None:
-        snr = [] if parity.snr_db is None else [f"SNR of {parity.snr_db:g} dB"]
-        steps = [] if parity.steps is None else [f"{parity.steps:g} steps from its own recorded outputs"]
-        return ", ".join((*snr, rtol, *steps))
+        snr = [] if parity.snr_db is None else [f"SNR of at least {parity.snr_db:.1f} dB"]
+        steps = [] if parity.steps is None else [f"{parity.steps:.2g} steps from its own recorded outputs"]
+        return ", ".join((*snr, f"{tolerance.rtol:.2g} of the scale", *steps))
     if parity.noise_factor is not None:
         why = ", since this release was not measured at export" if parity.noise_factor == UNMEASURED_FACTOR else ""
         return f"{parity.noise_factor:g} times the measured noise{why}, at most {rtol}"

@@ -102,7 +102,14 @@ def test_a_backend_is_given_the_files_of_one_variant(two: Path) -> None:
     assert (half.onnx, half.precision, half.onnx_sha256) == (two / "half.onnx", "float16", bundle.sha256_of("float16"))
     assert (first.original, half.original) == (True, False)
     assert first == bundle.files("float32")
-    assert half._replace(onnx=first.onnx, precision="float32", onnx_sha256=first.onnx_sha256, original=True) == first
+    same: dict[str, Any] = {
+        "onnx": first.onnx,
+        "precision": "float32",
+        "onnx_sha256": first.onnx_sha256,
+        "original": True,
+        "variant": "float32",
+    }
+    assert half._replace(**same) == first
 
 
 def test_the_first_variant_is_whichever_stands_first(two: Path) -> None:

@@ -140,7 +140,7 @@ def test_weights_in_floats_give_the_codes_that_were_stored(axis: int | None) -> 
     codes = np.arange(-128, 128, dtype=np.int8).reshape(8, 32)
     count = 1 if axis is None else codes.shape[axis]
     scales = np.random.default_rng(0).uniform(1e-4, 3, count).astype(np.float32)
-    more = {} if axis is None else {"axis": axis}
+    more: dict[str, Any] = {} if axis is None else {"axis": axis}
     shape = () if axis is None else (count,)
     node = helper.make_node("DequantizeLinear", ["codes", "scales", "zeros"], ["output"], "dequantise", **more)
     model = file_of([node], codes=codes, scales=scales.reshape(shape), zeros=np.zeros(shape, np.int8))

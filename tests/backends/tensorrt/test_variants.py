@@ -106,7 +106,8 @@ def test_an_engine_of_another_variant_is_refused_with_the_variant_as_the_remedy(
     assert verify(variants.root, [f"tensorrt variant=int8 engine={place}"]).parities[0].passed
     expected = r"engine of another file than .* \(the engine is int8, the file float32\); give .*, and its --variant$"
     with pytest.raises(EngineError, match=expected):
-        verify(variants.root, [f"tensorrt engine={place}"])
+        verify(variants.root, [f"tensorrt variant=float32 engine={place}"])
+    assert verify(variants.root, [f"tensorrt engine={place}"]).parities[0].setup.variant == "int8"
 
 
 def test_an_engine_is_built_anew_where_the_manifest_says_something_else_of_the_same_file(bundle: Path, ten: FakeTensorRT) -> None:
