@@ -34,6 +34,10 @@ MOST_RTOL, MOST_STEPS, LEAST_TOP1 = 0.5, 32.0, 0.5
 """Widest rtol, most steps and least top-1 that a file may ask for beside its signal-to-noise ratio."""
 
 
+MOST_ROUNDING = 8.0
+"""Most steps that rounding in float32 may move a file by that is computed as it was recorded."""
+
+
 def held_by_snr(variant: Variant) -> WholeBar | None:
     """The bounds of a variant that is held by its signal-to-noise ratio and its own recorded outputs; None for any other."""
     return WHOLE_BARS.get(variant.precision) if variant.allowance.snr_db is not None and variant.conversion is not None else None
@@ -49,6 +53,7 @@ def bounded_allowance(variant: Variant) -> Allowance:
         asked.accuracy_points,
         None if whole is None else max(asked.snr_db or 0.0, whole.snr_db),
         None if asked.steps is None else min(asked.steps, MOST_STEPS),
+        None if asked.rounding is None else min(asked.rounding, MOST_ROUNDING),
     )
 
 
@@ -67,9 +72,10 @@ def asks_too_much(variant: Variant) -> str:
 
 def _of_the_whole(asked: Allowance, whole: WholeBar) -> list[str]:
     """What of the bars of all elements together is wider than a bundle may choose."""
-    snr, steps = asked.snr_db or 0.0, asked.steps or 0.0
+    snr, steps, rounding = asked.snr_db or 0.0, asked.steps or 0.0, asked.rounding or 0.0
     return [
         f"an SNR of {snr:g} dB instead of at least {whole.snr_db:g} dB" if snr < whole.snr_db else "",
         f"{steps:g} steps instead of at most {MOST_STEPS:g}" if steps > MOST_STEPS else "",
+        f"{rounding:g} steps of rounding instead of at most {MOST_ROUNDING:g}" if rounding > MOST_ROUNDING else "",
         f"top-1 {asked.tolerance.top1:g} instead of at least {LEAST_TOP1:g}" if asked.tolerance.top1 < LEAST_TOP1 else "",
     ]

@@ -46,14 +46,16 @@ class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``accuracy_points``: how many hundredths of accuracy the variant may lose on a labelled set; None if undecided. ``snr_db``:
     the least 10 log10(sum r^2 / sum (y - r)^2) of every output over the first part of the golden samples, in dB; None: any.
-    ``steps``: how far an output may be from the variant's own recorded one on every part, in steps of 1/127 of the part's scale.
-    With these, parts behind the first are compared with the recorded outputs alone; None: with the reference, as the first is.
+    ``steps``: how far an output may be from the variant's own recorded one on the first part, in steps of 1/127 of the part's
+    scale; None: not compared. ``rounding``: the same on every part where the file is computed node by node, as it was recorded:
+    what rounding in float32 between its steps may do.
     """
 
     tolerance: Tolerance
     accuracy_points: Annotated[float, Meta(ge=0)] | None = None
     snr_db: Annotated[float, Meta(ge=0)] | None = None
     steps: Annotated[float, Meta(gt=0)] | None = None
+    rounding: Annotated[float, Meta(ge=0)] | None = None
 
 
 class KeptNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

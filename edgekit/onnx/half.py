@@ -15,7 +15,7 @@ import onnx
 
 from edgekit.errors import ModelError, first_line
 from edgekit.onnx.read import is_standard, opset_of
-from edgekit.onnx.widen import TYPE_ATTRIBUTES, inlined, subgraphs
+from edgekit.onnx.widen import TYPE_ATTRIBUTES, inlined, only_real_inputs, subgraphs
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import Array
 
@@ -129,7 +129,7 @@ class _Halving:
     def __init__(self, model: onnx.ModelProto, keep: Mapping[str, str]) -> None:
         self.model, self.graph, self.keep = model, model.graph, keep
         _constants_to_initializers(self.graph)
-        _only_real_inputs(model)
+        only_real_inputs(model)
         self.stored = {tensor.name: tensor for tensor in self.graph.initializer}
         self.harms: dict[str, str] = {}
         self.types, self.no_tensors = _types(model)
@@ -362,15 +362,6 @@ def _constant(node: onnx.NodeProto) -> Array | None:
     if attribute.name in ("value_float", "value_floats"):
         return np.asarray(onnx.helper.get_attribute_value(attribute), np.float32)
     return _numbers(attribute.t) if attribute.name == "value" and attribute.t.data_type == FLOAT else None
-
-
-def _only_real_inputs(model: onnx.ModelProto) -> None:
-    """Leave only those inputs that no initializer fills: old files list all initializers among the inputs."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    real = [value for value in model.graph.input if value.name not in stored]
-    del model.graph.input[:]
-    model.graph.input.extend(real)
-    model.ir_version = max(model.ir_version, 4)  # the first in which an initializer need not be an input
 
 
 def _types(model: onnx.ModelProto) -> tuple[dict[str, int], set[str]]:

@@ -183,7 +183,7 @@ def _unfit_gemm(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
     if attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1 or attributes.get("transA"):
         return "its alpha, beta or transA is of no 8-bit kernel"
     bias = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if bias is not None and bias.size not in (1, bias.shape[-1]):
+    if bias is not None and bias.size != 1 and bias.size != bias.shape[-1]:
         return "its bias is another for each row"
     return _unfit_matmul(node, weight, graph)
 

@@ -194,3 +194,12 @@ def _graphs(attribute: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
     if tensor.data_type in _FLOATS:
         tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+def only_real_inputs(model: onnx.ModelProto) -> None:
+    """Leave only those inputs that no initializer fills: old files list all initializers among the inputs."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    real = [value for value in model.graph.input if value.name not in stored]
+    del model.graph.input[:]
+    model.graph.input.extend(real)
+    model.ir_version = max(model.ir_version, 4)  # the first in which an initializer need not be an input

@@ -73,19 +73,32 @@ def bars_as_written(manifest: Manifest, variant: Variant, own: Mapping[str, Arra
     """The bars where a variant's file is run node by node, as its ``own`` outputs were recorded: only rounding may differ."""
     allowance = variant.allowance if trusting else bounded_allowance(variant)
     whole = WHOLE_BARS.get(variant.precision)
-    steps = whole.rounding if whole is not None and whole.rounding is not None else STEPS * allowance.tolerance.rtol
-    return _converted(manifest, variant, msgspec.structs.replace(allowance, steps=steps), own)._replace(as_written=True)
+    steps = STEPS * allowance.tolerance.rtol
+    if whole is not None and whole.rounding is not None:
+        steps = max(whole.rounding, allowance.rounding or 0.0)
+    own_bar = msgspec.structs.replace(allowance, steps=steps)
+    return _converted(manifest, variant, own_bar, own, own_parts=None)._replace(as_written=True)
 
 
-def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array]) -> Bars:
-    """The bars of a variant that has recorded its ``own`` outputs."""
+def _converted(
+    manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array], own_parts: int | None = 1
+) -> Bars:
+    """The bars of a variant that has recorded its ``own`` outputs, to which ``own_parts`` are held; None: all parts."""
     sizes = [part.samples for part in manifest.golden.parts] or [manifest.golden.samples]
     tolerance, whole = allowance.tolerance, held_by_snr(variant)
     against = sum(sizes) if whole is None or allowance.steps is None else sizes[0]
     tie = tolerance.rtol if whole is None else min(tolerance.rtol, whole.tie)
     bars: dict[str, Bar] = {
         name: ConvertedBar(
-            tolerance.rtol, against, sizes, array, allowance.snr_db if whole else None, allowance.steps, tie, tolerance.top1
+            tolerance.rtol,
+            against,
+            sizes,
+            array,
+            allowance.snr_db if whole else None,
+            allowance.steps,
+            tie,
+            tolerance.top1,
+            own_parts,
         )
         for name, array in own.items()
     }

@@ -25,10 +25,10 @@ class ConvertedBar(NamedTuple):
 
         10 log10(sum r^2 / sum (y - r)^2) >= snr_db
 
-    and on the first ``against`` samples each where |y - r| <= rtol * max|r| of its part. On every part max|y - own| <= steps *
-    max|own| / 127: where 8 bits saturate, on inputs that no calibration saw, the reference says nothing and the recorded outputs
-    everything. Classes tie whose reference values are nearer than ``tie`` each of max|r|. None of ``snr_db`` or ``steps``: not
-    asked.
+    and on the first ``against`` samples each where |y - r| <= rtol * max|r| of its part. On the first ``own_parts`` parts max|y -
+    own| <= steps * max|own| / 127. None: on all of them, which hold where the file is computed as it was recorded: inputs that no
+    calibration saw reach codes above 127, which runtimes clip in their own ways. Classes tie whose reference values are nearer
+    than ``tie`` each of max|r|. None of ``snr_db`` or ``steps``: not asked.
     """
 
     rtol: float
@@ -39,6 +39,7 @@ class ConvertedBar(NamedTuple):
     steps: float | None
     tie: float
     top1: float = 1.0
+    own_parts: int | None = None
 
     def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """Float64 of samples x 1 x ... x 1: rtol * max|r| of the sample's part, infinite values of r left out."""
@@ -74,7 +75,8 @@ class ConvertedBar(NamedTuple):
     def _steps(self, output: NDArray[Any]) -> Measured:
         """The most steps of any part between the output and the recorded one."""
         most = 0.0
-        for mine, own in zip(parts_of(output, self.sizes), parts_of(self.own, self.sizes), strict=True):
+        pairs = list(zip(parts_of(output, self.sizes), parts_of(self.own, self.sizes), strict=True))
+        for mine, own in pairs[: self.own_parts]:
             apart, scale = largest(differences(mine, own)), finite_scale(own)
             most = max(most, 0.0 if apart == 0 else STEPS * apart / scale if scale and math.isfinite(apart) else FAR)
         if self.steps is None:
