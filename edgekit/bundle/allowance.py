@@ -26,9 +26,10 @@ class WholeBar(NamedTuple):
     snr_db: float
     tie: float
     rounding: float | None = None
+    rtol: float = 0.5
 
 
-WHOLE_BARS = {"int8": WholeBar(10, TIE / 2, 0.5), "float16": WholeBar(35, widest_rtol("float16"))}
+WHOLE_BARS = {"int8": WholeBar(10, TIE / 2, 0.5), "float16": WholeBar(35, widest_rtol("float16"), rtol=widest_rtol("float16"))}
 """Precisions that may be held by a signal-to-noise ratio: an int8 file may flip a class however clear, and counts as many."""
 MOST_RTOL, MOST_STEPS, LEAST_TOP1 = 0.5, 32.0, 0.5
 """Widest rtol, most steps and least top-1 that a file may ask for beside its signal-to-noise ratio."""
@@ -46,7 +47,7 @@ def held_by_snr(variant: Variant) -> WholeBar | None:
 def bounded_allowance(variant: Variant) -> Allowance:
     """The variant's allowance, as far as a bundle may choose it."""
     asked, whole = variant.allowance, held_by_snr(variant)
-    most = widest_rtol(variant.precision) if whole is None else MOST_RTOL
+    most = widest_rtol(variant.precision) if whole is None else whole.rtol
     top1 = 1.0 if whole is None else max(asked.tolerance.top1, LEAST_TOP1)
     return Allowance(
         Tolerance(atol=0, rtol=min(asked.tolerance.rtol, most), top1=top1),
@@ -60,7 +61,7 @@ def bounded_allowance(variant: Variant) -> Allowance:
 def asks_too_much(variant: Variant) -> str:
     """What of the variant's recorded allowance is wider than a bundle may choose; empty if nothing is."""
     asked, whole = variant.allowance.tolerance, held_by_snr(variant)
-    most = widest_rtol(variant.precision) if whole is None else MOST_RTOL
+    most = widest_rtol(variant.precision) if whole is None else whole.rtol
     wide = [
         f"rtol {asked.rtol:g} instead of at most {most:g}" if asked.rtol > most else "",
         f"atol {asked.atol:g} instead of at most {MOST_ATOL:g}" if asked.atol > MOST_ATOL else "",

@@ -17,6 +17,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.reports.quantize import AccuracyChange, KeptRow, QuantizeReport
 from edgekit.tensors import fixed_batch, sample_feed
 from edgekit.variants import Outcome, Wanted, convert
+from edgekit.variants.budget import Budget
 
 TIMED_SECONDS = 0.5
 WORTH = 1.05
@@ -100,9 +101,23 @@ def _report(
         accuracy=() if accuracy is None else (accuracy,),
         speed_up=speed_up,
         budget=wanted.budget or "",
-        within_budget=outcome.within,
-        notes=(*outcome.draft.notes, *_notes(variant.name, speed_up, accuracy)),
+        within_budget=_within(outcome, accuracy, wanted),
+        notes=(*outcome.draft.notes, *_notes(variant.name, speed_up, accuracy), *_undecided(accuracy, wanted)),
     )
+
+
+def _within(outcome: Outcome, accuracy: AccuracyChange | None, wanted: Wanted) -> bool | None:
+    """Whether the budget holds on the test set too, where that is known; None without a budget."""
+    points = Budget.parse(wanted.budget).points if wanted.budget else None
+    if outcome.within and points is not None and accuracy is not None:
+        return 100 * (accuracy.before - accuracy.after) <= points
+    return outcome.within
+
+
+def _undecided(accuracy: AccuracyChange | None, wanted: Wanted) -> Iterator[str]:
+    points = Budget.parse(wanted.budget).points if wanted.budget else None
+    if points is not None and accuracy is not None and -100 * accuracy.high <= points < -100 * accuracy.low:
+        yield f"whether more than {points:g} points are lost cannot be decided with {accuracy.pictures} pictures"
 
 
 def _notes(name: str, speed_up: float | None, accuracy: AccuracyChange | None) -> Iterator[str]:

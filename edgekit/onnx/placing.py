@@ -304,9 +304,9 @@ def _not_negative(graph: Graph) -> set[str]:
     for node in graph.nodes:
         inputs = [name for name in node.input if name]
         first = inputs[:1]
-        given = first if node.op_type in (*MOVING, *_AVERAGING, "Resize") else inputs
+        given = first if node.op_type in (*MOVING, *_AVERAGING, "Split") else inputs
         clip = node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in positive
-        through = node.op_type in (*MOVING, *_AVERAGING, "Concat", "Add", "Mul") and positive.issuperset(given)
+        through = node.op_type in (*MOVING, *_AVERAGING, "Concat", "Add", "Mul", "Split") and positive.issuperset(given)
         if node.op_type in _NOT_NEGATIVE or clip or through:
             positive.update(node.output)
     return positive

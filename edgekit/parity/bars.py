@@ -76,8 +76,10 @@ def bars_as_written(manifest: Manifest, variant: Variant, own: Mapping[str, Arra
     steps = STEPS * allowance.tolerance.rtol
     if whole is not None and whole.rounding is not None:
         steps = max(whole.rounding, allowance.rounding or 0.0)
-    own_bar = msgspec.structs.replace(allowance, steps=steps)
-    return _converted(manifest, variant, own_bar, own, own_parts=None)._replace(as_written=True)
+    bars = _converted(manifest, variant, msgspec.structs.replace(allowance, steps=steps), own, own_parts=None)
+    typical = whole.rounding if whole is not None else None
+    held = {name: bar._replace(typical_steps=typical) if isinstance(bar, ConvertedBar) else bar for name, bar in bars.of.items()}
+    return bars._replace(of=held, as_written=True)
 
 
 def _converted(

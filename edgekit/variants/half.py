@@ -21,6 +21,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
 from edgekit.tolerance import ScaleBar, Tolerance, finite_scale, half_tolerance
 from edgekit.variants import Outcome, Wanted
+from edgekit.variants.kept import asked_to_keep, modules_of
 from edgekit.variants.samples import own_data
 from edgekit.version import __version__
 
@@ -42,7 +43,8 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     if idle:
         raise UsageError(f"{idle} does not go with float16, whose nodes are kept by the golden inputs", f"leave out {idle}")
     with progress.task("converting", 1) as advance:
-        draft, outputs = _half(bundle, wanted.keep)
+        model = inlined(_float32_model(bundle))
+        draft, outputs = _half(bundle, asked_to_keep(wanted.keep, model, modules_of(bundle)))
         advance(1, "")
     return Outcome(draft, _measured_db(_recorded(bundle), [outputs]), data=wanted.training or own_data(bundle), tells_speed=False)
 

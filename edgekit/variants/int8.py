@@ -6,7 +6,7 @@ measured too: on the calibration samples to choose, on the golden inputs for the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekit.bundle.allowance import LEAST_TOP1, MOST_ROUNDING, MOST_RTOL, MOST_STEPS
+from edgekit.bundle.allowance import LEAST_TOP1, MOST_ROUNDING, MOST_RTOL, MOST_STEPS, WHOLE_BARS
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Calibration, Conversion, KeptNode, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
-from edgekit.errors import ModelError, UsageError, first_line
+from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.correction import corrected_biases
 from edgekit.onnx.placing import Graph, Placement, last_layers, name_apart, name_of, placed
@@ -33,12 +33,12 @@ from edgekit.parity.noise import jittered
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import Attempt, Sensitivity
-from edgekit.spelling import did_you_mean
 from edgekit.tensors import Array, Feed, fixed_batch, normalised_error
 from edgekit.tolerance import Tolerance, parts_of
 from edgekit.variants import Outcome, Wanted
 from edgekit.variants.budget import Budget
 from edgekit.variants.calibration import BATCH, Method, Observed, limits_of, observe, values_of
+from edgekit.variants.kept import asked_to_keep, modules_of
 from edgekit.variants.pictures import held_pictures
 from edgekit.variants.samples import Samples, own_data, samples_of
 from edgekit.version import __version__
@@ -57,8 +57,9 @@ TIMES_ERROR, FEW_STEPS = 3.0, 3.0
 """``verify`` accepts so many times the measured error, and at least so many steps."""
 TIMES_ROUNDING, DRAWS = 4.0, 4
 """Times what rounding in float32 was seen to move outputs by, in so many draws, that ``verify`` accepts."""
-LAST = "no layer follows it, so that its result stays in float, and then no runtime fuses it"
+LAST = "no layer follows it: its result is an answer and stays in float, and so do its weights"
 """Why the layers behind which nothing is rounded stay in float, unless there are no others."""
+FLOAT = "ship it in float32 or float16"
 JUDGED = 64
 """Calibration samples on which single layers are judged."""
 
@@ -121,8 +122,8 @@ class _Network:
     def __init__(self, bundle: Bundle, feed: Feed, keep: Sequence[str]) -> None:
         self.model = _float_model(bundle)
         self.graph = Graph(self.model)
-        self.modules = _modules(bundle)
-        asked = _asked(keep, self.model, self.modules)
+        self.modules = modules_of(bundle)
+        asked = asked_to_keep(keep, self.model, self.modules)
         self.asked = {**dict.fromkeys(last_layers(self.graph), LAST), **asked}
         if not placed(self.model, self.asked).layers:
             self.asked = asked
@@ -208,29 +209,6 @@ def _of_newer_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         ) from None
 
 
-def _modules(bundle: Bundle) -> dict[str, str]:
-    """Value -> path of the PyTorch module that computes it, where the export has recorded it."""
-    evidence = bundle.evidence()
-    return {name: node.module for name, node in (evidence.nodes if evidence else {}).items()}
-
-
-def _asked(keep: Iterable[str], model: onnx.ModelProto, modules: Mapping[str, str]) -> dict[str, str]:
-    """Node -> reason, for the nodes, and all nodes of the modules, that the caller wants in float."""
-    of_module = {name_of(node): modules.get(node.output[0], "") for node in model.graph.node if node.output}
-    asked = {}
-    for name in keep:
-        nodes = [
-            node for node, module in of_module.items() if name in (node, module) or (module and module.startswith(f"{name}."))
-        ]
-        if not nodes:
-            known = [*of_module, *filter(None, of_module.values())]
-            raise UsageError(
-                f"--keep {name}: the network has no such node or module{did_you_mean(name, known)}", "see edgekit inspect"
-            )
-        asked.update(dict.fromkeys(nodes, f"asked for by --keep {name}"))
-    return asked
-
-
 def _reasons(placement: Placement) -> str:
     reasons = list(dict.fromkeys(f"{kept.operator} {kept.name}: {kept.reason}" for kept in placement.kept))
     return (
@@ -294,6 +272,13 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, keep: Mapping[str, str
     begin = {name: wide[: sizes[0]] for name, wide in golden.float64.items()}
     readings = [network.outputs(each, first) for each in (made.content, clipped(made.content))]
     snr_db = min(worst_snr(outputs, begin) for outputs in readings)
+    least = WHOLE_BARS[NAME].snr_db + MARGIN_DB
+    if snr_db < least:
+        raise ModelError(
+            f"int8 leaves {snr_db:.1f} dB of signal to noise in the outputs of bundle {bundle.manifest.name}, and {least:g} are "
+            "the least that a file may have",
+            f"put layers back with --budget snr={least:g}dB or --keep, calibrate on real pictures, or {FLOAT}",
+        )
     calibration = Calibration(samples.source, samples.size, samples.sha256(), way[0], samples.calibrated)
     conversion = Conversion(
         outputs=f"{NAME}.npz",

@@ -13,6 +13,8 @@ from edgekit.tolerance import Tolerance, widest_rtol
 
 SOUND = Allowance(Tolerance(atol=0, rtol=0.2, top1=0.9), snr_db=25.0, steps=3.0)
 
+HALF = Allowance(Tolerance(atol=0, rtol=0.02, top1=0.9), snr_db=35.0, steps=3.0)
+
 
 def variant(precision: str = "int8", allowance: Allowance = SOUND, **fields: Any) -> Variant:
     return Variant(precision, f"{precision}.onnx", precision, allowance, conversion=Conversion("own.npz", 3), **fields)
@@ -28,10 +30,13 @@ def with_tolerance(**fields: float) -> Allowance:
         ("int8", SOUND, ""),
         ("int8", msgspec.structs.replace(SOUND, snr_db=10.0, steps=32.0), ""),
         ("int8", msgspec.structs.replace(SOUND, snr_db=9.9), "an SNR of 9.9 dB instead of at least 10 dB"),
-        ("float16", SOUND, "an SNR of 25 dB instead of at least 35 dB"),
-        ("float16", msgspec.structs.replace(SOUND, snr_db=35.0), ""),
+        ("float16", HALF, ""),
+        ("float16", msgspec.structs.replace(HALF, snr_db=25.0), "an SNR of 25 dB instead of at least 35 dB"),
+        ("float16", msgspec.structs.replace(SOUND, snr_db=35.0), "rtol 0.2 instead of at most 0.02"),
+        ("int8", msgspec.structs.replace(SOUND, rounding=8.0), ""),
+        ("int8", msgspec.structs.replace(SOUND, rounding=8.5), "8.5 steps of rounding instead of at most 8"),
         ("int8", msgspec.structs.replace(SOUND, steps=32.5), "32.5 steps instead of at most 32"),
-        ("float16", msgspec.structs.replace(SOUND, snr_db=40.0, steps=None), ""),
+        ("float16", msgspec.structs.replace(HALF, snr_db=40.0, steps=None), ""),
         ("int8", with_tolerance(rtol=0.6), "rtol 0.6 instead of at most 0.5"),
         ("int8", with_tolerance(top1=0.4), "top-1 0.4 instead of at least 0.5"),
         ("float32", SOUND, "rtol 0.2 instead of at most 2e-05 and top-1 0.9 instead of 1"),

@@ -52,7 +52,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
     assert (variant["name"], variant["precision"]) == ("float32", "float32")
     assert variant["error"] == document["fold"]["error_exported"]
     assert variant["made_by"] == {"command": "export", "edgekit": document["tools"]["edgekit"]}
-    assert list(variant["allowance"]) == ["tolerance", "accuracy_points", "snr_db", "steps"]
+    assert list(variant["allowance"]) == ["tolerance", "accuracy_points", "snr_db", "steps", "rounding"]
     assert list(variant["allowance"]["tolerance"]) == ["atol", "rtol", "top1"]
     assert list(document["fold"]) == ["folded", "kept", "error_float64", "error_exported"]
     assert list(document["files"]) == list(FILES)

@@ -15,6 +15,7 @@ import onnxruntime as ort
 import pytest
 
 from edgekit.bundle.card import model_card
+from edgekit.bundle.described import pictures_of
 from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
 from edgekit.bundle.manifest import READS_FROM, SCHEMA, Manifest, Variant, json_schema
 from edgekit.errors import BundleError
@@ -231,7 +232,7 @@ def test_the_committed_bundles_are_of_todays_schema_and_their_onnx_files_are_as_
     assert bundle.files().original
     assert bundle.manifest.to_json() == (root / "manifest.json").read_bytes()
     assert bundle.golden().to_npz() == (root / "golden.npz").read_bytes()
-    assert model_card(bundle.manifest) == (root / "README.md").read_text(encoding="utf-8")
+    assert model_card(bundle.manifest, pictures_of(bundle)) == (root / "README.md").read_text(encoding="utf-8")
 
 
 def misfits(value: Any, schema: dict[str, Any], defs: dict[str, Any], where: str = "$") -> list[str]:
@@ -243,6 +244,7 @@ def misfits(value: Any, schema: dict[str, Any], defs: dict[str, Any], where: str
         return min(every, key=len)
     kinds: dict[str, Any] = {
         "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None),
+        "boolean": bool,
     }  # fmt: skip
     if "type" in schema and not isinstance(value, kinds[schema["type"]]):
         return [f"{where} is no {schema['type']}"]
