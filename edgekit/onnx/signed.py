@@ -1,7 +1,8 @@
 """A quantised file for runtimes that take no uint8, or no stored 8-bit weights: the same numbers in another spelling.
 
 A portable file keeps values that are never negative in uint8 with zero point 0, and uses codes up to 127 within its calibrated
-ranges: there the two types mean the same, and beyond them int8 clips. A file whose scale is meant for 255 codes loses all that is above half of the range.
+ranges: there the two types mean the same, and beyond them int8 clips. A file whose scale is meant for 255 codes loses all that
+is above half of the range.
 """
 
 from __future__ import annotations
