@@ -33,7 +33,7 @@ from tests.ways import ways
 def test_a_committed_bundle_verifies_on_every_runtime_here(repository: Path, run: Command, name: str) -> None:
     result = run("verify", str(repository / "exported" / name), "--json")
     assert result.code == 0
-    assert [parity["backend"] for parity in result.document["parities"]][:2] == ["torch", "ort-cpu"]
+    assert [parity["setup"]["backend"] for parity in result.document["parities"]][:2] == ["torch", "ort-cpu"]
     assert {parity["samples"] for parity in result.document["parities"]} == {84}
 
 
