@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 
 from edgekit.errors import ModelError, first_line
-from edgekit.onnx.read import is_standard, opset_of
-from edgekit.onnx.widen import TYPE_ATTRIBUTES, inlined, only_real_inputs, subgraphs
+from edgekit.onnx.read import is_standard, name_of, opset_of
+from edgekit.onnx.widen import TYPE_ATTRIBUTES, inlined, only_real_inputs, read_inside, subgraphs
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import Array
 
@@ -32,7 +32,7 @@ _ASITIS = 0
 
 
 class KeptFloat(NamedTuple):
-    """A node that stays float32: its key (see ``node_key``), its operator, the ``value`` it computes, and why."""
+    """A node that stays float32: its name (``edgekit.onnx.read.name_of``), its operator, the ``value`` it computes, and why."""
 
     node: str
     operator: str
@@ -46,11 +46,6 @@ class Halved(NamedTuple):
     model: onnx.ModelProto
     converted: int
     kept: tuple[KeptFloat, ...]
-
-
-def node_key(node: onnx.NodeProto) -> str:
-    """The node's name, or that of its first output if it has none."""
-    return str(node.name or next(filter(None, node.output), ""))
 
 
 def to_half(model: onnx.ModelProto, keep: Mapping[str, str] = NOTHING_KEPT) -> Halved:
@@ -134,7 +129,7 @@ class _Halving:
         self.harms: dict[str, str] = {}
         self.types, self.no_tensors = _types(model)
         self.of_sizes = _of_sizes(self.graph, self.stored)
-        self.pinned = {value.name for value in self.graph.output} | set(_captured(self.graph))
+        self.pinned = {value.name for value in self.graph.output} | set(read_inside(self.graph))
         self.taken: dict[str, set[int]] = {name: {FLOAT} for name in self.pinned}
         self.used = set(_names(self.graph))
         self.names: dict[tuple[str, int], str] = {(name, FLOAT): name for name in self._float_inputs()}
@@ -156,14 +151,14 @@ class _Halving:
             if self.names.get((value.name, HALF)) == value.name:
                 value.type.tensor_type.elem_type = HALF
         kept = tuple(
-            KeptFloat(node_key(node), node.op_type, next(filter(None, node.output), ""), plan.reason)
+            KeptFloat(name_of(node), node.op_type, next(filter(None, node.output), ""), plan.reason)
             for node, plan in zip(nodes, plans, strict=True)
             if plan.reason and plan.floats
         )
         return Halved(self.model, sum(plan.floats and not plan.reason for plan in plans), kept)
 
     def _check_keep(self) -> None:
-        keys = [node_key(node) for node in self.graph.node]
+        keys = [name_of(node) for node in self.graph.node]
         unknown = next((key for key in self.keep if key not in keys), None)
         if unknown is not None:
             raise ModelError(
@@ -198,7 +193,7 @@ class _Halving:
         if HALF not in (*plan.takes, *plan.gives):
             return kept._replace(reason=f"ONNX has no float16 {node.op_type} in opset {opset_of(self.model)}")
         sizes = "it computes sizes, and float16 has no odd numbers beyond 2048" if self.of_sizes.intersection(node.output) else ""
-        reason = self.keep.get(node_key(node), "") or sizes or self._harm(node, plan)
+        reason = self.keep.get(name_of(node), "") or sizes or self._harm(node, plan)
         return kept._replace(reason=reason) if reason else plan
 
     def _is_float(self, name: str) -> bool:
@@ -390,15 +385,6 @@ def _of_sizes(graph: onnx.GraphProto, stored: Collection[str]) -> set[str]:
         elif read <= sizes | computed:
             computed.update(node.output)
     return computed
-
-
-def _captured(graph: onnx.GraphProto) -> Iterator[str]:
-    """The names that graphs inside the nodes of ``graph`` read, their own among them."""
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from (name for each in inner.node for name in each.input)
-            yield from (value.name for value in inner.output)
-            yield from _captured(inner)
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:

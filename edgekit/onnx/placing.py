@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekit.onnx.read import is_standard
+from edgekit.onnx.read import is_standard, name_of
+from edgekit.onnx.widen import read_inside
 from edgekit.tensors import Array
 
 MOVING = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Slice", "DepthToSpace")
@@ -87,11 +88,10 @@ class Graph:
             for name in dict.fromkeys(node.input):
                 self.readers[name].append(node)
         self.outputs = {value.name for value in graph.output}
-        self.inner = set(_read_inside(self.nodes))
+        self.inner = set(read_inside(graph))
         inferred = onnx.shape_inference.infer_shapes(model).graph
         values = (*inferred.input, *inferred.value_info, *inferred.output)
         self.types = {value.name: value.type.tensor_type.elem_type for value in values}
-        self.ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values if _shaped(value)}
 
     def array(self, name: str) -> Array | None:
         """A stored tensor; None for anything else."""
@@ -120,9 +120,8 @@ def name_apart(model: onnx.ModelProto) -> None:
         names.add(name)
 
 
-def placed(model: onnx.ModelProto, keep: Mapping[str, str]) -> Placement:
-    """Where 8-bit steps go in ``model``, without functions or two nodes of one name; ``keep``: node -> why it stays float."""
-    graph = Graph(model)
+def placed(graph: Graph, keep: Mapping[str, str]) -> Placement:
+    """Where 8-bit steps go in ``graph``, in which no two nodes have one name; ``keep``: node -> why it stays float."""
     layers, kept = [], []
     for node in graph.nodes:
         if node.op_type in LAYERS and is_standard(node.domain):
@@ -143,11 +142,6 @@ def last_layers(graph: Graph) -> list[str]:
     """The names of the layers that no layer follows, whose results stay in float."""
     leads = _leads_to_a_layer(graph)
     return [name_of(node) for node in graph.nodes if node.op_type in LAYERS and node.output[0] not in leads]
-
-
-def name_of(node: onnx.NodeProto) -> str:
-    """The node's name, or else its first output's."""
-    return str(node.name or node.output[0])
 
 
 def graph_order(graph: Graph) -> Iterator[str]:
@@ -314,17 +308,3 @@ def _not_negative(graph: Graph) -> set[str]:
 
 def _from_zero_on(array: Array) -> bool:
     return array.dtype.kind == "f" and bool(array.size) and float(array.min()) >= 0
-
-
-def _read_inside(nodes: list[onnx.NodeProto]) -> Iterator[str]:
-    """The values that bodies of If, Loop and Scan read."""
-    for node in nodes:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from (name for inner in body.node for name in inner.input)
-                yield from (value.name for value in body.output)
-                yield from _read_inside(list(body.node))
-
-
-def _shaped(value: onnx.ValueInfoProto) -> bool:
-    return bool(value.type.tensor_type.HasField("shape"))

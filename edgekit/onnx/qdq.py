@@ -16,7 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgekit.onnx.placing import Graph, Placement, QuantLayer, name_of
+from edgekit.onnx.placing import Graph, Placement, QuantLayer
+from edgekit.onnx.read import name_of
 from edgekit.tensors import Array
 
 CODES = 127

@@ -46,6 +46,11 @@ NAMES = Strictness(outputs_alone=True)
 """Names and operators only: for a file that has been checked before."""
 
 
+def name_of(node: onnx.NodeProto) -> str:
+    """The node's name, or that of its first output if it has none."""
+    return str(node.name or next(filter(None, node.output), ""))
+
+
 def read_onnx(path: Path, strictness: Strictness, content: bytes | None = None) -> onnx.ModelProto:
     """Read the file at ``path``, or its ``content`` if the bytes are in memory already.
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekit.onnx.read import is_standard
+from edgekit.onnx.read import is_standard, name_of
 from edgekit.onnx.widen import subgraphs
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -35,7 +35,7 @@ def unsigned_steps(model: onnx.ModelProto) -> tuple[str, ...]:
     A node with neither a zero point nor an ``output_dtype`` gives uint8 too, as ONNX has it.
     """
     return tuple(
-        _name(node)
+        name_of(node)
         for graph, stored in _graphs(model.graph, {})
         for node in graph.node
         if _is_step(node) and node.op_type == QUANTIZE and _gives_uint8(node, stored)
@@ -55,7 +55,7 @@ def signed_codes(model: onnx.ModelProto) -> onnx.ModelProto:
         for node in filter(_is_step, graph.node):
             if node.op_type == DEQUANTIZE:
                 if node.input[0] in inputs and node.input[0] not in stored:
-                    raise Unsigned(f"{_name(node)} reads the uint8 input {node.input[0]}")
+                    raise Unsigned(f"{name_of(node)} reads the uint8 input {node.input[0]}")
                 _store_signed(graph, node, 0, stored, MOST)
             _store_signed(graph, node, _ZERO_POINT, stored, 0)
             for attribute in node.attribute:
@@ -80,7 +80,7 @@ def float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
                 continue
             source, name = f"{node.output[0]}/float", f"{node.output[0]}/codes"
             graph.initializer.append(onnx.numpy_helper.from_array(numbers, source))
-            quantize = onnx.helper.make_node(QUANTIZE, [source, *node.input[1:]], [name], f"{_name(node)}/quantize")
+            quantize = onnx.helper.make_node(QUANTIZE, [source, *node.input[1:]], [name], f"{name_of(node)}/quantize")
             quantize.attribute.extend(attribute for attribute in node.attribute if attribute.name == "axis")
             node.input[0] = name
             graph.node.insert(place, quantize)
@@ -127,7 +127,7 @@ def _store_signed(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, stor
     largest = int(codes.max(initial=0))
     if largest > most:
         what = "zero point" if place == _ZERO_POINT else "stored code"
-        raise Unsigned(f"{_name(node)} has the uint8 {what} {largest}")
+        raise Unsigned(f"{name_of(node)} has the uint8 {what} {largest}")
     name = f"{node.input[place]}/int8"
     if all(held.name != name for held in graph.initializer):
         graph.initializer.append(onnx.numpy_helper.from_array(codes.astype(np.int8), name))
@@ -158,7 +158,3 @@ def _gives_uint8(node: onnx.NodeProto, stored: _Stored) -> bool:
         return zero is not None and zero.data_type == _UINT8
     asked = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
     return asked in (0, _UINT8)
-
-
-def _name(node: onnx.NodeProto) -> str:
-    return str(node.name or node.output[0])

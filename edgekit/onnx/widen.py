@@ -144,6 +144,15 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from _graphs(attribute)
 
 
+def read_inside(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names that graphs inside the nodes of ``graph`` read, their own among them."""
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from (name for each in inner.node for name in each.input)
+            yield from (value.name for value in inner.output)
+            yield from read_inside(inner)
+
+
 def widen_nodes(nodes: Iterable[onnx.NodeProto], types: Types = NO_TYPES) -> None:
     """Make every number and type in the attributes of ``nodes`` float64, in place; raises Inexact as ``widened`` does.
 

@@ -12,7 +12,8 @@ from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Conversion, GoldenPart, KeptNode, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError
-from edgekit.onnx.half import LARGEST, Halved, node_key, rounded_after_every_node, to_half
+from edgekit.onnx.half import LARGEST, Halved, rounded_after_every_node, to_half
+from edgekit.onnx.read import name_of
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
 from edgekit.parity.compare import compare_output, top1_agreement
@@ -115,7 +116,7 @@ def _too_large(model: onnx.ModelProto, run: Runner, inputs: Feed, size: int) -> 
     for node in model.graph.node:
         most = max((reached.get(name, 0.0) for name in (*node.input, *node.output)), default=0.0)
         if most > MOST:
-            reasons[node_key(node)] = f"its values reach {most:.3g} on the golden inputs, beyond {MOST:.0f}"
+            reasons[name_of(node)] = f"its values reach {most:.3g} on the golden inputs, beyond {MOST:.0f}"
     return reasons
 
 

@@ -22,9 +22,9 @@ from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.correction import corrected_biases
-from edgekit.onnx.placing import Graph, Placement, last_layers, name_apart, name_of, placed
+from edgekit.onnx.placing import Graph, Placement, last_layers, name_apart, placed
 from edgekit.onnx.qdq import CODES, quantised_model
-from edgekit.onnx.read import opset_of, quantised
+from edgekit.onnx.read import name_of, opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
 from edgekit.onnx.signed import signed_codes
 from edgekit.onnx.widen import inlined, only_real_inputs
@@ -125,9 +125,9 @@ class _Network:
         self.modules = modules_of(bundle)
         asked = asked_to_keep(keep, self.model, self.modules)
         self.asked = {**dict.fromkeys(last_layers(self.graph), LAST), **asked}
-        if not placed(self.model, self.asked).layers:
+        if not placed(self.graph, self.asked).layers:
             self.asked = asked
-        self.everywhere = placed(self.model, self.asked)
+        self.everywhere = placed(self.graph, self.asked)
         if not self.everywhere.layers:
             reasons = _reasons(self.everywhere)
             raise ModelError(
@@ -139,7 +139,7 @@ class _Network:
 
     def file(self, way: Way, keep: Mapping[str, str]) -> QuantFile:
         """The int8 file in which the nodes ``keep`` (node -> reason) stay in float."""
-        placement = placed(self.model, {**keep, **self.asked}) if keep else self.everywhere
+        placement = placed(self.graph, {**keep, **self.asked}) if keep else self.everywhere
         method, corrected = way
         limits = limits_of(placement, self.observed, method)
         biases = corrected_biases(self.graph, placement, limits, self.observed.means) if corrected else {}

@@ -8,7 +8,7 @@ import onnx
 
 from edgekit.bundle.folder import Bundle
 from edgekit.errors import UsageError
-from edgekit.onnx.placing import name_of
+from edgekit.onnx.read import name_of
 from edgekit.spelling import did_you_mean
 
 

@@ -51,7 +51,7 @@ def test_the_mean_error_of_every_channel_is_gone(
     channels = np.arange(shape[1]).reshape([-1 if place == 1 else 1 for place in range(len(shape))])  # each has its own mean
     levels = np.random.default_rng(0).random((40, shape[1], *(1 for _ in shape[2:]))) + channels
     feed = {"x": np.broadcast_to(levels, (40, *shape[1:])).astype(np.float32)}
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     observed = observe(placement, values_of(model, {"x"}, feed))
     limits = limits_of(placement, observed, "minmax")
     graph = Graph(model)
@@ -75,7 +75,7 @@ def test_the_mean_error_of_every_channel_is_gone(
 def test_a_layer_without_a_bias_gets_one_and_a_matmul_does_not() -> None:
     nodes = [node("MatMul", ["x", "w"], "a", "product"), node("Relu", ["a"], "r"), node("Gemm", ["r", "v"], "y", "gemm")]
     model = model_of(nodes, [tensor("w", 16, 16), tensor("v", 16, 16)], shape=("batch", 16), rank=2)
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     feed = {"x": np.random.default_rng(0).random((8, 16), np.float32)}
     observed = observe(placement, values_of(model, set(placement.groups), feed))
     biases = corrected_biases(Graph(model), placement, limits_of(placement, observed, "minmax"), observed.means)

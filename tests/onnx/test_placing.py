@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.onnx.placing import Placement, name_apart, placed
+from edgekit.onnx.placing import Graph, Placement, name_apart, placed
 from edgekit.onnx.qdq import quantised_model
 from tests.onnx.crafted import model_of, node, tensor
 
@@ -26,7 +26,7 @@ def checked(nodes: Sequence[onnx.NodeProto], stored: Sequence[onnx.TensorProto] 
     """The placement of a valid model, whose quantised file is valid too."""
     model = model_of(nodes, stored, **{"shape": WIDE, **form})
     onnx.checker.check_model(model, full_check=True)
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     file = quantised_model(model, placement, dict.fromkeys(placement.groups.values(), 1.0), {})
     onnx.checker.check_model(file, full_check=True)
     return placement
@@ -213,7 +213,7 @@ def test_a_layer_that_reads_a_stored_value_is_kept() -> None:
 def test_a_weight_in_a_constant_node_is_stored_like_any_other() -> None:
     constant = helper.make_node("Constant", [], ["w"], "weight", value=KERNEL)
     model = model_of([constant, conv("x", "a"), conv("a", "y", "v")], [TAIL], shape=WIDE)
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     assert names(placement) == ["conv_a", "conv_y"]
     file = quantised_model(model, placement, dict.fromkeys(placement.groups.values(), 1.0), {})
     onnx.checker.check_model(file, full_check=True)
@@ -222,7 +222,7 @@ def test_a_weight_in_a_constant_node_is_stored_like_any_other() -> None:
 
 def test_layers_that_share_a_weight_each_round_it_by_their_own_input() -> None:
     model = model_of([conv("x", "a"), node("Relu", ["a"], "b"), conv("b", "y")], [KERNEL], shape=WIDE)
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     assert names(placement) == ["conv_a", "conv_y"]
     file = quantised_model(model, placement, {"x": 1.0, "b": 1.0}, {})
     onnx.checker.check_model(file, full_check=True)
@@ -234,7 +234,7 @@ def test_layers_that_share_a_weight_each_round_it_by_their_own_input() -> None:
 def test_an_output_in_the_middle_is_given_as_it_was_and_read_in_steps() -> None:
     model = model_of([conv("x", "a"), node("Relu", ["a"], "b"), conv("b", "y", "v")], [KERNEL, TAIL], shape=WIDE)
     model.graph.output.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, [None] * 4))
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     assert set(placement.groups) == {"x", "b"}
     file = quantised_model(model, placement, {"x": 1.0, "b": 1.0}, {})
     onnx.checker.check_model(file, full_check=True)
@@ -270,7 +270,7 @@ def test_nodes_of_one_name_are_told_apart() -> None:
     nodes[1].name = ""
     model = model_of(nodes, [KERNEL, TAIL], shape=WIDE)
     name_apart(model)
-    placement = placed(model, {"same": "asked for"})
+    placement = placed(Graph(model), {"same": "asked for"})
     assert reasons(placement) == {"same": "asked for"}
     assert names(placement) == ["same.1", "same.2"]
     file = quantised_model(model, placement, dict.fromkeys(placement.groups.values(), 1.0), {})
@@ -279,7 +279,7 @@ def test_nodes_of_one_name_are_told_apart() -> None:
 
 def test_a_layer_that_is_kept_takes_its_steps_with_it() -> None:
     model = model_of([conv("x", "a"), node("Relu", ["a"], "b"), conv("b", "y", "v")], [KERNEL, TAIL], shape=WIDE)
-    placement = placed(model, {"conv_a": "asked for"})
+    placement = placed(Graph(model), {"conv_a": "asked for"})
     assert (names(placement), reasons(placement)) == (["conv_y"], {"conv_a": "asked for"})
     assert set(placement.groups) == {"b"}
 
@@ -287,4 +287,4 @@ def test_a_layer_that_is_kept_takes_its_steps_with_it() -> None:
 def test_operators_of_another_domain_are_left_alone() -> None:
     model = model_of([helper.make_node("Conv", ["x", "w"], ["y"], "other", domain="my")], [KERNEL], shape=WIDE)
     model.opset_import.append(helper.make_opsetid("my", 1))
-    assert placed(model, {}) == Placement((), {}, frozenset(), frozenset(), ())
+    assert placed(Graph(model), {}) == Placement((), {}, frozenset(), frozenset(), ())

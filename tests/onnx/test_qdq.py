@@ -43,7 +43,7 @@ class Converted(NamedTuple):
 
 
 def converted(model: onnx.ModelProto, feed: Feed) -> Converted:
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     limits = limits_of(placement, observe(placement, values_of(model, set(placement.groups), feed)), "minmax")
     file = quantised_model(model, placement, limits, {})
     onnx.checker.check_model(file, full_check=True)
@@ -328,7 +328,7 @@ def test_names_that_the_network_has_already_are_not_taken() -> None:
 
 def test_another_bias_replaces_the_networks() -> None:
     model = model_of([node("Conv", ["x", "w"], "y", "conv")], [tensor("w", 16, 16, 1, 1)], shape=("batch", 16, 4, 4))
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     plain, moved = (quantised_model(model, placement, {"x": 4.0}, biases) for biases in ({}, {"conv": np.full(16, 2.0)}))
     onnx.checker.check_model(moved, full_check=True)
     feed = {"x": numbers(2, 16, 4, 4)}

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgekit.errors import ModelError
-from edgekit.onnx.placing import Placement, QuantLayer, placed
+from edgekit.onnx.placing import Graph, Placement, QuantLayer, placed
 from edgekit.tensors import Array
 from edgekit.variants.calibration import BATCH, BINS, Batches, limits_of, observe, values_of
 from tests.onnx.crafted import model_of, node, tensor
@@ -41,7 +41,7 @@ def test_the_samples_that_fill_a_last_batch_up_are_not_counted() -> None:
     model = model_of(
         [node("Relu", ["x"], "a"), node("Conv", ["a", "w"], "y", "conv")], [tensor("w", 16, 16, 1, 1)], shape=("batch", 16, 2, 2)
     )
-    placement = placed(model, {})
+    placement = placed(Graph(model), {})
     array = sample(BATCH + 3, 16, 2, 2)
     array[-1] *= 100  # the last sample is what would be counted often
     observed = observe(placement, values_of(model, set(placement.groups), {"x": array}))
