@@ -101,21 +101,20 @@ def _report(
         accuracy=() if accuracy is None else (accuracy,),
         speed_up=speed_up,
         budget=wanted.budget or "",
-        within_budget=_within(outcome, accuracy, wanted),
-        notes=(*outcome.draft.notes, *_notes(variant.name, speed_up, accuracy), *_undecided(accuracy, wanted)),
+        within_budget=_within(outcome.budget, accuracy),
+        notes=(*outcome.draft.notes, *_notes(variant.name, speed_up, accuracy), *_undecided(outcome.budget, accuracy)),
     )
 
 
-def _within(outcome: Outcome, accuracy: AccuracyChange | None, wanted: Wanted) -> bool | None:
-    """Whether the budget holds on the test set too, where that is known; None without a budget."""
-    points = Budget.parse(wanted.budget).points if wanted.budget else None
-    if outcome.within and points is not None and accuracy is not None:
-        return 100 * (accuracy.before - accuracy.after) <= points
-    return outcome.within
+def _within(budget: Budget | None, accuracy: AccuracyChange | None) -> bool | None:
+    """Whether the budget, which the file was made for, holds on the test set too, where that is known; None without a budget."""
+    if budget is None:
+        return None
+    return budget.points is None or accuracy is None or 100 * (accuracy.before - accuracy.after) <= budget.points
 
 
-def _undecided(accuracy: AccuracyChange | None, wanted: Wanted) -> Iterator[str]:
-    points = Budget.parse(wanted.budget).points if wanted.budget else None
+def _undecided(budget: Budget | None, accuracy: AccuracyChange | None) -> Iterator[str]:
+    points = budget.points if budget else None
     if points is not None and accuracy is not None and -100 * accuracy.high <= points < -100 * accuracy.low:
         yield f"whether more than {points:g} points are lost cannot be decided with {accuracy.pictures} pictures"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,6 +96,20 @@ class ConvertedBar(NamedTuple):
         }
         far, share = max(shares.items(), key=lambda item: item[1])
         return Measured(share, far if share > 1 else "", most)
+
+
+MOST_DB = 200.0
+"""The bound of an SNR in a report: JSON has no infinity."""
+
+
+def worst_snr_db(outputs: Mapping[str, NDArray[Any]], references: Mapping[str, NDArray[Any]]) -> float:
+    """The SNR in dB of the worst output, within ``MOST_DB`` on both sides of 0."""
+    return min(bounded_snr_db(outputs[name], reference) for name, reference in references.items())
+
+
+def bounded_snr_db(output: NDArray[Any], reference: NDArray[Any]) -> float:
+    """The SNR in dB of one output, within ``MOST_DB`` on both sides of 0."""
+    return float(np.clip(snr_db(differences(output, reference), np.asarray(reference, np.float64)), -MOST_DB, MOST_DB))
 
 
 def snr_db(difference: NDArray[np.float64], reference: NDArray[np.float64]) -> float:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPart
 from edgekit.errors import ModelError
@@ -216,6 +217,12 @@ class Recorded(NamedTuple):
         axis = channel_axis(reference)
         channels = reference.shape[axis] if reference.ndim > 1 else 1
         return NoiseBar(np.full((len(self.parts), channels), np.inf), self.sizes, axis, 1, rtol)
+
+
+def recorded_in(bundle: Bundle) -> Recorded:
+    """The golden samples of a bundle; those of one that names no kinds are all of one kind."""
+    golden = bundle.manifest.golden
+    return Recorded(bundle.golden(), golden.parts or (GoldenPart(golden.kind, golden.samples),))
 
 
 STEADY = 5e-6

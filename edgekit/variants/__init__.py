@@ -14,6 +14,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import Attempt, Sensitivity
 from edgekit.spelling import did_you_mean
+from edgekit.variants.budget import Budget
 
 CONVERTERS = {"int8": "edgekit.variants.int8", "float16": "edgekit.variants.half"}
 """Precision -> the module whose ``convert`` makes a file of it."""
@@ -45,16 +46,16 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Outcome(NamedTuple):
     """The draft of a variant, and what was tried on the way to it.
 
-    ``snr_db`` is of the first golden part, against the bundle's reference. ``within`` is None without a budget. ``data`` is the
-    data set whose test pictures can judge the file, where it is known. ``tells_speed``: whether ONNX Runtime's CPU computes such
-    a file as other machines do, so that its time means something.
+    ``snr_db`` is of the first golden part, against the bundle's reference. ``budget`` is what the file was held to. ``data`` is
+    the data set whose test pictures can judge the file, where it is known. ``tells_speed``: whether ONNX Runtime's CPU computes
+    such a file as other machines do, so that its time means something.
     """
 
     draft: VariantDraft
     snr_db: float
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[Sensitivity, ...] = ()
-    within: bool | None = None
+    budget: Budget | None = None
     data: DataRecipe | None = None
     tells_speed: bool = True
 

@@ -9,18 +9,19 @@ import numpy as np
 import onnx
 
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import Allowance, Conversion, GoldenPart, KeptNode, Variant
+from edgekit.bundle.manifest import Allowance, Conversion, KeptNode, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError
 from edgekit.onnx.half import LARGEST, Halved, rounded_after_every_node, to_half
 from edgekit.onnx.read import name_of
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
-from edgekit.parity.compare import compare_output, top1_agreement
-from edgekit.parity.inputs import Recorded
+from edgekit.parity.compare import top1_agreement
+from edgekit.parity.converted import worst_snr_db
+from edgekit.parity.inputs import Recorded, recorded_in
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
-from edgekit.tolerance import ScaleBar, Tolerance, finite_scale, half_tolerance
+from edgekit.tolerance import Tolerance, finite_scale, half_tolerance
 from edgekit.variants import Outcome, Wanted
 from edgekit.variants.kept import asked_to_keep, modules_of
 from edgekit.variants.samples import own_data
@@ -31,40 +32,37 @@ MOST = LARGEST / 8
 """What a value may reach on the golden inputs: other inputs reach further, and sums inside a node do."""
 ROOM_DB = 6.0
 """By how much less than measured the signal-to-noise ratio may be: kernels of a GPU may also sum in float16."""
-MOST_DB = 200.0
 BATCH = 8
 
 
 def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
-    """The draft of the variant ``float16`` of a bundle, as ``half`` makes it.
+    """The draft of the variant ``float16`` of a bundle.
 
-    Raises UsageError for wishes that are about int8, and what ``half`` raises.
+    Raises UsageError for wishes that are about int8 and for a node that the network lacks, and ModelError for a first file that
+    is not float32, that cannot be converted or run, or whose outputs float16 ruins.
     """
     idle = "--calibrate" if wanted.calibrate is not None else "--budget" if wanted.budget is not None else ""
     if idle:
         raise UsageError(f"{idle} does not go with float16, whose nodes are kept by the golden inputs", f"leave out {idle}")
     with progress.task("converting", 1) as advance:
-        model = inlined(_float32_model(bundle))
-        draft, outputs = _half(bundle, asked_to_keep(wanted.keep, model, modules_of(bundle)))
+        model, modules, recorded = float32_model(bundle), modules_of(bundle), recorded_in(bundle)
+        draft, outputs = drafted(bundle, model, recorded, asked_to_keep(wanted.keep, model, modules), modules)
         advance(1, "")
-    return Outcome(draft, _measured_db(_recorded(bundle), [outputs]), data=wanted.training or own_data(bundle), tells_speed=False)
+    snr_db = worst_snr_db(_first(recorded, outputs), _first(recorded, recorded.arrays.float64))
+    return Outcome(draft, snr_db, data=wanted.training or own_data(bundle), tells_speed=False)
 
 
-def half(bundle: Bundle, keep: Iterable[str] = ()) -> VariantDraft:
-    """A draft of the bundle's first file in float16, whose callers keep float32.
+def drafted(
+    bundle: Bundle, model: onnx.ModelProto, recorded: Recorded, keep: Iterable[str], modules: Mapping[str, str]
+) -> tuple[VariantDraft, dict[str, Array]]:
+    """A draft of the bundle's ``model`` in float16, whose callers keep float32, and its outputs on the ``recorded`` samples.
 
-    ``keep``: nodes that stay float32 beside those that need it. The outputs recorded are ONNX Runtime's, without optimisations.
-    The allowance is measured on them and on outputs that are rounded to float16 behind every node, which that runtime leaves out.
-    Raises ModelError for a first file that is not float32, that cannot be converted or run, or whose outputs float16 ruins.
+    ``keep``: nodes that stay float32 beside those that need it; ``modules``: value -> path of its PyTorch module. The outputs are
+    ONNX Runtime's, without optimisations. The allowance is measured on them and on outputs that are rounded to float16 behind
+    every node, which that runtime leaves out. Raises ModelError for a model that cannot be converted or run, or whose outputs
+    float16 ruins.
     """
-    return _half(bundle, keep)[0]
-
-
-def _half(bundle: Bundle, keep: Iterable[str]) -> tuple[VariantDraft, dict[str, Array]]:
-    """The draft, and the file's outputs on the golden inputs."""
-    model = inlined(_float32_model(bundle))
     size = fixed_batch(bundle.manifest.inputs) or BATCH
-    recorded = _recorded(bundle)
     named = dict.fromkeys(keep, "named to be kept")
     run = open_every_value(model, Path(bundle.variant().file))
     halved = to_half(model, _too_large(model, run, recorded.arrays.inputs, size) | named)
@@ -75,6 +73,7 @@ def _half(bundle: Bundle, keep: Iterable[str]) -> tuple[VariantDraft, dict[str, 
         run_in_batches(open_unoptimised(file, Path(FILE)), recorded.arrays.inputs, size, Path(FILE))
         for file in (content, rounded_after_every_node(halved.model))
     )
+    kept = tuple(KeptNode(each.node, each.operator, modules.get(each.value, ""), each.reason) for each in halved.kept)
     variant = Variant(
         name=NAME,
         file=FILE,
@@ -82,24 +81,20 @@ def _half(bundle: Bundle, keep: Iterable[str]) -> tuple[VariantDraft, dict[str, 
         allowance=_allowance(bundle, recorded, outputs, rounded),
         error=recorded.error(outputs),
         made_by={"command": "quantize", "edgekit": __version__, "to": NAME},
-        conversion=Conversion(outputs=OUTPUTS, converted=halved.converted, kept=_kept(bundle, halved)),
+        conversion=Conversion(outputs=OUTPUTS, converted=halved.converted, kept=kept),
     )
     return VariantDraft(variant, {FILE: content, OUTPUTS: outputs_to_npz(outputs)}), outputs
 
 
-def _float32_model(bundle: Bundle) -> onnx.ModelProto:
+def float32_model(bundle: Bundle) -> onnx.ModelProto:
+    """The bundle's first file, its functions written out; raises ModelError for one that is not float32."""
     first = bundle.variant()
     if first.precision != "float32":
         raise ModelError(
             f"the first file of bundle {bundle.manifest.name} is {first.precision}, and float16 is made from float32",
             "export the model in float32 and quantize that bundle",
         )
-    return onnx.load_from_string(bundle.onnx_bytes())
-
-
-def _recorded(bundle: Bundle) -> Recorded:
-    golden = bundle.manifest.golden
-    return Recorded(bundle.golden(), golden.parts or (GoldenPart(golden.kind, golden.samples),))
+    return inlined(onnx.load_from_string(bundle.onnx_bytes()))
 
 
 def _too_large(model: onnx.ModelProto, run: Runner, inputs: Feed, size: int) -> dict[str, str]:
@@ -134,7 +129,9 @@ def _allowance(bundle: Bundle, recorded: Recorded, *runs: Mapping[str, Array]) -
             f"{tolerance.rtol:g} is the most that such a file may",
             "keep the nodes that amplify rounding with --keep",
         )
-    return Allowance(tolerance, snr_db=max(0.0, _measured_db(recorded, runs) - ROOM_DB))
+    reference = _first(recorded, recorded.arrays.float64)
+    snr_db = min(worst_snr_db(_first(recorded, outputs), reference) for outputs in runs)
+    return Allowance(tolerance, snr_db=max(0.0, snr_db - ROOM_DB))
 
 
 def _top1(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:
@@ -143,20 +140,6 @@ def _top1(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> floa
     return min((top1_agreement(outputs[name], reference, Tolerance()) for name, reference in classes.items()), default=1.0)
 
 
-def _measured_db(recorded: Recorded, runs: Iterable[Mapping[str, Array]]) -> float:
-    """The least signal-to-noise ratio of any output on the first part, in dB; ``MOST_DB`` if nothing differs."""
-    first = slice(recorded.sizes[0])
-    bar = ScaleBar(1.0)
-    diffs = [
-        compare_output(name, outputs[name][first], reference[first], bar)
-        for outputs in runs
-        for name, reference in recorded.arrays.float64.items()
-    ]
-    return min((diff.snr_db for diff in diffs if diff.snr_db is not None), default=MOST_DB)
-
-
-def _kept(bundle: Bundle, halved: Halved) -> tuple[KeptNode, ...]:
-    """The kept nodes with the paths of their PyTorch modules, where the export has recorded them."""
-    evidence = bundle.evidence()
-    modules = {name: node.module for name, node in evidence.nodes.items()} if evidence else {}
-    return tuple(KeptNode(each.node, each.operator, modules.get(each.value, ""), each.reason) for each in halved.kept)
+def _first(recorded: Recorded, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of the first part's samples."""
+    return {name: array[: recorded.sizes[0]] for name, array in outputs.items()}

@@ -28,13 +28,15 @@ from edgekit.onnx.read import name_of, opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
 from edgekit.onnx.signed import signed_codes
 from edgekit.onnx.widen import inlined, only_real_inputs
+from edgekit.parity.converted import worst_snr_db
+from edgekit.parity.inputs import Recorded, recorded_in
 from edgekit.parity.keeping import fewest_kept
 from edgekit.parity.noise import jittered
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import Attempt, Sensitivity
 from edgekit.tensors import Array, Feed, fixed_batch, normalised_error
-from edgekit.tolerance import Tolerance, parts_of
+from edgekit.tolerance import Tolerance
 from edgekit.variants import Outcome, Wanted
 from edgekit.variants.budget import Budget
 from edgekit.variants.calibration import BATCH, Method, Observed, limits_of, observe, values_of
@@ -105,7 +107,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
         outcome = _outcome(bundle, network, WAYS[best], search.kept, samples)
         advance(1, "")
     tried = tuple(msgspec.structs.replace(attempt, chosen=place == best) for place, attempt in enumerate(attempts))
-    return outcome._replace(attempts=tried, sensitivity=search.sensitivity, within=search.within, data=data)
+    return outcome._replace(attempts=tried, sensitivity=search.sensitivity, budget=budget, data=data)
 
 
 class QuantFile(NamedTuple):
@@ -130,9 +132,7 @@ class _Network:
         self.everywhere = placed(self.graph, self.asked)
         if not self.everywhere.layers:
             reasons = _reasons(self.everywhere)
-            raise ModelError(
-                f"{bundle.onnx_of()} has no layer that 8 bits would suit: {reasons}", "ship it in float32 or float16"
-            )
+            raise ModelError(f"{bundle.onnx_of()} has no layer that 8 bits would suit: {reasons}", FLOAT)
         self.feed, self.size = feed, fixed_batch(bundle.manifest.inputs) or BATCH
         self.observed = observe(self.everywhere, values_of(self.model, set(self.everywhere.groups), feed, self.size))
         self.float_outputs = self.outputs(self.model.SerializeToString(), feed)
@@ -161,27 +161,12 @@ class _Network:
         """
         feed = {name: array[:count] for name, array in self.feed.items()}
         references = {name: reference[:count] for name, reference in self.float_outputs.items()}
-        return min(worst_snr(self.outputs(each, feed), references) for each in (content, clipped(content)))
+        return min(worst_snr_db(self.outputs(each, feed), references) for each in (content, clipped(content)))
 
 
 def clipped(content: bytes) -> bytes:
     """The file as TensorRT reads it: uint8 as int8, whose codes end at 127."""
     return bytes(signed_codes(onnx.load_from_string(content)).SerializeToString())
-
-
-def worst_snr(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:
-    """The SNR in dB of the worst output."""
-    return min(snr(outputs[name], reference) for name, reference in references.items())
-
-
-def snr(output: Array, reference: Array) -> float:
-    """10 log10(sum r^2 / sum (y - r)^2) in dB over the finite places of r; 200 where nothing differs, -200 for NaN."""
-    finite = np.isfinite(reference)
-    wide = reference[finite].astype(np.float64)
-    signal, noise = float(np.square(wide).sum()), float(np.square(output[finite] - wide).sum())
-    if not np.isfinite(noise):
-        return -200.0
-    return float(np.clip(10 * np.log10(max(signal, 1e-300) / max(noise, 1e-300)), -200, 200))
 
 
 def _float_model(bundle: Bundle) -> onnx.ModelProto:
@@ -218,15 +203,14 @@ def _reasons(placement: Placement) -> str:
 
 
 class Search(NamedTuple):
-    """The layers that went back to float, node -> reason, what each costs by itself, and whether the budget holds."""
+    """The layers that went back to float, node -> reason, and what each layer costs by itself."""
 
     kept: Mapping[str, str]
     sensitivity: tuple[Sensitivity, ...] = ()
-    within: bool | None = None
 
 
 def _search(network: _Network, way: Way, budget: Budget, bundle: Bundle, data: DataRecipe | None) -> Search:
-    """Put layers back to float, the one that costs most first, until the ``budget`` holds."""
+    """Put layers back to float, the one that costs most first, until the ``budget`` holds; raises ModelError if none is left."""
     held = held_pictures(bundle, data, budget) if budget.points is not None else None
     ranked = _sensitivity(network, way)
     reasons = {row.node: f"the budget {budget.text} needs it: by itself it costs {row.snr_db:.1f} dB" for row in ranked}
@@ -244,10 +228,10 @@ def _search(network: _Network, way: Way, budget: Budget, bundle: Bundle, data: D
     if len(kept) == len(ranked):
         raise ModelError(
             f"the budget {budget.text} leaves no layer of {bundle.onnx_of()} in 8 bits",
-            "allow more, or ship it in float32 or float16",
+            f"allow more, or {FLOAT}",
         )
     rows = tuple(msgspec.structs.replace(row, kept=row.node in kept) for row in ranked)
-    return Search({node: reasons[node] for node in kept}, rows, True)
+    return Search({node: reasons[node] for node in kept}, rows)
 
 
 def _sensitivity(network: _Network, way: Way) -> tuple[Sensitivity, ...]:
@@ -265,13 +249,15 @@ def _sensitivity(network: _Network, way: Way) -> tuple[Sensitivity, ...]:
 def _outcome(bundle: Bundle, network: _Network, way: Way, keep: Mapping[str, str], samples: Samples) -> Outcome:
     """The file that keeps ``keep`` in float, with its own outputs on the golden inputs and the bars that these give."""
     made = network.file(way, keep)
-    golden = bundle.golden()
-    own = network.outputs(made.content, golden.inputs)
-    sizes = [part.samples for part in bundle.manifest.golden.parts] or [bundle.manifest.golden.samples]
-    first = {name: array[: sizes[0]] for name, array in golden.inputs.items()}
-    begin = {name: wide[: sizes[0]] for name, wide in golden.float64.items()}
-    readings = [network.outputs(each, first) for each in (made.content, clipped(made.content))]
-    snr_db = min(worst_snr(outputs, begin) for outputs in readings)
+    recorded = recorded_in(bundle)
+    inputs, first = recorded.arrays.inputs, slice(recorded.sizes[0])
+    own = network.outputs(made.content, inputs)
+    begin = {name: wide[first] for name, wide in recorded.arrays.float64.items()}
+    readings = (
+        {name: array[first] for name, array in own.items()},
+        network.outputs(clipped(made.content), {name: array[first] for name, array in inputs.items()}),
+    )
+    snr_db = min(worst_snr_db(outputs, begin) for outputs in readings)
     least = WHOLE_BARS[NAME].snr_db + MARGIN_DB
     if snr_db < least:
         raise ModelError(
@@ -295,8 +281,8 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, keep: Mapping[str, str
         name=NAME,
         file=f"{NAME}.onnx",
         precision="int8",
-        allowance=_allowance(readings, begin, snr_db, rounding_steps(network, made.content, golden.inputs, own, sizes)),
-        error=_error(own, golden.float64, sizes),
+        allowance=_allowance(readings, begin, snr_db, rounding_steps(network, made.content, recorded, own)),
+        error=recorded.error(own),
         made_by={"command": "quantize", "edgekit": __version__, "to": NAME, "bias_correction": way[1]},
         conversion=conversion,
     )
@@ -314,27 +300,14 @@ def _notes(samples: Samples) -> tuple[str, ...]:
     return (*random, *samples.notes)
 
 
-def _error(outputs: Mapping[str, Array], reference: Mapping[str, Array], sizes: Sequence[int]) -> float:
-    """The largest error of scale of any output on any part."""
-    return max(
-        normalised_error(mine, wide)
-        for name, whole in reference.items()
-        for mine, wide in zip(parts_of(outputs[name], sizes), parts_of(whole, sizes), strict=True)
-    )
-
-
-def rounding_steps(network: _Network, content: bytes, inputs: Feed, own: Mapping[str, Array], sizes: Sequence[int]) -> float:
-    """The most steps by which outputs move when every stored scale moves by a unit in its last place.
+def rounding_steps(network: _Network, content: bytes, recorded: Recorded, own: dict[str, Array]) -> float:
+    """The most steps by which the outputs ``own`` move when every stored scale moves by a unit in its last place.
 
     Kernels of other CPUs sum in another order, which moves values that lie between two codes to the other one.
     """
-    most = 0.0
-    for seed in range(DRAWS):
-        outputs = network.outputs(moved_scales(content, seed), inputs)
-        for name, whole in own.items():
-            for mine, recorded in zip(parts_of(outputs[name], sizes), parts_of(whole, sizes), strict=True):
-                most = max(most, CODES * normalised_error(mine, recorded))
-    return most
+    against_own = recorded._replace(arrays=msgspec.structs.replace(recorded.arrays, float64=own))
+    draws = (network.outputs(moved_scales(content, seed), recorded.arrays.inputs) for seed in range(DRAWS))
+    return CODES * max(map(against_own.error, draws))
 
 
 def moved_scales(content: bytes, seed: int) -> bytes:

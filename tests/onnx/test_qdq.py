@@ -20,9 +20,9 @@ from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.placing import Graph, Placement, placed
 from edgekit.onnx.qdq import CODES, CODES_OF_SIGNED, codes_of_layers, quantised_model, weight_codes
 from edgekit.onnx.run import open_unoptimised
+from edgekit.parity.converted import bounded_snr_db
 from edgekit.tensors import Array, Feed, normalised_error
 from edgekit.variants.calibration import limits_of, observe, values_of
-from edgekit.variants.int8 import snr
 from tests.onnx.crafted import model_of, node, tensor
 
 STEP = 1 / CODES
@@ -200,8 +200,8 @@ def test_optimisations_change_little(residual: Converted) -> None:
     off, on = residual.outputs("off"), residual.outputs("all")
     assert normalised_error(on, off) < 3 * STEP
     reference = open_unoptimised(residual.model, Path("m"))(residual.feed)["y"]
-    assert abs(snr(off, reference) - snr(on, reference)) < 0.5
-    assert snr(off, reference) > 25
+    assert abs(bounded_snr_db(off, reference) - bounded_snr_db(on, reference)) < 0.5
+    assert bounded_snr_db(off, reference) > 25
 
 
 def test_openvino_agrees_with_the_file_as_it_is_written(residual: Converted) -> None:
@@ -224,8 +224,8 @@ def test_on_a_shipped_network_optimisations_change_less_than_three_steps_and_hal
     reference = open_unoptimised(densenet.model, Path("m"))(densenet.feed)["output"]
     off, on = (open_unoptimised(densenet.file, Path("m"), level=level)(densenet.feed)["output"] for level in ("off", "all"))
     assert normalised_error(on, off) < 3 * STEP
-    assert abs(snr(off, reference) - snr(on, reference)) < 0.5
-    assert snr(off, reference) > 20
+    assert abs(bounded_snr_db(off, reference) - bounded_snr_db(on, reference)) < 0.5
+    assert bounded_snr_db(off, reference) > 20
 
 
 def full_range(made: Converted) -> onnx.ModelProto:
@@ -249,7 +249,7 @@ def test_a_full_range_file_loses_three_decibels_on_this_cpu(densenet: Converted)
     reference = open_unoptimised(densenet.model, Path("m"))(densenet.feed)["output"]
     file = full_range(densenet)
     off, on = (open_unoptimised(file, Path("m"), level=level)(densenet.feed)["output"] for level in ("off", "all"))
-    assert snr(on, reference) < snr(off, reference) - 3
+    assert bounded_snr_db(on, reference) < bounded_snr_db(off, reference) - 3
 
 
 @pytest.mark.parametrize("fault", ["scale", "type", "axis"])
@@ -267,7 +267,7 @@ def test_a_wrong_file_is_worse_by_far(residual: Converted, fault: str) -> None:
             item.CopyFrom(numpy_helper.from_array(array.astype(np.uint8), item.name))
     mine = open_unoptimised(file, Path("m"))(residual.feed)["y"]
     reference = open_unoptimised(residual.model, Path("m"))(residual.feed)["y"]
-    assert snr(mine, reference) < snr(residual.outputs("off"), reference) - 6
+    assert bounded_snr_db(mine, reference) < bounded_snr_db(residual.outputs("off"), reference) - 6
 
 
 def vanishing(guarded: bool) -> tuple[onnx.ModelProto, Array, Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from edgekit.errors import ModelError
 from edgekit.onnx.half import rounded_after_every_node
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised
 from edgekit.parity.bars import bars_of
+from edgekit.parity.inputs import recorded_in
 from edgekit.parity.run import parity
 from edgekit.setups import Setup
 from edgekit.sources import ExportOptions
 from edgekit.tensors import Feed
 from edgekit.tolerance import ToleranceChange
-from edgekit.variants.half import half
+from edgekit.variants.half import drafted, float32_model
+from edgekit.variants.kept import modules_of
 from tests.networks import file_of
 from tests.onnx.crafted import model_of, node, tensor
 from tests.onnx_files import image_spec
@@ -39,6 +41,10 @@ LAYERS = ("Conv", "Gemm")
 @pytest.fixture(scope="module")
 def shipped() -> Bundle:
     return open_bundle(Path(__file__).parents[2] / "exported" / "lenet")
+
+
+def half(bundle: Bundle, keep: Iterable[str] = ()) -> VariantDraft:
+    return drafted(bundle, float32_model(bundle), recorded_in(bundle), keep, modules_of(bundle))[0]
 
 
 @pytest.fixture(scope="module")

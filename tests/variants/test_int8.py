@@ -12,9 +12,9 @@ from onnx import helper
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.export import export
 from edgekit.errors import ModelError
+from edgekit.parity.converted import bounded_snr_db
 from edgekit.sources import ExportOptions
 from edgekit.variants import Outcome, Wanted, convert
-from edgekit.variants.int8 import snr
 from tests.onnx.crafted import model_of, node, tensor
 
 RANDOM = Wanted(calibrate="random")
@@ -78,6 +78,6 @@ def test_a_network_without_a_layer_for_8_bits_says_why(tmp_path: Path) -> None:
 
 def test_the_signal_to_noise_ratio_is_of_finite_places() -> None:
     reference = np.array([3.0, 4.0, -np.inf])
-    assert snr(np.array([3.0, 4.5, -np.inf]), reference) == pytest.approx(20)
-    assert snr(reference, reference) == 200
-    assert snr(np.array([np.nan, 4.0, -np.inf]), reference) == -200
+    assert bounded_snr_db(np.array([3.0, 4.5, -np.inf]), reference) == pytest.approx(20)
+    assert bounded_snr_db(reference, reference) == 200
+    assert bounded_snr_db(np.array([np.nan, 4.0, -np.inf]), reference) == -200
