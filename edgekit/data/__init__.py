@@ -18,6 +18,7 @@ from edgekit.recipe import DataRecipe
 from edgekit.reports.train import ClassCount, DataReport, LeftOut
 
 __all__ = [
+    "EVERY",
     "SOURCES",
     "Dataset",
     "PictureShape",
@@ -31,6 +32,8 @@ __all__ = [
 
 MOST_NAMED = 5
 """The most classes that one note names."""
+EVERY = 1 << 40
+"""More pictures than any data set has: asks for all of them."""
 DARK = 32
 """An eighth of the range 0..255: a set whose pixels all stay below uses few of its values."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data import fashion_mnist, fingerprint, golden_pictures
+from edgekit.data import EVERY, fashion_mnist, fingerprint, golden_pictures
 from edgekit.data.image_folder import Half, split_folder, to_judge
 from edgekit.errors import printable
 from edgekit.preprocess import Preprocess
@@ -17,8 +17,6 @@ from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
 
 BATCH = 250
-EVERY = 1 << 40
-"""More pictures than any test set has."""
 
 
 class Batch(NamedTuple):

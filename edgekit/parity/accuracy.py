@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.accuracy import CONFIDENCE
 from edgekit.backends.contract import InRanges, Session
+from edgekit.preprocess import Preprocess
 from edgekit.reports.predict import Numbers
 from edgekit.tensors import Array, batches_of, fixed_batch, joined_outputs, real_samples
 
@@ -43,6 +44,25 @@ class Answers(NamedTuple):
     predicted: NDArray[np.int64]
     in_top: NDArray[np.bool_]
     confidence: NDArray[np.float64]
+
+
+BATCH = 250
+
+
+def classes_of(
+    run: Callable[[NDArray[np.float32]], Array], images: NDArray[np.uint8], preprocess: Preprocess
+) -> NDArray[np.int64] | None:
+    """The class of each of ``images``, uint8 N x C x H x W, which ``run`` is given normalised, ``BATCH`` at a time.
+
+    ``run`` gives an output of N x classes; None for one of another rank, which names no class.
+    """
+    parts = []
+    for start in range(0, len(images), BATCH):
+        outputs = run(preprocess.normalise(images[start : start + BATCH]))
+        if outputs.ndim != 2:
+            return None
+        parts.append(outputs.argmax(1))
+    return np.concatenate(parts).astype(np.int64)
 
 
 def answers(outputs: Array, labels: NDArray[np.int64], *, probabilities: bool) -> Answers:

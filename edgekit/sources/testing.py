@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +12,11 @@ from edgekit import data
 from edgekit.bundle.manifest import MODEL
 from edgekit.graphs.trace import as_arrays, inference_copy, run_module, tensors_of_feed
 from edgekit.onnx.run import open_unoptimised
+from edgekit.parity.accuracy import classes_of
 from edgekit.preprocess import Preprocess
 from edgekit.sources.module import ModelSource
-from edgekit.tensors import Array, Feed
+from edgekit.tensors import Array
 
-BATCH = 250
 UNTESTED = (
     "the accuracy of the file was not measured, because ONNX Runtime does not run it on the CPU; edgekit evaluate measures it"
 )
@@ -39,31 +38,18 @@ def tested(model: ModelSource, preprocess: Preprocess | None, content: bytes | N
     """
     if model.recipe is None or preprocess is None:
         return None
-    pictures = data.golden_pictures(model.recipe.data, preprocess, EVERY)
+    pictures = data.golden_pictures(model.recipe.data, preprocess, data.EVERY)
     copy, name = inference_copy(model.module), model.inputs[0].name
 
-    def original(feed: Feed) -> Array:
-        return next(iter(as_arrays(run_module(copy, tensors_of_feed(feed))).values()))
+    def original(inputs: NDArray[np.float32]) -> Array:
+        return next(iter(as_arrays(run_module(copy, tensors_of_feed({name: inputs}))).values()))
 
-    def predictions(run: Callable[[Feed], Array]) -> NDArray[np.int64] | None:
-        parts = []
-        for start in range(0, len(pictures), BATCH):
-            outputs = run({name: preprocess.normalise(pictures.images[start : start + BATCH])})
-            if outputs.ndim != 2:
-                return None
-            parts.append(outputs.argmax(1))
-        return np.concatenate(parts).astype(np.int64)
-
-    predicted = predictions(original)
+    predicted = classes_of(original, pictures.images, preprocess)
     if predicted is None:
         return None
     accuracy = None
     if content is not None:
         run = open_unoptimised(content, Path(MODEL), level="all")
-        of_file = predictions(lambda feed: next(iter(run(feed).values())))
+        of_file = classes_of(lambda inputs: next(iter(run({name: inputs}).values())), pictures.images, preprocess)
         accuracy = None if of_file is None else float((of_file == pictures.labels).mean())
     return Tested(data.fingerprint(model.recipe.data), predicted, pictures.labels, accuracy)
-
-
-EVERY = 1 << 40
-"""More pictures than any test set has."""

@@ -12,16 +12,14 @@ from edgekit.bundle.folder import Bundle
 from edgekit.data.pictures import Pictures
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.onnx.run import open_unoptimised, run_in_turns
-from edgekit.parity.accuracy import paired
+from edgekit.parity.accuracy import BATCH, classes_of, paired
 from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import AccuracyChange
 from edgekit.tensors import fixed_batch
 from edgekit.variants.budget import Budget
-from edgekit.variants.samples import EVERY
 
 HELD = 5000
 """Training pictures that a budget of accuracy is judged on."""
-BATCH = 250
 
 
 class LabelledPictures:
@@ -51,12 +49,11 @@ class LabelledPictures:
         run = open_unoptimised(content, Path("model.onnx"), level="all")
         name, output = manifest.inputs[0].name, manifest.outputs[0].name
         sizes = (fixed_batch(manifest.inputs) or BATCH,)
-        images = self._pictures.images
-        parts = [
-            run_in_turns(run, {name: manifest.preprocess.normalise(images[start : start + BATCH])}, sizes)[output].argmax(1)
-            for start in range(0, len(images), BATCH)
-        ]
-        return np.concatenate(parts).astype(np.int64)
+        predicted = classes_of(
+            lambda inputs: run_in_turns(run, {name: inputs}, sizes)[output], self._pictures.images, manifest.preprocess
+        )
+        assert predicted is not None  # its output has two axes
+        return predicted
 
 
 def held_pictures(bundle: Bundle, recipe: DataRecipe | None, budget: Budget) -> LabelledPictures:
@@ -77,7 +74,7 @@ def tested_pictures(bundle: Bundle, recipe: DataRecipe | None) -> LabelledPictur
         return None
     assert bundle.manifest.preprocess is not None
     try:
-        pictures = data.golden_pictures(recipe, bundle.manifest.preprocess, EVERY)
+        pictures = data.golden_pictures(recipe, bundle.manifest.preprocess, data.EVERY)
     except EdgekitError:
         return None
     return LabelledPictures(bundle, pictures, f"the {len(pictures)} test pictures")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit import data
 from edgekit.bundle.folder import Bundle
 from edgekit.data.image_folder import training_half
 from edgekit.data.listing import list_pictures
-from edgekit.data.pictures import Pictures, spread
+from edgekit.data.pictures import spread
 from edgekit.errors import DataError, EdgekitError, UsageError, printable
 from edgekit.parity.inputs import without_data
 from edgekit.preprocess import Preprocess
@@ -26,7 +25,6 @@ SAMPLES = 256
 """Calibration samples unless told otherwise."""
 FEW = 32
 """Fewer samples than this give ranges that the next picture leaves."""
-EVERY = 1 << 40
 
 
 class Samples(NamedTuple):
@@ -67,13 +65,12 @@ def samples_of(
         return _random(bundle)
     known = training or own_data(bundle)
     if source is None:
-        return _checked(bundle, _of_recipe(bundle, known or _missing(bundle), count), known)
+        return _checked(bundle, _of_recipe(bundle, known or _missing(bundle), count))
     path = Path(source)
     if path.suffix == ".toml":
-        recipe = load_recipe(path).data
-        return _checked(bundle, _of_recipe(bundle, recipe, count), recipe)
+        return _checked(bundle, _of_recipe(bundle, load_recipe(path).data, count))
     samples = _of_arrays(bundle, path, count) if path.suffix == ".npz" else _of_folder(bundle, path, count)
-    return _checked(bundle, samples, known)
+    return _checked(bundle, samples, _tested_here(bundle, known))
 
 
 def own_data(bundle: Bundle) -> DataRecipe | None:
@@ -97,15 +94,15 @@ def _missing(bundle: Bundle) -> NoReturn:
 
 def _of_recipe(bundle: Bundle, recipe: DataRecipe, count: int) -> Samples:
     """Pictures of the training set that are not in the test set as well."""
-    preprocess = _preprocess(bundle)
+    preprocess, name = _preprocess(bundle), bundle.manifest.inputs[0].name
     pictures = data.training_pictures(recipe, preprocess, 2 * count)  # copies of test pictures are left out
-    tested = set(_digests(data.golden_pictures(recipe, preprocess, EVERY).images))
-    clean = [place for place, digest in enumerate(_digests(pictures.images)) if digest not in tested]
+    tested = _tested_digests(recipe, preprocess, name)
+    inputs = preprocess.normalise(pictures.images)
+    clean = [place for place, digest in enumerate(_digests({name: inputs}, [name])) if digest not in tested]
     if not clean:
         raise DataError(f"every training picture of {recipe.dataset} is a test picture too", "divide the data set anew")
     chosen = np.asarray(clean)[spread(len(clean), count)]
-    feed = {bundle.manifest.inputs[0].name: preprocess.normalise(pictures.images[chosen])}
-    return Samples(feed, f"{len(chosen)} training pictures of {recipe.dataset}", recipe=recipe)
+    return Samples({name: inputs[chosen]}, f"{len(chosen)} training pictures of {recipe.dataset}", recipe=recipe)
 
 
 def _of_folder(bundle: Bundle, root: Path, count: int) -> Samples:
@@ -161,14 +158,10 @@ def _preprocess(bundle: Bundle) -> Preprocess:
     return bundle.manifest.preprocess
 
 
-def _checked(bundle: Bundle, samples: Samples, recipe: DataRecipe | None) -> Samples:
-    """Raise DataError for samples that are test pictures: golden ones, or of the test set of the ``recipe``."""
-    specs = bundle.manifest.inputs
-    mine = list(_joint_digests(samples.feed, [spec.name for spec in specs]))
-    tested = set(_golden_digests(bundle))
-    preprocess = bundle.manifest.preprocess
-    if recipe is not None and preprocess is not None:
-        tested |= _tested_digests(recipe, preprocess, specs[0].name)
+def _checked(bundle: Bundle, samples: Samples, tested: Set[str] = frozenset()) -> Samples:
+    """Raise DataError for samples that are test pictures: golden ones, or those with the digests ``tested``."""
+    mine = list(_digests(samples.feed, [spec.name for spec in bundle.manifest.inputs]))
+    tested = tested | set(_golden_digests(bundle))
     shared = sum(digest in tested for digest in mine)
     if shared:
         raise DataError(
@@ -189,29 +182,34 @@ def _golden_digests(bundle: Bundle) -> Iterator[str]:
     count = golden.parts[0].samples if golden.parts else golden.samples
     inputs = bundle.golden().inputs
     names = [spec.name for spec in bundle.manifest.inputs]
-    yield from _joint_digests({name: array[:count] for name, array in inputs.items()}, names)
+    yield from _digests({name: array[:count] for name, array in inputs.items()}, names)
+
+
+def _tested_here(bundle: Bundle, recipe: DataRecipe | None) -> set[str]:
+    """Digests of the recipe's test set; none where the data is not on this machine: then the golden pictures are all known."""
+    preprocess = bundle.manifest.preprocess
+    if recipe is None or preprocess is None:
+        return set()
+    try:
+        return _tested_digests(recipe, preprocess, bundle.manifest.inputs[0].name)
+    except EdgekitError:
+        return set()
 
 
 def _tested_digests(recipe: DataRecipe, preprocess: Preprocess, name: str) -> set[str]:
-    try:
-        pictures: Pictures = data.golden_pictures(recipe, preprocess, EVERY)
-    except EdgekitError:  # the data is not on this machine: then the golden pictures are all that is known
-        return set()
+    """The hash of each picture of a recipe's test set, as the input ``name`` takes it."""
+    images = data.golden_pictures(recipe, preprocess, data.EVERY).images
     return {
         digest
-        for start in range(0, len(pictures), 1000)
-        for digest in _joint_digests({name: preprocess.normalise(pictures.images[start : start + 1000])}, [name])
+        for start in range(0, len(images), 1000)
+        for digest in _digests({name: preprocess.normalise(images[start : start + 1000])}, [name])
     }
 
 
-def _joint_digests(feed: dict[str, Array], names: list[str]) -> Iterator[str]:
+def _digests(feed: dict[str, Array], names: list[str]) -> Iterator[str]:
     """The hash of each sample of a feed, of all inputs together."""
     for place in range(len(feed[names[0]])):
         digest = hashlib.sha256()
         for name in names:
             digest.update(np.ascontiguousarray(feed[name][place]).data)
         yield digest.hexdigest()
-
-
-def _digests(images: NDArray[np.uint8]) -> Iterator[str]:
-    return (hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images)
