@@ -11,9 +11,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.bundle.manifest import Allowance, Calibration, Conversion, KeptNode, Variant
+from edgekit.bundle.manifest import Allowance, Calibration, Conversion, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz, with_variant
 from edgekit.onnx.rewire import with_outputs
+from edgekit.reports.quantize import KeptNode
 from edgekit.tensors import Array
 from edgekit.tolerance import Tolerance
 from tests.onnx_files import reference_outputs

@@ -16,6 +16,7 @@ from edgekit.errors import FETCH_AGAIN, BundleError, UsageError
 from edgekit.files import check_name
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport
+from edgekit.reports.quantize import KeptNode
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance
@@ -56,15 +57,6 @@ class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     snr_db: Annotated[float, Meta(ge=0)] | None = None
     steps: Annotated[float, Meta(gt=0)] | None = None
     rounding: Annotated[float, Meta(ge=0)] | None = None
-
-
-class KeptNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A node that stayed in the first variant's precision; ``module`` is the path of the PyTorch module, where it is known."""
-
-    node: str
-    operator: str
-    module: str
-    reason: str
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,6 +227,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
+def files_of(variant: Variant) -> list[str]:
+    """The names of the files that belong to a variant alone, its ONNX file first."""
+    conversion = variant.conversion
+    made = (conversion.outputs, conversion.ranges) if conversion is not None else ()
+    return [variant.file, *(name for name in made if name is not None)]
+
+
 def decode_manifest(content: bytes, path: Path) -> Manifest:
     """Read a manifest of any schema up to today's, or a newer one whose ``reads_from`` allows it; raises BundleError."""
     try:
@@ -272,12 +271,10 @@ def _in_todays_form(document: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _check_files(manifest: Manifest, path: Path) -> None:
-    used = [manifest.golden.file, *(variant.file for variant in manifest.variants)]
+    used = [manifest.golden.file, *(name for variant in manifest.variants for name in files_of(variant))]
     used += [manifest.source.weights_file] if manifest.source.weights_file else []
     used += [picture.file for picture in manifest.golden.pictures]
     used += [manifest.evidence.file] if manifest.evidence else []
-    conversions = [variant.conversion for variant in manifest.variants if variant.conversion]
-    used += [name for conversion in conversions for name in (conversion.outputs, conversion.ranges) if name is not None]
     for name in (*manifest.files, *used):
         if not check_name(name) or name == MANIFEST:
             raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder", "do not use this bundle")

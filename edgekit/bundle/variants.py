@@ -15,7 +15,7 @@ from edgekit.bundle.card import model_card
 from edgekit.bundle.described import pictures_of
 from edgekit.bundle.folder import Bundle, write_bundle
 from edgekit.bundle.golden import read_arrays
-from edgekit.bundle.manifest import CARD, FileEntry, Manifest, Variant
+from edgekit.bundle.manifest import CARD, FileEntry, Variant, files_of
 from edgekit.errors import FETCH_AGAIN, BundleError
 from edgekit.files import read_bytes
 from edgekit.machine.packages import tool_versions
@@ -66,28 +66,18 @@ def with_variant(bundle: Bundle, draft: VariantDraft, output: Path) -> Bundle:
 
     Raises OutputError for a folder that holds anything else than a bundle.
     """
-    manifest = bundle.manifest
-    others = [variant for variant in manifest.variants if variant.name != draft.variant.name]
-    replaced = [variant.conversion for variant in manifest.variants if variant not in others]
-    stale = {note for conversion in replaced if conversion for note in conversion.notes}
-    variant = draft.variant
+    manifest, variant = bundle.manifest, draft.variant
+    replaced = next((other for other in manifest.variants if other.name == variant.name), None)
+    stale = replaced.conversion.notes if replaced is not None and replaced.conversion is not None else ()
     if variant.conversion is not None:
         variant = msgspec.structs.replace(variant, conversion=msgspec.structs.replace(variant.conversion, notes=draft.notes))
-    kept = {*manifest.files} - set(_files_of(manifest, draft.variant.name)) - {CARD}
+    kept = {*manifest.files} - {CARD, *(files_of(replaced) if replaced is not None else ())}
     contents = bundle.reading(lambda place: {name: read_bytes(place / name, "file", BundleError) for name in sorted(kept)})
     notes = tuple(dict.fromkeys((*(note for note in manifest.notes if note not in stale), *draft.notes)))
-    extended = msgspec.structs.replace(manifest, variants=(*others, variant), notes=notes, tools=tool_versions())
+    variants = (*(other for other in manifest.variants if other is not replaced), variant)
+    extended = msgspec.structs.replace(manifest, variants=variants, notes=notes, tools=tool_versions())
     contents[manifest.golden.file] = bundle.golden().to_npz()  # in today's form, as the manifest is
     entries = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in draft.files.items()}
     sized = msgspec.structs.replace(extended, files=manifest.files | entries)
     card = model_card(sized, pictures_of(bundle)).encode()
     return write_bundle(output, extended, contents | {**draft.files, CARD: card})
-
-
-def _files_of(manifest: Manifest, name: str) -> list[str]:
-    """The files that belong to the variant ``name`` alone."""
-    variant = next((variant for variant in manifest.variants if variant.name == name), None)
-    if variant is None:
-        return []
-    conversion = variant.conversion
-    return [variant.file, *filter(None, (conversion.outputs, conversion.ranges) if conversion else ())]

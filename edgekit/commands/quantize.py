@@ -14,7 +14,7 @@ from edgekit.files import check_writable
 from edgekit.latency.loop import Candidate, interleave
 from edgekit.machine.packages import needs
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.quantize import AccuracyChange, KeptRow, QuantizeReport
+from edgekit.reports.quantize import AccuracyChange, QuantizeReport
 from edgekit.tensors import fixed_batch, sample_feed
 from edgekit.variants import Outcome, Wanted, convert
 from edgekit.variants.budget import Budget
@@ -96,7 +96,7 @@ def _report(
         asked_db=variant.allowance.snr_db,
         calibration=calibration.source if calibration else "",
         attempts=outcome.attempts,
-        kept=tuple(KeptRow(kept.module, kept.node, kept.operator, kept.reason) for kept in conversion.kept),
+        kept=conversion.kept,
         sensitivity=outcome.sensitivity,
         accuracy=() if accuracy is None else (accuracy,),
         speed_up=speed_up,

@@ -15,12 +15,12 @@ class Attempt(Part, frozen=True):
     chosen: bool = False
 
 
-class KeptRow(Part, frozen=True):
-    """A layer that stayed in float, and why."""
+class KeptNode(Part, frozen=True):
+    """A node that stayed in the first variant's precision; ``module`` is the path of the PyTorch module, where it is known."""
 
-    module: str
     node: str
     operator: str
+    module: str
     reason: str
 
 
@@ -68,7 +68,7 @@ class QuantizeReport(Report, frozen=True):
     asked_db: float | None
     calibration: str = ""
     attempts: tuple[Attempt, ...] = ()
-    kept: tuple[KeptRow, ...] = ()
+    kept: tuple[KeptNode, ...] = ()
     sensitivity: tuple[Sensitivity, ...] = ()
     accuracy: tuple[AccuracyChange, ...] = ()
     speed_up: float | None = None

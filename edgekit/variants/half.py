@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import Allowance, Conversion, KeptNode, Variant
+from edgekit.bundle.manifest import Allowance, Conversion, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError
 from edgekit.onnx.half import LARGEST, Halved, rounded_after_every_node, to_half
@@ -20,6 +20,7 @@ from edgekit.parity.compare import top1_agreement
 from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import Recorded, recorded_in
 from edgekit.progress import SILENT, Progress
+from edgekit.reports.quantize import KeptNode
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
 from edgekit.tolerance import Tolerance, finite_scale, half_tolerance
 from edgekit.variants import Outcome, Wanted

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from edgekit.bundle.allowance import LEAST_TOP1, MOST_ROUNDING, MOST_RTOL, MOST_STEPS, WHOLE_BARS
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import Allowance, Calibration, Conversion, KeptNode, Variant
+from edgekit.bundle.manifest import Allowance, Calibration, Conversion, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
@@ -34,7 +34,7 @@ from edgekit.parity.keeping import fewest_kept
 from edgekit.parity.noise import jittered
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
-from edgekit.reports.quantize import Attempt, Sensitivity
+from edgekit.reports.quantize import Attempt, KeptNode, Sensitivity
 from edgekit.tensors import Array, Feed, fixed_batch, normalised_error
 from edgekit.tolerance import Tolerance
 from edgekit.variants import Outcome, Wanted

@@ -30,7 +30,7 @@ from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.reports.models import ModelRow, ModelsReport
 from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
 from edgekit.reports.predict import Guess, Prediction, PredictReport
-from edgekit.reports.quantize import AccuracyChange, Attempt, KeptRow, QuantizeReport, Sensitivity
+from edgekit.reports.quantize import AccuracyChange, Attempt, KeptNode, QuantizeReport, Sensitivity
 from edgekit.reports.run import RunReport, StepReport
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
@@ -86,7 +86,7 @@ EXAMPLES: tuple[Report, ...] = (
                    (AccuracyRow("ort-cpu", SETUP, 0.5, None, 0.5, (0.5, None), ((1, 1), (0, 2)), 1, 9.5),),
                    (PairedRow("the original", "ort-cpu", 2, 1, -0.1, -0.3, 0.1, 0.75),), (WrongPicture("x.png", "a", "b", 0.9),)),
     QuantizeReport("b", "int8", "int8.onnx", "0" * 64, 1000, 4000, 2, 34.5, 28.5, "40 pictures of the folder x",
-                   (Attempt("mse", True, 33.0, True),), (KeptRow("0", "node_conv", "Conv", "too narrow"),),
+                   (Attempt("mse", True, 33.0, True),), (KeptNode("node_conv", "Conv", "0", "too narrow"),),
                    (Sensitivity("node_linear", "9", 40.0, True),), (AccuracyChange("test", 10, 0.9, 0.8, -0.2, 0.1, 2),),
                    1.5, "snr=30dB", True, ("a note",)),
     BisectReport("b", "ort-cpu", "nothing", CulpritNode("node_conv", "Conv", "features.0", "conv", 0.1, 1e-7, 0.1),

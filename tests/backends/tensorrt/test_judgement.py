@@ -10,8 +10,9 @@ import pytest
 from edgekit.backends.tensorrt.flavour import FLAVOURS
 from edgekit.backends.tensorrt.judgement import Inspected, judge
 from edgekit.backends.tensorrt.precision import NetworkLayers
-from edgekit.bundle.manifest import Conversion, KeptNode
+from edgekit.bundle.manifest import Conversion
 from edgekit.reports.build import EngineLayer, LayerCount, PrecisionReport
+from edgekit.reports.quantize import KeptNode
 
 TEN = next(flavour for flavour in FLAVOURS if flavour.first == (10, 0))
 
