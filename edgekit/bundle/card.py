@@ -217,7 +217,7 @@ def _converted_bar(manifest: Manifest, variant: Variant) -> str:
     held, first = variant.allowance, manifest.golden.parts[0].kind if manifest.golden.parts else "samples"
     others = ""
     if held.steps is not None:
-        others = f"; on all golden inputs within {held.steps:g} steps (1/127 of the scale) of the outputs recorded with the file"
+        others = f"; there within {held.steps:g} steps (1/127 of the scale) of the outputs recorded with the file"
     return (
         f"on the {_plain(first)} a signal-to-noise ratio of at least {held.snr_db:.1f} dB, every output within "
         f"{held.tolerance.rtol:.2g} of the scale max|r|, and the same largest value in at least {held.tolerance.top1:.1%} of the "

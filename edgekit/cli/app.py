@@ -194,7 +194,7 @@ def quantize(
 ) -> None:
     """Write a bundle with one more file of its network, in int8 or float16, and say what that costs.
 
-    Exit code 2, and nothing is written, if a budget cannot be held.
+    Exit code 1 if the test set loses more than the budget; 2, and nothing is written, if no layer could be converted for it.
     """
 
     def action(progress: Progress) -> Report:
