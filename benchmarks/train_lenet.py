@@ -85,7 +85,7 @@ class Ours:
         self.test = Batches(dataset.test, dataset.preprocess, device)
 
     def epoch(self) -> None:
-        work = EpochWork(self.settings, self.train, self.test, self.steps)
+        work = EpochWork(self.settings, self.train, None, self.test, self.steps)
         train_one_epoch(self.state, work, lambda: False, Pace(self.steps))
 
 

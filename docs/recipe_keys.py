@@ -33,19 +33,37 @@ MEANINGS = {
     "data.white": "the brightest value of grey pictures with more than 8 bits a pixel, like 4095 for 12 bits in 16; without it, "
     "what their type can hold",
     "data.skip_bad": "go on without pictures that cannot be decoded; without it all of them are named and nothing is trained",
+    "data.holdout": "training pictures that are set aside, those with the smallest hashes: each epoch reports the accuracy on "
+    "them, so that choices are made by them, and the test set is read once, in the end; without it epochs report the accuracy on "
+    "the test set",
     "model.name": "a shipped model (`edgekit models`) or an import path `package.module:factory`",
     "model.args": "the factory's arguments, as a table `[model.args]`",
     "model.weights": "a checkpoint to start from, relative to the recipe; `FILE:KEY` is one of several in it",
     "model.adapt_channels": "adapt the checkpoint's first layer to another number of input channels",
     "train.epochs": "the number of passes over the training pictures",
     "train.batch_size": "pictures per step",
-    "train.optimizer": "AdamW, or SGD with Nesterov momentum 0.9",
+    "train.optimizer": "AdamW, SGD with Nesterov momentum 0.9, or Muon (timm's), which takes the weights of convolutions and "
+    "linear layers but the last one's and leaves the rest to AdamW",
     "train.learning_rate": "the highest learning rate of the schedule",
-    "train.weight_decay": "how strongly weights are pulled to zero",
-    "train.schedule": "one cycle up and down, or the same rate throughout",
+    "train.learning_rate_rest": "the same of AdamW beside `muon`; a quarter of `learning_rate` if left out",
+    "train.weight_decay": "how strongly weights are pulled to zero; batch norms and biases are not",
+    "train.schedule": "one cycle up and down, up and then down in a line or along a cosine, or the same rate throughout",
+    "train.warmup": "the share of all steps in which the rate of `linear` and `cosine` rises",
     "train.label_smoothing": "the share of a label's weight that is spread over all classes",
-    "train.flip": "mirror half of the training pictures",
-    "train.precision": "the dtype of forward and backward passes; weights stay float32",
+    "train.flip": 'mirror half of the training pictures in each epoch: a random half, or, `"alternating"`, every picture in '
+    "every other epoch",
+    "train.pad": "move each training picture by at most so many pixels down or up and right or left; the edge is mirrored",
+    "train.erase": "the share of the training pictures that lose a random rectangle",
+    "train.average": "export the moving average of the weights after each step, of this decay, like 0.998; batch norm's "
+    "statistics are then measured anew",
+    "train.clip_norm": "the largest norm of all gradients together; longer ones are scaled down to it",
+    "train.compile": "compile the model with `torch.compile`, at the first step; needs a C++ compiler",
+    "train.checkpoint_every": "steps after which a checkpoint is written; it is written after each epoch as well",
+    "train.stages.modules": "the path of a module: means all parameters in it; of several stages the longest path counts",
+    "train.stages.rate": "its share of the learning rate",
+    "train.stages.thaw": "the first epoch in which it is trained; 0: never. Until then its batch norms and dropout infer",
+    "train.precision": "the dtype of forward and backward passes; weights stay float32. `auto`: `bfloat16` where this CPU or GPU "
+    "multiplies it, and for the rest of the training wherever it goes on",
     "train.channels_last": "lay pictures out as N x H x W x C in memory; faster for larger networks",
     "train.seed": "the seed of the weights, of the order of pictures, and of flips",
     "train.min_accuracy": "the least accuracy on the test set; below it the command fails with exit code 1",
@@ -70,6 +88,8 @@ MEANINGS = {
 }
 
 ABOUT = {
+    "train.stages": "A part of the network that is trained apart, for [fine-tuning](fine-tuning.md); the table may stand "
+    "several times.",
     "variants": "A further file of the bundle, as [`edgekit quantize`](commands/quantize.md) writes it; the table may stand "
     "several times.",
     "verify": "What the bundle asks of everyone who verifies it. Left out, or with the defaults written out, each output is\n"
@@ -125,8 +145,14 @@ def _table(field: types.Field) -> types.StructType | None:
 
 def _heading(table: str) -> str:
     """``[train]``, or ``[[variants]]`` for a table of which there may be several."""
-    (field,) = (field for field in _fields(Recipe) if field.encode_name == table)
-    return f"[[{table}]]" if isinstance(field.type, types.VarTupleType) else f"[{table}]"
+    struct: type[msgspec.Struct] = Recipe
+    several = False
+    for part in table.split("."):
+        (field,) = (field for field in _fields(struct) if field.encode_name == part)
+        kind, several = _table(field), isinstance(field.type, types.VarTupleType)
+        assert kind is not None
+        struct = kind.cls
+    return f"[[{table}]]" if several else f"[{table}]"
 
 
 def _fields(struct: type[msgspec.Struct]) -> tuple[types.Field, ...]:

@@ -43,7 +43,8 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which pictures. ``path`` is relative to the recipe; ``mean``/``std`` are measured on the training set if left out.
 
     ``white`` is the brightest value of grey pictures with more than 8 bits a pixel. ``skip_bad`` goes on without pictures that
-    cannot be decoded.
+    cannot be decoded. ``holdout`` training pictures are set aside: epochs report the accuracy on
+    them, and the test set is read once.
     """
 
     dataset: Literal["fashion-mnist", "image-folder"]
@@ -55,6 +56,7 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     white: PositiveFloat | None = None
     skip_bad: bool = False
+    holdout: Annotated[int, Meta(ge=0)] = 0
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -91,20 +93,41 @@ class ModelRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, weights=None)
 
 
+class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a network that is trained apart, for fine-tuning.
+
+    ``modules`` is the path of a module, and means all that is in it; the longest path counts. ``rate`` is its share of the
+    learning rate, ``thaw`` the first epoch in which it is trained; 0: never.
+    """
+
+    modules: Annotated[str, Meta(min_length=1)]
+    rate: PositiveFloat = 1.0
+    thaw: Annotated[int, Meta(ge=0)] = 1
+
+
 class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to train. ``min_accuracy`` and ``min_balanced_accuracy`` are bars: below one on the test set, the exit code is 1."""
 
     epochs: Positive = 10
     batch_size: Annotated[int, Meta(ge=2)] = 256
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "sgd", "muon"] = "adam"
     learning_rate: PositiveFloat = 1e-3
+    learning_rate_rest: PositiveFloat | None = None
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    schedule: Literal["one-cycle", "linear", "cosine", "constant"] = "one-cycle"
+    warmup: Fraction = 0.1
     label_smoothing: Fraction = 0.0
-    flip: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    flip: bool | Literal["alternating"] = False
+    pad: Annotated[int, Meta(ge=0)] = 0
+    erase: Fraction = 0.0
+    average: Fraction = 0.0
+    clip_norm: PositiveFloat | None = None
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     channels_last: bool = False
+    compile: bool = False
+    stages: tuple[StageRecipe, ...] = ()
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    checkpoint_every: Annotated[int, Meta(ge=0)] = 0
     min_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
     min_balanced_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
@@ -115,7 +138,7 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def without_bars(self) -> TrainRecipe:
         """The settings that weights depend on."""
-        return msgspec.structs.replace(self, min_accuracy=0.0, min_balanced_accuracy=0.0)
+        return msgspec.structs.replace(self, min_accuracy=0.0, min_balanced_accuracy=0.0, checkpoint_every=0)
 
 
 class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,13 +228,28 @@ def _absolute(place: str, path: Path, key: str) -> str:
     return str(absolute)
 
 
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, msgspec.Struct):
+        return all(map(_is_finite, msgspec.structs.astuple(value)))
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _check_train(settings: TrainRecipe, path: Path) -> None:
+    if settings.learning_rate_rest is not None and settings.optimizer != "muon":
+        raise RecipeError(f"recipe {path}: train.learning_rate_rest is for the optimizer muon; remove it")
+    if len({stage.modules for stage in settings.stages}) < len(settings.stages):
+        raise RecipeError(f"recipe {path}: two [[train.stages]] name the same modules; give each once")
+
+
 def _check(recipe: Recipe, path: Path) -> None:
     data = recipe.data
     for table, settings in (("data", data), ("train", recipe.train), ("verify", recipe.verify), ("bench", recipe.bench)):
         for key, value in msgspec.structs.asdict(settings).items():
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            if not _is_finite(value):
                 raise RecipeError(f"recipe {path}: {table}.{key} must be finite; correct it")
+    _check_train(recipe.train, path)
     precisions = [variant.to for variant in recipe.variants]
     if len(set(precisions)) < len(precisions):
         raise RecipeError(f"recipe {path}: two [[variants]] are of one precision; give each once")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from edgekit.data.pictures import Pictures
 from edgekit.preprocess import Preprocess, no_picture, of_bytes
+from edgekit.training.augment import Augmentation
 from edgekit.training.batches import Batches
 
 RGB = Preprocess("rgb", 5, 7, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -58,7 +59,7 @@ def test_training_batches_equal_normalise_to_the_last_bit(mean: float, std: floa
 def test_flipped_pictures_are_mirrored_left_to_right_and_the_others_are_not() -> None:
     images = pixels()
     flipped = torch.tensor([True, False, True, False, False, True])
-    taken, labels = batches(RGB, images).take(torch.arange(6), flipped)
+    taken, labels = batches(RGB, images).take(torch.arange(6), Augmentation(flipped))
     expected = RGB.normalise(np.where(flipped.numpy()[:, None, None, None], images[..., ::-1], images))
     assert np.array_equal(taken.numpy(), expected)
     assert not np.array_equal(taken.numpy(), RGB.normalise(images))

@@ -12,6 +12,7 @@ from edgekit.accuracy import majority_share
 from edgekit.data import fashion_mnist, image_folder
 from edgekit.data.pictures import Pictures
 from edgekit.data.source import PictureShape, Source
+from edgekit.errors import DataError
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
@@ -39,7 +40,10 @@ DARK = 32
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """Training and test pictures with the preprocessing that turns them into the network's input."""
+    """Training and test pictures with the preprocessing that turns them into the network's input.
+
+    ``holdout`` pictures are set aside from the training's to watch it by.
+    """
 
     train: Pictures
     test: Pictures
@@ -48,11 +52,12 @@ class Dataset(msgspec.Struct, frozen=True):
     left_out: tuple[LeftOut, ...] = ()
     shared: int = 0
     notes: tuple[str, ...] = ()
+    holdout: Pictures | None = None
 
     def sha256(self) -> str:
         """A hash of everything that training sees: pixels, labels, classes, preprocessing."""
         digest = hashlib.sha256(repr((self.classes, self.preprocess)).encode())
-        for half in (self.train, self.test):
+        for half in filter(None, (self.train, self.test, self.holdout)):
             digest.update(repr((half.images.shape, half.labels.shape)).encode())
             digest.update(np.ascontiguousarray(half.images).data)
             digest.update(np.ascontiguousarray(half.labels).data)
@@ -60,7 +65,8 @@ class Dataset(msgspec.Struct, frozen=True):
 
     def report(self) -> DataReport:
         """How many pictures each class has, what was left out, and what is odd about the set."""
-        halves = [np.bincount(half.labels, minlength=len(self.classes)).tolist() for half in (self.train, self.test)]
+        parts = filter(None, (self.train, self.test, self.holdout))
+        halves = [np.bincount(part.labels, minlength=len(self.classes)).tolist() for part in parts]
         counts = tuple(ClassCount(name, *numbers) for name, *numbers in zip(self.classes, *halves, strict=True))
         brightest = int(self.train.images.max(initial=0))
         dark = (
@@ -82,11 +88,27 @@ SOURCES: dict[str, Source] = {"fashion-mnist": fashion_mnist.SOURCE, "image-fold
 def load_dataset(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
     """Everything in memory as uint8; raises DataError naming the file at fault."""
     loaded = SOURCES[recipe.dataset].load(recipe, progress)
+    train, holdout = divided(loaded.train, recipe.holdout)
     given = (recipe.mean, recipe.std) if recipe.mean and recipe.std else loaded.statistics
-    mean, std = given or channel_statistics(loaded.train.images)
+    mean, std = given or channel_statistics(train.images)
     height, width = loaded.train.images.shape[2:]
     preprocess = Preprocess(recipe.pixel_color, height, width, mean, std, white=recipe.white or msgspec.UNSET)
-    return Dataset(loaded.train, loaded.test, loaded.classes, preprocess, loaded.left_out, loaded.shared, loaded.notes)
+    return Dataset(train, loaded.test, loaded.classes, preprocess, loaded.left_out, loaded.shared, loaded.notes, holdout)
+
+
+def divided(pictures: Pictures, count: int) -> tuple[Pictures, Pictures | None]:
+    """Training pictures, and ``count`` held out: those whose pixels have the smallest hashes, whatever their order.
+
+    Raises DataError where fewer than two pictures would be left to train on.
+    """
+    if not count:
+        return pictures, None
+    if count > len(pictures) - 2:
+        raise DataError(f"data.holdout = {count} leaves nothing of {len(pictures)} training pictures", "lower it")
+    hashes = [hashlib.sha256(image.tobytes()).digest() for image in pictures.images]
+    held = np.zeros(len(pictures), bool)
+    held[sorted(range(len(pictures)), key=hashes.__getitem__)[:count]] = True
+    return (Pictures(pictures.images[~held], pictures.labels[~held]), Pictures(pictures.images[held], pictures.labels[held]))
 
 
 def picture_shape(recipe: DataRecipe) -> PictureShape:

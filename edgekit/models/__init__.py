@@ -27,6 +27,7 @@ MODELS: dict[str, ModelInfo] = {
             (1, 28, 28),
             "the same net on a batch norm written out from its formulas",
         ),
+        ModelInfo("edgenet", "edgekit.models.edgenet:edgenet", (1, 4, 4), "five 3x3 convolutions, made for int8 and TensorRT"),
         ModelInfo("resnet18", "edgekit.models.resnet:resnet18", (1, 28, 28), "ResNet-18, shortcuts without batch norm"),
         ModelInfo("densenet", "edgekit.models.densenet:densenet", (1, 32, 32), "DenseNet 4x4, growth 32, at least 32x32"),
     )

@@ -8,22 +8,37 @@ from edgekit.reports.page import Line, Page, Span, Table, columns, note, verdict
 
 
 class Epoch(Part, frozen=True):
-    """One epoch: mean loss and accuracy over the training batches as trained, accuracy on the whole test set."""
+    """One epoch: mean loss and accuracy over the training batches as trained, accuracy on the held-out pictures.
+
+    Without held-out pictures it is that on the whole test set.
+    """
 
     epoch: int
     loss: float
     train_accuracy: float
-    test_accuracy: float
+    test_accuracy: float | None
     seconds: float
     learning_rate: float
+    holdout_accuracy: float | None = None
+
+    @property
+    def watched(self) -> str:
+        """The pictures of which the epoch gives the accuracy."""
+        return "test" if self.holdout_accuracy is None else "held out"
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy on the pictures ``watched``."""
+        return (self.test_accuracy if self.holdout_accuracy is None else self.holdout_accuracy) or 0.0
 
 
 class ClassCount(Part, frozen=True):
-    """How many pictures of a class are in each half."""
+    """How many pictures of a class are trained on, tested, and held out."""
 
     name: str
     training: int
     test: int
+    held_out: int = 0
 
 
 class LeftOut(Part, frozen=True):
@@ -50,9 +65,12 @@ class DataReport(Part, frozen=True):
         """The report in lines of text, for those who wait for the training to begin."""
         shown, others = self.classes[:MOST_CLASSES], self.classes[MOST_CLASSES:]
         text = ", ".join(f"{row.name} {row.training} + {row.test}" for row in shown)
+        held_out = sum(row.held_out for row in self.classes)
         if others:
             text += f", and {len(others)} more classes {sum(row.training for row in others)} + {sum(row.test for row in others)}"
         left_out = tuple(f"left out: {row.count} x {row.reason}, like {row.example}" for row in self.left_out)
+        if held_out:
+            text += f"; {held_out} more are held out to watch the training"
         majority = f"the most frequent class is {self.majority:.1%} of the test pictures"
         return (f"pictures (training + test): {text}; {majority}", *left_out, *(f"note: {text}" for text in self.notes))
 
@@ -61,15 +79,18 @@ class StatisticsReport(Part, frozen=True):
     """Whether batch norm's running statistics fit the weights: accuracies on the same training pictures.
 
     ``training_mode`` normalises by each batch, ``inference_mode`` by the running statistics as training left them, ``remeasured``
-    by those measured anew; None where training's were kept.
+    by those measured anew; None where training's were kept. ``averaged``: the weights are the moving average of training's.
     """
 
     training_mode: float
     inference_mode: float
     remeasured: float | None = None
+    averaged: bool = False
 
     def notes(self) -> tuple[str, ...]:
         """Sentences for a reader, where the modes differ noticeably."""
+        if self.remeasured is not None and self.averaged:
+            return ()
         if self.remeasured is not None:
             return (
                 "batch norm's running statistics did not fit the weights and were measured anew over the training pictures: "
@@ -114,6 +135,7 @@ class TrainReport(Report, frozen=True):
     data: DataReport | None = None
     statistics: StatisticsReport | None = None
     notes: tuple[str, ...] = ()
+    holdout_accuracy: float | None = None
 
     @property
     def passed(self) -> bool:

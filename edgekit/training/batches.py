@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from edgekit.data.pictures import Pictures
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
+from edgekit.training.augment import Augmentation
 
 EVALUATION_BATCH = 500
 
@@ -29,13 +30,18 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, index: Tensor, flipped: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``index`` int64 N, ``flipped`` bool N -> pictures float32 N x C x H x W, labels int64 N."""
-        images = self.images[index]
-        if flipped is not None:
-            images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def take(self, index: Tensor, augmentation: Augmentation | None = None) -> tuple[Tensor, Tensor]:
+        """``index`` int64 N, ``augmentation`` of all pictures -> pictures float32 N x C x H x W, labels int64 N."""
+        change = augmentation.of(index) if augmentation else Augmentation()
+        images = change.moved(self.images[index])
         # Preprocess.normalise, operation for operation, so that training and the bundle agree to the last bit
-        return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std), self.labels[index]
+        images = images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        return change.erased(images), self.labels[index]
 
 
 @torch.inference_mode()
@@ -43,7 +49,7 @@ def predictions(model: nn.Module, batches: Batches, channels_last: bool = False,
     """The class of each picture's largest logit, int64 N on the CPU, in float32 inference mode."""
     model.eval()
     classes = []
-    with progress.task("labelling test pictures", len(batches)) as advance:
+    with progress.task("labelling pictures", len(batches)) as advance:
         for start in range(0, len(batches), EVALUATION_BATCH):
             index = torch.arange(start, min(start + EVALUATION_BATCH, len(batches)), device=batches.labels.device)
             images, _ = batches.take(index)

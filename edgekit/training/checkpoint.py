@@ -10,6 +10,7 @@ import msgspec
 import torch
 from msgspec import Meta
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgekit.errors import ModelError, OutputError, UsageError, first_line
 from edgekit.files import fingerprints, replacing, write_error
@@ -17,12 +18,14 @@ from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch
 from edgekit.training.code import source_files
 from edgekit.training.initial import state_sha256, structure_sha256
+from edgekit.training.numerics import Precision, compiled, resolved
+from edgekit.training.optimizers import check_stages, optimizers
 
 Key: TypeAlias = dict[str, str]
 """Everything that trained weights depend on, by what it is: short values as JSON, others as a hash."""
 
 CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 LONGEST_VALUE = 40
 """Characters of a setting that is kept as it is, to be told where it has changed."""
 
@@ -36,17 +39,25 @@ class _Place(msgspec.Struct):
     steps_per_epoch: int
     seconds: Annotated[float, Meta(ge=0)]
     history: list[Epoch]
+    precision: Precision
 
 
 class State:
-    """Everything that changes while training; ``epoch`` and ``step`` name the next step to take."""
+    """Everything that changes while training; ``epoch`` and ``step`` name the next step to take.
+
+    ``trained`` is the model as steps call it. ``average`` is the moving average of its weights, where the recipe asks for one.
+    ``precision`` is resolved once for a training: another machine goes on with it.
+    """
 
     def __init__(self, model: nn.Module, recipe: TrainRecipe, steps_per_epoch: int, device: torch.device) -> None:
         self.model = model.to(device)
         if recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = _optimizer(self.model, recipe)
-        self.schedule = _schedule(self.optimizer, recipe, steps_per_epoch)
+        check_stages(self.model, recipe)
+        self.trained = compiled(self.model, recipe)
+        self.moved = optimizers(self.model, recipe, recipe.epochs * steps_per_epoch)
+        self.average = _average(self.model, recipe.average)
+        self.precision: Precision = resolved(recipe, device)
         self.epochs, self.steps_per_epoch = recipe.epochs, steps_per_epoch
         self.epoch = 0
         self.step = 0
@@ -54,14 +65,27 @@ class State:
         self.seconds = 0.0
         self.history: list[Epoch] = []
 
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is evaluated and, in the end, kept."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the recipe's own optimiser now, of modules whose share of it is whole."""
+        group = self.moved[0].optimizer.param_groups[0]
+        return float(group["lr"]) / float(group["scale"])
+
     def save(self, path: Path, key: Key) -> None:
         """Write a checkpoint, whole or not at all."""
         content = {
             "version": CHECKPOINT_VERSION,
             "key": key,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else {},
+            "optimizers": [each.optimizer.state_dict() for each in self.moved],
+            "schedules": [each.schedule.state_dict() for each in self.moved],
+            "precision": self.precision,
             "generator": torch.get_rng_state(),
             "epoch": self.epoch,
             "epochs": self.epochs,
@@ -87,13 +111,17 @@ class State:
             place = self._place(content)
             self.totals = self.totals.copy_(content["totals"])
             self.model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.schedule.load_state_dict(content["schedule"])
+            if self.average is not None:
+                self.average.load_state_dict(content["average"])
+            for each, optimizer, schedule in zip(self.moved, content["optimizers"], content["schedules"], strict=True):
+                each.optimizer.load_state_dict(optimizer)
+                each.schedule.load_state_dict(schedule)
             torch.set_rng_state(content["generator"])
         except Exception as problem:  # odd content makes torch trip over whatever comes
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
         self.epoch, self.step, self.seconds, self.history = place.epoch, place.step, place.seconds, place.history
+        self.precision = place.precision
 
     def _place(self, content: dict[str, Any]) -> _Place:
         """Where a checkpoint's training stopped; raises ValueError unless that is a place in this training."""
@@ -106,9 +134,17 @@ class State:
             )
         if content["totals"].shape != self.totals.shape:
             raise ValueError(f"it has totals of shape {tuple(content['totals'].shape)}")
-        if content["schedule"].keys() != self.schedule.state_dict().keys():
-            raise ValueError("its schedule is of another kind")
+        for each, schedule in zip(self.moved, content["schedules"], strict=True):
+            if schedule.keys() != each.schedule.state_dict().keys():
+                raise ValueError("its schedule is of another kind")
         return place
+
+
+def _average(model: nn.Module, decay: float) -> AveragedModel | None:
+    """The moving average of weights and buffers: a = decay * a + (1 - decay) * w after each step, and w after the first."""
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any]:
@@ -212,20 +248,3 @@ def _of_this_version(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if content["version"] != CHECKPOINT_VERSION:
         raise ModelError(f"checkpoint {path} was made by another version of edgekit", "--restart begins anew")
     return content
-
-
-def _optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adam":  # AdamW is Adam where weight_decay is 0
-        return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True
-    )
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, recipe: TrainRecipe, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    total = recipe.epochs * steps_per_epoch
-    if recipe.schedule == "one-cycle" and total > 1:
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=total + 1)
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=1)

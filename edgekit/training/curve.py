@@ -9,25 +9,24 @@ from edgekit.files import replacing
 from edgekit.reports.train import Epoch
 
 
-def draw_curve(history: Sequence[Epoch], path: Path, name: str, remeasured: float | None = None) -> None:
-    """Loss and accuracies over the epochs, as a PNG.
-
-    ``remeasured`` is the test accuracy after the last epoch once batch norm's statistics were measured anew, where they were.
-    """
+def draw_curve(history: Sequence[Epoch], path: Path, name: str, reached: float) -> None:
+    """Loss, learning rate and accuracies over the epochs, as a PNG; ``reached`` is the final weights' test accuracy."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    numbers = [epoch.epoch for epoch in history]
+    numbers, watched = [epoch.epoch for epoch in history], history[-1].watched
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     left.plot(numbers, [epoch.loss for epoch in history], marker="o", markersize=3, color="tab:red")
     left.set(xlabel="epoch", ylabel="training loss", title=name)
+    rates = left.twinx()
+    rates.plot(numbers, [epoch.learning_rate for epoch in history], color="tab:gray", linestyle=":")
+    rates.set(ylabel="learning rate (dotted)", ylim=(0, None))
     right.plot(numbers, [epoch.train_accuracy for epoch in history], marker="o", markersize=3, label="train")
-    right.plot(numbers, [epoch.test_accuracy for epoch in history], marker="o", markersize=3, label="test")
-    if remeasured is not None:
-        right.plot(numbers[-1:], [remeasured], marker="*", markersize=9, linestyle="", label="test, statistics remeasured")
-    reached = history[-1].test_accuracy if remeasured is None else remeasured
+    right.plot(numbers, [epoch.accuracy for epoch in history], marker="o", markersize=3, label=watched)
+    if reached != history[-1].test_accuracy:
+        right.plot(numbers[-1:], [reached], marker="*", markersize=9, linestyle="", label="test, in the end")
     right.set(xlabel="epoch", ylabel="accuracy", title=f"test accuracy {reached:.4f}")
     right.legend()
     for axes in (left, right):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -34,6 +34,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.spelling import did_you_mean
+from edgekit.training.augment import draw
 from edgekit.training.batches import Batches, accuracy, batch_count, predictions
 from edgekit.training.checkpoint import (
     CHECKPOINT,
@@ -48,6 +49,8 @@ from edgekit.training.checkpoint import (
 )
 from edgekit.training.curve import draw_curve
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
+from edgekit.training.numerics import compiling
+from edgekit.training.optimizers import freeze
 from edgekit.training.pace import Pace
 from edgekit.training.statistics import make_fit
 
@@ -55,13 +58,18 @@ METRICS, CURVE = "metrics.jsonl", "curve.png"
 
 
 class EpochWork(NamedTuple):
-    """What an epoch works on: pictures on the training device, in ``batches`` steps an epoch; ``progress`` is told of each."""
+    """What an epoch works on: pictures on the training device, in ``batches`` steps an epoch; ``progress`` is told of each.
+
+    Its accuracy is that on the pictures ``held_out``, or on the ``test`` set where none are. ``keep`` writes a checkpoint.
+    """
 
     settings: TrainRecipe
     training: Batches
+    held_out: Batches | None
     test: Batches
     batches: int
     progress: Progress = SILENT
+    keep: Callable[[State], None] = lambda state: None
 
 
 def fit(
@@ -99,8 +107,10 @@ def fit(
     else:
         discard(run)  # a kill before the first checkpoint of this training must not bring back another
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
-    work = EpochWork(recipe.train, training, test, batches, progress)
-    _train_all(state, work, run, key)
+    held_out = Batches(dataset.holdout, dataset.preprocess, place) if dataset.holdout else None
+    checkpoint = run / CHECKPOINT
+    work = EpochWork(recipe.train, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key))
+    _train_all(state, work, run)
     return _finish(recipe, dataset, state, work, run, notes)
 
 
@@ -142,18 +152,18 @@ def _goes_on(run: Path, key: Key) -> bool:
     return not changed
 
 
-def _train_all(state: State, job: EpochWork, run: Path, key: Key) -> None:
+def _train_all(state: State, job: EpochWork, run: Path) -> None:
     """Train the epochs that are left; a checkpoint is kept after each, and when the user stops between two steps."""
-    epochs, checkpoint = job.settings.epochs, run / CHECKPOINT
+    epochs = job.settings.epochs
     pace = Pace(job.batches * epochs, state.epoch * job.batches + state.step)
     with _stop_flag() as stop:
         while state.epoch < epochs:
             train_one_epoch(state, job, stop, pace)
-            state.save(checkpoint, key)
+            job.keep(state)
             if stop() and state.epoch < epochs:
                 raise Interrupted(
                     f"training stopped in epoch {state.epoch + 1} of {epochs} after {state.step} of {job.batches} steps; "
-                    f"{checkpoint} keeps it, --resume continues"
+                    f"{run / CHECKPOINT} keeps it, --resume continues"
                 )
             _write_metrics(run, state.history)
 
@@ -196,58 +206,96 @@ def _check_fit(model: nn.Module, recipe: Recipe, pictures: PictureShape) -> None
 
 def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], pace: Pace) -> None:
     """Take the steps that are left of the epoch and record it, or return early, between two steps, once ``stop()``."""
-    started = time.perf_counter()
+    watch = Watch(state)
     title = f"epoch {state.epoch + 1}/{job.settings.epochs}"
-    _take_steps(state, job, title, stop, pace)
+    freeze(state.model, job.settings, state.epoch)
+    _take_steps(state, job, title, stop, pace, watch)
     if stop():
-        state.seconds += time.perf_counter() - started
+        watch.read()
         return
+    _refuse_divergence(state)
     loss, correct, samples = state.totals.tolist()
-    if not math.isfinite(loss):
-        raise RecipeError(f"the loss became {loss / samples} in epoch {state.epoch + 1}", "lower train.learning_rate")
-    test_accuracy = accuracy(state.model, job.test, job.settings.channels_last, job.progress)
-    seconds = state.seconds + time.perf_counter() - started
-    rate = float(state.optimizer.param_groups[0]["lr"])
-    epoch = Epoch(state.epoch + 1, loss / samples, correct / samples, test_accuracy, round(seconds, 3), rate)
+    reached = accuracy(state.judged, job.held_out or job.test, job.settings.channels_last, job.progress)
+    watch.read()
+    epoch = Epoch(
+        state.epoch + 1,
+        loss / samples,
+        correct / samples,
+        None if job.held_out else reached,
+        round(state.seconds, 3),
+        state.learning_rate,
+        reached if job.held_out else None,
+    )
     state.history.append(epoch)
     state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
     state.totals = torch.zeros_like(state.totals)
     job.progress.say(
-        f"{title}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  test {epoch.test_accuracy:.4f}  {seconds:.1f} s"
+        f"{title}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  {epoch.watched} {reached:.4f}  {epoch.seconds:.1f} s"
     )
 
 
-def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], bool], pace: Pace) -> None:
+class Watch:
+    """Adds the time that passes to the seconds of a state's epoch, whenever it is read."""
+
+    def __init__(self, state: State) -> None:
+        self._state, self._last = state, time.perf_counter()
+
+    def read(self) -> None:
+        """Count the time since it was last read."""
+        now = time.perf_counter()
+        self._state.seconds += now - self._last
+        self._last = now
+
+
+def _refuse_divergence(state: State) -> None:
+    """Raise RecipeError once the sum of the epoch's losses is no number: the last checkpoint is of weights that were good."""
+    loss, _, samples = state.totals.tolist()
+    if not math.isfinite(loss):
+        kept = f"; {CHECKPOINT} in its folder is from before" if state.history else ""
+        raise RecipeError(f"the loss became {loss / samples} in epoch {state.epoch + 1}{kept}", "lower train.learning_rate")
+
+
+def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], bool], pace: Pace, watch: Watch) -> None:
     settings, training = job.settings, job.training
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
     device = training.labels.device
     order = torch.randperm(len(training), generator=generator).to(device)
-    flips = (torch.rand(len(training), generator=generator) < 0.5).to(device) if settings.flip else None
+    augmentation = draw(settings, len(training), training.size, state.epoch, generator, device)
     parts = torch.tensor_split(order, job.batches)
-    state.model.train()
     note = ""
     with job.progress.task(title, job.batches) as advance:
         advance(state.step, note)
         while state.step < job.batches and not stop():
-            index = parts[state.step]
-            flipped = None if flips is None else flips[index]
-            state.totals += _step(state, settings, *training.take(index, flipped))
+            images, labels = training.take(parts[state.step], augmentation)
+            state.totals += take_step(state, settings, images, labels)
             state.step += 1
             if pace.step() or state.step == job.batches:  # reading the loss waits for the device
+                _refuse_divergence(state)
                 note = f"loss {state.totals[0] / state.totals[2]:.3f}, {pace.left()} left"
+            if settings.checkpoint_every and state.step % settings.checkpoint_every == 0 and state.step < job.batches:
+                _refuse_divergence(state)
+                watch.read()
+                job.keep(state)
             advance(1, note)
 
 
-def _step(state: State, settings: TrainRecipe, images: Tensor, labels: Tensor) -> Tensor:
+def take_step(state: State, settings: TrainRecipe, images: Tensor, labels: Tensor) -> Tensor:
+    """One step of all optimisers; float64 3: the sum of the losses, how many were right, and of how many pictures."""
     if settings.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        logits = state.model(images)
-        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    state.optimizer.step()
-    state.schedule.step()
+    with compiling(settings):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
+            logits = state.trained(images)
+            loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+        state.model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+    if settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm)
+    for optimizer, schedule in state.moved:
+        optimizer.step()
+        schedule.step()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
     with torch.no_grad():
         correct = (logits.argmax(1) == labels).sum()
         count = torch.full_like(correct, len(labels)).double()
@@ -284,25 +332,36 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _write_metrics(run: Path, history: list[Epoch], remeasured: float | None = None) -> None:
-    """A line for each epoch, and one more where batch norm's statistics were measured anew after the last."""
+def _write_metrics(run: Path, history: list[Epoch], end: dict[str, Any] | None = None) -> None:
+    """A line for each epoch, and one more for what is known at the ``end`` alone, where there is such."""
     rows = [msgspec.to_builtins(epoch) for epoch in history]
-    if remeasured is not None:
-        rows.append({**rows[-1], "test_accuracy": remeasured, "statistics": "remeasured"})
+    if end:
+        rows.append({**rows[-1], **end})
     write_text(run / METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, notes: tuple[str, ...]) -> TrainReport:
     device = work.training.labels.device
-    statistics = make_fit(state.model, work.training, recipe.train.batch_size, recipe.train.seed, work.progress)
+    averaged = state.average is not None
+    if averaged:
+        state.model.load_state_dict(state.judged.state_dict())
+    statistics = make_fit(
+        state.model, work.training, recipe.train.batch_size, recipe.train.seed, work.progress, averaged=averaged
+    )
     predicted = predictions(state.model, work.test, recipe.train.channels_last, work.progress).numpy()
     reached = accuracy_of(predicted, dataset.test.labels, len(dataset.classes))
-    remeasured = reached.overall if statistics and statistics.remeasured is not None else None
-    _write_metrics(run, state.history, remeasured)
+    remeasured = statistics is not None and statistics.remeasured is not None
+    held_out = state.history[-1].holdout_accuracy
+    if work.held_out and remeasured:
+        held_out = accuracy(state.model, work.held_out, recipe.train.channels_last, work.progress)
+    end: dict[str, Any] = {"test_accuracy": reached.overall} if work.held_out or remeasured else {}
+    end |= {"holdout_accuracy": held_out} if work.held_out else {}
+    end |= {"statistics": "remeasured"} if remeasured else {}
+    _write_metrics(run, state.history, end)
     # only now: until the end, an earlier training's recipe and weights stay together
     write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
-    draw_curve(state.history, run / CURVE, recipe.name, remeasured)
+    draw_curve(state.history, run / CURVE, recipe.name, reached.overall)
     report = TrainReport(
         run=str(run),
         model=recipe.model.name,
@@ -320,8 +379,10 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
         data=dataset.report(),
         statistics=statistics,
         notes=notes,
+        holdout_accuracy=held_out,
         facts={
             "torch": str(torch.__version__),
+            "precision": state.precision,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "threads": str(torch.get_num_threads()),
             "cores": str(cores()),

@@ -55,12 +55,12 @@ class Sample(NamedTuple):
 
 @torch.no_grad()
 def make_fit(
-    model: nn.Module, batches: Batches, batch_size: int, seed: int, progress: Progress = SILENT
+    model: nn.Module, batches: Batches, batch_size: int, seed: int, progress: Progress = SILENT, *, averaged: bool = False
 ) -> StatisticsReport | None:
     """Compare training and inference mode, and measure the running statistics anew where inference mode is noticeably worse.
 
-    The new statistics, averages over one pass with the weights as they are, are kept only where they help. None for a model
-    without batch norm. The model is left in inference mode.
+    So they are for weights that are ``averaged``, which no batch has seen. The new statistics, averages over one pass with the
+    weights as they are, are kept only where they help. None for a model without batch norm. The model is left in inference mode.
     """
     norms = [cast(_Norm, module) for module in model.modules() if _has_statistics(module)]
     if not norms:
@@ -70,17 +70,17 @@ def make_fit(
     with _kept(norms), _training(norms):
         training = _accuracy(model, sample)
     inference = _accuracy(model, sample)
-    if inference >= training - NOTICEABLE:
+    if inference >= training - NOTICEABLE and not averaged:
         return StatisticsReport(training, inference)
     before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     _measure(model, norms, Sample.of(batches, batch_size, MEASURED, seed, progress))
     remeasured = _accuracy(model, sample)
-    if remeasured <= inference:
+    if remeasured < inference or (remeasured == inference and not averaged):
         for norm, (mean, variance) in zip(norms, before, strict=True):
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
         return StatisticsReport(training, inference)
-    return StatisticsReport(training, inference, remeasured)
+    return StatisticsReport(training, inference, remeasured, averaged)
 
 
 def _has_statistics(module: nn.Module) -> bool:

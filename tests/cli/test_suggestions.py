@@ -62,9 +62,9 @@ def test_words_of_a_type_are_found_in_unions_too() -> None:
         ("[train]", "[trian]", "unknown key 'trian' in the top level; remove it or correct its spelling (did you mean 'train'?)"),
         (
             "epochs = 1", "optimizer = 'adma'",
-            "r.toml: 'adma' is not allowed at key 'train.optimizer'; use one of adam, sgd (did you mean 'adam'?)",
+            "r.toml: 'adma' is not allowed at key 'train.optimizer'; use one of adam, sgd, muon (did you mean 'adam'?)",
         ),
-        ("epochs = 1", "optimizer = 'x'", "r.toml: 'x' is not allowed at key 'train.optimizer'; use one of adam, sgd"),
+        ("epochs = 1", "optimizer = 'x'", "r.toml: 'x' is not allowed at key 'train.optimizer'; use one of adam, sgd, muon"),
         (
             "fashion-mnist", "fashion_mnist",
             "'data.dataset'; use one of fashion-mnist, image-folder (did you mean 'fashion-mnist'?)",

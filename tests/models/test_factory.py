@@ -17,7 +17,7 @@ from edgekit.models.factory import build_module, call_factory, rebuild_module
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lennet", "no model 'lennet'; use one of lenet, lenet-scratch, resnet18, densenet, or an import path"),
+        ("lennet", "no model 'lennet'; use one of lenet, lenet-scratch, edgenet, resnet18, densenet, or an import path"),
         ("lenet:", "no model 'lenet:'"),
         (":lenet", "no model ':lenet'"),
         ("no_such_package.models:net", "cannot import no_such_package.models"),

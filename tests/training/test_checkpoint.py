@@ -140,9 +140,11 @@ ODD: dict[str, dict[str, object]] = {
     "totals are no tensor": {"totals": 3},
     "totals of another size": {"totals": [1.0, 2.0]},
     "model is nothing": {"model": None},
-    "optimizer of nothing": {"optimizer": {}},
-    "schedule of nothing": {"schedule": {}},
-    "schedule is no table": {"schedule": 3},
+    "an optimizer of nothing": {"optimizers": [{}]},
+    "no optimizer": {"optimizers": []},
+    "a schedule of nothing": {"schedules": [{}]},
+    "schedules are no list": {"schedules": 3},
+    "precision of no name": {"precision": "float8"},
     "generator is text": {"generator": "7"},
 }
 
@@ -158,7 +160,9 @@ def test_odd_content_is_a_sentence(stopped: Path, data: Dataset, odd: str, begin
         fit(RECIPE, data, stopped, begin=begin)  # type: ignore[arg-type]  # a parameter is no Literal
 
 
-@pytest.mark.parametrize("name", ["epoch", "step", "history", "totals", "model", "optimizer", "schedule", "generator", "seconds"])
+@pytest.mark.parametrize(
+    "name", ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generator", "seconds"]
+)
 def test_missing_content_is_a_sentence(stopped: Path, data: Dataset, name: str) -> None:
     import torch
 
