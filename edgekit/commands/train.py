@@ -13,7 +13,7 @@ from edgekit.training.folder import RUNS, Begin
 
 def train(
     recipe: Recipe | Path | str,
-    run: Path | None = None,
+    run: Path | str | None = None,
     *,
     device: str = "auto",
     begin: Begin = "anew",
@@ -34,4 +34,4 @@ def train(
     dataset = data.load_dataset(loaded.data, progress)
     for line in dataset.report().lines():
         progress.say(line)
-    return fit(loaded, dataset, run or RUNS / loaded.name, device=device, begin=begin, progress=progress)
+    return fit(loaded, dataset, Path(run) if run else RUNS / loaded.name, device=device, begin=begin, progress=progress)
