@@ -69,8 +69,8 @@ def summary(results: dict[str, Any]) -> str:
     pictures = 5000 * len(first["seeds"])
     noise = 100 * math.sqrt(2 * 0.93 * 0.07 / pictures)
     lines = [
-        f"EdgeNet in {first['settings']['epochs']} epochs, {len(first['seeds'])} seed(s), one key changed; the standard error of a "
-        f"difference is {noise:.1f} points. Seconds are beside the recipe's on the same machine.",
+        f"EdgeNet in {first['settings']['epochs']} epochs, {len(first['seeds'])} seed(s), one key changed; the standard error of "
+        f"a difference is {noise:.1f} points. Seconds are beside the recipe's on the same machine.",
         "",
         "| changed | held out | difference (points) | seconds of an epoch |",
         "|---|---|---|---|",
