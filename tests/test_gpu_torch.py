@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from edgekit.commands.bench import bench
 from edgekit.commands.verify import verify
+from edgekit.errors import Interrupted
 from edgekit.latency.loop import Timing
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.training.loop import fit
 from tests.gpu_checks import ON_GPU, check_own_clock
 from tests.networks import dataset
+from tests.training.test_loop import Stopping
 from tests.ways import ways
 
 pytestmark = [*ON_GPU, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA")]
@@ -38,4 +40,21 @@ def test_training_runs_on_cuda_and_learns(tmp_path: Path, precision: Literal["fl
     torch.cuda.reset_peak_memory_stats()
     report = fit(recipe, dataset(2000), tmp_path / "run", device="cuda")
     assert torch.cuda.max_memory_allocated() > 0
+    assert report.test_accuracy > 0.5
+
+
+def test_every_way_to_train_runs_on_cuda_and_stops_and_goes_on(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "optimizer": "muon",
+        "learning_rate": 0.05,
+        "schedule": "linear",
+        "average": 0.9,
+        "clip_norm": 1.0,
+    }
+    settings |= {"flip": "alternating", "pad": 2, "erase": 0.25, "channels_last": True, "precision": "auto"}
+    plan = Recipe("gpu", DataRecipe("fashion-mnist"), ModelRecipe("edgenet"), TrainRecipe(epochs=4, batch_size=64, **settings))
+    with pytest.raises(Interrupted):
+        fit(plan, dataset(2000), tmp_path / "run", device="cuda", progress=Stopping(advance=40))
+    report = fit(plan, dataset(2000), tmp_path / "run", device="cuda", begin="resume")
+    assert report.facts["precision"] == "bfloat16"
     assert report.test_accuracy > 0.5

@@ -16,6 +16,11 @@ def stem(in_channels: int) -> nn.Sequential:
     )
 
 
+def small_stem(in_channels: int) -> nn.Sequential:
+    """The first layers for pictures of some 32x32, which lose nothing of their size: C x H x W -> 64 x H x W."""
+    return nn.Sequential(nn.Conv2d(in_channels, 64, kernel_size=3, padding=1), nn.BatchNorm2d(64), nn.ReLU())
+
+
 class Residual(nn.Module):
     """A residual block: relu(BN(conv(relu(BN(conv(x))))) + shortcut(x)); in x H x W -> out x H/stride x W/stride."""
 
@@ -38,9 +43,9 @@ class Residual(nn.Module):
 class ResNet18(nn.Module):
     """ResNet-18: stem, four stages of two residual blocks (64, 128, 256, 512 channels), global average pool, linear."""
 
-    def __init__(self, num_classes: int, in_channels: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int, first: nn.Sequential) -> None:
         super().__init__()
-        self.stem = stem(in_channels)
+        self.stem = first
         self.stage1 = nn.Sequential(Residual(64, 64), Residual(64, 64))
         self.stage2 = nn.Sequential(Residual(64, 128, stride=2), Residual(128, 128))
         self.stage3 = nn.Sequential(Residual(128, 256, stride=2), Residual(256, 256))
@@ -55,6 +60,10 @@ class ResNet18(nn.Module):
         return out
 
 
-def resnet18(num_classes: int = 10, in_channels: int = 1) -> ResNet18:
-    """ResNet-18; at 1 x 224 x 224 its stages give 64x56x56, 128x28x28, 256x14x14 and 512x7x7."""
-    return ResNet18(num_classes, in_channels)
+def resnet18(num_classes: int = 10, in_channels: int = 1, *, small_pictures: bool = False) -> ResNet18:
+    """ResNet-18; at 1 x 224 x 224 its stages give 64x56x56, 128x28x28, 256x14x14 and 512x7x7.
+
+    With ``small_pictures`` the stem keeps the picture's size: at 1 x 28 x 28 the stages give 64x28x28, 128x14x14, 256x7x7 and
+    512x4x4, at 16 times the arithmetic of the usual stem there.
+    """
+    return ResNet18(num_classes, in_channels, small_stem(in_channels) if small_pictures else stem(in_channels))

@@ -74,6 +74,17 @@ def test_lenet_refuses_other_sizes(size: int) -> None:
         network("lenet")(torch.zeros(1, 1, size, size))
 
 
+def test_resnet18_for_small_pictures_keeps_their_size_in_its_first_stage() -> None:
+    model = build_module("resnet18", {"small_pictures": True}).eval()
+    sizes = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda module, inputs, output, name=name: sizes.update({name: tuple(output.shape[1:])}))
+    model(torch.zeros(1, 1, 28, 28))
+    assert [sizes[name] for name in ("stem", "stage1", "stage4")] == [(64, 28, 28), (64, 28, 28), (512, 4, 4)]
+    usual = build_module("resnet18")
+    assert len(list(usual.parameters())) == len(list(model.parameters()))
+
+
 def test_resnet18_has_the_stages_of_its_table() -> None:
     outputs = shapes("resnet18", 224)
     assert {name: shape for name, shape in outputs.items() if "." not in name} == {
