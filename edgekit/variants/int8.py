@@ -21,6 +21,7 @@ from edgekit.bundle.manifest import Allowance, Calibration, Conversion, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
+from edgekit.onnx.averages import average_over_four_axes
 from edgekit.onnx.correction import corrected_biases
 from edgekit.onnx.placing import Graph, Placement, last_layers, name_apart, placed
 from edgekit.onnx.qdq import CODES, quantised_model
@@ -181,6 +182,7 @@ def _float_model(bundle: Bundle) -> onnx.ModelProto:
     if opset_of(model) < OPSET:
         model = _of_newer_opset(model, bundle.onnx_of())
     name_apart(model)
+    average_over_four_axes(model)
     return model
 
 
