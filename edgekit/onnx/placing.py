@@ -9,7 +9,7 @@ float.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,18 +130,21 @@ def name_apart(model: onnx.ModelProto) -> None:
         names.add(name)
 
 
-def placed(graph: Graph, keep: Mapping[str, str]) -> Placement:
-    """Where 8-bit steps go in ``graph``, in which no two nodes have one name; ``keep``: node -> why it stays float."""
-    placement = _placed(graph, keep)
+def placed(graph: Graph, keep: Mapping[str, str], narrow: Container[str] = ()) -> Placement:
+    """Where 8-bit steps go in ``graph``, in which no two nodes have one name.
+
+    ``keep``: node -> why it stays float. ``narrow``: layers that need not be wide enough for 8 bits to pay.
+    """
+    placement = _placed(graph, keep, narrow)
     misread = {layer.name: MISREAD for layer in placement.layers if _misread(layer, placement, graph)}
-    return placed(graph, {**misread, **keep}) if misread else placement
+    return placed(graph, {**misread, **keep}, narrow) if misread else placement
 
 
-def _placed(graph: Graph, keep: Mapping[str, str]) -> Placement:
+def _placed(graph: Graph, keep: Mapping[str, str], narrow: Container[str]) -> Placement:
     layers, kept = [], []
     for node in graph.nodes:
         if operator_of(node) in LAYERS:
-            reason = keep.get(name_of(node)) or _unfit(node, graph)
+            reason = keep.get(name_of(node)) or _unfit(node, graph, name_of(node) in narrow)
             if reason:
                 kept.append(Kept(name_of(node), node.op_type, node.output[0], reason))
             else:
@@ -160,13 +163,25 @@ def last_layers(graph: Graph) -> list[str]:
     return [name_of(node) for node in graph.nodes if operator_of(node) in LAYERS and node.output[0] not in leads]
 
 
+def first_layers(graph: Graph) -> list[str]:
+    """The names of the layers that read no other layer's result."""
+    names: list[str] = []
+    behind: set[str] = set()
+    for node in graph.nodes:
+        if operator_of(node) in LAYERS and behind.isdisjoint(node.input):
+            names.append(name_of(node))
+        if operator_of(node) in LAYERS or not behind.isdisjoint(node.input):
+            behind.update(node.output)
+    return names
+
+
 def graph_order(graph: Graph) -> Iterator[str]:
     """Every value that no node stores, inputs first."""
     made = [name for node in graph.nodes for name in node.output if name]
     yield from (name for name in (*(name for name in graph.types if name not in graph.maker), *made) if name not in graph.stored)
 
 
-def _unfit(node: onnx.NodeProto, graph: Graph) -> str:
+def _unfit(node: onnx.NodeProto, graph: Graph, may_be_narrow: bool) -> str:
     """Why a layer cannot compute in 8 bits, or would not pay; empty if it can."""
     weight = graph.array(node.input[1]) if len(node.input) > 1 else None
     bias = node.input[2] if len(node.input) > 2 else ""
@@ -176,10 +191,13 @@ def _unfit(node: onnx.NodeProto, graph: Graph) -> str:
         return "its input is not float32, or depends on no input of the model"
     if not np.isfinite(weight).all():
         return "its weight holds numbers that are not finite"
-    return _UNFIT[node.op_type](node, weight, graph)
+    return _UNFIT[node.op_type](node, weight, graph) or ("" if may_be_narrow else _too_narrow(node, weight))
 
 
-def _unfit_conv(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
+def _too_narrow(node: onnx.NodeProto, weight: Array) -> str:
+    if node.op_type != "Conv":
+        narrow = min(weight.shape) < NARROW
+        return f"it is {weight.shape[0]}x{weight.shape[1]}: below {NARROW} an 8-bit kernel does not pay" if narrow else ""
     group = _attributes(node).get("group", 1)
     square = len(set(weight.shape[2:])) == 1
     for kind, channels in (("input", weight.shape[1] * group), ("output", weight.shape[0])):
@@ -221,10 +239,11 @@ def _unfit_gemm(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
 
 
 def _unfit_matmul(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
-    if weight.ndim != 2:
-        return "its weight has not two axes"
-    narrow = min(weight.shape) < NARROW
-    return f"it is {weight.shape[0]}x{weight.shape[1]}: below {NARROW} an 8-bit kernel does not pay" if narrow else ""
+    return "its weight has not two axes" if weight.ndim != 2 else ""
+
+
+def _unfit_conv(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
+    return ""
 
 
 def _unfit_transposed(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
@@ -292,7 +311,7 @@ class _Marks:
         self._mark(*values)
 
     def _mark_result(self, output: str) -> None:
-        """Mark what comes out of a layer or a sum, behind its Relu or Clip, where it leads to a further layer."""
+        """Mark what comes out of a layer or a sum, behind its Relu, Clip or swish, where it leads to a further layer."""
         follower = self._graph.only_reader(output)
         operator = operator_of(follower) if follower is not None else ""
         if follower is not None and operator == "Relu":
@@ -302,8 +321,21 @@ class _Marks:
                 self.clamped.add(output)
                 self._join(follower.output[0], output)
             return
+        output = self._swish(output) or output
         if output in self._leads and output not in self._graph.outputs:
             self._mark(output)
+
+    def _swish(self, value: str) -> str:
+        """The product of ``value`` and its sigmoid where nothing else reads it: an activation, as Relu is, in two nodes.
+
+        To round before it too costs a decibel, and gains no kernel: ONNX Runtime fuses no layer that both nodes read.
+        """
+        readers = {operator_of(node): node for node in self._graph.readers[value]}
+        gate, product = readers.get("Sigmoid") or readers.get("HardSigmoid"), readers.get("Mul")
+        alone = len(self._graph.readers[value]) == 2 and value not in self._graph.outputs and value not in self._graph.inner
+        if gate is None or product is None or not alone or self._graph.only_reader(gate.output[0]) is not product:
+            return ""
+        return product.output[0] if {*product.input} == {value, gate.output[0]} else ""
 
     def _from_zero(self, clip: onnx.NodeProto) -> bool:
         low = self._graph.array(clip.input[1]) if len(clip.input) > 1 and clip.input[1] else None

@@ -171,6 +171,24 @@ def test_relu6_clamps_the_convolution_before_it_in_one_group(low: float) -> None
         assert (set(placement.clamped), set(placement.signed)) == (set(), {"x", "a", "b"})
 
 
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
+@pytest.mark.parametrize("other_reader", [False, True])
+def test_a_swish_is_rounded_behind_it_only(gate: str, other_reader: bool) -> None:
+    nodes = [conv("x", "a"), node(gate, ["a"], "s"), node("Mul", ["s", "a"], "m"), conv("m", "c", "v")]
+    nodes += [node("Add", ["c", "a"] if other_reader else ["c", "m"], "y")]
+    placement = checked(nodes)
+    assert set(placement.groups) == ({"x", "a", "m"} if other_reader else {"x", "m"})
+    assert "m" in placement.signed
+
+
+@pytest.mark.parametrize("second", ["s", "x"])
+def test_a_product_with_another_sigmoid_is_no_swish(second: str) -> None:
+    """A sigmoid that something else reads, or of another value, is a gate: the value before it has readers of its own."""
+    nodes = [conv("x", "a"), node("Sigmoid", ["a"], "s"), node("Mul", ["a", second], "m"), conv("m", "c", "v")]
+    nodes += [node("Add", ["c", "s"], "y")]
+    assert set(checked(nodes).groups) == {"x", "a", "m"}
+
+
 def test_logits_and_what_follows_the_last_layer_stay_float() -> None:
     nodes = [
         conv("x", "a"),
