@@ -23,6 +23,7 @@ from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.averages import average_over_four_axes
 from edgekit.onnx.correction import corrected_biases
+from edgekit.onnx.equalise import equalise
 from edgekit.onnx.placing import Graph, Placement, first_layers, last_layers, name_apart, placed
 from edgekit.onnx.qdq import CODES, quantised_model
 from edgekit.onnx.read import name_of, opset_of, quantised
@@ -62,6 +63,8 @@ TIMES_ROUNDING, DRAWS = 4.0, 4
 """Times what rounding in float32 was seen to move outputs by, in so many draws, that ``verify`` accepts."""
 LAST = "no layer follows it: its result is an answer and stays in float, and so do its weights"
 """Why the layers behind which nothing is rounded stay in float, unless there are no others."""
+LEAST_GAIN_DB = 1.0
+"""What equalised weights must gain to be taken."""
 ROOM = 0.5
 """The first and the last layer are in int8 where they leave so much of a budget of accuracy, or MARGIN_DB of one of SNR."""
 FLOAT = "ship it in float32 or float16"
@@ -81,11 +84,15 @@ class TensorRange(msgspec.Struct, frozen=True):
 
 
 class RangeTable(msgspec.Struct, frozen=True):
-    """All that an int8 file was written from, beside the float32 file: ``int8.json`` of a bundle."""
+    """All that an int8 file was written from, beside the float32 file: ``int8.json`` of a bundle.
+
+    ``equalised``: convolutions that share out their weights with the next one.
+    """
 
     calibration: Calibration
     bias_correction: bool
     tensors: tuple[TensorRange, ...]
+    equalised: tuple[str, ...] = ()
 
 
 def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
@@ -102,15 +109,31 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
         advance(1, "ranges of the values inside")
         network = _Network(bundle, samples.feed, wanted.keep)
         advance(1, "choosing ranges")
-        attempts = [Attempt(*way, network.snr_db(network.file(way, {}).content)) for way in WAYS]
-        best = max(range(len(WAYS)), key=lambda place: attempts[place].snr_db)
+        network, attempts, best = _best_of(network, _Network.equalised_of(bundle, samples.feed, wanted.keep))
         advance(1, "what single layers cost")
-        search = _search(network, WAYS[best], _Judge.of(network, budget, bundle, data)) if budget else Search({})
+        way = WAYS[best % len(WAYS)]
+        search = _search(network, way, _Judge.of(network, budget, bundle, data)) if budget else Search({})
         advance(1, "its own outputs")
-        outcome = _outcome(bundle, network, WAYS[best], search, samples)
+        outcome = _outcome(bundle, network, way, search, samples)
         advance(1, "")
     tried = tuple(msgspec.structs.replace(attempt, chosen=place == best) for place, attempt in enumerate(attempts))
     return outcome._replace(attempts=tried, sensitivity=search.sensitivity, budget=budget, data=data)
+
+
+def _best_of(plain: _Network, equalised: _Network | None) -> tuple[_Network, list[Attempt], int]:
+    """The network and the way with the best SNR, all that was tried, and the place of the best among them.
+
+    Equalised weights are taken where they gain LEAST_GAIN_DB at least: less is chance.
+    """
+    attempts = [
+        Attempt(*way, network.snr_db(network.file(way, {}).content), equalised=network is equalised)
+        for network in (plain, equalised)
+        if network is not None
+        for way in WAYS
+    ]
+    gained = [attempt.snr_db - LEAST_GAIN_DB * attempt.equalised for attempt in attempts]
+    best = gained.index(max(gained))
+    return (equalised if equalised is not None and attempts[best].equalised else plain), attempts, best
 
 
 class QuantFile(NamedTuple):
@@ -124,8 +147,9 @@ class QuantFile(NamedTuple):
 class _Network:
     """The bundle's float32 network, with the ranges of its values on the calibration samples."""
 
-    def __init__(self, bundle: Bundle, feed: Feed, keep: Sequence[str]) -> None:
+    def __init__(self, bundle: Bundle, feed: Feed, keep: Sequence[str], *, equalised: bool = False) -> None:
         self.model = _float_model(bundle)
+        self.equalised = equalise(self.model) if equalised else ()
         self.graph = Graph(self.model)
         self.modules = modules_of(bundle)
         asked = asked_to_keep(keep, self.model, self.modules)
@@ -142,6 +166,11 @@ class _Network:
         self.feed, self.size = feed, fixed_batch(bundle.manifest.inputs) or BATCH
         self.observed = observe(seen, values_of(self.model, set(seen.groups), feed, self.size))
         self.float_outputs = self.outputs(self.model.SerializeToString(), feed)
+
+    @classmethod
+    def equalised_of(cls, bundle: Bundle, feed: Feed, keep: Sequence[str]) -> _Network | None:
+        """The network with equalised weights, which computes the same; None where nothing can be equalised."""
+        return cls(bundle, feed, keep, equalised=True) if equalise(_float_model(bundle)) else None
 
     def _edges(self, asked: Mapping[str, str]) -> dict[str, str]:
         """The first and last layers that stay in float by rule and could be in 8 bits: node -> which of the two."""
@@ -364,10 +393,16 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, search: Search, sample
         precision="int8",
         allowance=_allowance(readings, begin, snr_db, rounding_steps(network, made.content, recorded, own)),
         error=recorded.error(own),
-        made_by={"command": "quantize", "edgekit": __version__, "to": NAME, "bias_correction": way[1]},
+        made_by={
+            "command": "quantize",
+            "edgekit": __version__,
+            "to": NAME,
+            "bias_correction": way[1],
+            "equalised": bool(network.equalised),
+        },
         conversion=conversion,
     )
-    table = RangeTable(calibration, way[1], _ranges(made, network.observed))
+    table = RangeTable(calibration, way[1], _ranges(made, network.observed), network.equalised)
     files = {
         variant.file: made.content,
         conversion.outputs: outputs_to_npz(own),
