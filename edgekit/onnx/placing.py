@@ -9,7 +9,7 @@ float.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,8 @@ from edgekit.onnx.read import is_standard, name_of
 from edgekit.onnx.widen import read_inside
 from edgekit.tensors import Array
 
-MOVING = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Slice", "DepthToSpace")
+_REORDERING = ("Identity", "Dropout", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+MOVING = (*_REORDERING, "MaxPool", "Slice", "Split", "DepthToSpace", "SpaceToDepth")
 """Operators whose outputs are some of their first input's numbers: both have one scale."""
 _AVERAGING = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 NARROW = 16
@@ -28,7 +29,13 @@ NARROW = 16
 
 The first layer is one of these, and by far the one whose rounding costs most: its input is the picture itself.
 """
+MISREAD = "it reads a Concat of signed values, whose zero point OpenVINO loses before a convolution"
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt", "Softplus")
+
+
+def operator_of(node: onnx.NodeProto) -> str:
+    """The node's operator, with its domain before it where that is not ONNX's own."""
+    return str(node.op_type) if is_standard(node.domain) else f"{node.domain}.{node.op_type}"
 
 
 class QuantLayer(NamedTuple):
@@ -80,7 +87,7 @@ class Graph:
         self.nodes = list(graph.node)
         self.stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
         for node in self.nodes:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            if operator_of(node) == "Constant" and node.attribute and node.attribute[0].name == "value":
                 self.stored[node.output[0]] = node.attribute[0].t
         self.maker = {name: node for node in self.nodes for name in node.output if name}
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -92,6 +99,9 @@ class Graph:
         inferred = onnx.shape_inference.infer_shapes(model).graph
         values = (*inferred.input, *inferred.value_info, *inferred.output)
         self.types = {value.name: value.type.tensor_type.elem_type for value in values}
+        self.ranks = {
+            value.name: len(value.type.tensor_type.shape.dim) for value in values if value.type.tensor_type.HasField("shape")
+        }
 
     def array(self, name: str) -> Array | None:
         """A stored tensor; None for anything else."""
@@ -120,12 +130,21 @@ def name_apart(model: onnx.ModelProto) -> None:
         names.add(name)
 
 
-def placed(graph: Graph, keep: Mapping[str, str]) -> Placement:
-    """Where 8-bit steps go in ``graph``, in which no two nodes have one name; ``keep``: node -> why it stays float."""
+def placed(graph: Graph, keep: Mapping[str, str], narrow: Container[str] = ()) -> Placement:
+    """Where 8-bit steps go in ``graph``, in which no two nodes have one name.
+
+    ``keep``: node -> why it stays float. ``narrow``: layers that need not be wide enough for 8 bits to pay.
+    """
+    placement = _placed(graph, keep, narrow)
+    misread = {layer.name: MISREAD for layer in placement.layers if _misread(layer, placement, graph)}
+    return placed(graph, {**misread, **keep}, narrow) if misread else placement
+
+
+def _placed(graph: Graph, keep: Mapping[str, str], narrow: Container[str]) -> Placement:
     layers, kept = [], []
     for node in graph.nodes:
-        if node.op_type in LAYERS and is_standard(node.domain):
-            reason = keep.get(name_of(node)) or _unfit(node, graph)
+        if operator_of(node) in LAYERS:
+            reason = keep.get(name_of(node)) or _unfit(node, graph, name_of(node) in narrow)
             if reason:
                 kept.append(Kept(name_of(node), node.op_type, node.output[0], reason))
             else:
@@ -141,7 +160,19 @@ def placed(graph: Graph, keep: Mapping[str, str]) -> Placement:
 def last_layers(graph: Graph) -> list[str]:
     """The names of the layers that no layer follows, whose results stay in float."""
     leads = _leads_to_a_layer(graph)
-    return [name_of(node) for node in graph.nodes if node.op_type in LAYERS and node.output[0] not in leads]
+    return [name_of(node) for node in graph.nodes if operator_of(node) in LAYERS and node.output[0] not in leads]
+
+
+def first_layers(graph: Graph) -> list[str]:
+    """The names of the layers that read no other layer's result."""
+    names: list[str] = []
+    behind: set[str] = set()
+    for node in graph.nodes:
+        if operator_of(node) in LAYERS and behind.isdisjoint(node.input):
+            names.append(name_of(node))
+        if operator_of(node) in LAYERS or not behind.isdisjoint(node.input):
+            behind.update(node.output)
+    return names
 
 
 def graph_order(graph: Graph) -> Iterator[str]:
@@ -150,7 +181,7 @@ def graph_order(graph: Graph) -> Iterator[str]:
     yield from (name for name in (*(name for name in graph.types if name not in graph.maker), *made) if name not in graph.stored)
 
 
-def _unfit(node: onnx.NodeProto, graph: Graph) -> str:
+def _unfit(node: onnx.NodeProto, graph: Graph, may_be_narrow: bool) -> str:
     """Why a layer cannot compute in 8 bits, or would not pay; empty if it can."""
     weight = graph.array(node.input[1]) if len(node.input) > 1 else None
     bias = node.input[2] if len(node.input) > 2 else ""
@@ -160,16 +191,41 @@ def _unfit(node: onnx.NodeProto, graph: Graph) -> str:
         return "its input is not float32, or depends on no input of the model"
     if not np.isfinite(weight).all():
         return "its weight holds numbers that are not finite"
-    return _UNFIT[node.op_type](node, weight, graph)
+    return _UNFIT[node.op_type](node, weight, graph) or ("" if may_be_narrow else _too_narrow(node, weight))
 
 
-def _unfit_conv(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
+def _too_narrow(node: onnx.NodeProto, weight: Array) -> str:
+    if node.op_type != "Conv":
+        narrow = min(weight.shape) < NARROW
+        return f"it is {weight.shape[0]}x{weight.shape[1]}: below {NARROW} an 8-bit kernel does not pay" if narrow else ""
     group = _attributes(node).get("group", 1)
     square = len(set(weight.shape[2:])) == 1
     for kind, channels in (("input", weight.shape[1] * group), ("output", weight.shape[0])):
         if channels < NARROW and not (channels % 8 == 0 and square):
             return f"it has {channels} {kind} channels: below {NARROW} an 8-bit kernel does not pay"
     return ""
+
+
+def _misread(layer: QuantLayer, placement: Placement, graph: Graph) -> bool:
+    """Whether OpenVINO 2026.4.1 misreads a convolution: it loses the zero point that it gives signed values before a Concat.
+
+    It does so too where nodes between the two reorder numbers or multiply them by stored ones. A depthwise convolution is right.
+    """
+    if layer.operator != "Conv" or placement.groups[layer.data] not in placement.signed or _is_depthwise(layer, graph):
+        return False
+    value = layer.data
+    while (maker := graph.maker.get(value)) is not None and operator_of(maker) in (*_REORDERING, "Mul", "Div"):
+        moved = maker.input if operator_of(maker) in ("Mul", "Div") else maker.input[:1]
+        computed = [name for name in moved if name not in graph.stored]
+        if len(computed) != 1:
+            return False
+        value = computed[0]
+    return maker is not None and operator_of(maker) == "Concat"
+
+
+def _is_depthwise(layer: QuantLayer, graph: Graph) -> bool:
+    weight = graph.array(layer.weight)
+    return weight is not None and weight.shape[0] > 1 == weight.shape[1]
 
 
 def _unfit_gemm(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
@@ -183,10 +239,11 @@ def _unfit_gemm(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
 
 
 def _unfit_matmul(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
-    if weight.ndim != 2:
-        return "its weight has not two axes"
-    narrow = min(weight.shape) < NARROW
-    return f"it is {weight.shape[0]}x{weight.shape[1]}: below {NARROW} an 8-bit kernel does not pay" if narrow else ""
+    return "its weight has not two axes" if weight.ndim != 2 else ""
+
+
+def _unfit_conv(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
+    return ""
 
 
 def _unfit_transposed(node: onnx.NodeProto, weight: Array, graph: Graph) -> str:
@@ -254,17 +311,31 @@ class _Marks:
         self._mark(*values)
 
     def _mark_result(self, output: str) -> None:
-        """Mark what comes out of a layer or a sum, behind its Relu or Clip, where it leads to a further layer."""
+        """Mark what comes out of a layer or a sum, behind its Relu, Clip or swish, where it leads to a further layer."""
         follower = self._graph.only_reader(output)
-        if follower is not None and follower.op_type == "Relu":
+        operator = operator_of(follower) if follower is not None else ""
+        if follower is not None and operator == "Relu":
             output = follower.output[0]
-        elif follower is not None and follower.op_type == "Clip" and self._from_zero(follower):
+        elif follower is not None and operator == "Clip" and self._from_zero(follower):
             if follower.output[0] in self._leads:
                 self.clamped.add(output)
                 self._join(follower.output[0], output)
             return
+        output = self._swish(output) or output
         if output in self._leads and output not in self._graph.outputs:
             self._mark(output)
+
+    def _swish(self, value: str) -> str:
+        """The product of ``value`` and its sigmoid where nothing else reads it: an activation, as Relu is, in two nodes.
+
+        To round before it too costs a decibel, and gains no kernel: ONNX Runtime fuses no layer that both nodes read.
+        """
+        readers = {operator_of(node): node for node in self._graph.readers[value]}
+        gate, product = readers.get("Sigmoid") or readers.get("HardSigmoid"), readers.get("Mul")
+        alone = len(self._graph.readers[value]) == 2 and value not in self._graph.outputs and value not in self._graph.inner
+        if gate is None or product is None or not alone or self._graph.only_reader(gate.output[0]) is not product:
+            return ""
+        return product.output[0] if {*product.input} == {value, gate.output[0]} else ""
 
     def _from_zero(self, clip: onnx.NodeProto) -> bool:
         low = self._graph.array(clip.input[1]) if len(clip.input) > 1 and clip.input[1] else None
@@ -272,22 +343,21 @@ class _Marks:
 
     def _spread(self, node: onnx.NodeProto) -> None:
         """Mark what a node moves or joins where its result is read in 8 bits, and the sum of two rounded values."""
-        if not is_standard(node.domain) or not node.output:
-            return
-        output = node.output[0]
-        if node.op_type in MOVING and output in self._marked:
-            self._join(node.input[0], output)
-        elif node.op_type == "Concat" and output in self._marked:
-            self._join(*node.input, output)
-        elif node.op_type == "Add" and self._marked.issuperset(node.input):
-            self._mark_result(output)
+        operator = operator_of(node)
+        read = [name for name in node.output if name in self._marked]
+        if operator in MOVING and read:
+            self._join(node.input[0], *read)
+        elif operator == "Concat" and read:
+            self._join(*node.input, *read)
+        elif operator == "Add" and self._marked.issuperset(node.input):
+            self._mark_result(node.output[0])
 
 
 def _leads_to_a_layer(graph: Graph) -> set[str]:
     """The values from which a layer, of 8 bits or not, is reached."""
     leads: set[str] = set()
     for node in reversed(graph.nodes):
-        if node.op_type in LAYERS or leads.intersection(node.output):
+        if operator_of(node) in LAYERS or leads.intersection(node.output):
             leads.update(node.input)
     return leads
 
@@ -296,12 +366,11 @@ def _not_negative(graph: Graph) -> set[str]:
     """The values that can hold no negative number, by the operators that make them."""
     positive: set[str] = {name for name, tensor in graph.stored.items() if _from_zero_on(numpy_helper.to_array(tensor))}
     for node in graph.nodes:
-        inputs = [name for name in node.input if name]
-        first = inputs[:1]
-        given = first if node.op_type in (*MOVING, *_AVERAGING, "Split") else inputs
-        clip = node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in positive
-        through = node.op_type in (*MOVING, *_AVERAGING, "Concat", "Add", "Mul", "Split") and positive.issuperset(given)
-        if node.op_type in _NOT_NEGATIVE or clip or through:
+        operator, inputs = operator_of(node), [name for name in node.input if name]
+        given = inputs[:1] if operator in (*MOVING, *_AVERAGING) else inputs
+        clip = operator == "Clip" and len(node.input) > 1 and node.input[1] in positive
+        through = operator in (*MOVING, *_AVERAGING, "Concat", "Add", "Mul") and positive.issuperset(given)
+        if operator in _NOT_NEGATIVE or clip or through:
             positive.update(node.output)
     return positive
 

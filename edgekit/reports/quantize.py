@@ -7,12 +7,16 @@ from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note, v
 
 
 class Attempt(Part, frozen=True):
-    """A way to choose ranges that was tried: its SNR in dB on the calibration samples, against the float32 file."""
+    """A way to choose ranges that was tried: its SNR in dB on the calibration samples, against the float32 file.
+
+    ``equalised``: neighbouring convolutions had shared out the ranges of their weights before.
+    """
 
     method: str
     bias_correction: bool
     snr_db: float
     chosen: bool = False
+    equalised: bool = False
 
 
 class KeptNode(Part, frozen=True):
@@ -99,12 +103,13 @@ class QuantizeReport(Report, frozen=True):
             (
                 row.method,
                 "yes" if row.bias_correction else "no",
+                "yes" if row.equalised else "no",
                 f"{row.snr_db:.1f}",
                 Span("chosen", "good") if row.chosen else "",
             )
             for row in self.attempts
         ]
-        headings = columns("ranges", "bias correction", "SNR (dB)", "", numbers=("SNR (dB)",))
+        headings = columns("ranges", "bias correction", "equalised", "SNR (dB)", "", numbers=("SNR (dB)",))
         return (Table(f"ranges from {self.calibration}", headings, tuple(rows)),)
 
     def _sensitivity(self) -> Page:

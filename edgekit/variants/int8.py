@@ -6,7 +6,7 @@ measured too: on the calibration samples to choose, on the golden inputs for the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -21,8 +21,10 @@ from edgekit.bundle.manifest import Allowance, Calibration, Conversion, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
+from edgekit.onnx.averages import average_over_four_axes
 from edgekit.onnx.correction import corrected_biases
-from edgekit.onnx.placing import Graph, Placement, last_layers, name_apart, placed
+from edgekit.onnx.equalise import equalise
+from edgekit.onnx.placing import Graph, Placement, first_layers, last_layers, name_apart, placed
 from edgekit.onnx.qdq import CODES, quantised_model
 from edgekit.onnx.read import name_of, opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
@@ -41,7 +43,7 @@ from edgekit.variants import Outcome, Wanted
 from edgekit.variants.budget import Budget
 from edgekit.variants.calibration import BATCH, Method, Observed, limits_of, observe, values_of
 from edgekit.variants.kept import asked_to_keep, modules_of
-from edgekit.variants.pictures import held_pictures
+from edgekit.variants.pictures import LabelledPictures, held_pictures
 from edgekit.variants.samples import Samples, own_data, samples_of
 from edgekit.version import __version__
 
@@ -61,6 +63,10 @@ TIMES_ROUNDING, DRAWS = 4.0, 4
 """Times what rounding in float32 was seen to move outputs by, in so many draws, that ``verify`` accepts."""
 LAST = "no layer follows it: its result is an answer and stays in float, and so do its weights"
 """Why the layers behind which nothing is rounded stay in float, unless there are no others."""
+LEAST_GAIN_DB = 1.0
+"""What equalised weights must gain to be taken."""
+ROOM = 0.5
+"""The first and the last layer are in int8 where they leave so much of a budget of accuracy, or MARGIN_DB of one of SNR."""
 FLOAT = "ship it in float32 or float16"
 JUDGED = 64
 """Calibration samples on which single layers are judged."""
@@ -78,11 +84,15 @@ class TensorRange(msgspec.Struct, frozen=True):
 
 
 class RangeTable(msgspec.Struct, frozen=True):
-    """All that an int8 file was written from, beside the float32 file: ``int8.json`` of a bundle."""
+    """All that an int8 file was written from, beside the float32 file: ``int8.json`` of a bundle.
+
+    ``equalised``: convolutions that share out their weights with the next one.
+    """
 
     calibration: Calibration
     bias_correction: bool
     tensors: tuple[TensorRange, ...]
+    equalised: tuple[str, ...] = ()
 
 
 def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
@@ -99,15 +109,31 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
         advance(1, "ranges of the values inside")
         network = _Network(bundle, samples.feed, wanted.keep)
         advance(1, "choosing ranges")
-        attempts = [Attempt(*way, network.snr_db(network.file(way, {}).content)) for way in WAYS]
-        best = max(range(len(WAYS)), key=lambda place: attempts[place].snr_db)
+        network, attempts, best = _best_of(network, _Network.equalised_of(bundle, samples.feed, wanted.keep))
         advance(1, "what single layers cost")
-        search = _search(network, WAYS[best], budget, bundle, data) if budget else Search({})
+        way = WAYS[best % len(WAYS)]
+        search = _search(network, way, _Judge.of(network, budget, bundle, data)) if budget else Search({})
         advance(1, "its own outputs")
-        outcome = _outcome(bundle, network, WAYS[best], search.kept, samples)
+        outcome = _outcome(bundle, network, way, search, samples)
         advance(1, "")
     tried = tuple(msgspec.structs.replace(attempt, chosen=place == best) for place, attempt in enumerate(attempts))
     return outcome._replace(attempts=tried, sensitivity=search.sensitivity, budget=budget, data=data)
+
+
+def _best_of(plain: _Network, equalised: _Network | None) -> tuple[_Network, list[Attempt], int]:
+    """The network and the way with the best SNR, all that was tried, and the place of the best among them.
+
+    Equalised weights are taken where they gain LEAST_GAIN_DB at least: less is chance.
+    """
+    attempts = [
+        Attempt(*way, network.snr_db(network.file(way, {}).content), equalised=network is equalised)
+        for network in (plain, equalised)
+        if network is not None
+        for way in WAYS
+    ]
+    gained = [attempt.snr_db - LEAST_GAIN_DB * attempt.equalised for attempt in attempts]
+    best = gained.index(max(gained))
+    return (equalised if equalised is not None and attempts[best].equalised else plain), attempts, best
 
 
 class QuantFile(NamedTuple):
@@ -121,25 +147,57 @@ class QuantFile(NamedTuple):
 class _Network:
     """The bundle's float32 network, with the ranges of its values on the calibration samples."""
 
-    def __init__(self, bundle: Bundle, feed: Feed, keep: Sequence[str]) -> None:
+    def __init__(self, bundle: Bundle, feed: Feed, keep: Sequence[str], *, equalised: bool = False) -> None:
         self.model = _float_model(bundle)
+        self.equalised = equalise(self.model) if equalised else ()
         self.graph = Graph(self.model)
         self.modules = modules_of(bundle)
         asked = asked_to_keep(keep, self.model, self.modules)
-        self.asked = {**dict.fromkeys(last_layers(self.graph), LAST), **asked}
-        if not placed(self.graph, self.asked).layers:
-            self.asked = asked
-        self.everywhere = placed(self.graph, self.asked)
+        self._narrow: frozenset[str] = frozenset()
+        self._asked = {**dict.fromkeys(last_layers(self.graph), LAST), **asked}
+        if not placed(self.graph, self._asked).layers:
+            self._asked = asked
+        self.everywhere = placed(self.graph, self._asked)
         if not self.everywhere.layers:
             reasons = _reasons(self.everywhere)
             raise ModelError(f"{bundle.onnx_of()} has no layer that 8 bits would suit: {reasons}", FLOAT)
+        self.edges = self._edges(asked)
+        seen = self._seen()
         self.feed, self.size = feed, fixed_batch(bundle.manifest.inputs) or BATCH
-        self.observed = observe(self.everywhere, values_of(self.model, set(self.everywhere.groups), feed, self.size))
+        self.observed = observe(seen, values_of(self.model, set(seen.groups), feed, self.size))
         self.float_outputs = self.outputs(self.model.SerializeToString(), feed)
+
+    @classmethod
+    def equalised_of(cls, bundle: Bundle, feed: Feed, keep: Sequence[str]) -> _Network | None:
+        """The network with equalised weights, which computes the same; None where nothing can be equalised."""
+        return cls(bundle, feed, keep, equalised=True) if equalise(_float_model(bundle)) else None
+
+    def _edges(self, asked: Mapping[str, str]) -> dict[str, str]:
+        """The first and last layers that stay in float by rule and could be in 8 bits: node -> which of the two."""
+        ends = {**dict.fromkeys(last_layers(self.graph), "last"), **dict.fromkeys(first_layers(self.graph), "first")}
+        free = {node: reason for node, reason in self._asked.items() if node not in ends or node in asked}
+        able = {layer.name for layer in placed(self.graph, free, ends).layers} - {layer.name for layer in self.everywhere.layers}
+        return {node: end for node, end in ends.items() if node in able}
+
+    def _seen(self) -> Placement:
+        """All layers that may be in 8 bits, and all values that may be rounded."""
+        before, narrow = self.everywhere, self.edges
+        widest = placed(self.graph, {node: reason for node, reason in self._asked.items() if node not in narrow}, narrow)
+        layers = {layer.name: layer for layer in (*before.layers, *widest.layers)}
+        return widest._replace(layers=tuple(layers.values()), groups={**before.groups, **widest.groups})
+
+    def take(self, edges: Iterable[str]) -> None:
+        """Let these of the ``edges`` be in 8 bits, and no others."""
+        self._narrow = frozenset(edges)
+        self.everywhere = self._placed({})
+
+    def _placed(self, keep: Mapping[str, str]) -> Placement:
+        by_rule = {node: reason for node, reason in self._asked.items() if node not in self._narrow}
+        return placed(self.graph, {**by_rule, **keep}, self._narrow)
 
     def file(self, way: Way, keep: Mapping[str, str]) -> QuantFile:
         """The int8 file in which the nodes ``keep`` (node -> reason) stay in float."""
-        placement = placed(self.graph, {**keep, **self.asked}) if keep else self.everywhere
+        placement = self._placed(keep) if keep else self.everywhere
         method, corrected = way
         limits = limits_of(placement, self.observed, method)
         biases = corrected_biases(self.graph, placement, limits, self.observed.means) if corrected else {}
@@ -181,6 +239,7 @@ def _float_model(bundle: Bundle) -> onnx.ModelProto:
     if opset_of(model) < OPSET:
         model = _of_newer_opset(model, bundle.onnx_of())
     name_apart(model)
+    average_over_four_axes(model)
     return model
 
 
@@ -203,35 +262,86 @@ def _reasons(placement: Placement) -> str:
 
 
 class Search(NamedTuple):
-    """The layers that went back to float, node -> reason, and what each layer costs by itself."""
+    """The layers that went back to float, node -> reason, what each layer costs by itself, and what became of the ends."""
 
     kept: Mapping[str, str]
     sensitivity: tuple[Sensitivity, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _search(network: _Network, way: Way, budget: Budget, bundle: Bundle, data: DataRecipe | None) -> Search:
-    """Put layers back to float, the one that costs most first, until the ``budget`` holds; raises ModelError if none is left."""
-    held = held_pictures(bundle, data, budget) if budget.points is not None else None
+class _Judge(NamedTuple):
+    """Whether a file of ``network`` holds a ``budget``; ``held``: the pictures that one of accuracy is judged on."""
+
+    network: _Network
+    budget: Budget
+    bundle: Bundle
+    held: LabelledPictures | None
+
+    @classmethod
+    def of(cls, network: _Network, budget: Budget, bundle: Bundle, data: DataRecipe | None) -> _Judge:
+        return cls(network, budget, bundle, held_pictures(bundle, data, budget) if budget.points is not None else None)
+
+    def holds(self, content: bytes) -> bool:
+        """Whether the file costs no more than the budget."""
+        if self.held is None or self.budget.points is None:
+            return self.network.snr_db(content) >= (self.budget.snr_db or 0.0)
+        return self._lost(content) <= self.budget.points
+
+    def holds_with_room(self, content: bytes) -> bool:
+        """Whether the budget holds by a margin, as other pictures and other CPUs need it, and so does the bar of every file."""
+        least = max(self.budget.snr_db or 0.0, WHOLE_BARS[NAME].snr_db + MARGIN_DB) + MARGIN_DB
+        if self.network.snr_db(content) < least:
+            return False
+        return self.held is None or self.budget.points is None or self._lost(content) <= ROOM * self.budget.points
+
+    def _lost(self, content: bytes) -> float:
+        assert self.held is not None
+        change = self.held.change(content)
+        return 100 * (change.before - change.after)
+
+
+def _search(network: _Network, way: Way, judge: _Judge) -> Search:
+    """Layers in float, as few as the budget allows; raises ModelError if it leaves none in 8 bits.
+
+    The first and the last layer, which stay in float by rule, are in 8 bits too where the budget then holds with room. Otherwise
+    layers go back to float, the one that costs most first, until it holds.
+    """
+    ends, budget = _ends_in_int8(network, way, judge), judge.budget
     ranked = _sensitivity(network, way)
     reasons = {row.node: f"the budget {budget.text} needs it: by itself it costs {row.snr_db:.1f} dB" for row in ranked}
 
     def holds(kept: Sequence[str]) -> bool:
         if len(kept) == len(ranked):
             return True  # nothing is left in 8 bits
-        content = network.file(way, {node: reasons[node] for node in kept}).content
-        if held is None or budget.points is None:
-            return network.snr_db(content) >= (budget.snr_db or 0.0)
-        change = held.change(content)
-        return 100 * (change.before - change.after) <= budget.points
+        return judge.holds(network.file(way, {node: reasons[node] for node in kept}).content)
 
-    kept = fewest_kept([row.node for row in ranked], holds) or ()
+    kept = () if ends else fewest_kept([row.node for row in ranked], holds) or ()
     if len(kept) == len(ranked):
         raise ModelError(
-            f"the budget {budget.text} leaves no layer of {bundle.onnx_of()} in 8 bits",
+            f"the budget {budget.text} leaves no layer of {judge.bundle.onnx_of()} in 8 bits",
             f"allow more, or {FLOAT}",
         )
     rows = tuple(msgspec.structs.replace(row, kept=row.node in kept) for row in ranked)
-    return Search({node: reasons[node] for node in kept}, rows)
+    return Search({node: reasons[node] for node in kept}, rows, tuple(_about_ends(network, ends, budget)))
+
+
+def _ends_in_int8(network: _Network, way: Way, judge: _Judge) -> tuple[str, ...]:
+    """Which of the first and last layers the ``network`` has in 8 bits from here on: most of them with which there is room."""
+    first, last = ([node for node, end in network.edges.items() if end == each] for each in ("first", "last"))
+    for ends in dict.fromkeys(tuple(each) for each in ((*first, *last), first, last) if each):
+        network.take(ends)
+        if judge.holds_with_room(network.file(way, {}).content):
+            return ends
+    network.take(())
+    return ()
+
+
+def _about_ends(network: _Network, ends: Sequence[str], budget: Budget) -> Iterator[str]:
+    for node, end in network.edges.items():
+        if node in ends:
+            yield f"the {end} layer, {node}, is in int8: the budget {budget.text} holds with room"
+        else:
+            yield f"the {end} layer, {node}, stays in float: in int8 the budget {budget.text} would not hold with room"
 
 
 def _sensitivity(network: _Network, way: Way) -> tuple[Sensitivity, ...]:
@@ -246,9 +356,9 @@ def _sensitivity(network: _Network, way: Way) -> tuple[Sensitivity, ...]:
     return tuple(sorted(rows, key=lambda row: row.snr_db))
 
 
-def _outcome(bundle: Bundle, network: _Network, way: Way, keep: Mapping[str, str], samples: Samples) -> Outcome:
-    """The file that keeps ``keep`` in float, with its own outputs on the golden inputs and the bars that these give."""
-    made = network.file(way, keep)
+def _outcome(bundle: Bundle, network: _Network, way: Way, search: Search, samples: Samples) -> Outcome:
+    """The file that ``search`` found, with its own outputs on the golden inputs and the bars that these give."""
+    made = network.file(way, search.kept)
     recorded = recorded_in(bundle)
     inputs, first = recorded.arrays.inputs, slice(recorded.sizes[0])
     own = network.outputs(made.content, inputs)
@@ -283,16 +393,22 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, keep: Mapping[str, str
         precision="int8",
         allowance=_allowance(readings, begin, snr_db, rounding_steps(network, made.content, recorded, own)),
         error=recorded.error(own),
-        made_by={"command": "quantize", "edgekit": __version__, "to": NAME, "bias_correction": way[1]},
+        made_by={
+            "command": "quantize",
+            "edgekit": __version__,
+            "to": NAME,
+            "bias_correction": way[1],
+            "equalised": bool(network.equalised),
+        },
         conversion=conversion,
     )
-    table = RangeTable(calibration, way[1], _ranges(made, network.observed))
+    table = RangeTable(calibration, way[1], _ranges(made, network.observed), network.equalised)
     files = {
         variant.file: made.content,
         conversion.outputs: outputs_to_npz(own),
         f"{NAME}.json": msgspec.json.format(msgspec.json.encode(table), indent=2) + b"\n",
     }
-    return Outcome(VariantDraft(variant, files, _notes(samples)), snr_db)
+    return Outcome(VariantDraft(variant, files, (*_notes(samples), *search.notes)), snr_db)
 
 
 def _notes(samples: Samples) -> tuple[str, ...]:

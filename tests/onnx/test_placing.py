@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.onnx.placing import Graph, Placement, name_apart, placed
+from edgekit.onnx.placing import MISREAD, Graph, Placement, name_apart, placed
 from edgekit.onnx.qdq import quantised_model
 from tests.onnx.crafted import model_of, node, tensor
 
@@ -76,13 +76,64 @@ def test_an_addition_with_a_float_term_stays_float() -> None:
 def test_pieces_of_a_concat_share_a_scale_where_a_layer_reads_it() -> None:
     pieces = [conv("x", "a"), node("Relu", ["a"], "b"), conv("x", "c", "v"), node("Concat", ["b", "c"], "d", axis=1)]
     wide = tensor("u", 16, 32, 1, 1)
-    placement = checked([*pieces, node("Conv", ["d", "u"], "y", "last")], [KERNEL, TAIL, wide])
+    pooled = [node("MaxPool", ["d"], "p", kernel_shape=[2, 2]), node("Conv", ["p", "u"], "y", "last")]
+    placement = checked([*pieces, *pooled], [KERNEL, TAIL, wide])
     assert len({placement.groups[value] for value in "bcd"}) == 1
     assert placement.groups["x"] != placement.groups["d"]
     assert placement.signed >= {placement.groups["d"]}  # c may be negative
     apart = checked([*pieces, node("Sin", ["d"], "s"), node("Conv", ["s", "u"], "y", "last")], [KERNEL, TAIL, wide])
     assert "d" not in apart.groups
     assert apart.groups["b"] != apart.groups["c"]
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("group", [1, 32])
+@pytest.mark.parametrize("between", ["", "Identity", "Mul", "MaxPool"])
+def test_a_convolution_of_a_signed_concat_is_kept_where_openvino_would_lose_its_zero_point(
+    relu: bool, group: int, between: str
+) -> None:
+    behind = {
+        "Identity": [node("Identity", ["d"], "m")],
+        "Mul": [node("Mul", ["d", "two"], "m")],
+        "MaxPool": [node("MaxPool", ["d"], "m", kernel_shape=[2, 2])],
+    }.get(between, [])
+    pieces = [conv("x", "a"), conv("x", "c", "v"), node("Relu", ["a"], "ar", "relu_a"), node("Relu", ["c"], "cr", "relu_c")]
+    joined = node("Concat", ["ar", "cr"] if relu else ["a", "c"], "d", axis=1)
+    last = node("Conv", ["m" if between else "d", "u"], "y", "last", group=group)
+    stored = [KERNEL, TAIL, tensor("u", 32, 32 // group, 1, 1), numpy_helper.from_array(np.float32(2), "two")]
+    placement = checked([*pieces, joined, *behind, last], stored)
+    misread = not relu and group == 1 and between != "MaxPool"
+    assert reasons(placement) == ({"last": MISREAD} if misread else {})
+
+
+def test_pieces_of_a_split_have_its_scale() -> None:
+    halves = helper.make_node("Split", ["b"], ["p", "q"], "split", axis=1)
+    nodes = [conv("x", "a"), node("Relu", ["a"], "b"), halves, node("Sin", ["p"], "s"), node("Conv", ["q", "u"], "c", "half")]
+    nodes += [node("Conv", ["s", "u"], "e", "other"), node("Add", ["c", "e"], "y")]
+    placement = checked(nodes, [KERNEL, tensor("u", 16, 8, 1, 1)])
+    assert placement.groups["q"] == placement.groups["b"]  # one scale for what Split only moves
+    assert "p" not in placement.groups  # no layer reads it
+    assert placement.groups["b"] not in placement.signed
+
+
+@pytest.mark.parametrize("operator", ["Relu", "MaxPool", "Concat", "Add", "Conv"])
+def test_an_operator_of_another_domain_is_none_of_onnx(operator: str) -> None:
+    """Its namesake in ONNX would be rounded behind, or through; here nothing is known of what it does to its numbers."""
+    kinds: dict[str, tuple[list[str], dict[str, Any]]] = {
+        "Conv": (["a", "v"], {}),
+        "Add": (["a", "a"], {}),
+        "Concat": (["a", "a"], {"axis": 1}),
+        "MaxPool": (["a"], {"kernel_shape": [1, 1]}),
+    }
+    inputs, attributes = kinds.get(operator, (["a"], {}))
+    nodes = [conv("x", "a"), helper.make_node(operator, inputs, ["b"], "other", domain="my", **attributes), conv("b", "y", "v")]
+    model = model_of(nodes, [KERNEL, TAIL], shape=WIDE)
+    model.opset_import.append(helper.make_opsetid("my", 1))
+    model.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, ["batch", 16, 8, 8]))
+    placement = placed(Graph(model), {})
+    assert names(placement) == ["conv_a", "conv_y"]
+    assert placement.groups == {"x": "x", "a": "a", "b": "b"}
+    assert placement.signed == {"x", "a", "b"}
 
 
 def test_what_moves_numbers_has_one_scale() -> None:
@@ -118,6 +169,24 @@ def test_relu6_clamps_the_convolution_before_it_in_one_group(low: float) -> None
     else:
         assert placement.groups["a"] != placement.groups["b"]
         assert (set(placement.clamped), set(placement.signed)) == (set(), {"x", "a", "b"})
+
+
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
+@pytest.mark.parametrize("other_reader", [False, True])
+def test_a_swish_is_rounded_behind_it_only(gate: str, other_reader: bool) -> None:
+    nodes = [conv("x", "a"), node(gate, ["a"], "s"), node("Mul", ["s", "a"], "m"), conv("m", "c", "v")]
+    nodes += [node("Add", ["c", "a"] if other_reader else ["c", "m"], "y")]
+    placement = checked(nodes)
+    assert set(placement.groups) == ({"x", "a", "m"} if other_reader else {"x", "m"})
+    assert "m" in placement.signed
+
+
+@pytest.mark.parametrize("second", ["s", "x"])
+def test_a_product_with_another_sigmoid_is_no_swish(second: str) -> None:
+    """A sigmoid that something else reads, or of another value, is a gate: the value before it has readers of its own."""
+    nodes = [conv("x", "a"), node("Sigmoid", ["a"], "s"), node("Mul", ["a", second], "m"), conv("m", "c", "v")]
+    nodes += [node("Add", ["c", "s"], "y")]
+    assert set(checked(nodes).groups) == {"x", "a", "m"}
 
 
 def test_logits_and_what_follows_the_last_layer_stay_float() -> None:

@@ -15,6 +15,7 @@ from edgekit.errors import ModelError
 from edgekit.parity.converted import bounded_snr_db
 from edgekit.sources import ExportOptions
 from edgekit.variants import Outcome, Wanted, convert
+from edgekit.variants.int8 import LEAST_GAIN_DB
 from tests.onnx.crafted import model_of, node, tensor
 
 RANDOM = Wanted(calibrate="random")
@@ -63,6 +64,47 @@ def test_a_file_with_functions_is_converted(tmp_path: Path) -> None:
     assert converted(outcome) == 1
     assert not file_of(outcome).functions
     assert outcome.snr_db > 25
+
+
+def depthwise(spread: float) -> onnx.ModelProto:
+    """1x1, depthwise, 1x1, as MobileNets have them; ``spread`` is the deviation of the logarithm of its channels' ranges."""
+    rng = np.random.default_rng(0)
+    scales = np.exp(spread * rng.standard_normal((2, 32, 1, 1, 1)))
+    weights = {
+        "w1": rng.standard_normal((32, 16, 1, 1)) * scales[0],
+        "w2": rng.standard_normal((32, 1, 3, 3)) / scales[0] * scales[1],
+        "w3": rng.standard_normal((16, 32, 1, 1)) / scales[1].reshape(1, 32, 1, 1),
+        "w4": rng.standard_normal((16, 16, 1, 1)),
+    }
+    nodes = [
+        node("Conv", ["x", "w1"], "a", "wide"), node("Relu", ["a"], "ar", "relu_a"),
+        node("Conv", ["ar", "w2"], "b", "depthwise", group=32, pads=[1, 1, 1, 1]), node("Relu", ["b"], "br", "relu_b"),
+        node("Conv", ["br", "w3"], "c", "narrow"), node("Add", ["c", "x"], "d"), node("Conv", ["d", "w4"], "y", "last"),
+    ]  # fmt: skip
+    stored = [onnx.numpy_helper.from_array((0.3 * weight).astype(np.float32), name) for name, weight in weights.items()]
+    return model_of(nodes, stored, shape=("batch", 16, 8, 8))
+
+
+def test_unlike_channels_are_equalised_and_the_float_file_stays_as_it_was(tmp_path: Path) -> None:
+    bundle = exported(tmp_path, depthwise(1.0))
+    before = bundle.onnx_bytes()
+    outcome = convert(bundle, "int8", RANDOM)
+    assert len(outcome.attempts) == 8
+    chosen = next(attempt for attempt in outcome.attempts if attempt.chosen)
+    assert chosen.equalised
+    assert chosen.snr_db > max(attempt.snr_db for attempt in outcome.attempts if not attempt.equalised) + 6
+    assert outcome.draft.variant.made_by["equalised"] is True
+    assert b'"equalised": [\n    "wide",\n    "depthwise"\n  ]' in outcome.draft.files["int8.json"]
+    assert bundle.onnx_bytes() == before
+
+
+def test_equalised_weights_are_left_where_they_gain_less_than_a_decibel(tmp_path: Path) -> None:
+    outcome = convert(exported(tmp_path, depthwise(0.0)), "int8", RANDOM)
+    best = {each: max(row.snr_db for row in outcome.attempts if row.equalised is each) for each in (False, True)}
+    chosen = next(attempt for attempt in outcome.attempts if attempt.chosen)
+    assert chosen.equalised == (best[True] > best[False] + LEAST_GAIN_DB)
+    assert not chosen.equalised
+    assert outcome.draft.variant.made_by["equalised"] is False
 
 
 def test_a_network_of_one_layer_is_converted(tmp_path: Path) -> None:
