@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.manifest import Allowance, Calibration, Conversion, Variant
+from edgekit.bundle.ranges import RangeTable, TensorRange
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz, with_variant
 from edgekit.onnx.run import open_every_value, open_unoptimised
 from edgekit.parity.compare import compare_output
@@ -108,7 +109,11 @@ def convert(root: Path, precision: str, change: Change = id, **fields: Any) -> B
     honest, own = (_run(each, bundle) for each in (sound, model))
     layers = sum(node.op_type in LAYERS for node in model.graph.node)
     calibration = Calibration("golden pictures", bundle.manifest.golden.parts[0].samples, "0" * 64, "minmax")
-    conversion = Conversion(f"{precision}.npz", layers, calibration=calibration if precision == "int8" else None)
+    conversion = Conversion(f"{precision}.npz", layers)
+    files = {f"{precision}.onnx": model.SerializeToString(), f"{precision}.npz": outputs_to_npz(own)}
+    if precision == "int8":
+        conversion = msgspec.structs.replace(conversion, calibration=calibration, ranges="int8.json")
+        files["int8.json"] = msgspec.json.encode(_table(model, calibration))
     variant = Variant(
         precision,
         f"{precision}.onnx",
@@ -118,8 +123,18 @@ def convert(root: Path, precision: str, change: Change = id, **fields: Any) -> B
         made_by={"command": "quantize"},
         conversion=msgspec.structs.replace(conversion, **fields),
     )
-    files = {f"{precision}.onnx": model.SerializeToString(), f"{precision}.npz": outputs_to_npz(own)}
     return with_variant(bundle, VariantDraft(variant, files), root)
+
+
+def _table(model: onnx.ModelProto, calibration: Calibration) -> RangeTable:
+    """The ranges that the file's scales stand for."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    rows = []
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            limit, dtype = 127 * arrays[node.input[1]].item(), str(arrays[node.input[2]].dtype)
+            rows.append(TensorRange(node.input[0], 0.0, limit, limit, dtype, node.input[0]))
+    return RangeTable(calibration, bias_correction=False, tensors=tuple(rows))
 
 
 def _run(model: onnx.ModelProto, bundle: Bundle) -> dict[str, Array]:
@@ -136,7 +151,7 @@ def _allowance(bundle: Bundle, own: dict[str, Array]) -> Allowance:
     top1 = min(diff.top1 for diff in diffs if diff.top1 is not None)
     rtol = max(diff.normalised for diff in diffs)
     snr = min(diff.snr_db for diff in diffs if diff.snr_db is not None)
-    return Allowance(Tolerance(atol=0, rtol=2 * rtol, top1=top1), snr_db=snr - SPARE_DB, steps=3.0)
+    return Allowance(Tolerance(atol=0, rtol=2 * rtol, top1=top1), snr_db=snr - SPARE_DB, steps=3.0, rounding=0.5)
 
 
 def changed(root: Path, file: str, change: Change) -> bytes:

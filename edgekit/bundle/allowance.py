@@ -76,6 +76,7 @@ def _of_the_whole(asked: Allowance, whole: WholeBar) -> list[str]:
     snr, steps, rounding = asked.snr_db or 0.0, asked.steps or 0.0, asked.rounding or 0.0
     return [
         f"an SNR of {snr:g} dB instead of at least {whole.snr_db:g} dB" if snr < whole.snr_db else "",
+        "no bar in steps" if whole.rounding is not None and asked.steps is None else "",
         f"{steps:g} steps instead of at most {MOST_STEPS:g}" if steps > MOST_STEPS else "",
         f"{rounding:g} steps of rounding instead of at most {MOST_ROUNDING:g}" if rounding > MOST_ROUNDING else "",
         f"top-1 {asked.tolerance.top1:g} instead of at least {LEAST_TOP1:g}" if asked.tolerance.top1 < LEAST_TOP1 else "",

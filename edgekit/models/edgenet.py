@@ -11,7 +11,7 @@ class EdgeNet(nn.Sequential):
     """Five 3x3 convolutions, each with batch norm and ReLU, two max-pools, the mean over the picture, one linear layer.
 
     The first convolution sees the picture in full; a strided one there costs accuracy. ``widths`` are the channels before,
-    between and after the pools; (16, 32, 64) makes 70,330 parameters for 10 classes of grey pictures. The folded network is
+    between and after the pools; (16, 40, 72) makes 94,090 parameters for 10 classes of grey pictures. The folded network is
     convolutions with ReLU, pools and one Gemm.
     """
 
@@ -42,6 +42,6 @@ def block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
-def edgenet(num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] = (16, 32, 64)) -> EdgeNet:
+def edgenet(num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] = (16, 40, 72)) -> EdgeNet:
     """EdgeNet with three widths, best multiples of 8: tensor cores and vector units take channels in eights."""
     return EdgeNet(num_classes, in_channels, widths)

@@ -6,6 +6,7 @@ A message is a sequence of fields. A field is a key (field number times 8 plus w
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -26,6 +27,7 @@ _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTION = 7, 8, 14, 25
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _FUNCTION_NAME, _FUNCTION_OUTPUT, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 5, 7, 10
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 3, 4, 7
+_TENSOR_FLOATS, _TENSOR_RAW = 4, 9
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _END_OF_TENSOR = "end of a tensor"  # a tensor's name may follow its location
 Value: TypeAlias = "memoryview | int"
@@ -176,20 +178,63 @@ def declared(content: bytes) -> Declared:
     return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, counts, functions)
 
 
+class Quantised(NamedTuple):
+    """A value that the main graph rounds to steps: its scale, None unless it stores one number, and its zero point's type."""
+
+    value: str
+    scale: float | None
+    dtype: int
+
+
+def quantised_values(content: bytes) -> list[Quantised]:
+    """The values that the main graph rounds to steps; raises ValueError for a malformed message."""
+    body, _ = bodies(content)
+    tensors = {_stored(tensor)[2]: tensor for tensor in _tensors(content)}
+    found = []
+    for node in dict.fromkeys(body.producers.values()):
+        if node.operator[1] == "QuantizeLinear" and len(node.inputs) > 1:
+            scale = tensors.get(node.inputs[1])
+            zero = tensors.get(node.inputs[2]) if len(node.inputs) > 2 else None
+            number = None if scale is None else _one_float(scale)
+            found.append(Quantised(node.inputs[0], number, 0 if zero is None else _stored(zero)[0]))
+    return found
+
+
+def node_names(content: bytes) -> dict[str, str]:
+    """Name, or first output, of each node of the main graph -> its operator; raises ValueError for a malformed message."""
+    body, _ = bodies(content)
+    return {node.name or next(filter(None, node.outputs), ""): node.operator[1] for node in body.producers.values()}
+
+
+def _tensors(content: bytes) -> Iterator[memoryview]:
+    """The initializers of the main graph."""
+    for number, value in fields(memoryview(content)):
+        if number == _MODEL_GRAPH and isinstance(value, memoryview):
+            yield from _inside(value, _GRAPH_TENSOR)
+
+
+def _one_float(tensor: memoryview) -> float | None:
+    """The number of a float32 tensor of one element; None for any other."""
+    kind, elements, _ = _stored(tensor)
+    raw = next((value for number, value in fields(tensor) if number == _TENSOR_RAW and isinstance(value, memoryview)), b"")
+    packed = next((value for number, value in fields(tensor) if number == _TENSOR_FLOATS and isinstance(value, memoryview)), b"")
+    numbers = bytes(raw or packed)
+    return float(struct.unpack("<f", numbers)[0]) if kind == 1 and elements == 1 and len(numbers) == 4 else None
+
+
 _READ_THROUGH = ("DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
 
 
 def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
     """What the main graph's nodes of ``operators`` read as weights, their second inputs: the element type of the stored tensor.
 
-    A weight may be stored in steps, which a DequantizeLinear makes floats of, or in another shape; 0: none is stored.
+    Nodes that no output depends on do not count. A weight may be stored in steps, which a DequantizeLinear makes floats of, or in
+    another shape; 0: none is stored.
     """
     body, _ = bodies(content)
-    graphs = [value for number, value in fields(memoryview(content)) if number == _MODEL_GRAPH and isinstance(value, memoryview)]
-    tensors = [_stored(value) for graph in graphs for value in _inside(graph, _GRAPH_TENSOR)]
-    kinds = {name: kind for kind, _, name in tensors}
+    kinds = {name: kind for kind, _, name in map(_stored, _tensors(content))}
     types = []
-    for node in dict.fromkeys(body.producers.values()):
+    for node in _alive(body):
         if node.operator[1] in operators:
             name = node.inputs[1] if len(node.inputs) > 1 else ""
             passed = set[str]()
@@ -200,6 +245,21 @@ def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
     return types
 
 
+def _alive(body: Body) -> list[Node]:
+    """The nodes that the outputs depend on; all of them where a branch or a loop may read what no node's inputs name."""
+    nodes = list(dict.fromkeys(body.producers.values()))
+    if any(node.operator[1] in _WITH_GRAPHS for node in nodes):
+        return nodes
+    waiting, alive = list(body.outputs), set[Node]()
+    while waiting:
+        node = body.producers.get(waiting.pop())
+        if node is not None and node not in alive:
+            alive.add(node)
+            waiting += node.inputs
+    return [node for node in nodes if node in alive]
+
+
+_WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 _IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")
 
 

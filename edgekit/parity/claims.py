@@ -20,6 +20,7 @@ from edgekit.decoding import CHANNELS
 from edgekit.errors import FETCH_AGAIN, BundleError, DataError
 from edgekit.onnx.wire import Declared, declared, in_steps, weight_types
 from edgekit.parity.accuracy import FLIPS
+from edgekit.parity.conversion_claims import conversion_problem
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import most_noise
 from edgekit.parity.pixels import undone
@@ -256,7 +257,7 @@ def _mostly(precision: str, elements: Set[int], file: Declared) -> bool:
 
 
 def conversion(seen: Evidenced) -> Iterator[Check]:
-    """As many layers are converted, and as many kept, as the file has of each kind."""
+    """As many layers are converted, and as many kept, as the file has of each kind; its ranges are those of the range table."""
     for variant in seen.manifest.variants:
         elements = _WIDE_BARS.get(variant.precision)
         if variant.conversion is None or elements is None:
@@ -268,7 +269,9 @@ def conversion(seen: Evidenced) -> Iterator[Check]:
         fits = converted >= narrow if variant.precision in _ALL_NODES else converted == narrow and kept == wide
         said = f"{variant.name}: the manifest says {converted} converted and {kept} kept layers"
         problem = f"{said}, and the file has {narrow} and {wide}"
-        yield _told("conversion", "" if fits and wide <= kept else problem)
+        other = conversion_problem(seen.bundle, variant)
+        rest = f"{variant.name}: {other}" if other else ""
+        yield _told("conversion", rest if fits and wide <= kept and narrow else problem)
 
 
 def errors(seen: Evidenced) -> Iterator[Check]:
@@ -349,6 +352,8 @@ def accuracy(seen: Evidenced) -> Iterator[Check]:
     wrong = next((claim for claim in said if abs(claim - true) > FLIPS), None)
     problem = "" if wrong is None else f"the accuracy is {wrong:.4f} in the manifest, and {true:.4f} by the recorded predictions"
     yield _told("accuracy", problem)
+    if others := [variant.name for variant in seen.manifest.variants[1:] if variant.accuracy is not None]:
+        yield Check("accuracy", "unchecked", f"the accuracy of {' and '.join(others)}: edgekit evaluate measures it")
 
 
 def pictures(seen: Evidenced) -> Iterator[Check]:

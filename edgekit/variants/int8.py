@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from edgekit.bundle.allowance import LEAST_TOP1, MOST_ROUNDING, MOST_RTOL, MOST_STEPS, WHOLE_BARS
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Calibration, Conversion, Variant
+from edgekit.bundle.ranges import RangeTable, TensorRange
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
@@ -30,6 +31,7 @@ from edgekit.onnx.read import name_of, opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
 from edgekit.onnx.signed import signed_codes
 from edgekit.onnx.widen import inlined, only_real_inputs
+from edgekit.parity.conversion_claims import FLOORS
 from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import Recorded, recorded_in
 from edgekit.parity.keeping import fewest_kept
@@ -50,8 +52,6 @@ from edgekit.version import __version__
 NAME = "int8"
 OPSET = 13
 """The first opset whose DequantizeLinear has a scale for each channel."""
-FLOOR = {"onnxruntime": "1.21"}
-"""ONNX Runtime before it fuses no layer whose bias is a float (its pull requests 22889 and 22969)."""
 Way: TypeAlias = tuple[Method, bool]
 WAYS: tuple[Way, ...] = (("minmax", False), ("minmax", True), ("mse", False), ("mse", True))
 """Ranges, and bias correction or none."""
@@ -70,29 +70,6 @@ ROOM = 0.5
 FLOAT = "ship it in float32 or float16"
 JUDGED = 64
 """Calibration samples on which single layers are judged."""
-
-
-class TensorRange(msgspec.Struct, frozen=True):
-    """The range of one value: ``lowest`` and ``highest`` seen, and the ``limit`` that code 127 of its ``dtype`` stands for."""
-
-    tensor: str
-    lowest: float
-    highest: float
-    limit: float
-    dtype: str
-    group: str
-
-
-class RangeTable(msgspec.Struct, frozen=True):
-    """All that an int8 file was written from, beside the float32 file: ``int8.json`` of a bundle.
-
-    ``equalised``: convolutions that share out their weights with the next one.
-    """
-
-    calibration: Calibration
-    bias_correction: bool
-    tensors: tuple[TensorRange, ...]
-    equalised: tuple[str, ...] = ()
 
 
 def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
@@ -384,7 +361,7 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, search: Search, sample
         ),
         ranges=f"{NAME}.json",
         calibration=calibration,
-        floor=FLOOR,
+        floor=FLOORS[NAME],
         cpu=", ".join(instruction_sets()),
     )
     variant = Variant(

@@ -37,6 +37,7 @@ def with_tolerance(**fields: float) -> Allowance:
         ("int8", msgspec.structs.replace(SOUND, rounding=8.5), "8.5 steps of rounding instead of at most 8"),
         ("int8", msgspec.structs.replace(SOUND, steps=32.5), "32.5 steps instead of at most 32"),
         ("float16", msgspec.structs.replace(HALF, snr_db=40.0, steps=None), ""),
+        ("int8", msgspec.structs.replace(SOUND, steps=None), "no bar in steps"),
         ("int8", with_tolerance(rtol=0.6), "rtol 0.6 instead of at most 0.5"),
         ("int8", with_tolerance(top1=0.4), "top-1 0.4 instead of at least 0.5"),
         ("float32", SOUND, "rtol 0.2 instead of at most 2e-05 and top-1 0.9 instead of 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,28 @@ KEPT = {"node": "x", "operator": "Gemm", "module": "", "reason": "asked"}
         ),
         (lambda int8, half: half["conversion"].update(converted=4), "conversion", "float16: the manifest says 4 converted"),
         (lambda int8, half: half.update(precision="int8"), "precision", "float16 is said to be int8"),
+        (
+            lambda int8, half: int8["conversion"].update(floor={"onnxruntime": "999"}),
+            "conversion",
+            "int8: it asks for onnxruntime 999 or newer, and 1.21 is needed for int8",
+        ),
+        (
+            lambda int8, half: half["conversion"].update(floor={"onnxruntime": "1.2"}),
+            "conversion",
+            "float16: it asks for onnxruntime 1.2 or newer, and none is needed for float16",
+        ),
+        (
+            lambda int8, half: int8["conversion"]["calibration"].update(samples=4000),
+            "conversion",
+            "int8: its calibration is another in manifest.json than in int8.json",
+        ),
+        (lambda int8, half: int8["conversion"].update(ranges=None), "conversion", "int8: it has no range table"),
+        (
+            lambda int8, half: half["conversion"].update(kept=[KEPT]),
+            "conversion",
+            "float16: it keeps Gemm 'x', which the file has not",
+        ),
+        (lambda int8, half: int8["allowance"].update(steps=None), "tolerance", "the bundle asks for a wider bar for int8"),
     ],
 )
 def test_a_false_claim_about_a_converted_file_is_named(
@@ -111,6 +134,59 @@ def test_a_false_claim_about_a_converted_file_is_named(
 ) -> None:
     edit(lenet, lambda document: change(*document["variants"][1:]))
     assert failing(lenet)[code].startswith(said)
+
+
+def ranges(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[bytes], bytes]:
+    def changed_table(content: bytes) -> bytes:
+        document = json.loads(content)
+        change(document["tensors"])
+        return json.dumps(document).encode()
+
+    return changed_table
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda rows: rows[1].update(limit=rows[1]["limit"] * 1.00001),
+            "the range of 'max_pool2d' in int8.json is not that of the file",
+        ),
+        (lambda rows: rows[1].update(dtype="int8"), "the range of 'max_pool2d' in int8.json is not that of the file"),
+        (lambda rows: rows.pop(0), "is rounded in the file, and not in the range table"),
+        (lambda rows: rows[0].update(tensor="other"), "is rounded"),
+    ],
+)
+def test_a_range_that_is_not_the_files_is_named(lenet: Path, change: Callable[[list[dict[str, Any]]], object], said: str) -> None:
+    put(lenet, "int8.json", ranges(change)((lenet / "int8.json").read_bytes()))
+    assert said in failing(lenet)["conversion"]
+
+
+def test_a_float32_file_with_steps_that_nothing_reads_is_no_int8_file(lenet: Path) -> None:
+    """Steps beside the way from input to output, and a layer of 8-bit weights there, are no conversion."""
+
+    def decorated(model: onnx.ModelProto) -> None:
+        whole = onnx.load(lenet / "model.onnx")
+        own = list(model.graph.node)
+        for node in own:
+            node.output[:] = [f"dead.{name}" for name in node.output]
+            node.input[:] = [
+                f"dead.{name}" if any(f"dead.{name}" in other.output for other in own) else name for name in node.input
+            ]
+        names = {tensor.name for tensor in model.graph.initializer}
+        model.graph.initializer.extend(tensor for tensor in whole.graph.initializer if tensor.name not in names)
+        model.graph.node.extend(whole.graph.node)
+
+    put(lenet, "int8.onnx", changed(lenet, "int8.onnx", decorated))
+    assert failing(lenet)["conversion"].startswith(
+        "int8: the manifest says 5 converted and 0 kept layers, and the file has 0 and 5"
+    )
+
+
+def test_the_accuracy_of_further_files_is_said_not_to_be_checked(lenet: Path) -> None:
+    edit(lenet, lambda document: document["variants"][1].update(accuracy=0.99))
+    (unchecked,) = (check.text for check in checks(lenet) if check.outcome == "unchecked" and "int8" in check.text)
+    assert unchecked == "the accuracy of int8: edgekit evaluate measures it"
 
 
 def test_a_file_that_is_no_onnx_file_is_refused_by_its_name(lenet: Path) -> None:

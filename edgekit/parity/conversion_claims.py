@@ -1,0 +1,75 @@
+"""What a manifest says of the conversion of its int8 and float16 files, held against these files and their range tables."""
+
+from __future__ import annotations
+
+import numpy as np
+from packaging.version import InvalidVersion, Version
+
+from edgekit.bundle.folder import Bundle
+from edgekit.bundle.manifest import Variant
+from edgekit.bundle.ranges import range_table
+from edgekit.onnx.wire import Quantised, node_names, quantised_values
+
+FLOORS = {"int8": {"onnxruntime": "1.21"}}
+"""The newest release that a file of a precision needs: ONNX Runtime fuses no int8 layer whose bias is a float before 1.21 (its
+pull requests 22889 and 22969)."""
+CODES = 127
+_DTYPES = {2: "uint8", 3: "int8"}
+
+
+def conversion_problem(bundle: Bundle, variant: Variant) -> str:
+    """What is false of a converted variant; empty where nothing is. Raises BundleError for a damaged range table."""
+    return _floor(variant) or _ranges(bundle, variant) or _kept(bundle, variant)
+
+
+def _floor(variant: Variant) -> str:
+    """A floor above what the file needs would keep the file from every runtime, and so from being checked."""
+    assert variant.conversion is not None
+    needed = FLOORS.get(variant.precision, {})
+    for runtime, release in variant.conversion.floor.items():
+        try:
+            higher = runtime not in needed or Version(release) > Version(needed[runtime])
+        except InvalidVersion:
+            higher = True
+        if higher:
+            most = f"{needed[runtime]} is" if runtime in needed else "none is"
+            return f"it asks for {runtime} {release} or newer, and {most} needed for {variant.precision}"
+    return ""
+
+
+def _ranges(bundle: Bundle, variant: Variant) -> str:
+    """The range table has the calibration of the manifest, and the scales of the file: limit / 127 of each rounded value."""
+    assert variant.conversion is not None
+    table = range_table(bundle, variant.name)
+    if table is None:
+        return "it has no range table" if variant.precision == "int8" else ""
+    if table.calibration != variant.conversion.calibration:
+        return f"its calibration is another in manifest.json than in {variant.conversion.ranges}"
+    if variant.made_by.get("bias_correction", table.bias_correction) != table.bias_correction:
+        return f"its bias correction is another in manifest.json than in {variant.conversion.ranges}"
+    rounded = {each.value: each for each in quantised_values(bundle.onnx_bytes(variant.name))}
+    said = {each.tensor: (each.limit, each.dtype) for each in table.tensors}
+    if other := next(iter(sorted(said.keys() ^ rounded.keys())), None):
+        where = "only in the range table" if other in said else "in the file, and not in the range table"
+        return f"{other!r} is rounded {where}"
+    wrong = next((name for name, (limit, dtype) in said.items() if not _agrees(rounded[name], limit, dtype)), None)
+    return "" if wrong is None else f"the range of {wrong!r} in {variant.conversion.ranges} is not that of the file"
+
+
+def _agrees(value: Quantised, limit: float, dtype: str) -> bool:
+    """To the precision of float32, in which limits and scales are computed."""
+    scale = value.scale
+    return scale is not None and bool(np.isclose(limit / CODES, scale, rtol=1e-6, atol=0)) and _DTYPES.get(value.dtype) == dtype
+
+
+def _kept(bundle: Bundle, variant: Variant) -> str:
+    """Every node that is said to be kept is one of the file's, once, and has a reason."""
+    assert variant.conversion is not None
+    names, kept = node_names(bundle.onnx_bytes(variant.name)), variant.conversion.kept
+    unknown = next((node for node in kept if names.get(node.node) != node.operator), None)
+    if unknown is not None:
+        return f"it keeps {unknown.operator} {unknown.node!r}, which the file has not"
+    if len({node.node for node in kept}) < len(kept):
+        return "it keeps a node twice"
+    nameless = next((node.node for node in kept if not node.reason.strip()), None)
+    return "" if nameless is None else f"it keeps {nameless!r} without a reason"
