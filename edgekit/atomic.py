@@ -21,7 +21,7 @@ import stat
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -55,13 +55,15 @@ def prepared(place: Path, *, folder: bool) -> Iterator[Path]:
         yield temporary
 
 
-def put(new: Path, place: Path) -> None:
+def put(new: Path, place: Path, check: Callable[[], None] = lambda: None) -> None:
     """Let ``new`` take the place of the file or folder ``place``; an old folder is afterwards where ``new`` was.
 
-    Raises OSError; what was at ``place`` is then still there.
+    Raises OSError, and what ``check`` raises, which is called while no other writer can come; what was at ``place`` is then still
+    there.
     """
     _sync(new)
     with _locked(place.parent):
+        check()
         if not (place.is_dir() and new.is_dir()):
             os.replace(new, place)
         elif not exchange(new, place):

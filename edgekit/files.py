@@ -159,10 +159,11 @@ def write_text(path: Path, content: str) -> None:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield a temporary folder beside ``folder``; on success it takes its place, on failure it goes away.
 
-    Whether the old content may go is for the caller to decide beforehand. Raises OutputError for a link and what is no folder.
+    Whether the old content may go is for the caller to decide: beforehand, or by ``check``, which raises where it may not and is
+    called while no other writer can come. Raises OutputError for a link and what is no folder.
     """
     _check_name(folder)
     try:
@@ -174,7 +175,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         with atomic.prepared(folder, folder=True) as temporary:
             yield temporary
             os.chmod(temporary, _mode_of(folder))  # last, as for files
-            atomic.put(temporary, folder)
+            atomic.put(temporary, folder, check)
     except OSError as problem:
         raise write_error(folder, problem) from problem
 

@@ -134,6 +134,11 @@ class Bundle(msgspec.Struct, frozen=True):
         if self.identity is not None and _identity(self.root, self.hold) != self.identity:
             raise _replaced(self.root)
 
+    def check_unchanged(self) -> None:
+        """Raise BundleError unless what lies at ``root`` is the bundle that was read."""
+        if self.identity is not None and _identity(self.root) != self.identity:
+            raise _replaced(self.root)
+
     def golden(self) -> GoldenArrays:
         """Read ``golden.npz``; raises BundleError when it is not what the manifest says."""
         if self.held is not None:
@@ -245,16 +250,18 @@ def _only_line_ends_differ(path: Path, entry: FileEntry) -> bool:
     return any(hashlib.sha256(text).hexdigest() == entry.sha256 for text in (unix, unix.replace(b"\n", b"\r\n")))
 
 
-def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundle:
+def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes], *, instead_of: Bundle | None = None) -> Bundle:
     """Write ``contents`` and the manifest, in today's schema, as the folder ``root``, whole or not at all.
 
-    An older bundle there is replaced; raises OutputError for a folder that holds anything else.
+    An older bundle there is replaced; raises OutputError for a folder that holds anything else. ``instead_of`` is the bundle that
+    the new one was made from: raises BundleError where another has taken its place since, whose changes would be lost.
     """
     check_replaceable(root)
     files = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in sorted(contents.items())}
     oldest = reads_from(manifest.preprocess, manifest.inputs)
     manifest = msgspec.structs.replace(manifest, schema=SCHEMA, reads_from=oldest, files=files)
-    with replacing_folder(root) as folder:
+    check = instead_of.check_unchanged if instead_of is not None else lambda: None
+    with replacing_folder(root, check) as folder:
         for name, content in contents.items():
             (folder / name).write_bytes(content)
         (folder / MANIFEST).write_bytes(manifest.to_json())

@@ -64,7 +64,8 @@ def own_outputs(bundle: Bundle, name: str = "") -> dict[str, Array] | None:
 def with_variant(bundle: Bundle, draft: VariantDraft, output: Path) -> Bundle:
     """Write ``bundle`` with one more variant as the folder ``output``, whole or not at all; one of its name is replaced.
 
-    Raises OutputError for a folder that holds anything else than a bundle.
+    Raises OutputError for a folder that holds anything else than a bundle, and BundleError where the bundle itself is to be
+    replaced and another writer has done so since it was read.
     """
     manifest, variant = bundle.manifest, draft.variant
     replaced = next((other for other in manifest.variants if other.name == variant.name), None)
@@ -80,4 +81,5 @@ def with_variant(bundle: Bundle, draft: VariantDraft, output: Path) -> Bundle:
     entries = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in draft.files.items()}
     sized = msgspec.structs.replace(extended, files=manifest.files | entries)
     card = model_card(sized, pictures_of(bundle)).encode()
-    return write_bundle(output, extended, contents | {**draft.files, CARD: card})
+    same = output.resolve() == bundle.root.resolve()
+    return write_bundle(output, extended, contents | {**draft.files, CARD: card}, instead_of=bundle if same else None)

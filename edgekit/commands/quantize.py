@@ -10,6 +10,7 @@ import msgspec
 
 from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle
 from edgekit.bundle.variants import with_variant
+from edgekit.errors import OutputError
 from edgekit.files import check_writable
 from edgekit.latency.loop import Candidate, interleave
 from edgekit.machine.packages import needs
@@ -40,6 +41,8 @@ def quantize(
     """
     needs("onnx", "onnxruntime", extra="cpu")
     root = Path(output) if output is not None else Path(bundle)
+    if Path(bundle).resolve() in root.resolve().parents:
+        raise OutputError(f"cannot write the bundle {root}: it would lie inside of {bundle}", "choose another --output")
     check_replaceable(root)
     check_writable(root.parent)
     opened = open_bundle(Path(bundle))

@@ -26,6 +26,8 @@ def asked_to_keep(keep: Iterable[str], model: onnx.ModelProto, modules: Mapping[
     of_module = {name_of(node): modules.get(node.output[0], "") for node in model.graph.node if node.output}
     asked = {}
     for name in keep:
+        if not name.strip():
+            raise UsageError("--keep names no node", "give a node or a module; edgekit inspect lists them")
         nodes = [
             node for node, module in of_module.items() if name in (node, module) or (module and module.startswith(f"{name}."))
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -15,14 +16,19 @@ from edgekit.bundle.folder import Bundle
 from edgekit.data.image_folder import training_half
 from edgekit.data.listing import list_pictures
 from edgekit.data.pictures import spread
-from edgekit.errors import DataError, EdgekitError, UsageError, printable
+from edgekit.errors import DataError, EdgekitError, UsageError, first_line, printable
 from edgekit.parity.inputs import without_data
+from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import RANDOM, DataRecipe, load_recipe
-from edgekit.tensors import Array
+from edgekit.tensors import Array, largest
 
 SAMPLES = 256
 """Calibration samples unless told otherwise."""
+MOST_BYTES = 2 << 30
+"""Bytes of the arrays of an .npz file."""
+UNLIKE = 8.0
+"""Times by which the largest calibration value may differ from the largest golden one without a note."""
 FEW = 32
 """Fewer samples than this give ranges that the next picture leaves."""
 
@@ -98,7 +104,7 @@ def _of_recipe(bundle: Bundle, recipe: DataRecipe, count: int) -> Samples:
     pictures = data.training_pictures(recipe, preprocess, 2 * count)  # copies of test pictures are left out
     tested = _tested_digests(recipe, preprocess, name)
     inputs = preprocess.normalise(pictures.images)
-    clean = [place for place, digest in enumerate(_digests({name: inputs}, [name])) if digest not in tested]
+    clean = [place for place, digest in enumerate(_digests({name: inputs}, [name], preprocess)) if digest not in tested]
     if not clean:
         raise DataError(f"every training picture of {recipe.dataset} is a test picture too", "divide the data set anew")
     chosen = np.asarray(clean)[spread(len(clean), count)]
@@ -120,11 +126,7 @@ def _of_folder(bundle: Bundle, root: Path, count: int) -> Samples:
 
 def _of_arrays(bundle: Bundle, path: Path, count: int) -> Samples:
     """Arrays by the names of the inputs, as the network takes them, or the only array for the only input."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-    except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file
-        raise DataError(f"{path} cannot be read: {problem}", "write it with numpy.savez") from None
+    arrays = _read(path)
     specs = bundle.manifest.inputs
     if len(specs) == len(arrays) == 1:
         arrays = {specs[0].name: next(iter(arrays.values()))}
@@ -133,7 +135,9 @@ def _of_arrays(bundle: Bundle, path: Path, count: int) -> Samples:
         raise DataError(f"{path} has no array {missing!r}, which is an input", f"it has {', '.join(arrays) or 'none'}")
     feed = {spec.name: arrays[spec.name] for spec in specs}
     sizes = {len(array) if array.ndim else 0 for array in feed.values()}
-    if len(sizes) > 1 or not min(sizes):
+    if not max(sizes):
+        raise DataError(f"the arrays of {path} hold no samples", "the first axis is the samples")
+    if len(sizes) > 1:
         raise DataError(f"the arrays of {path} do not have the same number of samples", "the first axis is the samples")
     for spec in specs:
         spec.with_free_batch().check(feed[spec.name])
@@ -141,6 +145,27 @@ def _of_arrays(bundle: Bundle, path: Path, count: int) -> Samples:
             raise DataError(f"array {spec.name!r} of {path} holds numbers that are not finite", "leave such samples out")
     chosen = spread(min(sizes), count)
     return Samples({name: array[chosen] for name, array in feed.items()}, f"{len(chosen)} samples of {printable(path.name)}")
+
+
+def _read(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file, of at most MOST_BYTES in all: what a file unpacks to is read from its headers first."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(member.file_size for member in archive.infolist())
+        if total > MOST_BYTES:
+            raise DataError(
+                f"{path} unpacks to {total / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:g} are read", "give fewer samples"
+            )
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except DataError:
+        raise
+    except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file
+        objects = "allow_pickle" in str(problem)
+        reason = (
+            "it holds Python objects, which are not read" if objects else f"it is no .npz file of arrays ({first_line(problem)})"
+        )
+        raise DataError(f"{path} cannot be read: {reason}", "write arrays of numbers with numpy.savez") from None
 
 
 def _random(bundle: Bundle) -> Samples:
@@ -160,7 +185,7 @@ def _preprocess(bundle: Bundle) -> Preprocess:
 
 def _checked(bundle: Bundle, samples: Samples, tested: Set[str] = frozenset()) -> Samples:
     """Raise DataError for samples that are test pictures: golden ones, or those with the digests ``tested``."""
-    mine = list(_digests(samples.feed, [spec.name for spec in bundle.manifest.inputs]))
+    mine = list(_digests(samples.feed, [spec.name for spec in bundle.manifest.inputs], bundle.manifest.preprocess))
     tested = tested | set(_golden_digests(bundle))
     shared = sum(digest in tested for digest in mine)
     if shared:
@@ -168,10 +193,22 @@ def _checked(bundle: Bundle, samples: Samples, tested: Set[str] = frozenset()) -
             f"{shared} of {len(mine)} calibration samples are test pictures, which are there to judge the result",
             "calibrate on training pictures",
         )
-    if len(mine) < FEW:
-        few = f"only {len(mine)} calibration samples: the ranges may be too narrow for other pictures"
-        return samples._replace(notes=(*samples.notes, few))
-    return samples
+    few = f"only {len(mine)} calibration samples: the ranges may be too narrow for other pictures"
+    notes = (few,) if len(mine) < FEW else ()
+    return samples._replace(notes=(*samples.notes, *notes, *_unlike(bundle, samples)))
+
+
+def _unlike(bundle: Bundle, samples: Samples) -> Iterator[str]:
+    """A note for each input whose calibration samples are of another range than the golden ones."""
+    count = bundle.manifest.golden.parts[0].samples if bundle.manifest.golden.parts else None
+    for name, golden in bundle.golden().inputs.items():
+        if np.issubdtype(golden.dtype, np.floating):
+            mine, usual = largest(samples.feed[name]), largest(golden[:count])
+            if not usual / UNLIKE <= mine <= usual * UNLIKE:
+                yield (
+                    f"the largest calibration value of input {name!r} is {mine:.3g}, and that of the golden samples {usual:.3g}: "
+                    "are they preprocessed in another way?"
+                )
 
 
 def _golden_digests(bundle: Bundle) -> Iterator[str]:
@@ -182,7 +219,7 @@ def _golden_digests(bundle: Bundle) -> Iterator[str]:
     count = golden.parts[0].samples if golden.parts else golden.samples
     inputs = bundle.golden().inputs
     names = [spec.name for spec in bundle.manifest.inputs]
-    yield from _digests({name: array[:count] for name, array in inputs.items()}, names)
+    yield from _digests({name: array[:count] for name, array in inputs.items()}, names, bundle.manifest.preprocess)
 
 
 def _tested_here(bundle: Bundle, recipe: DataRecipe | None) -> set[str]:
@@ -202,14 +239,16 @@ def _tested_digests(recipe: DataRecipe, preprocess: Preprocess, name: str) -> se
     return {
         digest
         for start in range(0, len(images), 1000)
-        for digest in _digests({name: preprocess.normalise(images[start : start + 1000])}, [name])
+        for digest in _digests({name: preprocess.normalise(images[start : start + 1000])}, [name], preprocess)
     }
 
 
-def _digests(feed: dict[str, Array], names: list[str]) -> Iterator[str]:
-    """The hash of each sample of a feed, of all inputs together."""
+def _digests(feed: dict[str, Array], names: list[str], preprocess: Preprocess | None) -> Iterator[str]:
+    """The hash of each sample of a feed, of all inputs together; of pictures that of their levels, whatever noise they have."""
+    levels = undone(feed[names[0]], preprocess) if preprocess is not None else None
+    compared = feed if levels is None else {**feed, names[0]: np.rint(levels).clip(-(2**15), 2**15 - 1).astype(np.int16)}
     for place in range(len(feed[names[0]])):
         digest = hashlib.sha256()
         for name in names:
-            digest.update(np.ascontiguousarray(feed[name][place]).data)
+            digest.update(np.ascontiguousarray(compared[name][place]).data)
         yield digest.hexdigest()

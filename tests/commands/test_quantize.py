@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.bundle.variants import own_outputs
 from edgekit.commands.quantize import quantize
 from edgekit.commands.verify import verify
-from edgekit.errors import EdgekitError, ModelError, OutputError, UsageError
+from edgekit.errors import BundleError, EdgekitError, ModelError, OutputError, UsageError
 from edgekit.onnx.run import open_unoptimised
 from edgekit.parity.converted import bounded_snr_db
 from edgekit.reports.quantize import QuantizeReport
@@ -200,6 +201,40 @@ def test_a_folder_with_a_strangers_file_is_refused_before_anything_is_computed(
     with pytest.raises(OutputError, match=r"thesis\.txt"):
         quantize(bundle, "int8", RANDOM, output=tmp_path / "thesis")
     assert (tmp_path / "thesis" / "thesis.txt").read_text() == "ten years of work"
+
+
+def test_a_bundle_that_another_writer_has_changed_meanwhile_is_not_replaced(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once: the second to finish would drop the first one's file."""
+    from edgekit.commands import quantize as command
+
+    accuracy = command._accuracy
+
+    def meanwhile(*job: Any) -> Any:
+        monkeypatch.setattr(command, "_accuracy", accuracy)
+        command.quantize(bundle, "float16")
+        return accuracy(*job)
+
+    monkeypatch.setattr(command, "_accuracy", meanwhile)
+    with pytest.raises(BundleError, match="was replaced while it was read; run the command again"):
+        command.quantize(bundle, "int8", RANDOM)
+    names = [variant.name for variant in open_bundle(bundle).manifest.variants]
+    assert names == ["float32", "float16"]
+    command.quantize(bundle, "int8", RANDOM)
+    assert [variant.name for variant in open_bundle(bundle).manifest.variants] == ["float32", "float16", "int8"]
+
+
+def test_an_output_inside_of_the_bundle_is_refused(bundle: Path) -> None:
+    before = sorted(path.name for path in bundle.iterdir())
+    with pytest.raises(OutputError, match=r"it would lie inside of .*; choose another --output"):
+        quantize(bundle, "int8", output=bundle / "new")
+    assert sorted(path.name for path in bundle.iterdir()) == before
+
+
+def test_keeping_nothing_by_name_is_refused(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="--keep names no node"):
+        quantize(bundle, "int8", Wanted(calibrate="random", keep=("",)))
 
 
 def test_a_bundle_whose_first_file_is_quantised_is_refused(bundle: Path, tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ def test_golden_pictures_are_refused_whatever_they_are_called(repository: Path, 
         samples_of(shipped, tmp_path / "some.npz")
     np.savez(tmp_path / "others.npz", pictures=other)
     assert samples_of(shipped, tmp_path / "others.npz").size == 60
+    np.savez(tmp_path / "noisy.npz", pictures=np.concatenate([other, golden[3:5] + np.float32(1e-4)]))
+    with pytest.raises(DataError, match="2 of 62 calibration samples are test pictures"):
+        samples_of(shipped, tmp_path / "noisy.npz")
     shutil.copy(repository / "exported" / "lenet" / "picture-0.png", tmp_path / "mine.png")
     (tmp_path / "folder").mkdir()
     shutil.move(tmp_path / "mine.png", tmp_path / "folder")
@@ -124,6 +127,26 @@ def test_few_samples_are_noted(opened: Bundle, tmp_path: Path, count: int, noted
     assert notes == ((f"only {count} calibration samples: the ranges may be too narrow for other pictures",) if noted else ())
 
 
+@pytest.mark.parametrize(("factor", "noted"), [(0.0, True), (1e-6, True), (1e6, True), (1.0, False)])
+def test_samples_of_another_range_than_the_golden_ones_are_noted(
+    opened: Bundle, tmp_path: Path, factor: float, noted: bool
+) -> None:
+    pictures = np.random.default_rng(0).random((FEW, 1, 28, 28), np.float32)
+    np.savez(tmp_path / "x.npz", input=pictures * np.float32(factor))
+    notes = samples_of(opened, tmp_path / "x.npz").notes
+    assert any("are they preprocessed in another way?" in note for note in notes) is noted
+
+
+def test_a_file_that_unpacks_to_more_than_is_read_is_refused_before_it_is_unpacked(
+    opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", input=np.zeros((4000, 1, 28, 28), np.float32))
+    monkeypatch.setattr("edgekit.variants.samples.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(np, "load", lambda *anything, **settings: pytest.fail("it was unpacked"))
+    with pytest.raises(DataError, match=r"bomb\.npz unpacks to 0\.0 GiB, and .* are read; give fewer samples"):
+        samples_of(opened, tmp_path / "bomb.npz")
+
+
 GOOD = np.zeros((40, 1, 28, 28), np.float32)
 
 
@@ -135,8 +158,8 @@ GOOD = np.zeros((40, 1, 28, 28), np.float32)
         ({"input": np.zeros((40, 3, 28, 28), np.float32)}, "takes float32 batch x 1 x 28 x 28, but was given float32 40x3x28x28"),
         ({"input": GOOD.astype(np.float64)}, "but was given float64"),
         ({"input": np.full_like(GOOD, np.nan)}, "holds numbers that are not finite"),
-        ({"input": GOOD[:0]}, "do not have the same number of samples"),
-        ({"input": np.float32(1)}, "do not have the same number of samples"),
+        ({"input": GOOD[:0]}, "hold no samples"),
+        ({"input": np.float32(1)}, "hold no samples"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_by_name(
@@ -157,7 +180,9 @@ class Trap:
 def test_pickled_objects_are_never_unpacked(opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", input=np.array([Trap()], object))
-    with pytest.raises(DataError, match="Object arrays cannot be loaded"):
+    with pytest.raises(
+        DataError, match=r"x\.npz cannot be read: it holds Python objects, which are not read; write arrays of numbers"
+    ):
         samples_of(opened, "x.npz")
     assert not Path("sprung").exists()
     np.load("x.npz", allow_pickle=True)["input"]
