@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from edgekit.bundle.manifest import Variant
 from edgekit.machine.cpu import instruction_sets, with_vnni
@@ -16,13 +17,19 @@ def measured_elsewhere(variant: Variant) -> str:
     conversion = variant.conversion
     if conversion is None or not conversion.cpu or variant.accuracy is None or variant.precision not in _BY_VNNI:
         return ""
-    there, here = with_vnni(re.split(r"[,\s]+", conversion.cpu)), with_vnni(instruction_sets())
-    if bool(there) == bool(here):
+    names = (tuple(filter(None, re.split(r"[,\s]+", conversion.cpu))), instruction_sets())
+    there, here = map(with_vnni, names)
+    if not all(map(_of_x86, names)) or bool(there) == bool(here):
         return ""
     return (
         f"the {variant.name} accuracy was measured on a CPU {_kind(there)}; this one {_own(here)}: measure it here with "
         f"edgekit evaluate --variant {variant.name}"
     )
+
+
+def _of_x86(names: Sequence[str]) -> bool:
+    """Whether these are instruction sets of x86: ARM's 8-bit products are added in 32 bits in all of them."""
+    return any(name.startswith(("avx", "amx")) for name in names)
 
 
 def _kind(names: tuple[str, ...]) -> str:

@@ -37,6 +37,8 @@ OLD = msgspec.structs.replace(VARIANT, conversion=Conversion("int8.npz", 5, cpu=
         ),
         (VARIANT, ("avx2", "avx_vnni"), ""),
         (OLD, ("avx2",), ""),
+        (VARIANT, ("asimddp", "i8mm"), ""),
+        (VARIANT, (), ""),
         (msgspec.structs.replace(VARIANT, accuracy=None), ("avx2",), ""),
         (msgspec.structs.replace(VARIANT, precision="float16"), ("avx2",), ""),
         (msgspec.structs.replace(VARIANT, conversion=Conversion("int8.npz", 5)), ("avx2",), ""),
