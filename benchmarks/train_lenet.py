@@ -35,7 +35,8 @@ from edgekit.models.factory import build_module
 from edgekit.recipe import load_recipe
 from edgekit.training.batches import Batches, batch_count
 from edgekit.training.checkpoint import State
-from edgekit.training.loop import EpochWork, reuse_memory, train_one_epoch
+from edgekit.training.distributed import ALONE
+from edgekit.training.loop import EpochWork, Stop, reuse_memory, train_one_epoch
 from edgekit.training.pace import Pace
 
 ROOT = Path(__file__).parent.parent
@@ -86,7 +87,7 @@ class Ours:
 
     def epoch(self) -> None:
         work = EpochWork(self.settings, self.train, None, self.test, self.steps)
-        train_one_epoch(self.state, work, lambda: False, Pace(self.steps))
+        train_one_epoch(self.state, work, Stop(ALONE), Pace(self.steps))
 
 
 def torchvision_root(folder: Path) -> Path:
