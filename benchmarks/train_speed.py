@@ -41,7 +41,8 @@ from edgekit.models.factory import build_module
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.training.batches import Batches, batch_count
 from edgekit.training.checkpoint import State
-from edgekit.training.loop import EpochWork, reuse_memory, train_one_epoch
+from edgekit.training.distributed import ALONE
+from edgekit.training.loop import EpochWork, Stop, reuse_memory, train_one_epoch
 from edgekit.training.pace import Pace
 
 ROOT = Path(__file__).parent.parent
@@ -117,7 +118,7 @@ class Ours:
         """Train on every picture once; gives the test accuracy."""
         if self.state.epoch == self.recipe.train.epochs:
             self.begin()
-        train_one_epoch(self.state, self.work, lambda: False, Pace(self.steps))
+        train_one_epoch(self.state, self.work, Stop(ALONE), Pace(self.steps))
         return self.state.history[-1].accuracy
 
 
@@ -227,7 +228,7 @@ def profiled(name: str) -> list[tuple[str, float]]:
     side = Ours(name, 0)
     side.work = side.work._replace(batches=PROFILED)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        train_one_epoch(side.state, side.work, lambda: False, Pace(PROFILED))
+        train_one_epoch(side.state, side.work, Stop(ALONE), Pace(PROFILED))
     rows = recorded.key_averages()
     total = sum(row.self_cpu_time_total for row in rows)
     shares = sorted(((row.key, row.self_cpu_time_total / total) for row in rows), key=lambda row: -row[1])

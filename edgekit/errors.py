@@ -14,6 +14,7 @@ EdgekitError
 ├── MissingError    this machine lacks a package, a device or a driver
 │   ├── BrokenError     an installed package, device or driver does not start
 │   └── FallbackError   a runtime silently used another device or provider than requested
+├── LostError       a process of a training on several has ended, or cannot be reached
 └── Interrupted     the user stopped the work
 
 A message is one sentence: what was wrong, where, and what to do. The command line prints it and exits with 2.
@@ -83,6 +84,10 @@ class BrokenError(MissingError):
 
 class FallbackError(MissingError):
     """A runtime silently used another device or provider than requested."""
+
+
+class LostError(EdgekitError):
+    """A process of a training on several has ended, or cannot be reached."""
 
 
 class Interrupted(EdgekitError):

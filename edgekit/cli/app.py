@@ -125,15 +125,25 @@ def train(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a recipe into runs/<name>/: weights, checkpoint, metrics.jsonl, curve.png. Ctrl-C keeps a checkpoint."""
+    """Train a recipe into runs/<name>/: weights, checkpoint, metrics.jsonl, curve.png. Ctrl-C keeps a checkpoint.
+
+    On several processes or machines: torchrun --nproc-per-node 2 -m edgekit train RECIPE.
+    """
 
     def action(progress: Progress) -> Report:
+        from edgekit.cli.outcome import exit_code
+        from edgekit.commands.train import processes
         from edgekit.commands.train import train as train_recipe
+        from edgekit.machine.launcher import Elsewhere
         from edgekit.recipe import load_recipe
 
-        loaded = load_recipe(recipe)
         begin: Begin = "resume" if resume else "restart" if restart else "anew"
-        return train_recipe(loaded, runs / loaded.name, device=device, begin=begin, progress=progress)
+        with processes() as speaks:
+            loaded = load_recipe(recipe)
+            report = train_recipe(loaded, runs / loaded.name, device=device, begin=begin, progress=progress)
+        if not speaks:
+            raise Elsewhere(exit_code(report))
+        return report
 
     _carry_out(action, json, debug)
 

@@ -24,7 +24,7 @@ from rich.text import Text
 from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
 from edgekit.files import check_outside, check_writable, destination, write_bytes
 from edgekit.graphs.quiet import listings
-from edgekit.machine.fork import Followed
+from edgekit.machine.launcher import Elsewhere
 from edgekit.progress import Advance, Progress
 from edgekit.reports.base import Report
 from edgekit.reports.console import draw
@@ -60,8 +60,8 @@ def carry_out(
         if output is not None:
             write_bytes(output, report.to_json() + b"\n")
         document = _document(report, form, verbose)
-    except Followed as fork:
-        raise typer.Exit(fork.code) from None
+    except Elsewhere as other:
+        raise typer.Exit(other.code) from None
     except KeyboardInterrupt:
         print_error("Interrupted", "stopped by Ctrl-C", form)
         console.print("stopped", highlight=False)
@@ -74,7 +74,12 @@ def carry_out(
         console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
     _write(document)
-    raise typer.Exit(OK if report.passed else CHECK_FAILED)
+    raise typer.Exit(exit_code(report))
+
+
+def exit_code(report: Report) -> int:
+    """What a command exits with that has made this report."""
+    return OK if report.passed else CHECK_FAILED
 
 
 def check_output(option: str, output: Path, bundle: Path | None, begins: bytes = b"{") -> None:

@@ -17,10 +17,12 @@ from edgekit.bundle.manifest import CARD, GOLDEN, MANIFEST, MODEL, WEIGHTS
 from edgekit.commands.bench import bench
 from edgekit.commands.export import EXPORTED, export
 from edgekit.commands.quantize import quantize
-from edgekit.commands.train import train
+from edgekit.commands.train import processes, train
 from edgekit.commands.verify import verify
+from edgekit.errors import UsageError
 from edgekit.files import fingerprints, write_bytes
 from edgekit.latency.loop import Timing
+from edgekit.machine.launcher import launched
 from edgekit.machine.packages import needs, tool_versions, versions_of
 from edgekit.parity.manifest import TOLERANCE
 from edgekit.progress import SILENT, Progress
@@ -68,6 +70,12 @@ def run(
     depends on has changed.
     """
     path = Path(recipe)
+    with processes():
+        if launched():
+            raise UsageError(
+                "edgekit run works in one process, and torchrun has started several",
+                f"train with it first, torchrun ... -m edgekit train {path}, and then edgekit run {path}",
+            )
     loaded = load_recipe(path)  # a mistyped path is told before a remedy of gigabytes
     needs("torch", "torchvision", "onnx", "onnxscript", extra="train")
     root = output or EXPORTED / loaded.name

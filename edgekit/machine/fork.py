@@ -16,6 +16,7 @@ from types import FrameType
 from edgekit.errors import BundleError
 from edgekit.machine.bounds import too_long, watched_by
 from edgekit.machine.child import die_with_parent
+from edgekit.machine.launcher import Elsewhere
 
 GRACE = 3.0
 """Seconds after the end of a time bound in which the work may still end by itself."""
@@ -33,12 +34,8 @@ def allow() -> None:
     _allowed = hasattr(os, "fork")
 
 
-class Followed(Exception):
+class Followed(Elsewhere):
     """The fork has carried out the command, and exits with this code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 def follow(subject: str) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from edgekit.errors import ModelError
 
@@ -36,6 +37,15 @@ def batch_norm(
     In training the running statistics are updated in place, outside the autograd graph.
     Raises ModelError for other ranks, and in training for a single value per channel, whose variance is undefined.
     """
+    if has_torch_function_unary(x):  # as PyTorch's own functions do, so that training on several processes can take its place
+        return handle_torch_function(  # type: ignore[no-any-return]
+            batch_norm,
+            (x,),
+            *(x, gamma, beta, running_mean, running_var),
+            training=training,
+            momentum=momentum,
+            eps=eps,
+        )
     if x.dim() not in (2, 4):
         raise ModelError(f"batch norm takes N x C or N x C x H x W, got {x.dim()} axes", "reshape the input")
     axes, shape = ([0], (1, -1)) if x.dim() == 2 else ([0, 2, 3], (1, -1, 1, 1))

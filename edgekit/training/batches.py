@@ -9,6 +9,7 @@ from edgekit.data.pictures import Pictures
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.training.augment import Augmentation
+from edgekit.training.distributed import ALONE, Peers
 
 EVALUATION_BATCH = 500
 
@@ -45,21 +46,33 @@ class Batches:
 
 
 @torch.inference_mode()
-def predictions(model: nn.Module, batches: Batches, channels_last: bool = False, progress: Progress = SILENT) -> Tensor:
-    """The class of each picture's largest logit, int64 N on the CPU, in float32 inference mode."""
+def predictions(
+    model: nn.Module,
+    batches: Batches,
+    channels_last: bool = False,
+    progress: Progress = SILENT,
+    together: Peers = ALONE,
+) -> Tensor:
+    """The class of each picture's largest logit, int64 N on the CPU, in float32 inference mode; each process labels its share."""
     model.eval()
-    classes = []
-    with progress.task("labelling pictures", len(batches)) as advance:
-        for start in range(0, len(batches), EVALUATION_BATCH):
-            index = torch.arange(start, min(start + EVALUATION_BATCH, len(batches)), device=batches.labels.device)
+    own = together.share(torch.arange(len(batches), device=batches.labels.device))
+    classes = [own[:0]]
+    with progress.task("labelling pictures", len(own)) as advance:
+        for index in torch.split(own, EVALUATION_BATCH):
             images, _ = batches.take(index)
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             classes.append(model(images).argmax(1))
             advance(len(index), "")
-    return torch.cat(classes).cpu()
+    return torch.cat(together.gather(torch.cat(classes).cpu()))
 
 
-def accuracy(model: nn.Module, batches: Batches, channels_last: bool = False, progress: Progress = SILENT) -> float:
-    """Share of pictures whose largest logit is their label, in float32 inference mode."""
-    return float((predictions(model, batches, channels_last, progress) == batches.labels.cpu()).double().mean())
+def accuracy(
+    model: nn.Module,
+    batches: Batches,
+    channels_last: bool = False,
+    progress: Progress = SILENT,
+    together: Peers = ALONE,
+) -> float:
+    """Share of pictures whose largest logit is their label, in float32 inference mode; each picture counts once."""
+    return float((predictions(model, batches, channels_last, progress, together) == batches.labels.cpu()).double().mean())

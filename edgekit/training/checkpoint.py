@@ -17,6 +17,7 @@ from edgekit.files import fingerprints, replacing, write_error
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch
 from edgekit.training.code import source_files
+from edgekit.training.distributed import ALONE, Peers
 from edgekit.training.initial import state_sha256, structure_sha256
 from edgekit.training.numerics import Precision, compiled, resolved
 from edgekit.training.optimizers import check_stages, optimizers
@@ -46,18 +47,21 @@ class State:
     """Everything that changes while training; ``epoch`` and ``step`` name the next step to take.
 
     ``trained`` is the model as steps call it. ``average`` is the moving average of its weights, where the recipe asks for one.
-    ``precision`` is resolved once for a training: another machine goes on with it.
+    ``precision`` is resolved once for a training: another machine goes on with it. ``totals`` are of this process's shares.
     """
 
-    def __init__(self, model: nn.Module, recipe: TrainRecipe, steps_per_epoch: int, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, recipe: TrainRecipe, steps_per_epoch: int, device: torch.device, together: Peers = ALONE
+    ) -> None:
+        self.peers = together
         self.model = model.to(device)
         if recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         check_stages(self.model, recipe)
-        self.trained = compiled(self.model, recipe)
+        self.trained = self._compiled = compiled(self.model, recipe)
         self.moved = optimizers(self.model, recipe, recipe.epochs * steps_per_epoch)
         self.average = _average(self.model, recipe.average)
-        self.precision: Precision = resolved(recipe, device)
+        self.precision: Precision = together.broadcast(resolved(recipe, device))
         self.epochs, self.steps_per_epoch = recipe.epochs, steps_per_epoch
         self.epoch = 0
         self.step = 0
@@ -76,8 +80,16 @@ class State:
         group = self.moved[0].optimizer.param_groups[0]
         return float(group["lr"]) / float(group["scale"])
 
+    def wrap(self) -> None:
+        """Let steps average the gradients of what is trained now; to be called where that has changed."""
+        self.trained = self._compiled  # the old one goes first: what it keeps is as large as the gradients
+        self.trained = self.peers.wrapped(self._compiled)
+
     def save(self, path: Path, key: Key) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint, whole or not at all; of several processes the first does, and all call it."""
+        totals, generators = self.peers.gather(self.totals.cpu()), self.peers.gather(torch.get_rng_state())
+        if not self.peers.first:
+            return
         content = {
             "version": CHECKPOINT_VERSION,
             "key": key,
@@ -86,12 +98,12 @@ class State:
             "optimizers": [each.optimizer.state_dict() for each in self.moved],
             "schedules": [each.schedule.state_dict() for each in self.moved],
             "precision": self.precision,
-            "generator": torch.get_rng_state(),
+            "generator": torch.cat(generators),
             "epoch": self.epoch,
             "epochs": self.epochs,
             "step": self.step,
             "steps_per_epoch": self.steps_per_epoch,
-            "totals": self.totals,
+            "totals": torch.cat(totals),
             "seconds": self.seconds,
             "history": msgspec.to_builtins(self.history),
         }
@@ -103,20 +115,22 @@ class State:
 
     def load(self, path: Path, key: Key) -> None:
         """Continue from a checkpoint of the same training; raises UsageError for another's, ModelError for a damaged one."""
-        content = read_checkpoint(path)
+        content = self.peers.broadcast(read_checkpoint(path) if self.peers.first else {})
         changed = differences(content, key)
         if changed:
             raise UsageError(f"{path} was made with other {' and other '.join(changed)}", "--restart begins anew")
         try:
             place = self._place(content)
-            self.totals = self.totals.copy_(content["totals"])
+            own = 0 if place.epoch == self.epochs else self.peers.rank
+            self.totals = self.totals.copy_(content["totals"].view(-1, 3)[own])
             self.model.load_state_dict(content["model"])
             if self.average is not None:
                 self.average.load_state_dict(content["average"])
             for each, optimizer, schedule in zip(self.moved, content["optimizers"], content["schedules"], strict=True):
                 each.optimizer.load_state_dict(optimizer)
                 each.schedule.load_state_dict(schedule)
-            torch.set_rng_state(content["generator"])
+            generators = content["generator"].view(-1, len(torch.get_rng_state()))
+            torch.set_rng_state(generators[own].clone())  # PyTorch 2.11 crashes on a view into another tensor
         except Exception as problem:  # odd content makes torch trip over whatever comes
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
@@ -132,7 +146,7 @@ class State:
             raise ValueError(
                 f"it stopped in epoch {place.epoch + 1}, step {place.step}, with {len(place.history)} epochs recorded"
             )
-        if content["totals"].shape != self.totals.shape:
+        if content["totals"].dim() != 1 or len(content["totals"]) % len(self.totals):
             raise ValueError(f"it has totals of shape {tuple(content['totals'].shape)}")
         for each, schedule in zip(self.moved, content["schedules"], strict=True):
             if schedule.keys() != each.schedule.state_dict().keys():
@@ -165,18 +179,26 @@ def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any
     }
 
 
-def training_key(recipe: Recipe, data: str, initial: nn.Module) -> Key:
-    """Each of the ``dependencies``, or its hash; ``data`` is the hash of the data set (``Dataset.sha256``)."""
-    texts = {
-        name: msgspec.json.encode(value, order="deterministic") for name, value in dependencies(recipe, data, initial).items()
-    }
+PROCESSES = "number of processes"
+
+
+def training_key(recipe: Recipe, data: str, initial: nn.Module, processes: int) -> Key:
+    """Each of the ``dependencies``, or its hash; ``data`` is the hash of the data set (``Dataset.sha256``).
+
+    Steps depend on the number of processes too: each draws random numbers of its own, and sums are rounded otherwise.
+    """
+    values = {**dependencies(recipe, data, initial), PROCESSES: processes}
+    texts = {name: msgspec.json.encode(value, order="deterministic") for name, value in values.items()}
     return {
         name: text.decode() if len(text) <= LONGEST_VALUE else hashlib.sha256(text).hexdigest() for name, text in texts.items()
     }
 
 
 def differences(content: dict[str, Any], key: Key) -> list[str]:
-    """What a checkpoint was made with that is no longer so, by its names in ``training_key``: ``train.epochs (8, now 9)``."""
+    """What a checkpoint was made with that is no longer so, by its names in ``training_key``: ``train.epochs (8, now 9)``.
+
+    The number of processes is of no matter after the last step.
+    """
     old = content.get("key")
     before = old if isinstance(old, dict) else {}
     return [
@@ -184,7 +206,7 @@ def differences(content: dict[str, Any], key: Key) -> list[str]:
         if name in before and max(len(before[name]), len(value)) <= LONGEST_VALUE
         else name
         for name, value in key.items()
-        if before.get(name) != value
+        if before.get(name) != value and (name != PROCESSES or before_end(content))
     ]
 
 

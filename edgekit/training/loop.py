@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import torch
@@ -48,6 +48,7 @@ from edgekit.training.checkpoint import (
     unfinished,
 )
 from edgekit.training.curve import draw_curve
+from edgekit.training.distributed import Peers, peers
 from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
 from edgekit.training.numerics import compiling
 from edgekit.training.optimizers import freeze
@@ -86,10 +87,12 @@ def fit(
     ``begin`` says what becomes of an unfinished training in ``run``; raises UsageError where it would be lost unasked. Raises
     Interrupted after Ctrl-C or SIGTERM, with the state saved.
     """
-    place = pick_device(device)
-    if begin == "anew" and unfinished(run):
-        raise UsageError(f"{run} holds an unfinished training", "--resume continues it, --restart begins anew")
-    check_writable(run)
+    together = peers()
+    place = together.place(pick_device(device))
+    if together.first:
+        if begin == "anew" and unfinished(run):
+            raise UsageError(f"{run} holds an unfinished training", "--resume continues it, --restart begins anew")
+        check_writable(run)
     reuse_memory()
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # PyTorch does not know a container's quota
     channels, height, width = dataset.train.images.shape[1:]
@@ -97,14 +100,17 @@ def fit(
     model, notes = build_model(recipe, shape)
     for text in notes:
         progress.say(f"note: {text}")
-    key = training_key(recipe, dataset.sha256(), model)
+    key = training_key(recipe, dataset.sha256(), model, together.count)
+    together.check_alike(key)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
-    state = State(model, recipe.train, batches, place)
-    if begin == "resume" or (begin == "update" and _goes_on(run, key)):
+    together.check_share(len(dataset.train) // batches)
+    together.draw_apart()
+    state = State(model, recipe.train, batches, place, together)
+    if begin == "resume" or (begin == "update" and together.broadcast(together.first and _goes_on(run, key))):
         state.load(run / CHECKPOINT, key)
         place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
         progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
-    else:
+    elif together.first:
         discard(run)  # a kill before the first checkpoint of this training must not bring back another
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
     held_out = Batches(dataset.holdout, dataset.preprocess, place) if dataset.holdout else None
@@ -156,7 +162,7 @@ def _train_all(state: State, job: EpochWork, run: Path) -> None:
     """Train the epochs that are left; a checkpoint is kept after each, and when the user stops between two steps."""
     epochs = job.settings.epochs
     pace = Pace(job.batches * epochs, state.epoch * job.batches + state.step)
-    with _stop_flag() as stop:
+    with _stopping(state.peers) as stop:
         while state.epoch < epochs:
             train_one_epoch(state, job, stop, pace)
             job.keep(state)
@@ -165,7 +171,8 @@ def _train_all(state: State, job: EpochWork, run: Path) -> None:
                     f"training stopped in epoch {state.epoch + 1} of {epochs} after {state.step} of {job.batches} steps; "
                     f"{run / CHECKPOINT} keeps it, --resume continues"
                 )
-            _write_metrics(run, state.history)
+            if state.peers.first:
+                _write_metrics(run, state.history)
 
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -204,18 +211,19 @@ def _check_fit(model: nn.Module, recipe: Recipe, pictures: PictureShape) -> None
         )
 
 
-def train_one_epoch(state: State, job: EpochWork, stop: Callable[[], bool], pace: Pace) -> None:
+def train_one_epoch(state: State, job: EpochWork, stop: Stop, pace: Pace) -> None:
     """Take the steps that are left of the epoch and record it, or return early, between two steps, once ``stop()``."""
     watch = Watch(state)
     title = f"epoch {state.epoch + 1}/{job.settings.epochs}"
     freeze(state.model, job.settings, state.epoch)
+    state.wrap()
     _take_steps(state, job, title, stop, pace, watch)
     if stop():
         watch.read()
         return
-    _refuse_divergence(state)
-    loss, correct, samples = state.totals.tolist()
-    reached = accuracy(state.judged, job.held_out or job.test, job.settings.channels_last, job.progress)
+    loss, correct, samples = _summed(state)
+    state.peers.align(state.judged)
+    reached = accuracy(state.judged, job.held_out or job.test, job.settings.channels_last, job.progress, state.peers)
     watch.read()
     epoch = Epoch(
         state.epoch + 1,
@@ -247,48 +255,62 @@ class Watch:
         self._last = now
 
 
-def _refuse_divergence(state: State) -> None:
-    """Raise RecipeError once the sum of the epoch's losses is no number: the last checkpoint is of weights that were good."""
-    loss, _, samples = state.totals.tolist()
+def _summed(state: State) -> tuple[float, float, float]:
+    """The epoch's losses, pictures labelled right, and pictures so far, of all processes.
+
+    Raises RecipeError once the losses are no number: the last checkpoint is of weights that were good.
+    """
+    loss, correct, samples = state.peers.sum(state.totals.clone()).tolist()  # reading it waits for the device
     if not math.isfinite(loss):
         kept = f"; {CHECKPOINT} in its folder is from before" if state.history else ""
         raise RecipeError(f"the loss became {loss / samples} in epoch {state.epoch + 1}{kept}", "lower train.learning_rate")
+    return loss, correct, samples
 
 
-def _take_steps(state: State, job: EpochWork, title: str, stop: Callable[[], bool], pace: Pace, watch: Watch) -> None:
+def _take_steps(state: State, job: EpochWork, title: str, stop: Stop, pace: Pace, watch: Watch) -> None:
     settings, training = job.settings, job.training
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
     device = training.labels.device
     order = torch.randperm(len(training), generator=generator).to(device)
     augmentation = draw(settings, len(training), training.size, state.epoch, generator, device)
     parts = torch.tensor_split(order, job.batches)
-    note = ""
+    note, due = "", True
     with job.progress.task(title, job.batches) as advance:
         advance(state.step, note)
-        while state.step < job.batches and not stop():
-            images, labels = training.take(parts[state.step], augmentation)
-            state.totals += take_step(state, settings, images, labels)
+        while state.step < job.batches and not stop(due):
+            own = state.peers.share(parts[state.step])
+            images, labels = training.take(own, augmentation)
+            weight = len(own) * state.peers.count / len(parts[state.step])
+            state.totals += take_step(state, settings, images, labels, weight)
             state.step += 1
-            if pace.step() or state.step == job.batches:  # reading the loss waits for the device
-                _refuse_divergence(state)
-                note = f"loss {state.totals[0] / state.totals[2]:.3f}, {pace.left()} left"
+            due = pace.step()
+            if stop.due or state.step == job.batches:
+                loss, _, samples = _summed(state)
+                note = f"loss {loss / samples:.3f}, {pace.left()} left"
             if settings.checkpoint_every and state.step % settings.checkpoint_every == 0 and state.step < job.batches:
-                _refuse_divergence(state)
+                _summed(state)
                 watch.read()
                 job.keep(state)
             advance(1, note)
 
 
-def take_step(state: State, settings: TrainRecipe, images: Tensor, labels: Tensor) -> Tensor:
-    """One step of all optimisers; float64 3: the sum of the losses, how many were right, and of how many pictures."""
+def take_step(state: State, settings: TrainRecipe, images: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """One step of all optimisers; float64 3: the sum of the losses, how many were right, and of how many pictures.
+
+    ``images`` are this process's share of the batch. ``weight`` is how many they are for each picture of an even share: the
+    mean of the processes' gradients is then that of the whole batch.
+    """
     if settings.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with compiling(settings):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
+        with (
+            state.peers.synchronised(),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"),
+        ):
             logits = state.trained(images)
             loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
         state.model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * weight).backward()  # type: ignore[no-untyped-call]
     if settings.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm)
     for optimizer, schedule in state.moved:
@@ -310,23 +332,34 @@ def reuse_memory() -> None:
             ctypes.CDLL(None).mallopt(parameter, 1 << 30)
 
 
-@contextmanager
-def _stop_flag() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C or SIGTERM has come; a second Ctrl-C stops at once."""
-    came = False
+class Stop:
+    """Whether Ctrl-C or SIGTERM has come to any process: all call it between the same two steps, and stop there."""
 
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        if came and number == signal.SIGINT:
+    def __init__(self, together: Peers) -> None:
+        self._peers, self._came, self.due = together, False, False
+
+    def __call__(self, due: bool = False) -> bool:
+        """Ask the others, and whether it is time for a note in any process: ``due`` is then true for all."""
+        came, self.due = self._peers.any(self._came, due)  # one message for both: it is what a small step waits for
+        return came
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """A signal has come; a second Ctrl-C stops at once."""
+        if self._came and number == signal.SIGINT:
             raise KeyboardInterrupt
-        came = True
+        self._came = True
 
+
+@contextmanager
+def _stopping(together: Peers) -> Iterator[Stop]:
+    """Yields a Stop that is told of signals."""
+    stop = Stop(together)
     try:
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: no signals there
         previous = {}
     try:
-        yield lambda: came
+        yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -342,18 +375,21 @@ def _write_metrics(run: Path, history: list[Epoch], end: dict[str, Any] | None =
 
 def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, notes: tuple[str, ...]) -> TrainReport:
     device = work.training.labels.device
-    averaged = state.average is not None
+    averaged, together = state.average is not None, state.peers
     if averaged:
         state.model.load_state_dict(state.judged.state_dict())
-    statistics = make_fit(
-        state.model, work.training, recipe.train.batch_size, recipe.train.seed, work.progress, averaged=averaged
+    statistics = together.broadcast(
+        make_fit(state.model, work.training, recipe.train.batch_size, recipe.train.seed, work.progress, averaged=averaged)
     )
-    predicted = predictions(state.model, work.test, recipe.train.channels_last, work.progress).numpy()
+    together.align(state.model)
+    predicted = predictions(state.model, work.test, recipe.train.channels_last, work.progress, together).numpy()
     reached = accuracy_of(predicted, dataset.test.labels, len(dataset.classes))
     remeasured = statistics is not None and statistics.remeasured is not None
     held_out = state.history[-1].holdout_accuracy
     if work.held_out and remeasured:
-        held_out = accuracy(state.model, work.held_out, recipe.train.channels_last, work.progress)
+        held_out = accuracy(state.model, work.held_out, recipe.train.channels_last, work.progress, together)
+    if not together.first:
+        return cast(TrainReport, together.broadcast(None))
     end: dict[str, Any] = {"test_accuracy": reached.overall} if work.held_out or remeasured else {}
     end |= {"holdout_accuracy": held_out} if work.held_out else {}
     end |= {"statistics": "remeasured"} if remeasured else {}
@@ -386,9 +422,10 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "threads": str(torch.get_num_threads()),
             "cores": str(cores()),
+            "processes": str(together.count),
         },
     )
     write_bytes(run / RUN_REPORT, report.to_json())
     for text in report.outcome_notes:
         work.progress.say(f"note: {text}")
-    return report
+    return together.broadcast(report)

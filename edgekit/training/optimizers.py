@@ -77,7 +77,10 @@ def _muon(groups: list[dict[str, Any]], settings: TrainRecipe, rate: float) -> t
 
 def _usual(groups: list[dict[str, Any]], settings: TrainRecipe, rate: float) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(_with_rates(groups, rate), rate, momentum=0.9, nesterov=True, fused=True)
+        made = torch.optim.SGD(_with_rates(groups, rate), rate, momentum=0.9, nesterov=True, fused=True)
+        for group in made.param_groups:  # the fused kernel takes no group of which some, thawed later, have none yet
+            made.state.update({each: {"momentum_buffer": torch.zeros_like(each)} for each in group["params"]})
+        return made
     return torch.optim.AdamW(_with_rates(groups, rate), rate, fused=True)  # Adam where weight_decay is 0
 
 
