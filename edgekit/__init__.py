@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgekit.commands.predict import predict
     from edgekit.commands.quantize import quantize
     from edgekit.commands.run import run
+    from edgekit.commands.runs import runs
     from edgekit.commands.train import train
     from edgekit.commands.verify import verify
     from edgekit.latency.loop import Timing
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **{verb: f"edgekit.commands.{verb}" for verb in (
-        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "train", "verify",
+        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "runs",
+        "train", "verify",
     )},
     "fetch_data": "edgekit.commands.data:fetch",
     "list_models": "edgekit.commands.models:models",
@@ -57,7 +59,7 @@ _HOMES = {
 __all__ = [
     "__version__", "Bars", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
     "bench", "bisect", "build", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models", "predict", "quantize",
-    "run", "train", "verify",
+    "run", "runs", "train", "verify",
 ]  # fmt: skip
 
 

@@ -192,6 +192,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bench: BenchRecipe = BenchRecipe()
 
 
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """The keys of a recipe's data, model and training, by dotted names like ``train.epochs``, with their values as plain data."""
+    document = msgspec.to_builtins(recipe)
+    return {f"{table}.{key}": value for table in ("data", "model", "train") for key, value in document[table].items()}
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe; raises RecipeError naming the file and the key."""
     content = read_text(path, "recipe", RecipeError)

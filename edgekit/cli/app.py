@@ -47,11 +47,13 @@ from edgekit.cli.options import (
     Opset,
     Output,
     Precision,
+    RecipeOrRun,
     RecipePath,
     Required,
     Runs,
     Samples,
     SourceName,
+    TensorBoardFolder,
     Threads,
     TorchSource,
     Variant,
@@ -117,30 +119,33 @@ def run(
 
 @app.command(epilog="Example: edgekit train recipes/lenet.toml")
 def train(
-    recipe: RecipePath,
+    recipe: RecipeOrRun,
     resume: Annotated[bool, options.flag("--resume", help="Continue an interrupted training.")] = False,
     restart: Annotated[bool, options.flag("--restart", help="Discard an interrupted training.")] = False,
     device: Device = "auto",
     runs: Runs = Path("runs"),
+    tensorboard: TensorBoardFolder = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train a recipe into runs/<name>/: weights, checkpoint, metrics.jsonl, curve.png. Ctrl-C keeps a checkpoint.
+
+    The folder of a finished run, given in place of a recipe, is trained again, and compared with what it was.
 
     On several processes or machines: torchrun --nproc-per-node 2 -m edgekit train RECIPE.
     """
 
     def action(progress: Progress) -> Report:
         from edgekit.cli.outcome import exit_code
-        from edgekit.commands.train import processes
+        from edgekit.commands.train import processes, recipe_of
         from edgekit.commands.train import train as train_recipe
         from edgekit.machine.launcher import Elsewhere
-        from edgekit.recipe import load_recipe
 
         begin: Begin = "resume" if resume else "restart" if restart else "anew"
         with processes() as speaks:
-            loaded = load_recipe(recipe)
-            report = train_recipe(loaded, runs / loaded.name, device=device, begin=begin, progress=progress)
+            wanted = recipe_of(recipe)
+            place = wanted.place or runs / wanted.recipe.name
+            report = train_recipe(recipe, place, device=device, begin=begin, progress=progress, tensorboard=tensorboard)
         if not speaks:
             raise Elsewhere(exit_code(report))
         return report
@@ -496,6 +501,28 @@ def models(json: Json = False, debug: Debug = False) -> None:
         from edgekit.commands.models import models as list_models
 
         return list_models()
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit runs runs/lenet runs/lenet-wide --plot curves.png")
+def runs(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of trainings; all below --runs if left out.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    plot: Annotated[
+        Path | None, options.option("--plot", metavar="FILE", help="Draw their losses and accuracies together: .png or .svg.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List and compare trainings: their figures, and the recipe keys in which they differ."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.runs import runs as compare
+
+        return compare(folders or (), root=runs, plot=plot)
 
     _carry_out(action, json, debug)
 

@@ -144,6 +144,16 @@ BundleFolder = Annotated[
 Runs = Annotated[Path, option("--runs", metavar="FOLDER", help="Where the folders of trainings are.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", autocompletion=recipe_paths)]
+RecipeOrRun = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE|RUN", help="A recipe (*.toml), or the folder of a finished run to repeat.", autocompletion=recipe_paths
+    ),
+]
+TensorBoardFolder = Annotated[
+    Path | None,
+    option("--tensorboard", metavar="FOLDER", help="Write TensorBoard's event files there, a training to a folder."),
+]
 SourceName = Annotated[
     str,
     typer.Argument(

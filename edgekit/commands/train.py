@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
 
 from edgekit.machine.launcher import launched
 from edgekit.machine.packages import needs
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
-from edgekit.training.folder import RUNS, Begin
+from edgekit.training.folder import RUNS, Begin, run_recipe, run_report
+from edgekit.training.provenance import changes
 
 
 @contextmanager
@@ -30,6 +34,35 @@ def processes() -> Iterator[bool]:
         yield together.first
 
 
+class Wanted(NamedTuple):
+    """A recipe to train; of a run that is repeated its folder, and its report as it was."""
+
+    recipe: Recipe
+    place: Path | None = None
+    before: TrainReport | None = None
+
+    def compared(self, report: TrainReport) -> TrainReport:
+        """The report with a note on whether the repetition gave what it repeats."""
+        if self.before is None:
+            return report
+        text = "the weights are the same bytes as those of the run that was repeated"
+        if report.weights_sha256 != self.before.weights_sha256:
+            changed = ", ".join(changes(self.before.provenance, report.provenance))
+            cause = f"these differ: {changed}" if changed else "nothing that is recorded differs"
+            text = f"the weights are others than those of the run that was repeated; {cause}"
+        return msgspec.structs.replace(report, notes=(*report.notes, text))
+
+
+def recipe_of(source: Recipe | Path | str) -> Wanted:
+    """The recipe of a file, or of a run's folder with its report; raises RecipeError, and ModelError for a damaged run."""
+    if isinstance(source, Recipe):
+        return Wanted(source)
+    path = Path(source)
+    if not path.is_dir():
+        return Wanted(load_recipe(path))
+    return Wanted(run_recipe(path), path, run_report(path))
+
+
 def train(
     recipe: Recipe | Path | str,
     run: Path | str | None = None,
@@ -37,22 +70,30 @@ def train(
     device: str = "auto",
     begin: Begin = "anew",
     progress: Progress = SILENT,
+    tensorboard: Path | str | None = None,
 ) -> TrainReport:
     """Load a recipe's data and train it into ``run``, or into ``runs/<name>``.
 
+    ``recipe`` may be the folder of a finished run, which is repeated in its place; the report's notes then say whether the
+    weights are the same bytes as before, and what differs if they are not. ``tensorboard``: a folder for its event files.
     ``begin`` says what becomes of an unfinished training there: ``anew`` refuses to lose it, ``resume`` continues it, ``restart``
     discards it, ``update`` continues it where nothing that it depends on has changed. Raises Interrupted after Ctrl-C, with a
     checkpoint kept. Processes that ``torchrun`` has started train together, and each has the same report.
     """
     with processes() as first:
         progress = progress if first else SILENT
-        loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
         needs("torch", "torchvision", extra="train")
+        wanted = recipe_of(recipe)
+        loaded = wanted.recipe
         from edgekit import data
         from edgekit.training.loop import build_model, fit
+        from edgekit.training.watching import TensorBoard
 
         build_model(loaded, data.picture_shape(loaded.data))  # a misspelt model is told before pictures are decoded
         dataset = data.load_dataset(loaded.data, progress)
         for line in dataset.report().lines():
             progress.say(line)
-        return fit(loaded, dataset, Path(run) if run else RUNS / loaded.name, device=device, begin=begin, progress=progress)
+        watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()
+        place = Path(run) if run else wanted.place or RUNS / loaded.name
+        report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
+        return wanted.compared(report)

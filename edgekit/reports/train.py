@@ -105,6 +105,22 @@ class StatisticsReport(Part, frozen=True):
         return ()
 
 
+class Provenance(Part, frozen=True):
+    """What a training depends on beside its recipe: the seed, hashes of the pictures and of the weights at the start, versions.
+
+    ``commit`` is that of the git repository around the current folder, empty where there is none; ``changed``: tracked files
+    differ from it.
+    """
+
+    seed: int
+    data_sha256: str
+    initial_sha256: str
+    versions: dict[str, str]
+    machine: dict[str, str]
+    commit: str = ""
+    changed: bool = False
+
+
 NOTICEABLE = 0.02
 """By as much accuracy inference mode may be worse than training mode; after long trainings the modes differ by less."""
 MOST_CLASSES = 20
@@ -136,6 +152,7 @@ class TrainReport(Report, frozen=True):
     statistics: StatisticsReport | None = None
     notes: tuple[str, ...] = ()
     holdout_accuracy: float | None = None
+    provenance: Provenance | None = None
 
     @property
     def passed(self) -> bool:

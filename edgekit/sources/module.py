@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from edgekit.decoding import CHANNELS
-from edgekit.errors import InputError, ModelError, UsageError
-from edgekit.files import check_name, read_bytes, sha256_of
+from edgekit.errors import ModelError, UsageError
+from edgekit.files import check_name, sha256_of
 from edgekit.models import MODELS
 from edgekit.models.factory import SEED, build, build_module, seeded
 from edgekit.models.weights import load_checkpoint, load_weights
@@ -30,7 +30,7 @@ from edgekit.reports.train import TrainReport
 from edgekit.sources import NO_ARGS, no_source
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import BATCH, TensorSpec
-from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, RUNS, model_args
+from edgekit.training.folder import RUN_REPORT, RUN_WEIGHTS, RUNS, model_args, run_recipe, run_report
 
 
 class ModelSource(NamedTuple):
@@ -136,17 +136,7 @@ def _trained_by(recipe: Recipe) -> dict[str, Any]:
 
 
 def _from_run(run: Path) -> ModelSource:
-    for name in (RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS):
-        if not (run / name).is_file():
-            raise ModelError(f"{run} is not a finished run: {name} is missing", "make one with edgekit train RECIPE")
-    try:
-        recipe = msgspec.json.decode(read_bytes(run / RUN_RECIPE, "recipe"), type=Recipe)
-    except (msgspec.DecodeError, ValueError) as problem:
-        raise ModelError(f"{run / RUN_RECIPE} is damaged: {problem}", "train the recipe again") from None
-    try:
-        report = TrainReport.from_json(read_bytes(run / RUN_REPORT, "report"))
-    except InputError as problem:
-        raise ModelError(f"{run / RUN_REPORT} is damaged: {problem}", "train the recipe again") from None
+    recipe, report = run_recipe(run), run_report(run)
     if sha256_of(run / RUN_WEIGHTS) != report.weights_sha256:
         raise ModelError(
             f"{run / RUN_WEIGHTS} does not have the checksum that {RUN_REPORT} beside it recorded", "train the recipe again"

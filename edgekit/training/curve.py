@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekit.files import replacing
@@ -34,4 +34,28 @@ def draw_curve(history: Sequence[Epoch], path: Path, name: str, reached: float) 
         axes.xaxis.get_major_locator().set_params(integer=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def draw_runs(histories: Mapping[str, Sequence[Epoch]], path: Path) -> None:
+    """The losses and the accuracies of several trainings over their epochs, as a PNG or, where ``path`` ends so, an SVG."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name, history in histories.items():
+        numbers = [epoch.epoch for epoch in history]
+        left.plot(numbers, [epoch.loss for epoch in history], marker="o", markersize=3)
+        label = f"{name} ({history[-1].watched})"
+        right.plot(numbers, [epoch.accuracy for epoch in history], marker="o", markersize=3, label=label)
+    left.set(xlabel="epoch", ylabel="training loss")
+    right.set(xlabel="epoch", ylabel="accuracy")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lower().removeprefix("."), dpi=110)
     pyplot.close(figure)

@@ -5,14 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
+from edgekit.errors import InputError, ModelError
+from edgekit.files import read_bytes
 from edgekit.models import MODELS
 from edgekit.recipe import Recipe
+from edgekit.reports.train import TrainReport
 
 RUNS = Path("runs")
 Begin: TypeAlias = Literal["anew", "resume", "restart", "update"]
 """What becomes of an unfinished training: kept and refused, continued, discarded, or continued where nothing changed."""
 
 RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS = "recipe.json", "train.json", "weights.safetensors"
+RUN_METRICS = "metrics.jsonl"
+
+
+def run_recipe(run: Path) -> Recipe:
+    """The recipe that a finished run was trained by; raises ModelError where there is none."""
+    _check_finished(run)
+    try:
+        return msgspec.json.decode(read_bytes(run / RUN_RECIPE, "recipe"), type=Recipe)
+    except (msgspec.DecodeError, ValueError) as problem:
+        raise ModelError(f"{run / RUN_RECIPE} is damaged: {problem}", "train the recipe again") from None
+
+
+def run_report(run: Path) -> TrainReport:
+    """The report of a finished run; raises ModelError where there is none."""
+    _check_finished(run)
+    try:
+        return TrainReport.from_json(read_bytes(run / RUN_REPORT, "report"))
+    except InputError as problem:
+        raise ModelError(f"{run / RUN_REPORT} is damaged: {problem}", "train the recipe again") from None
+
+
+def _check_finished(run: Path) -> None:
+    for name in (RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS):
+        if not (run / name).is_file():
+            raise ModelError(f"{run} is not a finished run: {name} is missing", "make one with edgekit train RECIPE")
 
 
 def model_args(recipe: Recipe, classes: int, channels: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -32,7 +32,7 @@ from edgekit.models.finetune import start_from
 from edgekit.models.weights import weights_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, TrainRecipe
-from edgekit.reports.train import Epoch, TrainReport
+from edgekit.reports.train import Epoch, Provenance, TrainReport
 from edgekit.spelling import did_you_mean
 from edgekit.training.augment import draw
 from edgekit.training.batches import Batches, accuracy, batch_count, predictions
@@ -49,13 +49,16 @@ from edgekit.training.checkpoint import (
 )
 from edgekit.training.curve import draw_curve
 from edgekit.training.distributed import Peers, peers
-from edgekit.training.folder import RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
+from edgekit.training.folder import RUN_METRICS, RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
+from edgekit.training.initial import state_sha256
 from edgekit.training.numerics import compiling
 from edgekit.training.optimizers import freeze
 from edgekit.training.pace import Pace
+from edgekit.training.provenance import provenance
 from edgekit.training.statistics import make_fit
+from edgekit.training.watching import Watcher
 
-METRICS, CURVE = "metrics.jsonl", "curve.png"
+CURVE = "curve.png"
 
 
 class EpochWork(NamedTuple):
@@ -73,7 +76,7 @@ class EpochWork(NamedTuple):
     keep: Callable[[State], None] = lambda state: None
 
 
-def fit(
+def fit(  # noqa: PLR0913 - each is a choice of the caller
     recipe: Recipe,
     dataset: Dataset,
     run: Path,
@@ -81,11 +84,12 @@ def fit(
     device: str = "auto",
     begin: Begin = "anew",
     progress: Progress = SILENT,
+    watchers: Sequence[Watcher] = (),
 ) -> TrainReport:
     """Train ``recipe`` on ``dataset`` into the folder ``run``: weights, checkpoint, metrics, learning curve, report.
 
-    ``begin`` says what becomes of an unfinished training in ``run``; raises UsageError where it would be lost unasked. Raises
-    Interrupted after Ctrl-C or SIGTERM, with the state saved.
+    ``watchers`` are told of each epoch and of the report. ``begin`` says what becomes of an unfinished training in ``run``;
+    raises UsageError where it would be lost unasked. Raises Interrupted after Ctrl-C or SIGTERM, with the state saved.
     """
     together = peers()
     place = together.place(pick_device(device))
@@ -100,7 +104,8 @@ def fit(
     model, notes = build_model(recipe, shape)
     for text in notes:
         progress.say(f"note: {text}")
-    key = training_key(recipe, dataset.sha256(), model, together.count)
+    origin = provenance(recipe.train.seed, dataset.sha256(), state_sha256(model))
+    key = training_key(recipe, origin.data_sha256, model, together.count)
     together.check_alike(key)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
     together.check_share(len(dataset.train) // batches)
@@ -116,8 +121,12 @@ def fit(
     held_out = Batches(dataset.holdout, dataset.preprocess, place) if dataset.holdout else None
     checkpoint = run / CHECKPOINT
     work = EpochWork(recipe.train, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key))
-    _train_all(state, work, run)
-    return _finish(recipe, dataset, state, work, run, notes)
+    _train_all(state, work, run, watchers)
+    report = _finish(recipe, dataset, state, work, run, Begun(notes, origin))
+    if together.first:
+        for watcher in watchers:
+            watcher.end(report)
+    return report
 
 
 class Initial(NamedTuple):
@@ -158,7 +167,7 @@ def _goes_on(run: Path, key: Key) -> bool:
     return not changed
 
 
-def _train_all(state: State, job: EpochWork, run: Path) -> None:
+def _train_all(state: State, job: EpochWork, run: Path, watchers: Sequence[Watcher]) -> None:
     """Train the epochs that are left; a checkpoint is kept after each, and when the user stops between two steps."""
     epochs = job.settings.epochs
     pace = Pace(job.batches * epochs, state.epoch * job.batches + state.step)
@@ -173,6 +182,8 @@ def _train_all(state: State, job: EpochWork, run: Path) -> None:
                 )
             if state.peers.first:
                 _write_metrics(run, state.history)
+                for watcher in watchers:
+                    watcher.epoch(state.history[-1])
 
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -370,10 +381,17 @@ def _write_metrics(run: Path, history: list[Epoch], end: dict[str, Any] | None =
     rows = [msgspec.to_builtins(epoch) for epoch in history]
     if end:
         rows.append({**rows[-1], **end})
-    write_text(run / METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
+    write_text(run / RUN_METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, notes: tuple[str, ...]) -> TrainReport:
+class Begun(NamedTuple):
+    """What is known of a training before its first step."""
+
+    notes: tuple[str, ...]
+    origin: Provenance
+
+
+def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, begun: Begun) -> TrainReport:
     device = work.training.labels.device
     averaged, together = state.average is not None, state.peers
     if averaged:
@@ -414,8 +432,9 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
         class_accuracy=reached.per_class,
         data=dataset.report(),
         statistics=statistics,
-        notes=notes,
+        notes=begun.notes,
         holdout_accuracy=held_out,
+        provenance=begun.origin,
         facts={
             "torch": str(torch.__version__),
             "precision": state.precision,

@@ -1,0 +1,56 @@
+"""What is told of a training while it runs: a listener for each place that keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from edgekit.errors import MissingError
+from edgekit.recipe import Recipe, flat
+from edgekit.reports.train import Epoch, TrainReport
+
+
+class Watcher(Protocol):
+    """Is told of each epoch that has ended, and of the report in the end."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch has ended."""
+
+    def end(self, report: TrainReport) -> None:
+        """The training has ended."""
+
+
+class TensorBoard:
+    """Writes TensorBoard's event files into ``folder``: scalars by epoch, and in the end the recipe beside the accuracy.
+
+    A training that goes on continues its log: what an interrupted one has written of the same epochs is purged.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingError("--tensorboard needs the package tensorboard", "pip install tensorboard") from None
+        self._open, self._folder, self._recipe = SummaryWriter, folder, recipe
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Write the epoch's numbers; a process that is killed has lost none of them."""
+        rows = msgspec.to_builtins(epoch)
+        with self._open(str(self._folder), purge_step=epoch.epoch) as writer:
+            for name, value in rows.items():
+                if name != "epoch" and value is not None:
+                    writer.add_scalar(name, value, epoch.epoch)
+
+    def end(self, report: TrainReport) -> None:
+        """Write the recipe's keys with the final accuracies."""
+        accuracies = {"hparam/test_accuracy": report.test_accuracy}
+        if report.holdout_accuracy is not None:
+            accuracies["hparam/holdout_accuracy"] = report.holdout_accuracy
+        keys = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in flat(self._recipe).items()
+        }
+        with self._open(str(self._folder)) as writer:
+            writer.add_hparams(keys, accuracies, run_name=".")

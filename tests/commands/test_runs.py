@@ -1,0 +1,219 @@
+"""``edgekit runs`` lists and compares trainings; ``edgekit train RUN`` repeats one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+import pytest
+from PIL import Image
+
+from edgekit.commands.runs import runs
+from edgekit.commands.train import Wanted, recipe_of
+from edgekit.errors import Interrupted, MissingError, ModelError, UsageError
+from edgekit.recipe import Recipe
+from edgekit.reports.train import TrainReport
+from edgekit.training.loop import fit
+from edgekit.training.provenance import changes, provenance
+from edgekit.training.watching import TensorBoard
+from tests.command_line import Command
+from tests.networks import dataset
+from tests.test_without_torch import TRAINING_ONLY, without
+from tests.training.test_loop import Stopping, recipe
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    data = dataset(96)
+    fit(recipe(epochs=2), data, root / "a")
+    fit(recipe(epochs=1, seed=3, flip="alternating"), data, root / "b")
+    with pytest.raises(Interrupted):
+        fit(recipe(), data, root / "stopped", progress=Stopping(advance=46))
+    return root
+
+
+@pytest.fixture
+def root(_made: Path, tmp_path: Path) -> Path:
+    """Three trainings: two that differ in three keys, and one that was stopped in its second epoch."""
+    return Path(shutil.copytree(_made, tmp_path / "runs"))
+
+
+def test_trainings_are_listed_with_their_figures_and_the_keys_in_which_they_differ(root: Path) -> None:
+    report = runs(root=root)
+    assert [(row.run, row.state, row.epochs) for row in report.runs] == [
+        ("a", "finished", 2), ("b", "finished", 1), ("stopped", "unfinished", 1),
+    ]  # fmt: skip
+    assert report.differing == ("train.epochs", "train.flip", "train.seed")
+    first = report.runs[0]
+    made = TrainReport.from_json((root / "a" / "train.json").read_bytes())
+    assert (first.model, first.parameters, first.test_accuracy, first.seconds) == (
+        "lenet",
+        44878,
+        made.test_accuracy,
+        made.seconds,
+    )
+    assert first.low is not None
+    assert first.high is not None
+    assert first.low < made.test_accuracy < first.high
+    assert [row.settings["train.flip"] for row in report.runs[:2]] == ["true", '"alternating"']
+
+
+def test_the_command_lists_them_without_pytorch(root: Path, run: Command, environment: dict[str, str]) -> None:
+    listed = without(TRAINING_ONLY, "runs", "--runs", str(root), environment=environment)
+    assert listed.returncode == 0
+    for text in ("trainings", "the recipes differ in", "train.seed", "unfinished"):
+        assert text in listed.stdout
+    rows = run("runs", str(root / "b"), str(root / "missing"), "--json").document["runs"]
+    assert [(row["run"], row["state"]) for row in rows] == [("b", "finished"), ("missing", "no such folder")]
+
+
+def test_damaged_and_other_folders_are_rows_that_say_so(root: Path) -> None:
+    (root / "a" / "train.json").write_text("{")
+    (root / "b" / "weights.safetensors").unlink()
+    (root / "stopped" / "metrics.jsonl").write_text("no lines")
+    (root / "empty").mkdir()
+    states = {row.run: row.state for row in runs([*sorted(root.iterdir())]).runs}
+    assert states["a"].startswith("damaged: ")
+    assert "weights.safetensors is missing" in states["b"]
+    assert states["stopped"].startswith("damaged: ")
+    assert states["empty"] == "holds no training"
+
+
+def test_where_there_are_no_trainings_it_says_so(tmp_path: Path, run: Command) -> None:
+    assert "there are no trainings; edgekit train RECIPE makes one" in run("runs", "--runs", str(tmp_path)).out
+
+
+@pytest.mark.parametrize("name", ["curves.png", "curves.svg"])
+def test_curves_are_drawn_together(root: Path, name: str) -> None:
+    report = runs(root=root, plot=root / name)
+    assert report.plot == str(root / name)
+    if name.endswith("png"):
+        with Image.open(root / name) as picture:
+            assert picture.format == "PNG"
+    else:
+        text = (root / name).read_text()
+        assert text.count('<g id="line2d') > 6
+        assert "</svg>" in text
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--plot x\.pdf is neither \.png nor \.svg"):
+        runs(root=root, plot="x.pdf")
+    with pytest.raises(UsageError, match="there is no training with an epoch to draw"):
+        runs([tmp_path / "none"], plot=tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_run_records_where_it_comes_from(root: Path) -> None:
+    report = TrainReport.from_json((root / "b" / "train.json").read_bytes())
+    origin = report.provenance
+    assert origin is not None
+    assert (origin.seed, origin.data_sha256) == (3, dataset(96).sha256())
+    assert {"edgekit", "python", "torch", "numpy"} <= set(origin.versions)
+    assert len(origin.initial_sha256) == 64
+
+
+def test_a_run_that_is_repeated_is_compared_with_what_it_was(root: Path) -> None:
+    wanted = recipe_of(root / "a")
+    assert wanted.place == root / "a"
+    again = fit(wanted.recipe, dataset(96), root / "again")
+    assert wanted.compared(again).notes == ("the weights are the same bytes as those of the run that was repeated",)
+    assert wanted.before is not None
+    assert wanted.before.provenance is not None
+    older = msgspec.structs.replace(wanted.before.provenance, versions={"torch": "1.0"})
+    before = msgspec.structs.replace(wanted.before, weights_sha256="0" * 64, provenance=older)
+    (note,) = Wanted(wanted.recipe, None, before).compared(again).notes
+    assert note.startswith("the weights are others than those of the run that was repeated; these differ: torch (1.0, now ")
+
+
+def test_the_command_repeats_a_run_in_its_place(tmp_path: Path, run: Command) -> None:
+    import numpy as np
+
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.random.default_rng(number + 50 * (name == "b")).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    text = 'name = "small"\n[data]\ndataset = "image-folder"\npath = "pictures"\nresize = 8\ncolor = "grey"\n'
+    text += '[model]\nname = "edgenet"\n[train]\nepochs = 1\nbatch_size = 8\n'
+    (tmp_path / "small.toml").write_text(text)
+    assert run("train", str(tmp_path / "small.toml"), "--runs", str(tmp_path / "runs")).code == 0
+    before = (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes()
+    again = run("train", str(tmp_path / "runs" / "small"), "--json")
+    assert again.document["notes"] == ["the weights are the same bytes as those of the run that was repeated"]
+    assert (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes() == before
+    with pytest.raises(ModelError, match=r"is not a finished run: recipe\.json is missing"):
+        recipe_of(tmp_path / "pictures")
+
+
+def test_what_differs_between_two_trainings_is_told_by_its_name() -> None:
+    now = provenance(0, "a" * 64, "b" * 64)
+    assert changes(now, now) == ()
+    other = msgspec.structs.replace(now, seed=1, commit="c" * 40, changed=True)
+    told = changes(other, now)
+    assert told[0] == "seed (1, now 0)"
+    assert told[1].startswith("commit (cccccccccccc with changes, now ")
+    assert changes(None, now) == ("what an earlier edgekit did not record",)
+
+
+def test_outside_of_a_repository_and_without_git_no_commit_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert provenance(0, "", "", tmp_path).commit == ""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance(0, "", "").commit == ""
+
+
+class Written:
+    """Stands for TensorBoard's writer: keeps what is written."""
+
+    made: ClassVar[list[tuple[str, int | None]]] = []
+    scalars: ClassVar[list[tuple[str, float, int]]] = []
+    keys: ClassVar[dict[str, object]] = {}
+
+    def __init__(self, folder: str, purge_step: int | None = None) -> None:
+        self.made.append((folder, purge_step))
+
+    def __enter__(self) -> Written:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        pass
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.append((name, value, step))
+
+    def add_hparams(self, keys: dict[str, object], accuracies: dict[str, float], run_name: str) -> None:
+        self.keys.update(keys, **accuracies)
+
+
+def test_tensorboard_is_told_of_every_epoch_and_goes_on_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan: Recipe = recipe()
+    watcher = TensorBoard.__new__(TensorBoard)
+    vars(watcher).update(_open=Written, _folder=tmp_path / "board", _recipe=plan)
+    with pytest.raises(Interrupted):
+        fit(plan, dataset(96), tmp_path / "run", progress=Stopping(advance=46), watchers=(watcher,))
+    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(watcher,))
+    losses = [(step, value) for name, value, step in Written.scalars if name == "loss"]
+    assert losses == [(epoch.epoch, epoch.loss) for epoch in report.epochs]
+    assert [step for _, step in Written.made] == [1, 2, 3, None]
+    assert Written.keys["train.learning_rate"] == plan.train.learning_rate
+    assert Written.keys["hparam/test_accuracy"] == report.test_accuracy
+
+
+def test_tensorboard_without_its_package_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingError, match="--tensorboard needs the package tensorboard; pip install tensorboard"):
+        TensorBoard(tmp_path, recipe())
+
+
+def test_the_report_of_runs_is_json(root: Path) -> None:
+    document = json.loads(runs(root=root).to_json())
+    assert document["passed"] is True
+    assert document["differing"] == ["train.epochs", "train.flip", "train.seed"]
