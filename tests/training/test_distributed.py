@@ -97,7 +97,7 @@ def test_an_unfinished_training_goes_on_with_the_same_number_of_processes_only(t
     path = tmp_path / "checkpoint.pt"
     content = torch.load(together / "whole" / "checkpoint.pt", weights_only=True)
     torch.save(content, path)
-    fit(plan, data, tmp_path, device="cpu", begin="update")
+    assert fit(plan, data, tmp_path, device="cpu", begin="update").facts["processes"] == "2"
     assert (tmp_path / "weights.safetensors").read_bytes() == (together / "whole" / "weights.safetensors").read_bytes()
     torch.save({**content, "epoch": 1, "history": content["history"][:1]}, path)
     ways: tuple[Begin, ...] = ("resume", "update")
@@ -121,6 +121,7 @@ def test_every_picture_is_labelled_once_and_both_processes_have_all_labels(toget
         ("diverged", "RecipeError: the loss became nan in epoch 1"),  # in the second process alone
         ("other", "UsageError: process 2 of 2 has other pictures or classes than the first; give every machine the same"),
         ("tiny", "RecipeError: a batch of 1 pictures has none for some of the 2 processes; raise train.batch_size"),
+        ("compiled", "RecipeError: train.compile is for one process, and torchrun has started several; leave"),
     ],
 )
 def test_what_one_process_refuses_all_refuse_alike(case: str, sentence: str, together: Path) -> None:
