@@ -87,8 +87,8 @@ def test_a_signal_to_one_process_stops_both_and_they_resume_to_the_same_bytes(to
 
 def test_each_process_draws_random_numbers_of_its_own(together: Path) -> None:
     content = torch.load(together / "whole" / "checkpoint.pt", weights_only=True)
-    first, second = content["generator"].chunk(2)
-    assert not torch.equal(first, second)
+    seeds = [torch.Generator().set_state(state.clone()).initial_seed() for state in content["generator"].view(2, -1)]
+    assert seeds[0] != seeds[1]
 
 
 def test_an_unfinished_training_goes_on_with_the_same_number_of_processes_only(together: Path, tmp_path: Path) -> None:
