@@ -108,7 +108,7 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     key = training_key(recipe, origin.data_sha256, model, together.count)
     together.check_alike(key)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
-    together.check_share(len(dataset.train) // batches)
+    together.check_settings(recipe.train, len(dataset.train) // batches)
     together.draw_apart()
     state = State(model, recipe.train, batches, place, together)
     if begin == "resume" or (begin == "update" and together.broadcast(together.first and _goes_on(run, key))):
@@ -441,7 +441,7 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "threads": str(torch.get_num_threads()),
             "cores": str(cores()),
-            "processes": str(together.count),
+            "processes": str(state.processes),
         },
     )
     write_bytes(run / RUN_REPORT, report.to_json())
