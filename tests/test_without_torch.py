@@ -87,6 +87,7 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "inspect",
         "predict",
         "models",
+        "runs",
         "data",
         "data fetch",
         "doctor",

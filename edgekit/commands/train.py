@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from edgekit.errors import UsageError
 from edgekit.machine.launcher import launched
 from edgekit.machine.packages import needs
 from edgekit.progress import SILENT, Progress
@@ -47,7 +48,7 @@ class Wanted(NamedTuple):
             return report
         text = "the weights are the same bytes as those of the run that was repeated"
         if report.weights_sha256 != self.before.weights_sha256:
-            changed = ", ".join(changes(self.before.provenance, report.provenance))
+            changed = ", ".join(changes(self.before, report))
             cause = f"these differ: {changed}" if changed else "nothing that is recorded differs"
             text = f"the weights are others than those of the run that was repeated; {cause}"
         return msgspec.structs.replace(report, notes=(*report.notes, text))
@@ -74,8 +75,10 @@ def train(
 ) -> TrainReport:
     """Load a recipe's data and train it into ``run``, or into ``runs/<name>``.
 
-    ``recipe`` may be the folder of a finished run, which is repeated in its place; the report's notes then say whether the
-    weights are the same bytes as before, and what differs if they are not. ``tensorboard``: a folder for its event files.
+    ``recipe`` may be the folder of a finished run, which is repeated: in ``run``, or with ``begin="restart"`` in its place, and
+    UsageError is raised where neither is given. The report's notes then say whether the weights are the same bytes as before, and
+    what differs if they are not. ``tensorboard``: a folder for its event files.
+
     ``begin`` says what becomes of an unfinished training there: ``anew`` refuses to lose it, ``resume`` continues it, ``restart``
     discards it, ``update`` continues it where nothing that it depends on has changed. Raises Interrupted after Ctrl-C, with a
     checkpoint kept. Processes that ``torchrun`` has started train together, and each has the same report.
@@ -85,15 +88,19 @@ def train(
         needs("torch", "torchvision", extra="train")
         wanted = recipe_of(recipe)
         loaded = wanted.recipe
+        if run is None and wanted.place is not None and begin != "restart":
+            raise UsageError(
+                f"{wanted.place} holds a finished training", "--restart repeats it in its place, --runs FOLDER in another"
+            )
         from edgekit import data
         from edgekit.training.loop import build_model, fit
         from edgekit.training.watching import TensorBoard
 
+        watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()
         build_model(loaded, data.picture_shape(loaded.data))  # a misspelt model is told before pictures are decoded
         dataset = data.load_dataset(loaded.data, progress)
         for line in dataset.report().lines():
             progress.say(line)
-        watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()
         place = Path(run) if run else wanted.place or RUNS / loaded.name
         report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
         return wanted.compared(report)

@@ -173,17 +173,18 @@ def _train_all(state: State, job: EpochWork, run: Path, watchers: Sequence[Watch
     pace = Pace(job.batches * epochs, state.epoch * job.batches + state.step)
     with _stopping(state.peers) as stop:
         while state.epoch < epochs:
+            before = state.epoch
             train_one_epoch(state, job, stop, pace)
             job.keep(state)
+            if state.epoch > before and state.peers.first:
+                _write_metrics(run, state.history)
+                for watcher in watchers:
+                    watcher.epoch(state.history[-1])
             if stop() and state.epoch < epochs:
                 raise Interrupted(
                     f"training stopped in epoch {state.epoch + 1} of {epochs} after {state.step} of {job.batches} steps; "
                     f"{run / CHECKPOINT} keeps it, --resume continues"
                 )
-            if state.peers.first:
-                _write_metrics(run, state.history)
-                for watcher in watchers:
-                    watcher.epoch(state.history[-1])
 
 
 DEVICES = ("auto", "cpu", "cuda")

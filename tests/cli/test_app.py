@@ -28,7 +28,7 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 def test_the_commands_are_those_of_the_documentation() -> None:
     names = {" ".join(path) for path in COMMANDS}
     assert names == {
-        "run", "train", "export", "verify", "bench", "build", "evaluate", "quantize", "inspect", "predict", "models",
+        "run", "train", "export", "verify", "bench", "build", "evaluate", "quantize", "inspect", "predict", "models", "runs",
         "data fetch", "doctor",
     }  # fmt: skip
 
