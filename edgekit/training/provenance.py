@@ -56,9 +56,9 @@ def changes(before: TrainReport, now: TrainReport) -> tuple[str, ...]:
             "commit": origin.commit[:12] + (" with changes" if origin.changed else ""),
             "pictures": origin.data_sha256[:12],
             "initial weights": origin.initial_sha256[:12],
+            **facts,
             **origin.versions,
             **origin.machine,
-            **facts,
         }
         for origin, facts in ((before.provenance, before.facts), (now.provenance, now.facts))
     ]

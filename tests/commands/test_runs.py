@@ -216,11 +216,15 @@ def test_tensorboard_is_told_of_every_epoch_and_goes_on_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan: Recipe = recipe()
-    watcher = TensorBoard.__new__(TensorBoard)
-    vars(watcher).update(_writer=None, _open=Written, _folder=tmp_path / "board", _recipe=plan)
+
+    def watcher() -> TensorBoard:
+        made = TensorBoard.__new__(TensorBoard)
+        vars(made).update(_writer=None, _open=Written, _folder=tmp_path / "board", _recipe=plan)
+        return made
+
     with pytest.raises(Interrupted):
-        fit(plan, dataset(96), tmp_path / "run", progress=Stopping(advance=46), watchers=(watcher,))
-    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(watcher,))
+        fit(plan, dataset(96), tmp_path / "run", progress=Stopping(advance=46), watchers=(watcher(),))
+    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(watcher(),))
     losses = [(step, value) for name, value, step in Written.scalars if name == "loss"]
     assert losses == [(epoch.epoch, epoch.loss) for epoch in report.epochs]
     assert [step for _, step in Written.made] == [1, 2]

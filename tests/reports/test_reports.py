@@ -93,7 +93,8 @@ EXAMPLES: tuple[Report, ...] = (
     BisectReport("b", "ort-cpu", "nothing", CulpritNode("node_conv", "Conv", "features.0", "conv", 0.1, 1e-7, 0.1),
                  (Trial(SETUP, 12.0, False, 0.2), Trial(Setup("ort-cpu"), 0.2, True, 0.3)), Setup("ort-cpu"), ("a note",)),
     RunsReport(
-        (RunRow("a", "finished", "lenet", 10, 2, 0.9, 0.89, 0.88, 0.9, 60.0, "c" * 40, True, {"train.seed": "0"}),), ("train.seed",)
+        (RunRow("a", "finished", "lenet", 10, 2, 0.9, 0.89, 0.88, 0.9, 60.0, "c" * 40, True, {"train.seed": "0"}),),
+        ("train.seed",),
     ),
 )  # fmt: skip
 every_report = pytest.mark.parametrize("report", EXAMPLES, ids=lambda report: type(report).__name__)
