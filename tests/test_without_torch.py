@@ -88,6 +88,7 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "predict",
         "models",
         "data",
+        "data cache",
         "data fetch",
         "doctor",
     } == set(find_spec["codes"])
