@@ -71,16 +71,17 @@ def _home(pictures: Pictures, device: torch.device) -> torch.device:
 def predictions(model: nn.Module, batches: Batches, channels_last: bool = False, progress: Progress = SILENT) -> Tensor:
     """The class of each picture's largest logit, int64 N on the CPU, in float32 inference mode."""
     model.eval()
-    classes = []
+    # before the batches: a small result behind each would keep the heap from using the memory of the last batch again
+    classes = torch.empty(len(batches), dtype=torch.int64, device=batches.labels.device)
     with progress.task("labelling pictures", len(batches)) as advance:
         for start in range(0, len(batches), EVALUATION_BATCH):
             index = torch.arange(start, min(start + EVALUATION_BATCH, len(batches)), device=batches.images.device)
             images, _ = batches.take(index)
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            classes.append(model(images).argmax(1))
+            classes[start : start + len(index)] = model(images).argmax(1)
             advance(len(index), "")
-    return torch.cat(classes).cpu()
+    return classes.cpu()
 
 
 def accuracy(model: nn.Module, batches: Batches, channels_last: bool = False, progress: Progress = SILENT) -> float:

@@ -440,13 +440,13 @@ from edgekit.training import batches, loop
 
 root, run, cache.SMALL, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
-batches.EVALUATION_BATCH = 20
+batches.EVALUATION_BATCH = 3
 model = ModelRecipe("small:Small")
-settings = TrainRecipe(epochs=1, batch_size=16)
-recipe = Recipe("memory", DataRecipe("image-folder", str(root), 96, holdout=300), model, settings)
+settings = TrainRecipe(epochs=1, batch_size=3)
+recipe = Recipe("memory", DataRecipe("image-folder", str(root), 192, holdout=150), model, settings)
 def trained(data, run):
     return loop.fit(msgspec.structs.replace(recipe, data=data), load_dataset(data), run).epochs
-trained(DataRecipe("image-folder", str(root.parent / "few"), 96), run / "few")  # what PyTorch itself takes
+trained(DataRecipe("image-folder", str(root.parent / "few"), 192), run / "few")  # what PyTorch itself takes
 with memory_bound(room):
     trained(recipe.data, run / "many")
 """
@@ -454,16 +454,16 @@ SMALL = """
 from torch import nn
 
 def Small():
-    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 144, 2))
+    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 576, 2))
 """
-DECODED = 3000 * 3 * 96 * 96
+DECODED = 1500 * 3 * 192 * 192
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3000 pictures of 96x96, 83 MB once they are decoded, and beside them a folder of few."""
+    """1500 pictures of 192x192, 166 MB once they are decoded, and beside them a folder of few."""
     root = tmp_path_factory.mktemp("many")
-    for name, count in (("many", 1500), ("few", 20)):
+    for name, count in (("many", 750), ("few", 40)):
         for label in range(2):
             (root / name / "ab"[label]).mkdir(parents=True)
             for number in range(count):
