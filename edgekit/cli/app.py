@@ -548,6 +548,22 @@ def fetch(
     _carry_out(action, json, debug)
 
 
+@data_app.command(epilog="Example: edgekit data cache --remove")
+def cache(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove them: they are decoded again when they are needed.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The decoded pictures of large folders in edgekit's cache: of what, and how large."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.data import cache as decoded_pictures
+
+        return decoded_pictures(remove=remove)
+
+    _carry_out(action, json, debug)
+
+
 @app.command(epilog="Example: edgekit doctor")
 def doctor(json: Json = False, debug: Debug = False) -> None:
     """Every runtime: present or not, what it would really run on, what is wrong, how to fix it; and which backends work."""

@@ -283,7 +283,7 @@ def _take_steps(state: State, job: EpochWork, title: str, stop: Stop, pace: Pace
     settings, training = job.settings, job.training
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
     device = training.labels.device
-    order = torch.randperm(len(training), generator=generator).to(device)
+    order = torch.randperm(len(training), generator=generator).to(training.images.device)
     augmentation = draw(settings, len(training), training.size, state.epoch, generator, device)
     parts = torch.tensor_split(order, job.batches)
     note, due = "", True

@@ -22,7 +22,7 @@ from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, LayerL
 from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
 from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, PrecisionReport
 from edgekit.reports.console import draw
-from edgekit.reports.data import DataReport
+from edgekit.reports.data import CacheReport, DataReport, DecodedSet
 from edgekit.reports.doctor import DoctorReport, Finding
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
 from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
@@ -81,6 +81,7 @@ EXAMPLES: tuple[Report, ...] = (
     RunReport("r.toml", "b", (StepReport("train", "done", True, 1.5, "fine"),)),
     ModelsReport((ModelRow("lenet", "1x28x28", "small"),)),
     DataReport("fashion-mnist", "/data", 60000, 10000, ("a", "b")),
+    CacheReport("/cache/decoded", (DecodedSet("training pictures of /a, rgb 64x64", "/cache/decoded/0.npy", 123456789),), False),
     DoctorReport({"cpu": "x"}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}),
     BUILD,
     EvaluateReport("b", "photos", 4, ("a", "b"),
