@@ -23,9 +23,10 @@ from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.averages import average_over_four_axes
+from edgekit.onnx.calibration import BATCH, Method, Observed, limits_of, observe, values_of
 from edgekit.onnx.correction import corrected_biases
 from edgekit.onnx.equalise import equalise
-from edgekit.onnx.placing import Graph, Placement, first_layers, last_layers, name_apart, placed
+from edgekit.onnx.placing import LAST, Graph, Placement, first_layers, last_layers, name_apart, placed
 from edgekit.onnx.qdq import CODES, quantised_model
 from edgekit.onnx.read import name_of, opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
@@ -43,7 +44,6 @@ from edgekit.tensors import Array, Feed, fixed_batch, normalised_error
 from edgekit.tolerance import Tolerance
 from edgekit.variants import Outcome, Wanted
 from edgekit.variants.budget import Budget
-from edgekit.variants.calibration import BATCH, Method, Observed, limits_of, observe, values_of
 from edgekit.variants.kept import asked_to_keep, modules_of
 from edgekit.variants.pictures import LabelledPictures, held_pictures
 from edgekit.variants.samples import Samples, own_data, samples_of
@@ -61,8 +61,6 @@ TIMES_ERROR, FEW_STEPS = 3.0, 3.0
 """``verify`` accepts so many times the measured error, and at least so many steps."""
 TIMES_ROUNDING, DRAWS = 4.0, 4
 """Times what rounding in float32 was seen to move outputs by, in so many draws, that ``verify`` accepts."""
-LAST = "no layer follows it: its result is an answer and stays in float, and so do its weights"
-"""Why the layers behind which nothing is rounded stay in float, unless there are no others."""
 LEAST_GAIN_DB = 1.0
 """What equalised weights must gain to be taken."""
 ROOM = 0.5
