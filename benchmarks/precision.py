@@ -41,7 +41,7 @@ from edgekit.latency.loop import Candidate, interleave
 from edgekit.latency.statistics import speedups
 from edgekit.machine.cpu import machine_facts
 from edgekit.machine.packages import versions_of
-from edgekit.parity.accuracy import paired
+from edgekit.accuracy import paired
 from edgekit.setups import Setup
 from edgekit.variants import Wanted, convert
 from edgekit.variants.samples import own_data, samples_of

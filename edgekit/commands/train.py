@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from edgekit.errors import UsageError
 from edgekit.machine.launcher import launched
 from edgekit.machine.packages import needs
 from edgekit.progress import SILENT, Progress
@@ -85,6 +86,10 @@ def train(
         needs("torch", "torchvision", extra="train")
         wanted = recipe_of(recipe)
         loaded = wanted.recipe
+        if loaded.train.int8 is not None:
+            needs("onnx", "onnxscript", "onnxruntime", extra="train")
+            if launched():
+                raise UsageError("[train.int8] trains in one process, and torchrun has started several", "train without torchrun")
         from edgekit import data
         from edgekit.training.loop import build_model, fit
         from edgekit.training.watching import TensorBoard
@@ -96,4 +101,8 @@ def train(
         watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()
         place = Path(run) if run else wanted.place or RUNS / loaded.name
         report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
+        if loaded.train.int8 is not None:
+            from edgekit.training.int8 import train_int8
+
+            report = train_int8(loaded, loaded.train.int8, dataset, place, report, device=device, progress=progress)
         return wanted.compared(report)

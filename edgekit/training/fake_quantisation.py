@@ -186,7 +186,6 @@ def _with_rounding(
     """A copy of the graph, on the same parameters, with a call behind each rounded value and before each layer's weight."""
     graph, nodes = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(places.graph.graph, nodes))
-    graph.set_codegen(places.graph.graph._codegen)  # how inputs are taken and outputs given back
     stored = {str(node.target): attrgetter(str(node.target))(places.graph) for node in nodes if node.op == "get_attr"}
     added: dict[str, nn.Module] = {}
     for place, (name, module) in enumerate(zip(names, values, strict=True)):

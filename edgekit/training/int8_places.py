@@ -54,12 +54,32 @@ def placeable(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def placement_of(model: onnx.ModelProto) -> Placement:
+    """Where the int8 copy of a placeable file rounds."""
+    graph = Graph(model)
+    return placed(graph, kept_by_rule(graph))
+
+
 def folded(model: nn.Module, inputs: Sequence[TensorSpec], settings: ExportRecipe) -> Folded:
     """Fold a copy of ``model`` as ``edgekit export`` does; raises ModelError if it cannot be traced."""
     graph, report = fold(model, inputs, fold_bn=settings.fold_bn)
-    plain = fx.GraphModule(graph, graph.graph)  # torch.export's own refuses train() and eval()
-    plain.requires_grad_(True)  # folding leaves new weights without
+    plain = _plain(graph)
     return Folded(plain, report, tuple(inputs), output_specs(plain, inputs))
+
+
+def _plain(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph as a module of its own: that of torch.export refuses train() and eval(), and warns when it is copied.
+
+    Raises ModelError unless it gives one tensor, as training asks.
+    """
+    copy, nodes = fx.Graph(), dict[fx.Node, fx.Node]()
+    returned: list[fx.Node] = []
+    fx.node.map_arg(copy.graph_copy(graph.graph, nodes), returned.append)
+    if len(returned) != 1:
+        raise ModelError(f"the network gives {len(returned)} outputs, and training for int8 takes one", "return the logits alone")
+    copy.output(returned[0])
+    stored = {str(node.target): attrgetter(str(node.target))(graph) for node in nodes if node.op == "get_attr"}
+    return fx.GraphModule(stored, copy).requires_grad_(True)  # folding leaves new weights without gradients
 
 
 class Weighted(NamedTuple):
@@ -88,8 +108,7 @@ class Places(NamedTuple):
 def find_places(network: Folded, settings: ExportRecipe) -> Places:
     """Find the places; raises ModelError for a network without layers for 8 bits, and for a value that its graph has not."""
     model = network.onnx(settings)
-    graph = Graph(model)
-    placement = placed(graph, kept_by_rule(graph))
+    graph, placement = Graph(model), placement_of(model)
     if not placement.layers:
         raise ModelError(
             "the network has no layer that 8 bits would suit, so that nothing can be trained for int8", "leave [train.int8] out"
