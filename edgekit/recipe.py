@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import Meta
@@ -354,9 +354,16 @@ def _type_at(place: str) -> Any:
     """The type of the key ``place``, like ``train.optimizer``; None where it is in no table of its own."""
     kind: Any = Recipe
     for part in filter(None, place.split(".")):
-        kind = {field.name: field.type for field in msgspec.structs.fields(kind)}.get(part) if _keys(kind) else None
+        types = {field.name: field.type for field in msgspec.structs.fields(kind)} if _keys(kind) else {}
+        kind = _table_of(types.get(part))
     return kind
 
 
 def _keys(kind: Any) -> tuple[str, ...]:
+    """The keys of a table; none of another type."""
     return getattr(kind, "__struct_fields__", ())
+
+
+def _table_of(kind: Any) -> Any:
+    """The struct of a table that may be left out; any other type as it is."""
+    return next((part for part in get_args(kind) if _keys(part)), kind)

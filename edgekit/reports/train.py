@@ -132,8 +132,9 @@ class Int8Report(Part, frozen=True):
 
     ``before`` and ``after`` are of the float network, ``calibrated`` of an int8 file of the network before, whose ranges and bias
     correction calibration has chosen, and ``trained`` of the int8 file now. ``gained`` and ``lost`` pictures are right in one of
-    these two files alone; ``low`` to ``high`` is the 95 % interval of ``trained`` less ``calibrated``. ``apart`` is how far the
-    int8 file is in ONNX Runtime from the trained network in PyTorch, in steps of 1/127 of the outputs' scale.
+    these two files alone; ``low`` to ``high`` is the 95 % interval of ``trained`` less ``calibrated``. ``snr_db`` is what the
+    int8 file leaves of the float network's signal; an export asks for ``least_db``. ``apart`` is how far the int8 file in ONNX
+    Runtime is from the trained network in PyTorch, in steps of 1/127 of the outputs' scale.
     """
 
     epochs: tuple[Epoch, ...]
@@ -148,6 +149,8 @@ class Int8Report(Part, frozen=True):
     high: float
     method: str
     bias_correction: bool
+    snr_db: float
+    least_db: float
     apart: float
     seconds: float
     weights_sha256: str
@@ -161,9 +164,21 @@ class Int8Report(Part, frozen=True):
             f"trained for int8 in {len(self.epochs)} epochs: int8 {self.trained:.4f}, calibrated it was {self.calibrated:.4f} "
             f"({interval}); float32 {self.after:.4f}, before {self.before:.4f}"
         )
+        return tuple(text for text in (first, self._nothing_won(), self._weak()) if text)
+
+    def _nothing_won(self) -> str:
         if self.low <= 0 <= self.high:
-            return first, f"{self.pictures} pictures do not tell that from calibration: training for int8 wins nothing here"
-        return (first,) if points > 0 else (first, "training for int8 has lost accuracy: train it longer, or at a lower rate")
+            return f"{self.pictures} pictures do not tell that from calibration: training for int8 wins nothing here"
+        return "training for int8 has lost accuracy: train it longer, or at a lower rate" if self.high < 0 else ""
+
+    def _weak(self) -> str:
+        """The float network computes something else than the int8 file that it was trained for."""
+        if self.snr_db >= self.least_db:
+            return ""
+        return (
+            f"int8 leaves {self.snr_db:.1f} dB of the float network's signal, and the export asks for {self.least_db:g}: "
+            "lower train.int8.learning_rate"
+        )
 
 
 class TrainReport(Report, frozen=True):

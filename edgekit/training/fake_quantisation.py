@@ -20,7 +20,7 @@ from edgekit.onnx.qdq import CODES, CODES_OF_SIGNED, MOST_BIAS
 from edgekit.training.int8_places import Places, Weighted
 
 MOMENTUM = 0.01
-"""The share of a step's limit in the moving average of limits."""
+"""The share of a step's limit in the moving average of limits, once that is of so many steps that it is not their mean."""
 _LEAST_SIGNED = -CODES - 1
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -48,12 +48,14 @@ def rounded(values: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 class Limit(nn.Module):
     """The limit of a group of values, the |value| that code 127 stands for.
 
-    In training mode it is the moving average of what ``share`` of a batch's largest |value| is: calibration has chosen the share.
+    It is the moving average of ``share`` times a batch's largest |value|. Calibration has chosen the share: its limit is so much
+    of ``largest``, what a batch shows on average.
     """
 
     limit: Tensor
     share: Tensor
     seen: Tensor
+    steps: Tensor
 
     def __init__(self, limit: float, largest: float, signed: bool) -> None:
         super().__init__()
@@ -61,6 +63,7 @@ class Limit(nn.Module):
         self.register_buffer("limit", torch.tensor(limit, dtype=torch.float32))
         self.register_buffer("share", torch.tensor(limit / largest, dtype=torch.float32))
         self.register_buffer("seen", torch.tensor(0.0))
+        self.register_buffer("steps", torch.tensor(0.0))
 
     @property
     def scale(self) -> Tensor:
@@ -69,9 +72,10 @@ class Limit(nn.Module):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Move towards what the values have shown since this was last called."""
+        """Move towards what the values have shown since this was last called; the limit to begin with counts as one step."""
+        self.steps += 1
         now = (self.share * self.seen).clamp_min(SMALLEST)
-        self.limit.add_(now.sub_(self.limit), alpha=MOMENTUM)
+        self.limit.add_((now - self.limit) * (1 / (self.steps + 1)).clamp_min(MOMENTUM))
         self.seen.zero_()
 
 
@@ -128,7 +132,7 @@ class RoundedWeight(nn.Module):
 class FakeQuantised(nn.Module):
     """The folded float network of ``places`` with an int8 file's rounding; its parameters are those of ``places.graph``.
 
-    ``limits``: group -> its limit to begin with, ``largest``: group -> the largest |value| that it was chosen from. Limits follow
+    ``limits``: group -> its limit to begin with, ``largest``: group -> the largest |value| of a batch, on average. Limits follow
     the first ``moving`` steps in training mode, and stand still from then on.
     """
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.accuracy import paired
+from edgekit.bundle.allowance import MARGIN_DB, WHOLE_BARS
 from edgekit.bundle.manifest import Calibration
 from edgekit.bundle.ranges import RangeTable, TensorRange
 from edgekit.data import Dataset
@@ -30,7 +31,8 @@ from edgekit.errors import ModelError
 from edgekit.files import sha256_of, write_bytes
 from edgekit.models.factory import build_module
 from edgekit.models.weights import load_weights, weights_bytes
-from edgekit.onnx.calibration import Method, limits_of, observe, values_of
+from edgekit.onnx.calibration import SMALLEST, Method, limits_of, observe, values_of
+from edgekit.onnx.calibration import Batches as ValuesOfBatches
 from edgekit.onnx.correction import corrected_biases
 from edgekit.onnx.placing import Graph, Placement
 from edgekit.onnx.qdq import CODES, quantised_model
@@ -96,7 +98,8 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
     own = recipe.train.of_int8(settings)
     batches = batch_count(len(dataset.train), own.batch_size)
     progress.say("training for int8: ranges to begin with")
-    start = begun(network_of(recipe, before, run), recipe.export, dataset, own.epochs * batches - _standing(own, batches))
+    moving = own.epochs * batches - _standing(own, batches)
+    start = begun(network_of(recipe, before, run), recipe.export, dataset, own.batch_size, moving)
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
     held_out = Batches(dataset.holdout, dataset.preprocess, place) if dataset.holdout else None
     calibrated = predictions(start.module.to(place), test, progress=progress).numpy()
@@ -136,13 +139,14 @@ def network_of(recipe: Recipe, report: TrainReport, run: Path) -> Folded:
     return folded(module.eval(), (TensorSpec("input", "float32", (BATCH, *size)),), recipe.export)
 
 
-def begun(network: Folded, settings: ExportRecipe, dataset: Dataset, moving: int) -> Start:
+def begun(network: Folded, settings: ExportRecipe, dataset: Dataset, batch_size: int, moving: int) -> Start:
     """Calibrate in every way, and take the one with the best SNR; raises ModelError as ``train_int8``."""
     places = find_places(network, settings)
     pictures = dataset.preprocess.normalise(dataset.train.images[spread(len(dataset.train), SAMPLES)])
     feed = {network.inputs[0].name: pictures}
-    observed = observe(places.placement, values_of(places.model, set(places.placement.groups), feed))
-    largest = limits_of(places.placement, observed, "minmax")
+    values = set(places.placement.groups)
+    observed = observe(places.placement, values_of(places.model, values, feed))
+    largest = _largest(places.placement, values_of(places.model, values, feed, min(batch_size, len(pictures))))
     reference, biases, graph = _outputs(network.graph, pictures), _biases(places), Graph(places.model)
     ways: dict[float, tuple[Method, bool, FakeQuantised, dict[str, Array]]] = {}
     for method, corrected in WAYS:
@@ -157,6 +161,16 @@ def begun(network: Folded, settings: ExportRecipe, dataset: Dataset, moving: int
     method, corrected, module, changed = ways[max(ways)]
     _set_biases(places, {**biases, **changed})
     return Start(network, settings, module, places.placement, method, corrected, pictures)
+
+
+def _largest(placement: Placement, batches: ValuesOfBatches) -> dict[str, float]:
+    """Group -> the largest |value| of a batch, on average."""
+    members = placement.members()
+    rows = [
+        [max(float(np.abs(values[name]).max()) for name in names if name not in placement.clamped) for names in members.values()]
+        for values in batches()
+    ]
+    return dict(zip(members, np.maximum(np.mean(rows, axis=0), SMALLEST).tolist(), strict=True))
 
 
 def _biases(places: Places) -> dict[str, Array]:
@@ -214,11 +228,12 @@ def _check_same(places: Places, module: FakeQuantised, outputs: Array, reference
 
 
 class Kept(NamedTuple):
-    """The folded network's weights, the range table, and how far PyTorch and the int8 file are apart in steps."""
+    """The folded network's weights, the range table, how far PyTorch and the file are apart in steps, and its SNR."""
 
     weights: bytes
     table: RangeTable
     apart: float
+    snr_db: float
 
 
 def kept(start: Start, calibration: Calibration) -> Kept:
@@ -242,7 +257,8 @@ def kept(start: Start, calibration: Calibration) -> Kept:
     own = _outputs(module, start.pictures)
     written = _in_runtime(model, placement, limits, start.pictures)
     apart = float(np.abs(own - written).max() / np.abs(written).max()) * CODES
-    return Kept(weights_bytes(start.network.graph), RangeTable(calibration, False, tensors), apart)
+    snr_db = min(_snr_db(each, _outputs(start.network.graph, start.pictures)) for each in (own, written))
+    return Kept(weights_bytes(start.network.graph), RangeTable(calibration, False, tensors), apart, snr_db)
 
 
 def _finish(job: EpochWork, start: Start, state: State, calibrated: NDArray[np.int64], to: Destination) -> TrainReport:
@@ -271,6 +287,8 @@ def _finish(job: EpochWork, start: Start, state: State, calibrated: NDArray[np.i
         high=compared.high,
         method=start.method,
         bias_correction=start.bias_correction,
+        snr_db=result.snr_db,
+        least_db=WHOLE_BARS["int8"].snr_db + MARGIN_DB,
         apart=result.apart,
         seconds=round(sum(epoch.seconds for epoch in state.history), 3),
         weights_sha256=sha256_of(run / INT8_WEIGHTS),

@@ -168,12 +168,17 @@ def test_limits_follow_the_batches_and_then_stand_still() -> None:
     assert history[1][first] > history[0][first]
 
 
-def test_a_limit_moves_by_a_hundredth_of_what_a_batch_shows() -> None:
+def test_a_limit_is_the_mean_of_what_batches_show_and_later_moves_by_a_hundredth() -> None:
     limit = Limit(2.0, 4.0, signed=False)
-    limit.seen.fill_(8.0)
+    for seen, mean in ((8.0, 3.0), (12.0, 4.0)):
+        limit.seen.fill_(seen)
+        limit.follow()
+        assert float(limit.limit) == pytest.approx(mean)
+        assert float(limit.seen) == 0
+    limit.steps.fill_(1000)
+    limit.seen.fill_(16.0)
     limit.follow()
-    assert float(limit.limit) == pytest.approx(2.0 + 0.01 * (0.5 * 8.0 - 2.0))
-    assert float(limit.seen) == 0
+    assert float(limit.limit) == pytest.approx(4.0 + 0.01 * (8.0 - 4.0))
 
 
 def test_extremes_are_those_since_the_limits_stand_still() -> None:

@@ -187,7 +187,16 @@ def test_a_network_without_a_layer_for_8_bits_is_refused(data: Dataset, tmp_path
 )
 def test_what_is_not_won_is_said(run: Path, low: float, high: float, gained: int, lost: int, said: str | None) -> None:
     trained = 0.9 + (gained - lost) / 1000
-    changes = {"low": low, "high": high, "gained": gained, "lost": lost, "calibrated": 0.9, "trained": trained, "pictures": 1000}
+    changes = {
+        "snr_db": 30.0,
+        "low": low,
+        "high": high,
+        "gained": gained,
+        "lost": lost,
+        "calibrated": 0.9,
+        "trained": trained,
+        "pictures": 1000,
+    }
     lines = msgspec.structs.replace(report_of(run), **changes).lines()
     assert len(lines) == 1 + (said is not None)
     assert said is None or said in lines[1]
@@ -199,3 +208,9 @@ def test_the_bar_of_the_recipe_holds_for_int8_too(run: Path) -> None:
     low, high = (msgspec.structs.replace(report.int8, trained=share) for share in (0.4, 0.6))
     assert not msgspec.structs.replace(report, int8=low).passed
     assert msgspec.structs.replace(report, int8=high).passed
+
+
+@pytest.mark.parametrize(("snr_db", "said"), [(15.9, True), (16.1, False)])
+def test_an_int8_file_that_the_export_will_refuse_is_told_after_the_training(run: Path, snr_db: float, said: bool) -> None:
+    report = msgspec.structs.replace(report_of(run), snr_db=snr_db)
+    assert any("the export asks for 16: lower train.int8.learning_rate" in line for line in report.lines()) is said
