@@ -44,6 +44,47 @@ def share_interval(share: float, n: int) -> tuple[float, float]:
     return (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
 
 
+class Paired(NamedTuple):
+    """Two networks or runtimes on the same n pictures: ``only_first`` and ``only_second`` are right where the other is wrong.
+
+    ``difference`` is the second's accuracy less the first's, with its 95 % interval ``low`` to ``high``; ``p`` is McNemar's exact
+    two-sided probability of so uneven a split by chance.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether the difference is told from chance at 5 %."""
+        return self.p < 0.05
+
+
+def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
+    """Compare which pictures two networks, or runtimes, have right, bool N each.
+
+    With b = ``only_first`` and c = ``only_second`` the difference is (c - b) / n, its standard error
+    sqrt(b + c - (b - c)^2 / n) / n (Newcombe 1998, method 1), and p = min(1, 2 P(X <= min(b, c))) with X of
+    Binomial(b + c, 1/2) (McNemar 1947, exact).
+    """
+    n, b, c = len(first), int((first & ~second).sum()), int((second & ~first).sum())
+    difference = (c - b) / n
+    error = math.sqrt(max(0.0, b + c - (b - c) ** 2 / n)) / n
+    return Paired(n, b, c, difference, difference - CONFIDENCE * error, difference + CONFIDENCE * error, exact_p(b, c))
+
+
+def exact_p(b: int, c: int) -> float:
+    """McNemar's exact two-sided p of ``b`` against ``c`` discordant pictures; 1 where there are none."""
+    total, few = b + c, min(b, c)
+    logs = [math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in range(few + 1)]
+    return min(1.0, 2 * math.fsum(math.exp(each - total * math.log(2)) for each in logs))
+
+
 def majority_share(labels: NDArray[np.int64]) -> float:
     """The accuracy of always naming the most frequent class of ``labels``, int64 N with N of at least 1."""
     return float(np.bincount(labels).max() / len(labels))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import Meta
@@ -105,6 +105,20 @@ class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     thaw: Annotated[int, Meta(ge=0)] = 1
 
 
+class Int8Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Training for int8, which follows: the folded network goes on with the rounding of its int8 file, 1 to 3 epochs as a rule.
+
+    What is not set here is as in ``[train]``, without stages, moving average of weights, compiler and bfloat16.
+    """
+
+    epochs: Positive = 2
+    batch_size: Annotated[int, Meta(ge=2)] | None = None
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    schedule: Literal["one-cycle", "linear", "cosine", "constant"] = "linear"
+
+
 class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to train. ``min_accuracy`` and ``min_balanced_accuracy`` are bars: below one on the test set, the exit code is 1."""
 
@@ -126,6 +140,7 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels_last: bool = False
     compile: bool = False
     stages: tuple[StageRecipe, ...] = ()
+    int8: Int8Recipe | None = None
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     checkpoint_every: Annotated[int, Meta(ge=0)] = 0
     min_accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
@@ -139,6 +154,24 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def without_bars(self) -> TrainRecipe:
         """The settings that weights depend on."""
         return msgspec.structs.replace(self, min_accuracy=0.0, min_balanced_accuracy=0.0, checkpoint_every=0)
+
+    def of_int8(self, settings: Int8Recipe) -> TrainRecipe:
+        """The settings of the training for int8 that follows."""
+        return msgspec.structs.replace(
+            self,
+            int8=None,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size or self.batch_size,
+            optimizer=settings.optimizer,
+            learning_rate=settings.learning_rate,
+            learning_rate_rest=None,
+            weight_decay=settings.weight_decay,
+            schedule=settings.schedule,
+            average=0.0,
+            precision="float32",
+            compile=False,
+            stages=(),
+        )
 
 
 class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -249,6 +282,20 @@ def _check_train(settings: TrainRecipe, path: Path) -> None:
         raise RecipeError(f"recipe {path}: two [[train.stages]] name the same modules; give each once")
 
 
+def _check_variants(recipe: Recipe, path: Path) -> None:
+    precisions = [variant.to for variant in recipe.variants]
+    if len(set(precisions)) < len(precisions):
+        raise RecipeError(f"recipe {path}: two [[variants]] are of one precision; give each once")
+    for variant in recipe.variants if recipe.train.int8 else ():
+        usual = VariantRecipe(variant.to)
+        idle = [f"variants.{key}" for key in VariantRecipe.__struct_fields__ if getattr(variant, key) != getattr(usual, key)]
+        if variant.to == "int8" and idle:
+            raise RecipeError(
+                f"recipe {path}: {' and '.join(idle)} would change nothing of an int8 file whose ranges [train.int8] learns",
+                "leave out what does nothing",
+            )
+
+
 def _check(recipe: Recipe, path: Path) -> None:
     data = recipe.data
     for table, settings in (("data", data), ("train", recipe.train), ("verify", recipe.verify), ("bench", recipe.bench)):
@@ -256,9 +303,7 @@ def _check(recipe: Recipe, path: Path) -> None:
             if not _is_finite(value):
                 raise RecipeError(f"recipe {path}: {table}.{key} must be finite; correct it")
     _check_train(recipe.train, path)
-    precisions = [variant.to for variant in recipe.variants]
-    if len(set(precisions)) < len(precisions):
-        raise RecipeError(f"recipe {path}: two [[variants]] are of one precision; give each once")
+    _check_variants(recipe, path)
     if not check_name(recipe.name):
         raise RecipeError(f"recipe {path}: name {recipe.name!r} names a folder; use letters, digits, '.', '-' and '_'")
     sizes = (data.resize,) if isinstance(data.resize, int) else data.resize
@@ -309,9 +354,16 @@ def _type_at(place: str) -> Any:
     """The type of the key ``place``, like ``train.optimizer``; None where it is in no table of its own."""
     kind: Any = Recipe
     for part in filter(None, place.split(".")):
-        kind = {field.name: field.type for field in msgspec.structs.fields(kind)}.get(part) if _keys(kind) else None
+        types = {field.name: field.type for field in msgspec.structs.fields(kind)} if _keys(kind) else {}
+        kind = _table_of(types.get(part))
     return kind
 
 
 def _keys(kind: Any) -> tuple[str, ...]:
+    """The keys of a table; none of another type."""
     return getattr(kind, "__struct_fields__", ())
+
+
+def _table_of(kind: Any) -> Any:
+    """The struct of a table that may be left out; any other type as it is."""
+    return next((part for part in get_args(kind) if _keys(part)), kind)

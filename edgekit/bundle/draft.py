@@ -27,8 +27,10 @@ from edgekit.bundle.manifest import (
     Variant,
     reads_from,
 )
+from edgekit.bundle.ranges import RangeTable
 from edgekit.machine.packages import tool_versions
 from edgekit.preprocess import Preprocess
+from edgekit.recipe import DataRecipe
 from edgekit.reports.export import FoldReport
 from edgekit.tensors import TensorSpec
 from edgekit.tolerance import Tolerance
@@ -42,7 +44,8 @@ class Draft(NamedTuple):
     which model computed the golden float64 outputs. ``original_error`` is the original's own error in its dtype; None if its
     outputs are their own reference. ``measured_in`` names the runtime that computed the variants' errors.
     ``parts`` are the kinds of golden samples, ``evidence`` describes the arrays ``measured``, ``pictures`` the
-    picture files among ``files``.
+    picture files among ``files``. ``learned``: the ranges of a training for int8, of which the bundle gets a file too;
+    ``data``: the data set that judges it.
     """
 
     name: str
@@ -66,6 +69,8 @@ class Draft(NamedTuple):
     evidence: Evidence | None = None
     measured: EvidenceArrays | None = None
     pictures: tuple[GoldenPicture, ...] = ()
+    learned: RangeTable | None = None
+    data: DataRecipe | None = None
 
     def manifest(self) -> Manifest:
         """The manifest without the files' sha256, which ``write`` adds."""
@@ -100,7 +105,10 @@ class Draft(NamedTuple):
         return {**self.files, **measured, GOLDEN: self.golden.to_npz(), CARD: model_card(manifest).encode()}
 
 
-def exported_variant(precision: str, tolerance: Tolerance, error: float) -> Variant:
-    """The variant that ``edgekit export`` writes: named after its dtype, in ``model.onnx``."""
-    made_by = {"command": "export", "edgekit": __version__}
+def exported_variant(precision: str, tolerance: Tolerance, error: float, trained_for: str = "") -> Variant:
+    """The variant that ``edgekit export`` writes: named after its dtype, in ``model.onnx``.
+
+    ``trained_for``: the precision that its folded network was trained on for.
+    """
+    made_by = {"command": "export", "edgekit": __version__, **({"trained_for": trained_for} if trained_for else {})}
     return Variant(precision, MODEL, precision, Allowance(tolerance), error, None, made_by)

@@ -16,6 +16,7 @@ class ModelFiles(NamedTuple):
     ``original``: this variant was exported from the original model, so both compute the same. ``factory`` and ``args`` built the
     original model, and ``weights`` is its state_dict as safetensors. All of these are unverified claims of a manifest.
 
+    ``trained_for``: the precision that the folded network was trained on for, so that the original model is another network.
     ``conversion``: how ``edgekit quantize`` made the file, None for another; ``variant`` is its name in the bundle.
     """
 
@@ -29,6 +30,7 @@ class ModelFiles(NamedTuple):
     args: Mapping[str, Any] = {}
     weights: Path | None = None
     conversion: Conversion | None = None
+    trained_for: str = ""
     variant: str = ""
 
     @property

@@ -83,6 +83,7 @@ class Bundle(msgspec.Struct, frozen=True):
             precision=variant.precision,
             onnx_sha256=self.sha256_of(name),
             original=variant.conversion is None and variant.made_by.get("command") == "export",
+            trained_for=str(self.manifest.variants[0].made_by.get("trained_for", "")),
             factory=source.model,
             args=source.args,
             weights=self.weights,

@@ -63,13 +63,14 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the ranges of an int8 file come from.
 
     ``source`` says in words which ``samples``; ``sha256`` is that of the float32 arrays the network was given. ``method`` is
-    ``minmax`` or ``mse``. ``calibrated`` is false for random numbers, whose ranges mean nothing for pictures.
+    ``minmax`` or ``mse``, or ``trained`` where training for int8 has learnt the ranges: ``sha256`` is then that of the training's
+    data set. ``calibrated`` is false for random numbers, whose ranges mean nothing for pictures.
     """
 
     source: str
     samples: Annotated[int, Meta(ge=1)]
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    method: Literal["minmax", "mse"]
+    method: Literal["minmax", "mse", "trained"]
     calibrated: bool = True
 
 

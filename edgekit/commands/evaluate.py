@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.accuracy import accuracy_of
+from edgekit.accuracy import accuracy_of, paired
 from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Opened
@@ -21,7 +21,7 @@ from edgekit.data.labelled import BATCH, Batch, LabelledSet, of_folder, of_recip
 from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError, UsageError
 from edgekit.files import write_bytes
-from edgekit.parity.accuracy import FLIPS, NO_CLASS, Answers, answers, confusion, meaning_of, order_of, outputs_of, paired
+from edgekit.parity.accuracy import FLIPS, NO_CLASS, Answers, answers, confusion, meaning_of, order_of, outputs_of
 from edgekit.parity.other_cpu import measured_elsewhere
 from edgekit.preprocess import Preprocess, no_picture
 from edgekit.progress import SILENT, Progress

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+
+import msgspec
 
 from edgekit.bundle.draft import Draft
 from edgekit.bundle.folder import Bundle, check_replaceable, write_bundle
+from edgekit.bundle.variants import with_variant
+from edgekit.commands.quantize import accuracy_change
 from edgekit.files import check_writable
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.export import ExportReport
 from edgekit.sources import NOTHING_ADDED, ExportOptions, origin_of
 from edgekit.training.folder import RUNS
+from edgekit.variants import Wanted, convert
 
 EXPORTED = Path("exported")
 
@@ -34,10 +40,23 @@ def export(
         check_writable(root.parent)
         draft = origin.draft(advance)
         advance(1, "writing the bundle")
-        manifest = draft.manifest()
-        bundle = write_bundle(root, manifest, draft.contents(manifest))
+        bundle = _written(draft, root)
         advance(1, "")
     return _report(draft, bundle)
+
+
+def _written(draft: Draft, root: Path) -> Bundle:
+    """The bundle at ``root``, with the int8 file that the network was trained for, if it was: whole or not at all."""
+    manifest = draft.manifest()
+    if draft.learned is None:
+        return write_bundle(root, manifest, draft.contents(manifest))
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        bundle = write_bundle(Path(folder) / "float32", manifest, draft.contents(manifest))
+        outcome = convert(bundle, "int8", Wanted(learned=draft.learned, training=draft.data))
+        change = accuracy_change(bundle, outcome)
+        accuracy = None if change is None else change.after
+        variant = msgspec.structs.replace(outcome.draft.variant, accuracy=accuracy)
+        return with_variant(bundle, outcome.draft._replace(variant=variant), root)
 
 
 def _report(draft: Draft, bundle: Bundle) -> ExportReport:

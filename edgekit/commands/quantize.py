@@ -47,7 +47,7 @@ def quantize(
     check_writable(root.parent)
     opened = open_bundle(Path(bundle))
     outcome = convert(opened, to, wanted, progress)
-    accuracy = _accuracy(opened, outcome)
+    accuracy = accuracy_change(opened, outcome)
     variant = outcome.draft.variant
     if accuracy is not None:
         variant = msgspec.structs.replace(variant, accuracy=accuracy.after)
@@ -57,7 +57,7 @@ def quantize(
     return _report(opened, written, outcome, accuracy, speed_up, wanted)
 
 
-def _accuracy(bundle: Bundle, outcome: Outcome) -> AccuracyChange | None:
+def accuracy_change(bundle: Bundle, outcome: Outcome) -> AccuracyChange | None:
     """What the file does to the test set, where that is on this machine."""
     from edgekit.variants.pictures import tested_pictures
 

@@ -33,7 +33,7 @@ from edgekit.reports.run import RunReport
 from edgekit.setups import EVERY, Setup
 from edgekit.tolerance import Tolerance
 from edgekit.training.code import source_files
-from edgekit.training.folder import RUN_REPORT, RUN_WEIGHTS, RUNS, Begin
+from edgekit.training.folder import INT8_RANGES, INT8_WEIGHTS, RUN_REPORT, RUN_WEIGHTS, RUNS, Begin
 from edgekit.training.steps import Step, take_steps
 from edgekit.variants import Wanted
 
@@ -87,8 +87,14 @@ def run(
 def _steps(job: Job) -> tuple[Step, ...]:
     bundle = (job.root / MANIFEST, *(job.root / name for name in (MODEL, GOLDEN, WEIGHTS, CARD)))
     recipe, run = job.recipe, job.run
+    trained = (run / RUN_WEIGHTS, run / RUN_REPORT, *_int8_files(job))
     return (
-        Step("train", partial(_training_inputs, job), partial(_train, job), (run / RUN_WEIGHTS, run / RUN_REPORT)),
+        Step(
+            "train",
+            partial(_training_inputs, job),
+            partial(_train, job),
+            trained,
+        ),
         Step("export", partial(_export_inputs, job), partial(_export, job), bundle),
         Step("verify", partial(_bundle_inputs, job, recipe.verify), partial(_verify, job), (run / "verify.json",)),
         Step("bench", partial(_bundle_inputs, job, recipe.bench), partial(_bench, job), (run / "bench.json",), repeatable=False),
@@ -98,7 +104,8 @@ def _steps(job: Job) -> tuple[Step, ...]:
 def _train(job: Job) -> tuple[Report, str]:
     report = train(job.recipe, job.run, device=job.device, begin=job.begin, progress=job.progress)
     bar = f", below the bar of {report.min_accuracy:.4f}" if not report.passed else ""
-    return report, f"test accuracy {report.test_accuracy:.4f}{bar} after {report.seconds:.0f} s of training"
+    int8 = f", in int8 {report.int8.trained:.4f}" if report.int8 is not None else ""
+    return report, f"test accuracy {report.test_accuracy:.4f}{int8}{bar} after {report.seconds:.0f} s of training"
 
 
 def _training_inputs(job: Job) -> dict[str, Any]:
@@ -109,12 +116,19 @@ def _training_inputs(job: Job) -> dict[str, Any]:
     recipe = job.recipe
     initial = build_model(recipe, data.picture_shape(recipe.data)).module
     pictures = (recipe.data.without_place(), data.fingerprint(recipe.data, job.progress))
-    return {**dependencies(recipe, pictures, initial), "bars": recipe.train.bars, "--device": job.device}
+    known = {**dependencies(recipe, pictures, initial), "bars": recipe.train.bars, "--device": job.device}
+    return known if recipe.train.int8 is None else {**known, "train.int8": recipe.train.int8}
+
+
+def _int8_files(job: Job) -> tuple[Path, ...]:
+    """What the training for int8 leaves, where there is one."""
+    return (job.run / INT8_WEIGHTS, job.run / INT8_RANGES) if job.recipe.train.int8 is not None else ()
 
 
 def _export(job: Job) -> tuple[Report, str]:
     report = export(str(job.path), job.root, runs=job.runs, progress=job.progress)
-    added = [_quantize(job, variant) for variant in job.recipe.variants]
+    learned = job.recipe.train.int8 is not None  # the export has then written that file
+    added = [_quantize(job, variant) for variant in job.recipe.variants if not (learned and variant.to == "int8")]
     variants = "".join(f", {each.variant} at {each.snr_db:.1f} dB" for each in added)
     return report, f"{len(report.fold.folded)} of {report.fold.before} batch norms folded, {job.root}{variants}"
 
@@ -129,7 +143,7 @@ def _export_inputs(job: Job) -> dict[str, Any]:
         "the recipe": msgspec.structs.replace(job.recipe, bench=BenchRecipe(), train=TrainRecipe()),
         "versions of packages": tool_versions(),
         "the model's code": fingerprints(source_files(job.recipe.model.name)),
-        "the weights": fingerprints((job.run / RUN_WEIGHTS,)),
+        "the weights": fingerprints((job.run / RUN_WEIGHTS, *_int8_files(job))),
     }
 
 

@@ -92,6 +92,10 @@ def train(
             raise UsageError(
                 f"{wanted.place} holds a finished training", "--restart repeats it in its place, --runs FOLDER in another"
             )
+        if loaded.train.int8 is not None:
+            needs("onnx", "onnxscript", "onnxruntime", extra="train")
+            if launched():
+                raise UsageError("[train.int8] trains in one process, and torchrun has started several", "train without torchrun")
         from edgekit import data
         from edgekit.training.loop import build_model, fit
         from edgekit.training.watching import TensorBoard
@@ -103,4 +107,8 @@ def train(
             progress.say(line)
         place = Path(run) if run else wanted.place or RUNS / loaded.name
         report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
+        if loaded.train.int8 is not None:
+            from edgekit.training.int8 import train_int8
+
+            report = train_int8(loaded, loaded.train.int8, dataset, place, report, device=device, progress=progress)
         return wanted.compared(report)

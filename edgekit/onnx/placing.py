@@ -30,6 +30,8 @@ NARROW = 16
 The first layer is one of these, and by far the one whose rounding costs most: its input is the picture itself.
 """
 MISREAD = "it reads a Concat of signed values, whose zero point OpenVINO loses before a convolution"
+LAST = "no layer follows it: its result is an answer and stays in float, and so do its weights"
+"""Why the layers behind which nothing is rounded stay in float, unless there are no others."""
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt", "Softplus")
 
 
@@ -161,6 +163,12 @@ def last_layers(graph: Graph) -> list[str]:
     """The names of the layers that no layer follows, whose results stay in float."""
     leads = _leads_to_a_layer(graph)
     return [name_of(node) for node in graph.nodes if operator_of(node) in LAYERS and node.output[0] not in leads]
+
+
+def kept_by_rule(graph: Graph) -> dict[str, str]:
+    """The layers that stay in float unless there are no others, node -> why: the last ones."""
+    last = dict.fromkeys(last_layers(graph), LAST)
+    return last if placed(graph, last).layers else {}
 
 
 def first_layers(graph: Graph) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.accuracy import CONFIDENCE
 from edgekit.backends.contract import InRanges, Session
 from edgekit.preprocess import Preprocess
 from edgekit.reports.predict import Numbers
@@ -94,47 +92,6 @@ def outputs_of(session: Session, name: str, inputs: Array, output: str) -> Array
         size = min(size, max(len(inputs), min(allowed.min for allowed in session.ranges)))
     parts = [real_samples(session.run(feed), size, real) for feed, real in batches_of({name: inputs}, size)]
     return joined_outputs(parts)[output]
-
-
-class Paired(NamedTuple):
-    """Two runtimes on the same n pictures: ``only_first`` and ``only_second`` are right where the other is wrong.
-
-    ``difference`` is the second's accuracy less the first's, with its 95 % interval ``low`` to ``high``; ``p`` is McNemar's exact
-    two-sided probability of so uneven a split by chance.
-    """
-
-    n: int
-    only_first: int
-    only_second: int
-    difference: float
-    low: float
-    high: float
-    p: float
-
-    @property
-    def decided(self) -> bool:
-        """Whether the difference is told from chance at 5 %."""
-        return self.p < 0.05
-
-
-def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
-    """Compare which pictures two runtimes have right, bool N each.
-
-    With b = ``only_first`` and c = ``only_second`` the difference is (c - b) / n, its standard error
-    sqrt(b + c - (b - c)^2 / n) / n (Newcombe 1998, method 1), and p = min(1, 2 P(X <= min(b, c))) with X of
-    Binomial(b + c, 1/2) (McNemar 1947, exact).
-    """
-    n, b, c = len(first), int((first & ~second).sum()), int((second & ~first).sum())
-    difference = (c - b) / n
-    error = math.sqrt(max(0.0, b + c - (b - c) ** 2 / n)) / n
-    return Paired(n, b, c, difference, difference - CONFIDENCE * error, difference + CONFIDENCE * error, exact_p(b, c))
-
-
-def exact_p(b: int, c: int) -> float:
-    """McNemar's exact two-sided p of ``b`` against ``c`` discordant pictures; 1 where there are none."""
-    total, few = b + c, min(b, c)
-    logs = [math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in range(few + 1)]
-    return min(1.0, 2 * math.fsum(math.exp(each - total * math.log(2)) for each in logs))
 
 
 def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> tuple[tuple[int, ...], ...]:

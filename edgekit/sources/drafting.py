@@ -35,6 +35,7 @@ from edgekit.sources.module import ModelSource, load_source
 from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.selfcheck import check_draft
 from edgekit.sources.testing import UNTESTED, Tested, tested
+from edgekit.sources.trained_int8 import NOTE
 from edgekit.tensors import Array, TensorSpec, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from torch import fx
 
 REFERENCE = "PyTorch float64, unfolded (recorded)"
+TRAINED = "PyTorch float64, folded and trained for int8 (recorded)"
 MOST_ROUNDING, PLAUSIBLE = 16, 5e-2
 FAR = 50  # times its tolerance that a file's noise may be before its samples are said to depend on each other
 ROOM = 4  # times its own error that a model which amplifies rounding is allowed
@@ -68,8 +70,11 @@ class ModuleOrigin(NamedTuple):
         settings = _settings(model.recipe, options)
         preprocess, labels = _described(model, options)
         advance(1, "tracing, golden outputs")
+        folded = None if model.learned is None else model.learned.network(model.module, model.inputs, settings)
+        if folded is not None:
+            model = model._replace(module=folded[0])
         seen = check_repeatable(model.module, model.inputs)
-        traced = trace(model.module, model.inputs)
+        traced = trace(model.module, model.inputs) if folded is None else folded[0]
         files = picture_files(model, preprocess) if options.golden_pictures else {}
         recorded = recorded_of(model, traced, preprocess, settings.golden, files)
         pictures = as_files(recorded, files)
@@ -80,7 +85,8 @@ class ModuleOrigin(NamedTuple):
         advance(1, "folding and writing ONNX")
         weights = weights_bytes(model.module)
         digest = hashlib.sha256(weights).hexdigest()
-        file = _written(model, traced, settings, recorded, metadata(model.factory, digest, preprocess, labels))
+        folded = folded or fold(model.module, model.inputs, fold_bn=settings.fold_bn, traced=traced)
+        file = _written(model, folded, settings, recorded, metadata(model.factory, digest, preprocess, labels))
         check_labels(labels, file.outputs)
         variant = _variant(model, file, original_error)
         _check_file(file, traced, recorded, variant, original_error)
@@ -91,7 +97,7 @@ class ModuleOrigin(NamedTuple):
         noise = noise_of_module(model.module, runnable, recorded, module_paths(file.graph, [spec.name for spec in file.outputs]))
         _check_independent(noise, recorded, max(variant.allowance.tolerance.rtol, original_error), file.fold)
         described, arrays = noise if test is None else with_predictions(noise, test)
-        extra = {WEIGHTS: weights} if options.keep_weights else {}
+        extra = {WEIGHTS: weights} if options.keep_weights and model.learned is None else {}
         draft = Draft(
             name=model.name,
             inputs=model.inputs,
@@ -101,7 +107,7 @@ class ModuleOrigin(NamedTuple):
             fold=file.fold,
             golden=golden,
             golden_kind="test-set" if model.recipe else "random",
-            reference=REFERENCE,
+            reference=REFERENCE if model.learned is None else TRAINED,
             original_error=original_error,
             variants=(variant,),
             files={MODEL: file.onnx, **pictures.contents, **extra},
@@ -114,6 +120,8 @@ class ModuleOrigin(NamedTuple):
             pictures=pictures.described,
             evidence=described,
             measured=arrays,
+            learned=None if model.learned is None else model.learned.table,
+            data=model.recipe.data if model.recipe is not None else None,
         )
         if file.in_runtime:
             check_draft(draft, model.factory)
@@ -143,9 +151,13 @@ class _File(NamedTuple):
 
 
 def _written(
-    model: ModelSource, traced: fx.GraphModule, settings: ExportRecipe, recorded: Recorded, metadata: dict[str, str]
+    model: ModelSource,
+    folded: tuple[fx.GraphModule, FoldReport],
+    settings: ExportRecipe,
+    recorded: Recorded,
+    metadata: dict[str, str],
 ) -> _File:
-    graph, report = fold(model.module, model.inputs, fold_bn=settings.fold_bn, traced=traced)
+    graph, report = folded
     specs = output_specs(graph, model.inputs)
     content = export_onnx(graph, report, model.inputs, specs, opset=settings.opset, metadata=metadata)
     outputs, measured_in, in_runtime = _outputs(content, graph, recorded.arrays)
@@ -253,7 +265,7 @@ def _variant(model: ModelSource, file: _File, original: float) -> Variant:
     tolerance = model.recipe.verify if model.recipe else Tolerance()
     if tolerance == Tolerance():
         tolerance = Tolerance(rtol=max(tolerance.rtol, ROOM * original))
-    return exported_variant("float32", tolerance, file.error)
+    return exported_variant("float32", tolerance, file.error, "" if model.learned is None else "int8")
 
 
 def _widened(variant: Variant) -> tuple[str, ...]:
@@ -271,7 +283,7 @@ def _untested(test: Tested | None) -> tuple[str, ...]:
 
 
 def _notes(model: ModelSource, fold: FoldReport) -> tuple[str, ...]:
-    notes = list(model.notes)
+    notes = [*model.notes, *([NOTE] if model.learned is not None else [])]
     if model.recipe is None and any(module.training for module in model.module.modules()):
         notes.append("the model was in training mode; a copy in inference mode was exported")
     if model.recipe is None and not model.has_weights:

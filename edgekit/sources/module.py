@@ -28,13 +28,17 @@ from edgekit.preprocess import Preprocess
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
 from edgekit.sources import NO_ARGS, no_source
+from edgekit.sources.trained_int8 import Learned, learned_of
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import BATCH, TensorSpec
 from edgekit.training.folder import RUN_REPORT, RUN_WEIGHTS, RUNS, model_args, run_recipe, run_report
 
 
 class ModelSource(NamedTuple):
-    """A module with its weights; ``recipe``, ``report`` and ``preprocess`` are None for an import path."""
+    """A module with its weights; ``recipe``, ``report`` and ``preprocess`` are None for an import path.
+
+    ``learned``: what a training for int8 has made of its folded copy, which is then exported in its place.
+    """
 
     name: str
     factory: str
@@ -46,6 +50,7 @@ class ModelSource(NamedTuple):
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     has_weights: bool = True
+    learned: Learned | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -156,6 +161,7 @@ def _from_run(run: Path) -> ModelSource:
         report,
         report.preprocess,
         report.labels,
+        learned=learned_of(run, recipe, report),
         notes=report.all_notes,
     )
 

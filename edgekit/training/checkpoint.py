@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -25,7 +26,8 @@ from edgekit.training.optimizers import check_stages, optimizers
 Key: TypeAlias = dict[str, str]
 """Everything that trained weights depend on, by what it is: short values as JSON, others as a hash."""
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, INT8_CHECKPOINT = "checkpoint.pt", "int8-checkpoint.pt"
+"""The training's own, and that of the training for int8 that follows."""
 CHECKPOINT_VERSION = 5
 PROCESSES = "number of processes"
 LONGEST_VALUE = 40
@@ -168,7 +170,8 @@ def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any
 
     ``data`` changes with the data set, ``initial`` is the model as it was built, which shows what its factory read.
     """
-    tables = {"model": recipe.model.without_place(), "train": recipe.train.without_bars()}
+    train = msgspec.structs.replace(recipe.train.without_bars(), int8=None)  # it begins with these weights
+    tables = {"model": recipe.model.without_place(), "train": train}
     settings = {
         f"{table}.{key}": value for table, struct in tables.items() for key, value in msgspec.structs.asdict(struct).items()
     }
@@ -186,7 +189,11 @@ def training_key(recipe: Recipe, data: str, initial: nn.Module, processes: int) 
 
     Steps depend on the number of processes too: each draws random numbers of its own, and sums are rounded otherwise.
     """
-    values = {**dependencies(recipe, data, initial), PROCESSES: processes}
+    return as_key({**dependencies(recipe, data, initial), PROCESSES: processes})
+
+
+def as_key(values: Mapping[str, Any]) -> Key:
+    """Each value as JSON, or its hash where that is long."""
     texts = {name: msgspec.json.encode(value, order="deterministic") for name, value in values.items()}
     return {
         name: text.decode() if len(text) <= LONGEST_VALUE else hashlib.sha256(text).hexdigest() for name, text in texts.items()
@@ -211,16 +218,16 @@ def differences(content: dict[str, Any], key: Key) -> list[str]:
 
 def unfinished(run: Path) -> bool:
     """Whether ``run`` holds a checkpoint before the end of its own epochs; raises ModelError as ``checkpoint_in`` does."""
-    content = checkpoint_in(run)
-    return content is not None and before_end(content)
+    contents = (checkpoint_in(run, name) for name in (CHECKPOINT, INT8_CHECKPOINT))
+    return any(content is not None and before_end(content) for content in contents)
 
 
-def checkpoint_in(run: Path) -> dict[str, Any] | None:
-    """The checkpoint in ``run``; None without one, and for one of another version that had reached its end.
+def checkpoint_in(run: Path, name: str = CHECKPOINT) -> dict[str, Any] | None:
+    """The checkpoint ``name`` in ``run``; None without one, and for one of another version that had reached its end.
 
     Raises ModelError where what may be an unfinished training cannot be read: only the user may give it up.
     """
-    path = run / CHECKPOINT
+    path = run / name
     if not path.exists():
         return None
     content = _loaded(path)
@@ -236,12 +243,12 @@ def before_end(content: dict[str, Any]) -> bool:
 
 
 def discard(run: Path) -> None:
-    """Remove the checkpoint in ``run``, if there is one, so that nothing goes on with it."""
-    path = run / CHECKPOINT
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as problem:
-        raise write_error(path, problem) from problem
+    """Remove the checkpoints in ``run``, if there are any, so that nothing goes on with them."""
+    for path in (run / CHECKPOINT, run / INT8_CHECKPOINT):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as problem:
+            raise write_error(path, problem) from problem
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ Begin: TypeAlias = Literal["anew", "resume", "restart", "update"]
 
 RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS = "recipe.json", "train.json", "weights.safetensors"
 RUN_METRICS = "metrics.jsonl"
+INT8_WEIGHTS, INT8_RANGES, INT8_METRICS = "int8.safetensors", "int8.json", "int8-metrics.jsonl"
+"""What a training for int8 adds: the folded network's weights, the range table of its int8 file, a line for each epoch."""
 
 
 def run_recipe(run: Path) -> Recipe:

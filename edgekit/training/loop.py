@@ -74,6 +74,7 @@ class EpochWork(NamedTuple):
     batches: int
     progress: Progress = SILENT
     keep: Callable[[State], None] = lambda state: None
+    title: str = "epoch"
 
 
 def fit(  # noqa: PLR0913 - each is a choice of the caller
@@ -111,7 +112,7 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     together.check_settings(recipe.train, len(dataset.train) // batches)
     together.draw_apart()
     state = State(model, recipe.train, batches, place, together)
-    if begin == "resume" or (begin == "update" and together.broadcast(together.first and _goes_on(run, key))):
+    if begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key))):
         state.load(run / CHECKPOINT, key)
         place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
         progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
@@ -121,7 +122,7 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     held_out = Batches(dataset.holdout, dataset.preprocess, place) if dataset.holdout else None
     checkpoint = run / CHECKPOINT
     work = EpochWork(recipe.train, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key))
-    _train_all(state, work, run, watchers)
+    train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))
     report = _finish(recipe, dataset, state, work, run, Begun(notes, origin))
     if together.first:
         for watcher in watchers:
@@ -152,12 +153,12 @@ def build_model(recipe: Recipe, shape: PictureShape) -> Initial:
     return Initial(model, notes)
 
 
-def _goes_on(run: Path, key: Key) -> bool:
-    """Whether ``run`` holds a checkpoint of this training.
+def goes_on(run: Path, key: Key, name: str = CHECKPOINT) -> bool:
+    """Whether ``run`` holds a checkpoint ``name`` of this training.
 
     Raises UsageError where an unfinished one of another would be lost, ModelError where one that cannot be read would.
     """
-    content = checkpoint_in(run)
+    content = checkpoint_in(run, name)
     if content is None:
         return False
     changed = differences(content, key)
@@ -167,7 +168,15 @@ def _goes_on(run: Path, key: Key) -> bool:
     return not changed
 
 
-def _train_all(state: State, job: EpochWork, run: Path, watchers: Sequence[Watcher]) -> None:
+class Record(NamedTuple):
+    """Where a training keeps its checkpoint and its metrics, and who is told of each epoch."""
+
+    checkpoint: Path
+    metrics: Path
+    watchers: Sequence[Watcher] = ()
+
+
+def train_all(state: State, job: EpochWork, record: Record) -> None:
     """Train the epochs that are left; a checkpoint is kept after each, and when the user stops between two steps."""
     epochs = job.settings.epochs
     pace = Pace(job.batches * epochs, state.epoch * job.batches + state.step)
@@ -177,13 +186,13 @@ def _train_all(state: State, job: EpochWork, run: Path, watchers: Sequence[Watch
             train_one_epoch(state, job, stop, pace)
             job.keep(state)
             if state.epoch > before and state.peers.first:
-                _write_metrics(run, state.history)
-                for watcher in watchers:
+                _write_metrics(record.metrics, state.history)
+                for watcher in record.watchers:
                     watcher.epoch(state.history[-1])
             if stop() and state.epoch < epochs:
                 raise Interrupted(
-                    f"training stopped in epoch {state.epoch + 1} of {epochs} after {state.step} of {job.batches} steps; "
-                    f"{run / CHECKPOINT} keeps it, --resume continues"
+                    f"training stopped in {job.title} {state.epoch + 1} of {epochs} after {state.step} of {job.batches} steps; "
+                    f"{record.checkpoint} keeps it, --resume continues"
                 )
 
 
@@ -226,7 +235,7 @@ def _check_fit(model: nn.Module, recipe: Recipe, pictures: PictureShape) -> None
 def train_one_epoch(state: State, job: EpochWork, stop: Stop, pace: Pace) -> None:
     """Take the steps that are left of the epoch and record it, or return early, between two steps, once ``stop()``."""
     watch = Watch(state)
-    title = f"epoch {state.epoch + 1}/{job.settings.epochs}"
+    title = f"{job.title} {state.epoch + 1}/{job.settings.epochs}"
     freeze(state.model, job.settings, state.epoch)
     state.wrap()
     _take_steps(state, job, title, stop, pace, watch)
@@ -377,12 +386,12 @@ def _stopping(together: Peers) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _write_metrics(run: Path, history: list[Epoch], end: dict[str, Any] | None = None) -> None:
+def _write_metrics(path: Path, history: list[Epoch], end: dict[str, Any] | None = None) -> None:
     """A line for each epoch, and one more for what is known at the ``end`` alone, where there is such."""
     rows = [msgspec.to_builtins(epoch) for epoch in history]
     if end:
         rows.append({**rows[-1], **end})
-    write_text(run / RUN_METRICS, "".join(f"{json.dumps(row)}\n" for row in rows))
+    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 class Begun(NamedTuple):
@@ -412,7 +421,7 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
     end: dict[str, Any] = {"test_accuracy": reached.overall} if work.held_out or remeasured else {}
     end |= {"holdout_accuracy": held_out} if work.held_out else {}
     end |= {"statistics": "remeasured"} if remeasured else {}
-    _write_metrics(run, state.history, end)
+    _write_metrics(run / RUN_METRICS, state.history, end)
     # only now: until the end, an earlier training's recipe and weights stay together
     write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgekit.bundle.folder import Bundle
+from edgekit.bundle.ranges import RangeTable
 from edgekit.bundle.variants import VariantDraft
 from edgekit.errors import UsageError
 from edgekit.progress import SILENT, Progress
@@ -26,7 +27,7 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``calibrate``: a recipe, a folder of pictures, an .npz file or ``random``; None: the training set of the bundle's recipe.
     ``samples``: how many samples to calibrate on. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be
     lost, such as ``accuracy=-0.3pt`` or ``snr=30dB``. ``training``: the data set of the training, where the caller knows more of
-    it than the bundle does, such as its folder.
+    it than the bundle does, such as its folder. ``learned``: the ranges of a training for int8, in place of all others.
     """
 
     calibrate: str | None = None
@@ -34,6 +35,7 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: tuple[str, ...] = ()
     budget: str | None = None
     training: DataRecipe | None = None
+    learned: RangeTable | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number of samples that is none."""

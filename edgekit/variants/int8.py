@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekit.bundle.allowance import LEAST_TOP1, MOST_ROUNDING, MOST_RTOL, MOST_STEPS, WHOLE_BARS
+from edgekit.bundle.allowance import LEAST_TOP1, MARGIN_DB, MOST_ROUNDING, MOST_RTOL, MOST_STEPS, WHOLE_BARS
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Calibration, Conversion, Variant
 from edgekit.bundle.ranges import RangeTable, TensorRange
@@ -23,9 +23,10 @@ from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.averages import average_over_four_axes
+from edgekit.onnx.calibration import BATCH, Method, Observed, limits_of, observe, values_of
 from edgekit.onnx.correction import corrected_biases
 from edgekit.onnx.equalise import equalise
-from edgekit.onnx.placing import Graph, Placement, first_layers, last_layers, name_apart, placed
+from edgekit.onnx.placing import LAST, Graph, Placement, first_layers, kept_by_rule, last_layers, name_apart, placed
 from edgekit.onnx.qdq import CODES, quantised_model
 from edgekit.onnx.read import name_of, opset_of, quantised
 from edgekit.onnx.run import open_unoptimised, run_in_turns
@@ -43,7 +44,6 @@ from edgekit.tensors import Array, Feed, fixed_batch, normalised_error
 from edgekit.tolerance import Tolerance
 from edgekit.variants import Outcome, Wanted
 from edgekit.variants.budget import Budget
-from edgekit.variants.calibration import BATCH, Method, Observed, limits_of, observe, values_of
 from edgekit.variants.kept import asked_to_keep, modules_of
 from edgekit.variants.pictures import LabelledPictures, held_pictures
 from edgekit.variants.samples import Samples, own_data, samples_of
@@ -55,14 +55,10 @@ OPSET = 13
 Way: TypeAlias = tuple[Method, bool]
 WAYS: tuple[Way, ...] = (("minmax", False), ("minmax", True), ("mse", False), ("mse", True))
 """Ranges, and bias correction or none."""
-MARGIN_DB = 6.0
-"""What other runtimes and CPUs may round differently: so much below the measured SNR ``verify`` accepts."""
 TIMES_ERROR, FEW_STEPS = 3.0, 3.0
 """``verify`` accepts so many times the measured error, and at least so many steps."""
 TIMES_ROUNDING, DRAWS = 4.0, 4
 """Times what rounding in float32 was seen to move outputs by, in so many draws, that ``verify`` accepts."""
-LAST = "no layer follows it: its result is an answer and stays in float, and so do its weights"
-"""Why the layers behind which nothing is rounded stay in float, unless there are no others."""
 LEAST_GAIN_DB = 1.0
 """What equalised weights must gain to be taken."""
 ROOM = 0.5
@@ -78,6 +74,8 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     Raises ModelError for a network that has no float32 file, or no layer for 8 bits, DataError for calibration samples that do
     not fit, and UsageError for a node that the network lacks.
     """
+    if wanted.learned is not None:
+        return _of_training(bundle, wanted.learned, wanted.training, progress)
     budget = None if wanted.budget is None else Budget.parse(wanted.budget)
     with progress.task("quantising", 5) as advance:
         advance(0, "calibration samples")
@@ -91,7 +89,10 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
         way = WAYS[best % len(WAYS)]
         search = _search(network, way, _Judge.of(network, budget, bundle, data)) if budget else Search({})
         advance(1, "its own outputs")
-        outcome = _outcome(bundle, network, way, search, samples)
+        made = network.file(way, search.kept)
+        calibration = Calibration(samples.source, samples.size, samples.sha256(), way[0], samples.calibrated)
+        table = RangeTable(calibration, way[1], _ranges(made, network.observed), network.equalised)
+        outcome = _outcome(bundle, network, made, table, (*_notes(samples), *search.notes))
         advance(1, "")
     tried = tuple(msgspec.structs.replace(attempt, chosen=place == best) for place, attempt in enumerate(attempts))
     return outcome._replace(attempts=tried, sensitivity=search.sensitivity, budget=budget, data=data)
@@ -121,14 +122,35 @@ class QuantFile(NamedTuple):
     limits: dict[str, float]
 
 
-class _Network:
-    """The bundle's float32 network, with the ranges of its values on the calibration samples."""
+class _FloatNetwork:
+    """The bundle's float32 network, of which int8 files are written."""
 
-    def __init__(self, bundle: Bundle, feed: Feed, keep: Sequence[str], *, equalised: bool = False) -> None:
+    def __init__(self, bundle: Bundle, *, equalised: bool = False) -> None:
         self.model = _float_model(bundle)
         self.equalised = equalise(self.model) if equalised else ()
         self.graph = Graph(self.model)
         self.modules = modules_of(bundle)
+        self.size = fixed_batch(bundle.manifest.inputs) or BATCH
+
+    def written(self, placement: Placement, limits: dict[str, float], biases: Mapping[str, Array]) -> QuantFile:
+        """The int8 file with these limits, group -> limit, and other biases where they are given."""
+        model = quantised_model(self.model, placement, limits, biases)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except Exception as problem:
+            raise ModelError(f"the int8 file is not valid ONNX: {first_line(problem)}", "report the model") from None
+        return QuantFile(model.SerializeToString(deterministic=True), placement, limits)
+
+    def outputs(self, content: bytes, feed: Feed, level: str = "off") -> dict[str, Array]:
+        """A file's outputs, computed in batches."""
+        return run_in_turns(open_unoptimised(content, Path("model.onnx"), level=level), feed, (self.size,))
+
+
+class _Network(_FloatNetwork):
+    """The bundle's float32 network, with the ranges of its values on the calibration samples."""
+
+    def __init__(self, bundle: Bundle, feed: Feed, keep: Sequence[str], *, equalised: bool = False) -> None:
+        super().__init__(bundle, equalised=equalised)
         asked = asked_to_keep(keep, self.model, self.modules)
         self._narrow: frozenset[str] = frozenset()
         self._asked = {**dict.fromkeys(last_layers(self.graph), LAST), **asked}
@@ -140,7 +162,7 @@ class _Network:
             raise ModelError(f"{bundle.onnx_of()} has no layer that 8 bits would suit: {reasons}", FLOAT)
         self.edges = self._edges(asked)
         seen = self._seen()
-        self.feed, self.size = feed, fixed_batch(bundle.manifest.inputs) or BATCH
+        self.feed = feed
         self.observed = observe(seen, values_of(self.model, set(seen.groups), feed, self.size))
         self.float_outputs = self.outputs(self.model.SerializeToString(), feed)
 
@@ -178,16 +200,7 @@ class _Network:
         method, corrected = way
         limits = limits_of(placement, self.observed, method)
         biases = corrected_biases(self.graph, placement, limits, self.observed.means) if corrected else {}
-        model = quantised_model(self.model, placement, limits, biases)
-        try:
-            onnx.checker.check_model(model, full_check=True)
-        except Exception as problem:
-            raise ModelError(f"the int8 file is not valid ONNX: {first_line(problem)}", "report the model") from None
-        return QuantFile(model.SerializeToString(deterministic=True), placement, limits)
-
-    def outputs(self, content: bytes, feed: Feed, level: str = "off") -> dict[str, Array]:
-        """A file's outputs, computed in batches."""
-        return run_in_turns(open_unoptimised(content, Path("model.onnx"), level=level), feed, (self.size,))
+        return self.written(placement, limits, biases)
 
     def snr_db(self, content: bytes, count: int | None = None) -> float:
         """The SNR in dB of a file's worst output on the calibration samples, or the first ``count`` of them.
@@ -333,9 +346,28 @@ def _sensitivity(network: _Network, way: Way) -> tuple[Sensitivity, ...]:
     return tuple(sorted(rows, key=lambda row: row.snr_db))
 
 
-def _outcome(bundle: Bundle, network: _Network, way: Way, search: Search, samples: Samples) -> Outcome:
-    """The file that ``search`` found, with its own outputs on the golden inputs and the bars that these give."""
-    made = network.file(way, search.kept)
+def _of_training(bundle: Bundle, table: RangeTable, data: DataRecipe | None, progress: Progress) -> Outcome:
+    """The file of a network that was trained for int8, with the ranges that were learnt.
+
+    Raises ModelError where the network rounds at other places than were trained.
+    """
+    with progress.task("quantising", 1) as advance:
+        advance(0, "its own outputs")
+        network = _FloatNetwork(bundle)
+        placement = placed(network.graph, kept_by_rule(network.graph))
+        learnt = {row.tensor: (row.group, row.dtype == "int8") for row in table.tensors}
+        if learnt != {tensor: (group, group in placement.signed) for tensor, group in placement.groups.items()}:
+            raise ModelError(
+                f"{bundle.onnx_of()} rounds at other places than its training for int8 did", "train it again with this edgekit"
+            )
+        made = network.written(placement, {row.group: row.limit for row in table.tensors}, {})
+        outcome = _outcome(bundle, network, made, table, ())
+        advance(1, "")
+    return outcome._replace(data=data)
+
+
+def _outcome(bundle: Bundle, network: _FloatNetwork, made: QuantFile, table: RangeTable, notes: tuple[str, ...]) -> Outcome:
+    """The file with its own outputs on the golden inputs and the bars that these give."""
     recorded = recorded_in(bundle)
     inputs, first = recorded.arrays.inputs, slice(recorded.sizes[0])
     own = network.outputs(made.content, inputs)
@@ -352,7 +384,6 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, search: Search, sample
             "the least that a file may have",
             f"put layers back with --budget snr={least:g}dB or --keep, calibrate on real pictures, or {FLOAT}",
         )
-    calibration = Calibration(samples.source, samples.size, samples.sha256(), way[0], samples.calibrated)
     conversion = Conversion(
         outputs=f"{NAME}.npz",
         converted=len(made.placement.layers),
@@ -360,7 +391,7 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, search: Search, sample
             KeptNode(kept.name, kept.operator, network.modules.get(kept.output, ""), kept.reason) for kept in made.placement.kept
         ),
         ranges=f"{NAME}.json",
-        calibration=calibration,
+        calibration=table.calibration,
         floor=FLOORS[NAME],
         cpu=", ".join(instruction_sets()),
     )
@@ -371,21 +402,20 @@ def _outcome(bundle: Bundle, network: _Network, way: Way, search: Search, sample
         allowance=_allowance(readings, begin, snr_db, rounding_steps(network, made.content, recorded, own)),
         error=recorded.error(own),
         made_by={
-            "command": "quantize",
+            "command": "train" if table.calibration.method == "trained" else "quantize",
             "edgekit": __version__,
             "to": NAME,
-            "bias_correction": way[1],
-            "equalised": bool(network.equalised),
+            "bias_correction": table.bias_correction,
+            "equalised": bool(table.equalised),
         },
         conversion=conversion,
     )
-    table = RangeTable(calibration, way[1], _ranges(made, network.observed), network.equalised)
     files = {
         variant.file: made.content,
         conversion.outputs: outputs_to_npz(own),
         f"{NAME}.json": msgspec.json.format(msgspec.json.encode(table), indent=2) + b"\n",
     }
-    return Outcome(VariantDraft(variant, files, (*_notes(samples), *search.notes)), snr_db)
+    return Outcome(VariantDraft(variant, files, notes), snr_db)
 
 
 def _notes(samples: Samples) -> tuple[str, ...]:
@@ -393,7 +423,7 @@ def _notes(samples: Samples) -> tuple[str, ...]:
     return (*random, *samples.notes)
 
 
-def rounding_steps(network: _Network, content: bytes, recorded: Recorded, own: dict[str, Array]) -> float:
+def rounding_steps(network: _FloatNetwork, content: bytes, recorded: Recorded, own: dict[str, Array]) -> float:
     """The most steps by which the outputs ``own`` move when every stored scale moves by a unit in its last place.
 
     Kernels of other CPUs sum in another order, which moves values that lie between two codes to the other one.

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import data
+from edgekit.accuracy import paired
 from edgekit.bundle.folder import Bundle
 from edgekit.data.pictures import Pictures
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.onnx.run import open_unoptimised, run_in_turns
-from edgekit.parity.accuracy import BATCH, classes_of, paired
+from edgekit.parity.accuracy import BATCH, classes_of
 from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import AccuracyChange
 from edgekit.tensors import fixed_batch

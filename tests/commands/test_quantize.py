@@ -209,14 +209,14 @@ def test_a_bundle_that_another_writer_has_changed_meanwhile_is_not_replaced(
     """Two at once: the second to finish would drop the first one's file."""
     from edgekit.commands import quantize as command
 
-    accuracy = command._accuracy
+    accuracy = command.accuracy_change
 
     def meanwhile(*job: Any) -> Any:
-        monkeypatch.setattr(command, "_accuracy", accuracy)
+        monkeypatch.setattr(command, "accuracy_change", accuracy)
         command.quantize(bundle, "float16")
         return accuracy(*job)
 
-    monkeypatch.setattr(command, "_accuracy", meanwhile)
+    monkeypatch.setattr(command, "accuracy_change", meanwhile)
     with pytest.raises(BundleError, match="was replaced while it was read; run the command again"):
         command.quantize(bundle, "int8", RANDOM)
     names = [variant.name for variant in open_bundle(bundle).manifest.variants]

@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 from edgekit.onnx.averages import average_over_four_axes
+from edgekit.onnx.calibration import limits_of, observe, values_of
 from edgekit.onnx.placing import Graph, placed
 from edgekit.onnx.qdq import CODES, quantised_model
 from edgekit.onnx.run import open_unoptimised
 from edgekit.tensors import Array, normalised_error
-from edgekit.variants.calibration import limits_of, observe, values_of
 from tests.onnx.crafted import model_of, node, tensor
 
 X = np.random.default_rng(0).standard_normal((40, 16, 12)).astype(np.float32)

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgekit.onnx.calibration import limits_of, observe, values_of
 from edgekit.onnx.correction import corrected_biases
 from edgekit.onnx.placing import Graph, placed
 from edgekit.onnx.qdq import codes_of_layers
 from edgekit.onnx.run import open_unoptimised
 from edgekit.tensors import Array, Feed
-from edgekit.variants.calibration import limits_of, observe, values_of
 from tests.onnx.crafted import model_of, node, tensor
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.accuracy import exact_p, paired
 from edgekit.backends.fake import FakeSession
-from edgekit.parity.accuracy import NO_CLASS, answers, confusion, exact_p, order_of, outputs_of, paired
+from edgekit.parity.accuracy import NO_CLASS, answers, confusion, order_of, outputs_of
 from edgekit.tensors import Feed, TensorSpec
 
 

@@ -40,8 +40,11 @@ def _lacking(files: ModelFiles | None, setup: Setup) -> Absence | None:
         return Absence("PyTorch is not installed", pip_install("train"))
     if files is None:
         return None
-    if not files.original:
-        return Absence("PyTorch runs the original model, which this variant was made of", "leave it out of this comparison")
+    if files.trained_for or not files.original:
+        reason = "PyTorch runs the original model, which this variant was made of"
+        if files.trained_for:
+            reason = f"the folded network was trained on for {files.trained_for}, and PyTorch's original is another network"
+        return Absence(reason, "leave it out of this comparison")
     if factory_of(files, setup) is None:
         reason = "the bundle does not hold a PyTorch model that can be rebuilt from edgekit's own"
         return Absence(reason, "name one with --source")

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edgekit.errors import ModelError
+from edgekit.onnx.calibration import BATCH, BINS, Batches, limits_of, observe, values_of
 from edgekit.onnx.placing import Graph, Placement, QuantLayer, placed
 from edgekit.tensors import Array
-from edgekit.variants.calibration import BATCH, BINS, Batches, limits_of, observe, values_of
 from tests.onnx.crafted import model_of, node, tensor
 
 LAYER = QuantLayer("conv", "Conv", "v", "w", 0, "")

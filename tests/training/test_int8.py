@@ -1,0 +1,216 @@
+"""Training for int8 follows a training, goes on after Ctrl-C as if nothing had happened, and says what it wins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load as load_safetensors
+
+from edgekit.data import Dataset
+from edgekit.errors import Interrupted, ModelError, UsageError
+from edgekit.progress import SILENT, Progress
+from edgekit.recipe import DataRecipe, Int8Recipe, ModelRecipe, Recipe, TrainRecipe
+from edgekit.reports.train import Int8Report, TrainReport
+from edgekit.training.checkpoint import INT8_CHECKPOINT, unfinished
+from edgekit.training.folder import Begin, run_report
+from edgekit.training.int8 import train_int8
+from edgekit.training.loop import fit
+from tests.networks import dataset
+from tests.training.test_loop import Stopping
+
+SAMPLES, BATCH = 96, 16
+STEPS = SAMPLES // BATCH
+WIDTHS = (16, 16, 16)
+FILES = ("int8.safetensors", "int8.json")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return dataset(SAMPLES)
+
+
+def recipe(int8: Int8Recipe | None = None, **settings: Any) -> Recipe:
+    usual = {
+        "epochs": 2,
+        "batch_size": BATCH,
+        "learning_rate": 0.01,
+        "flip": True,
+        "int8": int8 or Int8Recipe(learning_rate=1e-3),
+    }
+    return Recipe(
+        "tiny", DataRecipe("fashion-mnist"), ModelRecipe("edgenet", {"widths": WIDTHS}), TrainRecipe(**{**usual, **settings})
+    )
+
+
+def train(asked: Recipe, data: Dataset, run: Path, begin: Begin = "anew", progress: Progress = SILENT) -> TrainReport:
+    """As ``edgekit train`` does."""
+    before = fit(asked, data, run, begin=begin)
+    assert asked.train.int8 is not None
+    return train_int8(asked, asked.train.int8, data, run, before, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def run(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training for int8 of two epochs."""
+    place = tmp_path_factory.mktemp("runs") / "tiny"
+    train(recipe(), data, place)
+    return place
+
+
+def report_of(run: Path) -> Int8Report:
+    report = run_report(run).int8
+    assert report is not None
+    return report
+
+
+def contents(run: Path) -> list[bytes]:
+    return [(run / name).read_bytes() for name in FILES]
+
+
+def test_the_report_tells_all_four_accuracies_and_what_is_won(run: Path) -> None:
+    report = report_of(run)
+    assert [epoch.epoch for epoch in report.epochs] == [1, 2]
+    assert report.before == run_report(run).test_accuracy
+    assert report.trained - report.calibrated == pytest.approx((report.gained - report.lost) / report.pictures)
+    assert report.low <= report.trained - report.calibrated <= report.high
+    assert all(text in " ".join(report.lines()) for text in (f"{report.trained:.4f}", f"{report.after:.4f}", "95 %"))
+
+
+def test_pytorch_and_the_int8_file_agree_within_a_step_at_the_end(run: Path) -> None:
+    assert report_of(run).apart < 1
+
+
+def test_the_runs_own_weights_stay_and_the_folded_ones_are_beside_them(run: Path, data: Dataset, tmp_path: Path) -> None:
+    alone = fit(recipe(), data, tmp_path / "alone")
+    assert run_report(run).weights_sha256 == alone.weights_sha256
+    folded = load_safetensors((run / "int8.safetensors").read_bytes())
+    assert not any("running" in name for name in folded)
+
+
+def test_the_range_table_has_the_ranges_of_every_group(run: Path) -> None:
+    table = json.loads((run / "int8.json").read_bytes())
+    assert table["calibration"]["method"] == "trained"
+    assert table["calibration"]["samples"] == SAMPLES
+    assert all(row["lowest"] <= row["highest"] and row["limit"] > 0 for row in table["tensors"])
+
+
+def test_repeated_it_gives_the_same_bytes(run: Path, data: Dataset, tmp_path: Path) -> None:
+    train(recipe(), data, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(run)
+
+
+@pytest.mark.parametrize("step", [2, STEPS + 3])
+@pytest.mark.parametrize("begin", ["resume", "update"])
+def test_stopped_it_goes_on_to_the_same_bytes(run: Path, data: Dataset, tmp_path: Path, step: int, begin: Begin) -> None:
+    place = tmp_path / "stopped"
+    with pytest.raises(Interrupted, match=r"int8 epoch . of 2 after . of 6 steps; .*int8-checkpoint.pt keeps it, --resume"):
+        train(recipe(), data, place, progress=StoppingInt8(advance=step + 1 + step // STEPS))
+    assert unfinished(place)
+    assert run_report(place).int8 is None
+    with pytest.raises(UsageError, match="holds an unfinished training"):
+        train(recipe(), data, place)
+    train(recipe(), data, place, begin)
+    assert contents(place) == contents(run)
+    assert not unfinished(place)
+
+
+class StoppingInt8(Stopping):
+    """Counts the epochs of the training for int8."""
+
+    def task(self, title: str, total: int) -> Any:
+        return super().task(title.removeprefix("int8 "), total)
+
+
+def test_a_change_of_its_settings_keeps_the_training_before_and_repeats_what_follows(
+    run: Path, data: Dataset, tmp_path: Path
+) -> None:
+    place = tmp_path / "changed"
+    train(recipe(), data, place)
+    said: list[str] = []
+    report = fit(recipe(Int8Recipe(epochs=1)), data, place, begin="update", progress=Saying(said))
+    assert any("after its last epoch" in line for line in said)
+    after = train_int8(recipe(), Int8Recipe(epochs=1), data, place, report)
+    assert after.int8 is not None
+    assert len(after.int8.epochs) == 1
+    assert contents(place) != contents(run)
+
+
+class Saying:
+    """Keeps what is said."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def task(self, title: str, total: int) -> Any:
+        return SILENT.task(title, total)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_an_unfinished_training_for_int8_with_other_settings_is_not_lost_unasked(data: Dataset, tmp_path: Path) -> None:
+    place = tmp_path / "other"
+    with pytest.raises(Interrupted):
+        train(recipe(), data, place, progress=StoppingInt8(advance=3))
+    with pytest.raises(UsageError, match=r"made with other train.int8.learning_rate \(0.001, now 0.002\)"):
+        train(recipe(Int8Recipe(learning_rate=2e-3)), data, place, "update")
+    assert (place / INT8_CHECKPOINT).exists()
+    train(recipe(Int8Recipe(learning_rate=2e-3)), data, place, "restart")
+    assert report_of(place).trained >= 0
+
+
+def test_limits_stand_still_in_the_last_epochs(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(recipe(), data, tmp_path, progress=StoppingInt8(advance=STEPS + 4))
+    state = torch.load(tmp_path / INT8_CHECKPOINT, weights_only=True)["model"]
+    limits = {group: float(tensor) for group, tensor in state.items() if group.startswith("limits") and group.endswith("limit")}
+    train(recipe(), data, tmp_path, "resume")
+    table = json.loads((tmp_path / "int8.json").read_bytes())
+    assert {row["limit"] for row in table["tensors"]} == set(limits.values())
+    assert int(state["steps"]) == STEPS + 2
+
+
+def test_a_network_without_a_layer_for_8_bits_is_refused(data: Dataset, tmp_path: Path) -> None:
+    narrow = ModelRecipe("edgenet", {"widths": (4, 4, 4)})
+    with pytest.raises(ModelError, match="no layer that 8 bits would suit"):
+        train(msgspec.structs.replace(recipe(), model=narrow), data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "gained", "lost", "said"),
+    [(-0.01, 0.02, 5, 4, "wins nothing here"), (-0.03, -0.01, 1, 30, "has lost accuracy"), (0.01, 0.03, 30, 1, None)],
+)
+def test_what_is_not_won_is_said(run: Path, low: float, high: float, gained: int, lost: int, said: str | None) -> None:
+    trained = 0.9 + (gained - lost) / 1000
+    changes = {
+        "snr_db": 30.0,
+        "low": low,
+        "high": high,
+        "gained": gained,
+        "lost": lost,
+        "calibrated": 0.9,
+        "trained": trained,
+        "pictures": 1000,
+    }
+    lines = msgspec.structs.replace(report_of(run), **changes).lines()
+    assert len(lines) == 1 + (said is not None)
+    assert said is None or said in lines[1]
+
+
+def test_the_bar_of_the_recipe_holds_for_int8_too(run: Path) -> None:
+    report = msgspec.structs.replace(run_report(run), min_accuracy=0.5, test_accuracy=0.9)
+    assert report.int8 is not None
+    low, high = (msgspec.structs.replace(report.int8, trained=share) for share in (0.4, 0.6))
+    assert not msgspec.structs.replace(report, int8=low).passed
+    assert msgspec.structs.replace(report, int8=high).passed
+
+
+@pytest.mark.parametrize(("snr_db", "said"), [(15.9, True), (16.1, False)])
+def test_an_int8_file_that_the_export_will_refuse_is_told_after_the_training(run: Path, snr_db: float, said: bool) -> None:
+    report = msgspec.structs.replace(report_of(run), snr_db=snr_db)
+    assert any("the export asks for 16: lower train.int8.learning_rate" in line for line in report.lines()) is said
