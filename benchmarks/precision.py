@@ -32,6 +32,7 @@ from precision_parsed import parsed
 from precision_table import BATCHES, FLOAT, PARSER, READING, summary
 from precision_without_vnni import PICTURES, NotEmulated, emulator_version, run_emulated
 
+from edgekit.accuracy import paired
 from edgekit.backends import open_session
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, open_bundle
@@ -41,7 +42,6 @@ from edgekit.latency.loop import Candidate, interleave
 from edgekit.latency.statistics import speedups
 from edgekit.machine.cpu import machine_facts
 from edgekit.machine.packages import versions_of
-from edgekit.accuracy import paired
 from edgekit.setups import Setup
 from edgekit.variants import Wanted, convert
 from edgekit.variants.samples import own_data, samples_of

@@ -134,9 +134,10 @@ def test_the_gradient_is_1_within_the_range_and_0_beyond() -> None:
     assert values.grad.tolist() == [0, 3, 3, 3, 3, 0, 0]
 
 
-def test_a_value_that_is_never_negative_has_the_codes_0_to_127() -> None:
-    limit = Limit(127.0, 127.0, signed=False)
-    assert rounded(torch.tensor([-3.0, 3.4, 200.0]), limit.scale, limit.low, CODES).tolist() == [0, 3, 127]
+@pytest.mark.parametrize(("signed", "codes"), [(False, [0, 0, 3, 127]), (True, [-128, -3, 3, 127])])
+def test_codes_end_at_127_and_begin_at_0_where_no_value_is_negative(signed: bool, codes: list[int]) -> None:
+    limit = Limit(127.0, 127.0, signed)
+    assert rounded(torch.tensor([-200.0, -3.0, 3.4, 200.0]), limit.scale, limit.low, CODES).tolist() == codes
 
 
 @pytest.mark.parametrize("signed", [False, True])
