@@ -53,7 +53,8 @@ class Printing:
 
 def mobilenet(num_classes: int = 10) -> nn.Module:
     """Torchvision's MobileNetV3-Small from scratch."""
-    return mobilenet_v3_small(num_classes=num_classes)
+    network: nn.Module = mobilenet_v3_small(num_classes=num_classes)
+    return network
 
 
 def cases() -> dict[str, Case]:
