@@ -63,6 +63,12 @@ MEANINGS = {
     "train.stages.modules": "the path of a module: means all parameters in it; of several stages the longest path counts",
     "train.stages.rate": "its share of the learning rate",
     "train.stages.thaw": "the first epoch in which it is trained; 0: never. Until then its batch norms and dropout infer",
+    "train.int8.epochs": "the number of passes over the training pictures; 1 to 3 are enough as a rule",
+    "train.int8.batch_size": "pictures per step; as in `[train]` if left out",
+    "train.int8.optimizer": "AdamW, or SGD with Nesterov momentum 0.9",
+    "train.int8.learning_rate": "the highest learning rate of the schedule; a tenth to a hundredth of the training's",
+    "train.int8.weight_decay": "how strongly weights are pulled to zero; biases are not",
+    "train.int8.schedule": "as in `[train]`",
     "train.precision": "the dtype of forward and backward passes; weights stay float32. `auto`: `bfloat16` where this CPU or GPU "
     "multiplies it, and for the rest of the training wherever it goes on",
     "train.channels_last": "lay pictures out as N x H x W x C in memory; faster for larger networks",
@@ -91,6 +97,8 @@ MEANINGS = {
 ABOUT = {
     "train.stages": "A part of the network that is trained apart, for [fine-tuning](fine-tuning.md); the table may stand "
     "several times.",
+    "train.int8": "[Training for int8](training-int8.md), which follows the training; without the table there is none. All other "
+    "settings are those of `[train]`.",
     "variants": "A further file of the bundle, as [`edgekit quantize`](commands/quantize.md) writes it; the table may stand "
     "several times.",
     "verify": "What the bundle asks of everyone who verifies it. Left out, or with the defaults written out, each output is\n"
@@ -139,9 +147,10 @@ def _below(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, typ
 
 
 def _table(field: types.Field) -> types.StructType | None:
-    """The struct of a table, or of each table in a list of them; None for a key that is none."""
+    """The struct of a table, also of one that may be left out or stand several times; None for a key that is none."""
     kind = field.type.item_type if isinstance(field.type, types.VarTupleType) else field.type
-    return kind if isinstance(kind, types.StructType) else None
+    kinds = kind.types if isinstance(kind, types.UnionType) else (kind,)  # a table that may be left out
+    return next((each for each in kinds if isinstance(each, types.StructType)), None)
 
 
 def _heading(table: str) -> str:

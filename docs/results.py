@@ -149,10 +149,48 @@ def fine_tuning_numbers() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
+def training_for_int8_numbers() -> str:
+    """The text between the markers of ``docs/training-int8.md``."""
+    results = read("train_int8.json")["cases"]
+    head = ("network", "float32 before", "int8, calibrated", "int8, trained", "trained less calibrated, points", "float32 after")
+    lines = [
+        "Fashion-MNIST, trained briefly and then for int8 by `benchmarks/train_int8.py`; accuracy on 10,000 test pictures, and",
+        "the 95 % interval of the difference between the two int8 files on the same pictures. `float32 after` has seen the same",
+        "further epochs: what it gains is further training, and not int8.",
+        "",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+    ]
+    for name, row in results.items():
+        shares = [f"{row[key]:.4f}" for key in ("before", "calibrated", "trained")]
+        difference = f"{100 * (row['trained'] - row['calibrated']):+.2f} ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})"
+        after = f"{row['after']:.4f}"
+        lines.append(f"| {' | '.join((name, *shares, difference, after))} |")
+    for name, row in results.items():
+        settings = row["settings"]
+        lines += [
+            "",
+            f"{name}: {row['parameters']:,} parameters, {row['training_pictures']:,} training pictures; {row['float_epochs']} "
+            f"epochs in float ({row['float_seconds']:.0f} s), {settings['epochs']} for int8 at {settings['learning_rate']:g} "
+            f"({row['seconds']:.0f} s, one thread of a busy machine). {_won(row)} int8 leaves {row['snr_db']:.1f} dB of the "
+            f"float network's signal; PyTorch and ONNX Runtime are {row['apart']:.2f} steps apart.",
+        ]
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
+def _won(row: dict[str, Any]) -> str:
+    """What training for int8 has won over calibration, beyond what further training gives the float network too."""
+    if row["low"] <= 0 <= row["high"]:
+        return "It wins nothing over calibration that the test pictures can tell."
+    won, further = 100 * (row["trained"] - row["calibrated"]), 100 * (row["after"] - row["before"])
+    return f"It changes int8 by {won:+.2f} points, and the float network by {further:+.2f}."
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "results.md": numbers,
     "precision.md": precision_numbers,
     "fine-tuning.md": fine_tuning_numbers,
+    "training-int8.md": training_for_int8_numbers,
 }
 
 

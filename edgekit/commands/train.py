@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
         if self.before is None:
             return report
         text = "the weights are the same bytes as those of the run that was repeated"
-        if report.weights_sha256 != self.before.weights_sha256:
+        if report.digests != self.before.digests:
             changed = ", ".join(changes(self.before, report))
             cause = f"these differ: {changed}" if changed else "nothing that is recorded differs"
             text = f"the weights are others than those of the run that was repeated; {cause}"

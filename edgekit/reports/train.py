@@ -210,6 +210,11 @@ class TrainReport(Report, frozen=True):
     int8: Int8Report | None = None
 
     @property
+    def digests(self) -> tuple[str, ...]:
+        """The sha256 of each file of weights, and of learned ranges."""
+        return (self.weights_sha256, *((self.int8.weights_sha256, self.int8.ranges_sha256) if self.int8 is not None else ()))
+
+    @property
     def passed(self) -> bool:
         """Both bars of the recipe are reached, that of the accuracy in int8 too."""
         least = self.test_accuracy if self.int8 is None else min(self.test_accuracy, self.int8.trained)

@@ -28,6 +28,7 @@ from edgekit.recipe import ExportRecipe
 from edgekit.reports.export import FoldReport
 from edgekit.tensors import Array, Feed, TensorSpec, normalised_error, sample_feed
 
+aten = torch.ops.aten
 SAME = 1e-4
 """The error of scale below which two values on the probe are one: rounding in float32 is far less, and two values far more."""
 _REMEDY = "leave [train.int8] out and calibrate with edgekit quantize, and report the model"
@@ -78,12 +79,25 @@ def _plain(graph: fx.GraphModule) -> fx.GraphModule:
     if len(returned) != 1:
         raise ModelError(f"the network gives {len(returned)} outputs, and training for int8 takes one", "return the logits alone")
     copy.output(returned[0])
+    _split_linears(copy)
     stored = {str(node.target): attrgetter(str(node.target))(graph) for node in nodes if node.op == "get_attr"}
     return fx.GraphModule(stored, copy).requires_grad_(True)  # folding leaves new weights without gradients
 
 
+def _split_linears(graph: fx.Graph) -> None:
+    """Write linear layers over more than two axes as a product and a sum, as ONNX has them: a file rounds between the two."""
+    for node in [node for node in graph.nodes if node.target is aten.linear.default and node.args[0].meta["val"].dim() != 2]:
+        source, weight, *bias = node.args
+        with graph.inserting_before(node):
+            product = graph.call_function(aten.matmul.default, (source, graph.call_function(aten.t.default, (weight,))))
+            result = graph.call_function(aten.add.Tensor, (product, bias[0])) if bias and bias[0] is not None else product
+        product.meta, result.meta = dict(node.meta), dict(node.meta)
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+
+
 class Weighted(NamedTuple):
-    """The node that ``reader`` computes from a stored ``weight``, whose output channels lie along ``axis``, and its ``bias``."""
+    """The node ``reader`` that computes with ``weight``, whose output channels lie along ``axis``, and adds ``bias``."""
 
     reader: fx.Node
     weight: fx.Node
@@ -119,7 +133,7 @@ def find_places(network: Folded, settings: ExportRecipe) -> Places:
     wanted += [results[layer.name] for layer in placement.layers]
     nodes = _Nodes(network.graph, probe)
     found = nodes.find(model, dict.fromkeys(wanted), probe)
-    layers = {layer.name: _weighted(layer, found[results[layer.name]], graph, network.graph) for layer in placement.layers}
+    layers = {layer.name: nodes.weighted(layer, found[results[layer.name]], graph) for layer in placement.layers}
     return Places(network.graph, model, placement, {value: found[value] for value in placement.groups if value in found}, layers)
 
 
@@ -140,7 +154,7 @@ class _Nodes(fx.Interpreter):
     def run_node(self, node: fx.Node) -> Any:
         """The node's value, of which a copy is kept."""
         value = super().run_node(node)
-        if node.op in ("placeholder", "call_function") and isinstance(value, Tensor) and value.dtype == torch.float32:
+        if node.op != "output" and isinstance(value, Tensor) and value.dtype == torch.float32:
             self._values[node] = np.asarray(value.clone().numpy())
         return value
 
@@ -150,9 +164,20 @@ class _Nodes(fx.Interpreter):
         values = {**run(probe), **probe}
         return {name: self._node(name, values[name]) for name in names}
 
+    def weighted(self, layer: QuantLayer, node: fx.Node, graph: Graph) -> Weighted:
+        """The weight of ``layer`` that ``node`` reads; raises ModelError if it reads another."""
+        numbers = graph.array(layer.weight)
+        assert numbers is not None
+        read = [each for each in node.all_input_nodes if each in self._values]
+        weight = next((each for each in read if np.array_equal(self._values[each], numbers)), None)
+        if weight is None:
+            raise ModelError(f"{node.name} of the PyTorch graph has not the weight of {layer.name} of the ONNX file", _REMEDY)
+        biases = [each for each in read if each is not weight and each.op == "get_attr"]
+        return Weighted(node, weight, layer.axis, biases[0] if layer.bias and biases else None)
+
     def _node(self, name: str, value: Array) -> fx.Node:
         """The first node with these numbers, or the one of this name among them."""
-        same = [node for node, array in self._values.items() if _same(array, value)]
+        same = [node for node, array in self._values.items() if node.op != "get_attr" and _same(array, value)]
         if not same:
             raise ModelError(f"value {name!r} of the ONNX file is computed by no node of the PyTorch graph alone", _REMEDY)
         return next((node for node in same if node.name == name), same[0])
@@ -160,22 +185,3 @@ class _Nodes(fx.Interpreter):
 
 def _same(array: Array, value: Array) -> bool:
     return array.shape == value.shape and normalised_error(array, value) <= SAME
-
-
-def _weighted(layer: QuantLayer, node: fx.Node, graph: Graph, network: fx.GraphModule) -> Weighted:
-    """The stored weight that ``node`` reads, and the axis of its output channels there; raises ModelError if it reads another."""
-    numbers = graph.array(layer.weight)
-    assert numbers is not None
-    stored = {each: _stored(network, each) for each in node.all_input_nodes if each.op == "get_attr"}
-    weight = next((each for each, array in stored.items() if array is not None and np.array_equal(array, numbers)), None)
-    if weight is None:
-        raise ModelError(
-            f"layer {layer.name} of the ONNX file has a weight that {node.name} of the PyTorch graph has not", _REMEDY
-        )
-    others = [each for each, array in stored.items() if each is not weight and array is not None]
-    return Weighted(node, weight, layer.axis, others[0] if layer.bias and others else None)
-
-
-def _stored(network: fx.GraphModule, node: fx.Node) -> Array | None:
-    value = attrgetter(str(node.target))(network)
-    return np.asarray(value.detach().numpy()) if isinstance(value, Tensor) else None

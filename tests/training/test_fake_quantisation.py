@@ -19,6 +19,7 @@ from edgekit.onnx.run import open_unoptimised
 from edgekit.onnx.signed import signed_codes
 from edgekit.recipe import ExportRecipe
 from edgekit.tensors import Array, Feed
+from edgekit.training import int8_places
 from edgekit.training.fake_quantisation import FakeQuantised, Limit, RoundedWeight, rounded
 from edgekit.training.int8_places import Places, find_places, folded
 from tests.networks import randomise_norms
@@ -134,9 +135,10 @@ def test_the_gradient_is_1_within_the_range_and_0_beyond() -> None:
     assert values.grad.tolist() == [0, 3, 3, 3, 3, 0, 0]
 
 
-def test_a_value_that_is_never_negative_has_the_codes_0_to_127() -> None:
-    limit = Limit(127.0, 127.0, signed=False)
-    assert rounded(torch.tensor([-3.0, 3.4, 200.0]), limit.scale, limit.low, CODES).tolist() == [0, 3, 127]
+@pytest.mark.parametrize(("signed", "codes"), [(False, [0, 0, 3, 127]), (True, [-128, -3, 3, 127])])
+def test_codes_end_at_127_and_begin_at_0_where_no_value_is_negative(signed: bool, codes: list[int]) -> None:
+    limit = Limit(127.0, 127.0, signed)
+    assert rounded(torch.tensor([-200.0, -3.0, 3.4, 200.0]), limit.scale, limit.low, CODES).tolist() == codes
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -211,20 +213,29 @@ def test_training_moves_every_parameter_of_the_folded_network_and_no_other_tenso
     assert not any("norm" in name or "running" in name for name in before)
 
 
-class Reversed(nn.Module):
-    """A linear layer over rows: the ONNX file adds its bias in another node, so that its product is no value of PyTorch."""
+class Rows(nn.Module):
+    """Linear layers over rows, whose biases the ONNX file adds in other nodes; one has none."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows, self.head = nn.Linear(28, 32), nn.Linear(32, 32)
+        self.rows, self.more, self.head = nn.Linear(28, 32), nn.Linear(32, 24, bias=False), nn.Linear(24, 16)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.head(torch.relu(self.rows(x))).mean((1, 2)))
+        return cast(Tensor, self.head(torch.relu(self.more(torch.relu(self.rows(x))))).mean((1, 2)))
 
 
-def test_a_value_that_pytorch_does_not_compute_by_itself_is_refused_in_one_sentence() -> None:
+def test_linear_layers_over_more_than_two_axes_are_rounded_as_in_the_file() -> None:
+    torch.manual_seed(0)
+    net, feed = trained(Rows()), pictures(16, 2)
+    assert len(net.places.layers) == 2
+    assert steps_apart(net.outputs(feed), outputs_of(net.file(), feed)) < 1
+    assert steps_apart(net.outputs(feed), outputs_of(net.places.model, feed)) > 0.1
+
+
+def test_a_value_that_pytorch_does_not_compute_by_itself_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_places, "SAME", -1.0)
     with pytest.raises(ModelError, match=r"of the ONNX file .*\[train.int8\]"):
-        find_places(folded(Reversed().eval(), image_spec(), SETTINGS), SETTINGS)
+        find_places(folded(Net().eval(), image_spec(), SETTINGS), SETTINGS)
 
 
 def test_a_network_without_layers_for_8_bits_is_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load as load_safetensors
 
+from edgekit.commands.train import Wanted
 from edgekit.data import Dataset
 from edgekit.errors import Interrupted, ModelError, UsageError
 from edgekit.progress import SILENT, Progress
@@ -100,8 +101,13 @@ def test_the_range_table_has_the_ranges_of_every_group(run: Path) -> None:
 
 
 def test_repeated_it_gives_the_same_bytes(run: Path, data: Dataset, tmp_path: Path) -> None:
-    train(recipe(), data, tmp_path / "again")
+    report = train(recipe(), data, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(run)
+    before = run_report(run)
+    assert "are the same bytes" in Wanted(recipe(), run, before).compared(report).notes[-1]
+    assert report.int8 is not None
+    other = msgspec.structs.replace(report, int8=msgspec.structs.replace(report.int8, weights_sha256="0"))
+    assert "are others than those" in Wanted(recipe(), run, before).compared(other).notes[-1]
 
 
 @pytest.mark.parametrize("step", [2, STEPS + 3])
