@@ -41,7 +41,7 @@ MEANINGS = {
     "model.weights": "a checkpoint to start from, relative to the recipe; `FILE:KEY` is one of several in it",
     "model.adapt_channels": "adapt the checkpoint's first layer to another number of input channels",
     "train.epochs": "the number of passes over the training pictures",
-    "train.batch_size": "pictures per step",
+    "train.batch_size": "pictures per step, of all processes together",
     "train.optimizer": "AdamW, SGD with Nesterov momentum 0.9, or Muon (timm's), which takes the weights of convolutions and "
     "linear layers but the last one's and leaves the rest to AdamW",
     "train.learning_rate": "the highest learning rate of the schedule",

@@ -1,7 +1,7 @@
 """edgekit: train, fold, export, verify and time vision models, and ship bundles that prove themselves.
 
 Every command is a function of this package, which returns the report that the command line prints; ``bisect`` is ``verify
---bisect``, ``fetch_data`` is ``data fetch``, and ``list_models`` is ``models``::
+--bisect``, ``fetch_data`` is ``data fetch``, ``cached_data`` is ``data cache``, and ``list_models`` is ``models``::
 
     from edgekit import bench, verify
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekit.commands.bench import bench
     from edgekit.commands.bisect import bisect
     from edgekit.commands.build import build
+    from edgekit.commands.data import cache as cached_data
     from edgekit.commands.data import fetch as fetch_data
     from edgekit.commands.doctor import doctor
     from edgekit.commands.evaluate import Bars, evaluate
@@ -46,6 +47,7 @@ _HOMES = {
         "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "runs",
         "train", "verify",
     )},
+    "cached_data": "edgekit.commands.data:cache",
     "fetch_data": "edgekit.commands.data:fetch",
     "list_models": "edgekit.commands.models:models",
     "Bars": "edgekit.commands.evaluate",
@@ -58,8 +60,8 @@ _HOMES = {
 }  # fmt: skip
 __all__ = [
     "__version__", "Bars", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
-    "bench", "bisect", "build", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models", "predict", "quantize",
-    "run", "runs", "train", "verify",
+    "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
+    "predict", "quantize", "run", "runs", "train", "verify",
 ]  # fmt: skip
 
 

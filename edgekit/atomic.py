@@ -31,11 +31,12 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 """What renameat2 says where the kernel, the file system or a sandbox cannot exchange."""
 SUFFIX = ".part"
+_ANY_PART = r"\..{1,50}\.[0-9a-f]{12}\.[a-z0-9_]{8}" + re.escape(SUFFIX)
 PATIENCE = 10.0
 """Seconds to wait for a lock that another process holds; the work goes on without it then."""
 MOVES = 4
 """Attempts to read a folder that is held: a writer moves it twice at most, and then it stays where it is."""
-_PAUSE = 0.005
+_PAUSE, PAUSE_OF_TURNS = 0.005, 0.2
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 
 
@@ -69,6 +70,37 @@ def put(new: Path, place: Path, check: Callable[[], None] = lambda: None) -> Non
         elif not exchange(new, place):
             _exchange_in_steps(new, place)
     _sync_one(place.parent)
+
+
+def remove_dead(folder: Path) -> None:
+    """Remove every file in ``folder`` that a killed writer left there, whatever place it was meant for."""
+    with _locked(folder) as alone, suppress(OSError):  # so that none is taken for a dead writer's before it is locked
+        for path in list(folder.iterdir()) if alone else ():
+            if re.fullmatch(_ANY_PART, path.name) and path.is_file() and not path.is_symlink():
+                _remove_unread(path)
+
+
+@contextmanager
+def turn(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock on the file ``path``, which is made for it and then removed; ``waiting`` is called where another holds it.
+
+    Two may work at once where the file cannot be locked, and rarely where one has waited: what they do must bear that.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+    except OSError:  # another user's
+        yield
+        return
+    try:
+        if _flock(handle) is False:
+            waiting()
+            while _flock(handle) is False:
+                time.sleep(PAUSE_OF_TURNS)
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def exchange(first: Path, second: Path) -> bool:

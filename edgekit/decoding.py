@@ -8,7 +8,7 @@ RGB or grey, transparency is flattened onto black, and a camera's orientation is
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DataError, EdgekitError, MissingError, first_line
+from edgekit.files import fingerprints
+from edgekit.version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,19 +62,41 @@ def decoded(path: Path, color: Color, size: tuple[int, int], white: float | None
     bits in 16; None: what their type can hold. Raises DataError naming the file for whatever cannot be decoded, and MissingError
     without Pillow.
     """
-    with _naming(path):
-        return _resized(_load(path, white), color, size)
+    with decoder(color, size, white) as decode:
+        return decode(path)
+
+
+@contextmanager
+def decoder(color: Color, size: tuple[int, int], white: float | None = None) -> Iterator[Callable[[Path], NDArray[np.uint8]]]:
+    """Yield ``decoded`` of one file, which several threads may call: what they share, the filters of warnings, is set once."""
+
+    def decode(path: Path) -> NDArray[np.uint8]:
+        with _naming(path):
+            return _resized(_load(path, white), color, size)
+
+    with _without_warnings():
+        yield decode
+
+
+def decoder_version() -> str:
+    """Changes wherever the pixels of a picture may: with this module, and with Pillow or a library that it decodes by."""
+    try:
+        from PIL import features
+    except ImportError:
+        raise _no_pillow() from None
+    libraries = {name: features.version(name) for name in ("pil", "jpg", "jpg_2000", "libtiff", "webp", "avif", "littlecms2")}
+    return f"{fingerprints([Path(__file__)])[0] or __version__} {libraries}"
 
 
 def load_image(path: Path, white: float | None = None) -> Image:
     """Decode one file -> its first frame, upright, with at most 8 bits a channel; ``white`` and errors as of ``decoded``."""
-    with _naming(path):
+    with _without_warnings(), _naming(path):
         return _load(path, white)
 
 
 def pixels_of(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.uint8]:
     """A decoded picture -> uint8 C x H x W, with ``size`` = (height, width); DataError where they cannot be scaled."""
-    with _naming(getattr(image, "filename", "")):
+    with _without_warnings(), _naming(getattr(image, "filename", "")):
         return _resized(image, color, size)
 
 
@@ -88,13 +112,19 @@ def _resized(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.ui
 
 
 @contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of sizes below Pillow's limit, and of damage that Pillow then mends or raises for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _naming(path: Path | str) -> Iterator[None]:
     """Whatever goes wrong with a picture becomes a DataError that names its file, where there is one."""
     picture = f"picture {path}".rstrip()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes below Pillow's limit, and of damage that Pillow then mends or raises for
-            yield
+        yield
     except _Unusable as reason:
         raise DataError(f"{picture} {reason}", reason.remedy) from None
     except EdgekitError:
@@ -103,6 +133,10 @@ def _naming(path: Path | str) -> Iterator[None]:
         raise DataError(f"{picture} needs more memory than there is", "give a smaller picture") from None
     except Exception as problem:  # decoders raise whatever a damaged file makes them trip over
         raise DataError(f"{picture} cannot be decoded: {first_line(problem)}", "replace the file") from None
+
+
+def _no_pillow() -> MissingError:
+    return MissingError("reading pictures needs Pillow", "pip install pillow")
 
 
 class _Unusable(Exception):
@@ -117,7 +151,7 @@ def _load(path: Path, white: float | None) -> Image:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise MissingError("reading pictures needs Pillow", "pip install pillow") from None
+        raise _no_pillow() from None
     if not path.exists():
         raise _Unusable("does not exist", "check the path")
     if not path.is_file():

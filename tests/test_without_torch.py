@@ -87,7 +87,9 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "inspect",
         "predict",
         "models",
+        "runs",
         "data",
+        "data cache",
         "data fetch",
         "doctor",
     } == set(find_spec["codes"])

@@ -82,7 +82,7 @@ class Bundle(msgspec.Struct, frozen=True):
             outputs=self.manifest.outputs,
             precision=variant.precision,
             onnx_sha256=self.sha256_of(name),
-            original=variant.made_by.get("command") == "export",
+            original=variant.conversion is None and variant.made_by.get("command") == "export",
             trained_for=str(self.manifest.variants[0].made_by.get("trained_for", "")),
             factory=source.model,
             args=source.args,

@@ -144,7 +144,7 @@ def train(
         begin: Begin = "resume" if resume else "restart" if restart else "anew"
         with processes() as speaks:
             wanted = recipe_of(recipe)
-            place = wanted.place or runs / wanted.recipe.name
+            place = None if wanted.place is not None and runs == Path("runs") else runs / wanted.recipe.name
             report = train_recipe(recipe, place, device=device, begin=begin, progress=progress, tensorboard=tensorboard)
         if not speaks:
             raise Elsewhere(exit_code(report))
@@ -508,11 +508,14 @@ def models(json: Json = False, debug: Debug = False) -> None:
 @app.command(epilog="Example: edgekit runs runs/lenet runs/lenet-wide --plot curves.png")
 def runs(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of trainings; all below --runs if left out.")
+        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of trainings; all below --runs if left out.")
     ] = None,
     runs: Runs = Path("runs"),
     plot: Annotated[
-        Path | None, options.option("--plot", metavar="FILE", help="Draw their losses and accuracies together: .png or .svg.")
+        Path | None,
+        options.option(
+            "--plot", metavar="FILE", help="Draw their losses and accuracies together, as a PNG or an SVG by its name."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -541,6 +544,22 @@ def fetch(
         from edgekit.commands.data import fetch as fetch_data
 
         return fetch_data(name, progress)
+
+    _carry_out(action, json, debug)
+
+
+@data_app.command(epilog="Example: edgekit data cache --remove")
+def cache(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove them: they are decoded again when they are needed.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The decoded pictures of large folders in edgekit's cache: of what, and how large."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.data import cache as decoded_pictures
+
+        return decoded_pictures(remove=remove)
 
     _carry_out(action, json, debug)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,7 +29,8 @@ def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: P
     if plot is not None and Path(plot).suffix.lower() not in DRAWN:
         raise UsageError(f"--plot {plot} is neither .png nor .svg", "give the file one of these endings")
     places = [Path(folder) for folder in folders] or sorted(place for place in Path(root).glob("*") if _is_run(place))
-    seen = [_seen(place) for place in places]
+    names = Counter(place.name for place in places)
+    seen = [_seen(place, place.name if names[place.name] == 1 else str(place)) for place in places]
     rows = tuple(each.row for each in seen)
     if plot is not None:
         from edgekit.training.curve import draw_runs
@@ -54,8 +56,7 @@ def _is_run(place: Path) -> bool:
     return any((place / name).is_file() for name in (RUN_RECIPE, RUN_METRICS))
 
 
-def _seen(place: Path) -> _Seen:
-    name = place.name or str(place)
+def _seen(place: Path, name: str) -> _Seen:
     if not place.is_dir():
         return _Seen(RunRow(name, "no such folder"))
     if not (place / RUN_RECIPE).is_file():
@@ -67,7 +68,21 @@ def _seen(place: Path) -> _Seen:
     pictures = sum(row.test for row in report.data.classes) if report.data else 0
     low, high = share_interval(report.test_accuracy, pictures) if pictures else (None, None)
     settings = {key: msgspec.json.encode(value).decode() for key, value in flat(recipe).items()}
-    return _Seen(_finished(name, report, settings, (low, high)), report.epochs)
+    row = _finished(name, report, settings, (low, high))
+    if _history(place) not in ((), report.epochs):
+        row = msgspec.structs.replace(row, state="finished; another is unfinished")
+    return _Seen(row, report.epochs)
+
+
+def _history(place: Path) -> tuple[Epoch, ...]:
+    """The epochs in a training's metrics; the last line may add what was known at the end. Raises as ``read_text``."""
+    if not (place / RUN_METRICS).is_file():
+        return ()
+    rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in read_text(place / RUN_METRICS, "metrics").splitlines()]
+    epochs = [{key: value for key, value in row.items() if key in Epoch.__struct_fields__} for row in rows]
+    if len(epochs) > 1 and epochs[-1].get("epoch") == epochs[-2].get("epoch"):
+        epochs.pop()
+    return tuple(msgspec.convert(row, Epoch) for row in epochs)
 
 
 def _finished(name: str, report: TrainReport, settings: dict[str, str], interval: tuple[float | None, float | None]) -> RunRow:
@@ -93,8 +108,7 @@ def _unfinished(place: Path, name: str) -> _Seen:
     if not (place / RUN_METRICS).is_file():
         return _Seen(RunRow(name, "holds no training"))
     try:
-        lines = read_text(place / RUN_METRICS, "metrics").splitlines()
-        history = tuple(msgspec.json.decode(line, type=Epoch) for line in lines)
+        history = _history(place)
     except (EdgekitError, msgspec.DecodeError) as problem:
         return _Seen(RunRow(name, f"damaged: {problem}"))
     last = history[-1] if history else None

@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
             return report
         text = "the weights are the same bytes as those of the run that was repeated"
         if report.digests != self.before.digests:
-            changed = ", ".join(changes(self.before.provenance, report.provenance))
+            changed = ", ".join(changes(self.before, report))
             cause = f"these differ: {changed}" if changed else "nothing that is recorded differs"
             text = f"the weights are others than those of the run that was repeated; {cause}"
         return msgspec.structs.replace(report, notes=(*report.notes, text))
@@ -75,8 +75,10 @@ def train(
 ) -> TrainReport:
     """Load a recipe's data and train it into ``run``, or into ``runs/<name>``.
 
-    ``recipe`` may be the folder of a finished run, which is repeated in its place; the report's notes then say whether the
-    weights are the same bytes as before, and what differs if they are not. ``tensorboard``: a folder for its event files.
+    ``recipe`` may be the folder of a finished run, which is repeated: in ``run``, or with ``begin="restart"`` in its place, and
+    UsageError is raised where neither is given. The report's notes then say whether the weights are the same bytes as before, and
+    what differs if they are not. ``tensorboard``: a folder for its event files.
+
     ``begin`` says what becomes of an unfinished training there: ``anew`` refuses to lose it, ``resume`` continues it, ``restart``
     discards it, ``update`` continues it where nothing that it depends on has changed. Raises Interrupted after Ctrl-C, with a
     checkpoint kept. Processes that ``torchrun`` has started train together, and each has the same report.
@@ -86,6 +88,10 @@ def train(
         needs("torch", "torchvision", extra="train")
         wanted = recipe_of(recipe)
         loaded = wanted.recipe
+        if run is None and wanted.place is not None and begin != "restart":
+            raise UsageError(
+                f"{wanted.place} holds a finished training", "--restart repeats it in its place, --runs FOLDER in another"
+            )
         if loaded.train.int8 is not None:
             needs("onnx", "onnxscript", "onnxruntime", extra="train")
             if launched():
@@ -94,11 +100,11 @@ def train(
         from edgekit.training.loop import build_model, fit
         from edgekit.training.watching import TensorBoard
 
+        watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()
         build_model(loaded, data.picture_shape(loaded.data))  # a misspelt model is told before pictures are decoded
         dataset = data.load_dataset(loaded.data, progress)
         for line in dataset.report().lines():
             progress.say(line)
-        watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()
         place = Path(run) if run else wanted.place or RUNS / loaded.name
         report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
         if loaded.train.int8 is not None:

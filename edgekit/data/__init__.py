@@ -1,4 +1,4 @@
-"""Datasets, as arrays in memory: numpy only, so that nothing here needs a framework."""
+"""Datasets, as arrays in memory or mapped from files: numpy only, so that nothing here needs a framework."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from edgekit.accuracy import majority_share
 from edgekit.data import fashion_mnist, image_folder
 from edgekit.data.pictures import Pictures
 from edgekit.data.source import PictureShape, Source
-from edgekit.errors import DataError
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
@@ -59,7 +58,7 @@ class Dataset(msgspec.Struct, frozen=True):
         digest = hashlib.sha256(repr((self.classes, self.preprocess)).encode())
         for half in filter(None, (self.train, self.test, self.holdout)):
             digest.update(repr((half.images.shape, half.labels.shape)).encode())
-            digest.update(np.ascontiguousarray(half.images).data)
+            digest.update(half.pixels_sha256().encode())
             digest.update(np.ascontiguousarray(half.labels).data)
         return digest.hexdigest()
 
@@ -68,7 +67,7 @@ class Dataset(msgspec.Struct, frozen=True):
         parts = filter(None, (self.train, self.test, self.holdout))
         halves = [np.bincount(part.labels, minlength=len(self.classes)).tolist() for part in parts]
         counts = tuple(ClassCount(name, *numbers) for name, *numbers in zip(self.classes, *halves, strict=True))
-        brightest = int(self.train.images.max(initial=0))
+        brightest = self.train.brightest()
         dark = (
             f"the brightest pixel of the training pictures is {brightest} of 255; where grey files use less than the range of "
             "their type, let data.white name the brightest value (4095 for 12 bits in 16); convert deeper colours to 8 bits"
@@ -86,29 +85,17 @@ SOURCES: dict[str, Source] = {"fashion-mnist": fashion_mnist.SOURCE, "image-fold
 
 
 def load_dataset(recipe: DataRecipe, progress: Progress = SILENT) -> Dataset:
-    """Everything in memory as uint8; raises DataError naming the file at fault."""
+    """Everything as uint8, in memory or, where it is large, mapped from edgekit's cache.
+
+    Raises DataError naming the file at fault, and OutputError where neither memory nor the cache has room.
+    """
     loaded = SOURCES[recipe.dataset].load(recipe, progress)
-    train, holdout = divided(loaded.train, recipe.holdout)
     given = (recipe.mean, recipe.std) if recipe.mean and recipe.std else loaded.statistics
-    mean, std = given or channel_statistics(train.images)
+    mean, std = given or statistics_of(loaded.train.levels())
     height, width = loaded.train.images.shape[2:]
     preprocess = Preprocess(recipe.pixel_color, height, width, mean, std, white=recipe.white or msgspec.UNSET)
-    return Dataset(train, loaded.test, loaded.classes, preprocess, loaded.left_out, loaded.shared, loaded.notes, holdout)
-
-
-def divided(pictures: Pictures, count: int) -> tuple[Pictures, Pictures | None]:
-    """Training pictures, and ``count`` held out: those whose pixels have the smallest hashes, whatever their order.
-
-    Raises DataError where fewer than two pictures would be left to train on.
-    """
-    if not count:
-        return pictures, None
-    if count > len(pictures) - 2:
-        raise DataError(f"data.holdout = {count} leaves nothing of {len(pictures)} training pictures", "lower it")
-    hashes = [hashlib.sha256(image.tobytes()).digest() for image in pictures.images]
-    held = np.zeros(len(pictures), bool)
-    held[sorted(range(len(pictures)), key=hashes.__getitem__)[:count]] = True
-    return (Pictures(pictures.images[~held], pictures.labels[~held]), Pictures(pictures.images[held], pictures.labels[held]))
+    about = (loaded.left_out, loaded.shared, loaded.notes, loaded.holdout)
+    return Dataset(loaded.train, loaded.test, loaded.classes, preprocess, *about)
 
 
 def picture_shape(recipe: DataRecipe) -> PictureShape:
@@ -133,10 +120,14 @@ def fingerprint(recipe: DataRecipe, progress: Progress = SILENT) -> str:
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel in the 0..1 range, in float64; a flat channel gets std 1."""
+    return statistics_of(Pictures(images, np.zeros(len(images), np.int64)).levels())
+
+
+def statistics_of(counted: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The same from int64 C x 256: how often each value occurs in each channel."""
     means, stds = [], []
-    for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].reshape(-1), minlength=256)
-        levels = np.arange(256) / 255
+    levels = np.arange(256) / 255
+    for counts in counted:
         mean = float((counts * levels).sum() / counts.sum())
         variance = float((counts * (levels - mean) ** 2).sum() / counts.sum())
         means.append(round(mean, 6))

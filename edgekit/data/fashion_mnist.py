@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data.pictures import Pictures, spread
+from edgekit.data.pictures import Pictures, divided, spread
 from edgekit.data.source import Loaded, PictureShape, Source
 from edgekit.decoding import CHANNELS, Color, pixels_of
 from edgekit.errors import DataError, first_line
@@ -225,7 +225,8 @@ def _shape(recipe: DataRecipe) -> PictureShape:
 def _loaded(recipe: DataRecipe, progress: Progress) -> Loaded:
     train, test = load(_place(recipe, progress), recipe.pixel_color, recipe.size or SIZE, progress)
     channels = CHANNELS[recipe.pixel_color]
-    return Loaded(train, test, CLASSES, statistics=(MEAN * channels, STD * channels))
+    train, holdout = divided(train, recipe.holdout)
+    return Loaded(train, test, CLASSES, statistics=(MEAN * channels, STD * channels), holdout=holdout)
 
 
 def _golden(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:

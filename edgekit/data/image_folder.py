@@ -6,8 +6,9 @@ hash of each file's content: adding pictures moves none between the halves, and 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -17,10 +18,12 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.data.cache import Wanted, decoded_pictures
+from edgekit.data.decode import Bad, Decoding, decode
 from edgekit.data.listing import Picture, dangling, digests, list_pictures, subfolders
-from edgekit.data.pictures import Pictures, spread
+from edgekit.data.pictures import Pictures, check_holdout, spread
 from edgekit.data.source import Loaded, PictureShape, Source
-from edgekit.decoding import CHANNELS, SUFFIXES, Color, decoded
+from edgekit.decoding import CHANNELS, SUFFIXES, Color
 from edgekit.errors import DataError, printable
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
@@ -31,15 +34,6 @@ TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"),
 """Usual names of the folders of a divided data set, in any case."""
 MOST_NAMED = 10
 """The most bad pictures that one sentence names."""
-
-
-class Decoding(NamedTuple):
-    """How pictures become arrays; ``size`` is (height, width), ``white`` as of ``edgekit.decoding.decoded``."""
-
-    color: Color
-    size: tuple[int, int]
-    white: float | None = None
-    skip_bad: bool = False
 
 
 class Half(NamedTuple):
@@ -53,15 +47,20 @@ class Half(NamedTuple):
 class Split(NamedTuple):
     """Both halves, the classes in sorted order, and what is in the folder besides.
 
-    ``shared`` test pictures of a divided set are training pictures too; ``notes`` are sentences about the whole set.
+    ``shared`` test pictures of a divided set are training pictures too; ``notes`` are sentences about the whole set. ``holdout``
+    are training pictures that are set aside and not in ``train``. ``hashes`` are those of the pictures' contents, by name, and
+    ``origin`` says what was divided, and how.
     """
 
     train: Half
     test: Half
+    holdout: Half
     classes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
-    shared: int = 0
-    notes: tuple[str, ...] = ()
+    shared: int
+    notes: tuple[str, ...]
+    hashes: Mapping[str, str]
+    origin: str
 
 
 def load(
@@ -71,35 +70,46 @@ def load(
     return load_folder(root, Decoding(color, size), test_fraction, progress)[:3]
 
 
-def load_folder(root: Path, decoding: Decoding, test_fraction: float = 0.2, progress: Progress = SILENT) -> Loaded:
+def load_folder(
+    root: Path, decoding: Decoding, test_fraction: float = 0.2, progress: Progress = SILENT, holdout: int = 0
+) -> Loaded:
     """Decode every picture; raises DataError naming all that cannot be decoded, unless ``decoding.skip_bad`` leaves them out."""
-    split = split_folder(root, test_fraction, progress)
+    split = split_folder(root, test_fraction, progress, holdout)
     bad: list[tuple[Picture, str]] = []
-    halves = [_decode(half, decoding, progress, bad) for half in (split.train, split.test)]
+    parts = (split.train, split.test, split.holdout)
+    train, test, held_out = (_decode(split, half, decoding, progress, bad) for half in parts)
     if bad and not decoding.skip_bad:
-        raise _bad_pictures(bad, len(split.train.pictures) + len(split.test.pictures))
+        raise _bad_pictures(bad, sum(len(half.pictures) for half in parts))
     left_out = split.left_out
     if bad:
         left_out = (*left_out, LeftOut("cannot be decoded", len(bad), printable(bad[0][0].name)))
-        _check_halves(root, halves[0].labels, halves[1].labels, split.classes)
-    return Loaded(halves[0], halves[1], tuple(map(printable, split.classes)), left_out, split.shared, notes=split.notes)
+        _check_halves(root, train.labels, test.labels, split.classes)
+    classes = tuple(map(printable, split.classes))
+    return Loaded(train, test, classes, left_out, split.shared, notes=split.notes, holdout=held_out if len(held_out) else None)
 
 
 def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: int) -> Pictures:
     """``count`` pictures spread over the test set, as ``load_folder`` gives them."""
-    return _spread_over(split_folder(root, test_fraction).test, decoding, count)
+    split = split_folder(root, test_fraction)
+    return _spread_over(split, split.test, decoding, count)
 
 
-def _spread_over(half: Half, decoding: Decoding, count: int) -> Pictures:
-    if not decoding.skip_bad:
-        chosen = spread(len(half.pictures), count)
-        half = Half(half.name, tuple(half.pictures[index] for index in chosen), tuple(half.labels[index] for index in chosen))
+def _spread_over(split: Split, half: Half, decoding: Decoding, count: int) -> Pictures:
+    """``count`` pictures of a half; all are decoded, as for a training, where all are wanted or which are good is not known."""
     bad: list[tuple[Picture, str]] = []
-    pictures = _decode(half, decoding, SILENT, bad)
+    chosen = spread(len(half.pictures), count)
+    if decoding.skip_bad or len(chosen) == len(half.pictures):
+        pictures = _decode(split, half, decoding, SILENT, bad)
+        places = spread(len(pictures), count)
+        if len(places) < len(pictures):
+            pictures = Pictures(pictures.images[places], pictures.labels[places])
+    else:
+        half = Half(half.name, tuple(half.pictures[index] for index in chosen), tuple(half.labels[index] for index in chosen))
+        images, unusable = decode(half.pictures, decoding, half.name, SILENT)
+        pictures = Pictures(images, _good_labels(half, unusable, bad))
     if bad and not decoding.skip_bad:
         raise _bad_pictures(bad, len(half.pictures))
-    chosen = spread(len(pictures), count)
-    return Pictures(pictures.images[chosen], pictures.labels[chosen])
+    return pictures
 
 
 def contents(root: Path, progress: Progress = SILENT) -> list[tuple[str, str]]:
@@ -131,8 +141,11 @@ def class_names(root: Path) -> tuple[str, ...]:
     return _classes(root, _divided(root))
 
 
-def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT) -> Split:
-    """Which pictures are trained on and which are tested; raises DataError for a folder that cannot be divided."""
+def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT, holdout: int = 0) -> Split:
+    """Which pictures are trained on, tested and held out; raises DataError for a folder that cannot be divided.
+
+    Held out are the ``holdout`` training pictures whose contents have the smallest hashes, wherever they lie.
+    """
     arranged = _arranged(root)
     train, test = arranged.labelled, arranged.tested
     hashes = digests(root, tuple(picture for picture, _ in (*train, *test)), progress)
@@ -144,7 +157,10 @@ def split_folder(root: Path, test_fraction: float, progress: Progress = SILENT) 
     else:
         train, test = _set_aside(train, hashes, test_fraction)
     _check_halves(root, [label for _, label in train], [label for _, label in test], arranged.classes)
-    return Split(_half("training", train), _half("test", test), arranged.classes, arranged.left_out, shared, notes)
+    train, held_out = _held_out(train, hashes, holdout)
+    halves = (_half("training", train), _half("test", test), _half("held-out", held_out))
+    origin = f"{printable(os.path.realpath(root))}, test_fraction {test_fraction}"
+    return Split(*halves, arranged.classes, arranged.left_out, shared, notes, hashes, origin)
 
 
 def _in_two_classes(labelled: _Labelled, hashes: dict[str, str]) -> tuple[str, ...]:
@@ -302,6 +318,13 @@ def _set_aside(labelled: _Labelled, hashes: dict[str, str], fraction: float) -> 
     return train, [item for item in labelled if hashes[item[0].name] in aside]
 
 
+def _held_out(train: _Pairs, hashes: Mapping[str, str], count: int) -> tuple[_Pairs, _Pairs]:
+    """(trained on, held out), before any is decoded, each in the order of ``train``."""
+    check_holdout(count, len(train))
+    held = set(sorted(range(len(train)), key=lambda place: hashes[train[place][0].name])[:count])
+    return [pair for place, pair in enumerate(train) if place not in held], [train[place] for place in sorted(held)]
+
+
 def _check_halves(
     root: Path, train: Sequence[int] | NDArray[np.int64], test: Sequence[int] | NDArray[np.int64], classes: Sequence[str]
 ) -> None:
@@ -313,20 +336,19 @@ def _check_halves(
         raise DataError(f"{root} has no training picture of class {classes[untrained[0]]}", "add some or remove the class")
 
 
-def _decode(half: Half, decoding: Decoding, progress: Progress, bad: list[tuple[Picture, str]]) -> Pictures:
+def _decode(split: Split, half: Half, decoding: Decoding, progress: Progress, bad: list[tuple[Picture, str]]) -> Pictures:
     """The pictures of a half as arrays; those that cannot be decoded are added to ``bad`` with the reason."""
-    images = np.empty((len(half.pictures), CHANNELS[decoding.color], *decoding.size), np.uint8)
-    good = []
-    with progress.task(f"decoding {half.name} pictures", len(half.pictures)) as advance:
-        for index, picture in enumerate(half.pictures):
-            try:
-                images[index] = decoded(picture.path, decoding.color, decoding.size, decoding.white)
-                good.append(index)
-            except DataError as problem:
-                bad.append((picture, problem.reason))
-            advance(1, picture.path.parent.name)
-    labels = np.asarray(half.labels, np.int64)
-    return Pictures(images, labels) if len(good) == len(images) else Pictures(images[good], labels[good])
+    hashes = [split.hashes[picture.name] for picture in half.pictures]
+    origin = split.origin if half is split.test else f"{split.origin}, {len(split.holdout.pictures)} held out"
+    wanted = Wanted(half.pictures, hashes, decoding, half.name, origin)
+    (images, unusable), summary = decoded_pictures(wanted, progress)
+    return Pictures(images, _good_labels(half, unusable, bad), summary)
+
+
+def _good_labels(half: Half, unusable: Sequence[Bad], bad: list[tuple[Picture, str]]) -> NDArray[np.int64]:
+    """The labels of the pictures that were decoded; the others are added to ``bad``."""
+    bad += [(half.pictures[place], reason) for place, reason in unusable]
+    return np.delete(np.asarray(half.labels, np.int64), [place for place, _ in unusable])
 
 
 def _bad_pictures(bad: Sequence[tuple[Picture, str]], total: int) -> DataError:
@@ -354,7 +376,7 @@ def _shape(recipe: DataRecipe) -> PictureShape:
 
 def _loaded(recipe: DataRecipe, progress: Progress) -> Loaded:
     decoding = Decoding(recipe.pixel_color, _size(recipe), recipe.white, recipe.skip_bad)
-    return load_folder(_root(recipe), decoding, recipe.test_fraction, progress)
+    return load_folder(_root(recipe), decoding, recipe.test_fraction, progress, recipe.holdout)
 
 
 def _decoding(recipe: DataRecipe, preprocess: Preprocess) -> Decoding:
@@ -362,11 +384,13 @@ def _decoding(recipe: DataRecipe, preprocess: Preprocess) -> Decoding:
 
 
 def _golden(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
-    return from_test_set(_root(recipe), _decoding(recipe, preprocess), recipe.test_fraction, count)
+    split = split_folder(_root(recipe), recipe.test_fraction, holdout=recipe.holdout)
+    return _spread_over(split, split.test, _decoding(recipe, preprocess), count)
 
 
 def _training(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
-    return _spread_over(split_folder(_root(recipe), recipe.test_fraction).train, _decoding(recipe, preprocess), count)
+    split = split_folder(_root(recipe), recipe.test_fraction, holdout=recipe.holdout)
+    return _spread_over(split, split.train, _decoding(recipe, preprocess), count)
 
 
 SOURCE = Source(_shape, _loaded, _golden, _training, lambda recipe, progress: contents(_root(recipe), progress))

@@ -24,8 +24,8 @@ class PictureShape(NamedTuple):
 class Loaded(NamedTuple):
     """Decoded halves, the classes, what was left out, and how many test pictures are training pictures too.
 
-    ``notes`` are sentences about the whole set. ``statistics`` are mean and standard deviation for each channel, where they are
-    known and need not be measured.
+    ``holdout`` are those that a recipe sets aside of the training pictures; ``train`` lacks them. ``notes`` are sentences about
+    the whole set. ``statistics`` are mean and standard deviation for each channel, where they are known and need not be measured.
     """
 
     train: Pictures
@@ -35,6 +35,7 @@ class Loaded(NamedTuple):
     shared: int = 0
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     notes: tuple[str, ...] = ()
+    holdout: Pictures | None = None
 
 
 class Source(NamedTuple):

@@ -29,6 +29,7 @@ Key: TypeAlias = dict[str, str]
 CHECKPOINT, INT8_CHECKPOINT = "checkpoint.pt", "int8-checkpoint.pt"
 """The training's own, and that of the training for int8 that follows."""
 CHECKPOINT_VERSION = 5
+PROCESSES = "number of processes"
 LONGEST_VALUE = 40
 """Characters of a setting that is kept as it is, to be told where it has changed."""
 
@@ -49,13 +50,14 @@ class State:
     """Everything that changes while training; ``epoch`` and ``step`` name the next step to take.
 
     ``trained`` is the model as steps call it. ``average`` is the moving average of its weights, where the recipe asks for one.
-    ``precision`` is resolved once for a training: another machine goes on with it. ``totals`` are of this process's shares.
+    ``precision`` is resolved once for a training: another machine goes on with it. ``totals`` are of this process's shares;
+    ``processes`` have taken the steps.
     """
 
     def __init__(
         self, model: nn.Module, recipe: TrainRecipe, steps_per_epoch: int, device: torch.device, together: Peers = ALONE
     ) -> None:
-        self.peers = together
+        self.peers, self.processes = together, together.count
         self.model = model.to(device)
         if recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -137,7 +139,7 @@ class State:
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
         self.epoch, self.step, self.seconds, self.history = place.epoch, place.step, place.seconds, place.history
-        self.precision = place.precision
+        self.precision, self.processes = place.precision, int(content["key"].get(PROCESSES, "1"))
 
     def _place(self, content: dict[str, Any]) -> _Place:
         """Where a checkpoint's training stopped; raises ValueError unless that is a place in this training."""
@@ -180,9 +182,6 @@ def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any
         "structure of the model": structure_sha256(initial),
         "initial weights": state_sha256(initial),
     }
-
-
-PROCESSES = "number of processes"
 
 
 def training_key(recipe: Recipe, data: str, initial: nn.Module, processes: int) -> Key:

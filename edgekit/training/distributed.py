@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edgekit.errors import Interrupted, LostError, MissingError, RecipeError, UsageError, first_line
 from edgekit.machine.launcher import Elsewhere, Launch, launched
+from edgekit.recipe import TrainRecipe
 from edgekit.training.sync_norm import SynchronisedNorms
 
 T = TypeVar("T")
@@ -82,8 +83,8 @@ class Peers:
     def check_alike(self, key: dict[str, str]) -> None:
         """Raise UsageError unless all processes train the same, by the names and values of ``key``."""
 
-    def check_share(self, batch: int) -> None:
-        """Raise RecipeError where a batch of so many pictures leaves a process without one."""
+    def check_settings(self, settings: TrainRecipe, batch: int) -> None:
+        """Raise RecipeError where several processes cannot do what ``settings`` ask; ``batch`` is the size of the smallest."""
 
 
 ALONE = Peers()
@@ -129,9 +130,10 @@ class Together(Peers):
         return values[0]  # type: ignore[return-value]
 
     def align(self, model: nn.Module) -> None:  # noqa: D102
+        buffers = list(model.buffers())
         with torch.no_grad():
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            for buffer, value in zip(buffers, self.broadcast([each.cpu() for each in buffers]), strict=True):
+                buffer.copy_(value)
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """DistributedDataParallel over the parameters that are trained now: to be made anew where others are.
@@ -163,7 +165,9 @@ class Together(Peers):
                     "give every machine the same recipe, pictures and code",
                 )
 
-    def check_share(self, batch: int) -> None:  # noqa: D102
+    def check_settings(self, settings: TrainRecipe, batch: int) -> None:  # noqa: D102
+        if settings.compile:  # the compiler leaves some batch norms unsynchronised, silently (PyTorch 2.11)
+            raise RecipeError("train.compile is for one process, and torchrun has started several", "leave train.compile out")
         if batch < self.count:
             raise RecipeError(
                 f"a batch of {batch} pictures has none for some of the {self.count} processes",

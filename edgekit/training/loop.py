@@ -109,7 +109,7 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     key = training_key(recipe, origin.data_sha256, model, together.count)
     together.check_alike(key)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
-    together.check_share(len(dataset.train) // batches)
+    together.check_settings(recipe.train, len(dataset.train) // batches)
     together.draw_apart()
     state = State(model, recipe.train, batches, place, together)
     if begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key))):
@@ -182,17 +182,18 @@ def train_all(state: State, job: EpochWork, record: Record) -> None:
     pace = Pace(job.batches * epochs, state.epoch * job.batches + state.step)
     with _stopping(state.peers) as stop:
         while state.epoch < epochs:
+            before = state.epoch
             train_one_epoch(state, job, stop, pace)
             job.keep(state)
+            if state.epoch > before and state.peers.first:
+                _write_metrics(record.metrics, state.history)
+                for watcher in record.watchers:
+                    watcher.epoch(state.history[-1])
             if stop() and state.epoch < epochs:
                 raise Interrupted(
                     f"training stopped in {job.title} {state.epoch + 1} of {epochs} after {state.step} of {job.batches} steps; "
                     f"{record.checkpoint} keeps it, --resume continues"
                 )
-            if state.peers.first:
-                _write_metrics(record.metrics, state.history)
-                for watcher in record.watchers:
-                    watcher.epoch(state.history[-1])
 
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -291,7 +292,7 @@ def _take_steps(state: State, job: EpochWork, title: str, stop: Stop, pace: Pace
     settings, training = job.settings, job.training
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.epoch)
     device = training.labels.device
-    order = torch.randperm(len(training), generator=generator).to(device)
+    order = torch.randperm(len(training), generator=generator).to(training.images.device)
     augmentation = draw(settings, len(training), training.size, state.epoch, generator, device)
     parts = torch.tensor_split(order, job.batches)
     note, due = "", True
@@ -450,7 +451,7 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "threads": str(torch.get_num_threads()),
             "cores": str(cores()),
-            "processes": str(together.count),
+            "processes": str(state.processes),
         },
     )
     write_bytes(run / RUN_REPORT, report.to_json())

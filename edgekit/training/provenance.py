@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekit.machine.cpu import machine_facts
 from edgekit.machine.packages import versions_of
-from edgekit.reports.train import Provenance
+from edgekit.reports.train import Provenance, TrainReport
 from edgekit.version import __version__
 
 GIT_SECONDS = 10
@@ -35,27 +35,32 @@ def _commit(folder: Path) -> tuple[str, bool]:
 def _git(folder: Path, *words: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=GIT_SECONDS, check=False
+            ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def changes(before: Provenance | None, now: Provenance | None) -> tuple[str, ...]:
+def changes(before: TrainReport, now: TrainReport) -> tuple[str, ...]:
     """What differs between two trainings, like ``torch (2.11.0, now 2.12.0)``."""
-    if before is None or now is None:
+    if before.provenance is None or now.provenance is None:
         return ("what an earlier edgekit did not record",)
     tables = [
         {
-            "seed": str(each.seed),
-            "commit": each.commit[:12] + (" with changes" if each.changed else ""),
-            "pictures": each.data_sha256[:12],
-            "initial weights": each.initial_sha256[:12],
-            **each.versions,
-            **each.machine,
+            "seed": str(origin.seed),
+            "commit": origin.commit[:12] + (" with changes" if origin.changed else ""),
+            "pictures": origin.data_sha256[:12],
+            "initial weights": origin.initial_sha256[:12],
+            **facts,
+            **origin.versions,
+            **origin.machine,
         }
-        for each in (before, now)
+        for origin, facts in ((before.provenance, before.facts), (now.provenance, now.facts))
     ]
     names = dict.fromkeys((*tables[0], *tables[1]))
     pairs = ((name, *(table.get(name) or "none" for table in tables)) for name in names)

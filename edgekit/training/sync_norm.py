@@ -67,7 +67,7 @@ class SynchronisedNorms(TorchFunctionMode):
         if input.is_cuda:
             return self._on_cuda(input, weight, bias, running_mean, running_var, eps, momentum)
         parameters = (input, weight, bias, running_mean, running_var)
-        return cast(Tensor, synchronised(*parameters, momentum=momentum, eps=eps, sum_of=self._sum))
+        return synchronised(*parameters, momentum=momentum, eps=eps, sum_of=self._sum)
 
     def _of_edgekit(  # noqa: PLR0913 - the parameters of edgekit.models.batchnorm.batch_norm
         self,
@@ -84,10 +84,9 @@ class SynchronisedNorms(TorchFunctionMode):
         if not training:
             return batchnorm.batch_norm(x, gamma, beta, running_mean, running_var, training=False, eps=eps)
         parameters = (x, gamma, beta, running_mean, running_var)
-        return cast(Tensor, synchronised(*parameters, momentum=momentum, eps=eps, sum_of=self._sum))
+        return synchronised(*parameters, momentum=momentum, eps=eps, sum_of=self._sum)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def synchronised(  # noqa: PLR0913 - the parameters of the formula
     x: Tensor,
     gamma: Tensor | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -34,14 +34,16 @@ class TensorBoard:
         except ImportError:
             raise MissingError("--tensorboard needs the package tensorboard", "pip install tensorboard") from None
         self._open, self._folder, self._recipe = SummaryWriter, folder, recipe
+        self._writer: Any = None
 
     def epoch(self, epoch: Epoch) -> None:
         """Write the epoch's numbers; a process that is killed has lost none of them."""
-        rows = msgspec.to_builtins(epoch)
-        with self._open(str(self._folder), purge_step=epoch.epoch) as writer:
-            for name, value in rows.items():
-                if name != "epoch" and value is not None:
-                    writer.add_scalar(name, value, epoch.epoch)
+        if self._writer is None:
+            self._writer = self._open(str(self._folder), purge_step=epoch.epoch)
+        for name, value in msgspec.to_builtins(epoch).items():
+            if name != "epoch" and value is not None:
+                self._writer.add_scalar(name, value, epoch.epoch)
+        self._writer.flush()
 
     def end(self, report: TrainReport) -> None:
         """Write the recipe's keys with the final accuracies."""
@@ -52,5 +54,6 @@ class TensorBoard:
             name: value if isinstance(value, (bool, int, float, str)) else str(value)
             for name, value in flat(self._recipe).items()
         }
-        with self._open(str(self._folder)) as writer:
-            writer.add_hparams(keys, accuracies, run_name=".")
+        writer = self._writer or self._open(str(self._folder))
+        writer.add_hparams(keys, accuracies, run_name=".")
+        writer.close()

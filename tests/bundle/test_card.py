@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgekit.accuracy import share_interval
 from edgekit.bundle.card import ONNXRUNTIME, example, model_card, picture_example
 from edgekit.bundle.described import pictures_of
 from edgekit.bundle.folder import open_bundle
@@ -193,7 +194,11 @@ def test_the_card_of_a_converted_bundle_has_a_table_to_choose_from(repository: P
     bundle = convert(root, "int8", ranges="int8.npz")
     card = " ".join((root / "README.md").read_text(encoding="utf-8").split())
     size = bundle.manifest.files["int8.onnx"].size
-    assert "| `float32` | 0.18 MB | 90.46% (89.87% to 91.02%) | 8.9e-07 | - | - | - | everywhere |" in card
+    first, share = bundle.manifest.variants[0], bundle.manifest.test_accuracy
+    assert share is not None
+    low, high = share_interval(share, 10_000)
+    shares = f"{share:.2%} ({low:.2%} to {high:.2%})"
+    assert f"| `float32` | 0.18 MB | {shares} | {first.error:.1e} | - | - | - | everywhere |" in card
     assert f"| `int8` | {size / 1e6:.2f} MB | - |" in card
     assert "| 5 / 0 | yes | GPUs with TensorRT, CPUs with VNNI |" in card
     assert "| `int8.npz` |" in card

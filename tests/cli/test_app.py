@@ -28,8 +28,8 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 def test_the_commands_are_those_of_the_documentation() -> None:
     names = {" ".join(path) for path in COMMANDS}
     assert names == {
-        "run", "train", "export", "verify", "bench", "build", "evaluate", "quantize", "inspect", "predict", "models",
-        "data fetch", "doctor",
+        "run", "train", "export", "verify", "bench", "build", "evaluate", "quantize", "inspect", "predict", "models", "runs",
+        "data fetch", "data cache", "doctor",
     }  # fmt: skip
 
 

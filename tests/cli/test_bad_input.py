@@ -70,7 +70,7 @@ WRONG: dict[str, Wrong] = {
         "labels.csv",
     ),
     "recipe missing": lambda here, bundle: (("run", here / "none.toml"), "none.toml does not exist"),
-    "recipe is a folder": lambda here, bundle: (("train", here), "is not a regular file"),
+    "recipe is a folder": lambda here, bundle: (("run", here), "is not a regular file"),
     "recipe is not TOML": lambda here, bundle: (("run", written(here / "r.toml", "name =")), "r.toml"),
     "recipe is not text": lambda here, bundle: (("run", written(here / "r.toml", b"\xff\xfe\x00")), "r.toml"),
     "recipe with an unknown key": lambda here, bundle: (

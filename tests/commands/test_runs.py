@@ -21,6 +21,7 @@ from edgekit.training.provenance import changes, provenance
 from edgekit.training.watching import TensorBoard
 from tests.command_line import Command
 from tests.networks import dataset
+from tests.reports.test_reports import TRAIN
 from tests.test_without_torch import TRAINING_ONLY, without
 from tests.training.test_loop import Stopping, recipe
 
@@ -69,6 +70,18 @@ def test_the_command_lists_them_without_pytorch(root: Path, run: Command, enviro
         assert text in listed.stdout
     rows = run("runs", str(root / "b"), str(root / "missing"), "--json").document["runs"]
     assert [(row["run"], row["state"]) for row in rows] == [("b", "finished"), ("missing", "no such folder")]
+
+
+def test_a_finished_run_that_is_being_trained_again_says_so(root: Path) -> None:
+    lines = (root / "a" / "metrics.jsonl").read_text().splitlines()
+    (root / "a" / "metrics.jsonl").write_text(lines[0] + "\n")
+    assert [row.state for row in runs(root=root).runs] == ["finished; another is unfinished", "finished", "unfinished"]
+
+
+def test_two_folders_of_one_name_are_told_apart(root: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(root / "a", tmp_path / "elsewhere" / "a")
+    report = runs([root / "a", other], plot=tmp_path / "x.png")
+    assert [row.run for row in report.runs] == [str(root / "a"), str(other)]
 
 
 def test_damaged_and_other_folders_are_rows_that_say_so(root: Path) -> None:
@@ -127,7 +140,8 @@ def test_a_run_that_is_repeated_is_compared_with_what_it_was(root: Path) -> None
     older = msgspec.structs.replace(wanted.before.provenance, versions={"torch": "1.0"})
     before = msgspec.structs.replace(wanted.before, weights_sha256="0" * 64, provenance=older)
     (note,) = Wanted(wanted.recipe, None, before).compared(again).notes
-    assert note.startswith("the weights are others than those of the run that was repeated; these differ: torch (1.0, now ")
+    assert note.startswith("the weights are others than those of the run that was repeated; these differ: ")
+    assert "torch (1.0, now " in note
 
 
 def test_the_command_repeats_a_run_in_its_place(tmp_path: Path, run: Command) -> None:
@@ -143,7 +157,9 @@ def test_the_command_repeats_a_run_in_its_place(tmp_path: Path, run: Command) ->
     (tmp_path / "small.toml").write_text(text)
     assert run("train", str(tmp_path / "small.toml"), "--runs", str(tmp_path / "runs")).code == 0
     before = (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes()
-    again = run("train", str(tmp_path / "runs" / "small"), "--json")
+    unasked = run("train", str(tmp_path / "runs" / "small"))
+    assert (unasked.code, "holds a finished training; --restart repeats it in its place" in unasked.err) == (2, True)
+    again = run("train", str(tmp_path / "runs" / "small"), "--restart", "--json")
     assert again.document["notes"] == ["the weights are the same bytes as those of the run that was repeated"]
     assert (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes() == before
     with pytest.raises(ModelError, match=r"is not a finished run: recipe\.json is missing"):
@@ -151,13 +167,15 @@ def test_the_command_repeats_a_run_in_its_place(tmp_path: Path, run: Command) ->
 
 
 def test_what_differs_between_two_trainings_is_told_by_its_name() -> None:
-    now = provenance(0, "a" * 64, "b" * 64)
+    origin = provenance(0, "a" * 64, "b" * 64)
+    now = msgspec.structs.replace(TRAIN, provenance=origin)
     assert changes(now, now) == ()
-    other = msgspec.structs.replace(now, seed=1, commit="c" * 40, changed=True)
-    told = changes(other, now)
+    other = msgspec.structs.replace(origin, seed=1, commit="c" * 40, changed=True)
+    told = changes(msgspec.structs.replace(now, provenance=other, facts={"precision": "bfloat16"}), now)
     assert told[0] == "seed (1, now 0)"
     assert told[1].startswith("commit (cccccccccccc with changes, now ")
-    assert changes(None, now) == ("what an earlier edgekit did not record",)
+    assert "precision (bfloat16, now none)" in told
+    assert changes(TRAIN, now) == ("what an earlier edgekit did not record",)
 
 
 def test_outside_of_a_repository_and_without_git_no_commit_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +200,11 @@ class Written:
     def __exit__(self, *problem: object) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
+    close = flush
+
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self.scalars.append((name, value, step))
 
@@ -193,14 +216,18 @@ def test_tensorboard_is_told_of_every_epoch_and_goes_on_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan: Recipe = recipe()
-    watcher = TensorBoard.__new__(TensorBoard)
-    vars(watcher).update(_open=Written, _folder=tmp_path / "board", _recipe=plan)
+
+    def watcher() -> TensorBoard:
+        made = TensorBoard.__new__(TensorBoard)
+        vars(made).update(_writer=None, _open=Written, _folder=tmp_path / "board", _recipe=plan)
+        return made
+
     with pytest.raises(Interrupted):
-        fit(plan, dataset(96), tmp_path / "run", progress=Stopping(advance=46), watchers=(watcher,))
-    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(watcher,))
+        fit(plan, dataset(96), tmp_path / "run", progress=Stopping(advance=46), watchers=(watcher(),))
+    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(watcher(),))
     losses = [(step, value) for name, value, step in Written.scalars if name == "loss"]
     assert losses == [(epoch.epoch, epoch.loss) for epoch in report.epochs]
-    assert [step for _, step in Written.made] == [1, 2, 3, None]
+    assert [step for _, step in Written.made] == [1, 2]
     assert Written.keys["train.learning_rate"] == plan.train.learning_rate
     assert Written.keys["hparam/test_accuracy"] == report.test_accuracy
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import Module
 
-from edgekit.data import divided, load_dataset
-from edgekit.data.pictures import Pictures
+from edgekit.data import load_dataset
+from edgekit.data.pictures import Pictures, divided
 from edgekit.errors import DataError
 from edgekit.recipe import DataRecipe
 from edgekit.training.batches import Batches, predictions

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from edgekit.data import fingerprint, golden_pictures, image_folder, load_dataset, picture_shape
-from edgekit.data.image_folder import Decoding, load_folder
+from edgekit.data.decode import Decoding
+from edgekit.data.image_folder import load_folder
 from edgekit.data.listing import Picture
 from edgekit.errors import DataError
 from edgekit.progress import Progress

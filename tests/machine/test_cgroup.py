@@ -1,4 +1,4 @@
-"""A container's CPU quota, from files that are made up."""
+"""A container's CPU quota and memory, from files that are made up."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.machine.cgroup import cpu_quota
+from edgekit.machine.cgroup import cpu_quota, memory_left
 from edgekit.machine.cpu import cores, machine_facts
+from edgekit.machine.memory import available_memory
 
 Files = dict[str, str]
 
@@ -84,3 +85,33 @@ def test_a_machine_without_groups_has_no_quota(machine: Path) -> None:
     assert cpu_quota() is None
     assert cores() == 8
     assert "cpu quota" not in machine_facts()
+
+
+def v2_memory(folder: str, limit: str, used: int, cached: int) -> Files:
+    statistics = f"anon 5\nactive_file {cached}\ninactive_file 10\nslab 7\n"
+    return {f"{folder}/memory.max": f"{limit}\n", f"{folder}/memory.current": f"{used}\n", f"{folder}/memory.stat": statistics}
+
+
+V1_MEMORY = {"cg/limit_in_bytes": "900\n", "cg/memory/memory.limit_in_bytes": "900\n", "cg/memory/memory.usage_in_bytes": "500\n",
+             "cg/memory/memory.stat": "cache 100\ninactive_file 60\n"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("group", "mounts", "files", "left"),
+    [
+        ("0::/\n", V2, v2_memory("cg", "1000", 600, 40), 450),
+        ("0::/\n", V2, v2_memory("cg", "max", 600, 40), None),
+        ("0::/a\n", V2, v2_memory("cg/a", "1000", 600, 40) | v2_memory("cg", "700", 650, 0), 60),
+        ("0::/\n", V2, v2_memory("cg", "500", 600, 0), 0),
+        ("0::/\n", V2, v2_memory("cg", "what", 600, 0), None),
+        ("3:memory:/\n4:cpu,cpuacct:/\n", V1, V1_MEMORY, 460),
+        ("4:cpu,cpuacct:/\n", {"cg/memory": ("/", "cgroup cgroup rw,cpu")}, V1_MEMORY, None),
+        ("", {}, {}, None),
+    ],
+)
+def test_memory_is_left_by_the_group_that_has_least(
+    machine: Path, group: str, mounts: dict[str, tuple[str, str]], files: Files, left: int | None
+) -> None:
+    describe(machine, group, mounts, files)
+    assert memory_left() == left
+    assert available_memory() == left or (left is None and available_memory() > 1000)

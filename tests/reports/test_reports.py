@@ -22,7 +22,7 @@ from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, LayerL
 from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
 from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, PrecisionReport
 from edgekit.reports.console import draw
-from edgekit.reports.data import DataReport
+from edgekit.reports.data import CacheReport, DataReport, DecodedSet
 from edgekit.reports.doctor import DoctorReport, Finding
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
 from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
@@ -32,6 +32,7 @@ from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visibl
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.reports.quantize import AccuracyChange, Attempt, KeptNode, QuantizeReport, Sensitivity
 from edgekit.reports.run import RunReport, StepReport
+from edgekit.reports.runs import RunRow, RunsReport
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
 from edgekit.setups import Absence, Setup
@@ -80,6 +81,7 @@ EXAMPLES: tuple[Report, ...] = (
     RunReport("r.toml", "b", (StepReport("train", "done", True, 1.5, "fine"),)),
     ModelsReport((ModelRow("lenet", "1x28x28", "small"),)),
     DataReport("fashion-mnist", "/data", 60000, 10000, ("a", "b")),
+    CacheReport("/cache/decoded", (DecodedSet("training pictures of /a, rgb 64x64", "/cache/decoded/0.npy", 123456789),), False),
     DoctorReport({"cpu": "x"}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}),
     BUILD,
     EvaluateReport("b", "photos", 4, ("a", "b"),
@@ -91,6 +93,10 @@ EXAMPLES: tuple[Report, ...] = (
                    1.5, "snr=30dB", True, ("a note",)),
     BisectReport("b", "ort-cpu", "nothing", CulpritNode("node_conv", "Conv", "features.0", "conv", 0.1, 1e-7, 0.1),
                  (Trial(SETUP, 12.0, False, 0.2), Trial(Setup("ort-cpu"), 0.2, True, 0.3)), Setup("ort-cpu"), ("a note",)),
+    RunsReport(
+        (RunRow("a", "finished", "lenet", 10, 2, 0.9, 0.89, 0.88, 0.9, 60.0, "c" * 40, True, {"train.seed": "0"}),),
+        ("train.seed",),
+    ),
 )  # fmt: skip
 every_report = pytest.mark.parametrize("report", EXAMPLES, ids=lambda report: type(report).__name__)
 

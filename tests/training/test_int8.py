@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 import torch
 from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
 
 from edgekit.commands.train import Wanted
 from edgekit.data import Dataset
@@ -28,6 +29,21 @@ SAMPLES, BATCH = 96, 16
 STEPS = SAMPLES // BATCH
 WIDTHS = (16, 16, 16)
 FILES = ("int8.safetensors", "int8.json")
+
+
+class Squeezed(nn.Module):
+    """A squeeze-and-excitation block: its pooling is written otherwise where weights lie in memory as channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.squeeze, self.excite = nn.Conv2d(1, 16, 3, stride=2), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+        self.last, self.head = nn.Conv2d(16, 16, 3, stride=2), nn.Linear(16, 10)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = x * torch.sigmoid(self.excite(torch.relu(self.squeeze(self.pool(x)))))
+        return cast(Tensor, self.head(torch.relu(self.last(x)).mean((2, 3))))
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +195,12 @@ def test_limits_stand_still_in_the_last_epochs(data: Dataset, tmp_path: Path) ->
     table = json.loads((tmp_path / "int8.json").read_bytes())
     assert {row["limit"] for row in table["tensors"]} == set(limits.values())
     assert int(state["steps"]) == STEPS + 2
+
+
+def test_the_layout_of_weights_in_memory_is_of_no_matter(data: Dataset, tmp_path: Path) -> None:
+    net = ModelRecipe("tests.training.test_int8:Squeezed")
+    train(msgspec.structs.replace(recipe(Int8Recipe(epochs=1), channels_last=True), model=net), data, tmp_path)
+    assert report_of(tmp_path).apart < 1
 
 
 def test_a_network_without_a_layer_for_8_bits_is_refused(data: Dataset, tmp_path: Path) -> None:

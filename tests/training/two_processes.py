@@ -139,6 +139,7 @@ def refused(folder: Path, data: Dataset, together: Peers) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "batch_count", lambda samples, batch_size: samples)
         fit(EQUAL["plain"], data, folder / "tiny")
+    fit(recipe(compile=True), data, folder / "compiled")
 
 
 CASES: tuple[Callable[[Path, Dataset, Peers], None], ...] = (equal, resumed, labelled, refused)
