@@ -77,7 +77,9 @@ def remove_dead(folder: Path) -> None:
     with _locked(folder) as alone, suppress(OSError):  # so that none is taken for a dead writer's before it is locked
         for path in list(folder.iterdir()) if alone else ():
             if re.fullmatch(_ANY_PART, path.name) and path.is_file() and not path.is_symlink():
-                _remove_unread(path)
+                with _locked(path, wait=False) as dead:  # another user's cannot be opened, and may be alive
+                    if dead:
+                        _remove(path)
 
 
 @contextmanager

@@ -62,14 +62,14 @@ def _seen(place: Path, name: str) -> _Seen:
     if not (place / RUN_RECIPE).is_file():
         return _unfinished(place, name)
     try:
-        recipe, report = run_recipe(place), run_report(place)
-    except EdgekitError as problem:
+        recipe, report, history = run_recipe(place), run_report(place), _history(place)
+    except (EdgekitError, msgspec.DecodeError) as problem:
         return _Seen(RunRow(name, f"damaged: {problem}"))
     pictures = sum(row.test for row in report.data.classes) if report.data else 0
     low, high = share_interval(report.test_accuracy, pictures) if pictures else (None, None)
     settings = {key: msgspec.json.encode(value).decode() for key, value in flat(recipe).items()}
     row = _finished(name, report, settings, (low, high))
-    if _history(place) not in ((), report.epochs):
+    if history not in ((), report.epochs):
         row = msgspec.structs.replace(row, state="finished; another is unfinished")
     return _Seen(row, report.epochs)
 

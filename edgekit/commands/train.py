@@ -75,9 +75,9 @@ def train(
 ) -> TrainReport:
     """Load a recipe's data and train it into ``run``, or into ``runs/<name>``.
 
-    ``recipe`` may be the folder of a finished run, which is repeated: in ``run``, or with ``begin="restart"`` in its place, and
-    UsageError is raised where neither is given. The report's notes then say whether the weights are the same bytes as before, and
-    what differs if they are not. ``tensorboard``: a folder for its event files.
+    ``recipe`` may be the folder of a finished run, which is repeated: in ``run``, or with ``begin="restart"`` in its place (and
+    ``resume`` goes on with that); UsageError is raised where neither is given. The report's notes then say whether the weights
+    are the same bytes as before, and what differs if they are not. ``tensorboard``: a folder for its event files.
 
     ``begin`` says what becomes of an unfinished training there: ``anew`` refuses to lose it, ``resume`` continues it, ``restart``
     discards it, ``update`` continues it where nothing that it depends on has changed. Raises Interrupted after Ctrl-C, with a
@@ -88,7 +88,7 @@ def train(
         needs("torch", "torchvision", extra="train")
         wanted = recipe_of(recipe)
         loaded = wanted.recipe
-        if run is None and wanted.place is not None and begin != "restart":
+        if run is None and wanted.place is not None and begin not in ("restart", "resume"):
             raise UsageError(
                 f"{wanted.place} holds a finished training", "--restart repeats it in its place, --runs FOLDER in another"
             )

@@ -191,8 +191,8 @@ def quantised_values(content: bytes) -> list[Quantised]:
     body, _ = bodies(content)
     tensors = {_stored(tensor)[2]: tensor for tensor in _tensors(content)}
     found = []
-    for node in dict.fromkeys(body.producers.values()):
-        if node.operator[1] == "QuantizeLinear" and len(node.inputs) > 1:
+    for node in _alive(body):
+        if node.operator == ("", "QuantizeLinear") and len(node.inputs) > 1:
             scale = tensors.get(node.inputs[1])
             zero = tensors.get(node.inputs[2]) if len(node.inputs) > 2 else None
             number = None if scale is None else _one_float(scale)
@@ -201,9 +201,9 @@ def quantised_values(content: bytes) -> list[Quantised]:
 
 
 def node_names(content: bytes) -> dict[str, str]:
-    """Name, or first output, of each node of the main graph -> its operator; raises ValueError for a malformed message."""
+    """Name, or first output, of each node that an output depends on -> its operator; ValueError for a malformed message."""
     body, _ = bodies(content)
-    return {node.name or next(filter(None, node.outputs), ""): node.operator[1] for node in body.producers.values()}
+    return {node.name or next(filter(None, node.outputs), ""): node.operator[1] for node in _alive(body)}
 
 
 def _tensors(content: bytes) -> Iterator[memoryview]:
@@ -238,22 +238,27 @@ def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
         if node.operator[1] in operators:
             name = node.inputs[1] if len(node.inputs) > 1 else ""
             passed = set[str]()
-            while name not in passed and name in body.producers and body.producers[name].operator[1] in _READ_THROUGH:
+            while name not in passed and name in body.producers and _reads_through(body.producers[name]):
                 passed.add(name)
                 name = body.producers[name].inputs[0]
             types.append(kinds.get(name, 0))
     return types
 
 
+def _reads_through(node: Node) -> bool:
+    """Whether a node gives its first input's numbers in another form."""
+    return node.operator[0] in ("", "ai.onnx") and node.operator[1] in _READ_THROUGH and bool(node.inputs)
+
+
 def _alive(body: Body) -> list[Node]:
-    """The nodes that the outputs depend on; all of them where a branch or a loop may read what no node's inputs name."""
+    """The nodes that the outputs depend on; all of them where one of these has a branch or a loop, which may read any value."""
     nodes = list(dict.fromkeys(body.producers.values()))
-    if any(node.operator[1] in _WITH_GRAPHS for node in nodes):
-        return nodes
     waiting, alive = list(body.outputs), set[Node]()
     while waiting:
         node = body.producers.get(waiting.pop())
         if node is not None and node not in alive:
+            if node.operator[1] in _WITH_GRAPHS:
+                return nodes
             alive.add(node)
             waiting += node.inputs
     return [node for node in nodes if node in alive]

@@ -47,7 +47,10 @@ def _ranges(bundle: Bundle, variant: Variant) -> str:
         return f"its calibration is another in manifest.json than in {variant.conversion.ranges}"
     if variant.made_by.get("bias_correction", table.bias_correction) != table.bias_correction:
         return f"its bias correction is another in manifest.json than in {variant.conversion.ranges}"
-    rounded = {each.value: each for each in quantised_values(bundle.onnx_bytes(variant.name))}
+    steps = quantised_values(bundle.onnx_bytes(variant.name))
+    rounded = {each.value: each for each in steps}
+    if twice := next((each.value for each in steps if rounded[each.value] != each), None):
+        return f"{twice!r} is rounded in two ways"
     said = {each.tensor: (each.limit, each.dtype) for each in table.tensors}
     if other := next(iter(sorted(said.keys() ^ rounded.keys())), None):
         where = "only in the range table" if other in said else "in the file, and not in the range table"

@@ -10,10 +10,10 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import torch
 from msgspec import Meta
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from edgekit.errors import ModelError, OutputError, UsageError, first_line
+from edgekit.errors import ModelError, OutputError, RecipeError, UsageError, first_line
 from edgekit.files import fingerprints, replacing, write_error
 from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch
@@ -91,6 +91,7 @@ class State:
 
     def save(self, path: Path, key: Key) -> None:
         """Write a checkpoint, whole or not at all; of several processes the first does, and all call it."""
+        self._refuse_divergence()
         totals, generators = self.peers.gather(self.totals.cpu()), self.peers.gather(torch.get_rng_state())
         if not self.peers.first:
             return
@@ -116,6 +117,15 @@ class State:
                 torch.save(content, temporary)
             except RuntimeError as problem:  # torch's writer reports a full disk this way
                 raise OutputError(f"cannot write {path}: {first_line(problem)}", "free some disk space") from problem
+
+    def _refuse_divergence(self) -> None:
+        """Raise RecipeError where a weight is no finite number: what was saved before stays, and was good."""
+        norms = torch.stack([parameter.detach().norm() for parameter in self.model.parameters()])
+        if not bool(norms.isfinite().all()):
+            raise RecipeError(
+                f"the weights are no longer finite in epoch {self.epoch + (self.step > 0)}; a checkpoint from before is kept",
+                "lower train.learning_rate",
+            )
 
     def load(self, path: Path, key: Key) -> None:
         """Continue from a checkpoint of the same training; raises UsageError for another's, ModelError for a damaged one."""
@@ -158,11 +168,26 @@ class State:
         return place
 
 
+Several: TypeAlias = "tuple[Tensor, ...] | list[Tensor]"
+
+
 def _average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """The moving average of weights and buffers: a = decay * a + (1 - decay) * w after each step, and w after the first."""
+    """The moving average of weights and buffers: a = d a + (1 - d) w after step n, with d = min(decay, (1 + n) / (10 + n)).
+
+    So the weights at the start are forgotten in short trainings too. Buffers of whole numbers, like indices, are copied.
+    """
     if not decay:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def lean(averages: Several, values: Several, steps: int | Tensor) -> None:
+        if averages[0].is_floating_point():
+            weight = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+            torch._foreach_lerp_(averages, values, weight)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return AveragedModel(model, multi_avg_fn=lean, use_buffers=True)
 
 
 def dependencies(recipe: Recipe, data: Any, initial: nn.Module) -> dict[str, Any]:

@@ -26,8 +26,9 @@ def optimizers(model: nn.Module, settings: TrainRecipe, steps: int) -> tuple[Mov
     """One optimiser, or Muon and AdamW beside it, for ``steps`` steps in all.
 
     Weight decay pulls on weights alone: batch norms' scales and biases are left out. Muon takes the weights of convolutions and
-    linear layers but the last one's; the rest is AdamW's at ``learning_rate_rest``. Raises RecipeError for a stage that names no
-    parameter, MissingError where timm, which brings Muon, is not installed.
+    linear layers but the last one's; the rest is AdamW's at ``learning_rate_rest``. Of Muon's weights timm moves those that suit
+    it badly (one input channel, depthwise) by NAdamW at Muon's rate. Raises RecipeError for a stage that names no parameter,
+    MissingError where timm, which brings Muon, is not installed.
     """
     weights = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
     orthogonal = set(weights[:-1]) if settings.optimizer == "muon" else set()

@@ -60,7 +60,8 @@ def make_fit(
     """Compare training and inference mode, and measure the running statistics anew where inference mode is noticeably worse.
 
     So they are for weights that are ``averaged``, which no batch has seen. The new statistics, averages over one pass with the
-    weights as they are, are kept only where they help. None for a model without batch norm. The model is left in inference mode.
+    weights as they are, are kept only where they help. Norms whose parameters stand still keep theirs. None for a model without
+    batch norm that was trained. The model is left in inference mode.
     """
     norms = [cast(_Norm, module) for module in model.modules() if _has_statistics(module)]
     if not norms:
@@ -84,6 +85,10 @@ def make_fit(
 
 
 def _has_statistics(module: nn.Module) -> bool:
+    """Whether it is a batch norm that was trained: one without parameters of its own counts too."""
+    parameters = list(module.parameters(recurse=False))
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        return False
     tensors = (getattr(module, name, None) for name in ("running_mean", "running_var"))
     return hasattr(module, "momentum") and all(isinstance(tensor, Tensor) for tensor in tensors)
 

@@ -157,7 +157,8 @@ def _read(path: Path) -> dict[str, Array]:
                 f"{path} unpacks to {total / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:g} are read", "give fewer samples"
             )
         with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
+            arrays = {name: content[name] for name in content.files}
+        return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
     except DataError:
         raise
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file

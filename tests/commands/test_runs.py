@@ -85,14 +85,17 @@ def test_two_folders_of_one_name_are_told_apart(root: Path, tmp_path: Path) -> N
 
 
 def test_damaged_and_other_folders_are_rows_that_say_so(root: Path) -> None:
-    (root / "a" / "train.json").write_text("{")
     (root / "b" / "weights.safetensors").unlink()
     (root / "stopped" / "metrics.jsonl").write_text("no lines")
     (root / "empty").mkdir()
+    shutil.copytree(root / "a", root / "c")
+    (root / "a" / "train.json").write_text("{")
+    (root / "c" / "metrics.jsonl").write_text('{"epoch": 1,')
     states = {row.run: row.state for row in runs([*sorted(root.iterdir())]).runs}
     assert states["a"].startswith("damaged: ")
     assert "weights.safetensors is missing" in states["b"]
     assert states["stopped"].startswith("damaged: ")
+    assert states["c"].startswith("damaged: ")
     assert states["empty"] == "holds no training"
 
 

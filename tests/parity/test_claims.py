@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -181,6 +182,23 @@ def test_a_float32_file_with_steps_that_nothing_reads_is_no_int8_file(lenet: Pat
     assert failing(lenet)["conversion"].startswith(
         "int8: the manifest says 5 converted and 0 kept layers, and the file has 0 and 5"
     )
+
+
+def test_a_scale_that_is_right_beside_the_way_to_the_outputs_alone_is_named(lenet: Path) -> None:
+    """A dead node that rounds the same value by the scale of the range table does not stand for the live one."""
+
+    def decoy(model: onnx.ModelProto) -> None:
+        live = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+        dead = onnx.NodeProto.FromString(live.SerializeToString())
+        dead.name, dead.output[0] = "dead", "dead.codes"
+        scale = next(tensor for tensor in model.graph.initializer if tensor.name == live.input[1])
+        other = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(9), "other.scale")
+        model.graph.initializer.append(other)
+        live.input[1] = "other.scale"
+        model.graph.node.append(dead)
+
+    put(lenet, "int8.onnx", changed(lenet, "int8.onnx", decoy))
+    assert "in int8.json is not that of the file" in failing(lenet)["conversion"]
 
 
 def test_the_accuracy_of_further_files_is_said_not_to_be_checked(lenet: Path) -> None:

@@ -43,8 +43,11 @@ def stages(**settings: Any) -> tuple[StageRecipe, ...]:
     return tuple(StageRecipe(module, **settings) for module in CONVOLUTIONS)
 
 
-def test_stages_that_never_thaw_keep_their_weights_and_statistics_to_the_bit(start: Path, data: Dataset, tmp_path: Path) -> None:
-    report = fit(tuned(start, stages=stages(thaw=0)), data, tmp_path / "run")
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_stages_that_never_thaw_keep_their_weights_and_statistics_to_the_bit(
+    average: float, start: Path, data: Dataset, tmp_path: Path
+) -> None:
+    report = fit(tuned(start, stages=stages(thaw=0), average=average), data, tmp_path / "run")
     before, after = load_file(start), load_file(tmp_path / "run" / "weights.safetensors")
     for name, value in after.items():
         if not name.startswith("19."):

@@ -30,7 +30,7 @@ from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TrainRe
 from edgekit.reports.train import Epoch, StatisticsReport, TrainReport
 from edgekit.sources.module import load_source
 from edgekit.training.batches import batch_count
-from edgekit.training.checkpoint import unfinished
+from edgekit.training.checkpoint import _average, unfinished
 from edgekit.training.folder import Begin
 from edgekit.training.loop import fit, pick_device
 from tests.networks import dataset
@@ -730,15 +730,53 @@ def test_a_loss_that_diverges_later_leaves_the_last_good_checkpoint(
 
 
 def test_the_average_is_what_is_judged_and_kept(data: Dataset, tmp_path: Path) -> None:
-    """With a decay near 1 the average is the weights after the first step, which have learnt nothing."""
-    slow = fit(recipe(average=0.9999, flip=False), data, tmp_path / "slow")
-    plain = fit(recipe(flip=False), data, tmp_path / "plain")
-    assert slow.test_accuracy < plain.test_accuracy - 0.3
-    kept = load_safetensors(weights(tmp_path / "slow"))
-    content = torch.load(tmp_path / "slow" / "checkpoint.pt", weights_only=True)
+    report = fit(recipe(average=0.9999, flip=False), data, tmp_path / "run")
+    kept = load_safetensors(weights(tmp_path / "run"))
+    content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     for name, value in kept.items():
         if "running" not in name and "num_batches" not in name:
             assert torch.equal(value, content["average"][f"module.{name}"])
+            assert not torch.equal(value, content["model"][name])
+    assert report.test_accuracy > 0.5  # the weights at the start are forgotten in a short training too
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999])
+def test_buffers_of_whole_numbers_are_not_averaged(decay: float) -> None:
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("index", torch.arange(2401))
+    average = _average(model, decay)
+    assert average is not None
+    for _ in range(20):
+        with torch.no_grad():
+            model.weight.add_(1.0)
+        average.update_parameters(model)
+    assert torch.equal(average.module.get_buffer("index"), torch.arange(2401))
+    assert 0 < float((model.weight - average.module.get_parameter("weight")).detach().mean()) < 20
+
+
+def test_stopping_after_weights_have_diverged_keeps_the_checkpoint_from_before(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.training import loop
+
+    take_step, steps = loop.take_step, [0]
+
+    def diverging(state: Any, *job: Any) -> torch.Tensor:
+        steps[0] += 1
+        totals = take_step(state, *job)
+        if steps[0] == STEPS + 10:
+            with torch.no_grad():
+                next(state.model.parameters()).fill_(float("nan"))
+        return totals
+
+    monkeypatch.setattr(loop, "take_step", diverging)
+    with pytest.raises(
+        RecipeError, match=r"the weights are no longer finite in epoch 2; a checkpoint from before is kept; lower"
+    ):
+        fit(recipe(), data, tmp_path / "run", progress=Stopping(advance=25 + 11))
+    content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert (content["epoch"], content["step"]) == (1, 0)
+    assert all(value.isfinite().all() for value in content["model"].values())
 
 
 def test_automatic_precision_is_resolved_once_and_goes_on_as_it_began(
