@@ -211,7 +211,12 @@ def test_a_network_without_a_layer_for_8_bits_is_refused(data: Dataset, tmp_path
 
 @pytest.mark.parametrize(
     ("low", "high", "gained", "lost", "said"),
-    [(-0.01, 0.02, 5, 4, "wins nothing here"), (-0.03, -0.01, 1, 30, "has lost accuracy"), (0.01, 0.03, 30, 1, None)],
+    [
+        (-0.01, 0.02, 5, 4, "wins nothing here"),
+        (-0.03, -0.01, 1, 30, "has lost accuracy"),
+        (0.01, 0.03, 30, 1, None),
+        (0.01, 0.03, 40, 1, "the float network gains 1.00 points by the same epochs: that is further training"),
+    ],
 )
 def test_what_is_not_won_is_said(run: Path, low: float, high: float, gained: int, lost: int, said: str | None) -> None:
     trained = 0.9 + (gained - lost) / 1000
@@ -224,6 +229,8 @@ def test_what_is_not_won_is_said(run: Path, low: float, high: float, gained: int
         "calibrated": 0.9,
         "trained": trained,
         "pictures": 1000,
+        "before": 0.9,
+        "after": 0.91 if gained == 40 else 0.9,
     }
     lines = msgspec.structs.replace(report_of(run), **changes).lines()
     assert len(lines) == 1 + (said is not None)
