@@ -124,6 +124,12 @@ def _summary(manifest: Manifest) -> str:
     return " ".join(facts)
 
 
+def _network(manifest: Manifest) -> str:
+    """The network of which the golden outputs are."""
+    trained_for = manifest.variants[0].made_by.get("trained_for")
+    return f"the folded network after its training for {_plain(str(trained_for))}" if trained_for else "the original model"
+
+
 def _files(manifest: Manifest) -> str:
     about = {variant.file: f"the network in {variant.precision}: one self-contained ONNX file" for variant in manifest.variants}
     for variant in manifest.variants:
@@ -132,7 +138,7 @@ def _files(manifest: Manifest) -> str:
         if variant.conversion is not None and variant.conversion.ranges is not None:
             about[variant.conversion.ranges] = f"the ranges of values that the steps of {variant.file} come from"
     golden = manifest.golden
-    about[golden.file] = f"{golden.samples} inputs with the outputs of the original model, in float64 and in its own dtype"
+    about[golden.file] = f"{golden.samples} inputs with the outputs of {_network(manifest)}, in float64 and in its own dtype"
     if manifest.evidence is not None:
         predictions = ", and what the original says of the test set" if manifest.evidence.data else ""
         about[manifest.evidence.file] = (

@@ -164,12 +164,20 @@ class Int8Report(Part, frozen=True):
             f"trained for int8 in {len(self.epochs)} epochs: int8 {self.trained:.4f}, calibrated it was {self.calibrated:.4f} "
             f"({interval}); float32 {self.after:.4f}, before {self.before:.4f}"
         )
-        return tuple(text for text in (first, self._nothing_won(), self._weak()) if text)
+        return tuple(text for text in (first, self._nothing_won(), self._further(), self._weak()) if text)
 
     def _nothing_won(self) -> str:
         if self.low <= 0 <= self.high:
             return f"{self.pictures} pictures do not tell that from calibration: training for int8 wins nothing here"
         return "training for int8 has lost accuracy: train it longer, or at a lower rate" if self.high < 0 else ""
+
+    def _further(self) -> str:
+        """What the float network has won too is not due to int8."""
+        if self.low <= 0 or self.after <= self.before:
+            return ""
+        return (
+            f"the float network gains {100 * (self.after - self.before):.2f} points by the same epochs: that is further training"
+        )
 
     def _weak(self) -> str:
         """The float network computes something else than the int8 file that it was trained for."""

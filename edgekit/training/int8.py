@@ -71,12 +71,21 @@ class Start(NamedTuple):
     pictures: NDArray[np.float32]
 
 
-class Destination(NamedTuple):
-    """The data set, the folder of the run, and the run's report before it was trained for int8."""
+class Job(NamedTuple):
+    """What is trained for int8: a recipe's finished ``run``, with its data set and its report as it was before."""
 
+    recipe: Recipe
     dataset: Dataset
     run: Path
     before: TrainReport
+
+    def network(self) -> Folded:
+        """The folded network with the float weights of the run, as an export folds it."""
+        channels, shape = CHANNELS[self.before.preprocess.color], self.before.preprocess
+        module = build_module(self.recipe.model.name, model_args(self.recipe, len(self.before.labels), channels))
+        load_weights(module, self.run / RUN_WEIGHTS)
+        inputs = (TensorSpec("input", "float32", (BATCH, channels, shape.height, shape.width)),)
+        return folded(module.eval(), inputs, self.recipe.export)
 
 
 def train_int8(  # noqa: PLR0913 - each is a choice of the caller
@@ -99,7 +108,8 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
     batches = batch_count(len(dataset.train), own.batch_size)
     progress.say("training for int8: ranges to begin with")
     moving = own.epochs * batches - _standing(own, batches)
-    start = begun(network_of(recipe, before, run), recipe.export, dataset, own.batch_size, moving)
+    job = Job(recipe, dataset, run, before)
+    start = begun(job.network(), recipe.export, dataset, own.batch_size, moving)
     training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
     held_out = Batches(dataset.holdout, dataset.preprocess, place) if dataset.holdout else None
     calibrated = predictions(start.module.to(place), test, progress=progress).numpy()
@@ -113,7 +123,7 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
         own, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key), title="int8 epoch"
     )
     train_all(state, work, Record(checkpoint, run / INT8_METRICS))
-    return _finish(work, start, state, calibrated, Destination(dataset, run, before))
+    return _finish(work, start, state, calibrated, job)
 
 
 def _standing(settings: TrainRecipe, batches: int) -> int:
@@ -128,15 +138,6 @@ def _key(settings: TrainRecipe, dataset: Dataset, before: TrainReport, start: St
     return as_key(
         {**rates, "pictures or classes": dataset.sha256(), "float weights": before.weights_sha256, "places of steps": places}
     )
-
-
-def network_of(recipe: Recipe, report: TrainReport, run: Path) -> Folded:
-    """The folded network of a finished run, with the float weights of its training."""
-    channels = CHANNELS[report.preprocess.color]
-    module = build_module(recipe.model.name, model_args(recipe, len(report.labels), channels))
-    load_weights(module, run / RUN_WEIGHTS)
-    size = (channels, report.preprocess.height, report.preprocess.width)
-    return folded(module.eval(), (TensorSpec("input", "float32", (BATCH, *size)),), recipe.export)
 
 
 def begun(network: Folded, settings: ExportRecipe, dataset: Dataset, batch_size: int, moving: int) -> Start:
@@ -228,17 +229,20 @@ def _check_same(places: Places, module: FakeQuantised, outputs: Array, reference
 
 
 class Kept(NamedTuple):
-    """The folded network's weights, the range table, how far PyTorch and the file are apart in steps, and its SNR."""
+    """The range table, how far PyTorch and the int8 file are apart in steps, and the file's SNR against the float network."""
 
-    weights: bytes
     table: RangeTable
     apart: float
     snr_db: float
 
 
-def kept(start: Start, calibration: Calibration) -> Kept:
-    """The trained network on the CPU; raises ModelError where its file rounds at other places than were trained."""
-    module, model = start.module, start.network.onnx(start.settings)
+def kept(start: Start, exported: Folded, calibration: Calibration) -> Kept:
+    """The range table of the trained network, on the CPU, and its int8 file against it.
+
+    ``exported`` is the network with the trained weights as an export has it: the memory layout of weights that were trained shows
+    in an ONNX file's names. Raises ModelError where the file rounds at other places than were trained.
+    """
+    module, model = start.module, exported.onnx(start.settings)
     placement = placement_of(model)
     if (placement.groups, placement.signed) != (start.placement.groups, start.placement.signed):
         raise ModelError("the trained network's int8 file would round at other places than were trained", "report the model")
@@ -257,22 +261,23 @@ def kept(start: Start, calibration: Calibration) -> Kept:
     own = _outputs(module, start.pictures)
     written = _in_runtime(model, placement, limits, start.pictures)
     apart = float(np.abs(own - written).max() / np.abs(written).max()) * CODES
-    snr_db = min(_snr_db(each, _outputs(start.network.graph, start.pictures)) for each in (own, written))
-    return Kept(weights_bytes(start.network.graph), RangeTable(calibration, False, tensors), apart, snr_db)
+    snr_db = min(_snr_db(each, _outputs(exported.graph, start.pictures)) for each in (own, written))
+    return Kept(RangeTable(calibration, False, tensors), apart, snr_db)
 
 
-def _finish(job: EpochWork, start: Start, state: State, calibrated: NDArray[np.int64], to: Destination) -> TrainReport:
-    dataset, run, before = to
-    trained = predictions(state.model, job.test, progress=job.progress).numpy()
-    start.network.graph.to(job.test.labels.device)
-    after = predictions(start.network.graph, job.test, progress=job.progress).numpy()
+def _finish(work: EpochWork, start: Start, state: State, calibrated: NDArray[np.int64], job: Job) -> TrainReport:
+    dataset, run, before = job.dataset, job.run, job.before
+    trained = predictions(state.model, work.test, progress=work.progress).numpy()
+    start.network.graph.to(work.test.labels.device)
+    after = predictions(start.network.graph, work.test, progress=work.progress).numpy()
     state.model.cpu()
-    start.network.graph.cpu()
-    source = f"{len(dataset.train)} training pictures, in {job.settings.epochs} epochs of training for int8"
-    result = kept(start, Calibration(source, len(dataset.train), dataset.sha256(), "trained"))
+    write_bytes(run / INT8_WEIGHTS, weights_bytes(start.network.graph))
+    exported = job.network()
+    load_weights(exported.graph, run / INT8_WEIGHTS)
+    source = f"{len(dataset.train)} training pictures, in {work.settings.epochs} epochs of training for int8"
+    result = kept(start, exported, Calibration(source, len(dataset.train), dataset.sha256(), "trained"))
     labels = dataset.test.labels
     compared = paired(calibrated == labels, trained == labels)
-    write_bytes(run / INT8_WEIGHTS, result.weights)
     write_bytes(run / INT8_RANGES, msgspec.json.format(msgspec.json.encode(result.table), indent=2) + b"\n")
     report = Int8Report(
         epochs=tuple(state.history),
@@ -297,5 +302,5 @@ def _finish(job: EpochWork, start: Start, state: State, calibrated: NDArray[np.i
     whole = msgspec.structs.replace(before, int8=report)
     write_bytes(run / RUN_REPORT, whole.to_json())
     for text in report.lines():
-        job.progress.say(text)
+        work.progress.say(text)
     return whole

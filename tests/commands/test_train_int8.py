@@ -121,6 +121,7 @@ def test_the_bundle_holds_no_original_weights_and_says_why(bundle: Bundle) -> No
     assert manifest.source.weights_file is None
     assert manifest.golden.reference == "PyTorch float64, folded and trained for int8 (recorded)"
     assert any("trained for int8 after it was folded" in note for note in manifest.notes)
+    assert "the outputs of the folded network after its training for int8" in (bundle.place / "README.md").read_text()
 
 
 def test_the_report_of_folding_is_that_of_the_original(bundle: Bundle) -> None:

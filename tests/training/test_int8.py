@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 import torch
 from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
 
 from edgekit.commands.train import Wanted
 from edgekit.data import Dataset
@@ -28,6 +29,21 @@ SAMPLES, BATCH = 96, 16
 STEPS = SAMPLES // BATCH
 WIDTHS = (16, 16, 16)
 FILES = ("int8.safetensors", "int8.json")
+
+
+class Squeezed(nn.Module):
+    """A squeeze-and-excitation block: its pooling is written otherwise where weights lie in memory as channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.squeeze, self.excite = nn.Conv2d(1, 16, 3, stride=2), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+        self.last, self.head = nn.Conv2d(16, 16, 3, stride=2), nn.Linear(16, 10)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = x * torch.sigmoid(self.excite(torch.relu(self.squeeze(self.pool(x)))))
+        return cast(Tensor, self.head(torch.relu(self.last(x)).mean((2, 3))))
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +197,12 @@ def test_limits_stand_still_in_the_last_epochs(data: Dataset, tmp_path: Path) ->
     assert int(state["steps"]) == STEPS + 2
 
 
+def test_the_layout_of_weights_in_memory_is_of_no_matter(data: Dataset, tmp_path: Path) -> None:
+    net = ModelRecipe("tests.training.test_int8:Squeezed")
+    train(msgspec.structs.replace(recipe(Int8Recipe(epochs=1), channels_last=True), model=net), data, tmp_path)
+    assert report_of(tmp_path).apart < 1
+
+
 def test_a_network_without_a_layer_for_8_bits_is_refused(data: Dataset, tmp_path: Path) -> None:
     narrow = ModelRecipe("edgenet", {"widths": (4, 4, 4)})
     with pytest.raises(ModelError, match="no layer that 8 bits would suit"):
@@ -189,7 +211,12 @@ def test_a_network_without_a_layer_for_8_bits_is_refused(data: Dataset, tmp_path
 
 @pytest.mark.parametrize(
     ("low", "high", "gained", "lost", "said"),
-    [(-0.01, 0.02, 5, 4, "wins nothing here"), (-0.03, -0.01, 1, 30, "has lost accuracy"), (0.01, 0.03, 30, 1, None)],
+    [
+        (-0.01, 0.02, 5, 4, "wins nothing here"),
+        (-0.03, -0.01, 1, 30, "has lost accuracy"),
+        (0.01, 0.03, 30, 1, None),
+        (0.01, 0.03, 40, 1, "the float network gains 1.00 points by the same epochs: that is further training"),
+    ],
 )
 def test_what_is_not_won_is_said(run: Path, low: float, high: float, gained: int, lost: int, said: str | None) -> None:
     trained = 0.9 + (gained - lost) / 1000
@@ -202,6 +229,8 @@ def test_what_is_not_won_is_said(run: Path, low: float, high: float, gained: int
         "calibrated": 0.9,
         "trained": trained,
         "pictures": 1000,
+        "before": 0.9,
+        "after": 0.91 if gained == 40 else 0.9,
     }
     lines = msgspec.structs.replace(report_of(run), **changes).lines()
     assert len(lines) == 1 + (said is not None)
