@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgekit.errors import RecipeError
 from edgekit.files import check_name
 from edgekit.models import MODELS
+from edgekit.models.factory import build_module
 from edgekit.recipe import Recipe, load_recipe
 
 DATA = '[data]\ndataset = "fashion-mnist"\n'
@@ -44,7 +46,19 @@ def test_every_shipped_model_has_a_recipe_of_its_name(name: str, repository: Pat
 
 
 def test_no_shipped_recipe_is_without_a_test(repository: Path) -> None:
-    assert {file.stem for file in (repository / "recipes").glob("*.toml")} == set(MODELS)
+    recipes = {file.stem: load_recipe(file) for file in (repository / "recipes").glob("*.toml")}
+    assert {recipe.model.name for recipe in recipes.values()} == set(MODELS)
+    assert all(recipe.name == name for name, recipe in recipes.items())
+    assert {name for name in recipes if name not in MODELS} == {"edgenet-300k", "resnet18-gpu"}
+
+
+@pytest.mark.parametrize("name", ["edgenet-300k", "resnet18-gpu"])
+def test_a_recipe_of_another_size_builds_its_model(name: str, repository: Path) -> None:
+    recipe = load_recipe(repository / "recipes" / f"{name}.toml")
+    usual = build_module(recipe.model.name)
+    model = build_module(recipe.model.name, recipe.model.args)
+    assert repr(model) != repr(usual)
+    assert model.eval()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
 def test_densenets_recipe_gives_pictures_it_takes(repository: Path) -> None:

@@ -27,8 +27,9 @@ BUNDLES = Path(__file__).parent / "older"
 OLD = ("schema-1", "schema-2", "schema-3", "schema-3-float16")
 NAMES = {"schema-3-float16": "float16"}
 COMMITTED = {
+    "edgenet": "74b2077a631fd6e40286d91b596e3275",
     "densenet": "f7105f8b0462b60ad67731b40e45b20c", "lenet": "b9c5bcd92cc1d97d4e6a6ae281630435",
-    "lenet-scratch": "6410d9140670fafc5e51642bf5d41c57",
+    "lenet-scratch": "ff3c2942d53f17dfc268f4aa1aac251e",
 }  # fmt: skip
 
 
