@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -62,25 +61,6 @@ def row(name: str, settings: TrainRecipe, seeds: list[int]) -> dict[str, Any]:
     result = {"held_out": reached, "epoch_seconds": statistics.median(seconds), "first_epoch_seconds": seconds[0]}
     print(f"{name}: {result}", flush=True)
     return {"settings": msgspec.to_builtins(settings), "seeds": seeds, **result}
-
-
-def summary(results: dict[str, Any]) -> str:
-    """The table of ``docs/results.md``."""
-    first = results["rows"]["the recipe without average"]
-    pictures = 5000 * len(first["seeds"])
-    noise = 100 * math.sqrt(2 * 0.93 * 0.07 / pictures)
-    lines = [
-        f"EdgeNet in {first['settings']['epochs']} epochs, {len(first['seeds'])} seed(s), one key changed; the standard error of "
-        f"a difference is {noise:.1f} points. Seconds are beside the recipe's on the same machine.",
-        "",
-        "| changed | held out | difference (points) | seconds of an epoch |",
-        "|---|---|---|---|",
-    ]
-    for name, each in results["rows"].items():
-        mean, base = statistics.mean(each["held_out"]), statistics.mean(first["held_out"])
-        ratio = each["epoch_seconds"] / first["epoch_seconds"]
-        lines.append(f"| `{name}` | {mean:.4f} | {100 * (mean - base):+.1f} | x{ratio:.2f} |")
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -77,9 +77,7 @@ def remove_dead(folder: Path) -> None:
     with _locked(folder) as alone, suppress(OSError):  # so that none is taken for a dead writer's before it is locked
         for path in list(folder.iterdir()) if alone else ():
             if re.fullmatch(_ANY_PART, path.name) and path.is_file() and not path.is_symlink():
-                with _locked(path, wait=False) as dead:  # another user's cannot be opened, and may be alive
-                    if dead:
-                        _remove(path)
+                _remove_dead(path)
 
 
 @contextmanager
@@ -297,9 +295,14 @@ def _sweep(place: Path, folder: bool) -> None:
     with suppress(OSError):
         for path in list(place.parent.iterdir()):
             if _is_part(path.name, place) and not path.is_symlink() and path.is_dir() is folder:
-                with _locked(path, wait=False) as dead:
-                    if dead:
-                        _remove(path)
+                _remove_dead(path)
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove what no writer holds; what cannot be locked, like another user's, may be alive."""
+    with _locked(path, wait=False) as dead:
+        if dead:
+            _remove(path)
 
 
 def _remove_unread(path: Path) -> None:

@@ -171,6 +171,29 @@ def normalised_error(output: Array, reference: Array, *, scale: float | None = N
     return difference / divisor
 
 
+MOST_DB = 200.0
+"""The bound of an SNR in a report: JSON has no infinity."""
+
+
+def bounded_snr_db(output: Array, reference: Array) -> float:
+    """The SNR in dB of one output, within ``MOST_DB`` on both sides of 0."""
+    return float(np.clip(snr_db(differences(output, reference), np.asarray(reference, np.float64)), -MOST_DB, MOST_DB))
+
+
+def snr_db(difference: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """10 log10(sum r^2 / sum (y - r)^2) in dB, of ``difference`` y - r; infinite values of r left out.
+
+    Infinite without a difference, -inf where there is a difference and no signal, or one that is not finite.
+    """
+    finite = np.isfinite(reference)
+    with np.errstate(over="ignore"):
+        signal, noise = float(np.square(reference[finite]).sum()), float(np.square(difference[finite]).sum())
+    if not noise:
+        return math.inf
+    ratio = signal / noise if math.isfinite(noise) else 0.0
+    return 10 * math.log10(ratio) if 0 < ratio < math.inf else -math.inf
+
+
 def worst_error(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:
     """The largest error of scale of any output in ``references``; NaN if any output holds a NaN."""
     return float(np.max([normalised_error(outputs[name], reference) for name, reference in references.items()]))

@@ -82,6 +82,18 @@ def picture(path: Path, size: int = 28) -> Path:
     return path
 
 
+def banded_pictures(folder: Path) -> Path:
+    """``folder/pictures`` with 40 learnable pictures of each of two classes, bright above and bright below."""
+    rng = np.random.default_rng(0)
+    for name, rows in (("high", slice(0, 9)), ("low", slice(19, 28))):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for index in range(40):
+            pixels = rng.integers(0, 80, (28, 28))
+            pixels[rows] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / name / f"{index}.png")
+    return folder / "pictures"
+
+
 def recipe_text(data: Path | str = "pictures", epochs: int = 2, bar: float = 0.0, seconds: float = 0.05) -> str:
     return RECIPE.format(data=data, epochs=epochs, bar=bar, seconds=seconds)
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import msgspec
-
 from edgekit.bundle.draft import Draft
 from edgekit.bundle.folder import Bundle, check_replaceable, write_bundle
 from edgekit.bundle.variants import with_variant
-from edgekit.commands.quantize import accuracy_change
+from edgekit.commands.quantize import with_accuracy
 from edgekit.files import check_writable
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.export import ExportReport
@@ -53,10 +51,8 @@ def _written(draft: Draft, root: Path) -> Bundle:
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         bundle = write_bundle(Path(folder) / "float32", manifest, draft.contents(manifest))
         outcome = convert(bundle, "int8", Wanted(learned=draft.learned, training=draft.data))
-        change = accuracy_change(bundle, outcome)
-        accuracy = None if change is None else change.after
-        variant = msgspec.structs.replace(outcome.draft.variant, accuracy=accuracy)
-        return with_variant(bundle, outcome.draft._replace(variant=variant), root)
+        outcome, _ = with_accuracy(bundle, outcome)
+        return with_variant(bundle, outcome.draft, root)
 
 
 def _report(draft: Draft, bundle: Bundle) -> ExportReport:

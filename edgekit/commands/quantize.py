@@ -47,22 +47,22 @@ def quantize(
     check_writable(root.parent)
     opened = open_bundle(Path(bundle))
     outcome = convert(opened, to, wanted, progress)
-    accuracy = accuracy_change(opened, outcome)
-    variant = outcome.draft.variant
-    if accuracy is not None:
-        variant = msgspec.structs.replace(variant, accuracy=accuracy.after)
+    outcome, accuracy = with_accuracy(opened, outcome)
     speed_up = _speed_up(opened, outcome) if outcome.tells_speed else None
-    draft = outcome.draft._replace(variant=variant)
-    written = with_variant(opened, draft, root)
+    written = with_variant(opened, outcome.draft, root)
     return _report(opened, written, outcome, accuracy, speed_up, wanted)
 
 
-def accuracy_change(bundle: Bundle, outcome: Outcome) -> AccuracyChange | None:
-    """What the file does to the test set, where that is on this machine."""
+def with_accuracy(bundle: Bundle, outcome: Outcome) -> tuple[Outcome, AccuracyChange | None]:
+    """The outcome with the file's accuracy, and what it does to the test set, where that is on this machine."""
     from edgekit.variants.pictures import tested_pictures
 
-    tested = tested_pictures(bundle, outcome.data)
-    return tested.change(outcome.draft.files[outcome.draft.variant.file]) if tested else None
+    tested, variant = tested_pictures(bundle, outcome.data), outcome.draft.variant
+    if not tested:
+        return outcome, None
+    change = tested.change(outcome.draft.files[variant.file])
+    judged = msgspec.structs.replace(variant, accuracy=change.after)
+    return outcome._replace(draft=outcome.draft._replace(variant=judged)), change
 
 
 def _speed_up(bundle: Bundle, outcome: Outcome) -> float:

@@ -89,12 +89,7 @@ def _steps(job: Job) -> tuple[Step, ...]:
     recipe, run = job.recipe, job.run
     trained = (run / RUN_WEIGHTS, run / RUN_REPORT, *_int8_files(job))
     return (
-        Step(
-            "train",
-            partial(_training_inputs, job),
-            partial(_train, job),
-            trained,
-        ),
+        Step("train", partial(_training_inputs, job), partial(_train, job), trained),
         Step("export", partial(_export_inputs, job), partial(_export, job), bundle),
         Step("verify", partial(_bundle_inputs, job, recipe.verify), partial(_verify, job), (run / "verify.json",)),
         Step("bench", partial(_bundle_inputs, job, recipe.bench), partial(_bench, job), (run / "bench.json",), repeatable=False),

@@ -17,6 +17,9 @@ from edgekit.onnx.run import open_every_value
 from edgekit.tensors import Array, Feed, batches_of, real_samples
 
 Method: TypeAlias = Literal["minmax", "mse"]
+Way: TypeAlias = tuple[Method, bool]
+WAYS: tuple[Way, ...] = (("minmax", False), ("minmax", True), ("mse", False), ("mse", True))
+"""Ranges, and bias correction or none."""
 BATCH = 32
 BINS = 4096
 SMALLEST = 1e-6

@@ -18,7 +18,7 @@ from edgekit.bundle.manifest import GoldenPicture, Manifest
 from edgekit.bundle.variants import own_outputs
 from edgekit.decoding import CHANNELS
 from edgekit.errors import FETCH_AGAIN, BundleError, DataError
-from edgekit.onnx.wire import Declared, declared, in_steps, weight_types
+from edgekit.onnx.wire import ELEMENT_TYPES, Declared, declared, in_steps, weight_types
 from edgekit.parity.accuracy import FLIPS
 from edgekit.parity.conversion_claims import conversion_problem
 from edgekit.parity.inputs import Recorded
@@ -29,10 +29,6 @@ from edgekit.reports.verify import Check
 from edgekit.tensors import Array, TensorSpec
 from edgekit.tolerance import PRECISIONS
 
-_ELEMENT_TYPES = {
-    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
-    12: "uint32", 13: "uint64", 16: "bfloat16",
-}  # fmt: skip
 _WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
 """Precisions with a wider bar, and the element types of which a file of them holds one."""
 _ALL_NODES = frozenset({"float16"})
@@ -110,8 +106,8 @@ def _misfit(kind: str, spec: TensorSpec, true: Mapping[str, tuple[int, tuple[int
     if spec.name not in true:
         return f"the file has no {kind} {spec.name!r}"
     element, shape = true[spec.name]
-    if _ELEMENT_TYPES.get(element, spec.dtype) != spec.dtype:
-        return f"the manifest says {kind} {spec.name!r} is {spec.dtype}, and the file says {_ELEMENT_TYPES[element]}"
+    if ELEMENT_TYPES.get(element, spec.dtype) != spec.dtype:
+        return f"the manifest says {kind} {spec.name!r} is {spec.dtype}, and the file says {ELEMENT_TYPES[element]}"
     if shape is None or (kind == "output" and len(shape) != len(spec.shape)):  # what a file says of outputs may be wrong
         return ""
     fits = len(shape) == len(spec.shape) and all(

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.parity.converted import FAR, snr_db
+from edgekit.parity.converted import FAR
 from edgekit.reports.verify import OutputDiff
-from edgekit.tensors import Array, differences, largest
+from edgekit.tensors import Array, differences, largest, snr_db
 from edgekit.tolerance import Bar, finite_scale
 
 

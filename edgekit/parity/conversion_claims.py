@@ -8,13 +8,12 @@ from packaging.version import InvalidVersion, Version
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Variant
 from edgekit.bundle.ranges import range_table
-from edgekit.onnx.wire import Quantised, node_names, quantised_values
+from edgekit.onnx.wire import ELEMENT_TYPES, Quantised, node_names, quantised_values
 
 FLOORS = {"int8": {"onnxruntime": "1.21"}}
 """The newest release that a file of a precision needs: ONNX Runtime fuses no int8 layer whose bias is a float before 1.21 (its
 pull requests 22889 and 22969)."""
 CODES = 127
-_DTYPES = {2: "uint8", 3: "int8"}
 
 
 def conversion_problem(bundle: Bundle, variant: Variant) -> str:
@@ -62,7 +61,11 @@ def _ranges(bundle: Bundle, variant: Variant) -> str:
 def _agrees(value: Quantised, limit: float, dtype: str) -> bool:
     """To the precision of float32, in which limits and scales are computed."""
     scale = value.scale
-    return scale is not None and bool(np.isclose(limit / CODES, scale, rtol=1e-6, atol=0)) and _DTYPES.get(value.dtype) == dtype
+    return (
+        scale is not None
+        and bool(np.isclose(limit / CODES, scale, rtol=1e-6, atol=0))
+        and ELEMENT_TYPES.get(value.dtype) == dtype
+    )
 
 
 def _kept(bundle: Bundle, variant: Variant) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.tensors import differences, largest
+from edgekit.tensors import bounded_snr_db, differences, largest, snr_db
 from edgekit.tolerance import TIE, Measured, ScaleBar, finite_scale, parts_of
 
 FAR = float(np.finfo(np.float64).max)
@@ -98,29 +98,6 @@ class ConvertedBar(NamedTuple):
         return Measured(share, far if share > 1 else "", most)
 
 
-MOST_DB = 200.0
-"""The bound of an SNR in a report: JSON has no infinity."""
-
-
 def worst_snr_db(outputs: Mapping[str, NDArray[Any]], references: Mapping[str, NDArray[Any]]) -> float:
     """The SNR in dB of the worst output, within ``MOST_DB`` on both sides of 0."""
     return min(bounded_snr_db(outputs[name], reference) for name, reference in references.items())
-
-
-def bounded_snr_db(output: NDArray[Any], reference: NDArray[Any]) -> float:
-    """The SNR in dB of one output, within ``MOST_DB`` on both sides of 0."""
-    return float(np.clip(snr_db(differences(output, reference), np.asarray(reference, np.float64)), -MOST_DB, MOST_DB))
-
-
-def snr_db(difference: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    """10 log10(sum r^2 / sum (y - r)^2) in dB, of ``difference`` y - r; infinite values of r left out.
-
-    Infinite without a difference, -inf where there is a difference and no signal, or one that is not finite.
-    """
-    finite = np.isfinite(reference)
-    with np.errstate(over="ignore"):
-        signal, noise = float(np.square(reference[finite]).sum()), float(np.square(difference[finite]).sum())
-    if not noise:
-        return math.inf
-    ratio = signal / noise if math.isfinite(noise) else 0.0
-    return 10 * math.log10(ratio) if 0 < ratio < math.inf else -math.inf

@@ -34,7 +34,7 @@ class AccuracyRow(Part, frozen=True):
 
 
 class PairedRow(Part, frozen=True):
-    """Two runtimes on the same pictures: see ``edgekit.parity.accuracy.Paired``; ``first`` may be ``the original``."""
+    """Two runtimes on the same pictures: see ``edgekit.accuracy.Paired``; ``first`` may be ``the original``."""
 
     first: str
     second: str

@@ -23,7 +23,7 @@ from edgekit.errors import ModelError, UsageError
 from edgekit.files import check_name, sha256_of
 from edgekit.models import MODELS
 from edgekit.models.factory import SEED, build, build_module, seeded
-from edgekit.models.weights import load_checkpoint, load_weights
+from edgekit.models.weights import load_checkpoint
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
@@ -31,7 +31,8 @@ from edgekit.sources import NO_ARGS, no_source
 from edgekit.sources.trained_int8 import Learned, learned_of
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import BATCH, TensorSpec
-from edgekit.training.folder import RUN_REPORT, RUN_WEIGHTS, RUNS, model_args, run_recipe, run_report
+from edgekit.training.folder import RUN_REPORT, RUN_WEIGHTS, RUNS, run_recipe, run_report
+from edgekit.training.trained import trained
 
 
 class ModelSource(NamedTuple):
@@ -146,17 +147,13 @@ def _from_run(run: Path) -> ModelSource:
         raise ModelError(
             f"{run / RUN_WEIGHTS} does not have the checksum that {RUN_REPORT} beside it recorded", "train the recipe again"
         )
-    args = model_args(recipe, len(report.labels), CHANNELS[report.preprocess.color])
-    module = build_module(recipe.model.name, args)
-    load_weights(module, run / RUN_WEIGHTS)
-    size = (CHANNELS[report.preprocess.color], report.preprocess.height, report.preprocess.width)
-    inputs = (TensorSpec("input", "float32", (BATCH, *size)),)
+    network = trained(run, recipe, report)
     return ModelSource(
         recipe.name,
         recipe.model.name,
-        args,
-        module,
-        inputs,
+        network.args,
+        network.module,
+        network.inputs,
         recipe,
         report,
         report.preprocess,

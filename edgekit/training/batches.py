@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
@@ -52,6 +53,12 @@ class Batches:
         # Preprocess.normalise, operation for operation, so that training and the bundle agree to the last bit
         images = images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
         return change.erased(images), self.labels[index]
+
+
+def batches_of(dataset: Dataset, device: torch.device) -> tuple[Batches, Batches | None, Batches]:
+    """The pictures that are trained on, held out (None where none are) and tested."""
+    held_out = Batches(dataset.holdout, dataset.preprocess, device) if dataset.holdout else None
+    return Batches(dataset.train, dataset.preprocess, device), held_out, Batches(dataset.test, dataset.preprocess, device)
 
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:

@@ -26,12 +26,10 @@ from edgekit.bundle.manifest import Calibration
 from edgekit.bundle.ranges import RangeTable, TensorRange
 from edgekit.data import Dataset
 from edgekit.data.pictures import spread
-from edgekit.decoding import CHANNELS
 from edgekit.errors import ModelError
 from edgekit.files import sha256_of, write_bytes
-from edgekit.models.factory import build_module
 from edgekit.models.weights import load_weights, weights_bytes
-from edgekit.onnx.calibration import SMALLEST, Method, limits_of, observe, values_of
+from edgekit.onnx.calibration import SMALLEST, WAYS, Method, limits_of, observe, values_of
 from edgekit.onnx.calibration import Batches as ValuesOfBatches
 from edgekit.onnx.correction import corrected_biases
 from edgekit.onnx.placing import Graph, Placement
@@ -41,20 +39,19 @@ from edgekit.onnx.signed import signed_codes
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import ExportRecipe, Int8Recipe, Recipe, TrainRecipe
 from edgekit.reports.train import Int8Report, TrainReport
-from edgekit.tensors import BATCH, Array, TensorSpec
-from edgekit.training.batches import Batches, batch_count, predictions
+from edgekit.tensors import Array, bounded_snr_db
+from edgekit.training.batches import batch_count, batches_of, predictions
 from edgekit.training.checkpoint import INT8_CHECKPOINT, Key, State, as_key
 from edgekit.training.fake_quantisation import FakeQuantised
-from edgekit.training.folder import INT8_METRICS, INT8_RANGES, INT8_WEIGHTS, RUN_REPORT, RUN_WEIGHTS, model_args
+from edgekit.training.folder import INT8_METRICS, INT8_RANGES, INT8_WEIGHTS, RUN_REPORT
 from edgekit.training.int8_places import Folded, Places, find_places, folded, placement_of
 from edgekit.training.loop import EpochWork, Record, goes_on, pick_device, train_all
+from edgekit.training.trained import trained
 
 SAMPLES = 256
 """Training pictures on which the ranges to begin with are calibrated."""
 TOGETHER = 32
 """Pictures that are computed together."""
-WAYS: tuple[tuple[Method, bool], ...] = (("minmax", False), ("minmax", True), ("mse", False), ("mse", True))
-"""Ranges, and bias correction or none."""
 OTHER_NETWORK = 0.5
 """By this share of its own error the int8 file may differ in ONNX Runtime from PyTorch; codes at a border move it by less."""
 
@@ -81,11 +78,8 @@ class Job(NamedTuple):
 
     def network(self) -> Folded:
         """The folded network with the float weights of the run, as an export folds it."""
-        channels, shape = CHANNELS[self.before.preprocess.color], self.before.preprocess
-        module = build_module(self.recipe.model.name, model_args(self.recipe, len(self.before.labels), channels))
-        load_weights(module, self.run / RUN_WEIGHTS)
-        inputs = (TensorSpec("input", "float32", (BATCH, channels, shape.height, shape.width)),)
-        return folded(module.eval(), inputs, self.recipe.export)
+        network = trained(self.run, self.recipe, self.before)
+        return folded(network.module.eval(), network.inputs, self.recipe.export)
 
 
 def train_int8(  # noqa: PLR0913 - each is a choice of the caller
@@ -110,8 +104,7 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
     moving = own.epochs * batches - _standing(own, batches)
     job = Job(recipe, dataset, run, before)
     start = begun(job.network(), recipe.export, dataset, own.batch_size, moving)
-    training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
-    held_out = Batches(dataset.holdout, dataset.preprocess, place) if dataset.holdout else None
+    training, held_out, test = batches_of(dataset, place)
     calibrated = predictions(start.module.to(place), test, progress=progress).numpy()
     key = _key(own, dataset, before, start)
     state = State(start.module, own, batches, place)
@@ -158,7 +151,7 @@ def begun(network: Folded, settings: ExportRecipe, dataset: Dataset, batch_size:
         outputs = _outputs(module, pictures)
         if not ways:
             _check_same(places, module, outputs, reference, pictures)
-        ways.setdefault(_snr_db(outputs, reference), (method, corrected, module, changed))
+        ways.setdefault(bounded_snr_db(outputs, reference), (method, corrected, module, changed))
     method, corrected, module, changed = ways[max(ways)]
     _set_biases(places, {**biases, **changed})
     return Start(network, settings, module, places.placement, method, corrected, pictures)
@@ -206,11 +199,6 @@ def _in_runtime(
     file = signed_codes(quantised_model(model, placement, limits, {}))
     feed = {file.graph.input[0].name: pictures}
     return next(iter(run_in_turns(open_unoptimised(file, Path("int8.onnx")), feed, (TOGETHER,)).values()))
-
-
-def _snr_db(outputs: Array, reference: Array) -> float:
-    """10 log10(sum r^2 / sum (y - r)^2)."""
-    return 20 * math.log10(_rms(reference) / max(_rms(outputs - reference), 1e-30))
 
 
 def _rms(numbers: Array) -> float:
@@ -261,13 +249,13 @@ def kept(start: Start, exported: Folded, calibration: Calibration) -> Kept:
     own = _outputs(module, start.pictures)
     written = _in_runtime(model, placement, limits, start.pictures)
     apart = float(np.abs(own - written).max() / np.abs(written).max()) * CODES
-    snr_db = min(_snr_db(each, _outputs(exported.graph, start.pictures)) for each in (own, written))
+    snr_db = min(bounded_snr_db(each, _outputs(exported.graph, start.pictures)) for each in (own, written))
     return Kept(RangeTable(calibration, False, tensors), apart, snr_db)
 
 
 def _finish(work: EpochWork, start: Start, state: State, calibrated: NDArray[np.int64], job: Job) -> TrainReport:
     dataset, run, before = job.dataset, job.run, job.before
-    trained = predictions(state.model, work.test, progress=work.progress).numpy()
+    labelled = predictions(state.model, work.test, progress=work.progress).numpy()
     start.network.graph.to(work.test.labels.device)
     after = predictions(start.network.graph, work.test, progress=work.progress).numpy()
     state.model.cpu()
@@ -277,14 +265,14 @@ def _finish(work: EpochWork, start: Start, state: State, calibrated: NDArray[np.
     source = f"{len(dataset.train)} training pictures, in {work.settings.epochs} epochs of training for int8"
     result = kept(start, exported, Calibration(source, len(dataset.train), dataset.sha256(), "trained"))
     labels = dataset.test.labels
-    compared = paired(calibrated == labels, trained == labels)
+    compared = paired(calibrated == labels, labelled == labels)
     write_bytes(run / INT8_RANGES, msgspec.json.format(msgspec.json.encode(result.table), indent=2) + b"\n")
     report = Int8Report(
         epochs=tuple(state.history),
         before=before.test_accuracy,
         after=float((after == labels).mean()),
         calibrated=float((calibrated == labels).mean()),
-        trained=float((trained == labels).mean()),
+        trained=float((labelled == labels).mean()),
         pictures=compared.n,
         gained=compared.only_second,
         lost=compared.only_first,

@@ -35,7 +35,7 @@ from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, Provenance, TrainReport
 from edgekit.spelling import did_you_mean
 from edgekit.training.augment import draw
-from edgekit.training.batches import Batches, accuracy, batch_count, predictions
+from edgekit.training.batches import Batches, accuracy, batch_count, batches_of, predictions
 from edgekit.training.checkpoint import (
     CHECKPOINT,
     Key,
@@ -118,8 +118,7 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
         progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
     elif together.first:
         discard(run)  # a kill before the first checkpoint of this training must not bring back another
-    training, test = Batches(dataset.train, dataset.preprocess, place), Batches(dataset.test, dataset.preprocess, place)
-    held_out = Batches(dataset.holdout, dataset.preprocess, place) if dataset.holdout else None
+    training, held_out, test = batches_of(dataset, place)
     checkpoint = run / CHECKPOINT
     work = EpochWork(recipe.train, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key))
     train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))

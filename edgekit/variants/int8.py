@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, first_line
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.averages import average_over_four_axes
-from edgekit.onnx.calibration import BATCH, Method, Observed, limits_of, observe, values_of
+from edgekit.onnx.calibration import BATCH, WAYS, Observed, Way, limits_of, observe, values_of
 from edgekit.onnx.correction import corrected_biases
 from edgekit.onnx.equalise import equalise
 from edgekit.onnx.placing import LAST, Graph, Placement, first_layers, kept_by_rule, last_layers, name_apart, placed
@@ -52,9 +52,6 @@ from edgekit.version import __version__
 NAME = "int8"
 OPSET = 13
 """The first opset whose DequantizeLinear has a scale for each channel."""
-Way: TypeAlias = tuple[Method, bool]
-WAYS: tuple[Way, ...] = (("minmax", False), ("minmax", True), ("mse", False), ("mse", True))
-"""Ranges, and bias correction or none."""
 TIMES_ERROR, FEW_STEPS = 3.0, 3.0
 """``verify`` accepts so many times the measured error, and at least so many steps."""
 TIMES_ROUNDING, DRAWS = 4.0, 4

@@ -17,8 +17,8 @@ from edgekit.commands.quantize import quantize
 from edgekit.commands.verify import verify
 from edgekit.errors import BundleError, EdgekitError, ModelError, OutputError, UsageError
 from edgekit.onnx.run import open_unoptimised
-from edgekit.parity.converted import bounded_snr_db
 from edgekit.reports.quantize import QuantizeReport
+from edgekit.tensors import bounded_snr_db
 from edgekit.variants import Wanted
 from tests.command_line import Command, contents
 from tests.test_without_torch import TRAINING_ONLY, without
@@ -209,14 +209,14 @@ def test_a_bundle_that_another_writer_has_changed_meanwhile_is_not_replaced(
     """Two at once: the second to finish would drop the first one's file."""
     from edgekit.commands import quantize as command
 
-    accuracy = command.accuracy_change
+    accuracy = command.with_accuracy
 
     def meanwhile(*job: Any) -> Any:
-        monkeypatch.setattr(command, "accuracy_change", accuracy)
+        monkeypatch.setattr(command, "with_accuracy", accuracy)
         command.quantize(bundle, "float16")
         return accuracy(*job)
 
-    monkeypatch.setattr(command, "accuracy_change", meanwhile)
+    monkeypatch.setattr(command, "with_accuracy", meanwhile)
     with pytest.raises(BundleError, match="was replaced while it was read; run the command again"):
         command.quantize(bundle, "int8", RANDOM)
     names = [variant.name for variant in open_bundle(bundle).manifest.variants]

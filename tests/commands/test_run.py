@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.run import agreement
@@ -22,7 +20,7 @@ from edgekit.commands.train import train
 from edgekit.errors import Interrupted
 from edgekit.files import sha256_of
 from edgekit.machine.packages import version_of
-from tests.command_line import Command, Result, contents, process, recipe_text, written
+from tests.command_line import Command, Result, banded_pictures, contents, process, recipe_text, written
 from tests.training.test_loop import Stopping
 
 
@@ -30,14 +28,7 @@ from tests.training.test_loop import Stopping
 def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures, and with the run and the bundle that ``edgekit run`` made of them."""
     folder = tmp_path_factory.mktemp("tiny")
-    rng = np.random.default_rng(0)
-    for name, rows in (("high", slice(0, 9)), ("low", slice(19, 28))):
-        (folder / "pictures" / name).mkdir(parents=True)
-        for index in range(40):
-            pixels = rng.integers(0, 80, (28, 28))
-            pixels[rows] += 150
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / name / f"{index}.png")
-    recipe = written(folder / "tiny.toml", recipe_text(folder / "pictures"))
+    recipe = written(folder / "tiny.toml", recipe_text(banded_pictures(folder)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = process("run", recipe, "--json", environment=environment, folder=folder)
     assert done.returncode == 0, done.stderr

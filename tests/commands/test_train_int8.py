@@ -8,9 +8,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
-from PIL import Image
 
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.ranges import range_table
@@ -19,7 +17,7 @@ from edgekit.errors import ModelError, RecipeError, UsageError
 from edgekit.recipe import load_recipe
 from edgekit.sources import ExportOptions
 from edgekit.training.folder import run_report
-from tests.command_line import Command, process, written
+from tests.command_line import Command, banded_pictures, process, written
 
 RECIPE = """
 name = "tiny"
@@ -50,14 +48,7 @@ seconds = 0.05
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures, and with the run and the bundle that ``edgekit run`` made of them."""
     folder = tmp_path_factory.mktemp("tiny")
-    rng = np.random.default_rng(0)
-    for name, rows in (("high", slice(0, 9)), ("low", slice(19, 28))):
-        (folder / "pictures" / name).mkdir(parents=True)
-        for index in range(40):
-            pixels = rng.integers(0, 80, (28, 28))
-            pixels[rows] += 150
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / name / f"{index}.png")
-    recipe = written(folder / "tiny.toml", RECIPE.format(pictures=folder / "pictures"))
+    recipe = written(folder / "tiny.toml", RECIPE.format(pictures=banded_pictures(folder)))
     done = process("run", recipe, "--json", environment={**os.environ, "OMP_NUM_THREADS": "1"}, folder=folder)
     assert done.returncode == 0, done.stderr
     written(folder / "run.json", done.stdout)

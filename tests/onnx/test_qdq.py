@@ -21,8 +21,7 @@ from edgekit.onnx.calibration import limits_of, observe, values_of
 from edgekit.onnx.placing import Graph, Placement, placed
 from edgekit.onnx.qdq import CODES, CODES_OF_SIGNED, codes_of_layers, quantised_model, weight_codes
 from edgekit.onnx.run import open_unoptimised
-from edgekit.parity.converted import bounded_snr_db
-from edgekit.tensors import Array, Feed, normalised_error
+from edgekit.tensors import Array, Feed, bounded_snr_db, normalised_error
 from tests.onnx.crafted import model_of, node, tensor
 
 STEP = 1 / CODES

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgekit.parity.compare import compare_output
-from edgekit.parity.converted import FAR, STEPS, ConvertedBar, snr_db
-from edgekit.tensors import Array
+from edgekit.parity.converted import FAR, STEPS, ConvertedBar
+from edgekit.tensors import Array, snr_db
 from edgekit.tolerance import TIE
 
 RNG = np.random.default_rng(3)

@@ -12,8 +12,8 @@ from onnx import helper
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.export import export
 from edgekit.errors import ModelError
-from edgekit.parity.converted import bounded_snr_db
 from edgekit.sources import ExportOptions
+from edgekit.tensors import bounded_snr_db
 from edgekit.variants import Outcome, Wanted, convert
 from edgekit.variants.int8 import LEAST_GAIN_DB
 from tests.onnx.crafted import model_of, node, tensor
