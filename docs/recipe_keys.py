@@ -43,8 +43,8 @@ MEANINGS = {
     "train.epochs": "the number of passes over the training pictures",
     "train.batch_size": "pictures per step, of all processes together",
     "train.optimizer": "AdamW, SGD with Nesterov momentum 0.9, or Muon (timm's), which takes the weights of convolutions and "
-    "linear layers but the last one's and leaves the rest to AdamW; weights that suit it badly (of one input channel, of "
-    "depthwise convolutions) are moved by timm's NAdamW at the same rate",
+    "linear layers that mix channels, but the last one's; AdamW moves the rest: grouped and depthwise convolutions, embeddings, "
+    "batch norms, biases",
     "train.learning_rate": "the highest learning rate of the schedule",
     "train.learning_rate_rest": "the same of AdamW beside `muon`; a quarter of `learning_rate` if left out",
     "train.weight_decay": "how strongly weights are pulled to zero; batch norms and biases are not",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycleLR
 
 from edgekit.errors import MissingError, RecipeError
@@ -25,13 +26,11 @@ class Moved(NamedTuple):
 def optimizers(model: nn.Module, settings: TrainRecipe, steps: int) -> tuple[Moved, ...]:
     """One optimiser, or Muon and AdamW beside it, for ``steps`` steps in all.
 
-    Weight decay pulls on weights alone: batch norms' scales and biases are left out. Muon takes the weights of convolutions and
-    linear layers but the last one's; the rest is AdamW's at ``learning_rate_rest``. Of Muon's weights timm moves those that suit
-    it badly (one input channel, depthwise) by NAdamW at Muon's rate. Raises RecipeError for a stage that names no parameter,
-    MissingError where timm, which brings Muon, is not installed.
+    Weight decay pulls on weights alone: batch norms' scales and biases are left out. Muon takes what ``matrices`` names; the rest
+    is AdamW's at ``learning_rate_rest``. Raises RecipeError for a stage that names no parameter, MissingError where timm, which
+    brings Muon, is not installed.
     """
-    weights = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
-    orthogonal = set(weights[:-1]) if settings.optimizer == "muon" else set()
+    orthogonal = matrices(model) if settings.optimizer == "muon" else frozenset()
     moved = []
     for own in (True, False):
         names = [name for name, _ in model.named_parameters() if (name in orthogonal) is own]
@@ -41,6 +40,25 @@ def optimizers(model: nn.Module, settings: TrainRecipe, steps: int) -> tuple[Mov
             made = _muon(groups, settings, rates) if own else _usual(groups, settings, rates)
             moved.append(Moved(made, _schedule(made, settings, steps)))
     return tuple(moved)
+
+
+def matrices(model: nn.Module) -> frozenset[str]:
+    """The parameters that Muon suits: weights of convolutions and linear layers that mix channels, but the last one's.
+
+    A filter of a depthwise or grouped convolution has nothing to be orthogonal to outside its group. Embeddings, tokens and
+    parameters of other modules are no matrices between two layers. A weight is a matrix of outputs by all that one output sees.
+    """
+    named = {
+        f"{name}.weight".lstrip("."): module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1)
+    }
+    own = [name for name, parameter in model.named_parameters() if parameter is named.get(name)]
+    return frozenset(name for name in own[:-1] if min(len(named[name]), named[name][0].numel()) >= FEWEST_ROWS)
+
+
+FEWEST_ROWS = 4
+"""A matrix of fewer rows or columns has too few directions to be made equally long: timm draws the same line."""
 
 
 def _rates(settings: TrainRecipe, own: bool) -> float:
@@ -72,7 +90,9 @@ def _muon(groups: list[dict[str, Any]], settings: TrainRecipe, rate: float) -> t
     except ImportError as problem:
         raise MissingError("the optimizer muon is part of timm, which is not installed", "pip install timm") from problem
     # as it was published (K. Jordan, Muon: An optimizer for hidden layers in neural networks, 2024)
-    made: torch.optim.Optimizer = Muon(_with_rates(groups, rate), rate, nesterov=True, adjust_lr_fn="original")
+    # ``use_muon``: without it timm moves a weight whose shape it dislikes by NAdamW, at Muon's rate
+    taken = [{**group, "use_muon": True} for group in _with_rates(groups, rate)]
+    made: torch.optim.Optimizer = Muon(taken, rate, nesterov=True, adjust_lr_fn="original")
     return made
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgekit.errors import MissingError, RecipeError
 from edgekit.recipe import StageRecipe, TrainRecipe
-from edgekit.training.optimizers import Moved, check_stages, freeze, frozen, optimizers
+from edgekit.training.optimizers import Moved, check_stages, freeze, frozen, matrices, optimizers
 
 
 def net() -> nn.Sequential:
@@ -57,6 +57,44 @@ def test_muon_takes_the_weights_but_the_last_and_adamw_the_rest_at_a_rate_of_its
     assert rates(model, rest) == dict.fromkeys(("4.weight", "0.bias", "1.weight", "1.bias", "4.bias"), (0.01, 0.0))
     usual = moved(model, optimizer="muon", learning_rate=0.08, schedule="constant")[1]
     assert rates(model, usual)["4.weight"] == (0.02, 0.0)
+
+
+class Mixed(nn.Module):
+    """A module of each kind whose weights have two axes or more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 16))
+        self.words = nn.Embedding(20, 16)
+        self.stem = nn.Conv2d(1, 8, 3)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.grouped = nn.Conv2d(8, 16, 3, groups=2)
+        self.wide = nn.Linear(16, 4096)
+        self.narrow = nn.Linear(4096, 2)
+        self.head = nn.Linear(2, 10)
+
+
+def test_muon_takes_layers_that_mix_channels_and_nothing_else() -> None:
+    model = Mixed()
+    assert matrices(model) == {"stem.weight", "wide.weight"}
+    muon, rest = moved(model, optimizer="muon", learning_rate=0.08, learning_rate_rest=0.01, schedule="constant")
+    assert rates(model, muon).keys() == {"stem.weight", "wide.weight"}
+    assert {name for name, (rate, _) in rates(model, rest).items() if rate == 0.01} >= {
+        "token",
+        "words.weight",
+        "depthwise.weight",
+    }
+
+
+def test_timm_moves_by_muon_whatever_muon_is_given() -> None:
+    """Left to itself it moves weights of one input channel, and long ones, by NAdamW at Muon's rate."""
+    model = Mixed()
+    muon, _ = moved(model, optimizer="muon")
+    for group in muon.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    muon.optimizer.step()
+    assert all(state.keys() == {"use_muon", "momentum_buffer"} for state in muon.optimizer.state.values())
 
 
 def test_muon_makes_a_step_of_equal_singular_values() -> None:
