@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.budgets import Budget
 from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle
 from edgekit.bundle.variants import with_variant
 from edgekit.errors import OutputError
@@ -18,7 +19,6 @@ from edgekit.progress import SILENT, Progress
 from edgekit.reports.quantize import AccuracyChange, QuantizeReport
 from edgekit.tensors import fixed_batch, sample_feed
 from edgekit.variants import Outcome, Wanted, convert
-from edgekit.variants.budget import Budget
 
 TIMED_SECONDS = 0.5
 WORTH = 1.05

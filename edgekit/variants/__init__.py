@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from edgekit.budgets import Budget
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.ranges import RangeTable
 from edgekit.bundle.variants import VariantDraft
@@ -15,7 +16,6 @@ from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import Attempt, Sensitivity
 from edgekit.spelling import did_you_mean
-from edgekit.variants.budget import Budget
 
 CONVERTERS = {"int8": "edgekit.variants.int8", "float16": "edgekit.variants.half"}
 """Precision -> the module whose ``convert`` makes a file of it."""

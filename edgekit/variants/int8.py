@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edgekit.budgets import LOSSES, Budget, parse_budget
 from edgekit.bundle.allowance import LEAST_TOP1, MARGIN_DB, MOST_ROUNDING, MOST_RTOL, MOST_STEPS, WHOLE_BARS
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Calibration, Conversion, Variant
@@ -43,7 +44,6 @@ from edgekit.reports.quantize import Attempt, KeptNode, Sensitivity
 from edgekit.tensors import Array, Feed, fixed_batch, normalised_error
 from edgekit.tolerance import Tolerance
 from edgekit.variants import Outcome, Wanted
-from edgekit.variants.budget import Budget
 from edgekit.variants.kept import asked_to_keep, modules_of
 from edgekit.variants.pictures import LabelledPictures, held_pictures
 from edgekit.variants.samples import Samples, own_data, samples_of
@@ -73,7 +73,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     """
     if wanted.learned is not None:
         return _of_training(bundle, wanted.learned, wanted.training, progress)
-    budget = None if wanted.budget is None else Budget.parse(wanted.budget)
+    budget = None if wanted.budget is None else parse_budget(wanted.budget, LOSSES)
     with progress.task("quantising", 5) as advance:
         advance(0, "calibration samples")
         samples = samples_of(bundle, wanted.calibrate, wanted.samples, wanted.training)

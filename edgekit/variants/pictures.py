@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgekit import data
 from edgekit.accuracy import paired
+from edgekit.budgets import Budget
 from edgekit.bundle.folder import Bundle
 from edgekit.data.pictures import Pictures
 from edgekit.errors import EdgekitError, UsageError
@@ -17,7 +18,6 @@ from edgekit.parity.accuracy import BATCH, classes_of
 from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import AccuracyChange
 from edgekit.tensors import fixed_batch
-from edgekit.variants.budget import Budget
 
 HELD = 5000
 """Training pictures that a budget of accuracy is judged on."""
