@@ -86,7 +86,7 @@ def time_sessions(
         for batch in timing.batches:
             feed = sample_feed(opened[0].session.inputs, batch)
             for boundary in BOUNDARIES:
-                candidates = [_candidate(ready, feed, boundary) for ready in opened]
+                candidates = [candidate_of(ready, feed, boundary) for ready in opened]
                 measured = interleave(candidates, batch, boundary, timing.seconds)
                 if boundary == "device":
                     timed = zip(measured, opened, candidates, strict=True)
@@ -194,7 +194,8 @@ def overhead_us() -> float:
     return float(np.median(np.concatenate([time_block(nothing, 0.01) for _ in range(5)]))) * 1e3
 
 
-def _candidate(ready: Opened, feed: Feed, boundary: str) -> Candidate:
+def candidate_of(ready: Opened, feed: Feed, boundary: str) -> Candidate:
+    """The session as a candidate: ``device`` calls what ``bind`` gives for ``feed``, ``end-to-end`` calls ``run``."""
     session = ready.session
     call: Callable[[], object] = session.bind(feed) if boundary == "device" else partial(session.run, feed)
     return Candidate(ready.name, call, dict(session.facts), ready.on_gpu, ready.setup)
