@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgekit.commands.run import run
     from edgekit.commands.runs import runs
     from edgekit.commands.train import train
+    from edgekit.commands.tune import Goal, tune
     from edgekit.commands.verify import verify
     from edgekit.latency.loop import Timing
     from edgekit.setups import Setup
@@ -45,13 +46,14 @@ if TYPE_CHECKING:
 _HOMES = {
     **{verb: f"edgekit.commands.{verb}" for verb in (
         "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "runs",
-        "train", "verify",
+        "train", "tune", "verify",
     )},
     "cached_data": "edgekit.commands.data:cache",
     "fetch_data": "edgekit.commands.data:fetch",
     "list_models": "edgekit.commands.models:models",
     "Bars": "edgekit.commands.evaluate",
     "ExportOptions": "edgekit.sources",
+    "Goal": "edgekit.commands.tune",
     "Setup": "edgekit.setups",
     "Timing": "edgekit.latency.loop",
     "Tolerance": "edgekit.tolerance",
@@ -59,9 +61,9 @@ _HOMES = {
     "Wanted": "edgekit.variants",
 }  # fmt: skip
 __all__ = [
-    "__version__", "Bars", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
+    "__version__", "Bars", "ExportOptions", "Goal", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
     "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
-    "predict", "quantize", "run", "runs", "train", "verify",
+    "predict", "quantize", "run", "runs", "train", "tune", "verify",
 ]  # fmt: skip
 
 

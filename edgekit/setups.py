@@ -14,15 +14,20 @@ from edgekit.tensors import LARGEST_BATCH, whole_numbers
 
 EVERY = "every"
 """Stands in place of a backend's name for every backend that is present on this machine."""
+TUNED = "tuned"
+"""Stands in place of a backend's name for what ``edgekit tune`` chose for the bundle on this machine."""
+RESERVED = (EVERY, TUNED)
+"""Words that no backend bears."""
 MOST_THREADS = 1024
 
 
 class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One way to run a bundle: a backend, a variant, CPU threads, batch sizes and the backend's own options.
 
-    ``backend`` names a row of the table of backends; ``EVERY`` stands for all of them. ``variant`` names one file of the bundle;
-    an empty name selects the first. ``threads``: CPU threads; None uses all cores allowed. ``batches``: batch sizes that the
-    session must accept. ``options``: the backend's own options, checked by the backend's row.
+    ``backend`` names a row of the table of backends; ``EVERY`` stands for all of them, ``TUNED`` for the best one known.
+    ``variant`` names one file of the bundle; an empty name selects the first. ``threads``: CPU threads; None uses all cores
+    allowed. ``batches``: batch sizes that the session must accept. ``options``: the backend's own options, checked by the
+    backend's row.
 
     The text form of a Setup is the value of ``--backend``: ``tensorrt variant=int8 threads=4 batches=1,8 cuda-graph``.
     """

@@ -19,7 +19,7 @@ from edgekit.errors import BROKEN, EdgekitError, MissingError, UsageError, first
 from edgekit.files import check_name
 from edgekit.machine.packages import Package, below_floor, broken_package
 from edgekit.progress import SILENT, Progress
-from edgekit.setups import EVERY, OWN_WORDS, Absence, Setup
+from edgekit.setups import OWN_WORDS, RESERVED, Absence, Setup
 from edgekit.spelling import did_you_mean
 
 OWN = ("pytorch", "onnxruntime", "openvino", "tensorrt")
@@ -43,7 +43,7 @@ def table() -> Mapping[str, Backend]:
 def row_of(name: str) -> Backend:
     """A row of the table; raises UsageError that lists the names there are."""
     if name not in table():
-        raise UsageError(f"no backend {name!r}", f"use one of {', '.join(table())}{did_you_mean(name, (*table(), EVERY))}")
+        raise UsageError(f"no backend {name!r}", f"use one of {', '.join(table())}{did_you_mean(name, (*table(), *RESERVED))}")
     return table()[name]
 
 
@@ -107,21 +107,22 @@ def _rows_of(entry: EntryPoint) -> Iterable[Backend]:
             _check_row(row)
     except BROKEN as problem:
         missing = broken_package(f"the backend of {_origin(entry)}", problem)
-        name = entry.name if check_name(entry.name) and entry.name != EVERY else _origin(entry)
+        name = entry.name if check_name(entry.name) and entry.name not in RESERVED else _origin(entry)
         return (_unusable(name, Absence(missing.reason, f"pip install --force-reinstall {_origin(entry)}", broken=True)),)
     return rows
 
 
 def _check_row(row: Backend) -> None:
     """Raise for a row that would break the commands, or could not be asked for by its name."""
-    if not check_name(row.name) or row.name == EVERY:
+    if not check_name(row.name) or row.name in RESERVED:
         raise ValueError(f"{row.name!r} is no name for a backend")
     fields = msgspec.structs.fields(row.options)
     reserved = [field.name for field in fields if field.name in Setup.__struct_fields__ or field.encode_name != field.name]
     if reserved:
         raise ValueError(f"its option {reserved[0]!r} has another's name; call it otherwise, without rename")
     msgspec.to_builtins(row.options())  # every field has a default, and JSON has all of them
-    typed(row.name, dict(row.as_written or {}), row.options)
+    for options in (row.as_written or {}, *row.worth_trying):
+        typed(row.name, dict(options), row.options)
     if not all(isinstance(package, Package) for package in row.packages):
         raise TypeError(f"{row.name} has packages that are no edgekit.machine.packages.Package")
 

@@ -9,12 +9,13 @@ import msgspec
 
 from edgekit.backends import absence, checked, open_session, row_of, table, takers
 from edgekit.backends.contract import Opened
+from edgekit.backends.tuned import tuned_setup
 from edgekit.bundle.folder import Bundle
 from edgekit.errors import MissingError, UsageError
 from edgekit.machine.packages import pip_install
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
-from edgekit.setups import EVERY, OWN_WORDS, Absence, Setup, as_setups
+from edgekit.setups import EVERY, OWN_WORDS, TUNED, Absence, Setup, as_setups
 from edgekit.spelling import did_you_mean
 
 
@@ -32,13 +33,15 @@ class Choice(NamedTuple):
 def choose(bundle: Bundle, setups: Setup | str | Iterable[Setup | str] = (), *, all_variants: bool = False) -> Choice:
     """What takes part: each setup asked for, which must be present, or with ``EVERY`` and with none asked for all that is.
 
-    Where no variant is named it is the first, or with ``all_variants`` each; a variant ``EVERY`` is each. They are named, so that
-    a report says which file it is about. Raises MissingError for what cannot run here.
+    ``TUNED`` is what ``edgekit tune`` chose here. Where no variant is named it is the first, or with ``all_variants`` each; a
+    variant ``EVERY`` is each. They are named, so that a report says which file it is about. Raises MissingError for what cannot
+    run here.
     """
     chosen: list[Setup] = []
     skipped: list[Skipped] = []
     as_written: list[Setup] = []
-    for requested in as_setups(setups):
+    for asked in as_setups(setups):
+        requested = tuned_setup(bundle, asked) if asked.backend == TUNED else asked
         candidates = _of_variants(bundle, requested, all_variants)
         every = requested.backend == EVERY
         runnable, absent = _present(bundle, candidates) if every else _able(bundle, candidates)

@@ -205,6 +205,7 @@ class Backend(msgspec.Struct, frozen=True):
 
     ``tells_nothing_of``: precision of a file -> why running it here shows nothing about where such files are used; nobody runs it
     unasked. ``as_written``: the options by which it computes a file node by node, as the file is written; None if it cannot.
+    ``worth_trying``: sets of options that ``edgekit tune`` tries, of which the first is the usual one.
     ``file_of``: the sha256 of the ONNX file that a setup's options go with, as an engine's does; None for any file.
     """
 
@@ -221,4 +222,5 @@ class Backend(msgspec.Struct, frozen=True):
     doctor_facts: Callable[[], Mapping[str, str]] = dict
     tells_nothing_of: Mapping[str, str] = {}
     as_written: Mapping[str, Any] | None = None
+    worth_trying: tuple[Mapping[str, Any], ...] = ({},)
     file_of: Callable[[Setup], str | None] = _of_any_file

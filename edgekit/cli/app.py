@@ -21,6 +21,7 @@ from edgekit.cli.options import (
     Backend,
     Backends,
     BatchRanges,
+    Budgets,
     Builder,
     BundleFolder,
     BundlePath,
@@ -378,6 +379,48 @@ def bench(
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
 
+@app.command(epilog="Example: edgekit tune exported/edgenet --budget accuracy=-0.3pt --budget p99=5ms")
+def tune(
+    bundle: BundlePath,
+    budget: Budgets = None,
+    metric: Annotated[
+        str, options.option("--metric", metavar="NAME", help="median, p99 or throughput.", autocompletion=options.metric_names)
+    ] = "median",
+    batch: Annotated[int, options.option("--batch", metavar="N", min=1, help="The batch size.")] = 1,
+    data: Annotated[
+        Optional[Path],
+        options.option(
+            "--data",
+            metavar="RECIPE|FOLDER",
+            help="Pictures for accuracies.",
+            show_default="the test set it was exported with",
+            autocompletion=options.recipe_paths,
+        ),
+    ] = None,
+    backend: Backends = None,
+    variant: Variant = None,
+    threads: Threads = None,
+    output: Output = None,
+    verbose: Verbose = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the best way to run a bundle here: runtimes, variants, threads and options in one table, within your budgets.
+
+    Exit code 1 if no way is within the budgets. The choice is kept for predict and --backend tuned.
+    """
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.tune import Goal
+        from edgekit.commands.tune import tune as tune_bundle
+
+        goal = Goal(options.metric(metric), batch, tuple(budget or ()))
+        setups = options.setups(backend, variant=variant, threads=threads)
+        return tune_bundle(bundle, setups, goal, data=data, progress=progress)
+
+    _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
+
+
 @app.command(epilog="Example: edgekit build exported/lenet --batch 1:8:32 --output lenet.plan")
 def build(
     bundle: BundlePath,
@@ -459,7 +502,7 @@ def predict(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE", help="Pictures of any size, folders of them, or patterns like '**/*.png'.")
     ],
-    backend: Backend = "ort-cpu",
+    backend: Backend = None,
     variant: Variant = None,
     flavour: Flavour = None,
     engine: Engine = None,
@@ -482,7 +525,7 @@ def predict(
         from edgekit.reports.predict import csv_head
 
         options.check_one_form(json, jsonl)
-        (setup,) = options.setups([backend], variant=variant, flavour=flavour, engine=engine)
+        setup = options.one_setup(backend, variant=variant, flavour=flavour, engine=engine)
         if csv is not None:
             check_output("--csv", csv, bundle, csv_head())
         report = predict_images(bundle, images, setup, top=top, progress=progress)

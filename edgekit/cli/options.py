@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
+    from edgekit.reports.tune import Metric
     from edgekit.setups import Setup
     from edgekit.tolerance import ToleranceChange
 
@@ -22,8 +23,9 @@ def device_names() -> list[str]:
 def backend_names() -> list[str]:
     """The names that ``--backend`` may begin with."""
     from edgekit.backends import table
+    from edgekit.setups import TUNED
 
-    return list(table())
+    return [*table(), TUNED]
 
 
 def flavour_names() -> list[str]:
@@ -217,11 +219,12 @@ Allowed = Annotated[
     ),
 ]
 Backend = Annotated[
-    str,
+    Optional[str],
     option(
         "--backend",
         panel=RUNNING,
         metavar="SETUP",
+        show_default="tuned where tuned, else ort-cpu",
         help="The backend, perhaps with its options: 'ort-cpu threads=4'.",
         autocompletion=backend_names,
     ),
@@ -338,6 +341,14 @@ Loss = Annotated[
         help="Keep layers in float32 until it holds: accuracy=-0.3pt or snr=30dB.",
     ),
 ]
+Budgets = Annotated[
+    Optional[list[str]],
+    option(
+        "--budget",
+        metavar="KEY=VALUE",
+        help="What it may cost, like accuracy=-0.3pt, p99=5ms, memory=200MB or throughput=100/s; repeatable.",
+    ),
+]
 InPlace = Annotated[
     Optional[Path],
     option("--output", panel=WRITTEN, metavar="FOLDER", show_default="BUNDLE itself", help="Where the bundle is written."),
@@ -380,16 +391,26 @@ def setups(
     return spread(parsed, {name: value for name, value in words.items() if value is not None and value is not False})
 
 
+def one_setup(text: str | None, **words: Any) -> Setup | None:
+    """``--backend``'s one text with the words filled in; None where nothing is said, for what was tuned here or is usual."""
+    from edgekit.backends import USUAL_BACKEND
+
+    if text is None and not any(words.values()):
+        return None
+    return setups([text or USUAL_BACKEND], **words)[0]
+
+
 def spread(setups: Sequence[Setup], words: Mapping[str, Any]) -> tuple[Setup, ...]:
     """Give the words of the command line to those setups whose backend has them; raises UsageError where none has."""
     import msgspec
 
     from edgekit.backends import checked, row_of, takers
     from edgekit.errors import UsageError
-    from edgekit.setups import EVERY, Setup
+    from edgekit.setups import EVERY, TUNED, Setup
 
+    whole = {EVERY: set(words), TUNED: set[str]()}
     fields = {
-        setup.backend: set(words) if setup.backend == EVERY else set(row_of(setup.backend).options.__struct_fields__)
+        setup.backend: whole[setup.backend] if setup.backend in whole else set(row_of(setup.backend).options.__struct_fields__)
         for setup in setups
     }
     for name, value in words.items():
@@ -494,6 +515,25 @@ def budget(milliseconds: float | None) -> float | None:
     if milliseconds is not None and not 0 < milliseconds < float("inf"):
         raise UsageError(f"--budget-ms {milliseconds:g} is not a time; give milliseconds above 0")
     return milliseconds
+
+
+def metric(name: str) -> Metric:
+    """``--metric``; raises UsageError for another word."""
+    from edgekit.errors import UsageError
+    from edgekit.reports.tune import METRICS
+    from edgekit.spelling import did_you_mean
+
+    for known in METRICS:
+        if name == known:
+            return known
+    raise UsageError(f"--metric {name!r} is none of {', '.join(METRICS)}", f"give one of them{did_you_mean(name, METRICS)}")
+
+
+def metric_names() -> list[str]:
+    """The values of ``--metric``."""
+    from edgekit.reports.tune import METRICS
+
+    return list(METRICS)
 
 
 def duration(seconds: float) -> float:

@@ -79,6 +79,8 @@ def carry_out(
 
 def exit_code(report: Report) -> int:
     """What a command exits with that has made this report."""
+    if report.interrupted:
+        return STOPPED
     return OK if report.passed else CHECK_FAILED
 
 

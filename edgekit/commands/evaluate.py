@@ -68,10 +68,10 @@ def evaluate(
     bar on what is lost without anything to compare with, and MissingError for a setup that cannot run here.
     """
     opened = open_bundle(Path(bundle))
-    preprocess = _classifier(opened)
+    preprocess = classifier(opened)
     sheet = None if wrong is None else _place_of_sheet(Path(wrong))
     choice = choose(opened, setups)
-    pictures = _labelled(opened, preprocess, data, progress)
+    pictures = labelled_set(opened, preprocess, data, progress)
     _check_one_meaning(pictures.classes, opened.manifest.labels)
     order = order_of(pictures.classes, opened.manifest.labels)
     if isinstance(order, str):
@@ -115,7 +115,8 @@ def _check_one_meaning(classes: Sequence[str], labels: Sequence[str]) -> None:
             )
 
 
-def _classifier(bundle: Bundle) -> Preprocess:
+def classifier(bundle: Bundle) -> Preprocess:
+    """The preprocessing of a bundle that classifies pictures; raises BundleError for another."""
     manifest = bundle.manifest
     shape = manifest.outputs[0].shape
     unlike = no_picture([(spec.dtype, spec.shape) for spec in manifest.inputs])
@@ -129,7 +130,8 @@ def _classifier(bundle: Bundle) -> Preprocess:
     return manifest.preprocess
 
 
-def _labelled(bundle: Bundle, preprocess: Preprocess, data: Path | str | None, progress: Progress) -> LabelledSet:
+def labelled_set(bundle: Bundle, preprocess: Preprocess, data: Path | str | None, progress: Progress) -> LabelledSet:
+    """The pictures of ``data``, or of the recorded recipe's test set; raises DataError where they are not known or not here."""
     if data is not None:
         path = Path(data)
         if path.suffix == ".toml":

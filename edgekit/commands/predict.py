@@ -13,6 +13,7 @@ import numpy as np
 from edgekit.backends import USUAL_BACKEND
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Session
+from edgekit.backends.tuned import choice_for
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
@@ -28,7 +29,7 @@ from edgekit.tensors import Array, fixed_batch
 def predict(
     bundle: Path | str,
     images: Path | str | Iterable[Path | str],
-    setup: Setup | str = USUAL_BACKEND,
+    setup: Setup | str | None = None,
     *,
     top: int = 3,
     progress: Progress = SILENT,
@@ -37,14 +38,17 @@ def predict(
 
     ``images`` are picture files, folders (all pictures below them) and glob patterns (``**`` goes into folders). A picture that
     cannot be read has a ``problem`` in the report in place of labels. Where the recorded outputs are probabilities or scores,
-    the model's outputs are taken as they are; else their softmax is. With ``every`` as the backend the first present is taken.
+    the model's outputs are taken as they are; else their softmax is.
+
+    Without a ``setup`` it is what ``edgekit tune`` chose for the bundle on this machine, or ONNX Runtime on the CPU. With
+    ``every`` as the backend the first present is taken.
 
     A path or pattern without a picture has a row that says so; where none has any it is a DataError. Raises BundleError for a
     bundle that does not classify pictures.
     """
     opened = open_bundle(Path(bundle))
     preprocess = _classifier(opened)
-    chosen = taking(choose(opened, setup).setups[0], (fixed_batch(opened.manifest.inputs) or 1,))
+    chosen = taking(choose(opened, setup or _usual(opened, progress)).setups[0], (fixed_batch(opened.manifest.inputs) or 1,))
     asked = picture_files((images,) if isinstance(images, (Path, str)) else images)
     for row in asked.left_out:
         progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
@@ -60,6 +64,16 @@ def predict(
             predictions.append(labelled or Prediction(str(picture), (), problem))
             advance(1, picture.name)
     return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, meaning, asked.left_out)
+
+
+def _usual(bundle: Bundle, progress: Progress) -> Setup | str:
+    """What ``edgekit tune`` chose here, which is said, or else the usual backend."""
+    choice = choice_for(bundle)
+    if choice.setup is not None:
+        progress.say(f"run by {choice.setup}, as edgekit tune chose for this machine")
+    elif choice.note:
+        progress.say(f"note: {choice.note}")
+    return choice.setup or USUAL_BACKEND
 
 
 class Asked(NamedTuple):

@@ -29,6 +29,11 @@ class Report(Part, frozen=True):
         """False when a check failed: exit code 1."""
         return True
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the work, and the report holds what was known by then: exit code 130."""
+        return False
+
     def page(self) -> Page:
         """What a reader sees of it; every report says this for itself."""
         return ()

@@ -39,4 +39,15 @@ def _open(files: ModelFiles, setup: Setup, progress: Progress) -> Session:
     return OpenVinoSession.open(files, setup, OpenVinoOptions.of(setup).precision)
 
 
-BACKENDS = (Backend("openvino", _absence, _open, OpenVinoOptions, packages=PACKAGES, by_layer=True, in_memory=True),)
+BACKENDS = (
+    Backend(
+        "openvino",
+        _absence,
+        _open,
+        OpenVinoOptions,
+        packages=PACKAGES,
+        by_layer=True,
+        in_memory=True,
+        worth_trying=({}, {"precision": "bfloat16"}),
+    ),
+)

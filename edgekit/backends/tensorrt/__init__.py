@@ -95,5 +95,6 @@ BACKENDS = (
         builder=Builder(BuildSettings, _build),
         doctor_facts=engine_cache,
         file_of=_file_of,
+        worth_trying=({}, {"cuda_graph": True}),
     ),
 )

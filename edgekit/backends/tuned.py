@@ -1,0 +1,94 @@
+"""``runtime.json``: the way to run a bundle that ``edgekit tune`` chose for this machine, which other commands obey."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from edgekit.backends import row_of
+from edgekit.bundle.folder import Bundle
+from edgekit.bundle.state import keep, kept, manifest_sha256
+from edgekit.errors import EdgekitError, MissingError, UsageError
+from edgekit.machine.cpu import machine_facts
+from edgekit.machine.gpu import gpu_facts
+from edgekit.machine.packages import versions_of
+from edgekit.setups import Setup, taking
+
+FILE = "runtime.json"
+FACTS = ("system", "cpu", "cores", "cpu quota", "instruction sets", "gpu", "gpu memory", "driver", "cuda driver")
+"""What must be alike for a choice to hold; the runtime's version must be too."""
+
+
+class Tuned(msgspec.Struct, frozen=True):
+    """The choice: ``setup`` is the best by ``metric`` for batches of ``batch``, on a machine of these facts and packages."""
+
+    manifest_sha256: str
+    setup: str
+    metric: str
+    batch: int
+    made: str
+    machine: dict[str, str]
+    packages: dict[str, str]
+
+
+class Choice(NamedTuple):
+    """The setup that was chosen, None where there is none for this machine; ``note`` says so where another's was found."""
+
+    setup: Setup | None
+    note: str = ""
+
+
+def keep_choice(bundle: Bundle, setup: Setup, metric: str, batch: int, made: str) -> Path | None:
+    """Write ``runtime.json``; None where the state folder cannot be written."""
+    facts = {name: fact for name, fact in (machine_facts() | gpu_facts()).items() if name in FACTS}
+    tuned = Tuned(manifest_sha256(bundle), str(setup), metric, batch, made, facts, _packages(setup))
+    return keep(bundle, FILE, msgspec.json.format(msgspec.json.encode(tuned), indent=2) + b"\n")
+
+
+def choice_for(bundle: Bundle) -> Choice:
+    """What ``edgekit tune`` chose for the bundle here; a choice of another machine, or of other releases, is ignored."""
+    content = kept(bundle, FILE)
+    if content is None:
+        return Choice(None)
+    try:
+        tuned = msgspec.json.decode(content, type=Tuned)
+        setup = Setup.parse(tuned.setup)
+        packages = _packages(setup)
+        bundle.variant(setup.variant)
+    except (msgspec.DecodeError, UnicodeDecodeError, EdgekitError):
+        return Choice(None, f"{FILE} of this bundle cannot be read and is ignored; run edgekit tune again")
+    if tuned.manifest_sha256 != manifest_sha256(bundle):
+        return Choice(None, f"{FILE} is of another bundle and is ignored; run edgekit tune again")
+    here = {name: fact for name, fact in (machine_facts() | gpu_facts()).items() if name in FACTS}
+    other = _difference(tuned.machine | tuned.packages, here | packages)
+    if other:
+        return Choice(None, f"edgekit tune's choice, {setup}, is ignored: {other}; run edgekit tune again here")
+    return Choice(setup)
+
+
+def tuned_setup(bundle: Bundle, asked: Setup) -> Setup:
+    """The setup that ``tuned`` stands for, with the batches ``asked`` for.
+
+    Raises MissingError where nothing was chosen on this machine, and UsageError where ``asked`` says more than ``tuned``.
+    """
+    if asked.variant or asked.threads or asked.options:
+        raise UsageError(f"{asked}: tuned stands for a variant, threads and options too", "leave them out, or name the backend")
+    choice = choice_for(bundle)
+    if choice.setup is None:
+        raise MissingError(choice.note or f"nothing was tuned for bundle {bundle.root} here", f"run edgekit tune {bundle.root}")
+    return taking(choice.setup, asked.batches)
+
+
+def _packages(setup: Setup) -> dict[str, str]:
+    """The installed packages that the setup's backend runs on."""
+    return versions_of(package.name for package in row_of(setup.backend).packages)
+
+
+def _difference(then: dict[str, str], now: dict[str, str]) -> str:
+    """The first fact that is another now."""
+    for name in dict.fromkeys((*then, *now)):
+        if then.get(name) != now.get(name):
+            return f"its {name} was {then.get(name, 'none')!r} and is {now.get(name, 'none')!r} here"
+    return ""

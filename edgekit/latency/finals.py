@@ -1,0 +1,113 @@
+"""The best ways against each other in fresh processes that take turns, by the rule that decides everywhere: see ``signflip``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgekit.latency.signflip import ALPHA, Vector, lower_bound, p_value, upper_bound
+from edgekit.latency.statistics import samples_needed
+from edgekit.machine.child import Failure
+from edgekit.reports.fresh import Fresh
+from edgekit.reports.tune import Metric
+from edgekit.setups import Setup
+
+TURNS = 8
+"""Processes of each way: of 2^8 patterns of signs one alone has p = 0.004."""
+SECONDS, MOST_SECONDS = 0.4, 10.0
+TAIL = 99.0
+
+Timed = Callable[[Setup, float], "Fresh | Failure"]
+"""Times a setup in a fresh process for so many seconds."""
+
+
+class Final(NamedTuple):
+    """What the fresh processes of one way measured; ``failure``: why one of them gave no answer."""
+
+    fresh: tuple[Fresh, ...]
+    failure: str = ""
+
+    def values(self, metric: Metric) -> tuple[float, ...]:
+        """The metric of each process in milliseconds: the median call, the mean call for throughput, or the 99th percentile."""
+        return tuple(_READ[metric](np.asarray(each.samples_ms)) for each in self.fresh)
+
+    def percentile(self, percent: float) -> float | None:
+        """Of the calls of all processes together; None where they are too few for it."""
+        calls = np.concatenate([np.asarray(each.samples_ms) for each in self.fresh])
+        return float(np.percentile(calls, percent)) if len(calls) >= samples_needed(percent) else None
+
+
+_READ: Mapping[Metric, Callable[[Vector], float]] = {
+    "median": lambda samples: float(np.median(samples)),
+    "throughput": lambda samples: float(np.mean(samples)),
+    "p99": lambda samples: float(np.percentile(samples, TAIL)),
+}
+
+
+def seconds_for(call_ms: float, metric: Metric, *, tail: bool) -> float:
+    """How long each process times its calls; with ``tail`` long enough for a 99th percentile of all together."""
+    if metric != "p99" and not tail:
+        return SECONDS
+    calls = math.ceil(1.2 * samples_needed(TAIL) / TURNS)
+    return float(min(MOST_SECONDS, max(SECONDS, calls * call_ms / 1e3)))
+
+
+def take_turns(
+    setups: Sequence[Setup], timed: Timed, seconds: Mapping[Setup, float], advance: Callable[[Setup], None] = lambda setup: None
+) -> dict[Setup, Final]:
+    """``TURNS`` processes of each of ``setups``, each turn in another order by chance; one that fails takes no more turns."""
+    rng = np.random.default_rng(0)
+    finals = {setup: Final(()) for setup in setups}
+    for _ in range(TURNS):
+        for place in rng.permutation(len(setups)):
+            setup = setups[place]
+            if finals[setup].failure:
+                continue
+            outcome = timed(setup, seconds[setup])
+            if isinstance(outcome, Failure):
+                finals[setup] = finals[setup]._replace(failure=outcome.sentence())
+            else:
+                finals[setup] = Final((*finals[setup].fresh, outcome))
+            advance(setup)
+    return finals
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median."""
+    return float(np.median(values))
+
+
+class Versus(NamedTuple):
+    """The best way against another: how many times its time the other takes, with 99 % bounds, and whether that is decided.
+
+    ``more``: about how many more processes of each would decide, 0 where it is decided, None where no number in reason would.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    decided: bool
+    more: int | None = 0
+
+
+MOST_MORE = 200
+
+
+def versus(best: Sequence[float], other: Sequence[float]) -> Versus:
+    """Hold two ways against each other by the milliseconds of their processes, turn by turn; at least seven of each decide."""
+    logs = np.log(np.asarray(other) / np.asarray(best))
+    decided = p_value(logs) < ALPHA
+    low, high = lower_bound(logs), upper_bound(logs)
+    return Versus(float(np.exp(np.median(logs))), math.exp(low), math.exp(high), decided, 0 if decided else _more(logs))
+
+
+def _more(logs: Vector) -> int | None:
+    """As many as make the mean 2.6 standard errors, the normal distribution's 99.5 %; None beyond ``MOST_MORE``."""
+    mean, deviation = float(logs.mean()), float(logs.std(ddof=1))
+    if mean <= 0 or not math.isfinite(deviation):
+        return None
+    wanted = math.ceil((2.6 * deviation / mean) ** 2) - len(logs)
+    return max(1, wanted) if wanted <= MOST_MORE else None
