@@ -1,0 +1,80 @@
+"""From process medians to a verdict: slower, not slower, or undecided.
+
+slower: p < 0.01 for "the ratio is at most 1", and the median ratio is beyond the limit. not slower: the 99 % upper bound is
+within the limit. Else, and where chance alone reaches the limit, undecided. "Slower" is wrong for alike bundles with a
+probability of at most 0.01, and "not slower" for one slower by more than the limit likewise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS, MOST_PAIRS, Vector, by_chance, holm, lower_bound, p_value, upper_bound
+from edgekit.reports.against import Evidence, Judged
+
+
+def evidence_of(first: Sequence[float], second: Sequence[float]) -> Evidence:
+    """What pairs of process medians say of first over second; a pair stands in each place, in the order of time.
+
+    Both are in one unit, 2 to ``MOST_PAIRS`` long.
+    """
+    ours, theirs = (np.log(np.asarray(medians, np.float64)) for medians in (first, second))
+    logs = ours - theirs
+    high = upper_bound(logs)
+    return Evidence(
+        pairs=len(logs),
+        ratio=math.exp(float(np.median(logs))),
+        low=math.exp(lower_bound(logs)),
+        high=math.exp(high) if high < math.inf else None,
+        p=p_value(logs),
+        floor=math.expm1(by_chance(np.concatenate([_beside(ours), _beside(theirs)]))),
+    )
+
+
+def judge(rows: Sequence[Evidence], limit: float) -> list[tuple[Evidence, Judged]]:
+    """The verdict on each row by ``limit``, a share of 1, with Holm's p where there are several."""
+    adjusted = holm(np.asarray([row.p for row in rows]))
+    held = [msgspec.structs.replace(row, p=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+    return [(row, _judged(row, limit)) for row in held]
+
+
+def _judged(row: Evidence, limit: float) -> Judged:
+    if row.floor > limit:
+        return _undecided(row, limit, f"alike processes differ by {100 * row.floor:.2g} % by chance, more than the limit")
+    if row.p < ALPHA and row.ratio > 1 + limit:
+        return Judged("slower")
+    if row.high is not None and row.high <= 1 + limit:
+        return Judged("not slower")
+    if row.pairs < FEWEST_PAIRS:
+        return Judged("undecided", f"{row.pairs} pairs can decide nothing; it takes {FEWEST_PAIRS}", FEWEST_PAIRS - row.pairs)
+    return _undecided(row, limit, "the bounds hold both")
+
+
+def _undecided(row: Evidence, limit: float, why: str) -> Judged:
+    needed = _needed(row, limit)
+    more = max(2, 2 * math.ceil((needed - row.pairs) / 2)) if needed <= MOST_PAIRS else None  # ABBA: two at a time
+    if more is not None and row.pairs + more <= MOST_PAIRS:
+        return Judged("undecided", f"{why} (about {more} more pairs)", more)
+    remedy = "edgekit doctor --bench says what disturbs this machine; --seconds makes each process longer"
+    return Judged("undecided", f"{why}, and more pairs will hardly decide it: {remedy}")
+
+
+def _needed(row: Evidence, limit: float) -> float:
+    """About how many pairs decide, if the next are like these: the bounds close on their middle as 1 / sqrt(pairs)."""
+    bound, by_floor = math.log1p(limit), row.pairs * (math.log1p(row.floor) / math.log1p(limit)) ** 2
+    if not row.high or not row.low:
+        return max(FEWEST_PAIRS, by_floor)
+    low, high = math.log(row.low), math.log(row.high)
+    middle, half = (low + high) / 2, (high - low) / 2
+    distance = middle if math.log(row.ratio) > bound else bound - middle
+    return max(row.pairs * (half / distance) ** 2 if distance > 0 else math.inf, by_floor)
+
+
+def _beside(logs: Vector) -> Vector:
+    """Log-ratios of one side with itself: the second with the first, the fourth with the third, and so on."""
+    even = len(logs) // 2 * 2
+    return np.asarray(logs[1:even:2] - logs[0:even:2], np.float64)

@@ -1,0 +1,195 @@
+"""The report of one bundle against another: pairs of fresh processes, and a verdict that can be no verdict."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias
+
+from edgekit.reports.base import Part, Report
+from edgekit.reports.fresh import Fresh
+from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, note
+from edgekit.setups import Setup
+
+Verdict: TypeAlias = Literal["slower", "not slower", "undecided"]
+_VERDICTS: dict[Verdict, Span] = {
+    "slower": Span("SLOWER", "bad"),
+    "not slower": Span("not slower", "good"),
+    "undecided": Span("undecided", "warn"),
+}
+
+
+class Evidence(Part, frozen=True):
+    """What pairs of processes say of "A takes at most as long as B"; ratios are A's median over B's.
+
+    ``ratio``: the median of the pairs' ratios. ``low`` and ``high``: its one-sided 99 % bounds, each by inverting the exact
+    sign-flip test; 0 and None where so few pairs give none. ``p``: that test's probability, Holm's where several rows decide.
+    ``floor``: the ratio that as many pairs of a thing with itself exceed by chance once in a hundred, less 1, from the processes
+    of each side beside one another in the same run.
+    """
+
+    pairs: int
+    ratio: float
+    low: float
+    high: float | None
+    p: float
+    floor: float
+
+
+class Judged(Part, frozen=True):
+    """The verdict on one row, and why there is none; ``more_pairs``: about how many more would give one, if that many can."""
+
+    verdict: Verdict
+    reason: str = ""
+    more_pairs: int | None = None
+
+
+class AgainstRow(Part, frozen=True):
+    """One row that decides: a setup, a batch and a boundary.
+
+    ``first`` are A's processes and ``second`` B's, a pair in each place. ``order``: which of a pair ran first, "AB" or "BA";
+    empty where B is of another day.
+    """
+
+    name: str
+    batch: int
+    boundary: str
+    setup: Setup
+    against_setup: Setup
+    order: tuple[str, ...]
+    first: tuple[Fresh, ...]
+    second: tuple[Fresh, ...]
+    evidence: Evidence
+    judged: Judged
+
+
+class Control(Part, frozen=True):
+    """edgekit's reference network, timed in both runs by ``setup``; ``low`` and ``high`` are the 99 % bounds of now over then."""
+
+    setup: Setup
+    first: tuple[Fresh, ...]
+    second: tuple[Fresh, ...]
+    ratio: float
+    low: float
+    high: float | None
+    moved: bool
+
+
+class Stored(Part, frozen=True):
+    """B as a report of another day: its file, what of machine and runtime differs (name -> then and now), and the controls."""
+
+    file: str
+    differs: dict[str, str]
+    controls: tuple[Control, ...]
+    informs_only: str = ""
+
+
+class AgainstReport(Report, frozen=True):
+    """Whether bundle A is slower than ``against`` by more than ``limit``, a share of 1.
+
+    ``undecided_passes``: the user takes no verdict as a pass.
+    """
+
+    bundle: str
+    bundle_sha256: str
+    against: str
+    against_sha256: str
+    machine: dict[str, str]
+    limit: float
+    seconds: float
+    seed: int
+    rows: tuple[AgainstRow, ...]
+    undecided_passes: bool = False
+    stored: Stored | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Slower where a row is; not slower where every row is that; else undecided."""
+        verdicts = {row.judged.verdict for row in self.rows}
+        return next((verdict for verdict in ("slower", "undecided") if verdict in verdicts), "not slower")
+
+    @property
+    def passed(self) -> bool:
+        """Not slower, or undecided where that passes."""
+        return self.verdict == "not slower" or (self.verdict == "undecided" and self.undecided_passes)
+
+    @property
+    def undecided(self) -> bool:
+        """No verdict, and the user does not take that as a pass: exit code 3."""
+        return self.verdict == "undecided" and not self.undecided_passes
+
+    def page(self) -> Page:
+        """A row for each that decides, why there is no verdict, and what was compared how."""
+        title = f"{self.bundle} (A) against {self.against} (B), medians of fresh processes in ms"
+        return (
+            Table(title, _COLUMNS, tuple(map(_cells, self.rows))),
+            *(Line(Span(f"{row.name}: {row.judged.reason}", "warn")) for row in self.rows if row.judged.reason),
+            *self._of_another_day(),
+            Line(_LEGEND),
+            Line(self._how()),
+            Line((f"slower than B by more than {_percent(self.limit)}: ", self._word())),
+        )
+
+    def _word(self) -> Span:
+        passes = ", which passes here" if self.verdict == "undecided" and self.undecided_passes else ""
+        words: dict[Verdict, str] = {"slower": "yes", "not slower": "no", "undecided": "undecided"}
+        return Span(f"{words[self.verdict]}{passes}", _VERDICTS[self.verdict].tone)
+
+    def _how(self) -> str:
+        pairs = max(row.evidence.pairs for row in self.rows)
+        times = f"{self.seconds:g} s each"
+        if self.stored is not None:
+            return f"{pairs} processes of A now, {times}, with as many of the stored report's in turn."
+        return f"{pairs} pairs of processes in ABBA order (seed {self.seed}), {times}."
+
+    def _of_another_day(self) -> Iterator[Line]:
+        if self.stored is None:
+            return
+        for control in self.stored.controls:
+            moved = "moved: " if control.moved else "did not move: "
+            high = "?" if control.high is None else f"{control.high:.3f}"
+            yield Line(f"reference network on {control.setup} {moved}{control.ratio:.3f} ({control.low:.3f} .. {high}) of then")
+        if self.stored.informs_only:
+            yield note(f"{self.stored.file} informs and decides nothing: {self.stored.informs_only}")
+
+
+_LEGEND = (
+    "A/B: median ratio of the pairs, with one-sided 99 % bounds of the exact sign-flip test; p: that test's, of A taking at most "
+    "as long as B; floor: what as many pairs of one bundle with itself show by chance."
+)
+_COLUMNS = (
+    Column("row"),
+    Column("A", number=True),
+    Column("B", number=True),
+    Column("A/B", number=True),
+    Column("(99 %)", number=True),
+    Column("p", number=True, rank=2),
+    Column("floor", number=True, rank=1),
+    Column("pairs", number=True, rank=3),
+    Column("slower"),
+)
+
+
+def _cells(row: AgainstRow) -> tuple[Cell, ...]:
+    evidence = row.evidence
+    high = "?" if evidence.high is None else f"{evidence.high:.3f}"
+    return (
+        row.name,
+        f"{middle(row.first):.3g}",
+        f"{middle(row.second):.3g}",
+        f"{evidence.ratio:.3f}",
+        f"({evidence.low:.3f} .. {high})",
+        f"{evidence.p:.2g}",
+        _percent(evidence.floor),
+        str(evidence.pairs),
+        _VERDICTS[row.judged.verdict],
+    )
+
+
+def middle(processes: Sequence[Fresh]) -> float:
+    """The median of the processes' medians in ms."""
+    return statistics.median(process.median_ms for process in processes)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"

@@ -1,0 +1,220 @@
+"""Pairs of processes and the verdict on them, with processes that take what a test says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.errors import MissingError
+from edgekit.latency.against import WARM_SECONDS, Duel, Terms, Thing, duels, in_turns, orders
+from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS
+from edgekit.latency.verdict import evidence_of, judge
+from edgekit.machine.child import Failure
+from edgekit.reports.against import AgainstReport, Judged, Verdict
+from edgekit.reports.fresh import Fresh
+from edgekit.setups import Setup
+
+LIMIT = 0.05
+SETUP = Setup("ort-cpu", threads=1)
+
+
+def process(ms: float, facts: dict[str, str] | None = None) -> Fresh:
+    return Fresh(1, "end-to-end", ms, 3, (ms,) * 3, 5.0, (ms,), 1 << 20, None, "stable", facts or {})
+
+
+class Machine:
+    """Processes of the bundles ``takes``, in ms, times what the machine does to the n-th of them."""
+
+    def __init__(self, takes: dict[str, float], slowed: Callable[[int], float] = lambda place: 1.0) -> None:
+        self.takes, self.slowed = takes, slowed
+        self.ran: list[str] = []
+        self.seconds: list[float] = []
+
+    def __call__(self, bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh:
+        ms = self.takes[bundle.name] * self.slowed(len(self.ran))
+        self.ran.append(bundle.name)
+        self.seconds.append(seconds)
+        return process(ms)
+
+
+def duel(name: str = "row", first: str = "A", second: str = "B") -> Duel:
+    return Duel(name, *(Thing(bundle, Path(bundle), SETUP, 1, "end-to-end") for bundle in (first, second)))
+
+
+def shaken(scatter: float, seed: int = 0) -> Callable[[int], float]:
+    rng = np.random.default_rng(seed)
+    return lambda place: math.exp(rng.normal(0, scatter))
+
+
+def verdict(first: list[float], second: list[float], limit: float = LIMIT) -> Judged:
+    ((_, judged),) = judge([evidence_of(first, second)], limit)
+    return judged
+
+
+# the verdict
+
+
+@pytest.mark.parametrize(
+    ("slower", "expected"), [(1.2, "slower"), (1.08, "slower"), (1.0, "not slower"), (0.8, "not slower"), (1.02, "not slower")]
+)
+def test_a_planted_difference_is_told_through_scatter_and_drift(slower: float, expected: Verdict) -> None:
+    shake = shaken(0.005)
+    machine = Machine({"A": slower, "B": 1.0}, lambda place: shake(place) * (1 + place / 100))
+    (row,) = duels([duel()], Terms(LIMIT), time=machine)
+    assert row.judged.verdict == expected
+    assert row.evidence.ratio == pytest.approx(slower, rel=0.02)
+    assert row.evidence.low <= slower <= (row.evidence.high or 0)
+    assert row.evidence.floor < 0.02
+
+
+def test_a_difference_is_not_a_verdict_before_it_is_beyond_the_limit() -> None:
+    first, second = [1.03 + step / 1000 for step in range(8)], [1.0] * 8
+    assert verdict(first, second) == Judged("not slower")
+    assert verdict(first, second, 0.02) == Judged("slower")
+
+
+def test_alike_things_are_seldom_called_slower_and_slower_things_never_alike() -> None:
+    rng = np.random.default_rng(0)
+    verdicts = {slower: [verdict(*_pairs(rng, slower, 0.02)).verdict for _ in range(400)] for slower in (1.0, 1.08)}
+    assert verdicts[1.0].count("slower") <= ALPHA * 400 / 2
+    assert verdicts[1.08].count("not slower") <= ALPHA * 400 / 2
+    assert verdicts[1.0].count("not slower") > 360
+    assert verdicts[1.08].count("slower") > 360
+
+
+def _pairs(rng: np.random.Generator, slower: float, scatter: float) -> tuple[list[float], list[float]]:
+    first, second = np.exp(rng.normal(0, scatter, (2, 8)))
+    return list(slower * first), list(second)
+
+
+def test_where_chance_reaches_the_limit_there_is_no_verdict() -> None:
+    rng = np.random.default_rng(1)
+    outcomes = [verdict(*_pairs(rng, 1.2, 0.12)) for _ in range(50)]
+    assert {outcome.verdict for outcome in outcomes} == {"undecided"}
+    assert all("by chance, more than the limit" in outcome.reason for outcome in outcomes)
+    assert verdict(*_pairs(rng, 1.2, 0.01)).verdict == "slower"
+
+
+def test_more_pairs_are_asked_for_where_they_decide() -> None:
+    """Scatter that widens the bounds beyond the limit; of twice the pairs with the same scatter it does not."""
+    logs = np.array([0.045, -0.035, 0.04, -0.03, 0.05, -0.04, 0.01, -0.02])
+    outcome = verdict(list(np.exp(logs)), [1.0] * 8, 0.045)
+    assert outcome.verdict == "undecided"
+    assert outcome.more_pairs is not None
+    assert f"(about {outcome.more_pairs} more pairs)" in outcome.reason
+    assert outcome.more_pairs % 2 == 0
+    more = np.tile(logs, 2)[: 8 + outcome.more_pairs]
+    assert verdict(list(np.exp(more)), [1.0] * len(more), 0.045).verdict == "not slower"
+
+
+def test_what_no_number_of_pairs_decides_is_not_promised() -> None:
+    logs = math.log1p(LIMIT) - 0.001 + np.array([0.03, -0.03] * 4)
+    outcome = verdict(list(np.exp(logs)), [1.0] * 8)
+    assert (outcome.verdict, outcome.more_pairs) == ("undecided", None)
+    assert "doctor --bench" in outcome.reason
+
+
+def test_fewer_pairs_than_can_decide_say_so() -> None:
+    assert verdict([2.0] * 6, [1.0] * 6) == Judged("undecided", "6 pairs can decide nothing; it takes 7", 1)
+    assert verdict([2.0] * FEWEST_PAIRS, [1.0] * FEWEST_PAIRS).verdict == "slower"
+
+
+def test_several_rows_share_the_risk_and_the_worst_is_the_reports() -> None:
+    rng = np.random.default_rng(2)
+    fine, slow = evidence_of(*_pairs(rng, 1.0, 0.005)), evidence_of(*_pairs(rng, 1.1, 0.005))
+    assert slow.p == 1 / 256
+    assert [judged.verdict for _, judged in judge([slow], LIMIT)] == ["slower"]
+    assert [judged.verdict for _, judged in judge([fine, slow], LIMIT)] == ["not slower", "slower"]  # 2/256 < 0.01
+    assert [judged.verdict for _, judged in judge([fine, fine, slow], LIMIT)][2] == "undecided"  # 3/256: eight pairs are too few
+    assert judge([fine, slow], LIMIT)[1][0].p == 2 / 256
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=16, max_size=16), st.floats(0.1, 10.0))
+@settings(deadline=None)
+def test_no_unit_changes_a_verdict_and_a_verdict_is_never_both(medians: list[float], unit: float) -> None:
+    first, second = medians[:8], medians[8:]
+    told, other = evidence_of(first, second), evidence_of([unit * ms for ms in first], [unit * ms for ms in second])
+    assert (told.ratio, told.low, told.high) == pytest.approx((other.ratio, other.low, other.high))
+    turned = {verdict(first, second).verdict, verdict(second, first).verdict}
+    assert turned != {"slower"}
+    assert told.low <= told.ratio <= (told.high or 0)
+
+
+# the processes
+
+
+@given(st.integers(1, 20), st.integers(0, 1000))
+def test_each_block_of_two_pairs_is_abba_or_baab(pairs: int, seed: int) -> None:
+    drawn = list(orders(pairs, seed))
+    assert len(drawn) == pairs
+    assert {drawn[place] + drawn[place + 1] for place in range(0, pairs - 1, 2)} <= {"ABBA", "BAAB"}
+    assert drawn == list(orders(pairs, seed))
+
+
+def test_the_coin_is_fair_and_the_seed_decides() -> None:
+    first = [next(orders(8, seed)) for seed in range(400)]
+    assert 160 < first.count("AB") < 240
+
+
+def test_processes_take_turns_as_drawn_after_one_short_one_each() -> None:
+    machine = Machine({"A": 1.0, "B": 2.0, "C": 3.0, "D": 4.0})
+    rows = duels([duel("one"), duel("two", "C", "D")], Terms(pairs=4, seconds=2.0, seed=5), time=machine)
+    letters = {"one": "AB", "two": "CD"}
+    expected = [*"ABCD"]
+    for order in orders(4, 5):
+        expected += [letters[name]["AB".index(letter)] for name in ("one", "two") for letter in order]
+    assert machine.ran == expected
+    assert machine.seconds == [WARM_SECONDS] * 4 + [2.0] * 16
+    assert [row.order for row in rows] == [tuple(orders(4, 5))] * 2
+    assert [(len(row.first), {one.median_ms for one in row.first}) for row in rows] == [(4, {1.0}), (4, {3.0})]
+    assert [{one.median_ms for one in row.second} for row in rows] == [{2.0}, {4.0}]
+
+
+def test_processes_of_several_things_run_in_rounds() -> None:
+    machine = Machine({"A": 1.0, "B": 2.0, "C": 3.0})
+    things = [Thing(name, Path(name), SETUP, 1, "device") for name in "ABC"]
+    processes = in_turns(things, Terms(pairs=5, seed=1), time=machine)
+    assert [[one.median_ms for one in own] for own in processes] == [[1.0] * 5, [2.0] * 5, [3.0] * 5]
+    rounds = [machine.ran[place : place + 3] for place in range(0, 18, 3)]
+    assert all(sorted(names) == [*"ABC"] for names in rounds)
+    assert len(set(map(tuple, rounds))) > 1  # their order is drawn
+
+
+def test_a_process_that_fails_ends_the_comparison_with_its_sentence() -> None:
+    def crash(bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Failure:
+        return Failure("signal", "crashes with signal 11")
+
+    with pytest.raises(MissingError, match=r"^A cannot be timed: its process crashes with signal 11$"):
+        duels([duel()], Terms(), time=crash)
+
+
+# the report
+
+
+def against_report(slower: float, scatter: float = 0.005, undecided_passes: bool = False) -> AgainstReport:
+    rows = duels([duel()], Terms(LIMIT), time=Machine({"A": slower, "B": 1.0}, shaken(scatter)))
+    return AgainstReport("A", "0", "B", "1", {}, LIMIT, 1.0, 0, rows, undecided_passes)
+
+
+@pytest.mark.parametrize(
+    ("slower", "scatter", "passes", "expected"),
+    [
+        (1.2, 0.005, False, (False, False)),
+        (1.0, 0.005, False, (True, False)),
+        (1.0, 0.2, False, (False, True)),
+        (1.0, 0.2, True, (True, False)),
+    ],
+)
+def test_a_verdict_passes_fails_or_is_none(slower: float, scatter: float, passes: bool, expected: tuple[bool, bool]) -> None:
+    report = against_report(slower, scatter, passes)
+    assert (report.passed, report.undecided) == expected
+    again = AgainstReport.from_json(report.to_json())
+    assert again == report
+    assert msgspec.json.decode(report.to_json())["passed"] is expected[0]
