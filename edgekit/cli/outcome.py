@@ -48,11 +48,13 @@ def carry_out(
     output: Path | None = None,
     bundle: Path | None = None,
     verbose: bool = False,
+    document: Callable[[Any], bytes] | None = None,
 ) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves.
 
     The report goes to stdout in the ``form`` that was chosen, and as JSON to the file ``output`` too, which may not lie in the
-    ``bundle`` that is read. With ``verbose`` the page has its longer lines. A report that has a name to be kept under is left in
+    ``bundle`` that is read. With ``verbose`` the page has its longer lines; ``document`` gives what
+    stands on stdout in place of a page. A report that has a name to be kept under is left in
     the state folder too, under that bundle.
     """
     console = _console(stderr=True)
@@ -65,7 +67,7 @@ def carry_out(
             _leave(report, bundle, before)
         if output is not None:
             write_bytes(output, report.to_json() + b"\n")
-        document = _document(report, form, verbose)
+        content = document(report) if document is not None and form == "page" else _document(report, form, verbose)
     except Elsewhere as other:
         raise typer.Exit(other.code) from None
     except KeyboardInterrupt:
@@ -79,7 +81,7 @@ def carry_out(
         print_error(type(problem).__name__, message, form)
         console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
-    _write(document)
+    _write(content)
     raise typer.Exit(exit_code(report))
 
 

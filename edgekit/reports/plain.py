@@ -52,8 +52,8 @@ def plain(item: Item) -> tuple[Line | Table, ...]:
         return (Table("", columns("", "figure", "about", prose=("about",)), rows),)
     if isinstance(item, Code):
         return (*((Line(item.title),) if item.title else ()), *(Line(f"    {line}") for line in item.text.splitlines()))
-    if isinstance(item, Pictures):
-        return (Table(item.title, columns("picture", "shows"), tuple((each.name, each.caption) for each in item.pictures)),)
+    if isinstance(item, Pictures):  # there is no saying one in words
+        return ()
     return (numbers(item),)
 
 
