@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import textwrap
 
@@ -13,7 +12,7 @@ from edgekit.bundle.described import variant_rows
 from edgekit.bundle.manifest import CARD, MANIFEST, Manifest, Variant
 from edgekit.preprocess import Preprocess
 from edgekit.reports.inspect import VARIANT_COLUMNS
-from edgekit.reports.page import visible
+from edgekit.reports.markdown import code, plain_text
 from edgekit.tensors import fixed_batch, shape_text
 from edgekit.tolerance import MEASURED_FACTOR, UNMEASURED_FACTOR, widest_rtol
 
@@ -24,7 +23,7 @@ ONNXRUNTIME = "1.22"
 def model_card(manifest: Manifest, pictures: int | None = None) -> str:
     """The card of a bundle, as Markdown; ``pictures``: the number of test pictures that accuracies are of, None if not known."""
     sections = [
-        f"# {_plain(manifest.name)}\n\n{_summary(manifest)}",
+        f"# {plain_text(manifest.name)}\n\n{_summary(manifest)}",
         _files(manifest),
         _variants(manifest, pictures),
         _check(manifest),
@@ -40,7 +39,7 @@ def model_card(manifest: Manifest, pictures: int | None = None) -> str:
 def _calling(manifest: Manifest) -> str:
     """The programs that call the network, and what they need."""
     measured = (manifest.evidence.runtimes if manifest.evidence else {}).get("ort-cpu", {}).get("onnxruntime")
-    release = f"; {_plain(measured)} was measured at export" if measured else ""
+    release = f"; {plain_text(measured)} was measured at export" if measured else ""
     parts = [
         f"## Call it\n\nIn this folder, with nothing but `pip install numpy 'onnxruntime>={ONNXRUNTIME}'`{release}. A golden "
         f"input, and the right answer:\n\n```python\n{example(manifest)}```"
@@ -118,7 +117,7 @@ def example(manifest: Manifest) -> str:
 
 def _summary(manifest: Manifest) -> str:
     source = manifest.source
-    facts = [f"{_code(source.model)}, exported by edgekit as ONNX opset {manifest.opset}."]
+    facts = [f"{code(source.model)}, exported by edgekit as ONNX opset {manifest.opset}."]
     if manifest.test_accuracy is not None:
         facts.append(f"Test accuracy of the exported file: **{manifest.test_accuracy:.4f}**.")
     return " ".join(facts)
@@ -127,7 +126,7 @@ def _summary(manifest: Manifest) -> str:
 def _network(manifest: Manifest) -> str:
     """The network of which the golden outputs are."""
     trained_for = manifest.variants[0].made_by.get("trained_for")
-    return f"the folded network after its training for {_plain(str(trained_for))}" if trained_for else "the original model"
+    return f"the folded network after its training for {plain_text(str(trained_for))}" if trained_for else "the original model"
 
 
 def _files(manifest: Manifest) -> str:
@@ -148,9 +147,9 @@ def _files(manifest: Manifest) -> str:
         about[manifest.source.weights_file] = "the original PyTorch weights, before folding; only PyTorch needs them"
     about[MANIFEST] = "all of this page as data, with the size and sha256 of every file"
     about[CARD] = "this page"
-    rows = [f"| {_code(name)} | {text} |" for name, text in about.items()]
+    rows = [f"| {code(name)} | {text} |" for name, text in about.items()]
     if golden.pictures:
-        names = ", ".join(_code(picture.file) for picture in golden.pictures)
+        names = ", ".join(code(picture.file) for picture in golden.pictures)
         rows.insert(
             list(about).index(golden.file) + 1, f"| {names} | the first golden inputs as pictures, before the preprocessing |"
         )
@@ -162,7 +161,7 @@ def _variants(manifest: Manifest, pictures: int | None) -> str:
     if len(manifest.variants) < 2:
         return ""
     described = variant_rows(manifest, pictures)
-    rows = [f"| {' | '.join((_code(row.name), *map(_plain, row.cells()[1:])))} |" for row in described]
+    rows = [f"| {' | '.join((code(row.name), *map(plain_text, row.cells()[1:])))} |" for row in described]
     notes = (
         "Errors are against the float64 reference, over all golden inputs. `edgekit verify .` checks every variant, and "
         "`--variant NAME` chooses one. An int8 file computes other numbers on a CPU without VNNI: measure its accuracy on "
@@ -185,7 +184,7 @@ def _check(manifest: Manifest) -> str:
         "edgekit bench .               # latency of every backend here, interleaved\n```\n\n"
         "`edgekit verify` passes a file when every output y is this near to its reference r:\n\n"
         + "\n".join(_allowance(manifest, variant) for variant in manifest.variants)
-        + f"\n\nThe reference is {_plain(manifest.golden.reference)}.{own}"
+        + f"\n\nThe reference is {plain_text(manifest.golden.reference)}.{own}"
     )
 
 
@@ -194,7 +193,7 @@ def _allowance(manifest: Manifest, variant: Variant) -> str:
     if variant.error is not None:
         when = "at export" if variant.conversion is None else "when it was made"
         measured = f" Measured {when}, in a runtime without optimisations: off by {variant.error:.1e} of the scale."
-    return f"- {_code(variant.name)} ({_code(variant.file)}): {_bar(manifest, variant)}.{measured}"
+    return f"- {code(variant.name)} ({code(variant.file)}): {_bar(manifest, variant)}.{measured}"
 
 
 def _bar(manifest: Manifest, variant: Variant) -> str:
@@ -225,18 +224,18 @@ def _converted_bar(manifest: Manifest, variant: Variant) -> str:
     if held.steps is not None:
         others = f"; there within {held.steps:g} steps (1/127 of the scale) of the outputs recorded with the file"
     return (
-        f"on the {_plain(first)} a signal-to-noise ratio of at least {held.snr_db:.1f} dB, every output within "
+        f"on the {plain_text(first)} a signal-to-noise ratio of at least {held.snr_db:.1f} dB, every output within "
         f"{held.tolerance.rtol:.2g} of the scale max|r|, and the same largest value in at least {held.tolerance.top1:.1%} of the "
         f"samples{others}"
     )
 
 
 def _tensors(manifest: Manifest) -> str:
-    rows = [f"| input | {_code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.inputs]
-    rows += [f"| output | {_code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.outputs]
+    rows = [f"| input | {code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.inputs]
+    rows += [f"| output | {code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.outputs]
     labels = ""
     if manifest.labels:
-        labels = "\n\nLabels, in the order of the output: " + ", ".join(map(_plain, manifest.labels)) + "."
+        labels = "\n\nLabels, in the order of the output: " + ", ".join(map(plain_text, manifest.labels)) + "."
     return "\n".join(["## Tensors", "", "| | name | dtype | shape |", "|---|---|---|---|", *rows]) + labels
 
 
@@ -263,31 +262,14 @@ def _folding(manifest: Manifest) -> str:
     lines = [f"## Batch norm\n\n{len(fold.folded)} of {fold.before} normalisations folded into the layers around them."]
     if fold.kept:
         lines.append("\nKept:\n")
-        lines += [f"- {_code(norm.norm)} ({_plain(norm.kind)}): {_plain(norm.reason)}" for norm in fold.kept]
+        lines += [f"- {code(norm.norm)} ({plain_text(norm.kind)}): {plain_text(norm.reason)}" for norm in fold.kept]
     return "\n".join(lines)
 
 
 def _provenance(manifest: Manifest) -> str:
-    tools = ", ".join(_plain(f"{name} {version}") for name, version in manifest.tools.items())
-    notes = "".join(f"\n- {_plain(note)}" for note in manifest.notes)
+    tools = ", ".join(plain_text(f"{name} {version}") for name, version in manifest.tools.items())
+    notes = "".join(f"\n- {plain_text(note)}" for note in manifest.notes)
     return f"## Provenance\n\nWeights sha256 `{manifest.source.weights_sha256}`. Made with {tools}.{notes}"
-
-
-_MARKS = (("[", "\\["), ("|", "\\|"), ("://", "&#58;//"), ("www.", "www&#46;"))
-"""Marks of Markdown, and of the links that it makes by itself, with what shows them as they are."""
-
-
-def _plain(text: str) -> str:
-    """Somebody's text as prose: no HTML, no link or picture, nothing that a terminal would obey, all in one line."""
-    escaped = html.escape(visible(text).replace("\n", " "), quote=False).replace("\\", "\\\\")
-    for mark, shown in _MARKS:
-        escaped = escaped.replace(mark, shown)
-    return escaped
-
-
-def _code(text: str) -> str:
-    """Somebody's text between backticks, which it cannot leave."""
-    return "`" + visible(text).replace("\n", " ").replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _quoted(text: str) -> str:

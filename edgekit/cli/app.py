@@ -619,6 +619,78 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     _carry_out(action, json, debug)
 
 
+@app.command(epilog="Example: edgekit report exported/lenet --output lenet.html")
+def report(
+    bundle: BundlePath,
+    form: Annotated[
+        str,
+        options.option(
+            "--format",
+            panel=options.REPORT,
+            metavar="FORMAT",
+            help="html, md, json or junit.",
+            autocompletion=options.report_formats,
+        ),
+    ] = "html",
+    output: Annotated[
+        Optional[Path],
+        options.option(
+            "--output",
+            panel=options.REPORT,
+            metavar="FILE",
+            show_default="report.html; stdout for other formats",
+            help="Where it is written.",
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """One page about a bundle: what it is, and all that verify, evaluate and bench have found out on this machine.
+
+    Exit code 1 if a check in it has failed.
+    """
+
+
+    def action(progress: Progress) -> Report:
+        from edgekit.cli.outcome import check_output
+        from edgekit.commands.report import FORMATS, PAGE
+        from edgekit.commands.report import report as report_bundle
+
+        chosen = options.report_format(form, to_stdout=output is None, json=json)
+        place = PAGE if output is None and chosen == "html" else output
+        if place is not None:
+            check_output("--output", place, bundle, FORMATS[chosen])
+        return report_bundle(bundle, place, chosen, progress=progress)
+
+    def document(found: Report) -> bytes:
+        from edgekit.commands.report import drawn
+
+        return drawn(found, form)
+
+    _carry_out(action, json, debug, document=document if output is None and form != "html" else None)
+
+
+@app.command(epilog="Example: edgekit diff exported/lenet lenet-of-last-week")
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A bundle's folder.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another's.")],
+    verbose: AllRows = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What differs between two bundles: weights by tensor, folds, preprocessing, variants, figures, files.
+
+    Exit code 0 if nothing differs, 1 if something does.
+    """
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.diff import diff as compare
+
+        return compare(first, second, progress=progress)
+
+    _carry_out(action, json, debug, verbose=verbose)
+
+
 # typer brings its own copy of click, or uses the installed one: this is UsageError in either
 _TyperUsageError: Any = typer.BadParameter.__bases__[0]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
+    from edgekit.commands.report import Format
     from edgekit.reports.tune import Metric
     from edgekit.setups import Setup
     from edgekit.tolerance import ToleranceChange
@@ -55,6 +56,13 @@ def check_names() -> list[str]:
     from edgekit.parity.manifest import CODES
 
     return list(CODES)
+
+
+def report_formats() -> list[str]:
+    """The values of ``report --format``."""
+    from edgekit.commands.report import FORMATS
+
+    return list(FORMATS)
 
 
 def builder_names() -> list[str]:
@@ -477,6 +485,19 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
+
+
+def report_format(text: str, *, to_stdout: bool, json: bool) -> Format:
+    """``--format`` of a report; raises UsageError for another, and for one that goes to stdout beside ``--json``."""
+    from edgekit.commands.report import FORMATS
+    from edgekit.errors import UsageError
+    from edgekit.spelling import did_you_mean
+
+    if text not in FORMATS:
+        raise UsageError(f"--format {text!r} is none{did_you_mean(text, list(FORMATS))}", f"choose one of: {', '.join(FORMATS)}")
+    if to_stdout and json and text not in ("html", "json"):
+        raise UsageError(f"--json and --format {text} both say what goes to stdout", "give one of them, or --output FILE")
+    return text
 
 
 def check_one_form(json: bool, jsonl: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,10 +22,12 @@ from rich.progress import Progress as Bars
 from rich.segment import Segment
 from rich.text import Text
 
+from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
-from edgekit.files import check_outside, check_writable, destination, write_bytes
+from edgekit.files import check_outside, check_writable, destination, sha256_of, write_bytes
 from edgekit.graphs.quiet import listings
 from edgekit.machine.launcher import Elsewhere
+from edgekit.machine.records import keep
 from edgekit.progress import Advance, Progress
 from edgekit.reports.base import Report
 from edgekit.reports.console import draw
@@ -45,21 +48,26 @@ def carry_out(
     output: Path | None = None,
     bundle: Path | None = None,
     verbose: bool = False,
+    document: Callable[[Any], bytes] | None = None,
 ) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves.
 
     The report goes to stdout in the ``form`` that was chosen, and as JSON to the file ``output`` too, which may not lie in the
-    ``bundle`` that is read. With ``verbose`` the page has its longer lines.
+    ``bundle`` that is read. With ``verbose`` the page has its longer lines; ``document`` gives what
+    stands on stdout in place of a page. A report that has a name to be kept under is left in
+    the state folder too, under that bundle.
     """
     console = _console(stderr=True)
     try:
         with contextlib.redirect_stdout(sys.stderr), listings(debug):  # a user's model may print; stdout is for the document
             if output is not None:
                 check_output("--output", output, bundle)  # better before long work than after it
+            before = _manifest_sha256(bundle)
             report = action(ConsoleProgress(console))
+            _leave(report, bundle, before)
         if output is not None:
             write_bytes(output, report.to_json() + b"\n")
-        document = _document(report, form, verbose)
+        content = document(report) if document is not None and form == "page" else _document(report, form, verbose)
     except Elsewhere as other:
         raise typer.Exit(other.code) from None
     except KeyboardInterrupt:
@@ -73,8 +81,22 @@ def carry_out(
         print_error(type(problem).__name__, message, form)
         console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
-    _write(document)
+    _write(content)
     raise typer.Exit(exit_code(report))
+
+
+def _manifest_sha256(bundle: Path | None) -> str:
+    """What a bundle's reports are kept under; empty where there is no bundle, which opening it says better."""
+    try:
+        return "" if bundle is None else sha256_of(bundle / MANIFEST)
+    except (OSError, ValueError):
+        return ""
+
+
+def _leave(report: Report, bundle: Path | None, before: str) -> None:
+    """Keep the report for ``edgekit report``, unless another bundle has taken the place of the one it is about."""
+    if report.kept_as and before and _manifest_sha256(bundle) == before:
+        keep(before, report.kept_as, report.to_json(), shlex.join(["edgekit", *map(printable, sys.argv[1:])]))
 
 
 def exit_code(report: Report) -> int:

@@ -17,6 +17,7 @@ from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Opened
 from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.data.gallery import Gallery, thumbnail
 from edgekit.data.labelled import BATCH, Batch, LabelledSet, of_folder, of_recipe
 from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError, UsageError
@@ -26,7 +27,7 @@ from edgekit.parity.other_cpu import measured_elsewhere
 from edgekit.preprocess import Preprocess, no_picture
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, load_recipe
-from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
+from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, Thumbnail, WrongPicture
 from edgekit.setups import Setup, labels, taking
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import fixed_batch
@@ -162,6 +163,7 @@ class _Seen(NamedTuple):
     setups: Sequence[tuple[str, Setup]]
     answers: list[Answers]
     seconds: list[float]
+    gallery: Gallery
 
 
 def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: NDArray[np.int64], progress: Progress) -> _Seen:
@@ -169,7 +171,7 @@ def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: 
     names = labels(setups)
     seconds = [0.0] * len(setups)
     parts: list[list[Answers]] = [[] for _ in setups]
-    truth, files = [], list[str]()
+    truth, files, gallery = [], list[str](), Gallery()
     with ExitStack() as stack, progress.task("evaluating", pictures.size) as advance:
         ready = [
             stack.enter_context(open_named(name, _taking(bundle, setup), bundle, progress))
@@ -184,9 +186,11 @@ def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: 
                 outputs = _outputs(bundle, opened, batch)
                 seconds[place] += perf_counter() - began
                 parts[place].append(answers(outputs, truth[-1], probabilities=probabilities))
+            first = parts[0][-1]
+            gallery.see(batch, truth[-1], first.predicted, first.confidence)
             advance(len(batch.names), "")
     joined = [Answers(*(np.concatenate(pieces) for pieces in zip(*each, strict=True))) for each in parts]
-    return _Seen(files, np.concatenate(truth), tuple(zip(names, setups, strict=True)), joined, seconds)
+    return _Seen(files, np.concatenate(truth), tuple(zip(names, setups, strict=True)), joined, seconds, gallery)
 
 
 def _taking(bundle: Bundle, setup: Setup) -> Setup:
@@ -231,6 +235,7 @@ def _report(bundle: Bundle, pictures: LabelledSet, seen: _Seen, bars: Bars) -> E
         min_accuracy=bars.min_accuracy,
         max_drop=bars.max_drop,
         faults=faults,
+        thumbnails=tuple(_thumbnails(seen.gallery, classes)),
     )
 
 
@@ -319,10 +324,20 @@ def _wrong(seen: _Seen, classes: Sequence[str]) -> tuple[WrongPicture, ...]:
     surest = wrong[np.argsort(-first.confidence[wrong], kind="stable")]
     rows = []
     for index in surest:
-        label, answer = classes[seen.labels[index]], first.predicted[index]
-        taken_for = NO_NUMBERS if answer == NO_CLASS else classes[answer]
-        rows.append(WrongPicture(seen.names[index], label, taken_for, float(first.confidence[index])))
+        label, answer = classes[seen.labels[index]], _taken_for(int(first.predicted[index]), classes)
+        rows.append(WrongPicture(seen.names[index], label, answer, float(first.confidence[index])))
     return tuple(rows)
+
+
+def _taken_for(answer: int, classes: Sequence[str]) -> str:
+    return NO_NUMBERS if answer == NO_CLASS else classes[answer]
+
+
+def _thumbnails(gallery: Gallery, classes: Sequence[str]) -> Iterator[Thumbnail]:
+    for seen in gallery.chosen():
+        image, answer = thumbnail(seen.image), _taken_for(seen.predicted, classes)
+        if image is not None:
+            yield Thumbnail(seen.name, classes[seen.label], answer, seen.confidence, seen.predicted == seen.label, image)
 
 
 def _place_of_sheet(folder: Path) -> Path:

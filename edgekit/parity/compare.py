@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.parity.converted import FAR
-from edgekit.reports.verify import OutputDiff
+from edgekit.reports.verify import ERROR_BOUNDS, OutputDiff
 from edgekit.tensors import Array, differences, largest, snr_db
 from edgekit.tolerance import Bar, finite_scale
 
@@ -62,7 +62,19 @@ def _compare(name: str, output: Array, reference: Array, bar: Bar) -> OutputDiff
         top5=_top5_agreement(output, reference) if classes and reference.shape[1] > 5 else None,
         flips=flips,
         margin=margin,
+        histogram=_histogram(difference, scale),
     )
+
+
+MOST_COUNTED = 1 << 20
+"""Places of an output that its histogram counts; of a larger one, every so many."""
+
+
+def _histogram(difference: NDArray[np.float64], scale: float | None) -> tuple[int, ...]:
+    """Counts of |y - r| / max|r| below, between and from the last of ``ERROR_BOUNDS`` on; zero is below."""
+    counted = difference.reshape(-1)[:: -(-difference.size // MOST_COUNTED) or 1]
+    places = np.searchsorted(np.asarray(ERROR_BOUNDS) * (scale or 1.0), counted, side="right")
+    return tuple(np.bincount(places, minlength=len(ERROR_BOUNDS) + 1).tolist())
 
 
 def wrong_shape(name: str, output: Array | None, reference: Array) -> OutputDiff:

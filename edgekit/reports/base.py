@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,8 +21,21 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A piece of a report."""
 
 
+class Case(NamedTuple):
+    """One check of a report, for a CI server: ``text`` says why it failed, or why it was not made (``passed`` None)."""
+
+    name: str
+    passed: bool | None
+    text: str = ""
+
+
 class Report(Part, frozen=True):
-    """What a verb found."""
+    """What a verb found.
+
+    ``kept_as``: the name under which the command line leaves it in the state folder, for ``edgekit report``; empty: nowhere.
+    """
+
+    kept_as: ClassVar[str] = ""
 
     @property
     def passed(self) -> bool:
@@ -37,6 +50,14 @@ class Report(Part, frozen=True):
     def page(self) -> Page:
         """What a reader sees of it; every report says this for itself."""
         return ()
+
+    def figures(self) -> Page:
+        """Charts and pictures that a document shows beside the page."""
+        return ()
+
+    def cases(self) -> tuple[Case, ...]:
+        """Its checks one by one, for a CI server; one for the whole report, unless it says more."""
+        return (Case("passed", self.passed),)
 
     def to_json(self) -> bytes:
         """One indented JSON document."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
-from edgekit.reports.base import Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns, verdict
+from edgekit.reports.base import Case, Part, Report, Skipped, absent
+from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, verdict
 from edgekit.setups import Setup, shared_variant
 
 MOST_LAYERS = 15
@@ -142,6 +145,7 @@ class BenchReport(Report, frozen=True):
     skipped: tuple[Skipped, ...]
     budget_ms: float | None = None
     layers: tuple[LayersReport, ...] = ()
+    kept_as: ClassVar[str] = "bench"
 
     @property
     def passed(self) -> bool:
@@ -170,6 +174,21 @@ class BenchReport(Report, frozen=True):
             *absent(self.skipped),
         )
 
+    def figures(self) -> Page:
+        """How the calls of each row are distributed, the rows of a batch size on one axis."""
+        batches = dict.fromkeys(row.batch for row in self.rows)
+        return tuple(_distributions(batch, [row for row in self.rows if row.batch == batch and row.count]) for batch in batches)
+
+    def cases(self) -> tuple[Case, ...]:
+        """Each end-to-end median of the first batch against the budget, or whether anything was measured."""
+        if self.budget_ms is None or not self.rows:
+            return (Case("latency measured", self.passed),)
+        return tuple(
+            Case(f"latency of {row.backend}, batch {row.batch}", row.median_ms <= self.budget_ms, _over(row, self.budget_ms))
+            for row in self.rows
+            if row.batch == self.rows[0].batch and row.boundary == "end-to-end"
+        )
+
     def _legend(self) -> Page:
         """What stands in the cells, of what stands in one."""
         lacking = any(point.ms is None for row in self.rows for point in row.percentiles)
@@ -182,6 +201,41 @@ class BenchReport(Report, frozen=True):
             return ()
         words = f"budget of {self.budget_ms:g} ms for batch {self.rows[0].batch} end-to-end: "
         return (Line((words, verdict(self.passed))),)
+
+
+BINS = 48
+
+
+def _distributions(batch: int, rows: Sequence[LatencyReport]) -> Histograms:
+    """The calls of each row between bounds of equal ratio, from the fastest call of all to the slowest."""
+    calls = [[sample for block in row.samples_ms for sample in block] for row in rows]
+    first, last = min(map(min, calls), default=1.0), max(map(max, calls), default=1.0)
+    first = max(first, LEAST_MS)
+    ratio = max(last / first, 1.01) ** (1 / BINS)
+    bounds = tuple(first * ratio**step for step in range(BINS + 1))
+    counts = [Counter(bisect_right(bounds, sample) for sample in samples) for samples in calls]
+    return Histograms(
+        f"calls by their latency, batch {batch}",
+        "ms",
+        bounds,
+        tuple(
+            Counts(f"{row.backend}, {row.boundary}", tuple(count[place] for place in range(BINS + 2)), _marks(row))
+            for row, count in zip(rows, counts, strict=True)
+        ),
+    )
+
+
+LEAST_MS = 1e-6
+"""No call is told to be shorter, so that it has a place on a logarithmic axis."""
+
+
+def _marks(row: LatencyReport) -> tuple[tuple[str, float], ...]:
+    percentiles = ((f"P{point.percent:g}", point.ms) for point in row.percentiles)
+    return (("median", row.median_ms), *((name, ms) for name, ms in percentiles if ms is not None))
+
+
+def _over(row: LatencyReport, budget_ms: float) -> str:
+    return "" if row.median_ms <= budget_ms else f"{row.median_ms:.3g} ms is above the budget of {budget_ms:g} ms"
 
 
 _LATENCY = (

@@ -18,8 +18,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from edgekit.reports.page import Cell, Line, Page, Table, Tone, spans, visible
+from edgekit.reports.plain import LEVELS, in_lines
 
 _STYLES: dict[Tone, str] = {"": "", "good": "green", "bad": "red", "warn": "yellow", "dim": "dim", "bold": "bold"}
+_IN_ASCII = str.maketrans({"≤": "<=", **dict(zip(LEVELS, " .:-=+*#@", strict=True))})
 GAP, MARGIN, INDENT = 2, 2, 3
 """Blanks between two columns, at both sides of a table together, and before a sentence below its row."""
 AROUND, LEAST_ROWS, ROWS_IN_A_FILE = 8, 12, 108
@@ -33,7 +35,7 @@ LEAST_PROSE = 30
 def draw(page: Page, console: Console, *, verbose: bool = False) -> None:
     """Print ``page``; its text is shown as it is, whatever markup or control characters stand in it."""
     ascii_only = console.options.ascii_only
-    for item in page:
+    for item in in_lines(page):
         if isinstance(item, Line):
             if item.when in ("always", "verbose" if verbose else "brief"):
                 console.print(_text(item.content, ascii_only), highlight=False)
@@ -179,5 +181,5 @@ def _text(content: Cell, ascii_only: bool, style: str = "") -> Text:
     text = Text(style=style)
     for span in spans(content):
         shown = visible(span.text)
-        text.append(shown.replace("≤", "<=") if ascii_only else shown, _STYLES[span.tone])
+        text.append(shown.translate(_IN_ASCII) if ascii_only else shown, _STYLES[span.tone])
     return text

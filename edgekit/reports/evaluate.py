@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from edgekit.reports.base import Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note, verdict
+from typing import ClassVar
+
+from edgekit.accuracy import share_interval
+from edgekit.reports.base import Case, Part, Report, Skipped, absent
+from edgekit.reports.page import (
+    Cell,
+    Line,
+    Matrix,
+    Page,
+    Picture,
+    Pictures,
+    Share,
+    Shares,
+    Span,
+    Table,
+    columns,
+    note,
+    verdict,
+)
 from edgekit.setups import Setup
 
 SHOWN = 10
@@ -55,13 +72,25 @@ class WrongPicture(Part, frozen=True):
     confidence: float
 
 
+class Thumbnail(Part, frozen=True):
+    """A picture as the network saw it, at most 64 pixels wide and high: a PNG or JPEG file; ``right``: by the first row."""
+
+    name: str
+    label: str
+    predicted: str
+    confidence: float
+    right: bool
+    image: bytes
+
+
 class EvaluateReport(Report, frozen=True):
     """The accuracy of every runtime on ``pictures`` labelled pictures, and where they differ.
 
     ``wrong``: the pictures that the first row gets wrong, the most confident first. ``min_accuracy`` and ``max_drop`` are the
     caller's bars, shares of 1: the least top-1 of every row, and the most that a row may lose against the first of ``paired``,
     whose interval must exclude more; None: no bar. ``faults``: sentences about labels or accuracies that are not those recorded
-    at export; one of them, or outputs that are not finite, fails the report.
+    at export; one of them, or outputs that are not finite, fails the report. ``thumbnails``: the surest wrong pictures, then
+    right ones, of as many classes as there are places.
     """
 
     bundle: str
@@ -77,6 +106,8 @@ class EvaluateReport(Report, frozen=True):
     max_drop: float | None = None
     sheet: str | None = None
     faults: tuple[str, ...] = ()
+    thumbnails: tuple[Thumbnail, ...] = ()
+    kept_as: ClassVar[str] = "evaluate"
 
     @property
     def passed(self) -> bool:
@@ -98,6 +129,23 @@ class EvaluateReport(Report, frozen=True):
         pairs = tuple(Line(_pair(pair, self.pictures)) for pair in self.paired)
         notes = tuple(map(note, self.notes))
         return (table, *pairs, *self._confused(), *self._wrong(), *notes, *absent(self.skipped), *self._faults(), *self._bars())
+
+    def figures(self) -> Page:
+        """Pictures right and wrong, the accuracy of each class, and what classes are taken for."""
+        if not self.rows:
+            return ()
+        first = self.rows[0]
+        shares = tuple(_share(name, counts, first.per_class[place]) for place, (name, counts) in enumerate(zip(self.labels, first.confusion, strict=True)))
+        known = tuple(sorted(filter(None, shares), key=lambda share: share.value))
+        matrix = Matrix(f"confusion, {first.backend}", "is", "taken for", self.labels, first.confusion)
+        return (*_gallery(self.thumbnails), Shares(f"accuracy of each class, {first.backend}", known), matrix)
+
+    def cases(self) -> tuple[Case, ...]:
+        """What departs from the record, what is not finite, and every bar."""
+        faults = [Case(f"as recorded, {place}", False, fault) for place, fault in enumerate(self.faults, 1)]
+        finite = [Case(f"finite outputs of {row.backend}", not row.not_finite) for row in self.rows]
+        asked = self.min_accuracy is not None or self.max_drop is not None
+        return (*(faults or [Case("as recorded", True)]), *finite, *([Case("accuracy bars", self._reached)] if asked else []))
 
     def _faults(self) -> Page:
         lost = [
@@ -141,6 +189,32 @@ class EvaluateReport(Report, frozen=True):
         more = f"; the {SHOWN} surest, --json has all" if len(self.wrong) > SHOWN else ""
         page: Page = (Table(f"{len(self.wrong):,} pictures are wrong{more}", headings, rows),)
         return page if self.sheet is None else (*page, Line(("wrote ", Span(self.sheet, "bold"))))
+
+
+def _share(name: str, counts: tuple[int, ...], share: float | None) -> Share | None:
+    """A class's accuracy with its interval; None for one without pictures."""
+    if share is None:
+        return None
+    low, high = share_interval(share, max(1, sum(counts)))
+    return Share(name, share, low, high)
+
+
+def _gallery(thumbnails: tuple[Thumbnail, ...]) -> Page:
+    """The wrong pictures, then the right ones."""
+    page: Page = ()
+    for title, chosen in (
+        ("wrong, the surest first", [each for each in thumbnails if not each.right]),
+        ("right", [each for each in thumbnails if each.right]),
+    ):
+        pictures = tuple(Picture(each.image, each.name, _caption(each)) for each in chosen)
+        page += (Pictures(title, pictures),) if pictures else ()
+    return page
+
+
+def _caption(each: Thumbnail) -> Cell:
+    if each.right:
+        return (Span(each.label, "good"), f" {each.confidence:.1%}")
+    return (f"{each.label}: ", Span(f"taken for {each.predicted}", "bad"), f" {each.confidence:.1%}")
 
 
 def _row(row: AccuracyRow) -> tuple[Cell, ...]:

@@ -1,4 +1,4 @@
-"""What a report shows: lines and tables as data, for a terminal, a web page or a log to draw each in its own way."""
+"""What a report shows: lines, tables and charts as data, for a terminal, a web page or a log to draw each in its own way."""
 
 from __future__ import annotations
 
@@ -59,7 +59,116 @@ class Line(msgspec.Struct, frozen=True):
     when: Literal["always", "brief", "verbose"] = "always"
 
 
-Page: TypeAlias = "tuple[Line | Table, ...]"
+class Heading(msgspec.Struct, frozen=True):
+    """What follows is about ``text``, up to the next heading."""
+
+    text: str
+
+
+class Tile(msgspec.Struct, frozen=True):
+    """A figure that is read first: what it is, the figure, and a few words about it."""
+
+    name: str
+    figure: Span
+    about: str = ""
+
+
+class Tiles(msgspec.Struct, frozen=True):
+    """The figures that are read first."""
+
+    tiles: tuple[Tile, ...]
+
+
+class Code(msgspec.Struct, frozen=True):
+    """Lines to copy: commands, or a program."""
+
+    title: str
+    text: str
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """A small picture: the bytes of a PNG or JPEG file, and what it shows."""
+
+    content: bytes
+    name: str
+    caption: Cell
+
+
+class Pictures(msgspec.Struct, frozen=True):
+    """Small pictures in a row."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How often each size occurs in one row of ``Histograms``.
+
+    ``counts`` has one entry more than there are bounds: below the first, between each two, from the last on. ``marks``: named
+    sizes on the axis, such as the median.
+    """
+
+    name: str
+    counts: tuple[int, ...]
+    marks: tuple[tuple[str, float], ...] = ()
+
+
+class Histograms(msgspec.Struct, frozen=True):
+    """Distributions on one logarithmic axis, in units of ``axis``; ``bounds`` ascend and are above 0."""
+
+    title: str
+    axis: str
+    bounds: tuple[float, ...]
+    rows: tuple[Counts, ...]
+
+
+class Share(msgspec.Struct, frozen=True):
+    """A share of 1 with its interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """Shares of 1 under each other, on one axis."""
+
+    title: str
+    rows: tuple[Share, ...]
+
+
+class Matrix(msgspec.Struct, frozen=True):
+    """Counts by two names: ``counts[i][j]`` of ``names[i]`` (a ``row``) and ``names[j]`` (a ``column``)."""
+
+    title: str
+    row: str
+    column: str
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One candidate: no other is better in x and in y where it is ``on_front``."""
+
+    label: str
+    x: float
+    y: float
+    on_front: bool = False
+
+
+class Scatter(msgspec.Struct, frozen=True):
+    """Candidates by two figures, and which of them no other beats in both."""
+
+    title: str
+    x_axis: str
+    y_axis: str
+    points: tuple[Point, ...]
+
+
+Chart: TypeAlias = "Histograms | Shares | Matrix | Scatter"
+Item: TypeAlias = "Line | Table | Heading | Tiles | Code | Pictures | Chart"
+Page: TypeAlias = "tuple[Item, ...]"
 
 
 def columns(

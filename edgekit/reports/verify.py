@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import field
 
 from edgekit.errors import FETCH_AGAIN
-from edgekit.reports.base import Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns, note, verdict
+from edgekit.reports.base import Case, Part, Report, Skipped, absent
+from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, note, verdict
 from edgekit.setups import Setup, shared_variant
 from edgekit.tolerance import UNMEASURED_FACTOR, Bar, Tolerance
+
+
+ERROR_BOUNDS = tuple(float(f"{10 ** (quarter / 4):.3g}") for quarter in range(-40, 1))
+"""Errors of scale between which an output's places are counted: four to a decade, from 1e-10 to 1."""
 
 
 class OutputDiff(Part, frozen=True):
@@ -20,7 +24,8 @@ class OutputDiff(Part, frozen=True):
     ``max_abs`` = max|y - r|, ``mean_abs`` = mean|y - r|, ``normalised`` = max|y - r| / max|r|; ``snr_db`` = 10 log10(sum r^2 /
     sum (y - r)^2), None without a difference. ``of_limit`` is the largest |y - r| in units of what is allowed at that place,
     ``worst`` the place and ``limit`` what is allowed there; where the bar measures the whole output too, ``of_limit`` is the
-    largest share of what is allowed by any measure, and ``beyond`` says in words which one fails. ``own_steps``: max|y - own| in
+    largest share of what is allowed by any measure, and ``beyond`` says in words which one fails. ``histogram`` counts the places by
+    |y - r| / max|r|, between ``ERROR_BOUNDS``; of a large output, of places evenly spread over it. ``own_steps``: max|y - own| in
     steps of 1/127 of the scale, ``own`` being the output that the variant has recorded; None where it is not held to that.
 
     For outputs of samples x classes, else None: ``top1`` and ``top5`` are the shares of samples whose largest reference value is
@@ -45,6 +50,7 @@ class OutputDiff(Part, frozen=True):
     cause: str = ""
     own_steps: float | None = None
     beyond: str = ""
+    histogram: tuple[int, ...] = ()
 
     def within(self, bar: Bar) -> bool:
         """Whether the bar that the output was compared by holds; a NaN holds nowhere."""
@@ -109,6 +115,7 @@ class VerifyReport(Report, frozen=True):
     notes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     variants: dict[str, str] = field(default_factory=dict)
+    kept_as: ClassVar[str] = "verify"
 
     @property
     def passed(self) -> bool:
@@ -124,6 +131,27 @@ class VerifyReport(Report, frozen=True):
         notes = (*map(note, self.notes), *absent(self.skipped))
         return (table, *_allowed(self.parities), *_causes(self.parities), *_claims(self.checks), *notes, *self._verdict())
 
+    def figures(self) -> Page:
+        """How far the places of each output are off, for each backend."""
+        rows = tuple(
+            Counts(_row_name(parity, output), output.histogram, (("largest", output.normalised),))
+            for parity in self.parities
+            for output in parity.outputs
+            if output.histogram
+        )
+        axis = "error of scale, |y - r| / max|r|"
+        return (Histograms("errors of every output value", axis, ERROR_BOUNDS, rows),) if rows else ()
+
+    def cases(self) -> tuple[Case, ...]:
+        """A case for each backend, and one for each claim of the manifest that could be checked."""
+        parities = (Case(f"parity of {row.backend}", row.passed, "" if row.passed else _failure(row)) for row in self.parities)
+        claims = (
+            Case(f"manifest: {check.code}", {"fail": False, "unchecked": None}.get(check.outcome, True), check.text)
+            for check in self.checks
+            if check.outcome != "note"
+        )
+        return (*parities, *claims) if self.parities else (Case("parity", False, "no backend was checked"), *claims)
+
     def _verdict(self) -> Iterator[Line]:
         """What the reader of the last lines must know: pass, or who fails and what to do next."""
         for parity in self.parities:
@@ -138,6 +166,11 @@ class VerifyReport(Report, frozen=True):
             accepted = f"; accepted by --allow: {', '.join(allowed)}" if allowed else ""
             names = ", ".join(parity.backend for parity in self.parities)
             yield Line((verdict(True), f": {names}{accepted}"))
+
+
+def _row_name(parity: ParityReport, output: OutputDiff) -> str:
+    """The backend, and the output where there are several."""
+    return parity.backend if len(parity.outputs) == 1 else f"{parity.backend}, {output.name}"
 
 
 def _causes(parities: Sequence[ParityReport]) -> Iterator[Line]:

@@ -1,0 +1,165 @@
+"""Draws a page as one HTML file that needs nothing else: no script, no network, no other file.
+
+Every text is somebody else's: jinja2 escapes it, and ``edgekit.reports.svg`` what stands in charts. The content security policy
+allows the one style sheet in the page, by its hash, and pictures that are in the page; nothing can be fetched or run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from edgekit.errors import printable
+from edgekit.reports.page import (
+    Cell,
+    Code,
+    Column,
+    Heading,
+    Histograms,
+    Item,
+    Line,
+    Matrix,
+    Page,
+    Pictures,
+    Scatter,
+    Shares,
+    Span,
+    Table,
+    Tiles,
+    spans,
+    visible,
+)
+from edgekit.reports.plain import numbers
+from edgekit.reports.svg import can_draw, svg
+from edgekit.version import __version__
+
+HERE = Path(__file__).parent
+LARGEST = 300_000
+"""Bytes that a page stays below."""
+KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+"""How the files of pictures begin."""
+LARGEST_PICTURE = 8192
+
+
+class _Limits(NamedTuple):
+    """How many rows of a table, lines in a row and letters of a text a page shows."""
+
+    rows: int
+    letters: int
+
+
+LIMITS = (_Limits(400, 2000), _Limits(120, 600), _Limits(40, 300), _Limits(12, 120), _Limits(3, 40))
+"""From the most that is shown to what fits whatever a bundle holds."""
+
+
+def html(page: Page, title: str) -> bytes:
+    """``page`` under ``title``, below ``LARGEST`` bytes: long tables and texts are cut until it fits, and say so."""
+    document = b""
+    for limits in LIMITS:
+        document = _Drawing(limits).document(page, title)
+        if len(document) < LARGEST:
+            break
+    return document
+
+
+class _Drawing:
+    """A page with its limits; names of sections and of regions that scroll are told apart by their numbers."""
+
+    def __init__(self, limits: _Limits) -> None:
+        self.limits = limits
+
+    def document(self, page: Page, title: str) -> bytes:
+        environment = Environment(
+            loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        style = (HERE / "page.css").read_text("utf-8")
+        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        sections = list(self._sections(page))
+        text = environment.get_template("page.html").render(
+            title=self.shown(title), style=Markup(style), digest=digest, sections=sections, version=__version__  # noqa: S704
+        )
+        return text.encode()
+
+    def shown(self, text: str) -> str:
+        """``text`` without anything a browser would obey or show in another order, and not longer than the limit."""
+        seen = visible(printable(text))
+        return seen if len(seen) <= self.limits.letters else f"{seen[: self.limits.letters]}…"
+
+    def _sections(self, page: Page) -> Iterator[dict[str, Any]]:
+        """What stands before the first heading, and each heading with what follows it."""
+        section: dict[str, Any] = {"heading": "", "anchor": "top", "items": []}
+        for item in self._within(page):
+            if isinstance(item, Heading):
+                yield section
+                anchor = re.sub("[^a-z0-9]+", "-", item.text.lower()).strip("-")
+                section = {"heading": self.shown(item.text), "anchor": anchor, "items": []}
+            else:
+                section["items"].append(self._item(item))
+        yield section
+
+    def _within(self, page: Page) -> Iterator[Item]:
+        """The items; of many lines in a row the first, and how many there are more."""
+        run = 0
+        for item in page:
+            if isinstance(item, Line) and item.when == "brief":
+                continue
+            run = run + 1 if isinstance(item, Line) else 0
+            if run <= self.limits.rows:
+                yield item
+            elif run == self.limits.rows + 1:
+                yield Line(Span("more lines are in the JSON (--format json)", "dim"))
+
+    def _item(self, item: Item) -> dict[str, Any]:
+        """What the template draws: its ``kind``, and what that takes."""
+        if isinstance(item, Table):
+            return self._table(item)
+        if isinstance(item, Line):
+            return {"kind": "line", "spans": self._spans(item.content)}
+        if isinstance(item, Tiles):
+            tiles = [
+                {"name": self.shown(tile.name), "figure": self._spans(tile.figure)[0], "about": self.shown(tile.about)}
+                for tile in item.tiles
+            ]
+            return {"kind": "tiles", "tiles": tiles}
+        if isinstance(item, Pictures):
+            return {"kind": "pictures", "title": self.shown(item.title), "pictures": list(self._pictures(item))}
+        if isinstance(item, (Histograms, Shares, Matrix, Scatter)):
+            if not can_draw(item):
+                return self._table(numbers(item))
+            return {"kind": "chart", "title": self.shown(item.title), "svg": Markup(svg(item))}  # noqa: S704
+        if isinstance(item, Code):
+            lines = [self.shown(line) for line in item.text.splitlines()]
+            return {"kind": "code", "title": self.shown(item.title), "text": "\n".join(lines[: self.limits.rows])}
+        return {"kind": "line", "spans": self._spans(item.text)}
+
+    def _table(self, table: Table) -> dict[str, Any]:
+        rows = [[self._spans(cell) for cell in row] for row in table.rows[: self.limits.rows]]
+        hidden = len(table.rows) - len(rows)
+        return {
+            "kind": "table",
+            "title": self.shown(table.title),
+            "columns": [{"heading": self.shown(column.heading), "kind": _column(column)} for column in table.columns],
+            "rows": rows,
+            "hidden": f"{hidden:,} more rows are in the JSON (--format json)" if hidden else "",
+        }
+
+    def _spans(self, content: Cell) -> list[dict[str, str]]:
+        return [{"text": self.shown(span.text), "tone": span.tone} for span in spans(content)]
+
+    def _pictures(self, item: Pictures) -> Iterator[dict[str, Any]]:
+        for picture in item.pictures:
+            kind = next((kind for start, kind in KINDS.items() if picture.content.startswith(start)), None)
+            if kind is not None and len(picture.content) <= LARGEST_PICTURE:
+                source = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
+                yield {"source": source, "name": self.shown(picture.name), "caption": self._spans(picture.caption)}
+
+
+def _column(column: Column) -> str:
+    return "number" if column.number else "prose" if column.prose else "name" if column.elides else ""
