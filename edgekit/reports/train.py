@@ -10,7 +10,7 @@ from edgekit.reports.page import Line, Page, Span, Table, columns, note, verdict
 class Epoch(Part, frozen=True):
     """One epoch: mean loss and accuracy over the training batches as trained, accuracy on the held-out pictures.
 
-    Without held-out pictures it is that on the whole test set.
+    Without held-out pictures it is that on the whole test set. ``learning_rate`` is that of the epoch's last step.
     """
 
     epoch: int

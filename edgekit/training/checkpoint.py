@@ -28,7 +28,7 @@ Key: TypeAlias = dict[str, str]
 
 CHECKPOINT, INT8_CHECKPOINT = "checkpoint.pt", "int8-checkpoint.pt"
 """The training's own, and that of the training for int8 that follows."""
-CHECKPOINT_VERSION = 5
+CHECKPOINT_VERSION = 6
 PROCESSES = "number of processes"
 LONGEST_VALUE = 40
 """Characters of a setting that is kept as it is, to be told where it has changed."""
@@ -42,6 +42,7 @@ class _Place(msgspec.Struct):
     epochs: int
     steps_per_epoch: int
     seconds: Annotated[float, Meta(ge=0)]
+    rate: Annotated[float, Meta(ge=0)]
     history: list[Epoch]
     precision: Precision
 
@@ -50,7 +51,8 @@ class State:
     """Everything that changes while training; ``epoch`` and ``step`` name the next step to take.
 
     ``trained`` is the model as steps call it. ``average`` is the moving average of its weights, where the recipe asks for one.
-    ``precision`` is resolved once for a training: another machine goes on with it. ``totals`` are of this process's shares;
+    ``precision`` is resolved once for a training: another machine goes on with it. ``rate`` is the learning rate of
+    the last step taken. ``totals`` are of this process's shares;
     ``processes`` have taken the steps.
     """
 
@@ -70,7 +72,7 @@ class State:
         self.epoch = 0
         self.step = 0
         self.totals = torch.zeros(3, dtype=torch.float64, device=device)
-        self.seconds = 0.0
+        self.seconds, self.rate = 0.0, 0.0
         self.history: list[Epoch] = []
 
     @property
@@ -110,6 +112,7 @@ class State:
             "steps_per_epoch": self.steps_per_epoch,
             "totals": torch.cat(totals),
             "seconds": self.seconds,
+            "rate": self.rate,
             "history": msgspec.to_builtins(self.history),
         }
         with replacing(path) as temporary:
@@ -149,6 +152,7 @@ class State:
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
         self.epoch, self.step, self.seconds, self.history = place.epoch, place.step, place.seconds, place.history
+        self.rate = place.rate
         self.precision, self.processes = place.precision, int(content["key"].get(PROCESSES, "1"))
 
     def _place(self, content: dict[str, Any]) -> _Place:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import msgspec
 import torch
@@ -251,7 +251,7 @@ def train_one_epoch(state: State, job: EpochWork, stop: Stop, pace: Pace) -> Non
         correct / samples,
         None if job.held_out else reached,
         round(state.seconds, 3),
-        state.learning_rate,
+        state.rate,
         reached if job.held_out else None,
     )
     state.history.append(epoch)
@@ -333,6 +333,7 @@ def take_step(state: State, settings: TrainRecipe, images: Tensor, labels: Tenso
         (loss * weight).backward()  # type: ignore[no-untyped-call]
     if settings.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm)
+    state.rate = state.learning_rate
     for optimizer, schedule in state.moved:
         optimizer.step()
         schedule.step()
@@ -385,12 +386,9 @@ def _stopping(together: Peers) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _write_metrics(path: Path, history: list[Epoch], end: dict[str, Any] | None = None) -> None:
-    """A line for each epoch, and one more for what is known at the ``end`` alone, where there is such."""
-    rows = [msgspec.to_builtins(epoch) for epoch in history]
-    if end:
-        rows.append({**rows[-1], **end})
-    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+def _write_metrics(path: Path, history: list[Epoch]) -> None:
+    """A line for each epoch; what is known at the end alone is the report's."""
+    write_text(path, "".join(f"{json.dumps(msgspec.to_builtins(epoch))}\n" for epoch in history))
 
 
 class Begun(NamedTuple):
@@ -417,10 +415,7 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
         held_out = accuracy(state.model, work.held_out, recipe.train.channels_last, work.progress, together)
     if not together.first:
         return cast(TrainReport, together.broadcast(None))
-    end: dict[str, Any] = {"test_accuracy": reached.overall} if work.held_out or remeasured else {}
-    end |= {"holdout_accuracy": held_out} if work.held_out else {}
-    end |= {"statistics": "remeasured"} if remeasured else {}
-    _write_metrics(run / RUN_METRICS, state.history, end)
+    _write_metrics(run / RUN_METRICS, state.history)
     # only now: until the end, an earlier training's recipe and weights stay together
     write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))

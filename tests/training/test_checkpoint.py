@@ -161,7 +161,7 @@ def test_odd_content_is_a_sentence(stopped: Path, data: Dataset, odd: str, begin
 
 
 @pytest.mark.parametrize(
-    "name", ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generator", "seconds"]
+    "name", ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generator", "seconds", "rate"]
 )
 def test_missing_content_is_a_sentence(stopped: Path, data: Dataset, name: str) -> None:
     import torch
