@@ -105,7 +105,7 @@ def train(
         dataset = data.load_dataset(loaded.data, progress)
         for line in dataset.report().lines():
             progress.say(line)
-        place = Path(run) if run else wanted.place or RUNS / loaded.name
+        place = Path(run) if run is not None else wanted.place or RUNS / loaded.name
         report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
         if loaded.train.int8 is not None:
             from edgekit.training.int8 import train_int8

@@ -147,7 +147,9 @@ def test_a_run_that_is_repeated_is_compared_with_what_it_was(root: Path) -> None
     assert "torch (1.0, now " in note
 
 
-def test_the_command_repeats_a_run_in_its_place(tmp_path: Path, run: Command) -> None:
+def test_the_command_repeats_a_run_in_its_place_or_below_runs(
+    tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import numpy as np
 
     for name in ("a", "b"):
@@ -167,6 +169,10 @@ def test_the_command_repeats_a_run_in_its_place(tmp_path: Path, run: Command) ->
     assert (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes() == before
     with pytest.raises(ModelError, match=r"is not a finished run: recipe\.json is missing"):
         recipe_of(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)  # --runs counts as given, though it is what it would be if it were not
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert run("train", "elsewhere/small", "--runs", "runs").code == 0
+    assert (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes() == before
 
 
 def test_what_differs_between_two_trainings_is_told_by_its_name() -> None:
