@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -19,6 +20,7 @@ from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch
 from edgekit.training.code import source_files
 from edgekit.training.distributed import ALONE, Peers
+from edgekit.training.folder import run_recipe, run_report
 from edgekit.training.initial import state_sha256, structure_sha256
 from edgekit.training.numerics import Precision, compiled, resolved
 from edgekit.training.optimizers import check_stages, optimizers
@@ -246,9 +248,29 @@ def differences(content: dict[str, Any], key: Key) -> list[str]:
 
 
 def unfinished(run: Path) -> bool:
-    """Whether ``run`` holds a checkpoint before the end of its own epochs; raises ModelError as ``checkpoint_in`` does."""
-    contents = (checkpoint_in(run, name) for name in (CHECKPOINT, INT8_CHECKPOINT))
-    return any(content is not None and before_end(content) for content in contents)
+    """Whether another training in ``run`` would lose one; raises ModelError as ``checkpoint_in`` does.
+
+    That is one with epochs left, or one that has ended and is not in the report, which is written last: so a kill at any moment
+    leaves a training that goes on.
+    """
+    contents = [checkpoint_in(run, name) for name in (CHECKPOINT, INT8_CHECKPOINT)]
+    if not any(contents):
+        return False
+    try:
+        recipe, report = run_recipe(run), run_report(run)
+    except ModelError:
+        return True
+    if recipe.train.int8 is not None and report.int8 is None:
+        return True
+    recorded = (report.epochs, report.int8.epochs if report.int8 is not None else ())
+    return any(content and not _is_of(content, epochs) for content, epochs in zip(contents, recorded, strict=True))
+
+
+def _is_of(content: dict[str, Any], epochs: tuple[Epoch, ...]) -> bool:
+    """Whether a checkpoint is from the end of the training with these ``epochs``."""
+    with suppress(msgspec.ValidationError):
+        return not before_end(content) and msgspec.convert(content.get("history"), tuple[Epoch, ...]) == epochs
+    return False
 
 
 def checkpoint_in(run: Path, name: str = CHECKPOINT) -> dict[str, Any] | None:

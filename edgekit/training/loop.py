@@ -94,8 +94,9 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     """
     together = peers()
     place = together.place(pick_device(device))
+    left = together.first and begin in ("anew", "update") and unfinished(run)
     if together.first:
-        if begin == "anew" and unfinished(run):
+        if begin == "anew" and left:
             raise UsageError(f"{run} holds an unfinished training", "--resume continues it, --restart begins anew")
         check_writable(run)
     reuse_memory()
@@ -112,7 +113,7 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     together.check_settings(recipe.train, len(dataset.train) // batches)
     together.draw_apart()
     state = State(model, recipe.train, batches, place, together)
-    if begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key))):
+    if begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key, left=left))):
         state.load(run / CHECKPOINT, key)
         place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
         progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
@@ -152,16 +153,17 @@ def build_model(recipe: Recipe, shape: PictureShape) -> Initial:
     return Initial(model, notes)
 
 
-def goes_on(run: Path, key: Key, name: str = CHECKPOINT) -> bool:
+def goes_on(run: Path, key: Key, name: str = CHECKPOINT, *, left: bool | None = None) -> bool:
     """Whether ``run`` holds a checkpoint ``name`` of this training.
 
-    Raises UsageError where an unfinished one of another would be lost, ModelError where one that cannot be read would.
+    Raises UsageError where one of another would be lost that is ``left`` unfinished (by default, that has epochs left),
+    ModelError where one that cannot be read would.
     """
     content = checkpoint_in(run, name)
     if content is None:
         return False
     changed = differences(content, key)
-    if changed and before_end(content):
+    if changed and (before_end(content) if left is None else left):
         other = " and other ".join(changed)
         raise UsageError(f"{run} holds an unfinished training, which was made with other {other}", "--restart begins anew")
     return not changed
@@ -416,9 +418,10 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
     if not together.first:
         return cast(TrainReport, together.broadcast(None))
     _write_metrics(run / RUN_METRICS, state.history)
-    # only now: until the end, an earlier training's recipe and weights stay together
-    write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
+    # Only now, and in this order: until the weights are there, an earlier training is whole. From then on its report does not
+    # have their checksum, and nothing takes the folder for a finished run until the report, which is last, is theirs.
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
+    write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     draw_curve(state.history, run / CURVE, recipe.name, reached.overall)
     report = TrainReport(
         run=str(run),

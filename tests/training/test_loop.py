@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load as load_safetensors
 
+from edgekit import atomic
 from edgekit.data import Dataset
 from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, RecipeError, UsageError
 from edgekit.files import sha256_of
@@ -482,6 +483,45 @@ def test_an_interrupted_new_training_leaves_the_finished_one_whole(data: Dataset
     assert source.recipe == old
     assert source.report is not None
     assert source.report.weights_sha256 == sha256_of(run / "weights.safetensors")
+
+
+PUTS = ("metrics.jsonl", "metrics.jsonl", "weights.safetensors", "recipe.json", "curve.png", "train.json")
+"""What a training of one epoch puts in its place after its last checkpoint."""
+
+
+@pytest.mark.parametrize("killed", range(len(PUTS)))
+def test_a_kill_at_any_moment_of_the_end_loses_no_training_and_mixes_none(
+    killed: int, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, old, new = tmp_path / "run", recipe(epochs=1), recipe(epochs=1, seed=5)
+    fit(new, data, tmp_path / "whole")
+    fit(old, data, run)
+    put, placed = atomic.put, list[str]()
+
+    def put_until_killed(temporary: Path, place: Path, *check: Any) -> None:
+        if placed[-killed - 1 :] == ["checkpoint.pt", *PUTS[:killed]]:
+            raise KeyboardInterrupt
+        placed.append(place.name)
+        put(temporary, place, *check)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(atomic, "put", put_until_killed)
+        fit(new, data, run)
+    if killed <= PUTS.index("weights.safetensors"):
+        assert load_source(str(run)).recipe == old  # its weights have the checksum of its report
+    else:
+        with pytest.raises(ModelError, match="does not have the checksum"):
+            load_source(str(run))
+    with pytest.raises(UsageError, match="holds an unfinished training; --resume continues it"):
+        fit(new, data, run)
+    with pytest.raises(UsageError, match="holds an unfinished training, which was made with other train.seed"):
+        fit(old, data, run, begin="update")
+    steps = Stopping()
+    fit(new, data, run, begin="resume", progress=steps)
+    assert steps.advances == 0
+    assert weights(run) == weights(tmp_path / "whole")
+    assert load_source(str(run)).recipe == new
+    assert not unfinished(run)
 
 
 def test_a_finished_run_has_metrics_a_curve_a_report_and_weights(data: Dataset, tmp_path: Path) -> None:
