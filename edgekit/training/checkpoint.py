@@ -17,13 +17,14 @@ from torch.optim.swa_utils import AveragedModel
 from edgekit.errors import ModelError, OutputError, RecipeError, UsageError, first_line
 from edgekit.files import fingerprints, replacing, write_error
 from edgekit.recipe import Recipe, TrainRecipe
-from edgekit.reports.train import Epoch
+from edgekit.reports.train import Epoch, Session
 from edgekit.training.code import source_files
 from edgekit.training.distributed import ALONE, Peers
 from edgekit.training.folder import run_recipe, run_report
 from edgekit.training.initial import state_sha256, structure_sha256
 from edgekit.training.numerics import Precision, compiled, resolved
 from edgekit.training.optimizers import check_stages, optimizers
+from edgekit.training.provenance import now
 
 Key: TypeAlias = dict[str, str]
 """Everything that trained weights depend on, by what it is: short values as JSON, others as a hash."""
@@ -46,6 +47,7 @@ class _Place(msgspec.Struct):
     seconds: Annotated[float, Meta(ge=0)]
     rate: Annotated[float, Meta(ge=0)]
     history: list[Epoch]
+    sessions: list[Session]
     precision: Precision
 
 
@@ -55,7 +57,7 @@ class State:
     ``trained`` is the model as steps call it. ``average`` is the moving average of its weights, where the recipe asks for one.
     ``precision`` is resolved once for a training: another machine goes on with it. ``rate`` is the learning rate of
     the last step taken. ``totals`` are of this process's shares;
-    ``processes`` have taken the steps.
+    ``processes`` have taken the steps, in ``sessions`` one after another.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class State:
         self.totals = torch.zeros(3, dtype=torch.float64, device=device)
         self.seconds, self.rate = 0.0, 0.0
         self.history: list[Epoch] = []
+        self.sessions: list[Session] = []
 
     @property
     def judged(self) -> nn.Module:
@@ -88,6 +91,11 @@ class State:
         group = self.moved[0].optimizer.param_groups[0]
         return float(group["lr"]) / float(group["scale"])
 
+    def enter(self, session: Session) -> None:
+        """This process takes the steps that are left; where none are, it trains nothing and is no session of the training."""
+        if self.epoch < self.epochs:
+            self.sessions.append(session)
+
     def wrap(self) -> None:
         """Let steps average the gradients of what is trained now; to be called where that has changed."""
         self.trained = self._compiled  # the old one goes first: what it keeps is as large as the gradients
@@ -99,6 +107,7 @@ class State:
         totals, generators = self.peers.gather(self.totals.cpu()), self.peers.gather(torch.get_rng_state())
         if not self.peers.first:
             return
+        self.sessions[-1:] = [msgspec.structs.replace(each, until=now()) for each in self.sessions[-1:]]
         content = {
             "version": CHECKPOINT_VERSION,
             "key": key,
@@ -116,6 +125,7 @@ class State:
             "seconds": self.seconds,
             "rate": self.rate,
             "history": msgspec.to_builtins(self.history),
+            "sessions": msgspec.to_builtins(self.sessions),
         }
         with replacing(path) as temporary:
             try:
@@ -154,7 +164,7 @@ class State:
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
         self.epoch, self.step, self.seconds, self.history = place.epoch, place.step, place.seconds, place.history
-        self.rate = place.rate
+        self.rate, self.sessions = place.rate, place.sessions
         self.precision, self.processes = place.precision, int(content["key"].get(PROCESSES, "1"))
 
     def _place(self, content: dict[str, Any]) -> _Place:

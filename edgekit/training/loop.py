@@ -32,7 +32,7 @@ from edgekit.models.finetune import start_from
 from edgekit.models.weights import weights_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, TrainRecipe
-from edgekit.reports.train import Epoch, Provenance, TrainReport
+from edgekit.reports.train import Epoch, TrainReport
 from edgekit.spelling import did_you_mean
 from edgekit.training.augment import draw
 from edgekit.training.batches import Batches, accuracy, batch_count, batches_of, predictions
@@ -54,7 +54,7 @@ from edgekit.training.initial import state_sha256
 from edgekit.training.numerics import compiling
 from edgekit.training.optimizers import freeze
 from edgekit.training.pace import Pace
-from edgekit.training.provenance import provenance
+from edgekit.training.provenance import provenance, session
 from edgekit.training.statistics import make_fit
 from edgekit.training.watching import Watcher
 
@@ -106,8 +106,9 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     model, notes = build_model(recipe, shape)
     for text in notes:
         progress.say(f"note: {text}")
-    origin = provenance(recipe.train.seed, dataset.sha256(), state_sha256(model))
-    key = training_key(recipe, origin.data_sha256, model, together.count)
+    begun = Begun(notes, dataset.sha256(), state_sha256(model))
+    key = training_key(recipe, begun.data_sha256, model, together.count)
+    this_session = session()
     together.check_alike(key)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
     together.check_settings(recipe.train, len(dataset.train) // batches)
@@ -119,11 +120,12 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
         progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
     elif together.first:
         discard(run)  # a kill before the first checkpoint of this training must not bring back another
+    state.enter(this_session)
     training, held_out, test = batches_of(dataset, place)
     checkpoint = run / CHECKPOINT
     work = EpochWork(recipe.train, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key))
     train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))
-    report = _finish(recipe, dataset, state, work, run, Begun(notes, origin))
+    report = _finish(recipe, dataset, state, work, run, begun)
     if together.first:
         for watcher in watchers:
             watcher.end(report)
@@ -394,10 +396,11 @@ def _write_metrics(path: Path, history: list[Epoch]) -> None:
 
 
 class Begun(NamedTuple):
-    """What is known of a training before its first step."""
+    """What is known of a training before its first step: notes on its weights, hashes of the pictures and of the weights."""
 
     notes: tuple[str, ...]
-    origin: Provenance
+    data_sha256: str
+    initial_sha256: str
 
 
 def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, begun: Begun) -> TrainReport:
@@ -441,7 +444,7 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
         statistics=statistics,
         notes=begun.notes,
         holdout_accuracy=held_out,
-        provenance=begun.origin,
+        provenance=provenance(recipe.train.seed, begun.data_sha256, begun.initial_sha256, state.sessions),
         facts={
             "torch": str(torch.__version__),
             "precision": state.precision,

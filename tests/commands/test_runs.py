@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ from edgekit.errors import Interrupted, MissingError, ModelError, UsageError
 from edgekit.recipe import Recipe
 from edgekit.reports.train import TrainReport
 from edgekit.training.loop import fit
-from edgekit.training.provenance import changes, provenance
+from edgekit.training.provenance import changes, provenance, session
 from edgekit.training.watching import TensorBoard
 from tests.command_line import Command
 from tests.networks import dataset
@@ -127,10 +129,29 @@ def test_a_plot_that_cannot_be_drawn_is_refused(root: Path, tmp_path: Path) -> N
 def test_a_run_records_where_it_comes_from(root: Path) -> None:
     report = TrainReport.from_json((root / "b" / "train.json").read_bytes())
     origin = report.provenance
+    began = datetime(2026, 1, 1, tzinfo=timezone.utc)
     assert origin is not None
     assert (origin.seed, origin.data_sha256) == (3, dataset(96).sha256())
     assert {"edgekit", "python", "torch", "numpy"} <= set(origin.versions)
     assert len(origin.initial_sha256) == 64
+    assert origin.earlier == ()
+    assert began < datetime.fromisoformat(origin.began) <= datetime.fromisoformat(origin.until)
+
+
+def test_a_run_records_every_process_that_trained_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.training.provenance.versions_of", lambda packages: {"torch": "9.9"})
+    monkeypatch.setattr("edgekit.training.provenance._commit", lambda folder: ("c" * 40, True))
+    report = fit(recipe(), dataset(96), root / "stopped", begin="resume")
+    origin = report.provenance
+    assert origin is not None
+    first, last = origin.sessions
+    assert (last.versions["torch"], last.commit, last.changed) == ("9.9", "c" * 40, True)
+    assert first.versions["torch"] == version("torch")
+    assert first.began <= first.until <= last.began <= last.until
+    again = fit(recipe(), dataset(96), root / "stopped", begin="resume")
+    assert again.provenance == origin  # it took no step
+    (told,) = (text for text in changes(report, TrainReport.from_json((root / "a" / "train.json").read_bytes())) if "torch (" in text)
+    assert told == f"torch ({version('torch')} then 9.9, now {version('torch')})"
 
 
 def test_a_run_that_is_repeated_is_compared_with_what_it_was(root: Path) -> None:
@@ -176,21 +197,21 @@ def test_the_command_repeats_a_run_in_its_place_or_below_runs(
 
 
 def test_what_differs_between_two_trainings_is_told_by_its_name() -> None:
-    origin = provenance(0, "a" * 64, "b" * 64)
+    origin = provenance(0, "a" * 64, "b" * 64, [session()])
     now = msgspec.structs.replace(TRAIN, provenance=origin)
     assert changes(now, now) == ()
     other = msgspec.structs.replace(origin, seed=1, commit="c" * 40, changed=True)
     told = changes(msgspec.structs.replace(now, provenance=other, facts={"precision": "bfloat16"}), now)
     assert told[0] == "seed (1, now 0)"
-    assert told[1].startswith("commit (cccccccccccc with changes, now ")
+    assert any(text.startswith("commit (cccccccccccc with changes, now ") for text in told)
     assert "precision (bfloat16, now none)" in told
     assert changes(TRAIN, now) == ("what an earlier edgekit did not record",)
 
 
 def test_outside_of_a_repository_and_without_git_no_commit_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert provenance(0, "", "", tmp_path).commit == ""
+    assert session(tmp_path).commit == ""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance(0, "", "").commit == ""
+    assert session().commit == ""
 
 
 class Written:
