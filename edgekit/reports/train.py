@@ -219,6 +219,7 @@ class TrainReport(Report, frozen=True):
 
     ``class_accuracy`` follows ``labels``, with None for a class without test pictures; ``balanced_accuracy`` is its mean. They,
     ``data`` and ``statistics`` are absent from reports of earlier versions. ``notes`` are on the weights that it started from.
+    ``repetition`` says whether a run that was trained again gave the same bytes; empty where none was.
     """
 
     run: str
@@ -241,6 +242,7 @@ class TrainReport(Report, frozen=True):
     holdout_accuracy: float | None = None
     provenance: Provenance | None = None
     int8: Int8Report | None = None
+    repetition: str = ""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -272,7 +274,7 @@ class TrainReport(Report, frozen=True):
         if self.balanced_accuracy is not None:
             lines.append(Line(_against("balanced accuracy ", self.balanced_accuracy, self.min_balanced_accuracy)))
         lines += map(Line, self.int8.lines()) if self.int8 is not None else ()
-        lines += map(note, self.notes)
+        lines += map(note, (*self.notes, *filter(None, [self.repetition])))
         if self.data is None:
             return tuple(lines)
         return (*lines, *self._classes(self.data), *map(note, (*self.data.notes, *self.outcome_notes)))

@@ -158,12 +158,12 @@ def test_a_run_that_is_repeated_is_compared_with_what_it_was(root: Path) -> None
     wanted = recipe_of(root / "a")
     assert wanted.place == root / "a"
     again = fit(wanted.recipe, dataset(96), root / "again")
-    assert wanted.compared(again).notes == ("the weights are the same bytes as those of the run that was repeated",)
+    assert wanted.compared(again).repetition == "the weights are the same bytes as those of the run that was repeated"
     assert wanted.before is not None
     assert wanted.before.provenance is not None
     older = msgspec.structs.replace(wanted.before.provenance, versions={"torch": "1.0"})
     before = msgspec.structs.replace(wanted.before, weights_sha256="0" * 64, provenance=older)
-    (note,) = Wanted(wanted.recipe, None, before).compared(again).notes
+    note = Wanted(wanted.recipe, None, before).compared(again).repetition
     assert note.startswith("the weights are others than those of the run that was repeated; these differ: ")
     assert "torch (1.0, now " in note
 
@@ -186,7 +186,8 @@ def test_the_command_repeats_a_run_in_its_place_or_below_runs(
     unasked = run("train", str(tmp_path / "runs" / "small"))
     assert (unasked.code, "holds a finished training; --restart repeats it in its place" in unasked.err) == (2, True)
     again = run("train", str(tmp_path / "runs" / "small"), "--restart", "--json")
-    assert again.document["notes"] == ["the weights are the same bytes as those of the run that was repeated"]
+    assert again.document["repetition"] == "the weights are the same bytes as those of the run that was repeated"
+    assert json.loads((tmp_path / "runs" / "small" / "train.json").read_bytes()) == again.document
     assert (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes() == before
     with pytest.raises(ModelError, match=r"is not a finished run: recipe\.json is missing"):
         recipe_of(tmp_path / "pictures")

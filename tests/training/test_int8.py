@@ -121,10 +121,10 @@ def test_repeated_it_gives_the_same_bytes(run: Path, data: Dataset, tmp_path: Pa
     report = train(recipe(), data, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(run)
     before = run_report(run)
-    assert "are the same bytes" in Wanted(recipe(), run, before).compared(report).notes[-1]
+    assert "are the same bytes" in Wanted(recipe(), run, before).compared(report).repetition
     assert report.int8 is not None
     other = msgspec.structs.replace(report, int8=msgspec.structs.replace(report.int8, weights_sha256="0"))
-    assert "are others than those" in Wanted(recipe(), run, before).compared(other).notes[-1]
+    assert "are others than those" in Wanted(recipe(), run, before).compared(other).repetition
 
 
 @pytest.mark.parametrize("step", [2, STEPS + 3])
