@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -26,15 +27,14 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class DatasetRules(NamedTuple):
-    """The usual ``color`` of one kind of data set, the keys that its recipe ``needs``, and those that do nothing there."""
+    """The usual ``color`` of one kind of data set, and the keys that its recipe ``needs``."""
 
     color: Color
     needs: tuple[str, ...] = ()
-    idle: tuple[str, ...] = ()
 
 
 DATASETS = {
-    "fashion-mnist": DatasetRules("grey", idle=("test_fraction", "skip_bad")),
+    "fashion-mnist": DatasetRules("grey"),
     "image-folder": DatasetRules("rgb", ("path", "resize")),
 }
 
@@ -150,6 +150,11 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def bars(self) -> tuple[float, float]:
         """What accuracy and balanced accuracy are held against: checks, which change no weight."""
         return self.min_accuracy, self.min_balanced_accuracy
+
+    @property
+    def rises(self) -> bool:
+        """Whether a schedule, its own or that of the training for int8, begins with a rising rate."""
+        return any(each.schedule in ("linear", "cosine") for each in (self, self.int8) if each is not None)
 
     def without_bars(self) -> TrainRecipe:
         """The settings that weights depend on."""
@@ -276,8 +281,6 @@ def _is_finite(value: Any) -> bool:
 
 
 def _check_train(settings: TrainRecipe, path: Path) -> None:
-    if settings.learning_rate_rest is not None and settings.optimizer != "muon":
-        raise RecipeError(f"recipe {path}: train.learning_rate_rest is for the optimizer muon; remove it")
     if len({stage.modules for stage in settings.stages}) < len(settings.stages):
         raise RecipeError(f"recipe {path}: two [[train.stages]] name the same modules; give each once")
 
@@ -286,14 +289,50 @@ def _check_variants(recipe: Recipe, path: Path) -> None:
     precisions = [variant.to for variant in recipe.variants]
     if len(set(precisions)) < len(precisions):
         raise RecipeError(f"recipe {path}: two [[variants]] are of one precision; give each once")
-    for variant in recipe.variants if recipe.train.int8 else ():
-        usual = VariantRecipe(variant.to)
-        idle = [f"variants.{key}" for key in VariantRecipe.__struct_fields__ if getattr(variant, key) != getattr(usual, key)]
-        if variant.to == "int8" and idle:
-            raise RecipeError(
-                f"recipe {path}: {' and '.join(idle)} would change nothing of an int8 file whose ranges [train.int8] learns",
-                "leave out what does nothing",
-            )
+
+
+class Idle(NamedTuple):
+    """Keys of a table that change nothing ``where`` a recipe with that table says so, and ``what`` they do not change."""
+
+    table: str
+    keys: tuple[str, ...]
+    where: Callable[[Recipe, Any], bool]
+    what: str
+
+
+IDLE = (
+    Idle("data", ("test_fraction", "skip_bad"), lambda _, data: data.dataset == "fashion-mnist", "fashion-mnist"),
+    Idle("model", ("adapt_channels",), lambda _, model: model.weights is None, "a model without model.weights"),
+    Idle("train", ("learning_rate_rest",), lambda _, train: train.optimizer != "muon", "a training without the optimizer muon"),
+    Idle("train", ("warmup",), lambda _, train: not train.rises, "a training without the schedule linear or cosine"),
+    Idle("train.stages", ("rate",), lambda recipe, stage: not 0 < stage.thaw <= recipe.train.epochs, "a stage that never thaws"),
+    Idle("variants", ("calibrate", "samples", "budget"), lambda _, variant: variant.to == "float16", "a float16 file"),
+    Idle(
+        "variants",
+        ("calibrate", "samples", "keep", "budget"),
+        lambda recipe, variant: variant.to == "int8" and recipe.train.int8 is not None,
+        "an int8 file whose ranges [train.int8] learns",
+    ),
+)
+"""Every key that a recipe may hold and that may do nothing there."""
+
+
+def _check_idle(recipe: Recipe, path: Path) -> None:
+    """Raise RecipeError where a key is given that does nothing; its default, written out, does no harm."""
+    tables: dict[str, tuple[msgspec.Struct, ...]] = {
+        "data": (recipe.data,),
+        "model": (recipe.model,),
+        "train": (recipe.train,),
+        "train.stages": recipe.train.stages,
+        "variants": recipe.variants,
+    }
+    for idle in IDLE:
+        for table in tables[idle.table]:
+            usual = {field.name: field.default for field in msgspec.structs.fields(table)}
+            given = [f"{idle.table}.{key}" for key in idle.keys if getattr(table, key) != usual[key]]
+            if given and idle.where(recipe, table):
+                keys = " and ".join(given)
+                raise RecipeError(f"recipe {path}: {keys} would change nothing of {idle.what}", "leave out what does nothing")
 
 
 def _check(recipe: Recipe, path: Path) -> None:
@@ -313,12 +352,7 @@ def _check(recipe: Recipe, path: Path) -> None:
     if any(getattr(data, key) is None for key in needs):
         keys = " and ".join(f"data.{key}" for key in needs)
         raise RecipeError(f"recipe {path}: an {data.dataset} dataset needs the keys {keys}; add them")
-    usual = DataRecipe(data.dataset)
-    idle = [f"data.{key}" for key in DATASETS[data.dataset].idle if getattr(data, key) != getattr(usual, key)]
-    if idle:
-        raise RecipeError(
-            f"recipe {path}: {' and '.join(idle)} would change nothing of {data.dataset}", "leave out what does nothing"
-        )
+    _check_idle(recipe, path)
     if (data.mean is None) != (data.std is None):
         raise RecipeError(f"recipe {path}: data.mean and data.std go together; give both or neither")
     color = data.pixel_color

@@ -152,6 +152,26 @@ def test_a_key_that_does_nothing_for_the_data_set_is_refused(key: str, value: st
     loaded(path, f'name = "a"\n{DATA}test_fraction = 0.2\nwhite = 4095\npath = "here"\n{MODEL}')
 
 
+@pytest.mark.parametrize(
+    ("idle", "used", "reason"),
+    [
+        ("[train]\nwarmup = 0.2\n", 'schedule = "cosine"\n', "train.warmup would change nothing of a training without the sch"),
+        ('[train]\nschedule = "constant"\nwarmup = 0.2\n', '[train.int8]\nschedule = "linear"\n', "train.warmup would change"),
+        ("[train]\nlearning_rate_rest = 0.1\n", 'optimizer = "muon"\n', "train.learning_rate_rest would change nothing of a "),
+        ("adapt_channels = true\n", 'weights = "w.pt"\n', "model.adapt_channels would change nothing of a model without "),
+        ('[[train.stages]]\nmodules = "0"\nthaw = 0\nrate = 2.0\n', None, "train.stages.rate would change nothing of a stage "),
+        ('[[train.stages]]\nmodules = "0"\nthaw = 11\nrate = 2.0\n', None, "train.stages.rate would change nothing of a stage "),
+        ('[[variants]]\nto = "float16"\nsamples = 8\nbudget = "snr=30dB"\n', None, "variants.samples and variants.budget would "),
+    ],
+)
+def test_a_key_that_does_nothing_beside_the_others_is_refused(idle: str, used: str | None, reason: str, path: Path) -> None:
+    assert reason in refused(path, f'name = "a"\n{DATA}{MODEL}{idle}')
+    works = (
+        idle + used if used else idle.replace("thaw = 0", "thaw = 9").replace("thaw = 11", "thaw = 10").replace("float16", "int8")
+    )
+    loaded(path, f'name = "a"\n{DATA}{MODEL}{works}')
+
+
 @pytest.mark.parametrize("resize", ["0", "-1", "4097", "[]", "[28, 0]", "[28, 28, 28]", "[5000]"])
 def test_an_impossible_size_is_refused(resize: str, path: Path) -> None:
     assert "data.resize takes one or two sizes" in refused(path, f'name = "a"\n{DATA}resize = {resize}\n{MODEL}')

@@ -124,7 +124,10 @@ def train(
     resume: Annotated[bool, options.flag("--resume", help="Continue an interrupted training.")] = False,
     restart: Annotated[bool, options.flag("--restart", help="Discard an interrupted training.")] = False,
     device: Device = "auto",
-    runs: Runs = Path("runs"),
+    runs: Annotated[
+        Path | None,
+        options.option("--runs", metavar="FOLDER", help="Where its folder is: runs, or that of a RUN, if left out."),
+    ] = None,
     tensorboard: TensorBoardFolder = None,
     json: Json = False,
     debug: Debug = False,
@@ -145,7 +148,7 @@ def train(
         begin: Begin = "resume" if resume else "restart" if restart else "anew"
         with processes() as speaks:
             wanted = recipe_of(recipe)
-            place = None if wanted.place is not None and runs == Path("runs") else runs / wanted.recipe.name
+            place = None if runs is None else runs / wanted.recipe.name
             report = train_recipe(recipe, place, device=device, begin=begin, progress=progress, tensorboard=tensorboard)
         if not speaks:
             raise Elsewhere(exit_code(report))

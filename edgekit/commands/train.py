@@ -10,12 +10,13 @@ from typing import NamedTuple
 import msgspec
 
 from edgekit.errors import UsageError
+from edgekit.files import write_bytes
 from edgekit.machine.launcher import launched
 from edgekit.machine.packages import needs
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
-from edgekit.training.folder import RUNS, Begin, run_recipe, run_report
+from edgekit.training.folder import RUN_REPORT, RUNS, Begin, run_recipe, run_report
 from edgekit.training.provenance import changes
 
 
@@ -43,7 +44,7 @@ class Wanted(NamedTuple):
     before: TrainReport | None = None
 
     def compared(self, report: TrainReport) -> TrainReport:
-        """The report with a note on whether the repetition gave what it repeats."""
+        """The report, which says whether the repetition gave what it repeats."""
         if self.before is None:
             return report
         text = "the weights are the same bytes as those of the run that was repeated"
@@ -51,7 +52,7 @@ class Wanted(NamedTuple):
             changed = ", ".join(changes(self.before, report))
             cause = f"these differ: {changed}" if changed else "nothing that is recorded differs"
             text = f"the weights are others than those of the run that was repeated; {cause}"
-        return msgspec.structs.replace(report, notes=(*report.notes, text))
+        return msgspec.structs.replace(report, repetition=text)
 
 
 def recipe_of(source: Recipe | Path | str) -> Wanted:
@@ -76,8 +77,8 @@ def train(
     """Load a recipe's data and train it into ``run``, or into ``runs/<name>``.
 
     ``recipe`` may be the folder of a finished run, which is repeated: in ``run``, or with ``begin="restart"`` in its place (and
-    ``resume`` goes on with that); UsageError is raised where neither is given. The report's notes then say whether the weights
-    are the same bytes as before, and what differs if they are not. ``tensorboard``: a folder for its event files.
+    ``resume`` goes on with that); UsageError is raised where neither is given. The report then says, in its folder too, whether
+    the weights are the same bytes as before, and what differs if they are not. ``tensorboard``: a folder for its event files.
 
     ``begin`` says what becomes of an unfinished training there: ``anew`` refuses to lose it, ``resume`` continues it, ``restart``
     discards it, ``update`` continues it where nothing that it depends on has changed. Raises Interrupted after Ctrl-C, with a
@@ -105,10 +106,13 @@ def train(
         dataset = data.load_dataset(loaded.data, progress)
         for line in dataset.report().lines():
             progress.say(line)
-        place = Path(run) if run else wanted.place or RUNS / loaded.name
+        place = Path(run) if run is not None else wanted.place or RUNS / loaded.name
         report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
         if loaded.train.int8 is not None:
             from edgekit.training.int8 import train_int8
 
             report = train_int8(loaded, loaded.train.int8, dataset, place, report, device=device, progress=progress)
-        return wanted.compared(report)
+        compared = wanted.compared(report)
+        if first and compared != report:
+            write_bytes(place / RUN_REPORT, compared.to_json())
+        return compared

@@ -10,7 +10,7 @@ from edgekit.reports.page import Line, Page, Span, Table, columns, note, verdict
 class Epoch(Part, frozen=True):
     """One epoch: mean loss and accuracy over the training batches as trained, accuracy on the held-out pictures.
 
-    Without held-out pictures it is that on the whole test set.
+    Without held-out pictures it is that on the whole test set. ``learning_rate`` is that of the epoch's last step.
     """
 
     epoch: int
@@ -105,11 +105,26 @@ class StatisticsReport(Part, frozen=True):
         return ()
 
 
+class Session(Part, frozen=True):
+    """A process that has trained: its versions and machine, when it began, and ``until`` when it kept what it had done.
+
+    Times are UTC, as ISO 8601. ``commit`` is that of the git repository around the current folder, empty where there is none;
+    ``changed``: tracked files differ from it.
+    """
+
+    versions: dict[str, str]
+    machine: dict[str, str]
+    commit: str = ""
+    changed: bool = False
+    began: str = ""
+    until: str = ""
+
+
 class Provenance(Part, frozen=True):
     """What a training depends on beside its recipe: the seed, hashes of the pictures and of the weights at the start, versions.
 
-    ``commit`` is that of the git repository around the current folder, empty where there is none; ``changed``: tracked files
-    differ from it.
+    Versions, machine, commit and times are as in ``Session``, of the process that took the last steps; ``earlier`` are those
+    that stopped before, in their order.
     """
 
     seed: int
@@ -119,6 +134,15 @@ class Provenance(Part, frozen=True):
     machine: dict[str, str]
     commit: str = ""
     changed: bool = False
+    began: str = ""
+    until: str = ""
+    earlier: tuple[Session, ...] = ()
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """All processes that have trained, in their order."""
+        last = Session(self.versions, self.machine, self.commit, self.changed, self.began, self.until)
+        return (*self.earlier, last)
 
 
 NOTICEABLE = 0.02
@@ -134,7 +158,7 @@ class Int8Report(Part, frozen=True):
     correction calibration has chosen, and ``trained`` of the int8 file now. ``gained`` and ``lost`` pictures are right in one of
     these two files alone; ``low`` to ``high`` is the 95 % interval of ``trained`` less ``calibrated``. ``snr_db`` is what the
     int8 file leaves of the float network's signal; an export asks for ``least_db``. ``apart`` is how far the int8 file in ONNX
-    Runtime is from the trained network in PyTorch, in steps of 1/127 of the outputs' scale.
+    Runtime is from the trained network in PyTorch, in steps of 1/127 of the outputs' scale. ``sessions``: the processes that trained.
     """
 
     epochs: tuple[Epoch, ...]
@@ -155,6 +179,7 @@ class Int8Report(Part, frozen=True):
     seconds: float
     weights_sha256: str
     ranges_sha256: str
+    sessions: tuple[Session, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """What it brought, and a sentence where that is nothing."""
@@ -194,6 +219,7 @@ class TrainReport(Report, frozen=True):
 
     ``class_accuracy`` follows ``labels``, with None for a class without test pictures; ``balanced_accuracy`` is its mean. They,
     ``data`` and ``statistics`` are absent from reports of earlier versions. ``notes`` are on the weights that it started from.
+    ``repetition`` says whether a run that was trained again gave the same bytes; empty where none was.
     """
 
     run: str
@@ -216,6 +242,7 @@ class TrainReport(Report, frozen=True):
     holdout_accuracy: float | None = None
     provenance: Provenance | None = None
     int8: Int8Report | None = None
+    repetition: str = ""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -247,7 +274,7 @@ class TrainReport(Report, frozen=True):
         if self.balanced_accuracy is not None:
             lines.append(Line(_against("balanced accuracy ", self.balanced_accuracy, self.min_balanced_accuracy)))
         lines += map(Line, self.int8.lines()) if self.int8 is not None else ()
-        lines += map(note, self.notes)
+        lines += map(note, (*self.notes, *filter(None, [self.repetition])))
         if self.data is None:
             return tuple(lines)
         return (*lines, *self._classes(self.data), *map(note, (*self.data.notes, *self.outcome_notes)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -16,19 +17,21 @@ from torch.optim.swa_utils import AveragedModel
 from edgekit.errors import ModelError, OutputError, RecipeError, UsageError, first_line
 from edgekit.files import fingerprints, replacing, write_error
 from edgekit.recipe import Recipe, TrainRecipe
-from edgekit.reports.train import Epoch
+from edgekit.reports.train import Epoch, Session
 from edgekit.training.code import source_files
 from edgekit.training.distributed import ALONE, Peers
+from edgekit.training.folder import run_recipe, run_report
 from edgekit.training.initial import state_sha256, structure_sha256
 from edgekit.training.numerics import Precision, compiled, resolved
 from edgekit.training.optimizers import check_stages, optimizers
+from edgekit.training.provenance import now
 
 Key: TypeAlias = dict[str, str]
 """Everything that trained weights depend on, by what it is: short values as JSON, others as a hash."""
 
 CHECKPOINT, INT8_CHECKPOINT = "checkpoint.pt", "int8-checkpoint.pt"
 """The training's own, and that of the training for int8 that follows."""
-CHECKPOINT_VERSION = 5
+CHECKPOINT_VERSION = 6
 PROCESSES = "number of processes"
 LONGEST_VALUE = 40
 """Characters of a setting that is kept as it is, to be told where it has changed."""
@@ -42,7 +45,9 @@ class _Place(msgspec.Struct):
     epochs: int
     steps_per_epoch: int
     seconds: Annotated[float, Meta(ge=0)]
+    rate: Annotated[float, Meta(ge=0)]
     history: list[Epoch]
+    sessions: list[Session]
     precision: Precision
 
 
@@ -50,8 +55,9 @@ class State:
     """Everything that changes while training; ``epoch`` and ``step`` name the next step to take.
 
     ``trained`` is the model as steps call it. ``average`` is the moving average of its weights, where the recipe asks for one.
-    ``precision`` is resolved once for a training: another machine goes on with it. ``totals`` are of this process's shares;
-    ``processes`` have taken the steps.
+    ``precision`` is resolved once for a training: another machine goes on with it. ``rate`` is the learning rate of
+    the last step taken. ``totals`` are of this process's shares;
+    ``processes`` have taken the steps, in ``sessions`` one after another.
     """
 
     def __init__(
@@ -70,8 +76,9 @@ class State:
         self.epoch = 0
         self.step = 0
         self.totals = torch.zeros(3, dtype=torch.float64, device=device)
-        self.seconds = 0.0
+        self.seconds, self.rate = 0.0, 0.0
         self.history: list[Epoch] = []
+        self.sessions: list[Session] = []
 
     @property
     def judged(self) -> nn.Module:
@@ -84,6 +91,11 @@ class State:
         group = self.moved[0].optimizer.param_groups[0]
         return float(group["lr"]) / float(group["scale"])
 
+    def enter(self, session: Session) -> None:
+        """This process takes the steps that are left; where none are, it trains nothing and is no session of the training."""
+        if self.epoch < self.epochs:
+            self.sessions.append(session)
+
     def wrap(self) -> None:
         """Let steps average the gradients of what is trained now; to be called where that has changed."""
         self.trained = self._compiled  # the old one goes first: what it keeps is as large as the gradients
@@ -95,6 +107,7 @@ class State:
         totals, generators = self.peers.gather(self.totals.cpu()), self.peers.gather(torch.get_rng_state())
         if not self.peers.first:
             return
+        self.sessions[-1:] = [msgspec.structs.replace(each, until=now()) for each in self.sessions[-1:]]
         content = {
             "version": CHECKPOINT_VERSION,
             "key": key,
@@ -110,7 +123,9 @@ class State:
             "steps_per_epoch": self.steps_per_epoch,
             "totals": torch.cat(totals),
             "seconds": self.seconds,
+            "rate": self.rate,
             "history": msgspec.to_builtins(self.history),
+            "sessions": msgspec.to_builtins(self.sessions),
         }
         with replacing(path) as temporary:
             try:
@@ -149,6 +164,7 @@ class State:
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
         self.epoch, self.step, self.seconds, self.history = place.epoch, place.step, place.seconds, place.history
+        self.rate, self.sessions = place.rate, place.sessions
         self.precision, self.processes = place.precision, int(content["key"].get(PROCESSES, "1"))
 
     def _place(self, content: dict[str, Any]) -> _Place:
@@ -242,9 +258,29 @@ def differences(content: dict[str, Any], key: Key) -> list[str]:
 
 
 def unfinished(run: Path) -> bool:
-    """Whether ``run`` holds a checkpoint before the end of its own epochs; raises ModelError as ``checkpoint_in`` does."""
-    contents = (checkpoint_in(run, name) for name in (CHECKPOINT, INT8_CHECKPOINT))
-    return any(content is not None and before_end(content) for content in contents)
+    """Whether another training in ``run`` would lose one; raises ModelError as ``checkpoint_in`` does.
+
+    That is one with epochs left, or one that has ended and is not in the report, which is written last: so a kill at any moment
+    leaves a training that goes on.
+    """
+    contents = [checkpoint_in(run, name) for name in (CHECKPOINT, INT8_CHECKPOINT)]
+    if not any(contents):
+        return False
+    try:
+        recipe, report = run_recipe(run), run_report(run)
+    except ModelError:
+        return True
+    if recipe.train.int8 is not None and report.int8 is None:
+        return True
+    recorded = (report.epochs, report.int8.epochs if report.int8 is not None else ())
+    return any(content and not _is_of(content, epochs) for content, epochs in zip(contents, recorded, strict=True))
+
+
+def _is_of(content: dict[str, Any], epochs: tuple[Epoch, ...]) -> bool:
+    """Whether a checkpoint is from the end of the training with these ``epochs``."""
+    with suppress(msgspec.ValidationError):
+        return not before_end(content) and msgspec.convert(content.get("history"), tuple[Epoch, ...]) == epochs
+    return False
 
 
 def checkpoint_in(run: Path, name: str = CHECKPOINT) -> dict[str, Any] | None:

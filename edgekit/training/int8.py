@@ -46,6 +46,7 @@ from edgekit.training.fake_quantisation import FakeQuantised
 from edgekit.training.folder import INT8_METRICS, INT8_RANGES, INT8_WEIGHTS, RUN_REPORT
 from edgekit.training.int8_places import Folded, Places, find_places, folded, placement_of
 from edgekit.training.loop import EpochWork, Record, goes_on, pick_device, train_all
+from edgekit.training.provenance import session
 from edgekit.training.trained import trained
 
 SAMPLES = 256
@@ -108,10 +109,11 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
     calibrated = predictions(start.module.to(place), test, progress=progress).numpy()
     key = _key(own, dataset, before, start)
     state = State(start.module, own, batches, place)
-    checkpoint = run / INT8_CHECKPOINT
+    this_session, checkpoint = session(), run / INT8_CHECKPOINT
     if goes_on(run, key, INT8_CHECKPOINT):
         state.load(checkpoint, key)
         progress.say(f"going on with the training for int8 after {state.epoch} of {state.epochs} epochs")
+    state.enter(this_session)
     work = EpochWork(
         own, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key), title="int8 epoch"
     )
@@ -286,6 +288,7 @@ def _finish(work: EpochWork, start: Start, state: State, calibrated: NDArray[np.
         seconds=round(sum(epoch.seconds for epoch in state.history), 3),
         weights_sha256=sha256_of(run / INT8_WEIGHTS),
         ranges_sha256=sha256_of(run / INT8_RANGES),
+        sessions=tuple(state.sessions),
     )
     whole = msgspec.structs.replace(before, int8=report)
     write_bytes(run / RUN_REPORT, whole.to_json())

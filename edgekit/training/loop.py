@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import msgspec
 import torch
@@ -32,7 +32,7 @@ from edgekit.models.finetune import start_from
 from edgekit.models.weights import weights_bytes
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe, TrainRecipe
-from edgekit.reports.train import Epoch, Provenance, TrainReport
+from edgekit.reports.train import Epoch, TrainReport
 from edgekit.spelling import did_you_mean
 from edgekit.training.augment import draw
 from edgekit.training.batches import Batches, accuracy, batch_count, batches_of, predictions
@@ -54,7 +54,7 @@ from edgekit.training.initial import state_sha256
 from edgekit.training.numerics import compiling
 from edgekit.training.optimizers import freeze
 from edgekit.training.pace import Pace
-from edgekit.training.provenance import provenance
+from edgekit.training.provenance import provenance, session
 from edgekit.training.statistics import make_fit
 from edgekit.training.watching import Watcher
 
@@ -94,8 +94,9 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     """
     together = peers()
     place = together.place(pick_device(device))
+    left = together.first and begin in ("anew", "update") and unfinished(run)
     if together.first:
-        if begin == "anew" and unfinished(run):
+        if begin == "anew" and left:
             raise UsageError(f"{run} holds an unfinished training", "--resume continues it, --restart begins anew")
         check_writable(run)
     reuse_memory()
@@ -105,24 +106,26 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     model, notes = build_model(recipe, shape)
     for text in notes:
         progress.say(f"note: {text}")
-    origin = provenance(recipe.train.seed, dataset.sha256(), state_sha256(model))
-    key = training_key(recipe, origin.data_sha256, model, together.count)
+    begun = Begun(notes, dataset.sha256(), state_sha256(model))
+    key = training_key(recipe, begun.data_sha256, model, together.count)
+    this_session = session()
     together.check_alike(key)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
     together.check_settings(recipe.train, len(dataset.train) // batches)
     together.draw_apart()
     state = State(model, recipe.train, batches, place, together)
-    if begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key))):
+    if begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key, left=left))):
         state.load(run / CHECKPOINT, key)
         place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
         progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
     elif together.first:
         discard(run)  # a kill before the first checkpoint of this training must not bring back another
+    state.enter(this_session)
     training, held_out, test = batches_of(dataset, place)
     checkpoint = run / CHECKPOINT
     work = EpochWork(recipe.train, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key))
     train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))
-    report = _finish(recipe, dataset, state, work, run, Begun(notes, origin))
+    report = _finish(recipe, dataset, state, work, run, begun)
     if together.first:
         for watcher in watchers:
             watcher.end(report)
@@ -152,16 +155,17 @@ def build_model(recipe: Recipe, shape: PictureShape) -> Initial:
     return Initial(model, notes)
 
 
-def goes_on(run: Path, key: Key, name: str = CHECKPOINT) -> bool:
+def goes_on(run: Path, key: Key, name: str = CHECKPOINT, *, left: bool | None = None) -> bool:
     """Whether ``run`` holds a checkpoint ``name`` of this training.
 
-    Raises UsageError where an unfinished one of another would be lost, ModelError where one that cannot be read would.
+    Raises UsageError where one of another would be lost that is ``left`` unfinished (by default, that has epochs left),
+    ModelError where one that cannot be read would.
     """
     content = checkpoint_in(run, name)
     if content is None:
         return False
     changed = differences(content, key)
-    if changed and before_end(content):
+    if changed and (before_end(content) if left is None else left):
         other = " and other ".join(changed)
         raise UsageError(f"{run} holds an unfinished training, which was made with other {other}", "--restart begins anew")
     return not changed
@@ -251,7 +255,7 @@ def train_one_epoch(state: State, job: EpochWork, stop: Stop, pace: Pace) -> Non
         correct / samples,
         None if job.held_out else reached,
         round(state.seconds, 3),
-        state.learning_rate,
+        state.rate,
         reached if job.held_out else None,
     )
     state.history.append(epoch)
@@ -333,6 +337,7 @@ def take_step(state: State, settings: TrainRecipe, images: Tensor, labels: Tenso
         (loss * weight).backward()  # type: ignore[no-untyped-call]
     if settings.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip_norm)
+    state.rate = state.learning_rate
     for optimizer, schedule in state.moved:
         optimizer.step()
         schedule.step()
@@ -385,19 +390,17 @@ def _stopping(together: Peers) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _write_metrics(path: Path, history: list[Epoch], end: dict[str, Any] | None = None) -> None:
-    """A line for each epoch, and one more for what is known at the ``end`` alone, where there is such."""
-    rows = [msgspec.to_builtins(epoch) for epoch in history]
-    if end:
-        rows.append({**rows[-1], **end})
-    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+def _write_metrics(path: Path, history: list[Epoch]) -> None:
+    """A line for each epoch; what is known at the end alone is the report's."""
+    write_text(path, "".join(f"{json.dumps(msgspec.to_builtins(epoch))}\n" for epoch in history))
 
 
 class Begun(NamedTuple):
-    """What is known of a training before its first step."""
+    """What is known of a training before its first step: notes on its weights, hashes of the pictures and of the weights."""
 
     notes: tuple[str, ...]
-    origin: Provenance
+    data_sha256: str
+    initial_sha256: str
 
 
 def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run: Path, begun: Begun) -> TrainReport:
@@ -417,13 +420,11 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
         held_out = accuracy(state.model, work.held_out, recipe.train.channels_last, work.progress, together)
     if not together.first:
         return cast(TrainReport, together.broadcast(None))
-    end: dict[str, Any] = {"test_accuracy": reached.overall} if work.held_out or remeasured else {}
-    end |= {"holdout_accuracy": held_out} if work.held_out else {}
-    end |= {"statistics": "remeasured"} if remeasured else {}
-    _write_metrics(run / RUN_METRICS, state.history, end)
-    # only now: until the end, an earlier training's recipe and weights stay together
-    write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
+    _write_metrics(run / RUN_METRICS, state.history)
+    # Only now, and in this order: until the weights are there, an earlier training is whole. From then on its report does not
+    # have their checksum, and nothing takes the folder for a finished run until the report, which is last, is theirs.
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
+    write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
     draw_curve(state.history, run / CURVE, recipe.name, reached.overall)
     report = TrainReport(
         run=str(run),
@@ -443,7 +444,7 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
         statistics=statistics,
         notes=begun.notes,
         holdout_accuracy=held_out,
-        provenance=begun.origin,
+        provenance=provenance(recipe.train.seed, begun.data_sha256, begun.initial_sha256, state.sessions),
         facts={
             "torch": str(torch.__version__),
             "precision": state.precision,

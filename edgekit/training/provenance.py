@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+
+import msgspec
 
 from edgekit.machine.cpu import machine_facts
 from edgekit.machine.packages import versions_of
-from edgekit.reports.train import Provenance, TrainReport
+from edgekit.reports.train import Provenance, Session, TrainReport
 from edgekit.version import __version__
 
 GIT_SECONDS = 10
@@ -18,12 +22,23 @@ PASSING = ("load", "system", "python")
 """Facts of a machine that change from hour to hour, or that stand elsewhere."""
 
 
-def provenance(seed: int, data_sha256: str, initial_sha256: str, folder: Path | None = None) -> Provenance:
-    """What is known of a training that begins now; the git repository is that around ``folder``, or the current one."""
+def provenance(seed: int, data_sha256: str, initial_sha256: str, sessions: Sequence[Session]) -> Provenance:
+    """Where a training comes from that ``sessions`` have done, one after another; the last one's facts are the training's."""
+    *earlier, last = sessions
+    return Provenance(seed, data_sha256, initial_sha256, earlier=tuple(earlier), **msgspec.structs.asdict(last))
+
+
+def session(folder: Path | None = None) -> Session:
+    """What is known of this process, which begins to train; the git repository is that around ``folder``, or the current one."""
     versions = {"edgekit": __version__, "python": platform.python_version()} | versions_of(PACKAGES)
     commit, changed = _commit(folder or Path.cwd())
     machine = {name: fact for name, fact in machine_facts().items() if name not in PASSING}
-    return Provenance(seed, data_sha256, initial_sha256, versions, machine, commit, changed)
+    return Session(versions, machine, commit, changed, began=now())
+
+
+def now() -> str:
+    """The time in UTC, as ISO 8601 to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _commit(folder: Path) -> tuple[str, bool]:
@@ -53,15 +68,27 @@ def changes(before: TrainReport, now: TrainReport) -> tuple[str, ...]:
     tables = [
         {
             "seed": str(origin.seed),
-            "commit": origin.commit[:12] + (" with changes" if origin.changed else ""),
             "pictures": origin.data_sha256[:12],
             "initial weights": origin.initial_sha256[:12],
             **facts,
-            **origin.versions,
-            **origin.machine,
+            **_of_sessions(origin.sessions),
         }
         for origin, facts in ((before.provenance, before.facts), (now.provenance, now.facts))
     ]
     names = dict.fromkeys((*tables[0], *tables[1]))
     pairs = ((name, *(table.get(name) or "none" for table in tables)) for name in names)
     return tuple(f"{name} ({old}, now {new})" for name, old, new in pairs if old != new)
+
+
+def _of_sessions(sessions: Sequence[Session]) -> dict[str, str]:
+    """Versions, machine and commit of all processes; where they were not alike, as ``2.11.0 then 2.12.0``."""
+    tables = [
+        {
+            "commit": each.commit[:12] + (" with changes" if each.changed else ""),
+            **each.versions,
+            **each.machine,
+        }
+        for each in sessions
+    ]
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: " then ".join(dict.fromkeys(table.get(name) or "none" for table in tables)) for name in names}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ from edgekit.errors import Interrupted, MissingError, ModelError, UsageError
 from edgekit.recipe import Recipe
 from edgekit.reports.train import TrainReport
 from edgekit.training.loop import fit
-from edgekit.training.provenance import changes, provenance
+from edgekit.training.provenance import changes, provenance, session
 from edgekit.training.watching import TensorBoard
 from tests.command_line import Command
 from tests.networks import dataset
@@ -127,27 +129,48 @@ def test_a_plot_that_cannot_be_drawn_is_refused(root: Path, tmp_path: Path) -> N
 def test_a_run_records_where_it_comes_from(root: Path) -> None:
     report = TrainReport.from_json((root / "b" / "train.json").read_bytes())
     origin = report.provenance
+    began = datetime(2026, 1, 1, tzinfo=timezone.utc)
     assert origin is not None
     assert (origin.seed, origin.data_sha256) == (3, dataset(96).sha256())
     assert {"edgekit", "python", "torch", "numpy"} <= set(origin.versions)
     assert len(origin.initial_sha256) == 64
+    assert origin.earlier == ()
+    assert began < datetime.fromisoformat(origin.began) <= datetime.fromisoformat(origin.until)
+
+
+def test_a_run_records_every_process_that_trained_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.training.provenance.versions_of", lambda packages: {"torch": "9.9"})
+    monkeypatch.setattr("edgekit.training.provenance._commit", lambda folder: ("c" * 40, True))
+    report = fit(recipe(), dataset(96), root / "stopped", begin="resume")
+    origin = report.provenance
+    assert origin is not None
+    first, last = origin.sessions
+    assert (last.versions["torch"], last.commit, last.changed) == ("9.9", "c" * 40, True)
+    assert first.versions["torch"] == version("torch")
+    assert first.began <= first.until <= last.began <= last.until
+    again = fit(recipe(), dataset(96), root / "stopped", begin="resume")
+    assert again.provenance == origin  # it took no step
+    (told,) = (text for text in changes(report, TrainReport.from_json((root / "a" / "train.json").read_bytes())) if "torch (" in text)
+    assert told == f"torch ({version('torch')} then 9.9, now {version('torch')})"
 
 
 def test_a_run_that_is_repeated_is_compared_with_what_it_was(root: Path) -> None:
     wanted = recipe_of(root / "a")
     assert wanted.place == root / "a"
     again = fit(wanted.recipe, dataset(96), root / "again")
-    assert wanted.compared(again).notes == ("the weights are the same bytes as those of the run that was repeated",)
+    assert wanted.compared(again).repetition == "the weights are the same bytes as those of the run that was repeated"
     assert wanted.before is not None
     assert wanted.before.provenance is not None
     older = msgspec.structs.replace(wanted.before.provenance, versions={"torch": "1.0"})
     before = msgspec.structs.replace(wanted.before, weights_sha256="0" * 64, provenance=older)
-    (note,) = Wanted(wanted.recipe, None, before).compared(again).notes
+    note = Wanted(wanted.recipe, None, before).compared(again).repetition
     assert note.startswith("the weights are others than those of the run that was repeated; these differ: ")
     assert "torch (1.0, now " in note
 
 
-def test_the_command_repeats_a_run_in_its_place(tmp_path: Path, run: Command) -> None:
+def test_the_command_repeats_a_run_in_its_place_or_below_runs(
+    tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import numpy as np
 
     for name in ("a", "b"):
@@ -163,28 +186,33 @@ def test_the_command_repeats_a_run_in_its_place(tmp_path: Path, run: Command) ->
     unasked = run("train", str(tmp_path / "runs" / "small"))
     assert (unasked.code, "holds a finished training; --restart repeats it in its place" in unasked.err) == (2, True)
     again = run("train", str(tmp_path / "runs" / "small"), "--restart", "--json")
-    assert again.document["notes"] == ["the weights are the same bytes as those of the run that was repeated"]
+    assert again.document["repetition"] == "the weights are the same bytes as those of the run that was repeated"
+    assert json.loads((tmp_path / "runs" / "small" / "train.json").read_bytes()) == again.document
     assert (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes() == before
     with pytest.raises(ModelError, match=r"is not a finished run: recipe\.json is missing"):
         recipe_of(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)  # --runs counts as given, though it is what it would be if it were not
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert run("train", "elsewhere/small", "--runs", "runs").code == 0
+    assert (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes() == before
 
 
 def test_what_differs_between_two_trainings_is_told_by_its_name() -> None:
-    origin = provenance(0, "a" * 64, "b" * 64)
+    origin = provenance(0, "a" * 64, "b" * 64, [session()])
     now = msgspec.structs.replace(TRAIN, provenance=origin)
     assert changes(now, now) == ()
     other = msgspec.structs.replace(origin, seed=1, commit="c" * 40, changed=True)
     told = changes(msgspec.structs.replace(now, provenance=other, facts={"precision": "bfloat16"}), now)
     assert told[0] == "seed (1, now 0)"
-    assert told[1].startswith("commit (cccccccccccc with changes, now ")
+    assert any(text.startswith("commit (cccccccccccc with changes, now ") for text in told)
     assert "precision (bfloat16, now none)" in told
     assert changes(TRAIN, now) == ("what an earlier edgekit did not record",)
 
 
 def test_outside_of_a_repository_and_without_git_no_commit_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert provenance(0, "", "", tmp_path).commit == ""
+    assert session(tmp_path).commit == ""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance(0, "", "").commit == ""
+    assert session().commit == ""
 
 
 class Written:

@@ -63,3 +63,11 @@ def test_of_many_classes_the_first_are_told_and_the_rest_in_sum() -> None:
     first = DataReport(classes, (), 0.04).lines()[0]
     assert "c19 2 + 1, and 5 more classes 10 + 5;" in first
     assert "c20" not in first
+
+
+def test_a_repetition_is_told_and_is_no_note_on_the_weights() -> None:
+    """The notes on the weights go into bundles, which are the same whether a run was repeated or not."""
+    repeated = msgspec.structs.replace(REPORT, repetition="the weights are the same bytes")
+    assert "note: the weights are the same bytes" in text_of(repeated)
+    assert (repeated.notes, repeated.all_notes) == (REPORT.notes, REPORT.all_notes)
+    assert "the same bytes" not in text_of(REPORT)

@@ -137,6 +137,7 @@ ODD: dict[str, dict[str, object]] = {
     "step is nothing": {"step": None},
     "seconds as text": {"seconds": "long"},
     "history of something": {"history": [{"epoch": 1}]},
+    "sessions of something": {"sessions": [{"epoch": 1}]},
     "totals are no tensor": {"totals": 3},
     "totals of another size": {"totals": [1.0, 2.0]},
     "model is nothing": {"model": None},
@@ -161,7 +162,7 @@ def test_odd_content_is_a_sentence(stopped: Path, data: Dataset, odd: str, begin
 
 
 @pytest.mark.parametrize(
-    "name", ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generator", "seconds"]
+    "name", ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generator", "seconds", "rate", "sessions"]
 )
 def test_missing_content_is_a_sentence(stopped: Path, data: Dataset, name: str) -> None:
     import torch

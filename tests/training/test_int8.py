@@ -104,6 +104,7 @@ def test_pytorch_and_the_int8_file_agree_within_a_step_at_the_end(run: Path) -> 
 
 def test_the_runs_own_weights_stay_and_the_folded_ones_are_beside_them(run: Path, data: Dataset, tmp_path: Path) -> None:
     alone = fit(recipe(), data, tmp_path / "alone")
+    assert unfinished(tmp_path / "alone")  # until the training for int8 has ended
     assert run_report(run).weights_sha256 == alone.weights_sha256
     folded = load_safetensors((run / "int8.safetensors").read_bytes())
     assert not any("running" in name for name in folded)
@@ -120,10 +121,10 @@ def test_repeated_it_gives_the_same_bytes(run: Path, data: Dataset, tmp_path: Pa
     report = train(recipe(), data, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(run)
     before = run_report(run)
-    assert "are the same bytes" in Wanted(recipe(), run, before).compared(report).notes[-1]
+    assert "are the same bytes" in Wanted(recipe(), run, before).compared(report).repetition
     assert report.int8 is not None
     other = msgspec.structs.replace(report, int8=msgspec.structs.replace(report.int8, weights_sha256="0"))
-    assert "are others than those" in Wanted(recipe(), run, before).compared(other).notes[-1]
+    assert "are others than those" in Wanted(recipe(), run, before).compared(other).repetition
 
 
 @pytest.mark.parametrize("step", [2, STEPS + 3])

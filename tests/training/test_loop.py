@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load as load_safetensors
 
+from edgekit import atomic
 from edgekit.data import Dataset
 from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, RecipeError, UsageError
 from edgekit.files import sha256_of
@@ -147,6 +148,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(data: Data
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
     assert without_seconds(tmp_path / "a") == without_seconds(tmp_path / "b")
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_an_epoch_records_the_learning_rate_of_its_last_step(data: Dataset, tmp_path: Path) -> None:
+    report = fit(recipe(schedule="linear", warmup=0.0, learning_rate=0.01), data, tmp_path / "run")
+    last = [STEPS - 1, 2 * STEPS - 1, 3 * STEPS - 1]
+    falling = [0.01 * (1 - (step - 1) / (EPOCHS * STEPS - 1)) for step in last]  # the first step is the warm-up
+    assert [epoch.learning_rate for epoch in report.epochs] == pytest.approx(falling, rel=1e-9)
 
 
 def test_every_epoch_has_an_order_and_flips_of_its_own(data: Dataset, tmp_path: Path) -> None:
@@ -477,6 +485,45 @@ def test_an_interrupted_new_training_leaves_the_finished_one_whole(data: Dataset
     assert source.report.weights_sha256 == sha256_of(run / "weights.safetensors")
 
 
+PUTS = ("metrics.jsonl", "metrics.jsonl", "weights.safetensors", "recipe.json", "curve.png", "train.json")
+"""What a training of one epoch puts in its place after its last checkpoint."""
+
+
+@pytest.mark.parametrize("killed", range(len(PUTS)))
+def test_a_kill_at_any_moment_of_the_end_loses_no_training_and_mixes_none(
+    killed: int, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, old, new = tmp_path / "run", recipe(epochs=1), recipe(epochs=1, seed=5)
+    fit(new, data, tmp_path / "whole")
+    fit(old, data, run)
+    put, placed = atomic.put, list[str]()
+
+    def put_until_killed(temporary: Path, place: Path, *check: Any) -> None:
+        if placed[-killed - 1 :] == ["checkpoint.pt", *PUTS[:killed]]:
+            raise KeyboardInterrupt
+        placed.append(place.name)
+        put(temporary, place, *check)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(atomic, "put", put_until_killed)
+        fit(new, data, run)
+    if killed <= PUTS.index("weights.safetensors"):
+        assert load_source(str(run)).recipe == old  # its weights have the checksum of its report
+    else:
+        with pytest.raises(ModelError, match="does not have the checksum"):
+            load_source(str(run))
+    with pytest.raises(UsageError, match="holds an unfinished training; --resume continues it"):
+        fit(new, data, run)
+    with pytest.raises(UsageError, match="holds an unfinished training, which was made with other train.seed"):
+        fit(old, data, run, begin="update")
+    steps = Stopping()
+    fit(new, data, run, begin="resume", progress=steps)
+    assert steps.advances == 0
+    assert weights(run) == weights(tmp_path / "whole")
+    assert load_source(str(run)).recipe == new
+    assert not unfinished(run)
+
+
 def test_a_finished_run_has_metrics_a_curve_a_report_and_weights(data: Dataset, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny"
     report = fit(recipe(), data, run)
@@ -513,7 +560,7 @@ def test_what_came_out_of_a_training_is_said(data: Dataset, tmp_path: Path, monk
     assert any("measured anew over the training pictures" in line for line in said.lines)
 
 
-def test_after_statistics_are_measured_anew_metrics_and_curve_end_with_the_reports_accuracy(
+def test_after_statistics_are_measured_anew_the_curve_ends_with_the_reports_accuracy(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measured_anew(model: torch.nn.Module, *anything: object, **settings: object) -> StatisticsReport:
@@ -527,9 +574,8 @@ def test_after_statistics_are_measured_anew_metrics_and_curve_end_with_the_repor
     monkeypatch.setattr("matplotlib.axes.Axes.set", lambda axes, **texts: drawn.append(texts.get("title")))
     report = fit(recipe(learning_rate=0.001), data, tmp_path / "run")
     assert report.test_accuracy != report.epochs[-1].test_accuracy
-    *lines, last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(msgspec.to_builtins(report.epochs))
-    assert last == {**lines[-1], "test_accuracy": report.test_accuracy, "statistics": "remeasured"}
     assert drawn[-1] == f"test accuracy {report.test_accuracy:.4f}"
 
 
