@@ -33,6 +33,8 @@ WHOLE_BARS = {"int8": WholeBar(10, TIE / 2, 0.5), "float16": WholeBar(35, widest
 """Precisions that may be held by a signal-to-noise ratio: an int8 file may flip a class however clear, and counts as many."""
 MARGIN_DB = 6.0
 """What other runtimes and CPUs may round differently: so much below the measured SNR of an int8 file ``verify`` accepts."""
+HALF_MARGIN_DB = 6.0
+"""The same of a float16 file: kernels of a GPU may also sum in float16."""
 MOST_RTOL, MOST_STEPS, LEAST_TOP1 = 0.5, 32.0, 0.5
 """Widest rtol, most steps and least top-1 that a file may ask for beside its signal-to-noise ratio."""
 

@@ -1,4 +1,4 @@
-"""What this machine found out about a bundle: files in the user's state folder, under the sha256 of its manifest.json."""
+"""What this machine chose and measured once for a bundle, beside the last reports (``edgekit.machine.records``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import OutputError
-from edgekit.files import sha256_of, state_folder, write_bytes
+from edgekit.files import sha256_of, write_bytes
+from edgekit.machine.records import all_facts, folder_for
 
 MOST_BYTES = 64 << 20
 """A larger file there is not one that edgekit wrote."""
@@ -22,7 +23,7 @@ def manifest_sha256(bundle: Bundle) -> str:
 def keep(bundle: Bundle, name: str, content: bytes) -> Path | None:
     """Write the file ``name`` of what is known of the bundle; None where the folder cannot be written, which is no fault."""
     try:
-        place = state_folder(manifest_sha256(bundle)) / name
+        place = _folder(bundle) / name
         write_bytes(place, content)
     except OutputError:
         return None
@@ -32,7 +33,11 @@ def keep(bundle: Bundle, name: str, content: bytes) -> Path | None:
 def kept(bundle: Bundle, name: str) -> bytes | None:
     """The file ``name`` of what is known of the bundle; None where there is none that can be read."""
     with suppress(OSError, OutputError):
-        place = state_folder(manifest_sha256(bundle)) / name
+        place = _folder(bundle) / name
         if place.is_file() and place.stat().st_size <= MOST_BYTES:
             return place.read_bytes()
     return None
+
+
+def _folder(bundle: Bundle) -> Path:
+    return folder_for(manifest_sha256(bundle), all_facts()) / "kept"

@@ -22,7 +22,7 @@ from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.verify import AS_RECORDED, Held, bounded, verify
 from edgekit.errors import BundleError, EdgekitError
-from edgekit.onnx.wire import Node
+from edgekit.onnx.bodies import Node
 from edgekit.parity.bisect import (
     Departure,
     first_alone,

@@ -58,7 +58,7 @@ def keep(manifest_sha256: str, command: str, report: bytes, words: str) -> None:
     compact = msgspec.Raw(msgspec.json.format(report, indent=-1))
     record = Record(command, words, now, __version__, printable(platform.node()), facts, compact)
     with suppress(OutputError, OSError):
-        write_bytes(_folder(manifest_sha256, facts) / f"{command}.json", msgspec.json.encode(record))
+        write_bytes(folder_for(manifest_sha256, facts) / f"{command}.json", msgspec.json.encode(record))
 
 
 def records(manifest_sha256: str) -> Records:
@@ -66,7 +66,7 @@ def records(manifest_sha256: str) -> Records:
     here: dict[str, Record] = {}
     elsewhere, unreadable = list[Record](), list[Path]()
     try:
-        own = _folder(manifest_sha256, all_facts())
+        own = folder_for(manifest_sha256, all_facts())
     except OutputError:
         return Records({}, (), ())
     for path in _files(own.parent):
@@ -80,7 +80,8 @@ def records(manifest_sha256: str) -> Records:
     return Records(here, tuple(elsewhere), tuple(unreadable))
 
 
-def _folder(manifest_sha256: str, facts: dict[str, str]) -> Path:
+def folder_for(manifest_sha256: str, facts: dict[str, str]) -> Path:
+    """Where what machines with these ``facts`` find out about a bundle is kept; raises OutputError where there is no such place."""
     named = "\n".join(f"{name}: {facts[name]}" for name in IDENTITY if name in facts)
     return state_folder(manifest_sha256) / hashlib.sha256(named.encode()).hexdigest()[:16]
 

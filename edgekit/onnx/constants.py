@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import onnx_ir
 
+from edgekit.onnx.arithmetic import in_steps
 from edgekit.onnx.evaluator import Step
 from edgekit.onnx.exact import ExactFile
 from edgekit.onnx.read import is_standard
 from edgekit.onnx.refusal import Unhandled
-from edgekit.onnx.wire import in_steps
 from edgekit.tensors import Array
 
 _NAMES = "edgekit.names"

@@ -12,7 +12,8 @@ import onnx
 
 from edgekit.errors import BundleError, ModelError, first_line
 from edgekit.files import read_bytes
-from edgekit.onnx.wire import in_steps, tensor_elsewhere
+from edgekit.onnx.arithmetic import in_steps
+from edgekit.onnx.wire import tensor_elsewhere
 from edgekit.tensors import BATCH, TensorSpec, shape_text
 
 LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less some room for its own fields

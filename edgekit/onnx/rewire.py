@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from edgekit.onnx.wire import Value, bodies, fields
+from edgekit.onnx.bodies import bodies
+from edgekit.onnx.wire import Value, fields
 from edgekit.tensors import Array
 
 ELEMENT_TYPES: Final = {"float32": 1, "uint8": 2, "int8": 3, "float16": 10, "float64": 11}

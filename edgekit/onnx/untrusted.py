@@ -6,7 +6,8 @@ from pathlib import Path
 
 from edgekit.errors import BundleError
 from edgekit.files import read_bytes
-from edgekit.onnx.wire import check_one_graph, has_functions, inlined_nodes, operators, tensor_elsewhere
+from edgekit.onnx.bodies import check_one_graph, has_functions, inlined_nodes
+from edgekit.onnx.wire import operators, tensor_elsewhere
 
 COMPILED = "EPContext"  # providers go by the operator's name alone, whatever its domain
 MOST_NODES = 1_000_000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgekit.bundle.evidence import Fingerprint
-from edgekit.onnx.wire import Node, bodies
+from edgekit.onnx.bodies import Node, bodies
 from edgekit.parity.fingerprints import distance, statistics
 from edgekit.tensors import Array, normalised_error
 

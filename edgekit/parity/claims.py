@@ -18,7 +18,9 @@ from edgekit.bundle.manifest import GoldenPicture, Manifest
 from edgekit.bundle.variants import own_outputs
 from edgekit.decoding import CHANNELS
 from edgekit.errors import FETCH_AGAIN, BundleError, DataError
-from edgekit.onnx.wire import ELEMENT_TYPES, Declared, declared, in_steps, weight_types
+from edgekit.onnx.arithmetic import in_steps, weight_types
+from edgekit.onnx.declared import Declared, declared
+from edgekit.onnx.wire import ELEMENT_TYPES
 from edgekit.parity.accuracy import FLIPS
 from edgekit.parity.conversion_claims import conversion_problem
 from edgekit.parity.inputs import Recorded

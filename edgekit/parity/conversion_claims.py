@@ -8,7 +8,8 @@ from packaging.version import InvalidVersion, Version
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Variant
 from edgekit.bundle.ranges import range_table
-from edgekit.onnx.wire import ELEMENT_TYPES, Quantised, node_names, quantised_values
+from edgekit.onnx.arithmetic import Quantised, node_names, quantised_values
+from edgekit.onnx.wire import ELEMENT_TYPES
 
 FLOORS = {"int8": {"onnxruntime": "1.21"}}
 """The newest release that a file of a precision needs: ONNX Runtime fuses no int8 layer whose bias is a float before 1.21 (its

@@ -202,6 +202,10 @@ class Recorded(NamedTuple):
         """The number of samples of each part."""
         return [part.samples for part in self.parts]
 
+    def of_first(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of the first part's samples."""
+        return {name: array[: self.sizes[0]] for name, array in outputs.items()}
+
     def error(self, outputs: Mapping[str, Array]) -> float:
         """The largest error of scale of any output on any part; NaN if any output holds a NaN."""
         errors = [
@@ -219,10 +223,10 @@ class Recorded(NamedTuple):
         return NoiseBar(np.full((len(self.parts), channels), np.inf), self.sizes, axis, 1, rtol)
 
 
-def recorded_in(bundle: Bundle) -> Recorded:
-    """The golden samples of a bundle; those of one that names no kinds are all of one kind."""
+def recorded_in(bundle: Bundle, arrays: GoldenArrays | None = None) -> Recorded:
+    """The golden samples of a bundle, with its ``arrays`` if they are read already; without named kinds all are of one kind."""
     golden = bundle.manifest.golden
-    return Recorded(bundle.golden(), golden.parts or (GoldenPart(golden.kind, golden.samples),))
+    return Recorded(arrays or bundle.golden(), golden.parts or (GoldenPart(golden.kind, golden.samples),))
 
 
 STEADY = 5e-6

@@ -10,9 +10,12 @@ from edgekit.bundle.allowance import asks_too_much
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
+from edgekit.bundle.manifest import Variant
+from edgekit.bundle.variants import own_outputs
 from edgekit.errors import UsageError
+from edgekit.parity.allowances import asks_beyond
 from edgekit.parity.claims import CLAIMS, evidenced
-from edgekit.parity.inputs import FEWEST, is_constant
+from edgekit.parity.inputs import FEWEST, is_constant, recorded_in
 from edgekit.parity.pixels import pixels
 from edgekit.reports.verify import Check
 from edgekit.spelling import did_you_mean
@@ -48,8 +51,16 @@ def _tolerance(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
     for variant in bundle.manifest.variants:
         wide = asks_too_much(variant)
         text = f"the bundle asks for a wider bar for {variant.name} than it may choose: {wide}" if wide else ""
-        checks.append(Check(TOLERANCE, "fail" if wide else "pass", text))
+        if not wide and (beyond := _beyond(bundle, golden, variant)):
+            text = f"the bundle asks for a wider bar for {variant.name} than its recorded outputs support: {beyond}"
+        checks.append(Check(TOLERANCE, "fail" if text else "pass", text))
     return checks
+
+
+def _beyond(bundle: Bundle, golden: GoldenArrays, variant: Variant) -> str:
+    """What a variant asks for beyond what the outputs that it has recorded support."""
+    own = own_outputs(bundle, variant.name)
+    return "" if own is None else asks_beyond(variant, recorded_in(bundle, golden), own)
 
 
 def _samples(bundle: Bundle, golden: GoldenArrays) -> list[Check]:

@@ -14,10 +14,10 @@ from edgekit.bundle.draft import Draft
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import MODEL, Manifest
 from edgekit.errors import ModelError
+from edgekit.onnx.declared import declared
 from edgekit.onnx.run import open_every_value, open_unoptimised, ort_version
 from edgekit.onnx.steps import narrowing_node, rounding_node
 from edgekit.onnx.widen import inlined
-from edgekit.onnx.wire import declared
 from edgekit.onnx.witness import error_of_scale
 from edgekit.parity.bars import bars_of
 from edgekit.parity.claims import Evidenced, errors, evidence, kept_norms, shapes

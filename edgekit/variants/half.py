@@ -16,13 +16,13 @@ from edgekit.onnx.half import LARGEST, Halved, rounded_after_every_node, to_half
 from edgekit.onnx.read import name_of
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
-from edgekit.parity.compare import top1_agreement
+from edgekit.parity.allowances import half_allowance
 from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import Recorded, recorded_in
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.quantize import KeptNode
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
-from edgekit.tolerance import Tolerance, finite_scale, half_tolerance
+from edgekit.tolerance import finite_scale
 from edgekit.variants import Outcome, Wanted
 from edgekit.variants.kept import asked_to_keep, modules_of
 from edgekit.variants.samples import own_data
@@ -31,8 +31,6 @@ from edgekit.version import __version__
 NAME, FILE, OUTPUTS = "float16", "float16.onnx", "float16.npz"
 MOST = LARGEST / 8
 """What a value may reach on the golden inputs: other inputs reach further, and sums inside a node do."""
-ROOM_DB = 6.0
-"""By how much less than measured the signal-to-noise ratio may be: kernels of a GPU may also sum in float16."""
 BATCH = 8
 
 
@@ -49,7 +47,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
         model, modules, recorded = float32_model(bundle), modules_of(bundle), recorded_in(bundle)
         draft, outputs = drafted(bundle, model, recorded, asked_to_keep(wanted.keep, model, modules), modules)
         advance(1, "")
-    snr_db = worst_snr_db(_first(recorded, outputs), _first(recorded, recorded.arrays.float64))
+    snr_db = worst_snr_db(recorded.of_first(outputs), recorded.of_first(recorded.arrays.float64))
     return Outcome(draft, snr_db, data=wanted.training or own_data(bundle), tells_speed=False)
 
 
@@ -122,25 +120,11 @@ def _why_nothing(halved: Halved) -> str:
 
 def _allowance(bundle: Bundle, recorded: Recorded, *runs: Mapping[str, Array]) -> Allowance:
     """What the worst of the ``runs`` needs; raises ModelError where that is more than a float16 file may ask for."""
-    error = float(np.max([recorded.error(outputs) for outputs in runs]))
-    tolerance = half_tolerance(error, min(_top1(outputs, recorded.arrays.float64) for outputs in runs))
-    if not error <= tolerance.rtol:
+    allowance, error = half_allowance(runs, recorded), float(np.max([recorded.error(outputs) for outputs in runs]))
+    if not error <= allowance.tolerance.rtol:
         raise ModelError(
             f"float16 changes the outputs of bundle {bundle.manifest.name} by {error:.1e} of their scale, and "
-            f"{tolerance.rtol:g} is the most that such a file may",
+            f"{allowance.tolerance.rtol:g} is the most that such a file may",
             "keep the nodes that amplify rounding with --keep",
         )
-    reference = _first(recorded, recorded.arrays.float64)
-    snr_db = min(worst_snr_db(_first(recorded, outputs), reference) for outputs in runs)
-    return Allowance(tolerance, snr_db=max(0.0, snr_db - ROOM_DB))
-
-
-def _top1(outputs: Mapping[str, Array], references: Mapping[str, Array]) -> float:
-    """The least share of samples, of any output of classes, that keep the place of their largest value."""
-    classes = {name: reference for name, reference in references.items() if reference.ndim == 2 and reference.shape[1] > 1}
-    return min((top1_agreement(outputs[name], reference, Tolerance()) for name, reference in classes.items()), default=1.0)
-
-
-def _first(recorded: Recorded, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs of the first part's samples."""
-    return {name: array[: recorded.sizes[0]] for name, array in outputs.items()}
+    return allowance

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekit.errors import BundleError
+from edgekit.onnx.bodies import check_one_graph
 from edgekit.onnx.untrusted import read_for_session
-from edgekit.onnx.wire import DEEPEST, check_one_graph, operators, tensor_elsewhere
+from edgekit.onnx.wire import DEEPEST, operators, tensor_elsewhere
 
 X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.onnx.wire import Node
+from edgekit.onnx.bodies import Node
 from edgekit.parity.bisect import first_alone, first_by_halving, first_departure, from_values
 from edgekit.parity.fingerprints import distance, statistics
 

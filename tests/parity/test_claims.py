@@ -86,6 +86,7 @@ def test_a_file_that_says_something_else_is_named(
     assert said[code].startswith(f"{variant}: ")
 
 
+BEYOND, SHOWN = "the bundle asks for a wider bar for", "than its recorded outputs support"
 KEPT = {"node": "x", "operator": "Gemm", "module": "", "reason": "asked"}
 
 
@@ -128,6 +129,22 @@ KEPT = {"node": "x", "operator": "Gemm", "module": "", "reason": "asked"}
             "float16: it keeps Gemm 'x', which the file has not",
         ),
         (lambda int8, half: int8["allowance"].update(steps=None), "tolerance", "the bundle asks for a wider bar for int8"),
+        (
+            lambda int8, half: int8["allowance"].update(snr_db=11.0),
+            "tolerance",
+            f"{BEYOND} int8 {SHOWN}: an SNR of 11 dB instead",
+        ),
+        (lambda int8, half: int8["allowance"].update(rounding=8.0), "tolerance", f"{BEYOND} int8 {SHOWN}: 8 steps of rounding"),
+        (lambda int8, half: int8["allowance"]["tolerance"].update(rtol=0.49), "tolerance", f"{BEYOND} int8 {SHOWN}: 0.49 rtol"),
+        (lambda int8, half: int8["allowance"]["tolerance"].update(top1=0.5), "tolerance", f"{BEYOND} int8 {SHOWN}: top-1 0.5 "),
+        (lambda int8, half: half["allowance"].update(snr_db=36.0), "tolerance", f"{BEYOND} float16 {SHOWN}: an SNR of 36 dB"),
+        (lambda int8, half: half["allowance"].update(snr_db=None), "tolerance", f"{BEYOND} float16 {SHOWN}: an SNR of 0 dB"),
+        (lambda int8, half: half["allowance"].update(steps=30.0), "tolerance", f"{BEYOND} float16 {SHOWN}: 30 steps instead of"),
+        (
+            lambda int8, half: half["allowance"]["tolerance"].update(top1=0.9),
+            "tolerance",
+            f"{BEYOND} float16 {SHOWN}: top-1 0.9 ",
+        ),
     ],
 )
 def test_a_false_claim_about_a_converted_file_is_named(

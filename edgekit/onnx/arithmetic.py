@@ -1,0 +1,87 @@
+"""What the nodes of an ONNX file compute in, read from protobuf's wire format: steps of integers, and types of weights."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Collection
+from typing import NamedTuple
+
+from edgekit.onnx.bodies import Node, alive, bodies
+from edgekit.onnx.declared import initializers, of_tensor
+from edgekit.onnx.wire import fields
+
+_TENSOR_FLOATS, _TENSOR_RAW = 4, 9
+
+
+class Quantised(NamedTuple):
+    """A value that the main graph rounds to steps: its scale, None unless it stores one number, and its zero point's type."""
+
+    value: str
+    scale: float | None
+    dtype: int
+
+
+def quantised_values(content: bytes) -> list[Quantised]:
+    """The values that the main graph rounds to steps; raises ValueError for a malformed message."""
+    body, _ = bodies(content)
+    tensors = {of_tensor(tensor)[2]: tensor for tensor in initializers(content)}
+    found = []
+    for node in alive(body):
+        if node.operator == ("", "QuantizeLinear") and len(node.inputs) > 1:
+            scale = tensors.get(node.inputs[1])
+            zero = tensors.get(node.inputs[2]) if len(node.inputs) > 2 else None
+            number = None if scale is None else _one_float(scale)
+            found.append(Quantised(node.inputs[0], number, 0 if zero is None else of_tensor(zero)[0]))
+    return found
+
+
+def node_names(content: bytes) -> dict[str, str]:
+    """Name, or first output, of each node that an output depends on -> its operator; ValueError for a malformed message."""
+    body, _ = bodies(content)
+    return {node.name or next(filter(None, node.outputs), ""): node.operator[1] for node in alive(body)}
+
+
+def _one_float(tensor: memoryview) -> float | None:
+    """The number of a float32 tensor of one element; None for any other."""
+    kind, elements, _ = of_tensor(tensor)
+    raw = next((value for number, value in fields(tensor) if number == _TENSOR_RAW and isinstance(value, memoryview)), b"")
+    packed = next((value for number, value in fields(tensor) if number == _TENSOR_FLOATS and isinstance(value, memoryview)), b"")
+    numbers = bytes(raw or packed)
+    return float(struct.unpack("<f", numbers)[0]) if kind == 1 and elements == 1 and len(numbers) == 4 else None
+
+
+_READ_THROUGH = ("DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+
+
+def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
+    """What the main graph's nodes of ``operators`` read as weights, their second inputs: the element type of the stored tensor.
+
+    Nodes that no output depends on do not count. A weight may be stored in steps, which a DequantizeLinear makes floats of, or in
+    another shape; 0: none is stored.
+    """
+    body, _ = bodies(content)
+    kinds = {name: kind for kind, _, name in map(of_tensor, initializers(content))}
+    types = []
+    for node in alive(body):
+        if node.operator[1] in operators:
+            name = node.inputs[1] if len(node.inputs) > 1 else ""
+            passed = set[str]()
+            while name not in passed and name in body.producers and _reads_through(body.producers[name]):
+                passed.add(name)
+                name = body.producers[name].inputs[0]
+            types.append(kinds.get(name, 0))
+    return types
+
+
+def _reads_through(node: Node) -> bool:
+    """Whether a node gives its first input's numbers in another form."""
+    return node.operator[0] in ("", "ai.onnx") and node.operator[1] in _READ_THROUGH and bool(node.inputs)
+
+
+_IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")
+
+
+def in_steps(operator: str) -> bool:
+    """Whether an operator computes in integers of 8 bits or fewer, or turns them into floats or back."""
+    return _IN_STEPS.search(operator) is not None

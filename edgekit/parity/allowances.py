@@ -1,0 +1,137 @@
+"""What ``verify`` accepts of a converted file: proposed from its outputs when it is made, and held against them afterwards.
+
+A proposal is made of two readings: the recorded one, which is ONNX Runtime's on a CPU, and what another runtime does at worst
+(TensorRT clips codes at 127, GPUs round to float16 behind every node). A bundle holds the first one only. What its manifest asks
+for may therefore be wider than that shows, by no more than ``ROOMS`` say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from edgekit.bundle.allowance import (
+    HALF_MARGIN_DB,
+    LEAST_TOP1,
+    MARGIN_DB,
+    MOST_ATOL,
+    MOST_ROUNDING,
+    MOST_RTOL,
+    MOST_STEPS,
+    WHOLE_BARS,
+)
+from edgekit.bundle.manifest import Allowance, Variant
+from edgekit.parity.compare import top1_agreement
+from edgekit.parity.converted import STEPS, worst_snr_db
+from edgekit.parity.inputs import Recorded
+from edgekit.tensors import Array, normalised_error
+from edgekit.tolerance import Tolerance, half_tolerance
+
+TIMES_ERROR, FEW_STEPS = 3.0, 3.0
+"""``verify`` accepts so many times the measured error of an int8 file, and at least so many steps."""
+TIMES_ROUNDING = 4.0
+"""Times what rounding in float32 was seen to move outputs by that ``verify`` accepts."""
+FEW_FLIPS = 2
+"""Samples that may change their class beside twice as many as were seen to."""
+
+
+class Room(NamedTuple):
+    """How much wider a manifest may ask than the recorded reading shows: ``times`` its errors, and ``db`` less of its SNR."""
+
+    times: float
+    db: float
+
+
+ROOMS = {"int8": Room(2, 6), "float16": Room(8, 16)}
+"""Measured on 40 files: 1.2 times and 1 dB in int8, 8 times and 15 dB in float16, where only the weights of small networks round
+in ONNX Runtime's reading."""
+TRAINED = Room(4, 18)
+"""Ranges that were trained end below the largest values, so that clipping does more: 2.7 times and 15 dB were measured."""
+
+
+def int8_allowance(readings: Sequence[Mapping[str, Array]], reference: Mapping[str, Array], rounding: float) -> Allowance:
+    """The errors that an int8 file has on the first part (samples x ...), in the worst of the ``readings``, and a margin.
+
+    An output may be off by three times what it is off here, of its scale, and by as much from the file's own recorded outputs.
+    The share of samples whose largest output moves may be twice as large, and two samples larger. ``rounding``: the steps that
+    rounding in float32 moves outputs by.
+    """
+    error = max(normalised_error(outputs[name], wide) for outputs in readings for name, wide in reference.items())
+    snr_db = min(worst_snr_db(outputs, reference) for outputs in readings)
+    moved = max(_moved(outputs, reference) for outputs in readings)
+    samples = len(next(iter(reference.values())))
+    return Allowance(
+        Tolerance(
+            atol=0.0,
+            rtol=min(max(FEW_STEPS / STEPS, TIMES_ERROR * error), MOST_RTOL),
+            top1=max(LEAST_TOP1, 1 - (2 * moved + FEW_FLIPS) / samples),
+        ),
+        snr_db=max(0.0, snr_db - MARGIN_DB),
+        steps=min(max(FEW_STEPS, TIMES_ERROR * error * STEPS), MOST_STEPS),
+        rounding=min(TIMES_ROUNDING * rounding, MOST_ROUNDING),
+    )
+
+
+def _moved(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> int:
+    """The most samples of any output of classes whose largest value is elsewhere."""
+    return max((int((outputs[name].argmax(1) != reference[name].argmax(1)).sum()) for name in _classes(reference)), default=0)
+
+
+def _classes(reference: Mapping[str, Array]) -> list[str]:
+    """The outputs of samples x classes."""
+    return [name for name, wide in reference.items() if wide.ndim == 2 and wide.shape[1] > 1]
+
+
+def half_allowance(readings: Sequence[Mapping[str, Array]], recorded: Recorded) -> Allowance:
+    """What the worst of the ``readings`` of a float16 file needs, on all parts: ``half_tolerance`` of its error, and its SNR."""
+    reference = recorded.arrays.float64
+    error = max(map(recorded.error, readings))
+    top1 = min(
+        (top1_agreement(outputs[name], reference[name], Tolerance()) for outputs in readings for name in _classes(reference)),
+        default=1.0,
+    )
+    first = recorded.of_first(reference)
+    snr_db = min(worst_snr_db(recorded.of_first(outputs), first) for outputs in readings)
+    return Allowance(half_tolerance(error, top1), snr_db=max(0.0, snr_db - HALF_MARGIN_DB))
+
+
+def widest_allowance(variant: Variant, recorded: Recorded, own: Mapping[str, Array]) -> Allowance | None:
+    """The widest that a manifest may ask for a variant whose recorded outputs are ``own``; None for a precision without bars."""
+    room, whole = _room(variant), WHOLE_BARS.get(variant.precision)
+    if room is None or whole is None:
+        return None
+    error = recorded.error(own)
+    of_steps = int8_allowance([recorded.of_first(own)], recorded.of_first(recorded.arrays.float64), error * STEPS)
+    shown = half_allowance([own], recorded) if variant.precision == "float16" else of_steps
+    few, moved = FEW_FLIPS / recorded.sizes[0], 1 - shown.tolerance.top1
+    return Allowance(
+        Tolerance(MOST_ATOL, min(room.times * shown.tolerance.rtol, whole.rtol), max(LEAST_TOP1, 1 - room.times * moved - few)),
+        snr_db=max((shown.snr_db or 0.0) - room.db, whole.snr_db),
+        steps=min(room.times * (of_steps.steps or 0.0), MOST_STEPS),
+        rounding=None if whole.rounding is None else max(error * STEPS, whole.rounding),
+    )
+
+
+def _room(variant: Variant) -> Room | None:
+    calibration = variant.conversion.calibration if variant.conversion else None
+    trained = variant.precision == "int8" and calibration is not None and calibration.method == "trained"
+    return TRAINED if trained else ROOMS.get(variant.precision)
+
+
+def asks_beyond(variant: Variant, recorded: Recorded, own: Mapping[str, Array]) -> str:
+    """What the manifest asks for a variant beyond what its recorded outputs ``own`` support; empty where nothing is."""
+    most, asked = widest_allowance(variant, recorded, own), variant.allowance
+    if most is None:
+        return ""
+    pairs = [
+        ("rtol", asked.tolerance.rtol, most.tolerance.rtol),
+        ("steps", asked.steps or 0.0, most.steps or 0.0),
+        ("steps of rounding", asked.rounding or 0.0, most.rounding or math.inf),
+    ]
+    wide = [f"{mine:.3g} {what} instead of at most {limit:.3g}" for what, mine, limit in pairs if not mine <= limit]
+    if not (asked.snr_db or 0.0) >= (most.snr_db or 0.0):
+        wide.append(f"an SNR of {asked.snr_db or 0.0:.3g} dB instead of at least {most.snr_db:.3g} dB")
+    if not asked.tolerance.top1 >= most.tolerance.top1:
+        wide.append(f"top-1 {asked.tolerance.top1:.3g} instead of at least {most.tolerance.top1:.3g}")
+    return " and ".join(wide)
