@@ -155,6 +155,8 @@ class Tuning:
     def race(self, progress: Progress) -> None:
         """Short rounds in this process: what was slower in every one drops out."""
         ledger, running = self.ledger, self.ledger.running()
+        if not running:
+            return
         feed = sample_feed(self.bundle.manifest.inputs, self.batch)
 
         def opener(setup: Setup, stack: ExitStack) -> Candidate:
