@@ -31,7 +31,7 @@ from edgekit.reports.console import draw
 from edgekit.reports.page import visible, visible_json
 
 WIDTH = 120  # of tables that go to a file or a pipe
-OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+OK, CHECK_FAILED, BAD_INPUT, UNDECIDED, STOPPED = 0, 1, 2, 3, 130
 
 
 Form: TypeAlias = Literal["page", "json", "jsonl"]
@@ -79,7 +79,7 @@ def carry_out(
 
 def exit_code(report: Report) -> int:
     """What a command exits with that has made this report."""
-    return OK if report.passed else CHECK_FAILED
+    return UNDECIDED if report.undecided else OK if report.passed else CHECK_FAILED
 
 
 def check_output(option: str, output: Path, bundle: Path | None, begins: bytes = b"{") -> None:

@@ -29,6 +29,11 @@ class Report(Part, frozen=True):
         """False when a check failed: exit code 1."""
         return True
 
+    @property
+    def undecided(self) -> bool:
+        """True where what was measured decides nothing, and that is no pass: exit code 3."""
+        return False
+
     def page(self) -> Page:
         """What a reader sees of it; every report says this for itself."""
         return ()
