@@ -411,7 +411,7 @@ def bench(
     def action(progress: Progress) -> Report:
         from edgekit.commands.bench import bench as bench_bundles
 
-        options.check_outside(output, bundle[1:])
+        options.check_outside(output, [*bundle[1:], *filter(None, [against])])
         budget = options.budget(budget_ms)
         timing = options.timing(batch, seconds, processes, row, seed)
         ways = partial(
@@ -622,14 +622,22 @@ def cache(
     _carry_out(action, json, debug)
 
 
-@app.command(epilog="Example: edgekit doctor")
-def doctor(json: Json = False, debug: Debug = False) -> None:
+@app.command(epilog="Example: edgekit doctor --bench")
+def doctor(
+    bench: Annotated[
+        bool,
+        options.flag("--bench", help="Instead: is this machine fit to be measured now, and what to change? Exit code 1 if not."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Every runtime: present or not, what it would really run on, what is wrong, how to fix it; and which backends work."""
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.doctor import doctor as examine
+        from edgekit.commands.doctor import fitness
 
-        return examine(progress)
+        return fitness(progress) if bench else examine(progress)
 
     _carry_out(action, json, debug)
 

@@ -125,10 +125,11 @@ class AgainstReport(Report, frozen=True):
 
     def page(self) -> Page:
         """A row for each that decides, why there is no verdict, and what was compared how."""
+        informs = self.stored is not None and self.stored.informs_only  # which is told once
         title = f"{self.bundle} (A) against {self.against} (B), medians of fresh processes in ms"
         return (
             Table(title, _COLUMNS, tuple(map(_cells, self.rows))),
-            *(Line(Span(f"{row.name}: {row.judged.reason}", "warn")) for row in self.rows if row.judged.reason),
+            *(Line(Span(f"{row.name}: {row.judged.reason}", "warn")) for row in self.rows if row.judged.reason and not informs),
             *self._of_another_day(),
             Line(_LEGEND),
             Line(self._how()),
