@@ -1,6 +1,6 @@
 """The command line: words in, a command called, its report out. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 130 stopped by Ctrl-C.
+Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 3 undecided; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
@@ -15,6 +16,8 @@ import typer
 
 from edgekit.cli import options
 from edgekit.cli.options import (
+    Against,
+    AgainstBackends,
     Allowed,
     AllRows,
     Arguments,
@@ -25,6 +28,7 @@ from edgekit.cli.options import (
     Builder,
     BundleFolder,
     BundlePath,
+    BundlePaths,
     Calibrate,
     Csv,
     CudaGraph,
@@ -51,6 +55,7 @@ from edgekit.cli.options import (
     RecipeOrRun,
     RecipePath,
     Required,
+    Rows,
     Runs,
     Samples,
     SourceName,
@@ -337,9 +342,9 @@ def evaluate(
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
 
-@app.command(epilog="Example: edgekit bench exported/lenet --batch 1,8,32 --threads 1 --json > bench.json")
+@app.command(epilog="Example: edgekit bench exported/new --against exported/old --limit 5% --threads 1")
 def bench(
-    bundle: BundlePath,
+    bundle: BundlePaths,
     batch: Annotated[str, options.option("--batch", metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
     threads: Threads = None,
     seconds: Annotated[
@@ -355,6 +360,43 @@ def bench(
     layers: Annotated[
         bool, options.flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")
     ] = False,
+    processes: Annotated[
+        int,
+        options.option(
+            "--processes",
+            metavar="N",
+            show_default="none",
+            help="Also time N fresh processes: where the next run's median will fall.",
+        ),
+    ] = 0,
+    row: Rows = None,
+    seed: Annotated[int, options.option("--seed", metavar="N", min=0, help="Draws the order in which processes take turns.")] = 0,
+    against: Against = None,
+    against_backend: AgainstBackends = None,
+    limit: Annotated[
+        Optional[str],
+        options.option("--limit", panel=options.AGAINST, metavar="P%", show_default="5%", help="How much slower it may be."),
+    ] = None,
+    pairs: Annotated[
+        Optional[int],
+        options.option(
+            "--pairs",
+            panel=options.AGAINST,
+            metavar="N",
+            show_default="8, or 10 where several rows decide",
+            help="Pairs of processes; at least 7 decide.",
+        ),
+    ] = None,
+    undecided: Annotated[
+        Optional[str],
+        options.option(
+            "--undecided",
+            panel=options.AGAINST,
+            metavar="pass",
+            show_default="exit code 3",
+            help="Exit code 0 without a verdict.",
+        ),
+    ] = None,
     backend: Backends = None,
     variant: Variant = None,
     flavour: Flavour = None,
@@ -365,21 +407,37 @@ def bench(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time every backend present, taking turns; raw samples are in the JSON."""
+    """Time every backend present, and several bundles, taking turns; raw samples are in the JSON.
+
+    With --against: is the bundle slower than another? Exit code 1 if it is, 0 if it is not, and 3 where that cannot be decided.
+    """
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.bench import bench as bench_bundle
-        from edgekit.latency.loop import Timing
-        from edgekit.tensors import batch_sizes
+        from edgekit.commands.bench import bench as bench_bundles
 
-        limit = options.budget(budget_ms)
-        timing = Timing(batch_sizes(batch), options.duration(seconds))
-        setups = options.setups(
-            backend, variant=variant, threads=threads, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source
-        )
-        return bench_bundle(bundle, setups, timing, budget_ms=limit, layers=layers, progress=progress)
+        options.check_outside(output, [*bundle[1:], *filter(None, [against])])
+        budget = options.budget(budget_ms)
+        timing = options.timing(batch, seconds, processes, row, seed)
+        ways = partial(
+            options.setups,
+            variant=variant, threads=threads, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source,
+        )  # fmt: skip
+        if against is None:
+            options.check_with_against(
+                against_backend=against_backend, limit=limit, pairs=pairs, undecided=undecided, row=None if processes else row
+            )
+            return bench_bundles(bundle, ways(backend), timing, budget_ms=budget, layers=layers, progress=progress)
 
-    _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
+        from edgekit.commands.against import Terms, usual_setups
+        from edgekit.commands.against import against as compare
+
+        first = options.check_without_against(bundle, budget_ms=budget, layers=layers, processes=processes)
+        setups = ways(backend or usual_setups())
+        others = ways(against_backend) if against_backend else ()
+        terms = Terms(options.percentage(limit), pairs, others, options.undecided(undecided))
+        return compare(first, against, setups, timing, terms=terms, progress=progress)
+
+    _carry_out(action, json, debug, output=output, bundle=bundle[0], verbose=verbose)
 
 
 @app.command(epilog="Example: edgekit tune exported/edgenet --budget accuracy=-0.3pt --budget p99=5ms")
@@ -610,14 +668,22 @@ def cache(
     _carry_out(action, json, debug)
 
 
-@app.command(epilog="Example: edgekit doctor")
-def doctor(json: Json = False, debug: Debug = False) -> None:
+@app.command(epilog="Example: edgekit doctor --bench")
+def doctor(
+    bench: Annotated[
+        bool,
+        options.flag("--bench", help="Instead: is this machine fit to be measured now, and what to change? Exit code 1 if not."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Every runtime: present or not, what it would really run on, what is wrong, how to fix it; and which backends work."""
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.doctor import doctor as examine
+        from edgekit.commands.doctor import fitness
 
-        return examine(progress)
+        return fitness(progress) if bench else examine(progress)
 
     _carry_out(action, json, debug)
 

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from edgekit.commands.report import Format
+    from edgekit.latency.loop import Row, Timing
     from edgekit.reports.tune import Metric
     from edgekit.setups import Setup
     from edgekit.tolerance import ToleranceChange
@@ -78,7 +79,8 @@ def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     from edgekit.errors import EdgekitError
 
     # "--variant" has no value yet, so that nothing was made of the words before it
-    words = (context.params.get("bundle"), context.params.get("target"), *context.args)
+    bundles = context.params.get("bundle") or ()
+    words = (*(bundles if isinstance(bundles, (list, tuple)) else [bundles]), context.params.get("target"), *context.args)
     folder = next((word for word in words if word), None)
     if folder is None:
         return []
@@ -119,6 +121,7 @@ def source_names(incomplete: str) -> list[str]:
 
 
 MODEL, RUNNING, WRITTEN, REPORT = "The model", "What runs it", "What is written", "The report"
+AGAINST = "Against another"
 """Groups of options in ``--help``."""
 
 
@@ -153,6 +156,38 @@ BundleFolder = Annotated[
 ]
 Runs = Annotated[Path, option("--runs", metavar="FOLDER", help="Where the folders of trainings are.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
+BundlePaths = Annotated[
+    list[Path], typer.Argument(metavar="BUNDLE...", help="A folder that edgekit export wrote, or several that take turns.")
+]
+Against = Annotated[
+    Optional[Path],
+    option(
+        "--against",
+        panel=AGAINST,
+        metavar="BUNDLE|FILE",
+        help="Is the bundle slower than this one, or than in this JSON of --processes? By pairs of fresh processes.",
+    ),
+]
+AgainstBackends = Annotated[
+    Optional[list[str]],
+    option(
+        "--against-backend",
+        panel=AGAINST,
+        metavar="SETUP",
+        help="What runs the other; as often as --backend.",
+        show_default="the same",
+        autocompletion=backend_names,
+    ),
+]
+Rows = Annotated[
+    Optional[list[str]],
+    option(
+        "--row",
+        metavar="BOUNDARY:BATCH",
+        show_default="end-to-end and the first batch",
+        help="Which rows --processes and --against are about, like device:8; repeatable.",
+    ),
+]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", autocompletion=recipe_paths)]
 RecipeOrRun = Annotated[
     Path,
@@ -555,6 +590,83 @@ def metric_names() -> list[str]:
     from edgekit.reports.tune import METRICS
 
     return list(METRICS)
+
+
+def timing(batch: str, seconds: float, processes: int, rows: Sequence[str] | None, seed: int) -> Timing:
+    """``--batch``, ``--seconds``, ``--processes``, ``--row`` and ``--seed``; raises UsageError that quotes the word at fault."""
+    from edgekit.latency.loop import Row, Timing
+    from edgekit.tensors import batch_sizes
+
+    read = tuple(map(_row, rows or ())) or (Row(),)
+    return Timing(batch_sizes(batch), duration(seconds), processes, read, seed)
+
+
+def _row(text: str) -> Row:
+    from edgekit.errors import UsageError
+    from edgekit.latency.loop import BOUNDARIES, Row
+    from edgekit.tensors import LARGEST_BATCH
+
+    boundary, _, size = text.partition(":")
+    if boundary not in BOUNDARIES or not (size.isdecimal() and len(size) < 6 and 1 <= int(size) <= LARGEST_BATCH):
+        raise UsageError(f"--row {text!r} is no boundary and batch", f"write it like {BOUNDARIES[-1]}:1 or {BOUNDARIES[0]}:8")
+    return Row(int(size), boundary)
+
+
+def percentage(text: str | None) -> float:
+    """``--limit``: ``5%``, which is also what None is, -> 0.05; raises UsageError for what is none above 0 and below 100."""
+    from edgekit.errors import UsageError
+    from edgekit.latency.against import LIMIT
+
+    if text is None:
+        return LIMIT
+    number, percent, rest = text.partition("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = -1.0
+    if not percent or rest or not 0 < share < 1:
+        raise UsageError(f"--limit {text!r} is no percentage between 0% and 100%", "write it like 5%")
+    return share
+
+
+def undecided(text: str | None) -> bool:
+    """Whether ``--undecided`` says that no verdict passes."""
+    from edgekit.errors import UsageError
+
+    if text not in (None, "pass"):
+        raise UsageError(f"--undecided {text!r} is not known", "write --undecided pass, or leave it out for exit code 3")
+    return text == "pass"
+
+
+def check_with_against(**given: Any) -> None:
+    """Raise UsageError for words that say nothing without ``--against``."""
+    from edgekit.errors import UsageError
+
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for a comparison", "add --against BUNDLE")
+
+
+def check_without_against(bundles: Sequence[Path], **given: Any) -> Path:
+    """The one bundle of a comparison; raises UsageError for several, and for words that say nothing beside ``--against``."""
+    from edgekit.errors import UsageError
+
+    if len(bundles) > 1:
+        raise UsageError(f"--against compares one bundle, and {len(bundles)} are given", "give one, or leave out --against")
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--{name.replace('_', '-')} is not for a comparison", "leave it out, or leave out --against")
+    return bundles[0]
+
+
+def check_outside(output: Path | None, bundles: Sequence[Path]) -> None:
+    """Raise OutputError for a report that would lie in one of the bundles."""
+    from edgekit.files import check_outside as check
+    from edgekit.files import destination
+
+    if output is not None:
+        for bundle in bundles:
+            check(destination(output), bundle)
 
 
 def duration(seconds: float) -> float:

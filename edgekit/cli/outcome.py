@@ -34,7 +34,7 @@ from edgekit.reports.console import draw
 from edgekit.reports.page import visible, visible_json
 
 WIDTH = 120  # of tables that go to a file or a pipe
-OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+OK, CHECK_FAILED, BAD_INPUT, UNDECIDED, STOPPED = 0, 1, 2, 3, 130
 
 
 Form: TypeAlias = Literal["page", "json", "jsonl"]
@@ -103,7 +103,7 @@ def exit_code(report: Report) -> int:
     """What a command exits with that has made this report."""
     if report.interrupted:
         return STOPPED
-    return OK if report.passed else CHECK_FAILED
+    return UNDECIDED if report.undecided else OK if report.passed else CHECK_FAILED
 
 
 def check_output(option: str, output: Path, bundle: Path | None, begins: bytes = b"{") -> None:

@@ -203,7 +203,7 @@ class Tuning:
             rows=self.ledger.ranked(self.metric),
             chosen=self.chosen,
             command="" if self.chosen is None else _command(bundle, self.chosen, self.batch),
-            undecided=tuple(self.undecided),
+            open_questions=tuple(self.undecided),
             notes=tuple(self.notes),
             skipped=self.skipped,
             kept_in="" if kept is None else str(kept),

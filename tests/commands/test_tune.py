@@ -84,7 +84,7 @@ def test_the_fastest_is_chosen_with_its_command_and_others_have_a_reason(bundle:
     assert rows[1].first_ms == pytest.approx(53.0, rel=0.02)  # by all threads
     assert len(rows[1].processes_ms) == 8
     assert not rows[8].processes_ms
-    assert not report.undecided
+    assert not report.open_questions
     assert TuneReport.from_json(report.to_json()) == report
 
 
@@ -111,7 +111,7 @@ def test_ways_that_processes_cannot_tell_apart_are_undecided(bundle: Path, machi
     machine.ms, machine.scatter = {1: 1.0, 2: 1.004, 4: 3.0, 8: 3.0}, 0.03
     report = tune(bundle, SETUPS)
     assert report.passed
-    (sentence,) = report.undecided
+    (sentence,) = report.open_questions
     assert "times its time (99 %: " in sentence
 
 

@@ -16,16 +16,28 @@ from rich.console import Console
 
 import edgekit.reports
 from edgekit.errors import InputError
+from edgekit.machine.fitness import Condition
 from edgekit.preprocess import Preprocess
+from edgekit.reports.against import AgainstReport, AgainstRow, Control, Evidence, Judged, Stored
 from edgekit.reports.base import Report, Skipped
-from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, LayerLatency, LayersReport, Percentile
+from edgekit.reports.bench import (
+    BenchReport,
+    Between,
+    Comparison,
+    LatencyReport,
+    LayerLatency,
+    LayersReport,
+    NamedBundle,
+    Percentile,
+)  # fmt: skip
 from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
 from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, PrecisionReport
 from edgekit.reports.console import draw
 from edgekit.reports.data import CacheReport, DataReport, DecodedSet
-from edgekit.reports.doctor import DoctorReport, Finding
+from edgekit.reports.doctor import DoctorReport, Finding, FitnessReport
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
 from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
+from edgekit.reports.fresh import Fresh
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.reports.models import ModelRow, ModelsReport
 from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
@@ -51,10 +63,18 @@ LATENCY = LatencyReport(
     (Percentile(50.0, 0.2, 1), Percentile(99.0, None, 100)), 0.4, "calm", {"threads": "1"}, SETUP,
 )  # fmt: skip
 LAYERS = LayersReport("ort-cpu", 1, 7, 0.2, (LayerLatency("conv", "Conv", ("node_conv", "node_relu"), 0.2, 1.0),), SETUP)
+FRESH = Fresh(1, "end-to-end", 0.2, 3, (0.2, 0.2, 0.3), 120.0, (5.0, 0.2), 1 << 24, 1 << 26, "stable", {"threads": "1"})
+BETWEEN = Between("ort-cpu", SETUP, 1, "end-to-end", 0.1, 0.3, (FRESH, FRESH))
+AGAINST = AgainstReport(
+    "a", "0" * 64, "b", "1" * 64, {"cpu": "x"}, 0.05, 1.0, 3,
+    (AgainstRow("ort-cpu", 1, "end-to-end", SETUP, Setup("ort-cpu"), ("AB", "BA"), (FRESH, FRESH), (FRESH, FRESH),
+                Evidence(2, 1.01, 0.0, None, 0.25, 0.02), Judged("undecided", "2 pairs can decide nothing", 5)),),
+    True, Stored("b.json", {"cpu": "y -> x"}, (Control(SETUP, (FRESH,), (FRESH,), 1.0, 0.9, None, True),), "another machine"),
+)  # fmt: skip
 BENCH = BenchReport(
     "b", "0" * 64, {"cpu": "x"}, 1, 0.5, (LATENCY, msgspec.structs.replace(LATENCY, device_ms=(0.1,), launch_bound=True)),
     (Comparison("ort-cpu", "torch", 1, "end-to-end", 1.5, 1.2, 1.9),), (Skipped("c", "no"), Skipped.of("ort-cuda", NO_DRIVER)),
-    None, (LAYERS,),
+    None, (LAYERS,), (NamedBundle("b", "exported/b", "0" * 64),), (BETWEEN,), (BETWEEN,),
 )  # fmt: skip
 TRAIN = TrainReport(
     "runs/x", "lenet", 10, (Epoch(1, 0.5, 0.8, 0.7, 1.5, 1e-3),), 0.7, 0.6, 1.5, "0" * 64, ("a", "b"),
@@ -75,6 +95,8 @@ EXAMPLES: tuple[Report, ...] = (
     VerifyReport("b", "0" * 64, (PARITY,), (Skipped("ort-cuda", "no driver", "install it", True),)),
     LATENCY,
     BENCH,
+    AGAINST,
+    FitnessReport({"cpu": "x"}, (Condition("turbo", "weak", "on", "turn it off"), Condition("heat", "fit", "none"))),
     InspectReport("s", {"input": "float32"}, {"output": "float32"}, (Layer("0", "Conv2d", ("batch", 6, 24, 24), 156, 86400),),
                   {"Conv2d": 1}, 156, 86400, 0, {"torch": "2"}),
     PredictReport("b", "ort-cpu", (Prediction("a.png", (Guess("shirt", 0.75), Guess("coat", 0.25))),), SETUP),
