@@ -21,6 +21,7 @@ from edgekit.reports.train import Epoch, Session
 from edgekit.training.code import source_files
 from edgekit.training.distributed import ALONE, Peers
 from edgekit.training.folder import run_recipe, run_report
+from edgekit.training.generators import generator_states, restore_generators
 from edgekit.training.initial import state_sha256, structure_sha256
 from edgekit.training.numerics import Precision, compiled, resolved
 from edgekit.training.optimizers import check_stages, optimizers
@@ -63,7 +64,7 @@ class State:
     def __init__(
         self, model: nn.Module, recipe: TrainRecipe, steps_per_epoch: int, device: torch.device, together: Peers = ALONE
     ) -> None:
-        self.peers, self.processes = together, together.count
+        self.peers, self.processes, self.device = together, together.count, device
         self.model = model.to(device)
         if recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,7 +93,7 @@ class State:
         return float(group["lr"]) / float(group["scale"])
 
     def enter(self, session: Session) -> None:
-        """This process takes the steps that are left; where none are, it trains nothing and is no session of the training."""
+        """Take the steps that are left in this process; where none are, it is no session of the training."""
         if self.epoch < self.epochs:
             self.sessions.append(session)
 
@@ -104,7 +105,7 @@ class State:
     def save(self, path: Path, key: Key) -> None:
         """Write a checkpoint, whole or not at all; of several processes the first does, and all call it."""
         self._refuse_divergence()
-        totals, generators = self.peers.gather(self.totals.cpu()), self.peers.gather(torch.get_rng_state())
+        totals, generators = self.peers.gather(self.totals.cpu()), self.peers.gather(generator_states(self.device))
         if not self.peers.first:
             return
         self.sessions[-1:] = [msgspec.structs.replace(each, until=now()) for each in self.sessions[-1:]]
@@ -116,7 +117,7 @@ class State:
             "optimizers": [each.optimizer.state_dict() for each in self.moved],
             "schedules": [each.schedule.state_dict() for each in self.moved],
             "precision": self.precision,
-            "generator": torch.cat(generators),
+            "generators": generators,
             "epoch": self.epoch,
             "epochs": self.epochs,
             "step": self.step,
@@ -158,8 +159,7 @@ class State:
             for each, optimizer, schedule in zip(self.moved, content["optimizers"], content["schedules"], strict=True):
                 each.optimizer.load_state_dict(optimizer)
                 each.schedule.load_state_dict(schedule)
-            generators = content["generator"].view(-1, len(torch.get_rng_state()))
-            torch.set_rng_state(generators[own].clone())  # PyTorch 2.11 crashes on a view into another tensor
+            restore_generators(content["generators"][own], self.device)
         except Exception as problem:  # odd content makes torch trip over whatever comes
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None

@@ -150,7 +150,9 @@ def test_a_run_records_every_process_that_trained_it(root: Path, monkeypatch: py
     assert first.began <= first.until <= last.began <= last.until
     again = fit(recipe(), dataset(96), root / "stopped", begin="resume")
     assert again.provenance == origin  # it took no step
-    (told,) = (text for text in changes(report, TrainReport.from_json((root / "a" / "train.json").read_bytes())) if "torch (" in text)
+    (told,) = (
+        text for text in changes(report, TrainReport.from_json((root / "a" / "train.json").read_bytes())) if "torch (" in text
+    )
     assert told == f"torch ({version('torch')} then 9.9, now {version('torch')})"
 
 

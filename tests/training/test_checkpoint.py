@@ -146,7 +146,8 @@ ODD: dict[str, dict[str, object]] = {
     "a schedule of nothing": {"schedules": [{}]},
     "schedules are no list": {"schedules": 3},
     "precision of no name": {"precision": "float8"},
-    "generator is text": {"generator": "7"},
+    "generators are text": {"generators": "7"},
+    "a generator of nothing": {"generators": [{}]},
 }
 
 
@@ -162,7 +163,8 @@ def test_odd_content_is_a_sentence(stopped: Path, data: Dataset, odd: str, begin
 
 
 @pytest.mark.parametrize(
-    "name", ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generator", "seconds", "rate", "sessions"]
+    "name",
+    ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generators", "seconds", "rate", "sessions"],
 )
 def test_missing_content_is_a_sentence(stopped: Path, data: Dataset, name: str) -> None:
     import torch

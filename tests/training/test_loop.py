@@ -504,9 +504,10 @@ def test_a_kill_at_any_moment_of_the_end_loses_no_training_and_mixes_none(
         placed.append(place.name)
         put(temporary, place, *check)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(atomic, "put", put_until_killed)
+    monkeypatch.setattr(atomic, "put", put_until_killed)
+    with pytest.raises(KeyboardInterrupt):
         fit(new, data, run)
+    monkeypatch.setattr(atomic, "put", put)
     if killed <= PUTS.index("weights.safetensors"):
         assert load_source(str(run)).recipe == old  # its weights have the checksum of its report
     else:
@@ -514,7 +515,7 @@ def test_a_kill_at_any_moment_of_the_end_loses_no_training_and_mixes_none(
             load_source(str(run))
     with pytest.raises(UsageError, match="holds an unfinished training; --resume continues it"):
         fit(new, data, run)
-    with pytest.raises(UsageError, match="holds an unfinished training, which was made with other train.seed"):
+    with pytest.raises(UsageError, match=r"holds an unfinished training, which was made with other train\.seed"):
         fit(old, data, run, begin="update")
     steps = Stopping()
     fit(new, data, run, begin="resume", progress=steps)
