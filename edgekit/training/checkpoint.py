@@ -20,7 +20,7 @@ from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, Session
 from edgekit.training.code import source_files
 from edgekit.training.distributed import ALONE, Peers
-from edgekit.training.folder import run_recipe, run_report
+from edgekit.training.folder import CHECKPOINT, INT8_CHECKPOINT, RUN_PROBLEM, Stopped, run_recipe, run_report
 from edgekit.training.generators import generator_states, restore_generators
 from edgekit.training.initial import state_sha256, structure_sha256
 from edgekit.training.numerics import Precision, compiled, resolved
@@ -30,8 +30,6 @@ from edgekit.training.provenance import now
 Key: TypeAlias = dict[str, str]
 """Everything that trained weights depend on, by what it is: short values as JSON, others as a hash."""
 
-CHECKPOINT, INT8_CHECKPOINT = "checkpoint.pt", "int8-checkpoint.pt"
-"""The training's own, and that of the training for int8 that follows."""
 CHECKPOINT_VERSION = 6
 PROCESSES = "number of processes"
 LONGEST_VALUE = 40
@@ -131,6 +129,7 @@ class State:
         with replacing(path) as temporary:
             try:
                 torch.save(content, temporary)
+                Stopped(self.epoch, self.epochs, self.step, self.steps_per_epoch).put_into(temporary)
             except RuntimeError as problem:  # torch's writer reports a full disk this way
                 raise OutputError(f"cannot write {path}: {first_line(problem)}", "free some disk space") from problem
 
@@ -305,7 +304,16 @@ def before_end(content: dict[str, Any]) -> bool:
 
 def discard(run: Path) -> None:
     """Remove the checkpoints in ``run``, if there are any, so that nothing goes on with them."""
-    for path in (run / CHECKPOINT, run / INT8_CHECKPOINT):
+    _remove(run / CHECKPOINT, run / INT8_CHECKPOINT)
+
+
+def forget_problem(run: Path) -> None:
+    """A training goes on, or begins: why an earlier one failed is past."""
+    _remove(run / RUN_PROBLEM)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
         try:
             path.unlink(missing_ok=True)
         except OSError as problem:

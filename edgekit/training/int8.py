@@ -41,9 +41,9 @@ from edgekit.recipe import ExportRecipe, Int8Recipe, Recipe, TrainRecipe
 from edgekit.reports.train import Int8Report, TrainReport
 from edgekit.tensors import Array, bounded_snr_db
 from edgekit.training.batches import batch_count, batches_of, predictions
-from edgekit.training.checkpoint import INT8_CHECKPOINT, Key, State, as_key
+from edgekit.training.checkpoint import Key, State, as_key
 from edgekit.training.fake_quantisation import FakeQuantised
-from edgekit.training.folder import INT8_METRICS, INT8_RANGES, INT8_WEIGHTS, RUN_REPORT
+from edgekit.training.folder import INT8_CHECKPOINT, INT8_METRICS, INT8_RANGES, INT8_WEIGHTS, RUN_REPORT, problem_kept
 from edgekit.training.int8_places import Folded, Places, find_places, folded, placement_of
 from edgekit.training.loop import EpochWork, Record, goes_on, pick_device, train_all
 from edgekit.training.provenance import session
@@ -98,12 +98,15 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
     Raises ModelError for a network without layers for 8 bits, or whose int8 file is another network than PyTorch's; UsageError
     where a training for int8 with other settings would be lost; Interrupted after Ctrl-C, with the state saved.
     """
-    place = pick_device(device)
-    own = recipe.train.of_int8(settings)
+    with problem_kept(run):
+        return _trained(Job(recipe, dataset, run, before), recipe.train.of_int8(settings), pick_device(device), progress)
+
+
+def _trained(job: Job, own: TrainRecipe, place: torch.device, progress: Progress) -> TrainReport:
+    recipe, dataset, run, before = job
     batches = batch_count(len(dataset.train), own.batch_size)
     progress.say("training for int8: ranges to begin with")
     moving = own.epochs * batches - _standing(own, batches)
-    job = Job(recipe, dataset, run, before)
     start = begun(job.network(), recipe.export, dataset, own.batch_size, moving)
     training, held_out, test = batches_of(dataset, place)
     calibrated = predictions(start.module.to(place), test, progress=progress).numpy()

@@ -13,7 +13,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, cast
@@ -37,19 +37,28 @@ from edgekit.spelling import did_you_mean
 from edgekit.training.augment import draw
 from edgekit.training.batches import Batches, accuracy, batch_count, batches_of, predictions
 from edgekit.training.checkpoint import (
-    CHECKPOINT,
     Key,
     State,
     before_end,
     checkpoint_in,
     differences,
     discard,
+    forget_problem,
     training_key,
     unfinished,
 )
 from edgekit.training.curve import draw_curve
 from edgekit.training.distributed import Peers, peers
-from edgekit.training.folder import RUN_METRICS, RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS, Begin, model_args
+from edgekit.training.folder import (
+    CHECKPOINT,
+    RUN_METRICS,
+    RUN_RECIPE,
+    RUN_REPORT,
+    RUN_WEIGHTS,
+    Begin,
+    model_args,
+    problem_kept,
+)
 from edgekit.training.initial import state_sha256
 from edgekit.training.numerics import compiling
 from edgekit.training.optimizers import freeze
@@ -121,11 +130,14 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     elif together.first:
         discard(run)  # a kill before the first checkpoint of this training must not bring back another
     state.enter(this_session)
+    if together.first:
+        forget_problem(run)
     training, held_out, test = batches_of(dataset, place)
     checkpoint = run / CHECKPOINT
     work = EpochWork(recipe.train, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key))
-    train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))
-    report = _finish(recipe, dataset, state, work, run, begun)
+    with problem_kept(run) if together.first else nullcontext():
+        train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))
+        report = _finish(recipe, dataset, state, work, run, begun)
     if together.first:
         for watcher in watchers:
             watcher.end(report)
