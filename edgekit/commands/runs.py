@@ -18,6 +18,7 @@ from edgekit.reports.train import Epoch
 from edgekit.training.folder import (
     CHECKPOINT,
     INT8_CHECKPOINT,
+    INT8_METRICS,
     RUN_METRICS,
     RUN_PROBLEM,
     RUN_RECIPE,
@@ -46,12 +47,12 @@ def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: P
     seen = [_seen(place, place.name if names[place.name] == 1 else str(place)) for place in places]
     rows = tuple(each.row for each in seen)
     if plot is not None:
-        from edgekit.training.curve import draw_runs
+        from edgekit.training.curve import Curve, draw_runs
 
-        histories = {each.row.run: each.history for each in seen if each.history}
-        if not histories:
+        curves = {each.row.run: Curve(each.history, each.int8) for each in seen if each.history}
+        if not curves:
             raise UsageError("there is no training with an epoch to draw", "name folders of trainings")
-        draw_runs(histories, Path(plot))
+        draw_runs(curves, Path(plot))
     settings = [row.settings for row in rows if row.settings]
     keys = dict.fromkeys(key for each in settings for key in each)
     differing = tuple(key for key in keys if len({each.get(key) for each in settings}) > 1)
@@ -59,10 +60,11 @@ def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: P
 
 
 class _Seen(NamedTuple):
-    """A training as a row, and its epochs."""
+    """A training as a row, and its epochs, those for int8 too."""
 
     row: RunRow
     history: tuple[Epoch, ...] = ()
+    int8: tuple[Epoch, ...] = ()
 
 
 def _place(folder: Path | str, root: Path) -> Path:
@@ -91,10 +93,11 @@ def _finished(place: Path, name: str) -> _Seen:
     """A training that has ended, or whose training for int8 has not; another in its folder may not have."""
     recipe, report = run_recipe(place), run_report(place)
     origin, problem = report.provenance, _problem(place)
-    state, note = "finished", ""
+    state, note, int8 = "finished", "", report.int8.epochs if report.int8 is not None else ()
     if recipe.train.int8 is not None and report.int8 is None:
         stopped = stopped_in(place, INT8_CHECKPOINT) or Stopped(0, recipe.train.int8.epochs, 0, 1)
         state, note = ("failed", problem) if problem else (f"int8 {stopped}", "")
+        int8 = _history(place, INT8_METRICS)[: stopped.epoch]
     elif problem:
         note = f"another training in its folder failed: {problem}"
     else:
@@ -117,7 +120,7 @@ def _finished(place: Path, name: str) -> _Seen:
         note,
         {key: msgspec.json.encode(value).decode() for key, value in flat(recipe).items()},
     )
-    return _Seen(row, report.epochs)
+    return _Seen(row, report.epochs, int8)
 
 
 def _unfinished(place: Path, name: str) -> _Seen:
@@ -147,8 +150,8 @@ def _problem(place: Path) -> str:
     return read_text(place / RUN_PROBLEM, "problem").strip() if (place / RUN_PROBLEM).is_file() else ""
 
 
-def _history(place: Path) -> tuple[Epoch, ...]:
+def _history(place: Path, name: str = RUN_METRICS) -> tuple[Epoch, ...]:
     """The epochs in a training's metrics; raises as ``read_text``."""
-    if not (place / RUN_METRICS).is_file():
+    if not (place / name).is_file():
         return ()
-    return tuple(msgspec.json.decode(line, type=Epoch) for line in read_text(place / RUN_METRICS, "metrics").splitlines())
+    return tuple(msgspec.json.decode(line, type=Epoch) for line in read_text(place / name, "metrics").splitlines())

@@ -111,8 +111,12 @@ def train(
         if loaded.train.int8 is not None:
             from edgekit.training.int8 import train_int8
 
-            report = train_int8(loaded, loaded.train.int8, dataset, place, report, device=device, progress=progress)
+            report = train_int8(
+                loaded, loaded.train.int8, dataset, place, report, device=device, progress=progress, watchers=watchers
+            )
         compared = wanted.compared(report)
         if first and compared != report:
             write_bytes(place / RUN_REPORT, compared.to_json())
+        for watcher in watchers:
+            watcher.end(compared)
         return compared

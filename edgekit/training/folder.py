@@ -21,7 +21,7 @@ Begin: TypeAlias = Literal["anew", "resume", "restart", "update"]
 """What becomes of an unfinished training: kept and refused, continued, discarded, or continued where nothing changed."""
 
 RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS = "recipe.json", "train.json", "weights.safetensors"
-RUN_METRICS = "metrics.jsonl"
+RUN_METRICS, RUN_CURVE = "metrics.jsonl", "curve.png"
 RUN_PROBLEM = "failed.txt"
 """Why a training ended before its end, until it goes on or another begins; a kill leaves none."""
 CHECKPOINT, INT8_CHECKPOINT = "checkpoint.pt", "int8-checkpoint.pt"

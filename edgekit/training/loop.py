@@ -51,6 +51,7 @@ from edgekit.training.curve import draw_curve
 from edgekit.training.distributed import Peers, peers
 from edgekit.training.folder import (
     CHECKPOINT,
+    RUN_CURVE,
     RUN_METRICS,
     RUN_RECIPE,
     RUN_REPORT,
@@ -65,9 +66,7 @@ from edgekit.training.optimizers import freeze
 from edgekit.training.pace import Pace
 from edgekit.training.provenance import provenance, session
 from edgekit.training.statistics import make_fit
-from edgekit.training.watching import Watcher
-
-CURVE = "curve.png"
+from edgekit.training.watching import Phase, Watcher
 
 
 class EpochWork(NamedTuple):
@@ -98,7 +97,7 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
 ) -> TrainReport:
     """Train ``recipe`` on ``dataset`` into the folder ``run``: weights, checkpoint, metrics, learning curve, report.
 
-    ``watchers`` are told of each epoch and of the report. ``begin`` says what becomes of an unfinished training in ``run``;
+    ``watchers`` are told of each epoch. ``begin`` says what becomes of an unfinished training in ``run``;
     raises UsageError where it would be lost unasked. Raises Interrupted after Ctrl-C or SIGTERM, with the state saved.
     """
     together = peers()
@@ -138,9 +137,6 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     with problem_kept(run) if together.first else nullcontext():
         train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))
         report = _finish(recipe, dataset, state, work, run, begun)
-    if together.first:
-        for watcher in watchers:
-            watcher.end(report)
     return report
 
 
@@ -184,11 +180,12 @@ def goes_on(run: Path, key: Key, name: str = CHECKPOINT, *, left: bool | None = 
 
 
 class Record(NamedTuple):
-    """Where a training keeps its checkpoint and its metrics, and who is told of each epoch."""
+    """Where a training keeps its checkpoint and its metrics, and who is told of each epoch of its ``phase``."""
 
     checkpoint: Path
     metrics: Path
     watchers: Sequence[Watcher] = ()
+    phase: Phase = "training"
 
 
 def train_all(state: State, job: EpochWork, record: Record) -> None:
@@ -203,7 +200,7 @@ def train_all(state: State, job: EpochWork, record: Record) -> None:
             if state.epoch > before and state.peers.first:
                 _write_metrics(record.metrics, state.history)
                 for watcher in record.watchers:
-                    watcher.epoch(state.history[-1])
+                    watcher.epoch(state.history[-1], record.phase)
             if stop() and state.epoch < epochs:
                 raise Interrupted(
                     f"training stopped in {job.title} {state.epoch + 1} of {epochs} after {state.step} of {job.batches} steps; "
@@ -437,7 +434,6 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
     # have their checksum, and nothing takes the folder for a finished run until the report, which is last, is theirs.
     write_bytes(run / RUN_WEIGHTS, weights_bytes(state.model))
     write_bytes(run / RUN_RECIPE, msgspec.json.format(msgspec.json.encode(recipe), indent=2))
-    draw_curve(state.history, run / CURVE, recipe.name, reached.overall)
     report = TrainReport(
         run=str(run),
         model=recipe.model.name,
@@ -466,6 +462,7 @@ def _finish(recipe: Recipe, dataset: Dataset, state: State, work: EpochWork, run
             "processes": str(state.processes),
         },
     )
+    draw_curve(report, run / RUN_CURVE, recipe.name)
     write_bytes(run / RUN_REPORT, report.to_json())
     for text in report.outcome_notes:
         work.progress.say(f"note: {text}")

@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import ClassVar
 
 import msgspec
+import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from edgekit.commands.runs import runs
-from edgekit.commands.train import Wanted, recipe_of
+from edgekit.commands.train import Wanted, recipe_of, train
 from edgekit.data.pictures import divided
 from edgekit.errors import Interrupted, MissingError, ModelError, RecipeError, UsageError
-from edgekit.recipe import Int8Recipe, Recipe
+from edgekit.recipe import Int8Recipe, Recipe, load_recipe
 from edgekit.reports.train import TrainReport
+from edgekit.training.curve import draw_curve
 from edgekit.training.loop import fit
 from edgekit.training.provenance import changes, provenance, session
 from edgekit.training.watching import TensorBoard
@@ -232,19 +237,23 @@ def test_a_run_that_is_repeated_is_compared_with_what_it_was(root: Path) -> None
     assert "torch (1.0, now " in note
 
 
+def small_recipe(folder: Path, more: str = "") -> Path:
+    """A recipe of 24 small pictures in two classes, in ``folder`` with them."""
+    for name in ("a", "b"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.random.default_rng(number + 50 * (name == "b")).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / name / f"{number}.png")
+    text = 'name = "small"\n[data]\ndataset = "image-folder"\npath = "pictures"\nresize = 8\ncolor = "grey"\n'
+    text += f'[model]\nname = "edgenet"\nargs = {{ widths = [16, 16, 16] }}\n[train]\nepochs = 1\nbatch_size = 8\n{more}'
+    (folder / "small.toml").write_text(text)
+    return folder / "small.toml"
+
+
 def test_the_command_repeats_a_run_in_its_place_or_below_runs(
     tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import numpy as np
-
-    for name in ("a", "b"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = np.random.default_rng(number + 50 * (name == "b")).integers(0, 256, (8, 8), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
-    text = 'name = "small"\n[data]\ndataset = "image-folder"\npath = "pictures"\nresize = 8\ncolor = "grey"\n'
-    text += '[model]\nname = "edgenet"\n[train]\nepochs = 1\nbatch_size = 8\n'
-    (tmp_path / "small.toml").write_text(text)
+    small_recipe(tmp_path)
     assert run("train", str(tmp_path / "small.toml"), "--runs", str(tmp_path / "runs")).code == 0
     before = (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes()
     unasked = run("train", str(tmp_path / "runs" / "small"))
@@ -319,12 +328,48 @@ def test_tensorboard_is_told_of_every_epoch_and_goes_on_after_an_interruption(
 
     with pytest.raises(Interrupted):
         fit(plan, dataset(96), tmp_path / "run", progress=Stopping(advance=46), watchers=(watcher(),))
-    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(watcher(),))
+    last = watcher()
+    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(last,))
+    last.end(report)
     losses = [(step, value) for name, value, step in Written.scalars if name == "loss"]
     assert losses == [(epoch.epoch, epoch.loss) for epoch in report.epochs]
     assert [step for _, step in Written.made] == [1, 2]
     assert Written.keys["train.learning_rate"] == plan.train.learning_rate
     assert Written.keys["hparam/test_accuracy"] == report.test_accuracy
+
+
+def test_the_training_for_int8_is_shown_wherever_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard counts its epochs on, the curve is drawn anew, and the list and the plot of runs have it."""
+    path = small_recipe(tmp_path, "[train.int8]\nepochs = 2\n")
+    board, written = TensorBoard.__new__(TensorBoard), Written
+    vars(board).update(_writer=None, _open=written, _folder=tmp_path / "board", _recipe=load_recipe(path))
+    monkeypatch.setattr(Written, "scalars", [])
+    monkeypatch.setattr(Written, "keys", {})
+    monkeypatch.setattr("edgekit.training.watching.TensorBoard", lambda folder, recipe: board)
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text: titles.append(text))
+    report = train(path, tmp_path / "runs" / "small", tensorboard=tmp_path / "board")
+    assert report.int8 is not None
+    losses = [(name, step, value) for name, value, step in Written.scalars if name.endswith("loss")]
+    assert losses == [("loss", 1, report.epochs[0].loss), *(("int8/loss", 1 + e.epoch, e.loss) for e in report.int8.epochs)]
+    assert Written.keys["hparam/int8_accuracy"] == report.int8.trained
+    assert titles[-1] == f"test accuracy {report.test_accuracy:.4f}, in int8 {report.int8.trained:.4f}"
+    (row,) = runs(root=tmp_path / "runs", plot=tmp_path / "curves.svg").runs
+    assert row.int8 is not None
+    assert row.int8.share == report.int8.trained
+    assert "int8" in printed(runs(root=tmp_path / "runs").page(), 80)
+    assert "stroke-dasharray" in (tmp_path / "curves.svg").read_text().split("axes_2")[1].split("legend_1")[0]
+
+
+def test_a_curve_of_one_epoch_is_points_around_a_whole_number(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    draw_curve(TRAIN, root / "curve.png", "x")
+    (figure,) = figures
+    for axes in figure.axes:
+        assert [tick for tick in axes.get_xticks() if 0.5 <= tick <= 1.5] == [1]
+        assert axes.get_xlim() == (0.5, 1.5)
+        assert all(line.get_marker() not in ("", "None", None) for line in axes.get_lines())
 
 
 def test_tensorboard_without_its_package_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
