@@ -13,7 +13,7 @@ from edgekit.accuracy import share_interval
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.files import read_text
 from edgekit.recipe import flat
-from edgekit.reports.runs import Accuracy, RunRow, RunsReport
+from edgekit.reports.runs import RunRow, RunsReport, Share
 from edgekit.reports.train import Epoch
 from edgekit.training.folder import (
     CHECKPOINT,
@@ -138,11 +138,11 @@ def _unfinished(place: Path, name: str) -> _Seen:
     return _Seen(row, history)
 
 
-def _accuracy(share: float | None, pictures: int) -> Accuracy | None:
+def _accuracy(share: float | None, pictures: int) -> Share | None:
     """With its interval where it is known of how many ``pictures`` it is."""
     if share is None:
         return None
-    return Accuracy(share, *share_interval(share, pictures)) if pictures else Accuracy(share)
+    return Share(share, *share_interval(share, pictures)) if pictures else Share(share)
 
 
 def _problem(place: Path) -> str:

@@ -98,7 +98,8 @@ def train(
             if launched():
                 raise UsageError("[train.int8] trains in one process, and torchrun has started several", "train without torchrun")
         from edgekit import data
-        from edgekit.training.loop import build_model, fit
+        from edgekit.training.fit import fit
+        from edgekit.training.untrained import build_model
         from edgekit.training.watching import TensorBoard
 
         watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()

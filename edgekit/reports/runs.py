@@ -8,10 +8,10 @@ from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns, note
 
 
-class Accuracy(Part, frozen=True):
+class Share(Part, frozen=True):
     """A share of pictures, and the bounds of its 95 % interval; None where it is not known of how many pictures it is."""
 
-    share: float
+    value: float
     low: float | None = None
     high: float | None = None
 
@@ -28,9 +28,9 @@ class RunRow(Part, frozen=True):
     model: str = ""
     parameters: int | None = None
     epochs: int = 0
-    held_out: Accuracy | None = None
-    test: Accuracy | None = None
-    int8: Accuracy | None = None
+    held_out: Share | None = None
+    test: Share | None = None
+    int8: Share | None = None
     seconds: float | None = None
     commit: str = ""
     changed: bool = False
@@ -100,10 +100,10 @@ def _row(run: RunRow) -> tuple[Cell, ...]:
     )
 
 
-def _share(accuracy: Accuracy | None) -> str:
-    return "" if accuracy is None else f"{accuracy.share:.4f}"
+def _share(accuracy: Share | None) -> str:
+    return "" if accuracy is None else f"{accuracy.value:.4f}"
 
 
-def _interval(accuracy: Accuracy | None) -> str:
+def _interval(accuracy: Share | None) -> str:
     known = accuracy is not None and accuracy.low is not None and accuracy.high is not None
     return f"{accuracy.low:.3f} to {accuracy.high:.3f}" if accuracy is not None and known else ""

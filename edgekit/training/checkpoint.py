@@ -296,6 +296,22 @@ def checkpoint_in(run: Path, name: str = CHECKPOINT) -> dict[str, Any] | None:
     return _of_this_version(content, path)
 
 
+def goes_on(run: Path, key: Key, name: str = CHECKPOINT, *, left: bool | None = None) -> bool:
+    """Whether ``run`` holds a checkpoint ``name`` of this training.
+
+    Raises UsageError where one of another would be lost that is ``left`` unfinished (by default, that has epochs left),
+    ModelError where one that cannot be read would.
+    """
+    content = checkpoint_in(run, name)
+    if content is None:
+        return False
+    changed = differences(content, key)
+    if changed and (before_end(content) if left is None else left):
+        other = " and other ".join(changed)
+        raise UsageError(f"{run} holds an unfinished training, which was made with other {other}", "--restart begins anew")
+    return not changed
+
+
 def before_end(content: dict[str, Any]) -> bool:
     """Whether a checkpoint's training has epochs left; so has one that does not say."""
     epoch, epochs = content.get("epoch"), content.get("epochs")

@@ -41,8 +41,9 @@ from edgekit.recipe import ExportRecipe, Int8Recipe, Recipe, TrainRecipe
 from edgekit.reports.train import Int8Report, TrainReport
 from edgekit.tensors import Array, bounded_snr_db
 from edgekit.training.batches import batch_count, batches_of, predictions
-from edgekit.training.checkpoint import Key, State, as_key
+from edgekit.training.checkpoint import Key, State, as_key, goes_on
 from edgekit.training.curve import draw_curve
+from edgekit.training.device import pick_device
 from edgekit.training.fake_quantisation import FakeQuantised
 from edgekit.training.folder import (
     INT8_CHECKPOINT,
@@ -54,7 +55,7 @@ from edgekit.training.folder import (
     problem_kept,
 )
 from edgekit.training.int8_places import Folded, Places, find_places, folded, placement_of
-from edgekit.training.loop import EpochWork, Record, goes_on, pick_device, train_all
+from edgekit.training.loop import EpochWork, Record, train_all
 from edgekit.training.provenance import session
 from edgekit.training.trained import trained
 from edgekit.training.watching import Watcher

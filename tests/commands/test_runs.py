@@ -25,7 +25,7 @@ from edgekit.errors import Interrupted, MissingError, ModelError, RecipeError, U
 from edgekit.recipe import Int8Recipe, Recipe, load_recipe
 from edgekit.reports.train import TrainReport
 from edgekit.training.curve import draw_curve
-from edgekit.training.loop import fit
+from edgekit.training.fit import fit
 from edgekit.training.provenance import changes, provenance, session
 from edgekit.training.watching import TensorBoard
 from tests.command_line import Command
@@ -65,7 +65,7 @@ def test_trainings_are_listed_with_their_figures_and_the_keys_in_which_they_diff
     assert first.test is not None
     assert first.test.low is not None
     assert first.test.high is not None
-    assert first.test.low < first.test.share == made.test_accuracy < first.test.high
+    assert first.test.low < first.test.value == made.test_accuracy < first.test.high
     assert [row.settings["train.flip"] for row in report.runs[:2]] == ["true", '"alternating"']
 
 
@@ -134,7 +134,7 @@ def test_both_accuracies_have_their_intervals_in_80_columns(root: Path) -> None:
     for accuracy in (row.held_out, row.test):
         assert accuracy is not None
         assert accuracy.low is not None
-        assert f"{accuracy.share:.4f}  {accuracy.low:.3f} to {accuracy.high:.3f}" in shown
+        assert f"{accuracy.value:.4f}  {accuracy.low:.3f} to {accuracy.high:.3f}" in shown
     assert "held out 95 %" not in printed(runs([root / "a"]).page(), 80)  # it holds none out
 
 
@@ -356,7 +356,7 @@ def test_the_training_for_int8_is_shown_wherever_the_training_is(tmp_path: Path,
     assert titles[-1] == f"test accuracy {report.test_accuracy:.4f}, in int8 {report.int8.trained:.4f}"
     (row,) = runs(root=tmp_path / "runs", plot=tmp_path / "curves.svg").runs
     assert row.int8 is not None
-    assert row.int8.share == report.int8.trained
+    assert row.int8.value == report.int8.trained
     assert "int8" in printed(runs(root=tmp_path / "runs").page(), 80)
     assert "stroke-dasharray" in (tmp_path / "curves.svg").read_text().split("axes_2")[1].split("legend_1")[0]
 

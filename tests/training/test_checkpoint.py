@@ -12,7 +12,7 @@ from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
 from edgekit.errors import Interrupted, ModelError, UsageError
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.training.loop import fit
+from edgekit.training.fit import fit
 from tests.networks import dataset
 from tests.training.test_loop import Stopping
 

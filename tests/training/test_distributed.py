@@ -26,9 +26,10 @@ from edgekit.errors import ModelError, UsageError
 from edgekit.machine.launcher import Launch, launched
 from edgekit.models.batchnorm import BatchNorm
 from edgekit.training.batches import Batches, predictions
+from edgekit.training.fit import fit
 from edgekit.training.folder import Begin
-from edgekit.training.loop import build_model, fit
 from edgekit.training.sync_norm import SynchronisedNorms
+from edgekit.training.untrained import build_model
 from tests.networks import dataset, randomise_norms
 from tests.training import two_processes
 from tests.training.test_loop import without_seconds
