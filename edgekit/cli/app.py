@@ -612,7 +612,8 @@ def models(json: Json = False, debug: Debug = False) -> None:
 @app.command(epilog="Example: edgekit runs runs/lenet runs/lenet-wide --plot curves.png")
 def runs(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of trainings; all below --runs if left out.")
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Folders of trainings, or names below --runs; all there if left out."),
     ] = None,
     runs: Runs = Path("runs"),
     plot: Annotated[

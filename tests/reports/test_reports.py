@@ -44,7 +44,7 @@ from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visibl
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.reports.quantize import AccuracyChange, Attempt, KeptNode, QuantizeReport, Sensitivity
 from edgekit.reports.run import RunReport, StepReport
-from edgekit.reports.runs import RunRow, RunsReport
+from edgekit.reports.runs import RunRow, RunsReport, Share
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
 from edgekit.setups import Absence, Setup
@@ -116,7 +116,8 @@ EXAMPLES: tuple[Report, ...] = (
     BisectReport("b", "ort-cpu", "nothing", CulpritNode("node_conv", "Conv", "features.0", "conv", 0.1, 1e-7, 0.1),
                  (Trial(SETUP, 12.0, False, 0.2), Trial(Setup("ort-cpu"), 0.2, True, 0.3)), Setup("ort-cpu"), ("a note",)),
     RunsReport(
-        (RunRow("a", "finished", "lenet", 10, 2, 0.9, 0.89, 0.88, 0.9, 60.0, "c" * 40, True, {"train.seed": "0"}),),
+        (RunRow("a", "finished", "lenet", 10, 2, Share(0.9), Share(0.89, 0.88, 0.9), None, 60.0, "c" * 40, True, "a note",
+                {"train.seed": "0"}),),
         ("train.seed",),
     ),
 )  # fmt: skip
