@@ -74,6 +74,7 @@ def verify(
         (*opened.notes, *_notes(opened, tolerance), *filter(None, map(measured_elsewhere, map(opened.variant, variants)))),
         checks,
         variants,
+        choice.not_run,
     )
 
 

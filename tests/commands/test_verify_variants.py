@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -219,6 +220,39 @@ def test_bisect_lays_a_changed_converted_file_to_the_file_and_a_sound_one_to_nob
     report = bisect(lenet, ORT)
     assert report.departs == "file"
     assert report.notes == ("fingerprints are recorded of float32 only, so that no node of int8 can be named",)
+
+
+def test_a_variant_that_nothing_here_runs_is_said_to_be_unknown_and_bisect_does_not_pass(lenet: Path, run: Command) -> None:
+    edit(lenet, lambda document: document["variants"][1]["conversion"].update(floor={"onnxruntime": "99.0"}))
+    report = verify(lenet, ORT, allow=["conversion"])
+    assert (report.passed, report.not_run) == (True, ("int8",))
+    assert "; nothing here ran int8" in " ".join(
+        run("verify", lenet, "--backend", "ort-cpu", "--allow", "conversion").out.split()
+    )
+    found = bisect(lenet, ORT, allow=["conversion"])
+    assert (found.passed, found.departs, found.not_run) == (False, "unknown", ("int8",))
+    assert any(note.startswith("ort-cpu variant=int8: int8.onnx needs onnxruntime 99.0 or newer") for note in found.notes)
+    done = run("verify", lenet, "--backend", "ort-cpu", "--allow", "conversion", "--bisect")
+    assert done.code == 1
+    assert "whether int8 of" in done.out
+    assert "nothing here runs it; what ran passes" in " ".join(done.out.split())
+    assert bisect(lenet, ["ort-cpu variant=float32", "ort-cpu variant=float16"], allow=["conversion"]).passed
+
+
+def test_what_tells_nothing_is_run_where_nothing_else_is(lenet: Path) -> None:
+    """Of two float16 files neither is left out, since nothing would be left."""
+
+    def only_halves(document: dict[str, Any]) -> None:
+        half = document["variants"][2]
+        (lenet / "other.onnx").write_bytes((lenet / "float16.onnx").read_bytes())
+        document["files"]["other.onnx"] = document["files"]["float16.onnx"]
+        document["variants"] = [half, {**half, "name": "other", "file": "other.onnx"}]
+        for name in ("int8.onnx", "int8.npz", "int8.json", "model.onnx"):
+            (lenet / name).unlink()
+            del document["files"][name]
+
+    edit(lenet, only_halves)
+    assert {"ort-cpu variant=float16", "ort-cpu variant=other"} <= set(rows(verify(lenet, ["every"])))
 
 
 def test_a_bundle_of_one_variant_is_verified_as_ever(repository: Path) -> None:
