@@ -98,10 +98,10 @@ def _of_passing(verified: VerifyReport) -> BisectReport:
     contradicted = tuple(check.text for check in verified.checks if check.outcome == "fail")
     if contradicted:
         return BisectReport(verified.bundle, everyone, "manifest", notes=contradicted)
-    why = tuple(f"{row.backend}: {row.absence}" for row in verified.skipped) if verified.not_run else ()
-    return BisectReport(
-        verified.bundle, everyone, "unknown" if verified.not_run else "nothing", notes=why, not_run=verified.not_run
-    )
+    if verified.not_run:
+        why = tuple(f"{row.backend}: {row.absence}" for row in verified.skipped)
+        return BisectReport(verified.bundle, everyone, "unknown", notes=why, not_run=verified.not_run)
+    return BisectReport(verified.bundle, everyone, "nothing")
 
 
 def _evidence(bundle: Bundle) -> EvidenceArrays:

@@ -41,8 +41,7 @@ class BisectReport(Report, frozen=True):
 
     ``departs``: the ``file`` from what was exported, the ``runtime`` from the file, the ``reference`` from both, the ``manifest``
     from the files, ``nothing``, or ``unknown``: what ran passes, and nothing here runs ``not_run``, which are variants that were
-    asked for. ``trials`` begin with the setup that was asked for; ``proposal`` is the fastest of them that
-    passes.
+    asked for. ``trials`` begin with the setup that was asked for; ``proposal`` is the fastest of them that passes.
     """
 
     bundle: str
@@ -61,9 +60,8 @@ class BisectReport(Report, frozen=True):
 
     def page(self) -> Page:
         """What departs, where, and what helps."""
-        lines: Page = (
-            Line(_WORDS[self.departs].format(bundle=self.bundle, backend=self.backend, unknown=" and ".join(self.not_run))),
-        )
+        words = {"bundle": self.bundle, "backend": self.backend, "unknown": " and ".join(self.not_run)}
+        lines: Page = (Line(_WORDS[self.departs].format(**words)),)
         if self.culprit is not None:
             lines += (_culprit(self.culprit),)
         if len(self.trials) > 1:

@@ -226,13 +226,12 @@ def test_a_variant_that_nothing_here_runs_is_said_to_be_unknown_and_bisect_does_
     edit(lenet, lambda document: document["variants"][1]["conversion"].update(floor={"onnxruntime": "99.0"}))
     report = verify(lenet, ORT, allow=["conversion"])
     assert (report.passed, report.not_run) == (True, ("int8",))
-    assert "; nothing here ran int8" in " ".join(
-        run("verify", lenet, "--backend", "ort-cpu", "--allow", "conversion").out.split()
-    )
+    words = ("verify", lenet, "--backend", "ort-cpu", "--allow", "conversion")
+    assert "; nothing here ran int8" in " ".join(run(*words).out.split())
     found = bisect(lenet, ORT, allow=["conversion"])
     assert (found.passed, found.departs, found.not_run) == (False, "unknown", ("int8",))
     assert any(note.startswith("ort-cpu variant=int8: int8.onnx needs onnxruntime 99.0 or newer") for note in found.notes)
-    done = run("verify", lenet, "--backend", "ort-cpu", "--allow", "conversion", "--bisect")
+    done = run(*words, "--bisect")
     assert done.code == 1
     assert "whether int8 of" in done.out
     assert "nothing here runs it; what ran passes" in " ".join(done.out.split())
