@@ -112,6 +112,11 @@ KEPT = {"node": "x", "operator": "Gemm", "module": "", "reason": "asked"}
             "int8: the manifest says 5 converted and 1 kept layers, and the file has 5 and 0",
         ),
         (lambda int8, half: half["conversion"].update(converted=4), "conversion", "float16: the manifest says 4 converted"),
+        (
+            lambda int8, half: half["conversion"].update(converted=40),
+            "conversion",
+            "float16: the manifest says 40 converted",
+        ),
         (lambda int8, half: half.update(precision="int8"), "precision", "float16 is said to be int8"),
         (
             lambda int8, half: int8["conversion"].update(floor={"onnxruntime": "999"}),
@@ -280,3 +285,26 @@ def test_the_hash_tells_random_pictures_too(lenet: Path) -> None:
     assert "and the sha256 is that of random numbers" in failing(lenet)["conversion"]
     say(lenet, sha256=digest, calibrated=False)
     assert failing(lenet) == {}
+
+
+def saying(converted: int) -> Callable[[dict[str, Any]], object]:
+    return lambda document: document["variants"][2]["conversion"].update(converted=converted)
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("edgenet", 15), ("densenet", 84)])
+def test_the_nodes_in_float16_are_as_many_as_the_manifest_says_and_no_others(
+    repository: Path, tmp_path: Path, name: str, nodes: int
+) -> None:
+    root = copied(repository, tmp_path, name)
+    assert failing(root) == {}
+    for said in (nodes - 1, nodes + 1):
+        edit(root, saying(said))
+        assert failing(root)["conversion"] == f"float16: the manifest says {said} converted nodes, and the file has {nodes}"
+
+
+def test_a_node_that_is_said_to_be_kept_and_computes_in_float16_is_named(repository: Path, tmp_path: Path) -> None:
+    root = copied(repository, tmp_path, "edgenet")
+    relu = next(each for each in onnx.load(root / "float16.onnx").graph.node if each.op_type == "Relu")
+    kept = {"node": relu.name, "operator": "Relu", "module": "", "reason": "asked"}
+    edit(root, lambda document: document["variants"][2]["conversion"].update(converted=14, kept=[kept]))
+    assert failing(root)["conversion"] == f"float16: it keeps {relu.name!r}, which computes in float16"
