@@ -208,7 +208,7 @@ def quantize(
     bundle: BundlePath,
     to: Precision = "int8",
     calibrate: Calibrate = None,
-    samples: Samples = 256,
+    samples: Samples = None,
     keep: Keep = None,
     budget: Loss = None,
     output: InPlace = None,

@@ -371,7 +371,9 @@ Calibrate = Annotated[
         help="Training pictures: a recipe, a folder, inputs (.npz), or random.",
     ),
 ]
-Samples = Annotated[int, option("--samples", metavar="N", min=1, max=100_000, help="How many of them.")]
+Samples = Annotated[
+    Optional[int], option("--samples", metavar="N", min=1, max=100_000, show_default="256", help="How many of them.")
+]
 Keep = Annotated[
     Optional[list[str]],
     option("--keep", metavar="NODE", help="A node, or a whole module, that stays in float32; repeatable."),

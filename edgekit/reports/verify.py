@@ -105,7 +105,7 @@ class VerifyReport(Report, frozen=True):
     """Every backend present against the bundle's golden outputs, and the manifest's claims against its files.
 
     ``notes`` are sentences about the bundle that fail nothing. ``onnx_sha256`` is that of the first row's file; ``variants``:
-    variant -> the sha256 of its file, of all that were run.
+    variant -> the sha256 of its file, of all that were run. ``not_run``: variants that were asked for and that nothing here runs.
     """
 
     bundle: str
@@ -115,6 +115,7 @@ class VerifyReport(Report, frozen=True):
     notes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     variants: dict[str, str] = field(default_factory=dict)
+    not_run: tuple[str, ...] = ()
     kept_as: ClassVar[str] = "verify"
 
     @property
@@ -165,7 +166,8 @@ class VerifyReport(Report, frozen=True):
             allowed = dict.fromkeys(check.code for check in self.checks if check.outcome == "allowed")
             accepted = f"; accepted by --allow: {', '.join(allowed)}" if allowed else ""
             names = ", ".join(parity.backend for parity in self.parities)
-            yield Line((verdict(True), f": {names}{accepted}"))
+            unknown = f"; nothing here ran {' and '.join(self.not_run)}" if self.not_run else ""
+            yield Line((verdict(True), f": {names}{accepted}{unknown}"))
 
 
 def _row_name(parity: ParityReport, output: OutputDiff) -> str:
