@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +19,14 @@ from markupsafe import Markup
 from edgekit.errors import printable
 from edgekit.reports.page import (
     Cell,
+    Chart,
     Code,
     Column,
     Heading,
-    Histograms,
     Item,
     Line,
-    Matrix,
     Page,
     Pictures,
-    Scatter,
-    Shares,
     Span,
     Table,
     Tiles,
@@ -83,7 +80,11 @@ class _Drawing:
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         sections = list(self._sections(page))
         text = environment.get_template("page.html").render(
-            title=self.shown(title), style=Markup(style), digest=digest, sections=sections, version=__version__  # noqa: S704
+            title=self.shown(title),
+            style=Markup(style),
+            digest=digest,
+            sections=sections,
+            version=__version__,
         )
         return text.encode()
 
@@ -118,26 +119,34 @@ class _Drawing:
 
     def _item(self, item: Item) -> dict[str, Any]:
         """What the template draws: its ``kind``, and what that takes."""
-        if isinstance(item, Table):
-            return self._table(item)
-        if isinstance(item, Line):
-            return {"kind": "line", "spans": self._spans(item.content)}
-        if isinstance(item, Tiles):
-            tiles = [
-                {"name": self.shown(tile.name), "figure": self._spans(tile.figure)[0], "about": self.shown(tile.about)}
-                for tile in item.tiles
-            ]
-            return {"kind": "tiles", "tiles": tiles}
-        if isinstance(item, Pictures):
-            return {"kind": "pictures", "title": self.shown(item.title), "pictures": list(self._pictures(item))}
-        if isinstance(item, (Histograms, Shares, Matrix, Scatter)):
-            if not can_draw(item):
-                return self._table(numbers(item))
-            return {"kind": "chart", "title": self.shown(item.title), "svg": Markup(svg(item))}  # noqa: S704
-        if isinstance(item, Code):
-            lines = [self.shown(line) for line in item.text.splitlines()]
-            return {"kind": "code", "title": self.shown(item.title), "text": "\n".join(lines[: self.limits.rows])}
-        return {"kind": "line", "spans": self._spans(item.text)}
+        drawings: dict[type, Callable[[Any], dict[str, Any]]] = {
+            Line: self._line,
+            Table: self._table,
+            Tiles: self._tiles,
+            Code: self._code,
+            Pictures: self._pictures,
+        }
+        drawing: Callable[[Any], dict[str, Any]] = drawings.get(type(item), self._chart)
+        return drawing(item)
+
+    def _line(self, line: Line) -> dict[str, Any]:
+        return {"kind": "line", "spans": self._spans(line.content)}
+
+    def _tiles(self, item: Tiles) -> dict[str, Any]:
+        tiles = [
+            {"name": self.shown(tile.name), "figure": self._spans(tile.figure)[0], "about": self.shown(tile.about)}
+            for tile in item.tiles
+        ]
+        return {"kind": "tiles", "tiles": tiles}
+
+    def _code(self, item: Code) -> dict[str, Any]:
+        lines = [self.shown(line) for line in item.text.splitlines()]
+        return {"kind": "code", "title": self.shown(item.title), "text": "\n".join(lines[: self.limits.rows])}
+
+    def _chart(self, chart: Chart) -> dict[str, Any]:
+        if not can_draw(chart):
+            return self._table(numbers(chart))
+        return {"kind": "chart", "title": self.shown(chart.title), "svg": Markup(svg(chart))}
 
     def _table(self, table: Table) -> dict[str, Any]:
         rows = [[self._spans(cell) for cell in row] for row in table.rows[: self.limits.rows]]
@@ -153,12 +162,20 @@ class _Drawing:
     def _spans(self, content: Cell) -> list[dict[str, str]]:
         return [{"text": self.shown(span.text), "tone": span.tone} for span in spans(content)]
 
-    def _pictures(self, item: Pictures) -> Iterator[dict[str, Any]]:
-        for picture in item.pictures:
-            kind = next((kind for start, kind in KINDS.items() if picture.content.startswith(start)), None)
-            if kind is not None and len(picture.content) <= LARGEST_PICTURE:
-                source = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
-                yield {"source": source, "name": self.shown(picture.name), "caption": self._spans(picture.caption)}
+    def _pictures(self, item: Pictures) -> dict[str, Any]:
+        pictures = [
+            {"source": source, "name": self.shown(picture.name), "caption": self._spans(picture.caption)}
+            for picture in item.pictures
+            for source in _source(picture.content)
+        ]
+        return {"kind": "pictures", "title": self.shown(item.title), "pictures": pictures}
+
+
+def _source(content: bytes) -> Iterator[str]:
+    """The address of a picture that is in the page; nothing for what is no small picture."""
+    kind = next((kind for start, kind in KINDS.items() if content.startswith(start)), None)
+    if kind is not None and len(content) <= LARGEST_PICTURE:
+        yield f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _column(column: Column) -> str:
