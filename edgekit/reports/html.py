@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from edgekit.errors import printable
@@ -23,10 +25,14 @@ from edgekit.reports.page import (
     Code,
     Column,
     Heading,
+    Histograms,
     Item,
     Line,
+    Matrix,
     Page,
     Pictures,
+    Scatter,
+    Shares,
     Span,
     Table,
     Tiles,
@@ -43,27 +49,53 @@ LARGEST = 300_000
 KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 """How the files of pictures begin."""
 LARGEST_PICTURE = 8192
+MOST_SHARES = 60
+BARS_A_ROW = 10
+"""A histogram takes the room of so many rows of a table."""
 
 
 class _Limits(NamedTuple):
-    """How many rows of a table, lines in a row and letters of a text a page shows."""
+    """How many rows of a table, lines in a row and letters of a text a page shows; ``drawn``: charts and pictures too."""
 
     rows: int
     letters: int
+    drawn: bool = True
 
 
-LIMITS = (_Limits(400, 2000), _Limits(120, 600), _Limits(40, 300), _Limits(12, 120), _Limits(3, 40))
+LIMITS = (
+    _Limits(400, 2000),
+    _Limits(120, 600),
+    _Limits(40, 300),
+    _Limits(12, 120),
+    _Limits(12, 120, False),
+    _Limits(3, 40, False),
+)
 """From the most that is shown to what fits whatever a bundle holds."""
 
 
 def html(page: Page, title: str) -> bytes:
     """``page`` under ``title``, below ``LARGEST`` bytes: long tables and texts are cut until it fits, and say so."""
-    document = b""
+    document, page = b"", tuple(map(_drawable, page))
     for limits in LIMITS:
         document = _Drawing(limits).document(page, title)
         if len(document) < LARGEST:
             break
     return document
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html")
+
+
+def _drawable(item: Item) -> Item:
+    """A chart with nothing to draw, or too much, as its table."""
+    if isinstance(item, (Histograms, Shares, Matrix, Scatter)) and not can_draw(item):
+        return numbers(item)
+    return item
 
 
 class _Drawing:
@@ -73,13 +105,10 @@ class _Drawing:
         self.limits = limits
 
     def document(self, page: Page, title: str) -> bytes:
-        environment = Environment(
-            loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
         style = (HERE / "page.css").read_text("utf-8")
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         sections = list(self._sections(page))
-        text = environment.get_template("page.html").render(
+        text = _template().render(
             title=self.shown(title),
             style=Markup(style),
             digest=digest,
@@ -90,8 +119,8 @@ class _Drawing:
 
     def shown(self, text: str) -> str:
         """``text`` without anything a browser would obey or show in another order, and not longer than the limit."""
-        seen = visible(printable(text))
-        return seen if len(seen) <= self.limits.letters else f"{seen[: self.limits.letters]}…"
+        seen = visible(printable(text[: self.limits.letters]))
+        return seen if len(text) <= self.limits.letters else f"{seen}…"
 
     def _sections(self, page: Page) -> Iterator[dict[str, Any]]:
         """What stands before the first heading, and each heading with what follows it."""
@@ -144,9 +173,34 @@ class _Drawing:
         return {"kind": "code", "title": self.shown(item.title), "text": "\n".join(lines[: self.limits.rows])}
 
     def _chart(self, chart: Chart) -> dict[str, Any]:
-        if not can_draw(chart):
+        if not self.limits.drawn:
             return self._table(numbers(chart))
-        return {"kind": "chart", "title": self.shown(chart.title), "svg": Markup(svg(chart))}
+        cut = self._short(chart)
+        hidden = len(_rows(chart)) - len(_rows(cut))
+        more = f"{hidden:,} more are in the JSON (--format json)" if hidden else ""
+        return {"kind": "chart", "title": cut.title, "svg": Markup(svg(cut)), "hidden": more}
+
+    def _short(self, chart: Chart) -> Chart:
+        """The chart with no more rows than are shown, and with texts of their longest."""
+        if isinstance(chart, Matrix):
+            cut: Chart = chart
+        elif isinstance(chart, Scatter):
+            cut = msgspec.structs.replace(chart, points=chart.points[: self.limits.rows])
+        else:
+            most = min(self.limits.rows, MOST_SHARES) if isinstance(chart, Shares) else -(-self.limits.rows // BARS_A_ROW)
+            cut = msgspec.structs.replace(chart, rows=chart.rows[:most])
+        clipped: Chart = self._clipped(cut)
+        return clipped
+
+    def _clipped(self, value: Any) -> Any:
+        """A value with every text in it as ``shown``."""
+        if isinstance(value, str):
+            return self.shown(value)
+        if isinstance(value, tuple):
+            return tuple(map(self._clipped, value))
+        if not isinstance(value, msgspec.Struct):
+            return value
+        return type(value)(*(self._clipped(getattr(value, name)) for name in value.__struct_fields__))
 
     def _table(self, table: Table) -> dict[str, Any]:
         rows = [[self._spans(cell) for cell in row] for row in table.rows[: self.limits.rows]]
@@ -167,8 +221,15 @@ class _Drawing:
             {"source": source, "name": self.shown(picture.name), "caption": self._spans(picture.caption)}
             for picture in item.pictures
             for source in _source(picture.content)
+            if self.limits.drawn
         ]
         return {"kind": "pictures", "title": self.shown(item.title), "pictures": pictures}
+
+
+def _rows(chart: Chart) -> Sequence[object]:
+    if isinstance(chart, Matrix):
+        return chart.names
+    return chart.points if isinstance(chart, Scatter) else chart.rows
 
 
 def _source(content: bytes) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 
 from edgekit.reports.page import (
@@ -113,7 +114,7 @@ def _matrix(chart: Matrix) -> Table:
     pairs = (
         (count, row, column) for row, counts in enumerate(chart.counts) for column, count in enumerate(counts) if row != column
     )
-    most = sorted(filter(lambda pair: pair[0], pairs), key=lambda pair: (-pair[0], pair[1:]))[:PAIRS]
+    most = heapq.nsmallest(PAIRS, filter(lambda pair: pair[0], pairs), key=lambda pair: (-pair[0], pair[1:]))  # of a million
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (chart.names[row], chart.names[column], f"{count:,}") for count, row, column in most
     )

@@ -11,7 +11,7 @@ from edgekit.reports.bench import BenchReport
 from edgekit.reports.evaluate import EvaluateReport
 from edgekit.reports.export import FoldReport
 from edgekit.reports.inspect import VARIANT_COLUMNS, InspectReport, VariantRow
-from edgekit.reports.page import Code, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
+from edgekit.reports.page import Code, Column, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
 from edgekit.reports.verify import VerifyReport
 
 KINDS: dict[str, type[Report]] = {"verify": VerifyReport, "evaluate": EvaluateReport, "bench": BenchReport}
@@ -214,7 +214,7 @@ def described(machine: Mapping[str, str]) -> str:
 
 
 def _facts(title: str, facts: Mapping[str, str]) -> Table:
-    return Table(title, columns("fact", "", prose=("",)), tuple(facts.items()))
+    return Table(title, (Column(""), Column("", prose=True)), tuple(facts.items()))
 
 
 def _parity(report: VerifyReport | None) -> Tile:

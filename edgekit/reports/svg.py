@@ -19,7 +19,7 @@ LETTER = 6.6
 """The width of a letter of the charts' font, about."""
 LONGEST = 24
 """Letters of a name that a chart shows."""
-LARGEST_MATRIX = 24
+LARGEST_MATRIX = 20
 """Names of a matrix that is drawn; beyond, its cells cannot be read."""
 
 
@@ -207,6 +207,7 @@ def _matrix(chart: Matrix) -> str:
             _text(left - 8, y, _short(name), "", "end"),
             _text(x + 2, top - 6, _short(name), "", "start", transform=turned),
         ]
+    pieces.append(_element("rect", x=left, y=top, width=float(size), height=float(size), class_="empty"))
     for row, counts in enumerate(chart.counts):
         for column, count in enumerate(counts):
             pieces += _cell(chart, (row, column), count / (sum(counts) or 1), (left + CELL * column, top + CELL * row))
@@ -217,8 +218,7 @@ def _matrix(chart: Matrix) -> str:
 def _cell(chart: Matrix, at: tuple[int, int], share: float, where: tuple[float, float]) -> Iterator[str]:
     (row, column), (x, y) = at, where
     count, right = chart.counts[row][column], row == column
-    told = _title(f"{chart.row} {chart.names[row]}, {chart.column} {chart.names[column]}: {count:,}")
-    yield _element("rect", "", x=x, y=y, width=CELL - 1, height=CELL - 1, class_="empty")
+    told = _title(f"{chart.row} {_short(chart.names[row])}, {chart.column} {_short(chart.names[column])}: {count:,}")
     if count:
         strength = 0.12 + 0.88 * share if right else min(1.0, 0.15 + 2.5 * share)
         kind = "right" if right else "wrong"
