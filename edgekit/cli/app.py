@@ -71,6 +71,7 @@ from edgekit.cli.options import (
 if TYPE_CHECKING:
     from edgekit.progress import Progress
     from edgekit.reports.base import Report
+    from edgekit.reports.report import BundleReport
     from edgekit.training.folder import Begin
 
 app = typer.Typer(
@@ -720,24 +721,23 @@ def report(
     Exit code 1 if a check in it has failed.
     """
 
-
     def action(progress: Progress) -> Report:
         from edgekit.cli.outcome import check_output
         from edgekit.commands.report import FORMATS, PAGE
         from edgekit.commands.report import report as report_bundle
 
-        chosen = options.report_format(form, to_stdout=output is None, json=json)
+        chosen = options.report_format(form, beside_json=json and output is None)
         place = PAGE if output is None and chosen == "html" else output
         if place is not None:
             check_output("--output", place, bundle, FORMATS[chosen])
         return report_bundle(bundle, place, chosen, progress=progress)
 
-    def document(found: Report) -> bytes:
+    def document(found: BundleReport) -> bytes:
         from edgekit.commands.report import drawn
 
-        return drawn(found, form)
+        return drawn(found, options.report_format(form))
 
-    _carry_out(action, json, debug, document=document if output is None and form != "html" else None)
+    _carry_out(action, json, debug, form="json" if json else "page" if output is not None or form == "html" else document)
 
 
 @app.command(epilog="Example: edgekit diff exported/lenet lenet-of-last-week")

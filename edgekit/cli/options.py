@@ -524,7 +524,7 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
 
 
-def report_format(text: str, *, to_stdout: bool, json: bool) -> Format:
+def report_format(text: str, *, beside_json: bool = False) -> Format:
     """``--format`` of a report; raises UsageError for another, and for one that goes to stdout beside ``--json``."""
     from edgekit.commands.report import FORMATS
     from edgekit.errors import UsageError
@@ -532,7 +532,7 @@ def report_format(text: str, *, to_stdout: bool, json: bool) -> Format:
 
     if text not in FORMATS:
         raise UsageError(f"--format {text!r} is none{did_you_mean(text, list(FORMATS))}", f"choose one of: {', '.join(FORMATS)}")
-    if to_stdout and json and text not in ("html", "json"):
+    if beside_json and text not in ("html", "json"):
         raise UsageError(f"--json and --format {text} both say what goes to stdout", "give one of them, or --output FILE")
     return text
 

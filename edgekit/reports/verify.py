@@ -13,7 +13,6 @@ from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, S
 from edgekit.setups import Setup, shared_variant
 from edgekit.tolerance import UNMEASURED_FACTOR, Bar, Tolerance
 
-
 ERROR_BOUNDS = tuple(float(f"{10 ** (quarter / 4):.3g}") for quarter in range(-40, 1))
 """Errors of scale between which an output's places are counted: four to a decade, from 1e-10 to 1."""
 
@@ -24,9 +23,9 @@ class OutputDiff(Part, frozen=True):
     ``max_abs`` = max|y - r|, ``mean_abs`` = mean|y - r|, ``normalised`` = max|y - r| / max|r|; ``snr_db`` = 10 log10(sum r^2 /
     sum (y - r)^2), None without a difference. ``of_limit`` is the largest |y - r| in units of what is allowed at that place,
     ``worst`` the place and ``limit`` what is allowed there; where the bar measures the whole output too, ``of_limit`` is the
-    largest share of what is allowed by any measure, and ``beyond`` says in words which one fails. ``histogram`` counts the places by
-    |y - r| / max|r|, between ``ERROR_BOUNDS``; of a large output, of places evenly spread over it. ``own_steps``: max|y - own| in
+    largest share of what is allowed by any measure, and ``beyond`` says in words which one fails. ``own_steps``: max|y - own| in
     steps of 1/127 of the scale, ``own`` being the output that the variant has recorded; None where it is not held to that.
+    ``histogram`` counts the places by |y - r| / max|r|, between ``ERROR_BOUNDS``; of a large output, of evenly spread places.
 
     For outputs of samples x classes, else None: ``top1`` and ``top5`` are the shares of samples whose largest reference value is
     the output's largest, or among its five largest; ``flips`` samples have their largest value elsewhere, and ``margin`` is the
