@@ -35,6 +35,7 @@ from edgekit.cli.options import (
     Flavour,
     FoldBn,
     GoldenPictures,
+    GoldenRaw,
     InPlace,
     InputShapes,
     Json,
@@ -57,6 +58,7 @@ from edgekit.cli.options import (
     TensorBoardFolder,
     Threads,
     TorchSource,
+    Triton,
     Variant,
     Verbose,
     Weights,
@@ -171,14 +173,21 @@ def export(
     mean: Mean = None,
     std: Deviation = None,
     labels: Labels = None,
+    triton: Triton = None,
+    golden_raw: GoldenRaw = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card."""
+    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card.
+
+    With --triton or --golden-raw, SOURCE may be a bundle, which stays as it is.
+    """
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.export import export as export_source
+        from edgekit.commands.export import is_bundle, ship
+        from edgekit.ship import Forms
         from edgekit.sources import ExportOptions
 
         export_options = ExportOptions(
@@ -193,7 +202,10 @@ def export(
             args=options.arguments(arg),
             golden_pictures=golden_pictures,
         )
-        return export_source(source, output, export_options, runs=runs, progress=progress)
+        forms = Forms(triton, golden_raw)
+        if is_bundle(source):
+            return ship(source, forms, output, export_options)
+        return export_source(source, output, export_options, forms=forms, runs=runs, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -652,7 +664,6 @@ def report(
 
     Exit code 1 if a check in it has failed.
     """
-
 
     def action(progress: Progress) -> Report:
         from edgekit.cli.outcome import check_output
