@@ -238,6 +238,45 @@ def quantize(
     _carry_out(action, json, debug, bundle=bundle, verbose=verbose)
 
 
+@app.command(epilog="Example: edgekit pack exported/lenet")
+def pack(
+    bundle: BundlePath,
+    output: Annotated[
+        Optional[Path], options.option("--output", metavar="FILE", show_default="NAME.zip", help="The zip file.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle as one .zip, the same bytes from the same bundle; edgekit unpack is the way back."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.pack import pack as pack_bundle
+
+        return pack_bundle(bundle, output)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit unpack lenet.zip")
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that edgekit pack wrote.")],
+    output: Annotated[
+        Optional[Path],
+        options.option("--output", metavar="FOLDER", show_default="the bundle's name", help="Where the bundle is written."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Unpack a bundle and check every file; nothing that is no part of a bundle is written."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.unpack import unpack as unpack_bundle
+
+        return unpack_bundle(file, output)
+
+    _carry_out(action, json, debug)
+
+
 @app.command(epilog="Example: edgekit verify exported/lenet --backend tensorrt --engine lenet.plan")
 def verify(
     bundle: BundlePath,
