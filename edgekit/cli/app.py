@@ -39,6 +39,7 @@ from edgekit.cli.options import (
     Flavour,
     FoldBn,
     GoldenPictures,
+    GoldenRaw,
     InPlace,
     InputShapes,
     Json,
@@ -62,6 +63,7 @@ from edgekit.cli.options import (
     TensorBoardFolder,
     Threads,
     TorchSource,
+    Triton,
     Variant,
     Verbose,
     Weights,
@@ -177,14 +179,21 @@ def export(
     mean: Mean = None,
     std: Deviation = None,
     labels: Labels = None,
+    triton: Triton = None,
+    golden_raw: GoldenRaw = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card."""
+    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card.
+
+    With --triton or --golden-raw, SOURCE may be a bundle, which stays as it is.
+    """
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.export import export as export_source
+        from edgekit.commands.export import is_bundle, ship
+        from edgekit.ship import Forms
         from edgekit.sources import ExportOptions
 
         export_options = ExportOptions(
@@ -199,7 +208,10 @@ def export(
             args=options.arguments(arg),
             golden_pictures=golden_pictures,
         )
-        return export_source(source, output, export_options, runs=runs, progress=progress)
+        forms = Forms(triton, golden_raw)
+        if is_bundle(source):
+            return ship(source, forms, output, export_options)
+        return export_source(source, output, export_options, forms=forms, runs=runs, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -230,6 +242,45 @@ def quantize(
         return quantize_bundle(bundle, to, wanted, output=output, progress=progress)
 
     _carry_out(action, json, debug, bundle=bundle, verbose=verbose)
+
+
+@app.command(epilog="Example: edgekit pack exported/lenet")
+def pack(
+    bundle: BundlePath,
+    output: Annotated[
+        Optional[Path], options.option("--output", metavar="FILE", show_default="NAME.zip", help="The zip file.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle as one .zip, the same bytes from the same bundle; edgekit unpack is the way back."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.pack import pack as pack_bundle
+
+        return pack_bundle(bundle, output)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit unpack lenet.zip")
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that edgekit pack wrote.")],
+    output: Annotated[
+        Optional[Path],
+        options.option("--output", metavar="FOLDER", show_default="the bundle's name", help="Where the bundle is written."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Unpack a bundle and check every file; nothing that is no part of a bundle is written."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.unpack import unpack as unpack_bundle
+
+        return unpack_bundle(file, output)
+
+    _carry_out(action, json, debug)
 
 
 @app.command(epilog="Example: edgekit verify exported/lenet --backend tensorrt --engine lenet.plan")

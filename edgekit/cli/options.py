@@ -203,7 +203,7 @@ SourceName = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A recipe, a run directory, a model's name, an import path package.module:factory, or an ONNX file.",
+        help="A recipe, a run directory, a model's name, an import path package.module:factory, an ONNX file, or a bundle.",
         autocompletion=source_names,
     ),
 ]
@@ -406,6 +406,19 @@ KeepWeights = Annotated[
 GoldenPictures = Annotated[
     bool,
     flag("--golden-pictures/--no-golden-pictures", WRITTEN, help="Also write a few test pictures, for verify to label."),
+]
+Triton = Annotated[
+    Optional[Path],
+    option("--triton", panel=WRITTEN, metavar="DIR", help="Also write a model repository of Triton's: a folder a variant."),
+]
+GoldenRaw = Annotated[
+    Optional[Path],
+    option(
+        "--golden-raw",
+        panel=WRITTEN,
+        metavar="DIR",
+        help="Also write the golden tensors raw, with the lines for trtexec and a program that compares.",
+    ),
 ]
 Mean = Annotated[
     Optional[str],
