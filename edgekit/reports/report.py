@@ -12,14 +12,21 @@ from edgekit.reports.evaluate import EvaluateReport
 from edgekit.reports.export import FoldReport
 from edgekit.reports.inspect import VARIANT_COLUMNS, InspectReport, VariantRow
 from edgekit.reports.page import Code, Column, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
+from edgekit.reports.tune import TuneReport
 from edgekit.reports.verify import VerifyReport
 
-KINDS: dict[str, type[Report]] = {"verify": VerifyReport, "evaluate": EvaluateReport, "bench": BenchReport}
+KINDS: dict[str, type[Report]] = {
+    "verify": VerifyReport,
+    "evaluate": EvaluateReport,
+    "bench": BenchReport,
+    "tune": TuneReport,
+}
 """Command -> the report that it leaves in the state folder, which BundleReport has a field for."""
 ABOUT = {
     "evaluate": "Accuracy",
     "verify": "Parity with the reference",
     "bench": "Latency",
+    "tune": "Which way to ship",
 }
 """Command -> the heading of what it found out, in the order of the page."""
 
@@ -98,6 +105,7 @@ class BundleReport(Report, frozen=True):
     verify: VerifyReport | None = None
     evaluate: EvaluateReport | None = None
     bench: BenchReport | None = None
+    tune: TuneReport | None = None
     unreadable: tuple[str, ...] = ()
     elsewhere: tuple[Elsewhere, ...] = ()
     written: str = ""

@@ -49,6 +49,7 @@ from edgekit.reports.report import BundleReport, Elsewhere, FileRow, Measured, T
 from edgekit.reports.run import RunReport, StepReport
 from edgekit.reports.runs import RunRow, RunsReport, Share
 from edgekit.reports.train import Epoch, TrainReport
+from edgekit.reports.tune import AccuracyDifference, TuneReport, TuneRow
 from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
 from edgekit.setups import Absence, Setup
 from edgekit.tensors import BatchRange
@@ -100,12 +101,19 @@ INSPECT = InspectReport(
     "s", {"input": "float32"}, {"output": "float32"}, (Layer("0", "Conv2d", ("batch", 6, 24, 24), 156, 86400),), {"Conv2d": 1},
     156, 86400, 0, {"torch": "2"},
 )  # fmt: skip
+TUNE = TuneReport(
+    "b", "0" * 64, 1, "median", ("p99=5ms",), {"cpu": "x"},
+    (TuneRow(SETUP, "torch", "chosen", "", "", True, AccuracyDifference(0.9, -0.01, -0.02, 0.0, 100, "the original"), 1000,
+             10.0, 11.0, 1 << 20, 1 << 26, 1.0, 1000.0, 2.0, (1.0, 1.1), True),
+     TuneRow(Setup("ort-cpu"), "ort-cpu", "over budget", "p99=5ms", "6 ms")),
+    SETUP, "edgekit bench b", ("who knows",), ("a note",), (Skipped("ort-cuda", "no driver", "install it"),), "f",
+)  # fmt: skip
 REPORT = BundleReport(
     "b", "lenet", "0" * 64, {"model": "lenet()"}, (Tensor("input", "x", "float32", "batch x 1"),), ("a", "b"), ("a note",), FOLDS,
     (VariantRow("float32", "float32", 1000, 0.9, (0.8, 0.95), 1e-6, None, None, None, None, "everywhere"),), INSPECT, "",
     {"cpu": "x"}, "name = 1", "print(1)", (FileRow("model.onnx", 1000, "1" * 64),),
     {name: Measured("2026-11-28T00:00:00+00:00", {"cpu": "x"}, "0.2.0", f"edgekit {name} b") for name in ("verify", "bench")},
-    VERIFY, None, BENCH,
+    VERIFY, None, BENCH, TUNE,
     ("a record cannot be read",), (Elsewhere("verify", "2026-11-28T00:00:00+00:00", {"cpu": "y"}),), "r.html",
 )  # fmt: skip
 COMPARED = DiffReport(
@@ -122,6 +130,7 @@ EXAMPLES: tuple[Report, ...] = (
     AGAINST,
     FitnessReport({"cpu": "x"}, (Condition("turbo", "weak", "on", "turn it off"), Condition("heat", "fit", "none"))),
     INSPECT,
+    TUNE,
     PredictReport("b", "ort-cpu", (Prediction("a.png", (Guess("shirt", 0.75), Guess("coat", 0.25))),), SETUP),
     RunReport("r.toml", "b", (StepReport("train", "done", True, 1.5, "fine"),)),
     ModelsReport((ModelRow("lenet", "1x28x28", "small"),)),
