@@ -4,10 +4,12 @@
     python benchmarks/gate_truth.py --decide   # decides by what was recorded: seconds
 
 Records the medians of 300 fresh processes of edgekit's reference network while the machine is left alone, 300 while other work
-comes and goes on every core, and 20 live comparisons, half of them in each state. Recording goes on where it was stopped. Deciding
-draws blocks of 16 consecutive medians, deals them to A and B in the gate's order, and asks the gate. A is the same as B ("slower"
-is false), or 8 % is added to each of A's medians ("not slower" is false). Writes ``benchmarks/results/gate_truth.json``; exits with
-1 if a goal is missed.
+comes and goes on every core, and 20 live comparisons, half of them in each state. Recording goes on where it was stopped.
+
+Deciding draws blocks of 16 consecutive medians, deals them to A and B in the gate's order, and asks the gate. A is the same as B
+("slower" is false), or 8 % is added to each of A's medians ("not slower" is false).
+
+Writes ``benchmarks/results/gate_truth.json``; exits with 1 if a goal is missed.
 """
 
 from __future__ import annotations

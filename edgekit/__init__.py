@@ -1,7 +1,8 @@
 """edgekit: train, fold, export, verify and time vision models, and ship bundles that prove themselves.
 
 Every command is a function of this package, which returns the report that the command line prints; ``bisect`` is ``verify
---bisect``, ``fetch_data`` is ``data fetch``, ``cached_data`` is ``data cache``, and ``list_models`` is ``models``::
+--bisect``, ``against`` is ``bench --against``, ``fitness`` is ``doctor --bench``, ``fetch_data`` is ``data fetch``,
+``cached_data`` is ``data cache``, and ``list_models`` is ``models``::
 
     from edgekit import bench, verify
 
@@ -20,12 +21,13 @@ from edgekit.machine.user import ensure_user_name
 from edgekit.version import __version__
 
 if TYPE_CHECKING:
+    from edgekit.commands.against import Terms, against
     from edgekit.commands.bench import bench
     from edgekit.commands.bisect import bisect
     from edgekit.commands.build import build
     from edgekit.commands.data import cache as cached_data
     from edgekit.commands.data import fetch as fetch_data
-    from edgekit.commands.doctor import doctor
+    from edgekit.commands.doctor import doctor, fitness
     from edgekit.commands.evaluate import Bars, evaluate
     from edgekit.commands.export import export
     from edgekit.commands.inspect import inspect
@@ -44,23 +46,26 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **{verb: f"edgekit.commands.{verb}" for verb in (
-        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "runs",
+        "against", "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "runs",
         "train", "verify",
     )},
     "cached_data": "edgekit.commands.data:cache",
     "fetch_data": "edgekit.commands.data:fetch",
+    "fitness": "edgekit.commands.doctor",
     "list_models": "edgekit.commands.models:models",
     "Bars": "edgekit.commands.evaluate",
     "ExportOptions": "edgekit.sources",
     "Setup": "edgekit.setups",
+    "Terms": "edgekit.commands.against",
     "Timing": "edgekit.latency.loop",
     "Tolerance": "edgekit.tolerance",
     "ToleranceChange": "edgekit.tolerance",
     "Wanted": "edgekit.variants",
 }  # fmt: skip
 __all__ = [
-    "__version__", "Bars", "ExportOptions", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
-    "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
+    "__version__", "Bars", "ExportOptions", "Setup", "Terms", "Timing", "Tolerance", "ToleranceChange", "Wanted",
+    "against", "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "fitness", "inspect",
+    "list_models",
     "predict", "quantize", "run", "runs", "train", "verify",
 ]  # fmt: skip
 

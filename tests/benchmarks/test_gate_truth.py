@@ -59,10 +59,8 @@ def test_a_gate_that_calls_alike_things_slower_misses_a_goal(monkeypatch: pytest
 
 def test_a_live_comparison_that_misses_what_was_planted_is_false() -> None:
     record = recorded(0.01, 0.01)
-    record.live = [
-        Comparison("loaded", gate_truth.PLANTED, "not slower", 1.0, 0.01),
-        Comparison("quiet", 1.0, "slower", 1.0, 0.01),
-    ]
+    planted = Comparison("loaded", gate_truth.PLANTED, "not slower", 1.0, 0.01)
+    record.live = [planted, Comparison("quiet", 1.0, "slower", 1.0, 0.01)]
     assert missed(decide(record)) == [
         "quiet, alike, live: 1 false verdicts, 0 allowed",
         "loaded, 8 % slower, live: 1 false verdicts, 0 allowed",
