@@ -1,7 +1,8 @@
 """edgekit: train, fold, export, verify and time vision models, and ship bundles that prove themselves.
 
 Every command is a function of this package, which returns the report that the command line prints; ``bisect`` is ``verify
---bisect``, ``fetch_data`` is ``data fetch``, ``cached_data`` is ``data cache``, and ``list_models`` is ``models``::
+--bisect``, ``against`` is ``bench --against``, ``fitness`` is ``doctor --bench``, ``fetch_data`` is ``data fetch``,
+``cached_data`` is ``data cache``, and ``list_models`` is ``models``::
 
     from edgekit import bench, verify
 
@@ -20,13 +21,14 @@ from edgekit.machine.user import ensure_user_name
 from edgekit.version import __version__
 
 if TYPE_CHECKING:
+    from edgekit.commands.against import Terms, against
     from edgekit.commands.bench import bench
     from edgekit.commands.bisect import bisect
     from edgekit.commands.build import build
     from edgekit.commands.data import cache as cached_data
     from edgekit.commands.data import fetch as fetch_data
     from edgekit.commands.diff import diff
-    from edgekit.commands.doctor import doctor
+    from edgekit.commands.doctor import doctor, fitness
     from edgekit.commands.evaluate import Bars, evaluate
     from edgekit.commands.export import export
     from edgekit.commands.inspect import inspect
@@ -46,27 +48,71 @@ if TYPE_CHECKING:
     from edgekit.variants import Wanted
 
 _HOMES = {
-    **{verb: f"edgekit.commands.{verb}" for verb in (
-        "bench", "bisect", "build", "diff", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "report", "run",
-        "runs", "train", "tune", "verify",
-    )},
-    "cached_data": "edgekit.commands.data:cache",
-    "fetch_data": "edgekit.commands.data:fetch",
-    "list_models": "edgekit.commands.models:models",
     "Bars": "edgekit.commands.evaluate",
     "ExportOptions": "edgekit.sources",
     "Goal": "edgekit.commands.tune",
     "Setup": "edgekit.setups",
+    "Terms": "edgekit.commands.against",
     "Timing": "edgekit.latency.loop",
     "Tolerance": "edgekit.tolerance",
     "ToleranceChange": "edgekit.tolerance",
     "Wanted": "edgekit.variants",
-}  # fmt: skip
+    "against": "edgekit.commands.against",
+    "bench": "edgekit.commands.bench",
+    "bisect": "edgekit.commands.bisect",
+    "build": "edgekit.commands.build",
+    "cached_data": "edgekit.commands.data:cache",
+    "diff": "edgekit.commands.diff",
+    "doctor": "edgekit.commands.doctor",
+    "evaluate": "edgekit.commands.evaluate",
+    "export": "edgekit.commands.export",
+    "fetch_data": "edgekit.commands.data:fetch",
+    "fitness": "edgekit.commands.doctor",
+    "inspect": "edgekit.commands.inspect",
+    "list_models": "edgekit.commands.models:models",
+    "predict": "edgekit.commands.predict",
+    "quantize": "edgekit.commands.quantize",
+    "report": "edgekit.commands.report",
+    "run": "edgekit.commands.run",
+    "runs": "edgekit.commands.runs",
+    "train": "edgekit.commands.train",
+    "tune": "edgekit.commands.tune",
+    "verify": "edgekit.commands.verify",
+}
+"""Name -> its module, with the attribute after a colon where that is called otherwise there."""
 __all__ = [
-    "__version__", "Bars", "ExportOptions", "Goal", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
-    "bench", "bisect", "build", "cached_data", "diff", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
-    "predict", "quantize", "report", "run", "runs", "train", "tune", "verify",
-]  # fmt: skip
+    "__version__",
+    "Bars",
+    "ExportOptions",
+    "Goal",
+    "Setup",
+    "Terms",
+    "Timing",
+    "Tolerance",
+    "ToleranceChange",
+    "Wanted",
+    "against",
+    "bench",
+    "bisect",
+    "build",
+    "cached_data",
+    "diff",
+    "doctor",
+    "evaluate",
+    "export",
+    "fetch_data",
+    "fitness",
+    "inspect",
+    "list_models",
+    "predict",
+    "quantize",
+    "report",
+    "run",
+    "runs",
+    "train",
+    "tune",
+    "verify",
+]
 
 
 ensure_user_name()

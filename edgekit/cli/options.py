@@ -157,7 +157,7 @@ BundleFolder = Annotated[
 Runs = Annotated[Path, option("--runs", metavar="FOLDER", help="Where the folders of trainings are.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
 BundlePaths = Annotated[
-    list[Path], typer.Argument(metavar="BUNDLE...", help="A folder that edgekit export wrote, or several that take turns.")
+    list[Path], typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote, or several that take turns.")
 ]
 Against = Annotated[
     Optional[Path],
