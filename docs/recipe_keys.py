@@ -58,7 +58,7 @@ MEANINGS = {
     "train.average": "export the moving average of the weights after each step, of this decay, like 0.998; batch norm's "
     "statistics are then measured anew",
     "train.clip_norm": "the largest norm of all gradients together; longer ones are scaled down to it",
-    "train.compile": "compile the model with `torch.compile`, at the first step; needs a C++ compiler",
+    "train.compile": "compile the model with `torch.compile`, at the first step; needs a C++ compiler, and is for one process",
     "train.checkpoint_every": "steps after which a checkpoint is written; it is written after each epoch as well",
     "train.stages.modules": "the path of a module: means all parameters in it; of several stages the longest path counts",
     "train.stages.rate": "its share of the learning rate",
