@@ -266,7 +266,7 @@ def conversion(seen: Evidenced) -> Iterator[Check]:
         content = seen.bundle.onnx_bytes(variant.name)
         types = weight_types(content, _LAYERS)
         if variant.precision in _ALL_NODES:
-            problem = _nodes_in_half(variant.conversion, content, types)
+            problem = _nodes_in_half(variant.conversion, content, types, seen.bundle.onnx_bytes())
         else:
             problem = _layers(variant.conversion, types, elements)
         problem = problem or conversion_problem(seen.bundle, variant)
@@ -282,19 +282,19 @@ def _layers(said: Conversion, types: Sequence[int], elements: Set[int]) -> str:
     return f"the manifest says {converted} converted and {kept} kept layers, and the file has {narrow} and {wide}"
 
 
-def _nodes_in_half(said: Conversion, content: bytes, types: Sequence[int]) -> str:
-    """What is false of the number of converted nodes, or of those that are kept, in a float16 file."""
-    found = in_half(content)
+def _nodes_in_half(said: Conversion, content: bytes, types: Sequence[int], first: bytes) -> str:
+    """What is false of the number of converted nodes, or of those that are kept, in a float16 file made of the ``first`` one."""
+    found, before = in_half(content), in_half(first)
     wide, kept = sum(element in _FULL for element in types), sum(node.operator in _LAYERS for node in said.kept)
     if wide > kept or not found.nodes:
         return f"the manifest says {kept} kept layers, and the file has {wide} of {len(types)}"
     narrow = next((node.key for node in found.nodes if node.key in {kept.node for kept in said.kept}), None)
     if narrow is not None:
         return f"it keeps {narrow!r}, which computes in float16"
-    least = len(found.nodes)
-    if least <= said.converted <= found.most:
+    least, most = len(found.nodes) - before.most, found.most - len(before.nodes)
+    if least <= said.converted <= most:
         return ""
-    true = f"{least}" if least == found.most else f"{least} to {found.most}"
+    true = f"{least}" if least == most else f"{least} to {most}"
     return f"the manifest says {said.converted} converted nodes, and the file has {true}"
 
 
