@@ -28,6 +28,7 @@ CHECKS = (
     "an engine's precision",
     "a picture that cannot be read",
     "a broken backend in `doctor`",
+    "a difference in `diff`",
 )
 """What gives exit code 1; README has the same words."""
 INDEX = """\
