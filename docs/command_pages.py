@@ -30,6 +30,8 @@ CHECKS = (
     "a picture that cannot be read",
     "a broken backend in `doctor`",
     "an unfit machine in `doctor --bench`",
+    "a difference in `diff`",
+    "no way within the budgets in `tune`",
 )
 """What gives exit code 1; README has the same words."""
 INDEX = """\

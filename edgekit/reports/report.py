@@ -231,7 +231,8 @@ def _parity(report: VerifyReport | None) -> Tile:
     failing = [row.backend for row in report.parities if not row.passed]
     broken = sum(check.outcome == "fail" for check in report.checks)
     if report.passed:
-        return Tile("parity", Span("pass", "good"), ", ".join(row.backend for row in report.parities))
+        backends = dict.fromkeys(row.setup.backend for row in report.parities)
+        return Tile("parity", Span("pass", "good"), f"{', '.join(backends)}; {len(report.parities)} comparison(s)")
     about = [f"fails: {', '.join(failing)}"] if failing else []
     about += [f"{broken} claim(s) of the manifest do not hold"] if broken else []
     return Tile("parity", Span("FAIL", "bad"), "; ".join(about) or "nothing was checked")

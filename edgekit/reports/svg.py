@@ -15,7 +15,7 @@ WIDTH = 480
 BARS, ROW, TICKS = 40, 68, 34
 """Heights: of a histogram's bars, of a histogram, and of the axis below the last."""
 CELL = 28
-LETTER = 6.6
+LETTER, BOLD_LETTER = 6.6, 7.4
 """The width of a letter of the charts' font, about."""
 LONGEST = 24
 """Letters of a name that a chart shows."""
@@ -52,9 +52,11 @@ def _escaped(text: str) -> str:
     return html.escape(visible(printable(text)))
 
 
-def _short(text: str) -> str:
+def _short(text: str, longest: int = LONGEST) -> str:
+    """A name in a line, without its middle where it is too long: names often differ in their ends."""
     shown = visible(printable(text)).replace("\n", " ")
-    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    end = longest // 3
+    return shown if len(shown) <= longest else f"{shown[: longest - end - 1]}…{shown[-end:]}"
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start", **more: object) -> str:
@@ -135,7 +137,7 @@ def _bars(row: Counts, chart: Histograms, span: tuple[int, int], where: tuple[fl
     (first, last), (left, step, top) = span, where
     most = max(row.counts, default=0) or 1
     base = top + ROW - 4
-    yield _text(left, top + 14, _short(row.name), "name")
+    yield _text(left, top + 14, _short(row.name, int((WIDTH - 20 - LETTER * len(_words(row))) / BOLD_LETTER)), "name")
     yield _line(left, base, left + step * (last - first + 1), base, "base")
     for place in range(first, last + 1):
         count = row.counts[place]
@@ -158,8 +160,12 @@ def _marks(row: Counts, place: Callable[[float], float], top: float) -> Iterator
             y2=top + ROW - 4,
             class_=f"mark m{number}",
         )
-    words = ", ".join(f"{name} {value:.3g}" for name, value in row.marks)
-    yield _text(WIDTH - 4, top + 14, words, "dim", "end")
+    yield _text(WIDTH - 4, top + 14, _words(row), "dim", "end")
+
+
+def _words(row: Counts) -> str:
+    """The marks of a row in words."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in row.marks)
 
 
 def _shares(chart: Shares) -> str:
