@@ -8,6 +8,13 @@ Every command is a function of this package, which returns the report that the c
     assert verify("exported/lenet").passed
     report = bench("exported/lenet", ["ort-cpu threads=1"])
 
+A program that runs a bundle keeps it open::
+
+    from edgekit import load
+
+    with load("exported/lenet") as model:
+        print(model.predict("exported/lenet/picture-0.png").label)
+
 Importing this package imports nothing heavy: each verb's module is imported on first use.
 """
 
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
     from edgekit.commands.tune import Goal, tune
     from edgekit.commands.verify import verify
     from edgekit.latency.loop import Timing
+    from edgekit.model import Labelled, Model, load
     from edgekit.setups import Setup
     from edgekit.sources import ExportOptions
     from edgekit.tolerance import Tolerance, ToleranceChange
@@ -54,6 +62,9 @@ _HOMES = {
     "Bars": "edgekit.commands.evaluate",
     "ExportOptions": "edgekit.sources",
     "Goal": "edgekit.commands.tune",
+    "Labelled": "edgekit.model",
+    "Model": "edgekit.model",
+    "load": "edgekit.model",
     "Setup": "edgekit.setups",
     "Timing": "edgekit.latency.loop",
     "Tolerance": "edgekit.tolerance",
@@ -61,9 +72,9 @@ _HOMES = {
     "Wanted": "edgekit.variants",
 }  # fmt: skip
 __all__ = [
-    "__version__", "Bars", "ExportOptions", "Goal", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
-    "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
-    "predict", "quantize", "run", "runs", "train", "tune", "verify",
+    "__version__", "Bars", "ExportOptions", "Goal", "Labelled", "Model", "Setup", "Timing", "Tolerance", "ToleranceChange",
+    "Wanted", "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
+    "load", "predict", "quantize", "run", "runs", "train", "tune", "verify",
 ]  # fmt: skip
 
 
