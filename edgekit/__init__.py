@@ -9,6 +9,13 @@ Every command is a function of this package, which returns the report that the c
     assert verify("exported/lenet").passed
     report = bench("exported/lenet", ["ort-cpu threads=1"])
 
+A program that runs a bundle keeps it open::
+
+    from edgekit import load
+
+    with load("exported/lenet") as model:
+        print(model.predict("exported/lenet/picture-0.png").label)
+
 Importing this package imports nothing heavy: each verb's module is imported on first use.
 """
 
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from edgekit.commands.tune import Goal, tune
     from edgekit.commands.verify import verify
     from edgekit.latency.loop import Timing
+    from edgekit.model import Labelled, Model, load
     from edgekit.setups import Setup
     from edgekit.sources import ExportOptions
     from edgekit.tolerance import Tolerance, ToleranceChange
@@ -51,6 +59,8 @@ _HOMES = {
     "Bars": "edgekit.commands.evaluate",
     "ExportOptions": "edgekit.sources",
     "Goal": "edgekit.commands.tune",
+    "Labelled": "edgekit.model",
+    "Model": "edgekit.model",
     "Setup": "edgekit.setups",
     "Terms": "edgekit.commands.against",
     "Timing": "edgekit.latency.loop",
@@ -70,6 +80,7 @@ _HOMES = {
     "fitness": "edgekit.commands.doctor",
     "inspect": "edgekit.commands.inspect",
     "list_models": "edgekit.commands.models:models",
+    "load": "edgekit.model",
     "predict": "edgekit.commands.predict",
     "quantize": "edgekit.commands.quantize",
     "report": "edgekit.commands.report",
@@ -85,6 +96,8 @@ __all__ = [
     "Bars",
     "ExportOptions",
     "Goal",
+    "Labelled",
+    "Model",
     "Setup",
     "Terms",
     "Timing",
@@ -104,6 +117,7 @@ __all__ = [
     "fitness",
     "inspect",
     "list_models",
+    "load",
     "predict",
     "quantize",
     "report",

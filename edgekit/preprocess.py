@@ -11,16 +11,15 @@ resizing is Pillow's antialiased filter of the given name straight to height x w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.decoding import CHANNELS, Color, decoded, load_image, pixels_of
+from edgekit.decoding import CHANNELS, Color, PictureSource, load_image, pixels_from, pixels_of
 
-__all__ = ["MAX_SIDE", "Color", "Preprocess", "in_units", "load_image", "no_picture", "of_bytes", "pixels_of"]
+__all__ = ["MAX_SIDE", "Color", "PictureSource", "Preprocess", "in_units", "load_image", "no_picture", "of_bytes", "pixels_of"]
 
 MAX_SIDE = 4096
 
@@ -58,10 +57,13 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scaled: NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         return scaled
 
-    def open(self, path: Path) -> NDArray[np.uint8]:
-        """Decode and resize one file -> uint8 C x H x W; raises DataError naming the file."""
+    def open(self, picture: PictureSource, name: str = "") -> NDArray[np.uint8]:
+        """Decode and resize one picture -> uint8 C x H x W.
+
+        Raises DataError naming the file, or the picture as ``name`` where it has no path.
+        """
         white = None if self.white is msgspec.UNSET else self.white
-        return decoded(path, self.color, (self.height, self.width), white)
+        return pixels_from(picture, self.color, (self.height, self.width), white, name=name)
 
 
 class NoPicture(NamedTuple):
