@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from edgekit.bundle.provenance import Provenance
 from edgekit.bundle.schemas import only_known, upgraded
 from edgekit.errors import FETCH_AGAIN, BundleError, UsageError
 from edgekit.files import check_name
@@ -23,7 +24,10 @@ from edgekit.tensors import TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
-EVIDENCE = "evidence.npz"
+EVIDENCE, BOM = "evidence.npz", "bom.cdx.json"
+SSH, OPENSSF = "manifest.json.sig", "model.sig"
+SIGNATURES = (SSH, OPENSSF)
+"""What ``ssh-keygen -Y sign manifest.json`` and ``model_signing sign`` call their files, which no manifest can list."""
 SCHEMA = 5
 READS_FROM = 4
 """The oldest schema whose readers understand a manifest written now, unless it says what only newer ones follow."""
@@ -189,7 +193,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variant's file in ONNX Runtime; None if it was not measured.
 
     ``schema`` is the form of this file; ``reads_from`` is the oldest schema whose readers understand it: they may skip every
-    field unknown to them. The first of the ``variants`` is the default.
+    field unknown to them. The first of the ``variants`` is the default. ``provenance``: None in bundles of older edgekits.
     """
 
     schema: Annotated[int, Meta(ge=1)]
@@ -209,6 +213,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...]
     files: dict[str, FileEntry]
     evidence: Evidence | None = None
+    provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
         if self.reads_from > self.schema:
@@ -223,6 +228,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise UsageError(
             f"bundle {self.name} has no variant {name!r}", f"choose one of: {', '.join(names)}{did_you_mean(name, names)}"
         )
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Variant -> its accuracy, as a share of 1 on the whole test set, of those that have one."""
+        first, *others = self.variants
+        shares = {first.name: self.test_accuracy if first.accuracy is None else first.accuracy}
+        shares |= {variant.name: variant.accuracy for variant in others}
+        return {name: share for name, share in shares.items() if share is not None}
 
     def to_json(self) -> bytes:
         """Indented, in the order of the fields; the same manifest gives the same bytes."""
@@ -278,10 +291,11 @@ def _check_files(manifest: Manifest, path: Path) -> None:
     used += [picture.file for picture in manifest.golden.pictures]
     used += [manifest.evidence.file] if manifest.evidence else []
     for name in (*manifest.files, *used):
-        if not check_name(name) or name == MANIFEST:
+        if not check_name(name) or name in (MANIFEST, *SIGNATURES):
             raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder", "do not use this bundle")
-    if CARD in used:
-        raise BundleError(f"{path} lists {CARD}, which is the model card, as a part of the network", "do not use this bundle")
+    for name, what in ((CARD, "the model card"), (BOM, "the bill of materials")):
+        if name in used:
+            raise BundleError(f"{path} lists {name}, which is {what}, as a part of the network", "do not use this bundle")
     missing = sorted(set(used) - set(manifest.files))
     if missing:
         raise BundleError(f"{path} gives no checksum for {missing[0]}", FETCH_AGAIN)

@@ -21,6 +21,7 @@ from edgekit.cli.options import (
     Allowed,
     AllRows,
     Arguments,
+    Author,
     Backend,
     Backends,
     BatchRanges,
@@ -48,11 +49,13 @@ from edgekit.cli.options import (
     KeepWeights,
     Labels,
     Level,
+    License,
     Loss,
     Mean,
     Opset,
     Output,
     Precision,
+    PublicKey,
     RecipeOrRun,
     RecipePath,
     Required,
@@ -179,6 +182,8 @@ def export(
     mean: Mean = None,
     std: Deviation = None,
     labels: Labels = None,
+    license: License = "",
+    author: Author = "",
     triton: Triton = None,
     golden_raw: GoldenRaw = None,
     runs: Runs = Path("runs"),
@@ -207,6 +212,8 @@ def export(
             labels=labels,
             args=options.arguments(arg),
             golden_pictures=golden_pictures,
+            license=license,
+            author=author,
         )
         forms = Forms(triton, golden_raw)
         if is_bundle(source):
@@ -225,6 +232,10 @@ def quantize(
     keep: Keep = None,
     budget: Loss = None,
     output: InPlace = None,
+    drop_signature: Annotated[
+        bool,
+        options.flag("--drop-signature", options.WRITTEN, help="Take a signed bundle too; what is written is not signed."),
+    ] = False,
     verbose: AllRows = False,
     json: Json = False,
     debug: Debug = False,
@@ -239,7 +250,7 @@ def quantize(
         from edgekit.variants import Wanted
 
         wanted = Wanted(calibrate, samples, tuple(keep or ()), budget)
-        return quantize_bundle(bundle, to, wanted, output=output, progress=progress)
+        return quantize_bundle(bundle, to, wanted, output=output, drop_signature=drop_signature, progress=progress)
 
     _carry_out(action, json, debug, bundle=bundle, verbose=verbose)
 
@@ -304,6 +315,7 @@ def verify(
     ] = None,
     require: Required = None,
     allow: Allowed = None,
+    public_key: PublicKey = None,
     bisect: Annotated[
         bool,
         options.flag(
@@ -330,13 +342,16 @@ def verify(
         follow(f"bundle {bundle}")
         from edgekit.commands.verify import verify as verify_bundle
 
+        from edgekit.bundle.signature import open_signed
+
+        target = bundle if public_key is None else open_signed(bundle, public_key)
         limits, required = options.tolerance(atol, rtol), options.required(require)
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
         if bisect:
             from edgekit.commands.bisect import bisect as bisect_bundle
 
-            return bisect_bundle(bundle, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
-        return verify_bundle(bundle, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
+            return bisect_bundle(target, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
+        return verify_bundle(target, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
 
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 

@@ -407,6 +407,23 @@ GoldenPictures = Annotated[
     bool,
     flag("--golden-pictures/--no-golden-pictures", WRITTEN, help="Also write a few test pictures, for verify to label."),
 ]
+PublicKey = Annotated[
+    Optional[Path],
+    option(
+        "--public-key",
+        metavar="FILE",
+        help="Exit code 2 unless the bundle is signed with this key: OpenSSH's, or a PEM file of model-signing's.",
+    ),
+]
+License = Annotated[
+    str,
+    option(
+        "--license", panel=WRITTEN, metavar="SPDX", show_default="the recipe's", help="Its licence, by SPDX: Apache-2.0, MIT, ..."
+    ),
+]
+Author = Annotated[
+    str, option("--author", panel=WRITTEN, metavar="NAME", show_default="the recipe's", help="Who answers for it.")
+]
 Triton = Annotated[
     Optional[Path],
     option("--triton", panel=WRITTEN, metavar="DIR", help="Also write a model repository of Triton's: a folder a variant."),

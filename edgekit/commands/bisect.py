@@ -19,7 +19,7 @@ from edgekit.backends.contract import Inside, Opened
 from edgekit.backends.inside import alone, shown
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.files import ModelFiles
-from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.folder import Bundle, as_opened
 from edgekit.commands.verify import AS_RECORDED, Held, bounded, verify
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.onnx.bodies import Node
@@ -54,7 +54,7 @@ OTHER_SAMPLES = (
 
 
 def bisect(
-    bundle: Path | str,
+    bundle: Bundle | Path | str,
     setups: Setup | str | Iterable[Setup | str] = (),
     *,
     tolerance: Tolerance | ToleranceChange = AS_RECORDED,
@@ -72,7 +72,7 @@ def bisect(
     failing = next((parity for parity in verified.parities if not parity.passed), None)
     if failing is None:
         return _of_passing(verified)
-    opened = open_bundle(Path(bundle))
+    opened = as_opened(bundle)
     plain = choose(opened, msgspec.structs.replace(PLAIN, variant=failing.setup.variant)).setups[0]
     case = Case(opened, _evidence(opened), plain, tolerance, progress)
     asked = case.tried(msgspec.structs.replace(failing.setup, batches=()), as_written=failing.as_written)

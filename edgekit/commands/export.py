@@ -8,6 +8,7 @@ from pathlib import Path
 from edgekit.bundle.draft import Draft
 from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle, write_bundle
 from edgekit.bundle.manifest import MANIFEST
+from edgekit.bundle.provenance import Provenance
 from edgekit.bundle.variants import with_variant
 from edgekit.commands.quantize import with_accuracy
 from edgekit.errors import UsageError
@@ -17,6 +18,7 @@ from edgekit.reports.export import ExportReport
 from edgekit.reports.ship import Shipped, ShipReport
 from edgekit.ship import NO_FORMS, Forms
 from edgekit.sources import NOTHING_ADDED, ExportOptions, origin_of
+from edgekit.sources.provenance import moment
 from edgekit.training.folder import RUNS
 from edgekit.variants import Wanted, convert
 
@@ -42,7 +44,9 @@ def export(
         check_replaceable(root)
         check_writable(root.parent)
         forms.check(root)
+        now = moment(root)
         draft = origin.draft(advance)
+        draft = draft._replace(provenance=now.of(draft.provenance or Provenance()))
         advance(1, "writing the bundle")
         bundle = _written(draft, root)
         shipped = forms.write(bundle)
