@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgekit.commands.train import train
     from edgekit.commands.tune import Goal, tune
     from edgekit.commands.verify import verify
+    from edgekit.commands.web import web
     from edgekit.latency.loop import Timing
     from edgekit.setups import Setup
     from edgekit.sources import ExportOptions
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 _HOMES = {
     **{verb: f"edgekit.commands.{verb}" for verb in (
         "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "runs",
-        "train", "tune", "verify",
+        "train", "tune", "verify", "web",
     )},
     "cached_data": "edgekit.commands.data:cache",
     "fetch_data": "edgekit.commands.data:fetch",
@@ -63,7 +64,7 @@ _HOMES = {
 __all__ = [
     "__version__", "Bars", "ExportOptions", "Goal", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
     "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
-    "predict", "quantize", "run", "runs", "train", "tune", "verify",
+    "predict", "quantize", "run", "runs", "train", "tune", "verify", "web",
 ]  # fmt: skip
 
 
