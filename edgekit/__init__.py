@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from edgekit.commands.train import train
     from edgekit.commands.tune import Goal, tune
     from edgekit.commands.verify import verify
+    from edgekit.commands.web import web
     from edgekit.latency.loop import Timing
     from edgekit.model import Labelled, Model, load
     from edgekit.setups import Setup
@@ -89,6 +90,7 @@ _HOMES = {
     "train": "edgekit.commands.train",
     "tune": "edgekit.commands.tune",
     "verify": "edgekit.commands.verify",
+    "web": "edgekit.commands.web",
 }
 """Name -> its module, with the attribute after a colon where that is called otherwise there."""
 __all__ = [
@@ -126,6 +128,7 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "web",
 ]
 
 

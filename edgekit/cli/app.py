@@ -806,6 +806,34 @@ def report(
     _carry_out(action, json, debug, form="json" if json else "page" if output is not None or form == "html" else document)
 
 
+@app.command(epilog="Example: edgekit web exported/lenet lenet-page")
+def web(
+    bundle: BundlePath,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the page is written; an older page there is replaced.")],
+    variant: Variant = None,
+    runtime: Annotated[
+        Optional[Path],
+        options.option(
+            "--runtime",
+            panel=options.RUNNING,
+            metavar="FOLDER",
+            show_default="fetched from npm, its sha512 checked",
+            help="onnxruntime-web: the folder dist of its npm package.",
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle as a web page: in a browser, it proves the golden outputs first, then labels pictures."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.web import web as write_web_page
+
+        return write_web_page(bundle, folder, variant=variant or "", runtime=runtime, progress=progress)
+
+    _carry_out(action, json, debug, bundle=bundle)
+
+
 @app.command(epilog="Example: edgekit diff exported/lenet lenet-of-last-week")
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="A bundle's folder.")],

@@ -51,6 +51,7 @@ from edgekit.reports.runs import RunRow, RunsReport, Share
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.reports.tune import AccuracyDifference, TuneReport, TuneRow
 from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
+from edgekit.reports.web import WebReport
 from edgekit.setups import Absence, Setup
 from edgekit.tensors import BatchRange
 from edgekit.tolerance import Tolerance
@@ -145,6 +146,7 @@ EXAMPLES: tuple[Report, ...] = (
                    1.5, "snr=30dB", True, ("a note",)),
     BisectReport("b", "ort-cpu", "nothing", CulpritNode("node_conv", "Conv", "features.0", "conv", 0.1, 1e-7, 0.1),
                  (Trial(SETUP, 12.0, False, 0.2), Trial(Setup("ort-cpu"), 0.2, True, 0.3)), Setup("ort-cpu"), ("a note",)),
+    WebReport("b", "float32", "lenet page", "1.30.0", {"index.html": 1000}),
     RunsReport(
         (RunRow("a", "finished", "lenet", 10, 2, Share(0.9), Share(0.89, 0.88, 0.9), None, 60.0, "c" * 40, True, "a note",
                 {"train.seed": "0"}),),
