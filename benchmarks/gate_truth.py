@@ -36,7 +36,7 @@ from edgekit.latency.control import NETWORK
 from edgekit.latency.fresh import time_fresh
 from edgekit.latency.turns import Thing, Turns, timed
 from edgekit.latency.verdict import evidence_of, judge
-from edgekit.machine.child import Failure
+from edgekit.machine.child import Failure, die_with_parent
 from edgekit.machine.cpu import machine_facts
 from edgekit.reports.against import Verdict
 from edgekit.reports.fresh import Fresh
@@ -111,6 +111,7 @@ def missed(decided: dict[str, Counter[Verdict]]) -> list[str]:
 
 def burn() -> None:
     """Work that comes and goes, for a fraction of a second to some seconds each."""
+    die_with_parent()
     dice, array = random.Random(os.getpid()), np.random.default_rng(0).standard_normal((200, 200))
     while True:
         end = time.monotonic() + dice.uniform(0.2, 3.0)

@@ -25,6 +25,8 @@ from edgekit.cli.options import (
     Backend,
     Backends,
     BatchRanges,
+    BatchSizes,
+    BudgetMs,
     Budgets,
     Builder,
     BundleFolder,
@@ -48,13 +50,17 @@ from edgekit.cli.options import (
     Keep,
     KeepWeights,
     Labels,
+    Layers,
     Level,
     License,
+    Limit,
     Loss,
     Mean,
     Opset,
     Output,
+    Pairs,
     Precision,
+    Processes,
     PublicKey,
     RecipeOrRun,
     RecipePath,
@@ -62,11 +68,14 @@ from edgekit.cli.options import (
     Rows,
     Runs,
     Samples,
+    Seconds,
+    Seed,
     SourceName,
     TensorBoardFolder,
     Threads,
     TorchSource,
     Triton,
+    Undecided,
     Variant,
     Verbose,
     Weights,
@@ -340,9 +349,8 @@ def verify(
         from edgekit.machine.fork import follow
 
         follow(f"bundle {bundle}")
-        from edgekit.commands.verify import verify as verify_bundle
-
         from edgekit.bundle.signature import open_signed
+        from edgekit.commands.verify import verify as verify_bundle
 
         target = bundle if public_key is None else open_signed(bundle, public_key)
         limits, required = options.tolerance(atol, rtol), options.required(require)
@@ -412,58 +420,20 @@ def evaluate(
 @app.command(epilog="Example: edgekit bench exported/new --against exported/old --limit 5% --threads 1")
 def bench(
     bundle: BundlePaths,
-    batch: Annotated[str, options.option("--batch", metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
+    batch: BatchSizes = "1,8,32",
     threads: Threads = None,
-    seconds: Annotated[
-        float, options.option("--seconds", metavar="S", help="Recorded time per backend, batch and boundary.")
-    ] = 1.0,
-    budget_ms: Annotated[
-        Optional[float],
-        options.option(
-            "--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."
-        ),
-    ] = None,
+    seconds: Seconds = 1.0,
+    budget_ms: BudgetMs = None,
     cuda_graph: CudaGraph = False,
-    layers: Annotated[
-        bool, options.flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")
-    ] = False,
-    processes: Annotated[
-        int,
-        options.option(
-            "--processes",
-            metavar="N",
-            show_default="none",
-            help="Also time N fresh processes: where the next run's median will fall.",
-        ),
-    ] = 0,
+    layers: Layers = False,
+    processes: Processes = 0,
     row: Rows = None,
-    seed: Annotated[int, options.option("--seed", metavar="N", min=0, help="Draws the order in which processes take turns.")] = 0,
+    seed: Seed = 0,
     against: Against = None,
     against_backend: AgainstBackends = None,
-    limit: Annotated[
-        Optional[str],
-        options.option("--limit", panel=options.AGAINST, metavar="P%", show_default="5%", help="How much slower it may be."),
-    ] = None,
-    pairs: Annotated[
-        Optional[int],
-        options.option(
-            "--pairs",
-            panel=options.AGAINST,
-            metavar="N",
-            show_default="8, or 10 where several rows decide",
-            help="Pairs of processes; at least 7 decide.",
-        ),
-    ] = None,
-    undecided: Annotated[
-        Optional[str],
-        options.option(
-            "--undecided",
-            panel=options.AGAINST,
-            metavar="pass",
-            show_default="exit code 3",
-            help="Exit code 0 without a verdict.",
-        ),
-    ] = None,
+    limit: Limit = None,
+    pairs: Pairs = None,
+    undecided: Undecided = None,
     backend: Backends = None,
     variant: Variant = None,
     flavour: Flavour = None,

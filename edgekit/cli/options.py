@@ -159,6 +159,40 @@ BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder tha
 BundlePaths = Annotated[
     list[Path], typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote, or several that take turns.")
 ]
+BatchSizes = Annotated[str, option("--batch", metavar="N[,N...]", help="Batch sizes.")]
+Seconds = Annotated[float, option("--seconds", metavar="S", help="Recorded time per backend, batch and boundary.")]
+BudgetMs = Annotated[
+    Optional[float],
+    option("--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."),
+]
+Layers = Annotated[bool, flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")]
+Processes = Annotated[
+    int,
+    option(
+        "--processes",
+        metavar="N",
+        show_default="none",
+        help="Also time N fresh processes: where the next run's median will fall.",
+    ),
+]
+Seed = Annotated[int, option("--seed", metavar="N", min=0, help="Draws the order in which processes take turns.")]
+Limit = Annotated[
+    Optional[str], option("--limit", panel=AGAINST, metavar="P%", show_default="5%", help="How much slower it may be.")
+]
+Pairs = Annotated[
+    Optional[int],
+    option(
+        "--pairs",
+        panel=AGAINST,
+        metavar="N",
+        show_default="8, or 10 where several rows decide",
+        help="Pairs of processes; at least 7 decide.",
+    ),
+]
+Undecided = Annotated[
+    Optional[str],
+    option("--undecided", panel=AGAINST, metavar="pass", show_default="exit code 3", help="Exit code 0 without a verdict."),
+]
 Against = Annotated[
     Optional[Path],
     option(

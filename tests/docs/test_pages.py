@@ -118,7 +118,12 @@ def test_the_api_page_says_what_each_function_gives_and_each_error_means(reposit
     rows = re.findall(r"^\| `edgekit\.(\w+)\(.*\)` \| `([\w -]+)` \| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
     verbs = {name for name in edgekit.__all__ if name.islower() and name[0] != "_"} - {"load"}  # which is no command
     assert {verb for verb, _, _, _ in rows} == verbs
-    assert {command for _, command, _, _ in rows} == {*command_pages.commands(), "verify --bisect"}
+    assert {command for _, command, _, _ in rows} == {
+        *command_pages.commands(),
+        "verify --bisect",
+        "bench --against",
+        "doctor --bench",
+    }
     homes = {"bisect": "bisect", "fetch_data": "data", "cached_data": "data", "list_models": "models"}
     for verb, command, report, fields in rows:
         kind = getattr(import_module(f"edgekit.reports.{homes.get(verb, command)}"), report)

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from edgekit.reports.against import AgainstReport, AgainstRow, Evidence, Judged
+from edgekit.reports.against import AgainstReport, AgainstRow, Judged, PairedRatio
 from edgekit.reports.base import Skipped, absent, reasons
 from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, Percentile
 from edgekit.reports.console import draw
@@ -80,7 +80,7 @@ def test_bench_has_all_of_its_columns_at_120() -> None:
 
 def test_a_verdict_keeps_what_decides_at_80_columns() -> None:
     fresh = Fresh(1, "end-to-end", 12.25, 3, (12.25,) * 3, 120.0, (15.0,), 1, None, "stable", {})
-    evidence = Evidence(8, 1.0312, 0.9831, 1.1234, 0.0117, 0.0123)
+    evidence = PairedRatio(8, 1.0312, 0.9831, 1.1234, 0.0117, 0.0123)
     row = AgainstRow(
         "ort-cpu",
         32,

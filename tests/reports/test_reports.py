@@ -18,7 +18,7 @@ import edgekit.reports
 from edgekit.errors import InputError
 from edgekit.machine.fitness import Condition
 from edgekit.preprocess import Preprocess
-from edgekit.reports.against import AgainstReport, AgainstRow, Control, Evidence, Judged, Stored
+from edgekit.reports.against import AgainstReport, AgainstRow, Control, Judged, PairedRatio, Stored
 from edgekit.reports.base import Report, Skipped
 from edgekit.reports.bench import (
     BenchReport,
@@ -73,7 +73,7 @@ BETWEEN = Between("ort-cpu", SETUP, 1, "end-to-end", 0.1, 0.3, (FRESH, FRESH))
 AGAINST = AgainstReport(
     "a", "0" * 64, "b", "1" * 64, {"cpu": "x"}, 0.05, 1.0, 3,
     (AgainstRow("ort-cpu", 1, "end-to-end", SETUP, Setup("ort-cpu"), ("AB", "BA"), (FRESH, FRESH), (FRESH, FRESH),
-                Evidence(2, 1.01, 0.0, None, 0.25, 0.02), Judged("undecided", "2 pairs can decide nothing", 5)),),
+                PairedRatio(2, 1.01, 0.0, None, 0.25, 0.02), Judged("undecided", "2 pairs can decide nothing", 5)),),
     True, Stored("b.json", {"cpu": "y -> x"}, (Control(SETUP, (FRESH,), (FRESH,), 1.0, 0.9, None, True),), "another machine"),
 )  # fmt: skip
 BENCH = BenchReport(
