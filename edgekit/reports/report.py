@@ -15,7 +15,10 @@ from edgekit.reports.page import Code, Column, Heading, Line, Page, Span, Table,
 from edgekit.reports.verify import VerifyReport
 
 KINDS: dict[str, type[Report]] = {"verify": VerifyReport, "evaluate": EvaluateReport, "bench": BenchReport}
-"""Command -> the report that it leaves in the state folder, which BundleReport has a field for."""
+"""Command -> the report that it leaves in the state folder (``Report.kept_as``), which BundleReport has a field for.
+
+A further command is a row here and in ``ABOUT``, and a field; its charts are what its report gives as ``figures``.
+"""
 ABOUT = {
     "evaluate": "Accuracy",
     "verify": "Parity with the reference",
