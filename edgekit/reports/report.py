@@ -21,7 +21,10 @@ KINDS: dict[str, type[Report]] = {
     "bench": BenchReport,
     "tune": TuneReport,
 }
-"""Command -> the report that it leaves in the state folder, which BundleReport has a field for."""
+"""Command -> the report that it leaves in the state folder (``Report.kept_as``), which BundleReport has a field for.
+
+A further command is a row here and in ``ABOUT``, and a field; its charts are what its report gives as ``figures``.
+"""
 ABOUT = {
     "evaluate": "Accuracy",
     "verify": "Parity with the reference",

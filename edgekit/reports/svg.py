@@ -17,8 +17,8 @@ BARS, ROW, TICKS = 40, 68, 34
 CELL = 28
 LETTER, BOLD_LETTER = 6.6, 7.4
 """The width of a letter of the charts' font, about."""
-LONGEST = 24
-"""Letters of a name that a chart shows."""
+LONGEST, LONGEST_POINT = 24, 34
+"""Letters of a name that a chart shows, beside others and beside its point."""
 LARGEST_MATRIX = 20
 """Names of a matrix that is drawn; beyond, its cells cannot be read."""
 
@@ -254,7 +254,9 @@ def _scatter(chart: Scatter) -> str:
         pieces.append(_element("circle", told, cx=x, cy=y, r=5, class_="dot" if point.on_front else "point"))
         if point.on_front:
             after = x < (left + right) / 2
-            pieces.append(_text(x + 9 if after else x - 9, y - 7, _short(point.label), "name", "start" if after else "end"))
+            pieces.append(
+                _text(x + 9 if after else x - 9, y - 7, _short(point.label, LONGEST_POINT), "name", "start" if after else "end")
+            )
     pieces += [_text((left + right) / 2, bottom + 32, chart.x_axis, "dim", "middle"), _text(4, 10, chart.y_axis, "dim")]
     return _drawing(chart.title, WIDTH, bottom + 38, pieces)
 
