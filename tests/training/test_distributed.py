@@ -35,7 +35,7 @@ from tests.networks import dataset, randomise_norms
 from tests.training import two_processes
 from tests.training.test_loop import without_seconds
 
-LIMIT = 300
+LIMIT = 600
 """Seconds after which a process that hangs is a failure."""
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 LIMITS_WITHIN = 0.005
