@@ -16,7 +16,7 @@ from edgekit.onnx.half import LARGEST, Halved, rounded_after_every_node, to_half
 from edgekit.onnx.read import name_of
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
-from edgekit.parity.allowances import half_allowance
+from edgekit.parity.allowances import half_allowance, within_support
 from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import Recorded, recorded_in
 from edgekit.progress import SILENT, Progress
@@ -83,6 +83,7 @@ def drafted(
         made_by={"command": "quantize", "edgekit": __version__, "to": NAME},
         conversion=Conversion(outputs=OUTPUTS, converted=halved.converted, kept=kept),
     )
+    variant = within_support(variant, recorded, outputs)
     return VariantDraft(variant, {FILE: content, OUTPUTS: outputs_to_npz(outputs)}), outputs
 
 
