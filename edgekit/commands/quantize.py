@@ -1,4 +1,4 @@
-"""``edgekit quantize``: write a bundle with one more file of its network, in int8 or float16."""
+"""``edgekit quantize``: write a bundle with one more file of its network: in int8, in float16, or with its preprocessing."""
 
 from __future__ import annotations
 
@@ -85,8 +85,7 @@ def _report(
 ) -> QuantizeReport:
     variant = written.variant(outcome.draft.variant.name)
     conversion = variant.conversion
-    assert conversion is not None
-    calibration = conversion.calibration
+    calibration = conversion.calibration if conversion else None
     return QuantizeReport(
         bundle=str(written.root),
         variant=variant.name,
@@ -94,12 +93,12 @@ def _report(
         onnx_sha256=written.sha256_of(variant.name),
         onnx_bytes=written.manifest.files[variant.file].size,
         bytes_before=before.manifest.files[before.variant().file].size,
-        converted=conversion.converted,
+        converted=conversion.converted if conversion else 0,
         snr_db=outcome.snr_db,
         asked_db=variant.allowance.snr_db,
         calibration=calibration.source if calibration else "",
         attempts=outcome.attempts,
-        kept=conversion.kept,
+        kept=conversion.kept if conversion else (),
         sensitivity=outcome.sensitivity,
         accuracy=() if accuracy is None else (accuracy,),
         speed_up=speed_up,

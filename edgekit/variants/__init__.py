@@ -1,4 +1,4 @@
-"""Further files of a bundle's network, in other precisions: each a function from a bundle to the draft of one more file."""
+"""Further files of a bundle's network, in other precisions or for other inputs: each a function from a bundle to the draft of one more file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import Attempt, Sensitivity
 from edgekit.spelling import did_you_mean
 
-CONVERTERS = {"int8": "edgekit.variants.int8", "float16": "edgekit.variants.half"}
-"""Precision -> the module whose ``convert`` makes a file of it."""
+CONVERTERS = {
+    "int8": "edgekit.variants.int8",
+    "float16": "edgekit.variants.half",
+    "with-preprocessing": "edgekit.variants.preprocessing",
+}
+"""Variant -> the module whose ``convert`` makes it."""
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,10 +67,10 @@ class Outcome(NamedTuple):
 
 
 def convert(bundle: Bundle, to: str, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
-    """The draft of a variant of the precision ``to``; raises UsageError for one that there is not."""
+    """The draft of the variant ``to``; raises UsageError for one that there is not."""
     if to not in CONVERTERS:
         raise UsageError(
-            f"--to {to}: there is no such precision", f"choose from {', '.join(CONVERTERS)}{did_you_mean(to, CONVERTERS)}"
+            f"--to {to}: there is no such variant", f"choose from {', '.join(CONVERTERS)}{did_you_mean(to, CONVERTERS)}"
         )
     module: Any = importlib.import_module(CONVERTERS[to])
     outcome: Outcome = module.convert(bundle, wanted, progress)
