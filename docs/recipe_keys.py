@@ -78,7 +78,7 @@ MEANINGS = {
     "export.fold_bn": "fold batch norm into the layers around it",
     "export.opset": "the ONNX opset of the file",
     "export.golden": "the number of test pictures recorded with their reference outputs",
-    "variants.to": "its precision; each may be given once",
+    "variants.to": "its precision, or `with-preprocessing` for a file that takes pictures; each may be given once",
     "variants.calibrate": "a recipe, a folder of training pictures or an `.npz` file of inputs, relative to the recipe, or "
     "`random`; the recipe's own training pictures if left out; for `int8` only",
     "variants.samples": "how many samples `int8` is calibrated on",

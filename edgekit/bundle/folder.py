@@ -38,7 +38,7 @@ from edgekit.bundle.manifest import (
 )
 from edgekit.errors import FETCH_AGAIN, BundleError, EdgekitError, OutputError
 from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
-from edgekit.preprocess import AsDecoded, Intake
+from edgekit.preprocess import Intake
 
 _T = TypeVar("_T")
 
@@ -94,8 +94,7 @@ class Bundle(msgspec.Struct, frozen=True):
 
     def intake(self, name: str = "") -> Intake | None:
         """How pictures become the input of the variant ``name``; None for a bundle without preprocessing."""
-        preprocess = self.manifest.preprocess
-        return AsDecoded(preprocess.brightest) if preprocess is not None and self.variant(name).inputs else preprocess
+        return self.variant(name).intake(self.manifest.preprocess)
 
     @property
     def weights(self) -> Path | None:
@@ -147,7 +146,7 @@ class Bundle(msgspec.Struct, frozen=True):
             raise _replaced(self.root)
 
     def golden(self, name: str = "") -> GoldenArrays:
-        """Read the golden samples of what the variant ``name`` takes; raises BundleError when they are not as the manifest says."""
+        """Read the golden samples of what the variant ``name`` takes; raises BundleError unless they are as the manifest says."""
         file = self.manifest.golden_of(name).file
         if self.held is not None and file == self.manifest.golden.file:
             return read_golden(self.root / file, self.manifest, self.held)

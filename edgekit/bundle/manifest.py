@@ -14,7 +14,7 @@ from msgspec import Meta
 from edgekit.bundle.schemas import only_known, upgraded
 from edgekit.errors import FETCH_AGAIN, BundleError, UsageError
 from edgekit.files import check_name
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import AsDecoded, Intake, Preprocess
 from edgekit.reports.export import FoldReport
 from edgekit.reports.quantize import KeptNode
 from edgekit.spelling import did_you_mean
@@ -152,8 +152,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recorded. ``accuracy`` is a share of 1 on a labelled set; None if not measured. ``made_by`` is free-form: the command, its
     version and its arguments. ``conversion``: how ``edgekit quantize`` made it; None for an exported file.
 
-    ``inputs`` and ``golden``: what the file takes where that is not what the network takes, and golden samples of it; the reference
-    outputs of these are of its own inputs. Left out: those of the bundle.
+    ``inputs`` and ``golden``: what the file takes where that is not what the network takes, and golden samples of it, whose
+    reference outputs are the file's own float64 values. Left out: those of the bundle.
     """
 
     name: str
@@ -170,6 +170,10 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if (self.inputs is msgspec.UNSET) != (self.golden is msgspec.UNSET):
             raise ValueError(f"the variant {self.name!r} has inputs of its own without golden samples, or these without inputs")
+
+    def intake(self, preprocess: Preprocess | None) -> Intake | None:
+        """How pictures become its input, ``preprocess`` being the bundle's; None for a bundle without one."""
+        return AsDecoded(preprocess.brightest) if preprocess is not None and self.inputs else preprocess
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -48,7 +48,7 @@ def quantize(
     opened = open_bundle(Path(bundle))
     outcome = convert(opened, to, wanted, progress)
     outcome, accuracy = with_accuracy(opened, outcome)
-    speed_up = _speed_up(opened, outcome) if outcome.tells_speed else None
+    speed_up = None if outcome.untimed else _speed_up(opened, outcome)
     written = with_variant(opened, outcome.draft, root)
     return _report(opened, written, outcome, accuracy, speed_up, wanted)
 
@@ -60,7 +60,7 @@ def with_accuracy(bundle: Bundle, outcome: Outcome) -> tuple[Outcome, AccuracyCh
     tested, variant = tested_pictures(bundle, outcome.data), outcome.draft.variant
     if not tested:
         return outcome, None
-    change = tested.change(outcome.draft.files[variant.file])
+    change = tested.change(outcome.draft.files[variant.file], variant)
     judged = msgspec.structs.replace(variant, accuracy=change.after)
     return outcome._replace(draft=outcome.draft._replace(variant=judged)), change
 
@@ -104,7 +104,11 @@ def _report(
         speed_up=speed_up,
         budget=wanted.budget or "",
         within_budget=_within(outcome.budget, accuracy),
-        notes=(*outcome.draft.notes, *_notes(variant.name, speed_up, accuracy), *_undecided(outcome.budget, accuracy)),
+        notes=(
+            *outcome.draft.notes,
+            *_notes(variant.name, outcome.untimed, speed_up, accuracy),
+            *_undecided(outcome.budget, accuracy),
+        ),
     )
 
 
@@ -121,9 +125,9 @@ def _undecided(budget: Budget | None, accuracy: AccuracyChange | None) -> Iterat
         yield f"whether more than {points:g} points are lost cannot be decided with {accuracy.pictures} pictures"
 
 
-def _notes(name: str, speed_up: float | None, accuracy: AccuracyChange | None) -> Iterator[str]:
+def _notes(name: str, untimed: str, speed_up: float | None, accuracy: AccuracyChange | None) -> Iterator[str]:
     if speed_up is None:
-        yield f"{name} was not timed: ONNX Runtime's CPU computes it in another way than a GPU; edgekit bench times it there"
+        yield f"{name} was not timed: {untimed}"
     elif speed_up < WORTH:
         yield f"{name} is not worth it for this network here: {speed_up:.2f} times as fast as float32 in ONNX Runtime on this CPU"
     if accuracy is None:

@@ -52,7 +52,7 @@ def with_pictures(model: onnx.ModelProto, network: TensorSpec, preprocess: Prepr
     Raises ModelError for a file of an opset before ``OLDEST``.
     """
     if opset_of(model) < OLDEST:
-        raise ModelError(f"the file is of opset {opset_of(model)}, and {OLDEST} is the oldest that can take pictures", "export it anew")
+        raise ModelError(f"the file is of opset {opset_of(model)}, and resizing needs {OLDEST} or newer", "export it anew")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
@@ -100,13 +100,11 @@ class _Front:
         )
 
     def _grey(self) -> Iterator[onnx.NodeProto]:
-        """Whole numbers below 2^24, which float32 adds exactly in any order."""
-        weights = np.asarray(GREY, np.float32).reshape(3, 1)
+        """Multiples of 2^-16 below 256, which float32 adds exactly in any order."""
+        weights = np.asarray(GREY, np.float32).reshape(3, 1) / np.float32(1 << 16)
         yield self._node("MatMul", (self._name("pixels"), self._constant("grey.weights", weights)), "grey.sums")
-        half = self._constant("grey.half", np.float32(1 << 15))
-        yield self._node("Add", (self._name("grey.sums"), half), "grey.raised")
-        yield self._node("Mul", (self._name("grey.raised"), self._constant("grey.unit", np.float32(2**-16))), "grey.scaled")
-        yield self._node("Floor", (self._name("grey.scaled"),), "grey")
+        yield self._node("Add", (self._name("grey.sums"), self._constant("grey.half", np.float32(0.5))), "grey.raised")
+        yield self._node("Floor", (self._name("grey.raised"),), "grey")
 
     def _weights(self, side: str, axis: int, size: int) -> Iterator[onnx.NodeProto]:
         """float32 ``size`` x n: the weight of each of the n pixels of a side of the picture for each of the network's."""

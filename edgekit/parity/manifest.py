@@ -16,12 +16,13 @@ from edgekit.errors import UsageError
 from edgekit.parity.allowances import asks_beyond
 from edgekit.parity.claims import CLAIMS, evidenced
 from edgekit.parity.inputs import FEWEST, is_constant, recorded_in
+from edgekit.parity.own_inputs import OWN_INPUTS, own_inputs
 from edgekit.parity.pixels import pixels
 from edgekit.reports.verify import Check
 from edgekit.spelling import did_you_mean
 
 TOLERANCE = "tolerance"
-CODES = (TOLERANCE, "few-samples", "constant-reference", "pixels", *CLAIMS)
+CODES = (TOLERANCE, "few-samples", "constant-reference", "pixels", OWN_INPUTS, *CLAIMS)
 
 
 def check_manifest(
@@ -80,5 +81,5 @@ def _constant(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
     ] or [Check("constant-reference", "pass")]
 
 
-CHECKS: tuple[Callable[[Bundle, GoldenArrays], list[Check]], ...] = (_tolerance, _samples, _constant, pixels)
+CHECKS: tuple[Callable[[Bundle, GoldenArrays], list[Check]], ...] = (_tolerance, _samples, _constant, pixels, own_inputs)
 """Every check; each gives a row for every claim that it holds against the files, and none where nothing is claimed."""

@@ -1,4 +1,4 @@
-"""Further files of a bundle's network, in other precisions or for other inputs: each a function from a bundle to the draft of one more file."""
+"""Further files of a bundle's network, in other precisions or for pictures: functions from a bundle to one more file's draft."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Outcome(NamedTuple):
     """The draft of a variant, and what was tried on the way to it.
 
     ``snr_db`` is of the first golden part, against the bundle's reference. ``budget`` is what the file was held to. ``data`` is
-    the data set whose test pictures can judge the file, where it is known. ``tells_speed``: whether ONNX Runtime's CPU computes
-    such a file as other machines do, so that its time means something.
+    the data set whose test pictures can judge the file, where it is known. ``untimed``: why its time beside the first file's in
+    ONNX Runtime on this CPU would mean nothing; empty where it means something.
     """
 
     draft: VariantDraft
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
     sensitivity: tuple[Sensitivity, ...] = ()
     budget: Budget | None = None
     data: DataRecipe | None = None
-    tells_speed: bool = True
+    untimed: str = ""
 
 
 def convert(bundle: Bundle, to: str, wanted: Wanted, progress: Progress = SILENT) -> Outcome:

@@ -23,10 +23,11 @@ from edgekit.onnx.widen import inlined
 from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.pixels import undone
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import AsDecoded, Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.tensors import Array, fixed_batch
 from edgekit.variants import Outcome, Wanted
+from edgekit.variants.samples import own_data
 from edgekit.version import __version__
 
 NAME, FILE, GOLDEN = "with-preprocessing", "with-preprocessing.onnx", "with-preprocessing.npz"
@@ -38,6 +39,7 @@ OTHER_SIZES = ((1.0, 1.0), (0.6, 2.3), (2.7, 0.8), (3.1, 3.1))
 """Heights and widths, in those of the network's input, of pictures whose levels are compared with Pillow's too."""
 MOST_LEVELS = 2
 """Grey levels by which the file may resize otherwise than Pillow."""
+OF_PICTURES = "it does what is done outside of the other files, for a picture of the size that it is given"
 REFERENCE = "the file in float64, node by node, on pictures (recorded)"
 
 
@@ -47,7 +49,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     Raises UsageError for wishes that are about int8 and float16, BundleError for a bundle without preprocessing, and ModelError
     for a first file that is not float32, or whose pictures the new file resizes or labels otherwise than Pillow and it do.
     """
-    if wanted != Wanted(samples=wanted.samples):
+    if wanted != Wanted(samples=wanted.samples, training=wanted.training):
         raise UsageError(f"--to {NAME} takes no wishes: every node stays as it is", "leave out the other options")
     needs("PIL", extra="cpu")
     preprocess = _preprocess(bundle)
@@ -78,7 +80,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
         "of 255 grey levels; the golden pictures have the same labels"
     )
     draft = VariantDraft(variant, {FILE: content, GOLDEN: arrays.to_npz()}, (note,))
-    return Outcome(draft, worst_snr_db(outputs, pillows), tells_speed=False)
+    return Outcome(draft, worst_snr_db(outputs, pillows), data=wanted.training or own_data(bundle), untimed=OF_PICTURES)
 
 
 class Pictures(NamedTuple):
@@ -135,7 +137,7 @@ def _levels(bundle: Bundle, preprocess: Preprocess) -> NDArray[np.uint8]:
     if levels is None:
         raise BundleError(f"the golden inputs of bundle {bundle.root} are no pictures", "export it again")
     pixels = np.rint(levels).clip(0, 255).astype(np.uint8)
-    return np.broadcast_to(pixels, (len(pixels), 3, *pixels.shape[2:])).transpose(0, 2, 3, 1)
+    return AsDecoded(None).normalise(pixels)
 
 
 def _enlarged(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -160,7 +162,7 @@ def _resizing(bundle: Bundle, model: onnx.ModelProto, preprocess: Preprocess, im
     apart = np.concatenate([_apart(run, name, size, image, preprocess) for image in _in_sizes(images, preprocess)])
     if apart.max() > MOST_LEVELS:
         raise ModelError(
-            f"the file resizes pictures of bundle {bundle.manifest.name} by up to {apart.max():g} grey levels otherwise than Pillow",
+            f"the file resizes pictures by up to {apart.max():g} grey levels otherwise than Pillow, {MOST_LEVELS} are allowed",
             "report this with the bundle",
         )
     return _Resizing(float(apart.max()), float((apart > 0).mean()))
@@ -175,7 +177,8 @@ def _in_sizes(images: NDArray[np.uint8], preprocess: Preprocess) -> Iterator[NDA
 
 def _apart(run: Runner, name: str, size: int, image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float64]:
     levels = run({PICTURE: np.repeat(image[None], size, axis=0)})[name][0]
-    return np.abs(levels.astype(np.float64) - preprocess.open(image)).reshape(-1)
+    apart: NDArray[np.float64] = np.abs(levels.astype(np.float64) - preprocess.open(image))
+    return apart.reshape(-1)
 
 
 def _recorded(
@@ -198,9 +201,7 @@ def _recorded(
     return Recorded(arrays, golden.parts), {name: pillows[name] for name in names}
 
 
-def _check_labels(
-    bundle: Bundle, mine: dict[str, Array], pillows: dict[str, Array], described: Sequence[GoldenPicture]
-) -> None:
+def _check_labels(bundle: Bundle, mine: dict[str, Array], pillows: dict[str, Array], described: Sequence[GoldenPicture]) -> None:
     """Raise ModelError where a golden picture has another label than by Pillow."""
     count = len(described) or SAMPLES
     for name, reference in mine.items():
