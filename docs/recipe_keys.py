@@ -80,7 +80,7 @@ MEANINGS = {
     "export.golden": "the number of test pictures recorded with their reference outputs",
     "export.license": "the bundle's licence, an SPDX expression such as `Apache-2.0`",
     "export.author": "who answers for the bundle",
-    "variants.to": "its precision; each may be given once",
+    "variants.to": "its precision, or `with-preprocessing` for a file that takes pictures; each may be given once",
     "variants.calibrate": "a recipe, a folder of training pictures or an `.npz` file of inputs, relative to the recipe, or "
     "`random`; the recipe's own training pictures if left out; for `int8` only",
     "variants.samples": "how many samples are calibrated on; 256 if left out; for `int8` only",

@@ -85,19 +85,22 @@ def decoder(color: Color, size: tuple[int, int], white: float | None = None) -> 
 
 
 def pixels_from(
-    source: PictureSource, color: Color, size: tuple[int, int], white: float | None = None, *, name: str = ""
+    source: PictureSource, color: Color, size: tuple[int, int] | None, white: float | None = None, *, name: str = ""
 ) -> NDArray[np.uint8]:
     """Decode a picture, wherever it comes from, and resize it to ``size`` = (height, width) -> uint8 C x H x W.
+
+    None: it keeps its size.
 
     All kinds of sources give the pixels that ``decoded`` gives of the file; an array that has the size and the channels already
     needs no Pillow. ``name`` stands for a picture without a path in errors, which are those of ``decoded``.
     """
     if isinstance(source, (str, Path)):
-        return decoded(Path(source), color, size, white)
+        with _without_warnings(), _naming(source):
+            return _resized(_load(Path(source), white), color, size)
     if isinstance(source, np.ndarray):
         with _naming(name):
             _check_array(source)
-        if source.shape == (*size, CHANNELS[color]):
+        if source.shape == (*(size or source.shape[:2]), CHANNELS[color]):
             return np.ascontiguousarray(source.transpose(2, 0, 1))
     with _without_warnings(), _naming(name):
         return _resized(_image_of(source, white), color, size)
@@ -149,12 +152,12 @@ def pixels_of(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.u
         return _resized(image, color, size)
 
 
-def _resized(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resized(image: Image, color: Color, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     from PIL import Image as pillow
 
     image = _flattened(_eight_bits(image, None) if _is_deep(image) else _known_colours(image))
     image = image.convert("L" if color == "grey" else "RGB")
-    if image.size != (size[1], size[0]):
+    if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
     array = np.asarray(image, np.uint8)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))

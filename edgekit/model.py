@@ -6,10 +6,10 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeGuard, cast, overload
+from typing import Any, TypeGuard, cast, overload
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ from edgekit.backends.tuned import Choice, choice_for
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.errors import BundleError, DataError, EdgekitError, ModelError
 from edgekit.parity.accuracy import batch_for, meaning_of
-from edgekit.preprocess import PictureSource, Preprocess, no_picture
+from edgekit.preprocess import Intake, PictureSource, no_picture
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Guess, Numbers
 from edgekit.setups import Setup, taking
@@ -76,9 +76,9 @@ def load(bundle: Path | str, setup: Setup | str | None = None, *, progress: Prog
 
 
 def model_of(
-    bundle: Bundle, setup: Setup | str | None, progress: Progress = SILENT, classes: Classes | BundleError | None = None
+    bundle: Bundle, setup: Setup | str | None, progress: Progress = SILENT, meaning: Numbers | BundleError | None = None
 ) -> Model:
-    """The Model of a bundle that is open already, and whose ``classes`` may be known; see ``load``."""
+    """The Model of a bundle that is open already, and the ``meaning`` of whose outputs may be known; see ``load``."""
     choice = choice_for(bundle) if setup is None else Choice(None)
     if choice.setup is not None:
         progress.say(f"run by {choice.setup}, as edgekit tune chose for this machine")
@@ -86,9 +86,9 @@ def model_of(
         progress.say(f"note: {choice.note}")
     wanted = setup or choice.setup or USUAL_BACKEND
     chosen = taking(choose(bundle, wanted).setups[0], (fixed_batch(bundle.manifest.inputs) or 1,))
-    classes = classes or classes_of(bundle)  # before the session, which nobody would close
+    meaning = meaning or meaning_in(bundle)  # before the session, which nobody would close
     session = open_named(chosen.backend, chosen, bundle, progress).session
-    return Model(bundle, chosen, session, classes, (choice.note,) if choice.note else ())
+    return Model(bundle, chosen, session, meaning, (choice.note,) if choice.note else ())
 
 
 class Model:
@@ -110,12 +110,13 @@ class Model:
     facts: dict[str, str]
 
     def __init__(
-        self, bundle: Bundle, setup: Setup, session: Session, classes: Classes | BundleError, notes: tuple[str, ...] = ()
+        self, bundle: Bundle, setup: Setup, session: Session, meaning: Numbers | BundleError, notes: tuple[str, ...] = ()
     ) -> None:
         self.root, self.setup, self.labels = bundle.root.absolute(), setup, bundle.manifest.labels
         self.inputs, self.outputs, self.facts = session.inputs, session.outputs, dict(session.facts)
         self.notes = notes
-        self._sha256, self._process, self._classes = bundle.sha256, os.getpid(), classes
+        self._sha256, self._process = bundle.sha256, os.getpid()
+        self._meaning, self._intake = meaning, bundle.intake(setup.variant)
         self._takes = {spec.name: (np.dtype(spec.dtype), spec.shape[1:]) for spec in self.inputs}
         self._only = len(self.inputs) == len(self.outputs) == 1
         self._any_size = fixed_batch(session.inputs) is None and not isinstance(session, InRanges)
@@ -131,7 +132,9 @@ class Model:
     @property
     def meaning(self) -> Numbers:
         """What ``predict`` calls probabilities; raises BundleError for a bundle that does not classify pictures."""
-        return self._known_classes().meaning
+        if isinstance(self._meaning, BundleError):
+            raise self._meaning.with_traceback(None)
+        return self._meaning
 
     @overload
     def __call__(self, feed: Array) -> Array: ...
@@ -169,11 +172,11 @@ class Model:
         Raises BundleError for a bundle that does not classify pictures, and DataError that names a picture which cannot be read,
         or whose outputs are not finite.
         """
-        classes = self._known_classes()
+        intake = self._takes_pictures()
         if _are_several(pictures):
             return [labelled for part in self._parts(pictures) for labelled in self._labelled(*part, top)]
         picture = cast(PictureSource, pictures)
-        return self._labelled([classes.preprocess.open(picture)], [_name(picture)], top)[0]
+        return self._labelled([intake.open(picture)], [_name(picture)], top)[0]
 
     def warm_up(self, *batches: int) -> None:
         """Run the network a few times on made-up samples, in each of the sizes ``batches``, so that the first call is no slower.
@@ -248,28 +251,30 @@ class Model:
         check_feed([spec.with_free_batch() for spec in self.inputs], feed)
         raise ModelError("the model was given no samples", "the first axis of an array is its samples")
 
-    def _known_classes(self) -> Classes:
-        if isinstance(self._classes, BundleError):
-            raise self._classes.with_traceback(None)
-        return self._classes
+    def _takes_pictures(self) -> Intake:
+        """How pictures become the input; raises BundleError for a bundle that does not classify them."""
+        assert self.meaning
+        assert self._intake is not None
+        return self._intake
 
     def _parts(self, pictures: Iterable[PictureSource]) -> Iterator[tuple[list[Array], list[str]]]:
         """Decoded pictures, as many at a time as are run at once, and what errors call them."""
-        preprocess, size = self._known_classes().preprocess, batch_for(self._open(), AT_ONCE)
+        intake, size = self._takes_pictures(), batch_for(self._open(), AT_ONCE)
         waiting = enumerate(pictures, 1)
         while part := list(islice(waiting, size)):
             names = [_name(picture, place) for place, picture in part]
-            yield [preprocess.open(picture, name) for (_, picture), name in zip(part, names, strict=True)], names
+            yield [intake.open(picture, name) for (_, picture), name in zip(part, names, strict=True)], names
 
     def _labelled(self, pixels: Sequence[Array], names: Sequence[str], top: int) -> list[Labelled]:
-        """The labels of decoded pictures, each uint8 C x H x W."""
-        classes = self._known_classes()
-        outputs = self._run({self.inputs[0].name: classes.preprocess.normalise(np.stack(pixels))})[self.outputs[0].name]
-        if outputs.shape[1:] != (len(self.labels),):
+        """The labels of decoded pictures, each uint8 C x H x W; those of one size in a row are run together."""
+        normalise, name, output = self._takes_pictures().normalise, self.inputs[0].name, self.outputs[0].name
+        alike = [list(group) for _, group in groupby(pixels, np.shape)]
+        outputs = [numbers for group in alike for numbers in self._run({name: normalise(np.stack(group))})[output]]
+        if np.shape(outputs[0]) != (len(self.labels),):
             raise BundleError(
-                f"bundle {self.root} has {len(self.labels)} label(s) for an output of {outputs.shape[1:]}", "export it again"
+                f"bundle {self.root} has {len(self.labels)} label(s) for an output of {np.shape(outputs[0])}", "export it again"
             )
-        return [Labelled(self._guesses(numbers, name, top)) for numbers, name in zip(outputs, names, strict=True)]
+        return [Labelled(self._guesses(numbers, called, top)) for numbers, called in zip(outputs, names, strict=True)]
 
     def _guesses(self, numbers: Array, name: str, top: int) -> tuple[Guess, ...]:
         if not np.isfinite(numbers.max()):  # NaN where any is; -inf beside a finite number is a mask
@@ -279,15 +284,8 @@ class Model:
         return guesses(shares, self.labels, top)
 
 
-class Classes(NamedTuple):
-    """What a bundle says of pictures: how they become the network's input, and what the outputs of the classes mean."""
-
-    preprocess: Preprocess
-    meaning: Numbers
-
-
-def classes_of(bundle: Bundle) -> Classes | BundleError:
-    """What the bundle says of pictures, or why it cannot be given any: it takes no single one, or does not name its classes."""
+def meaning_in(bundle: Bundle) -> Numbers | BundleError:
+    """What the outputs of the bundle's classes mean, or why it cannot be given pictures: it takes no single one, or names none."""
     manifest = bundle.manifest
     unlike = no_picture([(spec.dtype, spec.shape) for spec in manifest.inputs])
     if manifest.preprocess is None and unlike is not None:
@@ -297,7 +295,7 @@ def classes_of(bundle: Bundle) -> Classes | BundleError:
             f"bundle {bundle.root} records no preprocessing or labels, so it cannot be given pictures",
             "export it with --mean, --std and --labels",
         )
-    return Classes(manifest.preprocess, meaning_of(bundle.golden().float64[manifest.outputs[0].name]))
+    return meaning_of(bundle.golden().float64[manifest.outputs[0].name])
 
 
 def _are_several(pictures: PictureSource | Iterable[PictureSource]) -> TypeGuard[Iterable[PictureSource]]:

@@ -198,14 +198,14 @@ RANDOM = "random"
 
 
 class VariantRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A further file of the bundle: ``to`` is its precision.
+    """A further file of the bundle: ``to`` is its precision, or ``with-preprocessing`` for one that takes pictures.
 
     ``calibrate``: a folder of pictures or an .npz file, relative to the recipe, or ``random``; the recipe's training pictures if
     left out. ``samples``: how many; 256 if left out. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be
     lost.
     """
 
-    to: Literal["int8", "float16"]
+    to: Literal["int8", "float16", "with-preprocessing"]
     calibrate: str | None = None
     samples: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     keep: tuple[str, ...] = ()
@@ -314,6 +314,12 @@ IDLE = (
     Idle("train", ("warmup",), lambda _, train: not train.rises, "a training without the schedule linear or cosine"),
     Idle("train.stages", ("rate",), lambda recipe, stage: not 0 < stage.thaw <= recipe.train.epochs, "a stage that never thaws"),
     Idle("variants", ("calibrate", "samples", "budget"), lambda _, variant: variant.to == "float16", "a float16 file"),
+    Idle(
+        "variants",
+        ("calibrate", "samples", "keep", "budget"),
+        lambda _, variant: variant.to == "with-preprocessing",
+        "a file with preprocessing",
+    ),
     Idle(
         "variants",
         ("calibrate", "samples", "keep", "budget"),

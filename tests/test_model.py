@@ -24,7 +24,7 @@ from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.bundle.state import kept
 from edgekit.commands.predict import predict
 from edgekit.errors import BundleError, DataError, MissingError, ModelError
-from edgekit.model import Model, classes_of
+from edgekit.model import Model, meaning_in
 from edgekit.preprocess import PictureSource
 from edgekit.setups import Setup
 from edgekit.tensors import Array, BatchRange, Feed, TensorSpec
@@ -51,7 +51,7 @@ def faked(
 ) -> Model:
     """A Model whose session is the function ``run``."""
     opened = open_bundle(bundle)
-    return Model(opened, Setup(backend), FakeSession(run, inputs, outputs), classes_of(opened))
+    return Model(opened, Setup(backend), FakeSession(run, inputs, outputs), meaning_in(opened))
 
 
 def sums(feed: Feed) -> dict[str, Array]:
@@ -161,7 +161,7 @@ class InRanges(FakeSession):
 @pytest.mark.parametrize("samples", [1, 2, 5, 12, 40])
 def test_ranges_of_batches_take_any_number_of_samples(bundle: Path, samples: int) -> None:
     opened = open_bundle(bundle)
-    model = Model(opened, Setup("torch"), InRanges(sums, (IMAGE,), (LOGITS,)), classes_of(opened))
+    model = Model(opened, Setup("torch"), InRanges(sums, (IMAGE,), (LOGITS,)), meaning_in(opened))
     array = np.arange(samples * 784, dtype=np.float32).reshape(samples, 1, 28, 28)
     assert (model(array) == sums({"input": array})["output"]).all()
 

@@ -42,6 +42,7 @@ from edgekit.bundle.manifest import (
 )
 from edgekit.errors import FETCH_AGAIN, BundleError, EdgekitError, OutputError
 from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
+from edgekit.preprocess import Intake
 
 _T = TypeVar("_T")
 
@@ -84,7 +85,7 @@ class Bundle(msgspec.Struct, frozen=True):
         variant, source = self.variant(name), self.manifest.source
         return ModelFiles(
             onnx=self.onnx_of(name),
-            inputs=self.manifest.inputs,
+            inputs=self.manifest.inputs_of(name),
             outputs=self.manifest.outputs,
             precision=variant.precision,
             onnx_sha256=self.sha256_of(name),
@@ -96,6 +97,10 @@ class Bundle(msgspec.Struct, frozen=True):
             conversion=variant.conversion,
             variant=variant.name,
         )
+
+    def intake(self, name: str = "") -> Intake | None:
+        """How pictures become the input of the variant ``name``; None for a bundle without preprocessing."""
+        return self.variant(name).intake(self.manifest.preprocess)
 
     @property
     def weights(self) -> Path | None:
@@ -146,11 +151,12 @@ class Bundle(msgspec.Struct, frozen=True):
         if self.identity is not None and _identity(self.root) != self.identity:
             raise _replaced(self.root)
 
-    def golden(self) -> GoldenArrays:
-        """Read ``golden.npz``; raises BundleError when it is not what the manifest says."""
-        if self.held is not None:
-            return read_golden(self.root / self.manifest.golden.file, self.manifest, self.held)
-        return self.reading(lambda place: read_golden(place / self.manifest.golden.file, self.manifest))
+    def golden(self, name: str = "") -> GoldenArrays:
+        """Read the golden samples of what the variant ``name`` takes; raises BundleError unless they are as the manifest says."""
+        file = self.manifest.golden_of(name).file
+        if self.held is not None and file == self.manifest.golden.file:
+            return read_golden(self.root / file, self.manifest, self.held)
+        return self.reading(lambda place: read_golden(place / file, self.manifest, variant=name))
 
     def evidence(self) -> EvidenceArrays | None:
         """Read ``evidence.npz``; None for a bundle of an edgekit that wrote none. Raises BundleError for a damaged file."""
@@ -272,7 +278,8 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes], 
     files = {name: _entry_of(content) for name, content in contents.items()}
     contents = {**contents, BOM: bill_of_materials(manifest, files)}
     files = {name: _entry_of(content) for name, content in sorted(contents.items())}
-    oldest = reads_from(manifest.preprocess, manifest.inputs)
+    own_inputs = any(variant.inputs is not msgspec.UNSET for variant in manifest.variants)
+    oldest = reads_from(manifest.preprocess, manifest.inputs, own_inputs=own_inputs)
     manifest = msgspec.structs.replace(manifest, schema=SCHEMA, reads_from=oldest, files=files)
     check = instead_of.check_unchanged if instead_of is not None else lambda: None
     with replacing_folder(root, check) as folder:
@@ -280,7 +287,8 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes], 
             (folder / name).write_bytes(content)
         (folder / MANIFEST).write_bytes(manifest.to_json())
         written = _read(folder, exactly=True)  # what cannot be opened must not take an older bundle's place
-        written.golden()
+        for variant in written.manifest.variants:
+            written.golden(variant.name)
     golden = contents[manifest.golden.file]
     held = golden if len(golden) <= MOST_HELD else None
     return msgspec.structs.replace(written, root=root, identity=_identity(root), held=held, hold=atomic.hold(root))

@@ -249,7 +249,7 @@ def quantize(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle with one more file of its network, in int8 or float16, and say what that costs.
+    """Write a bundle with one more file of its network, in int8, in float16 or with its preprocessing, and say what that costs.
 
     Exit code 1 if the test set loses more than the budget; 2, and nothing is written, if no layer could be converted for it.
     """

@@ -394,7 +394,13 @@ FoldBn = Annotated[
     ),
 ]
 Precision = Annotated[
-    str, option("--to", metavar="PRECISION", help="int8 or float16.", autocompletion=lambda: ["int8", "float16"])
+    str,
+    option(
+        "--to",
+        metavar="VARIANT",
+        help="int8, float16, or with-preprocessing, which takes pictures.",
+        autocompletion=lambda: ["int8", "float16", "with-preprocessing"],
+    ),
 ]
 Calibrate = Annotated[
     Optional[str],

@@ -21,7 +21,7 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, as_opened
 from edgekit.commands.verify import AS_RECORDED, Held, bounded, verify
-from edgekit.errors import BundleError, EdgekitError
+from edgekit.errors import BundleError, EdgekitError, UsageError
 from edgekit.onnx.bodies import Node
 from edgekit.parity.bisect import (
     Departure,
@@ -120,6 +120,9 @@ class Case:
         self, bundle: Bundle, evidence: EvidenceArrays, plain: Setup, tolerance: Tolerance | ToleranceChange, progress: Progress
     ) -> None:
         self.bundle, self.evidence, self.plain, self.tolerance, self.progress = bundle, evidence, plain, tolerance, progress
+        if bundle.variant(plain.variant).inputs:
+            others = [variant.name for variant in bundle.manifest.variants if not variant.inputs]
+            raise UsageError(f"{plain.variant} has inputs of its own, of which no nodes are recorded", f"bisect {others[0]}")
         golden = self.golden = bundle.golden()
         self.nodes: list[Node] = nodes_of(bundle.onnx_bytes(plain.variant))
         self.held = Held(bundle, golden, evidence, tolerance, trusting=False)

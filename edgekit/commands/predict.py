@@ -11,7 +11,7 @@ from unicodedata import normalize
 from edgekit.bundle.folder import open_bundle
 from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
-from edgekit.model import Model, classes_of, model_of
+from edgekit.model import Model, meaning_in, model_of
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Prediction, PredictReport
 from edgekit.reports.train import LeftOut
@@ -39,21 +39,21 @@ def predict(
     bundle that does not classify pictures.
     """
     opened = open_bundle(Path(bundle))
-    classes = classes_of(opened)
-    if isinstance(classes, BundleError):
-        raise classes
+    meaning = meaning_in(opened)
+    if isinstance(meaning, BundleError):
+        raise meaning
     asked = picture_files((images,) if isinstance(images, (Path, str)) else images)
     for row in asked.left_out:
         progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
     predictions = []
     with (
-        model_of(opened, setup, progress, classes) as model,
+        model_of(opened, setup, progress, meaning) as model,
         progress.task("labelling pictures", len(asked.problems)) as advance,
     ):
         for picture, problem in asked.problems.items():
             predictions.append(Prediction(str(picture), (), problem) if problem else _label(model, picture, top))
             advance(1, picture.name)
-    return PredictReport(str(opened.root), model.backend, tuple(predictions), model.setup, classes.meaning, asked.left_out)
+    return PredictReport(str(opened.root), model.backend, tuple(predictions), model.setup, meaning, asked.left_out)
 
 
 def _label(model: Model, picture: Path, top: int) -> Prediction:

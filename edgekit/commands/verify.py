@@ -26,7 +26,7 @@ from edgekit.parity.run import AT_ONCE, BATCHES, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup, as_setups, labels, taking
-from edgekit.tensors import Array, fixed_batch
+from edgekit.tensors import Array, TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange, widest_rtol
 
 AS_RECORDED = ToleranceChange()
@@ -108,7 +108,13 @@ class Held:
         else:
             by_runtime = bars_of(manifest, variant, self.evidence, self.tolerance, trusting=self.trusting, own=own)
             bars = by_runtime.on(setup.backend, ready.session.facts)
-        return parity(ready, self.golden, bars, manifest.golden.reference)
+        return parity(ready, self._golden_of(setup.variant), bars, manifest.golden_of(setup.variant).reference)
+
+    def _golden_of(self, variant: str) -> GoldenArrays:
+        if not self.bundle.variant(variant).golden:
+            return self.golden
+        with reading(self.bundle.place):
+            return self.bundle.golden(variant)
 
     def _own_of(self, variant: str) -> dict[str, Array] | None:
         if variant not in self._own:
@@ -171,8 +177,8 @@ def _room(bundle: Bundle, setup: Setup) -> int:
     ONNX Runtime holds a large file up to four times while it opens it.
     """
     files, manifest = bundle.manifest.files, bundle.manifest
-    samples = manifest.golden.samples
-    arrays = sum(8 * math.prod(spec.of_samples(samples)) for spec in (*manifest.inputs, *manifest.outputs))
+    samples = manifest.golden_of(setup.variant).samples
+    arrays = sum(8 * math.prod(spec.of_samples(samples)) for spec in _tensors(manifest, setup))
     file = files[bundle.variant(setup.variant).file].size
     return ROOM + COPIES * file + 2 * arrays + stacks(setup.threads or cores())
 
@@ -192,13 +198,20 @@ def _seconds(bundle: Bundle, setup: Setup) -> float:
         return given
     manifest = bundle.manifest
     file = manifest.files[bundle.variant(setup.variant).file].size
-    elements = sum(math.prod(spec.of_samples(1)) for spec in (*manifest.inputs, *manifest.outputs))
+    elements = sum(math.prod(spec.of_samples(1)) for spec in _tensors(manifest, setup))
     work = WORK_PER_BYTE * file + WORK_PER_ELEMENT * elements
-    return min(BASE_SECONDS + 2 * manifest.golden.samples * work / PACE, threading.TIMEOUT_MAX)
+    samples = manifest.golden_of(setup.variant).samples
+    return min(BASE_SECONDS + 2 * samples * work / PACE, threading.TIMEOUT_MAX)
+
+
+def _tensors(manifest: Manifest, setup: Setup) -> Iterator[TensorSpec]:
+    """The inputs and outputs of the setup's variant, with the sizes that the golden samples have."""
+    axes = manifest.golden_of(setup.variant).axes or {}
+    yield from (spec.sized(axes) for spec in (*manifest.inputs_of(setup.variant), *manifest.outputs))
 
 
 def _taking(setup: Setup, manifest: Manifest) -> Setup:
     """The setup with verification's batch sizes; a backend with ranges keeps its own, so that the shipped engine is verified."""
-    fixed = fixed_batch(manifest.inputs)
-    sizes = (*BATCHES, min(manifest.golden.samples, AT_ONCE)) if fixed is None else (fixed,)
+    fixed = fixed_batch(manifest.inputs_of(setup.variant))
+    sizes = (*BATCHES, min(manifest.golden_of(setup.variant).samples, AT_ONCE)) if fixed is None else (fixed,)
     return setup if row_of(setup.backend).in_ranges else taking(setup, sizes)

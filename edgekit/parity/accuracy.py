@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.backends.contract import InRanges, Session
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Intake
 from edgekit.reports.predict import Numbers
 from edgekit.tensors import Array, batches_of, fixed_batch, joined_outputs, real_samples
 
@@ -48,15 +48,15 @@ BATCH = 250
 
 
 def classes_of(
-    run: Callable[[NDArray[np.float32]], Array], images: NDArray[np.uint8], preprocess: Preprocess
+    run: Callable[[Array], Array], images: NDArray[np.uint8], intake: Intake
 ) -> NDArray[np.int64] | None:
-    """The class of each of ``images``, uint8 N x C x H x W, which ``run`` is given normalised, ``BATCH`` at a time.
+    """The class of each of ``images``, uint8 N x C x H x W, which ``run`` is given by ``intake``, ``BATCH`` at a time.
 
     ``run`` gives an output of N x classes; None for one of another rank, which names no class.
     """
     parts = []
     for start in range(0, len(images), BATCH):
-        outputs = run(preprocess.normalise(images[start : start + BATCH]))
+        outputs = run(intake.normalise(images[start : start + BATCH]))
         if outputs.ndim != 2:
             return None
         parts.append(outputs.argmax(1))

@@ -94,8 +94,11 @@ def opset(seen: Evidenced) -> Iterator[Check]:
 
 def shapes(seen: Evidenced) -> Iterator[Check]:
     """Inputs and outputs have the names, types and shapes that the files give them."""
-    for spec in seen.manifest.inputs:
-        yield from seen.told_by_each("shapes", lambda file, spec=spec: _misfit("input", spec, file.inputs))  # type: ignore[misc]
+    for variant in seen.manifest.variants:
+        file, other = seen.others.get(variant.name, seen.declared), variant != seen.manifest.variants[0]
+        for spec in seen.manifest.inputs_of(variant.name):
+            text = _misfit("input", spec, file.inputs)
+            yield _told("shapes", f"{variant.name}: {text}" if text and other else text)
     for spec in seen.manifest.outputs:
         yield from seen.told_by_each("shapes", lambda file, spec=spec: _misfit("output", spec, file.outputs))  # type: ignore[misc]
 

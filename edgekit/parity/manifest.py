@@ -17,13 +17,14 @@ from edgekit.errors import UsageError
 from edgekit.parity.allowances import asks_beyond
 from edgekit.parity.claims import CLAIMS, evidenced
 from edgekit.parity.inputs import FEWEST, is_constant, recorded_in
+from edgekit.parity.own_inputs import OWN_INPUTS, own_inputs
 from edgekit.parity.pixels import pixels
 from edgekit.reports.verify import Check
 from edgekit.spelling import did_you_mean
 
 TOLERANCE = "tolerance"
 STRAYS = "stray-files"
-CODES = (TOLERANCE, "few-samples", "constant-reference", "pixels", STRAYS, *CLAIMS)
+CODES = (TOLERANCE, "few-samples", "constant-reference", "pixels", OWN_INPUTS, STRAYS, *CLAIMS)
 
 
 def check_manifest(
@@ -93,5 +94,12 @@ def _strays(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
     return [Check(STRAYS, "note" if git else "pass", git)]
 
 
-CHECKS: tuple[Callable[[Bundle, GoldenArrays], list[Check]], ...] = (_tolerance, _samples, _constant, pixels, _strays)
+CHECKS: tuple[Callable[[Bundle, GoldenArrays], list[Check]], ...] = (
+    _tolerance,
+    _samples,
+    _constant,
+    pixels,
+    own_inputs,
+    _strays,
+)
 """Every check; each gives a row for every claim that it holds against the files, and none where nothing is claimed."""

@@ -174,7 +174,7 @@ def test_a_first_layer_that_is_asked_for_stays_in_float_whatever_the_budget(bund
         ("int8", Wanted(calibrate="random", budget="accuracy=-1pt"), UsageError, "needs labelled training pictures"),
         ("int8", Wanted(calibrate="random", budget="a lot"), UsageError, "'a lot' is no budget"),
         ("int8", Wanted(calibrate="random", keep=("12.weigth",)), UsageError, "the network has no such node or module"),
-        ("int7", RANDOM, UsageError, "there is no such precision; choose from int8, float16"),
+        ("int7", RANDOM, UsageError, "there is no such variant; choose from int8, float16, with-preprocessing"),
         ("int8", Wanted(), UsageError, "does not say where training pictures are"),
         ("float16", RANDOM, UsageError, "--calibrate does not go with float16"),
         ("float16", Wanted(samples=300), UsageError, "--samples does not go with float16, whose nodes are kept by the golden"),
