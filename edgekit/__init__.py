@@ -1,7 +1,8 @@
 """edgekit: train, fold, export, verify and time vision models, and ship bundles that prove themselves.
 
 Every command is a function of this package, which returns the report that the command line prints; ``bisect`` is ``verify
---bisect``, ``fetch_data`` is ``data fetch``, ``cached_data`` is ``data cache``, and ``list_models`` is ``models``::
+--bisect``, ``fetch_data`` is ``data fetch``, ``cached_data`` is ``data cache``, ``list_models`` is ``models``,
+and ``ship_bundle`` is ``export`` of a bundle::
 
     from edgekit import bench, verify
 
@@ -28,31 +29,37 @@ if TYPE_CHECKING:
     from edgekit.commands.doctor import doctor
     from edgekit.commands.evaluate import Bars, evaluate
     from edgekit.commands.export import export
+    from edgekit.commands.export import ship as ship_bundle
     from edgekit.commands.inspect import inspect
     from edgekit.commands.models import models as list_models
+    from edgekit.commands.pack import pack
     from edgekit.commands.predict import predict
     from edgekit.commands.quantize import quantize
     from edgekit.commands.run import run
     from edgekit.commands.runs import runs
     from edgekit.commands.train import train
     from edgekit.commands.tune import Goal, tune
+    from edgekit.commands.unpack import unpack
     from edgekit.commands.verify import verify
     from edgekit.latency.loop import Timing
     from edgekit.setups import Setup
+    from edgekit.ship import Forms
     from edgekit.sources import ExportOptions
     from edgekit.tolerance import Tolerance, ToleranceChange
     from edgekit.variants import Wanted
 
 _HOMES = {
     **{verb: f"edgekit.commands.{verb}" for verb in (
-        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "runs",
-        "train", "tune", "verify",
+        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "pack", "predict", "quantize", "run", "runs",
+        "train", "tune", "unpack", "verify",
     )},
     "cached_data": "edgekit.commands.data:cache",
     "fetch_data": "edgekit.commands.data:fetch",
     "list_models": "edgekit.commands.models:models",
+    "ship_bundle": "edgekit.commands.export:ship",
     "Bars": "edgekit.commands.evaluate",
     "ExportOptions": "edgekit.sources",
+    "Forms": "edgekit.ship",
     "Goal": "edgekit.commands.tune",
     "Setup": "edgekit.setups",
     "Timing": "edgekit.latency.loop",
@@ -61,9 +68,9 @@ _HOMES = {
     "Wanted": "edgekit.variants",
 }  # fmt: skip
 __all__ = [
-    "__version__", "Bars", "ExportOptions", "Goal", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
+    "__version__", "Bars", "ExportOptions", "Forms", "Goal", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
     "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
-    "predict", "quantize", "run", "runs", "train", "tune", "verify",
+    "pack", "predict", "quantize", "run", "runs", "ship_bundle", "train", "tune", "unpack", "verify",
 ]  # fmt: skip
 
 
