@@ -65,8 +65,7 @@ def test_a_recipes_training_and_data_stand_in_its_bundle(run: Command, tmp_path:
     assert run("train", recipe).code == 0
     assert run("export", recipe, "--output", "bundle").code == 0
     bundle = open_bundle(Path("bundle"))
-    origin = bundle.manifest.provenance
-    assert origin is not None
+    origin = bundle.manifest.origin
     assert (origin.license, origin.author, origin.created) == ("MIT", "A Lab", "")
     assert origin.data is not None
     assert origin.training is not None
@@ -84,8 +83,7 @@ def test_a_recipes_training_and_data_stand_in_its_bundle(run: Command, tmp_path:
     assert run("export", recipe, "--output", "again").code == 0
     assert Path("again/manifest.json").read_bytes() == first
     assert run("export", recipe, "--output", "mine", "--license", "Apache-2.0", "--author", "Me").code == 0
-    other = open_bundle(Path("mine")).manifest.provenance
-    assert other is not None
+    other = open_bundle(Path("mine")).manifest.origin
     assert (other.license, other.author) == ("Apache-2.0", "Me")
 
 
