@@ -2,7 +2,7 @@
 
 Every command is a function of this package, which returns the report that the command line prints; ``bisect`` is ``verify
 --bisect``, ``against`` is ``bench --against``, ``fitness`` is ``doctor --bench``, ``fetch_data`` is ``data fetch``,
-``cached_data`` is ``data cache``, and ``list_models`` is ``models``::
+``cached_data`` is ``data cache``, ``list_models`` is ``models``, and ``ship_bundle`` is ``export`` of a bundle::
 
     from edgekit import bench, verify
 
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from edgekit.commands.doctor import doctor, fitness
     from edgekit.commands.evaluate import Bars, evaluate
     from edgekit.commands.export import export
+    from edgekit.commands.export import ship as ship_bundle
     from edgekit.commands.inspect import inspect
     from edgekit.commands.models import models as list_models
+    from edgekit.commands.pack import pack
     from edgekit.commands.predict import predict
     from edgekit.commands.quantize import quantize
     from edgekit.commands.report import report
@@ -47,11 +49,13 @@ if TYPE_CHECKING:
     from edgekit.commands.runs import runs
     from edgekit.commands.train import train
     from edgekit.commands.tune import Goal, tune
+    from edgekit.commands.unpack import unpack
     from edgekit.commands.verify import verify
     from edgekit.commands.web import web
     from edgekit.latency.loop import Timing
     from edgekit.model import Labelled, Model, load
     from edgekit.setups import Setup
+    from edgekit.ship import Forms
     from edgekit.sources import ExportOptions
     from edgekit.tolerance import Tolerance, ToleranceChange
     from edgekit.variants import Wanted
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bars": "edgekit.commands.evaluate",
     "ExportOptions": "edgekit.sources",
+    "Forms": "edgekit.ship",
     "Goal": "edgekit.commands.tune",
     "Labelled": "edgekit.model",
     "Model": "edgekit.model",
@@ -82,13 +87,16 @@ _HOMES = {
     "inspect": "edgekit.commands.inspect",
     "list_models": "edgekit.commands.models:models",
     "load": "edgekit.model",
+    "pack": "edgekit.commands.pack",
     "predict": "edgekit.commands.predict",
     "quantize": "edgekit.commands.quantize",
     "report": "edgekit.commands.report",
     "run": "edgekit.commands.run",
     "runs": "edgekit.commands.runs",
+    "ship_bundle": "edgekit.commands.export:ship",
     "train": "edgekit.commands.train",
     "tune": "edgekit.commands.tune",
+    "unpack": "edgekit.commands.unpack",
     "verify": "edgekit.commands.verify",
     "web": "edgekit.commands.web",
 }
@@ -97,6 +105,7 @@ __all__ = [
     "__version__",
     "Bars",
     "ExportOptions",
+    "Forms",
     "Goal",
     "Labelled",
     "Model",
@@ -120,13 +129,16 @@ __all__ = [
     "inspect",
     "list_models",
     "load",
+    "pack",
     "predict",
     "quantize",
     "report",
     "run",
     "runs",
+    "ship_bundle",
     "train",
     "tune",
+    "unpack",
     "verify",
     "web",
 ]

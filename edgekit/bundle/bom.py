@@ -23,7 +23,7 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.6
 def bill_of_materials(manifest: Manifest, files: Mapping[str, FileEntry]) -> bytes:
     """The document, indented; ``files`` are the bundle's, of which it leaves out itself and the manifest."""
     listed = {name: files[name] for name in sorted(files) if name not in (BOM, MANIFEST)}
-    origin = manifest.provenance or Provenance()
+    origin = manifest.origin
     document: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",

@@ -26,7 +26,7 @@ ONNXRUNTIME = "1.22"
 def model_card(manifest: Manifest, pictures: int | None = None) -> str:
     """The card of a bundle, as Markdown; ``pictures``: the number of test pictures that accuracies are of, None if not known."""
     sections = [
-        front_matter(manifest, "image-classification" if takes_pictures(manifest) else ""),
+        front_matter(manifest, "image-classification" if takes_pictures(manifest) else "") if manifest.provenance else "",
         f"# {plain_text(manifest.name)}\n\n{_summary(manifest)}",
         _files(manifest),
         _variants(manifest, pictures),
@@ -150,7 +150,8 @@ def _files(manifest: Manifest) -> str:
     if manifest.source.weights_file:
         about[manifest.source.weights_file] = "the original PyTorch weights, before folding; only PyTorch needs them"
     about[MANIFEST] = "all of this page as data, with the size and sha256 of every file"
-    about[BOM] = "the bill of materials: files, data and tools, as CycloneDX 1.6"
+    if manifest.provenance:  # since there is one, there is a bill of materials
+        about[BOM] = "the bill of materials: files, data and tools, as CycloneDX 1.6"
     about[CARD] = "this page"
     rows = [f"| {code(name)} | {text} |" for name, text in about.items()]
     if golden.pictures:
@@ -274,7 +275,7 @@ def _folding(manifest: Manifest) -> str:
 def _provenance(manifest: Manifest) -> str:
     tools = ", ".join(plain_text(f"{name} {version}") for name, version in manifest.tools.items())
     notes = "".join(f"\n- {plain_text(note)}" for note in manifest.notes)
-    who = "".join(f"{sentence}. " for sentence in _origin(manifest.provenance or Provenance()))
+    who = "".join(f"{sentence}. " for sentence in _origin(manifest.origin))
     return f"## Provenance\n\n{who}Weights sha256 `{manifest.source.weights_sha256}`. Made with {tools}.{notes}"
 
 

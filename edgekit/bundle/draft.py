@@ -72,7 +72,7 @@ class Draft(NamedTuple):
     pictures: tuple[GoldenPicture, ...] = ()
     learned: RangeTable | None = None
     data: DataRecipe | None = None
-    provenance: Provenance | None = None
+    provenance: Provenance = Provenance()
 
     def manifest(self) -> Manifest:
         """The manifest without the files' sha256, which ``write`` adds."""

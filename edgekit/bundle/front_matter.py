@@ -29,7 +29,7 @@ def front_matter(manifest: Manifest, task: str) -> str:
     fields = {**_license(manifest), "library_name": "onnx", "tags": _tags(manifest)}
     if task:
         fields["pipeline_tag"] = task
-    data = manifest.provenance.data.name if manifest.provenance and manifest.provenance.data else ""
+    data = manifest.origin.data.name if manifest.origin.data is not None else ""
     if data in HUB_DATA:
         fields["datasets"] = [HUB_DATA[data]]
     if task and data and manifest.test_accuracy is not None:
@@ -40,7 +40,7 @@ def front_matter(manifest: Manifest, task: str) -> str:
 
 def _license(manifest: Manifest) -> dict[str, Any]:
     """The hub's word for the licence, or ``other`` and its name."""
-    name = manifest.provenance.license if manifest.provenance else ""
+    name = manifest.origin.license
     if not name:
         return {}
     word = name.lower().removesuffix("-only").removesuffix("-or-later")

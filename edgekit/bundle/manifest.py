@@ -212,7 +212,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variant's file in ONNX Runtime; None if it was not measured.
 
     ``schema`` is the form of this file; ``reads_from`` is the oldest schema whose readers understand it: they may skip every
-    field unknown to them. The first of the ``variants`` is the default. ``provenance``: None in bundles of older edgekits.
+    field unknown to them. The first of the ``variants`` is the default. ``provenance`` is absent from bundles of older
+    edgekits, which have no bill of materials either.
     """
 
     schema: Annotated[int, Meta(ge=1)]
@@ -232,7 +233,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...]
     files: dict[str, FileEntry]
     evidence: Evidence | None = None
-    provenance: Provenance | None = None
+    provenance: Provenance | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.reads_from > self.schema:
@@ -247,6 +248,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise UsageError(
             f"bundle {self.name} has no variant {name!r}", f"choose one of: {', '.join(names)}{did_you_mean(name, names)}"
         )
+
+    @property
+    def origin(self) -> Provenance:
+        """The ``provenance``; that of a bundle of an older edgekit knows nothing."""
+        return self.provenance if isinstance(self.provenance, Provenance) else Provenance()
 
     @property
     def accuracies(self) -> dict[str, float]:

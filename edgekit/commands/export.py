@@ -8,7 +8,6 @@ from pathlib import Path
 from edgekit.bundle.draft import Draft
 from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle, write_bundle
 from edgekit.bundle.manifest import MANIFEST
-from edgekit.bundle.provenance import Provenance
 from edgekit.bundle.variants import with_variant
 from edgekit.commands.quantize import with_accuracy
 from edgekit.errors import UsageError
@@ -46,7 +45,7 @@ def export(
         forms.check(root)
         now = moment(root)
         draft = origin.draft(advance)
-        draft = draft._replace(provenance=now.of(draft.provenance or Provenance()))
+        draft = draft._replace(provenance=now.of(draft.provenance))
         advance(1, "writing the bundle")
         bundle = _written(draft, root)
         shipped = forms.write(bundle)

@@ -151,6 +151,20 @@ def model(seen: Evidenced) -> Iterator[Check]:
     yield from seen.told_by_each("model", problem)
 
 
+def license_(seen: Evidenced) -> Iterator[Check]:
+    """Licence and author are those of the files' metadata, under ONNX's own names."""
+    origin = seen.manifest.origin
+
+    def problem(file: Declared) -> str:
+        for what, key, mine in (("licence", "model_license", origin.license), ("author", "model_author", origin.author)):
+            said = file.metadata.get(key)
+            if mine and said != mine:
+                return f"the {what} is {mine!r} in manifest.json, and {said or 'not known'!r} in the ONNX file"
+        return ""
+
+    yield from seen.told_by_each("license", problem)
+
+
 def labels(seen: Evidenced) -> Iterator[Check]:
     """The labels are those of the files' metadata, and there is one for each class."""
     mine, classes = list(seen.manifest.labels), seen.manifest.outputs[0].shape[-1]
@@ -389,6 +403,7 @@ CLAIMS: dict[str, Callable[[Evidenced], Iterator[Check]]] = {
     "shapes": shapes,
     "weights": weights,
     "model": model,
+    "license": license_,
     "labels": labels,
     "preprocess": preprocess,
     "kept-norms": kept_norms,

@@ -28,7 +28,7 @@ def new_key(path: Path, kind: str = "ed25519") -> Path:
 
 def sign(bundle: Path, key: Path, namespace: str = "bundle") -> Path:
     """As docs/hand-over.md says."""
-    command = ["ssh-keygen", "-q", "-Y", "sign", "-n", namespace, "-f", key, bundle / "manifest.json"]
+    command = ["ssh-keygen", "-q", "-Y", "sign", "-n", namespace, "-f", str(key), str(bundle / "manifest.json")]
     subprocess.run(command, check=True, capture_output=True)
     return bundle / "manifest.json.sig"
 

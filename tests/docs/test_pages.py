@@ -125,6 +125,7 @@ def test_the_api_page_says_what_each_function_gives_and_each_error_means(reposit
         "doctor --bench",
     }
     homes = {"bisect": "bisect", "fetch_data": "data", "cached_data": "data", "list_models": "models"}
+    homes |= {"ship_bundle": "ship", "unpack": "pack"}
     for verb, command, report, fields in rows:
         kind = getattr(import_module(f"edgekit.reports.{homes.get(verb, command)}"), report)
         outer = re.sub(r"\(.*?\)", "", fields)

@@ -15,12 +15,14 @@ from edgekit.bundle.card import model_card
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.provenance import DataSet, Provenance
 from edgekit.commands.export import export
+from edgekit.commands.verify import verify
 from edgekit.errors import RecipeError, UsageError
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import load_recipe
 from edgekit.sources import ExportOptions
 from edgekit.sources.image_metadata import image_metadata
 from edgekit.sources.provenance import moment
+from tests.bundle.editing import edit
 from tests.command_line import Command, banded_pictures, recipe_text, written
 from tests.onnx.crafted import network
 
@@ -65,8 +67,7 @@ def test_a_recipes_training_and_data_stand_in_its_bundle(run: Command, tmp_path:
     assert run("train", recipe).code == 0
     assert run("export", recipe, "--output", "bundle").code == 0
     bundle = open_bundle(Path("bundle"))
-    origin = bundle.manifest.provenance
-    assert origin is not None
+    origin = bundle.manifest.origin
     assert (origin.license, origin.author, origin.created) == ("MIT", "A Lab", "")
     assert origin.data is not None
     assert origin.training is not None
@@ -84,8 +85,7 @@ def test_a_recipes_training_and_data_stand_in_its_bundle(run: Command, tmp_path:
     assert run("export", recipe, "--output", "again").code == 0
     assert Path("again/manifest.json").read_bytes() == first
     assert run("export", recipe, "--output", "mine", "--license", "Apache-2.0", "--author", "Me").code == 0
-    other = open_bundle(Path("mine")).manifest.provenance
-    assert other is not None
+    other = open_bundle(Path("mine")).manifest.origin
     assert (other.license, other.author) == ("Apache-2.0", "Me")
 
 
@@ -105,6 +105,18 @@ def test_an_onnx_file_says_who_made_it_once_in_words_of_onnxs_own(tmp_path: Path
     card = (bundle.root / "README.md").read_text(encoding="utf-8")
     assert (front(card).license, front(card).license_name) == ("other", "(mit-or-apache-2.0)")
     assert "By Jürgen. Licence: (MIT OR Apache-2.0). " in card
+
+
+@pytest.mark.parametrize(("field", "what"), [("license", "licence"), ("author", "author")])
+def test_verify_finds_another_licence_or_author_in_the_manifest_than_in_the_file(tmp_path: Path, field: str, what: str) -> None:
+    options = ExportOptions(license="MIT", author="Ada")
+    export(str(network(tmp_path / "net.onnx")), tmp_path / "bundle", options)
+    assert verify(tmp_path / "bundle", ["ort-cpu"]).passed
+    edit(tmp_path / "bundle", lambda document: document["provenance"].update({field: "Zlib"}))
+    (failed,) = [check for check in verify(tmp_path / "bundle", ["ort-cpu"]).checks if check.outcome == "fail"]
+    assert (failed.code, failed.text.partition(" in the ONNX")[0]) == (
+        "license", f"the {what} is 'Zlib' in manifest.json, and {getattr(options, field)!r}",
+    )  # fmt: skip
 
 
 def test_pixels_are_described_in_onnxs_words_where_these_say_it() -> None:
