@@ -62,6 +62,12 @@ struct Bundle {
     std::int64_t batch() const { return inputs[0].batch ? inputs[0].batch : 1; }
 };
 
+// Input name -> the bytes of one batch, C order.
+using Feed = std::map<std::string, std::string>;
+
+// Output name -> its values, of whatever type they are, as double.
+using Outputs = std::map<std::string, std::vector<double>>;
+
 namespace detail {
 
 using Json = nlohmann::json;

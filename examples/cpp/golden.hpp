@@ -10,7 +10,6 @@
 
 #include "bundle.hpp"
 #include "npz.hpp"
-#include "session.hpp"
 
 constexpr double TIE = 1e-6;  // of the scale: reference values that are nearer are equal
 
@@ -40,7 +39,8 @@ inline Feed batch_of(const Bundle& bundle, const Arrays& arrays, std::int64_t fi
 }
 
 // Every golden sample, in batches of ``batch``.
-inline Outputs run_golden(Session& session, const Bundle& bundle, const Arrays& arrays, std::int64_t batch) {
+template <typename Session>
+Outputs run_golden(Session& session, const Bundle& bundle, const Arrays& arrays, std::int64_t batch) {
     Outputs all;
     for (std::int64_t first = 0; first < bundle.samples; first += batch) {
         Feed feed = batch_of(bundle, arrays, first, batch);
@@ -151,8 +151,7 @@ inline void check_arrays(const Bundle& bundle, const Arrays& arrays) {
     std::int64_t sum = 0;
     bool whole = true;
     for (const auto samples : bundle.parts) whole = whole && samples >= 1 && samples <= bundle.samples, sum += samples;
-    if (sum != bundle.samples || !whole)
-        throw BadInput("the golden parts of manifest.json do not add up; get the bundle again");
+    if (sum != bundle.samples || !whole) throw BadInput("the golden parts of manifest.json do not add up; get the bundle again");
     const auto check = [&](const std::string& name) {
         const auto found = arrays.find(name);
         if (found == arrays.end() || found->second.shape.empty() || found->second.shape[0] != bundle.samples)

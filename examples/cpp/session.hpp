@@ -10,12 +10,6 @@
 
 #include "bundle.hpp"
 
-// Output name -> its values, of whatever type they are, as double.
-using Outputs = std::map<std::string, std::vector<double>>;
-
-// The bytes of one batch of an input, C order.
-using Feed = std::map<std::string, std::string>;
-
 class Session {
    public:
     Session(const Bundle& bundle, int threads) : bundle_(bundle), session_(nullptr) {
