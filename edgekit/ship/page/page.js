@@ -167,7 +167,7 @@ try {
     ? "PASS: this browser computes what the original model computed."
     : "FAIL: this browser computes something else than the original model did. Do not use these outputs.");
   if (passed && open.page.no_labels === "") offered(open);
-  else if (passed) say("no-labels", open.page.no_labels);
+  else say("no-labels", passed ? open.page.no_labels : "No picture is labelled, because a check has failed.");
 } catch (problem) {
   by("progress").hidden = true;
   verdict("error", `ERROR: ${problem.message}`);
