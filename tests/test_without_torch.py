@@ -82,6 +82,8 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "verify",
         "bench",
         "evaluate",
+        "tune",
+        "web",
         "quantize",
         "build",
         "inspect",
