@@ -285,7 +285,7 @@ class Model:
 
 
 def meaning_in(bundle: Bundle) -> Numbers | BundleError:
-    """What the outputs of the bundle's classes mean, or why it cannot be given pictures: it takes no single one, or names none."""
+    """What the outputs of the classes mean, or why it cannot be given pictures: it takes no single one, or names none."""
     manifest = bundle.manifest
     unlike = no_picture([(spec.dtype, spec.shape) for spec in manifest.inputs])
     if manifest.preprocess is None and unlike is not None:

@@ -86,11 +86,15 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "build",
         "inspect",
         "predict",
+        "pack",
+        "unpack",
         "models",
         "runs",
         "data",
         "data cache",
         "data fetch",
+        "diff",
+        "report",
         "doctor",
     } == set(find_spec["codes"])
     assert all(result == [0, True] for result in find_spec["codes"].values()), find_spec
@@ -114,7 +118,7 @@ def test_the_packages_are_really_blocked(environment: dict[str, str]) -> None:
     assert pip_install("train") in error["message"]
 
 
-@pytest.mark.parametrize("command", ["verify", "bench", "build", "evaluate", "inspect", "predict"])
+@pytest.mark.parametrize("command", ["verify", "bench", "build", "evaluate", "inspect", "predict", "report"])
 def test_a_bundle_can_be_used_without_torch(command: str, bundle: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     if command == "build":
         pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
@@ -153,3 +157,16 @@ def test_what_a_gpu_shows_of_a_targets_runtimes_can_be_tested_without_torch(
     tests = str(repository / "tests" / "test_gpu.py")
     done = without(TRAINING_ONLY, "-q", "--collect-only", tests, environment=environment, program=program)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_bundle_is_handed_on_with_no_runtime_at_all(bundle: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    blocked = f"{TRAINING_ONLY},tensorrt_rtx,onnx,onnxruntime,PIL,openvino"
+    out = tmp_path / "out"
+    for words in (
+        ("export", str(bundle), "--triton", str(out / "models"), "--golden-raw", str(out / "raw")),
+        ("pack", str(bundle), "--output", str(out / "lenet.zip")),
+        ("unpack", str(out / "lenet.zip"), "--output", str(out / "lenet")),
+    ):
+        done = without(blocked, *words, environment=environment)
+        assert done.returncode == 0, done.stderr
+    assert (out / "lenet" / "manifest.json").read_bytes() == (bundle / "manifest.json").read_bytes()

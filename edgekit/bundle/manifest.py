@@ -11,18 +11,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from edgekit.bundle.provenance import Provenance
 from edgekit.bundle.schemas import only_known, upgraded
 from edgekit.errors import FETCH_AGAIN, BundleError, UsageError
 from edgekit.files import check_name
 from edgekit.preprocess import AsDecoded, Intake, Preprocess
 from edgekit.reports.export import FoldReport
 from edgekit.reports.quantize import KeptNode
+from edgekit.setups import EVERY
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
-EVIDENCE = "evidence.npz"
+EVIDENCE, BOM = "evidence.npz", "bom.cdx.json"
+SSH, OPENSSF = "manifest.json.sig", "model.sig"
+SIGNATURES = (SSH, OPENSSF)
+"""What ``ssh-keygen -Y sign manifest.json`` and ``model_signing sign`` call their files, which no manifest can list."""
 SCHEMA = 5
 READS_FROM = 4
 """The oldest schema whose readers understand a manifest written now, unless it says what only newer ones follow."""
@@ -207,7 +212,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variant's file in ONNX Runtime; None if it was not measured.
 
     ``schema`` is the form of this file; ``reads_from`` is the oldest schema whose readers understand it: they may skip every
-    field unknown to them. The first of the ``variants`` is the default.
+    field unknown to them. The first of the ``variants`` is the default. ``provenance`` is absent from bundles of older
+    edgekits, which have no bill of materials either.
     """
 
     schema: Annotated[int, Meta(ge=1)]
@@ -227,6 +233,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...]
     files: dict[str, FileEntry]
     evidence: Evidence | None = None
+    provenance: Provenance | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.reads_from > self.schema:
@@ -241,6 +248,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise UsageError(
             f"bundle {self.name} has no variant {name!r}", f"choose one of: {', '.join(names)}{did_you_mean(name, names)}"
         )
+
+    @property
+    def origin(self) -> Provenance:
+        """The ``provenance``; that of a bundle of an older edgekit knows nothing."""
+        return self.provenance if isinstance(self.provenance, Provenance) else Provenance()
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Variant -> its accuracy, as a share of 1 on the whole test set, of those that have one."""
+        first, *others = self.variants
+        shares = {first.name: self.test_accuracy if first.accuracy is None else first.accuracy}
+        shares |= {variant.name: variant.accuracy for variant in others}
+        return {name: share for name, share in shares.items() if share is not None}
 
     def inputs_of(self, name: str = "") -> tuple[TensorSpec, ...]:
         """What the variant ``name`` takes."""
@@ -314,10 +334,11 @@ def _check_files(manifest: Manifest, path: Path) -> None:
     used += [picture.file for picture in manifest.golden.pictures]
     used += [manifest.evidence.file] if manifest.evidence else []
     for name in (*manifest.files, *used):
-        if not check_name(name) or name == MANIFEST:
+        if not check_name(name) or name in (MANIFEST, *SIGNATURES):
             raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder", "do not use this bundle")
-    if CARD in used:
-        raise BundleError(f"{path} lists {CARD}, which is the model card, as a part of the network", "do not use this bundle")
+    for name, what in ((CARD, "the model card"), (BOM, "the bill of materials")):
+        if name in used:
+            raise BundleError(f"{path} lists {name}, which is {what}, as a part of the network", "do not use this bundle")
     missing = sorted(set(used) - set(manifest.files))
     if missing:
         raise BundleError(f"{path} gives no checksum for {missing[0]}", FETCH_AGAIN)
@@ -329,6 +350,8 @@ def _check_variants(variants: Sequence[Variant], path: Path) -> None:
     for name, count in Counter(names).items():
         if not check_name(name):
             raise BundleError(f"{path} calls a variant {name!r}, which is no plain name", FETCH_AGAIN)
+        if name == EVERY:
+            raise BundleError(f"{path} calls a variant {name!r}, which stands for all of them", FETCH_AGAIN)
         if count > 1:
             raise BundleError(f"{path} has two variants of the name {name!r}", FETCH_AGAIN)
     for file, count in Counter(files).items():

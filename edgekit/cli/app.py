@@ -1,6 +1,6 @@
 """The command line: words in, a command called, its report out. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 130 stopped by Ctrl-C.
+Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 3 undecided; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
@@ -15,16 +16,22 @@ import typer
 
 from edgekit.cli import options
 from edgekit.cli.options import (
+    Against,
+    AgainstBackends,
     Allowed,
     AllRows,
     Arguments,
+    Author,
     Backend,
     Backends,
     BatchRanges,
+    BatchSizes,
+    BudgetMs,
     Budgets,
     Builder,
     BundleFolder,
     BundlePath,
+    BundlePaths,
     Calibrate,
     Csv,
     CudaGraph,
@@ -35,6 +42,7 @@ from edgekit.cli.options import (
     Flavour,
     FoldBn,
     GoldenPictures,
+    GoldenRaw,
     InPlace,
     InputShapes,
     Json,
@@ -42,21 +50,32 @@ from edgekit.cli.options import (
     Keep,
     KeepWeights,
     Labels,
+    Layers,
     Level,
+    License,
+    Limit,
     Loss,
     Mean,
     Opset,
     Output,
+    Pairs,
     Precision,
+    Processes,
+    PublicKey,
     RecipeOrRun,
     RecipePath,
     Required,
+    Rows,
     Runs,
     Samples,
+    Seconds,
+    Seed,
     SourceName,
     TensorBoardFolder,
     Threads,
     TorchSource,
+    Triton,
+    Undecided,
     Variant,
     Verbose,
     Weights,
@@ -66,6 +85,7 @@ from edgekit.cli.options import (
 if TYPE_CHECKING:
     from edgekit.progress import Progress
     from edgekit.reports.base import Report
+    from edgekit.reports.report import BundleReport
     from edgekit.training.folder import Begin
 
 app = typer.Typer(
@@ -171,14 +191,23 @@ def export(
     mean: Mean = None,
     std: Deviation = None,
     labels: Labels = None,
+    license: License = "",
+    author: Author = "",
+    triton: Triton = None,
+    golden_raw: GoldenRaw = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card."""
+    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card.
+
+    With --triton or --golden-raw, SOURCE may be a bundle, which stays as it is.
+    """
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.export import export as export_source
+        from edgekit.commands.export import is_bundle, ship
+        from edgekit.ship import Forms
         from edgekit.sources import ExportOptions
 
         export_options = ExportOptions(
@@ -192,8 +221,13 @@ def export(
             labels=labels,
             args=options.arguments(arg),
             golden_pictures=golden_pictures,
+            license=license,
+            author=author,
         )
-        return export_source(source, output, export_options, runs=runs, progress=progress)
+        forms = Forms(triton, golden_raw)
+        if is_bundle(source):
+            return ship(source, forms, output, export_options)
+        return export_source(source, output, export_options, forms=forms, runs=runs, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -203,10 +237,14 @@ def quantize(
     bundle: BundlePath,
     to: Precision = "int8",
     calibrate: Calibrate = None,
-    samples: Samples = 256,
+    samples: Samples = None,
     keep: Keep = None,
     budget: Loss = None,
     output: InPlace = None,
+    drop_signature: Annotated[
+        bool,
+        options.flag("--drop-signature", options.WRITTEN, help="Take a signed bundle too; what is written is not signed."),
+    ] = False,
     verbose: AllRows = False,
     json: Json = False,
     debug: Debug = False,
@@ -221,9 +259,48 @@ def quantize(
         from edgekit.variants import Wanted
 
         wanted = Wanted(calibrate, samples, tuple(keep or ()), budget)
-        return quantize_bundle(bundle, to, wanted, output=output, progress=progress)
+        return quantize_bundle(bundle, to, wanted, output=output, drop_signature=drop_signature, progress=progress)
 
     _carry_out(action, json, debug, bundle=bundle, verbose=verbose)
+
+
+@app.command(epilog="Example: edgekit pack exported/lenet")
+def pack(
+    bundle: BundlePath,
+    output: Annotated[
+        Optional[Path], options.option("--output", metavar="FILE", show_default="NAME.zip", help="The zip file.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle as one .zip, the same bytes from the same bundle; edgekit unpack is the way back."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.pack import pack as pack_bundle
+
+        return pack_bundle(bundle, output)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit unpack lenet.zip")
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that edgekit pack wrote.")],
+    output: Annotated[
+        Optional[Path],
+        options.option("--output", metavar="FOLDER", show_default="the bundle's name", help="Where the bundle is written."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Unpack a bundle and check every file; nothing that is no part of a bundle is written."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.unpack import unpack as unpack_bundle
+
+        return unpack_bundle(file, output)
+
+    _carry_out(action, json, debug)
 
 
 @app.command(epilog="Example: edgekit verify exported/lenet --backend tensorrt --engine lenet.plan")
@@ -247,6 +324,7 @@ def verify(
     ] = None,
     require: Required = None,
     allow: Allowed = None,
+    public_key: PublicKey = None,
     bisect: Annotated[
         bool,
         options.flag(
@@ -271,15 +349,17 @@ def verify(
         from edgekit.machine.fork import follow
 
         follow(f"bundle {bundle}")
+        from edgekit.bundle.signature import open_signed
         from edgekit.commands.verify import verify as verify_bundle
 
+        target = bundle if public_key is None else open_signed(bundle, public_key)
         limits, required = options.tolerance(atol, rtol), options.required(require)
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
         if bisect:
             from edgekit.commands.bisect import bisect as bisect_bundle
 
-            return bisect_bundle(bundle, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
-        return verify_bundle(bundle, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
+            return bisect_bundle(target, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
+        return verify_bundle(target, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
 
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
@@ -337,24 +417,23 @@ def evaluate(
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
 
-@app.command(epilog="Example: edgekit bench exported/lenet --batch 1,8,32 --threads 1 --json > bench.json")
+@app.command(epilog="Example: edgekit bench exported/new --against exported/old --limit 5% --threads 1")
 def bench(
-    bundle: BundlePath,
-    batch: Annotated[str, options.option("--batch", metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
+    bundle: BundlePaths,
+    batch: BatchSizes = "1,8,32",
     threads: Threads = None,
-    seconds: Annotated[
-        float, options.option("--seconds", metavar="S", help="Recorded time per backend, batch and boundary.")
-    ] = 1.0,
-    budget_ms: Annotated[
-        Optional[float],
-        options.option(
-            "--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."
-        ),
-    ] = None,
+    seconds: Seconds = 1.0,
+    budget_ms: BudgetMs = None,
     cuda_graph: CudaGraph = False,
-    layers: Annotated[
-        bool, options.flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")
-    ] = False,
+    layers: Layers = False,
+    processes: Processes = 0,
+    row: Rows = None,
+    seed: Seed = 0,
+    against: Against = None,
+    against_backend: AgainstBackends = None,
+    limit: Limit = None,
+    pairs: Pairs = None,
+    undecided: Undecided = None,
     backend: Backends = None,
     variant: Variant = None,
     flavour: Flavour = None,
@@ -365,21 +444,37 @@ def bench(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time every backend present, taking turns; raw samples are in the JSON."""
+    """Time every backend present, and several bundles, taking turns; raw samples are in the JSON.
+
+    With --against: is the bundle slower than another? Exit code 1 if it is, 0 if it is not, and 3 where that cannot be decided.
+    """
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.bench import bench as bench_bundle
-        from edgekit.latency.loop import Timing
-        from edgekit.tensors import batch_sizes
+        from edgekit.commands.bench import bench as bench_bundles
 
-        limit = options.budget(budget_ms)
-        timing = Timing(batch_sizes(batch), options.duration(seconds))
-        setups = options.setups(
-            backend, variant=variant, threads=threads, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source
-        )
-        return bench_bundle(bundle, setups, timing, budget_ms=limit, layers=layers, progress=progress)
+        options.check_outside(output, [*bundle[1:], *filter(None, [against])])
+        budget = options.budget(budget_ms)
+        timing = options.timing(batch, seconds, processes, row, seed)
+        ways = partial(
+            options.setups,
+            variant=variant, threads=threads, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source,
+        )  # fmt: skip
+        if against is None:
+            options.check_with_against(
+                against_backend=against_backend, limit=limit, pairs=pairs, undecided=undecided, row=None if processes else row
+            )
+            return bench_bundles(bundle, ways(backend), timing, budget_ms=budget, layers=layers, progress=progress)
 
-    _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
+        from edgekit.commands.against import Terms, usual_setups
+        from edgekit.commands.against import against as compare
+
+        first = options.check_without_against(bundle, budget_ms=budget, layers=layers, processes=processes)
+        setups = ways(backend or usual_setups())
+        others = ways(against_backend) if against_backend else ()
+        terms = Terms(options.percentage(limit), pairs, others, options.undecided(undecided))
+        return compare(first, against, setups, timing, terms=terms, progress=progress)
+
+    _carry_out(action, json, debug, output=output, bundle=bundle[0], verbose=verbose)
 
 
 @app.command(epilog="Example: edgekit tune exported/edgenet --budget accuracy=-0.3pt --budget p99=5ms")
@@ -554,7 +649,8 @@ def models(json: Json = False, debug: Debug = False) -> None:
 @app.command(epilog="Example: edgekit runs runs/lenet runs/lenet-wide --plot curves.png")
 def runs(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of trainings; all below --runs if left out.")
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Folders of trainings, or names below --runs; all there if left out."),
     ] = None,
     runs: Runs = Path("runs"),
     plot: Annotated[
@@ -610,14 +706,22 @@ def cache(
     _carry_out(action, json, debug)
 
 
-@app.command(epilog="Example: edgekit doctor")
-def doctor(json: Json = False, debug: Debug = False) -> None:
+@app.command(epilog="Example: edgekit doctor --bench")
+def doctor(
+    bench: Annotated[
+        bool,
+        options.flag("--bench", help="Instead: is this machine fit to be measured now, and what to change? Exit code 1 if not."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Every runtime: present or not, what it would really run on, what is wrong, how to fix it; and which backends work."""
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.doctor import doctor as examine
+        from edgekit.commands.doctor import fitness
 
-        return examine(progress)
+        return fitness(progress) if bench else examine(progress)
 
     _carry_out(action, json, debug)
 
@@ -653,24 +757,51 @@ def report(
     Exit code 1 if a check in it has failed.
     """
 
-
     def action(progress: Progress) -> Report:
         from edgekit.cli.outcome import check_output
         from edgekit.commands.report import FORMATS, PAGE
         from edgekit.commands.report import report as report_bundle
 
-        chosen = options.report_format(form, to_stdout=output is None, json=json)
+        chosen = options.report_format(form, beside_json=json and output is None)
         place = PAGE if output is None and chosen == "html" else output
         if place is not None:
             check_output("--output", place, bundle, FORMATS[chosen])
         return report_bundle(bundle, place, chosen, progress=progress)
 
-    def document(found: Report) -> bytes:
+    def document(found: BundleReport) -> bytes:
         from edgekit.commands.report import drawn
 
-        return drawn(found, form)
+        return drawn(found, options.report_format(form))
 
-    _carry_out(action, json, debug, document=document if output is None and form != "html" else None)
+    _carry_out(action, json, debug, form="json" if json else "page" if output is not None or form == "html" else document)
+
+
+@app.command(epilog="Example: edgekit web exported/lenet lenet-page")
+def web(
+    bundle: BundlePath,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the page is written; an older page there is replaced.")],
+    variant: Variant = None,
+    runtime: Annotated[
+        Optional[Path],
+        options.option(
+            "--runtime",
+            panel=options.RUNNING,
+            metavar="FOLDER",
+            show_default="fetched from npm, its sha512 checked",
+            help="onnxruntime-web: the folder dist of its npm package.",
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle as a web page: in a browser, it proves the golden outputs first, then labels pictures."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.web import web as write_web_page
+
+        return write_web_page(bundle, folder, variant=variant or "", runtime=runtime, progress=progress)
+
+    _carry_out(action, json, debug, bundle=bundle)
 
 
 @app.command(epilog="Example: edgekit diff exported/lenet lenet-of-last-week")

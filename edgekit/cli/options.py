@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from edgekit.commands.report import Format
+    from edgekit.latency.loop import Row, Timing
     from edgekit.reports.tune import Metric
     from edgekit.setups import Setup
     from edgekit.tolerance import ToleranceChange
@@ -78,7 +79,8 @@ def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     from edgekit.errors import EdgekitError
 
     # "--variant" has no value yet, so that nothing was made of the words before it
-    words = (context.params.get("bundle"), context.params.get("target"), *context.args)
+    bundles = context.params.get("bundle") or ()
+    words = (*(bundles if isinstance(bundles, (list, tuple)) else [bundles]), context.params.get("target"), *context.args)
     folder = next((word for word in words if word), None)
     if folder is None:
         return []
@@ -119,6 +121,7 @@ def source_names(incomplete: str) -> list[str]:
 
 
 MODEL, RUNNING, WRITTEN, REPORT = "The model", "What runs it", "What is written", "The report"
+AGAINST = "Against another"
 """Groups of options in ``--help``."""
 
 
@@ -153,6 +156,72 @@ BundleFolder = Annotated[
 ]
 Runs = Annotated[Path, option("--runs", metavar="FOLDER", help="Where the folders of trainings are.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
+BundlePaths = Annotated[
+    list[Path], typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote, or several that take turns.")
+]
+BatchSizes = Annotated[str, option("--batch", metavar="N[,N...]", help="Batch sizes.")]
+Seconds = Annotated[float, option("--seconds", metavar="S", help="Recorded time per backend, batch and boundary.")]
+BudgetMs = Annotated[
+    Optional[float],
+    option("--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."),
+]
+Layers = Annotated[bool, flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")]
+Processes = Annotated[
+    int,
+    option(
+        "--processes",
+        metavar="N",
+        show_default="none",
+        help="Also time N fresh processes: where the next run's median will fall.",
+    ),
+]
+Seed = Annotated[int, option("--seed", metavar="N", min=0, help="Draws the order in which processes take turns.")]
+Limit = Annotated[
+    Optional[str], option("--limit", panel=AGAINST, metavar="P%", show_default="5%", help="How much slower it may be.")
+]
+Pairs = Annotated[
+    Optional[int],
+    option(
+        "--pairs",
+        panel=AGAINST,
+        metavar="N",
+        show_default="8, or 10 where several rows decide",
+        help="Pairs of processes; at least 7 decide.",
+    ),
+]
+Undecided = Annotated[
+    Optional[str],
+    option("--undecided", panel=AGAINST, metavar="pass", show_default="exit code 3", help="Exit code 0 without a verdict."),
+]
+Against = Annotated[
+    Optional[Path],
+    option(
+        "--against",
+        panel=AGAINST,
+        metavar="BUNDLE|FILE",
+        help="Is the bundle slower than this one, or than in this JSON of --processes? By pairs of fresh processes.",
+    ),
+]
+AgainstBackends = Annotated[
+    Optional[list[str]],
+    option(
+        "--against-backend",
+        panel=AGAINST,
+        metavar="SETUP",
+        help="What runs the other; as often as --backend.",
+        show_default="the same",
+        autocompletion=backend_names,
+    ),
+]
+Rows = Annotated[
+    Optional[list[str]],
+    option(
+        "--row",
+        metavar="BOUNDARY:BATCH",
+        show_default="end-to-end and the first batch",
+        help="Which rows --processes and --against are about, like device:8; repeatable.",
+    ),
+]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", autocompletion=recipe_paths)]
 RecipeOrRun = Annotated[
     Path,
@@ -168,7 +237,7 @@ SourceName = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A recipe, a run directory, a model's name, an import path package.module:factory, or an ONNX file.",
+        help="A recipe, a run directory, a model's name, an import path package.module:factory, an ONNX file, or a bundle.",
         autocompletion=source_names,
     ),
 ]
@@ -342,7 +411,9 @@ Calibrate = Annotated[
         help="Training pictures: a recipe, a folder, inputs (.npz), or random.",
     ),
 ]
-Samples = Annotated[int, option("--samples", metavar="N", min=1, max=100_000, help="How many of them.")]
+Samples = Annotated[
+    Optional[int], option("--samples", metavar="N", min=1, max=100_000, show_default="256", help="How many of them.")
+]
 Keep = Annotated[
     Optional[list[str]],
     option("--keep", metavar="NODE", help="A node, or a whole module, that stays in float32; repeatable."),
@@ -375,6 +446,36 @@ KeepWeights = Annotated[
 GoldenPictures = Annotated[
     bool,
     flag("--golden-pictures/--no-golden-pictures", WRITTEN, help="Also write a few test pictures, for verify to label."),
+]
+PublicKey = Annotated[
+    Optional[Path],
+    option(
+        "--public-key",
+        metavar="FILE",
+        help="Exit code 2 unless the bundle is signed with this key: OpenSSH's, or a PEM file of model-signing's.",
+    ),
+]
+License = Annotated[
+    str,
+    option(
+        "--license", panel=WRITTEN, metavar="SPDX", show_default="the recipe's", help="Its licence, by SPDX: Apache-2.0, MIT, ..."
+    ),
+]
+Author = Annotated[
+    str, option("--author", panel=WRITTEN, metavar="NAME", show_default="the recipe's", help="Who answers for it.")
+]
+Triton = Annotated[
+    Optional[Path],
+    option("--triton", panel=WRITTEN, metavar="DIR", help="Also write a model repository of Triton's: a folder a variant."),
+]
+GoldenRaw = Annotated[
+    Optional[Path],
+    option(
+        "--golden-raw",
+        panel=WRITTEN,
+        metavar="DIR",
+        help="Also write the golden tensors raw, with the lines for trtexec and a program that compares.",
+    ),
 ]
 Mean = Annotated[
     Optional[str],
@@ -493,7 +594,7 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
 
 
-def report_format(text: str, *, to_stdout: bool, json: bool) -> Format:
+def report_format(text: str, *, beside_json: bool = False) -> Format:
     """``--format`` of a report; raises UsageError for another, and for one that goes to stdout beside ``--json``."""
     from edgekit.commands.report import FORMATS
     from edgekit.errors import UsageError
@@ -501,7 +602,7 @@ def report_format(text: str, *, to_stdout: bool, json: bool) -> Format:
 
     if text not in FORMATS:
         raise UsageError(f"--format {text!r} is none{did_you_mean(text, list(FORMATS))}", f"choose one of: {', '.join(FORMATS)}")
-    if to_stdout and json and text not in ("html", "json"):
+    if beside_json and text not in ("html", "json"):
         raise UsageError(f"--json and --format {text} both say what goes to stdout", "give one of them, or --output FILE")
     return text
 
@@ -561,6 +662,83 @@ def metric_names() -> list[str]:
     from edgekit.reports.tune import METRICS
 
     return list(METRICS)
+
+
+def timing(batch: str, seconds: float, processes: int, rows: Sequence[str] | None, seed: int) -> Timing:
+    """``--batch``, ``--seconds``, ``--processes``, ``--row`` and ``--seed``; raises UsageError that quotes the word at fault."""
+    from edgekit.latency.loop import Row, Timing
+    from edgekit.tensors import batch_sizes
+
+    read = tuple(map(_row, rows or ())) or (Row(),)
+    return Timing(batch_sizes(batch), duration(seconds), processes, read, seed)
+
+
+def _row(text: str) -> Row:
+    from edgekit.errors import UsageError
+    from edgekit.latency.loop import BOUNDARIES, Row
+    from edgekit.tensors import LARGEST_BATCH
+
+    boundary, _, size = text.partition(":")
+    if boundary not in BOUNDARIES or not (size.isdecimal() and len(size) < 6 and 1 <= int(size) <= LARGEST_BATCH):
+        raise UsageError(f"--row {text!r} is no boundary and batch", f"write it like {BOUNDARIES[-1]}:1 or {BOUNDARIES[0]}:8")
+    return Row(int(size), boundary)
+
+
+def percentage(text: str | None) -> float:
+    """``--limit``: ``5%``, which is also what None is, -> 0.05; raises UsageError for what is none above 0 and below 100."""
+    from edgekit.errors import UsageError
+    from edgekit.latency.against import LIMIT
+
+    if text is None:
+        return LIMIT
+    number, percent, rest = text.partition("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = -1.0
+    if not percent or rest or not 0 < share < 1:
+        raise UsageError(f"--limit {text!r} is no percentage between 0% and 100%", "write it like 5%")
+    return share
+
+
+def undecided(text: str | None) -> bool:
+    """Whether ``--undecided`` says that no verdict passes."""
+    from edgekit.errors import UsageError
+
+    if text not in (None, "pass"):
+        raise UsageError(f"--undecided {text!r} is not known", "write --undecided pass, or leave it out for exit code 3")
+    return text == "pass"
+
+
+def check_with_against(**given: Any) -> None:
+    """Raise UsageError for words that say nothing without ``--against``."""
+    from edgekit.errors import UsageError
+
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for a comparison", "add --against BUNDLE")
+
+
+def check_without_against(bundles: Sequence[Path], **given: Any) -> Path:
+    """The one bundle of a comparison; raises UsageError for several, and for words that say nothing beside ``--against``."""
+    from edgekit.errors import UsageError
+
+    if len(bundles) > 1:
+        raise UsageError(f"--against compares one bundle, and {len(bundles)} are given", "give one, or leave out --against")
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--{name.replace('_', '-')} is not for a comparison", "leave it out, or leave out --against")
+    return bundles[0]
+
+
+def check_outside(output: Path | None, bundles: Sequence[Path]) -> None:
+    """Raise OutputError for a report that would lie in one of the bundles."""
+    from edgekit.files import check_outside as check
+    from edgekit.files import destination
+
+    if output is not None:
+        for bundle in bundles:
+            check(destination(output), bundle)
 
 
 def duration(seconds: float) -> float:

@@ -19,7 +19,7 @@ from edgekit.backends.contract import Inside, Opened
 from edgekit.backends.inside import alone, shown
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.files import ModelFiles
-from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.folder import Bundle, as_opened
 from edgekit.commands.verify import AS_RECORDED, Held, bounded, verify
 from edgekit.errors import BundleError, EdgekitError, UsageError
 from edgekit.onnx.bodies import Node
@@ -36,6 +36,7 @@ from edgekit.parity.fingerprints import fingerprinted
 from edgekit.parity.noise import jittered
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bisect import NO_NUMBER, BisectReport, CulpritNode, Trial
+from edgekit.reports.verify import VerifyReport
 from edgekit.setups import Setup
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange
@@ -53,7 +54,7 @@ OTHER_SAMPLES = (
 
 
 def bisect(
-    bundle: Path | str,
+    bundle: Bundle | Path | str,
     setups: Setup | str | Iterable[Setup | str] = (),
     *,
     tolerance: Tolerance | ToleranceChange = AS_RECORDED,
@@ -70,9 +71,8 @@ def bisect(
     root = verified.bundle
     failing = next((parity for parity in verified.parities if not parity.passed), None)
     if failing is None:
-        contradicted = tuple(check.text for check in verified.checks if check.outcome == "fail")
-        return BisectReport(root, "every backend here", "manifest" if contradicted else "nothing", notes=contradicted)
-    opened = open_bundle(Path(bundle))
+        return _of_passing(verified)
+    opened = as_opened(bundle)
     plain = choose(opened, msgspec.structs.replace(PLAIN, variant=failing.setup.variant)).setups[0]
     case = Case(opened, _evidence(opened), plain, tolerance, progress)
     asked = case.tried(msgspec.structs.replace(failing.setup, batches=()), as_written=failing.as_written)
@@ -90,6 +90,18 @@ def bisect(
         note = OTHER_SAMPLES if errors and departed is None else OTHER_NAMES
         return BisectReport(root, str(asked.setup), "file", None, (asked,), notes=(note,))
     return BisectReport(root, str(asked.setup), "file", case.culprit(departed), (asked,))
+
+
+def _of_passing(verified: VerifyReport) -> BisectReport:
+    """What departs where every setup that ran passed: the manifest, or nothing that ran."""
+    everyone = "every backend here"
+    contradicted = tuple(check.text for check in verified.checks if check.outcome == "fail")
+    if contradicted:
+        return BisectReport(verified.bundle, everyone, "manifest", notes=contradicted)
+    if verified.not_run:
+        why = tuple(f"{row.backend}: {row.absence}" for row in verified.skipped)
+        return BisectReport(verified.bundle, everyone, "unknown", notes=why, not_run=verified.not_run)
+    return BisectReport(verified.bundle, everyone, "nothing")
 
 
 def _evidence(bundle: Bundle) -> EvidenceArrays:

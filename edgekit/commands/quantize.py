@@ -10,8 +10,10 @@ import msgspec
 
 from edgekit.budgets import Budget
 from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle
+from edgekit.bundle.manifest import SIGNATURES
+from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import with_variant
-from edgekit.errors import OutputError
+from edgekit.errors import BundleError, OutputError
 from edgekit.files import check_writable
 from edgekit.latency.loop import Candidate, interleave
 from edgekit.machine.packages import needs
@@ -32,25 +34,38 @@ def quantize(
     wanted: Wanted = NO_WISHES,
     *,
     output: Path | str | None = None,
+    drop_signature: bool = False,
     progress: Progress = SILENT,
 ) -> QuantizeReport:
     """Write ``bundle`` with one more variant as the folder ``output``, or in its own place, whole or not at all.
 
-    A variant of that precision is replaced. Raises BundleError for a damaged bundle, ModelError for a network that cannot be
+    A variant of that precision is replaced. A signed bundle is refused unless ``drop_signature``: its signature is not of the one
+    that is written. Raises BundleError for a damaged bundle, ModelError for a network that cannot be
     converted, DataError for calibration samples that do not fit or that are test pictures, and UsageError for a wrong wish.
     """
     needs("onnx", "onnxruntime", extra="cpu")
     root = Path(output) if output is not None else Path(bundle)
     if Path(bundle).resolve() in root.resolve().parents:
         raise OutputError(f"cannot write the bundle {root}: it would lie inside of {bundle}", "choose another --output")
-    check_replaceable(root)
+    in_place = root.resolve() == Path(bundle).resolve()
+    check_replaceable(root, dropped=SIGNATURES if in_place else ())
     check_writable(root.parent)
     opened = open_bundle(Path(bundle))
+    _check_unsigned(opened, drop_signature)
     outcome = convert(opened, to, wanted, progress)
     outcome, accuracy = with_accuracy(opened, outcome)
     speed_up = None if outcome.untimed else _speed_up(opened, outcome)
     written = with_variant(opened, outcome.draft, root)
     return _report(opened, written, outcome, accuracy, speed_up, wanted)
+
+
+def _check_unsigned(bundle: Bundle, drop_signature: bool) -> None:
+    signatures = signatures_of(bundle)
+    if signatures and not drop_signature:
+        raise BundleError(
+            f"bundle {bundle.root} is signed ({', '.join(signatures)}), and with one more file it is another bundle",
+            "add --drop-signature, and sign what is written",
+        )
 
 
 def with_accuracy(bundle: Bundle, outcome: Outcome) -> tuple[Outcome, AccuracyChange | None]:

@@ -12,9 +12,10 @@ from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Opened
 from edgekit.bundle.evidence import EvidenceArrays
-from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.folder import Bundle, as_opened
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Manifest
+from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import own_outputs
 from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
@@ -32,7 +33,7 @@ AS_RECORDED = ToleranceChange()
 
 
 def verify(
-    bundle: Path | str,
+    bundle: Bundle | Path | str,
     setups: Setup | str | Iterable[Setup | str] = (),
     *,
     tolerance: Tolerance | ToleranceChange = AS_RECORDED,
@@ -42,16 +43,18 @@ def verify(
 ) -> VerifyReport:
     """Check a bundle against its recorded float64 outputs, on every backend present or by ``setups``.
 
-    A setup may be text in the form of ``--backend``. Each variant is held to the noise that was measured at export (see
-    ``edgekit.parity.bars``), unless ``tolerance`` is the caller's own. ``require``: setups that must take part beside the others.
-    ``allow``: codes of checks whose failing the caller accepts; a tolerance of the caller's accepts any that the bundle records.
+    The bundle may be open already, as ``edgekit.bundle.signature.open_signed`` does. A setup may be text in the form of
+    ``--backend``. Each variant is held to the noise that was measured at export (see ``edgekit.parity.bars``), unless
+    ``tolerance`` is the caller's own. ``require``: setups that must take part beside the others. ``allow``: codes of checks whose
+    failing the caller accepts; a tolerance of the caller's accepts any that the bundle records.
 
     Raises BundleError for a damaged bundle, MissingError for a setup that cannot run on this machine, and UsageError for a code
     that no check has.
     """
     check_codes(allow)
-    with reading(Path(bundle)):
-        opened = open_bundle(Path(bundle))
+    root = bundle.place if isinstance(bundle, Bundle) else Path(bundle)
+    with reading(root):
+        opened = as_opened(bundle)
         golden, evidence = opened.golden(), opened.evidence()
     choice = choose(opened, (*as_setups(setups), *map(Setup.parse, require)), all_variants=True)
     held = Held(opened, golden, evidence, tolerance, trusting=TOLERANCE in allow)
@@ -64,7 +67,7 @@ def verify(
                 parities.append(held.parity(ready, as_written=setup in choice.as_written))
             advance(1, name)
     variants = {setup.variant: opened.sha256_of(setup.variant) for setup in setups_run}
-    with reading(Path(bundle)):
+    with reading(root):
         checks = check_manifest(opened, golden, evidence, allow if tolerance == AS_RECORDED else (*allow, TOLERANCE))
     return VerifyReport(
         str(opened.root),
@@ -74,6 +77,7 @@ def verify(
         (*opened.notes, *_notes(opened, tolerance), *filter(None, map(measured_elsewhere, map(opened.variant, variants)))),
         checks,
         variants,
+        choice.not_run,
     )
 
 
@@ -100,7 +104,7 @@ class Held:
         manifest, setup = self.bundle.manifest, ready.setup
         variant, own = manifest.variant(setup.variant), self._own_of(setup.variant)
         if as_written and own is not None:
-            bars = bars_as_written(manifest, variant, own, trusting=self.trusting)
+            bars = bars_as_written(manifest, variant, self.tolerance, trusting=self.trusting, own=own)
         else:
             by_runtime = bars_of(manifest, variant, self.evidence, self.tolerance, trusting=self.trusting, own=own)
             bars = by_runtime.on(setup.backend, ready.session.facts)
@@ -152,7 +156,9 @@ def bounded(bundle: Bundle, setup: Setup) -> Iterator[None]:
 
 
 def _notes(bundle: Bundle, tolerance: Tolerance | ToleranceChange) -> tuple[str, ...]:
-    variant, notes = bundle.manifest.variants[0], []
+    variant, notes = bundle.manifest.variants[0], [bundle.signed] if bundle.signed else []
+    if not bundle.signed and (signatures := signatures_of(bundle)):
+        notes.append(f"it has a signature ({', '.join(signatures)}) that was not checked: --public-key FILE checks by whom it is")
     if bundle.manifest.evidence is None:
         notes.append("the bundle records no rounding noise, so that the bar is wider than it need be; export it again")
     if tolerance != AS_RECORDED and tolerance.of(variant.allowance.tolerance).rtol >= widest_rtol(variant.precision):

@@ -18,11 +18,11 @@ from edgekit.bundle.manifest import GoldenPicture, Manifest
 from edgekit.bundle.variants import own_outputs
 from edgekit.decoding import CHANNELS
 from edgekit.errors import FETCH_AGAIN, BundleError, DataError
-from edgekit.onnx.arithmetic import in_steps, weight_types
+from edgekit.onnx.arithmetic import in_steps
 from edgekit.onnx.declared import Declared, declared
 from edgekit.onnx.wire import ELEMENT_TYPES
 from edgekit.parity.accuracy import FLIPS
-from edgekit.parity.conversion_claims import conversion_problem
+from edgekit.parity.conversion_claims import FULL, LAYERS, conversion_problem
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import most_noise
 from edgekit.parity.pixels import undone
@@ -33,10 +33,6 @@ from edgekit.tolerance import PRECISIONS
 
 _WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
 """Precisions with a wider bar, and the element types of which a file of them holds one."""
-_ALL_NODES = frozenset({"float16"})
-"""Precisions whose conversion counts nodes of every kind, and not the layers alone."""
-_FULL = (1, 11)
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NEXT_LEVEL = 1.01
 """Levels of 255 by which releases of Pillow may resize differently."""
 WITH_EVIDENCE = ["0", "2"]
@@ -155,6 +151,20 @@ def model(seen: Evidenced) -> Iterator[Check]:
     yield from seen.told_by_each("model", problem)
 
 
+def license_(seen: Evidenced) -> Iterator[Check]:
+    """Licence and author are those of the files' metadata, under ONNX's own names."""
+    origin = seen.manifest.origin
+
+    def problem(file: Declared) -> str:
+        for what, key, mine in (("licence", "model_license", origin.license), ("author", "model_author", origin.author)):
+            said = file.metadata.get(key)
+            if mine and said != mine:
+                return f"the {what} is {mine!r} in manifest.json, and {said or 'not known'!r} in the ONNX file"
+        return ""
+
+    yield from seen.told_by_each("license", problem)
+
+
 def labels(seen: Evidenced) -> Iterator[Check]:
     """The labels are those of the files' metadata, and there is one for each class."""
     mine, classes = list(seen.manifest.labels), seen.manifest.outputs[0].shape[-1]
@@ -252,27 +262,22 @@ def _mostly(precision: str, elements: Set[int], file: Declared) -> bool:
     narrow = sum(file.stored.get(element, 0) for element in elements)
     if precision == "int8":
         steps = sum(count for operator, count in file.operators.items() if in_steps(operator))
-        layers = sum(file.operators.get(operator, 0) for operator in _LAYERS)
+        layers = sum(file.operators.get(operator, 0) for operator in LAYERS)
         return narrow > 0 and steps >= max(1, layers / 2)
-    return narrow > sum(file.stored.get(element, 0) for element in _FULL)
+    return narrow > sum(file.stored.get(element, 0) for element in FULL)
 
 
 def conversion(seen: Evidenced) -> Iterator[Check]:
-    """As many layers are converted, and as many kept, as the file has of each kind; its ranges are those of the range table."""
+    """As many layers are converted, and as many kept, as the file has of each kind; its ranges are those of the range table.
+
+    Of a float16 file all nodes count. ``edgekit.onnx.arithmetic.in_half`` says how sure their number is.
+    """
     for variant in seen.manifest.variants:
         elements = _WIDE_BARS.get(variant.precision)
         if variant.conversion is None or elements is None:
             continue
-        types = weight_types(seen.bundle.onnx_bytes(variant.name), _LAYERS)
-        narrow = sum(element in elements for element in types)
-        wide = sum(element in _FULL if variant.precision in _ALL_NODES else element not in elements for element in types)
-        converted, kept = variant.conversion.converted, sum(node.operator in _LAYERS for node in variant.conversion.kept)
-        fits = converted >= narrow if variant.precision in _ALL_NODES else converted == narrow and kept == wide
-        said = f"{variant.name}: the manifest says {converted} converted and {kept} kept layers"
-        problem = f"{said}, and the file has {narrow} and {wide}"
-        other = conversion_problem(seen.bundle, variant)
-        rest = f"{variant.name}: {other}" if other else ""
-        yield _told("conversion", rest if fits and wide <= kept and narrow else problem)
+        problem = conversion_problem(seen.bundle, variant, elements)
+        yield _told("conversion", f"{variant.name}: {problem}" if problem else "")
 
 
 def errors(seen: Evidenced) -> Iterator[Check]:
@@ -398,6 +403,7 @@ CLAIMS: dict[str, Callable[[Evidenced], Iterator[Check]]] = {
     "shapes": shapes,
     "weights": weights,
     "model": model,
+    "license": license_,
     "labels": labels,
     "preprocess": preprocess,
     "kept-norms": kept_norms,

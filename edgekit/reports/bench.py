@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
+from edgekit.reports.fresh import Fresh
 from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, verdict
 from edgekit.setups import Setup, shared_variant
 
@@ -30,7 +31,8 @@ class LatencyReport(Report, frozen=True):
     """One backend, batch and boundary. ``samples_ms`` holds every recorded call, one tuple per block of the interleaving.
 
     ``backend`` is the row's name in this report: the setup's backend, with what tells it from its namesakes where one backend
-    stands there twice (``edgekit.setups.labels``).
+    stands there twice (``edgekit.setups.labels``), behind the bundle's short name, ``bundle``, where there are several.
+    ``median_low_ms`` and ``median_high_ms`` hold for this process: another run's median may lie outside (see ``Between``).
     Boundary ``device``: inputs resident, work complete. Boundary ``end-to-end``: host array in, host array out.
     ``device_ms`` is what the GPU's own clock says of further calls, made after these; empty where a backend does not ask it.
     ``launch_bound``: the host queued those calls no faster than the GPU ran them, so that they show at most what the GPU takes.
@@ -51,6 +53,7 @@ class LatencyReport(Report, frozen=True):
     setup: Setup
     device_ms: tuple[float, ...] = ()
     launch_bound: bool = False
+    bundle: str = ""
 
     @property
     def count(self) -> int:
@@ -80,6 +83,34 @@ class Comparison(Part, frozen=True):
     speedup: float
     low: float
     high: float
+
+
+class Between(Part, frozen=True):
+    """Medians of several fresh processes of one row, which ``backend`` names; ``low_ms`` to ``high_ms`` is where the next falls.
+
+    It is the 95 % prediction interval for the median of one more run on this machine in its present state.
+    """
+
+    backend: str
+    setup: Setup
+    batch: int
+    boundary: str
+    low_ms: float
+    high_ms: float
+    processes: tuple[Fresh, ...]
+
+    @property
+    def medians_ms(self) -> tuple[float, ...]:
+        """The median of each process, in the order in which they ran."""
+        return tuple(process.median_ms for process in self.processes)
+
+
+class NamedBundle(Part, frozen=True):
+    """A bundle of a report: its short name there, its folder, and the sha256 of its manifest.json."""
+
+    label: str
+    path: str
+    sha256: str
 
 
 class LayerLatency(Part, frozen=True):
@@ -133,7 +164,11 @@ class LayersReport(Part, frozen=True):
 
 
 class BenchReport(Report, frozen=True):
-    """Latencies of every backend present, measured interleaved; ``layers`` where they were asked for."""
+    """Latencies of every backend present, measured interleaved; ``layers`` where they were asked for.
+
+    ``bundle`` and ``onnx_sha256`` are of the first of ``bundles``. ``between``: medians of fresh processes, where they were asked
+    for, and ``controls``, of the reference network beside them.
+    """
 
     bundle: str
     onnx_sha256: str
@@ -145,6 +180,9 @@ class BenchReport(Report, frozen=True):
     skipped: tuple[Skipped, ...]
     budget_ms: float | None = None
     layers: tuple[LayersReport, ...] = ()
+    bundles: tuple[NamedBundle, ...] = ()
+    between: tuple[Between, ...] = ()
+    controls: tuple[Between, ...] = ()
     kept_as: ClassVar[str] = "bench"
 
     @property
@@ -160,8 +198,9 @@ class BenchReport(Report, frozen=True):
         counts = {row.setup.threads for row in self.rows}
         threads = f"{self.threads} thread(s)" if len(counts) < 2 else "threads as named"
         variant = shared_variant(row.setup for row in self.rows)
+        names = ", ".join(bundle.label for bundle in self.bundles) if len(self.bundles) > 1 else self.bundle
         return (
-            *_latencies(f"latency of {self.bundle}{variant} in ms, {threads}, interleaved", self.rows, self.comparisons),
+            *_latencies(f"latency of {names}{variant} in ms, {threads}, interleaved", self.rows, self.comparisons),
             *map(Line, _own_clock(self.rows)),
             Line("device: inputs resident, work complete. end-to-end: host array in, host array out."),
             *self._legend(),
@@ -170,6 +209,7 @@ class BenchReport(Report, frozen=True):
                 f"the timing loop itself costs {self.overhead_us:.2f} us a call."
             ),
             *self._budget(),
+            *_between(self.between),
             *(item for layers in self.layers for item in layers.page()),
             *absent(self.skipped),
         )
@@ -192,9 +232,13 @@ class BenchReport(Report, frozen=True):
     def _legend(self) -> Page:
         """What stands in the cells, of what stands in one."""
         lacking = any(point.ms is None for row in self.rows for point in row.percentiles)
-        speedup = "speed-up: over the first backend, median of the per-round ratios." if self.comparisons else ""
-        text = f"{speedup} {'- (n): not shown; needs at least n calls.' if lacking else ''}".strip()
-        return (Line(text),) if text else ()
+        first = "row" if len(self.bundles) > 1 else "backend"
+        speedup = f"speed-up: over the first {first}, median of the per-round ratios. " if self.comparisons else ""
+        texts = (
+            f"{speedup}{'- (n): not shown; needs at least n calls.' if lacking else ''}".strip(),
+            "" if self.between or not self.rows else _WITHIN,
+        )
+        return tuple(Line(text) for text in texts if text)
 
     def _budget(self) -> Page:
         if self.budget_ms is None or not self.rows:
@@ -243,7 +287,7 @@ _LATENCY = (
     Column("boundary"),
     Column("backend"),
     Column("median", number=True),
-    Column("median (95 %)", number=True, rank=1),
+    Column("in this run", number=True, rank=1),
     Column("P90", number=True, rank=4),
     Column("P99", number=True, rank=2),
     Column("calls", number=True, rank=5),
@@ -251,6 +295,9 @@ _LATENCY = (
     Column("speed-up (95 %)", number=True, rank=3),
     Column(""),
 )
+
+
+_WITHIN = "in this run: 95 % interval from this process alone; --processes N tells where the next run's median falls."
 
 
 def _latencies(title: str, rows: Sequence[LatencyReport], comparisons: Sequence[Comparison]) -> Page:
@@ -288,8 +335,38 @@ def _without_speedups(title: str, cells: Sequence[tuple[Cell, ...]]) -> Table:
 
 def _speedup(comparison: Comparison) -> tuple[str, str]:
     """Withheld when its interval is too wide to mean anything."""
-    value = f"{comparison.speedup:.2f}" if comparison.high <= WIDEST_INTERVAL * comparison.low else "-"
-    return value, f"({comparison.low:.2f} .. {comparison.high:.2f})"
+    value = _ratio(comparison.speedup) if comparison.high <= WIDEST_INTERVAL * comparison.low else "-"
+    return value, f"({_ratio(comparison.low)} .. {_ratio(comparison.high)})"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
+_BETWEEN = columns(
+    "batch", "boundary", "backend", "median", "processes", "next run (95 %)", numbers=("batch", "median", "processes")
+)
+
+
+def _between(rows: Sequence[Between]) -> Page:
+    """Where the next run's median falls, of rows that were timed in several processes."""
+    if not rows:
+        return ()
+    cells = tuple(
+        (
+            str(row.batch),
+            row.boundary,
+            row.backend,
+            f"{statistics.median(row.medians_ms):.3g}",
+            str(len(row.processes)),
+            f"({row.low_ms:.3g} .. {row.high_ms:.3g})",
+        )
+        for row in rows
+    )
+    return (
+        Table("medians of fresh processes in ms", _BETWEEN, cells),
+        Line("next run: 95 % prediction interval for the median of one more run on this machine as it is now."),
+    )
 
 
 def _own_clock(rows: Sequence[LatencyReport]) -> Iterator[str]:

@@ -11,15 +11,25 @@ from edgekit.reports.bench import BenchReport
 from edgekit.reports.evaluate import EvaluateReport
 from edgekit.reports.export import FoldReport
 from edgekit.reports.inspect import VARIANT_COLUMNS, InspectReport, VariantRow
-from edgekit.reports.page import Code, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
+from edgekit.reports.page import Code, Column, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
+from edgekit.reports.tune import TuneReport
 from edgekit.reports.verify import VerifyReport
 
-KINDS: dict[str, type[Report]] = {"verify": VerifyReport, "evaluate": EvaluateReport, "bench": BenchReport}
-"""Command -> the report that it leaves in the state folder, which BundleReport has a field for."""
+KINDS: dict[str, type[Report]] = {
+    "verify": VerifyReport,
+    "evaluate": EvaluateReport,
+    "bench": BenchReport,
+    "tune": TuneReport,
+}
+"""Command -> the report that it leaves in the state folder (``Report.kept_as``), which BundleReport has a field for.
+
+A further command is a row here and in ``ABOUT``, and a field; its charts are what its report gives as ``figures``.
+"""
 ABOUT = {
     "evaluate": "Accuracy",
     "verify": "Parity with the reference",
     "bench": "Latency",
+    "tune": "Which way to ship",
 }
 """Command -> the heading of what it found out, in the order of the page."""
 
@@ -40,7 +50,9 @@ class Measured(Part, frozen=True):
         """Where a part comes from, in one line."""
         host = f" (another machine of this kind, {self.host})" if self.host else ""
         when = self.when[:16].replace("T", " ")
-        return Line(Span(f"measured {when} UTC on {described(self.machine)}{host}, by edgekit {self.edgekit}: {self.words}", "dim"))
+        return Line(
+            Span(f"measured {when} UTC on {described(self.machine)}{host}, by edgekit {self.edgekit}: {self.words}", "dim")
+        )
 
 
 class Elsewhere(Part, frozen=True):
@@ -96,6 +108,7 @@ class BundleReport(Report, frozen=True):
     verify: VerifyReport | None = None
     evaluate: EvaluateReport | None = None
     bench: BenchReport | None = None
+    tune: TuneReport | None = None
     unreadable: tuple[str, ...] = ()
     elsewhere: tuple[Elsewhere, ...] = ()
     written: str = ""
@@ -150,7 +163,9 @@ class BundleReport(Report, frozen=True):
         size = self.variants[0].bytes
         yield Tile("size", Span(f"{size / 1e6:.2f} MB", "bold"), f"the {self.variants[0].name} file")
         if self.layers is not None:
-            yield Tile("parameters", Span(_metric(self.layers.parameters), "bold"), f"{_metric(self.layers.macs)} multiply-adds a sample")
+            yield Tile(
+                "parameters", Span(_metric(self.layers.parameters), "bold"), f"{_metric(self.layers.macs)} multiply-adds a sample"
+            )
 
     def _not_run(self) -> Page:
         missing = [name for name in ABOUT if name not in self.parts]
@@ -161,7 +176,7 @@ class BundleReport(Report, frozen=True):
 
     def _elsewhere(self) -> Page:
         return tuple(
-            note(f"{each.command} was also run on another machine, whose figures are not shown: {described(each.machine)}, {each.when[:10]}")
+            note(f"{each.command} was also run elsewhere, which is not shown: {described(each.machine)}, {each.when[:10]}")
             for each in self.elsewhere
         )
 
@@ -210,7 +225,7 @@ def described(machine: Mapping[str, str]) -> str:
 
 
 def _facts(title: str, facts: Mapping[str, str]) -> Table:
-    return Table(title, columns("fact", "", prose=("",)), tuple(facts.items()))
+    return Table(title, (Column(""), Column("", prose=True)), tuple(facts.items()))
 
 
 def _parity(report: VerifyReport | None) -> Tile:
@@ -219,7 +234,8 @@ def _parity(report: VerifyReport | None) -> Tile:
     failing = [row.backend for row in report.parities if not row.passed]
     broken = sum(check.outcome == "fail" for check in report.checks)
     if report.passed:
-        return Tile("parity", Span("pass", "good"), ", ".join(row.backend for row in report.parities))
+        backends = dict.fromkeys(row.setup.backend for row in report.parities)
+        return Tile("parity", Span("pass", "good"), f"{', '.join(backends)}; {len(report.parities)} comparison(s)")
     about = [f"fails: {', '.join(failing)}"] if failing else []
     about += [f"{broken} claim(s) of the manifest do not hold"] if broken else []
     return Tile("parity", Span("FAIL", "bad"), "; ".join(about) or "nothing was checked")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
-from edgekit.reports.base import Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, Tone, note
+from edgekit.reports.base import Case, Part, Report, Skipped, absent
+from edgekit.reports.page import Cell, Column, Line, Page, Point, Scatter, Span, Table, Tone, note
 from edgekit.setups import Setup
 
 Metric: TypeAlias = Literal["median", "p99", "throughput"]
@@ -64,8 +64,8 @@ class TuneReport(Report, frozen=True):
     """Which way to run ``bundle`` here is best by ``metric`` for batches of ``batch``, within ``budgets``.
 
     ``rows``: the chosen way first, then by the metric. ``command``: what runs the bundle so; empty where no way is within the
-    budgets. ``undecided``: sentences on what the measurements leave open, and what would decide it. ``kept_in``: the file that
-    ``predict`` and ``--backend tuned`` obey; empty where none was written. ``stopped``: where Ctrl-C ended it.
+    budgets. ``open_questions``: sentences on what the measurements leave open, and what would decide it. ``kept_in``: the file
+    that ``predict`` and ``--backend tuned`` obey; empty where none was written. ``stopped``: where Ctrl-C ended it.
     """
 
     bundle: str
@@ -77,11 +77,12 @@ class TuneReport(Report, frozen=True):
     rows: tuple[TuneRow, ...]
     chosen: Setup | None = None
     command: str = ""
-    undecided: tuple[str, ...] = ()
+    open_questions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     kept_in: str = ""
     stopped: str = ""
+    kept_as: ClassVar[str] = "tune"
 
     @property
     def passed(self) -> bool:
@@ -100,6 +101,28 @@ class TuneReport(Report, frozen=True):
         legend = Line("* on the Pareto front: no other is as fast, as accurate and as small. first: loading and the first call.")
         return (table, legend, *self._reasons(), *map(note, self.notes), *absent(self.skipped), *self._verdict())
 
+    def figures(self) -> Page:
+        """Speed against accuracy, or against memory where no accuracy was measured, of what passes parity."""
+        timed = [row for row in self.rows if row.parity and row.median_ms is not None]
+        judged = all(row.accuracy is not None for row in timed)
+        points = tuple(
+            Point(
+                row.name,
+                row.median_ms or 0.0,
+                100 * row.accuracy.difference if row.accuracy is not None and judged else (row.memory_peak_bytes or 0) / 1e6,
+                row.on_front,
+            )
+            for row in timed
+        )
+        y_axis = "accuracy less that of the original, points" if judged else "peak memory, MB"
+        return (Scatter("ways that pass parity", "median of a call, ms", y_axis, points),) if points else ()
+
+    def cases(self) -> tuple[Case, ...]:
+        """That a way within the budgets was found, and that nothing failed which should run."""
+        failed = tuple(Case(row.name, False, row.reason) for row in self.rows if row.standing == "failed")
+        asked = f"no way within {', '.join(self.budgets)}" if self.budgets else "no way to run the bundle"
+        return (Case("a way to ship", self.passed, "" if self.passed else self.stopped or asked), *failed)
+
     def _reasons(self) -> Iterator[Line]:
         """One line for each reason with all it is about; those that were only slower are told to readers who ask."""
         about: dict[tuple[Standing, str], list[str]] = {}
@@ -111,7 +134,7 @@ class TuneReport(Report, frozen=True):
             yield Line((Span(standing, _TONES[standing]), f" {reason}: {', '.join(names)}"), when)
 
     def _verdict(self) -> Iterator[Line]:
-        yield from (Line((Span("undecided", "warn"), f": {sentence}")) for sentence in self.undecided)
+        yield from (Line((Span("undecided", "warn"), f": {sentence}")) for sentence in self.open_questions)
         if self.stopped:
             yield Line((Span("stopped", "warn"), f" {self.stopped}; what is known is above"))
         if self.chosen is None:

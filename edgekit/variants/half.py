@@ -16,7 +16,7 @@ from edgekit.onnx.half import LARGEST, Halved, rounded_after_every_node, to_half
 from edgekit.onnx.read import name_of
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
-from edgekit.parity.allowances import half_allowance
+from edgekit.parity.allowances import half_allowance, within_support
 from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import Recorded, recorded_in
 from edgekit.progress import SILENT, Progress
@@ -41,7 +41,8 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     Raises UsageError for wishes that are about int8 and for a node that the network lacks, and ModelError for a first file that
     is not float32, that cannot be converted or run, or whose outputs float16 ruins.
     """
-    idle = "--calibrate" if wanted.calibrate is not None else "--budget" if wanted.budget is not None else ""
+    of_int8 = {"--calibrate": wanted.calibrate, "--samples": wanted.samples, "--budget": wanted.budget}
+    idle = next((name for name, value in of_int8.items() if value is not None), "")
     if idle:
         raise UsageError(f"{idle} does not go with float16, whose nodes are kept by the golden inputs", f"leave out {idle}")
     with progress.task("converting", 1) as advance:
@@ -83,6 +84,7 @@ def drafted(
         made_by={"command": "quantize", "edgekit": __version__, "to": NAME},
         conversion=Conversion(outputs=OUTPUTS, converted=halved.converted, kept=kept),
     )
+    variant = within_support(variant, recorded, outputs)
     return VariantDraft(variant, {FILE: content, OUTPUTS: outputs_to_npz(outputs)}), outputs
 
 

@@ -19,7 +19,7 @@ from edgekit.errors import ModelError
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.calibration import WAYS, Observed
 from edgekit.onnx.placing import kept_by_rule, placed
-from edgekit.parity.allowances import int8_allowance
+from edgekit.parity.allowances import int8_allowance, within_support
 from edgekit.parity.conversion_claims import FLOORS
 from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import recorded_in
@@ -30,7 +30,7 @@ from edgekit.variants import Outcome, Wanted
 from edgekit.variants.int8_network import FLOAT, FloatNetwork, Network, QuantFile, clipped
 from edgekit.variants.int8_rounding import rounding_steps
 from edgekit.variants.int8_search import Judge, Search, search
-from edgekit.variants.samples import Samples, own_data, samples_of
+from edgekit.variants.samples import SAMPLES, Samples, own_data, samples_of
 from edgekit.version import __version__
 
 NAME, FILE, OUTPUTS, RANGES = "int8", "int8.onnx", "int8.npz", "int8.json"
@@ -49,7 +49,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     budget = None if wanted.budget is None else parse_budget(wanted.budget, LOSSES)
     with progress.task("quantising", 5) as advance:
         advance(0, "calibration samples")
-        samples = samples_of(bundle, wanted.calibrate, wanted.samples, wanted.training)
+        samples = samples_of(bundle, wanted.calibrate, wanted.samples or SAMPLES, wanted.training)
         data = samples.recipe or wanted.training or own_data(bundle)
         advance(1, "ranges of the values inside")
         network = Network(bundle, samples.feed, wanted.keep)
@@ -119,7 +119,8 @@ def _outcome(bundle: Bundle, network: FloatNetwork, made: QuantFile, table: Rang
             f"put layers back with --budget snr={least:g}dB or --keep, calibrate on real pictures, or {FLOAT}",
         )
     rounding = rounding_steps(network, made.content, recorded, own)
-    variant = _variant(network, made, table, int8_allowance(readings, begin, rounding), recorded.error(own))
+    proposed = _variant(network, made, table, int8_allowance(readings, begin, rounding), recorded.error(own))
+    variant = within_support(proposed, recorded, own)
     files = {
         variant.file: made.content,
         OUTPUTS: outputs_to_npz(own),

@@ -35,7 +35,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
     document = json.loads((bundle / "manifest.json").read_text())
     assert list(document) == [
         "schema", "reads_from", "name", "inputs", "outputs", "preprocess", "labels", "source", "opset", "fold", "test_accuracy",
-        "golden", "variants", "tools", "notes", "files", "evidence",
+        "golden", "variants", "tools", "notes", "files", "evidence", "provenance",
     ]  # fmt: skip
     assert (document["schema"], document["reads_from"]) == (5, 4)
     assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 28, 28]}]
@@ -152,6 +152,7 @@ def test_an_unknown_variant_is_refused_with_the_names_of_the_variants(two: Path,
     ("change", "reason"),
     [
         ({"name": "float32"}, "has two variants of the name 'float32'"),
+        ({"name": "every"}, "calls a variant 'every', which stands for all of them"),
         ({"file": "model.onnx"}, r"has two variants of one file, model\.onnx"),
         ({"name": ""}, "calls a variant '', which is no plain name"),
         ({"name": "half precision"}, "calls a variant 'half precision', which is no plain name"),

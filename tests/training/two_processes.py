@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,11 +21,15 @@ from edgekit.data import Dataset, PictureShape
 from edgekit.errors import EdgekitError
 from edgekit.models.batchnorm import BatchNorm
 from edgekit.progress import SILENT, Advance, Progress
-from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TrainRecipe
+from edgekit.recipe import DataRecipe, Int8Recipe, ModelRecipe, Recipe, StageRecipe, TrainRecipe
+from edgekit.reports.train import TrainReport
+from edgekit.training import fit as fitting
 from edgekit.training import loop
 from edgekit.training.augment import Augmentation
 from edgekit.training.batches import Batches, predictions
 from edgekit.training.distributed import Peers, Together, joined
+from edgekit.training.int8 import train_int8
+from edgekit.training.untrained import build_model
 from tests.networks import dataset
 
 SAMPLES, BATCH = 98, 5
@@ -60,6 +66,10 @@ EQUAL = {
 }
 """Trainings that are the same on one process and on two."""
 DROPS = recipe(0.3, checkpoint_every=3)
+INT8 = msgspec.structs.replace(
+    recipe(epochs=1, int8=Int8Recipe(epochs=1, optimizer="sgd", learning_rate=1e-3)),
+    model=ModelRecipe("edgenet", {"widths": (16, 16, 16)}),
+)
 
 
 class Signalled:
@@ -83,7 +93,7 @@ class Signalled:
 def fit(plan: Recipe, data: Dataset, folder: Path, progress: Progress = SILENT, **how: Any) -> None:
     """Train; an error is written down, for each process."""
     try:
-        loop.fit(plan, data, folder, device="cpu", progress=progress, **how)
+        fitting.fit(plan, data, folder, device="cpu", progress=progress, **how)
     except EdgekitError as problem:
         folder.mkdir(exist_ok=True)
         (folder / f"error{os.environ['RANK']}").write_text(f"{type(problem).__name__}: {problem}")
@@ -118,7 +128,7 @@ class Noting(Batches):
 
 def labelled(folder: Path, data: Dataset, together: Peers) -> None:
     """The labels that both have in the end, and how many each has made."""
-    model = loop.build_model(EQUAL["plain"], data_shape(data)).module
+    model = build_model(EQUAL["plain"], data_shape(data)).module
     batches = Noting(data.test, data.preprocess, torch.device("cpu"))
     labels = predictions(model, batches, together=together)
     np.savez(folder / f"labels{together.rank}.npz", labels=labels.numpy(), own=torch.cat(batches.taken).numpy())
@@ -137,12 +147,32 @@ def refused(folder: Path, data: Dataset, together: Peers) -> None:
         fit(EQUAL["plain"], data, folder / "diverged")
     fit(EQUAL["plain"], data if together.first else dataset(SAMPLES, seed=1), folder / "other")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "batch_count", lambda samples, batch_size: samples)
+        patch.setattr(fitting, "batch_count", lambda samples, batch_size: samples)
         fit(EQUAL["plain"], data, folder / "tiny")
     fit(recipe(compile=True), data, folder / "compiled")
 
 
-CASES: tuple[Callable[[Path, Dataset, Peers], None], ...] = (equal, resumed, labelled, refused)
+def for_int8(plan: Recipe, data: Dataset, folder: Path) -> TrainReport:
+    """Train, and then for int8, as ``edgekit train`` does; gives the report from before that."""
+    assert plan.train.int8 is not None
+    report = fitting.fit(plan, data, folder, device="cpu")
+    train_int8(plan, plan.train.int8, data, folder, report, device="cpu")
+    return report
+
+
+def quantised(folder: Path, data: Dataset, together: Peers) -> None:
+    """With ranges of the whole batch, and with those of each process's share; the second process has no folder of its own."""
+    assert INT8.train.int8 is not None
+    own = folder if together.first else folder / "of-the-second"
+    report = for_int8(INT8, data, own / "int8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Together, "largest", Peers.largest)
+        if together.first:
+            shutil.copytree(own / "int8", own / "int8-apart", ignore=shutil.ignore_patterns("int8*"))
+        train_int8(INT8, INT8.train.int8, data, own / "int8-apart", report, device="cpu")
+
+
+CASES: tuple[Callable[[Path, Dataset, Peers], None], ...] = (equal, resumed, labelled, refused, quantised)
 
 
 def main(folder: Path) -> None:
