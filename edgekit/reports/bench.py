@@ -186,6 +186,11 @@ class BenchReport(Report, frozen=True):
     kept_as: ClassVar[str] = "bench"
 
     @property
+    def of_one_bundle(self) -> bool:
+        """False where several were timed together: another's row would be shown as this one's."""
+        return len(self.bundles) < 2
+
+    @property
     def passed(self) -> bool:
         """Something was measured, and no end-to-end median of the first batch is over the budget."""
         if not self.rows or self.budget_ms is None:
