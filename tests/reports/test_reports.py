@@ -28,11 +28,13 @@ from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, Wro
 from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.reports.models import ModelRow, ModelsReport
+from edgekit.reports.pack import PackReport, UnpackReport
 from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.reports.quantize import AccuracyChange, Attempt, KeptNode, QuantizeReport, Sensitivity
 from edgekit.reports.run import RunReport, StepReport
 from edgekit.reports.runs import RunRow, RunsReport
+from edgekit.reports.ship import Shipped, ShipReport
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
 from edgekit.setups import Absence, Setup
@@ -81,6 +83,9 @@ EXAMPLES: tuple[Report, ...] = (
     RunReport("r.toml", "b", (StepReport("train", "done", True, 1.5, "fine"),)),
     ModelsReport((ModelRow("lenet", "1x28x28", "small"),)),
     DataReport("fashion-mnist", "/data", 60000, 10000, ("a", "b")),
+    PackReport("b", "0" * 64, "b.zip", "1" * 64, 460978, ("manifest.json", "model.onnx"), ("notes.txt was left out",)),
+    UnpackReport("b.zip", "b", "0" * 64, ("manifest.json", "model.sig"), ("model.sig",), ("README.md is another",)),
+    ShipReport("b", "0" * 64, (Shipped("Triton", "models", ("b-float32/config.pbtxt",), "tritonserver"),), ("a note",)),
     CacheReport("/cache/decoded", (DecodedSet("training pictures of /a, rgb 64x64", "/cache/decoded/0.npy", 123456789),), False),
     DoctorReport({"cpu": "x"}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}),
     BUILD,
