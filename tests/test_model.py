@@ -175,6 +175,7 @@ def test_ranges_of_batches_take_any_number_of_samples(bundle: Path, samples: int
         (np.zeros((0, 1, 28, 28), np.float32), "no samples"),
         ({"inputs": np.zeros((1, 1, 28, 28), np.float32)}, "inputs"),
         ({}, "takes the inputs ['input']"),
+        ([[1.0]], "was given a list"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_in_a_sentence(bundle: Path, feed: Array, part: str) -> None:

@@ -80,8 +80,13 @@ def _index(bundle: Bundle, size: int, batches: int) -> dict[str, Any]:
             {"name": spec.name, "dtype": "float64", "shape": spec.of_samples(size), "file": tensor_file(index, spec.name)}
             for index, spec in enumerate(manifest.outputs)
         ],
-        "variants": {variant.name: _bar(bundle, variant.name, sizes) for variant in manifest.variants},
+        "variants": {name: _bar(bundle, name, sizes) for name in _taking_these(bundle)},
     }
+
+
+def _taking_these(bundle: Bundle) -> list[str]:
+    """The variants that take what the network takes, and so the golden inputs."""
+    return [variant.name for variant in bundle.manifest.variants if not variant.inputs]
 
 
 def _bar(bundle: Bundle, name: str, sizes: Sequence[int]) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def _bar(bundle: Bundle, name: str, sizes: Sequence[int]) -> dict[str, Any]:
 def _page(bundle: Bundle, size: int, batches: int) -> str:
     manifest = bundle.manifest
     samples = f"{manifest.golden.samples} golden samples, in {batches} batch{'es' if batches > 1 else ''} of {size}"
-    lines = [line for variant in manifest.variants for line in (*_lines(bundle.files(variant.name), size, batches), "")]
+    lines = [line for name in _taking_these(bundle) for line in (*_lines(bundle.files(name), size, batches), "")]
     return _PAGE.format(
         name=folder_name(manifest.name), sha256=bundle.sha256, samples=samples, lines="\n".join(lines).rstrip(), batches=batches
     )

@@ -18,7 +18,7 @@ from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPicture
 from edgekit.bundle.variants import own_outputs
-from edgekit.errors import BundleError, OutputError, printable
+from edgekit.errors import BundleError, OutputError, UsageError, printable
 from edgekit.files import check_writable, read_bytes, replacing_folder
 from edgekit.parity.accuracy import meaning_of
 from edgekit.parity.bars import Bars, bars_of
@@ -49,6 +49,8 @@ def page_files(bundle: Bundle, variant: str, runtime: WebRuntime) -> dict[str, b
                 f"bundle {bundle.root} has {spec.dtype} tensors ({spec.name!r}), which a browser has no array of",
                 "export it with float32 inputs and outputs",
             )
+    if bundle.variant(variant).inputs:
+        raise UsageError(f"{variant} takes pictures, and the page preprocesses them itself", "give the page another variant")
     golden = bundle.golden()
     arrays, bars = _arrays(bundle, variant, golden)
     described, content = packed(arrays)
