@@ -122,6 +122,7 @@ def source_names(incomplete: str) -> list[str]:
 
 MODEL, RUNNING, WRITTEN, REPORT = "The model", "What runs it", "What is written", "The report"
 AGAINST = "Against another"
+ORIGIN, FORMS = "Whose it is", "In other formats too"
 """Groups of options in ``--help``."""
 
 
@@ -458,21 +459,19 @@ PublicKey = Annotated[
 License = Annotated[
     str,
     option(
-        "--license", panel=WRITTEN, metavar="SPDX", show_default="the recipe's", help="Its licence, by SPDX: Apache-2.0, MIT, ..."
+        "--license", panel=ORIGIN, metavar="SPDX", show_default="the recipe's", help="Its licence, by SPDX: Apache-2.0, MIT, ..."
     ),
 ]
-Author = Annotated[
-    str, option("--author", panel=WRITTEN, metavar="NAME", show_default="the recipe's", help="Who answers for it.")
-]
+Author = Annotated[str, option("--author", panel=ORIGIN, metavar="NAME", show_default="the recipe's", help="Who answers for it.")]
 Triton = Annotated[
     Optional[Path],
-    option("--triton", panel=WRITTEN, metavar="DIR", help="Also write a model repository for Triton."),
+    option("--triton", panel=FORMS, metavar="DIR", help="Also write a model repository for Triton."),
 ]
 GoldenRaw = Annotated[
     Optional[Path],
     option(
         "--golden-raw",
-        panel=WRITTEN,
+        panel=FORMS,
         metavar="DIR",
         help="Also write raw golden tensors, with lines for trtexec.",
     ),
