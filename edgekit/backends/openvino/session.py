@@ -6,8 +6,9 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,13 +46,14 @@ def capabilities() -> frozenset[str]:
 
 
 class OpenVinoSession:
-    """A compiled model with one request."""
+    """A compiled model with as many requests as there are callers at once: a request takes one."""
 
     def __init__(self, compiled: Any, files: ModelFiles, content: bytes, config: Mapping[str, Any]) -> None:
         self.inputs: tuple[TensorSpec, ...] = files.inputs
         self.outputs: tuple[TensorSpec, ...] = files.outputs
         self._path, self._content, self._config = files.onnx, content, dict(config)
-        self._compiled, self._request = compiled, compiled.create_infer_request()
+        self._compiled = compiled
+        self._idle: deque[Any] = deque([compiled.create_infer_request()])
         self._ports = _ports(compiled, files)
         self._ended: dict[TimeBound, list[Any]] = {}
         asked = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -83,8 +85,21 @@ class OpenVinoSession:
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out; raises ModelError for another dtype, which OpenVINO would convert."""
         self._check_dtypes(feed)
-        self._infer(self._request, feed, dict(feed))
-        return {name: np.array(self._request.get_tensor(port).data) for name, port in self._ports.items()}
+        with self._request() as request:
+            self._infer(request, feed, dict(feed))
+            return {name: np.array(request.get_tensor(port).data) for name, port in self._ports.items()}
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        """A request that no other thread has meanwhile."""
+        try:
+            request = self._idle.pop()
+        except IndexError:  # every other one is another caller's
+            request = self._compiled.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._idle.append(request)
 
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs stay in memory that OpenVINO reads; outputs stay in its own. Runs use another request."""
@@ -151,7 +166,7 @@ class OpenVinoSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        del self._request, self._compiled, self._ports
+        del self._idle, self._compiled, self._ports
 
 
 def _precision(file: str, arithmetic: str) -> str:
