@@ -205,8 +205,9 @@ class Backend(msgspec.Struct, frozen=True):
     on this machine; ``open`` is called only where it says nothing. ``by_layer``: its sessions are ``ByLayer``. ``on_gpu``: it
     computes on a GPU, whose clock follows its work. ``in_memory``: it computes in
     this process's memory, which can be bounded. ``many_callers``: ``run`` of one session, and what several ``bind`` give, may be
-    called from several threads at once; others get one caller at a time. ``in_ranges``: its sessions are ``InRanges``, and are asked for no batch
-    beyond the usual ones by those that can do without. ``doctor_facts`` are lines of its own for what doctor says of the machine.
+    called from several threads at once; others get one caller at a time. ``in_ranges``: its sessions are ``InRanges``, and are
+    asked for no batch beyond the usual ones by those that can do without. ``doctor_facts`` are lines of its own for what doctor
+    says of the machine.
 
     ``tells_nothing_of``: precision of a file -> why running it here shows nothing about where such files are used; nobody runs it
     unasked. ``as_written``: the options by which it computes a file node by node, as the file is written; None if it cannot.

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
-from edgekit.files import check_outside, check_writable, destination, sha256_of, write_bytes
+from edgekit.files import check_outside, check_writable, destination, sha256_of, write_together
 from edgekit.graphs.quiet import listings
 from edgekit.machine.launcher import Elsewhere
 from edgekit.machine.records import keep
@@ -49,24 +49,27 @@ def carry_out(
     bundle: Path | None = None,
     verbose: bool = False,
     document: Callable[[Any], bytes] | None = None,
+    beside: Callable[[Path], Path] | None = None,
 ) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves.
 
     The report goes to stdout in the ``form`` that was chosen, and as JSON to the file ``output`` too, which may not lie in the
     ``bundle`` that is read. With ``verbose`` the page has its longer lines; ``document`` gives what
     stands on stdout in place of a page. A report that has a name to be kept under is left in
-    the state folder too, under that bundle.
+    the state folder too, under that bundle. ``beside`` says which zip file is written beside ``output``.
     """
     console = _console(stderr=True)
     try:
         with contextlib.redirect_stdout(sys.stderr), listings(debug):  # a user's model may print; stdout is for the document
             if output is not None:
                 check_output("--output", output, bundle)  # better before long work than after it
+                if beside is not None:
+                    check_output("--output", beside(output), bundle, begins=b"PK")
             before = _manifest_sha256(bundle)
             report = action(ConsoleProgress(console))
             _leave(report, bundle, before)
         if output is not None:
-            write_bytes(output, report.to_json() + b"\n")
+            write_together(report.as_files(output))
         content = document(report) if document is not None and form == "page" else _document(report, form, verbose)
     except Elsewhere as other:
         raise typer.Exit(other.code) from None

@@ -25,13 +25,13 @@ from edgekit.machine.child import Failure, Limits, answer, run_child
 from edgekit.machine.memory import forget_peak, peak_memory, resident_memory
 from edgekit.reports.bench import LatencyReport
 from edgekit.reports.fresh import Fresh
+from edgekit.reports.samples import thinned
 from edgekit.setups import Setup, taking
 from edgekit.tensors import sample_feed
 
-__all__ = ["Fresh", "time_fresh"]
+__all__ = ["Fresh", "thinned", "time_fresh"]
 
 FIRST_CALLS, FIRST_SECONDS = 20, 1.0
-MOST_SAMPLES = 5000
 LOAD_SECONDS = 900.0
 """Seconds that a process may take beside its timing: TensorRT may have to build an engine."""
 TIMES = 10
@@ -83,11 +83,6 @@ def first_calls(candidate: Candidate) -> tuple[float, ...]:
     while len(calls) < FIRST_CALLS and sum(calls) < FIRST_SECONDS * 1e3:
         calls.extend(time_block(candidate.call, 0.0))
     return tuple(calls)
-
-
-def thinned(samples: tuple[float, ...], most: int = MOST_SAMPLES) -> tuple[float, ...]:
-    """Every k-th of ``samples`` with the smallest k that leaves at most ``most``; all of them where they are few."""
-    return samples[:: -(-len(samples) // most)] if samples else samples
 
 
 def _measured(row: LatencyReport, load_ms: float, first: tuple[float, ...], memory_load: int) -> Fresh:

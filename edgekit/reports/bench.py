@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
 from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, verdict
+from edgekit.reports.percentile import Percentile
 from edgekit.setups import Setup, shared_variant
 
 MOST_LAYERS = 15
@@ -18,16 +19,11 @@ WIDEST_INTERVAL = 1.5
 """A speed-up is withheld where its interval's ends are further apart than this ratio."""
 
 
-class Percentile(Part, frozen=True):
-    """A percentile of the samples in milliseconds; None with the number of samples it takes when there are fewer."""
-
-    percent: float
-    ms: float | None
-    samples_needed: int
-
-
 class LatencyReport(Report, frozen=True):
-    """One backend, batch and boundary. ``samples_ms`` holds every recorded call, one tuple per block of the interleaving.
+    """One backend, batch and boundary. ``samples_ms`` holds recorded calls, one tuple per block of the interleaving.
+
+    They are all of the ``calls``, as long as these are few: see ``Kept``, and ``thinned_blocks`` for what JSON has of them.
+    ``slowest_ms`` is of all; the other figures are of what was kept. An older report has 0 in both, and all in ``samples_ms``.
 
     ``backend`` is the row's name in this report: the setup's backend, with what tells it from its namesakes where one backend
     stands there twice (``edgekit.setups.labels``).
@@ -51,11 +47,13 @@ class LatencyReport(Report, frozen=True):
     setup: Setup
     device_ms: tuple[float, ...] = ()
     launch_bound: bool = False
+    calls: int = 0
+    slowest_ms: float = 0.0
 
     @property
     def count(self) -> int:
         """How many calls were recorded."""
-        return sum(map(len, self.samples_ms))
+        return self.calls or sum(map(len, self.samples_ms))
 
     @property
     def own_clock_ms(self) -> float | None:

@@ -1,0 +1,13 @@
+"""A percentile that is shown only where the samples support it."""
+
+from __future__ import annotations
+
+from edgekit.reports.base import Part
+
+
+class Percentile(Part, frozen=True):
+    """A percentile of the samples in milliseconds; None with the number of samples it takes when there are fewer."""
+
+    percent: float
+    ms: float | None
+    samples_needed: int
