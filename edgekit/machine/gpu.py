@@ -89,6 +89,22 @@ def gpu_state() -> GpuState | None:
     )
 
 
+def gpu_memory_used() -> int | None:
+    """Bytes of the first GPU's memory that are in use, by whomever; None without a GPU or its management library."""
+    if cuda_absence() or _management() is None:
+        return None
+    device, memory = _device(), _Memory()
+    if device is None or _management().nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) != 0:
+        return None
+    return int(memory.used)
+
+
+class _Memory(ctypes.Structure):
+    """nvmlMemory_t."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
 def _driver() -> Any:
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
