@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, verdict
+from edgekit.reports.layers import LayersReport
+from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, verdict
 from edgekit.reports.percentile import Percentile
 from edgekit.setups import Setup, shared_variant
 
-MOST_LAYERS = 15
-"""The most layers that the table shows for a backend; the JSON has all."""
 WIDEST_INTERVAL = 1.5
 """A speed-up is withheld where its interval's ends are further apart than this ratio."""
 
@@ -78,56 +77,6 @@ class Comparison(Part, frozen=True):
     speedup: float
     low: float
     high: float
-
-
-class LayerLatency(Part, frozen=True):
-    """A layer as the runtime runs it, in its own words; ``nodes`` are the ONNX nodes that it computes.
-
-    No ``nodes``: the runtime has added it, or does not say. ``share`` is of the sum of all layers' medians.
-    """
-
-    name: str
-    operator: str
-    nodes: tuple[str, ...]
-    median_ms: float
-    share: float
-
-
-class LayersReport(Part, frozen=True):
-    """What each layer takes, in the order of execution, by the runtime's own profiler in ``calls`` calls of its own.
-
-    ``total_ms`` is the median sum of a call. Profiling slows calls down: the time of a whole call is in the rows, under the same
-    ``backend``.
-    """
-
-    backend: str
-    batch: int
-    calls: int
-    total_ms: float
-    layers: tuple[LayerLatency, ...]
-    setup: Setup
-
-    def page(self) -> Page:
-        """A row for each of the slowest layers, and what all take."""
-        numbers = ("median ms", "share")
-        slowest = sorted(self.layers, key=lambda layer: -layer.median_ms)[:MOST_LAYERS]
-        rows = tuple(
-            (layer.name, layer.operator, ", ".join(layer.nodes), f"{layer.median_ms:.3g}", f"{layer.share:.1%}")
-            for layer in slowest
-        )
-        names = ("layer", "operator", "ONNX nodes", *numbers)
-        headings = columns(*names, numbers=numbers, prose=("layer", "ONNX nodes"), ranks={"operator": 1})
-        title = f"layers on {self.backend}, batch {self.batch}, the slowest first"
-        hidden = len(self.layers) - len(slowest)
-        more = f"{hidden} more layer{' is' if hidden == 1 else 's are'} in the JSON; " if hidden else ""
-        every = "its one layer takes" if len(self.layers) == 1 else f"all {len(self.layers)} take"
-        return (
-            Table(title, headings, rows),
-            Line(
-                f"{more}{every} {self.total_ms:.3g} ms a call by {self.backend}'s profiler, which slows "
-                f"calls down ({self.calls} calls of its own)."
-            ),
-        )
 
 
 class BenchReport(Report, frozen=True):

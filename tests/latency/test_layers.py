@@ -22,8 +22,9 @@ from edgekit.latency.layers import layers_report, nodes_of
 from edgekit.latency.loop import Timing
 from edgekit.models.weights import weights_bytes
 from edgekit.onnx.read import Node, read_nodes
-from edgekit.reports.bench import MOST_LAYERS, BenchReport
+from edgekit.reports.bench import BenchReport
 from edgekit.reports.console import draw
+from edgekit.reports.layers import MOST_LAYERS
 from edgekit.setups import Setup
 from edgekit.sources import ExportOptions
 from edgekit.tensors import sample_feed

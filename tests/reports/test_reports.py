@@ -18,7 +18,7 @@ import edgekit.reports
 from edgekit.errors import InputError
 from edgekit.preprocess import Preprocess
 from edgekit.reports.base import Report, Skipped
-from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, LayerLatency, LayersReport, Percentile
+from edgekit.reports.bench import BenchReport, Comparison, LatencyReport
 from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
 from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, PrecisionReport
 from edgekit.reports.console import draw
@@ -27,8 +27,10 @@ from edgekit.reports.doctor import DoctorReport, Finding
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
 from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
 from edgekit.reports.inspect import InspectReport, Layer
+from edgekit.reports.layers import LayerLatency, LayersReport
 from edgekit.reports.models import ModelRow, ModelsReport
 from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
+from edgekit.reports.percentile import Percentile
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.reports.quantize import AccuracyChange, Attempt, KeptNode, QuantizeReport, Sensitivity
 from edgekit.reports.run import RunReport, StepReport
