@@ -27,8 +27,8 @@ from edgekit.data.pictures import Pictures
 from edgekit.machine.cpu import machine_facts
 from edgekit.progress import SILENT
 from edgekit.recipe import DataRecipe, Int8Recipe, ModelRecipe, Recipe, TrainRecipe, load_recipe
+from edgekit.training.fit import fit
 from edgekit.training.int8 import train_int8
-from edgekit.training.loop import fit
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "train_int8.json"

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from edgekit.commands.train import train
+from edgekit.files import write_text
 from edgekit.machine.cpu import machine_facts
 from edgekit.recipe import TrainRecipe, load_recipe
 
@@ -48,6 +49,11 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+def as_stored(settings: TrainRecipe) -> Any:
+    """The settings as the result file gives them back."""
+    return msgspec.json.decode(msgspec.json.encode(settings))
+
+
 def row(name: str, settings: TrainRecipe, seeds: list[int]) -> dict[str, Any]:
     base = load_recipe(ROOT / "recipes" / "edgenet.toml")
     reached, seconds = [], []
@@ -60,7 +66,7 @@ def row(name: str, settings: TrainRecipe, seeds: list[int]) -> dict[str, Any]:
         seconds += [epoch.seconds for epoch in report.epochs]
     result = {"held_out": reached, "epoch_seconds": statistics.median(seconds), "first_epoch_seconds": seconds[0]}
     print(f"{name}: {result}", flush=True)
-    return {"settings": msgspec.to_builtins(settings), "seeds": seeds, **result}
+    return {"settings": as_stored(settings), "seeds": seeds, **result}
 
 
 def main() -> None:
@@ -75,12 +81,12 @@ def main() -> None:
     for name in arguments.only:
         settings = msgspec.structs.replace(base, **CHANGES[name])
         known = results["rows"].get(name, {})
-        if known.get("settings") == msgspec.to_builtins(settings) and known.get("seeds") == arguments.seeds:
+        if known.get("settings") == as_stored(settings) and known.get("seeds") == arguments.seeds:
             continue
         results["rows"][name] = row(name, settings, arguments.seeds)
         results["rows"] = {key: results["rows"][key] for key in CHANGES if key in results["rows"]}
         results["machine"] = machine_facts()
-        RESULT.write_text(json.dumps(results, indent=2) + "\n")
+        write_text(RESULT, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

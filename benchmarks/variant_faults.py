@@ -34,7 +34,7 @@ from edgekit.tensors import Array
 from edgekit.variants import Wanted, convert
 
 RESULT = ROOT / "benchmarks" / "results" / "variant_faults.json"
-BUNDLES = ("lenet", "densenet")
+BUNDLES = ("lenet", "edgenet", "densenet")
 EACH = 8
 Model: TypeAlias = onnx.ModelProto
 Kind: TypeAlias = "Callable[[Model, np.random.Generator], str | None]"

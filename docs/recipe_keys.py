@@ -81,7 +81,7 @@ MEANINGS = {
     "variants.to": "its precision; each may be given once",
     "variants.calibrate": "a recipe, a folder of training pictures or an `.npz` file of inputs, relative to the recipe, or "
     "`random`; the recipe's own training pictures if left out; for `int8` only",
-    "variants.samples": "how many samples `int8` is calibrated on",
+    "variants.samples": "how many samples are calibrated on; 256 if left out; for `int8` only",
     "variants.keep": "nodes, or modules with all that is in them, that stay in float32",
     "variants.budget": "what `int8` may lose, like `accuracy=-0.3pt` or `snr=30dB`: layers go back to float32 until it holds",
     "verify.atol": "counts only in a bar of your own; above 1e-5 makes it one",

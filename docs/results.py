@@ -22,8 +22,13 @@ import fault_injection  # noqa: E402
 import fold_zoo  # noqa: E402
 import gpu_table  # noqa: E402
 import precision_table  # noqa: E402
+import train_table  # noqa: E402
+
+from edgekit.recipe import load_recipe  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+SPEED, KEYS = "train_speed.json", "train_keys.json"
+"""Result files of trainings, which have their sections once they are there."""
 MARKERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
 
 
@@ -62,6 +67,33 @@ def _int8(result: dict[str, Any]) -> str:
     return "{:.4f} ({:+.2f} to {:+.2f} points), {:.1f} dB".format(result["accuracy"], *points, result["snr_db"])
 
 
+def before_speed(lenet: dict[str, Any]) -> list[str]:
+    """The lines on the time of an epoch, as long as ``train_speed.py`` has not run."""
+    if (RESULTS / SPEED).is_file():
+        return []
+    return [
+        f"- A LeNet epoch took 1/{lenet['speedup_over_tutorial']:.1f} of the tutorial loop's time with the recipe of edgekit 0.2 "
+        "(Adam, flips; DataLoader with two workers, ToTensor, Adam, batch 256; best epochs of interleaved runs).",
+        "  `benchmarks/train_speed.py` measures it anew, with the time to the tutorial's accuracy; it has not run on a quiet",
+        "  machine yet. The training times in the table were taken beside other work.",
+    ]
+
+
+def training_speed() -> list[str]:
+    """The section on edgekit's loop against the tutorial's; nothing where it has not been measured."""
+    if not (RESULTS / SPEED).is_file():
+        return []
+    return ["## Training speed", "", *train_table.speed(read(SPEED)), ""]
+
+
+def training_keys() -> list[str]:
+    """The section on what each key of ``[train]`` does; nothing where it has not been measured."""
+    if not (RESULTS / KEYS).is_file():
+        return []
+    pictures = load_recipe(ROOT / "recipes" / "edgenet.toml").data.holdout
+    return ["## What each key of a training does", "", *train_table.keys(read(KEYS), pictures), ""]
+
+
 def numbers() -> str:
     """The text between the markers."""
     lenet, start = read("train_lenet.json"), read("start_up.json")
@@ -76,15 +108,14 @@ def numbers() -> str:
         "",
         *accuracy_table(),
         "",
-        f"- A LeNet epoch took 1/{lenet['speedup_over_tutorial']:.1f} of the tutorial loop's time with the recipe of edgekit 0.2 "
-        "(Adam, flips; DataLoader with two workers, ToTensor, Adam, batch 256; best epochs of interleaved runs).",
-        "  `benchmarks/train_speed.py` measures it anew, with the time to the tutorial's accuracy; it has not run on a quiet",
-        "  machine yet. The training times in the table were taken beside other work.",
+        *before_speed(lenet),
         f"- On the hand-written batch norm an epoch took {lenet['scratch_over_lenet']:.2f} times as long as on `nn.BatchNorm`; "
         f"its process peaked at {peaks[0]} MiB after one epoch and at {peaks[-1]} MiB after {len(peaks)}.",
         f"- `edgekit --help` takes {start['median_seconds']['edgekit --help']:.2f} s, of which "
         f"{start['median_seconds']['python']:.2f} s are the Python interpreter's.",
         "",
+        *training_speed(),
+        *training_keys(),
         "## What each tool leaves of batch norm",
         "",
         "In a zoo of models with random weights, all four tensors of each norm randomised. `benchmarks/fold_zoo.py` defines what",

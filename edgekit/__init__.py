@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.commands.build import build
     from edgekit.commands.data import cache as cached_data
     from edgekit.commands.data import fetch as fetch_data
+    from edgekit.commands.diff import diff
     from edgekit.commands.doctor import doctor
     from edgekit.commands.evaluate import Bars, evaluate
     from edgekit.commands.export import export
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from edgekit.commands.models import models as list_models
     from edgekit.commands.predict import predict
     from edgekit.commands.quantize import quantize
+    from edgekit.commands.report import report
     from edgekit.commands.run import run
     from edgekit.commands.runs import runs
     from edgekit.commands.train import train
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **{verb: f"edgekit.commands.{verb}" for verb in (
-        "bench", "bisect", "build", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "run", "runs",
-        "train", "tune", "verify",
+        "bench", "bisect", "build", "diff", "doctor", "evaluate", "export", "inspect", "predict", "quantize", "report", "run",
+        "runs", "train", "tune", "verify",
     )},
     "cached_data": "edgekit.commands.data:cache",
     "fetch_data": "edgekit.commands.data:fetch",
@@ -62,8 +64,8 @@ _HOMES = {
 }  # fmt: skip
 __all__ = [
     "__version__", "Bars", "ExportOptions", "Goal", "Setup", "Timing", "Tolerance", "ToleranceChange", "Wanted",
-    "bench", "bisect", "build", "cached_data", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
-    "predict", "quantize", "run", "runs", "train", "tune", "verify",
+    "bench", "bisect", "build", "cached_data", "diff", "doctor", "evaluate", "export", "fetch_data", "inspect", "list_models",
+    "predict", "quantize", "report", "run", "runs", "train", "tune", "verify",
 ]  # fmt: skip
 
 

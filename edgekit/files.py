@@ -156,7 +156,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Write several files: none takes its place before all are written, and then each does in this order."""
     with ExitStack() as stack:
-        for path, content in reversed(contents.items()):  # what is entered last is left first
+        for path, content in reversed(list(contents.items())):  # what is entered last is left first
             stack.enter_context(replacing(path)).write_bytes(content)
 
 

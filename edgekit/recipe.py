@@ -195,12 +195,13 @@ class VariantRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A further file of the bundle: ``to`` is its precision.
 
     ``calibrate``: a folder of pictures or an .npz file, relative to the recipe, or ``random``; the recipe's training pictures if
-    left out. ``samples``: how many. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be lost.
+    left out. ``samples``: how many; 256 if left out. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be
+    lost.
     """
 
     to: Literal["int8", "float16"]
     calibrate: str | None = None
-    samples: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    samples: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     keep: tuple[str, ...] = ()
     budget: str | None = None
 

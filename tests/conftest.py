@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from edgekit.sources import ExportOptions
 from tests.command_line import Command, Result
 
 ROOT = Path(__file__).parent.parent
+_TESTS = count()
 WITH_TORCH = importlib.util.find_spec("torch") is not None
 """Without it, as on a board, ``tests/test_gpu.py`` runs all the same."""
 
@@ -32,10 +34,10 @@ def _one_thread_per_worker() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Give every test its own cache and state, and Python's usual buffering."""
+    """Give every worker its own cache, every test its own state, and Python's usual buffering."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # unbuffered output would hide what is lost at exit
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.getbasetemp() / "state"))
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.getbasetemp() / "state" / str(next(_TESTS))))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ from edgekit.commands.verify import verify
 from edgekit.errors import Interrupted
 from edgekit.latency.loop import Timing
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.training.loop import fit
+from edgekit.training.checkpoint import State
+from edgekit.training.fit import fit
 from tests.gpu_checks import ON_GPU, check_own_clock
 from tests.networks import dataset
 from tests.training.test_loop import Stopping
@@ -58,3 +59,16 @@ def test_every_way_to_train_runs_on_cuda_and_stops_and_goes_on(tmp_path: Path) -
     report = fit(plan, dataset(2000), tmp_path / "run", device="cuda", begin="resume")
     assert report.facts["precision"] == "bfloat16"
     assert report.test_accuracy > 0.5
+
+
+def test_dropout_on_cuda_goes_on_with_the_numbers_it_would_have_drawn(tmp_path: Path) -> None:
+    device, model = torch.device("cuda"), torch.nn.Dropout(0.5)
+    state = State(torch.nn.Linear(2, 2), TrainRecipe(epochs=2), 3, device)
+    ones = torch.ones(1000, device=device)
+    torch.manual_seed(3)
+    model(ones)
+    state.save(tmp_path / "checkpoint.pt", {})
+    drawn = model(ones)
+    torch.manual_seed(4)
+    state.load(tmp_path / "checkpoint.pt", {})
+    assert torch.equal(model(ones), drawn)

@@ -293,7 +293,7 @@ def test_variants_are_a_list_of_tables_with_places_relative_to_the_recipe(path: 
     assert loaded(path, f'name = "x"\n{DATA}{MODEL}').variants == ()
     tables = '[[variants]]\nto = "int8"\ncalibrate = "some.npz"\n[[variants]]\nto = "float16"\nkeep = ["fc"]\n'
     first, second = loaded(path, f'name = "x"\n{DATA}{MODEL}{tables}').variants
-    assert (first.to, first.calibrate, first.samples) == ("int8", str(path.parent / "some.npz"), 256)
+    assert (first.to, first.calibrate, first.samples) == ("int8", str(path.parent / "some.npz"), None)
     assert (second.to, second.calibrate, second.keep) == ("float16", None, ("fc",))
     (random,) = loaded(path, f'name = "x"\n{DATA}{MODEL}[[variants]]\nto = "int8"\ncalibrate = "random"\n').variants
     assert random.calibrate == "random"

@@ -91,6 +91,8 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "data",
         "data cache",
         "data fetch",
+        "diff",
+        "report",
         "doctor",
     } == set(find_spec["codes"])
     assert all(result == [0, True] for result in find_spec["codes"].values()), find_spec
@@ -114,7 +116,7 @@ def test_the_packages_are_really_blocked(environment: dict[str, str]) -> None:
     assert pip_install("train") in error["message"]
 
 
-@pytest.mark.parametrize("command", ["verify", "bench", "build", "evaluate", "inspect", "predict"])
+@pytest.mark.parametrize("command", ["verify", "bench", "build", "evaluate", "inspect", "predict", "report"])
 def test_a_bundle_can_be_used_without_torch(command: str, bundle: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     if command == "build":
         pytest.importorskip("tensorrt_rtx", exc_type=ImportError)

@@ -22,12 +22,14 @@ from edgekit.spelling import did_you_mean
 class Choice(NamedTuple):
     """Setups that can run here, and the backends that cannot, where every one was asked for.
 
-    ``as_written``: setups beside them that run a converted variant's file node by node.
+    ``as_written``: setups beside them that run a converted variant's file node by node. ``not_run``: variants that were asked for
+    and that none of all these runs.
     """
 
     setups: tuple[Setup, ...]
     skipped: tuple[Skipped, ...]
     as_written: tuple[Setup, ...] = ()
+    not_run: tuple[str, ...] = ()
 
 
 def choose(bundle: Bundle, setups: Setup | str | Iterable[Setup | str] = (), *, all_variants: bool = False) -> Choice:
@@ -40,16 +42,20 @@ def choose(bundle: Bundle, setups: Setup | str | Iterable[Setup | str] = (), *, 
     chosen: list[Setup] = []
     skipped: list[Skipped] = []
     as_written: list[Setup] = []
-    for asked in as_setups(setups):
-        requested = tuned_setup(bundle, asked) if asked.backend == TUNED else asked
+    asked: list[str] = []
+    for wanted in as_setups(setups):
+        requested = tuned_setup(bundle, wanted) if wanted.backend == TUNED else wanted
         candidates = _of_variants(bundle, requested, all_variants)
+        asked += [candidate.variant for candidate in candidates]
         every = requested.backend == EVERY
         runnable, absent = _present(bundle, candidates) if every else _able(bundle, candidates)
         unasked = _telling_nothing(bundle, runnable) if every and len(candidates) > 1 else {}
         chosen += [setup for setup in runnable if setup not in unasked]
         skipped += [*_rows(absent, runnable), *(_row(setup, reason) for setup, reason in unasked.items())]
         as_written += _node_by_node(bundle, runnable)
-    return Choice(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(skipped)), tuple(dict.fromkeys(as_written)))
+    run = {setup.variant for setup in (*chosen, *as_written)}
+    not_run = tuple(dict.fromkeys(variant for variant in asked if variant not in run))
+    return Choice(tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(skipped)), tuple(dict.fromkeys(as_written)), not_run)
 
 
 def _of_variants(bundle: Bundle, requested: Setup, all_variants: bool) -> list[Setup]:
@@ -60,9 +66,10 @@ def _of_variants(bundle: Bundle, requested: Setup, all_variants: bool) -> list[S
 
 
 def _telling_nothing(bundle: Bundle, setups: Iterable[Setup]) -> dict[Setup, str]:
-    """The setups of which the table says that they show nothing, and why."""
+    """The setups of which the table says that they show nothing, and why; none where all do, which is all that can be shown."""
     reasons = {setup: row_of(setup.backend).tells_nothing_of.get(bundle.variant(setup.variant).precision) for setup in setups}
-    return {setup: reason for setup, reason in reasons.items() if reason is not None}
+    unasked = {setup: reason for setup, reason in reasons.items() if reason is not None}
+    return unasked if len(unasked) < len(reasons) else {}
 
 
 def _node_by_node(bundle: Bundle, setups: Iterable[Setup]) -> Iterator[Setup]:

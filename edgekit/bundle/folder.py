@@ -317,7 +317,8 @@ def _read(root: Path, *, exactly: bool = False) -> Bundle:
         if not root.exists():
             raise BundleError(f"bundle {root} does not exist", "check the path, or make it with edgekit export")
         if not root.is_dir() or not path.is_file() or path.is_symlink():
-            raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}", "give the folder that edgekit export wrote")
+            remedy = f"edgekit unpack {root}" if root.suffix == ".zip" else "give the folder that edgekit export wrote"
+            raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}", remedy)
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{path} is larger than any manifest", FETCH_AGAIN)
     except OSError as problem:

@@ -17,6 +17,7 @@ from edgekit.files import check_name
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport
 from edgekit.reports.quantize import KeptNode
+from edgekit.setups import EVERY
 from edgekit.spelling import did_you_mean
 from edgekit.tensors import TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance
@@ -292,6 +293,8 @@ def _check_variants(variants: Sequence[Variant], path: Path) -> None:
     for name, count in Counter(names).items():
         if not check_name(name):
             raise BundleError(f"{path} calls a variant {name!r}, which is no plain name", FETCH_AGAIN)
+        if name == EVERY:
+            raise BundleError(f"{path} calls a variant {name!r}, which stands for all of them", FETCH_AGAIN)
         if count > 1:
             raise BundleError(f"{path} has two variants of the name {name!r}", FETCH_AGAIN)
     for file, count in Counter(files).items():

@@ -1,6 +1,6 @@
 """The command line: words in, a command called, its report out. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 130 stopped by Ctrl-C.
+Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 3 undecided; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
@@ -15,17 +16,23 @@ import typer
 
 from edgekit.cli import options
 from edgekit.cli.options import (
+    Against,
+    AgainstBackends,
     Allowed,
     AllRows,
     Arguments,
+    Arrivals,
     Backend,
     Backends,
     BatchRanges,
+    Bounds,
     Budgets,
     Builder,
     BundleFolder,
     BundlePath,
+    BundlePaths,
     Calibrate,
+    Concurrency,
     Csv,
     CudaGraph,
     Debug,
@@ -35,6 +42,7 @@ from edgekit.cli.options import (
     Flavour,
     FoldBn,
     GoldenPictures,
+    GoldenRaw,
     InPlace,
     InputShapes,
     Json,
@@ -48,15 +56,19 @@ from edgekit.cli.options import (
     Opset,
     Output,
     Precision,
+    Rate,
     RecipeOrRun,
     RecipePath,
     Required,
+    Rows,
     Runs,
     Samples,
+    Sessions,
     SourceName,
     TensorBoardFolder,
     Threads,
     TorchSource,
+    Triton,
     Variant,
     Verbose,
     Weights,
@@ -66,6 +78,7 @@ from edgekit.cli.options import (
 if TYPE_CHECKING:
     from edgekit.progress import Progress
     from edgekit.reports.base import Report
+    from edgekit.reports.report import BundleReport
     from edgekit.training.folder import Begin
 
 app = typer.Typer(
@@ -171,14 +184,21 @@ def export(
     mean: Mean = None,
     std: Deviation = None,
     labels: Labels = None,
+    triton: Triton = None,
+    golden_raw: GoldenRaw = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card."""
+    """Write a bundle: one ONNX file, golden inputs and outputs, manifest, model card.
+
+    With --triton or --golden-raw, SOURCE may be a bundle, which stays as it is.
+    """
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.export import export as export_source
+        from edgekit.commands.export import is_bundle, ship
+        from edgekit.ship import Forms
         from edgekit.sources import ExportOptions
 
         export_options = ExportOptions(
@@ -193,7 +213,10 @@ def export(
             args=options.arguments(arg),
             golden_pictures=golden_pictures,
         )
-        return export_source(source, output, export_options, runs=runs, progress=progress)
+        forms = Forms(triton, golden_raw)
+        if is_bundle(source):
+            return ship(source, forms, output, export_options)
+        return export_source(source, output, export_options, forms=forms, runs=runs, progress=progress)
 
     _carry_out(action, json, debug)
 
@@ -203,7 +226,7 @@ def quantize(
     bundle: BundlePath,
     to: Precision = "int8",
     calibrate: Calibrate = None,
-    samples: Samples = 256,
+    samples: Samples = None,
     keep: Keep = None,
     budget: Loss = None,
     output: InPlace = None,
@@ -224,6 +247,45 @@ def quantize(
         return quantize_bundle(bundle, to, wanted, output=output, progress=progress)
 
     _carry_out(action, json, debug, bundle=bundle, verbose=verbose)
+
+
+@app.command(epilog="Example: edgekit pack exported/lenet")
+def pack(
+    bundle: BundlePath,
+    output: Annotated[
+        Optional[Path], options.option("--output", metavar="FILE", show_default="NAME.zip", help="The zip file.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle as one .zip, the same bytes from the same bundle; edgekit unpack is the way back."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.pack import pack as pack_bundle
+
+        return pack_bundle(bundle, output)
+
+    _carry_out(action, json, debug)
+
+
+@app.command(epilog="Example: edgekit unpack lenet.zip")
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that edgekit pack wrote.")],
+    output: Annotated[
+        Optional[Path],
+        options.option("--output", metavar="FOLDER", show_default="the bundle's name", help="Where the bundle is written."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Unpack a bundle and check every file; nothing that is no part of a bundle is written."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.unpack import unpack as unpack_bundle
+
+        return unpack_bundle(file, output)
+
+    _carry_out(action, json, debug)
 
 
 @app.command(epilog="Example: edgekit verify exported/lenet --backend tensorrt --engine lenet.plan")
@@ -337,9 +399,9 @@ def evaluate(
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
 
-@app.command(epilog="Example: edgekit bench exported/lenet --batch 1,8,32 --threads 1 --json > bench.json")
+@app.command(epilog="Example: edgekit bench exported/new --against exported/old --limit 5% --threads 1")
 def bench(
-    bundle: BundlePath,
+    bundle: BundlePaths,
     batch: Annotated[str, options.option("--batch", metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
     threads: Threads = None,
     seconds: Annotated[
@@ -355,6 +417,53 @@ def bench(
     layers: Annotated[
         bool, options.flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")
     ] = False,
+    processes: Annotated[
+        int,
+        options.option(
+            "--processes",
+            metavar="N",
+            show_default="none",
+            help="Also time N fresh processes: where the next run's median will fall.",
+        ),
+    ] = 0,
+    row: Rows = None,
+    seed: Annotated[
+        int, options.option("--seed", metavar="N", min=0, help="Draws the order of processes, and the arrivals of requests.")
+    ] = 0,
+    start: Annotated[
+        bool, options.flag("--start", help="Also the start in fresh processes: load, first calls, memory; on a GPU too.")
+    ] = False,
+    budget: Bounds = None,
+    concurrency: Concurrency = None,
+    sessions: Sessions = None,
+    rate: Rate = None,
+    arrivals: Arrivals = None,
+    against: Against = None,
+    against_backend: AgainstBackends = None,
+    limit: Annotated[
+        Optional[str],
+        options.option("--limit", panel=options.AGAINST, metavar="P%", show_default="5%", help="How much slower it may be."),
+    ] = None,
+    pairs: Annotated[
+        Optional[int],
+        options.option(
+            "--pairs",
+            panel=options.AGAINST,
+            metavar="N",
+            show_default="8, or 10 where several rows decide",
+            help="Pairs of processes; at least 7 decide.",
+        ),
+    ] = None,
+    undecided: Annotated[
+        Optional[str],
+        options.option(
+            "--undecided",
+            panel=options.AGAINST,
+            metavar="pass",
+            show_default="exit code 3",
+            help="Exit code 0 without a verdict.",
+        ),
+    ] = None,
     backend: Backends = None,
     variant: Variant = None,
     flavour: Flavour = None,
@@ -365,21 +474,44 @@ def bench(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time every backend present, taking turns; raw samples are in the JSON."""
+    """Time every backend present, and several bundles, taking turns; raw samples are in the JSON.
+
+    With --against: is the bundle slower than another? Exit code 1 if it is, 0 if it is not, and 3 where that cannot be decided.
+    """
 
     def action(progress: Progress) -> Report:
-        from edgekit.commands.bench import bench as bench_bundle
-        from edgekit.latency.loop import Timing
-        from edgekit.tensors import batch_sizes
+        from edgekit.commands.bench import bench as bench_bundles
 
-        limit = options.budget(budget_ms)
-        timing = Timing(batch_sizes(batch), options.duration(seconds))
-        setups = options.setups(
-            backend, variant=variant, threads=threads, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source
-        )
-        return bench_bundle(bundle, setups, timing, budget_ms=limit, layers=layers, progress=progress)
+        options.check_outside(output, [*bundle[1:], *filter(None, [against])])
+        limit_ms = options.budget(budget_ms)
+        timing = options.timing(batch, seconds, processes, row, seed)
+        ways = partial(
+            options.setups,
+            variant=variant, threads=threads, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source,
+        )  # fmt: skip
+        if against is None:
+            options.check_with_against(
+                against_backend=against_backend, limit=limit, pairs=pairs, undecided=undecided, row=None if processes else row
+            )
+            load = options.load(concurrency, rate, seed, sessions=sessions, arrivals=arrivals)
+            further = options.further(budget, load, layers=layers, start=start)
+            options.check_samples(output, bundle)
+            return bench_bundles(bundle, ways(backend), timing, budget_ms=limit_ms, further=further, progress=progress)
 
-    _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
+        from edgekit.commands.against import Terms, usual_setups
+        from edgekit.commands.against import against as compare
+
+        first = options.check_without_against(
+            bundle,
+            budget_ms=limit_ms, layers=layers, processes=processes, start=start, budget=budget, concurrency=concurrency,
+            sessions=sessions, rate=rate, arrivals=arrivals,
+        )  # fmt: skip
+        setups = ways(backend or usual_setups())
+        others = ways(against_backend) if against_backend else ()
+        terms = Terms(options.percentage(limit), pairs, others, options.undecided(undecided))
+        return compare(first, against, setups, timing, terms=terms, progress=progress)
+
+    _carry_out(action, json, debug, output=output, bundle=bundle[0], verbose=verbose)
 
 
 @app.command(epilog="Example: edgekit tune exported/edgenet --budget accuracy=-0.3pt --budget p99=5ms")
@@ -554,7 +686,8 @@ def models(json: Json = False, debug: Debug = False) -> None:
 @app.command(epilog="Example: edgekit runs runs/lenet runs/lenet-wide --plot curves.png")
 def runs(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of trainings; all below --runs if left out.")
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Folders of trainings, or names below --runs; all there if left out."),
     ] = None,
     runs: Runs = Path("runs"),
     plot: Annotated[
@@ -610,14 +743,22 @@ def cache(
     _carry_out(action, json, debug)
 
 
-@app.command(epilog="Example: edgekit doctor")
-def doctor(json: Json = False, debug: Debug = False) -> None:
+@app.command(epilog="Example: edgekit doctor --bench")
+def doctor(
+    bench: Annotated[
+        bool,
+        options.flag("--bench", help="Instead: is this machine fit to be measured now, and what to change? Exit code 1 if not."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Every runtime: present or not, what it would really run on, what is wrong, how to fix it; and which backends work."""
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.doctor import doctor as examine
+        from edgekit.commands.doctor import fitness
 
-        return examine(progress)
+        return fitness(progress) if bench else examine(progress)
 
     _carry_out(action, json, debug)
 
@@ -653,24 +794,23 @@ def report(
     Exit code 1 if a check in it has failed.
     """
 
-
     def action(progress: Progress) -> Report:
         from edgekit.cli.outcome import check_output
         from edgekit.commands.report import FORMATS, PAGE
         from edgekit.commands.report import report as report_bundle
 
-        chosen = options.report_format(form, to_stdout=output is None, json=json)
+        chosen = options.report_format(form, beside_json=json and output is None)
         place = PAGE if output is None and chosen == "html" else output
         if place is not None:
             check_output("--output", place, bundle, FORMATS[chosen])
         return report_bundle(bundle, place, chosen, progress=progress)
 
-    def document(found: Report) -> bytes:
+    def document(found: BundleReport) -> bytes:
         from edgekit.commands.report import drawn
 
-        return drawn(found, form)
+        return drawn(found, options.report_format(form))
 
-    _carry_out(action, json, debug, document=document if output is None and form != "html" else None)
+    _carry_out(action, json, debug, form="json" if json else "page" if output is not None or form == "html" else document)
 
 
 @app.command(epilog="Example: edgekit diff exported/lenet lenet-of-last-week")

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
+    from edgekit.commands.further import Further
     from edgekit.commands.report import Format
+    from edgekit.latency.load import Load
+    from edgekit.latency.loop import Row, Timing
     from edgekit.reports.tune import Metric
     from edgekit.setups import Setup
     from edgekit.tolerance import ToleranceChange
@@ -78,7 +81,8 @@ def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     from edgekit.errors import EdgekitError
 
     # "--variant" has no value yet, so that nothing was made of the words before it
-    words = (context.params.get("bundle"), context.params.get("target"), *context.args)
+    bundles = context.params.get("bundle") or ()
+    words = (*(bundles if isinstance(bundles, (list, tuple)) else [bundles]), context.params.get("target"), *context.args)
     folder = next((word for word in words if word), None)
     if folder is None:
         return []
@@ -119,6 +123,7 @@ def source_names(incomplete: str) -> list[str]:
 
 
 MODEL, RUNNING, WRITTEN, REPORT = "The model", "What runs it", "What is written", "The report"
+AGAINST, LOAD = "Against another", "Under load"
 """Groups of options in ``--help``."""
 
 
@@ -153,6 +158,38 @@ BundleFolder = Annotated[
 ]
 Runs = Annotated[Path, option("--runs", metavar="FOLDER", help="Where the folders of trainings are.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
+BundlePaths = Annotated[
+    list[Path], typer.Argument(metavar="BUNDLE...", help="A folder that edgekit export wrote, or several that take turns.")
+]
+Against = Annotated[
+    Optional[Path],
+    option(
+        "--against",
+        panel=AGAINST,
+        metavar="BUNDLE|FILE",
+        help="Is the bundle slower than this one, or than in this JSON of --processes? By pairs of fresh processes.",
+    ),
+]
+AgainstBackends = Annotated[
+    Optional[list[str]],
+    option(
+        "--against-backend",
+        panel=AGAINST,
+        metavar="SETUP",
+        help="What runs the other; as often as --backend.",
+        show_default="the same",
+        autocompletion=backend_names,
+    ),
+]
+Rows = Annotated[
+    Optional[list[str]],
+    option(
+        "--row",
+        metavar="BOUNDARY:BATCH",
+        show_default="end-to-end and the first batch",
+        help="Which rows --processes and --against are about, like device:8; repeatable.",
+    ),
+]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (*.toml).", autocompletion=recipe_paths)]
 RecipeOrRun = Annotated[
     Path,
@@ -168,7 +205,7 @@ SourceName = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A recipe, a run directory, a model's name, an import path package.module:factory, or an ONNX file.",
+        help="A recipe, a run directory, a model's name, an import path package.module:factory, an ONNX file, or a bundle.",
         autocompletion=source_names,
     ),
 ]
@@ -336,7 +373,9 @@ Calibrate = Annotated[
         help="Training pictures: a recipe, a folder, inputs (.npz), or random.",
     ),
 ]
-Samples = Annotated[int, option("--samples", metavar="N", min=1, max=100_000, help="How many of them.")]
+Samples = Annotated[
+    Optional[int], option("--samples", metavar="N", min=1, max=100_000, show_default="256", help="How many of them.")
+]
 Keep = Annotated[
     Optional[list[str]],
     option("--keep", metavar="NODE", help="A node, or a whole module, that stays in float32; repeatable."),
@@ -357,6 +396,55 @@ Budgets = Annotated[
         help="What it may cost, like accuracy=-0.3pt, p99=5ms, memory=200MB or throughput=100/s; repeatable.",
     ),
 ]
+Bounds = Annotated[
+    Optional[str],
+    option(
+        "--budget",
+        metavar="KEY=VALUE",
+        help="Exit code 1 where it does not hold: median=5ms, p90=5ms or p99=5ms, end to end, of the first batch or under load.",
+    ),
+]
+Concurrency = Annotated[
+    Optional[str],
+    option(
+        "--concurrency",
+        panel=LOAD,
+        metavar="N[,N...]",
+        show_default="none; 1 with --rate",
+        help="Also so many callers at once, each asking again when it has its answer.",
+    ),
+]
+Sessions = Annotated[
+    Optional[str],
+    option(
+        "--sessions",
+        panel=LOAD,
+        metavar="KIND",
+        show_default="shared",
+        help="shared: all callers use one; own: each has its own.",
+        autocompletion=lambda: ["shared", "own"],
+    ),
+]
+Rate = Annotated[
+    Optional[str],
+    option(
+        "--rate",
+        panel=LOAD,
+        metavar="R/s|auto",
+        help="Also requests at this rate, latency from when each is due; auto: the highest that holds --budget.",
+    ),
+]
+Arrivals = Annotated[
+    Optional[str],
+    option(
+        "--arrivals",
+        panel=LOAD,
+        metavar="KIND",
+        show_default="poisson",
+        help="poisson: as of many users; constant: as of a camera.",
+        autocompletion=lambda: ["poisson", "constant"],
+    ),
+]
 InPlace = Annotated[
     Optional[Path],
     option("--output", panel=WRITTEN, metavar="FOLDER", show_default="BUNDLE itself", help="Where the bundle is written."),
@@ -369,6 +457,19 @@ KeepWeights = Annotated[
 GoldenPictures = Annotated[
     bool,
     flag("--golden-pictures/--no-golden-pictures", WRITTEN, help="Also write a few test pictures, for verify to label."),
+]
+Triton = Annotated[
+    Optional[Path],
+    option("--triton", panel=WRITTEN, metavar="DIR", help="Also write a model repository of Triton's: a folder a variant."),
+]
+GoldenRaw = Annotated[
+    Optional[Path],
+    option(
+        "--golden-raw",
+        panel=WRITTEN,
+        metavar="DIR",
+        help="Also write the golden tensors raw, with the lines for trtexec and a program that compares.",
+    ),
 ]
 Mean = Annotated[
     Optional[str],
@@ -487,7 +588,7 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
 
 
-def report_format(text: str, *, to_stdout: bool, json: bool) -> Format:
+def report_format(text: str, *, beside_json: bool = False) -> Format:
     """``--format`` of a report; raises UsageError for another, and for one that goes to stdout beside ``--json``."""
     from edgekit.commands.report import FORMATS
     from edgekit.errors import UsageError
@@ -495,7 +596,7 @@ def report_format(text: str, *, to_stdout: bool, json: bool) -> Format:
 
     if text not in FORMATS:
         raise UsageError(f"--format {text!r} is none{did_you_mean(text, list(FORMATS))}", f"choose one of: {', '.join(FORMATS)}")
-    if to_stdout and json and text not in ("html", "json"):
+    if beside_json and text not in ("html", "json"):
         raise UsageError(f"--json and --format {text} both say what goes to stdout", "give one of them, or --output FILE")
     return text
 
@@ -555,6 +656,139 @@ def metric_names() -> list[str]:
     from edgekit.reports.tune import METRICS
 
     return list(METRICS)
+
+
+def timing(batch: str, seconds: float, processes: int, rows: Sequence[str] | None, seed: int) -> Timing:
+    """``--batch``, ``--seconds``, ``--processes``, ``--row`` and ``--seed``; raises UsageError that quotes the word at fault."""
+    from edgekit.latency.loop import Row, Timing
+    from edgekit.tensors import batch_sizes
+
+    read = tuple(map(_row, rows or ())) or (Row(),)
+    return Timing(batch_sizes(batch), duration(seconds), processes, read, seed)
+
+
+def _row(text: str) -> Row:
+    from edgekit.errors import UsageError
+    from edgekit.latency.loop import BOUNDARIES, Row
+    from edgekit.tensors import LARGEST_BATCH
+
+    boundary, _, size = text.partition(":")
+    if boundary not in BOUNDARIES or not (size.isdecimal() and len(size) < 6 and 1 <= int(size) <= LARGEST_BATCH):
+        raise UsageError(f"--row {text!r} is no boundary and batch", f"write it like {BOUNDARIES[-1]}:1 or {BOUNDARIES[0]}:8")
+    return Row(int(size), boundary)
+
+
+def percentage(text: str | None) -> float:
+    """``--limit``: ``5%``, which is also what None is, -> 0.05; raises UsageError for what is none above 0 and below 100."""
+    from edgekit.errors import UsageError
+    from edgekit.latency.against import LIMIT
+
+    if text is None:
+        return LIMIT
+    number, percent, rest = text.partition("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = -1.0
+    if not percent or rest or not 0 < share < 1:
+        raise UsageError(f"--limit {text!r} is no percentage between 0% and 100%", "write it like 5%")
+    return share
+
+
+def undecided(text: str | None) -> bool:
+    """Whether ``--undecided`` says that no verdict passes."""
+    from edgekit.errors import UsageError
+
+    if text not in (None, "pass"):
+        raise UsageError(f"--undecided {text!r} is not known", "write --undecided pass, or leave it out for exit code 3")
+    return text == "pass"
+
+
+def check_with_against(**given: Any) -> None:
+    """Raise UsageError for words that say nothing without ``--against``."""
+    from edgekit.errors import UsageError
+
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for a comparison", "add --against BUNDLE")
+
+
+def check_without_against(bundles: Sequence[Path], **given: Any) -> Path:
+    """The one bundle of a comparison; raises UsageError for several, and for words that say nothing beside ``--against``."""
+    from edgekit.errors import UsageError
+
+    if len(bundles) > 1:
+        raise UsageError(f"--against compares one bundle, and {len(bundles)} are given", "give one, or leave out --against")
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--{name.replace('_', '-')} is not for a comparison", "leave it out, or leave out --against")
+    return bundles[0]
+
+
+def check_outside(output: Path | None, bundles: Sequence[Path]) -> None:
+    """Raise OutputError for a report that would lie in one of the bundles."""
+    from edgekit.files import check_outside as check
+    from edgekit.files import destination
+
+    if output is not None:
+        for bundle in bundles:
+            check(destination(output), bundle)
+
+
+def load(concurrency: str | None, rate: str | None, seed: int, **kinds: str | None) -> Load | None:
+    """``--concurrency``, ``--rate``, ``--sessions`` and ``--arrivals``; None where no load is asked for.
+
+    Raises UsageError that quotes the word at fault, and for words that say nothing without the others.
+    """
+    from typing import get_args
+
+    from edgekit.errors import UsageError
+    from edgekit.latency.load import Load, parse_callers, parse_rate
+    from edgekit.reports import load as report
+    from edgekit.spelling import did_you_mean
+
+    for name, allowed in (("sessions", get_args(report.Sessions)), ("arrivals", get_args(report.Arrivals))):
+        word = kinds[name]
+        if word is not None and word not in allowed:
+            raise UsageError(f"--{name} {word!r} is none of {' and '.join(allowed)}", f"give one{did_you_mean(word, allowed)}")
+    if kinds["arrivals"] and rate is None:
+        raise UsageError("--arrivals is for requests at a rate", "add --rate 100/s, or leave it out")
+    if concurrency is None and rate is None:
+        if kinds["sessions"]:
+            raise UsageError("--sessions is for callers at once", "add --concurrency 1,2,4, or leave it out")
+        return None
+    given: Any = {name: word for name, word in kinds.items() if word}
+    callers = parse_callers(concurrency or "1")
+    return Load(callers, rate=None if rate is None else parse_rate(rate), seed=seed, **given)
+
+
+def further(budget: str | None, load: Load | None, *, layers: bool, start: bool) -> Further:
+    """What ``edgekit bench`` measures further; the budget is the load's where there is one.
+
+    Raises UsageError for a budget that is none, and for a search without one.
+    """
+    import msgspec
+
+    from edgekit.budgets import parse_budget
+    from edgekit.commands.further import Further
+    from edgekit.reports.percentile import BOUNDED
+
+    limit = None if budget is None else parse_budget(budget, BOUNDED)
+    if load is None:
+        return Further(layers, None, start, limit)
+    loaded = msgspec.structs.replace(load, budget=limit)
+    loaded.check()
+    return Further(layers, loaded, start)
+
+
+def check_samples(output: Path | None, bundles: Sequence[Path]) -> None:
+    """Raise OutputError where no file of samples could be written beside a report."""
+    from edgekit.cli.outcome import check_output
+    from edgekit.reports.samples import ZIP, samples_path
+
+    for bundle in bundles if output is not None else ():
+        assert output is not None
+        check_output("--output", samples_path(output), bundle, begins=ZIP)
 
 
 def duration(seconds: float) -> float:

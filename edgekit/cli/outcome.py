@@ -34,43 +34,40 @@ from edgekit.reports.console import draw
 from edgekit.reports.page import visible, visible_json
 
 WIDTH = 120  # of tables that go to a file or a pipe
-OK, CHECK_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+OK, CHECK_FAILED, BAD_INPUT, UNDECIDED, STOPPED = 0, 1, 2, 3, 130
 
 
 Form: TypeAlias = Literal["page", "json", "jsonl"]
 """What goes to stdout: tables, one JSON document, or a line of JSON for each row."""
+Drawing: TypeAlias = Callable[[Any], bytes]
+"""A form that only one command has: its report as bytes."""
 
 
 def carry_out(
     action: Callable[[Progress], Report],
-    form: Form,
+    form: Form | Drawing,
     debug: bool,
     output: Path | None = None,
     bundle: Path | None = None,
     verbose: bool = False,
-    document: Callable[[Any], bytes] | None = None,
-    beside: Callable[[Path], Path] | None = None,
 ) -> NoReturn:
     """Run ``action``, print its report, and exit with the code that it deserves.
 
     The report goes to stdout in the ``form`` that was chosen, and as JSON to the file ``output`` too, which may not lie in the
-    ``bundle`` that is read. With ``verbose`` the page has its longer lines; ``document`` gives what
-    stands on stdout in place of a page. A report that has a name to be kept under is left in
-    the state folder too, under that bundle. ``beside`` says which zip file is written beside ``output``.
+    ``bundle`` that is read. With ``verbose`` the page has its longer lines. A report that has a name to be kept under is left in
+    the state folder too, under that bundle.
     """
     console = _console(stderr=True)
     try:
         with contextlib.redirect_stdout(sys.stderr), listings(debug):  # a user's model may print; stdout is for the document
             if output is not None:
                 check_output("--output", output, bundle)  # better before long work than after it
-                if beside is not None:
-                    check_output("--output", beside(output), bundle, begins=b"PK")
             before = _manifest_sha256(bundle)
             report = action(ConsoleProgress(console))
             _leave(report, bundle, before)
         if output is not None:
             write_together(report.as_files(output))
-        content = document(report) if document is not None and form == "page" else _document(report, form, verbose)
+        document = _document(report, form, verbose)
     except Elsewhere as other:
         raise typer.Exit(other.code) from None
     except KeyboardInterrupt:
@@ -84,7 +81,7 @@ def carry_out(
         print_error(type(problem).__name__, message, form)
         console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
-    _write(content)
+    _write(document)
     raise typer.Exit(exit_code(report))
 
 
@@ -106,7 +103,7 @@ def exit_code(report: Report) -> int:
     """What a command exits with that has made this report."""
     if report.interrupted:
         return STOPPED
-    return OK if report.passed else CHECK_FAILED
+    return UNDECIDED if report.undecided else OK if report.passed else CHECK_FAILED
 
 
 def check_output(option: str, output: Path, bundle: Path | None, begins: bytes = b"{") -> None:
@@ -159,7 +156,9 @@ def _console(**where: Any) -> Console:
     return _Console(emoji=False, width=WIDTH, **where)
 
 
-def _document(report: Report, form: Form, verbose: bool) -> bytes:
+def _document(report: Report, form: Form | Drawing, verbose: bool) -> bytes:
+    if callable(form):
+        return form(report)
     if form == "page":
         return _tables(report, verbose)
     return report.to_json() + b"\n" if form == "json" else report.to_jsonl()
@@ -229,9 +228,9 @@ def give_up(stream: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def print_error(kind: str, message: str, form: Form = "json") -> None:
+def print_error(kind: str, message: str, form: Form | Drawing = "json") -> None:
     """An error as the one JSON document, or as one line; a page has none, since stderr tells the error."""
-    if form != "page":
+    if form in ("json", "jsonl"):
         content = visible_json(msgspec.json.encode({"error": {"kind": kind, "message": printable(message)}}))
         print_document(msgspec.json.format(content, indent=2) if form == "json" else content)
 

@@ -1,96 +1,101 @@
-"""``edgekit bench``: latency of every backend present, with the backends taking turns."""
+"""``edgekit bench``: latency of one bundle or several on every backend present, taking turns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeAlias
 
-from edgekit.backends import table
-from edgekit.backends.choose import Choice, choose, open_named
-from edgekit.backends.contract import Opened
-from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.errors import UsageError
+import msgspec
+
+from edgekit.bundle.folder import open_bundle
+from edgekit.commands.further import Further, layers_of, load_of, open_way, starts_of
+from edgekit.commands.ways import USUAL_TIMING, Way, fitting, short_names, ways_of
+from edgekit.latency.control import controls_of
+from edgekit.latency.fresh import thinned
 from edgekit.latency.loop import Timing, overhead_us, time_sessions
+from edgekit.latency.prediction import prediction_interval
+from edgekit.latency.turns import Thing, Turns, in_turns
 from edgekit.machine.cpu import cores, machine_facts
 from edgekit.machine.gpu import gpu_facts
-from edgekit.machine.packages import needs_onnx
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.bench import BenchReport, LatencyReport, LayersReport
-from edgekit.setups import Setup, filled, labels, taking
-from edgekit.tensors import fixed_batch
+from edgekit.reports.bench import BenchReport, Between, NamedBundle
+from edgekit.reports.fresh import Fresh
+from edgekit.setups import Setup
 
-USUAL_TIMING = Timing()
+NOTHING_FURTHER = Further()
+SAMPLES_KEPT = 500
+"""Calls of each process that a report of many processes keeps."""
+Bundles: TypeAlias = "Path | str | Sequence[Path | str]"
 
 
 def bench(
-    bundle: Path | str,
+    bundle: Bundles,
     setups: Setup | str | Iterable[Setup | str] = (),
     timing: Timing = USUAL_TIMING,
     *,
     budget_ms: float | None = None,
-    layers: bool = False,
+    further: Further = NOTHING_FURTHER,
     progress: Progress = SILENT,
 ) -> BenchReport:
-    """Time a bundle on every backend present, or by ``setups``; the backends take turns.
+    """Time a bundle, or several, on every backend present or by ``setups``; all take turns, each with inputs of its own.
 
-    ``budget_ms`` bounds the end-to-end median of the first batch size. ``layers`` adds the time of each layer, from the backends
-    that measure it. Raises BundleError for a damaged bundle, and MissingError for a setup that cannot run on this machine.
+    ``budget_ms`` bounds the end-to-end median of the first batch size. ``further`` adds layers, load, starts and another budget.
+    ``timing.processes`` adds medians of fresh processes, and where the next run's median will fall.
+
+    Raises BundleError for a damaged bundle, UsageError for a batch that one of them does not take, and MissingError for a setup
+    that cannot run on this machine.
     """
-    opened = open_bundle(Path(bundle))
-    timing = _fitting(timing, opened)
-    choice = choose(opened, setups)
-    if layers:
-        _check_layers(choice)
+    places = [bundle] if isinstance(bundle, (Path, str)) else list(bundle)
+    opened = [open_bundle(Path(place)) for place in places]
+    timing = fitting(timing, opened)
+    ways, skipped = ways_of(opened, setups)
+    further.check(ways)
     overhead, facts = overhead_us(), machine_facts() | gpu_facts()
     with ExitStack() as stack:
-        ready = []
-        for name, setup in zip(labels(choice.setups), choice.setups, strict=True):
-            complete = taking(_with_threads(setup), timing.batches)
-            ready.append(stack.enter_context(open_named(name, complete, opened, progress)))
+        ready = [stack.enter_context(open_way(way, timing, progress)) for way in ways]
         rows, comparisons = time_sessions(ready, timing, progress)
-        by_layer = _layers(opened, ready, rows, timing) if layers else ()
+        layers = layers_of(ways, ready, rows, timing) if further.layers else ()
+        load = load_of(ways, ready, further.load, timing, progress) if further.load else None
+    starts = starts_of(ways, timing, progress) if further.start else ()
+    between, controls = _between(ways, timing, progress) if timing.processes else ((), ())
+    for one in opened if timing.processes or further.start else ():
+        one.check_unchanged()  # each process has opened it anew
+    of_bundle = {way.name: way.label for way in ways}
     return BenchReport(
-        bundle=str(bundle),
-        onnx_sha256=opened.sha256_of(choice.setups[0].variant),
+        bundle=str(places[0]),
+        onnx_sha256=ways[0].bundle.sha256_of(ways[0].setup.variant),
         machine=facts,
-        threads=max(setup.threads or cores() for setup in choice.setups),
+        threads=max(way.setup.threads or cores() for way in ways),
         overhead_us=overhead,
-        rows=rows,
+        rows=tuple(msgspec.structs.replace(row, bundle=of_bundle[row.backend]) for row in rows),
         comparisons=comparisons,
-        skipped=choice.skipped,
+        skipped=skipped,
         budget_ms=budget_ms,
-        layers=by_layer,
+        layers=layers,
+        bundles=tuple(
+            NamedBundle(label, str(place), one.sha256)
+            for label, place, one in zip(short_names([one.root for one in opened]), places, opened, strict=True)
+        ),
+        between=between,
+        controls=controls,
+        load=load,
+        starts=starts,
+        budget=further.budget.text if further.budget else "",
     )
 
 
-def _fitting(timing: Timing, bundle: Bundle) -> Timing:
-    """The timing with the one batch size of a bundle that takes no other; raises UsageError where another was asked for."""
-    fixed = fixed_batch(bundle.manifest.inputs)
-    if fixed is None or timing.batches == (fixed,):
-        return timing
-    if timing.batches != USUAL_TIMING.batches:
-        raise UsageError(f"bundle {bundle.root} takes batches of {fixed} only", f"give --batch {fixed}, or leave it out")
-    return Timing((fixed,), timing.seconds)
+def _between(ways: Sequence[Way], timing: Timing, progress: Progress) -> tuple[tuple[Between, ...], tuple[Between, ...]]:
+    """Fresh processes of every way and row, and beside them of the reference network, by which days can be compared."""
+    things = [Thing(way.name, way.bundle.root, way.setup, *place) for way in ways for place in timing.places()]
+    everything = (*things, *controls_of(way.setup for way in ways))
+    timed = in_turns(everything, Turns(timing.processes, timing.seconds, timing.seed), progress)
+    measured = tuple(_of_processes(thing, own) for thing, own in zip(everything, timed, strict=True))
+    return measured[: len(things)], measured[len(things) :]
 
 
-def _with_threads(setup: Setup) -> Setup:
-    """The setup with an explicit number of threads, because a report is read on other machines too."""
-    return filled(setup, threads=cores())
-
-
-def _check_layers(choice: Choice) -> None:
-    needs_onnx()
-    able = [name for name, row in table().items() if row.by_layer]
-    named = [setup.backend for setup in choice.setups]
-    if not set(able) & set(named):
-        raise UsageError(f"--layers: {', '.join(named)} cannot time layers", f"add --backend {' or '.join(able)}")
-
-
-def _layers(bundle: Bundle, ready: Sequence[Opened], rows: Sequence[LatencyReport], timing: Timing) -> tuple[LayersReport, ...]:
-    from edgekit.latency.layers import layer_reports
-    from edgekit.onnx.read import read_nodes
-
-    variants = dict.fromkeys(timed.setup.variant for timed in ready)
-    nodes = bundle.reading(lambda place: {variant: read_nodes(bundle.onnx_of(variant)) for variant in variants})
-    return layer_reports(ready, rows, nodes, timing.seconds)
+def _of_processes(thing: Thing, processes: Sequence[Fresh]) -> Between:
+    low, high = prediction_interval([one.median_ms for one in processes])
+    kept = (msgspec.structs.replace(one, samples_ms=thinned(one.samples_ms, SAMPLES_KEPT)) for one in processes)
+    return Between(thing.label, thing.setup, thing.batch, thing.boundary, low, high, tuple(kept))

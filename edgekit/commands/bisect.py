@@ -36,6 +36,7 @@ from edgekit.parity.fingerprints import fingerprinted
 from edgekit.parity.noise import jittered
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bisect import NO_NUMBER, BisectReport, CulpritNode, Trial
+from edgekit.reports.verify import VerifyReport
 from edgekit.setups import Setup
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange
@@ -70,8 +71,7 @@ def bisect(
     root = verified.bundle
     failing = next((parity for parity in verified.parities if not parity.passed), None)
     if failing is None:
-        contradicted = tuple(check.text for check in verified.checks if check.outcome == "fail")
-        return BisectReport(root, "every backend here", "manifest" if contradicted else "nothing", notes=contradicted)
+        return _of_passing(verified)
     opened = open_bundle(Path(bundle))
     plain = choose(opened, msgspec.structs.replace(PLAIN, variant=failing.setup.variant)).setups[0]
     case = Case(opened, _evidence(opened), plain, tolerance, progress)
@@ -90,6 +90,18 @@ def bisect(
         note = OTHER_SAMPLES if errors and departed is None else OTHER_NAMES
         return BisectReport(root, str(asked.setup), "file", None, (asked,), notes=(note,))
     return BisectReport(root, str(asked.setup), "file", case.culprit(departed), (asked,))
+
+
+def _of_passing(verified: VerifyReport) -> BisectReport:
+    """What departs where every setup that ran passed: the manifest, or nothing that ran."""
+    everyone = "every backend here"
+    contradicted = tuple(check.text for check in verified.checks if check.outcome == "fail")
+    if contradicted:
+        return BisectReport(verified.bundle, everyone, "manifest", notes=contradicted)
+    if verified.not_run:
+        why = tuple(f"{row.backend}: {row.absence}" for row in verified.skipped)
+        return BisectReport(verified.bundle, everyone, "unknown", notes=why, not_run=verified.not_run)
+    return BisectReport(verified.bundle, everyone, "nothing")
 
 
 def _evidence(bundle: Bundle) -> EvidenceArrays:

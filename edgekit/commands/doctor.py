@@ -1,5 +1,7 @@
 """``edgekit doctor``: which packages and backends work on this machine, on which device, and the remedy for those that do not.
 
+With ``--bench`` it is about the machine as a measuring instrument instead.
+
 Each package is imported in a process of its own, because a broken package may crash.
 """
 
@@ -15,10 +17,11 @@ from edgekit.backends.contract import Backend
 from edgekit.errors import BROKEN, first_line
 from edgekit.machine.child import Answer, Limits, run_child
 from edgekit.machine.cpu import machine_facts, vnni_absence
+from edgekit.machine.fitness import conditions
 from edgekit.machine.gpu import cuda_absence, gpu_facts
 from edgekit.machine.packages import Package, pip_install, plain_package, version_of
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.doctor import DoctorReport, Finding
+from edgekit.reports.doctor import DoctorReport, Finding, FitnessReport
 from edgekit.setups import Absence
 
 LIMITS = Limits(seconds=120)
@@ -41,6 +44,14 @@ def doctor(progress: Progress = SILENT, probe: Probe | None = None) -> DoctorRep
     for row in rows.values():
         facts |= _facts_of(row)
     return DoctorReport(facts, tuple(findings), backends, tuple(filter(None, [vnni_absence()])))
+
+
+def fitness(progress: Progress = SILENT) -> FitnessReport:
+    """Watch for two seconds what moves times on this machine, and say what to change."""
+    with progress.task("watching the machine", 1) as advance:
+        found = conditions()
+        advance(1, "")
+    return FitnessReport(machine_facts() | gpu_facts(), found)
 
 
 def _facts_of(row: Backend) -> dict[str, str]:

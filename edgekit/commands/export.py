@@ -1,4 +1,4 @@
-"""``edgekit export``: write a bundle from a recipe, a model or an ONNX file."""
+"""``edgekit export``: write a bundle from a recipe, a model or an ONNX file, or an existing bundle in other formats."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import tempfile
 from pathlib import Path
 
 from edgekit.bundle.draft import Draft
-from edgekit.bundle.folder import Bundle, check_replaceable, write_bundle
+from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle, write_bundle
+from edgekit.bundle.manifest import MANIFEST
 from edgekit.bundle.variants import with_variant
 from edgekit.commands.quantize import with_accuracy
+from edgekit.errors import UsageError
 from edgekit.files import check_writable
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.export import ExportReport
+from edgekit.reports.ship import Shipped, ShipReport
+from edgekit.ship import NO_FORMS, Forms
 from edgekit.sources import NOTHING_ADDED, ExportOptions, origin_of
 from edgekit.training.folder import RUNS
 from edgekit.variants import Wanted, convert
@@ -24,10 +28,11 @@ def export(
     output: Path | str | None = None,
     options: ExportOptions = NOTHING_ADDED,
     *,
+    forms: Forms = NO_FORMS,
     runs: Path | str = RUNS,
     progress: Progress = SILENT,
 ) -> ExportReport:
-    """Export ``source`` into the bundle ``output``, or ``exported/<name>``.
+    """Export ``source`` into the bundle ``output``, or ``exported/<name>``, and write it in other ``forms`` too.
 
     Raises EdgekitError on failure, and then leaves an older bundle untouched.
     """
@@ -36,11 +41,34 @@ def export(
         root = Path(output) if output is not None else EXPORTED / origin.name
         check_replaceable(root)
         check_writable(root.parent)
+        forms.check(root)
         draft = origin.draft(advance)
         advance(1, "writing the bundle")
         bundle = _written(draft, root)
+        shipped = forms.write(bundle)
         advance(1, "")
-    return _report(draft, bundle)
+    return _report(draft, bundle, shipped)
+
+
+def is_bundle(source: str) -> bool:
+    """Whether ``source`` is a bundle's folder."""
+    return (Path(source) / MANIFEST).is_file()
+
+
+def ship(bundle: str, forms: Forms, output: Path | str | None = None, options: ExportOptions = NOTHING_ADDED) -> ShipReport:
+    """Write an existing bundle in other ``forms``; it stays as it is, so that ``output`` and ``options`` are refused.
+
+    Raises BundleError for a damaged bundle, UsageError where nothing is asked for, and OutputError for what is in the way.
+    """
+    if forms == NO_FORMS:
+        raise UsageError(f"{bundle} is a bundle already", "say what to write of it: --triton DIR or --golden-raw DIR")
+    if output is not None or options != NOTHING_ADDED:
+        raise UsageError(
+            f"{bundle} is a bundle already, and a bundle is immutable", "leave out all options but --triton and --golden-raw"
+        )
+    forms.check(Path(bundle))
+    opened = open_bundle(Path(bundle))
+    return ShipReport(str(opened.root), opened.sha256, forms.write(opened), opened.notes)
 
 
 def _written(draft: Draft, root: Path) -> Bundle:
@@ -55,7 +83,7 @@ def _written(draft: Draft, root: Path) -> Bundle:
         return with_variant(bundle, outcome.draft, root)
 
 
-def _report(draft: Draft, bundle: Bundle) -> ExportReport:
+def _report(draft: Draft, bundle: Bundle, shipped: tuple[Shipped, ...]) -> ExportReport:
     variant, golden = bundle.variant(), bundle.manifest.golden
     assert variant.error is not None
     return ExportReport(
@@ -70,4 +98,5 @@ def _report(draft: Draft, bundle: Bundle) -> ExportReport:
         onnx_sha256=bundle.sha256_of(),
         onnx_bytes=bundle.manifest.files[variant.file].size,
         measured_in=draft.measured_in,
+        shipped=shipped,
     )

@@ -89,7 +89,7 @@ def collect(bundle: Bundle) -> BundleReport:
         measured={name: _measured(kept.here[name]) for name in KINDS if name in parts},
         unreadable=tuple(unreadable),
         elsewhere=tuple(Elsewhere(record.command, record.when, record.machine) for record in kept.elsewhere),
-        **parts,
+        **dict[str, Any](parts),
     )
 
 
@@ -163,5 +163,3 @@ def _toml(value: Any) -> str:
 
 def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-

@@ -106,7 +106,7 @@ def _train(job: Job) -> tuple[Report, str]:
 def _training_inputs(job: Job) -> dict[str, Any]:
     from edgekit import data
     from edgekit.training.checkpoint import dependencies
-    from edgekit.training.loop import build_model
+    from edgekit.training.untrained import build_model
 
     recipe = job.recipe
     initial = build_model(recipe, data.picture_shape(recipe.data)).module

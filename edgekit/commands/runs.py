@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,9 +13,21 @@ from edgekit.accuracy import share_interval
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.files import read_text
 from edgekit.recipe import flat
-from edgekit.reports.runs import RunRow, RunsReport
-from edgekit.reports.train import Epoch, TrainReport
-from edgekit.training.folder import RUN_METRICS, RUN_RECIPE, RUNS, run_recipe, run_report
+from edgekit.reports.runs import RunRow, RunsReport, Share
+from edgekit.reports.train import Epoch
+from edgekit.training.folder import (
+    CHECKPOINT,
+    INT8_CHECKPOINT,
+    INT8_METRICS,
+    RUN_METRICS,
+    RUN_PROBLEM,
+    RUN_RECIPE,
+    RUNS,
+    Stopped,
+    run_recipe,
+    run_report,
+    stopped_in,
+)
 
 DRAWN = (".png", ".svg")
 
@@ -23,22 +35,24 @@ DRAWN = (".png", ".svg")
 def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: Path | str | None = None) -> RunsReport:
     """Compare the trainings in ``folders``, or all below ``root``; ``plot`` draws their curves together (.png or .svg).
 
-    A folder that holds no training, or a damaged one, is a row that says so. Raises UsageError for another kind of picture, and
-    where no training has an epoch to draw.
+    A bare name that is no training's folder here means the one below ``root``. A folder that holds no training, or a damaged one,
+    is a row that says so. Raises UsageError for another kind of picture, and where no training has an epoch to draw.
     """
     if plot is not None and Path(plot).suffix.lower() not in DRAWN:
         raise UsageError(f"--plot {plot} is neither .png nor .svg", "give the file one of these endings")
-    places = [Path(folder) for folder in folders] or sorted(place for place in Path(root).glob("*") if _is_run(place))
+    places = [_place(folder, Path(root)) for folder in folders] or sorted(
+        place for place in Path(root).glob("*") if _is_run(place)
+    )
     names = Counter(place.name for place in places)
     seen = [_seen(place, place.name if names[place.name] == 1 else str(place)) for place in places]
     rows = tuple(each.row for each in seen)
     if plot is not None:
-        from edgekit.training.curve import draw_runs
+        from edgekit.training.curve import Curve, draw_runs
 
-        histories = {each.row.run: each.history for each in seen if each.history}
-        if not histories:
+        curves = {each.row.run: Curve(each.history, each.int8) for each in seen if each.history}
+        if not curves:
             raise UsageError("there is no training with an epoch to draw", "name folders of trainings")
-        draw_runs(histories, Path(plot))
+        draw_runs(curves, Path(plot))
     settings = [row.settings for row in rows if row.settings]
     keys = dict.fromkeys(key for each in settings for key in each)
     differing = tuple(key for key in keys if len({each.get(key) for each in settings}) > 1)
@@ -46,77 +60,98 @@ def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: P
 
 
 class _Seen(NamedTuple):
-    """A training as a row, and its epochs."""
+    """A training as a row, and its epochs, those for int8 too."""
 
     row: RunRow
     history: tuple[Epoch, ...] = ()
+    int8: tuple[Epoch, ...] = ()
+
+
+def _place(folder: Path | str, root: Path) -> Path:
+    """The folder of a training that is given by its path, or by its bare name below ``root``."""
+    given = Path(folder)
+    is_name = len(given.parts) == 1 and not _is_run(given)
+    return root / given if is_name and _is_run(root / given) else given
 
 
 def _is_run(place: Path) -> bool:
-    return any((place / name).is_file() for name in (RUN_RECIPE, RUN_METRICS))
+    return any((place / name).is_file() for name in (RUN_RECIPE, RUN_METRICS, CHECKPOINT, RUN_PROBLEM))
 
 
 def _seen(place: Path, name: str) -> _Seen:
     if not place.is_dir():
         return _Seen(RunRow(name, "no such folder"))
-    if not (place / RUN_RECIPE).is_file():
-        return _unfinished(place, name)
+    if not _is_run(place):
+        return _Seen(RunRow(name, "holds no training"))
     try:
-        recipe, report, history = run_recipe(place), run_report(place), _history(place)
+        return _finished(place, name) if (place / RUN_RECIPE).is_file() else _unfinished(place, name)
     except (EdgekitError, msgspec.DecodeError) as problem:
-        return _Seen(RunRow(name, f"damaged: {problem}"))
-    pictures = sum(row.test for row in report.data.classes) if report.data else 0
-    low, high = share_interval(report.test_accuracy, pictures) if pictures else (None, None)
-    settings = {key: msgspec.json.encode(value).decode() for key, value in flat(recipe).items()}
-    row = _finished(name, report, settings, (low, high))
-    if history not in ((), report.epochs):
-        row = msgspec.structs.replace(row, state="finished; another is unfinished")
-    return _Seen(row, report.epochs)
+        return _Seen(RunRow(name, "damaged", note=str(problem)))
 
 
-def _history(place: Path) -> tuple[Epoch, ...]:
-    """The epochs in a training's metrics; the last line may add what was known at the end. Raises as ``read_text``."""
-    if not (place / RUN_METRICS).is_file():
-        return ()
-    rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in read_text(place / RUN_METRICS, "metrics").splitlines()]
-    epochs = [{key: value for key, value in row.items() if key in Epoch.__struct_fields__} for row in rows]
-    if len(epochs) > 1 and epochs[-1].get("epoch") == epochs[-2].get("epoch"):
-        epochs.pop()
-    return tuple(msgspec.convert(row, Epoch) for row in epochs)
-
-
-def _finished(name: str, report: TrainReport, settings: dict[str, str], interval: tuple[float | None, float | None]) -> RunRow:
-    origin = report.provenance
-    return RunRow(
+def _finished(place: Path, name: str) -> _Seen:
+    """A training that has ended, or whose training for int8 has not; another in its folder may not have."""
+    recipe, report = run_recipe(place), run_report(place)
+    origin, problem = report.provenance, _problem(place)
+    state, note, int8 = "finished", "", report.int8.epochs if report.int8 is not None else ()
+    if recipe.train.int8 is not None and report.int8 is None:
+        stopped = stopped_in(place, INT8_CHECKPOINT) or Stopped(0, recipe.train.int8.epochs, 0, 1)
+        state, note = ("failed", problem) if problem else (f"int8 {stopped}", "")
+        int8 = _history(place, INT8_METRICS)[: stopped.epoch]
+    elif problem:
+        note = f"another training in its folder failed: {problem}"
+    else:
+        another = stopped_in(place)
+        if another and not (another.at_end and _history(place) in ((), report.epochs)):
+            note = f"another training in its folder is in {another}"
+    classes = report.data.classes if report.data else ()
+    row = RunRow(
         name,
-        "finished",
+        state,
         report.model,
         report.parameters,
         len(report.epochs),
-        report.holdout_accuracy,
-        report.test_accuracy,
-        *interval,
-        report.seconds,
+        _accuracy(report.holdout_accuracy, sum(row.held_out for row in classes)),
+        _accuracy(report.test_accuracy, sum(row.test for row in classes)),
+        _accuracy(report.int8.trained, report.int8.pictures) if report.int8 else None,
+        report.seconds + (report.int8.seconds if report.int8 else 0.0),
         origin.commit if origin else "",
         origin.changed if origin else False,
-        settings,
+        note,
+        {key: msgspec.json.encode(value).decode() for key, value in flat(recipe).items()},
     )
+    return _Seen(row, report.epochs, int8)
 
 
 def _unfinished(place: Path, name: str) -> _Seen:
-    """A training that was stopped before its end: its metrics tell how far it came."""
-    if not (place / RUN_METRICS).is_file():
-        return _Seen(RunRow(name, "holds no training"))
-    try:
-        history = _history(place)
-    except (EdgekitError, msgspec.DecodeError) as problem:
-        return _Seen(RunRow(name, f"damaged: {problem}"))
+    """A training that was stopped before its end, or runs: its checkpoint tells where it is, its metrics what it has reached."""
+    history, stopped, problem = _history(place), stopped_in(place), _problem(place)
     last = history[-1] if history else None
     row = RunRow(
         name,
-        "unfinished",
+        "failed" if problem else str(stopped or "unfinished"),
         epochs=len(history),
-        holdout_accuracy=last.holdout_accuracy if last else None,
+        held_out=_accuracy(last.holdout_accuracy if last else None, 0),
         seconds=sum(epoch.seconds for epoch in history),
+        note=problem,
     )
     return _Seen(row, history)
+
+
+def _accuracy(share: float | None, pictures: int) -> Share | None:
+    """With its interval where it is known of how many ``pictures`` it is."""
+    if share is None:
+        return None
+    return Share(share, *share_interval(share, pictures)) if pictures else Share(share)
+
+
+def _problem(place: Path) -> str:
+    """Why the training ended before its end; nothing where it did not fail."""
+    return read_text(place / RUN_PROBLEM, "problem").strip() if (place / RUN_PROBLEM).is_file() else ""
+
+
+def _history(place: Path, name: str = RUN_METRICS) -> tuple[Epoch, ...]:
+    """The epochs in a training's metrics; raises as ``read_text``."""
+    if not (place / name).is_file():
+        return ()
+    return tuple(msgspec.json.decode(line, type=Epoch) for line in read_text(place / name, "metrics").splitlines())

@@ -98,7 +98,8 @@ def train(
             if launched():
                 raise UsageError("[train.int8] trains in one process, and torchrun has started several", "train without torchrun")
         from edgekit import data
-        from edgekit.training.loop import build_model, fit
+        from edgekit.training.fit import fit
+        from edgekit.training.untrained import build_model
         from edgekit.training.watching import TensorBoard
 
         watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()
@@ -111,8 +112,12 @@ def train(
         if loaded.train.int8 is not None:
             from edgekit.training.int8 import train_int8
 
-            report = train_int8(loaded, loaded.train.int8, dataset, place, report, device=device, progress=progress)
+            report = train_int8(
+                loaded, loaded.train.int8, dataset, place, report, device=device, progress=progress, watchers=watchers
+            )
         compared = wanted.compared(report)
         if first and compared != report:
             write_bytes(place / RUN_REPORT, compared.to_json())
+        for watcher in watchers:
+            watcher.end(compared)
         return compared

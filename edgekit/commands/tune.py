@@ -155,6 +155,8 @@ class Tuning:
     def race(self, progress: Progress) -> None:
         """Short rounds in this process: what was slower in every one drops out."""
         ledger, running = self.ledger, self.ledger.running()
+        if not running:
+            return
         feed = sample_feed(self.bundle.manifest.inputs, self.batch)
 
         def opener(setup: Setup, stack: ExitStack) -> Candidate:
@@ -201,7 +203,7 @@ class Tuning:
             rows=self.ledger.ranked(self.metric),
             chosen=self.chosen,
             command="" if self.chosen is None else _command(bundle, self.chosen, self.batch),
-            undecided=tuple(self.undecided),
+            open_questions=tuple(self.undecided),
             notes=tuple(self.notes),
             skipped=self.skipped,
             kept_in="" if kept is None else str(kept),

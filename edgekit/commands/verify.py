@@ -74,6 +74,7 @@ def verify(
         (*opened.notes, *_notes(opened, tolerance), *filter(None, map(measured_elsewhere, map(opened.variant, variants)))),
         checks,
         variants,
+        choice.not_run,
     )
 
 
@@ -100,7 +101,7 @@ class Held:
         manifest, setup = self.bundle.manifest, ready.setup
         variant, own = manifest.variant(setup.variant), self._own_of(setup.variant)
         if as_written and own is not None:
-            bars = bars_as_written(manifest, variant, own, trusting=self.trusting)
+            bars = bars_as_written(manifest, variant, self.tolerance, trusting=self.trusting, own=own)
         else:
             by_runtime = bars_of(manifest, variant, self.evidence, self.tolerance, trusting=self.trusting, own=own)
             bars = by_runtime.on(setup.backend, ready.session.facts)

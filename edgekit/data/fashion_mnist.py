@@ -116,13 +116,9 @@ def read_idx(content: bytes, where: str) -> NDArray[np.uint8]:
 
 def from_test_set(folder: Path, color: Color, size: tuple[int, int], count: int) -> Pictures:
     """``count`` pictures spread over the test set, as ``load`` gives them."""
-    return _spread_over("t10k", folder, color, size, count)
-
-
-def _spread_over(split: str, folder: Path, color: Color, size: tuple[int, int], count: int) -> Pictures:
-    pictures = _read_split(folder, split)
+    pictures = _read_split(folder, "t10k")
     chosen = spread(len(pictures), count)
-    return Pictures(_resized(pictures.images[chosen], color, size, split, SILENT), pictures.labels[chosen])
+    return Pictures(_resized(pictures.images[chosen], color, size, "t10k", SILENT), pictures.labels[chosen])
 
 
 def _load_split(folder: Path, split: str, color: Color, size: tuple[int, int], progress: Progress) -> Pictures:
@@ -234,7 +230,20 @@ def _golden(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
 
 
 def _training(recipe: DataRecipe, preprocess: Preprocess, count: int) -> Pictures:
-    return _spread_over("train", _place(recipe), preprocess.color, (preprocess.height, preprocess.width), count)
+    pictures = _read_split(_place(recipe), "train")
+    trained_on = _trained_on(recipe, pictures)
+    chosen = trained_on[spread(len(trained_on), count)]
+    size = preprocess.height, preprocess.width
+    return Pictures(_resized(pictures.images[chosen], preprocess.color, size, "train", SILENT), pictures.labels[chosen])
+
+
+def _trained_on(recipe: DataRecipe, pictures: Pictures) -> NDArray[np.int64]:
+    """The places of the pictures that are not held out. Which those are is told by their pixels as the recipe has them."""
+    places = np.arange(len(pictures))
+    if not recipe.holdout:
+        return places
+    resized = _resized(pictures.images, recipe.pixel_color, recipe.size or SIZE, "train", SILENT)
+    return divided(Pictures(resized, places), recipe.holdout)[0].labels
 
 
 SOURCE = Source(_shape, _loaded, _golden, _training, lambda recipe, progress: sorted(SHA256.items()))

@@ -45,8 +45,8 @@ class Gallery:
 
         wrong = np.flatnonzero(predicted != labels)
         surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:WRONG]
-        self._wrong = sorted([*self._wrong, *map(seen, surest)], key=lambda each: -each.confidence)[:WRONG]
-        for place in np.flatnonzero(predicted == labels):
+        self._wrong = sorted([*self._wrong, *map(seen, surest.tolist())], key=lambda each: -each.confidence)[:WRONG]
+        for place in np.flatnonzero(predicted == labels).tolist():
             if len(self._of_class) + len(self._more) >= 2 * RIGHT:
                 break
             if labels[place] not in self._of_class and len(self._of_class) < RIGHT:

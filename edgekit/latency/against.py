@@ -7,55 +7,29 @@ that the first pair does not pay for files that are not in memory yet, or for an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from edgekit.errors import MissingError
 from edgekit.latency.fresh import time_fresh
+from edgekit.latency.turns import Thing, Timer, Turns, timed, warm
 from edgekit.latency.verdict import evidence_of, judge
-from edgekit.machine.child import Failure
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.against import AgainstRow
 from edgekit.reports.fresh import Fresh
-from edgekit.setups import Setup
 
 PAIRS, PAIRS_OF_SEVERAL = 8, 10
 """Usual pairs where one row decides, and where several do: Holm's steps need smaller p-values."""
 LIMIT = 0.05
-WARM_SECONDS = 0.1
-
-Timer: TypeAlias = Callable[["Path", Setup, int, str, float], "Fresh | Failure"]
-"""What times a thing in a process of its own: ``time_fresh``, or a stand-in."""
-
-
-class Thing(NamedTuple):
-    """What one process times: a bundle by a setup, at a batch and a boundary; ``label`` names it in an error."""
-
-    label: str
-    bundle: Path
-    setup: Setup
-    batch: int
-    boundary: str
 
 
 class Duel(NamedTuple):
-    """A row that decides: ``first`` is A, which must not be slower than B, ``second``."""
+    """A row that decides: ``first`` is A, which must not be slower than B, ``second``; ``backend`` is the row's name."""
 
-    name: str
+    backend: str
     first: Thing
     second: Thing
-
-
-class Terms(NamedTuple):
-    """How a comparison is made: the limit as a share of 1, pairs of processes, seconds of each, and the seed of their order."""
-
-    limit: float = LIMIT
-    pairs: int = PAIRS
-    seconds: float = 1.0
-    seed: int = 0
 
 
 def orders(pairs: int, seed: int) -> Iterator[str]:
@@ -67,24 +41,23 @@ def orders(pairs: int, seed: int) -> Iterator[str]:
         yield "AB" if heads == (place % 2 == 0) else "BA"
 
 
-def duels(rows: Sequence[Duel], terms: Terms, progress: Progress = SILENT, time: Timer = time_fresh) -> tuple[AgainstRow, ...]:
-    """Run every row's pairs in turn, and judge them together; raises MissingError with the sentence of a process that fails."""
+def duels(
+    rows: Sequence[Duel], turns: Turns, limit: float = LIMIT, progress: Progress = SILENT, time: Timer = time_fresh
+) -> tuple[AgainstRow, ...]:
+    """Run ``turns.each`` pairs of every row in turn, and judge them together; raises MissingError where a process fails."""
     first: list[list[Fresh]] = [[] for _ in rows]
     second: list[list[Fresh]] = [[] for _ in rows]
-    drawn = tuple(orders(terms.pairs, terms.seed))
-    with progress.task("fresh processes", 2 * len(rows) * (terms.pairs + 1)) as advance:
-        for row in rows:
-            for thing in (row.first, row.second):
-                timed(thing, min(terms.seconds, WARM_SECONDS), time)
-                advance(1, thing.label)
+    drawn = tuple(orders(turns.each, turns.seed))
+    with progress.task("fresh processes", 2 * len(rows) * (turns.each + 1)) as advance:
+        warm([thing for row in rows for thing in (row.first, row.second)], turns.seconds, advance, time)
         for order in drawn:
             for row, ours, theirs in zip(rows, first, second, strict=True):
                 sides = {"A": (row.first, ours), "B": (row.second, theirs)}
                 for letter in order:
                     thing, processes = sides[letter]
-                    processes.append(timed(thing, terms.seconds, time))
+                    processes.append(timed(thing, turns.seconds, time))
                     advance(1, thing.label)
-    return judged(rows, first, second, drawn, terms.limit)
+    return judged(rows, first, second, drawn, limit)
 
 
 def judged(
@@ -99,7 +72,7 @@ def judged(
     evidence = [evidence_of([one.median_ms for one in ours], [one.median_ms for one in theirs]) for ours, theirs in pairs]
     return tuple(
         AgainstRow(
-            name=row.name,
+            backend=row.backend,
             batch=row.first.batch,
             boundary=row.first.boundary,
             setup=row.first.setup,
@@ -112,26 +85,3 @@ def judged(
         )
         for row, ours, theirs, (found, verdict) in zip(rows, first, second, judge(evidence, limit), strict=True)
     )
-
-
-def in_turns(things: Sequence[Thing], terms: Terms, progress: Progress = SILENT, time: Timer = time_fresh) -> list[list[Fresh]]:
-    """``terms.pairs`` processes of each thing, in rounds of a random order each; raises MissingError as ``duels`` does."""
-    processes: list[list[Fresh]] = [[] for _ in things]
-    dice = np.random.default_rng(terms.seed)
-    with progress.task("fresh processes", len(things) * (terms.pairs + 1)) as advance:
-        for thing in things:
-            timed(thing, min(terms.seconds, WARM_SECONDS), time)
-            advance(1, thing.label)
-        for _ in range(terms.pairs):
-            for place in dice.permutation(len(things)):
-                processes[place].append(timed(things[place], terms.seconds, time))
-                advance(1, things[place].label)
-    return processes
-
-
-def timed(thing: Thing, seconds: float, time: Timer = time_fresh) -> Fresh:
-    """One process; raises MissingError with its own sentence where it fails."""
-    outcome = time(thing.bundle, thing.setup, thing.batch, thing.boundary, seconds)
-    if isinstance(outcome, Failure):
-        raise MissingError(f"{thing.label} cannot be timed: {outcome.sentence('its process')}")
-    return outcome

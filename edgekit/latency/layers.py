@@ -28,7 +28,7 @@ def layer_reports(
 ) -> tuple[LayersReport, ...]:
     """For every batch, of the sessions that can tell; as many calls as take about ``seconds``.
 
-    ``nodes`` are those of each variant's file, by its name.
+    ``nodes`` are those of each session's file, by the session's name.
     """
     reports = []
     for ready in opened:
@@ -38,7 +38,7 @@ def layer_reports(
                 continue
             count = max(FEWEST_CALLS, min(MOST_CALLS, int(seconds * 1e3 / max(row.median_ms, 1e-3))))
             times = session.layer_times(sample_feed(ready.session.inputs, row.batch), count)
-            reports.append(layers_report(row.backend, ready.setup, row.batch, times, nodes[ready.setup.variant]))
+            reports.append(layers_report(row.backend, ready.setup, row.batch, times, nodes[ready.name]))
     return tuple(reports)
 
 

@@ -30,15 +30,13 @@ from edgekit.latency.statistics import Vector, median_interval, noise, samples_n
 from edgekit.machine.cpu import CpuTime
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.reports.load import Arrivals, LoadReport, LoadRow, RateSearch, Sessions
-from edgekit.reports.percentile import Percentile
+from edgekit.reports.percentile import BOUNDED, Percentile
 from edgekit.reports.samples import Kept
 from edgekit.setups import Setup
 
 Moments: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 Body: TypeAlias = "Callable[[Callable[[], bool]], None]"
 """What a thread does; it asks now and then whether it is to stop."""
-BUDGETS = {"median": 50.0, "p90": 90.0, "p99": 99.0}
-"""What a budget may bound under load, and the percentile that it is."""
 MOST_CALLERS = 256
 MOST_REQUESTS = 1 << 20
 """Requests of one open loop: their times are kept."""
@@ -76,20 +74,23 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise UsageError for what is no number of callers, no rate, or a search for nothing."""
+        """Raise UsageError for what is no number of callers, no rate, or no bound under load."""
         if not self.callers or not all(1 <= callers <= MOST_CALLERS for callers in self.callers):
             raise UsageError(f"{self.callers} are no numbers of callers", f"give whole numbers from 1 to {MOST_CALLERS}")
-        if self.rate == "auto" and self.budget is None:
-            raise UsageError("--rate auto has no budget to hold", "add one like --budget p99=5ms")
         if isinstance(self.rate, float) and not 0 < self.rate <= 1e6:
             raise UsageError(f"{self.rate:g} is no rate", "give requests a second like 200/s, or auto")
-        if self.budget is not None and self.budget.key not in BUDGETS:
-            raise UsageError(f"--budget {self.budget.text} says nothing under load", f"bound {' or '.join(BUDGETS)}")
+        if self.budget is not None and self.budget.key not in BOUNDED:
+            raise UsageError(f"--budget {self.budget.text} says nothing under load", f"bound {' or '.join(BOUNDED)}")
+
+    def check(self) -> None:
+        """Raise UsageError for a search for a rate that holds nothing."""
+        if self.rate == "auto" and self.budget is None:
+            raise UsageError("--rate auto has no budget to hold", "add one like --budget p99=5ms")
 
     @property
     def percent(self) -> float | None:
         """The percentile that the budget bounds."""
-        return BUDGETS[self.budget.key] if self.budget else None
+        return BOUNDED[self.budget.key] if self.budget else None
 
     def window(self, rate: float, seconds: float, draw: int = 0) -> Window:
         """As long as ``rate`` takes to bring what the budget's percentile needs: at least ``seconds``, at most a minute."""
@@ -158,6 +159,7 @@ def under_load(
     things: Sequence[Served], load: Load, batch: int, seconds: float, progress: Progress = SILENT, clock: Clock = REAL
 ) -> LoadReport:
     """Closed loops of every thing and number of callers, in turns; then open loops, or the search for the highest rate."""
+    load.check()
     rounds = max(FEWEST_ROUNDS, round(seconds / BLOCK_SECONDS))
     places = [(thing, callers) for thing in things for callers in load.callers]
     for thing in things:
@@ -200,25 +202,29 @@ def closed_loops(
 
 
 def closed_block(calls: Sequence[Callable[[], object]], seconds: float, clock: Clock = REAL) -> tuple[array[float], float]:
-    """Every caller asks again and again for ``seconds``: milliseconds of each call, and calls a second of all together."""
+    """Every caller asks again and again for ``seconds``: milliseconds of each call, and calls a second of all together.
+
+    The seconds are those to the end of the last call, of a caller too that the machine has let begin late.
+    """
     own = [array("d") for _ in calls]
-    rates = [0.0 for _ in calls]
+    ends = [0 for _ in calls]
     begin = clock.now() + round(LEAD_SECONDS * 1e9)
     end = begin + round(seconds * 1e9)
 
     def caller(place: int, stopped: Callable[[], bool]) -> None:
         call, samples = calls[place], own[place]
         clock.until(begin)
-        first = before = clock.now()
+        before = clock.now()
         while not samples or (before < end and not stopped()):
             call()
             after = clock.now()
             samples.append((after - before) / 1e6)
             before = after
-        rates[place] = len(samples) / max(before - first, 1) * 1e9
+        ends[place] = before
 
     _together([partial(caller, place) for place in range(len(calls))])
-    return array("d", [sample for samples in own for sample in samples]), sum(rates)
+    calls_ms = array("d", [sample for samples in own for sample in samples])
+    return calls_ms, len(calls_ms) / (max(ends) - begin) * 1e9
 
 
 def due_ns(load: Load, window: Window) -> Moments:
@@ -243,7 +249,8 @@ class Requests:
 
     ``idle``: a caller was free when it was due. ``served``: a caller has finished it.
 
-    ``bound_ns``: a latency above this is over the budget; once more than ``may_be_over`` are, the rest need not be served.
+    ``bound_ns``: a latency above this is over the budget; once more than ``may_be_over`` are, the rest is not served and it is
+    ``lost``.
     """
 
     def __init__(self, due: Moments, bound_ns: float, may_be_over: int) -> None:
@@ -252,7 +259,7 @@ class Requests:
         self.idle, self.served = np.zeros(len(due), np.bool_), np.zeros(len(due), np.bool_)
         self._next, self._bound_ns, self._may_be_over = count(), bound_ns, may_be_over
         self._over = count()
-        self._lost = False
+        self.lost = False
 
     def serve(self, call: Callable[[], object], begin: int, clock: Clock, stopped: Callable[[], bool]) -> None:
         """What one caller does: the next request, when it is due or at once, until there is none or it would be too late."""
@@ -264,23 +271,23 @@ class Requests:
             self.idle[place] = clock.now() <= due
             clock.until(due)
             start = clock.now()
-            if start > last or self._lost or stopped():
+            if start > last or self.lost or stopped():
                 return
             call()
             after = clock.now()
             self.begun[place], self.done[place], self.served[place] = start - begin, after - begin, True
             if after - due > self._bound_ns and next(self._over) >= self._may_be_over:
-                self._lost = True
+                self.lost = True
 
 
 def open_loop(thing: Served, load: Load, size: tuple[int, int], window: Window, clock: Clock = REAL) -> LoadRow:
     """Requests in a window, latency from the moment each was due; ``size``: batch and callers.
 
-    Where the budget cannot hold any more the rest is not served.
+    In a search the rest is not served once the budget cannot hold any more.
     """
     batch, callers = size
     due = due_ns(load, window)
-    bound_ns = load.budget.limit * 1e6 if load.budget else float("inf")
+    bound_ns = load.budget.limit * 1e6 if load.budget and load.rate == "auto" else float("inf")
     may_be_over = int(len(due) * (1 - (load.percent or 0.0) / 100) + 1e-9)
     requests = Requests(due, bound_ns, may_be_over)
     _wake(thing)
@@ -368,7 +375,7 @@ def nearest_ranks(ascending: Vector, requests: int) -> tuple[Percentile, ...]:
     holds exactly where no more than the rest is slower.
     """
     points = []
-    for percent in BUDGETS.values():
+    for percent in BOUNDED.values():
         needed = samples_needed(percent)
         rank = int(np.ceil(requests * percent / 100 - 1e-9))
         ms = float(ascending[rank - 1]) if requests >= needed and 1 <= rank <= len(ascending) else None
@@ -405,7 +412,7 @@ def _closed_row(thing: Served, load: Load, size: tuple[int, int, float], own: Ke
         noise=noise(medians, stolen),
         samples_ms=own.blocks,
         over=over,
-        held=None if load.percent is None or over is None else over <= 1 - load.percent / 100 + 1e-12,
+        held=None if load.percent is None or over is None else _holds(over, load.percent, own.calls),
     )
 
 
@@ -435,7 +442,7 @@ def _open_row(thing: Served, load: Load, size: tuple[int, int], window: Window, 
         throughput=int(finished.sum()) / span,
         throughput_low=None,
         throughput_high=None,
-        latency=nearest_ranks(np.sort(latency_ms), count_of),
+        latency=nearest_ranks(np.sort(latency_ms) if not requests.lost else np.zeros(0), count_of),
         slowest_ms=float(latency_ms.max()) if len(latency_ms) else 0.0,
         service_ms=float(np.median((requests.done - requests.begun)[finished])) / 1e6 if finished.any() else 0.0,
         woke_late_us=float(np.median(late_us)) if len(late_us) else None,
@@ -443,6 +450,7 @@ def _open_row(thing: Served, load: Load, size: tuple[int, int], window: Window, 
         samples_ms=(tuple(latency_ms.tolist()),),
         over=over,
         held=None if load.percent is None or over is None else _holds(over, load.percent, count_of),
+        lost=requests.lost,
     )
 
 
@@ -456,6 +464,14 @@ def _steadiness(latency_ms: Vector, stolen: float) -> str:
     if len(latency_ms) < 3 * CHUNKS:
         return noise(np.ones(1), stolen)
     return noise(np.asarray([np.median(chunk) for chunk in np.array_split(latency_ms, CHUNKS)]), stolen)
+
+
+def parse_callers(text: str) -> tuple[int, ...]:
+    """``1,2,4``; raises UsageError for anything else."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and len(word) < 4 and 1 <= int(word) <= MOST_CALLERS for word in words):
+        raise UsageError(f"--concurrency {text!r} is no list of callers", f"give numbers from 1 to {MOST_CALLERS} like 1,2,4")
+    return tuple(dict.fromkeys(map(int, words)))
 
 
 def parse_rate(text: str) -> float | Literal["auto"]:

@@ -21,6 +21,7 @@ import numpy as np
 from edgekit.backends.contract import OnDevice, Opened, Session
 from edgekit.backends.fake import FakeSession
 from edgekit.errors import UsageError
+from edgekit.latency.prediction import FEWEST_PROCESSES
 from edgekit.latency.statistics import PERCENTS, median_interval, noise, percentile, speedups
 from edgekit.machine.cpu import CpuTime, cpu_clocks_mhz
 from edgekit.machine.gpu import POWER_LIMIT, GpuState, gpu_state
@@ -38,6 +39,7 @@ REWAKE_SECONDS = 0.05
 MAX_BLOCK_CALLS = 1000
 DEVICE_CALLS = 100
 FEWEST_ROUNDS = 5
+MOST_PROCESSES = 100
 NOISY_CLOCK = 0.9
 
 
@@ -51,11 +53,24 @@ class Candidate(NamedTuple):
     setup: Setup | None = None
 
 
+class Row(NamedTuple):
+    """Which row of a timing is meant; batch None is the first of the timing."""
+
+    batch: int | None = None
+    boundary: str = "end-to-end"
+
+
 class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Batch sizes, and ``seconds`` of recorded calls for each session, batch and boundary."""
+    """Batch sizes, and ``seconds`` of recorded calls for each session, batch and boundary.
+
+    ``processes`` fresh ones, if any, are timed for each of ``rows``; ``seed`` draws the order in which they take turns.
+    """
 
     batches: tuple[int, ...] = (1, 8, 32)
     seconds: float = 1.0
+    processes: int = 0
+    rows: tuple[Row, ...] = (Row(),)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Raise UsageError for batches that are none, or a time in which nothing can be measured."""
@@ -63,6 +78,15 @@ class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"{self.batches} are no batch sizes", f"give whole numbers from 1 to {LARGEST_BATCH}")
         if not 0 < self.seconds <= 3600:
             raise UsageError(f"{self.seconds:g} seconds is not a time between 0 and 3600", "give seconds like 0.5")
+        if self.processes != 0 and not FEWEST_PROCESSES <= self.processes <= MOST_PROCESSES:
+            raise UsageError(
+                f"{self.processes} processes tell nothing of the next run, or take too long",
+                f"give a number from {FEWEST_PROCESSES} to {MOST_PROCESSES}",
+            )
+
+    def places(self) -> tuple[tuple[int, str], ...]:
+        """Batch and boundary of each of ``rows``, each once."""
+        return tuple(dict.fromkeys((row.batch or self.batches[0], row.boundary) for row in self.rows))
 
 
 class Conditions(NamedTuple):
@@ -85,13 +109,13 @@ def time_sessions(
     comparisons: list[Comparison] = []
     with progress.task("timing", len(timing.batches) * len(BOUNDARIES)) as advance:
         for batch in timing.batches:
-            feed = sample_feed(opened[0].session.inputs, batch)
+            feeds = [sample_feed(ready.session.inputs, batch) for ready in opened]  # one and the same for the same inputs
             for boundary in BOUNDARIES:
-                candidates = [candidate_of(ready, feed, boundary) for ready in opened]
+                candidates = [candidate_of(ready, feed, boundary) for ready, feed in zip(opened, feeds, strict=True)]
                 measured = interleave(candidates, batch, boundary, timing.seconds)
                 if boundary == "device":
-                    timed = zip(measured, opened, candidates, strict=True)
-                    measured = [_with_device_times(row, ready.session, candidate, feed) for row, ready, candidate in timed]
+                    timed = zip(measured, opened, candidates, feeds, strict=True)
+                    measured = [_with_device_times(row, ready.session, candidate, feed) for row, ready, candidate, feed in timed]
                 rows.extend(measured)
                 comparisons.extend(speedups(measured))
                 advance(1, f"batch {batch}, {boundary}")

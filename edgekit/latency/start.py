@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.latency.against import WARM_SECONDS, Thing, Timer
 from edgekit.latency.fresh import time_fresh
+from edgekit.latency.turns import WARM_SECONDS, Thing, Timer
 from edgekit.machine.child import Failure
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.fresh import Fresh

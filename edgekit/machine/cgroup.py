@@ -22,11 +22,23 @@ def cpu_quota() -> float | None:
     return min(quotas, default=None)
 
 
+def throttled_periods() -> int | None:
+    """In how many periods this process's groups have used up their quota and were stopped; None where no group tells."""
+    counts = [count for folder in _folders("cpu") for count in _throttled(folder)]
+    return sum(counts) if counts else None
+
+
 def memory_left() -> int | None:
     """Bytes that this process's groups may still take, their file caches counted as free; None where nothing limits them."""
     names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
     left = [bytes_ for folder in _folders("memory") for pair in names for bytes_ in _left(folder, *pair)]
     return min(left, default=None)
+
+
+def _throttled(folder: Path) -> Iterator[int]:
+    with suppress(OSError, ValueError):
+        pairs = (line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+        yield from (int(count) for name, count in pairs if name == "nr_throttled")
 
 
 def _left(folder: Path, limit: str, usage: str) -> Iterator[int]:

@@ -18,6 +18,7 @@ TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 BOARD = Path("/etc/nv_tegra_release")
 POWER_LIMIT = "its power limit"
 _NO_DEVICE = 100  # CUresult
+_NO_ROOM = 7  # nvmlReturn_t: NVML_ERROR_INSUFFICIENT_SIZE
 _MULTIPROCESSORS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 75, 76  # CUdevice_attribute
 _SM_CLOCK, _GPU_SENSOR = 1, 0  # nvmlClockType_t, nvmlTemperatureSensors_t
 _SLOWED_BY = {0x4: POWER_LIMIT, 0x8: "its hardware", 0x20: "heat", 0x40: "heat", 0x80: "its power supply"}  # nvml.h
@@ -87,6 +88,18 @@ def gpu_state() -> GpuState | None:
         power_w=None if power is None else round(power / 1000),
         slowed_by=tuple(dict.fromkeys(reason for bit, reason in _SLOWED_BY.items() if slowed & bit)),
     )
+
+
+def gpu_processes() -> int | None:
+    """How many processes compute on the first GPU, those of other containers too; None where the driver does not tell."""
+    if cuda_absence() or _management() is None:
+        return None
+    count, device = ctypes.c_uint(0), _device()
+    function = getattr(_management(), "nvmlDeviceGetComputeRunningProcesses_v3", None)
+    if function is None or device is None:
+        return None
+    # with no room for them it only counts
+    return int(count.value) if function(device, ctypes.byref(count), None) in (0, _NO_ROOM) else None
 
 
 def gpu_memory_used() -> int | None:

@@ -39,7 +39,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Records(NamedTuple):
-    """``here``: command -> this machine's last record. ``elsewhere``: other machines' ones. ``unreadable``: files that are none."""
+    """``here``: command -> this machine's last record. ``elsewhere``: other machines'. ``unreadable``: files that are none."""
 
     here: dict[str, Record]
     elsewhere: tuple[Record, ...]

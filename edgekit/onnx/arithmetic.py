@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from edgekit.onnx.bodies import Node, alive, bodies
-from edgekit.onnx.declared import initializers, of_tensor
+from edgekit.onnx.declared import element_types, initializers, of_tensor
 from edgekit.onnx.wire import fields
 
 _TENSOR_FLOATS, _TENSOR_RAW = 4, 9
@@ -39,7 +39,7 @@ def quantised_values(content: bytes) -> list[Quantised]:
 def node_names(content: bytes) -> dict[str, str]:
     """Name, or first output, of each node that an output depends on -> its operator; ValueError for a malformed message."""
     body, _ = bodies(content)
-    return {node.name or next(filter(None, node.outputs), ""): node.operator[1] for node in alive(body)}
+    return {node.key: node.operator[1] for node in alive(body)}
 
 
 def _one_float(tensor: memoryview) -> float | None:
@@ -72,6 +72,50 @@ def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
                 name = body.producers[name].inputs[0]
             types.append(kinds.get(name, 0))
     return types
+
+
+_FLOAT, _HALF = 1, 10
+_OF_OTHER_TYPES = frozenset(
+    {"ArgMax", "ArgMin", "CastLike", "ConstantOfShape", "Equal", "EyeLike", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less",
+     "LessOrEqual", "NonMaxSuppression", "NonZero", "QuantizeLinear", "Resize", "Shape", "Size"}
+)  # fmt: skip
+"""Operators whose outputs may be of another type than the floats that they read."""
+
+
+class InHalf(NamedTuple):
+    """The nodes of a file that compute in float16: those that surely do, and how many do at ``most``."""
+
+    nodes: tuple[Node, ...]
+    most: int
+
+
+def in_half(content: bytes) -> InHalf:
+    """The nodes of the main graph that compute in float16, without the Casts at their borders.
+
+    Where the file gives the types of a node's outputs they decide, and so does a comparison of two float16 values. Elsewhere a
+    node computes in float16 where it reads that, no float32, and gives what it reads; and may do so where the type of what it
+    reads is not given either. No output need depend on what counts for ``most``. Raises ValueError for a malformed message.
+    """
+    body, _ = bodies(content)
+    types, needed = element_types(content), set(alive(body))
+    sure, most = list[Node](), 0
+    for node in dict.fromkeys(body.producers.values()):
+        read, given = ([types.get(name, 0) for name in names if name] for names in (node.inputs, node.outputs))
+        certain, possible = _in_half(node.operator[1], read, given)
+        most += possible
+        if certain and node in needed:
+            sure.append(node)
+    return InHalf(tuple(sure), most)
+
+
+def _in_half(operator: str, read: Sequence[int], given: Sequence[int]) -> tuple[bool, bool]:
+    """Whether a node surely computes in float16, and whether it may; ``read`` and ``given`` are types of values, 0: not known."""
+    if operator == "Cast":  # one from integers was there before the conversion
+        return False, bool({_HALF, 0} & set(given)) and not {_FLOAT, _HALF} & set(read)
+    if _HALF in given or read.count(_HALF) > 1:
+        return True, True
+    alike = _HALF in read and _FLOAT not in read and operator not in _OF_OTHER_TYPES
+    return 0 in given and alike, 0 in given and bool({_HALF, 0} & set(read))
 
 
 def _reads_through(node: Node) -> bool:

@@ -24,6 +24,11 @@ class Node(NamedTuple):
     outputs: tuple[str, ...]
     name: str = ""
 
+    @property
+    def key(self) -> str:
+        """Its name, or its first output where it has none."""
+        return self.name or next(filter(None, self.outputs), "")
+
 
 class Body(NamedTuple):
     """The nodes of the graph or of a function, by the names of their outputs, and the names of its own outputs."""

@@ -10,7 +10,7 @@ from edgekit.onnx.bodies import MODEL_FUNCTION, MODEL_GRAPH, value_name
 from edgekit.onnx.wire import decoded, fields, inside, operator_counts, packed
 
 _MODEL_OPSET, _MODEL_METADATA = 8, 14
-_GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12
+_GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE = 5, 11, 12, 13
 
 
 class Declared(NamedTuple):
@@ -60,6 +60,16 @@ def declared(content: bytes) -> Declared:
             names.add(name)
     inputs = {name: kind for name, kind in tensors[_GRAPH_INPUT].items() if name not in names}
     return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, operator_counts(content), functions)
+
+
+def element_types(content: bytes) -> dict[str, int]:
+    """Value of the main graph -> its element type, as far as the file says it; raises ValueError for a malformed message."""
+    types = {name: kind for kind, _, name in map(of_tensor, initializers(content))}
+    for number, graph in fields(memoryview(content)):
+        if number == MODEL_GRAPH and isinstance(graph, memoryview):
+            for described in (_GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE):
+                types.update((value_name(value), _tensor_type(value)[0]) for value in inside(graph, described))
+    return {name: kind for name, kind in types.items() if kind}
 
 
 def _tensor_type(value_info: memoryview) -> tuple[int, tuple[int | None, ...] | None]:

@@ -51,10 +51,10 @@ def bars_of(
     it is of full precision, and every file to at most the allowance that its bundle records, which may not be wider than
     ``edgekit.bundle.allowance`` says unless the caller is ``trusting``.
     """
+    callers = _callers_own(manifest, variant, caller)
+    if callers is not None:
+        return BarsByRuntime(manifest, callers)
     recorded = variant.allowance.tolerance
-    if isinstance(caller, Tolerance) or caller != ToleranceChange():
-        callers = caller.of(recorded)
-        return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), callers), callers))
     trusted = trusting and bool(asks_too_much(variant))
     allowance = variant.allowance if trusted else bounded_allowance(variant)
     whole = held_by_snr(variant) is not None or allowance.steps is not None
@@ -69,8 +69,29 @@ def bars_of(
     return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol, sizes)), held), floors)
 
 
-def bars_as_written(manifest: Manifest, variant: Variant, own: Mapping[str, Array], *, trusting: bool) -> Bars:
-    """The bars where a variant's file is run node by node, as its ``own`` outputs were recorded: only rounding may differ."""
+def _callers_own(manifest: Manifest, variant: Variant, caller: Tolerance | ToleranceChange) -> Bars | None:
+    """The bars that the caller sets, in place of all others; None where the caller sets none."""
+    if caller == ToleranceChange():
+        return None
+    tolerance = caller.of(variant.allowance.tolerance)
+    return Bars(dict.fromkeys(_names(manifest), tolerance), tolerance)
+
+
+def bars_as_written(
+    manifest: Manifest,
+    variant: Variant,
+    caller: Tolerance | ToleranceChange,
+    *,
+    trusting: bool,
+    own: Mapping[str, Array],
+) -> Bars:
+    """The bars where a variant's file is run node by node, as its ``own`` outputs were recorded: only rounding may differ.
+
+    The caller's own tolerance counts as it is here too.
+    """
+    callers = _callers_own(manifest, variant, caller)
+    if callers is not None:
+        return callers._replace(as_written=True)
     allowance = variant.allowance if trusting else bounded_allowance(variant)
     whole = WHOLE_BARS.get(variant.precision)
     steps = STEPS * allowance.tolerance.rtol

@@ -14,11 +14,11 @@ from edgekit.bundle.allowance import held_to_noise
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
-from edgekit.bundle.manifest import GoldenPicture, Manifest
+from edgekit.bundle.manifest import Conversion, GoldenPicture, Manifest
 from edgekit.bundle.variants import own_outputs
 from edgekit.decoding import CHANNELS
 from edgekit.errors import FETCH_AGAIN, BundleError, DataError
-from edgekit.onnx.arithmetic import in_steps, weight_types
+from edgekit.onnx.arithmetic import in_half, in_steps, weight_types
 from edgekit.onnx.declared import Declared, declared
 from edgekit.onnx.wire import ELEMENT_TYPES
 from edgekit.parity.accuracy import FLIPS
@@ -255,21 +255,47 @@ def _mostly(precision: str, elements: Set[int], file: Declared) -> bool:
 
 
 def conversion(seen: Evidenced) -> Iterator[Check]:
-    """As many layers are converted, and as many kept, as the file has of each kind; its ranges are those of the range table."""
+    """As many layers are converted, and as many kept, as the file has of each kind; its ranges are those of the range table.
+
+    Of a float16 file all nodes count. ``edgekit.onnx.arithmetic.in_half`` says how sure their number is.
+    """
     for variant in seen.manifest.variants:
         elements = _WIDE_BARS.get(variant.precision)
         if variant.conversion is None or elements is None:
             continue
-        types = weight_types(seen.bundle.onnx_bytes(variant.name), _LAYERS)
-        narrow = sum(element in elements for element in types)
-        wide = sum(element in _FULL if variant.precision in _ALL_NODES else element not in elements for element in types)
-        converted, kept = variant.conversion.converted, sum(node.operator in _LAYERS for node in variant.conversion.kept)
-        fits = converted >= narrow if variant.precision in _ALL_NODES else converted == narrow and kept == wide
-        said = f"{variant.name}: the manifest says {converted} converted and {kept} kept layers"
-        problem = f"{said}, and the file has {narrow} and {wide}"
-        other = conversion_problem(seen.bundle, variant)
-        rest = f"{variant.name}: {other}" if other else ""
-        yield _told("conversion", rest if fits and wide <= kept and narrow else problem)
+        content = seen.bundle.onnx_bytes(variant.name)
+        types = weight_types(content, _LAYERS)
+        if variant.precision in _ALL_NODES:
+            problem = _nodes_in_half(variant.conversion, content, types)
+        else:
+            problem = _layers(variant.conversion, types, elements)
+        problem = problem or conversion_problem(seen.bundle, variant)
+        yield _told("conversion", f"{variant.name}: {problem}" if problem else "")
+
+
+def _layers(said: Conversion, types: Sequence[int], elements: Set[int]) -> str:
+    """What is false of the numbers of layers in an int8 file, whose layers have weights of ``types``."""
+    narrow, wide = sum(element in elements for element in types), sum(element not in elements for element in types)
+    converted, kept = said.converted, sum(node.operator in _LAYERS for node in said.kept)
+    if narrow and (converted, kept) == (narrow, wide):
+        return ""
+    return f"the manifest says {converted} converted and {kept} kept layers, and the file has {narrow} and {wide}"
+
+
+def _nodes_in_half(said: Conversion, content: bytes, types: Sequence[int]) -> str:
+    """What is false of the number of converted nodes, or of those that are kept, in a float16 file."""
+    found = in_half(content)
+    wide, kept = sum(element in _FULL for element in types), sum(node.operator in _LAYERS for node in said.kept)
+    if wide > kept or not found.nodes:
+        return f"the manifest says {kept} kept layers, and the file has {wide} of {len(types)}"
+    narrow = next((node.key for node in found.nodes if node.key in {kept.node for kept in said.kept}), None)
+    if narrow is not None:
+        return f"it keeps {narrow!r}, which computes in float16"
+    least = len(found.nodes)
+    if least <= said.converted <= found.most:
+        return ""
+    true = f"{least}" if least == found.most else f"{least} to {found.most}"
+    return f"the manifest says {said.converted} converted nodes, and the file has {true}"
 
 
 def errors(seen: Evidenced) -> Iterator[Check]:

@@ -10,6 +10,7 @@ from edgekit.bundle.manifest import Variant
 from edgekit.bundle.ranges import range_table
 from edgekit.onnx.arithmetic import Quantised, node_names, quantised_values
 from edgekit.onnx.wire import ELEMENT_TYPES
+from edgekit.parity.calibrated import passed_off
 
 FLOORS = {"int8": {"onnxruntime": "1.21"}}
 """The newest release that a file of a precision needs: ONNX Runtime fuses no int8 layer whose bias is a float before 1.21 (its
@@ -19,7 +20,7 @@ CODES = 127
 
 def conversion_problem(bundle: Bundle, variant: Variant) -> str:
     """What is false of a converted variant; empty where nothing is. Raises BundleError for a damaged range table."""
-    return _floor(variant) or _ranges(bundle, variant) or _kept(bundle, variant)
+    return _floor(variant) or _ranges(bundle, variant) or _kept(bundle, variant) or _calibrated(bundle, variant)
 
 
 def _floor(variant: Variant) -> str:
@@ -67,6 +68,13 @@ def _agrees(value: Quantised, limit: float, dtype: str) -> bool:
         and bool(np.isclose(limit / CODES, scale, rtol=1e-6, atol=0))
         and ELEMENT_TYPES.get(value.dtype) == dtype
     )
+
+
+def _calibrated(bundle: Bundle, variant: Variant) -> str:
+    """Random numbers are not said to be data."""
+    assert variant.conversion is not None
+    table, calibration = range_table(bundle, variant.name), variant.conversion.calibration
+    return "" if table is None or calibration is None else passed_off(bundle.manifest, calibration, table)
 
 
 def _kept(bundle: Bundle, variant: Variant) -> str:

@@ -12,9 +12,9 @@ from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, note
 from edgekit.setups import Setup
 
 Verdict: TypeAlias = Literal["slower", "not slower", "undecided"]
-_VERDICTS: dict[Verdict, Span] = {
-    "slower": Span("SLOWER", "bad"),
-    "not slower": Span("not slower", "good"),
+_SLOWER: dict[Verdict, Span] = {
+    "slower": Span("yes", "bad"),
+    "not slower": Span("no", "good"),
     "undecided": Span("undecided", "warn"),
 }
 
@@ -45,13 +45,13 @@ class Judged(Part, frozen=True):
 
 
 class AgainstRow(Part, frozen=True):
-    """One row that decides: a setup, a batch and a boundary.
+    """One row that decides: a setup, which ``backend`` names as in ``LatencyReport``, a batch and a boundary.
 
     ``first`` are A's processes and ``second`` B's, a pair in each place. ``order``: which of a pair ran first, "AB" or "BA";
     empty where B is of another day.
     """
 
-    name: str
+    backend: str
     batch: int
     boundary: str
     setup: Setup
@@ -61,6 +61,11 @@ class AgainstRow(Part, frozen=True):
     second: tuple[Fresh, ...]
     evidence: Evidence
     judged: Judged
+
+    @property
+    def name(self) -> str:
+        """Its name in a sentence."""
+        return f"{self.backend}, batch {self.batch}, {self.boundary}"
 
 
 class Control(Part, frozen=True):
@@ -120,20 +125,20 @@ class AgainstReport(Report, frozen=True):
 
     def page(self) -> Page:
         """A row for each that decides, why there is no verdict, and what was compared how."""
+        informs = self.stored is not None and self.stored.informs_only  # which is told once
         title = f"{self.bundle} (A) against {self.against} (B), medians of fresh processes in ms"
         return (
             Table(title, _COLUMNS, tuple(map(_cells, self.rows))),
-            *(Line(Span(f"{row.name}: {row.judged.reason}", "warn")) for row in self.rows if row.judged.reason),
+            *(Line(Span(f"{row.name}: {row.judged.reason}", "warn")) for row in self.rows if row.judged.reason and not informs),
             *self._of_another_day(),
             Line(_LEGEND),
             Line(self._how()),
-            Line((f"slower than B by more than {_percent(self.limit)}: ", self._word())),
+            Line((f"slower than B by more than {_percent(self.limit)}: ", *self._word())),
         )
 
-    def _word(self) -> Span:
-        passes = ", which passes here" if self.verdict == "undecided" and self.undecided_passes else ""
-        words: dict[Verdict, str] = {"slower": "yes", "not slower": "no", "undecided": "undecided"}
-        return Span(f"{words[self.verdict]}{passes}", _VERDICTS[self.verdict].tone)
+    def _word(self) -> tuple[Span, ...]:
+        passes = self.verdict == "undecided" and self.undecided_passes
+        return (_SLOWER[self.verdict], *([Span(", which passes here")] if passes else []))
 
     def _how(self) -> str:
         pairs = max(row.evidence.pairs for row in self.rows)
@@ -158,14 +163,16 @@ _LEGEND = (
     "as long as B; floor: what as many pairs of one bundle with itself show by chance."
 )
 _COLUMNS = (
-    Column("row"),
-    Column("A", number=True),
-    Column("B", number=True),
+    Column("batch", number=True),
+    Column("boundary"),
+    Column("backend"),
+    Column("A", number=True, rank=1),
+    Column("B", number=True, rank=1),
     Column("A/B", number=True),
     Column("(99 %)", number=True),
-    Column("p", number=True, rank=2),
-    Column("floor", number=True, rank=1),
-    Column("pairs", number=True, rank=3),
+    Column("p", number=True, rank=3),
+    Column("floor", number=True, rank=2),
+    Column("pairs", number=True, rank=4),
     Column("slower"),
 )
 
@@ -174,7 +181,9 @@ def _cells(row: AgainstRow) -> tuple[Cell, ...]:
     evidence = row.evidence
     high = "?" if evidence.high is None else f"{evidence.high:.3f}"
     return (
-        row.name,
+        str(row.batch),
+        row.boundary,
+        row.backend,
         f"{middle(row.first):.3g}",
         f"{middle(row.second):.3g}",
         f"{evidence.ratio:.3f}",
@@ -182,7 +191,7 @@ def _cells(row: AgainstRow) -> tuple[Cell, ...]:
         f"{evidence.p:.2g}",
         _percent(evidence.floor),
         str(evidence.pairs),
-        _VERDICTS[row.judged.verdict],
+        _SLOWER[row.judged.verdict],
     )
 
 

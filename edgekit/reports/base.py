@@ -48,6 +48,11 @@ class Report(Part, frozen=True):
         """Whether Ctrl-C ended the work, and the report holds what was known by then: exit code 130."""
         return False
 
+    @property
+    def undecided(self) -> bool:
+        """True where what was measured decides nothing, and that is no pass: exit code 3."""
+        return False
+
     def page(self) -> Page:
         """What a reader sees of it; every report says this for itself."""
         return ()

@@ -5,13 +5,23 @@ from __future__ import annotations
 import statistics
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
+import msgspec
+
+from edgekit.budgets import Budget, parse_budget
+from edgekit.errors import InputError
+from edgekit.files import read_bytes
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
+from edgekit.reports.fresh import Fresh
 from edgekit.reports.layers import LayersReport
-from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, verdict
-from edgekit.reports.percentile import Percentile
+from edgekit.reports.load import LoadReport
+from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, verdict
+from edgekit.reports.percentile import BOUNDED, Percentile
+from edgekit.reports.samples import Blocks, SamplesFile, named, packed, read_samples, samples_path, thinned, thinned_blocks
+from edgekit.reports.start import StartRow, starts_page
 from edgekit.setups import Setup, shared_variant
 
 WIDEST_INTERVAL = 1.5
@@ -25,7 +35,8 @@ class LatencyReport(Report, frozen=True):
     ``slowest_ms`` is of all; the other figures are of what was kept. An older report has 0 in both, and all in ``samples_ms``.
 
     ``backend`` is the row's name in this report: the setup's backend, with what tells it from its namesakes where one backend
-    stands there twice (``edgekit.setups.labels``).
+    stands there twice (``edgekit.setups.labels``), behind the bundle's short name, ``bundle``, where there are several.
+    ``median_low_ms`` and ``median_high_ms`` hold for this process: another run's median may lie outside (see ``Between``).
     Boundary ``device``: inputs resident, work complete. Boundary ``end-to-end``: host array in, host array out.
     ``device_ms`` is what the GPU's own clock says of further calls, made after these; empty where a backend does not ask it.
     ``launch_bound``: the host queued those calls no faster than the GPU ran them, so that they show at most what the GPU takes.
@@ -46,6 +57,7 @@ class LatencyReport(Report, frozen=True):
     setup: Setup
     device_ms: tuple[float, ...] = ()
     launch_bound: bool = False
+    bundle: str = ""
     calls: int = 0
     slowest_ms: float = 0.0
 
@@ -79,8 +91,44 @@ class Comparison(Part, frozen=True):
     high: float
 
 
+class Between(Part, frozen=True):
+    """Medians of several fresh processes of one row, which ``backend`` names; ``low_ms`` to ``high_ms`` is where the next falls.
+
+    It is the 95 % prediction interval for the median of one more run on this machine in its present state.
+    """
+
+    backend: str
+    setup: Setup
+    batch: int
+    boundary: str
+    low_ms: float
+    high_ms: float
+    processes: tuple[Fresh, ...]
+
+    @property
+    def medians_ms(self) -> tuple[float, ...]:
+        """The median of each process, in the order in which they ran."""
+        return tuple(process.median_ms for process in self.processes)
+
+
+class NamedBundle(Part, frozen=True):
+    """A bundle of a report: its short name there, its folder, and the sha256 of its manifest.json."""
+
+    label: str
+    path: str
+    sha256: str
+
+
 class BenchReport(Report, frozen=True):
-    """Latencies of every backend present, measured interleaved; ``layers`` where they were asked for."""
+    """Latencies of every backend present, measured interleaved; ``layers`` where they were asked for.
+
+    ``bundle`` and ``onnx_sha256`` are of the first of ``bundles``. ``between``: medians of fresh processes, where they were asked
+    for, and ``controls``, of the reference network beside them. ``load``: what callers and requests at once got, and ``starts``:
+    fresh processes until they are steady. ``budget``, like ``p99=5ms``, is of the same calls as ``budget_ms``.
+
+    JSON has at most 5,000 calls of a row, evenly thinned; where it was written to a file, ``samples`` names the one beside it
+    that has all that were kept, and ``read`` puts them back.
+    """
 
     bundle: str
     onnx_sha256: str
@@ -92,23 +140,82 @@ class BenchReport(Report, frozen=True):
     skipped: tuple[Skipped, ...]
     budget_ms: float | None = None
     layers: tuple[LayersReport, ...] = ()
+    bundles: tuple[NamedBundle, ...] = ()
+    between: tuple[Between, ...] = ()
+    controls: tuple[Between, ...] = ()
+    load: LoadReport | None = None
+    starts: tuple[StartRow, ...] = ()
+    budget: str = ""
+    samples: SamplesFile | None = None
     kept_as: ClassVar[str] = "bench"
 
     @property
     def passed(self) -> bool:
-        """Something was measured, and no end-to-end median of the first batch is over the budget."""
-        if not self.rows or self.budget_ms is None:
-            return bool(self.rows)
-        first = self.rows[0].batch
-        return all(row.median_ms <= self.budget_ms for row in self.rows if row.batch == first and row.boundary == "end-to-end")
+        """Something was measured and nothing is over its budget, and every setup starts in a process of its own too."""
+        under_load = self.load is None or self.load.passed
+        return bool(self.rows) and self.within_budgets and under_load and not any(row.failure for row in self.starts)
+
+    @property
+    def within_budgets(self) -> bool:
+        """Whether the end-to-end calls of the first batch are."""
+        return not any(_over(row, budget) for budget in self.limits for row in self._bounded)
+
+    @property
+    def limits(self) -> tuple[Budget, ...]:
+        """What is asked of the end-to-end calls of the first batch."""
+        median = () if self.budget_ms is None else (Budget("median", self.budget_ms, f"median={self.budget_ms:g}ms"),)
+        return (*median, *((parse_budget(self.budget, BOUNDED),) if self.budget else ()))
+
+    @property
+    def _bounded(self) -> tuple[LatencyReport, ...]:
+        return tuple(row for row in self.rows if row.batch == self.rows[0].batch and row.boundary == "end-to-end")
+
+    def to_json(self) -> bytes:
+        """One indented JSON document with at most 5,000 calls of a row."""
+        return Report.to_json(self._with_calls(thinned_blocks))
+
+    def as_files(self, place: Path) -> dict[Path, bytes]:
+        """The calls of every row in an .npz file beside the report, which names it."""
+        content = packed(self._calls())
+        report = msgspec.structs.replace(self, samples=named(place, content))
+        return {samples_path(place): content, place: report.to_json() + b"\n"}
+
+    @classmethod
+    def read(cls, place: Path) -> BenchReport:
+        """The report at ``place`` with all calls that were kept.
+
+        Raises InputError for no report, and where the file beside it is missing or another run's.
+        """
+        report = cls.from_json(read_bytes(place, "report"))
+        if report.samples is None:
+            return report
+        calls = read_samples(place, report.samples)
+        if set(calls) != set(report._calls()):
+            raise InputError(f"{place} has other rows than the samples beside it", "make the report again")
+        load = report.load and report.load.with_samples([calls[f"load/{place}"] for place in range(len(report.load.rows))])
+        rows = (msgspec.structs.replace(row, samples_ms=calls[f"rows/{place}"]) for place, row in enumerate(report.rows))
+        return msgspec.structs.replace(report, rows=tuple(rows), load=load)
+
+    def _calls(self) -> dict[str, Blocks]:
+        """The calls of every row by the names that they have in a file of samples."""
+        rows = {f"rows/{place}": row.samples_ms for place, row in enumerate(self.rows)}
+        return rows | {f"load/{place}": row.samples_ms for place, row in enumerate(self.load.rows if self.load else ())}
+
+    def _with_calls(self, of: Callable[[Blocks], Blocks]) -> BenchReport:
+        rows = tuple(
+            msgspec.structs.replace(row, samples_ms=of(row.samples_ms), warmups_ms=thinned(row.warmups_ms)) for row in self.rows
+        )
+        load = self.load and self.load.with_samples([of(row.samples_ms) for row in self.load.rows])
+        return msgspec.structs.replace(self, rows=rows, load=load)
 
     def page(self) -> Page:
         """A row for each latency, what the columns mean, the budget's check, and who did not take part."""
         counts = {row.setup.threads for row in self.rows}
         threads = f"{self.threads} thread(s)" if len(counts) < 2 else "threads as named"
         variant = shared_variant(row.setup for row in self.rows)
+        names = ", ".join(bundle.label for bundle in self.bundles) if len(self.bundles) > 1 else self.bundle
         return (
-            *_latencies(f"latency of {self.bundle}{variant} in ms, {threads}, interleaved", self.rows, self.comparisons),
+            *_latencies(f"latency of {names}{variant} in ms, {threads}, interleaved", self.rows, self.comparisons),
             *map(Line, _own_clock(self.rows)),
             Line("device: inputs resident, work complete. end-to-end: host array in, host array out."),
             *self._legend(),
@@ -117,6 +224,9 @@ class BenchReport(Report, frozen=True):
                 f"the timing loop itself costs {self.overhead_us:.2f} us a call."
             ),
             *self._budget(),
+            *_between(self.between),
+            *(self.load.page() if self.load else ()),
+            *starts_page(self.starts),
             *(item for layers in self.layers for item in layers.page()),
             *absent(self.skipped),
         )
@@ -127,27 +237,33 @@ class BenchReport(Report, frozen=True):
         return tuple(_distributions(batch, [row for row in self.rows if row.batch == batch and row.count]) for batch in batches)
 
     def cases(self) -> tuple[Case, ...]:
-        """Each end-to-end median of the first batch against the budget, or whether anything was measured."""
-        if self.budget_ms is None or not self.rows:
-            return (Case("latency measured", self.passed),)
-        return tuple(
-            Case(f"latency of {row.backend}, batch {row.batch}", row.median_ms <= self.budget_ms, _over(row, self.budget_ms))
-            for row in self.rows
-            if row.batch == self.rows[0].batch and row.boundary == "end-to-end"
+        """Each row of the first batch against each budget, or whether anything was measured; load and starts."""
+        held = tuple(
+            Case(f"{_named(budget)} of {row.backend}, batch {row.batch}", not _over(row, budget), _over(row, budget))
+            for budget in self.limits
+            for row in self._bounded
         )
+        starts = tuple(Case(f"{row.backend} starts", not row.failure, row.failure) for row in self.starts)
+        return (*(held or (Case("latency measured", bool(self.rows)),)), *(self.load.cases() if self.load else ()), *starts)
 
     def _legend(self) -> Page:
         """What stands in the cells, of what stands in one."""
         lacking = any(point.ms is None for row in self.rows for point in row.percentiles)
-        speedup = "speed-up: over the first backend, median of the per-round ratios." if self.comparisons else ""
-        text = f"{speedup} {'- (n): not shown; needs at least n calls.' if lacking else ''}".strip()
-        return (Line(text),) if text else ()
+        first = "row" if len(self.bundles) > 1 else "backend"
+        speedup = f"speed-up: over the first {first}, median of the per-round ratios. " if self.comparisons else ""
+        texts = (
+            f"{speedup}{'- (n): not shown; needs at least n calls.' if lacking else ''}".strip(),
+            "" if self.between or not self.rows else _WITHIN,
+        )
+        return tuple(Line(text) for text in texts if text)
 
     def _budget(self) -> Page:
-        if self.budget_ms is None or not self.rows:
+        if not self.limits or not self.rows:
             return ()
-        words = f"budget of {self.budget_ms:g} ms for batch {self.rows[0].batch} end-to-end: "
-        return (Line((words, verdict(self.passed))),)
+        texts = " and ".join(f"{budget.limit:g} ms for the {_named(budget)}" for budget in self.limits)
+        words = f"budget of {texts} of batch {self.rows[0].batch} end-to-end: "
+        reasons = (_over(row, budget) for budget in self.limits for row in self._bounded)
+        return (Line((words, verdict(self.within_budgets))), *(Line(Span(reason, "bad")) for reason in filter(None, reasons)))
 
 
 BINS = 48
@@ -181,8 +297,20 @@ def _marks(row: LatencyReport) -> tuple[tuple[str, float], ...]:
     return (("median", row.median_ms), *((name, ms) for name, ms in percentiles if ms is not None))
 
 
-def _over(row: LatencyReport, budget_ms: float) -> str:
-    return "" if row.median_ms <= budget_ms else f"{row.median_ms:.3g} ms is above the budget of {budget_ms:g} ms"
+def _over(row: LatencyReport, budget: Budget) -> str:
+    """Why a row does not hold a budget; empty where it does."""
+    point = next((point for point in row.percentiles if point.percent == BOUNDED[budget.key]), None)
+    ms = row.median_ms if budget.key == "median" else point.ms if point else None
+    if ms is None:
+        needed = f"takes {point.samples_needed} calls to be known, and there were {row.count}" if point else "was not measured"
+        return f"{_named(budget)} of {row.backend} {needed}; give a longer --seconds"
+    if budget.holds(ms):
+        return ""
+    return f"{_named(budget)} of {row.backend}: {ms:.3g} ms is above the budget of {budget.limit:g} ms"
+
+
+def _named(budget: Budget) -> str:
+    return budget.key if budget.key == "median" else budget.key.upper()
 
 
 _LATENCY = (
@@ -190,7 +318,7 @@ _LATENCY = (
     Column("boundary"),
     Column("backend"),
     Column("median", number=True),
-    Column("median (95 %)", number=True, rank=1),
+    Column("in this run", number=True, rank=1),
     Column("P90", number=True, rank=4),
     Column("P99", number=True, rank=2),
     Column("calls", number=True, rank=5),
@@ -198,6 +326,9 @@ _LATENCY = (
     Column("speed-up (95 %)", number=True, rank=3),
     Column(""),
 )
+
+
+_WITHIN = "in this run: 95 % interval from this process alone; --processes N tells where the next run's median falls."
 
 
 def _latencies(title: str, rows: Sequence[LatencyReport], comparisons: Sequence[Comparison]) -> Page:
@@ -235,8 +366,38 @@ def _without_speedups(title: str, cells: Sequence[tuple[Cell, ...]]) -> Table:
 
 def _speedup(comparison: Comparison) -> tuple[str, str]:
     """Withheld when its interval is too wide to mean anything."""
-    value = f"{comparison.speedup:.2f}" if comparison.high <= WIDEST_INTERVAL * comparison.low else "-"
-    return value, f"({comparison.low:.2f} .. {comparison.high:.2f})"
+    value = _ratio(comparison.speedup) if comparison.high <= WIDEST_INTERVAL * comparison.low else "-"
+    return value, f"({_ratio(comparison.low)} .. {_ratio(comparison.high)})"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
+_BETWEEN = columns(
+    "batch", "boundary", "backend", "median", "processes", "next run (95 %)", numbers=("batch", "median", "processes")
+)
+
+
+def _between(rows: Sequence[Between]) -> Page:
+    """Where the next run's median falls, of rows that were timed in several processes."""
+    if not rows:
+        return ()
+    cells = tuple(
+        (
+            str(row.batch),
+            row.boundary,
+            row.backend,
+            f"{statistics.median(row.medians_ms):.3g}",
+            str(len(row.processes)),
+            f"({row.low_ms:.3g} .. {row.high_ms:.3g})",
+        )
+        for row in rows
+    )
+    return (
+        Table("medians of fresh processes in ms", _BETWEEN, cells),
+        Line("next run: 95 % prediction interval for the median of one more run on this machine as it is now."),
+    )
 
 
 def _own_clock(rows: Sequence[LatencyReport]) -> Iterator[str]:

@@ -40,26 +40,28 @@ class BisectReport(Report, frozen=True):
     """Where a bundle departs on one backend.
 
     ``departs``: the ``file`` from what was exported, the ``runtime`` from the file, the ``reference`` from both, the ``manifest``
-    from the files, or ``nothing``. ``trials`` begin with the setup that was asked for; ``proposal`` is the fastest of them that
-    passes.
+    from the files, ``nothing``, or ``unknown``: what ran passes, and nothing here runs ``not_run``, which are variants that were
+    asked for. ``trials`` begin with the setup that was asked for; ``proposal`` is the fastest of them that passes.
     """
 
     bundle: str
     backend: str
-    departs: Literal["file", "runtime", "reference", "manifest", "nothing"]
+    departs: Literal["file", "runtime", "reference", "manifest", "nothing", "unknown"]
     culprit: CulpritNode | None = None
     trials: tuple[Trial, ...] = ()
     proposal: Setup | None = None
     notes: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Nothing departs."""
+        """Nothing departs, of all variants that were asked for."""
         return self.departs == "nothing"
 
     def page(self) -> Page:
         """What departs, where, and what helps."""
-        lines: Page = (Line(_WORDS[self.departs].format(bundle=self.bundle, backend=self.backend)),)
+        words = {"bundle": self.bundle, "backend": self.backend, "unknown": " and ".join(self.not_run)}
+        lines: Page = (Line(_WORDS[self.departs].format(**words)),)
         if self.culprit is not None:
             lines += (_culprit(self.culprit),)
         if len(self.trials) > 1:
@@ -99,6 +101,7 @@ _WORDS = {
     "file": "the file departs from what was exported, on every runtime: {bundle} was changed, or is damaged",
     "reference": "the recorded outputs depart: {backend} computes what was exported, so golden.npz of {bundle} was changed",
     "manifest": "the manifest of {bundle} departs from its files, which pass on {backend}",
+    "unknown": "whether {unknown} of {bundle} departs is not known: nothing here runs it; what ran passes",
     "runtime": "{backend} departs from what the file of {bundle} says; the file is what was exported",
 }
 
@@ -107,6 +110,7 @@ _REMEDIES = {
     "file": f"{FETCH_AGAIN}; if you are that one, export it again",
     "reference": f"{FETCH_AGAIN}; if you are that one, export it again",
     "manifest": f"{FETCH_AGAIN}, or accept a claim with edgekit verify --allow",
+    "unknown": "run it where a runtime for it is installed, or leave it out by naming the others with --variant",
     "runtime": "where a setup is proposed, use it; otherwise use another backend or release, and report the node to its makers",
 }
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from edgekit.machine.fitness import Condition, State
 from edgekit.reports.base import Part, Report, Skipped, reasons
 from edgekit.reports.page import Line, Page, Span, Table, columns
 from edgekit.setups import Absence
 
+_STATES: dict[State, Span] = {
+    "fit": Span("fit", "good"),
+    "weak": Span("weak", "warn"),
+    "unfit": Span("UNFIT", "bad"),
+    "unknown": Span("unknown", "dim"),
+}
 _MARKS = {"ok": Span("ok", "good"), "absent": Span("absent", "dim"), "broken": Span("BROKEN", "bad")}
 
 
@@ -60,3 +67,27 @@ class DoctorReport(Report, frozen=True):
         """The backends that are broken here, or those that are merely absent."""
         rows = (Skipped.of(backend, absence) for backend, absence in self.backends.items() if absence is not None)
         return tuple(row for row in rows if row.broken is broken)
+
+
+class FitnessReport(Report, frozen=True):
+    """Whether this machine is fit to be measured: ``edgekit doctor --bench``. What is weak or not known is no fault."""
+
+    machine: dict[str, str]
+    conditions: tuple[Condition, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Nothing makes it unfit."""
+        return all(condition.state != "unfit" for condition in self.conditions)
+
+    def page(self) -> Page:
+        """A row for each condition, and the verdict."""
+        headings = columns("condition", "", "found", "what to do", prose=("found", "what to do"))
+        rows = tuple((row.name, _STATES[row.state], row.found, row.remedy) for row in self.conditions)
+        word = Span("yes", "good") if self.passed else Span("no", "bad")
+        return (
+            Table("this machine as a measuring instrument", headings, rows),
+            Line("weak: times scatter more than they had to. unfit: times tell of something else than the bundle."),
+            Line(("fit to be measured now: ", word)),
+            Line(", ".join(f"{name} {fact}" for name, fact in self.machine.items())),
+        )

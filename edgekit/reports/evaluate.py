@@ -135,7 +135,10 @@ class EvaluateReport(Report, frozen=True):
         if not self.rows:
             return ()
         first = self.rows[0]
-        shares = tuple(_share(name, counts, first.per_class[place]) for place, (name, counts) in enumerate(zip(self.labels, first.confusion, strict=True)))
+        shares = tuple(
+            _share(name, counts, first.per_class[place])
+            for place, (name, counts) in enumerate(zip(self.labels, first.confusion, strict=True))
+        )
         known = tuple(sorted(filter(None, shares), key=lambda share: share.value))
         matrix = Matrix(f"confusion, {first.backend}", "is", "taken for", self.labels, first.confusion)
         return (*_gallery(self.thumbnails), Shares(f"accuracy of each class, {first.backend}", known), matrix)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note
+from edgekit.reports.ship import Shipped
 
 _INTO = "folded into / kept because"
 _SIDES = {"before": "", "after": " (behind it)", "beside": " (beside it)"}
@@ -90,7 +91,7 @@ class ExportReport(Report, frozen=True):
     The errors are errors of scale against the original model in float64, on the golden inputs: ``original_error`` of the original
     in its own dtype, ``exported_error`` of the file, run in ``measured_in``. For an ONNX file that cannot be run in float64
     ``original_error`` is None, and ``exported_error`` is against the original. ``variant`` is the file's name in the bundle, such
-    as ``float32`` or ``float16``.
+    as ``float32`` or ``float16``. ``shipped``: what else was written of it.
     """
 
     bundle: str
@@ -104,6 +105,7 @@ class ExportReport(Report, frozen=True):
     onnx_bytes: int
     measured_in: str
     variant: str
+    shipped: tuple[Shipped, ...] = ()
 
     def page(self) -> Page:
         """The folded normalisations, the file's error, the notes, and the bundle's path."""
@@ -112,6 +114,7 @@ class ExportReport(Report, frozen=True):
             Line(self._errors()),
             *map(note, self.notes),
             Line(("wrote ", Span(self.bundle, "bold"), f": ONNX opset {self.opset}, {self.onnx_bytes / 1e6:.2f} MB")),
+            *(line for each in self.shipped for line in each.lines()),
         )
 
     def _errors(self) -> str:

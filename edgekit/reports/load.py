@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from edgekit.reports.base import Case, Part
-from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, verdict
+from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, spans, verdict
 from edgekit.reports.percentile import Percentile
 from edgekit.reports.samples import Blocks
 from edgekit.setups import Setup
@@ -28,11 +28,12 @@ class LoadRow(Part, frozen=True):
     ``ms`` where they are too few, or where it is one that was never served. ``slowest_ms``: of those served. ``service_ms``: the
     median time inside a call. ``throughput``: requests served a second; ``throughput_low`` and ``throughput_high`` are its 95 %
     interval over the rounds of this process. ``waited``: the share of those served that found every caller busy. ``unserved``:
-    requests that no caller had begun on one second after the last was due, or when the budget could not hold any more.
+    requests that no caller had begun on one second after the last was due.
     ``woke_late_us``: how late the harness itself is, the median by which an idle caller begins after the moment meant.
 
     ``one_at_a_time``: the backend takes one caller at a time, so that callers of a shared session wait for each other.
     ``over``: the share of requests slower than the budget; ``held``: whether the budget holds. Both None without a budget.
+    ``lost``: in a search it ended when more were slower than may be, so that latencies are not told.
     ``samples_ms``: latencies of served requests, of the closed loop a block for each round; none of rates that a search tried.
     """
 
@@ -59,10 +60,18 @@ class LoadRow(Part, frozen=True):
     samples_ms: tuple[tuple[float, ...], ...]
     over: float | None = None
     held: bool | None = None
+    lost: bool = False
 
     def supports(self, point: Percentile) -> bool:
         """Whether there were enough requests for a percentile."""
         return self.requests >= point.samples_needed
+
+    @property
+    def why_not(self) -> str:
+        """Why the budget does not hold."""
+        if self.lost or all(map(self.supports, self.latency)):
+            return f"{self.over or 0:.1%} of the requests are slower"
+        return f"{self.requests} requests are too few to know; give a longer --seconds"
 
     @property
     def name(self) -> str:
@@ -108,7 +117,7 @@ class LoadReport(Part, frozen=True):
     def cases(self) -> Iterable[Case]:
         """Each judged row and each search."""
         for row in self.judged if self.budget else ():
-            yield Case(row.name, row.held is not False, "" if row.held else f"{row.over or 0:.1%} of the requests are slower")
+            yield Case(row.name, row.held is not False, "" if row.held else row.why_not)
         for search in self.searches:
             name = f"{search.backend}, {search.callers} caller{'s' * (search.callers > 1)}: a rate that holds {search.budget}"
             yield Case(name, search.rate is not None, search.why)
@@ -123,16 +132,11 @@ class LoadReport(Part, frozen=True):
         closed = [row for row in self.rows if row.rate is None]
         opened = [row for row in self.rows if row.rate is not None]
         return (
-            *_table("closed loop", _CLOSED, [_closed(row) for row in closed], self.rows),
+            *_table("closed loop", _CLOSED, closed, judged=self.judged),
             Line("closed loop: a caller asks again when it has its answer; requests that would come meanwhile are not seen."),
-            *(
-                _table(f"open loop, {opened[0].arrivals} arrivals", _OPEN, [_open(row) for row in opened], opened)
-                if opened
-                else ()
-            ),
-            *((Line(_OPEN_LOOP),) if opened or self.searches else ()),
+            *(_table(f"open loop, {opened[0].arrivals} arrivals", _OPEN, opened, judged=self.judged) if opened else ()),
             *(item for search in self.searches for item in _search(search)),
-            *_notes([*self.rows, *(row for search in self.searches for row in search.tried[-1:])]),
+            *_notes([*self.rows, *(row for search in self.searches for row in search.tried)]),
             *self._verdict(),
         )
 
@@ -142,102 +146,87 @@ class LoadReport(Part, frozen=True):
         return (Line((f"budget of {self.budget} under load: ", verdict(self.passed))),)
 
 
-NEVER = "never"
-"""Stands for the latency of a request that was not served."""
-_OPEN_LOOP = "open loop: requests come at the rate, whether or not a caller is free; latency counts from the moment one was due."
+STABLE = "stable"
+NEVER, STOPPED = "never", "stopped"
+"""Stand for the latency of a request that was not served, and for requests that were not served because the budget was lost."""
 _LATENCY = (Column("median", number=True), Column("P90", number=True, rank=3), Column("P99", number=True, rank=1))
+_FIRST, _LAST = (Column("backend"), Column("callers", number=True)), (Column(""),)
 _CLOSED = (
-    Column("backend"),
-    Column("callers", number=True),
-    Column("requests/s", number=True),
-    Column("(95 %)", number=True, rank=2),
-    *_LATENCY,
-    Column("slowest", number=True, rank=4),
-    Column(""),
-)
+    Column("requests/s", number=True), Column("(95 %)", number=True, rank=2), *_LATENCY, Column("slowest", number=True, rank=4),
+)  # fmt: skip
 _OPEN = (
-    Column("backend"),
-    Column("callers", number=True),
-    Column("rate", number=True),
-    *_LATENCY,
-    Column("in the call", number=True, rank=4),
-    Column("waited", number=True, rank=2),
+    Column("rate", number=True), *_LATENCY, Column("in the call", number=True, rank=4), Column("waited", number=True, rank=2),
     Column("unserved", number=True),
-    Column(""),
-)
+)  # fmt: skip
 
 
-def _table(title: str, headings: tuple[Column, ...], rows: Sequence[tuple[Cell, ...]], of: Sequence[LoadRow]) -> Page:
-    sessions = "one session for all callers" if of[0].sessions == "shared" else "a session for each caller"
-    return (Table(f"{title}, batch {of[0].batch}, {sessions}, end-to-end, in ms", headings, tuple(rows)),)
+def _table(title: str, headings: Sequence[Column], rows: Sequence[LoadRow], judged: Sequence[LoadRow]) -> Page:
+    """Noise is told below the table, under the number that a noisy row bears."""
+    first = rows[0]
+    sessions = "one session for all callers" if first.sessions == "shared" else "a session for each caller"
+    numbers = {
+        text: f"[{place + 1}]" for place, text in enumerate(dict.fromkeys(row.noise for row in rows if row.noise != STABLE))
+    }
+    cells = tuple(
+        (
+            row.backend,
+            str(row.callers),
+            *(_closed(row) if row.rate is None else _open(row)),
+            (verdict(row.held) if row in judged and row.held is not None else "", Span(f" {numbers.get(row.noise, '')}", "warn")),
+        )
+        for row in rows
+    )
+    return (
+        Table(f"{title}, batch {first.batch}, {sessions}, end-to-end, in ms", (*_FIRST, *headings, *_LAST), cells),
+        *(Line(Span(f"{number} {text}", "warn")) for text, number in numbers.items()),
+    )
 
 
 def _closed(row: LoadRow) -> tuple[Cell, ...]:
     interval = "" if row.throughput_low is None else f"({row.throughput_low:.4g} .. {row.throughput_high:.4g})"
-    return (
-        row.backend,
-        str(row.callers),
-        f"{row.throughput:.4g}",
-        interval,
-        *_percentiles(row),
-        f"{row.slowest_ms:.3g}",
-        _held(row),
-    )
+    return (f"{row.throughput:.4g}", interval, *_percentiles(row), f"{row.slowest_ms:.3g}")
 
 
 def _open(row: LoadRow) -> tuple[Cell, ...]:
-    return (
-        row.backend,
-        str(row.callers),
-        f"{row.rate:.4g}/s",
-        *_percentiles(row),
-        f"{row.service_ms:.3g}",
-        f"{row.waited:.1%}",
-        f"{row.unserved / row.requests:.1%}",
-        _held(row),
-    )
+    unserved = STOPPED if row.lost else f"{row.unserved / row.requests:.1%}"
+    return (f"{row.rate:.4g}/s", *_percentiles(row), f"{row.service_ms:.3g}", f"{row.waited:.1%}", unserved)
 
 
 def _percentiles(row: LoadRow) -> Iterator[str]:
     for point in row.latency:
-        missing = NEVER if row.supports(point) else f"- ({point.samples_needed})"
+        missing = "-" if row.lost else NEVER if row.supports(point) else f"- ({point.samples_needed})"
         yield missing if point.ms is None else f"{point.ms:.3g}"
-
-
-def _held(row: LoadRow) -> Span:
-    return Span("") if row.held is None else verdict(row.held)
 
 
 def _search(search: RateSearch) -> Page:
     """Every rate that was tried, in ascending order, and the highest that held."""
-    rows = tuple(_open(row) for row in sorted(search.tried, key=lambda row: row.rate or 0.0))
     callers = f"{search.callers} caller{'s' * (search.callers > 1)}"
-    title = f"rates tried on {search.backend}, {callers}"
-    of_ceiling = (
-        "" if search.rate is None else f" ({search.rate / search.ceiling:.0%} of the closed loop's {search.ceiling:.4g}/s)"
-    )
-    found = "none" if search.rate is None else f"{search.rate:.4g}/s"
-    said = Line((f"{search.backend}, {callers}: the highest rate that holds {search.budget}: ", Span(found, "bold"), of_ceiling))
-    tables = _table(title, _OPEN, rows, search.tried) if search.tried else ()
-    return (*tables, said, *((Line(search.why),) if search.why else ()))
+    tried = sorted(search.tried, key=lambda row: row.rate or 0.0)
+    if search.rate is None:
+        found: Cell = (Span("none", "bad"), f"; {search.why}")
+    else:
+        found = (Span(f"{search.rate:.4g}/s", "good"), f", {search.rate / search.ceiling:.0%} of the closed loop's")
+    rate = Line((f"{search.backend}, {callers}, {search.budget} holds up to: ", *spans(found)))
+    return (*(_table(f"open loop, rates tried, {tried[0].arrivals} arrivals", _OPEN, tried, judged=tried) if tried else ()), rate)
 
 
 def _notes(rows: Sequence[LoadRow]) -> Page:
     """What a reader must know of the numbers, each once."""
     cells = {cell for row in rows for cell in _percentiles(row)}
-    texts = {
-        f"{NEVER}: so many requests were not served that there is no such latency.": NEVER in cells,
-        "- (n): not shown; needs at least n requests.": any(cell.startswith("-") for cell in cells),
-    }
+    late = [row.woke_late_us for row in rows if row.woke_late_us is not None and not row.lost]
     alone = dict.fromkeys(row.backend for row in rows if row.one_at_a_time and row.sessions == "shared")
-    late = [row.woke_late_us for row in rows if row.woke_late_us is not None]
+    texts = {
+        "open loop: requests come at the rate, whether or not a caller is free; latency counts from the moment one was due.": any(
+            row.rate is not None for row in rows
+        ),
+        f"{NEVER}: so many requests were not served that there is no such latency.": NEVER in cells,
+        f"{STOPPED}: when more were slower than the budget than may be.": any(row.lost for row in rows),
+        "- (n): not shown; needs at least n requests.": any(cell.startswith("- (") for cell in cells),
+        f"callers are threads of this process; an idle one begins up to {max(late, default=0):.0f} us late, by the median.": bool(
+            late
+        ),
+    }
     return (
         *(Line(text) for text, holds in texts.items() if holds),
         *(Line(f"{backend} takes one caller at a time: callers of its session wait for each other.") for backend in alone),
-        *(
-            (Line(f"callers are threads of this process; an idle one begins {max(late):.0f} us after the moment meant."),)
-            if late
-            else ()
-        ),
-        *(Line(Span(f"{row.name}: {row.noise}", "warn")) for row in rows if row.noise != "stable"),
     )

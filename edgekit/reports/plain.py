@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 
 from edgekit.reports.page import (
@@ -75,7 +76,12 @@ def _histograms(chart: Histograms) -> Table:
     below, beyond = edge(chart.bounds, first), edge(chart.bounds, last + 1)
     headings = columns("", "count", *names, f"{below} to {beyond}", numbers=("count", *names))
     rows = tuple(
-        (row.name, f"{sum(row.counts):,}", *(f"{dict(row.marks)[name]:.3g}" if name in dict(row.marks) else "-" for name in names), levels)
+        (
+            row.name,
+            f"{sum(row.counts):,}",
+            *(f"{dict(row.marks)[name]:.3g}" if name in dict(row.marks) else "-" for name in names),
+            levels,
+        )
         for row in chart.rows
         for levels in [_levels(row.counts[first : last + 1])]
     )
@@ -105,14 +111,19 @@ def _matrix(chart: Matrix) -> Table:
         cells = tuple((name, *map(str, counts)) for name, counts in zip(chart.names, chart.counts, strict=True))
         head = (Column(f"{chart.row} \\ {chart.column}"), *(Column(name, number=True) for name in chart.names))
         return Table(chart.title, head, cells)
-    pairs = ((count, row, column) for row, counts in enumerate(chart.counts) for column, count in enumerate(counts) if row != column)
-    most = sorted(filter(lambda pair: pair[0], pairs), key=lambda pair: (-pair[0], pair[1:]))[:PAIRS]
-    rows: tuple[tuple[Cell, ...], ...] = tuple((chart.names[row], chart.names[column], f"{count:,}") for count, row, column in most)
+    pairs = (
+        (count, row, column) for row, counts in enumerate(chart.counts) for column, count in enumerate(counts) if row != column
+    )
+    most = heapq.nsmallest(PAIRS, filter(lambda pair: pair[0], pairs), key=lambda pair: (-pair[0], pair[1:]))  # of a million
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (chart.names[row], chart.names[column], f"{count:,}") for count, row, column in most
+    )
     return Table(f"{chart.title}, the most frequent", columns(chart.row, chart.column, "count", numbers=("count",)), rows)
 
 
 def _scatter(chart: Scatter) -> Table:
     rows = tuple(
-        (point.label, f"{point.x:.4g}", f"{point.y:.4g}", Span("front", "good") if point.on_front else "") for point in chart.points
+        (point.label, f"{point.x:.4g}", f"{point.y:.4g}", Span("front", "good") if point.on_front else "")
+        for point in chart.points
     )
     return Table(chart.title, columns("", chart.x_axis, chart.y_axis, " ", numbers=(chart.x_axis, chart.y_axis)), rows)

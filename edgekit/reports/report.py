@@ -11,7 +11,7 @@ from edgekit.reports.bench import BenchReport
 from edgekit.reports.evaluate import EvaluateReport
 from edgekit.reports.export import FoldReport
 from edgekit.reports.inspect import VARIANT_COLUMNS, InspectReport, VariantRow
-from edgekit.reports.page import Code, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
+from edgekit.reports.page import Code, Column, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
 from edgekit.reports.verify import VerifyReport
 
 KINDS: dict[str, type[Report]] = {"verify": VerifyReport, "evaluate": EvaluateReport, "bench": BenchReport}
@@ -40,7 +40,9 @@ class Measured(Part, frozen=True):
         """Where a part comes from, in one line."""
         host = f" (another machine of this kind, {self.host})" if self.host else ""
         when = self.when[:16].replace("T", " ")
-        return Line(Span(f"measured {when} UTC on {described(self.machine)}{host}, by edgekit {self.edgekit}: {self.words}", "dim"))
+        return Line(
+            Span(f"measured {when} UTC on {described(self.machine)}{host}, by edgekit {self.edgekit}: {self.words}", "dim")
+        )
 
 
 class Elsewhere(Part, frozen=True):
@@ -150,7 +152,9 @@ class BundleReport(Report, frozen=True):
         size = self.variants[0].bytes
         yield Tile("size", Span(f"{size / 1e6:.2f} MB", "bold"), f"the {self.variants[0].name} file")
         if self.layers is not None:
-            yield Tile("parameters", Span(_metric(self.layers.parameters), "bold"), f"{_metric(self.layers.macs)} multiply-adds a sample")
+            yield Tile(
+                "parameters", Span(_metric(self.layers.parameters), "bold"), f"{_metric(self.layers.macs)} multiply-adds a sample"
+            )
 
     def _not_run(self) -> Page:
         missing = [name for name in ABOUT if name not in self.parts]
@@ -161,7 +165,7 @@ class BundleReport(Report, frozen=True):
 
     def _elsewhere(self) -> Page:
         return tuple(
-            note(f"{each.command} was also run on another machine, whose figures are not shown: {described(each.machine)}, {each.when[:10]}")
+            note(f"{each.command} was also run elsewhere, which is not shown: {described(each.machine)}, {each.when[:10]}")
             for each in self.elsewhere
         )
 
@@ -210,7 +214,7 @@ def described(machine: Mapping[str, str]) -> str:
 
 
 def _facts(title: str, facts: Mapping[str, str]) -> Table:
-    return Table(title, columns("fact", "", prose=("",)), tuple(facts.items()))
+    return Table(title, (Column(""), Column("", prose=True)), tuple(facts.items()))
 
 
 def _parity(report: VerifyReport | None) -> Tile:

@@ -19,7 +19,7 @@ LETTER = 6.6
 """The width of a letter of the charts' font, about."""
 LONGEST = 24
 """Letters of a name that a chart shows."""
-LARGEST_MATRIX = 24
+LARGEST_MATRIX = 20
 """Names of a matrix that is drawn; beyond, its cells cannot be read."""
 
 
@@ -80,7 +80,13 @@ def _drawing(title: str, width: float, height: float, pieces: Sequence[str], kin
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers on a logarithmic axis: powers of ten, or 1, 2 and 5 of each where these are few; at most six."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), tuple(map(float, range(1, 10))), tuple(step / 10 for step in range(10, 100))):
+    for steps in (
+        (1.0,),
+        (1.0, 3.0),
+        (1.0, 2.0, 5.0),
+        tuple(map(float, range(1, 10))),
+        tuple(step / 10 for step in range(10, 100)),
+    ):
         ticks = [step * 10.0**decade for decade in decades for step in steps]
         ticks = [tick for tick in ticks if low <= tick * 1.000001 and tick <= high * 1.000001]
         if len(ticks) >= 3:
@@ -101,7 +107,7 @@ def _histograms(chart: Histograms) -> str:
         share = (math.log(max(value, low)) - math.log(low)) / (math.log(high) - math.log(low))
         return left + (right - left) * min(max(share, 0.0), 1.0)
 
-    pieces = []
+    pieces = list[str]()
     for number, row in enumerate(chart.rows):
         top = number * ROW
         pieces += _bars(row, chart, (first, last), (left, step, top))
@@ -144,7 +150,13 @@ def _marks(row: Counts, place: Callable[[float], float], top: float) -> Iterator
     for number, (name, value) in enumerate(row.marks):
         x = place(value)
         yield _element(
-            "line", _title(f"{row.name}: {name} {value:.3g}"), x1=x, y1=top + ROW - 4 - BARS, x2=x, y2=top + ROW - 4, class_=f"mark m{number}"
+            "line",
+            _title(f"{row.name}: {name} {value:.3g}"),
+            x1=x,
+            y1=top + ROW - 4 - BARS,
+            x2=x,
+            y2=top + ROW - 4,
+            class_=f"mark m{number}",
         )
     words = ", ".join(f"{name} {value:.3g}" for name, value in row.marks)
     yield _text(WIDTH - 4, top + 14, words, "dim", "end")
@@ -167,7 +179,10 @@ def _shares(chart: Shares) -> str:
         y = number * height + height / 2 + 2
         told = _title(f"{row.name}: {row.value:.2%} ({row.low:.2%} to {row.high:.2%})")
         pieces += [_text(left - 8, y + 4, _short(row.name), "", "end"), _line(place(row.low), y, place(row.high), y, "whisker")]
-        pieces += [_element("circle", told, cx=place(row.value), cy=y, r=4, class_="dot"), _text(WIDTH - 4, y + 4, f"{row.value:.2%}", "", "end")]
+        pieces += [
+            _element("circle", told, cx=place(row.value), cy=y, r=4, class_="dot"),
+            _text(WIDTH - 4, y + 4, f"{row.value:.2%}", "", "end"),
+        ]
     return _drawing(chart.title, WIDTH, bottom + 20, pieces)
 
 
@@ -181,11 +196,18 @@ def _matrix(chart: Matrix) -> str:
     left = max(_room(iter(chart.names)), 90.0)
     top = left * 0.72 + 20
     size = CELL * len(chart.names)
-    pieces = [_text(left - 8, top - 24, f"{chart.column} →", "dim", "end"), _text(left - 8, top - 8, f"{chart.row} ↓", "dim", "end")]
+    pieces = [
+        _text(left - 8, top - 24, f"{chart.column} →", "dim", "end"),
+        _text(left - 8, top - 8, f"{chart.row} ↓", "dim", "end"),
+    ]
     for place, name in enumerate(chart.names):
         x, y = left + CELL * place + CELL / 2, top + CELL * place + CELL / 2 + 4
         turned = f"rotate(-45 {_number(x + 2)} {_number(top - 6)})"
-        pieces += [_text(left - 8, y, _short(name), "", "end"), _text(x + 2, top - 6, _short(name), "", "start", transform=turned)]
+        pieces += [
+            _text(left - 8, y, _short(name), "", "end"),
+            _text(x + 2, top - 6, _short(name), "", "start", transform=turned),
+        ]
+    pieces.append(_element("rect", x=left, y=top, width=float(size), height=float(size), class_="empty"))
     for row, counts in enumerate(chart.counts):
         for column, count in enumerate(counts):
             pieces += _cell(chart, (row, column), count / (sum(counts) or 1), (left + CELL * column, top + CELL * row))
@@ -196,8 +218,7 @@ def _matrix(chart: Matrix) -> str:
 def _cell(chart: Matrix, at: tuple[int, int], share: float, where: tuple[float, float]) -> Iterator[str]:
     (row, column), (x, y) = at, where
     count, right = chart.counts[row][column], row == column
-    told = _title(f"{chart.row} {chart.names[row]}, {chart.column} {chart.names[column]}: {count:,}")
-    yield _element("rect", "", x=x, y=y, width=CELL - 1, height=CELL - 1, class_="empty")
+    told = _title(f"{chart.row} {_short(chart.names[row])}, {chart.column} {_short(chart.names[column])}: {count:,}")
     if count:
         strength = 0.12 + 0.88 * share if right else min(1.0, 0.15 + 2.5 * share)
         kind = "right" if right else "wrong"
@@ -209,7 +230,10 @@ def _cell(chart: Matrix, at: tuple[int, int], share: float, where: tuple[float, 
 def _scatter(chart: Scatter) -> str:
     """Points on two axes from their least to their largest; those on the front are filled, joined and named."""
     left, right, top, bottom = 52.0, WIDTH - 16.0, 16.0, 300.0
-    across, up = _scale([point.x for point in chart.points], left, right), _scale([point.y for point in chart.points], bottom, top)
+    across, up = (
+        _scale([point.x for point in chart.points], left, right),
+        _scale([point.y for point in chart.points], bottom, top),
+    )
     front = sorted((point for point in chart.points if point.on_front), key=lambda point: point.x)
     path = " ".join(f"{_number(across(point.x))},{_number(up(point.y))}" for point in front)
     pieces = [_line(left, bottom, right, bottom, "axis"), _line(left, top, left, bottom, "axis")]

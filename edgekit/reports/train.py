@@ -158,7 +158,8 @@ class Int8Report(Part, frozen=True):
     correction calibration has chosen, and ``trained`` of the int8 file now. ``gained`` and ``lost`` pictures are right in one of
     these two files alone; ``low`` to ``high`` is the 95 % interval of ``trained`` less ``calibrated``. ``snr_db`` is what the
     int8 file leaves of the float network's signal; an export asks for ``least_db``. ``apart`` is how far the int8 file in ONNX
-    Runtime is from the trained network in PyTorch, in steps of 1/127 of the outputs' scale. ``sessions``: the processes that trained.
+    Runtime is from the trained network in PyTorch, in steps of 1/127 of the outputs' scale. ``sessions``: the
+    processes that trained.
     """
 
     epochs: tuple[Epoch, ...]

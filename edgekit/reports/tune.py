@@ -64,7 +64,7 @@ class TuneReport(Report, frozen=True):
     """Which way to run ``bundle`` here is best by ``metric`` for batches of ``batch``, within ``budgets``.
 
     ``rows``: the chosen way first, then by the metric. ``command``: what runs the bundle so; empty where no way is within the
-    budgets. ``undecided``: sentences on what the measurements leave open, and what would decide it. ``kept_in``: the file that
+    budgets. ``open_questions``: sentences on what the measurements leave open, and what would decide it. ``kept_in``: the file that
     ``predict`` and ``--backend tuned`` obey; empty where none was written. ``stopped``: where Ctrl-C ended it.
     """
 
@@ -77,7 +77,7 @@ class TuneReport(Report, frozen=True):
     rows: tuple[TuneRow, ...]
     chosen: Setup | None = None
     command: str = ""
-    undecided: tuple[str, ...] = ()
+    open_questions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     kept_in: str = ""
@@ -111,7 +111,7 @@ class TuneReport(Report, frozen=True):
             yield Line((Span(standing, _TONES[standing]), f" {reason}: {', '.join(names)}"), when)
 
     def _verdict(self) -> Iterator[Line]:
-        yield from (Line((Span("undecided", "warn"), f": {sentence}")) for sentence in self.undecided)
+        yield from (Line((Span("undecided", "warn"), f": {sentence}")) for sentence in self.open_questions)
         if self.stopped:
             yield Line((Span("stopped", "warn"), f" {self.stopped}; what is known is above"))
         if self.chosen is None:

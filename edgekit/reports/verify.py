@@ -13,7 +13,6 @@ from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, S
 from edgekit.setups import Setup, shared_variant
 from edgekit.tolerance import UNMEASURED_FACTOR, Bar, Tolerance
 
-
 ERROR_BOUNDS = tuple(float(f"{10 ** (quarter / 4):.3g}") for quarter in range(-40, 1))
 """Errors of scale between which an output's places are counted: four to a decade, from 1e-10 to 1."""
 
@@ -24,9 +23,9 @@ class OutputDiff(Part, frozen=True):
     ``max_abs`` = max|y - r|, ``mean_abs`` = mean|y - r|, ``normalised`` = max|y - r| / max|r|; ``snr_db`` = 10 log10(sum r^2 /
     sum (y - r)^2), None without a difference. ``of_limit`` is the largest |y - r| in units of what is allowed at that place,
     ``worst`` the place and ``limit`` what is allowed there; where the bar measures the whole output too, ``of_limit`` is the
-    largest share of what is allowed by any measure, and ``beyond`` says in words which one fails. ``histogram`` counts the places by
-    |y - r| / max|r|, between ``ERROR_BOUNDS``; of a large output, of places evenly spread over it. ``own_steps``: max|y - own| in
+    largest share of what is allowed by any measure, and ``beyond`` says in words which one fails. ``own_steps``: max|y - own| in
     steps of 1/127 of the scale, ``own`` being the output that the variant has recorded; None where it is not held to that.
+    ``histogram`` counts the places by |y - r| / max|r|, between ``ERROR_BOUNDS``; of a large output, of evenly spread places.
 
     For outputs of samples x classes, else None: ``top1`` and ``top5`` are the shares of samples whose largest reference value is
     the output's largest, or among its five largest; ``flips`` samples have their largest value elsewhere, and ``margin`` is the
@@ -105,7 +104,7 @@ class VerifyReport(Report, frozen=True):
     """Every backend present against the bundle's golden outputs, and the manifest's claims against its files.
 
     ``notes`` are sentences about the bundle that fail nothing. ``onnx_sha256`` is that of the first row's file; ``variants``:
-    variant -> the sha256 of its file, of all that were run.
+    variant -> the sha256 of its file, of all that were run. ``not_run``: variants that were asked for and that nothing here runs.
     """
 
     bundle: str
@@ -115,6 +114,7 @@ class VerifyReport(Report, frozen=True):
     notes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     variants: dict[str, str] = field(default_factory=dict)
+    not_run: tuple[str, ...] = ()
     kept_as: ClassVar[str] = "verify"
 
     @property
@@ -165,7 +165,8 @@ class VerifyReport(Report, frozen=True):
             allowed = dict.fromkeys(check.code for check in self.checks if check.outcome == "allowed")
             accepted = f"; accepted by --allow: {', '.join(allowed)}" if allowed else ""
             names = ", ".join(parity.backend for parity in self.parities)
-            yield Line((verdict(True), f": {names}{accepted}"))
+            unknown = f"; nothing here ran {' and '.join(self.not_run)}" if self.not_run else ""
+            yield Line((verdict(True), f": {names}{accepted}{unknown}"))
 
 
 def _row_name(parity: ParityReport, output: OutputDiff) -> str:

@@ -20,7 +20,8 @@ from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import Epoch, Session
 from edgekit.training.code import source_files
 from edgekit.training.distributed import ALONE, Peers
-from edgekit.training.folder import run_recipe, run_report
+from edgekit.training.folder import CHECKPOINT, INT8_CHECKPOINT, RUN_PROBLEM, Stopped, run_recipe, run_report
+from edgekit.training.generators import generator_states, restore_generators
 from edgekit.training.initial import state_sha256, structure_sha256
 from edgekit.training.numerics import Precision, compiled, resolved
 from edgekit.training.optimizers import check_stages, optimizers
@@ -29,8 +30,6 @@ from edgekit.training.provenance import now
 Key: TypeAlias = dict[str, str]
 """Everything that trained weights depend on, by what it is: short values as JSON, others as a hash."""
 
-CHECKPOINT, INT8_CHECKPOINT = "checkpoint.pt", "int8-checkpoint.pt"
-"""The training's own, and that of the training for int8 that follows."""
 CHECKPOINT_VERSION = 6
 PROCESSES = "number of processes"
 LONGEST_VALUE = 40
@@ -63,7 +62,7 @@ class State:
     def __init__(
         self, model: nn.Module, recipe: TrainRecipe, steps_per_epoch: int, device: torch.device, together: Peers = ALONE
     ) -> None:
-        self.peers, self.processes = together, together.count
+        self.peers, self.processes, self.device = together, together.count, device
         self.model = model.to(device)
         if recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,7 +91,7 @@ class State:
         return float(group["lr"]) / float(group["scale"])
 
     def enter(self, session: Session) -> None:
-        """This process takes the steps that are left; where none are, it trains nothing and is no session of the training."""
+        """Take the steps that are left in this process; where none are, it is no session of the training."""
         if self.epoch < self.epochs:
             self.sessions.append(session)
 
@@ -104,7 +103,7 @@ class State:
     def save(self, path: Path, key: Key) -> None:
         """Write a checkpoint, whole or not at all; of several processes the first does, and all call it."""
         self._refuse_divergence()
-        totals, generators = self.peers.gather(self.totals.cpu()), self.peers.gather(torch.get_rng_state())
+        totals, generators = self.peers.gather(self.totals.cpu()), self.peers.gather(generator_states(self.device))
         if not self.peers.first:
             return
         self.sessions[-1:] = [msgspec.structs.replace(each, until=now()) for each in self.sessions[-1:]]
@@ -116,7 +115,7 @@ class State:
             "optimizers": [each.optimizer.state_dict() for each in self.moved],
             "schedules": [each.schedule.state_dict() for each in self.moved],
             "precision": self.precision,
-            "generator": torch.cat(generators),
+            "generators": generators,
             "epoch": self.epoch,
             "epochs": self.epochs,
             "step": self.step,
@@ -130,6 +129,7 @@ class State:
         with replacing(path) as temporary:
             try:
                 torch.save(content, temporary)
+                Stopped(self.epoch, self.epochs, self.step, self.steps_per_epoch).put_into(temporary)
             except RuntimeError as problem:  # torch's writer reports a full disk this way
                 raise OutputError(f"cannot write {path}: {first_line(problem)}", "free some disk space") from problem
 
@@ -158,8 +158,7 @@ class State:
             for each, optimizer, schedule in zip(self.moved, content["optimizers"], content["schedules"], strict=True):
                 each.optimizer.load_state_dict(optimizer)
                 each.schedule.load_state_dict(schedule)
-            generators = content["generator"].view(-1, len(torch.get_rng_state()))
-            torch.set_rng_state(generators[own].clone())  # PyTorch 2.11 crashes on a view into another tensor
+            restore_generators(content["generators"][own], self.device)
         except Exception as problem:  # odd content makes torch trip over whatever comes
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise ModelError(f"checkpoint {path} is damaged: {reason}", "--restart begins anew") from None
@@ -297,6 +296,22 @@ def checkpoint_in(run: Path, name: str = CHECKPOINT) -> dict[str, Any] | None:
     return _of_this_version(content, path)
 
 
+def goes_on(run: Path, key: Key, name: str = CHECKPOINT, *, left: bool | None = None) -> bool:
+    """Whether ``run`` holds a checkpoint ``name`` of this training.
+
+    Raises UsageError where one of another would be lost that is ``left`` unfinished (by default, that has epochs left),
+    ModelError where one that cannot be read would.
+    """
+    content = checkpoint_in(run, name)
+    if content is None:
+        return False
+    changed = differences(content, key)
+    if changed and (before_end(content) if left is None else left):
+        other = " and other ".join(changed)
+        raise UsageError(f"{run} holds an unfinished training, which was made with other {other}", "--restart begins anew")
+    return not changed
+
+
 def before_end(content: dict[str, Any]) -> bool:
     """Whether a checkpoint's training has epochs left; so has one that does not say."""
     epoch, epochs = content.get("epoch"), content.get("epochs")
@@ -305,7 +320,16 @@ def before_end(content: dict[str, Any]) -> bool:
 
 def discard(run: Path) -> None:
     """Remove the checkpoints in ``run``, if there are any, so that nothing goes on with them."""
-    for path in (run / CHECKPOINT, run / INT8_CHECKPOINT):
+    _remove(run / CHECKPOINT, run / INT8_CHECKPOINT)
+
+
+def forget_problem(run: Path) -> None:
+    """A training goes on, or begins: why an earlier one failed is past."""
+    _remove(run / RUN_PROBLEM)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
         try:
             path.unlink(missing_ok=True)
         except OSError as problem:

@@ -8,7 +8,7 @@ table; ``onnx/qdq.py`` writes the file from these as from any others.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -41,13 +41,24 @@ from edgekit.recipe import ExportRecipe, Int8Recipe, Recipe, TrainRecipe
 from edgekit.reports.train import Int8Report, TrainReport
 from edgekit.tensors import Array, bounded_snr_db
 from edgekit.training.batches import batch_count, batches_of, predictions
-from edgekit.training.checkpoint import INT8_CHECKPOINT, Key, State, as_key
+from edgekit.training.checkpoint import Key, State, as_key, goes_on
+from edgekit.training.curve import draw_curve
+from edgekit.training.device import pick_device
 from edgekit.training.fake_quantisation import FakeQuantised
-from edgekit.training.folder import INT8_METRICS, INT8_RANGES, INT8_WEIGHTS, RUN_REPORT
+from edgekit.training.folder import (
+    INT8_CHECKPOINT,
+    INT8_METRICS,
+    INT8_RANGES,
+    INT8_WEIGHTS,
+    RUN_CURVE,
+    RUN_REPORT,
+    problem_kept,
+)
 from edgekit.training.int8_places import Folded, Places, find_places, folded, placement_of
-from edgekit.training.loop import EpochWork, Record, goes_on, pick_device, train_all
+from edgekit.training.loop import EpochWork, Record, train_all
 from edgekit.training.provenance import session
 from edgekit.training.trained import trained
+from edgekit.training.watching import Watcher
 
 SAMPLES = 256
 """Training pictures on which the ranges to begin with are calibrated."""
@@ -70,12 +81,14 @@ class Start(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is trained for int8: a recipe's finished ``run``, with its data set and its report as it was before."""
+    """What is trained for int8: a recipe's finished ``run``, with its data set and its report as it was before; who is told."""
 
     recipe: Recipe
     dataset: Dataset
     run: Path
     before: TrainReport
+    progress: Progress = SILENT
+    watchers: Sequence[Watcher] = ()
 
     def network(self) -> Folded:
         """The folded network with the float weights of the run, as an export folds it."""
@@ -92,18 +105,25 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
     *,
     device: str = "auto",
     progress: Progress = SILENT,
+    watchers: Sequence[Watcher] = (),
 ) -> TrainReport:
     """Train the network of the finished ``run`` for int8, and write its report anew; an unfinished one goes on.
+
+    ``watchers`` are told of each epoch.
 
     Raises ModelError for a network without layers for 8 bits, or whose int8 file is another network than PyTorch's; UsageError
     where a training for int8 with other settings would be lost; Interrupted after Ctrl-C, with the state saved.
     """
-    place = pick_device(device)
-    own = recipe.train.of_int8(settings)
+    with problem_kept(run):
+        job = Job(recipe, dataset, run, before, progress, watchers)
+        return _trained(job, recipe.train.of_int8(settings), pick_device(device))
+
+
+def _trained(job: Job, own: TrainRecipe, place: torch.device) -> TrainReport:
+    recipe, dataset, run, before, progress, watchers = job
     batches = batch_count(len(dataset.train), own.batch_size)
     progress.say("training for int8: ranges to begin with")
     moving = own.epochs * batches - _standing(own, batches)
-    job = Job(recipe, dataset, run, before)
     start = begun(job.network(), recipe.export, dataset, own.batch_size, moving)
     training, held_out, test = batches_of(dataset, place)
     calibrated = predictions(start.module.to(place), test, progress=progress).numpy()
@@ -117,7 +137,7 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
     work = EpochWork(
         own, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key), title="int8 epoch"
     )
-    train_all(state, work, Record(checkpoint, run / INT8_METRICS))
+    train_all(state, work, Record(checkpoint, run / INT8_METRICS, watchers, "int8"))
     return _finish(work, start, state, calibrated, job)
 
 
@@ -291,6 +311,7 @@ def _finish(work: EpochWork, start: Start, state: State, calibrated: NDArray[np.
         sessions=tuple(state.sessions),
     )
     whole = msgspec.structs.replace(before, int8=report)
+    draw_curve(whole, run / RUN_CURVE, job.recipe.name)
     write_bytes(run / RUN_REPORT, whole.to_json())
     for text in report.lines():
         work.progress.say(text)

@@ -25,13 +25,13 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the caller asks of a variant, beside its precision.
 
     ``calibrate``: a recipe, a folder of pictures, an .npz file or ``random``; None: the training set of the bundle's recipe.
-    ``samples``: how many samples to calibrate on. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be
-    lost, such as ``accuracy=-0.3pt`` or ``snr=30dB``. ``training``: the data set of the training, where the caller knows more of
-    it than the bundle does, such as its folder. ``learned``: the ranges of a training for int8, in place of all others.
+    ``samples``: how many samples to calibrate on; None: 256. ``keep``: nodes, or modules, that stay in float32. ``budget``: what
+    may be lost, such as ``accuracy=-0.3pt`` or ``snr=30dB``. ``training``: the data set of the training, where the caller knows
+    more of it than the bundle does, such as its folder. ``learned``: the ranges of a training for int8, in place of all others.
     """
 
     calibrate: str | None = None
-    samples: int = 256
+    samples: int | None = None
     keep: tuple[str, ...] = ()
     budget: str | None = None
     training: DataRecipe | None = None
@@ -39,7 +39,7 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number of samples that is none."""
-        if not 1 <= self.samples <= 100_000:
+        if self.samples is not None and not 1 <= self.samples <= 100_000:
             raise UsageError(
                 f"{self.samples} calibration samples are too few or too many", "give a number from 1 to 100000, like 256"
             )

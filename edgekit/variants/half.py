@@ -40,7 +40,8 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     Raises UsageError for wishes that are about int8 and for a node that the network lacks, and ModelError for a first file that
     is not float32, that cannot be converted or run, or whose outputs float16 ruins.
     """
-    idle = "--calibrate" if wanted.calibrate is not None else "--budget" if wanted.budget is not None else ""
+    of_int8 = {"--calibrate": wanted.calibrate, "--samples": wanted.samples, "--budget": wanted.budget}
+    idle = next((name for name, value in of_int8.items() if value is not None), "")
     if idle:
         raise UsageError(f"{idle} does not go with float16, whose nodes are kept by the golden inputs", f"leave out {idle}")
     with progress.task("converting", 1) as advance:

@@ -30,7 +30,7 @@ from edgekit.variants import Outcome, Wanted
 from edgekit.variants.int8_network import FLOAT, FloatNetwork, Network, QuantFile, clipped
 from edgekit.variants.int8_rounding import rounding_steps
 from edgekit.variants.int8_search import Judge, Search, search
-from edgekit.variants.samples import Samples, own_data, samples_of
+from edgekit.variants.samples import SAMPLES, Samples, own_data, samples_of
 from edgekit.version import __version__
 
 NAME, FILE, OUTPUTS, RANGES = "int8", "int8.onnx", "int8.npz", "int8.json"
@@ -49,7 +49,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     budget = None if wanted.budget is None else parse_budget(wanted.budget, LOSSES)
     with progress.task("quantising", 5) as advance:
         advance(0, "calibration samples")
-        samples = samples_of(bundle, wanted.calibrate, wanted.samples, wanted.training)
+        samples = samples_of(bundle, wanted.calibrate, wanted.samples or SAMPLES, wanted.training)
         data = samples.recipe or wanted.training or own_data(bundle)
         advance(1, "ranges of the values inside")
         network = Network(bundle, samples.feed, wanted.keep)

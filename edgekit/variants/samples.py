@@ -17,7 +17,7 @@ from edgekit.data.image_folder import training_half
 from edgekit.data.listing import list_pictures
 from edgekit.data.pictures import spread
 from edgekit.errors import DataError, EdgekitError, UsageError, first_line, printable
-from edgekit.parity.inputs import without_data
+from edgekit.parity.calibrated import feed_sha256, random_calibration
 from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import RANDOM, DataRecipe, load_recipe
@@ -52,11 +52,7 @@ class Samples(NamedTuple):
 
     def sha256(self) -> str:
         """The hash of all arrays, by the names of their inputs."""
-        digest = hashlib.sha256()
-        for name, array in sorted(self.feed.items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return feed_sha256(self.feed)
 
 
 def samples_of(
@@ -170,9 +166,7 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 def _random(bundle: Bundle) -> Samples:
-    golden = without_data(bundle.manifest.inputs, bundle.manifest.preprocess, seed=1)
-    usual = slice(golden.parts[0].samples)  # the others are extreme: ranges that hold them would leave few steps for these
-    return Samples({name: array[usual] for name, array in golden.inputs.items()}, "random numbers", calibrated=False)
+    return Samples(random_calibration(bundle.manifest), "random numbers", calibrated=False)
 
 
 def _preprocess(bundle: Bundle) -> Preprocess:

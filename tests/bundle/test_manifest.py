@@ -152,6 +152,7 @@ def test_an_unknown_variant_is_refused_with_the_names_of_the_variants(two: Path,
     ("change", "reason"),
     [
         ({"name": "float32"}, "has two variants of the name 'float32'"),
+        ({"name": "every"}, "calls a variant 'every', which stands for all of them"),
         ({"file": "model.onnx"}, r"has two variants of one file, model\.onnx"),
         ({"name": ""}, "calls a variant '', which is no plain name"),
         ({"name": "half precision"}, "calls a variant 'half precision', which is no plain name"),

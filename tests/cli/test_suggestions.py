@@ -21,7 +21,7 @@ from edgekit.setups import Setup
 from edgekit.sources import check_name_of_module, origin_of
 from edgekit.sources.module import parse_shapes
 from edgekit.spelling import LONGEST, did_you_mean, literals
-from edgekit.training.loop import pick_device
+from edgekit.training.device import pick_device
 
 RECIPE = """
 name = "x"

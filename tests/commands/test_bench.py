@@ -12,8 +12,13 @@ import pytest
 import edgekit.latency.loop
 from edgekit.backends import table
 from edgekit.commands.bench import bench
-from edgekit.errors import BundleError, UsageError
-from edgekit.latency.loop import BOUNDARIES, Timing
+from edgekit.commands.further import Further
+from edgekit.commands.ways import short_names
+from edgekit.errors import BundleError, MissingError, UsageError
+from edgekit.latency.control import NETWORK
+from edgekit.latency.loop import BOUNDARIES, Row, Timing
+from edgekit.latency.prediction import prediction_interval
+from edgekit.machine.child import Failure
 from edgekit.reports.bench import BenchReport
 from edgekit.setups import Setup
 from tests.command_line import Command
@@ -65,3 +70,79 @@ def test_a_source_at_the_command_line_reaches_the_backends_that_have_it(
     monkeypatch.setattr("edgekit.commands.bench.bench", stand_in)
     assert run("bench", bundle, "--backend", "torch", "--source", "my.nets:make").code == 2
     assert [setup.options for setup in asked] == [{"source": "my.nets:make"}]
+
+
+# several bundles
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["exported/lenet"], ("lenet",)),
+        (["exported/lenet", "exported/densenet"], ("lenet", "densenet")),
+        (["/a/lenet", "/b/lenet", "/b/resnet"], ("a/lenet", "b/lenet", "b/resnet")),
+        (["x/lenet", "x/lenet", "x/./lenet"], ("lenet", "lenet#2", "lenet#3")),
+        (["/a/x/lenet", "/b/x/lenet"], ("a/x/lenet", "b/x/lenet")),
+        (["lenet", "old/lenet"], (f"{Path.cwd().name}/lenet", "old/lenet")),
+    ],
+)
+def test_bundles_are_called_by_the_last_parts_that_tell_them_apart(places: list[str], names: tuple[str, ...]) -> None:
+    assert short_names([Path(place) for place in places]) == names
+
+
+def test_bundles_with_other_inputs_take_turns_each_with_its_own(bundle: Path) -> None:
+    report = bench([bundle, NETWORK], ["ort-cpu threads=1", "ort-cpu threads=2"], Timing((2,), 0.01))
+    names = [f"{label} ort-cpu threads={count}" for label in ("bundle", "network") for count in (1, 2)]
+    assert [row.backend for row in report.rows] == names * 2
+    assert [row.bundle for row in report.rows] == ["bundle", "bundle", "network", "network"] * 2
+    assert [(comparison.baseline, comparison.backend) for comparison in report.comparisons] == [
+        (names[0], name) for name in names[1:]
+    ] * 2
+    assert [(named.label, named.path) for named in report.bundles] == [("bundle", str(bundle)), ("network", str(NETWORK))]
+    assert report.bundles[0].sha256 != report.bundles[1].sha256
+    assert BenchReport.from_json(report.to_json()) == report
+
+
+def test_layers_are_told_of_each_bundle_by_its_own_nodes(bundle: Path) -> None:
+    report = bench([bundle, NETWORK], ["ort-cpu threads=1"], Timing((1,), 0.01), further=Further(layers=True))
+    nodes = [{node for layer in layers.layers for node in layer.nodes} for layers in report.layers]
+    assert [layers.backend for layers in report.layers] == ["bundle ort-cpu", "network ort-cpu"]
+    assert {f"conv{place}" for place in range(5)} <= nodes[1]
+    assert nodes[0].isdisjoint(nodes[1])
+
+
+def test_a_setup_that_one_of_the_bundles_has_no_variant_for_is_one_sentence(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="int8"):
+        bench([bundle, NETWORK], ["ort-cpu variant=int8"], Timing((1,), 0.01))
+
+
+# several processes
+
+
+@pytest.mark.parametrize("count", [-1, 1, 2, 101])
+def test_processes_are_as_many_as_tell_something(count: int) -> None:
+    with pytest.raises(UsageError, match="give a number from 3 to 100"):
+        Timing(processes=count)
+
+
+def test_fresh_processes_tell_where_the_next_run_falls_and_the_reference_network_runs_beside_them(bundle: Path) -> None:
+    timing = Timing((2, 1), 0.01, processes=3, rows=(Row(), Row(1, "device"), Row(2)))
+    report = bench(bundle, "ort-cpu threads=1", timing)
+    assert [(row.backend, row.batch, row.boundary) for row in report.between] == [
+        ("ort-cpu", 2, "end-to-end"), ("ort-cpu", 1, "device"),
+    ]  # fmt: skip
+    for row in report.between:
+        assert len(row.processes) == 3
+        assert (row.low_ms, row.high_ms) == prediction_interval(row.medians_ms)
+        assert row.low_ms <= min(row.medians_ms) <= max(row.medians_ms) <= row.high_ms
+    assert [str(control.setup) for control in report.controls] == ["ort-cpu threads=1"]
+    assert len(report.controls[0].processes) == 3
+    assert BenchReport.from_json(report.to_json()) == report
+
+
+def test_processes_that_fail_are_one_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "edgekit.latency.fresh.run_child", lambda *given, **named: Failure("memory", "takes more than 1 MB of memory")
+    )
+    with pytest.raises(MissingError, match=r"^ort-cpu cannot be timed: its process takes more than 1 MB of memory$"):
+        bench(bundle, "ort-cpu threads=1", Timing((1,), 0.01, processes=3))

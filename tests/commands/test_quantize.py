@@ -175,6 +175,8 @@ def test_a_first_layer_that_is_asked_for_stays_in_float_whatever_the_budget(bund
         ("int7", RANDOM, UsageError, "there is no such precision; choose from int8, float16"),
         ("int8", Wanted(), UsageError, "does not say where training pictures are"),
         ("float16", RANDOM, UsageError, "--calibrate does not go with float16"),
+        ("float16", Wanted(samples=300), UsageError, "--samples does not go with float16, whose nodes are kept by the golden"),
+        ("float16", Wanted(budget="snr=30dB"), UsageError, "--budget does not go with float16"),
     ],
 )
 def test_a_conversion_that_fails_leaves_the_bundle_as_it_was(

@@ -10,19 +10,27 @@ from pathlib import Path
 from typing import ClassVar
 
 import msgspec
+import numpy as np
 import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from edgekit.commands.runs import runs
-from edgekit.commands.train import Wanted, recipe_of
-from edgekit.errors import Interrupted, MissingError, ModelError, UsageError
-from edgekit.recipe import Recipe
+from edgekit.commands.train import Wanted, recipe_of, train
+from edgekit.data.pictures import divided
+from edgekit.errors import Interrupted, MissingError, ModelError, RecipeError, UsageError
+from edgekit.recipe import Int8Recipe, Recipe, load_recipe
 from edgekit.reports.train import TrainReport
-from edgekit.training.loop import fit
+from edgekit.training.curve import draw_curve
+from edgekit.training.fit import fit
 from edgekit.training.provenance import changes, provenance, session
 from edgekit.training.watching import TensorBoard
 from tests.command_line import Command
 from tests.networks import dataset
+from tests.reports.test_layout import printed
 from tests.reports.test_reports import TRAIN
 from tests.test_without_torch import TRAINING_ONLY, without
 from tests.training.test_loop import Stopping, recipe
@@ -48,36 +56,95 @@ def root(_made: Path, tmp_path: Path) -> Path:
 def test_trainings_are_listed_with_their_figures_and_the_keys_in_which_they_differ(root: Path) -> None:
     report = runs(root=root)
     assert [(row.run, row.state, row.epochs) for row in report.runs] == [
-        ("a", "finished", 2), ("b", "finished", 1), ("stopped", "unfinished", 1),
+        ("a", "finished", 2), ("b", "finished", 1), ("stopped", "epoch 2 of 3", 1),
     ]  # fmt: skip
     assert report.differing == ("train.epochs", "train.flip", "train.seed")
     first = report.runs[0]
     made = TrainReport.from_json((root / "a" / "train.json").read_bytes())
-    assert (first.model, first.parameters, first.test_accuracy, first.seconds) == (
-        "lenet",
-        44878,
-        made.test_accuracy,
-        made.seconds,
-    )
-    assert first.low is not None
-    assert first.high is not None
-    assert first.low < made.test_accuracy < first.high
+    assert (first.model, first.parameters, first.seconds) == ("lenet", 44878, made.seconds)
+    assert first.test is not None
+    assert first.test.low is not None
+    assert first.test.high is not None
+    assert first.test.low < first.test.value == made.test_accuracy < first.test.high
     assert [row.settings["train.flip"] for row in report.runs[:2]] == ["true", '"alternating"']
 
 
 def test_the_command_lists_them_without_pytorch(root: Path, run: Command, environment: dict[str, str]) -> None:
     listed = without(TRAINING_ONLY, "runs", "--runs", str(root), environment=environment)
     assert listed.returncode == 0
-    for text in ("trainings", "the recipes differ in", "train.seed", "unfinished"):
+    for text in ("trainings", "the recipes differ in", "train.seed", "epoch 2 of 3"):
         assert text in listed.stdout
     rows = run("runs", str(root / "b"), str(root / "missing"), "--json").document["runs"]
     assert [(row["run"], row["state"]) for row in rows] == [("b", "finished"), ("missing", "no such folder")]
 
 
 def test_a_finished_run_that_is_being_trained_again_says_so(root: Path) -> None:
-    lines = (root / "a" / "metrics.jsonl").read_text().splitlines()
-    (root / "a" / "metrics.jsonl").write_text(lines[0] + "\n")
-    assert [row.state for row in runs(root=root).runs] == ["finished; another is unfinished", "finished", "unfinished"]
+    with pytest.raises(Interrupted):
+        fit(recipe(seed=9), dataset(96), root / "a", progress=Stopping(advance=46))
+    first, second, _ = runs(root=root).runs
+    assert (first.state, first.note) == ("finished", "another training in its folder is in epoch 2 of 3")
+    assert (second.state, second.note) == ("finished", "")
+    (root / "b" / "metrics.jsonl").write_text((root / "a" / "metrics.jsonl").read_text())  # the end of b's is another's
+    assert runs(root=root).runs[1].note == "another training in its folder is in epoch 1 of 1"
+
+
+def test_a_training_that_failed_says_why_until_it_goes_on(root: Path, tmp_path: Path) -> None:
+    plan = recipe(optimizer="sgd", learning_rate=1e30, schedule="constant", epochs=1)
+    for name in ("new", "a"):
+        with pytest.raises(RecipeError):
+            fit(plan, dataset(96), root / name)
+    rows = {row.run: row for row in runs(root=root).runs}
+    assert (rows["new"].state, rows["a"].state) == ("failed", "finished")
+    assert "lower train.learning_rate" in rows["new"].note
+    assert rows["a"].note == f"another training in its folder failed: {rows['new'].note}"
+    fit(recipe(epochs=1), dataset(96), root / "new")
+    fit(recipe(epochs=2), dataset(96), root / "a")
+    assert [(row.state, row.note) for row in runs([root / "new", root / "a"]).runs] == [("finished", "")] * 2
+
+
+def test_a_training_for_int8_that_has_not_ended_says_where_it_is(root: Path) -> None:
+    fit(recipe(epochs=1, int8=Int8Recipe(epochs=2)), dataset(96), root / "b")
+    assert [row.state for row in runs([root / "b"]).runs] == ["int8 epoch 1 of 2"]
+    (root / "b" / "failed.txt").write_text("no layer for 8 bits\n")
+    assert [(row.state, row.note) for row in runs([root / "b"]).runs] == [("failed", "no layer for 8 bits")]
+
+
+def test_a_checkpoint_of_an_earlier_edgekit_does_not_say_where_it_is(root: Path) -> None:
+    content = torch.load(root / "stopped" / "checkpoint.pt", weights_only=True)
+    torch.save(content, root / "stopped" / "checkpoint.pt")
+    assert runs([root / "stopped"]).runs[0].state == "unfinished"
+
+
+def test_a_bare_name_is_a_training_below_runs_unless_a_training_is_here(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    (root.parent / "b").mkdir()
+    assert [row.state for row in runs(["b", "none"], root=root).runs] == ["finished", "no such folder"]
+    shutil.copytree(root / "stopped", root.parent / "a")
+    assert [row.state for row in runs(["a"], root=root).runs] == ["epoch 2 of 3"]
+    assert [row.state for row in runs([root.parent / "b"], root=root).runs] == ["holds no training"]
+
+
+def test_both_accuracies_have_their_intervals_in_80_columns(root: Path) -> None:
+    data = dataset(96)
+    train, holdout = divided(data.train, 32)
+    fit(recipe(epochs=1), msgspec.structs.replace(data, train=train, holdout=holdout), root / "held")
+    report = runs(root=root)
+    shown = printed(report.page(), 80)
+    row = next(row for row in report.runs if row.run == "held")
+    for accuracy in (row.held_out, row.test):
+        assert accuracy is not None
+        assert accuracy.low is not None
+        assert f"{accuracy.value:.4f}  {accuracy.low:.3f} to {accuracy.high:.3f}" in shown
+    assert "held out 95 %" not in printed(runs([root / "a"]).page(), 80)  # it holds none out
+
+
+def test_a_long_name_is_shortened_before_figures_are_left_out(root: Path) -> None:
+    name = "a-training-of-a-name-that-is-as-long-as-names-of-folders-become"
+    (root / "a").rename(root / name)
+    page = runs(root=root).page()
+    assert "test 95 %" in printed(page, 80)
+    wide = printed(page, 200)
+    assert all(text in wide for text in (name, "parameters", "commit", "seconds", "model"))
 
 
 def test_two_folders_of_one_name_are_told_apart(root: Path, tmp_path: Path) -> None:
@@ -93,12 +160,12 @@ def test_damaged_and_other_folders_are_rows_that_say_so(root: Path) -> None:
     shutil.copytree(root / "a", root / "c")
     (root / "a" / "train.json").write_text("{")
     (root / "c" / "metrics.jsonl").write_text('{"epoch": 1,')
-    states = {row.run: row.state for row in runs([*sorted(root.iterdir())]).runs}
-    assert states["a"].startswith("damaged: ")
-    assert "weights.safetensors is missing" in states["b"]
-    assert states["stopped"].startswith("damaged: ")
-    assert states["c"].startswith("damaged: ")
-    assert states["empty"] == "holds no training"
+    (root / "d").mkdir()
+    (root / "d" / "checkpoint.pt").write_bytes(b"no archive")
+    states = {row.run: (row.state, row.note) for row in runs([*sorted(root.iterdir())]).runs}
+    assert {name for name, (state, note) in states.items() if state == "damaged" and note} == {"a", "b", "c", "d", "stopped"}
+    assert "weights.safetensors is missing" in states["b"][1]
+    assert states["empty"] == ("holds no training", "")
 
 
 def test_where_there_are_no_trainings_it_says_so(tmp_path: Path, run: Command) -> None:
@@ -150,7 +217,9 @@ def test_a_run_records_every_process_that_trained_it(root: Path, monkeypatch: py
     assert first.began <= first.until <= last.began <= last.until
     again = fit(recipe(), dataset(96), root / "stopped", begin="resume")
     assert again.provenance == origin  # it took no step
-    (told,) = (text for text in changes(report, TrainReport.from_json((root / "a" / "train.json").read_bytes())) if "torch (" in text)
+    (told,) = (
+        text for text in changes(report, TrainReport.from_json((root / "a" / "train.json").read_bytes())) if "torch (" in text
+    )
     assert told == f"torch ({version('torch')} then 9.9, now {version('torch')})"
 
 
@@ -168,19 +237,23 @@ def test_a_run_that_is_repeated_is_compared_with_what_it_was(root: Path) -> None
     assert "torch (1.0, now " in note
 
 
+def small_recipe(folder: Path, more: str = "") -> Path:
+    """A recipe of 24 small pictures in two classes, in ``folder`` with them."""
+    for name in ("a", "b"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.random.default_rng(number + 50 * (name == "b")).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / name / f"{number}.png")
+    text = 'name = "small"\n[data]\ndataset = "image-folder"\npath = "pictures"\nresize = 8\ncolor = "grey"\n'
+    text += f'[model]\nname = "edgenet"\nargs = {{ widths = [16, 16, 16] }}\n[train]\nepochs = 1\nbatch_size = 8\n{more}'
+    (folder / "small.toml").write_text(text)
+    return folder / "small.toml"
+
+
 def test_the_command_repeats_a_run_in_its_place_or_below_runs(
     tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import numpy as np
-
-    for name in ("a", "b"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = np.random.default_rng(number + 50 * (name == "b")).integers(0, 256, (8, 8), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
-    text = 'name = "small"\n[data]\ndataset = "image-folder"\npath = "pictures"\nresize = 8\ncolor = "grey"\n'
-    text += '[model]\nname = "edgenet"\n[train]\nepochs = 1\nbatch_size = 8\n'
-    (tmp_path / "small.toml").write_text(text)
+    small_recipe(tmp_path)
     assert run("train", str(tmp_path / "small.toml"), "--runs", str(tmp_path / "runs")).code == 0
     before = (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes()
     unasked = run("train", str(tmp_path / "runs" / "small"))
@@ -255,12 +328,48 @@ def test_tensorboard_is_told_of_every_epoch_and_goes_on_after_an_interruption(
 
     with pytest.raises(Interrupted):
         fit(plan, dataset(96), tmp_path / "run", progress=Stopping(advance=46), watchers=(watcher(),))
-    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(watcher(),))
+    last = watcher()
+    report = fit(plan, dataset(96), tmp_path / "run", begin="resume", watchers=(last,))
+    last.end(report)
     losses = [(step, value) for name, value, step in Written.scalars if name == "loss"]
     assert losses == [(epoch.epoch, epoch.loss) for epoch in report.epochs]
     assert [step for _, step in Written.made] == [1, 2]
     assert Written.keys["train.learning_rate"] == plan.train.learning_rate
     assert Written.keys["hparam/test_accuracy"] == report.test_accuracy
+
+
+def test_the_training_for_int8_is_shown_wherever_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard counts its epochs on, the curve is drawn anew, and the list and the plot of runs have it."""
+    path = small_recipe(tmp_path, "[train.int8]\nepochs = 2\n")
+    board, written = TensorBoard.__new__(TensorBoard), Written
+    vars(board).update(_writer=None, _open=written, _folder=tmp_path / "board", _recipe=load_recipe(path))
+    monkeypatch.setattr(Written, "scalars", [])
+    monkeypatch.setattr(Written, "keys", {})
+    monkeypatch.setattr("edgekit.training.watching.TensorBoard", lambda folder, recipe: board)
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text: titles.append(text))
+    report = train(path, tmp_path / "runs" / "small", tensorboard=tmp_path / "board")
+    assert report.int8 is not None
+    losses = [(name, step, value) for name, value, step in Written.scalars if name.endswith("loss")]
+    assert losses == [("loss", 1, report.epochs[0].loss), *(("int8/loss", 1 + e.epoch, e.loss) for e in report.int8.epochs)]
+    assert Written.keys["hparam/int8_accuracy"] == report.int8.trained
+    assert titles[-1] == f"test accuracy {report.test_accuracy:.4f}, in int8 {report.int8.trained:.4f}"
+    (row,) = runs(root=tmp_path / "runs", plot=tmp_path / "curves.svg").runs
+    assert row.int8 is not None
+    assert row.int8.value == report.int8.trained
+    assert "int8" in printed(runs(root=tmp_path / "runs").page(), 80)
+    assert "stroke-dasharray" in (tmp_path / "curves.svg").read_text().split("axes_2")[1].split("legend_1")[0]
+
+
+def test_a_curve_of_one_epoch_is_points_around_a_whole_number(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    draw_curve(TRAIN, root / "curve.png", "x")
+    (figure,) = figures
+    for axes in figure.axes:
+        assert [tick for tick in axes.get_xticks() if 0.5 <= tick <= 1.5] == [1]
+        assert axes.get_xlim() == (0.5, 1.5)
+        assert all(line.get_marker() not in ("", "None", None) for line in axes.get_lines())
 
 
 def test_tensorboard_without_its_package_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

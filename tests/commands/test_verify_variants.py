@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -137,14 +138,33 @@ def test_one_weight_of_an_int8_file_shows_where_the_file_runs_as_written_only(le
     assert not verdicts["ort-cpu variant=int8 optimisation=off"]
 
 
-def test_one_weight_of_a_float16_file_shows_where_the_file_runs_as_written(lenet: Path) -> None:
+def one_weight(model: onnx.ModelProto) -> None:
+    """The largest weight of a class of a float16 file, a tenth larger."""
+
     def scale(values: np.ndarray[tuple[int, ...], np.dtype[np.float16]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
         values = values.copy()
         values[2, np.abs(values[2]).argmax()] *= np.float16(1.1)
         return values
 
-    put(lenet, "float16.onnx", changed(lenet, "float16.onnx", lambda model: stored(model, "15.weight", scale)))
+    stored(model, "15.weight", scale)
+
+
+def test_one_weight_of_a_float16_file_shows_where_the_file_runs_as_written(lenet: Path) -> None:
+    put(lenet, "float16.onnx", changed(lenet, "float16.onnx", one_weight))
     assert not rows(verify(lenet, ORT))["ort-cpu variant=float16 optimisation=off"].passed
+
+
+@pytest.mark.parametrize(("words", "passing"), [(("--rtol", "0.5"), True), (("--rtol", "1e-7", "--atol", "1e-7"), False)])
+def test_the_callers_own_tolerance_is_the_bar_where_the_file_runs_as_written_too(
+    lenet: Path, run: Command, words: tuple[str, ...], passing: bool
+) -> None:
+    if passing:
+        put(lenet, "float16.onnx", changed(lenet, "float16.onnx", one_weight))
+    done = run("verify", lenet, "--backend", "ort-cpu", "--variant", "float16", "--json", *words)
+    report = VerifyReport.from_json(done.out.encode())
+    assert [(row.passed, row.as_written) for row in report.parities] == [(passing, False), (passing, True)]
+    assert {(row.steps, row.tolerance.rtol) for row in report.parities} == {(None, float(words[1]))}
+    assert report.passed == passing
 
 
 def test_the_report_says_which_bar_each_row_has_and_which_measure_failed(lenet: Path, run: Command) -> None:
@@ -200,6 +220,38 @@ def test_bisect_lays_a_changed_converted_file_to_the_file_and_a_sound_one_to_nob
     report = bisect(lenet, ORT)
     assert report.departs == "file"
     assert report.notes == ("fingerprints are recorded of float32 only, so that no node of int8 can be named",)
+
+
+def test_a_variant_that_nothing_here_runs_is_said_to_be_unknown_and_bisect_does_not_pass(lenet: Path, run: Command) -> None:
+    edit(lenet, lambda document: document["variants"][1]["conversion"].update(floor={"onnxruntime": "99.0"}))
+    report = verify(lenet, ORT, allow=["conversion"])
+    assert (report.passed, report.not_run) == (True, ("int8",))
+    words = ("verify", lenet, "--backend", "ort-cpu", "--allow", "conversion")
+    assert "; nothing here ran int8" in " ".join(run(*words).out.split())
+    found = bisect(lenet, ORT, allow=["conversion"])
+    assert (found.passed, found.departs, found.not_run) == (False, "unknown", ("int8",))
+    assert any(note.startswith("ort-cpu variant=int8: int8.onnx needs onnxruntime 99.0 or newer") for note in found.notes)
+    done = run(*words, "--bisect")
+    assert done.code == 1
+    assert "whether int8 of" in done.out
+    assert "nothing here runs it; what ran passes" in " ".join(done.out.split())
+    assert bisect(lenet, ["ort-cpu variant=float32", "ort-cpu variant=float16"], allow=["conversion"]).passed
+
+
+def test_what_tells_nothing_is_run_where_nothing_else_is(lenet: Path) -> None:
+    """Of two float16 files neither is left out, since nothing would be left."""
+
+    def only_halves(document: dict[str, Any]) -> None:
+        half = document["variants"][2]
+        (lenet / "other.onnx").write_bytes((lenet / "float16.onnx").read_bytes())
+        document["files"]["other.onnx"] = document["files"]["float16.onnx"]
+        document["variants"] = [half, {**half, "name": "other", "file": "other.onnx"}]
+        for name in ("int8.onnx", "int8.npz", "int8.json", "model.onnx"):
+            (lenet / name).unlink()
+            del document["files"][name]
+
+    edit(lenet, only_halves)
+    assert {"ort-cpu variant=float16", "ort-cpu variant=other"} <= set(rows(verify(lenet, ["every"])))
 
 
 def test_a_bundle_of_one_variant_is_verified_as_ever(repository: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgekit.data import fashion_mnist, golden_pictures, load_dataset
+from edgekit.data import fashion_mnist, golden_pictures, load_dataset, training_pictures
 from edgekit.data.fashion_mnist import from_test_set, locate, read_idx
 from edgekit.data.pictures import spread
 from edgekit.errors import DataError
@@ -229,6 +229,20 @@ def test_the_files_may_be_plain_packed_or_in_torchvisions_folders(form: str, pla
     assert test.images.tobytes() == FILES["t10k-images-idx3-ubyte"][16:]
     assert test.labels.dtype == np.int64
     assert test.labels.tolist() == list(FILES["t10k-labels-idx1-ubyte"][8:])
+
+
+@pytest.mark.parametrize(("holdout", "size"), [(0, 28), (5, 28), (5, 14)])
+@pytest.mark.parametrize("count", [3, TRAIN])
+def test_calibration_sees_pictures_that_were_trained_on_and_no_held_out_one(
+    holdout: int, size: int, count: int, places: Places
+) -> None:
+    recipe = DataRecipe("fashion-mnist", str(fill(places.cache)), resize=size, holdout=holdout)
+    whole = load_dataset(recipe)
+    drawn = training_pictures(recipe, whole.preprocess, count)
+    chosen = spread(TRAIN - holdout, count)
+    assert len(drawn) == min(count, TRAIN - holdout)
+    assert np.array_equal(drawn.images, whole.train.images[chosen])
+    assert np.array_equal(drawn.labels, whole.train.labels[chosen])
 
 
 def test_a_damaged_file_is_named_and_refused(places: Places) -> None:

@@ -18,7 +18,7 @@ from edgekit.data.pictures import Pictures, divided
 from edgekit.errors import DataError
 from edgekit.recipe import DataRecipe
 from edgekit.training.batches import Batches, predictions
-from edgekit.training.loop import fit
+from edgekit.training.fit import fit
 from tests.networks import dataset
 from tests.training.test_loop import recipe
 
@@ -87,7 +87,7 @@ def test_an_epoch_reports_the_accuracy_on_held_out_pictures_and_the_test_set_is_
         read.append(len(batches))
         return predictions(model, batches, *settings)
 
-    monkeypatch.setattr("edgekit.training.loop.predictions", counted)
+    monkeypatch.setattr("edgekit.training.finish.predictions", counted)
     report = fit(recipe(), msgspec.structs.replace(data, train=train, holdout=held), tmp_path / "run")
     assert read == [len(data.test)]
     assert [epoch.test_accuracy for epoch in report.epochs] == [None] * 3

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import MissingError
-from edgekit.latency.against import WARM_SECONDS, Duel, Terms, Thing, duels, in_turns, orders
+from edgekit.latency.against import Duel, duels, orders
 from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS
+from edgekit.latency.turns import WARM_SECONDS, Thing, Turns, in_turns
 from edgekit.latency.verdict import evidence_of, judge
 from edgekit.machine.child import Failure
 from edgekit.reports.against import AgainstReport, Judged, Verdict
@@ -67,7 +68,7 @@ def verdict(first: list[float], second: list[float], limit: float = LIMIT) -> Ju
 def test_a_planted_difference_is_told_through_scatter_and_drift(slower: float, expected: Verdict) -> None:
     shake = shaken(0.005)
     machine = Machine({"A": slower, "B": 1.0}, lambda place: shake(place) * (1 + place / 100))
-    (row,) = duels([duel()], Terms(LIMIT), time=machine)
+    (row,) = duels([duel()], Turns(8), LIMIT, time=machine)
     assert row.judged.verdict == expected
     assert row.evidence.ratio == pytest.approx(slower, rel=0.02)
     assert row.evidence.low <= slower <= (row.evidence.high or 0)
@@ -110,7 +111,7 @@ def test_more_pairs_are_asked_for_where_they_decide() -> None:
     assert outcome.more_pairs is not None
     assert f"(about {outcome.more_pairs} more pairs)" in outcome.reason
     assert outcome.more_pairs % 2 == 0
-    more = np.tile(logs, 2)[: 8 + outcome.more_pairs]
+    more = np.tile(logs, 2)[: 8 + outcome.more_pairs + 2]  # about: one block more
     assert verdict(list(np.exp(more)), [1.0] * len(more), 0.045).verdict == "not slower"
 
 
@@ -165,7 +166,7 @@ def test_the_coin_is_fair_and_the_seed_decides() -> None:
 
 def test_processes_take_turns_as_drawn_after_one_short_one_each() -> None:
     machine = Machine({"A": 1.0, "B": 2.0, "C": 3.0, "D": 4.0})
-    rows = duels([duel("one"), duel("two", "C", "D")], Terms(pairs=4, seconds=2.0, seed=5), time=machine)
+    rows = duels([duel("one"), duel("two", "C", "D")], Turns(4, 2.0, 5), time=machine)
     letters = {"one": "AB", "two": "CD"}
     expected = [*"ABCD"]
     for order in orders(4, 5):
@@ -180,7 +181,7 @@ def test_processes_take_turns_as_drawn_after_one_short_one_each() -> None:
 def test_processes_of_several_things_run_in_rounds() -> None:
     machine = Machine({"A": 1.0, "B": 2.0, "C": 3.0})
     things = [Thing(name, Path(name), SETUP, 1, "device") for name in "ABC"]
-    processes = in_turns(things, Terms(pairs=5, seed=1), time=machine)
+    processes = in_turns(things, Turns(5, seed=1), time=machine)
     assert [[one.median_ms for one in own] for own in processes] == [[1.0] * 5, [2.0] * 5, [3.0] * 5]
     rounds = [machine.ran[place : place + 3] for place in range(0, 18, 3)]
     assert all(sorted(names) == [*"ABC"] for names in rounds)
@@ -192,14 +193,14 @@ def test_a_process_that_fails_ends_the_comparison_with_its_sentence() -> None:
         return Failure("signal", "crashes with signal 11")
 
     with pytest.raises(MissingError, match=r"^A cannot be timed: its process crashes with signal 11$"):
-        duels([duel()], Terms(), time=crash)
+        duels([duel()], Turns(8), time=crash)
 
 
 # the report
 
 
 def against_report(slower: float, scatter: float = 0.005, undecided_passes: bool = False) -> AgainstReport:
-    rows = duels([duel()], Terms(LIMIT), time=Machine({"A": slower, "B": 1.0}, shaken(scatter)))
+    rows = duels([duel()], Turns(8), LIMIT, time=Machine({"A": slower, "B": 1.0}, shaken(scatter)))
     return AgainstReport("A", "0", "B", "1", {}, LIMIT, 1.0, 0, rows, undecided_passes)
 
 

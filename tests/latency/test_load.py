@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import edgekit.latency.load
 from edgekit.budgets import Budget, parse_budget
 from edgekit.errors import ModelError, UsageError
 from edgekit.latency.load import (
-    BUDGETS,
     Load,
     Served,
     Window,
@@ -23,12 +24,15 @@ from edgekit.latency.load import (
     highest_rate,
     nearest_ranks,
     open_loop,
+    parse_callers,
     parse_rate,
     served,
     under_load,
 )
 from edgekit.machine.cpu import CpuTime
+from edgekit.reports.console import draw
 from edgekit.reports.load import LoadReport, LoadRow
+from edgekit.reports.percentile import BOUNDED
 from edgekit.setups import Setup
 from tests.latency.virtual_time import MS, VirtualTime
 
@@ -44,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
 
 
 def budget(text: str) -> Budget:
-    return parse_budget(text, BUDGETS)
+    return parse_budget(text, BOUNDED)
 
 
 def thing(call: Callable[[], object], callers: int = 1) -> Served:
@@ -204,18 +208,15 @@ def test_too_few_requests_hold_no_percentile(clock: VirtualTime) -> None:
     assert Load().window(100.0, 1.0).seconds == 1.0
 
 
-def test_a_rate_that_has_lost_is_not_served_to_its_end(clock: VirtualTime) -> None:
-    calls: list[int] = []
+def test_in_a_search_a_rate_that_has_lost_is_not_served_to_its_end(clock: VirtualTime) -> None:
+    def row(rate: Literal["auto"] | float) -> LoadRow:
+        load = Load(arrivals="constant", budget=budget("p99=5ms"), rate=rate)
+        return open_loop(thing(clock.work(lambda: 20)), load, (1, 1), Window(100.0, 10.0), clock)
 
-    def ms() -> float:
-        calls.append(1)
-        return 20
-
-    load = Load(arrivals="constant", budget=budget("p99=5ms"))
-    row = open_loop(thing(clock.work(ms)), load, (1, 1), Window(100.0, 10.0), clock)
-    assert row.held is False
-    assert len(calls) == 11  # one more than one in a hundred
-    assert row.unserved == 1000 - 11
+    searched, asked_for = row("auto"), row(100.0)
+    assert (searched.held, searched.lost, searched.requests - searched.unserved) == (False, True, 11)  # one in a hundred may be
+    assert [point.ms for point in searched.latency] == [None] * 3  # those served say nothing of the others
+    assert (asked_for.held, asked_for.lost, asked_for.requests - asked_for.unserved) == (False, False, 550)
 
 
 def test_the_search_ends_near_the_highest_rate_that_holds() -> None:
@@ -352,8 +353,13 @@ def test_the_machines_clock_returns_when_the_moment_has_come() -> None:
         (lambda: Load(()), "numbers of callers"),
         (lambda: Load((0,)), "numbers of callers"),
         (lambda: Load((257,)), "whole numbers from 1 to 256"),
-        (lambda: Load(rate="auto"), "add one like --budget p99=5ms"),
+        (lambda: Load(rate="auto").check(), "add one like --budget p99=5ms"),
         (lambda: Load(rate=0.0), "no rate"),
+        (lambda: Load(budget=parse_budget("size=5MB", ["size"])), "bound median or p90 or p99"),
+        (lambda: parse_callers("1,two"), "give numbers from 1 to 256 like 1,2,4"),
+        (lambda: parse_callers("0"), "is no list of callers"),
+        (lambda: parse_callers("1,257"), "is no list of callers"),
+        (lambda: parse_callers(""), "is no list of callers"),
         (lambda: parse_rate("fast"), "write it like 200/s, or auto"),
         (lambda: parse_rate("-3/s"), "no rate"),
         (lambda: parse_rate("nan"), "no rate"),
@@ -364,5 +370,51 @@ def test_what_is_no_load_is_one_sentence(make: Callable[[], object], said: str) 
         make()
 
 
-def test_rates_are_read() -> None:
+def test_rates_and_callers_are_read() -> None:
+    assert parse_callers("1, 2,4,2") == (1, 2, 4)
     assert [parse_rate(text) for text in ("200/s", "0.5", " AUTO ")] == [200.0, 0.5, "auto"]
+
+
+# what a reader sees
+
+
+def drawn(report: LoadReport, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO())
+    draw(report.page(), console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]  # the console writes into a StringIO
+
+
+def test_the_page_tells_closed_and_open_loops_apart_and_what_the_numbers_mean(clock: VirtualTime) -> None:
+    load = Load((1, 2), rate=200.0, budget=budget("p99=30ms"))
+    text = drawn(under_load([thing(clock.server(lambda: 2), 2)], load, 1, 1.0, clock=clock))
+    assert "closed loop, batch 1, one session for all callers, end-to-end, in ms" in text
+    assert "open loop, poisson arrivals, batch 1" in text
+    assert "200/s" in text
+    assert "budget of p99=30ms under load: pass" in text
+    assert text.count("pass") == 3  # the open loop is judged, and not the closed one
+    assert "latency counts from the moment one was due" in text
+
+
+def test_the_page_of_an_overload_says_never_and_that_of_a_search_which_rates_were_stopped(clock: VirtualTime) -> None:
+    own = thing(clock.server(lambda: 10))
+    text = drawn(under_load([own], Load(rate=1000.0, arrivals="constant", sessions="own"), 1, 2.0, clock=clock))
+    assert "never: so many requests were not served" in text
+    assert "85." in text  # percent of them
+    assert "a session for each caller" in text
+    assert "[1] noisy: drift" in text
+    search = under_load([own], Load(rate="auto", arrivals="constant", budget=budget("median=15ms")), 1, 2.0, clock=clock)
+    assert "stopped: when more were slower than the budget than may be" in drawn(search)
+    assert "A, 1 caller, median=15ms holds up to: " in drawn(search)
+    assert "of the closed loop's" in drawn(search)
+    nothing = under_load([own], Load(rate="auto", arrivals="constant", budget=budget("median=5ms")), 1, 2.0, clock=clock)
+    assert "holds up to: none; already at" in drawn(nothing)
+
+
+def test_a_session_for_one_caller_is_said_to_be_one_and_every_table_fits_80_columns(clock: VirtualTime) -> None:
+    alone = thing(clock.server(lambda: 2), 2)._replace(one_at_a_time=True)
+    report = under_load([alone], Load((1, 2), rate="auto", budget=budget("p90=30ms")), 1, 1.0, clock=clock)
+    text = drawn(report, width=80)
+    assert "A takes one caller at a time" in text
+    assert max(map(len, text.splitlines())) <= 80
+    free = under_load([alone._replace(one_at_a_time=False)], Load((1, 2)), 1, 1.0, clock=clock)
+    assert "A takes one caller" not in drawn(free)

@@ -12,9 +12,9 @@ from rich.console import Console
 
 import edgekit.latency.fresh
 from edgekit.backends import table
-from edgekit.latency.against import WARM_SECONDS, Thing
 from edgekit.latency.fresh import Order, carry_out
 from edgekit.latency.start import PROCESSES, start_rows
+from edgekit.latency.turns import WARM_SECONDS, Thing
 from edgekit.machine.child import Failure
 from edgekit.reports.console import draw
 from edgekit.reports.fresh import Fresh

@@ -98,7 +98,9 @@ def test_the_peak_is_the_fastest_product_that_a_runtime_takes(clock: Clock, monk
 
     monkeypatch.setattr(edgekit.latency.peak, "open_session", open_session)
     found = peak_of(Setup("A", variant="int8", threads=3, batches=(8,), options={"engine": "my.plan"}), "float32", on_gpu=False)
-    assert found == Peak("float32", pytest.approx(2 * 512**3 / 2e6), 512)
+    assert found is not None
+    assert (found.precision, found.size) == ("float32", 512)
+    assert found.gflops == pytest.approx(2 * 512**3 / 2e6)
     assert asked[:2] == [{"engine": "my.plan"}, {}]
     assert peak_of(Setup("A", threads=3), "bfloat16", on_gpu=False) is None
 

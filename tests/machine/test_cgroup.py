@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.machine.cgroup import cpu_quota, memory_left
+from edgekit.machine.cgroup import cpu_quota, memory_left, throttled_periods
 from edgekit.machine.cpu import cores, machine_facts
 from edgekit.machine.memory import available_memory
 
@@ -79,6 +79,23 @@ def test_the_quota_is_a_fact(machine: Path) -> None:
     describe(machine, "0::/\n", V2, {"cg/cpu.max": "150000 100000\n"})
     assert machine_facts()["cpu quota"] == "1.5 cores"
     assert machine_facts()["cores"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("group", "mounts", "files", "expected"),
+    [
+        ("0::/\n", V2, {"cg/cpu.stat": "nr_periods 9\nnr_throttled 4\nthrottled_usec 7\n"}, 4),
+        ("0::/a\n", V2, {"cg/cpu.stat": "usage_usec 1\n", "cg/a/cpu.stat": "nr_throttled 2\n"}, 2),
+        ("4:cpu,cpuacct:/\n", V1, {"cg/cpu,cpuacct/cpu.stat": "nr_throttled 5\n"}, 5),
+        ("0::/\n", V2, {"cg/cpu.stat": "nr_throttled many\n"}, None),
+        ("0::/\n", V2, {}, None),
+    ],
+)
+def test_periods_in_which_the_quota_was_used_up_are_counted(
+    machine: Path, group: str, mounts: dict[str, tuple[str, str]], files: Files, expected: int | None
+) -> None:
+    describe(machine, group, mounts, files)
+    assert throttled_periods() == expected
 
 
 def test_a_machine_without_groups_has_no_quota(machine: Path) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from edgekit.machine import gpu
-from edgekit.machine.gpu import GpuState, cuda_absence, gpu_facts, gpu_memory_used, gpu_state, tf32_fact, without_tf32
+from edgekit.machine.gpu import (
+    GpuState,
+    cuda_absence,
+    gpu_facts,
+    gpu_memory_used,
+    gpu_processes,
+    gpu_state,
+    tf32_fact,
+    without_tf32,
+)
 from edgekit.setups import Absence
 
 
@@ -33,7 +42,7 @@ class Driver:
         self.lacks: tuple[str, ...] = ()
         self.unsupported: tuple[str, ...] = ()
         self.reasons, self.asked = 0, [""]
-        self.started, self.gpus = 0, 1
+        self.started, self.gpus, self.busy = 0, 1, 0
 
     def __getattr__(self, name: str) -> Any:
         if name not in ANSWERS or name in self.lacks:
@@ -72,6 +81,9 @@ ANSWERS: dict[str, Any] = {
     "nvmlDeviceGetCurrentClocksThrottleReasons": lambda driver, device, value: put(value, driver.reasons),
     "nvmlDeviceGetMemoryInfo": lambda driver, device, memory: (
         fill(memory, used=3 << 30, total=80 << 30) if device.value == 77 else 2
+    ),
+    "nvmlDeviceGetComputeRunningProcesses_v3": lambda driver, device, count, room: (
+        7 * bool(put(count, driver.busy) or driver.busy)
     ),
 }
 
@@ -143,6 +155,19 @@ def test_what_a_gpu_or_its_library_cannot_tell_is_left_out(driver: Driver) -> No
     driver.unsupported = ("nvmlDeviceGetPowerUsage",)
     driver.lacks = ("nvmlDeviceGetTemperature", "nvmlDeviceGetCurrentClocksThrottleReasons")
     assert gpu_state() == GpuState(1980, None, None, ())
+
+
+@pytest.mark.parametrize("busy", [0, 3])
+def test_processes_on_the_gpu_are_counted_without_room_for_them(driver: Driver, busy: int) -> None:
+    driver.busy = busy
+    assert gpu_processes() == busy
+    driver.unsupported = ("nvmlDeviceGetComputeRunningProcesses_v3",)
+    assert gpu_processes() is None
+
+
+def test_an_old_library_counts_no_processes(driver: Driver) -> None:
+    driver.lacks = ("nvmlDeviceGetComputeRunningProcesses_v3",)
+    assert gpu_processes() is None
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,18 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekit import variants
 from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.variants import with_variant
+from edgekit.commands.export import export
 from edgekit.errors import BundleError
+from edgekit.parity.calibrated import feed_sha256, random_calibration
 from edgekit.parity.manifest import check_manifest
 from edgekit.reports.verify import Check
+from edgekit.sources import ExportOptions
 from tests.bundle.editing import edit, put
 from tests.converted import changed, convert, copied
+from tests.onnx.crafted import model_of, node, tensor
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,11 @@ KEPT = {"node": "x", "operator": "Gemm", "module": "", "reason": "asked"}
             "int8: the manifest says 5 converted and 1 kept layers, and the file has 5 and 0",
         ),
         (lambda int8, half: half["conversion"].update(converted=4), "conversion", "float16: the manifest says 4 converted"),
+        (
+            lambda int8, half: half["conversion"].update(converted=40),
+            "conversion",
+            "float16: the manifest says 40 converted",
+        ),
         (lambda int8, half: half.update(precision="int8"), "precision", "float16 is said to be int8"),
         (
             lambda int8, half: int8["conversion"].update(floor={"onnxruntime": "999"}),
@@ -186,10 +197,10 @@ def test_a_float32_file_with_steps_that_nothing_reads_is_no_int8_file(lenet: Pat
     def decorated(model: onnx.ModelProto) -> None:
         whole = onnx.load(lenet / "model.onnx")
         own = list(model.graph.node)
-        for node in own:
-            node.output[:] = [f"dead.{name}" for name in node.output]
-            node.input[:] = [
-                f"dead.{name}" if any(f"dead.{name}" in other.output for other in own) else name for name in node.input
+        for each in own:
+            each.output[:] = [f"dead.{name}" for name in each.output]
+            each.input[:] = [
+                f"dead.{name}" if any(f"dead.{name}" in other.output for other in own) else name for name in each.input
             ]
         names = {tensor.name for tensor in model.graph.initializer}
         model.graph.initializer.extend(tensor for tensor in whole.graph.initializer if tensor.name not in names)
@@ -228,3 +239,72 @@ def test_a_file_that_is_no_onnx_file_is_refused_by_its_name(lenet: Path) -> None
     put(lenet, "int8.onnx", b"\xff\xff")
     with pytest.raises(BundleError, match=r"int8\.onnx is no ONNX file"):
         checks(lenet)
+
+
+def converted_on_random_numbers(tmp_path: Path) -> Path:
+    """A bundle of a network that takes plain numbers, whose first layer is in int8, calibrated on random numbers."""
+    nodes = [node("Conv", ["x", "w"], "a", "first"), node("Relu", ["a"], "b"), node("Conv", ["b", "v"], "y", "last")]
+    model = model_of(nodes, [tensor("w", 16, 16, 3, 3), tensor("v", 16, 16, 3, 3)], shape=("batch", 16, 8, 8))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    export(str(tmp_path / "net.onnx"), tmp_path / "bundle", ExportOptions())
+    bundle = open_bundle(tmp_path / "bundle")
+    with_variant(bundle, variants.convert(bundle, "int8", variants.Wanted(calibrate="random")).draft, bundle.root)
+    return tmp_path / "bundle"
+
+
+def say(root: Path, **said: Any) -> None:
+    """Say something else of the calibration, in the manifest and in the range table."""
+    edit(root, lambda document: document["variants"][1]["conversion"]["calibration"].update(said))
+    table = json.loads((root / "int8.json").read_bytes())
+    table["calibration"].update(said)
+    put(root, "int8.json", json.dumps(table).encode())
+
+
+DATA = {"calibrated": True, "source": "256 training pictures of cats", "samples": 256}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (DATA, "the sha256 is that of random numbers"),
+        ({**DATA, "sha256": "0" * 64}, "the range of 'x' is that of random numbers"),
+    ],
+)
+def test_a_calibration_on_random_numbers_that_is_passed_off_as_data_is_named(
+    tmp_path: Path, said: dict[str, Any], shown: str
+) -> None:
+    root = converted_on_random_numbers(tmp_path)
+    assert failing(root) == {}
+    say(root, **said)
+    assert failing(root) == {"conversion": f"int8: it is said to be calibrated on 256 training pictures of cats, and {shown}"}
+
+
+def test_the_hash_tells_random_pictures_too(lenet: Path) -> None:
+    digest = feed_sha256(random_calibration(open_bundle(lenet).manifest))
+    say(lenet, sha256=digest)
+    assert "and the sha256 is that of random numbers" in failing(lenet)["conversion"]
+    say(lenet, sha256=digest, calibrated=False)
+    assert failing(lenet) == {}
+
+
+def saying(converted: int) -> Callable[[dict[str, Any]], object]:
+    return lambda document: document["variants"][2]["conversion"].update(converted=converted)
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("edgenet", 15), ("densenet", 84)])
+def test_the_nodes_in_float16_are_as_many_as_the_manifest_says_and_no_others(
+    repository: Path, tmp_path: Path, name: str, nodes: int
+) -> None:
+    root = copied(repository, tmp_path, name)
+    assert failing(root) == {}
+    for said in (nodes - 1, nodes + 1):
+        edit(root, saying(said))
+        assert failing(root)["conversion"] == f"float16: the manifest says {said} converted nodes, and the file has {nodes}"
+
+
+def test_a_node_that_is_said_to_be_kept_and_computes_in_float16_is_named(repository: Path, tmp_path: Path) -> None:
+    root = copied(repository, tmp_path, "edgenet")
+    relu = next(each for each in onnx.load(root / "float16.onnx").graph.node if each.op_type == "Relu")
+    kept = {"node": relu.name, "operator": "Relu", "module": "", "reason": "asked"}
+    edit(root, lambda document: document["variants"][2]["conversion"].update(converted=14, kept=[kept]))
+    assert failing(root)["conversion"] == f"float16: it keeps {relu.name!r}, which computes in float16"

@@ -50,7 +50,12 @@ class Browser:
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
-        message = {"id": self._number, "method": method, "params": params, **({"sessionId": self._session} if self._session else {})}
+        message = {
+            "id": self._number,
+            "method": method,
+            "params": params,
+            **({"sessionId": self._session} if self._session else {}),
+        }
         self._write(message)
         while True:
             answer = self._message()

@@ -16,25 +16,31 @@ from rich.console import Console
 
 import edgekit.reports
 from edgekit.errors import InputError
+from edgekit.machine.fitness import Condition
 from edgekit.preprocess import Preprocess
+from edgekit.reports.against import AgainstReport, AgainstRow, Control, Evidence, Judged, Stored
 from edgekit.reports.base import Report, Skipped
-from edgekit.reports.bench import BenchReport, Comparison, LatencyReport
+from edgekit.reports.bench import BenchReport, Between, Comparison, LatencyReport, NamedBundle
 from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
 from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, PrecisionReport
 from edgekit.reports.console import draw
 from edgekit.reports.data import CacheReport, DataReport, DecodedSet
-from edgekit.reports.doctor import DoctorReport, Finding
-from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, WrongPicture
+from edgekit.reports.diff import DiffReport, FieldDiff, MeasuredDiff, OperatorDiff, TensorDiff
+from edgekit.reports.doctor import DoctorReport, Finding, FitnessReport
+from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, Thumbnail, WrongPicture
 from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
-from edgekit.reports.inspect import InspectReport, Layer
+from edgekit.reports.fresh import Fresh
+from edgekit.reports.inspect import InspectReport, Layer, VariantRow
 from edgekit.reports.layers import LayerLatency, LayersReport
 from edgekit.reports.models import ModelRow, ModelsReport
 from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
 from edgekit.reports.percentile import Percentile
+from edgekit.reports.plain import in_lines
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.reports.quantize import AccuracyChange, Attempt, KeptNode, QuantizeReport, Sensitivity
+from edgekit.reports.report import BundleReport, Elsewhere, FileRow, Measured, Tensor
 from edgekit.reports.run import RunReport, StepReport
-from edgekit.reports.runs import RunRow, RunsReport
+from edgekit.reports.runs import RunRow, RunsReport, Share
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
 from edgekit.setups import Absence, Setup
@@ -53,10 +59,18 @@ LATENCY = LatencyReport(
     (Percentile(50.0, 0.2, 1), Percentile(99.0, None, 100)), 0.4, "calm", {"threads": "1"}, SETUP,
 )  # fmt: skip
 LAYERS = LayersReport("ort-cpu", 1, 7, 0.2, (LayerLatency("conv", "Conv", ("node_conv", "node_relu"), 0.2, 1.0),), SETUP)
+FRESH = Fresh(1, "end-to-end", 0.2, 3, (0.2, 0.2, 0.3), 120.0, (5.0, 0.2), 1 << 24, 1 << 26, "stable", {"threads": "1"})
+BETWEEN = Between("ort-cpu", SETUP, 1, "end-to-end", 0.1, 0.3, (FRESH, FRESH))
+AGAINST = AgainstReport(
+    "a", "0" * 64, "b", "1" * 64, {"cpu": "x"}, 0.05, 1.0, 3,
+    (AgainstRow("ort-cpu", 1, "end-to-end", SETUP, Setup("ort-cpu"), ("AB", "BA"), (FRESH, FRESH), (FRESH, FRESH),
+                Evidence(2, 1.01, 0.0, None, 0.25, 0.02), Judged("undecided", "2 pairs can decide nothing", 5)),),
+    True, Stored("b.json", {"cpu": "y -> x"}, (Control(SETUP, (FRESH,), (FRESH,), 1.0, 0.9, None, True),), "another machine"),
+)  # fmt: skip
 BENCH = BenchReport(
     "b", "0" * 64, {"cpu": "x"}, 1, 0.5, (LATENCY, msgspec.structs.replace(LATENCY, device_ms=(0.1,), launch_bound=True)),
     (Comparison("ort-cpu", "torch", 1, "end-to-end", 1.5, 1.2, 1.9),), (Skipped("c", "no"), Skipped.of("ort-cuda", NO_DRIVER)),
-    None, (LAYERS,),
+    None, (LAYERS,), (NamedBundle("b", "exported/b", "0" * 64),), (BETWEEN,), (BETWEEN,),
 )  # fmt: skip
 TRAIN = TrainReport(
     "runs/x", "lenet", 10, (Epoch(1, 0.5, 0.8, 0.7, 1.5, 1e-3),), 0.7, 0.6, 1.5, "0" * 64, ("a", "b"),
@@ -69,16 +83,38 @@ BUILD = BuildReport(
     "b", "0" * 64, SETUP, "e.plan", "1" * 64, 1000, False, 1.5, "tensorrt", "10.3", None, "new", {"level": 3, "tf32": False},
     (BatchRange(1, 8, 32),), (LayerCount("CONVOLUTION", "float32", 2),), PRECISION, {"TF32": "off"},
 )  # fmt: skip
+VERIFY = VerifyReport("b", "0" * 64, (PARITY,), (Skipped("ort-cuda", "no driver", "install it", True),))
+EVALUATE = EvaluateReport(
+    "b", "photos", 4, ("a", "b"), (AccuracyRow("ort-cpu", SETUP, 0.5, None, 0.5, (0.5, None), ((1, 1), (0, 2)), 1, 9.5),),
+    (PairedRow("the original", "ort-cpu", 2, 1, -0.1, -0.3, 0.1, 0.75),), (WrongPicture("x.png", "a", "b", 0.9),),
+    thumbnails=(Thumbnail("x.png", "a", "b", 0.9, False, b"\x89PNG\r\n\x1a\n"),),
+)  # fmt: skip
+INSPECT = InspectReport(
+    "s", {"input": "float32"}, {"output": "float32"}, (Layer("0", "Conv2d", ("batch", 6, 24, 24), 156, 86400),), {"Conv2d": 1},
+    156, 86400, 0, {"torch": "2"},
+)  # fmt: skip
+REPORT = BundleReport(
+    "b", "lenet", "0" * 64, {"model": "lenet()"}, (Tensor("input", "x", "float32", "batch x 1"),), ("a", "b"), ("a note",), FOLDS,
+    (VariantRow("float32", "float32", 1000, 0.9, (0.8, 0.95), 1e-6, None, None, None, None, "everywhere"),), INSPECT, "",
+    {"cpu": "x"}, "name = 1", "print(1)", (FileRow("model.onnx", 1000, "1" * 64),),
+    {name: Measured("2026-11-28T00:00:00+00:00", {"cpu": "x"}, "0.2.0", f"edgekit {name} b") for name in ("verify", "bench")},
+    VERIFY, None, BENCH,
+    ("a record cannot be read",), (Elsewhere("verify", "2026-11-28T00:00:00+00:00", {"cpu": "y"}),), "r.html",
+)  # fmt: skip
+COMPARED = DiffReport(
+    "a", "b", "0" * 64, "0" * 64, (), (), (), (MeasuredDiff("bench", "median ms of ort-cpu", 0.1, 0.2),), ("a note",)
+)
 EXAMPLES: tuple[Report, ...] = (
     TRAIN,
     FOLDS,
     ExportReport("b", 20, FOLDS, 1e-7, 2e-7, "8 random inputs", ("a note",), "0" * 64, 1000, "ONNX Runtime", "float32"),
     PARITY,
-    VerifyReport("b", "0" * 64, (PARITY,), (Skipped("ort-cuda", "no driver", "install it", True),)),
+    VERIFY,
     LATENCY,
     BENCH,
-    InspectReport("s", {"input": "float32"}, {"output": "float32"}, (Layer("0", "Conv2d", ("batch", 6, 24, 24), 156, 86400),),
-                  {"Conv2d": 1}, 156, 86400, 0, {"torch": "2"}),
+    AGAINST,
+    FitnessReport({"cpu": "x"}, (Condition("turbo", "weak", "on", "turn it off"), Condition("heat", "fit", "none"))),
+    INSPECT,
     PredictReport("b", "ort-cpu", (Prediction("a.png", (Guess("shirt", 0.75), Guess("coat", 0.25))),), SETUP),
     RunReport("r.toml", "b", (StepReport("train", "done", True, 1.5, "fine"),)),
     ModelsReport((ModelRow("lenet", "1x28x28", "small"),)),
@@ -86,9 +122,7 @@ EXAMPLES: tuple[Report, ...] = (
     CacheReport("/cache/decoded", (DecodedSet("training pictures of /a, rgb 64x64", "/cache/decoded/0.npy", 123456789),), False),
     DoctorReport({"cpu": "x"}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}),
     BUILD,
-    EvaluateReport("b", "photos", 4, ("a", "b"),
-                   (AccuracyRow("ort-cpu", SETUP, 0.5, None, 0.5, (0.5, None), ((1, 1), (0, 2)), 1, 9.5),),
-                   (PairedRow("the original", "ort-cpu", 2, 1, -0.1, -0.3, 0.1, 0.75),), (WrongPicture("x.png", "a", "b", 0.9),)),
+    EVALUATE,
     QuantizeReport("b", "int8", "int8.onnx", "0" * 64, 1000, 4000, 2, 34.5, 28.5, "40 pictures of the folder x",
                    (Attempt("mse", True, 33.0, True),), (KeptNode("node_conv", "Conv", "0", "too narrow"),),
                    (Sensitivity("node_linear", "9", 40.0, True),), (AccuracyChange("test", 10, 0.9, 0.8, -0.2, 0.1, 2),),
@@ -96,9 +130,12 @@ EXAMPLES: tuple[Report, ...] = (
     BisectReport("b", "ort-cpu", "nothing", CulpritNode("node_conv", "Conv", "features.0", "conv", 0.1, 1e-7, 0.1),
                  (Trial(SETUP, 12.0, False, 0.2), Trial(Setup("ort-cpu"), 0.2, True, 0.3)), Setup("ort-cpu"), ("a note",)),
     RunsReport(
-        (RunRow("a", "finished", "lenet", 10, 2, 0.9, 0.89, 0.88, 0.9, 60.0, "c" * 40, True, {"train.seed": "0"}),),
+        (RunRow("a", "finished", "lenet", 10, 2, Share(0.9), Share(0.89, 0.88, 0.9), None, 60.0, "c" * 40, True, "a note",
+                {"train.seed": "0"}),),
         ("train.seed",),
     ),
+    REPORT,
+    COMPARED,
 )  # fmt: skip
 every_report = pytest.mark.parametrize("report", EXAMPLES, ids=lambda report: type(report).__name__)
 
@@ -277,7 +314,7 @@ def test_a_path_that_is_no_valid_text_is_written_out() -> None:
 
 def texts(page: Page) -> Iterator[str]:
     """Every text of a page, before drawing."""
-    for item in page:
+    for item in in_lines(page):
         cells = [item.content] if isinstance(item, Line) else [item.title, *(cell for row in item.rows for cell in row)]
         yield from (span.text for cell in cells for span in spans(cell))
 
@@ -319,6 +356,21 @@ def test_text_is_never_markup_and_never_obeyed(report: Report) -> None:
         shown = printed(page, width)
         assert not set("\x1b\x07\x9b\t\u202e") & set(shown)
         assert max(map(len, shown.splitlines())) <= width
+
+
+@pytest.mark.parametrize(
+    ("changed", "section"),
+    [
+        (change(COMPARED, fields=(FieldDiff("folds", "fold.folded.1", "-", "{}"),)), "folds"),
+        (change(COMPARED, tensors=(TensorDiff("float32", "w", "changed", "float 2", 1.0, None, 0.5),)), "weights"),
+        (change(COMPARED, operators=(OperatorDiff("float32", "Conv", 2, 1),)), "operators"),
+    ],
+)
+def test_whatever_differs_fails_and_is_named(changed: Report, section: str) -> None:
+    assert COMPARED.passed
+    assert "pass: nothing differs" in printed(COMPARED)
+    assert not changed.passed
+    assert f"differ in: {section}" in words(printed(changed))
 
 
 def test_a_heading_and_a_title_are_text_too() -> None:

@@ -16,7 +16,7 @@ from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe, load_re
 from edgekit.reports.train import StatisticsReport, TrainReport
 from edgekit.sources.module import load_source, parse_shapes
 from edgekit.tensors import TensorSpec
-from edgekit.training.loop import fit
+from edgekit.training.fit import fit
 from tests.networks import dataset, network
 
 FACTORIES = """

@@ -12,7 +12,7 @@ from edgekit.data import Dataset
 from edgekit.data.pictures import Pictures
 from edgekit.errors import Interrupted, ModelError, UsageError
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.training.loop import fit
+from edgekit.training.fit import fit
 from tests.networks import dataset
 from tests.training.test_loop import Stopping
 
@@ -146,7 +146,8 @@ ODD: dict[str, dict[str, object]] = {
     "a schedule of nothing": {"schedules": [{}]},
     "schedules are no list": {"schedules": 3},
     "precision of no name": {"precision": "float8"},
-    "generator is text": {"generator": "7"},
+    "generators are text": {"generators": "7"},
+    "a generator of nothing": {"generators": [{}]},
 }
 
 
@@ -162,7 +163,8 @@ def test_odd_content_is_a_sentence(stopped: Path, data: Dataset, odd: str, begin
 
 
 @pytest.mark.parametrize(
-    "name", ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generator", "seconds", "rate", "sessions"]
+    "name",
+    ["epoch", "step", "history", "totals", "model", "optimizers", "schedules", "generators", "seconds", "rate", "sessions"],
 )
 def test_missing_content_is_a_sentence(stopped: Path, data: Dataset, name: str) -> None:
     import torch

@@ -26,9 +26,10 @@ from edgekit.errors import ModelError, UsageError
 from edgekit.machine.launcher import Launch, launched
 from edgekit.models.batchnorm import BatchNorm
 from edgekit.training.batches import Batches, predictions
+from edgekit.training.fit import fit
 from edgekit.training.folder import Begin
-from edgekit.training.loop import build_model, fit
 from edgekit.training.sync_norm import SynchronisedNorms
+from edgekit.training.untrained import build_model
 from tests.networks import dataset, randomise_norms
 from tests.training import two_processes
 from tests.training.test_loop import without_seconds
@@ -87,7 +88,7 @@ def test_a_signal_to_one_process_stops_both_and_they_resume_to_the_same_bytes(to
 
 def test_each_process_draws_random_numbers_of_its_own(together: Path) -> None:
     content = torch.load(together / "whole" / "checkpoint.pt", weights_only=True)
-    seeds = [torch.Generator().set_state(state.clone()).initial_seed() for state in content["generator"].view(2, -1)]
+    seeds = [torch.Generator().set_state(states["cpu"]).initial_seed() for states in content["generators"]]
     assert seeds[0] != seeds[1]
 
 

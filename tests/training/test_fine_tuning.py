@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from edgekit.data import Dataset
 from edgekit.errors import RecipeError
 from edgekit.recipe import ModelRecipe, Recipe, StageRecipe
-from edgekit.training.loop import fit
+from edgekit.training.fit import fit
 from tests.networks import dataset
 from tests.training.test_loop import recipe
 

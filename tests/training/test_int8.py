@@ -18,10 +18,10 @@ from edgekit.errors import Interrupted, ModelError, UsageError
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe, Int8Recipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.reports.train import Int8Report, TrainReport
-from edgekit.training.checkpoint import INT8_CHECKPOINT, unfinished
-from edgekit.training.folder import Begin, run_report
+from edgekit.training.checkpoint import unfinished
+from edgekit.training.fit import fit
+from edgekit.training.folder import INT8_CHECKPOINT, Begin, run_report
 from edgekit.training.int8 import train_int8
-from edgekit.training.loop import fit
 from tests.networks import dataset
 from tests.training.test_loop import Stopping
 

@@ -32,8 +32,9 @@ from edgekit.reports.train import Epoch, StatisticsReport, TrainReport
 from edgekit.sources.module import load_source
 from edgekit.training.batches import batch_count
 from edgekit.training.checkpoint import _average, unfinished
+from edgekit.training.device import pick_device
+from edgekit.training.fit import fit
 from edgekit.training.folder import Begin
-from edgekit.training.loop import fit, pick_device
 from tests.networks import dataset
 
 SAMPLES, BATCH, EPOCHS = 96, 4, 3
@@ -504,9 +505,10 @@ def test_a_kill_at_any_moment_of_the_end_loses_no_training_and_mixes_none(
         placed.append(place.name)
         put(temporary, place, *check)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(atomic, "put", put_until_killed)
+    monkeypatch.setattr(atomic, "put", put_until_killed)
+    with pytest.raises(KeyboardInterrupt):
         fit(new, data, run)
+    monkeypatch.setattr(atomic, "put", put)
     if killed <= PUTS.index("weights.safetensors"):
         assert load_source(str(run)).recipe == old  # its weights have the checksum of its report
     else:
@@ -514,7 +516,7 @@ def test_a_kill_at_any_moment_of_the_end_loses_no_training_and_mixes_none(
             load_source(str(run))
     with pytest.raises(UsageError, match="holds an unfinished training; --resume continues it"):
         fit(new, data, run)
-    with pytest.raises(UsageError, match="holds an unfinished training, which was made with other train.seed"):
+    with pytest.raises(UsageError, match=r"holds an unfinished training, which was made with other train\.seed"):
         fit(old, data, run, begin="update")
     steps = Stopping()
     fit(new, data, run, begin="resume", progress=steps)
@@ -553,7 +555,7 @@ def test_what_came_out_of_a_training_is_said(data: Dataset, tmp_path: Path, monk
             self.lines += (line,)
 
     said = Said()
-    monkeypatch.setattr("edgekit.training.loop.make_fit", lambda *anything, **settings: StatisticsReport(1.0, 0.5, 0.9))
+    monkeypatch.setattr("edgekit.training.finish.make_fit", lambda *anything, **settings: StatisticsReport(1.0, 0.5, 0.9))
     report = fit(recipe(), data, tmp_path / "run", progress=said)
     assert report.outcome_notes
     assert said.lines[-len(report.outcome_notes) :] == tuple(f"note: {text}" for text in report.outcome_notes)
@@ -570,7 +572,7 @@ def test_after_statistics_are_measured_anew_the_curve_ends_with_the_reports_accu
         return StatisticsReport(1.0, 0.5, 0.9)
 
     drawn: list[str] = []
-    monkeypatch.setattr("edgekit.training.loop.make_fit", measured_anew)
+    monkeypatch.setattr("edgekit.training.finish.make_fit", measured_anew)
     monkeypatch.setattr("matplotlib.axes.Axes.set", lambda axes, **texts: drawn.append(texts.get("title")))
     report = fit(recipe(learning_rate=0.001), data, tmp_path / "run")
     assert report.test_accuracy != report.epochs[-1].test_accuracy

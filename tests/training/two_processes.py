@@ -20,10 +20,12 @@ from edgekit.errors import EdgekitError
 from edgekit.models.batchnorm import BatchNorm
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TrainRecipe
+from edgekit.training import fit as fitting
 from edgekit.training import loop
 from edgekit.training.augment import Augmentation
 from edgekit.training.batches import Batches, predictions
 from edgekit.training.distributed import Peers, Together, joined
+from edgekit.training.untrained import build_model
 from tests.networks import dataset
 
 SAMPLES, BATCH = 98, 5
@@ -83,7 +85,7 @@ class Signalled:
 def fit(plan: Recipe, data: Dataset, folder: Path, progress: Progress = SILENT, **how: Any) -> None:
     """Train; an error is written down, for each process."""
     try:
-        loop.fit(plan, data, folder, device="cpu", progress=progress, **how)
+        fitting.fit(plan, data, folder, device="cpu", progress=progress, **how)
     except EdgekitError as problem:
         folder.mkdir(exist_ok=True)
         (folder / f"error{os.environ['RANK']}").write_text(f"{type(problem).__name__}: {problem}")
@@ -118,7 +120,7 @@ class Noting(Batches):
 
 def labelled(folder: Path, data: Dataset, together: Peers) -> None:
     """The labels that both have in the end, and how many each has made."""
-    model = loop.build_model(EQUAL["plain"], data_shape(data)).module
+    model = build_model(EQUAL["plain"], data_shape(data)).module
     batches = Noting(data.test, data.preprocess, torch.device("cpu"))
     labels = predictions(model, batches, together=together)
     np.savez(folder / f"labels{together.rank}.npz", labels=labels.numpy(), own=torch.cat(batches.taken).numpy())
@@ -137,7 +139,7 @@ def refused(folder: Path, data: Dataset, together: Peers) -> None:
         fit(EQUAL["plain"], data, folder / "diverged")
     fit(EQUAL["plain"], data if together.first else dataset(SAMPLES, seed=1), folder / "other")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "batch_count", lambda samples, batch_size: samples)
+        patch.setattr(fitting, "batch_count", lambda samples, batch_size: samples)
         fit(EQUAL["plain"], data, folder / "tiny")
     fit(recipe(compile=True), data, folder / "compiled")
 

@@ -19,7 +19,7 @@ from edgekit.backends.fake import FakeSession
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.variants import VariantDraft, own_outputs, with_variant
 from edgekit.commands.export import export
-from edgekit.errors import ModelError
+from edgekit.errors import BundleError, ModelError
 from edgekit.onnx.half import rounded_after_every_node
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised
 from edgekit.parity.bars import bars_of
@@ -106,6 +106,13 @@ def test_a_shipped_bundle_gets_a_float16_file_with_its_own_outputs(shipped: Bund
     assert 0 < variant.error < 2e-3
     assert error > 1e-4  # in float16 indeed
     assert len(draft.files["float16.onnx"]) < 0.6 * len(shipped.onnx_bytes())
+
+
+def test_a_variant_is_not_called_as_all_of_them_are(shipped: Bundle, draft: VariantDraft, tmp_path: Path) -> None:
+    every = draft._replace(variant=msgspec.structs.replace(draft.variant, name="every"))
+    with pytest.raises(BundleError, match="calls a variant 'every', which stands for all of them"):
+        with_variant(shipped, every, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("level", ["off", "all"])

@@ -1,0 +1,160 @@
+"""``edgekit bench A --against B``: is one bundle slower than another, by pairs of fresh processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from edgekit.backends import USUAL_BACKEND
+from edgekit.backends.choose import choose
+from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.commands.bench import SAMPLES_KEPT
+from edgekit.commands.ways import USUAL_TIMING, fitting, short_names
+from edgekit.errors import UsageError
+from edgekit.latency.against import LIMIT, PAIRS, PAIRS_OF_SEVERAL, Duel, duels, judged
+from edgekit.latency.control import controls_of
+from edgekit.latency.fresh import thinned
+from edgekit.latency.loop import Timing
+from edgekit.latency.other_day import other_day, read_report, row_like
+from edgekit.latency.signflip import MOST_PAIRS
+from edgekit.latency.turns import Thing, Turns, in_turns
+from edgekit.machine.cpu import cores, machine_facts
+from edgekit.machine.gpu import gpu_facts
+from edgekit.progress import SILENT, Progress
+from edgekit.reports.against import AgainstReport, AgainstRow, Judged, Stored
+from edgekit.setups import Setup, as_setups, filled, labels
+
+
+class Terms(NamedTuple):
+    """What decides: ``limit`` is a share of 1; ``pairs`` None is 8, or 10 where several rows decide.
+
+    ``setups``: how B is run, one for each of A's; none of them: as A is. ``undecided_passes``: no verdict is taken as a pass.
+    """
+
+    limit: float = LIMIT
+    pairs: int | None = None
+    setups: tuple[Setup | str, ...] = ()
+    undecided_passes: bool = False
+
+
+USUAL_TERMS = Terms()
+
+
+def usual_setups() -> list[str]:
+    """The text of the setup that decides where none is named."""
+    return [USUAL_BACKEND]
+
+
+def against(
+    bundle: Path | str,
+    other: Path | str,
+    setups: Setup | str | Iterable[Setup | str] = (),
+    timing: Timing = USUAL_TIMING,
+    *,
+    terms: Terms = USUAL_TERMS,
+    progress: Progress = SILENT,
+) -> AgainstReport:
+    """Whether ``bundle`` is slower than ``other``, a bundle or the JSON of ``bench`` with ``--processes``, by more than a limit.
+
+    Each of ``setups`` (the usual backend where there are none) and of ``timing.rows`` is a row that decides. Raises BundleError
+    for a damaged bundle, InputError for a file that is no such report, UsageError for terms that decide nothing, and MissingError
+    for a setup that cannot run here.
+    """
+    opened = open_bundle(Path(bundle))
+    _check(terms)
+    if Path(other).is_file():
+        return _against_stored(opened, Path(other), as_setups(setups), timing, terms, progress)
+    second = open_bundle(Path(other))
+    timing = fitting(timing, [opened, second])
+    ours = _chosen(opened, as_setups(setups))
+    theirs = _chosen(second, terms.setups or as_setups(setups))
+    if len(theirs) != len(ours):
+        raise UsageError(
+            f"{len(ours)} setups of A stand against {len(theirs)} of B", "give --against-backend as often as --backend"
+        )
+    rows = list(_rows(short_names([opened.root, second.root]), (opened, second), list(zip(ours, theirs, strict=True)), timing))
+    pairs = terms.pairs or (PAIRS if len(rows) == 1 else PAIRS_OF_SEVERAL)
+    outcome = duels(rows, Turns(pairs, timing.seconds, timing.seed), terms.limit, progress)
+    opened.check_unchanged()
+    second.check_unchanged()
+    return _report((opened, str(other), second.sha256), outcome, timing, terms)
+
+
+def _check(terms: Terms) -> None:
+    if not 0 < terms.limit < 1:
+        raise UsageError(f"--limit {100 * terms.limit:g}% is not a share between 0% and 100%", "give one like 5%")
+    if terms.pairs is not None and not 1 <= terms.pairs <= MOST_PAIRS:
+        raise UsageError(f"--pairs {terms.pairs} is not a number from 1 to {MOST_PAIRS}", "give one like 8")
+
+
+def _chosen(bundle: Bundle, setups: Sequence[Setup | str]) -> tuple[Setup, ...]:
+    """The setups with their variants and threads named."""
+    chosen = choose(bundle, setups or (Setup(USUAL_BACKEND),)).setups
+    return tuple(filled(setup, threads=cores()) for setup in chosen)
+
+
+def _rows(
+    names: tuple[str, ...], bundles: tuple[Bundle, Bundle], setups: Sequence[tuple[Setup, Setup]], timing: Timing
+) -> Iterator[Duel]:
+    for (ours, theirs), label in zip(setups, labels([ours for ours, _ in setups]), strict=True):
+        for batch, boundary in timing.places():
+            sides = zip(names, bundles, (ours, theirs), strict=True)
+            things = [Thing(f"{name} on {setup}", one.root, setup, batch, boundary) for name, one, setup in sides]
+            yield Duel(label, *things)
+
+
+def _against_stored(
+    bundle: Bundle, file: Path, setups: Sequence[Setup], timing: Timing, terms: Terms, progress: Progress
+) -> AgainstReport:
+    """As many processes of A and of the reference network now as the report has of B and of it then."""
+    report = read_report(file)
+    timing = fitting(timing, [bundle])
+    chosen = _chosen(bundle, setups)
+    rows = list(_rows(("A", "B"), (bundle, bundle), [(setup, setup) for setup in chosen], timing))
+    then = [row_like(row.first, report, file) for row in rows]
+    pairs = min(MOST_PAIRS, *(len(row.processes) for row in then))
+    controls = controls_of(chosen)
+    things = (*(row.first for row in rows), *controls)
+    timed = in_turns(things, Turns(pairs, timing.seconds, timing.seed), progress)
+    bundle.check_unchanged()
+    day = other_day(file, report, _machine(), tuple(zip(controls, timed[len(rows) :], strict=True)), terms.limit)
+    outcome = judged(rows, timed[: len(rows)], [row.processes[:pairs] for row in then], (), terms.limit)
+    if day.informs_only:
+        nothing = Judged("undecided", f"{file} informs only")
+        outcome = tuple(msgspec.structs.replace(row, judged=nothing) for row in outcome)
+    return _report((bundle, str(file), ", ".join(one.sha256 for one in report.bundles)), outcome, timing, terms, day)
+
+
+def _report(
+    what: tuple[Bundle, str, str], rows: Sequence[AgainstRow], timing: Timing, terms: Terms, day: Stored | None = None
+) -> AgainstReport:
+    bundle, other, sha256 = what
+    return AgainstReport(
+        bundle=str(bundle.root),
+        bundle_sha256=bundle.sha256,
+        against=other,
+        against_sha256=sha256,
+        machine=_machine(),
+        limit=terms.limit,
+        seconds=timing.seconds,
+        seed=timing.seed,
+        rows=tuple(map(_shortened, rows)),
+        undecided_passes=terms.undecided_passes,
+        stored=day,
+    )
+
+
+def _machine() -> dict[str, str]:
+    return machine_facts() | gpu_facts()
+
+
+def _shortened(row: AgainstRow) -> AgainstRow:
+    """With a few hundred calls of each process: the verdict stands on their medians."""
+    first, second = (
+        tuple(msgspec.structs.replace(one, samples_ms=thinned(one.samples_ms, SAMPLES_KEPT)) for one in side)
+        for side in (row.first, row.second)
+    )
+    return msgspec.structs.replace(row, first=first, second=second)

@@ -1,0 +1,27 @@
+"""``edgekit unpack``: the folder of a packed bundle, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.bundle.folder import check_replaceable
+from edgekit.bundle.signed import signatures_of
+from edgekit.files import check_writable
+from edgekit.reports.pack import UnpackReport
+from edgekit.ship.pack import read_zip
+from edgekit.ship.places import check_no_bundle
+
+
+def unpack(file: Path | str, output: Path | None = None) -> UnpackReport:
+    """Unpack ``file`` into the folder ``output``, or one of the bundle's name in the current folder, and open it.
+
+    An older bundle there is replaced, unless it is signed. Raises BundleError for a file that is damaged or holds anything but a
+    bundle, and OutputError for a folder that holds anything else.
+    """
+    packed = read_zip(Path(file))
+    root = output if output is not None else Path(packed.top)
+    check_replaceable(root)
+    check_no_bundle(root.absolute().parent)
+    check_writable(root.parent)
+    bundle = packed.write(root)
+    return UnpackReport(str(file), str(root), bundle.sha256, tuple(sorted(packed.entries)), signatures_of(bundle), bundle.notes)

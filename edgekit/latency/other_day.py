@@ -1,0 +1,97 @@
+"""A stored report as the other side: it informs, and decides only where the machine is the same and the control did not move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgekit.errors import InputError, UsageError
+from edgekit.files import read_bytes
+from edgekit.latency.prediction import FEWEST_PROCESSES
+from edgekit.latency.signflip import MOST_PAIRS
+from edgekit.latency.turns import Thing
+from edgekit.latency.verdict import evidence_of
+from edgekit.reports.against import Control, Stored
+from edgekit.reports.bench import BenchReport, Between
+from edgekit.reports.fresh import Fresh
+from edgekit.setups import Setup
+
+OF_THE_MOMENT = ("load", "CPU clock", "GPU clock", "GPU temperature", "GPU power", "GPU slowed down by")
+"""Facts that are read anew each time, and say nothing of which machine it is."""
+
+
+def read_report(file: Path) -> BenchReport:
+    """A report of ``edgekit bench`` with processes; raises InputError for another file, and UsageError for one without."""
+    report = BenchReport.from_json(read_bytes(file, "report", InputError))
+    rows = (*report.between, *report.controls)
+    if not report.between or min(len(row.processes) for row in rows) < FEWEST_PROCESSES:
+        raise UsageError(f"{file} has no medians of fresh processes", "make it with edgekit bench B --processes 8 --output FILE")
+    if not all(0 < ms < math.inf for row in rows for ms in row.medians_ms):
+        raise InputError(f"{file} has medians that are no times", "make the report again")
+    return report
+
+
+def row_like(thing: Thing, report: BenchReport, file: Path) -> Between:
+    """The stored row of that backend, threads, batch and boundary; raises UsageError that lists those there are."""
+    wanted = (_place(thing.setup), thing.batch, thing.boundary)
+    rows = [row for row in report.between if (_place(row.setup), row.batch, row.boundary) == wanted]
+    if len(rows) == 1:
+        return rows[0]
+    if rows:
+        raise UsageError(f"{file} has {len(rows)} rows of {_told(thing)}", "store a report of one bundle and variant")
+    known = "; ".join(dict.fromkeys(_told(row) for row in report.between))
+    raise UsageError(f"{file} has no processes of {_told(thing)}", f"it has {known}")
+
+
+def other_day(
+    file: Path, report: BenchReport, machine: Mapping[str, str], now: Sequence[tuple[Thing, Sequence[Fresh]]], limit: float
+) -> Stored:
+    """What has changed since the report: facts of the ``machine``, and the reference network, whose processes are ``now``."""
+    controls = [control_of(thing, processes, report, limit) for thing, processes in now]
+    known = tuple(control for control in controls if control is not None)
+    differs = differing(report.machine, machine, known)
+    return Stored(str(file), differs, known, informing_only(differs, known))
+
+
+def _place(setup: Setup) -> tuple[str, int | None]:
+    return setup.backend, setup.threads
+
+
+def _told(row: Thing | Between) -> str:
+    return f"{row.setup.backend} threads={row.setup.threads}, batch {row.batch}, {row.boundary}"
+
+
+def control_of(thing: Thing, now: Sequence[Fresh], report: BenchReport, limit: float) -> Control | None:
+    """The reference network now over then; None where the report has not timed it by that setup.
+
+    It did not move where its 99 % bounds lie within the limit on both sides.
+    """
+    then = next((row for row in report.controls if row.setup == thing.setup), None)
+    if then is None:
+        return None
+    pairs = list(zip(now, then.processes, strict=False))[:MOST_PAIRS]
+    found = evidence_of([one.median_ms for one, _ in pairs], [other.median_ms for _, other in pairs])
+    within = found.high is not None and found.low > 0 and max(math.log(found.high), -math.log(found.low)) <= math.log1p(limit)
+    return Control(thing.setup, tuple(now), then.processes, found.ratio, found.low, found.high, moved=not within)
+
+
+def differing(then: Mapping[str, str], now: Mapping[str, str], controls: Sequence[Control]) -> dict[str, str]:
+    """Facts of the machine, and of the controls' runtimes, that are not as they were: name -> "then -> now"."""
+    pairs = [(then, now), *((control.second[0].facts, control.first[0].facts) for control in controls)]
+    return {
+        name: f"{old.get(name, 'none')} -> {new.get(name, 'none')}"
+        for old, new in pairs
+        for name in sorted({*old, *new})
+        if name not in OF_THE_MOMENT and old.get(name) != new.get(name)
+    }
+
+
+def informing_only(differs: Mapping[str, str], controls: Sequence[Control]) -> str:
+    """Why a stored report decides nothing here; empty where it may."""
+    if differs:
+        return "not the same machine: " + ", ".join(f"{name} {change}" for name, change in differs.items())
+    if not controls:
+        return "it has no times of the reference network"
+    moved = [str(control.setup) for control in controls if control.moved]
+    return f"the reference network moved on {', '.join(moved)}" if moved else ""

@@ -1,0 +1,67 @@
+"""Things that are timed in fresh processes, taking turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from edgekit.errors import MissingError
+from edgekit.latency.fresh import time_fresh
+from edgekit.machine.child import Failure
+from edgekit.progress import SILENT, Advance, Progress
+from edgekit.reports.fresh import Fresh
+from edgekit.setups import Setup
+
+WARM_SECONDS = 0.1
+
+Timer: TypeAlias = Callable[["Path", Setup, int, str, float], "Fresh | Failure"]
+"""What times a thing in a process of its own: ``time_fresh``, or a stand-in."""
+
+
+class Thing(NamedTuple):
+    """What one process times: a bundle by a setup, at a batch and a boundary; ``label`` names it in reports and errors."""
+
+    label: str
+    bundle: Path
+    setup: Setup
+    batch: int
+    boundary: str
+
+
+class Turns(NamedTuple):
+    """How things take turns: how many processes of each, the seconds of each process, and the seed of their order."""
+
+    each: int
+    seconds: float = 1.0
+    seed: int = 0
+
+
+def timed(thing: Thing, seconds: float, time: Timer = time_fresh) -> Fresh:
+    """One process; raises MissingError with its own sentence where it fails."""
+    outcome = time(thing.bundle, thing.setup, thing.batch, thing.boundary, seconds)
+    if isinstance(outcome, Failure):
+        raise MissingError(f"{thing.label} cannot be timed: {outcome.sentence('its process')}")
+    return outcome
+
+
+def warm(things: Sequence[Thing], seconds: float, advance: Advance, time: Timer = time_fresh) -> None:
+    """Each thing once, unrecorded and short: the first process that counts reads no cold files, and builds no engine."""
+    for thing in things:
+        timed(thing, min(seconds, WARM_SECONDS), time)
+        advance(1, thing.label)
+
+
+def in_turns(things: Sequence[Thing], turns: Turns, progress: Progress = SILENT, time: Timer = time_fresh) -> list[list[Fresh]]:
+    """The processes of each thing, made in rounds of a random order each; raises MissingError where one fails."""
+    processes: list[list[Fresh]] = [[] for _ in things]
+    dice = np.random.default_rng(turns.seed)
+    with progress.task("fresh processes", len(things) * (turns.each + 1)) as advance:
+        warm(things, turns.seconds, advance, time)
+        for _ in range(turns.each):
+            for place in dice.permutation(len(things)):
+                processes[place].append(timed(things[place], turns.seconds, time))
+                advance(1, things[place].label)
+    return processes

@@ -1,0 +1,113 @@
+"""``tuned``: the way that was chosen for a bundle on this machine, and nothing that was chosen elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import edgekit.backends.tuned
+from edgekit.backends.choose import choose
+from edgekit.backends.tuned import choice_for, keep_choice
+from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.state import keep, manifest_sha256
+from edgekit.errors import MissingError, UsageError
+from edgekit.machine.cpu import machine_facts
+from edgekit.setups import Setup
+
+CHOSEN = Setup("ort-cpu", "float32", 1)
+
+
+@pytest.fixture
+def opened(bundle: Path) -> Bundle:
+    return open_bundle(bundle)
+
+
+def choose_it(opened: Bundle) -> Path:
+    place = keep_choice(opened, CHOSEN, "median", 1, "2026-01-02T03:04:05+00:00")
+    assert place is not None
+    return place
+
+
+def test_what_was_chosen_is_what_tuned_stands_for(opened: Bundle) -> None:
+    assert choice_for(opened).setup is None
+    assert choice_for(opened).note == ""
+    choose_it(opened)
+    assert choice_for(opened).setup == CHOSEN
+    assert choose(opened, "tuned").setups == (CHOSEN,)
+    assert choose(opened, "tuned batches=1,8").setups == (Setup("ort-cpu", "float32", 1, (1, 8)),)
+
+
+def test_without_a_choice_tuned_says_how_to_make_one(opened: Bundle) -> None:
+    with pytest.raises(MissingError, match=r"nothing was tuned for bundle .* here; run edgekit tune"):
+        choose(opened, "tuned")
+
+
+@pytest.mark.parametrize("words", ["tuned threads=2", "tuned variant=int8", "tuned precision=bfloat16"])
+def test_tuned_says_the_rest_itself(opened: Bundle, words: str) -> None:
+    choose_it(opened)
+    with pytest.raises(UsageError, match="tuned stands for a variant, threads and options too"):
+        choose(opened, words)
+
+
+@pytest.mark.parametrize("fact", ["cpu", "cores", "instruction sets", "gpu"])
+def test_a_choice_of_another_machine_is_ignored_with_the_fact_that_differs(
+    opened: Bundle, monkeypatch: pytest.MonkeyPatch, fact: str
+) -> None:
+    choose_it(opened)
+    facts = machine_facts()
+    monkeypatch.setattr(edgekit.backends.tuned, "machine_facts", lambda: facts | {fact: "another"})
+    choice = choice_for(opened)
+    assert choice.setup is None
+    assert choice.note.startswith(f"edgekit tune's choice, {CHOSEN}, is ignored: its {fact} was ")
+    assert choice.note.endswith("is 'another' here; run edgekit tune again here")
+    with pytest.raises(MissingError, match="is 'another' here"):
+        choose(opened, "tuned")
+
+
+def test_facts_that_come_and_go_do_not_matter(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_it(opened)
+    facts = machine_facts()
+    monkeypatch.setattr(edgekit.backends.tuned, "machine_facts", lambda: facts | {"load": "99", "python": "3.99"})
+    assert choice_for(opened).setup == CHOSEN
+
+
+def test_another_release_of_the_runtime_must_be_tuned_anew(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_it(opened)
+    monkeypatch.setattr(edgekit.backends.tuned, "versions_of", lambda packages: {"onnxruntime": "99.0"})
+    assert "is '99.0' here" in choice_for(opened).note
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"\xff\xfe", b'{"manifest_sha256": 3}', b"[" * 100_000],
+    ids=["empty", "no keys", "no text", "types", "deep"],
+)
+def test_a_file_that_is_no_choice_is_ignored_with_a_note(opened: Bundle, content: bytes) -> None:
+    place = choose_it(opened)
+    place.write_bytes(content)
+    assert choice_for(opened) == (None, "runtime.json of this bundle cannot be read and is ignored; run edgekit tune again")
+
+
+def test_a_choice_of_a_variant_or_a_backend_that_is_gone_is_ignored(opened: Bundle) -> None:
+    place = choose_it(opened)
+    for old, new in ((b"float32", b"int5"), (b"ort-cpu", b"ort-abacus")):
+        place.write_bytes(place.read_bytes().replace(old, new))
+        assert choice_for(opened).setup is None
+        assert choice_for(opened).note
+        choose_it(opened)
+
+
+def test_a_choice_copied_from_another_bundle_is_ignored(opened: Bundle) -> None:
+    place = choose_it(opened)
+    sha = manifest_sha256(opened)
+    place.write_bytes(place.read_bytes().replace(sha.encode(), b"0" * 64))
+    assert "is of another bundle" in choice_for(opened).note
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault(opened: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
+    assert keep_choice(opened, CHOSEN, "median", 1, "") is None
+    assert keep(opened, "x.json", b"{}") is None
+    assert choice_for(opened) == (None, "")

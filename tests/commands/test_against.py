@@ -1,0 +1,290 @@
+"""``edgekit bench A --against B``: exit codes, what decides, and a stored report as the other side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgekit.commands.against import Terms, against
+from edgekit.commands.bench import bench
+from edgekit.errors import BundleError, InputError, UsageError
+from edgekit.files import write_bytes
+from edgekit.latency.control import NETWORK
+from edgekit.latency.fresh import Order
+from edgekit.latency.loop import Row, Timing
+from edgekit.machine.child import Answer, Limits
+from edgekit.reports.against import AgainstReport
+from edgekit.reports.bench import BenchReport
+from edgekit.reports.fresh import Fresh
+from edgekit.setups import Setup
+from tests.command_line import Command
+
+SETUP = "ort-cpu threads=1"
+SHORT = Timing((1,), 0.01)
+
+
+class Processes:
+    """Stands for ``run_child``: a bundle takes ``ms`` by its folder's name, times ``scatter``."""
+
+    def __init__(self, scatter: float = 0.002) -> None:
+        self.ms: dict[str, float] = {}
+        self.orders: list[Order] = []
+        self.scatter, self._rng = scatter, np.random.default_rng(0)
+        self.facts = {"runtime": "1"}
+
+    def __call__(self, module: str, arguments: tuple[str, ...], limits: Limits, key: str) -> Answer:
+        order = msgspec.json.decode(arguments[0], type=Order)
+        self.orders.append(order)
+        ms = self.ms.get(Path(order.bundle).name, 1.0) * float(np.exp(self._rng.normal(0, self.scatter)))
+        fresh = Fresh(order.batch, order.boundary, ms, 1, (ms,), 9.0, (ms,), 1, None, "stable", self.facts)
+        answer: Answer = msgspec.to_builtins(fresh)
+        return answer
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
+    stand_in = Processes()
+    monkeypatch.setattr("edgekit.latency.fresh.run_child", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def other(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "other"))
+
+
+def test_a_bundle_stands_against_itself_in_real_processes(bundle: Path, other: Path) -> None:
+    report = against(bundle, other, SETUP, SHORT, terms=Terms(pairs=2))
+    (row,) = report.rows
+    assert (row.name, row.setup.threads, row.against_setup) == ("ort-cpu, batch 1, end-to-end", 1, row.setup)
+    assert sorted(row.order) == ["AB", "BA"]
+    assert len(row.first) == len(row.second) == row.evidence.pairs == 2
+    assert report.undecided  # two pairs decide nothing
+    assert report.bundle_sha256 == report.against_sha256
+    assert AgainstReport.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize(
+    ("ms", "words", "code", "verdict"),
+    [
+        (1.0, (), 0, "not slower"),
+        (1.2, (), 1, "slower"),
+        (1.2, ("--limit", "30%"), 0, "not slower"),
+        (0.5, (), 0, "not slower"),
+        (1.2, ("--pairs", "6"), 3, "undecided"),
+        (1.2, ("--pairs", "6", "--undecided", "pass"), 0, "undecided"),
+    ],
+)
+def test_the_exit_code_is_the_verdict(
+    bundle: Path, other: Path, run: Command, processes: Processes, ms: float, words: tuple[str, ...], code: int, verdict: str
+) -> None:
+    processes.ms["bundle"] = ms
+    result = run("bench", bundle, "--against", other, "--backend", SETUP, *words, "--json")
+    assert result.code == code
+    report = AgainstReport.from_json(result.out.encode())
+    assert report.verdict == verdict
+    assert result.document["passed"] == (code == 0)
+    table = run("bench", bundle, "--against", other, "--backend", SETUP, *words)
+    assert table.code == code
+    assert {0: "no", 1: "yes", 3: "undecided"}[code] in table.out.splitlines()[-1] or "which passes here" in table.out
+
+
+def test_only_noise_gives_no_verdict(bundle: Path, other: Path, run: Command, processes: Processes) -> None:
+    processes.scatter = 0.15
+    processes.ms["bundle"] = 1.2
+    result = run("bench", bundle, "--against", other, "--backend", SETUP)
+    assert result.code == 3
+    assert "by chance, more than the limit" in result.out
+
+
+def test_the_row_that_decides_is_end_to_end_and_the_first_batch_on_the_usual_backend(
+    bundle: Path, other: Path, run: Command, processes: Processes
+) -> None:
+    assert run("bench", bundle, "--against", other, "--batch", "4,1", "--threads", "1").code == 0
+    assert {(str(order.setup), order.batch, order.boundary) for order in processes.orders} == {
+        ("ort-cpu variant=float32 threads=1", 4, "end-to-end")
+    }
+    assert len(processes.orders) == 2 * (1 + 8)
+
+
+def test_several_rows_decide_by_more_pairs(bundle: Path, other: Path, run: Command, processes: Processes) -> None:
+    words = ("--row", "device:2", "--row", "end-to-end:1", "--threads", "1")
+    report = AgainstReport.from_json(run("bench", bundle, "--against", other, *words, "--json").out.encode())
+    assert [(row.boundary, row.batch, row.evidence.pairs) for row in report.rows] == [("device", 2, 10), ("end-to-end", 1, 10)]
+
+
+def test_the_other_side_can_have_its_own_setup(bundle: Path, run: Command, processes: Processes) -> None:
+    words = ("--backend", SETUP, "--against-backend", "ort-cpu threads=2")
+    report = AgainstReport.from_json(run("bench", bundle, "--against", bundle, *words, "--json").out.encode())
+    assert (report.rows[0].setup.threads, report.rows[0].against_setup.threads) == (1, 2)
+    assert {order.setup.threads for order in processes.orders} == {1, 2}
+
+
+def test_bundles_with_other_inputs_can_stand_against_each_other(bundle: Path, processes: Processes) -> None:
+    assert against(bundle, NETWORK, SETUP, SHORT).verdict == "not slower"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--limit", "5"), "write it like 5%"),
+        (("--limit", "nan%"), "write it like 5%"),
+        (("--limit", "100%"), "between 0% and 100%"),
+        (("--pairs", "0"), "--pairs 0 is not a number from 1 to 20"),
+        (("--undecided", "fail"), "write --undecided pass"),
+        (("--row", "batch:1"), "write it like end-to-end:1 or device:8"),
+        (("--row", "device:0"), "write it like end-to-end:1 or device:8"),
+        (("--processes", "5"), "--processes is not for a comparison"),
+        (("--layers",), "--layers is not for a comparison"),
+        (("--budget-ms", "5"), "--budget-ms is not for a comparison"),
+        (("--against-backend", SETUP, "--against-backend", "ort-cpu threads=2"), "--against-backend as often as --backend"),
+    ],
+)
+def test_words_that_decide_nothing_are_one_sentence(
+    bundle: Path, run: Command, processes: Processes, words: tuple[str, ...], told: str
+) -> None:
+    result = run("bench", bundle, "--against", bundle, "--backend", SETUP, *words)
+    assert result.code == 2
+    assert told in result.err
+    assert processes.orders == []
+
+
+@pytest.mark.parametrize("word", ["--limit", "--pairs", "--undecided", "--against-backend"])
+def test_words_of_a_comparison_need_one(bundle: Path, run: Command, word: str) -> None:
+    result = run("bench", bundle, word, "9")
+    assert result.code == 2
+    assert f"{word} is for a comparison; add --against BUNDLE" in result.err
+
+
+def test_a_comparison_is_of_one_bundle_and_its_report_lies_in_none(
+    bundle: Path, other: Path, run: Command, processes: Processes
+) -> None:
+    assert "give one, or leave out --against" in run("bench", bundle, other, "--against", bundle).err
+    for words in ((bundle, other), (bundle, "--against", other)):
+        result = run("bench", *words, "--output", other / "report.json")
+        assert result.code == 2
+        assert "a bundle is immutable" in result.err
+    assert processes.orders == []
+
+
+def test_a_bundle_that_is_replaced_meanwhile_gives_no_verdict(bundle: Path, other: Path, processes: Processes) -> None:
+    def replace(module: str, arguments: tuple[str, ...], limits: Limits, key: str) -> Answer:
+        if len(processes.orders) == 5:
+            shutil.move(other, other.parent / "old")
+            shutil.copytree(bundle, other)
+        return processes(module, arguments, limits, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgekit.latency.fresh.run_child", replace)
+        with pytest.raises(BundleError):
+            against(bundle, other, SETUP, SHORT)
+
+
+# a report of another day
+
+
+@pytest.fixture
+def stored(bundle: Path, processes: Processes, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a report of the bundle's processes, changed as asked."""
+
+    def store(change: Callable[[BenchReport], BenchReport] = lambda report: report, count: int = 8) -> Path:
+        report = bench(bundle, SETUP, Timing((1,), 0.01, processes=count, rows=(Row(), Row(1, "device"))))
+        write_bytes(tmp_path / "b.json", change(report).to_json())
+        processes.orders.clear()
+        return tmp_path / "b.json"
+
+    return store
+
+
+@pytest.mark.parametrize(("ms", "code"), [(1.0, 0), (1.2, 1)])
+def test_a_report_decides_where_machine_and_control_are_as_they_were(
+    bundle: Path, run: Command, processes: Processes, stored: Callable[..., Path], ms: float, code: int
+) -> None:
+    file = stored()
+    processes.ms["bundle"] = ms
+    result = run("bench", bundle, "--against", file, "--backend", SETUP, "--json")
+    assert result.code == code
+    report = AgainstReport.from_json(result.out.encode())
+    assert report.stored is not None
+    assert (report.stored.differs, report.stored.informs_only) == ({}, "")
+    assert [control.moved for control in report.stored.controls] == [False]
+    assert len(processes.orders) == 2 * (1 + 8)  # of the bundle and of the reference network
+
+
+def test_a_report_only_informs_where_the_control_moved(
+    bundle: Path, run: Command, processes: Processes, stored: Callable[..., Path]
+) -> None:
+    file = stored()
+    processes.ms |= {"bundle": 1.2, "network": 1.2}  # the machine is slower today, the bundle is not
+    result = run("bench", bundle, "--against", file, "--backend", SETUP)
+    assert result.code == 3
+    assert "informs and decides nothing: the reference network moved on ort-cpu threads=1" in result.out
+    assert run("bench", bundle, "--against", file, "--backend", SETUP, "--undecided", "pass").code == 0
+
+
+def test_a_report_only_informs_on_another_machine_or_runtime(
+    bundle: Path, run: Command, processes: Processes, stored: Callable[..., Path]
+) -> None:
+    file = stored(lambda report: msgspec.structs.replace(report, machine={**report.machine, "cpu": "another", "load": "99"}))
+    result = run("bench", bundle, "--against", file, "--backend", SETUP)
+    assert result.code == 3
+    assert "not the same machine: cpu another -> " in result.out
+    file = stored()
+    processes.facts = {"runtime": "2", "CPU clock": "1 MHz"}
+    result = run("bench", bundle, "--against", file, "--backend", SETUP)
+    assert result.code == 3
+    assert "not the same machine: runtime 1 -> 2" in result.out
+
+
+def test_a_report_without_the_reference_network_only_informs(bundle: Path, stored: Callable[..., Path]) -> None:
+    file = stored(lambda report: msgspec.structs.replace(report, controls=()))
+    report = against(bundle, file, SETUP, SHORT)
+    assert report.undecided
+    assert report.stored is not None
+    assert report.stored.informs_only == "it has no times of the reference network"
+
+
+def test_more_processes_than_can_be_counted_are_not_all_taken(bundle: Path, stored: Callable[..., Path]) -> None:
+    assert against(bundle, stored(count=25), SETUP, SHORT).rows[0].evidence.pairs == 20
+
+
+@pytest.mark.parametrize(
+    ("setup", "row", "told"),
+    [
+        ("ort-cpu threads=2", Row(), "has no processes of ort-cpu threads=2, batch 1, end-to-end; it has ort-cpu threads=1"),
+        (SETUP, Row(8), "has no processes of ort-cpu threads=1, batch 8, end-to-end"),
+    ],
+)
+def test_a_report_without_that_row_says_what_it_has(
+    bundle: Path, stored: Callable[..., Path], setup: str, row: Row, told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        against(bundle, stored(), setup, Timing((1,), 0.01, rows=(row,)))
+
+
+def test_a_report_of_two_bundles_does_not_say_which(bundle: Path, stored: Callable[..., Path]) -> None:
+    file = stored(lambda report: msgspec.structs.replace(report, between=2 * report.between))
+    with pytest.raises(UsageError, match="2 rows of ort-cpu threads=1, batch 1, end-to-end; store a report of one bundle"):
+        against(bundle, file, SETUP, SHORT)
+
+
+def test_other_files_are_refused_in_a_sentence(bundle: Path, stored: Callable[..., Path], tmp_path: Path) -> None:
+    file = stored(lambda report: msgspec.structs.replace(report, between=()))
+    with pytest.raises(UsageError, match="no medians of fresh processes; make it with edgekit bench B --processes 8"):
+        against(bundle, file, SETUP, SHORT)
+    document = json.loads(stored().read_bytes())
+    document["between"][0]["processes"][0]["median_ms"] = 0.0
+    file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="medians that are no times"):
+        against(bundle, file, SETUP, SHORT)
+    file.write_text('{"rows": []}')
+    with pytest.raises(InputError, match="not a BenchReport"):
+        against(bundle, file, SETUP, SHORT)
+    with pytest.raises(BundleError, match="nowhere"):
+        against(bundle, tmp_path / "nowhere", Setup("ort-cpu"), SHORT)

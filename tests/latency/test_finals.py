@@ -1,0 +1,97 @@
+"""The finals: turns in an order by chance, each way's metric by processes, and what they decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from edgekit.latency.finals import MOST_SECONDS, SECONDS, TURNS, Final, middle, seconds_for, take_turns, versus
+from edgekit.machine.child import Failure
+from edgekit.reports.fresh import Fresh
+from edgekit.setups import Setup
+
+FAST, SLOW = Setup("ort-cpu", threads=1), Setup("ort-cpu", threads=2)
+
+
+def fresh(*samples: float) -> Fresh:
+    return Fresh(1, "end-to-end", float(np.median(samples)), len(samples), samples, 5.0, samples[:1], 1, None, "stable", {})
+
+
+def test_every_way_takes_as_many_turns_in_an_order_by_chance() -> None:
+    ran: list[tuple[Setup, float]] = []
+
+    def timed(setup: Setup, seconds: float) -> Fresh:
+        ran.append((setup, seconds))
+        return fresh(1.0)
+
+    finals = take_turns([FAST, SLOW], timed, {FAST: 0.1, SLOW: 0.2})
+    assert [len(final.fresh) for final in finals.values()] == [TURNS, TURNS]
+    turns = [ran[place : place + 2] for place in range(0, len(ran), 2)]
+    assert all({setup for setup, _ in turn} == {FAST, SLOW} for turn in turns)
+    assert {turn[0][0] for turn in turns} == {FAST, SLOW}
+    assert set(ran) == {(FAST, 0.1), (SLOW, 0.2)}
+
+
+def test_a_way_that_fails_takes_no_more_turns_and_the_others_go_on() -> None:
+    counts: dict[Setup, int] = {FAST: 0, SLOW: 0}
+
+    def timed(setup: Setup, seconds: float) -> Fresh | Failure:
+        counts[setup] += 1
+        return Failure("signal", "was ended by SIGSEGV") if setup == SLOW and counts[setup] == 3 else fresh(1.0)
+
+    finals = take_turns([FAST, SLOW], timed, {FAST: 0.1, SLOW: 0.1})
+    assert counts == {FAST: TURNS, SLOW: 3}
+    assert finals[SLOW].failure == "it was ended by SIGSEGV"
+    assert not finals[FAST].failure
+
+
+def test_a_metric_is_read_from_each_process_by_itself() -> None:
+    final = Final((fresh(1.0, 2.0, 9.0), fresh(3.0, 4.0, 5.0)))
+    assert final.values("median") == (2.0, 4.0)
+    assert final.values("throughput") == (4.0, 4.0)
+    assert final.values("p99") == pytest.approx((8.86, 4.98))
+    assert middle(final.values("median")) == 3.0
+
+
+def test_a_percentile_is_of_all_calls_and_withheld_while_they_are_too_few() -> None:
+    few = Final((fresh(*[1.0] * 600),))
+    assert few.percentile(99) is None
+    assert Final((*few.fresh, fresh(*[1.0] * 100))).percentile(99) == 1.0
+
+
+def test_a_tail_is_timed_long_enough_for_its_percentile() -> None:
+    assert seconds_for(1.0, "median", tail=False) == SECONDS
+    for metric, tail in (("p99", False), ("median", True)):
+        assert TURNS * seconds_for(30.0, metric, tail=tail) * 1e3 / 30.0 > 662  # type: ignore[arg-type]
+    assert seconds_for(1e6, "p99", tail=True) == MOST_SECONDS
+
+
+def takes(ms: float, scatter: float, seed: int) -> tuple[float, ...]:
+    return tuple(ms * np.exp(scatter * np.random.default_rng(seed).standard_normal(TURNS)))
+
+
+def test_a_clear_difference_is_decided_and_its_bounds_hold_it() -> None:
+    outcome = versus(takes(1.0, 0.01, 0), takes(1.1, 0.01, 1))
+    assert outcome.decided
+    assert outcome.more == 0
+    assert outcome.low < 1.1 < outcome.high
+    assert outcome.low > 1
+
+
+def test_alike_ways_are_not_told_apart_whatever_they_are_called() -> None:
+    same: Mapping[bool, int] = {True: 0, False: 0}
+    counts = dict(same)
+    for seed in range(100):
+        first, second = takes(1.0, 0.03, 2 * seed), takes(1.0, 0.03, 2 * seed + 1)
+        best, other = sorted((first, second), key=middle)
+        counts[versus(best, other).decided] += 1
+    assert counts[True] <= 6  # the winner is picked by these very processes: up to twice 1 %, and chance
+
+
+def test_a_difference_within_the_scatter_says_how_many_more_processes_it_takes() -> None:
+    outcome = versus(takes(1.0, 0.03, 4), takes(1.02, 0.03, 5))
+    assert not outcome.decided
+    assert outcome.more is None or outcome.more >= 1
+    assert versus([1.0] * TURNS, [1.0] * TURNS).more is None

@@ -1,0 +1,61 @@
+"""Which nodes of a file compute in float16, told from what the file says of its values."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekit.onnx.arithmetic import in_half
+from edgekit.onnx.half import to_half
+from tests.onnx.crafted import model_of, node, tensor
+
+
+def counts(model: onnx.ModelProto) -> tuple[int, int]:
+    found = in_half(model.SerializeToString())
+    return len(found.nodes), found.most
+
+
+def network() -> onnx.ModelProto:
+    """Layers, sizes, indices, a comparison and a Cast of its own."""
+    nodes = [
+        node("Conv", ["x", "w"], "a", "first"), node("Relu", ["a"], "b"), node("Shape", ["b"], "s"),
+        node("Reshape", ["b", "s"], "c"), node("Greater", ["c", "zero"], "g"), node("Where", ["g", "c", "zero"], "d"),
+        node("Shape", ["d"], "n"), node("Cast", ["n"], "f", to=TensorProto.FLOAT), node("ReduceMax", ["f"], "m", keepdims=0),
+        node("Mul", ["d", "m"], "e"), node("Conv", ["e", "v"], "y", "last"),
+    ]  # fmt: skip
+    stored = [tensor("w", 4, 4, 1, 1), tensor("v", 4, 4, 1, 1), numpy_helper.from_array(np.float32(0), "zero")]
+    return model_of(nodes, stored, shape=("batch", 4, 8, 8))
+
+
+def described(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types of all its values."""
+    return onnx.shape_inference.infer_shapes(model)
+
+
+@pytest.mark.parametrize("keep", [{}, {"last": "asked"}, {"relu": "asked", "first": "asked"}])
+def test_as_many_nodes_are_found_as_were_converted(keep: dict[str, str]) -> None:
+    halved = to_half(described(network()), keep)
+    least, most = counts(described(halved.model))
+    assert least <= halved.converted <= most <= least + 1  # ONNX gives no type to what is cast for a caller
+    names = {each.key for each in in_half(described(halved.model).SerializeToString()).nodes}
+    assert names.isdisjoint(each.node for each in halved.kept)
+
+
+def test_without_types_the_count_is_between_layers_and_all_nodes() -> None:
+    halved = to_half(network())
+    del halved.model.graph.value_info[:]
+    least, most = counts(halved.model)
+    assert 2 <= least <= halved.converted <= most < len(halved.model.graph.node)
+
+
+def test_a_float32_file_has_none() -> None:
+    assert counts(described(network())) == (0, 0)
+
+
+def test_nodes_that_no_output_depends_on_are_not_sure() -> None:
+    model = described(to_half(described(network())).model)
+    least, most = counts(model)
+    model.graph.node.append(helper.make_node("Relu", ["b"], ["unused"], "unused"))
+    assert counts(described(model)) == (least, most + 1)
