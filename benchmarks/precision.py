@@ -29,7 +29,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from precision_parsed import parsed
-from precision_table import BATCHES, FLOAT, PARSER, READING, summary
+from precision_table import BATCHES, FLOAT, JUDGED_ON, PARSER, READING, summary
 from precision_without_vnni import PICTURES, NotEmulated, emulator_version, run_emulated
 
 from edgekit.accuracy import paired
@@ -275,6 +275,7 @@ def judge(network: Network, results: dict[str, Any], only: str) -> None:
             rows[runtime]["bytes"] = len(content)
             print(network.name, file, runtime, rows[runtime], flush=True)
         rows[PARSER] = _parsed(content)
+        results[network.name][JUDGED_ON] = {**machine_facts(), **versions_of(PACKAGES)}
         save(results)
 
 
@@ -405,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             clock(network, results)
         else:
             judge(network, results, options.only)
-        results["machine"] = {**machine_facts(), **versions_of(PACKAGES)}
+        results.setdefault("machine", {**machine_facts(), **versions_of(PACKAGES)})
         save(results, path)
     if options.summary:
         print(summary(load(), load(WITHOUT_VNNI)))

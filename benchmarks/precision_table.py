@@ -12,7 +12,8 @@ WRITTEN = "ONNX Runtime, optimisations off"
 FAST = ("ONNX Runtime", "OpenVINO")
 BATCHES = (1, 8)
 NONE_YET = "Not measured yet: run `python benchmarks/precision.py`."
-BESIDE = ("machine", "emulator", "timed on")
+JUDGED_ON = "judged on"
+BESIDE = ("machine", "emulator", "timed on", JUDGED_ON)
 
 
 def summary(results: Mapping[str, Any], without_vnni: Mapping[str, Any]) -> str:
@@ -25,9 +26,13 @@ def summary(results: Mapping[str, Any], without_vnni: Mapping[str, Any]) -> str:
 def _machine(results: Mapping[str, Any]) -> Iterator[str]:
     facts = results.get("machine")
     if facts:
-        tools = ", ".join(f"{name} {facts[name]}" for name in facts if name not in FACTS)
-        yield f"Measured on {facts['cores']} cores of {facts['cpu']} ({facts.get('instruction sets', '-')}); {tools}."
+        yield f"Measured on {_described(facts)}."
         yield ""
+
+
+def _described(facts: Mapping[str, str]) -> str:
+    tools = ", ".join(f"{name} {facts[name]}" for name in facts if name not in FACTS)
+    return f"{facts['cores']} cores of {facts['cpu']} ({facts.get('instruction sets', '-')}); {tools}"
 
 
 FACTS = ("system", "cpu", "cores", "python", "instruction sets", "load")
@@ -35,12 +40,15 @@ FACTS = ("system", "cpu", "cores", "python", "instruction sets", "load")
 
 def _network(name: str, files: Mapping[str, Any]) -> Iterator[str]:
     """The tables of one network, with what was refused below them."""
-    rows = {file: rows for file, rows in files.items() if file not in BESIDE}
+    rows = {file: rows for file, rows in files.items() if file not in BESIDE and rows}
     yield f"### {name}"
     yield ""
     known = rows.get(FLOAT, {}).get(FAST[0])
     if known:
         yield f"float32: {known['bytes'] / 1e6:.2f} MB, accuracy {known['accuracy']:.4f} on {known['pictures']:,} test pictures."
+        yield ""
+    if JUDGED_ON in files:
+        yield f"Measured on {_described(files[JUDGED_ON])}."
         yield ""
     columns = [f"{runtime}: SNR in dB | points lost | flips" for runtime in (*FAST, READING)]
     yield f"| file | MB | {' | '.join(columns)} | {PARSER} |"

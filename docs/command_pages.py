@@ -25,9 +25,13 @@ CHECKS = (
     "parity",
     "accuracy",
     "a latency budget",
+    "a bundle slower than another",
     "an engine's precision",
     "a picture that cannot be read",
     "a broken backend in `doctor`",
+    "an unfit machine in `doctor --bench`",
+    "a difference in `diff`",
+    "no way within the budgets in `tune`",
 )
 """What gives exit code 1; README has the same words."""
 INDEX = """\
@@ -42,6 +46,7 @@ Exit codes:
 | 0 | all well |
 | 1 | a check failed: {checks} |
 | 2 | wrong usage, bad input such as a damaged bundle, or something missing on this machine |
+| 3 | `bench --against` cannot decide |
 | 130 | stopped by Ctrl-C |
 
 `--backend` takes a *setup*: a backend's name with its own options, as in `--backend "ort-cpu threads=4"` or `--backend "tensorrt

@@ -58,7 +58,7 @@ MEANINGS = {
     "train.average": "export the moving average of the weights after each step, of this decay, like 0.998; batch norm's "
     "statistics are then measured anew",
     "train.clip_norm": "the largest norm of all gradients together; longer ones are scaled down to it",
-    "train.compile": "compile the model with `torch.compile`, at the first step; needs a C++ compiler",
+    "train.compile": "compile the model with `torch.compile`, at the first step; needs a C++ compiler, and is for one process",
     "train.checkpoint_every": "steps after which a checkpoint is written; it is written after each epoch as well",
     "train.stages.modules": "the path of a module: means all parameters in it; of several stages the longest path counts",
     "train.stages.rate": "its share of the learning rate",
@@ -78,7 +78,9 @@ MEANINGS = {
     "export.fold_bn": "fold batch norm into the layers around it",
     "export.opset": "the ONNX opset of the file",
     "export.golden": "the number of test pictures recorded with their reference outputs",
-    "variants.to": "its precision; each may be given once",
+    "export.license": "the bundle's licence, an SPDX expression such as `Apache-2.0`",
+    "export.author": "who answers for the bundle",
+    "variants.to": "its precision, or `with-preprocessing` for a file that takes pictures; each may be given once",
     "variants.calibrate": "a recipe, a folder of training pictures or an `.npz` file of inputs, relative to the recipe, or "
     "`random`; the recipe's own training pictures if left out; for `int8` only",
     "variants.samples": "how many samples are calibrated on; 256 if left out; for `int8` only",

@@ -1,4 +1,4 @@
-"""From a picture file to uint8 pixels: which formats are read, and what every pixel type becomes.
+"""From a picture to uint8 pixels: which formats of files are read, and what every pixel type becomes.
 
 Pixels are scaled by what the file's type can hold, and never by what one picture happens to hold: white is 1 in a picture of 1
 bit, 255 in 8 bits, 4095 in 12 bits, 65535 in 16 bits, the largest integer in 32 bits, and 1.0 in floating point. Colours become
@@ -7,11 +7,13 @@ RGB or grey, transparency is flattened onto black, and a camera's orientation is
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Color = Literal["grey", "rgb"]
+PictureSource: TypeAlias = Union[str, Path, bytes, NDArray[np.uint8], "Image"]
+"""A picture: a file's path, a file's bytes, uint8 height x width x 1, 3 (RGB) or 4 (RGBA), or one that Pillow has opened."""
 CHANNELS: dict[str, int] = {"grey": 1, "rgb": 3}
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -44,6 +48,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 _ORIENTATION = 0x0112
+_ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""What Pillow keeps the orientation in."""
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2
 """TIFF's tags for the bits of a sample, for whether 0 is white and for the sample's type, and the type of signed integers."""
 _BLOCK_PIXELS = 1 << 20
@@ -78,6 +84,52 @@ def decoder(color: Color, size: tuple[int, int], white: float | None = None) -> 
         yield decode
 
 
+def pixels_from(
+    source: PictureSource, color: Color, size: tuple[int, int] | None, white: float | None = None, *, name: str = ""
+) -> NDArray[np.uint8]:
+    """Decode a picture, wherever it comes from, and resize it to ``size`` = (height, width) -> uint8 C x H x W.
+
+    None: it keeps its size.
+
+    All kinds of sources give the pixels that ``decoded`` gives of the file; an array that has the size and the channels already
+    needs no Pillow. ``name`` stands for a picture without a path in errors, which are those of ``decoded``.
+    """
+    if isinstance(source, (str, Path)):
+        with _without_warnings(), _naming(source):
+            return _resized(_load(Path(source), white), color, size)
+    if isinstance(source, np.ndarray):
+        with _naming(name):
+            _check_array(source)
+        if source.shape == (*(size or source.shape[:2]), CHANNELS[color]):
+            return np.ascontiguousarray(source.transpose(2, 0, 1))
+    with _without_warnings(), _naming(name):
+        return _resized(_image_of(source, white), color, size)
+
+
+def _check_array(array: NDArray[Any]) -> None:
+    """Refuse an array that is no picture: what its numbers mean cannot be told."""
+    shape = " x ".join(map(str, array.shape))
+    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    if array.dtype != np.uint8 or not is_picture or not array.size:
+        hint = "transpose it by (1, 2, 0)" if array.ndim == 3 and array.shape[0] in (1, 3) else "call the model on other arrays"
+        raise _Unusable(f"is {array.dtype} {shape}, not uint8 height x width x 1, 3 or 4", hint)
+
+
+def _image_of(source: bytes | NDArray[np.uint8] | Image, white: float | None) -> Image:
+    """The picture of a file's bytes, of an array, or of what Pillow has opened, which stays open."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise _no_pillow() from None
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source[:, :, 0] if source.shape[2:] == (1,) else source)
+    if isinstance(source, Image.Image):
+        return _loaded(source, white)
+    if not isinstance(source, bytes):
+        raise _Unusable(f"is a {type(source).__name__}", "give a path, bytes, a Pillow image or a uint8 array")
+    return _read(BytesIO(source), white)
+
+
 def decoder_version() -> str:
     """Changes wherever the pixels of a picture may: with this module, and with Pillow or a library that it decodes by."""
     try:
@@ -100,23 +152,43 @@ def pixels_of(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.u
         return _resized(image, color, size)
 
 
-def _resized(image: Image, color: Color, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resized(image: Image, color: Color, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     from PIL import Image as pillow
 
     image = _flattened(_eight_bits(image, None) if _is_deep(image) else _known_colours(image))
     image = image.convert("L" if color == "grey" else "RGB")
-    if image.size != (size[1], size[0]):
+    if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
     array = np.asarray(image, np.uint8)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
+class _Quiet:
+    """The filter of warnings is the process's: the first of the threads that decode sets it, and the last takes it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._filter = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filter.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *problem: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filter.close()
+
+
+_QUIET = _Quiet()
+
+
+def _without_warnings() -> _Quiet:
     """Of sizes below Pillow's limit, and of damage that Pillow then mends or raises for."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    return _QUIET
 
 
 @contextmanager
@@ -148,26 +220,27 @@ class _Unusable(Exception):
 
 
 def _load(path: Path, white: float | None) -> Image:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise _no_pillow() from None
     if not path.exists():
         raise _Unusable("does not exist", "check the path")
     if not path.is_file():
         raise _Unusable("is not a regular file", "give a PNG or JPEG file")
+    # as a stream: Pillow maps a named TIFF into memory as if it were upright already, and scrambles it
+    with path.open("rb") as stream:
+        return _read(stream, white)
+
+
+def _read(stream: BinaryIO, white: float | None) -> Image:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise _no_pillow() from None
     Image.init()
     try:
-        # as a stream: Pillow maps a named TIFF into memory as if it were upright already, and scrambles it
-        with path.open("rb") as stream, Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
-            white = _as_loaded(opened, white)
-            transparent = _transparent_as_loaded(opened)
-            opened.load()
-            if transparent is not None:
-                opened.info["transparency"] = transparent
-            return _upright(opened, _eight_bits(opened, white) if _is_deep(opened) else opened)
+        with Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
+            return _loaded(opened, white)
     except UnidentifiedImageError:
-        if _head(path) in _TIFF_HEADS:
+        stream.seek(0)
+        if stream.read(4) in _TIFF_HEADS:
             raise _Unusable(
                 "is a TIFF with pixels that are not read, like float64, float16 or integers of 64 bits",
                 "save it as float32 or as integers of 16 bits",
@@ -175,9 +248,14 @@ def _load(path: Path, white: float | None) -> Image:
         raise _Unusable("is not a picture of a format that is read", "convert it to PNG or JPEG") from None
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(4)
+def _loaded(opened: Image, white: float | None) -> Image:
+    """The first frame of an open picture, upright, with at most 8 bits a channel."""
+    white = _as_loaded(opened, white)
+    transparent = _transparent_as_loaded(opened)
+    opened.load()
+    if transparent is not None:
+        opened.info["transparency"] = transparent
+    return _upright(opened, _eight_bits(opened, white) if _is_deep(opened) else opened)
 
 
 def _transparent_as_loaded(opened: Any) -> Any:
@@ -185,7 +263,7 @@ def _transparent_as_loaded(opened: Any) -> Any:
 
     Of colours of 16 bits Pillow loads the upper 8, so those that differ in the lower alone are transparent too.
     """
-    value, stored = opened.info.get("transparency"), opened.tile[0][3] if opened.tile else ""
+    value, stored = opened.info.get("transparency"), opened.tile[0][3] if getattr(opened, "tile", ()) else ""
     if opened.format != "PNG" or not isinstance(stored, str):
         return value
     if isinstance(value, int) and stored in _GREY_STEPS:
@@ -214,7 +292,10 @@ def _upright(opened: Image, image: Image) -> Image:
     except Exception:
         turn = None
     if turn is not None:
-        return image.transpose(turn)
+        turned = image.transpose(turn)
+        for key in _ORIENTED:  # or whoever is given the turned picture turns it again
+            turned.info.pop(key, None)
+        return turned
     return image.copy() if image is opened else image
 
 
@@ -241,11 +322,11 @@ def _as_loaded(opened: Image, white: float | None) -> float | None:
 
 def _largest_in_file(opened: Any) -> int | None:
     """What a sample of the file can hold, where Pillow scales that to 8 or 16 bits; None where it does not."""
-    decoder, arguments = (opened.tile[0][0], opened.tile[0][3]) if opened.tile else ("", ())
+    decoder, arguments = (opened.tile[0][0], opened.tile[0][3]) if getattr(opened, "tile", ()) else ("", ())
     parts = arguments if isinstance(arguments, tuple) else (arguments,)
     if decoder in ("ppm", "ppm_plain"):
         return int(parts[-1])
-    if opened.format == "JPEG2000":
+    if decoder == "jpeg2k":
         return (1 << _bits_of_jpeg2000(opened.fp)) - 1
     return 65535 if any(isinstance(part, str) and ";16" in part for part in parts) else None
 

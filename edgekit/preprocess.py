@@ -11,16 +11,18 @@ resizing is Pillow's antialiased filter of the given name straight to height x w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.decoding import CHANNELS, Color, decoded, load_image, pixels_of
+from edgekit.decoding import CHANNELS, Color, PictureSource, load_image, pixels_from, pixels_of
 
-__all__ = ["MAX_SIDE", "Color", "Preprocess", "in_units", "load_image", "no_picture", "of_bytes", "pixels_of"]
+__all__ = [
+    "MAX_SIDE", "AsDecoded", "Color", "Intake", "PictureSource", "Preprocess", "in_units", "load_image", "no_picture", "of_bytes",
+    "pixels_of",
+]  # fmt: skip
 
 MAX_SIDE = 4096
 
@@ -58,10 +60,43 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scaled: NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         return scaled
 
-    def open(self, path: Path) -> NDArray[np.uint8]:
-        """Decode and resize one file -> uint8 C x H x W; raises DataError naming the file."""
-        white = None if self.white is msgspec.UNSET else self.white
-        return decoded(path, self.color, (self.height, self.width), white)
+    def open(self, picture: PictureSource, name: str = "") -> NDArray[np.uint8]:
+        """Decode and resize one picture -> uint8 C x H x W.
+
+        Raises DataError naming the file, or the picture as ``name`` where it has no path.
+        """
+        return pixels_from(picture, self.color, (self.height, self.width), self.brightest, name=name)
+
+    @property
+    def brightest(self) -> float | None:
+        """``white``, None where it says nothing."""
+        return None if self.white is msgspec.UNSET else self.white
+
+
+class Intake(Protocol):
+    """How pictures become a file's input: ``open`` gives uint8 C x H x W of each, ``normalise`` the input for N of one size."""
+
+    def open(self, picture: PictureSource, name: str = "") -> NDArray[np.uint8]:
+        """Decode one picture; raises DataError that names it."""
+        ...
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """uint8 N x C x H x W -> the input."""
+        ...
+
+
+class AsDecoded(NamedTuple):
+    """The Intake of a file that preprocesses itself: uint8 N x H x W x 3 (RGB), of the pictures' own size."""
+
+    white: float | None
+
+    def open(self, picture: PictureSource, name: str = "") -> NDArray[np.uint8]:
+        """Decode one picture -> uint8 3 x H x W; raises DataError as ``Preprocess.open`` does."""
+        return pixels_from(picture, "rgb", None, self.white, name=name)
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 N x C x H x W -> N x H x W x 3; grey becomes RGB of three like channels."""
+        return np.ascontiguousarray(np.broadcast_to(pixels, (len(pixels), 3, *pixels.shape[2:])).transpose(0, 2, 3, 1))
 
 
 class NoPicture(NamedTuple):

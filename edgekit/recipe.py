@@ -18,6 +18,7 @@ from edgekit.decoding import CHANNELS, Color
 from edgekit.errors import RecipeError, printable
 from edgekit.files import check_name, read_text
 from edgekit.preprocess import MAX_SIDE, in_units, of_bytes
+from edgekit.spdx import spdx
 from edgekit.spelling import did_you_mean, literals
 from edgekit.tolerance import Tolerance
 
@@ -180,11 +181,16 @@ class TrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExportRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to export. ``golden`` is the number of test pictures recorded with their reference outputs."""
+    """How to export. ``golden`` is the number of test pictures recorded with their reference outputs.
+
+    ``license``, an SPDX expression like ``Apache-2.0``, and ``author`` stand in the bundle.
+    """
 
     fold_bn: bool = True
     opset: Annotated[int, Meta(ge=18, le=26)] = 20
     golden: Positive = 64
+    license: str = ""
+    author: str = ""
 
 
 RANDOM = "random"
@@ -192,14 +198,14 @@ RANDOM = "random"
 
 
 class VariantRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A further file of the bundle: ``to`` is its precision.
+    """A further file of the bundle: ``to`` is its precision, or ``with-preprocessing`` for one that takes pictures.
 
     ``calibrate``: a folder of pictures or an .npz file, relative to the recipe, or ``random``; the recipe's training pictures if
     left out. ``samples``: how many; 256 if left out. ``keep``: nodes, or modules, that stay in float32. ``budget``: what may be
     lost.
     """
 
-    to: Literal["int8", "float16"]
+    to: Literal["int8", "float16", "with-preprocessing"]
     calibrate: str | None = None
     samples: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     keep: tuple[str, ...] = ()
@@ -311,6 +317,12 @@ IDLE = (
     Idle(
         "variants",
         ("calibrate", "samples", "keep", "budget"),
+        lambda _, variant: variant.to == "with-preprocessing",
+        "a file with preprocessing",
+    ),
+    Idle(
+        "variants",
+        ("calibrate", "samples", "keep", "budget"),
         lambda recipe, variant: variant.to == "int8" and recipe.train.int8 is not None,
         "an int8 file whose ranges [train.int8] learns",
     ),
@@ -344,6 +356,10 @@ def _check(recipe: Recipe, path: Path) -> None:
                 raise RecipeError(f"recipe {path}: {table}.{key} must be finite; correct it")
     _check_train(recipe.train, path)
     _check_variants(recipe, path)
+    try:
+        spdx(recipe.export.license)
+    except ValueError as problem:
+        raise RecipeError(f"recipe {path}: export.license {problem}") from None
     if not check_name(recipe.name):
         raise RecipeError(f"recipe {path}: name {recipe.name!r} names a folder; use letters, digits, '.', '-' and '_'")
     sizes = (data.resize,) if isinstance(data.resize, int) else data.resize

@@ -20,6 +20,8 @@ Feed: TypeAlias = Mapping[str, Array]
 
 BATCH = "batch"
 """The name of the symbolic batch axis in every file edgekit writes."""
+SIDES = {"height": 480, "width": 640}
+"""The names of the free sides of pictures, with the sizes that they have where nobody says another: those of a small camera."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,8 +37,13 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return any(isinstance(axis, str) for axis in self.shape)
 
     def concrete(self, batch: int) -> tuple[int, ...]:
-        """The shape with every free axis set to ``batch``."""
-        return tuple(batch if isinstance(axis, str) else axis for axis in self.shape)
+        """The shape with every free axis set to ``batch``, but for the ``SIDES`` of pictures."""
+        return tuple(SIDES.get(axis, batch) if isinstance(axis, str) else axis for axis in self.shape)
+
+    def sized(self, axes: Mapping[str, int]) -> TensorSpec:
+        """The same tensor with sizes for the free ``axes`` behind the first."""
+        sizes = (axes.get(axis, axis) if isinstance(axis, str) else axis for axis in self.shape[1:])
+        return TensorSpec(self.name, self.dtype, (self.shape[0], *sizes))
 
     def of_samples(self, samples: int) -> tuple[int, ...]:
         """The shape of ``samples`` samples, whatever the size of the batches that the model takes."""

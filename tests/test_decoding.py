@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from edgekit.decoding import FORMATS, decoded
+from edgekit.decoding import FORMATS, decoded, decoder
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocess, pixels_of
 
@@ -426,3 +428,33 @@ def test_every_format_that_is_named_is_one_of_pillows() -> None:
     extensions = Image.registered_extensions()
     for name, suffixes in FORMATS.items():
         assert {extensions[suffix] for suffix in suffixes} == {name}
+
+
+def test_threads_that_decode_leave_the_filter_of_warnings_as_it_was() -> None:
+    before = warnings.filters[:]
+    picture = Image.new("L", (4, 4))
+    entered, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with decoder("grey", (2, 2)):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(30)
+    pixels_of(picture, "grey", (2, 2))  # begins after the other thread, and ends before it
+    assert warnings.filters != before
+    leave.set()
+    thread.join()
+    assert warnings.filters == before
+
+
+def test_the_filter_is_there_until_the_last_thread_has_decoded() -> None:
+    before = warnings.filters[:]
+    with decoder("grey", (2, 2)):
+        late = decoder("grey", (2, 2))
+        late.__enter__()
+    assert warnings.filters != before
+    late.__exit__(None, None, None)
+    assert warnings.filters == before

@@ -86,6 +86,8 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "build",
         "inspect",
         "predict",
+        "pack",
+        "unpack",
         "models",
         "runs",
         "data",
@@ -155,3 +157,16 @@ def test_what_a_gpu_shows_of_a_targets_runtimes_can_be_tested_without_torch(
     tests = str(repository / "tests" / "test_gpu.py")
     done = without(TRAINING_ONLY, "-q", "--collect-only", tests, environment=environment, program=program)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_bundle_is_handed_on_with_no_runtime_at_all(bundle: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    blocked = f"{TRAINING_ONLY},tensorrt_rtx,onnx,onnxruntime,PIL,openvino"
+    out = tmp_path / "out"
+    for words in (
+        ("export", str(bundle), "--triton", str(out / "models"), "--golden-raw", str(out / "raw")),
+        ("pack", str(bundle), "--output", str(out / "lenet.zip")),
+        ("unpack", str(out / "lenet.zip"), "--output", str(out / "lenet")),
+    ):
+        done = without(blocked, *words, environment=environment)
+        assert done.returncode == 0, done.stderr
+    assert (out / "lenet" / "manifest.json").read_bytes() == (bundle / "manifest.json").read_bytes()

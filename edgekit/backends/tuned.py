@@ -9,7 +9,7 @@ import msgspec
 
 from edgekit.backends import row_of
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.state import keep, kept, manifest_sha256
+from edgekit.bundle.state import keep, kept
 from edgekit.errors import EdgekitError, MissingError, UsageError
 from edgekit.machine.cpu import machine_facts
 from edgekit.machine.gpu import gpu_facts
@@ -43,7 +43,7 @@ class Choice(NamedTuple):
 def keep_choice(bundle: Bundle, setup: Setup, metric: str, batch: int, made: str) -> Path | None:
     """Write ``runtime.json``; None where the state folder cannot be written."""
     facts = {name: fact for name, fact in (machine_facts() | gpu_facts()).items() if name in FACTS}
-    tuned = Tuned(manifest_sha256(bundle), str(setup), metric, batch, made, facts, _packages(setup))
+    tuned = Tuned(bundle.sha256, str(setup), metric, batch, made, facts, _packages(setup))
     return keep(bundle, FILE, msgspec.json.format(msgspec.json.encode(tuned), indent=2) + b"\n")
 
 
@@ -59,7 +59,7 @@ def choice_for(bundle: Bundle) -> Choice:
         bundle.variant(setup.variant)
     except (msgspec.DecodeError, UnicodeDecodeError, EdgekitError):
         return Choice(None, f"{FILE} of this bundle cannot be read and is ignored; run edgekit tune again")
-    if tuned.manifest_sha256 != manifest_sha256(bundle):
+    if tuned.manifest_sha256 != bundle.sha256:
         return Choice(None, f"{FILE} is of another bundle and is ignored; run edgekit tune again")
     here = {name: fact for name, fact in (machine_facts() | gpu_facts()).items() if name in FACTS}
     other = _difference(tuned.machine | tuned.packages, here | packages)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterator
 
 import msgspec
 
 from edgekit.bundle.allowance import asks_too_much, held_by_snr, held_to_noise
 from edgekit.bundle.described import variant_rows
-from edgekit.bundle.manifest import CARD, MANIFEST, Manifest, Variant
+from edgekit.bundle.front_matter import front_matter
+from edgekit.bundle.manifest import BOM, CARD, MANIFEST, Manifest, Variant
+from edgekit.bundle.provenance import Provenance
 from edgekit.preprocess import Preprocess
 from edgekit.reports.inspect import VARIANT_COLUMNS
 from edgekit.reports.markdown import code, plain_text
@@ -23,6 +26,7 @@ ONNXRUNTIME = "1.22"
 def model_card(manifest: Manifest, pictures: int | None = None) -> str:
     """The card of a bundle, as Markdown; ``pictures``: the number of test pictures that accuracies are of, None if not known."""
     sections = [
+        front_matter(manifest, "image-classification" if takes_pictures(manifest) else "") if manifest.provenance else "",
         f"# {plain_text(manifest.name)}\n\n{_summary(manifest)}",
         _files(manifest),
         _variants(manifest, pictures),
@@ -146,6 +150,8 @@ def _files(manifest: Manifest) -> str:
     if manifest.source.weights_file:
         about[manifest.source.weights_file] = "the original PyTorch weights, before folding; only PyTorch needs them"
     about[MANIFEST] = "all of this page as data, with the size and sha256 of every file"
+    if manifest.provenance:  # since there is one, there is a bill of materials
+        about[BOM] = "the bill of materials: files, data and tools, as CycloneDX 1.6"
     about[CARD] = "this page"
     rows = [f"| {code(name)} | {text} |" for name, text in about.items()]
     if golden.pictures:
@@ -269,7 +275,29 @@ def _folding(manifest: Manifest) -> str:
 def _provenance(manifest: Manifest) -> str:
     tools = ", ".join(plain_text(f"{name} {version}") for name, version in manifest.tools.items())
     notes = "".join(f"\n- {plain_text(note)}" for note in manifest.notes)
-    return f"## Provenance\n\nWeights sha256 `{manifest.source.weights_sha256}`. Made with {tools}.{notes}"
+    who = "".join(f"{sentence}. " for sentence in _origin(manifest.origin))
+    return f"## Provenance\n\n{who}Weights sha256 `{manifest.source.weights_sha256}`. Made with {tools}.{notes}"
+
+
+def _origin(origin: Provenance) -> Iterator[str]:
+    """What is known of who made the bundle, when, of which code and which data."""
+    if origin.author:
+        yield f"By {plain_text(origin.author)}"
+    if origin.license:
+        yield f"Licence: {plain_text(origin.license)}"
+    if origin.created:
+        yield f"Created {plain_text(origin.created)}"
+    if origin.commit:
+        yield f"Exported at commit {code(origin.commit)}{_CHANGED if origin.changed else ''}"
+    if origin.data is not None:
+        fingerprint = f" ({code(origin.data.sha256)})" if origin.data.sha256 else ""
+        yield f"Trained on {plain_text(origin.data.name)}{fingerprint}"
+    if origin.training is not None and origin.training.commit:
+        changed = _CHANGED if origin.training.changed else ""
+        yield f"Trained in {origin.training.epochs} epochs at commit {code(origin.training.commit)}{changed}"
+
+
+_CHANGED = ", from which tracked files differed"
 
 
 def _quoted(text: str) -> str:

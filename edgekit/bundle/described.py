@@ -28,8 +28,7 @@ def variant_rows(manifest: Manifest, pictures: int | None = None) -> tuple[Varia
 
 
 def _row(manifest: Manifest, variant: Variant, pictures: int | None) -> VariantRow:
-    measured = manifest.test_accuracy if variant == manifest.variants[0] else None
-    accuracy = measured if variant.accuracy is None else variant.accuracy
+    accuracy = manifest.accuracies.get(variant.name)
     conversion = variant.conversion
     calibration = conversion.calibration if conversion else None
     entry = manifest.files.get(variant.file)

@@ -27,6 +27,7 @@ from edgekit.bundle.manifest import (
     Variant,
     reads_from,
 )
+from edgekit.bundle.provenance import Provenance
 from edgekit.bundle.ranges import RangeTable
 from edgekit.machine.packages import tool_versions
 from edgekit.preprocess import Preprocess
@@ -71,6 +72,7 @@ class Draft(NamedTuple):
     pictures: tuple[GoldenPicture, ...] = ()
     learned: RangeTable | None = None
     data: DataRecipe | None = None
+    provenance: Provenance = Provenance()
 
     def manifest(self) -> Manifest:
         """The manifest without the files' sha256, which ``write`` adds."""
@@ -93,6 +95,7 @@ class Draft(NamedTuple):
             notes=self.notes,
             files={},
             evidence=self.evidence,
+            provenance=self.provenance,
         )
 
     def contents(self, manifest: Manifest) -> dict[str, bytes]:

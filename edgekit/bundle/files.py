@@ -34,6 +34,12 @@ class ModelFiles(NamedTuple):
     variant: str = ""
 
     @property
+    def free_side(self) -> str:
+        """The first axis behind the batch that is free, as the sides of pictures are; empty where none is."""
+        axes = (axis for spec in self.inputs for axis in spec.shape[1:])
+        return next((axis for axis in axes if isinstance(axis, str)), "")
+
+    @property
     def floor(self) -> Mapping[str, str]:
         """Runtime -> the oldest release that runs the file as meant."""
         return self.conversion.floor if self.conversion else {}

@@ -4,6 +4,7 @@
     golden.npz            inputs with the reference outputs of the original model, in float64 and in its own dtype
     evidence.npz          what was measured at export: noise floors, fingerprints, predictions
     weights.safetensors   the original PyTorch weights, unfolded (optional: only PyTorch needs them)
+    bom.cdx.json          the bill of materials, of the manifest's content in CycloneDX's words
     manifest.json         everything about the above, as data
     README.md             the model card
 
@@ -15,21 +16,24 @@ from __future__ import annotations
 import hashlib
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from edgekit import atomic
+from edgekit.bundle.bom import bill_of_materials
 from edgekit.bundle.evidence import EvidenceArrays, read_evidence
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.golden import GoldenArrays, read_golden
 from edgekit.bundle.manifest import (
+    BOM,
     CARD,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     SCHEMA,
+    SIGNATURES,
     FileEntry,
     Manifest,
     Variant,
@@ -38,6 +42,7 @@ from edgekit.bundle.manifest import (
 )
 from edgekit.errors import FETCH_AGAIN, BundleError, EdgekitError, OutputError
 from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
+from edgekit.preprocess import Intake
 
 _T = TypeVar("_T")
 
@@ -46,6 +51,7 @@ class Bundle(msgspec.Struct, frozen=True):
     """An opened, checked bundle; ``sha256`` is that of its ``manifest.json``, and so of all of it.
 
     Where a variant is named, the empty name is the first. ``notes`` are sentences about what differs and does no harm.
+    ``signed`` says by what key it was found to be signed; empty where that was not asked.
     """
 
     root: Path
@@ -54,6 +60,7 @@ class Bundle(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     identity: tuple[int, ...] | None = None  # of the folder on the disk
     held: bytes | None = None  # golden.npz, unless it is large
+    signed: str = ""
     hold: atomic.Hold | None = None  # keeps the folder when a writer puts another bundle in its place
 
     def variant(self, name: str = "") -> Variant:
@@ -78,7 +85,7 @@ class Bundle(msgspec.Struct, frozen=True):
         variant, source = self.variant(name), self.manifest.source
         return ModelFiles(
             onnx=self.onnx_of(name),
-            inputs=self.manifest.inputs,
+            inputs=self.manifest.inputs_of(name),
             outputs=self.manifest.outputs,
             precision=variant.precision,
             onnx_sha256=self.sha256_of(name),
@@ -90,6 +97,10 @@ class Bundle(msgspec.Struct, frozen=True):
             conversion=variant.conversion,
             variant=variant.name,
         )
+
+    def intake(self, name: str = "") -> Intake | None:
+        """How pictures become the input of the variant ``name``; None for a bundle without preprocessing."""
+        return self.variant(name).intake(self.manifest.preprocess)
 
     @property
     def weights(self) -> Path | None:
@@ -140,11 +151,12 @@ class Bundle(msgspec.Struct, frozen=True):
         if self.identity is not None and _identity(self.root) != self.identity:
             raise _replaced(self.root)
 
-    def golden(self) -> GoldenArrays:
-        """Read ``golden.npz``; raises BundleError when it is not what the manifest says."""
-        if self.held is not None:
-            return read_golden(self.root / self.manifest.golden.file, self.manifest, self.held)
-        return self.reading(lambda place: read_golden(place / self.manifest.golden.file, self.manifest))
+    def golden(self, name: str = "") -> GoldenArrays:
+        """Read the golden samples of what the variant ``name`` takes; raises BundleError unless they are as the manifest says."""
+        file = self.manifest.golden_of(name).file
+        if self.held is not None and file == self.manifest.golden.file:
+            return read_golden(self.root / file, self.manifest, self.held)
+        return self.reading(lambda place: read_golden(place / file, self.manifest, variant=name))
 
     def evidence(self) -> EvidenceArrays | None:
         """Read ``evidence.npz``; None for a bundle of an edgekit that wrote none. Raises BundleError for a damaged file."""
@@ -169,6 +181,11 @@ def open_bundle(root: Path) -> Bundle:
     card is a note.
     """
     return _beside_writers(root, lambda place, hold: msgspec.structs.replace(_opened(place), root=root, hold=hold))
+
+
+def as_opened(bundle: Bundle | Path | str) -> Bundle:
+    """A bundle that is open already, or that of a folder; raises what ``open_bundle`` does."""
+    return bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
 
 
 def _beside_writers(root: Path, read: Callable[[Path, atomic.Hold | None], _T]) -> _T:
@@ -252,14 +269,17 @@ def _only_line_ends_differ(path: Path, entry: FileEntry) -> bool:
 
 
 def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes], *, instead_of: Bundle | None = None) -> Bundle:
-    """Write ``contents`` and the manifest, in today's schema, as the folder ``root``, whole or not at all.
+    """Write ``contents``, their bill of materials and the manifest, in today's schema, as ``root``, whole or not at all.
 
     An older bundle there is replaced; raises OutputError for a folder that holds anything else. ``instead_of`` is the bundle that
     the new one was made from: raises BundleError where another has taken its place since, whose changes would be lost.
     """
-    check_replaceable(root)
-    files = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in sorted(contents.items())}
-    oldest = reads_from(manifest.preprocess, manifest.inputs)
+    check_replaceable(root, dropped=SIGNATURES if instead_of is not None else ())
+    files = {name: _entry_of(content) for name, content in contents.items()}
+    contents = {**contents, BOM: bill_of_materials(manifest, files)}
+    files = {name: _entry_of(content) for name, content in sorted(contents.items())}
+    own_inputs = any(variant.inputs is not msgspec.UNSET for variant in manifest.variants)
+    oldest = reads_from(manifest.preprocess, manifest.inputs, own_inputs=own_inputs)
     manifest = msgspec.structs.replace(manifest, schema=SCHEMA, reads_from=oldest, files=files)
     check = instead_of.check_unchanged if instead_of is not None else lambda: None
     with replacing_folder(root, check) as folder:
@@ -267,14 +287,22 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes], 
             (folder / name).write_bytes(content)
         (folder / MANIFEST).write_bytes(manifest.to_json())
         written = _read(folder, exactly=True)  # what cannot be opened must not take an older bundle's place
-        written.golden()
+        for variant in written.manifest.variants:
+            written.golden(variant.name)
     golden = contents[manifest.golden.file]
     held = golden if len(golden) <= MOST_HELD else None
     return msgspec.structs.replace(written, root=root, identity=_identity(root), held=held, hold=atomic.hold(root))
 
 
-def check_replaceable(root: Path) -> None:
-    """Raise OutputError unless ``root`` is free, an empty folder, or a bundle with nothing of the user's in it."""
+def _entry_of(content: bytes) -> FileEntry:
+    return FileEntry(hashlib.sha256(content).hexdigest(), len(content))
+
+
+def check_replaceable(root: Path, dropped: Collection[str] = ()) -> None:
+    """Raise OutputError unless ``root`` is free, an empty folder, or a bundle with nothing of the user's in it.
+
+    ``dropped``: files beside a bundle that the caller may do without, such as the signatures of what is replaced.
+    """
     if root.name in ("", ".."):
         raise OutputError(
             f"cannot write the bundle {root}: this folder cannot be replaced by another", "give --output a name in it"
@@ -284,12 +312,12 @@ def check_replaceable(root: Path) -> None:
             raise OutputError(
                 f"cannot write the bundle {root}: something that is not a folder is there", "choose another --output"
             )
-        _beside_writers(root, lambda place, hold: _check_contents(root, place))
+        _beside_writers(root, lambda place, hold: _check_contents(root, place, dropped))
     except OSError as problem:
         raise write_error(root, problem) from problem
 
 
-def _check_contents(root: Path, place: Path) -> None:
+def _check_contents(root: Path, place: Path, dropped: Collection[str]) -> None:
     """Raise OutputError for a file of the user's in the folder ``root``, which is now at ``place``."""
     entries = {path.name: path for path in place.iterdir()} if place.exists() else {}
     listed: set[str] = set()
@@ -302,7 +330,10 @@ def _check_contents(root: Path, place: Path) -> None:
                 f"cannot write the bundle {root}: a {MANIFEST} that is no bundle's is there ({problem})",
                 "remove the folder yourself or choose another --output",
             ) from None
+    listed.update(dropped)
     strangers = sorted(name for name, path in entries.items() if name not in listed or path.is_dir())
+    if strangers and strangers[0] in SIGNATURES:
+        raise OutputError(f"cannot write the bundle {root}: it is signed ({strangers[0]})", "choose another --output")
     if strangers:
         raise OutputError(
             f"cannot write the bundle {root}: it holds {strangers[0]}, which is not part of a bundle",

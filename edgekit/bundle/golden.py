@@ -43,14 +43,16 @@ class GoldenArrays(msgspec.Struct, frozen=True):
         return buffer.getvalue()
 
 
-def read_golden(path: Path, manifest: Manifest, held: bytes | None = None) -> GoldenArrays:
-    """Read the arrays that ``manifest`` describes, from ``held`` where the file was read already.
+def read_golden(path: Path, manifest: Manifest, held: bytes | None = None, variant: str = "") -> GoldenArrays:
+    """Read the arrays that ``manifest`` describes for a variant, from ``held`` where the file was read already.
 
     Raises BundleError for a file that holds anything else.
     """
-    samples = manifest.golden.samples
+    golden = manifest.golden_of(variant)
+    samples = golden.samples
     original = "float32" if manifest.schema <= LAST_OF_FLOAT32 else "original"
-    expected = {f"input.{spec.name}": (spec.dtype, spec.of_samples(samples)) for spec in manifest.inputs}
+    inputs = [spec.sized(golden.axes or {}) for spec in manifest.inputs_of(variant)]
+    expected = {f"input.{spec.name}": (spec.dtype, spec.of_samples(samples)) for spec in inputs}
     for spec in manifest.outputs:
         expected[f"float64.{spec.name}"] = ("float64", spec.of_samples(samples))
         expected[f"{original}.{spec.name}"] = (spec.dtype, spec.of_samples(samples))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from edgekit.bundle.provenance import Provenance
 from edgekit.bundle.schemas import only_known, upgraded
 from edgekit.errors import FETCH_AGAIN, BundleError, UsageError
 from edgekit.files import check_name
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import AsDecoded, Intake, Preprocess
 from edgekit.reports.export import FoldReport
 from edgekit.reports.quantize import KeptNode
 from edgekit.setups import EVERY
@@ -23,17 +24,23 @@ from edgekit.tensors import TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
-EVIDENCE = "evidence.npz"
+EVIDENCE, BOM = "evidence.npz", "bom.cdx.json"
+SSH, OPENSSF = "manifest.json.sig", "model.sig"
+SIGNATURES = (SSH, OPENSSF)
+"""What ``ssh-keygen -Y sign manifest.json`` and ``model_signing sign`` call their files, which no manifest can list."""
 SCHEMA = 5
 READS_FROM = 4
 """The oldest schema whose readers understand a manifest written now, unless it says what only newer ones follow."""
 MAX_MANIFEST_BYTES = 16 << 20
 
 
-def reads_from(preprocess: Preprocess | None, inputs: Sequence[TensorSpec]) -> int:
-    """The oldest schema whose readers do right by a bundle: readers of schema 4 know no ``white`` and no fixed batch."""
-    new = fixed_batch(inputs) is not None or (preprocess is not None and preprocess.white is not msgspec.UNSET)
-    return SCHEMA if new else READS_FROM
+def reads_from(preprocess: Preprocess | None, inputs: Sequence[TensorSpec], *, own_inputs: bool = False) -> int:
+    """The oldest schema whose readers do right by a bundle.
+
+    Readers of schema 4 know no ``white``, no fixed batch, and no variant with ``own_inputs``.
+    """
+    white = preprocess is not None and preprocess.white is not msgspec.UNSET
+    return SCHEMA if white or own_inputs or fixed_batch(inputs) is not None else READS_FROM
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,24 +102,6 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...] = ()
 
 
-class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ONNX file of the bundle's network, in a precision of its own.
-
-    ``error`` is the file's error of scale against the float64 reference, measured when the file was written; None if not
-    recorded. ``accuracy`` is a share of 1 on a labelled set; None if not measured. ``made_by`` is free-form: the command, its
-    version and its arguments. ``conversion``: how ``edgekit quantize`` made it; None for an exported file.
-    """
-
-    name: str
-    file: str
-    precision: str
-    allowance: Allowance
-    error: float | None = None
-    accuracy: float | None = None
-    made_by: dict[str, Any] = {}
-    conversion: Conversion | None = None
-
-
 class GoldenPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Golden samples of one kind, such as ``pictures`` or ``extremes``: so many in a row."""
 
@@ -134,6 +123,8 @@ class GoldenPicture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Origin of the golden inputs: ``test-set`` pictures in order, or ``random`` normal numbers by ``seed``.
 
+    ``axes``: free axis -> its size in all of them, beside the batch; left out where there is none.
+
     ``parts`` are the kinds of samples in order, each with a noise floor of its own; empty in bundles without floors.
     ``pictures``: some samples as picture files.
 
@@ -150,12 +141,44 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference: Annotated[str, Meta(min_length=1)]
     parts: tuple[GoldenPart, ...] = ()
     pictures: tuple[GoldenPicture, ...] = ()
+    axes: dict[str, Annotated[int, Meta(ge=1, le=65536)]] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.parts and sum(part.samples for part in self.parts) != self.samples:
             raise ValueError(f"the golden parts do not add up to {self.samples} samples")
         if any(picture.sample >= self.samples for picture in self.pictures):
             raise ValueError(f"a golden picture is of none of {self.samples} samples")
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One ONNX file of the bundle's network, in a precision of its own.
+
+    ``error`` is the file's error of scale against the float64 reference, measured when the file was written; None if not
+    recorded. ``accuracy`` is a share of 1 on a labelled set; None if not measured. ``made_by`` is free-form: the command, its
+    version and its arguments. ``conversion``: how ``edgekit quantize`` made it; None for an exported file.
+
+    ``inputs`` and ``golden``: what the file takes where that is not what the network takes, and golden samples of it, whose
+    reference outputs are the file's own float64 values. Left out: those of the bundle.
+    """
+
+    name: str
+    file: str
+    precision: str
+    allowance: Allowance
+    error: float | None = None
+    accuracy: float | None = None
+    made_by: dict[str, Any] = {}
+    conversion: Conversion | None = None
+    inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
+    golden: Golden | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if (self.inputs is msgspec.UNSET) != (self.golden is msgspec.UNSET):
+            raise ValueError(f"the variant {self.name!r} has inputs of its own without golden samples, or these without inputs")
+
+    def intake(self, preprocess: Preprocess | None) -> Intake | None:
+        """How pictures become its input, ``preprocess`` being the bundle's; None for a bundle without one."""
+        return AsDecoded(preprocess.brightest) if preprocess is not None and self.inputs else preprocess
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,7 +212,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variant's file in ONNX Runtime; None if it was not measured.
 
     ``schema`` is the form of this file; ``reads_from`` is the oldest schema whose readers understand it: they may skip every
-    field unknown to them. The first of the ``variants`` is the default.
+    field unknown to them. The first of the ``variants`` is the default. ``provenance`` is absent from bundles of older
+    edgekits, which have no bill of materials either.
     """
 
     schema: Annotated[int, Meta(ge=1)]
@@ -209,6 +233,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...]
     files: dict[str, FileEntry]
     evidence: Evidence | None = None
+    provenance: Provenance | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.reads_from > self.schema:
@@ -224,6 +249,29 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"bundle {self.name} has no variant {name!r}", f"choose one of: {', '.join(names)}{did_you_mean(name, names)}"
         )
 
+    @property
+    def origin(self) -> Provenance:
+        """The ``provenance``; that of a bundle of an older edgekit knows nothing."""
+        return self.provenance if isinstance(self.provenance, Provenance) else Provenance()
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Variant -> its accuracy, as a share of 1 on the whole test set, of those that have one."""
+        first, *others = self.variants
+        shares = {first.name: self.test_accuracy if first.accuracy is None else first.accuracy}
+        shares |= {variant.name: variant.accuracy for variant in others}
+        return {name: share for name, share in shares.items() if share is not None}
+
+    def inputs_of(self, name: str = "") -> tuple[TensorSpec, ...]:
+        """What the variant ``name`` takes."""
+        own = self.variant(name).inputs
+        return self.inputs if own is msgspec.UNSET else own
+
+    def golden_of(self, name: str = "") -> Golden:
+        """The golden samples of what the variant ``name`` takes."""
+        own = self.variant(name).golden
+        return self.golden if own is msgspec.UNSET else own
+
     def to_json(self) -> bytes:
         """Indented, in the order of the fields; the same manifest gives the same bytes."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
@@ -233,7 +281,8 @@ def files_of(variant: Variant) -> list[str]:
     """The names of the files that belong to a variant alone, its ONNX file first."""
     conversion = variant.conversion
     made = (conversion.outputs, conversion.ranges) if conversion is not None else ()
-    return [variant.file, *(name for name in made if name is not None)]
+    own = () if variant.golden is msgspec.UNSET else (variant.golden.file,)
+    return [variant.file, *(name for name in (*made, *own) if name is not None)]
 
 
 def decode_manifest(content: bytes, path: Path) -> Manifest:
@@ -242,12 +291,19 @@ def decode_manifest(content: bytes, path: Path) -> Manifest:
         manifest = msgspec.convert(_in_todays_form(msgspec.json.decode(content, type=dict[str, Any]), path), Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise BundleError(f"{path} is damaged: {problem}", FETCH_AGAIN) from None
-    for spec in (*manifest.inputs, *manifest.outputs):
+    for spec in (*manifest.inputs, *manifest.outputs, *_own_inputs(manifest)):
         if not spec.shape:
             raise BundleError(f"{path} gives {spec.name!r} no axes, and samples are the first axis", FETCH_AGAIN)
     _check_files(manifest, path)
     _check_variants(manifest.variants, path)
     return manifest
+
+
+def _own_inputs(manifest: Manifest) -> Iterator[TensorSpec]:
+    """The inputs of variants that have some of their own."""
+    for variant in manifest.variants:
+        if variant.inputs is not msgspec.UNSET:
+            yield from variant.inputs
 
 
 def json_schema() -> bytes:
@@ -278,10 +334,11 @@ def _check_files(manifest: Manifest, path: Path) -> None:
     used += [picture.file for picture in manifest.golden.pictures]
     used += [manifest.evidence.file] if manifest.evidence else []
     for name in (*manifest.files, *used):
-        if not check_name(name) or name == MANIFEST:
+        if not check_name(name) or name in (MANIFEST, *SIGNATURES):
             raise BundleError(f"{path} lists the file {name!r}, which is no plain name in its folder", "do not use this bundle")
-    if CARD in used:
-        raise BundleError(f"{path} lists {CARD}, which is the model card, as a part of the network", "do not use this bundle")
+    for name, what in ((CARD, "the model card"), (BOM, "the bill of materials")):
+        if name in used:
+            raise BundleError(f"{path} lists {name}, which is {what}, as a part of the network", "do not use this bundle")
     missing = sorted(set(used) - set(manifest.files))
     if missing:
         raise BundleError(f"{path} gives no checksum for {missing[0]}", FETCH_AGAIN)

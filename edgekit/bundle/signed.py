@@ -10,12 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import MANIFEST
+from edgekit.bundle.manifest import MANIFEST, SIGNATURES
 from edgekit.errors import BundleError
 
-SSH, OPENSSF = "manifest.json.sig", "model.sig"
-SIGNATURES = (SSH, OPENSSF)
-"""What ``ssh-keygen -Y sign manifest.json`` and ``model_signing sign`` call their files."""
 OF_GIT = (".git", ".gitattributes", ".gitignore")
 """What a bundle that is a git repository, as on Hugging Face, holds beside its files; model-signing leaves them out too."""
 

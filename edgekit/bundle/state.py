@@ -6,18 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import OutputError
-from edgekit.files import sha256_of, write_bytes
+from edgekit.files import write_bytes
 from edgekit.machine.records import all_facts, folder_for
 
 MOST_BYTES = 64 << 20
 """A larger file there is not one that edgekit wrote."""
-
-
-def manifest_sha256(bundle: Bundle) -> str:
-    """What names the bundle in the state folder: it changes with every file, label and recorded figure."""
-    return bundle.reading(lambda place: sha256_of(place / MANIFEST))
 
 
 def keep(bundle: Bundle, name: str, content: bytes) -> Path | None:
@@ -40,4 +34,4 @@ def kept(bundle: Bundle, name: str) -> bytes | None:
 
 
 def _folder(bundle: Bundle) -> Path:
-    return folder_for(manifest_sha256(bundle), all_facts()) / "kept"
+    return folder_for(bundle.sha256, all_facts()) / "kept"

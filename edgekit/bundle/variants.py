@@ -76,7 +76,9 @@ def with_variant(bundle: Bundle, draft: VariantDraft, output: Path) -> Bundle:
     contents = bundle.reading(lambda place: {name: read_bytes(place / name, "file", BundleError) for name in sorted(kept)})
     notes = tuple(dict.fromkeys((*(note for note in manifest.notes if note not in stale), *draft.notes)))
     variants = (*(other for other in manifest.variants if other is not replaced), variant)
-    extended = msgspec.structs.replace(manifest, variants=variants, notes=notes, tools=tool_versions())
+    extended = msgspec.structs.replace(
+        manifest, variants=variants, notes=notes, tools=tool_versions(), provenance=manifest.origin
+    )
     contents[manifest.golden.file] = bundle.golden().to_npz()  # in today's form, as the manifest is
     entries = {name: FileEntry(hashlib.sha256(content).hexdigest(), len(content)) for name, content in draft.files.items()}
     sized = msgspec.structs.replace(extended, files=manifest.files | entries)

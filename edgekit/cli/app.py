@@ -22,10 +22,13 @@ from edgekit.cli.options import (
     AllRows,
     Arguments,
     Arrivals,
+    Author,
     Backend,
     Backends,
     BatchRanges,
+    BatchSizes,
     Bounds,
+    BudgetMs,
     Budgets,
     Builder,
     BundleFolder,
@@ -50,12 +53,18 @@ from edgekit.cli.options import (
     Keep,
     KeepWeights,
     Labels,
+    Layers,
     Level,
+    License,
+    Limit,
     Loss,
     Mean,
     Opset,
     Output,
+    Pairs,
     Precision,
+    Processes,
+    PublicKey,
     Rate,
     RecipeOrRun,
     RecipePath,
@@ -63,12 +72,16 @@ from edgekit.cli.options import (
     Rows,
     Runs,
     Samples,
+    Seconds,
+    Seed,
     Sessions,
     SourceName,
+    Start,
     TensorBoardFolder,
     Threads,
     TorchSource,
     Triton,
+    Undecided,
     Variant,
     Verbose,
     Weights,
@@ -184,6 +197,8 @@ def export(
     mean: Mean = None,
     std: Deviation = None,
     labels: Labels = None,
+    license: License = "",
+    author: Author = "",
     triton: Triton = None,
     golden_raw: GoldenRaw = None,
     runs: Runs = Path("runs"),
@@ -212,6 +227,8 @@ def export(
             labels=labels,
             args=options.arguments(arg),
             golden_pictures=golden_pictures,
+            license=license,
+            author=author,
         )
         forms = Forms(triton, golden_raw)
         if is_bundle(source):
@@ -230,11 +247,15 @@ def quantize(
     keep: Keep = None,
     budget: Loss = None,
     output: InPlace = None,
+    drop_signature: Annotated[
+        bool,
+        options.flag("--drop-signature", options.WRITTEN, help="Take a signed bundle too; what is written is not signed."),
+    ] = False,
     verbose: AllRows = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle with one more file of its network, in int8 or float16, and say what that costs.
+    """Write a bundle with one more file of its network, in int8, in float16 or with its preprocessing, and say what that costs.
 
     Exit code 1 if the test set loses more than the budget; 2, and nothing is written, if no layer could be converted for it.
     """
@@ -244,7 +265,7 @@ def quantize(
         from edgekit.variants import Wanted
 
         wanted = Wanted(calibrate, samples, tuple(keep or ()), budget)
-        return quantize_bundle(bundle, to, wanted, output=output, progress=progress)
+        return quantize_bundle(bundle, to, wanted, output=output, drop_signature=drop_signature, progress=progress)
 
     _carry_out(action, json, debug, bundle=bundle, verbose=verbose)
 
@@ -309,6 +330,7 @@ def verify(
     ] = None,
     require: Required = None,
     allow: Allowed = None,
+    public_key: PublicKey = None,
     bisect: Annotated[
         bool,
         options.flag(
@@ -333,15 +355,17 @@ def verify(
         from edgekit.machine.fork import follow
 
         follow(f"bundle {bundle}")
+        from edgekit.bundle.signature import open_signed
         from edgekit.commands.verify import verify as verify_bundle
 
+        target = bundle if public_key is None else open_signed(bundle, public_key)
         limits, required = options.tolerance(atol, rtol), options.required(require)
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
         if bisect:
             from edgekit.commands.bisect import bisect as bisect_bundle
 
-            return bisect_bundle(bundle, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
-        return verify_bundle(bundle, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
+            return bisect_bundle(target, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
+        return verify_bundle(target, setups, tolerance=limits, require=required, allow=allow or (), progress=progress)
 
     _carry_out(action, json, debug, output=output, bundle=bundle, verbose=verbose)
 
@@ -402,37 +426,16 @@ def evaluate(
 @app.command(epilog="Example: edgekit bench exported/new --against exported/old --limit 5% --threads 1")
 def bench(
     bundle: BundlePaths,
-    batch: Annotated[str, options.option("--batch", metavar="N[,N...]", help="Batch sizes.")] = "1,8,32",
+    batch: BatchSizes = "1,8,32",
     threads: Threads = None,
-    seconds: Annotated[
-        float, options.option("--seconds", metavar="S", help="Recorded time per backend, batch and boundary.")
-    ] = 1.0,
-    budget_ms: Annotated[
-        Optional[float],
-        options.option(
-            "--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."
-        ),
-    ] = None,
+    seconds: Seconds = 1.0,
+    budget_ms: BudgetMs = None,
     cuda_graph: CudaGraph = False,
-    layers: Annotated[
-        bool, options.flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")
-    ] = False,
-    processes: Annotated[
-        int,
-        options.option(
-            "--processes",
-            metavar="N",
-            show_default="none",
-            help="Also time N fresh processes: where the next run's median will fall.",
-        ),
-    ] = 0,
+    layers: Layers = False,
+    processes: Processes = 0,
     row: Rows = None,
-    seed: Annotated[
-        int, options.option("--seed", metavar="N", min=0, help="Draws the order of processes, and the arrivals of requests.")
-    ] = 0,
-    start: Annotated[
-        bool, options.flag("--start", help="Also the start in fresh processes: load, first calls, memory; on a GPU too.")
-    ] = False,
+    seed: Seed = 0,
+    start: Start = False,
     budget: Bounds = None,
     concurrency: Concurrency = None,
     sessions: Sessions = None,
@@ -440,30 +443,9 @@ def bench(
     arrivals: Arrivals = None,
     against: Against = None,
     against_backend: AgainstBackends = None,
-    limit: Annotated[
-        Optional[str],
-        options.option("--limit", panel=options.AGAINST, metavar="P%", show_default="5%", help="How much slower it may be."),
-    ] = None,
-    pairs: Annotated[
-        Optional[int],
-        options.option(
-            "--pairs",
-            panel=options.AGAINST,
-            metavar="N",
-            show_default="8, or 10 where several rows decide",
-            help="Pairs of processes; at least 7 decide.",
-        ),
-    ] = None,
-    undecided: Annotated[
-        Optional[str],
-        options.option(
-            "--undecided",
-            panel=options.AGAINST,
-            metavar="pass",
-            show_default="exit code 3",
-            help="Exit code 0 without a verdict.",
-        ),
-    ] = None,
+    limit: Limit = None,
+    pairs: Pairs = None,
+    undecided: Undecided = None,
     backend: Backends = None,
     variant: Variant = None,
     flavour: Flavour = None,
@@ -811,6 +793,34 @@ def report(
         return drawn(found, options.report_format(form))
 
     _carry_out(action, json, debug, form="json" if json else "page" if output is not None or form == "html" else document)
+
+
+@app.command(epilog="Example: edgekit web exported/lenet lenet-page")
+def web(
+    bundle: BundlePath,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the page is written; an older page there is replaced.")],
+    variant: Variant = None,
+    runtime: Annotated[
+        Optional[Path],
+        options.option(
+            "--runtime",
+            panel=options.RUNNING,
+            metavar="FOLDER",
+            show_default="fetched from npm, its sha512 checked",
+            help="onnxruntime-web: the folder dist of its npm package.",
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle as a web page: in a browser, it proves the golden outputs first, then labels pictures."""
+
+    def action(progress: Progress) -> Report:
+        from edgekit.commands.web import web as write_web_page
+
+        return write_web_page(bundle, folder, variant=variant or "", runtime=runtime, progress=progress)
+
+    _carry_out(action, json, debug, bundle=bundle)
 
 
 @app.command(epilog="Example: edgekit diff exported/lenet lenet-of-last-week")

@@ -159,7 +159,42 @@ BundleFolder = Annotated[
 Runs = Annotated[Path, option("--runs", metavar="FOLDER", help="Where the folders of trainings are.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote.")]
 BundlePaths = Annotated[
-    list[Path], typer.Argument(metavar="BUNDLE...", help="A folder that edgekit export wrote, or several that take turns.")
+    list[Path], typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote, or several that take turns.")
+]
+BatchSizes = Annotated[str, option("--batch", metavar="N[,N...]", help="Batch sizes.")]
+Seconds = Annotated[float, option("--seconds", metavar="S", help="Recorded time per backend, batch and boundary.")]
+BudgetMs = Annotated[
+    Optional[float],
+    option("--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."),
+]
+Start = Annotated[bool, flag("--start", help="Also the start in fresh processes: load, first calls, memory; on a GPU too.")]
+Layers = Annotated[bool, flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")]
+Processes = Annotated[
+    int,
+    option(
+        "--processes",
+        metavar="N",
+        show_default="none",
+        help="Also time N fresh processes: where the next run's median will fall.",
+    ),
+]
+Seed = Annotated[int, option("--seed", metavar="N", min=0, help="Draws the order of processes, and the arrivals of requests.")]
+Limit = Annotated[
+    Optional[str], option("--limit", panel=AGAINST, metavar="P%", show_default="5%", help="How much slower it may be.")
+]
+Pairs = Annotated[
+    Optional[int],
+    option(
+        "--pairs",
+        panel=AGAINST,
+        metavar="N",
+        show_default="8, or 10 where several rows decide",
+        help="Pairs of processes; at least 7 decide.",
+    ),
+]
+Undecided = Annotated[
+    Optional[str],
+    option("--undecided", panel=AGAINST, metavar="pass", show_default="exit code 3", help="Exit code 0 without a verdict."),
 ]
 Against = Annotated[
     Optional[Path],
@@ -362,7 +397,13 @@ FoldBn = Annotated[
     ),
 ]
 Precision = Annotated[
-    str, option("--to", metavar="PRECISION", help="int8 or float16.", autocompletion=lambda: ["int8", "float16"])
+    str,
+    option(
+        "--to",
+        metavar="VARIANT",
+        help="int8, float16, or with-preprocessing, which takes pictures.",
+        autocompletion=lambda: ["int8", "float16", "with-preprocessing"],
+    ),
 ]
 Calibrate = Annotated[
     Optional[str],
@@ -457,6 +498,23 @@ KeepWeights = Annotated[
 GoldenPictures = Annotated[
     bool,
     flag("--golden-pictures/--no-golden-pictures", WRITTEN, help="Also write a few test pictures, for verify to label."),
+]
+PublicKey = Annotated[
+    Optional[Path],
+    option(
+        "--public-key",
+        metavar="FILE",
+        help="Exit code 2 unless the bundle is signed with this key: OpenSSH's, or a PEM file of model-signing's.",
+    ),
+]
+License = Annotated[
+    str,
+    option(
+        "--license", panel=WRITTEN, metavar="SPDX", show_default="the recipe's", help="Its licence, by SPDX: Apache-2.0, MIT, ..."
+    ),
+]
+Author = Annotated[
+    str, option("--author", panel=WRITTEN, metavar="NAME", show_default="the recipe's", help="Who answers for it.")
 ]
 Triton = Annotated[
     Optional[Path],

@@ -110,6 +110,9 @@ def _against_stored(
     bundle: Bundle, file: Path, setups: Sequence[Setup], timing: Timing, terms: Terms, progress: Progress
 ) -> AgainstReport:
     """As many processes of A and of the reference network now as the report has of B and of it then."""
+    if terms.setups or terms.pairs:
+        word = "--against-backend" if terms.setups else "--pairs"
+        raise UsageError(f"{word} is not for a stored report, whose processes have run", "leave it out")
     report = read_report(file)
     timing = fitting(timing, [bundle])
     chosen = _chosen(bundle, setups)

@@ -82,7 +82,7 @@ def bench(
         controls=controls,
         load=load,
         starts=starts,
-        budget=further.budget.text if further.budget else "",
+        budget=further.bound,
     )
 
 

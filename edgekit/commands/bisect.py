@@ -19,9 +19,9 @@ from edgekit.backends.contract import Inside, Opened
 from edgekit.backends.inside import alone, shown
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.files import ModelFiles
-from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.folder import Bundle, as_opened
 from edgekit.commands.verify import AS_RECORDED, Held, bounded, verify
-from edgekit.errors import BundleError, EdgekitError
+from edgekit.errors import BundleError, EdgekitError, UsageError
 from edgekit.onnx.bodies import Node
 from edgekit.parity.bisect import (
     Departure,
@@ -54,7 +54,7 @@ OTHER_SAMPLES = (
 
 
 def bisect(
-    bundle: Path | str,
+    bundle: Bundle | Path | str,
     setups: Setup | str | Iterable[Setup | str] = (),
     *,
     tolerance: Tolerance | ToleranceChange = AS_RECORDED,
@@ -72,7 +72,7 @@ def bisect(
     failing = next((parity for parity in verified.parities if not parity.passed), None)
     if failing is None:
         return _of_passing(verified)
-    opened = open_bundle(Path(bundle))
+    opened = as_opened(bundle)
     plain = choose(opened, msgspec.structs.replace(PLAIN, variant=failing.setup.variant)).setups[0]
     case = Case(opened, _evidence(opened), plain, tolerance, progress)
     asked = case.tried(msgspec.structs.replace(failing.setup, batches=()), as_written=failing.as_written)
@@ -120,6 +120,9 @@ class Case:
         self, bundle: Bundle, evidence: EvidenceArrays, plain: Setup, tolerance: Tolerance | ToleranceChange, progress: Progress
     ) -> None:
         self.bundle, self.evidence, self.plain, self.tolerance, self.progress = bundle, evidence, plain, tolerance, progress
+        if bundle.variant(plain.variant).inputs:
+            others = [variant.name for variant in bundle.manifest.variants if not variant.inputs]
+            raise UsageError(f"{plain.variant} has inputs of its own, of which no nodes are recorded", f"bisect {others[0]}")
         golden = self.golden = bundle.golden()
         self.nodes: list[Node] = nodes_of(bundle.onnx_bytes(plain.variant))
         self.held = Held(bundle, golden, evidence, tolerance, trusting=False)

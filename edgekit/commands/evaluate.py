@@ -199,10 +199,10 @@ def _taking(bundle: Bundle, setup: Setup) -> Setup:
 
 
 def _outputs(bundle: Bundle, opened: Opened, batch: Batch) -> NDArray[np.float64]:
-    manifest = bundle.manifest
-    assert manifest.preprocess is not None
-    inputs = manifest.preprocess.normalise(batch.images)
-    outputs = outputs_of(opened.session, manifest.inputs[0].name, inputs, manifest.outputs[0].name)
+    manifest, intake = bundle.manifest, bundle.intake(opened.setup.variant)
+    assert intake is not None
+    inputs = intake.normalise(batch.images)
+    outputs = outputs_of(opened.session, opened.session.inputs[0].name, inputs, manifest.outputs[0].name)
     if outputs.shape != (len(inputs), len(manifest.labels)):
         raise BundleError(f"{opened.name} gives {outputs.shape} for {len(inputs)} pictures", "run edgekit verify on the bundle")
     return outputs

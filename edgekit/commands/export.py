@@ -17,6 +17,7 @@ from edgekit.reports.export import ExportReport
 from edgekit.reports.ship import Shipped, ShipReport
 from edgekit.ship import NO_FORMS, Forms
 from edgekit.sources import NOTHING_ADDED, ExportOptions, origin_of
+from edgekit.sources.provenance import moment
 from edgekit.training.folder import RUNS
 from edgekit.variants import Wanted, convert
 
@@ -42,7 +43,9 @@ def export(
         check_replaceable(root)
         check_writable(root.parent)
         forms.check(root)
+        now = moment(root)
         draft = origin.draft(advance)
+        draft = draft._replace(provenance=now.of(draft.provenance))
         advance(1, "writing the bundle")
         bundle = _written(draft, root)
         shipped = forms.write(bundle)

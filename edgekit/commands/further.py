@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from edgekit.backends import row_of, table
 from edgekit.backends.choose import open_named
 from edgekit.backends.contract import Opened
@@ -23,6 +25,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.reports.bench import LatencyReport
 from edgekit.reports.layers import LayersReport, Peak
 from edgekit.reports.load import LoadReport
+from edgekit.reports.percentile import Bound
 from edgekit.reports.start import StartRow
 from edgekit.setups import taking
 from edgekit.tensors import sample_feed
@@ -41,6 +44,11 @@ class Further(NamedTuple):
     load: Load | None = None
     start: bool = False
     budget: Budget | None = None
+
+    @property
+    def bound(self) -> Bound | None:
+        """The budget as the report has it."""
+        return None if self.budget is None else msgspec.convert({"key": self.budget.key, "ms": self.budget.limit}, Bound)
 
     def check(self, ways: Sequence[Way]) -> None:
         """Raise UsageError, or MissingError, for layers that nothing here can time."""

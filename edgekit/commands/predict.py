@@ -8,22 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-import numpy as np
-
-from edgekit.backends import USUAL_BACKEND
-from edgekit.backends.choose import choose, open_named
-from edgekit.backends.contract import Session
-from edgekit.backends.tuned import choice_for
-from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.folder import open_bundle
 from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
-from edgekit.parity.accuracy import meaning_of
-from edgekit.preprocess import Preprocess, no_picture
+from edgekit.model import Model, meaning_in, model_of
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.predict import Guess, Numbers, Prediction, PredictReport
+from edgekit.reports.predict import Prediction, PredictReport
 from edgekit.reports.train import LeftOut
-from edgekit.setups import Setup, taking
-from edgekit.tensors import Array, fixed_batch
+from edgekit.setups import Setup
 
 
 def predict(
@@ -47,33 +39,29 @@ def predict(
     bundle that does not classify pictures.
     """
     opened = open_bundle(Path(bundle))
-    preprocess = _classifier(opened)
-    chosen = taking(choose(opened, setup or _usual(opened, progress)).setups[0], (fixed_batch(opened.manifest.inputs) or 1,))
+    meaning = meaning_in(opened)
+    if isinstance(meaning, BundleError):
+        raise meaning
     asked = picture_files((images,) if isinstance(images, (Path, str)) else images)
     for row in asked.left_out:
         progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
-    output = opened.manifest.outputs[0].name
-    meaning = meaning_of(opened.golden().float64[output])
     predictions = []
     with (
-        open_named(chosen.backend, chosen, opened, progress) as ready,
+        model_of(opened, setup, progress, meaning) as model,
         progress.task("labelling pictures", len(asked.problems)) as advance,
     ):
         for picture, problem in asked.problems.items():
-            labelled = None if problem else _label(opened, ready.session, preprocess, picture, (meaning, top))
-            predictions.append(labelled or Prediction(str(picture), (), problem))
+            predictions.append(Prediction(str(picture), (), problem) if problem else _label(model, picture, top))
             advance(1, picture.name)
-    return PredictReport(str(opened.root), chosen.backend, tuple(predictions), chosen, meaning, asked.left_out)
+    return PredictReport(str(opened.root), model.backend, tuple(predictions), model.setup, meaning, asked.left_out)
 
 
-def _usual(bundle: Bundle, progress: Progress) -> Setup | str:
-    """What ``edgekit tune`` chose here, which is said, or else the usual backend."""
-    choice = choice_for(bundle)
-    if choice.setup is not None:
-        progress.say(f"run by {choice.setup}, as edgekit tune chose for this machine")
-    elif choice.note:
-        progress.say(f"note: {choice.note}")
-    return choice.setup or USUAL_BACKEND
+def _label(model: Model, picture: Path, top: int) -> Prediction:
+    """The most probable labels of one picture, or why it has none."""
+    try:
+        return Prediction(str(picture), model.predict(picture, top=top).guesses)
+    except DataError as problem:
+        return Prediction(str(picture), (), str(problem))
 
 
 class Asked(NamedTuple):
@@ -122,47 +110,3 @@ def _named(path: Path) -> tuple[Sequence[Path], Sequence[LeftOut]]:
     if not listing.pictures:
         raise DataError(f"{path} has no pictures", "give picture files, folders of them, or a pattern that matches some")
     return [picture.path for picture in listing.pictures], listing.left_out
-
-
-def _classifier(bundle: Bundle) -> Preprocess:
-    """The bundle's preprocessing; raises BundleError unless the bundle takes one picture and names its classes."""
-    preprocess = bundle.manifest.preprocess
-    unlike = no_picture([(spec.dtype, spec.shape) for spec in bundle.manifest.inputs])
-    if preprocess is None and unlike is not None:
-        raise BundleError(f"bundle {bundle.root} cannot be given pictures: {unlike.reason}", unlike.remedy)
-    if preprocess is None or not bundle.manifest.labels or len(bundle.manifest.inputs) != 1:
-        raise BundleError(
-            f"bundle {bundle.root} records no preprocessing or labels, so it cannot be given pictures",
-            "export it with --mean, --std and --labels",
-        )
-    return preprocess
-
-
-def _label(bundle: Bundle, session: Session, preprocess: Preprocess, image: Path, wanted: tuple[Numbers, int]) -> Prediction:
-    """The most probable labels of one picture, or why it has none."""
-    (meaning, top), labels = wanted, bundle.manifest.labels
-    name, output = bundle.manifest.inputs[0].name, bundle.manifest.outputs[0].name
-    try:
-        pixels = np.repeat(preprocess.open(image)[None], fixed_batch(bundle.manifest.inputs) or 1, axis=0)
-    except DataError as problem:
-        return Prediction(str(image), (), str(problem))
-    numbers = session.run({name: preprocess.normalise(pixels)})[output][0]
-    if numbers.shape != (len(labels),):
-        raise BundleError(f"bundle {bundle.root} has {len(labels)} label(s) for an output of {numbers.shape}", "export it again")
-    if not np.isfinite(numbers.max()):  # NaN where any is; -inf beside a finite number is a mask
-        return Prediction(str(image), (), "the model's outputs for this picture are not finite; run edgekit verify on the bundle")
-    shares = softmax(numbers) if meaning == "softmax of the output" else numbers
-    return Prediction(str(image), guesses(shares, labels, top))
-
-
-def softmax(logits: Array) -> Array:
-    """Softmax of one vector, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max())
-    shares: Array = shifted / shifted.sum()
-    return shares
-
-
-def guesses(probabilities: Array, labels: Sequence[str], top: int) -> tuple[Guess, ...]:
-    """The ``top`` most probable labels, best first; of equals the first in ``labels`` comes first."""
-    best = np.argsort(-probabilities.astype(np.float64), kind="stable")[:top]
-    return tuple(Guess(labels[index], float(probabilities[index])) for index in best)

@@ -1,4 +1,4 @@
-"""``edgekit quantize``: write a bundle with one more file of its network, in int8 or float16."""
+"""``edgekit quantize``: write a bundle with one more file of its network: in int8, in float16, or with its preprocessing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import msgspec
 
 from edgekit.budgets import Budget
 from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle
+from edgekit.bundle.manifest import SIGNATURES
+from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import with_variant
-from edgekit.errors import OutputError
+from edgekit.errors import BundleError, OutputError
 from edgekit.files import check_writable
 from edgekit.latency.loop import Candidate, interleave
 from edgekit.machine.packages import needs
@@ -32,25 +34,38 @@ def quantize(
     wanted: Wanted = NO_WISHES,
     *,
     output: Path | str | None = None,
+    drop_signature: bool = False,
     progress: Progress = SILENT,
 ) -> QuantizeReport:
     """Write ``bundle`` with one more variant as the folder ``output``, or in its own place, whole or not at all.
 
-    A variant of that precision is replaced. Raises BundleError for a damaged bundle, ModelError for a network that cannot be
+    A variant of that precision is replaced. A signed bundle is refused unless ``drop_signature``: its signature is not of the one
+    that is written. Raises BundleError for a damaged bundle, ModelError for a network that cannot be
     converted, DataError for calibration samples that do not fit or that are test pictures, and UsageError for a wrong wish.
     """
     needs("onnx", "onnxruntime", extra="cpu")
     root = Path(output) if output is not None else Path(bundle)
     if Path(bundle).resolve() in root.resolve().parents:
         raise OutputError(f"cannot write the bundle {root}: it would lie inside of {bundle}", "choose another --output")
-    check_replaceable(root)
+    in_place = root.resolve() == Path(bundle).resolve()
+    check_replaceable(root, dropped=SIGNATURES if in_place else ())
     check_writable(root.parent)
     opened = open_bundle(Path(bundle))
+    _check_unsigned(opened, drop_signature)
     outcome = convert(opened, to, wanted, progress)
     outcome, accuracy = with_accuracy(opened, outcome)
-    speed_up = _speed_up(opened, outcome) if outcome.tells_speed else None
+    speed_up = None if outcome.untimed else _speed_up(opened, outcome)
     written = with_variant(opened, outcome.draft, root)
     return _report(opened, written, outcome, accuracy, speed_up, wanted)
+
+
+def _check_unsigned(bundle: Bundle, drop_signature: bool) -> None:
+    signatures = signatures_of(bundle)
+    if signatures and not drop_signature:
+        raise BundleError(
+            f"bundle {bundle.root} is signed ({', '.join(signatures)}), and with one more file it is another bundle",
+            "add --drop-signature, and sign what is written",
+        )
 
 
 def with_accuracy(bundle: Bundle, outcome: Outcome) -> tuple[Outcome, AccuracyChange | None]:
@@ -60,7 +75,7 @@ def with_accuracy(bundle: Bundle, outcome: Outcome) -> tuple[Outcome, AccuracyCh
     tested, variant = tested_pictures(bundle, outcome.data), outcome.draft.variant
     if not tested:
         return outcome, None
-    change = tested.change(outcome.draft.files[variant.file])
+    change = tested.change(outcome.draft.files[variant.file], variant)
     judged = msgspec.structs.replace(variant, accuracy=change.after)
     return outcome._replace(draft=outcome.draft._replace(variant=judged)), change
 
@@ -85,8 +100,7 @@ def _report(
 ) -> QuantizeReport:
     variant = written.variant(outcome.draft.variant.name)
     conversion = variant.conversion
-    assert conversion is not None
-    calibration = conversion.calibration
+    calibration = conversion.calibration if conversion else None
     return QuantizeReport(
         bundle=str(written.root),
         variant=variant.name,
@@ -94,18 +108,22 @@ def _report(
         onnx_sha256=written.sha256_of(variant.name),
         onnx_bytes=written.manifest.files[variant.file].size,
         bytes_before=before.manifest.files[before.variant().file].size,
-        converted=conversion.converted,
+        converted=conversion.converted if conversion else 0,
         snr_db=outcome.snr_db,
         asked_db=variant.allowance.snr_db,
         calibration=calibration.source if calibration else "",
         attempts=outcome.attempts,
-        kept=conversion.kept,
+        kept=conversion.kept if conversion else (),
         sensitivity=outcome.sensitivity,
         accuracy=() if accuracy is None else (accuracy,),
         speed_up=speed_up,
         budget=wanted.budget or "",
         within_budget=_within(outcome.budget, accuracy),
-        notes=(*outcome.draft.notes, *_notes(variant.name, speed_up, accuracy), *_undecided(outcome.budget, accuracy)),
+        notes=(
+            *outcome.draft.notes,
+            *_notes(variant.name, outcome.untimed, speed_up, accuracy),
+            *_undecided(outcome.budget, accuracy),
+        ),
     )
 
 
@@ -122,9 +140,9 @@ def _undecided(budget: Budget | None, accuracy: AccuracyChange | None) -> Iterat
         yield f"whether more than {points:g} points are lost cannot be decided with {accuracy.pictures} pictures"
 
 
-def _notes(name: str, speed_up: float | None, accuracy: AccuracyChange | None) -> Iterator[str]:
+def _notes(name: str, untimed: str, speed_up: float | None, accuracy: AccuracyChange | None) -> Iterator[str]:
     if speed_up is None:
-        yield f"{name} was not timed: ONNX Runtime's CPU computes it in another way than a GPU; edgekit bench times it there"
+        yield f"{name} was not timed: {untimed}"
     elif speed_up < WORTH:
         yield f"{name} is not worth it for this network here: {speed_up:.2f} times as fast as float32 in ONNX Runtime on this CPU"
     if accuracy is None:

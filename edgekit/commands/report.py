@@ -30,17 +30,19 @@ FORMATS: dict[Format, bytes] = {"html": b"<!doctype html>", "md": b"# ", "json":
 PAGE = Path("report.html")
 
 
-def report(bundle: Path | str, output: Path | None = None, form: Format = "html", *, progress: Progress = SILENT) -> BundleReport:
+def report(
+    bundle: Path | str, output: Path | str | None = None, form: Format = "html", *, progress: Progress = SILENT
+) -> BundleReport:
     """Collect what the bundle says and what this machine has found out, and write it to ``output``, if that is given.
 
     Raises BundleError for a damaged bundle, and MissingError for a page in HTML without jinja2.
     """
-    if form == "html":
+    if form == "html" and output is not None:
         needs("jinja2", extra="report")
     collected = collect(open_bundle(Path(bundle)))
     if output is None:
         return collected
-    write_bytes(output, drawn(collected, form))
+    write_bytes(Path(output), drawn(collected, form))
     return msgspec.structs.replace(collected, written=str(output))
 
 

@@ -95,8 +95,6 @@ def train(
             )
         if loaded.train.int8 is not None:
             needs("onnx", "onnxscript", "onnxruntime", extra="train")
-            if launched():
-                raise UsageError("[train.int8] trains in one process, and torchrun has started several", "train without torchrun")
         from edgekit import data
         from edgekit.training.fit import fit
         from edgekit.training.untrained import build_model

@@ -16,7 +16,6 @@ from edgekit.backends.choose import open_named
 from edgekit.backends.tuned import keep_choice
 from edgekit.budgets import Budget, parse_budgets
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.bundle.state import manifest_sha256
 from edgekit.commands.evaluate import ORIGINAL, classifier, evaluate, labelled_set
 from edgekit.commands.verify import verify
 from edgekit.errors import EdgekitError, UsageError
@@ -195,7 +194,7 @@ class Tuning:
             self.notes.append("the state folder cannot be written, so that --backend tuned will not know this choice")
         return TuneReport(
             bundle=bundle,
-            manifest_sha256=manifest_sha256(self.bundle),
+            manifest_sha256=self.bundle.sha256,
             batch=self.batch,
             metric=self.metric,
             budgets=tuple(budget.text for budget in self.ledger.budgets.values()),

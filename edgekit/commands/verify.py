@@ -12,9 +12,10 @@ from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Opened
 from edgekit.bundle.evidence import EvidenceArrays
-from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.folder import Bundle, as_opened
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Manifest
+from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import own_outputs
 from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
@@ -25,14 +26,14 @@ from edgekit.parity.run import AT_ONCE, BATCHES, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup, as_setups, labels, taking
-from edgekit.tensors import Array, fixed_batch
+from edgekit.tensors import Array, TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange, widest_rtol
 
 AS_RECORDED = ToleranceChange()
 
 
 def verify(
-    bundle: Path | str,
+    bundle: Bundle | Path | str,
     setups: Setup | str | Iterable[Setup | str] = (),
     *,
     tolerance: Tolerance | ToleranceChange = AS_RECORDED,
@@ -42,16 +43,18 @@ def verify(
 ) -> VerifyReport:
     """Check a bundle against its recorded float64 outputs, on every backend present or by ``setups``.
 
-    A setup may be text in the form of ``--backend``. Each variant is held to the noise that was measured at export (see
-    ``edgekit.parity.bars``), unless ``tolerance`` is the caller's own. ``require``: setups that must take part beside the others.
-    ``allow``: codes of checks whose failing the caller accepts; a tolerance of the caller's accepts any that the bundle records.
+    The bundle may be open already, as ``edgekit.bundle.signature.open_signed`` does. A setup may be text in the form of
+    ``--backend``. Each variant is held to the noise that was measured at export (see ``edgekit.parity.bars``), unless
+    ``tolerance`` is the caller's own. ``require``: setups that must take part beside the others. ``allow``: codes of checks whose
+    failing the caller accepts; a tolerance of the caller's accepts any that the bundle records.
 
     Raises BundleError for a damaged bundle, MissingError for a setup that cannot run on this machine, and UsageError for a code
     that no check has.
     """
     check_codes(allow)
-    with reading(Path(bundle)):
-        opened = open_bundle(Path(bundle))
+    root = bundle.place if isinstance(bundle, Bundle) else Path(bundle)
+    with reading(root):
+        opened = as_opened(bundle)
         golden, evidence = opened.golden(), opened.evidence()
     choice = choose(opened, (*as_setups(setups), *map(Setup.parse, require)), all_variants=True)
     held = Held(opened, golden, evidence, tolerance, trusting=TOLERANCE in allow)
@@ -64,7 +67,7 @@ def verify(
                 parities.append(held.parity(ready, as_written=setup in choice.as_written))
             advance(1, name)
     variants = {setup.variant: opened.sha256_of(setup.variant) for setup in setups_run}
-    with reading(Path(bundle)):
+    with reading(root):
         checks = check_manifest(opened, golden, evidence, allow if tolerance == AS_RECORDED else (*allow, TOLERANCE))
     return VerifyReport(
         str(opened.root),
@@ -105,7 +108,13 @@ class Held:
         else:
             by_runtime = bars_of(manifest, variant, self.evidence, self.tolerance, trusting=self.trusting, own=own)
             bars = by_runtime.on(setup.backend, ready.session.facts)
-        return parity(ready, self.golden, bars, manifest.golden.reference)
+        return parity(ready, self._golden_of(setup.variant), bars, manifest.golden_of(setup.variant).reference)
+
+    def _golden_of(self, variant: str) -> GoldenArrays:
+        if not self.bundle.variant(variant).golden:
+            return self.golden
+        with reading(self.bundle.place):
+            return self.bundle.golden(variant)
 
     def _own_of(self, variant: str) -> dict[str, Array] | None:
         if variant not in self._own:
@@ -147,7 +156,9 @@ def bounded(bundle: Bundle, setup: Setup) -> Iterator[None]:
 
 
 def _notes(bundle: Bundle, tolerance: Tolerance | ToleranceChange) -> tuple[str, ...]:
-    variant, notes = bundle.manifest.variants[0], []
+    variant, notes = bundle.manifest.variants[0], [bundle.signed] if bundle.signed else []
+    if not bundle.signed and (signatures := signatures_of(bundle)):
+        notes.append(f"it has a signature ({', '.join(signatures)}) that was not checked: --public-key FILE checks by whom it is")
     if bundle.manifest.evidence is None:
         notes.append("the bundle records no rounding noise, so that the bar is wider than it need be; export it again")
     if tolerance != AS_RECORDED and tolerance.of(variant.allowance.tolerance).rtol >= widest_rtol(variant.precision):
@@ -166,8 +177,8 @@ def _room(bundle: Bundle, setup: Setup) -> int:
     ONNX Runtime holds a large file up to four times while it opens it.
     """
     files, manifest = bundle.manifest.files, bundle.manifest
-    samples = manifest.golden.samples
-    arrays = sum(8 * math.prod(spec.of_samples(samples)) for spec in (*manifest.inputs, *manifest.outputs))
+    samples = manifest.golden_of(setup.variant).samples
+    arrays = sum(8 * math.prod(spec.of_samples(samples)) for spec in _tensors(manifest, setup))
     file = files[bundle.variant(setup.variant).file].size
     return ROOM + COPIES * file + 2 * arrays + stacks(setup.threads or cores())
 
@@ -187,13 +198,20 @@ def _seconds(bundle: Bundle, setup: Setup) -> float:
         return given
     manifest = bundle.manifest
     file = manifest.files[bundle.variant(setup.variant).file].size
-    elements = sum(math.prod(spec.of_samples(1)) for spec in (*manifest.inputs, *manifest.outputs))
+    elements = sum(math.prod(spec.of_samples(1)) for spec in _tensors(manifest, setup))
     work = WORK_PER_BYTE * file + WORK_PER_ELEMENT * elements
-    return min(BASE_SECONDS + 2 * manifest.golden.samples * work / PACE, threading.TIMEOUT_MAX)
+    samples = manifest.golden_of(setup.variant).samples
+    return min(BASE_SECONDS + 2 * samples * work / PACE, threading.TIMEOUT_MAX)
+
+
+def _tensors(manifest: Manifest, setup: Setup) -> Iterator[TensorSpec]:
+    """The inputs and outputs of the setup's variant, with the sizes that the golden samples have."""
+    axes = manifest.golden_of(setup.variant).axes or {}
+    yield from (spec.sized(axes) for spec in (*manifest.inputs_of(setup.variant), *manifest.outputs))
 
 
 def _taking(setup: Setup, manifest: Manifest) -> Setup:
     """The setup with verification's batch sizes; a backend with ranges keeps its own, so that the shipped engine is verified."""
-    fixed = fixed_batch(manifest.inputs)
-    sizes = (*BATCHES, min(manifest.golden.samples, AT_ONCE)) if fixed is None else (fixed,)
+    fixed = fixed_batch(manifest.inputs_of(setup.variant))
+    sizes = (*BATCHES, min(manifest.golden_of(setup.variant).samples, AT_ONCE)) if fixed is None else (fixed,)
     return setup if row_of(setup.backend).in_ranges else taking(setup, sizes)

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS, MOST_PAIRS, Vector, by_chance, holm, lower_bound, p_value, upper_bound
-from edgekit.reports.against import Evidence, Judged
+from edgekit.reports.against import Judged, PairedRatio
 
 
-def evidence_of(first: Sequence[float], second: Sequence[float]) -> Evidence:
+def evidence_of(first: Sequence[float], second: Sequence[float]) -> PairedRatio:
     """What pairs of process medians say of first over second; a pair stands in each place, in the order of time.
 
     Both are in one unit, 2 to ``MOST_PAIRS`` long.
@@ -25,7 +25,7 @@ def evidence_of(first: Sequence[float], second: Sequence[float]) -> Evidence:
     ours, theirs = (np.log(np.asarray(medians, np.float64)) for medians in (first, second))
     logs = ours - theirs
     high = upper_bound(logs)
-    return Evidence(
+    return PairedRatio(
         pairs=len(logs),
         ratio=math.exp(float(np.median(logs))),
         low=math.exp(lower_bound(logs)),
@@ -35,14 +35,14 @@ def evidence_of(first: Sequence[float], second: Sequence[float]) -> Evidence:
     )
 
 
-def judge(rows: Sequence[Evidence], limit: float) -> list[tuple[Evidence, Judged]]:
+def judge(rows: Sequence[PairedRatio], limit: float) -> list[tuple[PairedRatio, Judged]]:
     """The verdict on each row by ``limit``, a share of 1, with Holm's p where there are several."""
     adjusted = holm(np.asarray([row.p for row in rows]))
     held = [msgspec.structs.replace(row, p=float(p)) for row, p in zip(rows, adjusted, strict=True)]
     return [(row, _judged(row, limit)) for row in held]
 
 
-def _judged(row: Evidence, limit: float) -> Judged:
+def _judged(row: PairedRatio, limit: float) -> Judged:
     if row.floor > limit:
         return _undecided(row, limit, f"alike processes differ by {100 * row.floor:.2g} % by chance, more than the limit")
     if row.p < ALPHA and row.ratio > 1 + limit:
@@ -54,7 +54,7 @@ def _judged(row: Evidence, limit: float) -> Judged:
     return _undecided(row, limit, "the bounds hold both")
 
 
-def _undecided(row: Evidence, limit: float, why: str) -> Judged:
+def _undecided(row: PairedRatio, limit: float, why: str) -> Judged:
     needed = _needed(row, limit)
     more = max(2, 2 * math.ceil((needed - row.pairs) / 2)) if needed <= MOST_PAIRS else None  # ABBA: two at a time
     if more is not None and row.pairs + more <= MOST_PAIRS:
@@ -63,7 +63,7 @@ def _undecided(row: Evidence, limit: float, why: str) -> Judged:
     return Judged("undecided", f"{why}, and more pairs will hardly decide it: {remedy}")
 
 
-def _needed(row: Evidence, limit: float) -> float:
+def _needed(row: PairedRatio, limit: float) -> float:
     """About how many pairs decide, if the next are like these: the bounds close on their middle as 1 / sqrt(pairs)."""
     bound, by_floor = math.log1p(limit), row.pairs * (math.log1p(row.floor) / math.log1p(limit)) ** 2
     if not row.high or not row.low:

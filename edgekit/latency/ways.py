@@ -25,12 +25,13 @@ class Ways(NamedTuple):
 def ways(bundle: Bundle, asked: Iterable[Setup | str] = ()) -> Ways:
     """All ways that ``asked`` leaves open: what a setup says is kept, and what it leaves out is tried in every form.
 
-    Without any asked for it is every backend present with every variant. Raises MissingError for a backend that was named and
-    cannot run here.
+    Without any asked for it is every backend present with every variant that takes what the network takes, since one is to stand
+    for another. Raises MissingError for a backend that was named and cannot run here.
     """
     choice = choose(bundle, asked, all_variants=True)
     setups, skipped = dict[Setup, None](), list(choice.skipped)
-    for base in choice.setups:
+    alike = [setup for setup in choice.setups if not bundle.variant(setup.variant).inputs]
+    for base in alike:
         for options in _option_sets(base):
             setup = checked(msgspec.structs.replace(base, options={**options, **base.options}))
             missing = absence(setup, bundle.files(setup.variant))

@@ -47,8 +47,8 @@ class Process(NamedTuple):
     seconds: float
 
 
-class Moment(NamedTuple):
-    """What has happened up to now: CPU time, seconds of stolen and of all time, periods and heat that slowed cores, processes."""
+class Reading(NamedTuple):
+    """What has happened up to a moment: CPU time, seconds stolen and in all, periods and heat that slowed cores, processes."""
 
     cpu: CpuTime
     steal: float | None
@@ -58,7 +58,7 @@ class Moment(NamedTuple):
     processes: Mapping[int, Process]
 
     @classmethod
-    def now(cls) -> Moment:
+    def now(cls) -> Reading:
         """Read them all."""
         times = psutil.cpu_times()._asdict()
         total = sum(value for name, value in times.items() if not name.startswith("guest"))  # which the user's holds already
@@ -67,9 +67,9 @@ class Moment(NamedTuple):
 
 def conditions(pause: Callable[[float], object] = time.sleep) -> tuple[Condition, ...]:
     """Everything that is known of this machine's fitness; ``pause`` waits between the two moments."""
-    before = Moment.now()
+    before = Reading.now()
     pause(WINDOW_SECONDS)
-    after = Moment.now()
+    after = Reading.now()
     return (
         governor(),
         turbo(),
@@ -116,7 +116,7 @@ def quota(before: int | None, after: int | None) -> Condition:
     return Condition("CPU quota", "weak", f"{cores:g} cores of {allowed}: more threads than that are stopped", remedy)
 
 
-def steal(before: Moment, after: Moment) -> Condition:
+def steal(before: Reading, after: Reading) -> Condition:
     """The share of time in which a virtual machine's cores were another's."""
     if before.steal is None or after.steal is None or after.total <= before.total:
         return Condition("steal", "unknown", "the system does not tell")
@@ -126,7 +126,7 @@ def steal(before: Moment, after: Moment) -> Condition:
     return Condition("steal", "unfit", f"the host took {share:.1%} of the time", "measure on a host or an instance of its own")
 
 
-def load(before: Moment, after: Moment) -> Condition:
+def load(before: Reading, after: Reading) -> Condition:
     """What other processes take of the cores, and who takes most."""
     share = before.cpu.stolen_until(after.cpu)
     if share <= BUSY:

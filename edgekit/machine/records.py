@@ -81,7 +81,7 @@ def records(manifest_sha256: str) -> Records:
 
 
 def folder_for(manifest_sha256: str, facts: dict[str, str]) -> Path:
-    """Where what machines with these ``facts`` find out about a bundle is kept; raises OutputError where there is no such place."""
+    """Where what machines with these ``facts`` find out about a bundle is kept; raises OutputError where there is none."""
     named = "\n".join(f"{name}: {facts[name]}" for name in IDENTITY if name in facts)
     return state_folder(manifest_sha256) / hashlib.sha256(named.encode()).hexdigest()[:16]
 

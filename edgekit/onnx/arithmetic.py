@@ -93,8 +93,8 @@ def in_half(content: bytes) -> InHalf:
     """The nodes of the main graph that compute in float16, without the Casts at their borders.
 
     Where the file gives the types of a node's outputs they decide, and so does a comparison of two float16 values. Elsewhere a
-    node computes in float16 where it reads that, no float32, and gives what it reads; and may do so where the type of what it
-    reads is not given either. No output need depend on what counts for ``most``. Raises ValueError for a malformed message.
+    node surely computes in float16 where it reads that, no float32, and gives what it reads, and may do so whatever it reads. No
+    output need depend on what counts for ``most``. Raises ValueError for a malformed message.
     """
     body, _ = bodies(content)
     types, needed = element_types(content), set(alive(body))
@@ -115,7 +115,7 @@ def _in_half(operator: str, read: Sequence[int], given: Sequence[int]) -> tuple[
     if _HALF in given or read.count(_HALF) > 1:
         return True, True
     alike = _HALF in read and _FLOAT not in read and operator not in _OF_OTHER_TYPES
-    return 0 in given and alike, 0 in given and bool({_HALF, 0} & set(read))
+    return 0 in given and alike, 0 in given
 
 
 def _reads_through(node: Node) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.backends.contract import InRanges, Session
-from edgekit.preprocess import Preprocess
+from edgekit.preprocess import Intake
 from edgekit.reports.predict import Numbers
 from edgekit.tensors import Array, batches_of, fixed_batch, joined_outputs, real_samples
 
@@ -48,15 +48,15 @@ BATCH = 250
 
 
 def classes_of(
-    run: Callable[[NDArray[np.float32]], Array], images: NDArray[np.uint8], preprocess: Preprocess
+    run: Callable[[Array], Array], images: NDArray[np.uint8], intake: Intake
 ) -> NDArray[np.int64] | None:
-    """The class of each of ``images``, uint8 N x C x H x W, which ``run`` is given normalised, ``BATCH`` at a time.
+    """The class of each of ``images``, uint8 N x C x H x W, which ``run`` is given by ``intake``, ``BATCH`` at a time.
 
     ``run`` gives an output of N x classes; None for one of another rank, which names no class.
     """
     parts = []
     for start in range(0, len(images), BATCH):
-        outputs = run(preprocess.normalise(images[start : start + BATCH]))
+        outputs = run(intake.normalise(images[start : start + BATCH]))
         if outputs.ndim != 2:
             return None
         parts.append(outputs.argmax(1))
@@ -86,12 +86,21 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def outputs_of(session: Session, name: str, inputs: Array, output: str) -> Array:
     """The ``output`` of a session for all ``inputs``, in batches that it takes, without those of filling samples."""
-    size = fixed_batch(session.inputs) or len(inputs)
-    if isinstance(session, InRanges) and session.ranges:
-        size = max(allowed.max for allowed in session.ranges if allowed.min <= len(inputs) or allowed.min == 1)
-        size = min(size, max(len(inputs), min(allowed.min for allowed in session.ranges)))
+    size = batch_for(session, len(inputs))
     parts = [real_samples(session.run(feed), size, real) for feed, real in batches_of({name: inputs}, size)]
     return joined_outputs(parts)[output]
+
+
+def batch_for(session: Session, samples: int) -> int:
+    """The batch size in which a session takes ``samples`` samples: all at once, or else its largest that they fill."""
+    fixed = fixed_batch(session.inputs)
+    if fixed is not None:
+        return fixed
+    ranges = session.ranges if isinstance(session, InRanges) else ()
+    if not ranges or any(samples in allowed for allowed in ranges):
+        return samples
+    filled = [allowed.max for allowed in ranges if allowed.max < samples]
+    return max(filled) if filled else min(allowed.min for allowed in ranges)
 
 
 def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> tuple[tuple[int, ...], ...]:

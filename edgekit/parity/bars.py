@@ -65,7 +65,7 @@ def bars_of(
     rtol = min(recorded.rtol, widest_rtol(variant.precision))
     held = Tolerance(atol=0, rtol=rtol)
     floors = evidence.floors if evidence is not None and held_to_noise(manifest, variant) else {}
-    sizes = [part.samples for part in manifest.golden.parts]
+    sizes = [part.samples for part in manifest.golden_of(variant.name).parts]
     return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol, sizes)), held), floors)
 
 

@@ -14,15 +14,15 @@ from edgekit.bundle.allowance import held_to_noise
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
-from edgekit.bundle.manifest import Conversion, GoldenPicture, Manifest
+from edgekit.bundle.manifest import GoldenPicture, Manifest
 from edgekit.bundle.variants import own_outputs
 from edgekit.decoding import CHANNELS
 from edgekit.errors import FETCH_AGAIN, BundleError, DataError
-from edgekit.onnx.arithmetic import in_half, in_steps, weight_types
+from edgekit.onnx.arithmetic import in_steps
 from edgekit.onnx.declared import Declared, declared
 from edgekit.onnx.wire import ELEMENT_TYPES
 from edgekit.parity.accuracy import FLIPS
-from edgekit.parity.conversion_claims import conversion_problem
+from edgekit.parity.conversion_claims import FULL, LAYERS, conversion_problem
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import most_noise
 from edgekit.parity.pixels import undone
@@ -33,10 +33,6 @@ from edgekit.tolerance import PRECISIONS
 
 _WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
 """Precisions with a wider bar, and the element types of which a file of them holds one."""
-_ALL_NODES = frozenset({"float16"})
-"""Precisions whose conversion counts nodes of every kind, and not the layers alone."""
-_FULL = (1, 11)
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NEXT_LEVEL = 1.01
 """Levels of 255 by which releases of Pillow may resize differently."""
 WITH_EVIDENCE = ["0", "2"]
@@ -98,8 +94,11 @@ def opset(seen: Evidenced) -> Iterator[Check]:
 
 def shapes(seen: Evidenced) -> Iterator[Check]:
     """Inputs and outputs have the names, types and shapes that the files give them."""
-    for spec in seen.manifest.inputs:
-        yield from seen.told_by_each("shapes", lambda file, spec=spec: _misfit("input", spec, file.inputs))  # type: ignore[misc]
+    for variant in seen.manifest.variants:
+        file, other = seen.others.get(variant.name, seen.declared), variant != seen.manifest.variants[0]
+        for spec in seen.manifest.inputs_of(variant.name):
+            text = _misfit("input", spec, file.inputs)
+            yield _told("shapes", f"{variant.name}: {text}" if text and other else text)
     for spec in seen.manifest.outputs:
         yield from seen.told_by_each("shapes", lambda file, spec=spec: _misfit("output", spec, file.outputs))  # type: ignore[misc]
 
@@ -150,6 +149,20 @@ def model(seen: Evidenced) -> Iterator[Check]:
         return f"the manifest says the model is {source.model}, and the file or the recipe says {wrong}" if wrong else ""
 
     yield from seen.told_by_each("model", problem)
+
+
+def license_(seen: Evidenced) -> Iterator[Check]:
+    """Licence and author are those of the files' metadata, under ONNX's own names."""
+    origin = seen.manifest.origin
+
+    def problem(file: Declared) -> str:
+        for what, key, mine in (("licence", "model_license", origin.license), ("author", "model_author", origin.author)):
+            said = file.metadata.get(key)
+            if mine and said != mine:
+                return f"the {what} is {mine!r} in manifest.json, and {said or 'not known'!r} in the ONNX file"
+        return ""
+
+    yield from seen.told_by_each("license", problem)
 
 
 def labels(seen: Evidenced) -> Iterator[Check]:
@@ -249,9 +262,9 @@ def _mostly(precision: str, elements: Set[int], file: Declared) -> bool:
     narrow = sum(file.stored.get(element, 0) for element in elements)
     if precision == "int8":
         steps = sum(count for operator, count in file.operators.items() if in_steps(operator))
-        layers = sum(file.operators.get(operator, 0) for operator in _LAYERS)
+        layers = sum(file.operators.get(operator, 0) for operator in LAYERS)
         return narrow > 0 and steps >= max(1, layers / 2)
-    return narrow > sum(file.stored.get(element, 0) for element in _FULL)
+    return narrow > sum(file.stored.get(element, 0) for element in FULL)
 
 
 def conversion(seen: Evidenced) -> Iterator[Check]:
@@ -263,39 +276,8 @@ def conversion(seen: Evidenced) -> Iterator[Check]:
         elements = _WIDE_BARS.get(variant.precision)
         if variant.conversion is None or elements is None:
             continue
-        content = seen.bundle.onnx_bytes(variant.name)
-        types = weight_types(content, _LAYERS)
-        if variant.precision in _ALL_NODES:
-            problem = _nodes_in_half(variant.conversion, content, types)
-        else:
-            problem = _layers(variant.conversion, types, elements)
-        problem = problem or conversion_problem(seen.bundle, variant)
+        problem = conversion_problem(seen.bundle, variant, elements)
         yield _told("conversion", f"{variant.name}: {problem}" if problem else "")
-
-
-def _layers(said: Conversion, types: Sequence[int], elements: Set[int]) -> str:
-    """What is false of the numbers of layers in an int8 file, whose layers have weights of ``types``."""
-    narrow, wide = sum(element in elements for element in types), sum(element not in elements for element in types)
-    converted, kept = said.converted, sum(node.operator in _LAYERS for node in said.kept)
-    if narrow and (converted, kept) == (narrow, wide):
-        return ""
-    return f"the manifest says {converted} converted and {kept} kept layers, and the file has {narrow} and {wide}"
-
-
-def _nodes_in_half(said: Conversion, content: bytes, types: Sequence[int]) -> str:
-    """What is false of the number of converted nodes, or of those that are kept, in a float16 file."""
-    found = in_half(content)
-    wide, kept = sum(element in _FULL for element in types), sum(node.operator in _LAYERS for node in said.kept)
-    if wide > kept or not found.nodes:
-        return f"the manifest says {kept} kept layers, and the file has {wide} of {len(types)}"
-    narrow = next((node.key for node in found.nodes if node.key in {kept.node for kept in said.kept}), None)
-    if narrow is not None:
-        return f"it keeps {narrow!r}, which computes in float16"
-    least = len(found.nodes)
-    if least <= said.converted <= found.most:
-        return ""
-    true = f"{least}" if least == found.most else f"{least} to {found.most}"
-    return f"the manifest says {said.converted} converted nodes, and the file has {true}"
 
 
 def errors(seen: Evidenced) -> Iterator[Check]:
@@ -421,6 +403,7 @@ CLAIMS: dict[str, Callable[[Evidenced], Iterator[Check]]] = {
     "shapes": shapes,
     "weights": weights,
     "model": model,
+    "license": license_,
     "labels": labels,
     "preprocess": preprocess,
     "kept-norms": kept_norms,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
+
 import numpy as np
 from packaging.version import InvalidVersion, Version
 
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import Variant
+from edgekit.bundle.manifest import Conversion, Variant
 from edgekit.bundle.ranges import range_table
-from edgekit.onnx.arithmetic import Quantised, node_names, quantised_values
+from edgekit.onnx.arithmetic import Quantised, in_half, node_names, quantised_values, weight_types
 from edgekit.onnx.wire import ELEMENT_TYPES
 from edgekit.parity.calibrated import passed_off
 
@@ -16,11 +18,60 @@ FLOORS = {"int8": {"onnxruntime": "1.21"}}
 """The newest release that a file of a precision needs: ONNX Runtime fuses no int8 layer whose bias is a float before 1.21 (its
 pull requests 22889 and 22969)."""
 CODES = 127
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+FULL = (1, 11)
+"""Element types of full precision."""
+_ALL_NODES = frozenset({"float16"})
+"""Precisions whose conversion counts nodes of every kind, and not the layers alone."""
 
 
-def conversion_problem(bundle: Bundle, variant: Variant) -> str:
-    """What is false of a converted variant; empty where nothing is. Raises BundleError for a damaged range table."""
-    return _floor(variant) or _ranges(bundle, variant) or _kept(bundle, variant) or _calibrated(bundle, variant)
+def conversion_problem(bundle: Bundle, variant: Variant, elements: Set[int]) -> str:
+    """What is false of a converted variant, whose layers have weights of the types ``elements``; empty where nothing is.
+
+    Raises BundleError for a damaged range table.
+    """
+    return (
+        _counts(bundle, variant, elements)
+        or _floor(variant)
+        or _ranges(bundle, variant)
+        or _kept(bundle, variant)
+        or _calibrated(bundle, variant)
+    )
+
+
+def _counts(bundle: Bundle, variant: Variant, elements: Set[int]) -> str:
+    """As much is converted, and as much kept, as the file has."""
+    assert variant.conversion is not None
+    content = bundle.onnx_bytes(variant.name)
+    types = weight_types(content, LAYERS)
+    if variant.precision in _ALL_NODES:
+        return _nodes_in_half(variant.conversion, content, types, bundle.onnx_bytes())
+    return _layers(variant.conversion, types, elements)
+
+
+def _layers(said: Conversion, types: Sequence[int], elements: Set[int]) -> str:
+    """What is false of the numbers of layers in an int8 file, whose layers have weights of ``types``."""
+    narrow, wide = sum(element in elements for element in types), sum(element not in elements for element in types)
+    converted, kept = said.converted, sum(node.operator in LAYERS for node in said.kept)
+    if narrow and (converted, kept) == (narrow, wide):
+        return ""
+    return f"the manifest says {converted} converted and {kept} kept layers, and the file has {narrow} and {wide}"
+
+
+def _nodes_in_half(said: Conversion, content: bytes, types: Sequence[int], first: bytes) -> str:
+    """What is false of the number of converted nodes, or of those that are kept, in a float16 file made of the ``first`` one."""
+    found, before = in_half(content), in_half(first)
+    wide, kept = sum(element in FULL for element in types), sum(node.operator in LAYERS for node in said.kept)
+    if wide > kept or not found.nodes:
+        return f"the manifest says {kept} kept layers, and the file has {wide} of {len(types)}"
+    narrow = next((node.key for node in found.nodes if node.key in {kept.node for kept in said.kept}), None)
+    if narrow is not None:
+        return f"it keeps {narrow!r}, which computes in float16"
+    least, most = len(found.nodes) - before.most, found.most - len(before.nodes)
+    if least <= said.converted <= most:
+        return ""
+    true = f"{least}" if least == most else f"{least} to {most}"
+    return f"the manifest says {said.converted} converted nodes, and the file has {true}"
 
 
 def _floor(variant: Variant) -> str:

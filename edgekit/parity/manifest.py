@@ -11,17 +11,20 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Variant
+from edgekit.bundle.signed import OF_GIT, strays_of
 from edgekit.bundle.variants import own_outputs
 from edgekit.errors import UsageError
 from edgekit.parity.allowances import asks_beyond
 from edgekit.parity.claims import CLAIMS, evidenced
 from edgekit.parity.inputs import FEWEST, is_constant, recorded_in
+from edgekit.parity.own_inputs import OWN_INPUTS, own_inputs
 from edgekit.parity.pixels import pixels
 from edgekit.reports.verify import Check
 from edgekit.spelling import did_you_mean
 
 TOLERANCE = "tolerance"
-CODES = (TOLERANCE, "few-samples", "constant-reference", "pixels", *CLAIMS)
+STRAYS = "stray-files"
+CODES = (TOLERANCE, "few-samples", "constant-reference", "pixels", OWN_INPUTS, STRAYS, *CLAIMS)
 
 
 def check_manifest(
@@ -80,5 +83,23 @@ def _constant(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
     ] or [Check("constant-reference", "pass")]
 
 
-CHECKS: tuple[Callable[[Bundle, GoldenArrays], list[Check]], ...] = (_tolerance, _samples, _constant, pixels)
+def _strays(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
+    """What lies in the folder and is no part of the bundle: no checksum is of it, and no signature."""
+    strays = strays_of(bundle)
+    strangers = [name for name in strays if name not in OF_GIT]
+    if strangers:
+        names = ", ".join(strangers[:3]) + (f" and {len(strangers) - 3} more" if len(strangers) > 3 else "")
+        return [Check(STRAYS, "fail", f"the folder holds {names}, which the manifest does not list: move it out")]
+    git = f"the folder holds {', '.join(strays)}, which is git's and no part of the bundle" if strays else ""
+    return [Check(STRAYS, "note" if git else "pass", git)]
+
+
+CHECKS: tuple[Callable[[Bundle, GoldenArrays], list[Check]], ...] = (
+    _tolerance,
+    _samples,
+    _constant,
+    pixels,
+    own_inputs,
+    _strays,
+)
 """Every check; each gives a row for every claim that it holds against the files, and none where nothing is claimed."""

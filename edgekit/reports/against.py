@@ -19,7 +19,7 @@ _SLOWER: dict[Verdict, Span] = {
 }
 
 
-class Evidence(Part, frozen=True):
+class PairedRatio(Part, frozen=True):
     """What pairs of processes say of "A takes at most as long as B"; ratios are A's median over B's.
 
     ``ratio``: the median of the pairs' ratios. ``low`` and ``high``: its one-sided 99 % bounds, each by inverting the exact
@@ -59,7 +59,7 @@ class AgainstRow(Part, frozen=True):
     order: tuple[str, ...]
     first: tuple[Fresh, ...]
     second: tuple[Fresh, ...]
-    evidence: Evidence
+    evidence: PairedRatio
     judged: Judged
 
     @property

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import msgspec
 
-from edgekit.budgets import Budget, parse_budget
 from edgekit.errors import InputError
 from edgekit.files import read_bytes
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
@@ -19,7 +18,7 @@ from edgekit.reports.fresh import Fresh
 from edgekit.reports.layers import LayersReport
 from edgekit.reports.load import LoadReport
 from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, verdict
-from edgekit.reports.percentile import BOUNDED, Percentile
+from edgekit.reports.percentile import Bound, Percentile
 from edgekit.reports.samples import Blocks, SamplesFile, named, packed, read_samples, samples_path, thinned, thinned_blocks
 from edgekit.reports.start import StartRow, starts_page
 from edgekit.setups import Setup, shared_variant
@@ -124,7 +123,7 @@ class BenchReport(Report, frozen=True):
 
     ``bundle`` and ``onnx_sha256`` are of the first of ``bundles``. ``between``: medians of fresh processes, where they were asked
     for, and ``controls``, of the reference network beside them. ``load``: what callers and requests at once got, and ``starts``:
-    fresh processes until they are steady. ``budget``, like ``p99=5ms``, is of the same calls as ``budget_ms``.
+    fresh processes until they are steady. ``budget`` is of the same calls as ``budget_ms``.
 
     JSON has at most 5,000 calls of a row, evenly thinned; where it was written to a file, ``samples`` names the one beside it
     that has all that were kept, and ``read`` puts them back.
@@ -145,7 +144,7 @@ class BenchReport(Report, frozen=True):
     controls: tuple[Between, ...] = ()
     load: LoadReport | None = None
     starts: tuple[StartRow, ...] = ()
-    budget: str = ""
+    budget: Bound | None = None
     samples: SamplesFile | None = None
     kept_as: ClassVar[str] = "bench"
 
@@ -161,10 +160,10 @@ class BenchReport(Report, frozen=True):
         return not any(_over(row, budget) for budget in self.limits for row in self._bounded)
 
     @property
-    def limits(self) -> tuple[Budget, ...]:
+    def limits(self) -> tuple[Bound, ...]:
         """What is asked of the end-to-end calls of the first batch."""
-        median = () if self.budget_ms is None else (Budget("median", self.budget_ms, f"median={self.budget_ms:g}ms"),)
-        return (*median, *((parse_budget(self.budget, BOUNDED),) if self.budget else ()))
+        median = () if self.budget_ms is None else (Bound("median", self.budget_ms),)
+        return (*median, *((self.budget,) if self.budget else ()))
 
     @property
     def _bounded(self) -> tuple[LatencyReport, ...]:
@@ -239,7 +238,7 @@ class BenchReport(Report, frozen=True):
     def cases(self) -> tuple[Case, ...]:
         """Each row of the first batch against each budget, or whether anything was measured; load and starts."""
         held = tuple(
-            Case(f"{_named(budget)} of {row.backend}, batch {row.batch}", not _over(row, budget), _over(row, budget))
+            Case(f"{budget.name} of {row.backend}, batch {row.batch}", not _over(row, budget), _over(row, budget))
             for budget in self.limits
             for row in self._bounded
         )
@@ -260,7 +259,7 @@ class BenchReport(Report, frozen=True):
     def _budget(self) -> Page:
         if not self.limits or not self.rows:
             return ()
-        texts = " and ".join(f"{budget.limit:g} ms for the {_named(budget)}" for budget in self.limits)
+        texts = " and ".join(f"{budget.ms:g} ms for the {budget.name}" for budget in self.limits)
         words = f"budget of {texts} of batch {self.rows[0].batch} end-to-end: "
         reasons = (_over(row, budget) for budget in self.limits for row in self._bounded)
         return (Line((words, verdict(self.within_budgets))), *(Line(Span(reason, "bad")) for reason in filter(None, reasons)))
@@ -297,20 +296,14 @@ def _marks(row: LatencyReport) -> tuple[tuple[str, float], ...]:
     return (("median", row.median_ms), *((name, ms) for name, ms in percentiles if ms is not None))
 
 
-def _over(row: LatencyReport, budget: Budget) -> str:
+def _over(row: LatencyReport, budget: Bound) -> str:
     """Why a row does not hold a budget; empty where it does."""
-    point = next((point for point in row.percentiles if point.percent == BOUNDED[budget.key]), None)
+    point = next((point for point in row.percentiles if point.percent == budget.percent), None)
     ms = row.median_ms if budget.key == "median" else point.ms if point else None
     if ms is None:
         needed = f"takes {point.samples_needed} calls to be known, and there were {row.count}" if point else "was not measured"
-        return f"{_named(budget)} of {row.backend} {needed}; give a longer --seconds"
-    if budget.holds(ms):
-        return ""
-    return f"{_named(budget)} of {row.backend}: {ms:.3g} ms is above the budget of {budget.limit:g} ms"
-
-
-def _named(budget: Budget) -> str:
-    return budget.key if budget.key == "median" else budget.key.upper()
+        return f"{budget.name} of {row.backend} {needed}; give a longer --seconds"
+    return "" if ms <= budget.ms else f"{budget.name} of {row.backend}: {ms:.3g} ms is above the budget of {budget.ms:g} ms"
 
 
 _LATENCY = (

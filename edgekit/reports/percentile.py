@@ -1,6 +1,8 @@
-"""A percentile that is shown only where the samples support it."""
+"""A percentile that is shown only where the samples support it, and what may be asked of one."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from edgekit.reports.base import Part
 
@@ -14,3 +16,20 @@ class Percentile(Part, frozen=True):
     percent: float
     ms: float | None
     samples_needed: int
+
+
+class Bound(Part, frozen=True):
+    """The most milliseconds that a median or a percentile may take."""
+
+    key: Literal["median", "p90", "p99"]
+    ms: float
+
+    @property
+    def percent(self) -> float:
+        """Of the percentile that is bounded."""
+        return BOUNDED[self.key]
+
+    @property
+    def name(self) -> str:
+        """``median`` or ``P99``, as tables have it."""
+        return self.key if self.key == "median" else self.key.upper()

@@ -12,14 +12,24 @@ from edgekit.reports.evaluate import EvaluateReport
 from edgekit.reports.export import FoldReport
 from edgekit.reports.inspect import VARIANT_COLUMNS, InspectReport, VariantRow
 from edgekit.reports.page import Code, Column, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
+from edgekit.reports.tune import TuneReport
 from edgekit.reports.verify import VerifyReport
 
-KINDS: dict[str, type[Report]] = {"verify": VerifyReport, "evaluate": EvaluateReport, "bench": BenchReport}
-"""Command -> the report that it leaves in the state folder, which BundleReport has a field for."""
+KINDS: dict[str, type[Report]] = {
+    "verify": VerifyReport,
+    "evaluate": EvaluateReport,
+    "bench": BenchReport,
+    "tune": TuneReport,
+}
+"""Command -> the report that it leaves in the state folder (``Report.kept_as``), which BundleReport has a field for.
+
+A further command is a row here and in ``ABOUT``, and a field; its charts are what its report gives as ``figures``.
+"""
 ABOUT = {
     "evaluate": "Accuracy",
     "verify": "Parity with the reference",
     "bench": "Latency",
+    "tune": "Which way to ship",
 }
 """Command -> the heading of what it found out, in the order of the page."""
 
@@ -98,6 +108,7 @@ class BundleReport(Report, frozen=True):
     verify: VerifyReport | None = None
     evaluate: EvaluateReport | None = None
     bench: BenchReport | None = None
+    tune: TuneReport | None = None
     unreadable: tuple[str, ...] = ()
     elsewhere: tuple[Elsewhere, ...] = ()
     written: str = ""
@@ -223,7 +234,8 @@ def _parity(report: VerifyReport | None) -> Tile:
     failing = [row.backend for row in report.parities if not row.passed]
     broken = sum(check.outcome == "fail" for check in report.checks)
     if report.passed:
-        return Tile("parity", Span("pass", "good"), ", ".join(row.backend for row in report.parities))
+        backends = dict.fromkeys(row.setup.backend for row in report.parities)
+        return Tile("parity", Span("pass", "good"), f"{', '.join(backends)}; {len(report.parities)} comparison(s)")
     about = [f"fails: {', '.join(failing)}"] if failing else []
     about += [f"{broken} claim(s) of the manifest do not hold"] if broken else []
     return Tile("parity", Span("FAIL", "bad"), "; ".join(about) or "nothing was checked")

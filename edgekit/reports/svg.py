@@ -15,10 +15,10 @@ WIDTH = 480
 BARS, ROW, TICKS = 40, 68, 34
 """Heights: of a histogram's bars, of a histogram, and of the axis below the last."""
 CELL = 28
-LETTER = 6.6
+LETTER, BOLD_LETTER = 6.6, 7.4
 """The width of a letter of the charts' font, about."""
-LONGEST = 24
-"""Letters of a name that a chart shows."""
+LONGEST, LONGEST_POINT = 24, 34
+"""Letters of a name that a chart shows, beside others and beside its point."""
 LARGEST_MATRIX = 20
 """Names of a matrix that is drawn; beyond, its cells cannot be read."""
 
@@ -52,9 +52,11 @@ def _escaped(text: str) -> str:
     return html.escape(visible(printable(text)))
 
 
-def _short(text: str) -> str:
+def _short(text: str, longest: int = LONGEST) -> str:
+    """A name in a line, without its middle where it is too long: names often differ in their ends."""
     shown = visible(printable(text)).replace("\n", " ")
-    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    end = longest // 3
+    return shown if len(shown) <= longest else f"{shown[: longest - end - 1]}…{shown[-end:]}"
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start", **more: object) -> str:
@@ -135,7 +137,7 @@ def _bars(row: Counts, chart: Histograms, span: tuple[int, int], where: tuple[fl
     (first, last), (left, step, top) = span, where
     most = max(row.counts, default=0) or 1
     base = top + ROW - 4
-    yield _text(left, top + 14, _short(row.name), "name")
+    yield _text(left, top + 14, _short(row.name, int((WIDTH - 20 - LETTER * len(_words(row))) / BOLD_LETTER)), "name")
     yield _line(left, base, left + step * (last - first + 1), base, "base")
     for place in range(first, last + 1):
         count = row.counts[place]
@@ -158,8 +160,12 @@ def _marks(row: Counts, place: Callable[[float], float], top: float) -> Iterator
             y2=top + ROW - 4,
             class_=f"mark m{number}",
         )
-    words = ", ".join(f"{name} {value:.3g}" for name, value in row.marks)
-    yield _text(WIDTH - 4, top + 14, words, "dim", "end")
+    yield _text(WIDTH - 4, top + 14, _words(row), "dim", "end")
+
+
+def _words(row: Counts) -> str:
+    """The marks of a row in words."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in row.marks)
 
 
 def _shares(chart: Shares) -> str:
@@ -248,7 +254,9 @@ def _scatter(chart: Scatter) -> str:
         pieces.append(_element("circle", told, cx=x, cy=y, r=5, class_="dot" if point.on_front else "point"))
         if point.on_front:
             after = x < (left + right) / 2
-            pieces.append(_text(x + 9 if after else x - 9, y - 7, _short(point.label), "name", "start" if after else "end"))
+            pieces.append(
+                _text(x + 9 if after else x - 9, y - 7, _short(point.label, LONGEST_POINT), "name", "start" if after else "end")
+            )
     pieces += [_text((left + right) / 2, bottom + 32, chart.x_axis, "dim", "middle"), _text(4, 10, chart.y_axis, "dim")]
     return _drawing(chart.title, WIDTH, bottom + 38, pieces)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
-from edgekit.reports.base import Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, Tone, note
+from edgekit.reports.base import Case, Part, Report, Skipped, absent
+from edgekit.reports.page import Cell, Column, Line, Page, Point, Scatter, Span, Table, Tone, note
 from edgekit.setups import Setup
 
 Metric: TypeAlias = Literal["median", "p99", "throughput"]
@@ -64,8 +64,8 @@ class TuneReport(Report, frozen=True):
     """Which way to run ``bundle`` here is best by ``metric`` for batches of ``batch``, within ``budgets``.
 
     ``rows``: the chosen way first, then by the metric. ``command``: what runs the bundle so; empty where no way is within the
-    budgets. ``open_questions``: sentences on what the measurements leave open, and what would decide it. ``kept_in``: the file that
-    ``predict`` and ``--backend tuned`` obey; empty where none was written. ``stopped``: where Ctrl-C ended it.
+    budgets. ``open_questions``: sentences on what the measurements leave open, and what would decide it. ``kept_in``: the file
+    that ``predict`` and ``--backend tuned`` obey; empty where none was written. ``stopped``: where Ctrl-C ended it.
     """
 
     bundle: str
@@ -82,6 +82,7 @@ class TuneReport(Report, frozen=True):
     skipped: tuple[Skipped, ...] = ()
     kept_in: str = ""
     stopped: str = ""
+    kept_as: ClassVar[str] = "tune"
 
     @property
     def passed(self) -> bool:
@@ -99,6 +100,28 @@ class TuneReport(Report, frozen=True):
         table = Table(title, _COLUMNS, tuple(map(_row, self.rows)))
         legend = Line("* on the Pareto front: no other is as fast, as accurate and as small. first: loading and the first call.")
         return (table, legend, *self._reasons(), *map(note, self.notes), *absent(self.skipped), *self._verdict())
+
+    def figures(self) -> Page:
+        """Speed against accuracy, or against memory where no accuracy was measured, of what passes parity."""
+        timed = [row for row in self.rows if row.parity and row.median_ms is not None]
+        judged = all(row.accuracy is not None for row in timed)
+        points = tuple(
+            Point(
+                row.name,
+                row.median_ms or 0.0,
+                100 * row.accuracy.difference if row.accuracy is not None and judged else (row.memory_peak_bytes or 0) / 1e6,
+                row.on_front,
+            )
+            for row in timed
+        )
+        y_axis = "accuracy less that of the original, points" if judged else "peak memory, MB"
+        return (Scatter("ways that pass parity", "median of a call, ms", y_axis, points),) if points else ()
+
+    def cases(self) -> tuple[Case, ...]:
+        """That a way within the budgets was found, and that nothing failed which should run."""
+        failed = tuple(Case(row.name, False, row.reason) for row in self.rows if row.standing == "failed")
+        asked = f"no way within {', '.join(self.budgets)}" if self.budgets else "no way to run the bundle"
+        return (Case("a way to ship", self.passed, "" if self.passed else self.stopped or asked), *failed)
 
     def _reasons(self) -> Iterator[Line]:
         """One line for each reason with all it is about; those that were only slower are told to readers who ask."""

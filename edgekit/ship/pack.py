@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.golden import MAX_INFLATION
-from edgekit.bundle.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, Manifest, decode_manifest
-from edgekit.bundle.signed import SIGNATURES, signatures_of
+from edgekit.bundle.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, SIGNATURES, Manifest, decode_manifest
+from edgekit.bundle.signed import signatures_of
 from edgekit.errors import FETCH_AGAIN, BundleError, OutputError
 from edgekit.files import check_name, destination, read_bytes, replacing, replacing_folder
 from edgekit.ship.places import check_no_bundle, folder_name

@@ -27,7 +27,7 @@ class ExportOptions(NamedTuple):
     """Options of ``edgekit export`` that change or complete the source's own settings; None leaves the source's setting.
 
     ``args``: arguments of the factory that a model's name or an import path names. ``golden_pictures``: put some
-    test pictures into the bundle as files.
+    test pictures into the bundle as files. ``license``, an SPDX expression, and ``author`` stand in the bundle.
     """
 
     fold_bn: bool | None = None
@@ -40,6 +40,8 @@ class ExportOptions(NamedTuple):
     labels: Path | None = None
     args: Mapping[str, Any] = NO_ARGS
     golden_pictures: bool = True
+    license: str = ""
+    author: str = ""
 
 
 class Origin(Protocol):

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from edgekit.bundle.provenance import Provenance
 from edgekit.errors import UsageError
 from edgekit.preprocess import Preprocess, in_units, no_picture, of_bytes
 from edgekit.sources import ExportOptions
-from edgekit.sources.image_metadata import stated
+from edgekit.sources.image_metadata import image_metadata, stated
 from edgekit.sources.labels import label_list, read_labels
 from edgekit.tensors import TensorSpec, shape_text
 from edgekit.version import __version__
@@ -51,9 +52,17 @@ def by_options(options: ExportOptions, inputs: Sequence[TensorSpec]) -> Descript
     return Description(preprocess, labels)
 
 
-def metadata(source: str, weights: str, preprocess: Preprocess | None, labels: Sequence[str]) -> dict[str, str]:
-    """What edgekit writes into an ONNX file's metadata: what the manifest says, so that one can be held against the other."""
+def metadata(
+    source: str, weights: str, preprocess: Preprocess | None, labels: Sequence[str], provenance: Provenance
+) -> dict[str, str]:
+    """What edgekit writes into an ONNX file's metadata: what the manifest says, so that one can be held against the other.
+
+    Keys without ``edgekit.`` are ONNX's own: https://onnx.ai/onnx/repo-docs/MetadataProps.html
+    """
     document = {
+        **(image_metadata(preprocess) if preprocess else {}),
+        "model_author": provenance.author,
+        "model_license": provenance.license,
         "edgekit.version": __version__,
         "edgekit.source": source,
         "edgekit.weights_sha256": weights,

@@ -32,6 +32,7 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import by_options, check_labels, metadata
 from edgekit.sources.measuring import Measured, noise_of_module, not_reached, with_predictions
 from edgekit.sources.module import ModelSource, load_source
+from edgekit.sources.provenance import provenance_of
 from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.selfcheck import check_draft
 from edgekit.sources.testing import UNTESTED, Tested, tested
@@ -68,6 +69,7 @@ class ModuleOrigin(NamedTuple):
         """Trace, record, fold and write; raises ModelError if the file's error is more than rounding explains."""
         model, options = self
         settings = _settings(model.recipe, options)
+        provenance = provenance_of(options, model.recipe, model.report)
         preprocess, labels = _described(model, options)
         advance(1, "tracing, golden outputs")
         folded = None if model.learned is None else model.learned.network(model.module, model.inputs, settings)
@@ -86,7 +88,8 @@ class ModuleOrigin(NamedTuple):
         weights = weights_bytes(model.module)
         digest = hashlib.sha256(weights).hexdigest()
         folded = folded or fold(model.module, model.inputs, fold_bn=settings.fold_bn, traced=traced)
-        file = _written(model, folded, settings, recorded, metadata(model.factory, digest, preprocess, labels))
+        entries = metadata(model.factory, digest, preprocess, labels, provenance)
+        file = _written(model, folded, settings, recorded, entries)
         check_labels(labels, file.outputs)
         variant = _variant(model, file, original_error)
         _check_file(file, traced, recorded, variant, original_error)
@@ -122,6 +125,7 @@ class ModuleOrigin(NamedTuple):
             measured=arrays,
             learned=None if model.learned is None else model.learned.table,
             data=model.recipe.data if model.recipe is not None else None,
+            provenance=provenance,
         )
         if file.in_runtime:
             check_draft(draft, model.factory)

@@ -44,6 +44,16 @@ def stated(metadata: Mapping[str, str], spec: TensorSpec) -> Stated:
     return _of_edgekit(own, spec) if own else _of_windows_ml(metadata, spec)
 
 
+def image_metadata(preprocess: Preprocess) -> dict[str, str]:
+    """ONNX's metadata of an image input, which Windows ML reads too; the range only where one of its words says it."""
+    document = {"Image.BitmapPixelFormat": _format(preprocess.color), "Image.ColorSpaceGamma": "SRGB"}
+    for word, (mean, std) in _RANGES.items():
+        channels = len(preprocess.mean)
+        if _alike(preprocess.mean, (mean,) * channels) and _alike(preprocess.std, (std,) * channels):
+            document["Image.NominalPixelRange"] = word
+    return document
+
+
 def check_agrees(given: Preprocess, metadata: Mapping[str, str], spec: TensorSpec) -> None:
     """Raise UsageError where the file wants other pixels than ``--mean`` and ``--std`` describe."""
     own = stated(metadata, spec)

@@ -15,6 +15,7 @@ import onnx
 from edgekit.bundle.draft import Draft, exported_variant
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import MODEL, Source, Variant
+from edgekit.bundle.provenance import Provenance
 from edgekit.errors import ModelError, UsageError
 from edgekit.files import check_name, sha256_of
 from edgekit.onnx.exact import SECONDS, Inexact, run_file_exact
@@ -34,6 +35,7 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import Description, by_metadata, by_options, check_labels, metadata
 from edgekit.sources.image_metadata import check_agrees
 from edgekit.sources.measuring import noise_of_file, not_reached
+from edgekit.sources.provenance import provenance_of
 from edgekit.sources.selfcheck import Unverified, check_draft
 from edgekit.tensors import Array, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance, widest_rtol
@@ -67,6 +69,7 @@ class OnnxOrigin(NamedTuple):
         """Open, fold and compare; raises EdgekitError if the file or its folded copy could not be verified."""
         source = open_onnx(self.path)
         description = _described(source, self.options)
+        provenance_of(self.options)  # what is wrong there is said before the long work
         advance(1, "golden outputs")
         reference = _reference(source, description.preprocess)
         check_telling(reference.golden)
@@ -89,7 +92,8 @@ class OnnxOrigin(NamedTuple):
         error = reference.recorded.error(outputs)
         variant = _variant(source, reference, outputs, error)
         _check_outputs(source, outputs, reference, variant.allowance.tolerance, bool(report.folded))
-        content = _labelled(folding.model, self.path, description).SerializeToString(deterministic=True)
+        provenance = provenance_of(self.options)
+        content = _labelled(folding.model, self.path, description, provenance).SerializeToString(deterministic=True)
         noise = noise_of_file(content, reference.recorded, source.batch)
         reach = not_reached(content, reference.recorded, source.batch)
         draft = Draft(
@@ -112,15 +116,19 @@ class OnnxOrigin(NamedTuple):
             parts=reference.recorded.parts,
             evidence=noise.described,
             measured=noise.arrays,
+            provenance=provenance,
         )
         check_draft(draft, str(self.path))
         return draft
 
 
-def _labelled(model: onnx.ModelProto, path: Path, description: Description) -> onnx.ModelProto:
+def _labelled(model: onnx.ModelProto, path: Path, description: Description, provenance: Provenance) -> onnx.ModelProto:
     """``model`` with edgekit's own metadata, in place of what an earlier export has left there; other metadata stays."""
-    document = metadata(path.name, sha256_of(path), description.preprocess, description.labels)
-    others = [entry for entry in model.metadata_props if not entry.key.startswith("edgekit.")]
+    document = metadata(path.name, sha256_of(path), description.preprocess, description.labels, provenance)
+    ours = {key.casefold() for key in document}
+    others = [
+        entry for entry in model.metadata_props if not entry.key.startswith("edgekit.") and entry.key.casefold() not in ours
+    ]
     del model.metadata_props[:]
     model.metadata_props.extend(others)
     for key, value in sorted(document.items()):

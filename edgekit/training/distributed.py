@@ -58,6 +58,10 @@ class Peers:
         """The sum of a tensor over the processes, in place."""
         return tensor
 
+    def largest(self, tensor: Tensor) -> Tensor:
+        """The largest of each element over the processes, in place."""
+        return tensor
+
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in their order."""
         return [value]
@@ -117,6 +121,10 @@ class Together(Peers):
 
     def sum(self, tensor: Tensor) -> Tensor:  # noqa: D102
         dist.all_reduce(tensor)
+        return tensor
+
+    def largest(self, tensor: Tensor) -> Tensor:  # noqa: D102
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
 
     def gather(self, value: T) -> list[T]:  # noqa: D102

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from edgekit.onnx.calibration import SMALLEST
 from edgekit.onnx.qdq import CODES, CODES_OF_SIGNED, MOST_BIAS
+from edgekit.training.distributed import ALONE, Peers
 from edgekit.training.int8_places import Places, Weighted
 
 MOMENTUM = 0.01
@@ -133,13 +134,22 @@ class FakeQuantised(nn.Module):
     """The folded float network of ``places`` with an int8 file's rounding; its parameters are those of ``places.graph``.
 
     ``limits``: group -> its limit to begin with, ``largest``: group -> the largest |value| of a batch, on average. Limits follow
-    the first ``moving`` steps in training mode, and stand still from then on.
+    the first ``moving`` steps in training mode, and stand still from then on. What is seen is of the whole batch: where several
+    processes share it, ``together`` are they.
     """
 
     steps: Tensor
 
-    def __init__(self, places: Places, limits: Mapping[str, float], largest: Mapping[str, float], moving: int) -> None:
+    def __init__(
+        self,
+        places: Places,
+        limits: Mapping[str, float],
+        largest: Mapping[str, float],
+        moving: int,
+        together: Peers = ALONE,
+    ) -> None:
         super().__init__()
+        self._peers = together
         placement = places.placement
         self.groups = list(dict.fromkeys(placement.groups.values()))
         self.limits = nn.ModuleList(Limit(limits[group], largest[group], group in placement.signed) for group in self.groups)
@@ -159,11 +169,22 @@ class FakeQuantised(nn.Module):
             cast(RoundedValue, value).follows = follows
         result = self.network(*inputs)
         if self.training:
+            self._agree()
             self.steps += 1
         if follows:
             for limit in self.limits:
                 cast(Limit, limit).follow()
         return result
+
+    @torch.no_grad()
+    def _agree(self) -> None:
+        """Let what the shares of a batch have shown be what the batch has shown, in one message."""
+        buffers = [cast(Limit, limit).seen for limit in self.limits]
+        buffers += [buffer for value in map(_value, self.values) for buffer in (value.lowest, value.highest)]
+        signs = [1.0] * len(self.limits) + [-1.0, 1.0] * len(self.values)
+        agreed = self._peers.largest(torch.stack([sign * buffer for sign, buffer in zip(signs, buffers, strict=True)]))
+        for sign, buffer, value in zip(signs, buffers, agreed, strict=True):
+            buffer.copy_(sign * value)
 
     def limits_now(self) -> dict[str, float]:
         """Group -> its limit."""

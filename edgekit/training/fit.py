@@ -13,7 +13,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe
 from edgekit.reports.train import TrainReport
 from edgekit.training.batches import batch_count, batches_of
-from edgekit.training.checkpoint import State, discard, forget_problem, goes_on, training_key, unfinished
+from edgekit.training.checkpoint import Key, State, discard, forget_problem, goes_on, training_key, unfinished
 from edgekit.training.device import pick_device, reuse_memory, use_cores
 from edgekit.training.distributed import peers
 from edgekit.training.finish import Begun, finish
@@ -62,19 +62,24 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     together.check_settings(recipe.train, len(dataset.train) // batches)
     together.draw_apart()
     state = State(model, recipe.train, batches, place, together)
-    if begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key, left=left))):
-        state.load(run / CHECKPOINT, key)
-        place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
-        progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
-    elif together.first:
-        discard(run)  # a kill before the first checkpoint of this training must not bring back another
+    resumes = begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key, left=left)))
+    _take_up(state, run, key if resumes else None, progress)
     state.enter(this_session)
-    if together.first:
-        forget_problem(run)
     training, held_out, test = batches_of(dataset, place)
     checkpoint = run / CHECKPOINT
     work = EpochWork(recipe.train, training, held_out, test, batches, progress, lambda state: state.save(checkpoint, key))
     with problem_kept(run) if together.first else nullcontext():
         train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))
-        report = finish(recipe, dataset, state, work, run, begun)
-    return report
+        return finish(recipe, dataset, state, work, run, begun)
+
+
+def _take_up(state: State, run: Path, key: Key | None, progress: Progress) -> None:
+    """Go on with the checkpoint of the training ``key``, or begin anew without one; either way what was wrong is past."""
+    if key is not None:
+        state.load(run / CHECKPOINT, key)
+        place_left = f"in epoch {state.epoch + 1} of {state.epochs}" if state.epoch < state.epochs else "after its last epoch"
+        progress.say(f"going on with the training that stopped {place_left}; --restart begins anew")
+    elif state.peers.first:
+        discard(run)  # a kill before the first checkpoint of this training must not bring back another
+    if state.peers.first:
+        forget_problem(run)

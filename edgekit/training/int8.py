@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -41,9 +42,10 @@ from edgekit.recipe import ExportRecipe, Int8Recipe, Recipe, TrainRecipe
 from edgekit.reports.train import Int8Report, TrainReport
 from edgekit.tensors import Array, bounded_snr_db
 from edgekit.training.batches import batch_count, batches_of, predictions
-from edgekit.training.checkpoint import Key, State, as_key, goes_on
+from edgekit.training.checkpoint import PROCESSES, Key, State, as_key, goes_on
 from edgekit.training.curve import draw_curve
 from edgekit.training.device import pick_device
+from edgekit.training.distributed import ALONE, Peers, peers
 from edgekit.training.fake_quantisation import FakeQuantised
 from edgekit.training.folder import (
     INT8_CHECKPOINT,
@@ -90,9 +92,9 @@ class Job(NamedTuple):
     progress: Progress = SILENT
     watchers: Sequence[Watcher] = ()
 
-    def network(self) -> Folded:
+    def network(self, together: Peers = ALONE) -> Folded:
         """The folded network with the float weights of the run, as an export folds it."""
-        network = trained(self.run, self.recipe, self.before)
+        network = trained(self.run, self.recipe, self.before, together)
         return folded(network.module.eval(), network.inputs, self.recipe.export)
 
 
@@ -109,28 +111,31 @@ def train_int8(  # noqa: PLR0913 - each is a choice of the caller
 ) -> TrainReport:
     """Train the network of the finished ``run`` for int8, and write its report anew; an unfinished one goes on.
 
-    ``watchers`` are told of each epoch.
+    ``watchers`` are told of each epoch. Processes that share the training share this one too.
 
     Raises ModelError for a network without layers for 8 bits, or whose int8 file is another network than PyTorch's; UsageError
     where a training for int8 with other settings would be lost; Interrupted after Ctrl-C, with the state saved.
     """
-    with problem_kept(run):
-        job = Job(recipe, dataset, run, before, progress, watchers)
-        return _trained(job, recipe.train.of_int8(settings), pick_device(device))
+    together, job = peers(), Job(recipe, dataset, run, before, progress, watchers)
+    place = together.place(pick_device(device))
+    with problem_kept(run) if together.first else nullcontext():
+        return _trained(job, recipe.train.of_int8(settings), place, together)
 
 
-def _trained(job: Job, own: TrainRecipe, place: torch.device) -> TrainReport:
+def _trained(job: Job, own: TrainRecipe, place: torch.device, together: Peers) -> TrainReport:
     recipe, dataset, run, before, progress, watchers = job
     batches = batch_count(len(dataset.train), own.batch_size)
     progress.say("training for int8: ranges to begin with")
     moving = own.epochs * batches - _standing(own, batches)
-    start = begun(job.network(), recipe.export, dataset, own.batch_size, moving)
+    together.check_settings(own, len(dataset.train) // batches)
+    start = begun(job.network(together), recipe.export, dataset, own.batch_size, moving, together)
     training, held_out, test = batches_of(dataset, place)
-    calibrated = predictions(start.module.to(place), test, progress=progress).numpy()
-    key = _key(own, dataset, before, start)
-    state = State(start.module, own, batches, place)
+    calibrated = predictions(start.module.to(place), test, progress=progress, together=together).numpy()
+    key = _key(own, dataset, before, start, together.count)
+    together.check_alike(key)
+    state = State(start.module, own, batches, place, together)
     this_session, checkpoint = session(), run / INT8_CHECKPOINT
-    if goes_on(run, key, INT8_CHECKPOINT):
+    if together.broadcast(together.first and goes_on(run, key, INT8_CHECKPOINT)):
         state.load(checkpoint, key)
         progress.say(f"going on with the training for int8 after {state.epoch} of {state.epochs} epochs")
     state.enter(this_session)
@@ -146,16 +151,24 @@ def _standing(settings: TrainRecipe, batches: int) -> int:
     return (settings.epochs - 1) * batches or math.ceil(batches / 2)
 
 
-def _key(settings: TrainRecipe, dataset: Dataset, before: TrainReport, start: Start) -> Key:
+def _key(settings: TrainRecipe, dataset: Dataset, before: TrainReport, start: Start, processes: int) -> Key:
     """All that the trained weights depend on; the float weights stand for what made them."""
     rates = {f"train.int8.{name}": value for name, value in msgspec.structs.asdict(settings.without_bars()).items()}
     places = sorted(start.placement.groups.items()), sorted(start.placement.signed)
     return as_key(
-        {**rates, "pictures or classes": dataset.sha256(), "float weights": before.weights_sha256, "places of steps": places}
+        {
+            **rates,
+            "pictures or classes": dataset.sha256(),
+            "float weights": before.weights_sha256,
+            "places of steps": places,
+            PROCESSES: processes,
+        }
     )
 
 
-def begun(network: Folded, settings: ExportRecipe, dataset: Dataset, batch_size: int, moving: int) -> Start:
+def begun(
+    network: Folded, settings: ExportRecipe, dataset: Dataset, batch_size: int, moving: int, together: Peers = ALONE
+) -> Start:
     """Calibrate in every way, and take the one with the best SNR; raises ModelError as ``train_int8``."""
     places = find_places(network, settings)
     pictures = dataset.preprocess.normalise(dataset.train.images[spread(len(dataset.train), SAMPLES)])
@@ -168,7 +181,7 @@ def begun(network: Folded, settings: ExportRecipe, dataset: Dataset, batch_size:
     for method, corrected in WAYS:
         limits = limits_of(places.placement, observed, method)
         changed = corrected_biases(graph, places.placement, limits, observed.means) if corrected else {}
-        module = FakeQuantised(places, limits, largest, moving)
+        module = FakeQuantised(places, limits, largest, moving, together)
         _set_biases(places, {**biases, **changed})
         outputs = _outputs(module, pictures)
         if not ways:
@@ -277,9 +290,12 @@ def kept(start: Start, exported: Folded, calibration: Calibration) -> Kept:
 
 def _finish(work: EpochWork, start: Start, state: State, calibrated: NDArray[np.int64], job: Job) -> TrainReport:
     dataset, run, before = job.dataset, job.run, job.before
-    labelled = predictions(state.model, work.test, progress=work.progress).numpy()
+    together = state.peers
+    labelled = predictions(state.model, work.test, progress=work.progress, together=together).numpy()
     start.network.graph.to(work.test.labels.device)
-    after = predictions(start.network.graph, work.test, progress=work.progress).numpy()
+    after = predictions(start.network.graph, work.test, progress=work.progress, together=together).numpy()
+    if not together.first:
+        return cast(TrainReport, together.broadcast(None))
     state.model.cpu()
     write_bytes(run / INT8_WEIGHTS, weights_bytes(start.network.graph))
     exported = job.network()
@@ -315,4 +331,4 @@ def _finish(work: EpochWork, start: Start, state: State, calibrated: NDArray[np.
     write_bytes(run / RUN_REPORT, whole.to_json())
     for text in report.lines():
         work.progress.say(text)
-    return whole
+    return together.broadcast(whole)

@@ -31,7 +31,7 @@ def provenance(seed: int, data_sha256: str, initial_sha256: str, sessions: Seque
 def session(folder: Path | None = None) -> Session:
     """What is known of this process, which begins to train; the git repository is that around ``folder``, or the current one."""
     versions = {"edgekit": __version__, "python": platform.python_version()} | versions_of(PACKAGES)
-    commit, changed = _commit(folder or Path.cwd())
+    commit, changed = commit_of(folder or Path.cwd())
     machine = {name: fact for name, fact in machine_facts().items() if name not in PASSING}
     return Session(versions, machine, commit, changed, began=now())
 
@@ -41,10 +41,17 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _commit(folder: Path) -> tuple[str, bool]:
-    """The commit checked out, and whether tracked files differ from it; nothing outside of a repository or without git."""
+def commit_of(folder: Path, outputs: Path | None = None) -> tuple[str, bool]:
+    """The commit checked out, and whether tracked files differ from it; nothing outside of a repository or without git.
+
+    What differs below ``outputs``, a whole path, is what is made there, and does not count.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
-    return commit, bool(commit and _git(folder, "status", "--porcelain", "--untracked-files=no"))
+    if not commit:
+        return "", False
+    top = Path(_git(folder, "rev-parse", "--show-toplevel"))
+    changed = filter(None, _git(folder, "diff", "--name-only", "-z", "HEAD", "--", ":/").split("\0"))
+    return commit, any(outputs is None or not (top / name).is_relative_to(outputs.resolve()) for name in changed)
 
 
 def _git(folder: Path, *words: str) -> str:

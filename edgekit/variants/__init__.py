@@ -1,4 +1,4 @@
-"""Further files of a bundle's network, in other precisions: each a function from a bundle to the draft of one more file."""
+"""Further files of a bundle's network, in other precisions or for pictures: functions from a bundle to one more file's draft."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from edgekit.recipe import DataRecipe
 from edgekit.reports.quantize import Attempt, Sensitivity
 from edgekit.spelling import did_you_mean
 
-CONVERTERS = {"int8": "edgekit.variants.int8", "float16": "edgekit.variants.half"}
-"""Precision -> the module whose ``convert`` makes a file of it."""
+CONVERTERS = {
+    "int8": "edgekit.variants.int8",
+    "float16": "edgekit.variants.half",
+    "with-preprocessing": "edgekit.variants.preprocessing",
+}
+"""Variant -> the module whose ``convert`` makes it."""
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,8 +53,8 @@ class Outcome(NamedTuple):
     """The draft of a variant, and what was tried on the way to it.
 
     ``snr_db`` is of the first golden part, against the bundle's reference. ``budget`` is what the file was held to. ``data`` is
-    the data set whose test pictures can judge the file, where it is known. ``tells_speed``: whether ONNX Runtime's CPU computes
-    such a file as other machines do, so that its time means something.
+    the data set whose test pictures can judge the file, where it is known. ``untimed``: why its time beside the first file's in
+    ONNX Runtime on this CPU would mean nothing; empty where it means something.
     """
 
     draft: VariantDraft
@@ -59,14 +63,14 @@ class Outcome(NamedTuple):
     sensitivity: tuple[Sensitivity, ...] = ()
     budget: Budget | None = None
     data: DataRecipe | None = None
-    tells_speed: bool = True
+    untimed: str = ""
 
 
 def convert(bundle: Bundle, to: str, wanted: Wanted, progress: Progress = SILENT) -> Outcome:
-    """The draft of a variant of the precision ``to``; raises UsageError for one that there is not."""
+    """The draft of the variant ``to``; raises UsageError for one that there is not."""
     if to not in CONVERTERS:
         raise UsageError(
-            f"--to {to}: there is no such precision", f"choose from {', '.join(CONVERTERS)}{did_you_mean(to, CONVERTERS)}"
+            f"--to {to}: there is no such variant", f"choose from {', '.join(CONVERTERS)}{did_you_mean(to, CONVERTERS)}"
         )
     module: Any = importlib.import_module(CONVERTERS[to])
     outcome: Outcome = module.convert(bundle, wanted, progress)

@@ -19,7 +19,7 @@ from edgekit.errors import ModelError
 from edgekit.machine.cpu import instruction_sets
 from edgekit.onnx.calibration import WAYS, Observed
 from edgekit.onnx.placing import kept_by_rule, placed
-from edgekit.parity.allowances import int8_allowance
+from edgekit.parity.allowances import int8_allowance, within_support
 from edgekit.parity.conversion_claims import FLOORS
 from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import recorded_in
@@ -119,7 +119,8 @@ def _outcome(bundle: Bundle, network: FloatNetwork, made: QuantFile, table: Rang
             f"put layers back with --budget snr={least:g}dB or --keep, calibrate on real pictures, or {FLOAT}",
         )
     rounding = rounding_steps(network, made.content, recorded, own)
-    variant = _variant(network, made, table, int8_allowance(readings, begin, rounding), recorded.error(own))
+    proposed = _variant(network, made, table, int8_allowance(readings, begin, rounding), recorded.error(own))
+    variant = within_support(proposed, recorded, own)
     files = {
         variant.file: made.content,
         OUTPUTS: outputs_to_npz(own),

@@ -78,7 +78,7 @@ class Network(FloatNetwork):
         if not self.everywhere.layers:
             reasons = _reasons(self.everywhere)
             raise ModelError(f"{bundle.onnx_of()} has no layer that 8 bits would suit: {reasons}", FLOAT)
-        self.edges = self._edges(asked)
+        self.first = self._able_first(asked)
         seen = self._seen()
         self.feed = feed
         self.observed = observe(seen, values_of(self.model, set(seen.groups), feed, self.size))
@@ -89,28 +89,25 @@ class Network(FloatNetwork):
         """The network with equalised weights, which computes the same; None where nothing can be equalised."""
         return cls(bundle, feed, keep, equalised=True) if equalise(_float_model(bundle)) else None
 
-    def _edges(self, asked: Mapping[str, str]) -> dict[str, str]:
-        """The first and last layers that stay in float by rule and could be in 8 bits: node -> which of the two."""
-        ends = {**dict.fromkeys(last_layers(self.graph), "last"), **dict.fromkeys(first_layers(self.graph), "first")}
-        free = {node: reason for node, reason in self._asked.items() if node not in ends or node in asked}
-        able = {layer.name for layer in placed(self.graph, free, ends).layers} - {layer.name for layer in self.everywhere.layers}
-        return {node: end for node, end in ends.items() if node in able}
+    def _able_first(self, asked: Mapping[str, str]) -> tuple[str, ...]:
+        """The first layers that stay in float by rule and could be in 8 bits."""
+        first = [node for node in first_layers(self.graph) if node not in asked and node not in last_layers(self.graph)]
+        able = {layer.name for layer in placed(self.graph, self._asked, first).layers}
+        return tuple(node for node in first if node in able - {layer.name for layer in self.everywhere.layers})
 
     def _seen(self) -> Placement:
         """All layers that may be in 8 bits, and all values that may be rounded."""
-        before, narrow = self.everywhere, self.edges
-        widest = placed(self.graph, {node: reason for node, reason in self._asked.items() if node not in narrow}, narrow)
+        before, widest = self.everywhere, placed(self.graph, self._asked, self.first)
         layers = {layer.name: layer for layer in (*before.layers, *widest.layers)}
         return widest._replace(layers=tuple(layers.values()), groups={**before.groups, **widest.groups})
 
-    def take(self, edges: Iterable[str]) -> None:
-        """Let these of the ``edges`` be in 8 bits, and no others."""
-        self._narrow = frozenset(edges)
+    def take(self, first: Iterable[str]) -> None:
+        """Let these of the ``first`` layers be in 8 bits, and no others of them."""
+        self._narrow = frozenset(first)
         self.everywhere = self._placed({})
 
     def _placed(self, keep: Mapping[str, str]) -> Placement:
-        by_rule = {node: reason for node, reason in self._asked.items() if node not in self._narrow}
-        return placed(self.graph, {**by_rule, **keep}, self._narrow)
+        return placed(self.graph, {**self._asked, **keep}, self._narrow)
 
     def file(self, way: Way, keep: Mapping[str, str]) -> QuantFile:
         """The int8 file in which the nodes ``keep`` (node -> reason) stay in float."""

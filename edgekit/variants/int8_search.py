@@ -20,13 +20,13 @@ from edgekit.variants.int8_network import FLOAT, Network
 from edgekit.variants.pictures import LabelledPictures, held_pictures
 
 ROOM = 0.5
-"""The first and the last layer are in int8 where they leave so much of a budget of accuracy, or MARGIN_DB of one of SNR."""
+"""The first layer is in int8 where it leaves so much of a budget of accuracy, or MARGIN_DB of one of SNR."""
 JUDGED = 64
 """Calibration samples on which single layers are judged."""
 
 
 class Search(NamedTuple):
-    """The layers that went back to float, node -> reason, what each layer costs by itself, and what became of the ends."""
+    """The layers that went back to float, node -> reason, what each layer costs by itself, and what became of the first."""
 
     kept: Mapping[str, str]
     sensitivity: tuple[Sensitivity, ...] = ()
@@ -68,10 +68,10 @@ class Judge(NamedTuple):
 def search(network: Network, way: Way, judge: Judge) -> Search:
     """Layers in float, as few as the budget allows; raises ModelError if it leaves none in 8 bits.
 
-    The first and the last layer, which stay in float by rule, are in 8 bits too where the budget then holds with room. Otherwise
-    layers go back to float, the one that costs most first, until it holds.
+    The first layer, which stays in float by rule, is in 8 bits too where the budget then holds with room. Otherwise layers go
+    back to float, the one that costs most first, until it holds. The last layer always stays: it is no faster in 8 bits.
     """
-    ends, budget = _ends_in_int8(network, way, judge), judge.budget
+    first, budget = _first_in_int8(network, way, judge), judge.budget
     ranked = _sensitivity(network, way)
     reasons = {row.node: f"the budget {budget.text} needs it: by itself it costs {row.snr_db:.1f} dB" for row in ranked}
 
@@ -80,33 +80,32 @@ def search(network: Network, way: Way, judge: Judge) -> Search:
             return True  # nothing is left in 8 bits
         return judge.holds(network.file(way, {node: reasons[node] for node in kept}).content)
 
-    kept = () if ends else fewest_kept([row.node for row in ranked], holds) or ()
+    kept = () if first else fewest_kept([row.node for row in ranked], holds) or ()
     if len(kept) == len(ranked):
         raise ModelError(
             f"the budget {budget.text} leaves no layer of {judge.bundle.onnx_of()} in 8 bits",
             f"allow more, or {FLOAT}",
         )
     rows = tuple(msgspec.structs.replace(row, kept=row.node in kept) for row in ranked)
-    return Search({node: reasons[node] for node in kept}, rows, tuple(_about_ends(network, ends, budget)))
+    return Search({node: reasons[node] for node in kept}, rows, tuple(_about_first(network, budget, taken=first)))
 
 
-def _ends_in_int8(network: Network, way: Way, judge: Judge) -> tuple[str, ...]:
-    """Which of the first and last layers the ``network`` has in 8 bits from here on: most of them with which there is room."""
-    first, last = ([node for node, end in network.edges.items() if end == each] for each in ("first", "last"))
-    for ends in dict.fromkeys(tuple(each) for each in ((*first, *last), first, last) if each):
-        network.take(ends)
+def _first_in_int8(network: Network, way: Way, judge: Judge) -> bool:
+    """Whether the ``network`` has its first layers in 8 bits from here on: where that leaves room."""
+    if network.first:
+        network.take(network.first)
         if judge.holds_with_room(network.file(way, {}).content):
-            return ends
-    network.take(())
-    return ()
+            return True
+        network.take(())
+    return False
 
 
-def _about_ends(network: Network, ends: Sequence[str], budget: Budget) -> Iterator[str]:
-    for node, end in network.edges.items():
-        if node in ends:
-            yield f"the {end} layer, {node}, is in int8: the budget {budget.text} holds with room"
+def _about_first(network: Network, budget: Budget, *, taken: bool) -> Iterator[str]:
+    for node in network.first:
+        if taken:
+            yield f"the first layer, {node}, is in int8: the budget {budget.text} holds with room"
         else:
-            yield f"the {end} layer, {node}, stays in float: in int8 the budget {budget.text} would not hold with room"
+            yield f"the first layer, {node}, stays in float: in int8 the budget {budget.text} would not hold with room"
 
 
 def _sensitivity(network: Network, way: Way) -> tuple[Sensitivity, ...]:

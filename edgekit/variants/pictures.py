@@ -11,6 +11,7 @@ from edgekit import data
 from edgekit.accuracy import paired
 from edgekit.budgets import Budget
 from edgekit.bundle.folder import Bundle
+from edgekit.bundle.manifest import Variant
 from edgekit.data.pictures import Pictures
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.onnx.run import open_unoptimised, run_in_turns
@@ -28,11 +29,14 @@ class LabelledPictures:
 
     def __init__(self, bundle: Bundle, pictures: Pictures, name: str) -> None:
         self._bundle, self._pictures, self._name = bundle, pictures, name
-        self._before = self._answers(bundle.onnx_bytes())
+        self._before = self._answers(bundle.onnx_bytes(), bundle.variant())
 
-    def change(self, content: bytes) -> AccuracyChange:
-        """The accuracy of a file against that of the float32 file, both in ONNX Runtime with its optimisations."""
-        after, labels = self._answers(content), self._pictures.labels
+    def change(self, content: bytes, variant: Variant | None = None) -> AccuracyChange:
+        """The accuracy of a file against that of the float32 file, both in ONNX Runtime with its optimisations.
+
+        The file takes what the ``variant`` takes; None: what the first does.
+        """
+        after, labels = self._answers(content, variant or self._bundle.variant()), self._pictures.labels
         both = paired(self._before == labels, after == labels)
         return AccuracyChange(
             of=self._name,
@@ -44,14 +48,14 @@ class LabelledPictures:
             flips=int((after != self._before).sum()),
         )
 
-    def _answers(self, content: bytes) -> NDArray[np.int64]:
+    def _answers(self, content: bytes, variant: Variant) -> NDArray[np.int64]:
         manifest = self._bundle.manifest
-        assert manifest.preprocess is not None
+        intake, (given,) = variant.intake(manifest.preprocess), variant.inputs or manifest.inputs
+        assert intake is not None
         run = open_unoptimised(content, Path("model.onnx"), level="all")
-        name, output = manifest.inputs[0].name, manifest.outputs[0].name
-        sizes = (fixed_batch(manifest.inputs) or BATCH,)
+        sizes, output = (fixed_batch([given]) or BATCH,), manifest.outputs[0].name
         predicted = classes_of(
-            lambda inputs: run_in_turns(run, {name: inputs}, sizes)[output], self._pictures.images, manifest.preprocess
+            lambda inputs: run_in_turns(run, {given.name: inputs}, sizes)[output], self._pictures.images, intake
         )
         assert predicted is not None  # its output has two axes
         return predicted

@@ -99,6 +99,18 @@ def test_bound_calls_of_several_threads_leave_each_other_alone(backend: Session)
         np.testing.assert_array_equal(backend.run(feed)["output"], own)
 
 
+def test_a_thread_may_call_a_session_after_a_bound_call_is_gone(backend: Session) -> None:
+    """OpenVINO keeps a pointer to what was bound; with the request gone another thread's call crashes the process."""
+    feed = feed_of(backend, 3)
+    call = backend.bind(feed)
+    call()
+    del call
+    (outputs,) = called_at_once(backend, [feed], rounds=20)
+    expected = backend.run(feed)["output"]
+    for output in outputs:
+        np.testing.assert_array_equal(output, expected)
+
+
 def test_the_check_of_many_callers_sees_a_session_with_one_buffer() -> None:
     buffer, together = np.zeros(3, np.float32), threading.Barrier(4)
 

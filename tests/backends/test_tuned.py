@@ -10,7 +10,7 @@ import edgekit.backends.tuned
 from edgekit.backends.choose import choose
 from edgekit.backends.tuned import choice_for, keep_choice
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.bundle.state import keep, manifest_sha256
+from edgekit.bundle.state import keep
 from edgekit.errors import MissingError, UsageError
 from edgekit.machine.cpu import machine_facts
 from edgekit.setups import Setup
@@ -100,7 +100,7 @@ def test_a_choice_of_a_variant_or_a_backend_that_is_gone_is_ignored(opened: Bund
 
 def test_a_choice_copied_from_another_bundle_is_ignored(opened: Bundle) -> None:
     place = choose_it(opened)
-    sha = manifest_sha256(opened)
+    sha = opened.sha256
     place.write_bytes(place.read_bytes().replace(sha.encode(), b"0" * 64))
     assert "is of another bundle" in choice_for(opened).note
 

@@ -36,7 +36,9 @@ RESULTS: dict[str, Any] = {
             "TensorRT-RTX's parser": {"refused": "no int32"},
         },
         "unmade": {"TensorRT-RTX's parser": {"absent": "no such module"}},
+        "no tool": {},
         "timed on": {"cores": "2"},
+        "judged on": {"cpu": "Another CPU", "cores": "4", "instruction sets": "avx2", "load": "9", "onnxruntime": "1.33"},
     },
     "machine": {"cpu": "Some CPU", "cores": "2", "instruction sets": "avx2, avx_vnni", "load": "1.5", "onnxruntime": "1.32"},
 }
@@ -94,6 +96,8 @@ def test_what_was_refused_is_told_with_its_reason(lines: list[str]) -> None:
 def test_the_machine_and_what_float32_reaches_stand_above(lines: list[str]) -> None:
     assert lines[0] == "Measured on 2 cores of Some CPU (avx2, avx_vnni); onnxruntime 1.32."
     assert "float32: 5.00 MB, accuracy 0.9000 on 1,000 test pictures." in lines
+    assert "Measured on 4 cores of Another CPU (avx2); onnxruntime 1.33." in lines
+    assert not any("no tool" in line for line in lines)
 
 
 def test_without_vnni_a_file_has_three_errors_and_two_counts(lines: list[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekit.tensors import Array
 
-FILES = ("README.md", "evidence.npz", "golden.npz", "model.onnx", "weights.safetensors")
+FILES = ("README.md", "bom.cdx.json", "evidence.npz", "golden.npz", "model.onnx", "weights.safetensors")
 
 
 def edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:

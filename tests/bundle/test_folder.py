@@ -75,6 +75,7 @@ def test_an_older_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
     assert open_bundle(bundle).manifest.name == "newer"
     assert sorted(path.name for path in bundle.iterdir()) == [
         "README.md",
+        "bom.cdx.json",
         "evidence.npz",
         "golden.npz",
         "manifest.json",

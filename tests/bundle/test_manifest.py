@@ -35,7 +35,7 @@ def test_the_manifest_has_these_keys(bundle: Path) -> None:
     document = json.loads((bundle / "manifest.json").read_text())
     assert list(document) == [
         "schema", "reads_from", "name", "inputs", "outputs", "preprocess", "labels", "source", "opset", "fold", "test_accuracy",
-        "golden", "variants", "tools", "notes", "files", "evidence",
+        "golden", "variants", "tools", "notes", "files", "evidence", "provenance",
     ]  # fmt: skip
     assert (document["schema"], document["reads_from"]) == (5, 4)
     assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 28, 28]}]

@@ -254,6 +254,15 @@ def test_more_processes_than_can_be_counted_are_not_all_taken(bundle: Path, stor
     assert against(bundle, stored(count=25), SETUP, SHORT).rows[0].evidence.pairs == 20
 
 
+@pytest.mark.parametrize("words", [("--pairs", "9"), ("--against-backend", SETUP)])
+def test_what_a_stored_report_has_settled_is_not_asked_for(
+    bundle: Path, run: Command, stored: Callable[..., Path], words: tuple[str, ...]
+) -> None:
+    result = run("bench", bundle, "--against", stored(), "--backend", SETUP, *words)
+    assert result.code == 2
+    assert f"{words[0]} is not for a stored report" in result.err
+
+
 @pytest.mark.parametrize(
     ("setup", "row", "told"),
     [

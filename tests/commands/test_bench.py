@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import edgekit.latency.loop
 from edgekit.backends import table
 from edgekit.commands.bench import bench
 from edgekit.commands.further import Further
-from edgekit.commands.ways import short_names
+from edgekit.commands.ways import fitting, short_names
 from edgekit.errors import BundleError, MissingError, UsageError
 from edgekit.latency.control import NETWORK
 from edgekit.latency.loop import BOUNDARIES, Row, Timing
@@ -21,6 +22,7 @@ from edgekit.latency.prediction import prediction_interval
 from edgekit.machine.child import Failure
 from edgekit.reports.bench import BenchReport
 from edgekit.setups import Setup
+from edgekit.tensors import TensorSpec
 from tests.command_line import Command
 from tests.ways import ways
 
@@ -109,6 +111,35 @@ def test_layers_are_told_of_each_bundle_by_its_own_nodes(bundle: Path) -> None:
     assert [layers.backend for layers in report.layers] == ["bundle ort-cpu", "network ort-cpu"]
     assert {f"conv{place}" for place in range(5)} <= nodes[1]
     assert nodes[0].isdisjoint(nodes[1])
+
+
+def of_batch(*sizes: int | str) -> list[Any]:
+    """Stand-ins for bundles that take these batches."""
+    return [
+        SimpleNamespace(root=f"b{size}", manifest=SimpleNamespace(inputs=[TensorSpec("x", "float32", (size, 3))]))
+        for size in sizes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batches", "expected"),
+    [
+        (("batch", "batch"), (2, 5), (2, 5)),
+        (("batch", 4), (1, 8, 32), (4,)),
+        ((4, 4), (4,), (4,)),
+    ],
+)
+def test_the_batch_that_one_bundle_takes_only_is_everybodys(
+    sizes: tuple[int | str, ...], batches: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    assert fitting(Timing(batches, 0.5, 3), of_batch(*sizes)) == Timing(expected, 0.5, 3)
+
+
+def test_batches_that_do_not_fit_together_are_one_sentence() -> None:
+    with pytest.raises(UsageError, match=r"^bundle b4 takes batches of 4 only; give --batch 4, or leave it out$"):
+        fitting(Timing((8,)), of_batch("batch", 4))
+    with pytest.raises(UsageError, match=r"^bundle b4 takes batches of 4 only and bundle b2 takes batches of 2 only; time them"):
+        fitting(Timing(), of_batch(4, 2))
 
 
 def test_a_setup_that_one_of_the_bundles_has_no_variant_for_is_one_sentence(bundle: Path) -> None:

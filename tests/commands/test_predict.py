@@ -20,8 +20,9 @@ from PIL import Image
 from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.bundle.manifest import Manifest
 from edgekit.commands.export import export
-from edgekit.commands.predict import guesses, predict, softmax
+from edgekit.commands.predict import predict
 from edgekit.errors import BundleError, DataError
+from edgekit.model import guesses, softmax
 from edgekit.preprocess import pixels_of
 from edgekit.progress import SILENT, Advance
 from edgekit.reports.predict import Guess, Prediction, PredictReport

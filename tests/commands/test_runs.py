@@ -207,7 +207,7 @@ def test_a_run_records_where_it_comes_from(root: Path) -> None:
 
 def test_a_run_records_every_process_that_trained_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.training.provenance.versions_of", lambda packages: {"torch": "9.9"})
-    monkeypatch.setattr("edgekit.training.provenance._commit", lambda folder: ("c" * 40, True))
+    monkeypatch.setattr("edgekit.training.provenance.commit_of", lambda folder: ("c" * 40, True))
     report = fit(recipe(), dataset(96), root / "stopped", begin="resume")
     origin = report.provenance
     assert origin is not None

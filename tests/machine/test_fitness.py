@@ -13,7 +13,7 @@ import pytest
 from edgekit.commands.doctor import fitness as doctor_bench
 from edgekit.machine import fitness
 from edgekit.machine.cpu import CpuTime
-from edgekit.machine.fitness import Condition, Moment, Process
+from edgekit.machine.fitness import Condition, Process, Reading
 from edgekit.machine.gpu import GpuState
 from edgekit.reports.doctor import FitnessReport
 from tests.command_line import Command
@@ -37,10 +37,10 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
         (folder / name).write_text(f"{content}\n")
 
 
-def moment(seconds: float = 0.0, *processes: Process, others: float = 0.0, steal: float | None = 0.0) -> Moment:
+def moment(seconds: float = 0.0, *processes: Process, others: float = 0.0, steal: float | None = 0.0) -> Reading:
     """``seconds`` after the first; ``others`` and ``steal``: seconds of CPU time."""
     cpu = CpuTime(seconds, 0.0, others)
-    return Moment(cpu, steal, 4 * seconds, None, None, {process.pid: process for process in processes})
+    return Reading(cpu, steal, 4 * seconds, None, None, {process.pid: process for process in processes})
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_work_of_others_is_told_by_name(cpus: Path, others: float, state: str) -
 def test_heat_that_slows_cores_down_is_counted_while_watching(cpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fitness.heat(None, None).state == "unknown"
     write(cpus, {"cpu0/thermal_throttle/core_throttle_count": "5", "cpu2/thermal_throttle/core_throttle_count": "6"})
-    assert Moment.now().hot == 11
+    assert Reading.now().hot == 11
     assert fitness.heat(11, 11).state == "fit"
     assert "slowed cores down 2 times" in fitness.heat(11, 13).found
     sensor = SimpleNamespace(current=70.0, high=80.0)

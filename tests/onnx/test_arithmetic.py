@@ -59,3 +59,10 @@ def test_nodes_that_no_output_depends_on_are_not_sure() -> None:
     least, most = counts(model)
     model.graph.node.append(helper.make_node("Relu", ["b"], ["unused"], "unused"))
     assert counts(described(model)) == (least, most + 1)
+
+
+def test_nodes_whose_type_an_attribute_chooses_may_compute_in_it() -> None:
+    nodes = [node("EyeLike", ["square"], "m", "eye", dtype=TensorProto.FLOAT), node("MatMul", ["x", "m"], "y")]
+    halved = to_half(model_of(nodes, [numpy_helper.from_array(np.zeros((8, 8), np.int64), "square")]))
+    assert halved.converted == 2
+    assert counts(halved.model)[1] >= 2

@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Allowance, Calibration, Conversion, GoldenPart, Variant
-from edgekit.parity.allowances import asks_beyond, half_allowance, int8_allowance, widest_allowance
+from edgekit.parity.allowances import asks_beyond, half_allowance, int8_allowance, widest_allowance, within_support
 from edgekit.parity.inputs import Recorded
 from edgekit.tensors import Array
 
@@ -49,7 +49,7 @@ def half(own: float, other: float) -> Allowance:
         (variant("int8", int8(1e-4, 1e-4)), 1e-4),
         (variant("int8", int8(0.005, 0.015), "trained"), 0.005),
         (variant("float16", half(2e-4, 2e-4)), 2e-4),
-        (variant("float16", half(5e-5, 3e-4)), 5e-5),
+        (variant("float16", half(1e-4, 3e-4)), 1e-4),
     ],
 )
 def test_what_is_proposed_for_a_file_is_supported_by_its_recorded_reading_alone(asked: Variant, own: float) -> None:
@@ -78,3 +78,14 @@ def test_outputs_that_are_no_numbers_support_nothing() -> None:
 def test_a_precision_without_bars_of_its_own_is_held_elsewhere() -> None:
     exact = msgspec.structs.replace(variant("float16", half(2e-4, 2e-4)), precision="float32")
     assert widest_allowance(exact, RECORDED, outputs(0.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "own"), [(variant("int8", int8(0.002, 0.05)), 0.002), (variant("float16", half(1e-5, 1e-3)), 1e-5)]
+)
+def test_a_proposal_is_cut_down_to_what_the_recorded_reading_supports(asked: Variant, own: float) -> None:
+    assert asks_beyond(asked, RECORDED, outputs(own))
+    cut = within_support(asked, RECORDED, outputs(own))
+    assert asks_beyond(cut, RECORDED, outputs(own)) == ""
+    assert cut.allowance.tolerance.rtol < asked.allowance.tolerance.rtol
+    assert within_support(cut, RECORDED, outputs(own)) == cut

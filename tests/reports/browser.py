@@ -32,13 +32,13 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 
-    def open(self, path: Path, *, width: int = 1400, dark: bool = False, medium: str = "screen") -> None:
-        """Load a file in a window of this width, in a theme."""
+    def open(self, page: Path | str, *, width: int = 1400, dark: bool = False, medium: str = "screen") -> None:
+        """Load a file, or an address, in a window of this width, in a theme."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", media=medium, features=[theme])
         self._loaded = False
-        self._call("Page.navigate", url=path.as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not self._loaded:
             self._note(self._message())
 

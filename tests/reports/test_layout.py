@@ -8,10 +8,12 @@ import re
 import pytest
 from rich.console import Console
 
+from edgekit.reports.against import AgainstReport, AgainstRow, Judged, PairedRatio
 from edgekit.reports.base import Skipped, absent, reasons
 from edgekit.reports.bench import BenchReport, Comparison, LatencyReport
 from edgekit.reports.console import draw
 from edgekit.reports.doctor import DoctorReport, Finding
+from edgekit.reports.fresh import Fresh
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.reports.page import Column, Page, Table, columns
 from edgekit.reports.percentile import Percentile
@@ -75,6 +77,29 @@ def test_bench_has_all_of_its_columns_at_120() -> None:
         "batch", "boundary", "backend", "median", "in this run", "P90", "P99", "calls", "speed-up", "speed-up (95 %)",
     ]  # fmt: skip
     assert "left out at" not in shown
+
+
+def test_a_verdict_keeps_what_decides_at_80_columns() -> None:
+    fresh = Fresh(1, "end-to-end", 12.25, 3, (12.25,) * 3, 120.0, (15.0,), 1, None, "stable", {})
+    evidence = PairedRatio(8, 1.0312, 0.9831, 1.1234, 0.0117, 0.0123)
+    row = AgainstRow(
+        "ort-cpu",
+        32,
+        "end-to-end",
+        Setup("ort-cpu"),
+        Setup("ort-cpu"),
+        (),
+        (fresh,),
+        (fresh,),
+        evidence,
+        Judged("undecided", "why"),
+    )
+    report = AgainstReport("exported/new", "0", "exported/old", "1", {}, 0.05, 1.0, 0, (row,))
+    shown = lines(report.page(), 80)
+    assert "32  end-to-end  ort-cpu  12.2  12.2  1.031  (0.983 .. 1.123)  undecided" in shown
+    assert "ort-cpu, batch 32, end-to-end: why" in shown
+    assert shown[-1] == "slower than B by more than 5 %: undecided"
+    assert any("0.012  1.2 %      8  undecided" in line for line in lines(report.page(), 120))
 
 
 def test_a_noise_of_several_rows_is_printed_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,16 +28,18 @@ from edgekit.machine.launcher import Launch, launched
 from edgekit.models.batchnorm import BatchNorm
 from edgekit.training.batches import Batches, predictions
 from edgekit.training.fit import fit
-from edgekit.training.folder import Begin
+from edgekit.training.folder import Begin, run_report
 from edgekit.training.sync_norm import SynchronisedNorms
 from edgekit.training.untrained import build_model
 from tests.networks import dataset, randomise_norms
 from tests.training import two_processes
 from tests.training.test_loop import without_seconds
 
-LIMIT = 300
+LIMIT = 600
 """Seconds after which a process that hangs is a failure."""
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+LIMITS_WITHIN = 0.005
+"""Between ranges of one process and of two: a value between two codes falls to either side, and others follow."""
 EQUAL_WITHIN = 1e-4
 """Between weights of one process and of two; without synchronised batch norm they differ by more than a thousand times that."""
 
@@ -75,6 +78,23 @@ def test_two_processes_train_as_one_does(name: str, together: Path, tmp_path: Pa
 
 def test_without_synchronised_batch_norm_it_is_another_training(together: Path) -> None:
     assert difference(together / "plain", together / "without") > 1000 * EQUAL_WITHIN
+
+
+def limits(run: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.asarray([row["limit"] for row in json.loads((run / "int8.json").read_bytes())["tensors"]])
+
+
+def test_two_processes_train_for_int8_as_one_does(together: Path, tmp_path: Path) -> None:
+    """Ranges are of the whole batch; with those of the first one's share they are smaller."""
+    two_processes.for_int8(two_processes.INT8, dataset(two_processes.SAMPLES), tmp_path / "run")
+    alone = limits(tmp_path / "run")
+    apart, of_share = (np.abs(limits(together / name) / alone - 1).max() for name in ("int8", "int8-apart"))
+    assert apart < LIMITS_WITHIN
+    assert of_share > 4 * LIMITS_WITHIN
+    reports = [run_report(folder).int8 for folder in (tmp_path / "run", together / "int8")]
+    one, two = (report for report in reports if report is not None)
+    assert [epoch.loss for epoch in two.epochs] == pytest.approx([epoch.loss for epoch in one.epochs], rel=0.01)
+    assert not (together / "of-the-second").exists()
 
 
 def test_a_signal_to_one_process_stops_both_and_they_resume_to_the_same_bytes(together: Path) -> None:

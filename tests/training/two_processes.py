@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,12 +21,14 @@ from edgekit.data import Dataset, PictureShape
 from edgekit.errors import EdgekitError
 from edgekit.models.batchnorm import BatchNorm
 from edgekit.progress import SILENT, Advance, Progress
-from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TrainRecipe
+from edgekit.recipe import DataRecipe, Int8Recipe, ModelRecipe, Recipe, StageRecipe, TrainRecipe
+from edgekit.reports.train import TrainReport
 from edgekit.training import fit as fitting
 from edgekit.training import loop
 from edgekit.training.augment import Augmentation
 from edgekit.training.batches import Batches, predictions
 from edgekit.training.distributed import Peers, Together, joined
+from edgekit.training.int8 import train_int8
 from edgekit.training.untrained import build_model
 from tests.networks import dataset
 
@@ -62,6 +66,10 @@ EQUAL = {
 }
 """Trainings that are the same on one process and on two."""
 DROPS = recipe(0.3, checkpoint_every=3)
+INT8 = msgspec.structs.replace(
+    recipe(epochs=1, int8=Int8Recipe(epochs=1, optimizer="sgd", learning_rate=1e-3)),
+    model=ModelRecipe("edgenet", {"widths": (16, 16, 16)}),
+)
 
 
 class Signalled:
@@ -144,7 +152,27 @@ def refused(folder: Path, data: Dataset, together: Peers) -> None:
     fit(recipe(compile=True), data, folder / "compiled")
 
 
-CASES: tuple[Callable[[Path, Dataset, Peers], None], ...] = (equal, resumed, labelled, refused)
+def for_int8(plan: Recipe, data: Dataset, folder: Path) -> TrainReport:
+    """Train, and then for int8, as ``edgekit train`` does; gives the report from before that."""
+    assert plan.train.int8 is not None
+    report = fitting.fit(plan, data, folder, device="cpu")
+    train_int8(plan, plan.train.int8, data, folder, report, device="cpu")
+    return report
+
+
+def quantised(folder: Path, data: Dataset, together: Peers) -> None:
+    """With ranges of the whole batch, and with those of each process's share; the second process has no folder of its own."""
+    assert INT8.train.int8 is not None
+    own = folder if together.first else folder / "of-the-second"
+    report = for_int8(INT8, data, own / "int8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Together, "largest", Peers.largest)
+        if together.first:
+            shutil.copytree(own / "int8", own / "int8-apart", ignore=shutil.ignore_patterns("int8*"))
+        train_int8(INT8, INT8.train.int8, data, own / "int8-apart", report, device="cpu")
+
+
+CASES: tuple[Callable[[Path, Dataset, Peers], None], ...] = (equal, resumed, labelled, refused, quantised)
 
 
 def main(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgekit.backends.contract import Backend, Options, Session
 from edgekit.backends.onnxruntime.packages import PACKAGES, how_to_get_cuda
+from edgekit.backends.tensorrt.options import free_side_absence
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BROKEN
 from edgekit.machine.gpu import cuda_absence
@@ -44,7 +45,7 @@ def _cuda_absence(files: ModelFiles | None, setup: Setup) -> Absence | None:
 
 
 def _tensorrt_absence(files: ModelFiles | None, setup: Setup) -> Absence | None:
-    absence = _cuda_absence(files, setup)
+    absence = _cuda_absence(files, setup) or free_side_absence(files)
     if absence:
         return absence
     from edgekit.backends.onnxruntime.session import available_providers, provider_absence

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ CORE = openvino.Core()
 VERSION = str(openvino.__version__).partition("-")[0]
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 WARM_UP = 3
+MAIN_THREAD = threading.main_thread().ident
 COMPILE_SECONDS, COMPILE_BYTES = 120.0, 4 << 30
 """What compiling a file in a process of its own may take; ``COMPILE_BYTES`` beside eight times the file."""
 OUT_OF_MEMORY = ("bad_alloc", "allocate", "MemoryError")
@@ -55,6 +57,7 @@ class OpenVinoSession:
         self._compiled = compiled
         self._idle: deque[Any] = deque([compiled.create_infer_request()])
         self._ports = _ports(compiled, files)
+        self._bound: list[Any] = []
         self._ended: dict[TimeBound, list[Any]] = {}
         asked = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.facts: Mapping[str, str] = {
@@ -105,6 +108,7 @@ class OpenVinoSession:
         """Inputs stay in memory that OpenVINO reads; outputs stay in its own. Runs use another request."""
         self._check_dtypes(feed)
         request = self._compiled.create_infer_request()
+        self._bound.append(request)  # of one that is gone the model keeps a pointer, and a call of another thread crashes
         try:
             for name, array in feed.items():
                 request.set_tensor(name, openvino.Tensor(np.ascontiguousarray(array)))
@@ -124,13 +128,14 @@ class OpenVinoSession:
             self._ended[bound].append(request)
             bound.at_end(request.cancel)
         try:
-            if bound is None:
+            if bound is None and threading.get_ident() == MAIN_THREAD:
                 request.infer(inputs) if inputs is not None else request.infer()
                 return
-            # infer() cannot be cancelled; this can, and ends with the node that it is at
+            # infer() cannot be cancelled; this can, and ends with the node that it is at. infer() computes in the thread that
+            # calls it, and where several do, the process crashes or hangs (openvino #24509): this computes in OpenVINO's own
             request.start_async(inputs) if inputs is not None else request.start_async()
             request.wait()
-            if bound.over:
+            if bound is not None and bound.over:
                 raise too_long(self._path, bound.seconds)
         except RuntimeError as problem:
             raise self._failure(feed, problem) from problem
@@ -166,7 +171,7 @@ class OpenVinoSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        del self._idle, self._compiled, self._ports
+        del self._idle, self._bound, self._compiled, self._ports
 
 
 def _precision(file: str, arithmetic: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from edgekit.backends.contract import Backend, Builder, Session, Target
 from edgekit.backends.tensorrt.engines import file_of_engine, flavour_of_engine
 from edgekit.backends.tensorrt.flavour import find, gpu_absence, how_to_install, installed
-from edgekit.backends.tensorrt.options import BuildSettings, RunOptions
+from edgekit.backends.tensorrt.options import BuildSettings, RunOptions, free_side_absence
 from edgekit.backends.tensorrt.packages import PACKAGES, engine_cache
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BROKEN, BrokenError, MissingError, UsageError, first_line
@@ -31,7 +31,7 @@ def _absence(files: ModelFiles | None, setup: Setup) -> Absence | None:
         return Absence(f"{flavour or 'TensorRT'} is not installed", how_to_install(flavour))
     if importlib.util.find_spec("onnx") is None:
         return Absence("TensorRT is installed, but onnx, by which its engines are built, is not", "pip install onnx")
-    return cuda_absence() or _absence_with_driver(flavour)
+    return cuda_absence() or free_side_absence(files) or _absence_with_driver(flavour)
 
 
 def _flavour(options: RunOptions) -> str | None:

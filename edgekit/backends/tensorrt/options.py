@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from edgekit.backends.contract import Options
+from edgekit.bundle.files import ModelFiles
+from edgekit.setups import Absence
 from edgekit.tensors import BatchRange, TensorSpec
 
 FlavourName: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
@@ -17,6 +19,14 @@ NAMES: tuple[FlavourName, ...] = get_args(FlavourName)
 LARGEST_LEVEL = 5
 LARGEST_WORKSPACE = 1 << 20  # MiB
 DEFAULT_LEVEL = 3
+
+
+def free_side_absence(files: ModelFiles | None) -> Absence | None:
+    """Why TensorRT cannot run a file whose pictures are of any size: its engines have ranges of batch sizes alone."""
+    if files is None or not files.free_side:
+        return None
+    reason = f"TensorRT's engines have ranges of the batch alone, and {files.onnx.name} leaves its {files.free_side} free"
+    return Absence(reason, "use ort-cuda for it, or tensorrt for another variant")
 
 
 DEFAULT_RANGE = BatchRange(1, 8, 32)
