@@ -297,7 +297,7 @@ def main() -> None:
                     rows = document["faults"]
                     for row in faults_of(subject(name, variant, Path(folder)), name, {row["key"] for row in rows}):
                         rows.append(row)
-                    RESULT.write_text(json.dumps({"machine": machine_facts(), **document}, indent=1) + "\n")
+                        RESULT.write_text(json.dumps({**document, "machine": machine_facts()}, indent=1) + "\n")
     print(summary(document))
     for row in document["faults"]:
         if not row.get("caught", True) and (row["predictions"] or row["steps"] >= 1):

@@ -200,11 +200,35 @@ def _won(row: dict[str, Any]) -> str:
     return f"It changes int8 by {won:+.2f} points. The float network gains {further:+.2f} by the same epochs: {rest}."
 
 
+def raw_picture_numbers() -> str:
+    """The text between the markers of ``docs/raw-pictures.md``."""
+    results = read("raw_pictures.json")
+    versions, trt, ways = results["versions"], results["tensorrt"], ("resize", "nodes")
+    names = {"onnxruntime": "ONNX Runtime", "onnx": "ONNX's reference evaluator", "openvino": "OpenVINO"}
+    lines = [
+        f"The most of 255 grey levels off Pillow {versions['pillow']}, for noise of seven sizes (`benchmarks/raw_pictures.py`):",
+        "",
+        "| runtime | `Resize`, `antialias=1`, `exclude_outside=1` | the nodes of `with-preprocessing` |",
+        "|---|---|---|",
+    ]
+    for key, name in names.items():
+        most = [f"{results['levels'][way][key]['most']:.0f}" for way in ways]
+        lines.append(f"| {name} {versions[key]} | {' | '.join(most)} |")
+    words = {(False, False): "refused", (True, False): "parsed; no engine", (True, True): "parsed; an engine is built, not run"}
+    cells = [words[trt[way]["parsed"], trt[way]["built"]] for way in ways]
+    lines.append(f"| TensorRT for RTX {versions['tensorrt-rtx']} | {' | '.join(cells)} |")
+    rows = results["processor_ms"].items()
+    times = [f"{name} {row['with-preprocessing']:.1f} ms (its first file {row['first file']:.1f} ms)" for name, row in rows]
+    lines += ["", f"A picture of 640 x 480 takes one processor ({results['machine']['cpu']}): {', '.join(times)}."]
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "results.md": numbers,
     "precision.md": precision_numbers,
     "fine-tuning.md": fine_tuning_numbers,
     "training-int8.md": training_for_int8_numbers,
+    "raw-pictures.md": raw_picture_numbers,
 }
 
 

@@ -63,7 +63,9 @@ def _lenet_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = folder / "labels.txt"
     labels.write_text("\n".join(f"class {index}" for index in range(10)))
     options = ExportOptions(weights=folder / "weights.safetensors", mean=(0.286,), std=(0.353,), labels=labels)
-    export("lenet", folder / "bundle", options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # of no git repository, whose commit a bundle records
+        export("lenet", folder / "bundle", options)
     return folder / "bundle"
 
 

@@ -82,6 +82,8 @@ def test_every_help_works_and_loads_nothing_heavy(environment: dict[str, str]) -
         "verify",
         "bench",
         "evaluate",
+        "tune",
+        "web",
         "quantize",
         "build",
         "inspect",
@@ -131,6 +133,7 @@ def test_a_bundle_can_be_used_without_torch(command: str, bundle: Path, tmp_path
         "bench": ["--seconds", "0.05", "--batch", "1"],
         "predict": [str(picture)],
         "evaluate": ["--data", str(tmp_path / "photos")],
+        "report": ["--output", str(tmp_path / "report.html")],
     }.get(command, [])
     done = without(TRAINING_ONLY, command, str(bundle), *more, "--json", environment=environment)
     assert done.returncode == 0, done.stderr

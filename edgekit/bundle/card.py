@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -48,7 +49,10 @@ def _calling(manifest: Manifest) -> str:
         f"## Call it\n\nIn this folder, with nothing but `pip install numpy 'onnxruntime>={ONNXRUNTIME}'`{release}. A golden "
         f"input, and the right answer:\n\n```python\n{example(manifest)}```"
     ]
-    if takes_pictures(manifest):
+    raw = picture_variant(manifest)
+    if raw is not None and takes_pictures(manifest):
+        parts.append(_with_preprocessing(manifest, raw))
+    elif takes_pictures(manifest):
         parts.append(
             "A picture, with `pip install pillow` beside them. Pictures of more than 8 bits a channel are for `edgekit predict`, "
             f"which scales them by what their type can hold:\n\n```python\n{picture_example(manifest)}```"
@@ -69,8 +73,7 @@ def picture_example(manifest: Manifest) -> str:
     size = fixed_batch(manifest.inputs) or 1
     mode = "L" if preprocess.color == "grey" else "RGB"
     shape = f"({preprocess.height}, {preprocess.width}, {len(preprocess.mean)})"
-    picture = manifest.golden.pictures[0].file if manifest.golden.pictures else "photo.jpg"
-    sample = f"preprocess({_quoted(picture)})"
+    sample = f"preprocess({_quoted(_picture(manifest))})"
     batch = sample if size == 1 else f"np.repeat({sample}, {size}, axis=0)"
     return textwrap.dedent(
         f"""\
@@ -95,6 +98,62 @@ def picture_example(manifest: Manifest) -> str:
         print(labels[int(session.run([{_quoted(manifest.outputs[0].name)}], feed)[0][0].argmax())])
         """
     )
+
+
+def picture_variant(manifest: Manifest) -> Variant | None:
+    """The variant that takes pictures as they are decoded, where the bundle has one."""
+    return next((variant for variant in manifest.variants if variant.inputs), None)
+
+
+def _with_preprocessing(manifest: Manifest, variant: Variant) -> str:
+    """The programs that give a picture to the variant that preprocesses it itself."""
+    programs = {
+        "In Python, with `pip install pillow` beside them": ("python", raw_picture_example(manifest, variant)),
+        "In C++": ("cpp", program("label.cpp", manifest, variant)),
+        "In JavaScript, as a page": ("html", program("label.html", manifest, variant)),
+    }
+    head = (
+        f"A picture of any size: {code(variant.file)} resizes and normalises it itself, as Pillow does. It takes uint8 batch x "
+        "height x width x 3 (RGB), decoded, upright and flattened onto black."
+    )
+    return "\n\n".join([head, *(f"{where}:\n\n```{kind}\n{text}```" for where, (kind, text) in programs.items())])
+
+
+def raw_picture_example(manifest: Manifest, variant: Variant) -> str:
+    """A runnable program: numpy, Pillow and onnxruntime, a picture in, a label out, and no preprocessing of its own."""
+    assert variant.inputs
+    size = fixed_batch(variant.inputs) or 1
+    sample = "np.asarray(picture)[None]"
+    batch = sample if size == 1 else f"np.repeat({sample}, {size}, axis=0)"
+    return textwrap.dedent(
+        f"""\
+        import json
+        import numpy as np
+        import onnxruntime as ort
+        from PIL import Image, ImageOps
+
+        labels = json.load(open("{MANIFEST}", encoding="utf-8"))["labels"]
+        session = ort.InferenceSession({_quoted(variant.file)}, providers=["CPUExecutionProvider"])
+        picture = ImageOps.exif_transpose(Image.open({_quoted(_picture(manifest))})).convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert("RGB")
+        feed = {{{_quoted(variant.inputs[0].name)}: {batch}}}
+        print(labels[int(session.run([{_quoted(manifest.outputs[0].name)}], feed)[0][0].argmax())])
+        """
+    )
+
+
+def program(name: str, manifest: Manifest, variant: Variant) -> str:
+    """A program of ``edgekit/bundle/programs`` for the bundle: its file, its tensors and its batch in place of the capitals."""
+    assert variant.inputs
+    text = (Path(__file__).parent / "programs" / name).read_text(encoding="utf-8")
+    texts = {"$MODEL": variant.file, "$INPUT": variant.inputs[0].name, "$OUTPUT": manifest.outputs[0].name}
+    for place, value in {**texts, "$PICTURE": _picture(manifest)}.items():
+        text = text.replace(f'"{place}"', _quoted(value).replace("</", "<\\u002f"))
+    return text.replace('"$BATCH"', str(fixed_batch(variant.inputs) or 1))
+
+
+def _picture(manifest: Manifest) -> str:
+    return manifest.golden.pictures[0].file if manifest.golden.pictures else "photo.jpg"
 
 
 def example(manifest: Manifest) -> str:
@@ -134,12 +193,17 @@ def _network(manifest: Manifest) -> str:
 
 
 def _files(manifest: Manifest) -> str:
-    about = {variant.file: f"the network in {variant.precision}: one self-contained ONNX file" for variant in manifest.variants}
+    about = {
+        variant.file: f"the network in {variant.precision}{_of_pictures(variant)}: one self-contained ONNX file"
+        for variant in manifest.variants
+    }
     for variant in manifest.variants:
         if variant.conversion is not None:
             about[variant.conversion.outputs] = f"what {variant.file} itself computes of the golden inputs"
         if variant.conversion is not None and variant.conversion.ranges is not None:
             about[variant.conversion.ranges] = f"the ranges of values that the steps of {variant.file} come from"
+        if variant.golden:
+            about[variant.golden.file] = f"{variant.golden.samples} pictures with the float64 outputs of {variant.file}"
     golden = manifest.golden
     about[golden.file] = f"{golden.samples} inputs with the outputs of {_network(manifest)}, in float64 and in its own dtype"
     if manifest.evidence is not None:
@@ -160,6 +224,10 @@ def _files(manifest: Manifest) -> str:
             list(about).index(golden.file) + 1, f"| {names} | the first golden inputs as pictures, before the preprocessing |"
         )
     return "\n".join(["## Files", "", "| file | what it is |", "|---|---|", *rows])
+
+
+def _of_pictures(variant: Variant) -> str:
+    return " behind its preprocessing" if variant.inputs else ""
 
 
 def _variants(manifest: Manifest, pictures: int | None) -> str:
@@ -238,6 +306,9 @@ def _converted_bar(manifest: Manifest, variant: Variant) -> str:
 
 def _tensors(manifest: Manifest) -> str:
     rows = [f"| input | {code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.inputs]
+    for variant in manifest.variants:
+        for spec in variant.inputs or ():
+            rows.append(f"| input of {code(variant.name)} | {code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |")
     rows += [f"| output | {code(spec.name)} | {spec.dtype} | {shape_text(spec.shape)} |" for spec in manifest.outputs]
     labels = ""
     if manifest.labels:
@@ -252,7 +323,9 @@ def _preprocessing(manifest: Manifest) -> str:
             "## Preprocessing\n\nNot recorded at export. The golden inputs are "
             f"{'made up' if manifest.golden.kind == 'random' else 'test pictures as the network takes them'}."
         )
+    raw = picture_variant(manifest)
     below = ", and so does the second program below" if takes_pictures(manifest) else ""
+    below = f", and {code(raw.file)} does the resizing and what follows" if raw is not None else below
     deep = "" if preprocess.white is msgspec.UNSET else f" (white of more than 8 bits is {preprocess.white:g})"
     return (
         "## Preprocessing\n\n"

@@ -279,7 +279,7 @@ def pack(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle as one .zip, the same bytes from the same bundle; edgekit unpack is the way back."""
+    """Write a bundle as one zip file, the same bytes from the same bundle; edgekit unpack is the way back."""
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.pack import pack as pack_bundle

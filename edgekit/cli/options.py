@@ -240,7 +240,7 @@ SourceName = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A recipe, a run directory, a model's name, an import path package.module:factory, an ONNX file, or a bundle.",
+        help="A recipe, a run directory, a model's name, an import path package.module:factory, or an ONNX file.",
         autocompletion=source_names,
     ),
 ]
@@ -518,7 +518,7 @@ Author = Annotated[
 ]
 Triton = Annotated[
     Optional[Path],
-    option("--triton", panel=WRITTEN, metavar="DIR", help="Also write a model repository of Triton's: a folder a variant."),
+    option("--triton", panel=WRITTEN, metavar="DIR", help="Also write a model repository for Triton."),
 ]
 GoldenRaw = Annotated[
     Optional[Path],
@@ -526,7 +526,7 @@ GoldenRaw = Annotated[
         "--golden-raw",
         panel=WRITTEN,
         metavar="DIR",
-        help="Also write the golden tensors raw, with the lines for trtexec and a program that compares.",
+        help="Also write raw golden tensors, with lines for trtexec.",
     ),
 ]
 Mean = Annotated[

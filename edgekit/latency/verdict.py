@@ -51,7 +51,7 @@ def _judged(row: PairedRatio, limit: float) -> Judged:
         return Judged("not slower")
     if row.pairs < FEWEST_PAIRS:
         return Judged("undecided", f"{row.pairs} pairs can decide nothing; it takes {FEWEST_PAIRS}", FEWEST_PAIRS - row.pairs)
-    return _undecided(row, limit, "the bounds hold both")
+    return _undecided(row, limit, "the 99 % bounds leave both open")
 
 
 def _undecided(row: PairedRatio, limit: float, why: str) -> Judged:

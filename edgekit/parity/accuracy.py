@@ -47,9 +47,7 @@ class Answers(NamedTuple):
 BATCH = 250
 
 
-def classes_of(
-    run: Callable[[Array], Array], images: NDArray[np.uint8], intake: Intake
-) -> NDArray[np.int64] | None:
+def classes_of(run: Callable[[Array], Array], images: NDArray[np.uint8], intake: Intake) -> NDArray[np.int64] | None:
     """The class of each of ``images``, uint8 N x C x H x W, which ``run`` is given by ``intake``, ``BATCH`` at a time.
 
     ``run`` gives an output of N x classes; None for one of another rank, which names no class.

@@ -39,6 +39,11 @@ class Report(Part, frozen=True):
     kept_as: ClassVar[str] = ""
 
     @property
+    def of_one_bundle(self) -> bool:
+        """Whether all of it is about the bundle that it would be kept under."""
+        return True
+
+    @property
     def passed(self) -> bool:
         """False when a check failed: exit code 1."""
         return True

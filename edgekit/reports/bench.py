@@ -149,6 +149,11 @@ class BenchReport(Report, frozen=True):
     kept_as: ClassVar[str] = "bench"
 
     @property
+    def of_one_bundle(self) -> bool:
+        """False where several were timed together: another's row would be shown as this one's."""
+        return len(self.bundles) < 2
+
+    @property
     def passed(self) -> bool:
         """Something was measured and nothing is over its budget, and every setup starts in a process of its own too."""
         under_load = self.load is None or self.load.passed

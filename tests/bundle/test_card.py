@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from edgekit.accuracy import share_interval
-from edgekit.bundle.card import ONNXRUNTIME, example, model_card, picture_example
+from edgekit.bundle.card import ONNXRUNTIME, example, model_card, picture_example, program
 from edgekit.bundle.described import pictures_of
 from edgekit.bundle.folder import open_bundle
 from edgekit.bundle.manifest import Allowance, Calibration, FileEntry, Manifest, Variant
+from edgekit.commands.quantize import quantize
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport, Kept
 from edgekit.tensors import TensorSpec
@@ -304,3 +305,44 @@ def test_ordinary_cards_are_as_they_were(repository: Path) -> None:
     for name in ("lenet", "lenet-scratch", "densenet"):
         opened = open_bundle(repository / "exported" / name)
         assert (opened.root / "README.md").read_text(encoding="utf-8") == model_card(opened.manifest, pictures_of(opened))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("raw") / "lenet"
+    quantize(Path(__file__).parents[2] / "exported" / "lenet", "with-preprocessing", output=root)
+    return root
+
+
+def test_the_program_for_raw_pictures_labels_them_with_no_preprocessing_of_its_own(
+    raw: Path, environment: dict[str, str]
+) -> None:
+    card = (raw / "README.md").read_text(encoding="utf-8")
+    program = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    prelude = PRELUDE.replace("'PIL', ", "")
+    labels = []
+    for picture in open_bundle(raw).manifest.golden.pictures:
+        done = run(program.replace("picture-0.png", picture.file), raw, environment, prelude)
+        labels.append((done.stdout.strip(), done.stderr))
+    assert [label for label, _ in labels] == ["Ankle boot", "Dress", "Sneaker", "Sandal"], labels
+    assert "resize" not in program
+    assert "mean" not in program
+
+
+@pytest.mark.parametrize(("kind", "name"), [("cpp", "label.cpp"), ("html", "label.html")])
+def test_the_other_programs_name_the_bundles_file_and_tensors(raw: Path, kind: str, name: str) -> None:
+    card = (raw / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(rf"```{kind}\n(.*?)```", card, re.DOTALL)
+    for part in ('"with-preprocessing.onnx"', '"picture"', '"output"', '"manifest.json"', "batch = 1;"):
+        assert part in text
+    assert "$" not in text
+    manifest = open_bundle(raw).manifest
+    odd = msgspec.structs.replace(manifest.outputs[0], name='a"</script>')
+    written = program(name, msgspec.structs.replace(manifest, outputs=(odd,)), manifest.variant("with-preprocessing"))
+    assert '"a\\"<\\u002fscript>"' in written
+
+
+def test_the_card_lists_what_the_variant_takes(raw: Path) -> None:
+    card = (raw / "README.md").read_text(encoding="utf-8")
+    assert "| input of `with-preprocessing` | `picture` | uint8 | batch x height x width x 3 |" in card
+    assert "| `with-preprocessing.npz` | 32 pictures with the float64 outputs of with-preprocessing.onnx |" in card

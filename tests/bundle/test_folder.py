@@ -169,7 +169,10 @@ def test_a_bundle_written_for_the_first_time_is_not_there_in_part(
     assert list(place.iterdir()) == []
 
 
-def test_the_same_model_gives_the_same_bundle_byte_for_byte(bundle: Path, tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_bundle_byte_for_byte(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # of no git repository, as the first one was
     from edgekit.commands.export import export
     from edgekit.sources import ExportOptions
 

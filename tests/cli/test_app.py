@@ -29,7 +29,7 @@ def test_the_commands_are_those_of_the_documentation() -> None:
     names = {" ".join(path) for path in COMMANDS}
     assert names == {
         "run", "train", "export", "verify", "bench", "build", "evaluate", "quantize", "inspect", "predict", "models", "runs",
-        "data fetch", "data cache", "doctor", "report", "diff",
+        "data fetch", "data cache", "doctor", "report", "diff", "tune", "web", "pack", "unpack",
     }  # fmt: skip
 
 

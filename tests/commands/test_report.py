@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def test_the_page_has_the_numbers_that_the_commands_have_printed(run: Command, b
     assert page.count("data:image/") == min(24, len(printed["evaluate"]["thumbnails"])) > 0
     assert all(f"{latency['median_ms']:.3g}" in page for latency in printed["bench"]["rows"])
     assert all(entry["sha256"] in page for entry in json.loads((bundle / "manifest.json").read_text())["files"].values())
-    assert "Not run" not in page
+    first_section = page.partition('id="the-model"')[0]
+    assert not any(f"edgekit {name} {bundle}" in first_section for name in printed)
 
 
 def test_what_has_not_been_run_is_said_with_its_command(run: Command, bundle: Path) -> None:
@@ -102,6 +104,16 @@ def test_a_figure_of_another_bundle_is_not_shown(run: Command, bundle: Path, pho
     document = run("report", bundle, "--format", "json").document
     assert document["measured"] == {}
     assert [document[name] for name in ("verify", "evaluate", "bench")] == [None] * 3
+
+
+def test_a_timing_of_several_bundles_is_not_kept_as_the_first_ones(run: Command, bundle: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(bundle, tmp_path / "other")
+    edit(other, lambda manifest: manifest["notes"].append("another bundle"))
+    quick = (*ORT, "--batch", "1", "--seconds", "0.01")
+    assert run("bench", bundle, other, *quick).code == 0
+    assert report(bundle).bench is None
+    assert run("bench", bundle, *quick).code == 0
+    assert report(bundle).bench is not None
 
 
 def test_a_figure_of_another_machine_is_not_shown_but_named(run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

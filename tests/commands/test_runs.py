@@ -144,7 +144,7 @@ def test_a_long_name_is_shortened_before_figures_are_left_out(root: Path) -> Non
     page = runs(root=root).page()
     assert "test 95 %" in printed(page, 80)
     wide = printed(page, 200)
-    assert all(text in wide for text in (name, "parameters", "commit", "seconds", "model"))
+    assert all(text in wide for text in (name, "parameters", "seconds", "model"))
 
 
 def test_two_folders_of_one_name_are_told_apart(root: Path, tmp_path: Path) -> None:

@@ -436,7 +436,7 @@ from pathlib import Path
 from edgekit.data import cache, load_dataset
 from edgekit.machine.bounds import memory_bound
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.training import batches, loop
+from edgekit.training import batches, fit
 
 root, run, cache.SMALL, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
@@ -445,7 +445,7 @@ model = ModelRecipe("small:Small")
 settings = TrainRecipe(epochs=1, batch_size=3)
 recipe = Recipe("memory", DataRecipe("image-folder", str(root), 192, holdout=150), model, settings)
 def trained(data, run):
-    return loop.fit(msgspec.structs.replace(recipe, data=data), load_dataset(data), run).epochs
+    return fit.fit(msgspec.structs.replace(recipe, data=data), load_dataset(data), run).epochs
 trained(DataRecipe("image-folder", str(root.parent / "few"), 192), run / "few")  # what PyTorch itself takes
 with memory_bound(room):
     trained(recipe.data, run / "many")

@@ -127,6 +127,12 @@ def test_fewer_pairs_than_can_decide_say_so() -> None:
     assert verdict([2.0] * FEWEST_PAIRS, [1.0] * FEWEST_PAIRS).verdict == "slower"
 
 
+@pytest.mark.parametrize("pairs", range(2, FEWEST_PAIRS))
+@pytest.mark.parametrize("slower", [0.5, 1.0, 2.0])
+def test_so_few_pairs_never_decide(pairs: int, slower: float) -> None:
+    assert verdict([slower] * pairs, [1.0] * pairs).verdict == "undecided"
+
+
 def test_several_rows_share_the_risk_and_the_worst_is_the_reports() -> None:
     rng = np.random.default_rng(2)
     fine, slow = evidence_of(*_pairs(rng, 1.0, 0.005)), evidence_of(*_pairs(rng, 1.1, 0.005))

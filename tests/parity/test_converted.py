@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.parity.compare import compare_output
-from edgekit.parity.converted import FAR, STEPS, ConvertedBar
+from edgekit.parity.converted import FAR, STEPS, ConvertedBar, usual_steps
 from edgekit.tensors import Array, snr_db
 from edgekit.tolerance import TIE
 
@@ -109,3 +109,25 @@ def test_the_ratio_is_infinite_without_noise_and_minus_infinite_without_signal()
     assert snr_db(np.zeros(3), np.ones(3)) == math.inf
     assert snr_db(np.ones(3), np.zeros(3)) == -math.inf
     assert snr_db(np.full(4, 0.1), np.ones(4)) == pytest.approx(20)
+
+
+@pytest.mark.parametrize(("share", "passing"), [(0.2, True), (0.3, False)])
+def test_rounding_moves_a_few_samples_and_a_changed_weight_more_than_a_quarter(share: float, passing: bool) -> None:
+    """Each moved sample is off by one step, which any single one may be."""
+    moved = OWN.astype(np.float64)
+    for part in (moved[:30], moved[30:]):
+        count = round(share * len(part))
+        part[:count, 0] += np.abs(part).max() / STEPS
+    bar = BAR._replace(typical_steps=0.15, rtol=0.9, snr_db=None, top1=0.0)
+    diff = compare_output("y", moved, REFERENCE, bar)
+    assert diff.within(bar) == passing
+    assert passing or diff.beyond.startswith("a quarter of the samples are ")
+    assert passing or diff.beyond.endswith("steps from its own recorded output, 0.15 are allowed")
+
+
+def test_the_usual_sample_is_one_that_three_of_four_are_nearer_than() -> None:
+    moved = OWN.astype(np.float64)
+    assert usual_steps(moved, OWN, SIZES) == 0
+    moved[:30] += np.abs(OWN[:30]).max() / STEPS
+    moved[30:] += np.abs(OWN[30:]).max() / STEPS
+    assert usual_steps(moved, OWN, SIZES) == pytest.approx(1)

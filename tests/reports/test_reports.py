@@ -34,6 +34,7 @@ from edgekit.reports.inspect import InspectReport, Layer, VariantRow
 from edgekit.reports.layers import LayerLatency, LayersReport, Peak
 from edgekit.reports.load import LoadReport, LoadRow, RateSearch
 from edgekit.reports.models import ModelRow, ModelsReport
+from edgekit.reports.pack import PackReport, UnpackReport
 from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
 from edgekit.reports.percentile import Bound, Percentile
 from edgekit.reports.plain import in_lines
@@ -43,6 +44,7 @@ from edgekit.reports.report import BundleReport, Elsewhere, FileRow, Measured, T
 from edgekit.reports.run import RunReport, StepReport
 from edgekit.reports.runs import RunRow, RunsReport, Share
 from edgekit.reports.samples import SamplesFile
+from edgekit.reports.ship import Shipped, ShipReport
 from edgekit.reports.start import StartRow
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.reports.tune import AccuracyDifference, TuneReport, TuneRow
@@ -152,6 +154,9 @@ EXAMPLES: tuple[Report, ...] = (
     RunReport("r.toml", "b", (StepReport("train", "done", True, 1.5, "fine"),)),
     ModelsReport((ModelRow("lenet", "1x28x28", "small"),)),
     DataReport("fashion-mnist", "/data", 60000, 10000, ("a", "b")),
+    PackReport("b", "0" * 64, "b.zip", "1" * 64, 460978, ("manifest.json", "model.onnx"), ("notes.txt was left out",)),
+    UnpackReport("b.zip", "b", "0" * 64, ("manifest.json", "model.sig"), ("model.sig",), ("README.md is another",)),
+    ShipReport("b", "0" * 64, (Shipped("Triton", "models", ("b-float32/config.pbtxt",), "tritonserver"),), ("a note",)),
     CacheReport("/cache/decoded", (DecodedSet("training pictures of /a, rgb 64x64", "/cache/decoded/0.npy", 123456789),), False),
     DoctorReport({"cpu": "x"}, (FINDING,), {"torch": None, "ort-cuda": ABSENT}),
     BUILD,
