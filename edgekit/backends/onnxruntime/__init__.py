@@ -74,9 +74,10 @@ BACKENDS = (
         packages=PACKAGES,
         by_layer=True,
         in_memory=True,
+        many_callers=True,
         tells_nothing_of={"float16": _HALF_ON_CPU},
         as_written={"optimisation": "off"},
     ),
-    Backend("ort-cuda", _cuda_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True),
-    Backend("ort-tensorrt", _tensorrt_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True),
+    Backend("ort-cuda", _cuda_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True, many_callers=True),
+    Backend("ort-tensorrt", _tensorrt_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True, many_callers=True),
 )
