@@ -31,7 +31,6 @@ from edgekit.latency.loop import Timing
 from edgekit.latency.ways import ways
 from edgekit.parity.manifest import check_manifest
 from edgekit.ship.onnxruntime_web import WebRuntime
-from edgekit.ship.raw import write_raw
 from edgekit.ship.triton import model_of
 from edgekit.ship.web import page_files
 from edgekit.sources import ExportOptions
@@ -236,13 +235,11 @@ def test_a_wish_is_refused_and_so_is_a_bundle_without_preprocessing(bundle: Path
         quantize(bundle, NAME)
 
 
-def test_other_forms_of_the_bundle_say_what_it_takes(lenet: Path, tmp_path: Path) -> None:
+def test_other_forms_of_the_bundle_say_what_it_takes(lenet: Path) -> None:
     bundle = open_bundle(lenet)
     config = model_of(bundle, NAME).files["config.pbtxt"].decode()
     assert "dims: [-1, -1, 3]\n  format: FORMAT_NHWC" in config
     assert "FORMAT_NCHW" in model_of(bundle, "float32").files["config.pbtxt"].decode()
-    write_raw(bundle, tmp_path / "raw")
-    assert [*json.loads((tmp_path / "raw" / "golden.json").read_text())["variants"]] == ["float32"]
     with pytest.raises(UsageError, match="the page preprocesses them itself"):
         page_files(bundle, NAME, WebRuntime("1.30.0", {}))
 
