@@ -76,6 +76,11 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Intake(Protocol):
     """How pictures become a file's input: ``open`` gives uint8 C x H x W of each, ``normalise`` the input for N of one size."""
 
+    @property
+    def layout(self) -> str:
+        """The order of the input's axes, as ``NCHW``."""
+        ...
+
     def open(self, picture: PictureSource, name: str = "") -> NDArray[np.uint8]:
         """Decode one picture; raises DataError that names it."""
         ...
@@ -89,6 +94,11 @@ class AsDecoded(NamedTuple):
     """The Intake of a file that preprocesses itself: uint8 N x H x W x 3 (RGB), of the pictures' own size."""
 
     white: float | None
+
+    @property
+    def layout(self) -> str:
+        """That of decoded pictures."""
+        return "NHWC"
 
     def open(self, picture: PictureSource, name: str = "") -> NDArray[np.uint8]:
         """Decode one picture -> uint8 3 x H x W; raises DataError as ``Preprocess.open`` does."""

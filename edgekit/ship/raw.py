@@ -22,6 +22,7 @@ import msgspec
 from edgekit.bundle.allowance import bounded_allowance, held_by_snr
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle
+from edgekit.bundle.manifest import Manifest, Variant
 from edgekit.errors import printable
 from edgekit.files import replacing_folder
 from edgekit.reports.ship import Shipped
@@ -80,8 +81,13 @@ def _index(bundle: Bundle, size: int, batches: int) -> dict[str, Any]:
             {"name": spec.name, "dtype": "float64", "shape": spec.of_samples(size), "file": tensor_file(index, spec.name)}
             for index, spec in enumerate(manifest.outputs)
         ],
-        "variants": {variant.name: _bar(bundle, variant.name, sizes) for variant in manifest.variants},
+        "variants": {variant.name: _bar(bundle, variant.name, sizes) for variant in _taking_these(manifest)},
     }
+
+
+def _taking_these(manifest: Manifest) -> list[Variant]:
+    """The variants that take the golden inputs; one with inputs of its own, such as pictures, has no lines."""
+    return [variant for variant in manifest.variants if not variant.inputs]
 
 
 def _bar(bundle: Bundle, name: str, sizes: Sequence[int]) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def _bar(bundle: Bundle, name: str, sizes: Sequence[int]) -> dict[str, Any]:
 def _page(bundle: Bundle, size: int, batches: int) -> str:
     manifest = bundle.manifest
     samples = f"{manifest.golden.samples} golden samples, in {batches} batch{'es' if batches > 1 else ''} of {size}"
-    lines = [line for variant in manifest.variants for line in (*_lines(bundle.files(variant.name), size, batches), "")]
+    lines = [line for variant in _taking_these(manifest) for line in (*_lines(bundle.files(variant.name), size, batches), "")]
     return _PAGE.format(
         name=folder_name(manifest.name), sha256=bundle.sha256, samples=samples, lines="\n".join(lines).rstrip(), batches=batches
     )

@@ -74,7 +74,7 @@ def model_of(bundle: Bundle, variant: str) -> Model:
         _type(spec)  # raises before anything is read
     batch = fixed_batch(opened.inputs)
     name = f"{folder_name(bundle.manifest.name)}-{variant}"
-    feed, _ = next(batches_of(bundle.golden().inputs, batch or 1))
+    feed, _ = next(batches_of(bundle.golden(variant).inputs, batch or 1))
     warm_up = {f"warmup/{tensor_file(*named)}": raw_bytes(feed[named[1]]) for named in enumerate(_names(opened.inputs))}
     labels = _labels(bundle.manifest, opened.outputs)
     config = "\n".join(_config(bundle, variant, name, feed, labelled=bool(labels)))
@@ -92,7 +92,7 @@ def _config(bundle: Bundle, variant: str, name: str, feed: Feed, *, labelled: bo
     yield 'backend: "onnxruntime"'
     yield f"max_batch_size: {MOST_BATCH if batch is None else 0}"
     for spec in opened.inputs:
-        yield from _tensor("input", spec, batch, _picture_format(bundle.manifest, spec, batch))
+        yield from _tensor("input", spec, batch, _picture_format(bundle.manifest, variant, spec, batch))
     for index, spec in enumerate(opened.outputs):
         yield from _tensor("output", spec, batch, [f"label_filename: {_quoted(LABELS)}"] if labelled and not index else [])
     if batch is None:
@@ -133,10 +133,10 @@ def _dims(spec: TensorSpec, batch: int | None) -> tuple[int, ...]:
     return tuple(-1 if isinstance(axis, str) else axis for axis in axes)
 
 
-def _picture_format(manifest: Manifest, spec: TensorSpec, batch: int | None) -> list[str]:
+def _picture_format(manifest: Manifest, variant: str, spec: TensorSpec, batch: int | None) -> list[str]:
     """The layout of a picture: Triton takes one with tensors of three dims only."""
-    three = len(_dims(spec, batch)) == 3
-    return [f"format: FORMAT_{manifest.preprocess.layout}"] if manifest.preprocess is not None and three else []
+    intake, three = manifest.variant(variant).intake(manifest.preprocess), len(_dims(spec, batch)) == 3
+    return [f"format: FORMAT_{intake.layout}"] if intake is not None and three else []
 
 
 def _type(spec: TensorSpec) -> str:

@@ -18,7 +18,7 @@ from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPicture
 from edgekit.bundle.variants import own_outputs
-from edgekit.errors import BundleError, OutputError, printable
+from edgekit.errors import BundleError, OutputError, UsageError, printable
 from edgekit.files import check_writable, read_bytes, replacing_folder
 from edgekit.parity.accuracy import meaning_of
 from edgekit.parity.bars import Bars, bars_of
@@ -40,9 +40,13 @@ NO_LABELS = "This bundle records no preprocessing or labels, so the page cannot 
 def page_files(bundle: Bundle, variant: str, runtime: WebRuntime) -> dict[str, bytes]:
     """The files of the page, by their paths in its folder.
 
-    Raises BundleError for a tensor that JavaScript has no array of, UsageError for a variant that the bundle has not.
+    Raises BundleError for a tensor that JavaScript has no array of, UsageError for a variant that the bundle has not, or whose
+    inputs are its own.
     """
     manifest = bundle.manifest
+    if bundle.variant(variant).inputs:
+        others = ", ".join(each.name for each in manifest.variants if not each.inputs)
+        raise UsageError(f"{variant} takes pictures as they are, which the page itself makes inputs of", f"choose one of {others}")
     for spec in (*manifest.inputs, *manifest.outputs):
         if spec.dtype not in DTYPES:
             raise BundleError(

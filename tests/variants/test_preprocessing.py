@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,9 @@ from edgekit.errors import BundleError, UsageError
 from edgekit.latency.loop import Timing
 from edgekit.latency.ways import ways
 from edgekit.parity.manifest import check_manifest
+from edgekit.ship import Forms
+from edgekit.ship.onnxruntime_web import WebRuntime
+from edgekit.ship.web import page_files
 from edgekit.variants import Wanted
 
 NAME, FILE = "with-preprocessing", "with-preprocessing.onnx"
@@ -195,6 +199,35 @@ def test_it_is_timed_evaluated_and_inspected_like_any_other(lenet: Path, tmp_pat
 
 def test_tune_does_not_put_it_in_the_place_of_files_that_take_other_inputs(lenet: Path) -> None:
     assert {setup.variant for setup in ways(open_bundle(lenet)).setups} == {"float32"}
+
+
+def test_triton_serves_it_beside_the_others_and_is_warmed_up_by_pictures(lenet: Path, tmp_path: Path) -> None:
+    opened = open_bundle(lenet)
+    Forms(triton=tmp_path).write(opened)
+    folder = tmp_path / f"lenet-{NAME}"
+    config = (folder / "config.pbtxt").read_text(encoding="utf-8")
+    assert (folder / "1" / "model.onnx").read_bytes() == opened.onnx_bytes(NAME)
+    assert "dims: [-1, -1, 3]" in config
+    assert "format: FORMAT_NHWC" in config
+    assert "format: FORMAT_NCHW" in (tmp_path / "lenet-float32" / "config.pbtxt").read_text(encoding="utf-8")
+    picture = opened.golden(NAME).inputs["picture"][:1]
+    assert (folder / "warmup" / "0-picture.bin").read_bytes() == picture.tobytes()
+    assert f"dims: {list(picture.shape[1:])} input_data_file" in config
+
+
+def test_raw_tensors_have_lines_for_the_files_that_take_them_alone(lenet: Path, tmp_path: Path) -> None:
+    Forms(golden_raw=tmp_path / "raw").write(open_bundle(lenet))
+    page = (tmp_path / "raw" / "README.md").read_text(encoding="utf-8")
+    files = re.findall(r":(batch-0/inputs/[^\",]+)", page)
+    assert files
+    assert all((tmp_path / "raw" / file).is_file() for file in files)
+    assert NAME not in page
+    assert list(json.loads((tmp_path / "raw" / "golden.json").read_bytes())["variants"]) == ["float32"]
+
+
+def test_a_page_for_browsers_preprocesses_itself_and_refuses_it(lenet: Path) -> None:
+    with pytest.raises(UsageError, match=f"{NAME} takes pictures as they are.*choose one of float32"):
+        page_files(open_bundle(lenet), NAME, WebRuntime("", {}))
 
 
 def test_bisect_says_that_no_nodes_of_it_are_recorded(lenet: Path) -> None:
