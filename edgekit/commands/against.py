@@ -14,7 +14,7 @@ from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.bench import SAMPLES_KEPT
 from edgekit.commands.ways import USUAL_TIMING, fitting, short_names
 from edgekit.errors import UsageError
-from edgekit.latency.against import LIMIT, PAIRS, PAIRS_OF_SEVERAL, Duel, duels, judged
+from edgekit.latency.against import LIMIT, Duel, duels, judged, usual_pairs
 from edgekit.latency.control import controls_of
 from edgekit.latency.fresh import thinned
 from edgekit.latency.loop import Timing
@@ -29,7 +29,7 @@ from edgekit.setups import Setup, as_setups, filled, labels
 
 
 class Terms(NamedTuple):
-    """What decides: ``limit`` is a share of 1; ``pairs`` None is 8, or 10 where several rows decide.
+    """What decides: ``limit`` is a share of 1; ``pairs`` None is 8, or 10 and more where several rows decide.
 
     ``setups``: how B is run, one for each of A's; none of them: as A is. ``undecided_passes``: no verdict is taken as a pass.
     """
@@ -76,7 +76,7 @@ def against(
             f"{len(ours)} setups of A stand against {len(theirs)} of B", "give --against-backend as often as --backend"
         )
     rows = list(_rows(short_names([opened.root, second.root]), (opened, second), list(zip(ours, theirs, strict=True)), timing))
-    pairs = terms.pairs or (PAIRS if len(rows) == 1 else PAIRS_OF_SEVERAL)
+    pairs = terms.pairs or usual_pairs(len(rows))
     outcome = duels(rows, Turns(pairs, timing.seconds, timing.seed), terms.limit, progress)
     opened.check_unchanged()
     second.check_unchanged()

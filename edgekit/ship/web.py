@@ -46,7 +46,9 @@ def page_files(bundle: Bundle, variant: str, runtime: WebRuntime) -> dict[str, b
     manifest = bundle.manifest
     if bundle.variant(variant).inputs:
         others = ", ".join(each.name for each in manifest.variants if not each.inputs)
-        raise UsageError(f"{variant} takes pictures as they are, which the page itself makes inputs of", f"choose one of {others}")
+        raise UsageError(
+            f"{variant} takes pictures as they are, which the page itself makes inputs of", f"choose one of {others}"
+        )
     for spec in (*manifest.inputs, *manifest.outputs):
         if spec.dtype not in DTYPES:
             raise BundleError(
