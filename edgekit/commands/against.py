@@ -118,6 +118,7 @@ def _against_stored(
     chosen = _chosen(bundle, setups)
     rows = list(_rows(("A", "B"), (bundle, bundle), [(setup, setup) for setup in chosen], timing))
     then = [row_like(row.first, report, file) for row in rows]
+    rows = [row._replace(second=row.second._replace(setup=stored.setup)) for row, stored in zip(rows, then, strict=True)]
     pairs = min(MOST_PAIRS, *(len(row.processes) for row in then))
     controls = controls_of(chosen)
     things = (*(row.first for row in rows), *controls)
