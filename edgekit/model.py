@@ -14,7 +14,7 @@ from typing import Any, TypeGuard, cast, overload
 import msgspec
 import numpy as np
 
-from edgekit.backends import USUAL_BACKEND
+from edgekit.backends import USUAL_BACKEND, row_of
 from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import InRanges, Session
 from edgekit.backends.tuned import Choice, choice_for
@@ -39,8 +39,6 @@ from edgekit.tensors import (
 
 __all__ = ["Labelled", "Model", "load"]
 
-TOGETHER = frozenset({"ort-cpu", "ort-cuda", "ort-tensorrt"})
-"""Backends whose sessions several threads may run at once."""
 AT_ONCE = 32
 """Pictures that are run at once, at most, where the backend takes any number: more are no faster, and take memory."""
 OFTEN = 3
@@ -121,8 +119,7 @@ class Model:
         self._only = len(self.inputs) == len(self.outputs) == 1
         self._any_size = fixed_batch(session.inputs) is None and not isinstance(session, InRanges)
         self._session: Session | None = session
-        together = setup.backend in TOGETHER
-        self._turn: AbstractContextManager[Any] = nullcontext() if together else threading.Lock()
+        self._turn: AbstractContextManager[Any] = nullcontext() if row_of(setup.backend).thread_safe else threading.Lock()
 
     @property
     def backend(self) -> str:

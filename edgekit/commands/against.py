@@ -21,8 +21,8 @@ from edgekit.latency.loop import Timing
 from edgekit.latency.other_day import other_day, read_report, row_like
 from edgekit.latency.signflip import MOST_PAIRS
 from edgekit.latency.turns import Thing, Turns, in_turns
-from edgekit.machine.cpu import cores, machine_facts
-from edgekit.machine.gpu import gpu_facts
+from edgekit.machine.cpu import cores
+from edgekit.machine.records import all_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.against import AgainstReport, AgainstRow, Judged, Stored
 from edgekit.setups import Setup, as_setups, filled, labels
@@ -124,7 +124,7 @@ def _against_stored(
     things = (*(row.first for row in rows), *controls)
     timed = in_turns(things, Turns(pairs, timing.seconds, timing.seed), progress)
     bundle.check_unchanged()
-    day = other_day(file, report, _machine(), tuple(zip(controls, timed[len(rows) :], strict=True)), terms.limit)
+    day = other_day(file, report, all_facts(), tuple(zip(controls, timed[len(rows) :], strict=True)), terms.limit)
     outcome = judged(rows, timed[: len(rows)], [row.processes[:pairs] for row in then], (), terms.limit)
     if day.informs_only:
         nothing = Judged("undecided", f"{file} informs only")
@@ -141,7 +141,7 @@ def _report(
         bundle_sha256=bundle.sha256,
         against=other,
         against_sha256=sha256,
-        machine=_machine(),
+        machine=all_facts(),
         limit=terms.limit,
         seconds=timing.seconds,
         seed=timing.seed,
@@ -149,10 +149,6 @@ def _report(
         undecided_passes=terms.undecided_passes,
         stored=day,
     )
-
-
-def _machine() -> dict[str, str]:
-    return machine_facts() | gpu_facts()
 
 
 def _shortened(row: AgainstRow) -> AgainstRow:

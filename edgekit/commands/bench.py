@@ -20,9 +20,9 @@ from edgekit.latency.fresh import thinned
 from edgekit.latency.loop import Timing, overhead_us, time_sessions
 from edgekit.latency.prediction import prediction_interval
 from edgekit.latency.turns import Thing, Turns, in_turns
-from edgekit.machine.cpu import cores, machine_facts
-from edgekit.machine.gpu import gpu_facts
+from edgekit.machine.cpu import cores
 from edgekit.machine.packages import needs_onnx
+from edgekit.machine.records import all_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bench import BenchReport, Between, LatencyReport, LayersReport, NamedBundle
 from edgekit.reports.fresh import Fresh
@@ -56,7 +56,7 @@ def bench(
     ways, skipped = ways_of(opened, setups)
     if layers:
         _check_layers(ways)
-    overhead, facts = overhead_us(), machine_facts() | gpu_facts()
+    overhead, facts = overhead_us(), all_facts()
     with ExitStack() as stack:
         ready = [stack.enter_context(_open(way, timing, progress)) for way in ways]
         rows, comparisons = time_sessions(ready, timing, progress)

@@ -73,10 +73,11 @@ BACKENDS = (
         OrtOptions,
         packages=PACKAGES,
         by_layer=True,
+        thread_safe=True,
         in_memory=True,
         tells_nothing_of={"float16": _HALF_ON_CPU},
         as_written={"optimisation": "off"},
     ),
-    Backend("ort-cuda", _cuda_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True),
-    Backend("ort-tensorrt", _tensorrt_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True),
+    Backend("ort-cuda", _cuda_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True, thread_safe=True),
+    Backend("ort-tensorrt", _tensorrt_absence, _open, OrtOptions, packages=PACKAGES, on_gpu=True, thread_safe=True),
 )
