@@ -11,12 +11,10 @@ import msgspec
 from edgekit.backends import USUAL_BACKEND
 from edgekit.backends.choose import choose
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.commands.bench import SAMPLES_KEPT
 from edgekit.commands.ways import USUAL_TIMING, fitting, short_names
 from edgekit.errors import UsageError
 from edgekit.latency.against import LIMIT, Duel, duels, judged, usual_pairs
 from edgekit.latency.control import controls_of
-from edgekit.latency.fresh import thinned
 from edgekit.latency.loop import Timing
 from edgekit.latency.other_day import other_day, read_report, row_like
 from edgekit.latency.signflip import MOST_PAIRS
@@ -145,16 +143,7 @@ def _report(
         limit=terms.limit,
         seconds=timing.seconds,
         seed=timing.seed,
-        rows=tuple(map(_shortened, rows)),
+        rows=tuple(rows),
         undecided_passes=terms.undecided_passes,
         stored=day,
     )
-
-
-def _shortened(row: AgainstRow) -> AgainstRow:
-    """With a few hundred calls of each process: the verdict stands on their medians."""
-    first, second = (
-        tuple(msgspec.structs.replace(one, samples_ms=thinned(one.samples_ms, SAMPLES_KEPT)) for one in side)
-        for side in (row.first, row.second)
-    )
-    return msgspec.structs.replace(row, first=first, second=second)

@@ -16,7 +16,6 @@ from edgekit.bundle.folder import open_bundle
 from edgekit.commands.ways import USUAL_TIMING, Way, fitting, short_names, ways_of
 from edgekit.errors import UsageError
 from edgekit.latency.control import controls_of
-from edgekit.latency.fresh import thinned
 from edgekit.latency.loop import Timing, overhead_us, time_sessions
 from edgekit.latency.prediction import prediction_interval
 from edgekit.latency.turns import Thing, Turns, in_turns
@@ -28,8 +27,6 @@ from edgekit.reports.bench import BenchReport, Between, LatencyReport, LayersRep
 from edgekit.reports.fresh import Fresh
 from edgekit.setups import Setup, taking
 
-SAMPLES_KEPT = 500
-"""Calls of each process that a report of many processes keeps."""
 Bundles: TypeAlias = "Path | str | Sequence[Path | str]"
 
 
@@ -100,8 +97,7 @@ def _between(ways: Sequence[Way], timing: Timing, progress: Progress) -> tuple[t
 
 def _of_processes(thing: Thing, processes: Sequence[Fresh]) -> Between:
     low, high = prediction_interval([one.median_ms for one in processes])
-    kept = (msgspec.structs.replace(one, samples_ms=thinned(one.samples_ms, SAMPLES_KEPT)) for one in processes)
-    return Between(thing.label, thing.setup, thing.batch, thing.boundary, low, high, tuple(kept))
+    return Between(thing.label, thing.setup, thing.batch, thing.boundary, low, high, tuple(processes))
 
 
 def _check_layers(ways: Sequence[Way]) -> None:

@@ -59,6 +59,14 @@ def verdict(first: list[float], second: list[float], limit: float = LIMIT) -> Ju
     return judged
 
 
+def test_of_many_processes_a_few_hundred_calls_of_each_are_kept() -> None:
+    def time(bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh:
+        return msgspec.structs.replace(process(1.0), samples_ms=tuple(map(float, range(5000))), calls=9000)
+
+    (processes,) = in_turns([duel().first], Turns(3), time=time)
+    assert [(one.calls, one.samples_ms) for one in processes] == [(9000, tuple(map(float, range(0, 5000, 10))))] * 3
+
+
 @pytest.mark.parametrize("rows", [1, 2, 10, 11, 30])
 def test_the_usual_pairs_of_any_number_of_rows_can_show_that_one_is_slower(rows: int) -> None:
     pairs = usual_pairs(rows)
