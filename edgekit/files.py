@@ -9,8 +9,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_state_path
@@ -151,6 +151,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files: none takes its place before all are written, and then each does in this order."""
+    with ExitStack() as stack:
+        for path, content in reversed(list(contents.items())):  # what is entered last is left first
+            stack.enter_context(replacing(path)).write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -115,11 +115,12 @@ class Model:
         self.notes = notes
         self._sha256, self._process = bundle.sha256, os.getpid()
         self._meaning, self._intake = meaning, bundle.intake(setup.variant)
-        self._takes = {spec.name: (np.dtype(spec.dtype), spec.shape[1:]) for spec in self.inputs}
+        self._takes = {spec.name: (_dtype(spec.dtype), spec.shape[1:]) for spec in self.inputs}
         self._only = len(self.inputs) == len(self.outputs) == 1
         self._any_size = fixed_batch(session.inputs) is None and not isinstance(session, InRanges)
         self._session: Session | None = session
-        self._turn: AbstractContextManager[Any] = nullcontext() if row_of(setup.backend).thread_safe else threading.Lock()
+        alone = not row_of(setup.backend).many_callers
+        self._turn: AbstractContextManager[Any] = threading.Lock() if alone else nullcontext()
 
     @property
     def backend(self) -> str:
@@ -236,6 +237,8 @@ class Model:
         """The number of samples; raises ModelError for arrays that are not what the network takes."""
         samples = -1
         for name, array in feed.items():
+            if not isinstance(array, np.ndarray):
+                raise ModelError(f"input {name!r} was given a {type(array).__name__}", "give it a numpy array")
             takes = self._takes.get(name)
             if takes is None or array.dtype != takes[0] or not _fits(array.shape[1:], takes[1]):
                 break
@@ -307,6 +310,14 @@ def _name(picture: PictureSource, place: int | None = None) -> str:
     if isinstance(picture, (str, Path)):
         return str(picture)
     return "" if place is None else f"number {place}"
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """The type in numpy, or its void for one that numpy lacks, which nothing fits."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        return np.dtype(np.void)
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:

@@ -77,8 +77,8 @@ class Intake(Protocol):
     """How pictures become a file's input: ``open`` gives uint8 C x H x W of each, ``normalise`` the input for N of one size."""
 
     @property
-    def layout(self) -> str:
-        """The order of the input's axes, as ``NCHW``."""
+    def layout(self) -> Literal["NCHW", "NHWC"]:
+        """The axes of the input."""
         ...
 
     def open(self, picture: PictureSource, name: str = "") -> NDArray[np.uint8]:
@@ -96,8 +96,8 @@ class AsDecoded(NamedTuple):
     white: float | None
 
     @property
-    def layout(self) -> str:
-        """That of decoded pictures."""
+    def layout(self) -> Literal["NHWC"]:
+        """The axes of the input."""
         return "NHWC"
 
     def open(self, picture: PictureSource, name: str = "") -> NDArray[np.uint8]:

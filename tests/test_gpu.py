@@ -24,6 +24,7 @@ from edgekit.bundle.variants import own_outputs
 from edgekit.commands.bench import bench
 from edgekit.commands.build import build
 from edgekit.commands.doctor import doctor
+from edgekit.commands.further import Further
 from edgekit.commands.verify import verify
 from edgekit.errors import EngineError
 from edgekit.latency.loop import Timing
@@ -178,7 +179,7 @@ def test_a_plan_that_is_no_plan_is_refused_in_one_sentence(bundle: Path) -> None
 @pytest.mark.usefixtures("_tensorrt")
 @pytest.mark.parametrize("graph", [False, True])
 def test_layers_add_up_to_the_whole_and_name_the_files_nodes(bundle: Path, graph: bool) -> None:
-    report = bench(bundle, ways("tensorrt", cuda_graph=graph), Timing(batches=(1, 8), seconds=0.05), layers=True)
+    report = bench(bundle, ways("tensorrt", cuda_graph=graph), Timing(batches=(1, 8), seconds=0.05), further=Further(layers=True))
     assert [layer.batch for layer in report.layers] == [1, 8]
     nodes = {node.name for node in read_nodes(open_bundle(bundle).onnx_of())}
     for one in report.layers:

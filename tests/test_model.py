@@ -175,6 +175,7 @@ def test_ranges_of_batches_take_any_number_of_samples(bundle: Path, samples: int
         (np.zeros((0, 1, 28, 28), np.float32), "no samples"),
         ({"inputs": np.zeros((1, 1, 28, 28), np.float32)}, "inputs"),
         ({}, "takes the inputs ['input']"),
+        ([[1.0]], "was given a list"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_in_a_sentence(bundle: Path, feed: Array, part: str) -> None:
@@ -301,7 +302,7 @@ class Meeting:
         return sums(feed)
 
 
-@pytest.mark.parametrize(("backend", "together"), [("torch", False), ("openvino", False), ("ort-cpu", True)])
+@pytest.mark.parametrize(("backend", "together"), [("tensorrt", False), ("ort-cpu", True), ("torch-cuda", True)])
 def test_threads_run_at_once_only_where_the_runtime_lets_them(bundle: Path, backend: str, together: bool) -> None:
     network = Meeting()
     model, array = faked(bundle, network, backend), np.zeros((1, 1, 28, 28), np.float32)
@@ -341,7 +342,7 @@ def test_closing_waits_for_a_call_that_is_running(bundle: Path) -> None:
         order.append("ran")
         return sums(feed)
 
-    model = faked(bundle, run)
+    model = faked(bundle, run, "tensorrt")
     caller = threading.Thread(target=model, args=(np.zeros((1, 1, 28, 28), np.float32),))
 
     def close() -> None:

@@ -311,3 +311,12 @@ def test_variants_are_a_list_of_tables_with_places_relative_to_the_recipe(path: 
 )
 def test_a_mistake_in_a_variant_is_named(path: Path, table: str, words: str) -> None:
     assert words in refused(path, f'name = "x"\n{DATA}{MODEL}[[variants]]\n{table}\n')
+
+
+def test_a_file_with_preprocessing_takes_no_wishes(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(f'name = "a"\n{DATA}{MODEL}[[variants]]\nto = "with-preprocessing"\n')
+    assert [variant.to for variant in load_recipe(path).variants] == ["with-preprocessing"]
+    path.write_text(f'name = "a"\n{DATA}{MODEL}[[variants]]\nto = "with-preprocessing"\nkeep = ["fc"]\n')
+    with pytest.raises(RecipeError, match=r"variants\.keep would .* a file with preprocessing"):
+        load_recipe(path)

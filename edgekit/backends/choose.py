@@ -86,7 +86,8 @@ def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SIL
         lambda place: open_session(setup, bundle.files(setup.variant), progress),
         undo=lambda opened: opened.__exit__(None, None, None),
     )
-    return Opened(name, setup, session, row_of(setup.backend).on_gpu)
+    row = row_of(setup.backend)
+    return Opened(name, setup, session, row.on_gpu, row.many_callers)
 
 
 def _missing(bundle: Bundle, setup: Setup, candidates: Sequence[Setup]) -> Absence | None:

@@ -66,12 +66,16 @@ class Session(Protocol):
 
 
 class Opened(NamedTuple):
-    """A session with the setup that opened it, as a context manager; ``name`` tells it from the others of a report."""
+    """A session with the setup that opened it, as a context manager; ``name`` tells it from the others of a report.
+
+    ``on_gpu`` and ``many_callers`` are those of its backend's row.
+    """
 
     name: str
     setup: Setup
     session: Session
     on_gpu: bool = False
+    many_callers: bool = False
 
     def __enter__(self) -> Opened:
         self.session.__enter__()
@@ -199,10 +203,11 @@ class Backend(msgspec.Struct, frozen=True):
 
     ``packages`` are what it needs, for ``edgekit doctor``. ``absence`` says why the setup cannot run the files (None: any files)
     on this machine; ``open`` is called only where it says nothing. ``by_layer``: its sessions are ``ByLayer``. ``on_gpu``: it
-    computes on a GPU, whose clock follows its work. ``thread_safe``: several threads may run one session at once.
-    ``in_memory``: it computes in this process's memory, which can be bounded. ``in_ranges``: its sessions are ``InRanges``, and
-    are asked for no batch beyond the usual ones by those that can do without. ``doctor_facts`` are lines of its own for what
-    doctor says of the machine.
+    computes on a GPU, whose clock follows its work. ``in_memory``: it computes in
+    this process's memory, which can be bounded. ``many_callers``: ``run`` of one session, and what several ``bind`` give, may be
+    called from several threads at once; others get one caller at a time. ``in_ranges``: its sessions are ``InRanges``, and are
+    asked for no batch beyond the usual ones by those that can do without. ``doctor_facts`` are lines of its own for what doctor
+    says of the machine.
 
     ``tells_nothing_of``: precision of a file -> why running it here shows nothing about where such files are used; nobody runs it
     unasked. ``as_written``: the options by which it computes a file node by node, as the file is written; None if it cannot.
@@ -217,8 +222,8 @@ class Backend(msgspec.Struct, frozen=True):
     packages: tuple[Package, ...] = ()
     by_layer: bool = False
     on_gpu: bool = False
-    thread_safe: bool = False
     in_memory: bool = False
+    many_callers: bool = False
     in_ranges: bool = False
     builder: Builder | None = None
     doctor_facts: Callable[[], Mapping[str, str]] = dict

@@ -108,13 +108,13 @@ def _data(origin: Provenance) -> Iterator[dict[str, Any]]:
 
 
 def _dependencies(manifest: Manifest, files: list[str], origin: Provenance) -> Iterator[dict[str, Any]]:
-    """The model is made of the files and of the data; a converted variant of the first one's file."""
+    """The model is made of the files and of the data; every further variant's file of the first one's."""
     data = [DATA] if origin.data else []
     yield {"ref": MODEL, "dependsOn": [f"file/{name}" for name in files] + data}
     first = manifest.variants[0].file
-    converted = {variant.file for variant in manifest.variants if variant.conversion is not None}
+    further = {variant.file for variant in manifest.variants[1:]}
     for name in files:
-        yield {"ref": f"file/{name}", **({"dependsOn": [f"file/{first}"]} if name in converted else {})}
+        yield {"ref": f"file/{name}", **({"dependsOn": [f"file/{first}"]} if name in further else {})}
     yield from ({"ref": ref} for ref in data)
 
 

@@ -21,11 +21,13 @@ from edgekit.cli.options import (
     Allowed,
     AllRows,
     Arguments,
+    Arrivals,
     Author,
     Backend,
     Backends,
     BatchRanges,
     BatchSizes,
+    Bounds,
     BudgetMs,
     Budgets,
     Builder,
@@ -33,6 +35,7 @@ from edgekit.cli.options import (
     BundlePath,
     BundlePaths,
     Calibrate,
+    Concurrency,
     Csv,
     CudaGraph,
     Debug,
@@ -62,6 +65,7 @@ from edgekit.cli.options import (
     Precision,
     Processes,
     PublicKey,
+    Rate,
     RecipeOrRun,
     RecipePath,
     Required,
@@ -70,7 +74,9 @@ from edgekit.cli.options import (
     Samples,
     Seconds,
     Seed,
+    Sessions,
     SourceName,
+    Start,
     TensorBoardFolder,
     Threads,
     TorchSource,
@@ -429,6 +435,12 @@ def bench(
     processes: Processes = 0,
     row: Rows = None,
     seed: Seed = 0,
+    start: Start = False,
+    budget: Bounds = None,
+    concurrency: Concurrency = None,
+    sessions: Sessions = None,
+    rate: Rate = None,
+    arrivals: Arrivals = None,
     against: Against = None,
     against_backend: AgainstBackends = None,
     limit: Limit = None,
@@ -453,7 +465,7 @@ def bench(
         from edgekit.commands.bench import bench as bench_bundles
 
         options.check_outside(output, [*bundle[1:], *filter(None, [against])])
-        budget = options.budget(budget_ms)
+        limit_ms = options.budget(budget_ms)
         timing = options.timing(batch, seconds, processes, row, seed)
         ways = partial(
             options.setups,
@@ -463,12 +475,19 @@ def bench(
             options.check_with_against(
                 against_backend=against_backend, limit=limit, pairs=pairs, undecided=undecided, row=None if processes else row
             )
-            return bench_bundles(bundle, ways(backend), timing, budget_ms=budget, layers=layers, progress=progress)
+            load = options.load(concurrency, rate, seed, sessions=sessions, arrivals=arrivals)
+            further = options.further(budget, load, layers=layers, start=start)
+            options.check_samples(output, bundle)
+            return bench_bundles(bundle, ways(backend), timing, budget_ms=limit_ms, further=further, progress=progress)
 
         from edgekit.commands.against import Terms, usual_setups
         from edgekit.commands.against import against as compare
 
-        first = options.check_without_against(bundle, budget_ms=budget, layers=layers, processes=processes)
+        first = options.check_without_against(
+            bundle,
+            budget_ms=limit_ms, layers=layers, processes=processes, start=start, budget=budget, concurrency=concurrency,
+            sessions=sessions, rate=rate, arrivals=arrivals,
+        )  # fmt: skip
         setups = ways(backend or usual_setups())
         others = ways(against_backend) if against_backend else ()
         terms = Terms(options.percentage(limit), pairs, others, options.undecided(undecided))

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
+    from edgekit.commands.further import Further
     from edgekit.commands.report import Format
+    from edgekit.latency.load import Load
     from edgekit.latency.loop import Row, Timing
     from edgekit.reports.tune import Metric
     from edgekit.setups import Setup
@@ -121,7 +123,8 @@ def source_names(incomplete: str) -> list[str]:
 
 
 MODEL, RUNNING, WRITTEN, REPORT = "The model", "What runs it", "What is written", "The report"
-AGAINST = "Against another"
+AGAINST, LOAD = "Against another", "Under load"
+ORIGIN, FORMS = "Whose it is", "In other formats too"
 """Groups of options in ``--help``."""
 
 
@@ -165,6 +168,7 @@ BudgetMs = Annotated[
     Optional[float],
     option("--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."),
 ]
+Start = Annotated[bool, flag("--start", help="Also the start in fresh processes: load, first calls, memory; on a GPU too.")]
 Layers = Annotated[bool, flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")]
 Processes = Annotated[
     int,
@@ -175,7 +179,7 @@ Processes = Annotated[
         help="Also time N fresh processes: where the next run's median will fall.",
     ),
 ]
-Seed = Annotated[int, option("--seed", metavar="N", min=0, help="Draws the order in which processes take turns.")]
+Seed = Annotated[int, option("--seed", metavar="N", min=0, help="Draws the order of processes, and the arrivals of requests.")]
 Limit = Annotated[
     Optional[str], option("--limit", panel=AGAINST, metavar="P%", show_default="5%", help="How much slower it may be.")
 ]
@@ -434,6 +438,55 @@ Budgets = Annotated[
         help="What it may cost, like accuracy=-0.3pt, p99=5ms, memory=200MB or throughput=100/s; repeatable.",
     ),
 ]
+Bounds = Annotated[
+    Optional[str],
+    option(
+        "--budget",
+        metavar="KEY=VALUE",
+        help="Exit code 1 where it does not hold: median=5ms, p90=5ms or p99=5ms, end to end, of the first batch or under load.",
+    ),
+]
+Concurrency = Annotated[
+    Optional[str],
+    option(
+        "--concurrency",
+        panel=LOAD,
+        metavar="N[,N...]",
+        show_default="none; 1 with --rate",
+        help="Also so many callers at once, each asking again when it has its answer.",
+    ),
+]
+Sessions = Annotated[
+    Optional[str],
+    option(
+        "--sessions",
+        panel=LOAD,
+        metavar="KIND",
+        show_default="shared",
+        help="shared: all callers use one; own: each has its own.",
+        autocompletion=lambda: ["shared", "own"],
+    ),
+]
+Rate = Annotated[
+    Optional[str],
+    option(
+        "--rate",
+        panel=LOAD,
+        metavar="R/s|auto",
+        help="Also requests at this rate, latency from when each is due; auto: the highest that holds --budget.",
+    ),
+]
+Arrivals = Annotated[
+    Optional[str],
+    option(
+        "--arrivals",
+        panel=LOAD,
+        metavar="KIND",
+        show_default="poisson",
+        help="poisson: as of many users; constant: as of a camera.",
+        autocompletion=lambda: ["poisson", "constant"],
+    ),
+]
 InPlace = Annotated[
     Optional[Path],
     option("--output", panel=WRITTEN, metavar="FOLDER", show_default="BUNDLE itself", help="Where the bundle is written."),
@@ -458,21 +511,19 @@ PublicKey = Annotated[
 License = Annotated[
     str,
     option(
-        "--license", panel=WRITTEN, metavar="SPDX", show_default="the recipe's", help="Its licence, by SPDX: Apache-2.0, MIT, ..."
+        "--license", panel=ORIGIN, metavar="SPDX", show_default="the recipe's", help="Its licence, by SPDX: Apache-2.0, MIT, ..."
     ),
 ]
-Author = Annotated[
-    str, option("--author", panel=WRITTEN, metavar="NAME", show_default="the recipe's", help="Who answers for it.")
-]
+Author = Annotated[str, option("--author", panel=ORIGIN, metavar="NAME", show_default="the recipe's", help="Who answers for it.")]
 Triton = Annotated[
     Optional[Path],
-    option("--triton", panel=WRITTEN, metavar="DIR", help="Also write a model repository for Triton."),
+    option("--triton", panel=FORMS, metavar="DIR", help="Also write a model repository for Triton."),
 ]
 GoldenRaw = Annotated[
     Optional[Path],
     option(
         "--golden-raw",
-        panel=WRITTEN,
+        panel=FORMS,
         metavar="DIR",
         help="Also write raw golden tensors, with lines for trtexec.",
     ),
@@ -739,6 +790,62 @@ def check_outside(output: Path | None, bundles: Sequence[Path]) -> None:
     if output is not None:
         for bundle in bundles:
             check(destination(output), bundle)
+
+
+def load(concurrency: str | None, rate: str | None, seed: int, **kinds: str | None) -> Load | None:
+    """``--concurrency``, ``--rate``, ``--sessions`` and ``--arrivals``; None where no load is asked for.
+
+    Raises UsageError that quotes the word at fault, and for words that say nothing without the others.
+    """
+    from typing import get_args
+
+    from edgekit.errors import UsageError
+    from edgekit.latency.load import Load, parse_callers, parse_rate
+    from edgekit.reports import load as report
+    from edgekit.spelling import did_you_mean
+
+    for name, allowed in (("sessions", get_args(report.Sessions)), ("arrivals", get_args(report.Arrivals))):
+        word = kinds[name]
+        if word is not None and word not in allowed:
+            raise UsageError(f"--{name} {word!r} is none of {' and '.join(allowed)}", f"give one{did_you_mean(word, allowed)}")
+    if kinds["arrivals"] and rate is None:
+        raise UsageError("--arrivals is for requests at a rate", "add --rate 100/s, or leave it out")
+    if concurrency is None and rate is None:
+        if kinds["sessions"]:
+            raise UsageError("--sessions is for callers at once", "add --concurrency 1,2,4, or leave it out")
+        return None
+    given: Any = {name: word for name, word in kinds.items() if word}
+    callers = parse_callers(concurrency or "1")
+    return Load(callers, rate=None if rate is None else parse_rate(rate), seed=seed, **given)
+
+
+def further(budget: str | None, load: Load | None, *, layers: bool, start: bool) -> Further:
+    """What ``edgekit bench`` measures further; the budget is the load's where there is one.
+
+    Raises UsageError for a budget that is none, and for a search without one.
+    """
+    import msgspec
+
+    from edgekit.budgets import parse_budget
+    from edgekit.commands.further import Further
+    from edgekit.reports.percentile import BOUNDED
+
+    limit = None if budget is None else parse_budget(budget, BOUNDED)
+    if load is None:
+        return Further(layers, None, start, limit)
+    loaded = msgspec.structs.replace(load, budget=limit)
+    loaded.check()
+    return Further(layers, loaded, start)
+
+
+def check_samples(output: Path | None, bundles: Sequence[Path]) -> None:
+    """Raise OutputError where no file of samples could be written beside a report."""
+    from edgekit.cli.outcome import check_output
+    from edgekit.reports.samples import ZIP, samples_path
+
+    for bundle in bundles if output is not None else ():
+        assert output is not None
+        check_output("--output", samples_path(output), bundle, begins=ZIP)
 
 
 def duration(seconds: float) -> float:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
-from edgekit.files import check_outside, check_writable, destination, sha256_of, write_bytes
+from edgekit.files import check_outside, check_writable, destination, sha256_of, write_together
 from edgekit.graphs.quiet import listings
 from edgekit.machine.launcher import Elsewhere
 from edgekit.machine.records import keep
@@ -66,7 +66,7 @@ def carry_out(
             report = action(ConsoleProgress(console))
             _leave(report, bundle, before)
         if output is not None:
-            write_bytes(output, report.to_json() + b"\n")
+            write_together(report.as_files(output))
         document = _document(report, form, verbose)
     except Elsewhere as other:
         raise typer.Exit(other.code) from None

@@ -9,24 +9,21 @@ from typing import TypeAlias
 
 import msgspec
 
-from edgekit.backends import table
-from edgekit.backends.choose import open_named
-from edgekit.backends.contract import Opened
 from edgekit.bundle.folder import open_bundle
+from edgekit.commands.further import Further, layers_of, load_of, open_way, starts_of
 from edgekit.commands.ways import USUAL_TIMING, Way, fitting, short_names, ways_of
-from edgekit.errors import UsageError
 from edgekit.latency.control import controls_of
 from edgekit.latency.loop import Timing, overhead_us, time_sessions
 from edgekit.latency.prediction import prediction_interval
 from edgekit.latency.turns import Thing, Turns, in_turns
 from edgekit.machine.cpu import cores
-from edgekit.machine.packages import needs_onnx
 from edgekit.machine.records import all_facts
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.bench import BenchReport, Between, LatencyReport, LayersReport, NamedBundle
+from edgekit.reports.bench import BenchReport, Between, NamedBundle
 from edgekit.reports.fresh import Fresh
-from edgekit.setups import Setup, taking
+from edgekit.setups import Setup
 
+NOTHING_FURTHER = Further()
 Bundles: TypeAlias = "Path | str | Sequence[Path | str]"
 
 
@@ -36,13 +33,13 @@ def bench(
     timing: Timing = USUAL_TIMING,
     *,
     budget_ms: float | None = None,
-    layers: bool = False,
+    further: Further = NOTHING_FURTHER,
     progress: Progress = SILENT,
 ) -> BenchReport:
     """Time a bundle, or several, on every backend present or by ``setups``; all take turns, each with inputs of its own.
 
-    ``budget_ms`` bounds the end-to-end median of the first batch size. ``layers`` adds the time of each layer, from the backends
-    that measure it. ``timing.processes`` adds medians of fresh processes, and where the next run's median will fall.
+    ``budget_ms`` bounds the end-to-end median of the first batch size. ``further`` adds layers, load, starts and another budget.
+    ``timing.processes`` adds medians of fresh processes, and where the next run's median will fall.
 
     Raises BundleError for a damaged bundle, UsageError for a batch that one of them does not take, and MissingError for a setup
     that cannot run on this machine.
@@ -51,15 +48,16 @@ def bench(
     opened = [open_bundle(Path(place)) for place in places]
     timing = fitting(timing, opened)
     ways, skipped = ways_of(opened, setups)
-    if layers:
-        _check_layers(ways)
+    further.check(ways)
     overhead, facts = overhead_us(), all_facts()
     with ExitStack() as stack:
-        ready = [stack.enter_context(_open(way, timing, progress)) for way in ways]
+        ready = [stack.enter_context(open_way(way, timing, progress)) for way in ways]
         rows, comparisons = time_sessions(ready, timing, progress)
-        by_layer = _layers(ways, ready, rows, timing) if layers else ()
+        layers = layers_of(ways, ready, rows, timing) if further.layers else ()
+        load = load_of(ways, ready, further.load, timing, progress) if further.load else None
+    starts = starts_of(ways, timing, progress) if further.start else ()
     between, controls = _between(ways, timing, progress) if timing.processes else ((), ())
-    for one in opened if timing.processes else ():
+    for one in opened if timing.processes or further.start else ():
         one.check_unchanged()  # each process has opened it anew
     of_bundle = {way.name: way.label for way in ways}
     return BenchReport(
@@ -72,18 +70,17 @@ def bench(
         comparisons=comparisons,
         skipped=skipped,
         budget_ms=budget_ms,
-        layers=by_layer,
+        layers=layers,
         bundles=tuple(
             NamedBundle(label, str(place), one.sha256)
             for label, place, one in zip(short_names([one.root for one in opened]), places, opened, strict=True)
         ),
         between=between,
         controls=controls,
+        load=load,
+        starts=starts,
+        budget=further.bound,
     )
-
-
-def _open(way: Way, timing: Timing, progress: Progress) -> Opened:
-    return open_named(way.name, taking(way.setup, timing.batches), way.bundle, progress)
 
 
 def _between(ways: Sequence[Way], timing: Timing, progress: Progress) -> tuple[tuple[Between, ...], tuple[Between, ...]]:
@@ -98,23 +95,3 @@ def _between(ways: Sequence[Way], timing: Timing, progress: Progress) -> tuple[t
 def _of_processes(thing: Thing, processes: Sequence[Fresh]) -> Between:
     low, high = prediction_interval([one.median_ms for one in processes])
     return Between(thing.label, thing.setup, thing.batch, thing.boundary, low, high, tuple(processes))
-
-
-def _check_layers(ways: Sequence[Way]) -> None:
-    needs_onnx()
-    able = [name for name, row in table().items() if row.by_layer]
-    named = list(dict.fromkeys(way.setup.backend for way in ways))
-    if not set(able) & set(named):
-        raise UsageError(f"--layers: {', '.join(named)} cannot time layers", f"add --backend {' or '.join(able)}")
-
-
-def _layers(
-    ways: Sequence[Way], ready: Sequence[Opened], rows: Sequence[LatencyReport], timing: Timing
-) -> tuple[LayersReport, ...]:
-    from edgekit.latency.layers import layer_reports
-    from edgekit.onnx.read import Node, read_nodes
-
-    def nodes_of(way: Way) -> tuple[Node, ...]:
-        return way.bundle.reading(lambda place: read_nodes(place / way.bundle.variant(way.setup.variant).file))
-
-    return layer_reports(ready, rows, {way.name: nodes_of(way) for way in ways}, timing.seconds)

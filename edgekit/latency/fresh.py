@@ -17,21 +17,23 @@ from time import perf_counter_ns
 
 import msgspec
 
+from edgekit.backends import table
 from edgekit.backends.choose import open_named
 from edgekit.bundle.folder import open_bundle
 from edgekit.errors import EdgekitError
 from edgekit.latency.loop import Candidate, candidate_of, interleave, time_block
 from edgekit.machine.child import Failure, Limits, answer, run_child
+from edgekit.machine.gpu import gpu_memory_used
 from edgekit.machine.memory import forget_peak, peak_memory, resident_memory
 from edgekit.reports.bench import LatencyReport
 from edgekit.reports.fresh import Fresh
+from edgekit.reports.samples import thinned
 from edgekit.setups import Setup, taking
 from edgekit.tensors import sample_feed
 
-__all__ = ["Fresh", "time_fresh"]
+__all__ = ["Fresh", "thinned", "time_fresh"]
 
 FIRST_CALLS, FIRST_SECONDS = 20, 1.0
-MOST_SAMPLES = 5000
 LOAD_SECONDS = 900.0
 """Seconds that a process may take beside its timing: TensorRT may have to build an engine."""
 TIMES = 10
@@ -39,7 +41,11 @@ TIMES = 10
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What the child is to do; ``folder`` is the caller's, which relative paths are meant from."""
+    """What the child is to do; ``folder`` is the caller's, which relative paths are meant from.
+
+    ``gpu_memory_before``: bytes in use before it began, None for a backend that uses no GPU. The caller reads them, because the
+    child would start the driver before it loads.
+    """
 
     bundle: str
     setup: Setup
@@ -47,6 +53,7 @@ class Order(msgspec.Struct, frozen=True):
     boundary: str
     seconds: float
     folder: str
+    gpu_memory_before: int | None = None
 
 
 def time_fresh(
@@ -57,7 +64,9 @@ def time_fresh(
     ``setup.threads`` None is all cores, as everywhere. Returns a Failure, with the child's own sentence where it has one, where
     the setup cannot run, crashes, or goes over ``limits``; raises nothing for these, so that others can go on.
     """
-    order = Order(str(bundle), setup, batch, boundary, seconds, os.getcwd())
+    row = table().get(setup.backend)  # no such backend: the child says so
+    gpu_memory = gpu_memory_used() if row is not None and row.on_gpu else None
+    order = Order(str(bundle), setup, batch, boundary, seconds, os.getcwd(), gpu_memory)
     bounds = limits or Limits(LOAD_SECONDS + TIMES * seconds)
     outcome = run_child("edgekit.latency.fresh", (msgspec.json.encode(order).decode(),), bounds, key="first_calls_ms")
     return outcome if isinstance(outcome, Failure) else msgspec.convert(outcome, Fresh)
@@ -74,7 +83,11 @@ def carry_out(order: Order) -> Fresh:
         candidate = candidate_of(ready, sample_feed(ready.session.inputs, order.batch), order.boundary)
         first = first_calls(candidate)
         (row,) = interleave([candidate], order.batch, order.boundary, order.seconds)
-    return _measured(row, load_ms, first, max(0, loaded - before))
+        on_gpu = None if order.gpu_memory_before is None else gpu_memory_used()
+    timed = _measured(row, load_ms, first, max(0, loaded - before))
+    if order.gpu_memory_before is None or on_gpu is None:
+        return timed
+    return msgspec.structs.replace(timed, gpu_memory_bytes=max(0, on_gpu - order.gpu_memory_before))
 
 
 def first_calls(candidate: Candidate) -> tuple[float, ...]:
@@ -83,11 +96,6 @@ def first_calls(candidate: Candidate) -> tuple[float, ...]:
     while len(calls) < FIRST_CALLS and sum(calls) < FIRST_SECONDS * 1e3:
         calls.extend(time_block(candidate.call, 0.0))
     return tuple(calls)
-
-
-def thinned(samples: tuple[float, ...], most: int = MOST_SAMPLES) -> tuple[float, ...]:
-    """Every k-th of ``samples`` with the smallest k that leaves at most ``most``; all of them where they are few."""
-    return samples[:: -(-len(samples) // most)] if samples else samples
 
 
 def _measured(row: LatencyReport, load_ms: float, first: tuple[float, ...], memory_load: int) -> Fresh:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence, Set
 
 from edgekit.backends.contract import ByLayer, LayerTime, Opened
 from edgekit.onnx.read import Node
-from edgekit.reports.bench import LatencyReport, LayerLatency, LayersReport
+from edgekit.reports.bench import LatencyReport
+from edgekit.reports.layers import LayerLatency, LayersReport
 from edgekit.setups import Setup
 from edgekit.tensors import sample_feed
 

@@ -27,6 +27,7 @@ from edgekit.machine.cpu import CpuTime, cpu_clocks_mhz
 from edgekit.machine.gpu import POWER_LIMIT, GpuState, gpu_state
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bench import Comparison, LatencyReport
+from edgekit.reports.samples import Kept
 from edgekit.setups import Setup
 from edgekit.tensors import LARGEST_BATCH, Feed, sample_feed
 
@@ -125,12 +126,11 @@ def interleave(candidates: Sequence[Candidate], batch: int, boundary: str, secon
     """Blocks A B C A B C ... until each candidate had ``seconds``, in at least five rounds."""
     rounds = max(FEWEST_ROUNDS, round(seconds / BLOCK_SECONDS))
     block_seconds = seconds / rounds
-    warmups: list[list[float]] = [[] for _ in candidates]
-    blocks: list[list[tuple[float, ...]]] = [[] for _ in candidates]
+    warmups, blocks = [Kept() for _ in candidates], [Kept() for _ in candidates]
     states: list[list[GpuState]] = [[] for _ in candidates]
     for candidate, warmup in zip(candidates, warmups, strict=True):
         wake(candidate)
-        warmup.extend(time_block(candidate.call, max(WARMUP_SECONDS, block_seconds)))
+        warmup.add(time_block(candidate.call, max(WARMUP_SECONDS, block_seconds)))
     cpu_mhz, before = cpu_clocks_mhz(), CpuTime.now()
     ran = candidates[-1]
     for _ in range(rounds):
@@ -138,14 +138,18 @@ def interleave(candidates: Sequence[Candidate], batch: int, boundary: str, secon
             if not ran.on_gpu:
                 wake(candidate, REWAKE_SECONDS)
             ran = candidate
-            warmup.extend(time_block(candidate.call, min(WARMUP_SECONDS, block_seconds)))
-            block.append(time_block(candidate.call, block_seconds))
+            warmup.add(time_block(candidate.call, min(WARMUP_SECONDS, block_seconds)))
+            block.add(time_block(candidate.call, block_seconds))
             state = gpu_state() if candidate.on_gpu else None
             seen.extend([state] if state else [])
     stolen = before.stolen_until(CpuTime.now())
     cpu_mhz += cpu_clocks_mhz()
     return [
-        latency_report(candidate, batch, boundary, warmup, block, Conditions(stolen, seen, cpu_mhz))
+        msgspec.structs.replace(
+            latency_report(candidate, batch, boundary, warmup.flat, block.blocks, Conditions(stolen, seen, cpu_mhz)),
+            calls=block.calls,
+            slowest_ms=block.slowest_ms,
+        )
         for candidate, warmup, block, seen in zip(candidates, warmups, blocks, states, strict=True)
     ]
 

@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from edgekit.reports.bench import Comparison, LatencyReport, Percentile
+from edgekit.reports.bench import Comparison, LatencyReport
+from edgekit.reports.percentile import Percentile
 
 Vector: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
 PERCENTS = (90.0, 99.0)

@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 
 from edgekit.errors import MissingError
-from edgekit.latency.fresh import thinned, time_fresh
+from edgekit.latency.fresh import time_fresh
 from edgekit.machine.child import Failure
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.reports.fresh import Fresh
+from edgekit.reports.samples import thinned
 from edgekit.setups import Setup
 
 WARM_SECONDS = 0.1

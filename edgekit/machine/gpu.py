@@ -102,6 +102,22 @@ def gpu_processes() -> int | None:
     return int(count.value) if function(device, ctypes.byref(count), None) in (0, _NO_ROOM) else None
 
 
+def gpu_memory_used() -> int | None:
+    """Bytes of the first GPU's memory that are in use, by whomever; None without a GPU or its management library."""
+    if cuda_absence() or _management() is None:
+        return None
+    device, memory = _device(), _Memory()
+    if device is None or _management().nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) != 0:
+        return None
+    return int(memory.used)
+
+
+class _Memory(ctypes.Structure):
+    """nvmlMemory_t."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
 def _driver() -> Any:
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from edgekit.onnx.read import DESCRIBED, NORM, batch_norms, opset_of, read_onnx
+from edgekit.onnx.read import DESCRIBED, NORM, batch_norms, name_of, opset_of, read_onnx
 from edgekit.onnx.widen import inlined
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.tensors import shape_text
@@ -53,6 +53,17 @@ def onnx_table(path: Path) -> InspectReport:
             **{item.key: item.value for item in model.metadata_props},
         },
     )
+
+
+def node_macs(path: Path) -> dict[str, int | None]:
+    """Multiply-accumulates per sample of each node of the main graph, None where a size is free; names as of ``read_nodes``.
+
+    Raises BundleError for a file that is none.
+    """
+    graph = read_onnx(path, DESCRIBED).graph
+    shapes = _shapes(graph) | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    constant = _constants(graph)
+    return {name_of(node): 0 if constant.issuperset(node.output) else _node_macs(node, shapes) for node in graph.node}
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
@@ -78,6 +79,10 @@ class Report(Part, frozen=True):
         except UnicodeEncodeError:  # a path in it is no valid text
             content = msgspec.json.encode(_printable(document))
         return visible_json(msgspec.json.format(content, indent=2))
+
+    def as_files(self, place: Path) -> dict[Path, bytes]:
+        """What is written for ``--output place``, the report itself last."""
+        return {place: self.to_json() + b"\n"}
 
     def to_jsonl(self) -> bytes:
         """The report as lines of JSON: one, where a report has no rows to give a line each."""

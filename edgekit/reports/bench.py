@@ -5,30 +5,33 @@ from __future__ import annotations
 import statistics
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
+import msgspec
+
+from edgekit.errors import InputError
+from edgekit.files import read_bytes
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
 from edgekit.reports.fresh import Fresh
+from edgekit.reports.layers import LayersReport
+from edgekit.reports.load import LoadReport
 from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, verdict
+from edgekit.reports.percentile import Bound, Percentile
+from edgekit.reports.samples import Blocks, SamplesFile, named, packed, read_samples, samples_path, thinned, thinned_blocks
+from edgekit.reports.start import StartRow, starts_page
 from edgekit.setups import Setup, shared_variant
 
-MOST_LAYERS = 15
-"""The most layers that the table shows for a backend; the JSON has all."""
 WIDEST_INTERVAL = 1.5
 """A speed-up is withheld where its interval's ends are further apart than this ratio."""
 
 
-class Percentile(Part, frozen=True):
-    """A percentile of the samples in milliseconds; None with the number of samples it takes when there are fewer."""
-
-    percent: float
-    ms: float | None
-    samples_needed: int
-
-
 class LatencyReport(Report, frozen=True):
-    """One backend, batch and boundary. ``samples_ms`` holds every recorded call, one tuple per block of the interleaving.
+    """One backend, batch and boundary. ``samples_ms`` holds recorded calls, one tuple per block of the interleaving.
+
+    They are all of the ``calls``, as long as these are few: see ``Kept``, and ``thinned_blocks`` for what JSON has of them.
+    ``slowest_ms`` is of all; the other figures are of what was kept. An older report has 0 in both, and all in ``samples_ms``.
 
     ``backend`` is the row's name in this report: the setup's backend, with what tells it from its namesakes where one backend
     stands there twice (``edgekit.setups.labels``), behind the bundle's short name, ``bundle``, where there are several.
@@ -54,11 +57,13 @@ class LatencyReport(Report, frozen=True):
     device_ms: tuple[float, ...] = ()
     launch_bound: bool = False
     bundle: str = ""
+    calls: int = 0
+    slowest_ms: float = 0.0
 
     @property
     def count(self) -> int:
         """How many calls were recorded."""
-        return sum(map(len, self.samples_ms))
+        return self.calls or sum(map(len, self.samples_ms))
 
     @property
     def own_clock_ms(self) -> float | None:
@@ -113,61 +118,15 @@ class NamedBundle(Part, frozen=True):
     sha256: str
 
 
-class LayerLatency(Part, frozen=True):
-    """A layer as the runtime runs it, in its own words; ``nodes`` are the ONNX nodes that it computes.
-
-    No ``nodes``: the runtime has added it, or does not say. ``share`` is of the sum of all layers' medians.
-    """
-
-    name: str
-    operator: str
-    nodes: tuple[str, ...]
-    median_ms: float
-    share: float
-
-
-class LayersReport(Part, frozen=True):
-    """What each layer takes, in the order of execution, by the runtime's own profiler in ``calls`` calls of its own.
-
-    ``total_ms`` is the median sum of a call. Profiling slows calls down: the time of a whole call is in the rows, under the same
-    ``backend``.
-    """
-
-    backend: str
-    batch: int
-    calls: int
-    total_ms: float
-    layers: tuple[LayerLatency, ...]
-    setup: Setup
-
-    def page(self) -> Page:
-        """A row for each of the slowest layers, and what all take."""
-        numbers = ("median ms", "share")
-        slowest = sorted(self.layers, key=lambda layer: -layer.median_ms)[:MOST_LAYERS]
-        rows = tuple(
-            (layer.name, layer.operator, ", ".join(layer.nodes), f"{layer.median_ms:.3g}", f"{layer.share:.1%}")
-            for layer in slowest
-        )
-        names = ("layer", "operator", "ONNX nodes", *numbers)
-        headings = columns(*names, numbers=numbers, prose=("layer", "ONNX nodes"), ranks={"operator": 1})
-        title = f"layers on {self.backend}, batch {self.batch}, the slowest first"
-        hidden = len(self.layers) - len(slowest)
-        more = f"{hidden} more layer{' is' if hidden == 1 else 's are'} in the JSON; " if hidden else ""
-        every = "its one layer takes" if len(self.layers) == 1 else f"all {len(self.layers)} take"
-        return (
-            Table(title, headings, rows),
-            Line(
-                f"{more}{every} {self.total_ms:.3g} ms a call by {self.backend}'s profiler, which slows "
-                f"calls down ({self.calls} calls of its own)."
-            ),
-        )
-
-
 class BenchReport(Report, frozen=True):
     """Latencies of every backend present, measured interleaved; ``layers`` where they were asked for.
 
     ``bundle`` and ``onnx_sha256`` are of the first of ``bundles``. ``between``: medians of fresh processes, where they were asked
-    for, and ``controls``, of the reference network beside them.
+    for, and ``controls``, of the reference network beside them. ``load``: what callers and requests at once got, and ``starts``:
+    fresh processes until they are steady. ``budget`` is of the same calls as ``budget_ms``.
+
+    JSON has at most 5,000 calls of a row, evenly thinned; where it was written to a file, ``samples`` names the one beside it
+    that has all that were kept, and ``read`` puts them back.
     """
 
     bundle: str
@@ -183,6 +142,10 @@ class BenchReport(Report, frozen=True):
     bundles: tuple[NamedBundle, ...] = ()
     between: tuple[Between, ...] = ()
     controls: tuple[Between, ...] = ()
+    load: LoadReport | None = None
+    starts: tuple[StartRow, ...] = ()
+    budget: Bound | None = None
+    samples: SamplesFile | None = None
     kept_as: ClassVar[str] = "bench"
 
     @property
@@ -192,11 +155,62 @@ class BenchReport(Report, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Something was measured, and no end-to-end median of the first batch is over the budget."""
-        if not self.rows or self.budget_ms is None:
-            return bool(self.rows)
-        first = self.rows[0].batch
-        return all(row.median_ms <= self.budget_ms for row in self.rows if row.batch == first and row.boundary == "end-to-end")
+        """Something was measured and nothing is over its budget, and every setup starts in a process of its own too."""
+        under_load = self.load is None or self.load.passed
+        return bool(self.rows) and self.within_budgets and under_load and not any(row.failure for row in self.starts)
+
+    @property
+    def within_budgets(self) -> bool:
+        """Whether the end-to-end calls of the first batch are."""
+        return not any(_over(row, budget) for budget in self.limits for row in self._bounded)
+
+    @property
+    def limits(self) -> tuple[Bound, ...]:
+        """What is asked of the end-to-end calls of the first batch."""
+        median = () if self.budget_ms is None else (Bound("median", self.budget_ms),)
+        return (*median, *((self.budget,) if self.budget else ()))
+
+    @property
+    def _bounded(self) -> tuple[LatencyReport, ...]:
+        return tuple(row for row in self.rows if row.batch == self.rows[0].batch and row.boundary == "end-to-end")
+
+    def to_json(self) -> bytes:
+        """One indented JSON document with at most 5,000 calls of a row."""
+        return Report.to_json(self._with_calls(thinned_blocks))
+
+    def as_files(self, place: Path) -> dict[Path, bytes]:
+        """The calls of every row in an .npz file beside the report, which names it."""
+        content = packed(self._calls())
+        report = msgspec.structs.replace(self, samples=named(place, content))
+        return {samples_path(place): content, place: report.to_json() + b"\n"}
+
+    @classmethod
+    def read(cls, place: Path) -> BenchReport:
+        """The report at ``place`` with all calls that were kept.
+
+        Raises InputError for no report, and where the file beside it is missing or another run's.
+        """
+        report = cls.from_json(read_bytes(place, "report"))
+        if report.samples is None:
+            return report
+        calls = read_samples(place, report.samples)
+        if set(calls) != set(report._calls()):
+            raise InputError(f"{place} has other rows than the samples beside it", "make the report again")
+        load = report.load and report.load.with_samples([calls[f"load/{place}"] for place in range(len(report.load.rows))])
+        rows = (msgspec.structs.replace(row, samples_ms=calls[f"rows/{place}"]) for place, row in enumerate(report.rows))
+        return msgspec.structs.replace(report, rows=tuple(rows), load=load)
+
+    def _calls(self) -> dict[str, Blocks]:
+        """The calls of every row by the names that they have in a file of samples."""
+        rows = {f"rows/{place}": row.samples_ms for place, row in enumerate(self.rows)}
+        return rows | {f"load/{place}": row.samples_ms for place, row in enumerate(self.load.rows if self.load else ())}
+
+    def _with_calls(self, of: Callable[[Blocks], Blocks]) -> BenchReport:
+        rows = tuple(
+            msgspec.structs.replace(row, samples_ms=of(row.samples_ms), warmups_ms=thinned(row.warmups_ms)) for row in self.rows
+        )
+        load = self.load and self.load.with_samples([of(row.samples_ms) for row in self.load.rows])
+        return msgspec.structs.replace(self, rows=rows, load=load)
 
     def page(self) -> Page:
         """A row for each latency, what the columns mean, the budget's check, and who did not take part."""
@@ -215,6 +229,8 @@ class BenchReport(Report, frozen=True):
             ),
             *self._budget(),
             *_between(self.between),
+            *(self.load.page() if self.load else ()),
+            *starts_page(self.starts),
             *(item for layers in self.layers for item in layers.page()),
             *absent(self.skipped),
         )
@@ -225,14 +241,14 @@ class BenchReport(Report, frozen=True):
         return tuple(_distributions(batch, [row for row in self.rows if row.batch == batch and row.count]) for batch in batches)
 
     def cases(self) -> tuple[Case, ...]:
-        """Each end-to-end median of the first batch against the budget, or whether anything was measured."""
-        if self.budget_ms is None or not self.rows:
-            return (Case("latency measured", self.passed),)
-        return tuple(
-            Case(f"latency of {row.backend}, batch {row.batch}", row.median_ms <= self.budget_ms, _over(row, self.budget_ms))
-            for row in self.rows
-            if row.batch == self.rows[0].batch and row.boundary == "end-to-end"
+        """Each row of the first batch against each budget, or whether anything was measured; load and starts."""
+        held = tuple(
+            Case(f"{budget.name} of {row.backend}, batch {row.batch}", not _over(row, budget), _over(row, budget))
+            for budget in self.limits
+            for row in self._bounded
         )
+        starts = tuple(Case(f"{row.backend} starts", not row.failure, row.failure) for row in self.starts)
+        return (*(held or (Case("latency measured", bool(self.rows)),)), *(self.load.cases() if self.load else ()), *starts)
 
     def _legend(self) -> Page:
         """What stands in the cells, of what stands in one."""
@@ -246,10 +262,12 @@ class BenchReport(Report, frozen=True):
         return tuple(Line(text) for text in texts if text)
 
     def _budget(self) -> Page:
-        if self.budget_ms is None or not self.rows:
+        if not self.limits or not self.rows:
             return ()
-        words = f"budget of {self.budget_ms:g} ms for batch {self.rows[0].batch} end-to-end: "
-        return (Line((words, verdict(self.passed))),)
+        texts = " and ".join(f"{budget.ms:g} ms for the {budget.name}" for budget in self.limits)
+        words = f"budget of {texts} of batch {self.rows[0].batch} end-to-end: "
+        reasons = (_over(row, budget) for budget in self.limits for row in self._bounded)
+        return (Line((words, verdict(self.within_budgets))), *(Line(Span(reason, "bad")) for reason in filter(None, reasons)))
 
 
 BINS = 48
@@ -283,8 +301,14 @@ def _marks(row: LatencyReport) -> tuple[tuple[str, float], ...]:
     return (("median", row.median_ms), *((name, ms) for name, ms in percentiles if ms is not None))
 
 
-def _over(row: LatencyReport, budget_ms: float) -> str:
-    return "" if row.median_ms <= budget_ms else f"{row.median_ms:.3g} ms is above the budget of {budget_ms:g} ms"
+def _over(row: LatencyReport, budget: Bound) -> str:
+    """Why a row does not hold a budget; empty where it does."""
+    point = next((point for point in row.percentiles if point.percent == budget.percent), None)
+    ms = row.median_ms if budget.key == "median" else point.ms if point else None
+    if ms is None:
+        needed = f"takes {point.samples_needed} calls to be known, and there were {row.count}" if point else "was not measured"
+        return f"{budget.name} of {row.backend} {needed}; give a longer --seconds"
+    return "" if ms <= budget.ms else f"{budget.name} of {row.backend}: {ms:.3g} ms is above the budget of {budget.ms:g} ms"
 
 
 _LATENCY = (

@@ -15,7 +15,8 @@ class Fresh(Part, frozen=True):
 
     ``memory_load_bytes``: resident memory that loading added, the runtime's own libraries too. ``memory_peak_bytes``: the most
     that the process had resident while it loaded and ran, Python and edgekit too; None where the system does not tell. Both are
-    the host's memory, and count this process alone.
+    the host's memory, and count this process alone. ``gpu_memory_bytes``: what the GPU's memory holds more after the timing than
+    before loading, by whomever; None without a GPU, or for a backend that does not use it.
     """
 
     batch: int
@@ -29,6 +30,7 @@ class Fresh(Part, frozen=True):
     memory_peak_bytes: int | None
     noise: str
     facts: dict[str, str]
+    gpu_memory_bytes: int | None = None
 
     @property
     def first_ms(self) -> float:

@@ -63,18 +63,18 @@ def snr_db(apart: Any, reference: Any) -> float:
 def main(variant: str, *paths: str) -> int:
     """Print a line for each output, and return the exit code."""
     here = Path(__file__).parent
-    golden = json.loads((here / "golden.json").read_text(encoding="utf-8"))
-    if variant not in golden["variants"]:
-        raise ValueError(f"there is no variant {variant!r}: choose one of {', '.join(golden['variants'])}")
-    if len(paths) != golden["batches"]:
-        raise ValueError(f"give the outputs of every batch in their order: {golden['batches']} files")
-    found, places, passed = [outputs_of(Path(path)) for path in paths], range(golden["batches"]), True
-    for spec in golden["outputs"]:
-        files = [here / f"batch-{batch}" / "outputs" / spec["file"] for batch in places]
+    variants = json.loads((here / "golden.json").read_text(encoding="utf-8"))["variants"]
+    if variant not in variants:
+        raise ValueError(f"there is no variant {variant!r}: choose one of {', '.join(variants)}")
+    entry = variants[variant]
+    if len(paths) != entry["batches"]:
+        raise ValueError(f"give the outputs of every batch in their order: {entry['batches']} files")
+    found, passed, samples = [outputs_of(Path(path)) for path in paths], True, entry["samples"]
+    for spec in entry["outputs"]:
+        files = [here / entry["folder"] / f"batch-{batch}" / "outputs" / spec["file"] for batch in range(entry["batches"])]
         reference = np.concatenate([np.fromfile(file, "<f8").reshape(spec["shape"]) for file in files])
         value = np.concatenate([each[spec["name"]].reshape(spec["shape"]) for each in found])
-        samples = golden["samples"]  # behind them are copies that fill the last batch up
-        inside, text = judged(value[:samples], reference[:samples], golden["variants"][variant], golden["parts"])
+        inside, text = judged(value[:samples], reference[:samples], entry, entry["parts"])  # behind them are copies
         print(f"{'pass' if inside else 'FAIL'}  {spec['name']}: {text}")
         passed &= inside
     return 0 if passed else 1

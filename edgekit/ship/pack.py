@@ -56,7 +56,7 @@ def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
 def check_zip_place(file: Path) -> None:
     """Raise OutputError unless ``file`` is free, or a packed bundle, which may be replaced."""
     place = destination(file)
-    check_no_bundle(place.parent)
+    check_no_bundle(place)
     if not place.is_file() or not place.stat().st_size:
         return
     try:

@@ -1,33 +1,34 @@
 """Golden inputs and outputs as raw tensors, with the lines that run them in trtexec and a program that compares.
 
-    batch-0/inputs/...      one file an input: little-endian, C order, for ``trtexec --loadInputs``
-    batch-0/outputs/...     the float64 reference of each output
-    golden.json             names, dtypes, shapes, files, and the bars that an output is held to
-    compare.py              holds what ``trtexec --exportOutput`` wrote against them; needs numpy alone
-    README.md               the lines
+    golden/batch-0/inputs/...    one file an input: little-endian, C order, for ``trtexec --loadInputs``
+    golden/batch-0/outputs/...   the float64 reference of each output
+    golden.json                  names, dtypes, shapes, files, and the bars that an output is held to
+    compare.py                   holds what ``trtexec --exportOutput`` wrote against them; needs numpy alone
+    README.md                    the lines
 
-A bundle with a fixed batch has a folder for each batch; copies of the last sample fill the last one up.
+A bundle with a fixed batch has a folder for each batch; copies of the last sample fill the last one up. A variant with inputs of
+its own has golden samples of its own, in a folder of the name of their file.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from edgekit.bundle.allowance import bounded_allowance, held_by_snr
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import Manifest, Variant
+from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import printable
 from edgekit.files import replacing_folder
 from edgekit.reports.ship import Shipped
 from edgekit.ship.places import check_ours, folder_name, raw_bytes, tensor_file
-from edgekit.tensors import batches_of, fixed_batch, shape_text
+from edgekit.tensors import Array, batches_of, fixed_batch, shape_text
 from edgekit.tolerance import TIE
 
 INDEX, COMPARE, PAGE = "golden.json", "compare.py", "README.md"
@@ -47,51 +48,73 @@ def write_raw(bundle: Bundle, folder: Path) -> Shipped:
     return Shipped("raw tensors", str(folder), tuple(sorted(contents)), f"the lines in {folder / PAGE}")
 
 
+class _Samples(NamedTuple):
+    """The golden samples of a variant: those of the network, unless it has inputs of its own.
+
+    ``folder`` holds them in batches of ``size``; ``parts`` are the numbers of samples of their kinds.
+    """
+
+    folder: str
+    arrays: GoldenArrays
+    size: int
+    parts: Sequence[int]
+
+    @property
+    def samples(self) -> int:
+        return sum(self.parts)
+
+    @property
+    def batches(self) -> int:
+        return -(-self.samples // self.size)
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Path -> the bytes, of every tensor of every batch."""
+        tensors = {f"inputs/{tensor_file(*named)}": self.arrays.inputs[named[1]] for named in enumerate(self.arrays.inputs)}
+        tensors |= {f"outputs/{tensor_file(*named)}": self.arrays.float64[named[1]] for named in enumerate(self.arrays.float64)}
+        for number, (batch, _) in enumerate(batches_of(tensors, self.size)):
+            yield from ((f"{self.folder}/batch-{number}/{name}", raw_bytes(array)) for name, array in batch.items())
+
+    def described(self, arrays: Mapping[str, Array], dtype: str = "") -> list[dict[str, Any]]:
+        """Name, dtype, shape of a batch, and file of each tensor."""
+        return [
+            {
+                "name": name,
+                "dtype": dtype or str(array.dtype),
+                "shape": (self.size, *array.shape[1:]),
+                "file": tensor_file(index, name),
+            }
+            for index, (name, array) in enumerate(arrays.items())
+        ]
+
+
+def _samples_of(bundle: Bundle, variant: str) -> _Samples:
+    golden = bundle.manifest.golden_of(variant)
+    size = fixed_batch(bundle.files(variant).inputs) or min(golden.samples, AT_ONCE)
+    parts = [part.samples for part in golden.parts] or [golden.samples]
+    return _Samples(Path(golden.file).stem, bundle.golden(variant), size, parts)
+
+
 def _contents(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
     """Path in the folder -> its bytes, of every file."""
-    manifest, golden = bundle.manifest, bundle.golden()
-    size = fixed_batch(manifest.inputs) or min(manifest.golden.samples, AT_ONCE)
-    tensors = {f"inputs/{tensor_file(*named)}": golden.inputs[named[1]] for named in enumerate(golden.inputs)}
-    tensors |= {f"outputs/{tensor_file(*named)}": golden.float64[named[1]] for named in enumerate(golden.float64)}
-    batches = 0
-    for batch, _ in batches_of(tensors, size):
-        yield from ((f"batch-{batches}/{name}", raw_bytes(array)) for name, array in batch.items())
-        batches += 1
-    yield INDEX, msgspec.json.format(msgspec.json.encode(_index(bundle, size, batches)), indent=2) + b"\n"
+    samples = {variant.name: _samples_of(bundle, variant.name) for variant in bundle.manifest.variants}
+    for each in {every.folder: every for every in samples.values()}.values():
+        yield from each.files()
+    yield INDEX, msgspec.json.format(msgspec.json.encode(_index(bundle, samples)), indent=2) + b"\n"
     yield COMPARE, resources(__package__).joinpath("compare_raw.py").read_bytes()
-    yield PAGE, _page(bundle, size, batches).encode()
+    yield PAGE, _page(bundle, samples).encode()
 
 
-def _index(bundle: Bundle, size: int, batches: int) -> dict[str, Any]:
-    manifest = bundle.manifest
-    sizes = [part.samples for part in manifest.golden.parts] or [manifest.golden.samples]
+def _index(bundle: Bundle, samples: Mapping[str, _Samples]) -> dict[str, Any]:
     return {
-        "edgekit": manifest.tools.get("edgekit", ""),
-        "bundle": manifest.name,
+        "edgekit": bundle.manifest.tools.get("edgekit", ""),
+        "bundle": bundle.manifest.name,
         "manifest_sha256": bundle.sha256,
-        "samples": manifest.golden.samples,
-        "batch": size,
-        "batches": batches,
-        "parts": sizes,
-        "inputs": [
-            {"name": spec.name, "dtype": spec.dtype, "shape": spec.of_samples(size), "file": tensor_file(index, spec.name)}
-            for index, spec in enumerate(manifest.inputs)
-        ],
-        "outputs": [
-            {"name": spec.name, "dtype": "float64", "shape": spec.of_samples(size), "file": tensor_file(index, spec.name)}
-            for index, spec in enumerate(manifest.outputs)
-        ],
-        "variants": {variant.name: _bar(bundle, variant.name, sizes) for variant in _taking_these(manifest)},
+        "variants": {name: _entry(bundle, name, of) for name, of in samples.items()},
     }
 
 
-def _taking_these(manifest: Manifest) -> list[Variant]:
-    """The variants that take the golden inputs; one with inputs of its own, such as pictures, has no lines."""
-    return [variant for variant in manifest.variants if not variant.inputs]
-
-
-def _bar(bundle: Bundle, name: str, sizes: Sequence[int]) -> dict[str, Any]:
-    """What a variant is held to, as far as a bundle may choose it: the widest bar that ``edgekit verify`` has.
+def _entry(bundle: Bundle, name: str, of: _Samples) -> dict[str, Any]:
+    """A variant's samples, and what it is held to, as far as a bundle may choose it: the widest bar that ``edgekit verify`` has.
 
     ``held`` samples are within ``rtol`` of the scale of their part, and the first part has ``snr_db``. Largest values that are
     nearer than ``tie`` each, of scale, are a tie.
@@ -101,28 +124,40 @@ def _bar(bundle: Bundle, name: str, sizes: Sequence[int]) -> dict[str, Any]:
     rtol = allowance.tolerance.rtol
     return {
         "file": variant.file,
+        "folder": of.folder,
+        "samples": of.samples,
+        "batch": of.size,
+        "batches": of.batches,
+        "parts": of.parts,
+        "inputs": of.described(of.arrays.inputs),
+        "outputs": of.described(of.arrays.float64, "float64"),
         "rtol": rtol,
         "top1": allowance.tolerance.top1,
         "tie": max(rtol if whole is None else min(rtol, whole.tie), TIE / 2),
         "snr_db": allowance.snr_db,
-        "held": sum(sizes) if whole is None or allowance.steps is None else sizes[0],
+        "held": of.samples if whole is None or allowance.steps is None else of.parts[0],
     }
 
 
-def _page(bundle: Bundle, size: int, batches: int) -> str:
-    manifest = bundle.manifest
-    samples = f"{manifest.golden.samples} golden samples, in {batches} batch{'es' if batches > 1 else ''} of {size}"
-    lines = [line for variant in _taking_these(manifest) for line in (*_lines(bundle.files(variant.name), size, batches), "")]
+def _page(bundle: Bundle, samples: Mapping[str, _Samples]) -> str:
+    counts = {of.folder: f"- `{of.folder}`: {of.samples} samples in batches of {of.size}" for of in samples.values()}
+    lines = [line for name, of in samples.items() for line in (*_lines(bundle.files(name), of), "")]
     return _PAGE.format(
-        name=folder_name(manifest.name), sha256=bundle.sha256, samples=samples, lines="\n".join(lines).rstrip(), batches=batches
+        name=folder_name(bundle.manifest.name),
+        sha256=bundle.sha256,
+        samples="\n".join(counts.values()),
+        lines="\n".join(lines).rstrip(),
     )
 
 
 _PAGE = """\
 # Golden tensors of {name}
 
-{samples}: inputs as the network takes them, and the float64 outputs of the reference. They are of the bundle
-whose `manifest.json` has the sha256 `{sha256}`. Every file is the elements alone,
+Inputs as the files take them, and the float64 outputs of the reference:
+
+{samples}
+
+They are of the bundle whose `manifest.json` has the sha256 `{sha256}`. Every file is the elements alone,
 little-endian in C order; `golden.json` has names, dtypes and shapes.
 
 In this folder, with TensorRT's `trtexec` and the bundle beside it:
@@ -142,15 +177,16 @@ and that is allowed for. The bar is the widest that `edgekit verify` has for the
 """
 
 
-def _lines(files: ModelFiles, size: int, batches: int) -> Iterator[str]:
+def _lines(files: ModelFiles, of: _Samples) -> Iterator[str]:
     """Build an engine of the variant, run every batch through it, and compare."""
-    name, batch = files.variant, "0" if batches == 1 else "$batch"
-    shapes = ",".join(f"{_name(spec.name)}:{shape_text(spec.of_samples(size))}" for spec in files.inputs)
-    of_shapes = f" --shapes={shlex.quote(shapes)}" if fixed_batch(files.inputs) is None else ""
-    inputs = [f"{_name(spec.name)}:batch-{batch}/inputs/{tensor_file(n, spec.name)}" for n, spec in enumerate(files.inputs)]
+    name, batch, batches = files.variant, "0" if of.batches == 1 else "$batch", of.batches
+    inputs = of.described(of.arrays.inputs)
+    shapes = ",".join(f"{_name(each['name'])}:{shape_text(each['shape'])}" for each in inputs)
+    of_shapes = f" --shapes={shlex.quote(shapes)}" if any(spec.free for spec in files.inputs) else ""
+    loaded = ",".join(f"{_name(each['name'])}:{of.folder}/batch-{batch}/inputs/{each['file']}" for each in inputs)
     typed = "" if files.precision in ("float32", "float64") else " --stronglyTyped"
     run = (
-        f"trtexec --loadEngine={name}.plan{of_shapes} --loadInputs={_word(','.join(inputs))} "
+        f"trtexec --loadEngine={name}.plan{of_shapes} --loadInputs={_word(loaded)} "
         f"--exportOutput={name}-{batch}.json --iterations=1 --warmUp=0 --duration=0"
     )
     yield f'trtexec --onnx="$BUNDLE/{files.onnx.name}" --noTF32{typed}{of_shapes} --saveEngine={name}.plan --skipInference'
@@ -166,4 +202,4 @@ def _name(text: str) -> str:
 def _word(text: str) -> str:
     """A word for a shell that puts a number in place of ``$batch`` in ``batch-$batch/``, and takes all else as it is."""
     escaped = "".join(f"\\{letter}" if letter in '\\"`$' else letter for letter in text)
-    return f'"{escaped}"'.replace(":batch-\\$batch/", ":batch-$batch/")
+    return f'"{escaped}"'.replace("/batch-\\$batch/", "/batch-$batch/")

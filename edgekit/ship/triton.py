@@ -18,6 +18,7 @@ from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Manifest
 from edgekit.errors import BundleError
 from edgekit.files import replacing_folder
+from edgekit.preprocess import Preprocess
 from edgekit.reports.ship import Shipped
 from edgekit.ship.places import check_ours, folder_name, raw_bytes, tensor_file
 from edgekit.tensors import Feed, TensorSpec, batches_of, fixed_batch
@@ -92,7 +93,7 @@ def _config(bundle: Bundle, variant: str, name: str, feed: Feed, *, labelled: bo
     yield 'backend: "onnxruntime"'
     yield f"max_batch_size: {MOST_BATCH if batch is None else 0}"
     for spec in opened.inputs:
-        yield from _tensor("input", spec, batch, _picture_format(bundle.manifest, variant, spec, batch))
+        yield from _tensor("input", spec, batch, _picture_format(bundle, variant, spec, batch))
     for index, spec in enumerate(opened.outputs):
         yield from _tensor("output", spec, batch, [f"label_filename: {_quoted(LABELS)}"] if labelled and not index else [])
     if batch is None:
@@ -133,10 +134,12 @@ def _dims(spec: TensorSpec, batch: int | None) -> tuple[int, ...]:
     return tuple(-1 if isinstance(axis, str) else axis for axis in axes)
 
 
-def _picture_format(manifest: Manifest, variant: str, spec: TensorSpec, batch: int | None) -> list[str]:
+def _picture_format(bundle: Bundle, variant: str, spec: TensorSpec, batch: int | None) -> list[str]:
     """The layout of a picture: Triton takes one with tensors of three dims only."""
-    intake, three = manifest.variant(variant).intake(manifest.preprocess), len(_dims(spec, batch)) == 3
-    return [f"format: FORMAT_{intake.layout}"] if intake is not None and three else []
+    intake = bundle.variant(variant).intake(bundle.manifest.preprocess)
+    if intake is None or len(_dims(spec, batch)) != 3:
+        return []
+    return [f"format: FORMAT_{intake.layout if isinstance(intake, Preprocess) else 'NHWC'}"]
 
 
 def _type(spec: TensorSpec) -> str:

@@ -40,21 +40,17 @@ NO_LABELS = "This bundle records no preprocessing or labels, so the page cannot 
 def page_files(bundle: Bundle, variant: str, runtime: WebRuntime) -> dict[str, bytes]:
     """The files of the page, by their paths in its folder.
 
-    Raises BundleError for a tensor that JavaScript has no array of, UsageError for a variant that the bundle has not, or whose
-    inputs are its own.
+    Raises BundleError for a tensor that JavaScript has no array of, UsageError for a variant that the bundle has not.
     """
     manifest = bundle.manifest
-    if bundle.variant(variant).inputs:
-        others = ", ".join(each.name for each in manifest.variants if not each.inputs)
-        raise UsageError(
-            f"{variant} takes pictures as they are, which the page itself makes inputs of", f"choose one of {others}"
-        )
     for spec in (*manifest.inputs, *manifest.outputs):
         if spec.dtype not in DTYPES:
             raise BundleError(
                 f"bundle {bundle.root} has {spec.dtype} tensors ({spec.name!r}), which a browser has no array of",
                 "export it with float32 inputs and outputs",
             )
+    if bundle.variant(variant).inputs:
+        raise UsageError(f"{variant} takes pictures, and the page preprocesses them itself", "give the page another variant")
     golden = bundle.golden()
     arrays, bars = _arrays(bundle, variant, golden)
     described, content = packed(arrays)

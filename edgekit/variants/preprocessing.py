@@ -49,7 +49,7 @@ def convert(bundle: Bundle, wanted: Wanted, progress: Progress = SILENT) -> Outc
     Raises UsageError for wishes that are about int8 and float16, BundleError for a bundle without preprocessing, and ModelError
     for a first file that is not float32, or whose pictures the new file resizes or labels otherwise than Pillow and it do.
     """
-    if wanted != Wanted(samples=wanted.samples, training=wanted.training):
+    if wanted != Wanted(training=wanted.training):
         raise UsageError(f"--to {NAME} takes no wishes: every node stays as it is", "leave out the other options")
     needs("PIL", extra="cpu")
     preprocess = _preprocess(bundle)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -72,6 +74,73 @@ def test_a_bound_call_can_be_repeated_and_leaves_run_alone(backend: Session, bat
 
 def test_the_table_says_which_backends_compute_on_a_gpu() -> None:
     assert [name for name, row in table().items() if row.on_gpu] == ["torch-cuda", "ort-cuda", "ort-tensorrt", "tensorrt"]
+
+
+def test_a_session_that_several_threads_call_at_once_gives_each_its_own_outputs(
+    request: pytest.FixtureRequest, backend: Session, files: ModelFiles
+) -> None:
+    kind = request.node.callspec.params["backend"]
+    if kind != "fake":
+        assert table()[kind].many_callers
+    feeds = [feed_of(backend, 3, seed) for seed in range(8)]
+    expected = [backend.run(feed)["output"] for feed in feeds]
+    for own, outputs in zip(expected, called_at_once(backend, feeds), strict=True):
+        for output in outputs:
+            np.testing.assert_array_equal(output, own)
+
+
+def test_bound_calls_of_several_threads_leave_each_other_alone(backend: Session) -> None:
+    feeds = [feed_of(backend, 3, seed) for seed in range(4)]
+    expected = [backend.run(feed)["output"] for feed in feeds]
+    calls = [backend.bind(feed) for feed in feeds]
+    with ThreadPoolExecutor(len(calls)) as threads:
+        assert list(threads.map(lambda call: call(), calls * 5)) == [None] * 20
+    for feed, own in zip(feeds, expected, strict=True):
+        np.testing.assert_array_equal(backend.run(feed)["output"], own)
+
+
+def test_a_thread_may_call_a_session_after_a_bound_call_is_gone(backend: Session) -> None:
+    """OpenVINO keeps a pointer to what was bound; with the request gone another thread's call crashes the process."""
+    feed = feed_of(backend, 3)
+    call = backend.bind(feed)
+    call()
+    del call
+    (outputs,) = called_at_once(backend, [feed], rounds=20)
+    expected = backend.run(feed)["output"]
+    for output in outputs:
+        np.testing.assert_array_equal(output, expected)
+
+
+def test_the_check_of_many_callers_sees_a_session_with_one_buffer() -> None:
+    buffer, together = np.zeros(3, np.float32), threading.Barrier(4)
+
+    def function(feed: Feed) -> dict[str, np.ndarray]:
+        buffer[:] = feed["x"]
+        together.wait()  # all have written
+        outputs = {"output": buffer.copy()}
+        together.wait()  # all have read
+        return outputs
+
+    feeds = [{"x": np.full(3, seed, np.float32)} for seed in range(4)]
+    outputs = called_at_once(FakeSession(function), feeds, rounds=2)
+    wrong = [not np.array_equal(output, feed["x"]) for feed, own in zip(feeds, outputs, strict=True) for output in own]
+    assert sum(wrong) == 6  # of each round the last writer's is right
+
+
+def called_at_once(session: Session, feeds: list[dict[str, np.ndarray]], rounds: int = 10) -> list[list[np.ndarray]]:
+    """The outputs of one thread for each feed, which all begin together and call ``run`` several times."""
+    start = threading.Barrier(len(feeds))
+
+    def caller(feed: Feed) -> list[np.ndarray]:
+        start.wait()
+        return [session.run(feed)["output"] for _ in range(rounds)]
+
+    with ThreadPoolExecutor(len(feeds)) as threads:
+        return list(threads.map(caller, feeds))
+
+
+def test_the_table_says_whose_sessions_take_one_caller_at_a_time() -> None:
+    assert [name for name, row in table().items() if not row.many_callers] == ["tensorrt"]
 
 
 def test_facts_are_plain_strings(backend: Session) -> None:

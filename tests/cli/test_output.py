@@ -24,7 +24,8 @@ def test_output_is_the_json_document_whether_or_not_a_check_fails(run: Command, 
     words = (command, bundle, *CHECKS[command], *(FAILING[command] if fails else ()), "--output", "new/report.json")
     result = run(*words, "--json")
     assert (result.code, result.document["passed"]) == (int(fails), not fails)
-    assert Path("new/report.json").read_text() == result.out
+    document = json.loads(Path("new/report.json").read_text())
+    assert {**document, "samples": None} == {**result.document, "samples": None}  # the file names the one beside it
     drawn = run(*words)  # what was there is replaced
     assert drawn.code == int(fails)
     assert "ort-cpu" in drawn.out

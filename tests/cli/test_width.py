@@ -64,7 +64,7 @@ def test_a_help_text_has_room_for_some_words_a_line(path: tuple[str, ...], monke
 
 def test_options_stand_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     titles = [match[1] for line in help_of(("export",), monkeypatch, 80) if (match := re.match(r"╭─ ([\w ]+) ─", line))]
-    assert titles == ["Arguments", "Options", "What is written", "The model", "The report"]
+    assert titles == ["Arguments", "Options", "What is written", "The model", "Whose it is", "In other formats too", "The report"]
     shown = help_of(("bench",), monkeypatch, 80)
     titles = [match[1] for line in shown if (match := re.match(r"╭─ ([\w ]+) ─", line))]
-    assert titles == ["Arguments", "Options", "What runs it", "Against another", "The report"]
+    assert titles == ["Arguments", "Options", "What runs it", "Under load", "Against another", "The report"]

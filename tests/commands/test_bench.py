@@ -13,6 +13,7 @@ import pytest
 import edgekit.latency.loop
 from edgekit.backends import table
 from edgekit.commands.bench import bench
+from edgekit.commands.further import Further
 from edgekit.commands.ways import fitting, short_names
 from edgekit.errors import BundleError, MissingError, UsageError
 from edgekit.latency.control import NETWORK
@@ -105,7 +106,7 @@ def test_bundles_with_other_inputs_take_turns_each_with_its_own(bundle: Path) ->
 
 
 def test_layers_are_told_of_each_bundle_by_its_own_nodes(bundle: Path) -> None:
-    report = bench([bundle, NETWORK], ["ort-cpu threads=1"], Timing((1,), 0.01), layers=True)
+    report = bench([bundle, NETWORK], ["ort-cpu threads=1"], Timing((1,), 0.01), further=Further(layers=True))
     nodes = [{node for layer in layers.layers for node in layer.nodes} for layers in report.layers]
     assert [layers.backend for layers in report.layers] == ["bundle ort-cpu", "network ort-cpu"]
     assert {f"conv{place}" for place in range(5)} <= nodes[1]

@@ -16,6 +16,7 @@ from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
 from edgekit.bundle.manifest import Allowance, Variant
 from edgekit.cli.app import main
 from edgekit.commands.bench import bench
+from edgekit.commands.further import Further
 from edgekit.commands.verify import verify
 from edgekit.errors import UsageError
 from edgekit.latency.loop import Timing
@@ -86,7 +87,7 @@ def test_pytorch_runs_the_exported_variant_in_any_position(bundle: Path) -> None
 
 def test_variants_are_timed_against_each_other(bundle: Path) -> None:
     two_variants(bundle, COARSE)
-    report = bench(bundle, ["ort-cpu", "ort-cpu variant=float16"], Timing((1,), 0.01), layers=True)
+    report = bench(bundle, ["ort-cpu", "ort-cpu variant=float16"], Timing((1,), 0.01), further=Further(layers=True))
     names = ["ort-cpu variant=float32", "ort-cpu variant=float16"]
     assert list(dict.fromkeys(row.backend for row in report.rows)) == names
     assert [layers.backend for layers in report.layers] == names

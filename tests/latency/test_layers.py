@@ -17,13 +17,15 @@ from edgekit.bundle.folder import open_bundle
 from edgekit.cli.app import main
 from edgekit.commands.bench import bench
 from edgekit.commands.export import export as export_bundle
+from edgekit.commands.further import Further
 from edgekit.errors import UsageError
 from edgekit.latency.layers import layers_report, nodes_of
 from edgekit.latency.loop import Timing
 from edgekit.models.weights import weights_bytes
 from edgekit.onnx.read import Node, read_nodes
-from edgekit.reports.bench import MOST_LAYERS, BenchReport
+from edgekit.reports.bench import BenchReport
 from edgekit.reports.console import draw
+from edgekit.reports.layers import MOST_LAYERS
 from edgekit.setups import Setup
 from edgekit.sources import ExportOptions
 from edgekit.tensors import sample_feed
@@ -86,7 +88,7 @@ def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, tmp_path: Pat
 
 
 def test_bench_tells_the_layers_of_every_batch(bundle: Path) -> None:
-    report = bench(bundle, ways("torch", "ort-cpu", threads=1), Timing((1, 8), SECONDS), layers=True)
+    report = bench(bundle, ways("torch", "ort-cpu", threads=1), Timing((1, 8), SECONDS), further=Further(layers=True))
     assert [(layer.backend, layer.batch) for layer in report.layers] == [("ort-cpu", 1), ("ort-cpu", 8)]
     for one in report.layers:
         assert one.calls >= 5
@@ -131,7 +133,7 @@ def test_a_long_table_is_cut_and_says_so() -> None:
 def test_runtimes_that_cannot_tell_are_said_to() -> None:
     bundle = "exported/lenet"
     with pytest.raises(UsageError, match=r"--layers: torch cannot time layers; add --backend ort-cpu or openvino or tensorrt"):
-        bench(bundle, ways("torch", threads=1), Timing((1,), SECONDS), layers=True)
+        bench(bundle, ways("torch", threads=1), Timing((1,), SECONDS), further=Further(layers=True))
 
 
 def test_a_node_that_runs_as_several_kernels_is_in_each_and_what_is_inferred_in_one() -> None:

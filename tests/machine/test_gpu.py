@@ -11,12 +11,27 @@ from typing import Any
 import pytest
 
 from edgekit.machine import gpu
-from edgekit.machine.gpu import GpuState, cuda_absence, gpu_facts, gpu_processes, gpu_state, tf32_fact, without_tf32
+from edgekit.machine.gpu import (
+    GpuState,
+    cuda_absence,
+    gpu_facts,
+    gpu_memory_used,
+    gpu_processes,
+    gpu_state,
+    tf32_fact,
+    without_tf32,
+)
 from edgekit.setups import Absence
 
 
 def put(reference: Any, value: int) -> int:
     reference._obj.value = value
+    return 0
+
+
+def fill(reference: Any, **values: int) -> int:
+    for name, value in values.items():
+        setattr(reference._obj, name, value)
     return 0
 
 
@@ -64,6 +79,9 @@ ANSWERS: dict[str, Any] = {
     "nvmlDeviceGetTemperature": managed(44, 0),
     "nvmlDeviceGetPowerUsage": managed(345_600),
     "nvmlDeviceGetCurrentClocksThrottleReasons": lambda driver, device, value: put(value, driver.reasons),
+    "nvmlDeviceGetMemoryInfo": lambda driver, device, memory: (
+        fill(memory, used=3 << 30, total=80 << 30) if device.value == 77 else 2
+    ),
     "nvmlDeviceGetComputeRunningProcesses_v3": lambda driver, device, count, room: (
         7 * bool(put(count, driver.busy) or driver.busy)
     ),
@@ -171,6 +189,19 @@ def test_no_driver_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
     assert cuda_absence() == Absence("no NVIDIA driver is installed", "install one, or use ort-cpu")
+
+
+def test_the_memory_in_use_is_the_first_gpus(driver: Driver) -> None:
+    assert gpu_memory_used() == 3 << 30
+    driver.unsupported = ("nvmlDeviceGetMemoryInfo",)
+    assert gpu_memory_used() is None
+
+
+@pytest.mark.parametrize("missing", ["libcuda", "nvmlInit_v2", "nvmlDeviceGetHandleByPciBusId_v2"])
+def test_without_a_gpu_or_its_management_library_no_memory_is_told(driver: Driver, missing: str) -> None:
+    driver.unsupported = (missing,)
+    driver.gpus = 0 if missing == "libcuda" else 1
+    assert gpu_memory_used() is None
 
 
 @pytest.mark.parametrize("missing", ["cuInit", "nvmlInit_v2"])

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from rich.console import Console
 
-from edgekit.reports.bench import BenchReport, LatencyReport, Percentile
+from edgekit.reports.bench import BenchReport, LatencyReport
 from edgekit.reports.console import draw
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport
 from edgekit.reports.markdown import markdown
@@ -32,6 +32,7 @@ from edgekit.reports.page import (
     Tile,
     Tiles,
 )
+from edgekit.reports.percentile import Percentile
 from edgekit.reports.plain import numbers
 from edgekit.reports.svg import LARGEST_MATRIX, can_draw, svg
 from edgekit.setups import Setup

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from edgekit.data.gallery import thumbnail
-from edgekit.reports.bench import BenchReport, LatencyReport, Percentile
+from edgekit.reports.bench import BenchReport, LatencyReport
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, Thumbnail
 from edgekit.reports.export import Fold, FoldReport, Kept
 from edgekit.reports.html import LARGEST, html
 from edgekit.reports.inspect import InspectReport, Layer, VariantRow
 from edgekit.reports.page import Code, Heading, Item, Line, Page, Picture, Pictures, Point, Scatter, Table, columns
+from edgekit.reports.percentile import Percentile
 from edgekit.reports.report import BundleReport, FileRow, Measured, Tensor
 from edgekit.reports.verify import ERROR_BOUNDS, OutputDiff, ParityReport, VerifyReport
 from edgekit.setups import Setup

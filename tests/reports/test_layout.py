@@ -10,12 +10,13 @@ from rich.console import Console
 
 from edgekit.reports.against import AgainstReport, AgainstRow, Judged, PairedRatio
 from edgekit.reports.base import Skipped, absent, reasons
-from edgekit.reports.bench import BenchReport, Comparison, LatencyReport, Percentile
+from edgekit.reports.bench import BenchReport, Comparison, LatencyReport
 from edgekit.reports.console import draw
 from edgekit.reports.doctor import DoctorReport, Finding
 from edgekit.reports.fresh import Fresh
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.reports.page import Column, Page, Table, columns
+from edgekit.reports.percentile import Percentile
 from edgekit.reports.verify import OutputDiff, ParityReport, VerifyReport
 from edgekit.setups import Absence, Setup
 from edgekit.tolerance import Tolerance

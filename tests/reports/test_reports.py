@@ -20,16 +20,7 @@ from edgekit.machine.fitness import Condition
 from edgekit.preprocess import Preprocess
 from edgekit.reports.against import AgainstReport, AgainstRow, Control, Judged, PairedRatio, Stored
 from edgekit.reports.base import Report, Skipped
-from edgekit.reports.bench import (
-    BenchReport,
-    Between,
-    Comparison,
-    LatencyReport,
-    LayerLatency,
-    LayersReport,
-    NamedBundle,
-    Percentile,
-)  # fmt: skip
+from edgekit.reports.bench import BenchReport, Between, Comparison, LatencyReport, NamedBundle
 from edgekit.reports.bisect import BisectReport, CulpritNode, Trial
 from edgekit.reports.build import BuildReport, EngineLayer, LayerCount, PrecisionReport
 from edgekit.reports.console import draw
@@ -40,16 +31,21 @@ from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, PairedRow, Thu
 from edgekit.reports.export import ExportReport, Fold, FoldReport, Kept, Obstacle
 from edgekit.reports.fresh import Fresh
 from edgekit.reports.inspect import InspectReport, Layer, VariantRow
+from edgekit.reports.layers import LayerLatency, LayersReport, Peak
+from edgekit.reports.load import LoadReport, LoadRow, RateSearch
 from edgekit.reports.models import ModelRow, ModelsReport
 from edgekit.reports.pack import PackReport, UnpackReport
 from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
+from edgekit.reports.percentile import Bound, Percentile
 from edgekit.reports.plain import in_lines
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.reports.quantize import AccuracyChange, Attempt, KeptNode, QuantizeReport, Sensitivity
 from edgekit.reports.report import BundleReport, Elsewhere, FileRow, Measured, Tensor
 from edgekit.reports.run import RunReport, StepReport
 from edgekit.reports.runs import RunRow, RunsReport, Share
+from edgekit.reports.samples import SamplesFile
 from edgekit.reports.ship import Shipped, ShipReport
+from edgekit.reports.start import StartRow
 from edgekit.reports.train import Epoch, TrainReport
 from edgekit.reports.tune import AccuracyDifference, TuneReport, TuneRow
 from edgekit.reports.verify import Check, OutputDiff, ParityReport, VerifyReport
@@ -69,7 +65,21 @@ LATENCY = LatencyReport(
     "ort-cpu", 1, "end-to-end", (0.9,), ((0.1, 0.2), (0.3,)), 0.2, 0.1, 0.3,
     (Percentile(50.0, 0.2, 1), Percentile(99.0, None, 100)), 0.4, "calm", {"threads": "1"}, SETUP,
 )  # fmt: skip
-LAYERS = LayersReport("ort-cpu", 1, 7, 0.2, (LayerLatency("conv", "Conv", ("node_conv", "node_relu"), 0.2, 1.0),), SETUP)
+LAYERS = LayersReport(
+    "ort-cpu", 1, 7, 0.2, (LayerLatency("conv", "Conv", ("node_conv", "node_relu"), 0.2, 1.0, ("features.0",), 1000),), SETUP,
+    (Peak("float32", 114.0, 256),),
+)  # fmt: skip
+LOADED = LoadRow(
+    "ort-cpu", SETUP, 1, 2, "shared", True, None, None, 1.0, 300, 0, 0.0, 300.0, 290.0, 310.0,
+    (Percentile(50.0, 3.0, 11), Percentile(90.0, 4.0, 64), Percentile(99.0, None, 662)), 5.0, 3.0, None, "noisy: it is loud",
+    ((3.0, 4.0),),
+)  # fmt: skip
+REQUESTED = msgspec.structs.replace(LOADED, rate=100.0, arrivals="poisson", woke_late_us=60.0, over=0.1, held=False, lost=True)
+LOAD = LoadReport(
+    (LOADED, REQUESTED),
+    (RateSearch("ort-cpu", 2, "p99=5ms", 300.0, 100.0, (REQUESTED,)), RateSearch("torch", 2, "p99=5ms", 3.0, None, (), "slow")),
+    "p99=5ms",
+)
 FRESH = Fresh(1, "end-to-end", 0.2, 3, (0.2, 0.2, 0.3), 120.0, (5.0, 0.2), 1 << 24, 1 << 26, "stable", {"threads": "1"})
 BETWEEN = Between("ort-cpu", SETUP, 1, "end-to-end", 0.1, 0.3, (FRESH, FRESH))
 AGAINST = AgainstReport(
@@ -83,6 +93,11 @@ BENCH = BenchReport(
     (Comparison("ort-cpu", "torch", 1, "end-to-end", 1.5, 1.2, 1.9),), (Skipped("c", "no"), Skipped.of("ort-cuda", NO_DRIVER)),
     None, (LAYERS,), (NamedBundle("b", "exported/b", "0" * 64),), (BETWEEN,), (BETWEEN,),
 )  # fmt: skip
+HELD = msgspec.structs.replace(LOAD, searches=LOAD.searches[:1])
+STARTS = (StartRow("ort-cpu", SETUP, 1, "end-to-end", (FRESH,)), StartRow("torch", SETUP, 1, "end-to-end", (), "it is broken"))
+FURTHER = msgspec.structs.replace(
+    BENCH, load=HELD, starts=STARTS[:1], budget=Bound("median", 5.0), samples=SamplesFile("b.samples.npz", "0" * 64)
+)
 TRAIN = TrainReport(
     "runs/x", "lenet", 10, (Epoch(1, 0.5, 0.8, 0.7, 1.5, 1e-3),), 0.7, 0.6, 1.5, "0" * 64, ("a", "b"),
     Preprocess("grey", 28, 28, (0.1,), (0.2,)), {"torch": "2"},
@@ -130,6 +145,7 @@ EXAMPLES: tuple[Report, ...] = (
     VERIFY,
     LATENCY,
     BENCH,
+    FURTHER,
     AGAINST,
     FitnessReport({"cpu": "x"}, (Condition("turbo", "weak", "on", "turn it off"), Condition("heat", "fit", "none"))),
     INSPECT,
@@ -297,6 +313,34 @@ def test_a_budget_bounds_the_end_to_end_median_of_the_first_batch() -> None:
     assert not passed(0.2, LATENCY, slow)
     assert passed(0.2, LATENCY, msgspec.structs.replace(slow, boundary="device"))
     assert passed(0.2, LATENCY, msgspec.structs.replace(slow, batch=32))
+
+
+def test_a_percentile_within_a_budget_holds_it_and_one_that_is_not_known_does_not() -> None:
+    known = msgspec.structs.replace(LATENCY, percentiles=(Percentile(99.0, 3.0, 100),))
+    assert change(BENCH, rows=(known,), budget=Bound("p99", 3.0)).passed
+    assert not change(BENCH, rows=(known,), budget=Bound("p99", 2.9)).passed
+    unknown = change(BENCH, rows=(LATENCY,), budget=Bound("p99", 3.0))
+    assert not unknown.passed
+    assert "P99 of ort-cpu takes 100 calls to be known, and there were 3; give a longer --seconds" in printed(unknown)
+    assert [case.passed for case in unknown.cases()] == [False]
+    assert not change(BENCH, rows=(known,), budget_ms=0.1, budget=Bound("p99", 3.0)).passed  # both are held
+
+
+def test_load_that_does_not_hold_and_a_setup_that_does_not_start_fail_the_bench() -> None:
+    holds = msgspec.structs.replace(LOADED, held=True)
+    assert change(BENCH, load=LoadReport((holds,), (), "p99=5ms")).passed
+    assert not change(BENCH, load=LoadReport((msgspec.structs.replace(LOADED, held=False),), (), "p99=5ms")).passed
+    assert not change(BENCH, load=LOAD).passed  # one of its searches found no rate
+    assert change(BENCH, starts=STARTS[:1]).passed
+    failing = change(BENCH, load=LOAD, starts=STARTS)
+    assert not failing.passed
+    assert [(case.name, case.passed) for case in failing.cases()] == [
+        ("latency measured", True),
+        ("ort-cpu, 2 callers: a rate that holds p99=5ms", True),
+        ("torch, 2 callers: a rate that holds p99=5ms", False),
+        ("ort-cpu starts", True),
+        ("torch starts", False),
+    ]
 
 
 def test_a_run_passes_when_every_step_does() -> None:

@@ -43,15 +43,13 @@ def as_trtexec(path: Path, outputs: dict[str, Array]) -> Path:
 
 def computed(bundle: Bundle, folder: Path, variant: str = "") -> list[dict[str, Array]]:
     """What ONNX Runtime computes of the raw inputs, batch by batch."""
-    index = json.loads((folder / "golden.json").read_text())
+    index = json.loads((folder / "golden.json").read_text())["variants"][variant or bundle.variant().name]
     session = onnxruntime.InferenceSession(bundle.onnx_bytes(variant), providers=["CPUExecutionProvider"])
     names = [spec["name"] for spec in index["outputs"]]
     batches = []
     for batch in range(index["batches"]):
-        feed = {
-            spec["name"]: np.fromfile(folder / f"batch-{batch}" / "inputs" / spec["file"], spec["dtype"]).reshape(spec["shape"])
-            for spec in index["inputs"]
-        }
+        place = folder / index["folder"] / f"batch-{batch}" / "inputs"
+        feed = {spec["name"]: np.fromfile(place / spec["file"], spec["dtype"]).reshape(spec["shape"]) for spec in index["inputs"]}
         batches.append(dict(zip(names, session.run(names, feed), strict=True)))
     return batches
 
@@ -79,6 +77,18 @@ def test_a_runtimes_outputs_pass_and_others_fail(repository: Path, tmp_path: Pat
     for values in (wrong, swapped, lost):
         bad = compare(folder, variant, as_trtexec(tmp_path / "out.json", {"output": values}))
         assert (bad.returncode, bad.stdout[:4]) == (1, "FAIL")
+
+
+def test_a_variant_with_inputs_of_its_own_has_samples_and_lines_of_its_own(taking_pictures: Path, tmp_path: Path) -> None:
+    bundle, folder = raw(taking_pictures, tmp_path / "raw")
+    for variant in ("float32", "with-preprocessing"):
+        (outputs,) = computed(bundle, folder, variant)
+        assert compare(folder, variant, as_trtexec(tmp_path / "out.json", outputs)).returncode == 0
+        wrong = {name: array + np.float32(0.01) for name, array in outputs.items()}
+        assert compare(folder, variant, as_trtexec(tmp_path / "out.json", wrong)).returncode == 1
+    pictures = bundle.golden("with-preprocessing").inputs["picture"]
+    assert f"--shapes=picture:{'x'.join(map(str, pictures.shape))} " in (folder / "README.md").read_text()
+    assert (folder / "with-preprocessing" / "batch-0" / "inputs" / "0-picture.bin").read_bytes() == pictures.tobytes()
 
 
 def test_six_digits_are_not_held_against_a_file(bundle: Path, tmp_path: Path) -> None:

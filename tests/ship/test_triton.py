@@ -106,6 +106,23 @@ def test_a_fixed_batch_has_no_batching_and_full_dims(tmp_path: Path) -> None:
     assert (folder / "warmup" / "0-x.bin").read_bytes() == bundle.golden().inputs["x"][:5].tobytes()
 
 
+def test_a_variant_that_takes_pictures_is_warmed_up_with_pictures_of_any_size(taking_pictures: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(taking_pictures)
+    Forms(triton=tmp_path / "models").write(bundle)
+    folder = tmp_path / "models" / "lenet-with-preprocessing"
+    config = parsed(folder)
+    assert [(entry.name, list(entry.dims), entry.Format.Name(entry.format)) for entry in config.input] == [
+        ("picture", [-1, -1, 3], "FORMAT_NHWC")
+    ]
+    assert config.max_batch_size == MOST_BATCH
+    picture = bundle.golden("with-preprocessing").inputs["picture"][0]
+    warm_up = config.model_warmup[0].inputs["picture"]
+    assert list(warm_up.dims) == list(picture.shape)
+    assert (folder / "warmup" / warm_up.input_data_file).read_bytes() == picture.tobytes()
+    plain = parsed(tmp_path / "models" / "lenet-float32").input[0]
+    assert plain.Format.Name(plain.format) == "FORMAT_NCHW"
+
+
 def edited(bundle: Path, root: Path, **changes: Any) -> Any:
     """A bundle whose tensors are named or shaped as a manifest from elsewhere may have them; its file stays."""
     opened = open_bundle(bundle)

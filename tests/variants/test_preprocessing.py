@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from edgekit.bundle.manifest import Variant
 from edgekit.commands.bench import bench
 from edgekit.commands.bisect import bisect
 from edgekit.commands.evaluate import evaluate
+from edgekit.commands.export import export
 from edgekit.commands.inspect import inspect
 from edgekit.commands.predict import predict
 from edgekit.commands.quantize import quantize
@@ -30,10 +30,13 @@ from edgekit.errors import BundleError, UsageError
 from edgekit.latency.loop import Timing
 from edgekit.latency.ways import ways
 from edgekit.parity.manifest import check_manifest
-from edgekit.ship import Forms
 from edgekit.ship.onnxruntime_web import WebRuntime
+from edgekit.ship.triton import model_of
 from edgekit.ship.web import page_files
+from edgekit.sources import ExportOptions
 from edgekit.variants import Wanted, preprocessing
+from tests.onnx.crafted import conv, node, tensor
+from tests.onnx.crafted import model_of as model_of_nodes
 
 NAME, FILE = "with-preprocessing", "with-preprocessing.onnx"
 SETUP = f"ort-cpu variant={NAME} threads=1"
@@ -83,10 +86,9 @@ def weights_of(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callabl
 
 def without_antialias(model: onnx.ModelProto) -> None:
     """The filter is as wide as when enlarging."""
-    for node in model.graph.node:
-        if node.name.endswith(".reach"):
-            node.op_type = "Mul"
-            node.input[0] = node.input[0].replace(".wider", ".size")
+    for step in model.graph.node:
+        if step.name.endswith(".reach"):
+            step.input[0] = step.input[0].replace(".wider", ".size")
 
 
 FAULTS = {
@@ -201,35 +203,6 @@ def test_tune_does_not_put_it_in_the_place_of_files_that_take_other_inputs(lenet
     assert {setup.variant for setup in ways(open_bundle(lenet)).setups} == {"float32"}
 
 
-def test_triton_serves_it_beside_the_others_and_is_warmed_up_by_pictures(lenet: Path, tmp_path: Path) -> None:
-    opened = open_bundle(lenet)
-    Forms(triton=tmp_path).write(opened)
-    folder = tmp_path / f"lenet-{NAME}"
-    config = (folder / "config.pbtxt").read_text(encoding="utf-8")
-    assert (folder / "1" / "model.onnx").read_bytes() == opened.onnx_bytes(NAME)
-    assert "dims: [-1, -1, 3]" in config
-    assert "format: FORMAT_NHWC" in config
-    assert "format: FORMAT_NCHW" in (tmp_path / "lenet-float32" / "config.pbtxt").read_text(encoding="utf-8")
-    picture = opened.golden(NAME).inputs["picture"][:1]
-    assert (folder / "warmup" / "0-picture.bin").read_bytes() == picture.tobytes()
-    assert f"dims: {list(picture.shape[1:])} input_data_file" in config
-
-
-def test_raw_tensors_have_lines_for_the_files_that_take_them_alone(lenet: Path, tmp_path: Path) -> None:
-    Forms(golden_raw=tmp_path / "raw").write(open_bundle(lenet))
-    page = (tmp_path / "raw" / "README.md").read_text(encoding="utf-8")
-    files = re.findall(r":(batch-0/inputs/[^\",]+)", page)
-    assert files
-    assert all((tmp_path / "raw" / file).is_file() for file in files)
-    assert NAME not in page
-    assert list(json.loads((tmp_path / "raw" / "golden.json").read_bytes())["variants"]) == ["float32"]
-
-
-def test_a_page_for_browsers_preprocesses_itself_and_refuses_it(lenet: Path) -> None:
-    with pytest.raises(UsageError, match=f"{NAME} takes pictures as they are.*choose one of float32"):
-        page_files(open_bundle(lenet), NAME, WebRuntime("", {}))
-
-
 def test_bisect_says_that_no_nodes_of_it_are_recorded(lenet: Path) -> None:
     model = onnx.load_from_string((lenet / FILE).read_bytes())
     FAULTS["mean"](model)
@@ -272,3 +245,30 @@ def test_a_wish_is_refused_and_so_is_a_bundle_without_preprocessing(bundle: Path
     write_bundle(bundle, msgspec.structs.replace(opened.manifest, preprocess=None), contents)
     with pytest.raises(BundleError, match="records no preprocessing"):
         quantize(bundle, NAME)
+
+
+def test_other_forms_of_the_bundle_say_what_it_takes(lenet: Path) -> None:
+    bundle = open_bundle(lenet)
+    config = model_of(bundle, NAME).files["config.pbtxt"].decode()
+    assert "dims: [-1, -1, 3]\n  format: FORMAT_NHWC" in config
+    assert "FORMAT_NCHW" in model_of(bundle, "float32").files["config.pbtxt"].decode()
+    with pytest.raises(UsageError, match="the page preprocesses them itself"):
+        page_files(bundle, NAME, WebRuntime("1.30.0", {}))
+
+
+def test_a_bundle_of_a_fixed_batch_gets_it_with_that_batch(tmp_path: Path) -> None:
+    resize = onnx.helper.make_node("Resize", ["c", "", "", "size"], ["r"], "resize", mode="nearest")  # its batch is stored
+    nodes = [conv(), resize, node("GlobalAveragePool", ["r"], "p"), node("Flatten", ["p"], "y")]
+    stored = [tensor("w", 6, 3, 3, 3), numpy_helper.from_array(np.array([3, 6, 12, 12]), "size")]
+    onnx.save(model_of_nodes(nodes, stored, shape=(3, 3, 8, 8), rank=2), tmp_path / "n.onnx")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    options = ExportOptions(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), labels=tmp_path / "labels.txt")
+    export(str(tmp_path / "n.onnx"), tmp_path / "bundle", options)
+    quantize(tmp_path / "bundle", NAME)
+    variant = open_bundle(tmp_path / "bundle").variant(NAME)
+    assert variant.inputs
+    assert variant.inputs[0].shape == (3, "height", "width", 3)
+    assert verify(tmp_path / "bundle", SETUP).passed
+    paths = pictures(tmp_path / "noise")
+    mine, first = (predict(tmp_path / "bundle", paths, setup).predictions for setup in (SETUP, "ort-cpu"))
+    assert [one.guesses[0].label for one in mine] == [one.guesses[0].label for one in first]

@@ -48,6 +48,7 @@ BACKENDS = (
         packages=PACKAGES,
         by_layer=True,
         in_memory=True,
+        many_callers=True,
         worth_trying=({}, {"precision": "bfloat16"}),
     ),
 )

@@ -6,8 +6,10 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,6 +36,7 @@ CORE = openvino.Core()
 VERSION = str(openvino.__version__).partition("-")[0]
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 WARM_UP = 3
+MAIN_THREAD = threading.main_thread().ident
 COMPILE_SECONDS, COMPILE_BYTES = 120.0, 4 << 30
 """What compiling a file in a process of its own may take; ``COMPILE_BYTES`` beside eight times the file."""
 OUT_OF_MEMORY = ("bad_alloc", "allocate", "MemoryError")
@@ -45,14 +48,16 @@ def capabilities() -> frozenset[str]:
 
 
 class OpenVinoSession:
-    """A compiled model with one request."""
+    """A compiled model with as many requests as there are callers at once: a request takes one."""
 
     def __init__(self, compiled: Any, files: ModelFiles, content: bytes, config: Mapping[str, Any]) -> None:
         self.inputs: tuple[TensorSpec, ...] = files.inputs
         self.outputs: tuple[TensorSpec, ...] = files.outputs
         self._path, self._content, self._config = files.onnx, content, dict(config)
-        self._compiled, self._request = compiled, compiled.create_infer_request()
+        self._compiled = compiled
+        self._idle: deque[Any] = deque([compiled.create_infer_request()])
         self._ports = _ports(compiled, files)
+        self._bound: list[Any] = []
         self._ended: dict[TimeBound, list[Any]] = {}
         asked = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.facts: Mapping[str, str] = {
@@ -83,13 +88,27 @@ class OpenVinoSession:
     def run(self, feed: Feed) -> dict[str, Array]:
         """Host arrays in, host arrays out; raises ModelError for another dtype, which OpenVINO would convert."""
         self._check_dtypes(feed)
-        self._infer(self._request, feed, dict(feed))
-        return {name: np.array(self._request.get_tensor(port).data) for name, port in self._ports.items()}
+        with self._request() as request:
+            self._infer(request, feed, dict(feed))
+            return {name: np.array(request.get_tensor(port).data) for name, port in self._ports.items()}
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        """A request that no other thread has meanwhile."""
+        try:
+            request = self._idle.pop()
+        except IndexError:  # every other one is another caller's
+            request = self._compiled.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._idle.append(request)
 
     def bind(self, feed: Feed) -> Callable[[], None]:
         """Inputs stay in memory that OpenVINO reads; outputs stay in its own. Runs use another request."""
         self._check_dtypes(feed)
         request = self._compiled.create_infer_request()
+        self._bound.append(request)  # of one that is gone the model keeps a pointer, and a call of another thread crashes
         try:
             for name, array in feed.items():
                 request.set_tensor(name, openvino.Tensor(np.ascontiguousarray(array)))
@@ -109,13 +128,14 @@ class OpenVinoSession:
             self._ended[bound].append(request)
             bound.at_end(request.cancel)
         try:
-            if bound is None:
+            if bound is None and threading.get_ident() == MAIN_THREAD:
                 request.infer(inputs) if inputs is not None else request.infer()
                 return
-            # infer() cannot be cancelled; this can, and ends with the node that it is at
+            # infer() cannot be cancelled; this can, and ends with the node that it is at. infer() computes in the thread that
+            # calls it, and where several do, the process crashes or hangs (openvino #24509): this computes in OpenVINO's own
             request.start_async(inputs) if inputs is not None else request.start_async()
             request.wait()
-            if bound.over:
+            if bound is not None and bound.over:
                 raise too_long(self._path, bound.seconds)
         except RuntimeError as problem:
             raise self._failure(feed, problem) from problem
@@ -151,7 +171,7 @@ class OpenVinoSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        del self._request, self._compiled, self._ports
+        del self._idle, self._bound, self._compiled, self._ports
 
 
 def _precision(file: str, arithmetic: str) -> str:

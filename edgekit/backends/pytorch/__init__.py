@@ -89,6 +89,6 @@ def _open(files: ModelFiles, setup: Setup, progress: Progress) -> Session:
 
 
 BACKENDS = (
-    Backend("torch", _absence, _open, options=PyTorchOptions, packages=PACKAGES),
-    Backend("torch-cuda", _cuda_absence, _open, options=PyTorchOptions, packages=PACKAGES, on_gpu=True),
+    Backend("torch", _absence, _open, options=PyTorchOptions, packages=PACKAGES, many_callers=True),
+    Backend("torch-cuda", _cuda_absence, _open, options=PyTorchOptions, packages=PACKAGES, on_gpu=True, many_callers=True),
 )

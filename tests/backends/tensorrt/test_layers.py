@@ -15,6 +15,7 @@ from edgekit.backends.tensorrt.flavour import find
 from edgekit.backends.tensorrt.session import TensorRTSession, _layer_times
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.bench import bench
+from edgekit.commands.further import Further
 from edgekit.errors import EngineError, UsageError
 from edgekit.latency.layers import layers_report, nodes_of
 from edgekit.latency.loop import Timing
@@ -123,7 +124,7 @@ def test_layers_are_told_on_any_profile(ten: FakeTensorRT, bundle: Path) -> None
 
 
 def test_bench_tells_the_layers_of_an_engine(ten: FakeTensorRT, bundle: Path) -> None:
-    report = bench(bundle, ways("ort-cpu", "tensorrt"), Timing(batches=(1, 8), seconds=SECONDS), layers=True)
+    report = bench(bundle, ways("ort-cpu", "tensorrt"), Timing(batches=(1, 8), seconds=SECONDS), further=Further(layers=True))
     assert [(layer.backend, layer.batch) for layer in report.layers] == [
         (kind, batch) for kind in ("ort-cpu", "tensorrt") for batch in (1, 8)
     ]
