@@ -9,11 +9,10 @@ import msgspec
 
 from edgekit.backends import row_of
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.state import keep, kept
+from edgekit.bundle.state import keep, kept, kept_elsewhere
 from edgekit.errors import EdgekitError, MissingError, UsageError
-from edgekit.machine.cpu import machine_facts
-from edgekit.machine.gpu import gpu_facts
 from edgekit.machine.packages import versions_of
+from edgekit.machine.records import all_facts
 from edgekit.setups import Setup, taking
 
 FILE = "runtime.json"
@@ -42,14 +41,15 @@ class Choice(NamedTuple):
 
 def keep_choice(bundle: Bundle, setup: Setup, metric: str, batch: int, made: str) -> Path | None:
     """Write ``runtime.json``; None where the state folder cannot be written."""
-    facts = {name: fact for name, fact in (machine_facts() | gpu_facts()).items() if name in FACTS}
-    tuned = Tuned(bundle.sha256, str(setup), metric, batch, made, facts, _packages(setup))
+    tuned = Tuned(bundle.sha256, str(setup), metric, batch, made, _facts(), _packages(setup))
     return keep(bundle, FILE, msgspec.json.format(msgspec.json.encode(tuned), indent=2) + b"\n")
 
 
 def choice_for(bundle: Bundle) -> Choice:
     """What ``edgekit tune`` chose for the bundle here; a choice of another machine, or of other releases, is ignored."""
     content = kept(bundle, FILE)
+    if content is None:
+        content = kept_elsewhere(bundle, FILE)
     if content is None:
         return Choice(None)
     try:
@@ -61,8 +61,7 @@ def choice_for(bundle: Bundle) -> Choice:
         return Choice(None, f"{FILE} of this bundle cannot be read and is ignored; run edgekit tune again")
     if tuned.manifest_sha256 != bundle.sha256:
         return Choice(None, f"{FILE} is of another bundle and is ignored; run edgekit tune again")
-    here = {name: fact for name, fact in (machine_facts() | gpu_facts()).items() if name in FACTS}
-    other = _difference(tuned.machine | tuned.packages, here | packages)
+    other = _difference(tuned.machine | tuned.packages, _facts() | packages)
     if other:
         return Choice(None, f"edgekit tune's choice, {setup}, is ignored: {other}; run edgekit tune again here")
     return Choice(setup)
@@ -79,6 +78,11 @@ def tuned_setup(bundle: Bundle, asked: Setup) -> Setup:
     if choice.setup is None:
         raise MissingError(choice.note or f"nothing was tuned for bundle {bundle.root} here", f"run edgekit tune {bundle.root}")
     return taking(choice.setup, asked.batches)
+
+
+def _facts() -> dict[str, str]:
+    """What a choice holds for."""
+    return {name: fact for name, fact in all_facts().items() if name in FACTS}
 
 
 def _packages(setup: Setup) -> dict[str, str]:

@@ -26,8 +26,22 @@ def keep(bundle: Bundle, name: str, content: bytes) -> Path | None:
 
 def kept(bundle: Bundle, name: str) -> bytes | None:
     """The file ``name`` of what is known of the bundle; None where there is none that can be read."""
+    with suppress(OutputError):
+        return _read(_folder(bundle) / name)
+    return None
+
+
+def kept_elsewhere(bundle: Bundle, name: str) -> bytes | None:
+    """The file ``name`` that a machine of another kind has left of the bundle in a home folder that it shares with this one."""
     with suppress(OSError, OutputError):
-        place = _folder(bundle) / name
+        own = _folder(bundle)
+        places = sorted(place for place in own.parents[1].glob(f"*/{own.name}/{name}") if place.parent != own)
+        return next((content for content in map(_read, places) if content is not None), None)
+    return None
+
+
+def _read(place: Path) -> bytes | None:
+    with suppress(OSError):
         if place.is_file() and place.stat().st_size <= MOST_BYTES:
             return place.read_bytes()
     return None

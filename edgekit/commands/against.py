@@ -11,25 +11,23 @@ import msgspec
 from edgekit.backends import USUAL_BACKEND
 from edgekit.backends.choose import choose
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.commands.bench import SAMPLES_KEPT
 from edgekit.commands.ways import USUAL_TIMING, fitting, short_names
 from edgekit.errors import UsageError
-from edgekit.latency.against import LIMIT, PAIRS, PAIRS_OF_SEVERAL, Duel, duels, judged
+from edgekit.latency.against import LIMIT, Duel, duels, judged, usual_pairs
 from edgekit.latency.control import controls_of
-from edgekit.latency.fresh import thinned
 from edgekit.latency.loop import Timing
 from edgekit.latency.other_day import other_day, read_report, row_like
 from edgekit.latency.signflip import MOST_PAIRS
 from edgekit.latency.turns import Thing, Turns, in_turns
-from edgekit.machine.cpu import cores, machine_facts
-from edgekit.machine.gpu import gpu_facts
+from edgekit.machine.cpu import cores
+from edgekit.machine.records import all_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.against import AgainstReport, AgainstRow, Judged, Stored
 from edgekit.setups import Setup, as_setups, filled, labels
 
 
 class Terms(NamedTuple):
-    """What decides: ``limit`` is a share of 1; ``pairs`` None is 8, or 10 where several rows decide.
+    """What decides: ``limit`` is a share of 1; ``pairs`` None is 8, or 10 and more where several rows decide.
 
     ``setups``: how B is run, one for each of A's; none of them: as A is. ``undecided_passes``: no verdict is taken as a pass.
     """
@@ -76,7 +74,7 @@ def against(
             f"{len(ours)} setups of A stand against {len(theirs)} of B", "give --against-backend as often as --backend"
         )
     rows = list(_rows(short_names([opened.root, second.root]), (opened, second), list(zip(ours, theirs, strict=True)), timing))
-    pairs = terms.pairs or (PAIRS if len(rows) == 1 else PAIRS_OF_SEVERAL)
+    pairs = terms.pairs or usual_pairs(len(rows))
     outcome = duels(rows, Turns(pairs, timing.seconds, timing.seed), terms.limit, progress)
     opened.check_unchanged()
     second.check_unchanged()
@@ -118,12 +116,13 @@ def _against_stored(
     chosen = _chosen(bundle, setups)
     rows = list(_rows(("A", "B"), (bundle, bundle), [(setup, setup) for setup in chosen], timing))
     then = [row_like(row.first, report, file) for row in rows]
+    rows = [row._replace(second=row.second._replace(setup=stored.setup)) for row, stored in zip(rows, then, strict=True)]
     pairs = min(MOST_PAIRS, *(len(row.processes) for row in then))
     controls = controls_of(chosen)
     things = (*(row.first for row in rows), *controls)
     timed = in_turns(things, Turns(pairs, timing.seconds, timing.seed), progress)
     bundle.check_unchanged()
-    day = other_day(file, report, _machine(), tuple(zip(controls, timed[len(rows) :], strict=True)), terms.limit)
+    day = other_day(file, report, all_facts(), tuple(zip(controls, timed[len(rows) :], strict=True)), terms.limit)
     outcome = judged(rows, timed[: len(rows)], [row.processes[:pairs] for row in then], (), terms.limit)
     if day.informs_only:
         nothing = Judged("undecided", f"{file} informs only")
@@ -140,24 +139,11 @@ def _report(
         bundle_sha256=bundle.sha256,
         against=other,
         against_sha256=sha256,
-        machine=_machine(),
+        machine=all_facts(),
         limit=terms.limit,
         seconds=timing.seconds,
         seed=timing.seed,
-        rows=tuple(map(_shortened, rows)),
+        rows=tuple(rows),
         undecided_passes=terms.undecided_passes,
         stored=day,
     )
-
-
-def _machine() -> dict[str, str]:
-    return machine_facts() | gpu_facts()
-
-
-def _shortened(row: AgainstRow) -> AgainstRow:
-    """With a few hundred calls of each process: the verdict stands on their medians."""
-    first, second = (
-        tuple(msgspec.structs.replace(one, samples_ms=thinned(one.samples_ms, SAMPLES_KEPT)) for one in side)
-        for side in (row.first, row.second)
-    )
-    return msgspec.structs.replace(row, first=first, second=second)

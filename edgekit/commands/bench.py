@@ -13,20 +13,17 @@ from edgekit.bundle.folder import open_bundle
 from edgekit.commands.further import Further, layers_of, load_of, open_way, starts_of
 from edgekit.commands.ways import USUAL_TIMING, Way, fitting, short_names, ways_of
 from edgekit.latency.control import controls_of
-from edgekit.latency.fresh import thinned
 from edgekit.latency.loop import Timing, overhead_us, time_sessions
 from edgekit.latency.prediction import prediction_interval
 from edgekit.latency.turns import Thing, Turns, in_turns
-from edgekit.machine.cpu import cores, machine_facts
-from edgekit.machine.gpu import gpu_facts
+from edgekit.machine.cpu import cores
+from edgekit.machine.records import all_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.bench import BenchReport, Between, NamedBundle
 from edgekit.reports.fresh import Fresh
 from edgekit.setups import Setup
 
 NOTHING_FURTHER = Further()
-SAMPLES_KEPT = 500
-"""Calls of each process that a report of many processes keeps."""
 Bundles: TypeAlias = "Path | str | Sequence[Path | str]"
 
 
@@ -52,7 +49,7 @@ def bench(
     timing = fitting(timing, opened)
     ways, skipped = ways_of(opened, setups)
     further.check(ways)
-    overhead, facts = overhead_us(), machine_facts() | gpu_facts()
+    overhead, facts = overhead_us(), all_facts()
     with ExitStack() as stack:
         ready = [stack.enter_context(open_way(way, timing, progress)) for way in ways]
         rows, comparisons = time_sessions(ready, timing, progress)
@@ -97,5 +94,4 @@ def _between(ways: Sequence[Way], timing: Timing, progress: Progress) -> tuple[t
 
 def _of_processes(thing: Thing, processes: Sequence[Fresh]) -> Between:
     low, high = prediction_interval([one.median_ms for one in processes])
-    kept = (msgspec.structs.replace(one, samples_ms=thinned(one.samples_ms, SAMPLES_KEPT)) for one in processes)
-    return Between(thing.label, thing.setup, thing.batch, thing.boundary, low, high, tuple(kept))
+    return Between(thing.label, thing.setup, thing.batch, thing.boundary, low, high, tuple(processes))

@@ -20,6 +20,7 @@ from edgekit.machine.cpu import machine_facts, vnni_absence
 from edgekit.machine.fitness import conditions
 from edgekit.machine.gpu import cuda_absence, gpu_facts
 from edgekit.machine.packages import Package, pip_install, plain_package, version_of
+from edgekit.machine.records import all_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.doctor import DoctorReport, Finding, FitnessReport
 from edgekit.setups import Absence
@@ -51,7 +52,7 @@ def fitness(progress: Progress = SILENT) -> FitnessReport:
     with progress.task("watching the machine", 1) as advance:
         found = conditions()
         advance(1, "")
-    return FitnessReport(machine_facts() | gpu_facts(), found)
+    return FitnessReport(all_facts(), found)
 
 
 def _facts_of(row: Backend) -> dict[str, str]:

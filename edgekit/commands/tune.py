@@ -26,8 +26,7 @@ from edgekit.latency.loop import Candidate, candidate_of
 from edgekit.latency.rounds import race
 from edgekit.latency.ways import Ways, files_of, of_file, ways
 from edgekit.machine.child import Failure
-from edgekit.machine.cpu import machine_facts
-from edgekit.machine.gpu import gpu_facts
+from edgekit.machine.records import all_facts
 from edgekit.parity.known import Known
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.evaluate import EvaluateReport
@@ -198,7 +197,7 @@ class Tuning:
             batch=self.batch,
             metric=self.metric,
             budgets=tuple(budget.text for budget in self.ledger.budgets.values()),
-            machine=machine_facts() | gpu_facts(),
+            machine=all_facts(),
             rows=self.ledger.ranked(self.metric),
             chosen=self.chosen,
             command="" if self.chosen is None else _command(bundle, self.chosen, self.batch),

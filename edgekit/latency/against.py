@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgekit.latency.fresh import time_fresh
+from edgekit.latency.signflip import ALPHA
 from edgekit.latency.turns import Thing, Timer, Turns, timed, warm
 from edgekit.latency.verdict import evidence_of, judge
 from edgekit.progress import SILENT, Progress
@@ -20,7 +21,7 @@ from edgekit.reports.against import AgainstRow
 from edgekit.reports.fresh import Fresh
 
 PAIRS, PAIRS_OF_SEVERAL = 8, 10
-"""Usual pairs where one row decides, and where several do: Holm's steps need smaller p-values."""
+"""Usual pairs where one row decides, and where several do, up to ten: Holm's steps need smaller p-values."""
 LIMIT = 0.05
 
 
@@ -30,6 +31,14 @@ class Duel(NamedTuple):
     backend: str
     first: Thing
     second: Thing
+
+
+def usual_pairs(rows: int) -> int:
+    """The pairs that ``rows`` take which decide together: enough that Holm's step for all of them can be below ``ALPHA``."""
+    pairs = PAIRS if rows == 1 else PAIRS_OF_SEVERAL
+    while rows * 0.5**pairs >= ALPHA:
+        pairs += 1
+    return pairs
 
 
 def orders(pairs: int, seed: int) -> Iterator[str]:

@@ -81,7 +81,7 @@ def middle(values: Sequence[float]) -> float:
 
 
 class Versus(NamedTuple):
-    """The best way against another: how many times its time the other takes, with 99 % bounds, and whether that is decided.
+    """The best way against another: how many times its time the other takes, its 99 % interval, and whether that is decided.
 
     ``more``: about how many more processes of each would decide, 0 where it is decided, None where no number in reason would.
     """
@@ -97,10 +97,13 @@ MOST_MORE = 200
 
 
 def versus(best: Sequence[float], other: Sequence[float]) -> Versus:
-    """Hold two ways against each other by the milliseconds of their processes, turn by turn; at least seven of each decide."""
+    """Hold two ways against each other by the milliseconds of their processes, turn by turn; at least eight of each decide.
+
+    Which is the best was read from these very processes, so that either could be: each side of the test gets half of ``ALPHA``.
+    """
     logs = np.log(np.asarray(other) / np.asarray(best))
-    decided = p_value(logs) < ALPHA
-    low, high = lower_bound(logs), upper_bound(logs)
+    decided = p_value(logs) < ALPHA / 2
+    low, high = lower_bound(logs, ALPHA / 2), upper_bound(logs, ALPHA / 2)
     return Versus(float(np.exp(np.median(logs))), math.exp(low), math.exp(high), decided, 0 if decided else _more(logs))
 
 

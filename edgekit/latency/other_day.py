@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from edgekit.errors import InputError, UsageError
 from edgekit.files import read_bytes
 from edgekit.latency.prediction import FEWEST_PROCESSES
@@ -33,7 +35,10 @@ def read_report(file: Path) -> BenchReport:
 
 
 def row_like(thing: Thing, report: BenchReport, file: Path) -> Between:
-    """The stored row of that backend, threads, batch and boundary; raises UsageError that lists those there are."""
+    """The stored row of that backend, threads, options, batch and boundary; raises UsageError that lists those there are.
+
+    It may be of another variant: files that are compared need not have one name.
+    """
     wanted = (_place(thing.setup), thing.batch, thing.boundary)
     rows = [row for row in report.between if (_place(row.setup), row.batch, row.boundary) == wanted]
     if len(rows) == 1:
@@ -54,12 +59,12 @@ def other_day(
     return Stored(str(file), differs, known, informing_only(differs, known))
 
 
-def _place(setup: Setup) -> tuple[str, int | None]:
-    return setup.backend, setup.threads
+def _place(setup: Setup) -> Setup:
+    return msgspec.structs.replace(setup, variant="", batches=())
 
 
 def _told(row: Thing | Between) -> str:
-    return f"{row.setup.backend} threads={row.setup.threads}, batch {row.batch}, {row.boundary}"
+    return f"{_place(row.setup)}, batch {row.batch}, {row.boundary}"
 
 
 def control_of(thing: Thing, now: Sequence[Fresh], report: BenchReport, limit: float) -> Control | None:

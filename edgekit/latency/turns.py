@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 
 from edgekit.errors import MissingError
@@ -13,9 +14,12 @@ from edgekit.latency.fresh import time_fresh
 from edgekit.machine.child import Failure
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.reports.fresh import Fresh
+from edgekit.reports.samples import thinned
 from edgekit.setups import Setup
 
 WARM_SECONDS = 0.1
+SAMPLES_KEPT = 500
+"""Calls of each process that are kept: there are many processes, and what is decided stands on their medians."""
 
 Timer: TypeAlias = Callable[["Path", Setup, int, str, float], "Fresh | Failure"]
 """What times a thing in a process of its own: ``time_fresh``, or a stand-in."""
@@ -40,11 +44,11 @@ class Turns(NamedTuple):
 
 
 def timed(thing: Thing, seconds: float, time: Timer = time_fresh) -> Fresh:
-    """One process; raises MissingError with its own sentence where it fails."""
+    """One process, with ``SAMPLES_KEPT`` of its calls; raises MissingError with its own sentence where it fails."""
     outcome = time(thing.bundle, thing.setup, thing.batch, thing.boundary, seconds)
     if isinstance(outcome, Failure):
         raise MissingError(f"{thing.label} cannot be timed: {outcome.sentence('its process')}")
-    return outcome
+    return msgspec.structs.replace(outcome, samples_ms=thinned(outcome.samples_ms, SAMPLES_KEPT))
 
 
 def warm(things: Sequence[Thing], seconds: float, advance: Advance, time: Timer = time_fresh) -> None:

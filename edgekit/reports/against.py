@@ -129,6 +129,11 @@ class AgainstReport(Report, frozen=True):
         title = f"{self.bundle} (A) against {self.against} (B), medians of fresh processes in ms"
         return (
             Table(title, _COLUMNS, tuple(map(_cells, self.rows))),
+            *(
+                Line(f"{row.name}: A by {row.setup}, B by {row.against_setup}")
+                for row in self.rows
+                if row.setup != row.against_setup
+            ),
             *(Line(Span(f"{row.name}: {row.judged.reason}", "warn")) for row in self.rows if row.judged.reason and not informs),
             *self._of_another_day(),
             Line(_LEGEND),

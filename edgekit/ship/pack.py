@@ -128,6 +128,7 @@ def _plain_entries(infos: list[zipfile.ZipInfo], file: Path) -> tuple[str, dict[
     """The one folder, and the entries in it by their names; raises BundleError for anything but plain files in it."""
     top = infos[0].filename.partition("/")[0] if infos else ""
     entries: dict[str, zipfile.ZipInfo] = {}
+    folded: set[str] = set()
     for info in infos:
         folder, slash, name = info.filename.partition("/")
         kind = stat.S_IFMT(info.external_attr >> 16)
@@ -138,8 +139,9 @@ def _plain_entries(infos: list[zipfile.ZipInfo], file: Path) -> tuple[str, dict[
         if kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
             what = "is encrypted" if info.flag_bits & 1 else "is a link or a device"
             raise BundleError(f"{file}: {info.filename} {what}, and a bundle is of plain files", "do not use this file")
-        if name.casefold() in {other.casefold() for other in entries}:
+        if name.casefold() in folded:
             raise BundleError(f"{file} holds {info.filename} twice", "do not use this file")
+        folded.add(name.casefold())
         entries[name] = info
     return top, entries
 

@@ -100,7 +100,8 @@ def golden_pictures(bundle: Bundle, preprocess: Preprocess) -> Pictures:
     samples = _levels(bundle, preprocess)
     taken = {each.sample for each, _ in fitting}
     left = [place for place in range(len(samples)) if place not in taken]
-    spread = [left[place] for place in np.unique(np.linspace(0, len(left) - 1, SAMPLES - len(fitting)).round().astype(int))]
+    count = min(len(left), SAMPLES - len(fitting))
+    spread = [left[place] for place in np.unique(np.linspace(0, len(left) - 1, count).round().astype(int))]
     others = [_enlarged(samples[place], size) for place in spread]
     parts = (GoldenPart("pictures", len(fitting)), GoldenPart("samples", len(others)))
     return Pictures(np.stack([*(pixels for _, pixels in fitting), *others]), tuple(filter(_some, parts)), described)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import edgekit.backends.tuned
+import edgekit.machine.records
 from edgekit.backends.choose import choose
 from edgekit.backends.tuned import choice_for, keep_choice
 from edgekit.bundle.folder import Bundle, open_bundle
@@ -56,7 +57,7 @@ def test_a_choice_of_another_machine_is_ignored_with_the_fact_that_differs(
 ) -> None:
     choose_it(opened)
     facts = machine_facts()
-    monkeypatch.setattr(edgekit.backends.tuned, "machine_facts", lambda: facts | {fact: "another"})
+    monkeypatch.setattr(edgekit.machine.records, "machine_facts", lambda: facts | {fact: "another"})
     choice = choice_for(opened)
     assert choice.setup is None
     assert choice.note.startswith(f"edgekit tune's choice, {CHOSEN}, is ignored: its {fact} was ")
@@ -68,7 +69,7 @@ def test_a_choice_of_another_machine_is_ignored_with_the_fact_that_differs(
 def test_facts_that_come_and_go_do_not_matter(opened: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_it(opened)
     facts = machine_facts()
-    monkeypatch.setattr(edgekit.backends.tuned, "machine_facts", lambda: facts | {"load": "99", "python": "3.99"})
+    monkeypatch.setattr(edgekit.machine.records, "machine_facts", lambda: facts | {"load": "99", "python": "3.99"})
     assert choice_for(opened).setup == CHOSEN
 
 

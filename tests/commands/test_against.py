@@ -121,6 +121,8 @@ def test_several_rows_decide_by_more_pairs(bundle: Path, other: Path, run: Comma
 
 def test_the_other_side_can_have_its_own_setup(bundle: Path, run: Command, processes: Processes) -> None:
     words = ("--backend", SETUP, "--against-backend", "ort-cpu threads=2")
+    told = run("bench", bundle, "--against", bundle, *words).out
+    assert "A by ort-cpu variant=float32 threads=1, B by ort-cpu variant=float32 threads=2" in told
     report = AgainstReport.from_json(run("bench", bundle, "--against", bundle, *words, "--json").out.encode())
     assert (report.rows[0].setup.threads, report.rows[0].against_setup.threads) == (1, 2)
     assert {order.setup.threads for order in processes.orders} == {1, 2}
@@ -275,6 +277,22 @@ def test_a_report_without_that_row_says_what_it_has(
 ) -> None:
     with pytest.raises(UsageError, match=told):
         against(bundle, stored(), setup, Timing((1,), 0.01, rows=(row,)))
+
+
+def test_a_report_by_other_options_is_not_the_other_side(bundle: Path, processes: Processes, tmp_path: Path) -> None:
+    other = bench(bundle, "ort-cpu threads=1 optimisation=off", Timing((1,), 0.01, processes=8))
+    write_bytes(tmp_path / "b.json", other.to_json())
+    with pytest.raises(UsageError, match=r"no processes of ort-cpu threads=1, .*; it has ort-cpu threads=1 optimisation=off"):
+        against(bundle, tmp_path / "b.json", SETUP, SHORT)
+
+
+def test_a_report_of_another_variant_is_told_as_that(bundle: Path, stored: Callable[..., Path]) -> None:
+    def of_int8(report: BenchReport) -> BenchReport:
+        between = (msgspec.structs.replace(row, setup=Setup("ort-cpu", "int8", 1)) for row in report.between)
+        return msgspec.structs.replace(report, between=tuple(between))
+
+    (row,) = against(bundle, stored(of_int8), SETUP, SHORT).rows
+    assert (row.setup.variant, row.against_setup.variant) == ("float32", "int8")
 
 
 def test_a_report_of_two_bundles_does_not_say_which(bundle: Path, stored: Callable[..., Path]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import MissingError
-from edgekit.latency.against import Duel, duels, orders
+from edgekit.latency.against import PAIRS, PAIRS_OF_SEVERAL, Duel, duels, orders, usual_pairs
 from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS
 from edgekit.latency.turns import WARM_SECONDS, Thing, Turns, in_turns
 from edgekit.latency.verdict import evidence_of, judge
@@ -57,6 +57,22 @@ def shaken(scatter: float, seed: int = 0) -> Callable[[int], float]:
 def verdict(first: list[float], second: list[float], limit: float = LIMIT) -> Judged:
     ((_, judged),) = judge([evidence_of(first, second)], limit)
     return judged
+
+
+def test_of_many_processes_a_few_hundred_calls_of_each_are_kept() -> None:
+    def time(bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh:
+        return msgspec.structs.replace(process(1.0), samples_ms=tuple(map(float, range(5000))), calls=9000)
+
+    (processes,) = in_turns([duel().first], Turns(3), time=time)
+    assert [(one.calls, one.samples_ms) for one in processes] == [(9000, tuple(map(float, range(0, 5000, 10))))] * 3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10, 11, 30])
+def test_the_usual_pairs_of_any_number_of_rows_can_show_that_one_is_slower(rows: int) -> None:
+    pairs = usual_pairs(rows)
+    evidence = [evidence_of([1.2] * pairs, [1.0] * pairs), *[evidence_of([1.0] * pairs, [1.0] * pairs)] * (rows - 1)]
+    assert judge(evidence, LIMIT)[0][1] == Judged("slower")
+    assert pairs == {1: PAIRS, 2: PAIRS_OF_SEVERAL, 10: PAIRS_OF_SEVERAL, 11: 11, 30: 12}[rows]
 
 
 # the verdict

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from itertools import product
 
 import numpy as np
 import pytest
 
 from edgekit.latency.finals import MOST_SECONDS, SECONDS, TURNS, Final, middle, seconds_for, take_turns, versus
+from edgekit.latency.signflip import ALPHA
 from edgekit.machine.child import Failure
 from edgekit.reports.fresh import Fresh
 from edgekit.setups import Setup
@@ -81,13 +83,14 @@ def test_a_clear_difference_is_decided_and_its_bounds_hold_it() -> None:
 
 
 def test_alike_ways_are_not_told_apart_whatever_they_are_called() -> None:
-    same: Mapping[bool, int] = {True: 0, False: 0}
-    counts = dict(same)
-    for seed in range(100):
-        first, second = takes(1.0, 0.03, 2 * seed), takes(1.0, 0.03, 2 * seed + 1)
-        best, other = sorted((first, second), key=middle)
-        counts[versus(best, other).decided] += 1
-    assert counts[True] <= 6  # the winner is picked by these very processes: up to twice 1 %, and chance
+    decided = []
+    for signs in product((-1, 1), repeat=TURNS):  # equally likely where they are alike
+        pair = [1.0] * TURNS, [math.exp(sign * 0.01 * place) for place, sign in enumerate(signs, 1)]
+        best, other = sorted(pair, key=middle)  # the winner is picked by these very processes
+        outcome = versus(best, other)
+        assert outcome.decided == (outcome.low > 1)
+        decided.append(outcome.decided)
+    assert 0 < sum(decided) <= ALPHA * len(decided)
 
 
 def test_a_difference_within_the_scatter_says_how_many_more_processes_it_takes() -> None:

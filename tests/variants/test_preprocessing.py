@@ -34,7 +34,7 @@ from edgekit.ship.onnxruntime_web import WebRuntime
 from edgekit.ship.triton import model_of
 from edgekit.ship.web import page_files
 from edgekit.sources import ExportOptions
-from edgekit.variants import Wanted
+from edgekit.variants import Wanted, preprocessing
 from tests.onnx.crafted import conv, node, tensor
 from tests.onnx.crafted import model_of as model_of_nodes
 
@@ -217,6 +217,18 @@ def test_it_is_made_again_in_its_own_place_to_the_same_bytes(lenet: Path) -> Non
     after = open_bundle(lenet)
     assert (after.onnx_bytes(NAME), after.golden(NAME).to_npz()) == before
     assert [variant.name for variant in after.manifest.variants] == ["float32", NAME]
+
+
+def test_golden_samples_that_are_all_there_as_pictures_are_enough(lenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_bundle(lenet)
+    pictures, preprocess = opened.manifest.golden.pictures, opened.manifest.preprocess
+    assert preprocess is not None
+    size = preprocess.height * preprocessing.LARGER[0] // preprocessing.LARGER[1]
+    monkeypatch.setattr(preprocessing, "_file", lambda *_: np.zeros((size, size, 3), np.uint8))
+    monkeypatch.setattr(preprocessing, "_levels", lambda *_: np.zeros((len(pictures), 28, 28, 3), np.uint8))
+    golden = preprocessing.golden_pictures(opened, preprocess)
+    assert [(part.kind, part.samples) for part in golden.parts] == [("pictures", len(pictures))]
+    assert golden.images.shape == (len(pictures), size, size, 3)
 
 
 def test_a_bundle_without_golden_picture_files_gets_it_too(bundle: Path) -> None:
