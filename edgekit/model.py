@@ -79,7 +79,7 @@ def model_of(
     """The Model of a bundle that is open already, and the ``meaning`` of whose outputs may be known; see ``load``."""
     choice = choice_for(bundle) if setup is None else Choice(None)
     if choice.setup is not None:
-        progress.say(f"run by {choice.setup}, as edgekit tune chose for this machine")
+        progress.say(f"run by {choice.setup}, as edgekit tune chose for this machine ({choice.goal})")
     elif choice.note:
         progress.say(f"note: {choice.note}")
     wanted = setup or choice.setup or USUAL_BACKEND

@@ -33,10 +33,14 @@ class Tuned(msgspec.Struct, frozen=True):
 
 
 class Choice(NamedTuple):
-    """The setup that was chosen, None where there is none for this machine; ``note`` says so where another's was found."""
+    """The setup that was chosen, None where there is none for this machine; ``note`` says so where another's was found.
+
+    ``goal``: what it is the best by, in words.
+    """
 
     setup: Setup | None
     note: str = ""
+    goal: str = ""
 
 
 def keep_choice(bundle: Bundle, setup: Setup, metric: str, batch: int, made: str) -> Path | None:
@@ -64,7 +68,7 @@ def choice_for(bundle: Bundle) -> Choice:
     other = _difference(tuned.machine | tuned.packages, _facts() | packages)
     if other:
         return Choice(None, f"edgekit tune's choice, {setup}, is ignored: {other}; run edgekit tune again here")
-    return Choice(setup)
+    return Choice(setup, goal=f"by {tuned.metric}, batch {tuned.batch}")
 
 
 def tuned_setup(bundle: Bundle, asked: Setup) -> Setup:

@@ -94,8 +94,8 @@ def _manifest_sha256(bundle: Path | None) -> str:
 
 
 def _leave(report: Report, bundle: Path | None, before: str) -> None:
-    """Keep the report for ``edgekit report``, unless another bundle has taken the place of the one it is about."""
-    if report.kept_as and report.of_one_bundle and before and _manifest_sha256(bundle) == before:
+    """Keep the report for ``edgekit report``, unless it is not whole, or another bundle has taken its bundle's place."""
+    if report.kept_as and report.of_one_bundle and not report.interrupted and before and _manifest_sha256(bundle) == before:
         keep(before, report.kept_as, report.to_json(), shlex.join(["edgekit", *map(printable, sys.argv[1:])]))
 
 

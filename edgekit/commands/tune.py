@@ -18,7 +18,7 @@ from edgekit.budgets import Budget, parse_budgets
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.evaluate import ORIGINAL, classifier, evaluate, labelled_set
 from edgekit.commands.verify import verify
-from edgekit.errors import EdgekitError, UsageError
+from edgekit.errors import EdgekitError, UsageError, first_line
 from edgekit.latency.finals import TURNS, Final, middle, seconds_for, take_turns, versus
 from edgekit.latency.fresh import time_fresh
 from edgekit.latency.ledger import Ledger
@@ -100,6 +100,8 @@ class Tuning:
         self.bundle, self.batch, self.metric, self.skipped = bundle, goal.batch, goal.metric, tried.skipped
         self.ledger = Ledger(bundle, tried.setups, budgets)
         self.notes, self.undecided = list[str](), list[str]()
+        self.by_tail = goal.metric == "p99" or bool({"p90", "p99"} & self.ledger.budgets.keys())
+        self.order = dict[Setup, float]()
         self.chosen: Setup | None = None
 
     def load(self, progress: Progress) -> None:
@@ -157,15 +159,21 @@ class Tuning:
             return
         feed = sample_feed(self.bundle.manifest.inputs, self.batch)
 
-        def opener(setup: Setup, stack: ExitStack) -> Candidate:
-            ready = open_named(ledger.rows[setup].name, taking(setup, (self.batch,)), self.bundle, progress)
-            return candidate_of(stack.enter_context(ready), feed, BOUNDARY)
+        def opener(setup: Setup, stack: ExitStack) -> Candidate | None:
+            try:
+                ready = open_named(ledger.rows[setup].name, taking(setup, (self.batch,)), self.bundle, progress)
+                return candidate_of(stack.enter_context(ready), feed, BOUNDARY)
+            except (EdgekitError, MemoryError) as problem:
+                ledger.out(setup, "failed", f"it does not open beside others: {first_line(problem)}")
+                return None
 
         named = {ledger.rows[setup].name: setup for setup in running}
         with progress.task("short rounds", len(running)) as advance:
-            paces = race([*named], [partial(opener, setup) for setup in running], advance=lambda name: advance(1, name))
+            openers = [partial(opener, setup) for setup in running]
+            paces = race([*named], openers, advance=lambda name: advance(1, name), tail=self.by_tail)
         for name, pace in paces.items():
             ledger.add(named[name], median_ms=pace.median_ms, throughput=1e3 * self.batch / pace.mean_ms)
+            self.order[named[name]] = pace.tail_ms if self.by_tail else pace.median_ms
             if pace.slower:
                 rounds = f"in every one of {len(pace.block_ms)} rounds"
                 ledger.out(named[name], "slower", f"than {pace.than} {rounds}", f"at least {pace.slower:.2f} times")
@@ -173,7 +181,7 @@ class Tuning:
     def finish(self, progress: Progress) -> None:
         """The best three in fresh processes; where none is within the budgets, the next three."""
         ledger = self.ledger
-        remaining = sorted(ledger.running(), key=lambda setup: ledger.rows[setup].median_ms or 0.0)
+        remaining = sorted(ledger.running(), key=lambda setup: self.order.get(setup, 0.0))
         while remaining and self.chosen is None:
             finalists, remaining = remaining[:FINALISTS], remaining[FINALISTS:]
             finals = self._finals(finalists, progress)
@@ -244,8 +252,8 @@ class Tuning:
 
     def _finals(self, finalists: Sequence[Setup], progress: Progress) -> dict[Setup, Final]:
         """What fresh processes say of ``finalists``, without those that failed in one."""
-        ledger, tail = self.ledger, bool({"p90", "p99"} & self.ledger.budgets.keys())
-        seconds = {setup: seconds_for(ledger.rows[setup].median_ms or 0.0, self.metric, tail=tail) for setup in finalists}
+        ledger = self.ledger
+        seconds = {setup: seconds_for(ledger.rows[setup].median_ms or 0.0, tail=self.by_tail) for setup in finalists}
         with progress.task("finals in fresh processes", len(finalists) * TURNS) as advance:
             finals = take_turns(finalists, self._fresh, seconds, lambda setup: advance(1, ledger.rows[setup].name))
         for setup, final in finals.items():

@@ -47,9 +47,9 @@ _READ: Mapping[Metric, Callable[[Vector], float]] = {
 }
 
 
-def seconds_for(call_ms: float, metric: Metric, *, tail: bool) -> float:
+def seconds_for(call_ms: float, *, tail: bool) -> float:
     """How long each process times its calls; with ``tail`` long enough for a 99th percentile of all together."""
-    if metric != "p99" and not tail:
+    if not tail:
         return SECONDS
     calls = math.ceil(1.2 * samples_needed(TAIL) / TURNS)
     return float(min(MOST_SECONDS, max(SECONDS, calls * call_ms / 1e3)))

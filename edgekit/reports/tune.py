@@ -98,7 +98,10 @@ class TuneReport(Report, frozen=True):
         """The table, why others are not chosen, and the winner with its command at the end."""
         title = f"ways to run {self.bundle} here, batch {self.batch}, by {self.metric}"
         table = Table(title, _COLUMNS, tuple(map(_row, self.rows)))
-        legend = Line("* on the Pareto front: no other is as fast, as accurate and as small. first: loading and the first call.")
+        legend = Line(
+            "* on the Pareto front: no other is as fast, as accurate and as small. first, and memory before the finals: of a "
+            "process with the most threads."
+        )
         return (table, legend, *self._reasons(), *map(note, self.notes), *absent(self.skipped), *self._verdict())
 
     def figures(self) -> Page:

@@ -9,7 +9,7 @@ import pytest
 import edgekit.backends.tuned
 import edgekit.machine.records
 from edgekit.backends.choose import choose
-from edgekit.backends.tuned import choice_for, keep_choice
+from edgekit.backends.tuned import Choice, choice_for, keep_choice
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.state import keep
 from edgekit.errors import MissingError, UsageError
@@ -87,7 +87,7 @@ def test_another_release_of_the_runtime_must_be_tuned_anew(opened: Bundle, monke
 def test_a_file_that_is_no_choice_is_ignored_with_a_note(opened: Bundle, content: bytes) -> None:
     place = choose_it(opened)
     place.write_bytes(content)
-    assert choice_for(opened) == (None, "runtime.json of this bundle cannot be read and is ignored; run edgekit tune again")
+    assert choice_for(opened) == Choice(None, "runtime.json of this bundle cannot be read and is ignored; run edgekit tune again")
 
 
 def test_a_choice_of_a_variant_or_a_backend_that_is_gone_is_ignored(opened: Bundle) -> None:
@@ -111,4 +111,4 @@ def test_a_folder_that_cannot_be_written_is_no_fault(opened: Bundle, monkeypatch
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "file"))
     assert keep_choice(opened, CHOSEN, "median", 1, "") is None
     assert keep(opened, "x.json", b"{}") is None
-    assert choice_for(opened) == (None, "")
+    assert choice_for(opened) == Choice(None)

@@ -73,3 +73,28 @@ def test_the_pace_is_of_the_rounds() -> None:
     pace = run({"only": 3.0})["only"]
     assert pace.median_ms == pytest.approx(3.0)
     assert pace.mean_ms == pytest.approx(3.0)
+
+
+def test_where_tails_count_only_what_is_beyond_the_fastest_ones_tail_drops_out() -> None:
+    """One call in five of the fastest takes eight times as long: a way of three times its median has the better tail."""
+    times = {"fast": (1.0, 1.0, 1.0, 1.0, 8.0), "even": (3.0,) * 5, "slow": (30.0,) * 5}
+
+    def opener(name: str) -> Open:
+        return lambda stack: Candidate(name, lambda: None, {})
+
+    def paces(*, tail: bool) -> dict[str, Pace]:
+        return race([*times], [opener(name) for name in times], lambda candidate, seconds: times[candidate.name], tail=tail)
+
+    assert [name for name, pace in paces(tail=False).items() if pace.slower] == ["even", "slow"]
+    assert [name for name, pace in paces(tail=True).items() if pace.slower] == ["slow"]
+
+
+def test_a_way_that_cannot_be_opened_takes_no_part() -> None:
+    def open_one(stack: ExitStack) -> Candidate:
+        return Candidate("one", lambda: None, {})
+
+    def block(candidate: Candidate, seconds: float) -> Sequence[float]:
+        return (1.0,)
+
+    assert list(race(["one", "none"], [open_one, lambda stack: None], block)) == ["one"]
+    assert race(["none"], [lambda stack: None], block) == {}
