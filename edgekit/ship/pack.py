@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.folder import Bundle, check_prepared, open_bundle
 from edgekit.bundle.golden import MAX_INFLATION
 from edgekit.bundle.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, SIGNATURES, Manifest, decode_manifest
 from edgekit.bundle.signed import signatures_of
@@ -82,7 +82,7 @@ class Packed(NamedTuple):
             for name, entry in self.entries.items():
                 _extract(archive, entry, folder / name, self.file)
             try:
-                open_bundle(folder)
+                check_prepared(folder)
             except BundleError as problem:
                 raise BundleError(problem.reason.replace(str(folder), str(self.file)), problem.remedy) from None
         return open_bundle(root)
@@ -128,6 +128,7 @@ def _plain_entries(infos: list[zipfile.ZipInfo], file: Path) -> tuple[str, dict[
     """The one folder, and the entries in it by their names; raises BundleError for anything but plain files in it."""
     top = infos[0].filename.partition("/")[0] if infos else ""
     entries: dict[str, zipfile.ZipInfo] = {}
+    folded = set[str]()
     for info in infos:
         folder, slash, name = info.filename.partition("/")
         kind = stat.S_IFMT(info.external_attr >> 16)
@@ -138,8 +139,9 @@ def _plain_entries(infos: list[zipfile.ZipInfo], file: Path) -> tuple[str, dict[
         if kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
             what = "is encrypted" if info.flag_bits & 1 else "is a link or a device"
             raise BundleError(f"{file}: {info.filename} {what}, and a bundle is of plain files", "do not use this file")
-        if name.casefold() in {other.casefold() for other in entries}:
+        if name.casefold() in folded:
             raise BundleError(f"{file} holds {info.filename} twice", "do not use this file")
+        folded.add(name.casefold())
         entries[name] = info
     return top, entries
 
