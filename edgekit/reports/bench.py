@@ -6,7 +6,9 @@ import statistics
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import msgspec
 
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
 from edgekit.reports.fresh import Fresh
@@ -46,7 +48,7 @@ class LatencyReport(Report, frozen=True):
     median_ms: float
     median_low_ms: float
     median_high_ms: float
-    percentiles: tuple[Percentile, ...]
+    percentiles: Annotated[tuple[Percentile, ...], msgspec.Meta(min_length=2, max_length=2)]
     cov: float
     noise: str
     facts: dict[str, str]
@@ -97,7 +99,7 @@ class Between(Part, frozen=True):
     boundary: str
     low_ms: float
     high_ms: float
-    processes: tuple[Fresh, ...]
+    processes: Annotated[tuple[Fresh, ...], msgspec.Meta(min_length=1)]
 
     @property
     def medians_ms(self) -> tuple[float, ...]:

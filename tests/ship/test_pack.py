@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import atomic
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.pack import pack
 from edgekit.commands.unpack import unpack
@@ -231,7 +230,7 @@ def test_unpacking_does_not_wait_for_itself(
     def waits(seconds: float) -> None:
         raise AssertionError(f"it waits for a lock, which only this process can hold, {seconds} s at a time")
 
-    monkeypatch.setattr(atomic.time, "sleep", waits)
+    monkeypatch.setattr("time.sleep", waits)
     assert unpack(packed, root).files == tuple(sorted(contents(bundle)))
 
 
@@ -252,3 +251,12 @@ def test_twice_as_many_entries_are_looked_at_in_twice_the_steps(tmp_path: Path) 
         return calls
 
     assert steps(400) < 2.5 * steps(200)
+
+
+@pytest.mark.parametrize("words", [("pack", "--output"), ("export", "--triton"), ("export", "--golden-raw")])
+def test_a_dash_for_stdout_is_refused(run: Command, bundle: Path, words: tuple[str, str]) -> None:
+    command, option = words
+    refused = run(command, bundle, option, "-", "--json")
+    assert (refused.code, refused.document["error"]["kind"]) == (2, "OutputError")
+    assert "- stands for a stream" in refused.err
+    assert not Path("-").exists()
