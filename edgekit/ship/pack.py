@@ -128,7 +128,7 @@ def _plain_entries(infos: list[zipfile.ZipInfo], file: Path) -> tuple[str, dict[
     """The one folder, and the entries in it by their names; raises BundleError for anything but plain files in it."""
     top = infos[0].filename.partition("/")[0] if infos else ""
     entries: dict[str, zipfile.ZipInfo] = {}
-    folded = set[str]()
+    folded: set[str] = set()
     for info in infos:
         folder, slash, name = info.filename.partition("/")
         kind = stat.S_IFMT(info.external_attr >> 16)
