@@ -239,6 +239,8 @@ def _permissions(place: Path) -> int:
 def _check_name(path: Path) -> None:
     if "\0" in str(path):
         raise OutputError(f"cannot write {path}: it has a NUL in its name, which no file has", "choose another name")
+    if "-" in (path.name, *path.parts[:1]):
+        raise OutputError(f"cannot write {path}: - stands for a stream, and this is written as files", "give it a name")
 
 
 def _umask() -> int:

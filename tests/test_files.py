@@ -242,6 +242,16 @@ def test_a_link_into_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["link"]
 
 
+@pytest.mark.parametrize("name", ["-", "-/inside", "inside/-"])
+def test_a_dash_is_no_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for write in (lambda path: write_bytes(path, b""), lambda path: replacing_folder(path).__enter__()):
+        with pytest.raises(OutputError, match=f"cannot write {name}: - stands for a stream.*; give it a name"):
+            write(Path(name))
+    assert not list(tmp_path.iterdir())
+    write_bytes(tmp_path / "-" / "file", b"")  # an absolute path may lead through any folder
+
+
 def test_a_nul_in_a_name_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a\0b"
     writes = (lambda: write_bytes(path, b""), lambda: replacing_folder(path).__enter__(), lambda: check_writable(path))

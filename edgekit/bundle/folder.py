@@ -183,6 +183,14 @@ def open_bundle(root: Path) -> Bundle:
     return _beside_writers(root, lambda place, hold: msgspec.structs.replace(_opened(place), root=root, hold=hold))
 
 
+def check_prepared(folder: Path) -> None:
+    """Raise BundleError unless ``folder``, which this process writes and keeps locked, holds a whole bundle.
+
+    ``open_bundle`` would wait for the writer, which is this process.
+    """
+    _opened(folder)
+
+
 def as_opened(bundle: Bundle | Path | str) -> Bundle:
     """A bundle that is open already, or that of a folder; raises what ``open_bundle`` does."""
     return bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -20,7 +20,7 @@ from edgekit.reports.export import FoldReport
 from edgekit.reports.quantize import KeptNode
 from edgekit.setups import EVERY
 from edgekit.spelling import did_you_mean
-from edgekit.tensors import TensorSpec, fixed_batch
+from edgekit.tensors import TensorSpec, fixed_batch, shape_text
 from edgekit.tolerance import Tolerance
 
 MANIFEST, MODEL, GOLDEN, WEIGHTS, CARD = "manifest.json", "model.onnx", "golden.npz", "weights.safetensors", "README.md"
@@ -32,6 +32,8 @@ SCHEMA = 5
 READS_FROM = 4
 """The oldest schema whose readers understand a manifest written now, unless it says what only newer ones follow."""
 MAX_MANIFEST_BYTES = 16 << 20
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+"""A part of 1."""
 
 
 def reads_from(preprocess: Preprocess | None, inputs: Sequence[TensorSpec], *, own_inputs: bool = False) -> int:
@@ -166,7 +168,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: str
     allowance: Allowance
     error: float | None = None
-    accuracy: float | None = None
+    accuracy: Share | None = None
     made_by: dict[str, Any] = {}
     conversion: Conversion | None = None
     inputs: Annotated[tuple[TensorSpec, ...], Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
@@ -206,6 +208,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights_sha256: str
     weights_file: str | None
 
+    def of_recipe(self, table: str) -> dict[str, Any]:
+        """The recipe's ``table``, such as ``data``; empty where there is none, or something else: it may be of any release."""
+        keys = (self.recipe or {}).get(table)
+        return keys if isinstance(keys, dict) else {}
+
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A bundle as data; ``test_accuracy`` is a share of 1 on the whole test set, of the first
@@ -226,7 +233,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Source
     opset: int
     fold: FoldReport
-    test_accuracy: float | None
+    test_accuracy: Share | None
     golden: Golden
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
     tools: dict[str, str]
@@ -294,6 +301,9 @@ def decode_manifest(content: bytes, path: Path) -> Manifest:
     for spec in (*manifest.inputs, *manifest.outputs, *_own_inputs(manifest)):
         if not spec.shape:
             raise BundleError(f"{path} gives {spec.name!r} no axes, and samples are the first axis", FETCH_AGAIN)
+        sizes = [axis for axis in spec.shape if isinstance(axis, int)]
+        if spec.shape[0] == 0 or min(sizes, default=0) < 0:
+            raise BundleError(f"{path} gives {spec.name!r} the shape {shape_text(spec.shape)}, which no tensor has", FETCH_AGAIN)
     _check_files(manifest, path)
     _check_variants(manifest.variants, path)
     return manifest

@@ -18,7 +18,7 @@ from edgekit.budgets import Budget, parse_budgets
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.evaluate import ORIGINAL, classifier, evaluate, labelled_set
 from edgekit.commands.verify import verify
-from edgekit.errors import EdgekitError, UsageError, first_line
+from edgekit.errors import DataError, EdgekitError, UsageError, first_line
 from edgekit.latency.finals import TURNS, Final, middle, seconds_for, take_turns, versus
 from edgekit.latency.fresh import time_fresh
 from edgekit.latency.ledger import Ledger
@@ -33,7 +33,7 @@ from edgekit.reports.evaluate import EvaluateReport
 from edgekit.reports.fresh import Fresh
 from edgekit.reports.tune import AccuracyDifference, Metric, TuneReport
 from edgekit.setups import Setup, taking
-from edgekit.tensors import fixed_batch, sample_feed
+from edgekit.tensors import LARGEST_BATCH, fixed_batch, sample_feed
 
 BUDGETS = ("accuracy", "median", "p90", "p99", "first", "throughput", "memory", "size")
 """What a budget of ``edgekit tune`` may bound."""
@@ -67,14 +67,19 @@ def tune(
     as ``evaluate`` takes them. What fails parity is never chosen. The choice is kept for ``--backend tuned``; Ctrl-C ends with
     what is known.
 
-    Raises BundleError for a damaged bundle, UsageError for a budget or a batch that the bundle cannot have, DataError for a
-    budget of accuracy without pictures, and MissingError for a backend that was named and cannot run here.
+    Raises BundleError for a bundle that is damaged, or replaced meanwhile, UsageError for a budget or a batch that the bundle
+    cannot have, DataError for a budget of accuracy without pictures, and MissingError for a backend that was named and cannot run
+    here.
     """
     limits = parse_budgets(goal.budgets, BUDGETS)
     opened = open_bundle(Path(bundle))
     fixed = fixed_batch(opened.manifest.inputs)
+    if not 1 <= goal.batch <= LARGEST_BATCH:
+        raise UsageError(f"--batch {goal.batch} is no batch size from 1 to {LARGEST_BATCH}", "give one like 8")
     if fixed not in (None, goal.batch):
         raise UsageError(f"bundle {opened.root} takes batches of {fixed} only", f"give --batch {fixed}")
+    if data is not None and not Path(data).exists():
+        raise DataError(f"--data {data} does not exist", "give a recipe, or a folder of class folders")
     tuning = Tuning(opened, ways(opened, (setups,) if isinstance(setups, (Setup, str)) else setups), goal, limits)
     stages: tuple[tuple[str, Callable[[Progress], None]], ...] = (
         ("loading", tuning.load),
@@ -90,6 +95,7 @@ def tune(
         except KeyboardInterrupt:
             stopped = f"by Ctrl-C during {name}"
             break
+    opened.check_unchanged()  # each process has opened it anew
     return tuning.report(str(bundle), stopped)
 
 

@@ -141,7 +141,7 @@ def weights(seen: Evidenced) -> Iterator[Check]:
 def model(seen: Evidenced) -> Iterator[Check]:
     """The model's name is that in the files' metadata and in the recipe."""
     source = seen.manifest.source
-    recipe = (source.recipe or {}).get("model", {}).get("name", source.model)
+    recipe = source.of_recipe("model").get("name", source.model)
 
     def problem(file: Declared) -> str:
         said = file.metadata.get("edgekit.source")
@@ -203,7 +203,7 @@ def preprocess(seen: Evidenced) -> Iterator[Check]:
     """The preprocessing is that of the files' metadata, of the recipe, and fits the input."""
     mine = seen.manifest.preprocess
     shape = seen.manifest.inputs[0].shape
-    recipe = (seen.manifest.source.recipe or {}).get("data", {})
+    recipe = seen.manifest.source.of_recipe("data")
 
     def problem(file: Declared) -> str:
         said = file.metadata.get("edgekit.preprocess")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
 
 from edgekit.reports.base import Part, Report
 from edgekit.reports.fresh import Fresh
@@ -57,8 +59,8 @@ class AgainstRow(Part, frozen=True):
     setup: Setup
     against_setup: Setup
     order: tuple[str, ...]
-    first: tuple[Fresh, ...]
-    second: tuple[Fresh, ...]
+    first: Annotated[tuple[Fresh, ...], Meta(min_length=1)]
+    second: Annotated[tuple[Fresh, ...], Meta(min_length=1)]
     evidence: PairedRatio
     judged: Judged
 
@@ -72,8 +74,8 @@ class Control(Part, frozen=True):
     """edgekit's reference network, timed in both runs by ``setup``; ``low`` and ``high`` are the 99 % bounds of now over then."""
 
     setup: Setup
-    first: tuple[Fresh, ...]
-    second: tuple[Fresh, ...]
+    first: Annotated[tuple[Fresh, ...], Meta(min_length=1)]
+    second: Annotated[tuple[Fresh, ...], Meta(min_length=1)]
     ratio: float
     low: float
     high: float | None
@@ -103,7 +105,7 @@ class AgainstReport(Report, frozen=True):
     limit: float
     seconds: float
     seed: int
-    rows: tuple[AgainstRow, ...]
+    rows: Annotated[tuple[AgainstRow, ...], Meta(min_length=1)]
     undecided_passes: bool = False
     stored: Stored | None = None
 

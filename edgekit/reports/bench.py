@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -49,7 +49,7 @@ class LatencyReport(Report, frozen=True):
     median_ms: float
     median_low_ms: float
     median_high_ms: float
-    percentiles: tuple[Percentile, ...]
+    percentiles: Annotated[tuple[Percentile, ...], msgspec.Meta(min_length=2, max_length=2)]
     cov: float
     noise: str
     facts: dict[str, str]
@@ -102,7 +102,7 @@ class Between(Part, frozen=True):
     boundary: str
     low_ms: float
     high_ms: float
-    processes: tuple[Fresh, ...]
+    processes: Annotated[tuple[Fresh, ...], msgspec.Meta(min_length=1)]
 
     @property
     def medians_ms(self) -> tuple[float, ...]:

@@ -53,6 +53,11 @@ class BisectReport(Report, frozen=True):
     notes: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a proposal that was not tried: the report may come from a file."""
+        if self.proposal is not None and self.proposal not in [trial.setup for trial in self.trials]:
+            raise ValueError(f"{self.proposal} is proposed and is none of the trials")
+
     @property
     def passed(self) -> bool:
         """Nothing departs, of all variants that were asked for."""

@@ -109,6 +109,12 @@ class EvaluateReport(Report, frozen=True):
     thumbnails: tuple[Thumbnail, ...] = ()
     kept_as: ClassVar[str] = "evaluate"
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for rows of other classes than ``labels``: the report may come from a file."""
+        for row in self.rows:
+            if {len(row.per_class), len(row.confusion), *map(len, row.confusion)} != {len(self.labels)}:
+                raise ValueError(f"the row {row.backend!r} is not of {len(self.labels)} classes")
+
     @property
     def passed(self) -> bool:
         """Nothing departs from what was recorded, all outputs are finite, and every bar is reached."""

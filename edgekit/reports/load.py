@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from edgekit.reports.base import Case, Part
 from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, spans, verdict
@@ -98,7 +99,7 @@ class RateSearch(Part, frozen=True):
 class LoadReport(Part, frozen=True):
     """Closed loops, open loops and searches for a rate, of every backend."""
 
-    rows: tuple[LoadRow, ...]
+    rows: Annotated[tuple[LoadRow, ...], Meta(min_length=1)]
     searches: tuple[RateSearch, ...] = ()
     budget: str = ""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Annotated
 
-from msgspec import field
+from msgspec import Meta, field
 
 from edgekit.reports.base import Case, Part, Report
 from edgekit.reports.bench import BenchReport
@@ -97,7 +98,7 @@ class BundleReport(Report, frozen=True):
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     fold: FoldReport
-    variants: tuple[VariantRow, ...]
+    variants: Annotated[tuple[VariantRow, ...], Meta(min_length=1)]
     layers: InspectReport | None
     no_layers: str
     machine: dict[str, str]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.folder import Bundle, check_prepared, open_bundle
 from edgekit.bundle.golden import MAX_INFLATION
 from edgekit.bundle.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, SIGNATURES, Manifest, decode_manifest
 from edgekit.bundle.signed import signatures_of
@@ -82,7 +82,7 @@ class Packed(NamedTuple):
             for name, entry in self.entries.items():
                 _extract(archive, entry, folder / name, self.file)
             try:
-                open_bundle(folder)
+                check_prepared(folder)
             except BundleError as problem:
                 raise BundleError(problem.reason.replace(str(folder), str(self.file)), problem.remedy) from None
         return open_bundle(root)

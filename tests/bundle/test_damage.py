@@ -25,6 +25,33 @@ def test_a_tensor_without_axes_is_refused_at_opening(bundle: Path, which: str) -
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize(
+    ("shape", "told"), [([-1, 1, 28, 28], "-1x1x28x28"), ([0, 1, 28, 28], "0x1x28x28"), (["batch", -28], "batch x -28")]
+)
+@pytest.mark.parametrize("which", ["inputs", "outputs"])
+def test_a_tensor_of_a_size_that_none_has_is_refused_at_opening(
+    bundle: Path, which: str, shape: list[int | str], told: str
+) -> None:
+    edit(bundle, lambda document: document[which][0].update(shape=shape))
+    with pytest.raises(BundleError, match=f"manifest.json gives '(in|out)put' the shape {told}, which no tensor has; get the"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, 2**70])
+def test_an_accuracy_that_is_no_share_is_refused_at_opening(bundle: Path, share: float) -> None:
+    def of_the_bundle(document: dict[str, Any]) -> None:
+        document["test_accuracy"] = share
+
+    edit(bundle, lambda document: document["variants"][0].update(accuracy=share))
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*accuracy"):
+        open_bundle(bundle)
+    edit(bundle, lambda document: document["variants"][0].update(accuracy=0.5))
+    open_bundle(bundle)
+    edit(bundle, of_the_bundle)
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*test_accuracy"):
+        open_bundle(bundle)
+
+
 @pytest.mark.parametrize("which", ["inputs", "outputs"])
 def test_a_model_that_takes_or_gives_nothing_is_refused_at_opening(bundle: Path, which: str) -> None:
     edit(bundle, lambda document: document[which].clear())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from edgekit.backends.tuned import choice_for
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.tune import Goal, tune
 from edgekit.commands.verify import verify
-from edgekit.errors import DataError, UsageError
+from edgekit.errors import BundleError, DataError, UsageError
 from edgekit.latency.rounds import Pace
 from edgekit.machine.child import Failure
 from edgekit.reports.fresh import Fresh
@@ -197,7 +198,28 @@ def test_without_pictures_accuracy_is_a_note_and_with_a_budget_of_it_an_error(bu
 def test_a_wrong_budget_or_batch_is_refused_before_any_work(bundle: Path, machine: Machine) -> None:
     with pytest.raises(UsageError, match="is no budget; write it like"):
         tune(bundle, SETUPS, Goal(budgets=("speed=5",)))
+    for size in (0, 65537, 99_999_999_999):
+        with pytest.raises(UsageError, match=f"--batch {size} is no batch size from 1 to 65536; give one like 8"):
+            tune(bundle, SETUPS, Goal(batch=size))
     assert not machine.ran
+
+
+def test_nothing_is_kept_of_a_bundle_that_is_replaced_meanwhile(bundle: Path, machine: Machine, tmp_path: Path) -> None:
+    """The fresh processes open what lies there: their times may be of either."""
+    new, old = tmp_path / "new", tmp_path / "old"
+    shutil.copytree(bundle, new)
+
+    def replaced(setup: Setup, count: int) -> str:
+        if new.exists():
+            bundle.rename(old)
+            new.rename(bundle)
+        return ""
+
+    before = open_bundle(bundle)
+    machine.fails = replaced
+    with pytest.raises(BundleError, match="was replaced while it was read; run the command again"):
+        tune(bundle, SETUPS)
+    assert choice_for(before).setup is None
 
 
 @pytest.mark.parametrize(("stage", "known"), [("verify", {"first_ms"}), ("race", {"first_ms", "parity"})])

@@ -55,6 +55,12 @@ def test_a_falsified_manifest_is_caught(lenet: Path, name: str) -> None:
     assert all(output.within(parity.tolerance) for parity in report.parities for output in parity.outputs)
 
 
+@pytest.mark.parametrize("recipe", [{}, {"data": "fashion-mnist", "model": []}, {"data": None, "model": None}])
+def test_a_recipe_of_another_form_is_no_claim(lenet: Path, recipe: Document) -> None:
+    edit(lenet, lambda document: document["source"].update(recipe=recipe))
+    assert verify(lenet, ["ort-cpu"]).passed
+
+
 def test_a_failed_check_can_be_accepted_by_its_code_and_is_still_shown(lenet: Path) -> None:
     edit(lenet, FALSIFIED["top-1 of 0.9"])
     report = verify(lenet, ["ort-cpu"], allow=["tolerance"])

@@ -8,6 +8,7 @@ import json
 import os
 import pkgutil
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, get_origin, get_type_hints
 
 import msgspec
@@ -246,6 +247,29 @@ def test_an_unknown_key_deep_inside_is_an_error_too() -> None:
     document["rows"][0]["percentiles"][0]["surprise"] = 1
     with pytest.raises(InputError, match=r"`surprise`.*rows"):
         BenchReport.from_json(json.dumps(document).encode())
+
+
+def lists_in(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The place of every list and table in a document."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if isinstance(inner, (dict, list)):
+            yield (*path, key)
+            yield from lists_in(inner, (*path, key))
+
+
+@every_report
+def test_a_report_in_which_a_list_is_empty_is_refused_or_shown(report: Report) -> None:
+    """Reports are read from the state folder, and from files: what opens there can be shown."""
+    whole = json.loads(report.to_json())
+    for *path, last in lists_in(whole):
+        document = json.loads(report.to_json())
+        place: Any = document
+        for key in path:
+            place = place[key]
+        place[last] = type(place[last])()
+        with suppress(InputError):
+            again = type(report).from_json(json.dumps(document).encode())
+            assert [again.page(), again.figures(), again.cases(), again.to_jsonl()]
 
 
 @pytest.mark.parametrize(

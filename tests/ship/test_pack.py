@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -216,3 +217,46 @@ def test_the_users_files_are_never_replaced(run: Command, packed: Path, bundle: 
 def test_a_zip_in_place_of_a_folder_is_told_what_to_do(run: Command, packed: Path) -> None:
     result = run("verify", packed)
     assert (result.code, f"edgekit unpack {packed}" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_unpacking_does_not_wait_for_itself(
+    older: bool, packed: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "out"
+    if older:
+        shutil.copytree(bundle, root)
+
+    def waits(seconds: float) -> None:
+        raise AssertionError(f"it waits for a lock, which only this process can hold, {seconds} s at a time")
+
+    monkeypatch.setattr("time.sleep", waits)
+    assert unpack(packed, root).files == tuple(sorted(contents(bundle)))
+
+
+def test_twice_as_many_entries_are_looked_at_in_twice_the_steps(tmp_path: Path) -> None:
+    def steps(count: int) -> int:
+        infos = [zipfile.ZipInfo(f"lenet/f{number}") for number in range(count)]
+        calls = 0
+
+        def counted(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        sys.setprofile(counted)
+        try:
+            packing._plain_entries(infos, tmp_path / "x.zip")
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    assert steps(400) < 2.5 * steps(200)
+
+
+@pytest.mark.parametrize("words", [("pack", "--output"), ("export", "--triton"), ("export", "--golden-raw")])
+def test_a_dash_for_stdout_is_refused(run: Command, bundle: Path, words: tuple[str, str]) -> None:
+    command, option = words
+    refused = run(command, bundle, option, "-", "--json")
+    assert (refused.code, refused.document["error"]["kind"]) == (2, "OutputError")
+    assert "- stands for a stream" in refused.err
+    assert not Path("-").exists()
