@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from edgekit.reports.base import Part
 
 
@@ -25,7 +29,7 @@ class Fresh(Part, frozen=True):
     calls: int
     samples_ms: tuple[float, ...]
     load_ms: float
-    first_calls_ms: tuple[float, ...]
+    first_calls_ms: Annotated[tuple[float, ...], Meta(min_length=1)]
     memory_load_bytes: int
     memory_peak_bytes: int | None
     noise: str

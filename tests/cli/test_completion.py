@@ -29,7 +29,7 @@ def test_models_and_backends() -> None:
     assert offered("export", "le") == ["lenet", "lenet-scratch"]
     assert set(MODELS) <= set(offered("export", ""))
     assert set(MODELS) <= set(offered("inspect", ""))
-    assert offered("verify", "b", "--backend", "") == list(table())
+    assert offered("verify", "b", "--backend", "") == [*table(), "tuned"]
     assert offered("verify", "b", "--backend", "ort-cp") == ["ort-cpu"]
     assert offered("predict", "b", "--backend", "ort-cp") == ["ort-cpu"]
     assert "ort-cpu" not in offered("build", "b", "--backend", "")

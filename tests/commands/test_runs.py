@@ -321,6 +321,9 @@ def test_tensorboard_is_told_of_every_epoch_and_goes_on_after_an_interruption(
 ) -> None:
     plan: Recipe = recipe()
 
+    for kept, empty in (("made", []), ("scalars", []), ("keys", {})):
+        monkeypatch.setattr(Written, kept, empty)
+
     def watcher() -> TensorBoard:
         made = TensorBoard.__new__(TensorBoard)
         vars(made).update(_writer=None, _open=Written, _folder=tmp_path / "board", _recipe=plan)
@@ -343,8 +346,8 @@ def test_the_training_for_int8_is_shown_wherever_the_training_is(tmp_path: Path,
     path = small_recipe(tmp_path, "[train.int8]\nepochs = 2\n")
     board, written = TensorBoard.__new__(TensorBoard), Written
     vars(board).update(_writer=None, _open=written, _folder=tmp_path / "board", _recipe=load_recipe(path))
-    monkeypatch.setattr(Written, "scalars", [])
-    monkeypatch.setattr(Written, "keys", {})
+    for kept, empty in (("made", []), ("scalars", []), ("keys", {})):
+        monkeypatch.setattr(Written, kept, empty)
     monkeypatch.setattr("edgekit.training.watching.TensorBoard", lambda folder, recipe: board)
     titles: list[str] = []
     monkeypatch.setattr(Axes, "set_title", lambda axes, text: titles.append(text))

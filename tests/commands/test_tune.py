@@ -201,6 +201,8 @@ def test_a_wrong_budget_or_batch_is_refused_before_any_work(bundle: Path, machin
     for size in (0, 65537, 99_999_999_999):
         with pytest.raises(UsageError, match=f"--batch {size} is no batch size from 1 to 65536; give one like 8"):
             tune(bundle, SETUPS, Goal(batch=size))
+    with pytest.raises(DataError, match="--data nowhere does not exist"):
+        tune(bundle, SETUPS, data="nowhere")
     assert not machine.ran
 
 

@@ -174,7 +174,7 @@ def test_the_report_says_which_bar_each_row_has_and_which_measure_failed(lenet: 
     put(lenet, "int8.onnx", changed(lenet, "int8.onnx", FAULTS["a scale x2"]))
     failed = run("verify", lenet, "--backend", "ort-cpu")
     assert failed.code == 1
-    assert "steps from its own recorded output, 0.5 are allowed" in failed.out
+    assert "steps from its own recorded output, 0.15 are allowed" in failed.out
     convert(lenet, "int8", FAULTS["a scale x2"])
     assert "dB are asked" in run("verify", lenet, "--backend", "ort-cpu", "--variant", "int8").out
 

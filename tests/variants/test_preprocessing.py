@@ -45,8 +45,9 @@ SETUP = f"ort-cpu variant={NAME} threads=1"
 @pytest.fixture(scope="module")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).parents[2] / "exported" / "lenet"
-    quantize(source, NAME, output=tmp_path_factory.mktemp("made") / "lenet")
-    return tmp_path_factory.getbasetemp() / "made0" / "lenet"
+    made = tmp_path_factory.mktemp("made") / "lenet"
+    quantize(source, NAME, output=made)
+    return made
 
 
 @pytest.fixture

@@ -103,13 +103,15 @@ def test_an_engine_is_run_without_pytorch_or_onnxruntime(environment: dict[str, 
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_the_flavour_that_is_named_is_the_one_that_runs(ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flavour_that_is_named_is_the_one_that_runs(
+    ten: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where both are installed, the first that works is taken unless one is named."""
     rtx = FakeTensorRT(LISTINGS[-1])
     rtx.cuda = ten.cuda
     rtx.install(monkeypatch)
     monkeypatch.setattr("edgekit.backends.tensorrt.flavour.gpu_facts", lambda: {"compute capability": "8.9"})
-    picture = bundle / "picture.png"
+    picture = tmp_path / "picture.png"
     from PIL import Image
 
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(picture)
