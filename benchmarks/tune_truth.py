@@ -19,6 +19,7 @@ import numpy as np
 
 from edgekit import tune
 from edgekit.latency.fresh import time_fresh
+from edgekit.latency.turns import shuffled
 from edgekit.machine.child import Failure
 from edgekit.machine.cpu import machine_facts
 from edgekit.reports.tune import TuneReport
@@ -42,13 +43,11 @@ def tunings(bundle: Path) -> list[tuple[TuneReport, float]]:
 
 def exhaustive(bundle: Path, setups: list[Setup]) -> dict[Setup, float]:
     """The median of the medians of ``TURNS`` fresh processes of every way, in another order every turn."""
-    rng = np.random.default_rng(1)
     medians: dict[Setup, list[float]] = {setup: [] for setup in setups}
-    for _ in range(TURNS):
-        for place in rng.permutation(len(setups)):
-            timed = time_fresh(bundle, setups[place], 1, "end-to-end", SECONDS)
-            if not isinstance(timed, Failure):
-                medians[setups[place]].append(timed.median_ms)
+    for setup in shuffled(setups, TURNS, seed=1):
+        timed = time_fresh(bundle, setup, 1, "end-to-end", SECONDS)
+        if not isinstance(timed, Failure):
+            medians[setup].append(timed.median_ms)
     return {setup: float(np.median(values)) for setup, values in medians.items() if values}
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgekit.latency.signflip import ALPHA, Vector, lower_bound, p_value, upper_bound
-from edgekit.latency.statistics import samples_needed
+from edgekit.latency.signflip import ALPHA, lower_bound, p_value, upper_bound
+from edgekit.latency.statistics import Vector, percentile, samples_needed
+from edgekit.latency.turns import shuffled
 from edgekit.machine.child import Failure
 from edgekit.reports.fresh import Fresh
 from edgekit.reports.tune import Metric
@@ -37,7 +38,7 @@ class Final(NamedTuple):
     def percentile(self, percent: float) -> float | None:
         """Of the calls of all processes together; None where they are too few for it."""
         calls = np.concatenate([np.asarray(each.samples_ms) for each in self.fresh])
-        return float(np.percentile(calls, percent)) if len(calls) >= samples_needed(percent) else None
+        return percentile(np.sort(calls), percent).ms
 
 
 _READ: Mapping[Metric, Callable[[Vector], float]] = {
@@ -59,19 +60,16 @@ def take_turns(
     setups: Sequence[Setup], timed: Timed, seconds: Mapping[Setup, float], advance: Callable[[Setup], None] = lambda setup: None
 ) -> dict[Setup, Final]:
     """``TURNS`` processes of each of ``setups``, each turn in another order by chance; one that fails takes no more turns."""
-    rng = np.random.default_rng(0)
     finals = {setup: Final(()) for setup in setups}
-    for _ in range(TURNS):
-        for place in rng.permutation(len(setups)):
-            setup = setups[place]
-            if finals[setup].failure:
-                continue
-            outcome = timed(setup, seconds[setup])
-            if isinstance(outcome, Failure):
-                finals[setup] = finals[setup]._replace(failure=outcome.sentence())
-            else:
-                finals[setup] = Final((*finals[setup].fresh, outcome))
-            advance(setup)
+    for setup in shuffled(setups, TURNS, seed=0):
+        if finals[setup].failure:
+            continue
+        outcome = timed(setup, seconds[setup])
+        if isinstance(outcome, Failure):
+            finals[setup] = finals[setup]._replace(failure=outcome.sentence())
+        else:
+            finals[setup] = Final((*finals[setup].fresh, outcome))
+        advance(setup)
     return finals
 
 

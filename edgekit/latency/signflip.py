@@ -12,11 +12,11 @@ of these subset means (Hartigan 1969: they are typical values). No distribution 
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
 
-Vector: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
+from edgekit.latency.statistics import Vector
+
 ALPHA = 0.01
 FEWEST_PAIRS, MOST_PAIRS = 7, 20
 """With six pairs the least p is 1/64; with more than twenty there are too many patterns to count."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from edgekit.reports.fresh import Fresh
 from edgekit.reports.samples import thinned
 from edgekit.setups import Setup
 
+Item = TypeVar("Item")
 WARM_SECONDS = 0.1
 SAMPLES_KEPT = 500
 """Calls of each process that are kept: there are many processes, and what is decided stands on their medians."""
@@ -61,11 +62,17 @@ def warm(things: Sequence[Thing], seconds: float, advance: Advance, time: Timer 
 def in_turns(things: Sequence[Thing], turns: Turns, progress: Progress = SILENT, time: Timer = time_fresh) -> list[list[Fresh]]:
     """The processes of each thing, made in rounds of a random order each; raises MissingError where one fails."""
     processes: list[list[Fresh]] = [[] for _ in things]
-    dice = np.random.default_rng(turns.seed)
     with progress.task("fresh processes", len(things) * (turns.each + 1)) as advance:
         warm(things, turns.seconds, advance, time)
-        for _ in range(turns.each):
-            for place in dice.permutation(len(things)):
-                processes[place].append(timed(things[place], turns.seconds, time))
-                advance(1, things[place].label)
+        for place in shuffled(range(len(things)), turns.each, turns.seed):
+            processes[place].append(timed(things[place], turns.seconds, time))
+            advance(1, things[place].label)
     return processes
+
+
+def shuffled(items: Sequence[Item], rounds: int, seed: int) -> Iterator[Item]:
+    """All of ``items`` in every one of ``rounds`` rounds, each round in an order that ``seed`` draws anew."""
+    dice = np.random.default_rng(seed)
+    for _ in range(rounds):
+        for place in dice.permutation(len(items)):
+            yield items[place]

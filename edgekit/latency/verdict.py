@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS, MOST_PAIRS, Vector, by_chance, holm, lower_bound, p_value, upper_bound
+from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS, MOST_PAIRS, by_chance, holm, lower_bound, p_value, upper_bound
+from edgekit.latency.statistics import Vector
 from edgekit.reports.against import Judged, PairedRatio
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS, Vector, by_chance, holm, lower_bound, p_value, upper_bound
+from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS, by_chance, holm, lower_bound, p_value, upper_bound
+from edgekit.latency.statistics import Vector
 
 steps = st.integers(-200, 200).map(lambda step: step / 1024)  # sums of these are exact
 pairs = st.lists(steps, min_size=1, max_size=9).map(np.asarray)

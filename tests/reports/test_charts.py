@@ -131,7 +131,10 @@ def test_what_cannot_be_drawn_is_told() -> None:
 
 @pytest.mark.parametrize("values", [(1.0,), (2.0, 2.0), (0.0, 0.0, 0.0), (-1.0, 1e9)])
 def test_points_of_any_figures_can_be_drawn(values: tuple[float, ...]) -> None:
-    ET.fromstring(svg(Scatter("s", "x", "y", tuple(Point("p", value, value, True) for value in values))))
+    drawn = ET.fromstring(svg(Scatter("s", "x", "y", tuple(Point("p", value, value, True) for value in values))))
+    dots = [circle for circle in drawn.iter("circle") if circle.get("class") == "dot"]
+    assert len(dots) == len(values)
+    assert all(0 < float(dot.get(axis, "nan")) < 1000 for dot in dots for axis in ("cx", "cy"))
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0, 0), (5, 0, 0, 0), (0, 0, 0, 5), (1, 1, 1, 1)])
