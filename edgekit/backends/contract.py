@@ -57,7 +57,10 @@ class Session(Protocol):
         ...
 
     def bind(self, feed: Feed) -> Callable[[], None]:
-        """Put the inputs on the device; the function runs the model once and returns when the work is done."""
+        """Put the inputs on the device; the function runs the model once and returns when the work is done.
+
+        Different bound calls may run in several threads at once; each is for one thread at a time.
+        """
         ...
 
     def __enter__(self) -> Session: ...
