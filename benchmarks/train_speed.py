@@ -46,12 +46,12 @@ from edgekit.machine.cpu import machine_facts
 from edgekit.models.factory import build_module
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.training.batches import Batches, batch_count
-from edgekit.training.checkpoint import State
 from edgekit.training.device import reuse_memory
 from edgekit.training.distributed import ALONE
 from edgekit.training.loop import EpochWork, train_one_epoch
 from edgekit.training.pace import Pace
 from edgekit.training.provenance import PASSING
+from edgekit.training.state import State
 from edgekit.training.stopping import Stop
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,8 @@ from edgekit.commands.verify import verify
 from edgekit.errors import Interrupted
 from edgekit.latency.loop import Timing
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
-from edgekit.training.checkpoint import State
 from edgekit.training.fit import fit
+from edgekit.training.state import State
 from tests.gpu_checks import ON_GPU, check_own_clock
 from tests.networks import dataset
 from tests.training.test_loop import Stopping

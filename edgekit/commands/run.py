@@ -105,7 +105,7 @@ def _train(job: Job) -> tuple[Report, str]:
 
 def _training_inputs(job: Job) -> dict[str, Any]:
     from edgekit import data
-    from edgekit.training.checkpoint import dependencies
+    from edgekit.training.key import dependencies
     from edgekit.training.untrained import build_model
 
     recipe = job.recipe

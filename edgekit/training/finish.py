@@ -17,11 +17,11 @@ from edgekit.models.weights import weights_bytes
 from edgekit.recipe import Recipe
 from edgekit.reports.train import StatisticsReport, TrainReport
 from edgekit.training.batches import accuracy, predictions
-from edgekit.training.checkpoint import State
 from edgekit.training.curve import draw_curve
 from edgekit.training.folder import RUN_CURVE, RUN_METRICS, RUN_RECIPE, RUN_REPORT, RUN_WEIGHTS
 from edgekit.training.loop import EpochWork, write_metrics
 from edgekit.training.provenance import provenance
+from edgekit.training.state import State
 from edgekit.training.statistics import make_fit
 
 

@@ -13,14 +13,16 @@ from edgekit.progress import SILENT, Progress
 from edgekit.recipe import Recipe
 from edgekit.reports.train import TrainReport
 from edgekit.training.batches import batch_count, batches_of
-from edgekit.training.checkpoint import Key, State, discard, forget_problem, goes_on, training_key, unfinished
+from edgekit.training.checkpoint import discard, forget_problem, goes_on, unfinished
 from edgekit.training.device import pick_device, reuse_memory, use_cores
 from edgekit.training.distributed import peers
 from edgekit.training.finish import Begun, finish
 from edgekit.training.folder import CHECKPOINT, RUN_METRICS, Begin, problem_kept
 from edgekit.training.initial import state_sha256
+from edgekit.training.key import Key, training_key
 from edgekit.training.loop import EpochWork, Record, train_all
 from edgekit.training.provenance import session
+from edgekit.training.state import State
 from edgekit.training.untrained import build_model
 from edgekit.training.watching import Watcher
 

@@ -17,18 +17,17 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import Interrupted, RecipeError
+from edgekit.errors import Interrupted
 from edgekit.files import write_text
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import TrainRecipe
 from edgekit.reports.train import Epoch
 from edgekit.training.augment import draw
 from edgekit.training.batches import Batches, accuracy
-from edgekit.training.checkpoint import State
-from edgekit.training.folder import CHECKPOINT
 from edgekit.training.numerics import compiling
 from edgekit.training.optimizers import freeze
 from edgekit.training.pace import Pace
+from edgekit.training.state import State
 from edgekit.training.stopping import Stop, stopping
 from edgekit.training.watching import Phase, Watcher
 
@@ -129,8 +128,7 @@ def _summed(state: State) -> tuple[float, float, float]:
     """
     loss, correct, samples = state.peers.sum(state.totals.clone()).tolist()  # reading it waits for the device
     if not math.isfinite(loss):
-        kept = f"; {CHECKPOINT} in its folder is from before" if state.history else ""
-        raise RecipeError(f"the loss became {loss / samples} in epoch {state.epoch + 1}{kept}", "lower train.learning_rate")
+        raise state.diverged(f"the loss became {loss / samples}")
     return loss, correct, samples
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from edgekit.recipe import TrainRecipe
-from edgekit.training.checkpoint import State
 from edgekit.training.generators import generator_states, restore_generators
+from edgekit.training.state import State
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 

@@ -31,10 +31,11 @@ from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TrainRe
 from edgekit.reports.train import Epoch, StatisticsReport, TrainReport
 from edgekit.sources.module import load_source
 from edgekit.training.batches import batch_count
-from edgekit.training.checkpoint import _average, unfinished
+from edgekit.training.checkpoint import unfinished
 from edgekit.training.device import pick_device
 from edgekit.training.fit import fit
 from edgekit.training.folder import Begin
+from edgekit.training.state import _average
 from tests.networks import dataset
 
 SAMPLES, BATCH, EPOCHS = 96, 4, 3
@@ -769,12 +770,21 @@ def test_a_loss_that_diverges_later_leaves_the_last_good_checkpoint(
 
     monkeypatch.setattr(loop, "take_step", diverging)
     with pytest.raises(
-        RecipeError, match=r"the loss became nan in epoch 2; checkpoint.pt .* is from before; lower train\.learning"
+        RecipeError, match=r"the loss became nan in epoch 2; the checkpoint from before is kept; lower train\.learning"
     ):
         fit(recipe(checkpoint_every=2), data, tmp_path / "run")
     content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert (content["epoch"], content["step"]) == (1, 10)
     assert steps[0] < STEPS + 14  # it does not go on to the end of the epoch
+
+
+def test_a_training_that_diverges_at_once_names_no_checkpoint_and_leaves_no_old_metrics(data: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(recipe(), data, run)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == EPOCHS
+    with pytest.raises(RecipeError, match=r"^the (loss became \S+|weights are no longer finite) in epoch 1; lower train\."):
+        fit(recipe(learning_rate=1e30), data, run, begin="restart")
+    assert not (run / "metrics.jsonl").exists()
 
 
 def test_the_average_is_what_is_judged_and_kept(data: Dataset, tmp_path: Path) -> None:
@@ -819,7 +829,7 @@ def test_stopping_after_weights_have_diverged_keeps_the_checkpoint_from_before(
 
     monkeypatch.setattr(loop, "take_step", diverging)
     with pytest.raises(
-        RecipeError, match=r"the weights are no longer finite in epoch 2; a checkpoint from before is kept; lower"
+        RecipeError, match=r"the weights are no longer finite in epoch 2; the checkpoint from before is kept; lower"
     ):
         fit(recipe(), data, tmp_path / "run", progress=Stopping(advance=25 + 11))
     content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
