@@ -602,7 +602,7 @@ def inspect(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Layers with shapes, parameters and MACs; operator counts; how many batch norms are left."""
+    """Layers with shapes, parameters and MACs; operator counts; how many batch norms are left; where a bundle comes from."""
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.inspect import inspect as inspect_target
