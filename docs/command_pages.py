@@ -47,7 +47,7 @@ Exit codes:
 | 1 | a check failed: {checks} |
 | 2 | wrong usage, bad input such as a damaged bundle, or something missing on this machine |
 | 3 | `bench --against` cannot decide |
-| 130 | stopped by Ctrl-C |
+| 130, 143, 129 | stopped by Ctrl-C, SIGTERM, SIGHUP; temporary files are removed |
 
 `--backend` takes a *setup*: a backend's name with its own options, as in `--backend "ort-cpu threads=4"` or `--backend "tensorrt
 cuda-graph"`, so that one command compares several ways to run a bundle. Every row of a report bears its setup. The backends are

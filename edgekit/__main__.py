@@ -1,5 +1,5 @@
 """``python -m edgekit``."""
 
-from edgekit.cli.app import run_process
+from edgekit.cli.process import run_process
 
 run_process()

@@ -16,9 +16,11 @@ from pathlib import Path
 from platformdirs import user_cache_path, user_state_path
 
 from edgekit import atomic
-from edgekit.errors import InputError, OutputError
+from edgekit.errors import EdgekitError, InputError, OutputError
 
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+MOST_QUOTED = 60
+"""Characters of what is no path that a sentence quotes."""
 
 
 def cache_root() -> Path:
@@ -51,6 +53,19 @@ def _folder_of(kind: str, platforms: Callable[..., Path], what: str) -> Path:
     return platforms("edgekit", appauthor=False)
 
 
+def as_path(given: object, what: str, error: type[EdgekitError] = InputError) -> Path:
+    """The path that a caller names; raises ``error``, with a sentence that calls it ``what``, for what is none.
+
+    A path is text or a ``PathLike`` of text, without a NUL, which no file's name has.
+    """
+    text = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(text, str):
+        raise error(f"{what} was given as {repr(given)[:MOST_QUOTED]}, which is no path", "give it as text or as a pathlib.Path")
+    if "\0" in text:
+        raise error(f"{what} {text} has a NUL in its name, which no file has", "check the path")
+    return Path(text)
+
+
 def is_onnx(name: str | Path) -> bool:
     """Whether a file of this name is taken for an ONNX file: by its suffix, in any case."""
     return Path(name).suffix.lower() == ".onnx"
@@ -72,8 +87,7 @@ def fingerprints(paths: Iterable[Path]) -> list[str]:
 
 def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> bytes:
     """The bytes of ``path``; raises ``error`` with a sentence that calls the file ``what``."""
-    if "\0" in str(path):
-        raise error(f"{what} {path} has a NUL in its name, which no file has", "check the path")
+    path = as_path(path, what, error)
     try:
         if path.exists() and not path.is_file():
             raise error(f"{what} {path} is not a regular file", "check the path")
@@ -129,11 +143,12 @@ def destination(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes the place of ``path``, on failure it goes away.
 
-    A link is followed, see ``destination``, and the permissions of a file that is replaced are kept. Raises OutputError for what
-    is no file, when the folder cannot be written or the disk is full; what was at ``path`` stays.
+    A link is followed, see ``destination``, and the permissions of a file that is replaced are kept. ``check`` is that of
+    ``replacing_folder``. Raises OutputError for what is no file, when the folder cannot be written or the disk is full; what was
+    at ``path`` stays.
     """
     try:
         place = destination(path)
@@ -142,7 +157,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with atomic.prepared(place, folder=False) as temporary:
             yield temporary
             os.chmod(temporary, _permissions(place))  # last: they may not allow writing
-            atomic.put(temporary, place)
+            atomic.put(temporary, place, check)
     except OSError as problem:
         raise write_error(path, problem) from problem
 
@@ -173,18 +188,28 @@ def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> 
     called while no other writer can come. Raises OutputError for a link and what is no folder.
     """
     _check_name(folder)
+
+    def checks() -> None:
+        _check_folder(folder)
+        check()
+
     try:
-        if folder.is_symlink():
-            raise OutputError(f"cannot write {folder}: a link is there", "give the folder that it points to")
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"cannot write {folder}: something that is not a folder is there", "choose another name")
+        _check_folder(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic.prepared(folder, folder=True) as temporary:
             yield temporary
             os.chmod(temporary, _mode_of(folder))  # last, as for files
-            atomic.put(temporary, folder, check)
+            atomic.put(temporary, folder, checks)
     except OSError as problem:
         raise write_error(folder, problem) from problem
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise OutputError for a link and what is no folder."""
+    if folder.is_symlink():
+        raise OutputError(f"cannot write {folder}: a link is there", "give the folder that it points to")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"cannot write {folder}: something that is not a folder is there", "choose another name")
 
 
 def _mode_of(folder: Path) -> int:

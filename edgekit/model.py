@@ -19,7 +19,7 @@ from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import InRanges, Session
 from edgekit.backends.tuned import Choice, choice_for
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.errors import BundleError, DataError, EdgekitError, ModelError
+from edgekit.errors import BundleError, DataError, EdgekitError, ModelError, UsageError
 from edgekit.parity.accuracy import batch_for, meaning_of
 from edgekit.preprocess import Intake, PictureSource, no_picture
 from edgekit.progress import SILENT, Progress
@@ -70,7 +70,7 @@ def load(bundle: Path | str, setup: Setup | str | None = None, *, progress: Prog
     Raises BundleError for a damaged bundle, MissingError for a setup that cannot run on this machine, and UsageError for one
     that does not exist.
     """
-    return model_of(open_bundle(Path(bundle)), setup, progress)
+    return model_of(open_bundle(bundle), setup, progress)
 
 
 def model_of(
@@ -149,6 +149,8 @@ class Model:
         """
         if isinstance(feed, Mapping):
             return self._run(feed)
+        if not isinstance(feed, np.ndarray):
+            raise ModelError(f"the model was given a {type(feed).__name__}", "give it a numpy array, or name -> array")
         if not self._only:
             names = [[spec.name for spec in specs] for specs in (self.inputs, self.outputs)]
             raise ModelError(f"the model has the inputs {names[0]} and the outputs {names[1]}", "give it name -> array")
@@ -167,10 +169,12 @@ class Model:
         Several are run in batches. Where the recorded outputs are probabilities or scores, the model's outputs are taken as they
         are; else their softmax is (see ``meaning``).
 
-        Raises BundleError for a bundle that does not classify pictures, and DataError that names a picture which cannot be read,
-        or whose outputs are not finite.
+        Raises BundleError for a bundle that does not classify pictures, DataError that names a picture which cannot be read, or
+        whose outputs are not finite, and UsageError for a ``top`` below 1.
         """
         intake = self._takes_pictures()
+        if not isinstance(top, (int, np.integer)) or top < 1:
+            raise UsageError(f"top={top!r} is no number of labels", "give 1 or more")
         if _are_several(pictures):
             return [labelled for part in self._parts(pictures) for labelled in self._labelled(*part, top)]
         picture = cast(PictureSource, pictures)
@@ -179,9 +183,11 @@ class Model:
     def warm_up(self, *batches: int) -> None:
         """Run the network a few times on made-up samples, in each of the sizes ``batches``, so that the first call is no slower.
 
-        Without sizes it is one sample, or the only size that the network takes.
+        Without sizes it is one sample, or the only size that the network takes. Raises UsageError for a size below 1.
         """
         for size in batches or (fixed_batch(self.inputs) or 1,):
+            if not isinstance(size, (int, np.integer)) or size < 1:
+                raise UsageError(f"{size!r} is no batch size", "give 1 or more")
             feed = sample_feed([spec.with_free_batch() for spec in self.inputs], size)
             for _ in range(OFTEN):
                 self._run(feed)
@@ -340,7 +346,7 @@ def guesses(probabilities: Array, labels: Sequence[str], top: int) -> tuple[Gues
 
 def _again(root: str, setup: Setup, sha256: str) -> Model:
     """The Model that was pickled; raises BundleError where another bundle has taken its place."""
-    bundle = open_bundle(Path(root))
+    bundle = open_bundle(root)
     if bundle.sha256 != sha256:
         raise BundleError(f"bundle {root} is another than the model was loaded from", "load it again")
     return model_of(bundle, setup)

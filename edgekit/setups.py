@@ -39,7 +39,11 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        """Raise UsageError unless ``threads`` and ``batches`` hold whole numbers in range."""
+        """Raise UsageError unless names are text, and ``threads`` and ``batches`` hold whole numbers in range."""
+        if not isinstance(self.backend, str) or not isinstance(self.variant, str):
+            raise UsageError(
+                f"a setup has the names {self.backend!r} and {self.variant!r}", "give those of a backend and a variant"
+            )
         if self.threads is not None and not (isinstance(self.threads, int) and 1 <= self.threads <= MOST_THREADS):
             raise UsageError(f"{self.backend}: threads takes a whole number from 1 to {MOST_THREADS}", "write it like threads=4")
         if not all(isinstance(size, int) and 1 <= size <= LARGEST_BATCH for size in self.batches):
@@ -50,6 +54,8 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def parse(cls, text: str) -> Setup:
         """Read the text form; raises UsageError that quotes the word at fault. The backend's row checks ``options`` later."""
+        if not isinstance(text, str):
+            raise UsageError(f"a backend was given as {text!r}", "give a Setup, or text like 'ort-cpu threads=4'")
         try:
             words = shlex.split(text)
         except ValueError as problem:
@@ -113,8 +119,13 @@ def taking(setup: Setup, batches: Sequence[int]) -> Setup:
 
 def as_setups(backends: Setup | str | Iterable[Setup | str]) -> tuple[Setup, ...]:
     """The Setups of one backend or several, each a Setup or its text form; ``EVERY`` for an empty list."""
-    requests = (backends,) if isinstance(backends, (Setup, str)) else tuple(backends)
-    return tuple(Setup.parse(request) if isinstance(request, str) else request for request in requests or (EVERY,))
+    several = isinstance(backends, Iterable) and not isinstance(backends, str)
+    return tuple(map(as_setup, tuple(backends) or (EVERY,) if several else (backends,)))
+
+
+def as_setup(given: Setup | str) -> Setup:
+    """A Setup, or the one that its text form means; raises UsageError for what is neither."""
+    return given if isinstance(given, Setup) else Setup.parse(given)
 
 
 def labels(setups: Sequence[Setup]) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def check_feed(specs: Sequence[TensorSpec], feed: Feed) -> None:
     """Raise ModelError unless ``feed`` has exactly the inputs in ``specs``, each of its dtype and shape."""
     names, fed = {spec.name for spec in specs}, set(feed)
     if names != fed:
-        raise ModelError(f"the model takes the inputs {sorted(names)}, but was given {sorted(fed)}", "rename them")
+        raise ModelError(f"the model takes the inputs {sorted(names)}, but was given {sorted(map(str, fed))}", "rename them")
     for spec in specs:
         spec.check(feed[spec.name])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.bundle.allowance import asks_too_much, held_by_snr, held_to_noise
-from edgekit.bundle.described import variant_rows
+from edgekit.bundle.described import CHANGED, variant_rows
 from edgekit.bundle.front_matter import front_matter
 from edgekit.bundle.manifest import BOM, CARD, MANIFEST, Manifest, Variant
 from edgekit.bundle.provenance import Provenance
@@ -361,16 +361,13 @@ def _origin(origin: Provenance) -> Iterator[str]:
     if origin.created:
         yield f"Created {plain_text(origin.created)}"
     if origin.commit:
-        yield f"Exported at commit {code(origin.commit)}{_CHANGED if origin.changed else ''}"
+        yield f"Exported at commit {code(origin.commit)}{CHANGED if origin.changed else ''}"
     if origin.data is not None:
         fingerprint = f" ({code(origin.data.sha256)})" if origin.data.sha256 else ""
         yield f"Trained on {plain_text(origin.data.name)}{fingerprint}"
     if origin.training is not None and origin.training.commit:
-        changed = _CHANGED if origin.training.changed else ""
+        changed = CHANGED if origin.training.changed else ""
         yield f"Trained in {origin.training.epochs} epochs at commit {code(origin.training.commit)}{changed}"
-
-
-_CHANGED = ", from which tracked files differed"
 
 
 def _quoted(text: str) -> str:

@@ -1,10 +1,14 @@
-"""The variants of a bundle in figures, for its model card and for ``edgekit inspect``."""
+"""The variants of a bundle in figures, and where it comes from in words: for its card, ``edgekit inspect`` and the report."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 
 from edgekit.accuracy import share_interval
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Manifest, Variant
+from edgekit.bundle.provenance import Provenance, Training
+from edgekit.bundle.signed import signatures_of
 from edgekit.reports.inspect import VariantRow
 
 PAYS = {
@@ -45,3 +49,53 @@ def _row(manifest: Manifest, variant: Variant, pictures: int | None) -> VariantR
         calibrated=calibration.calibrated if calibration else None,
         pays=PAYS.get(variant.precision, ""),
     )
+
+
+NOT_RECORDED = "not recorded"
+CHANGED = ", from which tracked files differed"
+
+
+def origin_of(bundle: Bundle) -> dict[str, str]:
+    """Where a bundle comes from, fact -> words, and whether it is signed; what the manifest does not record is left out."""
+    manifest = bundle.manifest
+    facts = dict(_provenance(manifest.origin))
+    facts["sha256 of the weights"] = manifest.source.weights_sha256
+    facts["made with"] = _versions(manifest.tools)
+    return facts | {"signature": _signature(bundle)}
+
+
+def _provenance(origin: Provenance) -> Iterator[tuple[str, str]]:
+    yield "licence", origin.license or NOT_RECORDED
+    known = {"author": origin.author, "created": origin.created, "exported at commit": _commit(origin)}
+    yield from ((name, text) for name, text in known.items() if text)
+    if origin.data is not None:
+        yield "data set", f"{origin.data.name}, {origin.data.sha256 or 'its hash is not recorded'}"
+    if origin.training is not None:
+        yield from _training(origin.training)
+
+
+def _training(training: Training) -> Iterator[tuple[str, str]]:
+    seed = "" if training.seed is None else f", seed {training.seed}"
+    yield "training", f"{training.epochs} epochs{seed}"
+    known = {
+        "trained at commit": _commit(training),
+        "trained with": _versions(training.versions),
+        "sha256 of the weights before training": training.initial_sha256,
+    }
+    yield from ((name, text) for name, text in known.items() if text)
+
+
+def _commit(origin: Provenance | Training) -> str:
+    return f"{origin.commit}{CHANGED if origin.changed else ''}" if origin.commit else ""
+
+
+def _versions(tools: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in tools.items())
+
+
+def _signature(bundle: Bundle) -> str:
+    """Only ``edgekit verify --public-key`` checks one: a signature without its key says nothing."""
+    signatures = signatures_of(bundle)
+    if not signatures:
+        return "none"
+    return f"{', '.join(signatures)}, not checked here: edgekit verify {bundle.root} --public-key FILE checks by whom it is"

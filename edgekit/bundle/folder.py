@@ -40,8 +40,9 @@ from edgekit.bundle.manifest import (
     decode_manifest,
     reads_from,
 )
+from edgekit.bundle.packed import is_packed
 from edgekit.errors import FETCH_AGAIN, BundleError, EdgekitError, OutputError
-from edgekit.files import read_bytes, replacing_folder, sha256_of, write_error
+from edgekit.files import as_path, read_bytes, replacing_folder, sha256_of, write_error
 from edgekit.preprocess import Intake
 
 _T = TypeVar("_T")
@@ -174,12 +175,13 @@ PAUSE = 0.005
 """Seconds to wait for a writer that is between two renames."""
 
 
-def open_bundle(root: Path) -> Bundle:
+def open_bundle(root: Path | str) -> Bundle:
     """Read the manifest and check every file it lists; raises BundleError naming the file at fault.
 
     Beside a writer the old bundle is opened or the new one, whole, and can be read as long as the Bundle lives. A changed model
     card is a note.
     """
+    root = as_path(root, "bundle", BundleError)
     return _beside_writers(root, lambda place, hold: msgspec.structs.replace(_opened(place), root=root, hold=hold))
 
 
@@ -193,7 +195,7 @@ def check_prepared(folder: Path) -> None:
 
 def as_opened(bundle: Bundle | Path | str) -> Bundle:
     """A bundle that is open already, or that of a folder; raises what ``open_bundle`` does."""
-    return bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
 
 
 def _beside_writers(root: Path, read: Callable[[Path, atomic.Hold | None], _T]) -> _T:
@@ -282,14 +284,20 @@ def write_bundle(root: Path, manifest: Manifest, contents: Mapping[str, bytes], 
     An older bundle there is replaced; raises OutputError for a folder that holds anything else. ``instead_of`` is the bundle that
     the new one was made from: raises BundleError where another has taken its place since, whose changes would be lost.
     """
-    check_replaceable(root, dropped=SIGNATURES if instead_of is not None else ())
+    dropped = SIGNATURES if instead_of is not None else ()
+    check_replaceable(root, dropped)
     files = {name: _entry_of(content) for name, content in contents.items()}
     contents = {**contents, BOM: bill_of_materials(manifest, files)}
     files = {name: _entry_of(content) for name, content in sorted(contents.items())}
     own_inputs = any(variant.inputs is not msgspec.UNSET for variant in manifest.variants)
     oldest = reads_from(manifest.preprocess, manifest.inputs, own_inputs=own_inputs)
     manifest = msgspec.structs.replace(manifest, schema=SCHEMA, reads_from=oldest, files=files)
-    check = instead_of.check_unchanged if instead_of is not None else lambda: None
+
+    def check() -> None:
+        if instead_of is not None:
+            instead_of.check_unchanged()
+        check_still_replaceable(root, dropped)
+
     with replacing_folder(root, check) as folder:
         for name, content in contents.items():
             (folder / name).write_bytes(content)
@@ -311,6 +319,24 @@ def check_replaceable(root: Path, dropped: Collection[str] = ()) -> None:
 
     ``dropped``: files beside a bundle that the caller may do without, such as the signatures of what is replaced.
     """
+    _check_place(root)
+    try:
+        _beside_writers(root, lambda place, hold: _check_contents(root, place, dropped))
+    except OSError as problem:
+        raise write_error(root, problem) from problem
+
+
+def check_still_replaceable(root: Path, dropped: Collection[str] = ()) -> None:
+    """The same while this process keeps other writers out, for whom ``check_replaceable`` would wait."""
+    _check_place(root)
+    try:
+        _check_contents(root, root, dropped)
+    except OSError as problem:
+        raise write_error(root, problem) from problem
+
+
+def _check_place(root: Path) -> None:
+    """Raise OutputError for a name that cannot be replaced, a link and what is no folder."""
     if root.name in ("", ".."):
         raise OutputError(
             f"cannot write the bundle {root}: this folder cannot be replaced by another", "give --output a name in it"
@@ -320,7 +346,6 @@ def check_replaceable(root: Path, dropped: Collection[str] = ()) -> None:
             raise OutputError(
                 f"cannot write the bundle {root}: something that is not a folder is there", "choose another --output"
             )
-        _beside_writers(root, lambda place, hold: _check_contents(root, place, dropped))
     except OSError as problem:
         raise write_error(root, problem) from problem
 
@@ -356,8 +381,7 @@ def _read(root: Path, *, exactly: bool = False) -> Bundle:
         if not root.exists():
             raise BundleError(f"bundle {root} does not exist", "check the path, or make it with edgekit export")
         if not root.is_dir() or not path.is_file() or path.is_symlink():
-            remedy = f"edgekit unpack {root}" if root.suffix == ".zip" else "give the folder that edgekit export wrote"
-            raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}", remedy)
+            raise _no_bundle(root)
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{path} is larger than any manifest", FETCH_AGAIN)
     except OSError as problem:
@@ -367,6 +391,14 @@ def _read(root: Path, *, exactly: bool = False) -> Bundle:
     for name, entry in manifest.files.items():
         _check_size(root, name, entry, exactly=exactly or name != CARD)
     return Bundle(root, manifest, hashlib.sha256(content).hexdigest())
+
+
+def _no_bundle(root: Path) -> BundleError:
+    """The error for a place that is no bundle's folder."""
+    if is_packed(root):
+        return BundleError(f"{root} is a packed bundle", f"unpack it first: edgekit unpack {root}")
+    what = f"it has no {MANIFEST}" if root.is_dir() else "it is a file, and a bundle is a folder"
+    return BundleError(f"{root} is not a bundle: {what}", "give the folder that edgekit export wrote")
 
 
 def _check_size(root: Path, name: str, entry: FileEntry, *, exactly: bool) -> None:

@@ -1,6 +1,7 @@
 """The command line: words in, a command called, its report out. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 3 undecided; 130 stopped by Ctrl-C.
+Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something missing here; 3 undecided; 130 stopped by Ctrl-C,
+143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -601,7 +602,7 @@ def inspect(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Layers with shapes, parameters and MACs; operator counts; how many batch norms are left."""
+    """Layers with shapes, parameters and MACs; operator counts; how many batch norms are left; where a bundle comes from."""
 
     def action(progress: Progress) -> Report:
         from edgekit.commands.inspect import inspect as inspect_target
@@ -846,14 +847,6 @@ def diff(
 
 # typer brings its own copy of click, or uses the installed one: this is UsageError in either
 _TyperUsageError: Any = typer.BadParameter.__bases__[0]
-
-
-def run_process() -> NoReturn:
-    """``main`` in a process that does nothing else, so that a command may go on in a fork of it."""
-    from edgekit.machine.fork import allow
-
-    allow()
-    main()
 
 
 def main() -> NoReturn:

@@ -26,6 +26,7 @@ from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
 from edgekit.files import check_outside, check_writable, destination, sha256_of, write_together
 from edgekit.graphs.quiet import listings
+from edgekit.machine import stops
 from edgekit.machine.launcher import Elsewhere
 from edgekit.machine.records import keep
 from edgekit.progress import Advance, Progress
@@ -34,7 +35,7 @@ from edgekit.reports.console import draw
 from edgekit.reports.page import visible, visible_json
 
 WIDTH = 120  # of tables that go to a file or a pipe
-OK, CHECK_FAILED, BAD_INPUT, UNDECIDED, STOPPED = 0, 1, 2, 3, 130
+OK, CHECK_FAILED, BAD_INPUT, UNDECIDED = 0, 1, 2, 3
 
 
 Form: TypeAlias = Literal["page", "json", "jsonl"]
@@ -59,28 +60,29 @@ def carry_out(
     """
     console = _console(stderr=True)
     try:
-        with contextlib.redirect_stdout(sys.stderr), listings(debug):  # a user's model may print; stdout is for the document
+        with stops.raised():
+            with contextlib.redirect_stdout(sys.stderr), listings(debug):  # a user's model may print; stdout is for the document
+                if output is not None:
+                    check_output("--output", output, bundle)  # better before long work than after it
+                before = _manifest_sha256(bundle)
+                report = action(ConsoleProgress(console))
+                _leave(report, bundle, before)
             if output is not None:
-                check_output("--output", output, bundle)  # better before long work than after it
-            before = _manifest_sha256(bundle)
-            report = action(ConsoleProgress(console))
-            _leave(report, bundle, before)
-        if output is not None:
-            write_together(report.as_files(output))
-        document = _document(report, form, verbose)
+                write_together(report.as_files(output))
+            document = _document(report, form, verbose)
     except Elsewhere as other:
         raise typer.Exit(other.code) from None
     except KeyboardInterrupt:
-        print_error("Interrupted", "stopped by Ctrl-C", form)
+        print_error("Interrupted", f"stopped by {stops.words()}", form)
         console.print("stopped", highlight=False)
-        raise typer.Exit(STOPPED) from None
+        raise typer.Exit(stops.exit_code()) from None
     except (Exception, SystemExit) as problem:  # a package may want to leave: there is no report, so that is no success
         if debug:
             console.print_exception()
         message = sentence(problem)
         print_error(type(problem).__name__, message, form)
         console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(STOPPED if isinstance(problem, Interrupted) else BAD_INPUT) from None
+        raise typer.Exit(stops.exit_code() if isinstance(problem, Interrupted) else BAD_INPUT) from None
     _write(document)
     raise typer.Exit(exit_code(report))
 
@@ -102,7 +104,7 @@ def _leave(report: Report, bundle: Path | None, before: str) -> None:
 def exit_code(report: Report) -> int:
     """What a command exits with that has made this report."""
     if report.interrupted:
-        return STOPPED
+        return stops.exit_code()
     return UNDECIDED if report.undecided else OK if report.passed else CHECK_FAILED
 
 

@@ -9,8 +9,8 @@ import msgspec
 from edgekit.backends import checked, row_of, table
 from edgekit.backends.contract import Builder, Target
 from edgekit.bundle.folder import open_bundle
-from edgekit.errors import UsageError
-from edgekit.files import check_outside
+from edgekit.errors import OutputError, UsageError
+from edgekit.files import as_path, check_outside
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.build import BuildReport
 from edgekit.setups import Setup
@@ -31,11 +31,11 @@ def build(
     Raises BundleError for a damaged bundle, MissingError if this machine cannot build, EngineError if the backend refuses the
     network, and OutputError if ``output`` cannot be written.
     """
-    opened = open_bundle(Path(bundle))
+    opened = open_bundle(bundle)
     chosen = Setup.parse(setup or builders()[0]) if isinstance(setup, str) else setup
     builder = _builder_of(chosen.backend)
     named = msgspec.structs.replace(chosen, variant=opened.variant(chosen.variant).name)
-    place = None if output is None else Path(output)
+    place = None if output is None else as_path(output, "output", OutputError)
     if place is not None:
         check_outside(place, opened.root)
     return builder.build(opened.files(named.variant), checked(named, builder.options), Target(place, rebuild), progress)

@@ -48,7 +48,7 @@ def diff(first: Path | str, second: Path | str, *, progress: Progress = SILENT) 
 
     Raises BundleError for a damaged bundle.
     """
-    a, b = open_bundle(Path(first)), open_bundle(Path(second))
+    a, b = open_bundle(first), open_bundle(second)
     documents = (msgspec.to_builtins(a.manifest), msgspec.to_builtins(b.manifest))
     fields = tuple(
         FieldDiff(_section(key), key, _shown(one), _shown(other)) for key, one, other in differences("", *documents) if key

@@ -21,7 +21,7 @@ from edgekit.data.gallery import Gallery, thumbnail
 from edgekit.data.labelled import BATCH, Batch, LabelledSet, of_folder, of_recipe
 from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError, UsageError
-from edgekit.files import write_bytes
+from edgekit.files import as_path, write_bytes
 from edgekit.parity.accuracy import FLIPS, NO_CLASS, Answers, answers, confusion, meaning_of, order_of, outputs_of
 from edgekit.parity.other_cpu import measured_elsewhere
 from edgekit.preprocess import Preprocess, no_picture
@@ -68,9 +68,9 @@ def evaluate(
     Raises BundleError for a bundle that does not classify pictures, DataError for pictures that do not fit it, UsageError for a
     bar on what is lost without anything to compare with, and MissingError for a setup that cannot run here.
     """
-    opened = open_bundle(Path(bundle))
+    opened = open_bundle(bundle)
     preprocess = classifier(opened)
-    sheet = None if wrong is None else _place_of_sheet(Path(wrong))
+    sheet = None if wrong is None else _place_of_sheet(as_path(wrong, "wrong", OutputError))
     choice = choose(opened, setups)
     pictures = labelled_set(opened, preprocess, data, progress)
     _check_one_meaning(pictures.classes, opened.manifest.labels)
@@ -134,7 +134,7 @@ def classifier(bundle: Bundle) -> Preprocess:
 def labelled_set(bundle: Bundle, preprocess: Preprocess, data: Path | str | None, progress: Progress) -> LabelledSet:
     """The pictures of ``data``, or of the recorded recipe's test set; raises DataError where they are not known or not here."""
     if data is not None:
-        path = Path(data)
+        path = as_path(data, "data", DataError)
         if path.suffix == ".toml":
             return of_recipe(load_recipe(path).data, preprocess, progress)
         if not path.is_dir():

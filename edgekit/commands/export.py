@@ -10,8 +10,8 @@ from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle, write_
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.bundle.variants import with_variant
 from edgekit.commands.quantize import with_accuracy
-from edgekit.errors import UsageError
-from edgekit.files import check_writable
+from edgekit.errors import OutputError, UsageError
+from edgekit.files import as_path, check_writable
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.export import ExportReport
 from edgekit.reports.ship import Shipped, ShipReport
@@ -38,8 +38,8 @@ def export(
     Raises EdgekitError on failure, and then leaves an older bundle untouched.
     """
     with progress.task("exporting", 5) as advance:
-        origin = origin_of(source, options, runs=Path(runs))
-        root = Path(output) if output is not None else EXPORTED / origin.name
+        origin = origin_of(source, options, runs=as_path(runs, "runs"))
+        root = EXPORTED / origin.name if output is None else as_path(output, "output", OutputError)
         check_replaceable(root)
         check_writable(root.parent)
         forms.check(root)
@@ -69,8 +69,8 @@ def ship(bundle: str, forms: Forms, output: Path | str | None = None, options: E
         raise UsageError(
             f"{bundle} is a bundle already, and a bundle is immutable", "leave out all options but --triton and --golden-raw"
         )
-    forms.check(Path(bundle))
-    opened = open_bundle(Path(bundle))
+    opened = open_bundle(bundle)
+    forms.check(opened.root)
     return ShipReport(str(opened.root), opened.sha256, forms.write(opened), opened.notes)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from edgekit.bundle.described import pictures_of, variant_rows
+from edgekit.bundle.described import origin_of, pictures_of, variant_rows
 from edgekit.bundle.folder import open_bundle
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import EdgekitError, UsageError
-from edgekit.files import is_onnx
+from edgekit.files import as_path, is_onnx
 from edgekit.machine.packages import needs, needs_onnx
 from edgekit.reports.inspect import InspectReport
 from edgekit.sources import NO_ARGS, check_name_of_module
@@ -36,7 +36,7 @@ def inspect(
 
     ``input_shapes``, ``args`` (of the factory) and ``weights`` are for a shipped model or an import path.
     """
-    path = Path(target)
+    path = as_path(target, "source", UsageError)
     is_bundle = (path / MANIFEST).is_file()
     if variant and not is_bundle:
         raise UsageError(f"--variant goes with a bundle, and {target} is not a bundle", "leave out --variant")
@@ -56,7 +56,7 @@ def inspect(
         report = opened.reading(lambda place: described(opened.onnx_of(variant)))
         several = len(opened.manifest.variants) > 1
         variants = variant_rows(opened.manifest, pictures_of(opened)) if several else ()
-        return msgspec.structs.replace(report, variants=variants)
+        return msgspec.structs.replace(report, variants=variants, origin=origin_of(opened))
     if path.is_dir() and not (path / RUN_RECIPE).is_file():
         open_bundle(path)  # raises: neither a bundle nor a run
     check_name_of_module(str(target))

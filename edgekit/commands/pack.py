@@ -6,19 +6,20 @@ from pathlib import Path
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.bundle.signed import strays_of
-from edgekit.files import check_writable, sha256_of
+from edgekit.errors import OutputError
+from edgekit.files import as_path, check_writable, sha256_of
 from edgekit.reports.pack import PackReport
 from edgekit.ship.pack import check_zip_place, write_zip
 from edgekit.ship.places import folder_name
 
 
-def pack(bundle: Path | str, output: Path | None = None) -> PackReport:
+def pack(bundle: Path | str, output: Path | str | None = None) -> PackReport:
     """Write ``bundle``, with its signatures, as the zip ``output``, or ``NAME.zip`` in the current folder.
 
     Raises BundleError for a damaged bundle, and OutputError where something else is in the way.
     """
-    opened = open_bundle(Path(bundle))
-    file = output if output is not None else Path(f"{folder_name(opened.manifest.name)}.zip")
+    opened = open_bundle(bundle)
+    file = Path(f"{folder_name(opened.manifest.name)}.zip") if output is None else as_path(output, "output", OutputError)
     check_zip_place(file)
     check_writable(file.parent)
     files = write_zip(opened, file)

@@ -11,6 +11,7 @@ from unicodedata import normalize
 from edgekit.bundle.folder import open_bundle
 from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
+from edgekit.files import as_path
 from edgekit.model import Model, meaning_in, model_of
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Prediction, PredictReport
@@ -38,11 +39,11 @@ def predict(
     A path or pattern without a picture has a row that says so; where none has any it is a DataError. Raises BundleError for a
     bundle that does not classify pictures.
     """
-    opened = open_bundle(Path(bundle))
+    opened = open_bundle(bundle)
     meaning = meaning_in(opened)
     if isinstance(meaning, BundleError):
         raise meaning
-    asked = picture_files((images,) if isinstance(images, (Path, str)) else images)
+    asked = picture_files(images if isinstance(images, Iterable) and not isinstance(images, (str, bytes)) else (images,))
     for row in asked.left_out:
         progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
     predictions = []
@@ -80,7 +81,7 @@ def picture_files(paths: Iterable[Path | str]) -> Asked:
     left_out: list[LeftOut] = []
     spelt: dict[str, Path] = {}
     refusal = None
-    for path in map(Path, paths):
+    for path in (as_path(path, "picture", DataError) for path in paths):
         try:
             pictures, others = _named(path)
             left_out += others

@@ -14,7 +14,7 @@ from edgekit.bundle.manifest import SIGNATURES
 from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import with_variant
 from edgekit.errors import BundleError, OutputError
-from edgekit.files import check_writable
+from edgekit.files import as_path, check_writable
 from edgekit.latency.loop import Candidate, interleave
 from edgekit.machine.packages import needs
 from edgekit.progress import SILENT, Progress
@@ -44,13 +44,13 @@ def quantize(
     converted, DataError for calibration samples that do not fit or that are test pictures, and UsageError for a wrong wish.
     """
     needs("onnx", "onnxruntime", extra="cpu")
-    root = Path(output) if output is not None else Path(bundle)
-    if Path(bundle).resolve() in root.resolve().parents:
+    opened = open_bundle(bundle)
+    root = opened.root if output is None else as_path(output, "output", OutputError)
+    if opened.root.resolve() in root.resolve().parents:
         raise OutputError(f"cannot write the bundle {root}: it would lie inside of {bundle}", "choose another --output")
-    in_place = root.resolve() == Path(bundle).resolve()
+    in_place = root.resolve() == opened.root.resolve()
     check_replaceable(root, dropped=SIGNATURES if in_place else ())
     check_writable(root.parent)
-    opened = open_bundle(Path(bundle))
     _check_unsigned(opened, drop_signature)
     outcome = convert(opened, to, wanted, progress)
     outcome, accuracy = with_accuracy(opened, outcome)

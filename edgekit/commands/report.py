@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from edgekit.bundle.card import example
-from edgekit.bundle.described import pictures_of, variant_rows
+from edgekit.bundle.described import origin_of, pictures_of, variant_rows
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.manifest import Manifest
-from edgekit.errors import EdgekitError, InputError, printable
-from edgekit.files import write_bytes
+from edgekit.errors import EdgekitError, InputError, OutputError, UsageError, printable
+from edgekit.files import as_path, write_bytes
 from edgekit.machine.packages import needs, tool_versions
 from edgekit.machine.records import Record, all_facts, records
 from edgekit.progress import SILENT, Progress
@@ -35,14 +35,17 @@ def report(
 ) -> BundleReport:
     """Collect what the bundle says and what this machine has found out, and write it to ``output``, if that is given.
 
-    Raises BundleError for a damaged bundle, and MissingError for a page in HTML without jinja2.
+    Raises BundleError for a damaged bundle, UsageError for an unknown ``form``, and MissingError for a page in HTML without
+    jinja2.
     """
+    if form not in FORMATS:
+        raise UsageError(f"a report has no format {form!r}", f"use one of {', '.join(FORMATS)}")
     if form == "html" and output is not None:
         needs("jinja2", extra="report")
-    collected = collect(open_bundle(Path(bundle)))
+    collected = collect(open_bundle(bundle))
     if output is None:
         return collected
-    write_bytes(Path(output), drawn(collected, form))
+    write_bytes(as_path(output, "output", OutputError), drawn(collected, form))
     return msgspec.structs.replace(collected, written=str(output))
 
 
@@ -77,6 +80,7 @@ def collect(bundle: Bundle) -> BundleReport:
         name=manifest.name,
         manifest_sha256=bundle.sha256,
         facts=dict(_facts(manifest)),
+        origin=origin_of(bundle),
         tensors=tuple(_tensors(manifest)),
         labels=manifest.labels,
         notes=(*manifest.notes, *bundle.notes),
@@ -136,8 +140,6 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "error at export", f"{manifest.variants[0].error:.1e} of the scale, in a runtime without optimisations"
     if golden.original_error is not None:
         yield "error of the original", f"{golden.original_error:.1e} of the scale, in its own dtype"
-    yield "sha256 of the weights", source.weights_sha256
-    yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())
 
 
 def _tensors(manifest: Manifest) -> Iterator[Tensor]:

@@ -19,8 +19,8 @@ from edgekit.commands.export import EXPORTED, export
 from edgekit.commands.quantize import quantize
 from edgekit.commands.train import processes, train
 from edgekit.commands.verify import verify
-from edgekit.errors import UsageError
-from edgekit.files import fingerprints, write_bytes
+from edgekit.errors import OutputError, RecipeError, UsageError
+from edgekit.files import as_path, fingerprints, write_bytes
 from edgekit.latency.loop import Timing
 from edgekit.machine.launcher import launched
 from edgekit.machine.packages import needs, tool_versions, versions_of
@@ -69,7 +69,7 @@ def run(
     An interrupted training goes on; ``restart`` discards it. Raises UsageError where it would be lost unasked, because what it
     depends on has changed.
     """
-    path = Path(recipe)
+    path = as_path(recipe, "recipe", RecipeError)
     with processes():
         if launched():
             raise UsageError(
@@ -78,8 +78,8 @@ def run(
             )
     loaded = load_recipe(path)  # a mistyped path is told before a remedy of gigabytes
     needs("torch", "torchvision", "onnx", "onnxscript", extra="train")
-    root = output or EXPORTED / loaded.name
-    job = Job(loaded, path, runs, root, device, "restart" if restart else "update", progress)
+    root = EXPORTED / loaded.name if output is None else as_path(output, "output", OutputError)
+    job = Job(loaded, path, as_path(runs, "runs"), root, device, "restart" if restart else "update", progress)
     check_replaceable(job.root)
     return RunReport(str(path), str(job.root), take_steps(_steps(job), job.run, progress))
 

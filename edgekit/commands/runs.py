@@ -10,8 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from edgekit.accuracy import share_interval
-from edgekit.errors import EdgekitError, UsageError
-from edgekit.files import read_text
+from edgekit.errors import EdgekitError, InputError, OutputError, UsageError
+from edgekit.files import as_path, read_text
 from edgekit.recipe import flat
 from edgekit.reports.runs import RunRow, RunsReport, Share
 from edgekit.reports.train import Epoch
@@ -36,23 +36,26 @@ def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: P
     """Compare the trainings in ``folders``, or all below ``root``; ``plot`` draws their curves together (.png or .svg).
 
     A bare name that is no training's folder here means the one below ``root``. A folder that holds no training, or a damaged one,
-    is a row that says so. Raises UsageError for another kind of picture, and where no training has an epoch to draw.
+    is a row that says so. Raises InputError for a folder that does not exist, and where none of the ``folders`` holds a training,
+    and UsageError for another kind of picture, and where no training has an epoch to draw.
     """
-    if plot is not None and Path(plot).suffix.lower() not in DRAWN:
+    picture = None if plot is None else as_path(plot, "plot", OutputError)
+    if picture is not None and picture.suffix.lower() not in DRAWN:
         raise UsageError(f"--plot {plot} is neither .png nor .svg", "give the file one of these endings")
-    places = [_place(folder, Path(root)) for folder in folders] or sorted(
-        place for place in Path(root).glob("*") if _is_run(place)
-    )
+    below = as_path(root, "runs")
+    places = [_place(folder, below) for folder in folders] if folders else _below(below)
+    if places and not any(map(_is_run, places)):
+        raise InputError(f"{places[0]} holds no training", "give folders that edgekit train wrote")
     names = Counter(place.name for place in places)
     seen = [_seen(place, place.name if names[place.name] == 1 else str(place)) for place in places]
     rows = tuple(each.row for each in seen)
-    if plot is not None:
+    if picture is not None:
         from edgekit.training.curve import Curve, draw_runs
 
         curves = {each.row.run: Curve(each.history, each.int8) for each in seen if each.history}
         if not curves:
             raise UsageError("there is no training with an epoch to draw", "name folders of trainings")
-        draw_runs(curves, Path(plot))
+        draw_runs(curves, picture)
     settings = [row.settings for row in rows if row.settings]
     keys = dict.fromkeys(key for each in settings for key in each)
     differing = tuple(key for key in keys if len({each.get(key) for each in settings}) > 1)
@@ -69,9 +72,21 @@ class _Seen(NamedTuple):
 
 def _place(folder: Path | str, root: Path) -> Path:
     """The folder of a training that is given by its path, or by its bare name below ``root``."""
-    given = Path(folder)
+    given = as_path(folder, "run")
     is_name = len(given.parts) == 1 and not _is_run(given)
-    return root / given if is_name and _is_run(root / given) else given
+    if is_name and _is_run(root / given):
+        return root / given
+    if not given.is_dir():
+        also = f", nor is there a training {root / given}" if is_name else ""
+        raise InputError(f"{given} is no folder{also}", "give the folder of a training, or its name below --runs")
+    return given
+
+
+def _below(root: Path) -> list[Path]:
+    """The trainings below ``root``."""
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}", "edgekit train RECIPE makes a training there, and --runs names another")
+    return sorted(place for place in root.iterdir() if _is_run(place))
 
 
 def _is_run(place: Path) -> bool:
@@ -79,8 +94,6 @@ def _is_run(place: Path) -> bool:
 
 
 def _seen(place: Path, name: str) -> _Seen:
-    if not place.is_dir():
-        return _Seen(RunRow(name, "no such folder"))
     if not _is_run(place):
         return _Seen(RunRow(name, "holds no training"))
     try:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgekit.errors import UsageError
-from edgekit.files import write_bytes
+from edgekit.errors import OutputError, RecipeError, UsageError
+from edgekit.files import as_path, write_bytes
 from edgekit.machine.launcher import launched
 from edgekit.machine.packages import needs
 from edgekit.progress import SILENT, Progress
@@ -59,7 +59,7 @@ def recipe_of(source: Recipe | Path | str) -> Wanted:
     """The recipe of a file, or of a run's folder with its report; raises RecipeError, and ModelError for a damaged run."""
     if isinstance(source, Recipe):
         return Wanted(source)
-    path = Path(source)
+    path = as_path(source, "recipe", RecipeError)
     if not path.is_dir():
         return Wanted(load_recipe(path))
     return Wanted(run_recipe(path), path, run_report(path))
@@ -100,12 +100,13 @@ def train(
         from edgekit.training.untrained import build_model
         from edgekit.training.watching import TensorBoard
 
-        watchers = (TensorBoard(Path(tensorboard), loaded),) if tensorboard is not None and first else ()
+        events = None if tensorboard is None else as_path(tensorboard, "tensorboard", OutputError)
+        watchers = (TensorBoard(events, loaded),) if events is not None and first else ()
         build_model(loaded, data.picture_shape(loaded.data))  # a misspelt model is told before pictures are decoded
         dataset = data.load_dataset(loaded.data, progress)
         for line in dataset.report().lines():
             progress.say(line)
-        place = Path(run) if run is not None else wanted.place or RUNS / loaded.name
+        place = as_path(run, "run", OutputError) if run is not None else wanted.place or RUNS / loaded.name
         report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
         if loaded.train.int8 is not None:
             from edgekit.training.int8 import train_int8

@@ -17,6 +17,8 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Manifest
 from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import own_outputs
+from edgekit.errors import BundleError
+from edgekit.files import as_path
 from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
 from edgekit.parity.bars import bars_as_written, bars_of
@@ -52,7 +54,7 @@ def verify(
     that no check has.
     """
     check_codes(allow)
-    root = bundle.place if isinstance(bundle, Bundle) else Path(bundle)
+    root = bundle.place if isinstance(bundle, Bundle) else as_path(bundle, "bundle", BundleError)
     with reading(root):
         opened = as_opened(bundle)
         golden, evidence = opened.golden(), opened.evidence()

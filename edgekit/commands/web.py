@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit.bundle.folder import open_bundle
-from edgekit.files import check_outside
+from edgekit.errors import OutputError
+from edgekit.files import as_path, check_outside
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.web import WebReport
 from edgekit.ship.onnxruntime_web import web_runtime
@@ -25,12 +26,11 @@ def web(
     ``runtime`` is a folder with onnxruntime-web; without one the pinned version is taken from the cache or fetched by npm. Raises
     BundleError for a damaged bundle, OutputError for a folder that is no page, MissingError where npm cannot fetch.
     """
-    place = Path(folder)
-    check_outside(place, Path(bundle))
+    opened, place = open_bundle(bundle), as_path(folder, "folder", OutputError)
+    check_outside(place, opened.root)
     check_replaceable(place)
-    opened = open_bundle(Path(bundle))
     chosen = opened.variant(variant).name
-    found = web_runtime(Path(runtime) if runtime is not None else None, progress)
+    found = web_runtime(None if runtime is None else as_path(runtime, "runtime"), progress)
     files = page_files(opened, chosen, found)
     write_page(place, files)
     return WebReport(str(opened.root), chosen, str(place), found.version, {name: len(content) for name, content in files.items()})

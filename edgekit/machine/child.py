@@ -56,7 +56,13 @@ def run_child(module: str, arguments: Sequence[str], limits: Limits, key: str = 
     with _neutral_folder() as folder, _scratch() as out, _scratch() as err:
         command = [sys.executable, "-m", "edgekit.machine.child", module, *arguments]
         process = subprocess.Popen(
-            command, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            command,
+            cwd=folder,
+            env=_environment(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
         )
         try:
             overrun = _watch(process, limits, (out, err))
@@ -71,12 +77,15 @@ def answer(facts: Answer) -> None:
     sys.stdout.flush()
 
 
-def _environment() -> dict[str, str]:
-    """PYTHONPATH stays as the user means it here, behind the edgekit that runs here; an empty entry would be the new folder."""
+def _environment(folder: str) -> dict[str, str]:
+    """PYTHONPATH stays as the user means it here, behind the edgekit that runs here; an empty entry would be the new folder.
+
+    Temporary files go into the ``folder``, with which they are removed, however the child ends.
+    """
     named = [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     root = str(Path(__file__).parents[2])
     installed = root in (*site.getsitepackages(), site.getusersitepackages())  # all else there must not get ahead of anything
-    return os.environ | {"PYTHONPATH": os.pathsep.join(named if installed else [root, *named])}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(named if installed else [root, *named]), "TMPDIR": folder}
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 
 from edgekit.errors import BundleError
+from edgekit.machine import stops
 from edgekit.machine.bounds import too_long, watched_by
 from edgekit.machine.child import die_with_parent
 from edgekit.machine.launcher import Elsewhere
@@ -23,7 +24,7 @@ GRACE = 3.0
 _STEP = 0.02
 _MESSAGE = struct.Struct("dd")
 """When the work ends at the latest, by the monotonic clock, and how many seconds it had; infinite where nothing bounds it."""
-_CODES = frozenset({0, 1, 2, 130})
+_CODES = frozenset({0, 1, 2, 3}) | stops.CODES
 """What the command line exits with."""
 _allowed = False
 
@@ -48,12 +49,12 @@ def follow(subject: str) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     inlet, outlet = os.pipe()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until each of the two is ready for it
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops.SIGNALS)  # until each of the two is ready for it
     parent = os.getpid()
     try:
         pid = os.fork()
     except OSError:  # no more processes are allowed: better without a watcher than not at all
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stops.SIGNALS)
         os.close(inlet)
         os.close(outlet)
         return
@@ -69,7 +70,7 @@ def follow(subject: str) -> None:
         os.write(outlet, _MESSAGE.pack(end, seconds))
 
     watched_by(tell)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops.SIGNALS)
 
 
 def _watch(pid: int, inlet: int, subject: str) -> int:
@@ -77,10 +78,11 @@ def _watch(pid: int, inlet: int, subject: str) -> int:
         """A terminal has interrupted the fork too, and somebody else only this process."""
         if _ended(pid, 10 * _STEP) is None:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
+                os.kill(pid, number)
 
-    previous = signal.signal(signal.SIGINT, interrupted)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    heeded = [number for number in stops.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupted) for number in heeded}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops.SIGNALS)
     os.set_blocking(inlet, False)
     end, seconds = float("inf"), 0.0
     try:
@@ -93,7 +95,8 @@ def _watch(pid: int, inlet: int, subject: str) -> int:
                 os.waitid(os.P_PID, pid, os.WEXITED)
                 raise too_long(subject, seconds)
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         os.close(inlet)
     if status not in _CODES:
         how = f"with signal {-status}" if status < 0 else f"and exits with {status}"

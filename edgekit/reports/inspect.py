@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import field
+
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Column, Line, Page, Table, columns
 from edgekit.tensors import shape_text
@@ -74,6 +76,7 @@ class InspectReport(Report, frozen=True):
 
     ``written_out``: of an ONNX file, the batch norms beside them that are written out as arithmetic and that export would fold;
     None where nothing counted them (PyTorch and onnxscript do). ``variants``: all files of a bundle that has several.
+    ``origin``: where a bundle comes from, in words: licence, author, commit, data, training, tools, and whether it is signed.
     """
 
     source: str
@@ -87,9 +90,10 @@ class InspectReport(Report, frozen=True):
     facts: dict[str, str]
     written_out: int | None = None
     variants: tuple[VariantRow, ...] = ()
+    origin: dict[str, str] = field(default_factory=dict)
 
     def page(self) -> Page:
-        """A row for each layer, the inputs and outputs, and the sums."""
+        """A row for each layer, the inputs and outputs, the sums, and where a bundle comes from."""
         numbers = ("parameters", "MACs")
         headings = (
             Column("layer", elides=True),
@@ -108,6 +112,7 @@ class InspectReport(Report, frozen=True):
             *(Line(f"output {name}: {text}") for name, text in self.outputs.items()),
             Line(f"operators: {', '.join(f'{op} {count}' for op, count in self.ops.items())}"),
             Line(f"{self.parameters:,} parameters, {self.macs:,} MACs per sample, {self._norms()}"),
+            *(Line(f"{name}: {text}") for name, text in self.origin.items()),
         )
 
     def _norms(self) -> str:

@@ -179,6 +179,11 @@ def columns(
     return tuple(Column(heading, heading in numbers, heading in prose, rank.get(heading, 0)) for heading in headings)
 
 
+def facts_table(title: str, facts: Mapping[str, str]) -> Table:
+    """Facts as rows of a name and its words."""
+    return Table(title, (Column(""), Column("", prose=True)), tuple(facts.items()))
+
+
 def spans(content: Cell) -> tuple[Span, ...]:
     """A cell as spans."""
     pieces = content if isinstance(content, tuple) else (content,)

@@ -12,7 +12,7 @@ from edgekit.reports.bench import BenchReport
 from edgekit.reports.evaluate import EvaluateReport
 from edgekit.reports.export import FoldReport
 from edgekit.reports.inspect import VARIANT_COLUMNS, InspectReport, VariantRow
-from edgekit.reports.page import Code, Column, Heading, Line, Page, Span, Table, Tile, Tiles, columns, note
+from edgekit.reports.page import Code, Heading, Line, Page, Span, Table, Tile, Tiles, columns, facts_table, note
 from edgekit.reports.tune import TuneReport
 from edgekit.reports.verify import VerifyReport
 
@@ -84,10 +84,10 @@ class FileRow(Part, frozen=True):
 class BundleReport(Report, frozen=True):
     """What a bundle is, and the last report of each command that was run for it on this machine.
 
-    ``facts`` are of the model, in words. ``layers`` is None, for the reason ``no_layers``, where they cannot be read here.
-    ``recipe`` is TOML, empty where none is recorded; ``program`` calls the network. ``measured``: command -> where its part comes
-    from; a command that is not in it was not run. ``unreadable``: sentences about records that cannot be read. ``written``: the
-    file of the page, empty where none was written.
+    ``facts`` are of the model, and ``origin`` says where it comes from, in words. ``layers`` is None, for the reason
+    ``no_layers``, where they cannot be read here. ``recipe`` is TOML, empty where none is recorded; ``program`` calls the
+    network. ``measured``: command -> where its part comes from; a command that is not in it was not run. ``unreadable``:
+    sentences about records that cannot be read. ``written``: the file of the page, empty where none was written.
     """
 
     bundle: str
@@ -113,6 +113,7 @@ class BundleReport(Report, frozen=True):
     unreadable: tuple[str, ...] = ()
     elsewhere: tuple[Elsewhere, ...] = ()
     written: str = ""
+    origin: dict[str, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> Mapping[str, Report]:
@@ -140,11 +141,12 @@ class BundleReport(Report, frozen=True):
         sections: tuple[tuple[str, Page], ...] = (
             ("At a glance", (Tiles(tuple(self._tiles())), *self._not_run(), *map(note, self.unreadable), *self._elsewhere())),
             ("The model", self._model()),
+            ("Where it comes from", (facts_table("", self.origin),)),
             *((ABOUT[name], (self.measured[name].line(), *_with_figures(part))) for name, part in self.parts.items()),
             ("Batch norm", self.fold.page() or (Line("The network has no normalisations."),)),
             ("Variants", self._variants()),
             ("Layers", self._layers()),
-            ("This machine", (_facts("what the report was made on", self.machine),)),
+            ("This machine", (facts_table("what the report was made on", self.machine),)),
             ("How to reproduce", tuple(self._reproduce())),
             ("Files", self._files()),
         )
@@ -185,7 +187,7 @@ class BundleReport(Report, frozen=True):
         tensors = tuple((row.side, row.name, row.dtype, row.shape) for row in self.tensors)
         labels = (Line(("labels: ", ", ".join(self.labels))),) if self.labels else ()
         table = Table("inputs and outputs", columns("", "name", "dtype", "shape"), tensors)
-        return (_facts("", self.facts), table, *labels, *map(note, self.notes))
+        return (facts_table("", self.facts), table, *labels, *map(note, self.notes))
 
     def _variants(self) -> Page:
         headings = columns(*VARIANT_COLUMNS, numbers=VARIANT_COLUMNS[1:5], prose=("pays on",))
@@ -223,10 +225,6 @@ def described(machine: Mapping[str, str]) -> str:
     """A machine in a few words."""
     cores = f"{machine['cores']} core(s)" if "cores" in machine else ""
     return ", ".join(filter(None, (machine.get("gpu", ""), machine.get("cpu", "unknown CPU"), cores, machine.get("system", ""))))
-
-
-def _facts(title: str, facts: Mapping[str, str]) -> Table:
-    return Table(title, (Column(""), Column("", prose=True)), tuple(facts.items()))
 
 
 def _parity(report: VerifyReport | None) -> Tile:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from edgekit.bundle.folder import Bundle, check_prepared, open_bundle
+from edgekit.bundle.folder import Bundle, check_prepared, check_still_replaceable, open_bundle
 from edgekit.bundle.golden import MAX_INFLATION
 from edgekit.bundle.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, SIGNATURES, Manifest, decode_manifest
+from edgekit.bundle.packed import is_packed
 from edgekit.bundle.signed import signatures_of
 from edgekit.errors import FETCH_AGAIN, BundleError, OutputError
 from edgekit.files import check_name, destination, read_bytes, replacing, replacing_folder
@@ -36,7 +37,10 @@ def write_zip(bundle: Bundle, file: Path) -> tuple[str, ...]:
     names = tuple(sorted({MANIFEST, *bundle.manifest.files, *signatures_of(bundle)}))
 
     def packed(place: Path) -> tuple[str, ...]:
-        with replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with (
+            replacing(file, lambda: check_zip_place(file)) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+        ):
             for name in names:
                 _add(archive, f"{top}/{name}", place / name)
         return names
@@ -59,12 +63,7 @@ def check_zip_place(file: Path) -> None:
     check_no_bundle(place)
     if not place.is_file() or not place.stat().st_size:
         return
-    try:
-        with zipfile.ZipFile(place) as archive:
-            ours = any(name.partition("/")[2] == MANIFEST for name in archive.namelist())
-    except Exception:  # zipfile raises a dozen kinds for what is no zip
-        ours = False
-    if not ours:
+    if not is_packed(place):
         raise OutputError(f"cannot write {file}: a file that is no packed bundle is there", "choose another --output")
 
 
@@ -77,8 +76,16 @@ class Packed(NamedTuple):
     manifest: Manifest
 
     def write(self, root: Path) -> Bundle:
-        """Unpack into the folder ``root``, whole or not at all; raises BundleError where a checksum is wrong."""
-        with replacing_folder(root) as folder, _archive(self.file) as archive:
+        """Unpack into the folder ``root``, whole or not at all.
+
+        Raises BundleError where a checksum is wrong, and OutputError unless ``root`` is free or an unsigned bundle.
+        """
+
+        def check() -> None:
+            check_still_replaceable(root)
+            check_no_bundle(root.absolute().parent)
+
+        with replacing_folder(root, check) as folder, _archive(self.file) as archive:
             for name, entry in self.entries.items():
                 _extract(archive, entry, folder / name, self.file)
             try:
@@ -94,6 +101,8 @@ def read_zip(file: Path) -> Packed:
     Raises BundleError for names that leave the folder, links, encrypted or repeated entries, anything that the manifest does not
     list, sizes that are not the manifest's, and archives that grow beyond all measure.
     """
+    if (file / MANIFEST).is_file():
+        raise BundleError(f"{file} is a bundle's folder, and there is nothing to unpack", "use it as it is")
     if not file.is_file():
         read_bytes(file, "packed bundle", BundleError)  # raises
     with _archive(file) as archive:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import OutputError
-from edgekit.files import check_name, write_error
+from edgekit.files import check_name, replacing_folder, write_error
 from edgekit.tensors import Array
 
 _ODD = re.compile(r"[^A-Za-z0-9._-]")
@@ -58,6 +58,24 @@ def check_ours(folder: Path, files: Collection[str], marked: str, mark: bytes) -
             )
     except OSError as problem:
         raise write_error(folder, problem) from problem
+
+
+def write_ours(folder: Path, files: Mapping[str, bytes], marked: str, mark: bytes) -> None:
+    """Write ``files``, by their paths in it, as ``folder``, whole or not at all; raises what ``check_ours`` does."""
+
+    def check() -> None:
+        check_ours(folder, files, marked, mark)
+
+    check()
+    with replacing_folder(folder, check) as temporary:
+        write_files(temporary, files)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write ``files`` into ``folder``, by their paths in it."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def _begins(path: Path, mark: bytes) -> bool:

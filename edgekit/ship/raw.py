@@ -25,9 +25,8 @@ from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import printable
-from edgekit.files import replacing_folder
 from edgekit.reports.ship import Shipped
-from edgekit.ship.places import check_ours, folder_name, raw_bytes, tensor_file
+from edgekit.ship.places import folder_name, raw_bytes, tensor_file, write_ours
 from edgekit.tensors import Array, batches_of, fixed_batch, shape_text
 from edgekit.tolerance import TIE
 
@@ -40,11 +39,7 @@ AT_ONCE = 1024
 def write_raw(bundle: Bundle, folder: Path) -> Shipped:
     """Write the folder, whole or not at all; raises OutputError for one that holds something else."""
     contents = dict(_contents(bundle))
-    check_ours(folder, contents, INDEX, MARK)
-    with replacing_folder(folder) as temporary:
-        for name, content in contents.items():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / name).write_bytes(content)
+    write_ours(folder, contents, INDEX, MARK)
     return Shipped("raw tensors", str(folder), tuple(sorted(contents)), f"the lines in {folder / PAGE}")
 
 

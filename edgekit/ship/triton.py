@@ -17,10 +17,9 @@ from typing import NamedTuple
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Manifest
 from edgekit.errors import BundleError
-from edgekit.files import replacing_folder
 from edgekit.preprocess import Preprocess
 from edgekit.reports.ship import Shipped
-from edgekit.ship.places import check_ours, folder_name, raw_bytes, tensor_file
+from edgekit.ship.places import check_ours, folder_name, raw_bytes, tensor_file, write_ours
 from edgekit.tensors import Feed, TensorSpec, batches_of, fixed_batch
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
@@ -60,10 +59,7 @@ def write_triton(bundle: Bundle, repository: Path) -> Shipped:
     for model in models:
         check_ours(repository / model.name, model.files, CONFIG, MARK.encode())
     for model in models:
-        with replacing_folder(repository / model.name) as folder:
-            for name, content in model.files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
+        write_ours(repository / model.name, model.files, CONFIG, MARK.encode())
     files = tuple(f"{model.name}/{name}" for model in models for name in sorted(model.files))
     return Shipped("Triton", str(repository), files, f"tritonserver --model-repository={repository}")
 

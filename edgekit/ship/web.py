@@ -26,6 +26,7 @@ from edgekit.parity.converted import ConvertedBar
 from edgekit.preprocess import Preprocess
 from edgekit.reports.page import visible
 from edgekit.ship.onnxruntime_web import PACKAGE, WebRuntime
+from edgekit.ship.places import write_files
 from edgekit.tensors import Array, fixed_batch
 from edgekit.tolerance import ToleranceChange
 
@@ -89,9 +90,7 @@ def write_page(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the page as ``folder``, whole or not at all; an older page is replaced, and for anything else OutputError raised."""
     check_replaceable(folder)
     with replacing_folder(folder, lambda: check_replaceable(folder)) as temporary:
-        for name, content in files.items():
-            (temporary / name).parent.mkdir(exist_ok=True)
-            (temporary / name).write_bytes(content)
+        write_files(temporary, files)
 
 
 def check_replaceable(folder: Path) -> None:

@@ -11,8 +11,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from edgekit.bundle.draft import Draft
+from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.packed import is_packed
 from edgekit.errors import BundleError, ModelError, UsageError
-from edgekit.files import is_onnx, read_bytes
+from edgekit.files import as_path, is_onnx, read_bytes
 from edgekit.machine.packages import needs
 from edgekit.models import MODELS
 from edgekit.progress import Advance
@@ -62,7 +64,7 @@ NOTHING_ADDED = ExportOptions()
 
 def origin_of(source: str, options: ExportOptions = NOTHING_ADDED, *, runs: Path = RUNS) -> Origin:
     """Resolve ``source``; raises UsageError for options that do not apply to it, EdgekitError if it is missing or damaged."""
-    path = Path(source)
+    path = as_path(source, "source", UsageError)
     if is_onnx(path):
         if not path.is_file():
             read_bytes(path, "ONNX file", BundleError)  # raises before torch is imported
@@ -80,10 +82,12 @@ def origin_of(source: str, options: ExportOptions = NOTHING_ADDED, *, runs: Path
 def check_name_of_module(source: str) -> None:
     """Refuse a source that names no PyTorch model; runs before the import of torch, which takes seconds.
 
-    Raises UsageError if ``source`` is no source at all, RecipeError if a recipe cannot be read, and ModelError if the package of
-    an import path is missing.
+    Raises UsageError if ``source`` is no source at all, RecipeError if a recipe cannot be read, ModelError if the package of an
+    import path is missing, and BundleError for a packed bundle.
     """
     path = Path(source)
+    if is_packed(path):
+        open_bundle(path)  # raises: it is to be unpacked
     if path.suffix == ".toml" and not path.is_dir():
         load_recipe(path)
     elif source not in MODELS and not path.is_dir():

@@ -20,6 +20,7 @@ from torch.nn.modules._functions import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from edgekit.errors import Interrupted, LostError, MissingError, RecipeError, UsageError, first_line
+from edgekit.machine import stops
 from edgekit.machine.launcher import Elsewhere, Launch, launched
 from edgekit.recipe import TrainRecipe
 from edgekit.training.sync_norm import SynchronisedNorms
@@ -260,4 +261,4 @@ def _has_told(store: Any) -> None:
 
 def _code(problem: BaseException) -> int:
     """What the command line exits with for an error."""
-    return 130 if isinstance(problem, (Interrupted, KeyboardInterrupt)) else 2
+    return stops.exit_code() if isinstance(problem, (Interrupted, KeyboardInterrupt)) else 2

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from edgekit.machine import stops
 from edgekit.training.distributed import Peers
 
 
@@ -23,6 +24,7 @@ class Stop:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """A signal has come; a second Ctrl-C stops at once."""
+        stops.comes(number)
         if self._came and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._came = True

@@ -134,6 +134,8 @@ inline void read_evidence(const Json& manifest, const Json& variant, Bundle& bun
 }  // namespace detail
 
 inline Bundle open_bundle(const std::filesystem::path& root, const std::string& variant) {
+    if (std::filesystem::is_regular_file(root))
+        throw BadInput(root.string() + " is a file, and a bundle is a folder; unpack it first, by edgekit unpack or any unzip");
     const auto path = root / "manifest.json";
     const std::string content = read_file(path);
     try {
@@ -147,6 +149,9 @@ inline Bundle open_bundle(const std::filesystem::path& root, const std::string& 
         bundle.outputs = detail::specs(manifest.at("outputs"));
         const auto& chosen = detail::variant_of(manifest, variant);
         bundle.variant = chosen.at("name");
+        if (chosen.contains("inputs"))
+            throw BadInput("the variant " + bundle.variant +
+                           " takes pictures as they are, and this program prepares them; README.md of the bundle has its own");
         bundle.model = detail::inside(root, chosen.at("file"));
         bundle.bar = detail::bar_of(chosen.at("allowance"));
         detail::read_preprocess(manifest, bundle);

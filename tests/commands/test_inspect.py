@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +16,7 @@ from edgekit.commands.inspect import inspect
 from edgekit.errors import BundleError, ModelError, UsageError
 from edgekit.reports.inspect import InspectReport, Layer
 from edgekit.sources import ExportOptions
+from tests.command_line import Command
 from tests.converted import convert, copied
 
 LENET_MACS = 6 * 24 * 24 * 25 + 16 * 8 * 8 * 6 * 25 + 256 * 120 + 120 * 84 + 84 * 10
@@ -65,7 +67,8 @@ def test_the_layers_add_up_to_the_totals(unfolded: Path, bundle: Path) -> None:
 
 def test_a_file_is_read_like_its_bundle(bundle: Path) -> None:
     from_bundle, from_file = inspect(str(bundle)), inspect(str(bundle / "model.onnx"))
-    assert from_file == from_bundle
+    assert from_file.origin == {}
+    assert from_file == msgspec.structs.replace(from_bundle, origin={})
 
 
 @pytest.mark.parametrize("name", ["NET.ONNX", "net.Onnx"])
@@ -215,6 +218,41 @@ def test_an_input_of_the_wrong_shape_names_it() -> None:
         inspect("lenet", input_shapes=("1x1x30x30",))
     with pytest.raises(ModelError, match="32x32"):
         inspect("densenet", input_shapes=("1x1x28x28",))
+
+
+def test_a_bundle_says_where_it_comes_from_and_that_its_signature_is_not_checked(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, run: Command
+) -> None:
+    """Whoever deploys it reads nothing else; the report has the same."""
+    assert inspect(str(bundle)).origin["licence"] == "not recorded"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
+    export_bundle("lenet", "named", ExportOptions(license="Apache-2.0", author="A. Maker"))
+    Path("named", "manifest.json.sig").write_text("whatever")
+    manifest = msgspec.json.decode(Path("named", "manifest.json").read_bytes())
+    hashes = {"data": {"name": "photos", "sha256": "1" * 64}, "commit": "2" * 40, "changed": True}
+    training = {"epochs": 3, "seed": 7, "initial_sha256": "3" * 64, "commit": "4" * 40, "versions": {"torch": "2.11.0"}}
+    manifest["provenance"] |= hashes | {"training": training}
+    Path("named", "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    origin = inspect("named").origin
+    assert origin == {
+        "licence": "Apache-2.0",
+        "author": "A. Maker",
+        "created": "2026-01-01T00:00:00+00:00",
+        "exported at commit": f"{'2' * 40}, from which tracked files differed",
+        "data set": f"photos, {'1' * 64}",
+        "training": "3 epochs, seed 7",
+        "trained at commit": "4" * 40,
+        "trained with": "torch 2.11.0",
+        "sha256 of the weights before training": "3" * 64,
+        "sha256 of the weights": manifest["source"]["weights_sha256"],
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
+        "signature": "manifest.json.sig, not checked here: edgekit verify named --public-key FILE checks by whom it is",
+    }
+    assert run("inspect", "named", "--json").document["origin"] == origin
+    for shown in (run("inspect", "named").out, run("report", "named", "--format", "md").out):
+        text = " ".join(shown.split())
+        assert all(fact in text for fact in ("Apache-2.0", "A. Maker", "2026-01-01", "1" * 64, "3 epochs", "manifest.json.sig"))
+    assert inspect(str(bundle)).origin["signature"] == "none"
 
 
 def test_the_files_of_a_bundle_that_has_several_are_listed(repository: Path, tmp_path: Path) -> None:

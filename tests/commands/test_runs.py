@@ -74,8 +74,22 @@ def test_the_command_lists_them_without_pytorch(root: Path, run: Command, enviro
     assert listed.returncode == 0
     for text in ("trainings", "the recipes differ in", "train.seed", "epoch 2 of 3"):
         assert text in listed.stdout
-    rows = run("runs", str(root / "b"), str(root / "missing"), "--json").document["runs"]
-    assert [(row["run"], row["state"]) for row in rows] == [("b", "finished"), ("missing", "no such folder")]
+    (root / "other").mkdir()
+    rows = run("runs", str(root / "b"), str(root / "other"), "--json").document["runs"]
+    assert [(row["run"], row["state"]) for row in rows] == [("b", "finished"), ("other", "holds no training")]
+
+
+def test_a_folder_that_is_not_there_is_no_empty_list(root: Path, run: Command, tmp_path: Path) -> None:
+    """A misspelt name must not look like a training without figures."""
+    remedy = "; give the folder of a training, or its name below --runs"
+    for words, said in {
+        ("nope",): f"nope is no folder, nor is there a training runs/nope{remedy}",
+        (str(root / "b"), str(root / "nope")): f"{root / 'nope'} is no folder{remedy}",
+        ("--runs", "nope"): "there is no folder nope; edgekit train RECIPE makes a training there, and --runs names another",
+        (str(tmp_path),): f"{tmp_path} holds no training; give folders that edgekit train wrote",
+    }.items():
+        result = run("runs", *words)
+        assert (result.code, result.out, result.err) == (2, "", f"error: {said}\n")
 
 
 def test_a_finished_run_that_is_being_trained_again_says_so(root: Path) -> None:
@@ -118,10 +132,10 @@ def test_a_checkpoint_of_an_earlier_edgekit_does_not_say_where_it_is(root: Path)
 def test_a_bare_name_is_a_training_below_runs_unless_a_training_is_here(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root.parent)
     (root.parent / "b").mkdir()
-    assert [row.state for row in runs(["b", "none"], root=root).runs] == ["finished", "no such folder"]
+    assert [row.state for row in runs(["b"], root=root).runs] == ["finished"]
     shutil.copytree(root / "stopped", root.parent / "a")
     assert [row.state for row in runs(["a"], root=root).runs] == ["epoch 2 of 3"]
-    assert [row.state for row in runs([root.parent / "b"], root=root).runs] == ["holds no training"]
+    assert [row.state for row in runs([root.parent / "b", "a"], root=root).runs] == ["holds no training", "epoch 2 of 3"]
 
 
 def test_both_accuracies_have_their_intervals_in_80_columns(root: Path) -> None:

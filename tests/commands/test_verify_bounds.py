@@ -62,7 +62,7 @@ PROGRAM = """
 import sys
 from edgekit.commands import verify
 exec(sys.argv.pop(1))
-from edgekit.cli.app import run_process
+from edgekit.cli.process import run_process
 run_process()
 """
 

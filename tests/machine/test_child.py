@@ -154,6 +154,28 @@ def test_ctrl_c_ends_the_child(module: Path, tmp_path: Path, monkeypatch: pytest
     assert _ended(_written(tmp_path / "pid"))
 
 
+def test_temporary_files_of_a_child_that_is_ended_go_with_it(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    module.write_text(
+        "import os, tempfile\nfrom pathlib import Path\nPath(tempfile.mkdtemp(), 'large').write_text('x')\n"
+        f"Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n{SLEEP}"
+    )
+
+    def interrupt(pid: int) -> int:
+        _written(tmp_path / "pid")
+        assert len(list(temporary.rglob("large"))) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(child, "_resident", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_child("mine", (), Limits(60, memory_bytes=1))
+    assert list(temporary.iterdir()) == []
+
+
 def test_what_lies_in_the_current_folder_is_not_imported_and_what_the_user_names_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ def following(statements: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 130])
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 129, 130, 143])
 def test_the_exit_code_of_the_fork_is_told(code: int) -> None:
     assert following(f"print('from the fork'); sys.exit({code})") == f"from the fork\nfollowed {code}"
 
@@ -67,12 +67,14 @@ def test_where_no_more_processes_are_allowed_the_command_goes_on_by_itself() -> 
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "by itself\n"
 
 
-def test_an_interrupt_of_the_watcher_alone_reaches_the_fork() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_what_ends_the_watcher_alone_reaches_the_fork(number: signal.Signals) -> None:
+    program = f"import signal\nfrom edgekit.machine import stops\nsignal.signal({int(number)}, stops.interrupt)\n{FOLLOWING}"
     statements = "print('ready', flush=True)\ntry: time.sleep(1000)\nexcept KeyboardInterrupt: sys.exit(130)"
-    process = subprocess.Popen([sys.executable, "-c", FOLLOWING, statements], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", program, statements], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.communicate()[0] == "followed 130\n"
 
 

@@ -70,6 +70,7 @@ def example(classes: int = 10, layers: int = 12, mark: str = "") -> BundleReport
         name=f"lenet{mark}",
         manifest_sha256="0" * 64,
         facts={"model": f"lenet(){mark}"},
+        origin={"licence": f"MIT{mark}"},
         tensors=(Tensor("input", f"x{mark}", "float32", "batch x 1"),),
         labels=labels,
         notes=(f"a note{mark}",),

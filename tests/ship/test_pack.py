@@ -214,9 +214,34 @@ def test_the_users_files_are_never_replaced(run: Command, packed: Path, bundle: 
     assert run("pack", bundle, "--output", packed).code == 0
 
 
-def test_a_zip_in_place_of_a_folder_is_told_what_to_do(run: Command, packed: Path) -> None:
-    result = run("verify", packed)
-    assert (result.code, f"edgekit unpack {packed}" in result.err) == (2, True)
+@pytest.mark.parametrize("suffix", [".zip", ".lenet"])
+def test_a_packed_bundle_in_place_of_a_folder_is_told_what_to_do(
+    run: Command, packed: Path, bundle: Path, tmp_path: Path, suffix: str
+) -> None:
+    """By every command that takes a bundle, whatever the file is called."""
+    packed = packed.rename(packed.with_suffix(suffix))
+    before = contents(tmp_path)
+    for words in (
+        ("verify", packed), ("bench", packed), ("bench", bundle, packed), ("tune", packed), ("evaluate", packed),
+        ("predict", packed, bundle / "picture-0.png"), ("build", packed), ("inspect", packed), ("report", packed),
+        ("diff", bundle, packed), ("web", packed, tmp_path / "page"), ("pack", packed), ("export", packed),
+        ("export", packed, "--triton", tmp_path / "models"), ("quantize", packed),
+        ("quantize", packed, "--output", tmp_path / "other"), ("verify", packed, "--public-key", tmp_path / "key.pub"),
+    ):  # fmt: skip
+        result = run(*words)
+        assert (result.code, result.out) == (2, ""), words
+        assert result.err == f"error: {packed} is a packed bundle; unpack it first: edgekit unpack {packed}\n", words
+    assert contents(tmp_path) == before
+    nothing = run("unpack", bundle)
+    assert nothing.err == f"error: {bundle} is a bundle's folder, and there is nothing to unpack; use it as it is\n"
+
+
+def test_a_zip_that_is_no_packed_bundle_is_no_bundle(run: Command, tmp_path: Path) -> None:
+    """As a checkpoint of PyTorch is."""
+    with zipfile.ZipFile(tmp_path / "weights.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"x")
+    result = run("verify", tmp_path / "weights.pt")
+    assert (result.code, "is not a bundle: it is a file, and a bundle is a folder" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize("older", [False, True])

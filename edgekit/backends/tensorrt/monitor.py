@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from edgekit.backends.tensorrt.flavour import Flavour
+from edgekit.machine import stops
 from edgekit.progress import Advance
 
 STEPS = 100
@@ -34,21 +35,21 @@ class Stop:
 def interruptible() -> Iterator[Stop]:
     """Ctrl-C while TensorRT works: raised in one of its callbacks the bindings would print and drop it, so it waits for the end.
 
-    A second one ends the process at once. A program that ignores it, or has a handler of its own, is left alone.
+    So does every signal that raises KeyboardInterrupt here. A second one ends the process at once. A program that ignores it, or
+    has a handler of its own, is left alone.
     """
     stop = Stop()
     main = threading.current_thread() is threading.main_thread()  # no other may set handlers, or is interrupted
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield stop
-        return
+    handlers = stops.interrupting() if main else {}
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if stop.interrupted:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
+        if stops.comes(number) and stop.interrupted:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         stop.interrupted, stop.reason = True, KeyboardInterrupt()
 
-    signal.signal(signal.SIGINT, remember)
+    for number in handlers:
+        signal.signal(number, remember)
     try:
         yield stop
     except Exception as problem:  # what a build that is stopped says of itself
@@ -56,7 +57,8 @@ def interruptible() -> Iterator[Stop]:
             raise KeyboardInterrupt from problem
         raise
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if stop.interrupted:
         raise KeyboardInterrupt
 

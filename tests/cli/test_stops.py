@@ -1,0 +1,107 @@
+"""Ctrl-C, SIGTERM and SIGHUP, wherever they reach a command: one document, its exit code, and no temporary file left."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODES = {signal.SIGINT: (130, "Ctrl-C"), signal.SIGTERM: (143, "SIGTERM"), signal.SIGHUP: (129, "SIGHUP")}
+# sends itself the signal argv[1] when the module argv[2] is about to be imported, then runs ``edgekit`` with the other words
+AT_IMPORT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, wherever these tests run
+number, awaited = int(sys.argv.pop(1)), sys.argv.pop(1)
+class Sending:
+    def find_spec(self, name, path=None, target=None):
+        if name == awaited:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), number)
+sys.meta_path.insert(0, Sending())
+from edgekit.cli.process import run_process
+run_process()
+"""
+# the same when the work of a child process has begun
+IN_CHILD = """
+import os, signal, sys, tempfile
+signal.signal(signal.SIGINT, signal.default_int_handler)
+number = int(sys.argv.pop(1))
+from edgekit.machine import child
+watch = child._watch
+def send(process, limits, files):
+    assert os.listdir(tempfile.gettempdir())  # its folder
+    os.kill(os.getpid(), number)
+    return watch(process, limits, files)
+child._watch = send
+from edgekit.cli.process import run_process
+run_process()
+"""
+
+
+def stopped(program: str, *words: object, environment: dict[str, str], temporary: Path) -> subprocess.CompletedProcess[str]:
+    temporary.mkdir()
+    command = [sys.executable, "-c", program, *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment | {"TMPDIR": str(temporary)}, check=False, cwd=temporary.parent
+    )
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+@pytest.mark.parametrize("module", ["typer", "edgekit.cli.outcome", "edgekit.commands.verify", "edgekit.reports.console"])
+def test_a_signal_ends_a_command_in_order_wherever_it_comes(
+    bundle: Path, environment: dict[str, str], tmp_path: Path, module: str, number: signal.Signals
+) -> None:
+    """Before the command line is read, before the command begins, and in its work, which verify does in a fork."""
+    words = (int(number), module, "verify", bundle, "--json")
+    done = stopped(AT_IMPORT, *words, environment=environment, temporary=tmp_path / "temporary")
+    code, name = CODES[number]
+    assert (done.returncode, done.stderr) == (code, "stopped\n")
+    assert json.loads(done.stdout) == {"error": {"kind": "Interrupted", "message": f"stopped by {name}"}}
+    assert not any((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_stopped_command_takes_its_child_and_its_temporary_files_with_it(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    done = stopped(IN_CHILD, int(number), "doctor", "--json", environment=environment, temporary=tmp_path / "temporary")
+    assert (done.returncode, done.stderr) == (CODES[number][0], "stopped\n")
+    assert json.loads(done.stdout)["error"]["message"] == f"stopped by {CODES[number][1]}"
+    assert not any((tmp_path / "temporary").iterdir())
+
+
+def test_forms_other_than_json_have_a_line_and_nothing(bundle: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    for place, (module, words) in enumerate(
+        {"typer": ("--jsonl",), "edgekit.commands.predict": ("--jsonl",), "rich": ()}.items()
+    ):
+        args = (int(signal.SIGTERM), module, "predict", bundle, bundle / "picture-0.png", *words)
+        done = stopped(AT_IMPORT, *args, environment=environment, temporary=tmp_path / str(place))
+        assert (done.returncode, done.stderr) == (143, "stopped\n")
+        assert done.stdout == ('{"error":{"kind":"Interrupted","message":"stopped by SIGTERM"}}\n' if words else "")
+
+
+def test_a_signal_that_the_process_was_told_to_ignore_is_ignored(environment: dict[str, str], tmp_path: Path) -> None:
+    """As by nohup, and as Ctrl-C is by what a script starts in the background."""
+    ignoring = AT_IMPORT.replace("signal.default_int_handler", "signal.SIG_IGN")
+    hangup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    for place, (program, number) in enumerate(((ignoring, signal.SIGINT), (hangup + AT_IMPORT, signal.SIGHUP))):
+        for module in ("typer", "edgekit.commands.models"):
+            temporary = tmp_path / f"{place}-{module}"
+            done = stopped(program, int(number), module, "models", "--json", environment=environment, temporary=temporary)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert json.loads(done.stdout)
+
+
+def test_a_signal_that_comes_twice_at_once_does_not_interrupt_what_the_first_one_cleans_up(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """timeout(1) and systemd send it to the process and to its group."""
+    ending = "end = child._end\ndef twice(process):\n    os.kill(os.getpid(), number)\n    end(process)\nchild._end = twice"
+    again = IN_CHILD.replace("child._watch = send", f"child._watch = send\n{ending}")
+    done = stopped(again, int(signal.SIGTERM), "doctor", environment=environment, temporary=tmp_path / "temporary")
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "stopped\n")
+    assert not any((tmp_path / "temporary").iterdir())
