@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from edgekit.decoding import FORMATS, decoded, decoder
+from edgekit.decoding import decoded, decoder
+from edgekit.decoding.opening import FORMATS
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocess, pixels_of
 
@@ -384,7 +385,7 @@ def test_a_large_deep_picture_is_not_copied_whole(tmp_path: Path) -> None:
 
 def test_blocks_of_a_deep_picture_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(256, dtype=np.uint16).reshape(4, 64) * 257
-    monkeypatch.setattr("edgekit.decoding._BLOCK_PIXELS", 3 * 64)
+    monkeypatch.setattr("edgekit.decoding.depth._BLOCK_PIXELS", 3 * 64)
     np.testing.assert_array_equal(grey(saved(tmp_path / "a.png", values)).ravel(), np.arange(256))
 
 

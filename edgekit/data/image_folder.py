@@ -23,7 +23,8 @@ from edgekit.data.decode import Bad, Decoding, decode
 from edgekit.data.listing import Picture, dangling, digests, list_pictures, subfolders
 from edgekit.data.pictures import Pictures, check_holdout, spread
 from edgekit.data.source import Loaded, PictureShape, Source
-from edgekit.decoding import CHANNELS, SUFFIXES, Color
+from edgekit.decoding import CHANNELS, Color
+from edgekit.decoding.opening import SUFFIXES
 from edgekit.errors import DataError, printable
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress

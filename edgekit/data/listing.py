@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from edgekit.decoding import SUFFIXES
+from edgekit.decoding.opening import SUFFIXES
 from edgekit.errors import DataError, EdgekitError, printable
 from edgekit.files import sha256_of, state_root, write_bytes
 from edgekit.progress import SILENT, Progress

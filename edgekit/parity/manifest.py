@@ -15,7 +15,8 @@ from edgekit.bundle.signed import OF_GIT, strays_of
 from edgekit.bundle.variants import own_outputs
 from edgekit.errors import UsageError
 from edgekit.parity.allowances import asks_beyond
-from edgekit.parity.claims import CLAIMS, evidenced
+from edgekit.parity.claims import CLAIMS
+from edgekit.parity.evidenced import evidenced
 from edgekit.parity.inputs import FEWEST, is_constant, recorded_in
 from edgekit.parity.own_inputs import OWN_INPUTS, own_inputs
 from edgekit.parity.pixels import pixels

@@ -20,7 +20,9 @@ from edgekit.onnx.steps import narrowing_node, rounding_node
 from edgekit.onnx.widen import inlined
 from edgekit.onnx.witness import error_of_scale
 from edgekit.parity.bars import bars_of
-from edgekit.parity.claims import Evidenced, errors, evidence, kept_norms, shapes
+from edgekit.parity.evidenced import Evidenced
+from edgekit.parity.figure_claims import errors, evidence
+from edgekit.parity.graph_claims import kept_norms, shapes
 from edgekit.parity.noise import jittered
 from edgekit.parity.run import parity
 from edgekit.setups import Setup

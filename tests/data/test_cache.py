@@ -212,7 +212,7 @@ def test_pictures_that_memory_was_too_short_for_are_tried_again(folder: Folder, 
     whole = folder.load()[0]
     shutil.rmtree(cache.folder())
     with monkeypatch.context() as patch:
-        patch.setattr("edgekit.decoding._load", short_of_memory)
+        patch.setattr("edgekit.decoding.load", short_of_memory)
         assert len(folder.load(skip_bad=True)[0].train) < len(whole.train)
     assert folder.load(skip_bad=True)[0].sha256() == whole.sha256()
 
