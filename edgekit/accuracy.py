@@ -80,7 +80,7 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
 def paired_interval(both: int, first: int, second: int, neither: int) -> tuple[float, float]:
     """The 95 % interval of the first share less the second, of n trials that came true in ``both``, in one alone, in ``neither``.
 
-    Newcombe 1998, Statistics in Medicine 17, 2635-2650, method 10. The distances of p1 and p2 from the ends of their own intervals
+    Newcombe 1998, Statistics in Medicine 17, 2635-2650, method 10. The distances of p1 and p2 from the ends of their intervals
     (``share_interval``) are added as two legs of a triangle, for what the trials have in common with their correlation phi:
 
         low = p1 - p2 - sqrt((p1 - l1)^2 - 2 phi (p1 - l1)(u2 - p2) + (u2 - p2)^2)
