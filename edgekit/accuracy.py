@@ -68,14 +68,43 @@ class Paired(NamedTuple):
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
     """Compare which pictures two networks, or runtimes, have right, bool N each.
 
-    With b = ``only_first`` and c = ``only_second`` the difference is (c - b) / n, its standard error
-    sqrt(b + c - (b - c)^2 / n) / n (Newcombe 1998, method 1), and p = min(1, 2 P(X <= min(b, c))) with X of
-    Binomial(b + c, 1/2) (McNemar 1947, exact).
+    With b = ``only_first`` and c = ``only_second`` the difference is (c - b) / n. Its interval is ``paired_interval``, and
+    p = min(1, 2 P(X <= min(b, c))) with X of Binomial(b + c, 1/2) (McNemar 1947, exact).
     """
-    n, b, c = len(first), int((first & ~second).sum()), int((second & ~first).sum())
-    difference = (c - b) / n
-    error = math.sqrt(max(0.0, b + c - (b - c) ** 2 / n)) / n
-    return Paired(n, b, c, difference, difference - CONFIDENCE * error, difference + CONFIDENCE * error, exact_p(b, c))
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    both, neither = int((first & second).sum()), int((~(first | second)).sum())
+    low, high = paired_interval(both, c, b, neither)
+    return Paired(len(first), b, c, (c - b) / len(first), low, high, exact_p(b, c))
+
+
+def paired_interval(both: int, first: int, second: int, neither: int) -> tuple[float, float]:
+    """The 95 % interval of the first share less the second, of n trials that came true in ``both``, in one alone, in ``neither``.
+
+    Newcombe 1998, Statistics in Medicine 17, 2635-2650, method 10. The distances of p1 and p2 from the ends of their intervals
+    (``share_interval``) are added as two legs of a triangle, for what the trials have in common with their correlation phi:
+
+        low = p1 - p2 - sqrt((p1 - l1)^2 - 2 phi (p1 - l1)(u2 - p2) + (u2 - p2)^2)
+        high = p1 - p2 + sqrt((u1 - p1)^2 - 2 phi (u1 - p1)(p2 - l2) + (p2 - l2)^2)
+
+    It has a width also where no trial came true in one alone: among n others there may be some. At least one trial is needed.
+    """
+    n = both + first + second + neither
+    p1, p2 = (both + first) / n, (both + second) / n
+    (l1, u1), (l2, u2) = share_interval(p1, n), share_interval(p2, n)
+    phi = _correlation(both, first, second, neither)
+    below = math.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
+    above = math.sqrt((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2)
+    return max(-1.0, p1 - p2 - below), min(1.0, p1 - p2 + above)
+
+
+def _correlation(both: int, first: int, second: int, neither: int) -> float:
+    """Newcombe's phi: a positive ad - bc is taken n / 2 smaller, but not below 0; 0 where a share is 0 or 1."""
+    scale = (both + first) * (second + neither) * (both + second) * (first + neither)
+    if scale == 0:
+        return 0.0
+    product = both * neither - first * second
+    corrected = max(product - (both + first + second + neither) / 2, 0.0) if product > 0 else product
+    return corrected / math.sqrt(scale)
 
 
 def exact_p(b: int, c: int) -> float:

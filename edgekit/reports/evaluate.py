@@ -242,7 +242,8 @@ def _pair(pair: PairedRow, n: int) -> str:
     points = f"{100 * pair.difference:+.2f} points (95 %: {100 * pair.low:+.2f} .. {100 * pair.high:+.2f})"
     first = "the original's recorded predictions" if pair.first == "the original" else pair.first
     if pair.only_first + pair.only_second == 0:
-        return f"{pair.second} gets the same pictures right as {first}"
+        most = 100 * max(-pair.low, pair.high)
+        return f"{pair.second} gets the same {n:,} pictures right as {first}: within {most:.2g} points (95 %)"
     chance = f"p = {pair.p:.2g}" if pair.p >= LEAST_P else f"p < {LEAST_P:.0e}"
     outcome = chance if pair.p < 0.05 else f"no significant difference with {n:,} pictures ({chance})"
     return f"{pair.second} against {first}: {points}; {outcome}"

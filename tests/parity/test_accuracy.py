@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.accuracy import exact_p, paired
+from edgekit.accuracy import exact_p, paired, paired_interval
 from edgekit.backends.fake import FakeSession
 from edgekit.parity.accuracy import NO_CLASS, answers, confusion, order_of, outputs_of
 from edgekit.tensors import Feed, TensorSpec
@@ -42,8 +42,8 @@ def test_the_difference_is_the_seconds_accuracy_less_the_firsts_with_its_interva
     test = paired(first, second)
     assert (test.n, test.only_first, test.only_second) == (100, 8, 2)
     assert test.difference == pytest.approx(second.mean() - first.mean()) == pytest.approx(-0.06)
-    error = math.sqrt(10 - 36 / 100) / 100
-    assert (test.low, test.high) == pytest.approx((-0.06 - 1.959964 * error, -0.06 + 1.959964 * error), rel=1e-5)
+    assert (test.low, test.high) == paired_interval(82, 2, 8, 8)
+    assert test.low < test.difference < test.high
     assert not test.decided
 
 
@@ -53,7 +53,65 @@ def test_a_difference_that_is_large_enough_is_decided_and_equal_answers_have_non
     worse[:20] = False
     assert paired(right, worse).decided
     same = paired(worse, worse.copy())
-    assert (same.difference, same.low, same.high, same.p, same.decided) == (0, 0, 0, 1, False)
+    assert (same.difference, same.p, same.decided) == (0, 1, False)
+    assert same.low < 0 < same.high  # what no picture shows may still be
+
+
+@pytest.mark.parametrize(
+    ("cells", "interval"),
+    [
+        ((36, 12, 2, 0), (0.0569, 0.3404)),
+        ((20, 12, 2, 16), (0.0562, 0.3292)),
+        ((18, 12, 2, 18), (0.0562, 0.3290)),
+        ((36, 14, 0, 0), (0.1528, 0.4167)),
+        ((35, 14, 0, 1), (0.1461, 0.4175)),
+        ((18, 14, 0, 18), (0.1441, 0.3963)),
+        ((2, 97, 1, 0), (0.8721, 0.9854)),
+        ((0, 30, 0, 0), (0.8395, 1.0)),
+        ((54, 0, 0, 0), (-0.0664, 0.0664)),
+        ((30, 0, 0, 24), (-0.0358, 0.0358)),
+    ],
+)
+def test_the_interval_of_a_paired_difference_is_newcombes(
+    cells: tuple[int, int, int, int], interval: tuple[float, float]
+) -> None:
+    """Newcombe 1998, table III, method 10: both, the first alone, the second alone, neither."""
+    assert paired_interval(*cells) == pytest.approx(interval, abs=5.1e-5)
+
+
+CELLS = st.tuples(*[st.integers(0, 300)] * 4).filter(any)
+
+
+@settings(deadline=None)
+@given(CELLS)
+def test_an_interval_has_a_width_holds_what_was_seen_and_turns_with_the_sides(cells: tuple[int, int, int, int]) -> None:
+    both, first, second, neither = cells
+    low, high = paired_interval(*cells)
+    difference = (first - second) / sum(cells)
+    assert -1 <= low <= difference + 1e-12
+    assert difference - 1e-12 <= high <= 1
+    assert high - low > 1 / sum(cells)
+    swapped = paired_interval(both, second, first, neither)
+    assert swapped == pytest.approx((-high, -low), abs=1e-12)
+    assert paired_interval(neither, first, second, both) == pytest.approx((low, high), abs=1e-12)  # of what is wrong
+
+
+@settings(deadline=None)
+@given(CELLS, st.integers(2, 50))
+def test_more_pictures_alike_narrow_an_interval(cells: tuple[int, int, int, int], times: int) -> None:
+    low, high = paired_interval(*cells)
+    low_of_more, high_of_more = paired_interval(*(times * count for count in cells))
+    assert high_of_more - low_of_more < high - low
+
+
+def test_an_interval_holds_the_true_difference_as_often_as_it_says() -> None:
+    """Also where flips are so rare that many samples have none: there the usual interval, of no width, holds it in few."""
+    dice, n = np.random.default_rng(0), 1000
+    for both, first, second in ((0.90, 0.001, 0.002), (0.90, 0.0, 0.002), (0.6, 0.05, 0.1)):
+        drawn = dice.multinomial(n, (both, first, second, 1 - both - first - second), 2000)
+        intervals = np.array([paired_interval(*map(int, cells)) for cells in drawn])
+        held = np.mean((intervals[:, 0] <= first - second) & (first - second <= intervals[:, 1]))
+        assert held > 0.93, (both, first, second)
 
 
 def test_answers_are_the_largest_output_its_softmax_and_whether_the_label_is_among_five() -> None:
