@@ -32,7 +32,7 @@ from typing import NamedTuple, TypeAlias
 ROOT = Path(__file__).parent.parent
 PACKAGE = "edgekit"
 FRAME = ("__init__.py", "__main__.py")
-MANY_PARAMETERS = ("cli.py", "cli/app.py", "models/batchnorm.py")  # parameters: words of the command line, tensors of a formula
+MANY_PARAMETERS = ("cli", "models/batchnorm.py")  # parameters: words of the command line, tensors of a formula
 LONGEST_SHOWN = 10
 WIDTH = 130
 
@@ -270,7 +270,7 @@ def measure_sizes(modules: Mapping[str, Module]) -> Iterator[Figure]:
 
 def measure_parameters(modules: Mapping[str, Module], goal: int = 6) -> Figure:
     """The length of the largest parameter list; names that list, and every list above the goal."""
-    judged = [module for module in modules.values() if module.path not in MANY_PARAMETERS]
+    judged = [module for module in modules.values() if not module.path.startswith(MANY_PARAMETERS)]
     functions = sorted((each for module in judged for each in functions_of(module)), key=lambda each: -each.parameters)
     named = functions[:1] + [each for each in functions[1:] if each.parameters > goal]
     where = [f"{each.parameters:4}  {each.where}" for each in named]

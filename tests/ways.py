@@ -11,7 +11,7 @@ import pytest
 from edgekit.backends import absence
 from edgekit.backends.tensorrt.options import BuildOptions
 from edgekit.bundle.files import ModelFiles
-from edgekit.cli.options import spread
+from edgekit.cli.options.shared import spread
 from edgekit.setups import EVERY, Absence, Setup
 
 

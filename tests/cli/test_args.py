@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.cli.app import main
-from edgekit.cli.options import arguments
+from edgekit.cli.options.shared import arguments
 from edgekit.commands.export import export
 from edgekit.commands.inspect import inspect
 from edgekit.commands.verify import verify
