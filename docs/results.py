@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,11 +42,11 @@ def read(name: str) -> dict[str, Any]:
 def accuracy_table() -> list[str]:
     """The lines of the table of trainings."""
     rows = [
-        "| recipe | parameters | epochs | training time | float32 | int8 |",
+        "| recipe | parameters | epochs | training time (median) | float32 | int8 |",
         "|---|---|---|---|---|---|",
     ]
     for name, result in sorted(read("accuracy.json").items()):
-        cells = (f"`{name}`", f"{result['parameters']:,}", str(result["epochs"]), f"{max(result['seconds']):.0f} s")
+        cells = (f"`{name}`", f"{result['parameters']:,}", str(result["epochs"]), f"{statistics.median(result['seconds']):.0f} s")
         rows.append(f"| {' | '.join((*cells, _accuracy(result), _int8(result['int8'])))} |")
     missing = sorted({path.stem for path in (ROOT / "recipes").glob("*.toml")} - set(read("accuracy.json")))
     return [*rows, "", f"Not measured yet as the recipes are today: {', '.join(missing)}."] if missing else rows
