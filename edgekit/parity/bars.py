@@ -113,16 +113,17 @@ def bars_as_written(
     steps = STEPS * allowance.tolerance.rtol
     if whole is not None and whole.rounding is not None:
         steps = max(whole.rounding, allowance.rounding or 0.0)
-    bars = _converted(manifest, variant, msgspec.structs.replace(allowance, steps=steps), own, own_parts=None)
+    bars = _converted(manifest, variant, allowance, own)
     typical = None if whole is None or whole.rounding is None else round(max(LEAST_TYPICAL, TYPICAL * steps), 2)
-    held = {name: bar._replace(typical_steps=typical) if isinstance(bar, ConvertedBar) else bar for name, bar in bars.of.items()}
-    return bars._replace(of=held, as_written=True)
+    held = {
+        name: bar._replace(steps=steps, own_parts=None, typical_steps=typical) if isinstance(bar, ConvertedBar) else bar
+        for name, bar in bars.of.items()
+    }
+    return bars._replace(of=held, steps=steps, as_written=True)
 
 
-def _converted(
-    manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array], own_parts: int | None = 1
-) -> Bars:
-    """The bars of a variant that has recorded its ``own`` outputs, to which ``own_parts`` are held; None: all parts."""
+def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array]) -> Bars:
+    """The bars of a variant that has recorded its ``own`` outputs, to which the first part is held."""
     sizes = [part.samples for part in manifest.golden.parts] or [manifest.golden.samples]
     tolerance, whole = allowance.tolerance, held_by_snr(variant)
     against = sum(sizes) if whole is None or allowance.steps is None else sizes[0]
@@ -137,7 +138,7 @@ def _converted(
             allowance.steps,
             tie,
             tolerance.top1,
-            own_parts,
+            own_parts=1,
         )
         for name, array in own.items()
     }

@@ -54,7 +54,9 @@ def as_written(bundle: Bundle, variant: Variant, *, trusting: bool = False) -> C
     return bar
 
 
-@pytest.mark.parametrize(("rounding", "steps", "typical"), [(None, 0.5, 0.15), (0.2, 0.5, 0.15), (4.0, 4.0, 0.25), (99.0, 8.0, 0.5)])
+@pytest.mark.parametrize(
+    ("rounding", "steps", "typical"), [(None, 0.5, 0.15), (0.2, 0.5, 0.15), (4.0, 4.0, 0.25), (99.0, 8.0, 0.5)]
+)
 def test_as_written_an_int8_file_may_be_off_by_what_rounding_moves_it(
     densenet: Bundle, rounding: float | None, steps: float, typical: float
 ) -> None:
@@ -116,7 +118,11 @@ def test_another_float32_file_has_no_measured_noise_and_at_most_the_usual_rtol(d
     further = asking(msgspec.structs.replace(densenet.variant(), name="further"), {"rtol": 0.3})
     manifest = msgspec.structs.replace(densenet.manifest, variants=(*densenet.manifest.variants, further))
     bar = only_bar(bars_of(manifest, further, densenet.evidence(), AS_RECORDED, trusting=False).on("ort-cpu", {}))
-    assert (type(bar), bar.rtol, bar.sizes) == (ScaleBar, widest_rtol("float32"), [part.samples for part in manifest.golden.parts])
+    assert (type(bar), bar.rtol, bar.sizes) == (
+        ScaleBar,
+        widest_rtol("float32"),
+        [part.samples for part in manifest.golden.parts],
+    )
     trusted = bars_of(manifest, further, densenet.evidence(), AS_RECORDED, trusting=True).on("ort-cpu", {})
     assert only_bar(trusted) == further.allowance.tolerance
 
