@@ -18,7 +18,7 @@ SWAPPED = [0, 1, 5, 3, 4, 2, 6, 7, 8, 9]
 
 
 def noise(share: float, seed: int = 1) -> Array:
-    return share * np.abs(REFERENCE).max() * np.random.default_rng(seed).uniform(-1, 1, REFERENCE.shape)
+    return np.asarray(share * np.abs(REFERENCE).max() * np.random.default_rng(seed).uniform(-1, 1, REFERENCE.shape))
 
 
 def test_swapped_classes_that_are_never_the_largest_fail_by_name_within_a_wide_tolerance() -> None:
