@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Set
 from edgekit.onnx.arithmetic import Arithmetic, arithmetic, in_steps
 from edgekit.onnx.declared import Declared
 from edgekit.onnx.wire import ELEMENT_TYPES
+from edgekit.parity.allowances import HALVES
 from edgekit.parity.conversion_claims import FULL, LAYERS, conversion_problem
 from edgekit.parity.evidenced import Evidenced, told
 from edgekit.reports.verify import Check
@@ -15,7 +16,6 @@ from edgekit.tolerance import PRECISIONS
 
 _WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
 """Precisions with a wider bar, and the element types of which a file of them holds one."""
-_HALVES = ("float16", "bfloat16")
 
 
 def opset(seen: Evidenced) -> Iterator[Check]:
@@ -89,7 +89,7 @@ def _otherwise(said: str, file: Declared, found: Arithmetic) -> str:
     if steps and said != "int8":
         return "and its file computes in steps of 8 bits"
     if said not in _WIDE_BARS:
-        halves = [name for name in _HALVES if any(found.layers) and _mostly(_WIDE_BARS[name], found)]
+        halves = [name for name in HALVES if any(found.layers) and _mostly(_WIDE_BARS[name], found)]
         return f"and its file is {halves[0]}" if halves else ""
     if said == "int8":
         layers = sum(found.operators.get(operator, 0) for operator in LAYERS)
