@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from edgekit.onnx.bodies import Node, alive, bodies
+from edgekit.onnx.bodies import WITH_GRAPHS, Node, alive, bodies
 from edgekit.onnx.declared import element_types, initializers, of_tensor
-from edgekit.onnx.wire import fields
+from edgekit.onnx.wire import fields, operator_counts
 
 _TENSOR_FLOATS, _TENSOR_RAW = 4, 9
 
@@ -72,6 +73,33 @@ def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
                 name = body.producers[name].inputs[0]
             types.append(kinds.get(name, 0))
     return types
+
+
+class Arithmetic(NamedTuple):
+    """What the outputs of a file depend on; see ``arithmetic``."""
+
+    operators: Mapping[str, int]
+    stored: Mapping[int, int]
+    layers: tuple[int, ...]
+
+
+def arithmetic(content: bytes, operators: Collection[str]) -> Arithmetic:
+    """The operators of the nodes that an output depends on, and the element types of the stored tensors that they read.
+
+    ``layers``: of the weights of nodes of ``operators``, as ``weight_types`` gives them. Nodes and tensors beside the way to the
+    outputs do not count, but in a file with branches, loops or functions of its own, where all do. Raises ValueError for a
+    malformed message.
+    """
+    body, functions = bodies(content)
+    nodes, types = alive(body), tuple(weight_types(content, operators))
+    everything = bool(functions) or any(node.operator[1] in WITH_GRAPHS for node in nodes)
+    counts = operator_counts(content) if everything else Counter(node.operator[1] for node in nodes)
+    read = {name for node in nodes for name in node.inputs}
+    stored = Counter[int]()
+    for kind, elements, name in map(of_tensor, initializers(content)):
+        if everything or name in read:
+            stored[kind] += elements
+    return Arithmetic(counts, stored, types)
 
 
 _FLOAT, _HALF = 1, 10

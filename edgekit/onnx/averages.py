@@ -57,7 +57,7 @@ def _around(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto]:
     """The node over four axes, of which the last has one place, with the Unsqueeze before it and the Squeeze behind it."""
     name, source, result = name_of(node), node.input[0], node.output[0]
     last = _stored(f"{name}/last", np.array([-1]), graph)
-    node.input[0], node.output[0] = (_unused(f"{name}/{what}", graph) for what in ("four axes", "mean"))
+    node.input[0], node.output[0] = (graph.fresh(f"{name}/{what}") for what in ("four axes", "mean"))
     if not node.name:
         node.name = name
     return [
@@ -68,13 +68,6 @@ def _around(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto]:
 
 
 def _stored(name: str, numbers: np.ndarray, graph: Graph) -> str:
-    unused = _unused(name, graph)
+    unused = graph.fresh(name)
     graph.stored[unused] = numpy_helper.from_array(numbers.astype(np.int64), unused)
     return unused
-
-
-def _unused(name: str, graph: Graph) -> str:
-    """``name``, or with strokes behind it where a value has it already."""
-    while name in graph.types or name in graph.stored or name in graph.maker or name in graph.inner:
-        name += "'"
-    return name

@@ -10,10 +10,10 @@ from edgekit.onnx.wire import decoded, fields, last
 # the numbers of the fields that are read here
 MODEL_GRAPH: Final = 7
 MODEL_FUNCTION: Final = 25
-_GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
+GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
 _FUNCTION_NAME, _FUNCTION_OUTPUT, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 5, 7, 10
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_DOMAIN = 1, 2, 3, 4, 7
-_WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
+WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 
 
 class Node(NamedTuple):
@@ -45,7 +45,7 @@ def bodies(content: bytes) -> tuple[Body, dict[tuple[str, str], Body]]:
         if isinstance(value, int):
             continue
         if number == MODEL_GRAPH:
-            texts, nodes = _members(value, _GRAPH_NODE, (_GRAPH_OUTPUT,))
+            texts, nodes = _members(value, GRAPH_NODE, (_GRAPH_OUTPUT,))
             outputs = tuple(value_name(output) for output in texts[_GRAPH_OUTPUT])
             graph = Body({name: node for node in nodes for name in node.outputs}, outputs)
         elif number == MODEL_FUNCTION:
@@ -100,7 +100,7 @@ def alive(body: Body) -> list[Node]:
     while waiting:
         node = body.producers.get(waiting.pop())
         if node is not None and node not in needed:
-            if node.operator[1] in _WITH_GRAPHS:
+            if node.operator[1] in WITH_GRAPHS:
                 return nodes
             needed.add(node)
             waiting += node.inputs
@@ -117,11 +117,12 @@ def _members(message: memoryview, node_field: int, text_fields: Sequence[int]) -
         if number in texts:
             texts[number].append(value)
         elif number == node_field:
-            nodes.append(_node(value))
+            nodes.append(node_of(value))
     return texts, nodes
 
 
-def _node(message: memoryview) -> Node:
+def node_of(message: memoryview) -> Node:
+    """What a NodeProto says of itself."""
     texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_NAME: [], _NODE_OPERATOR: [], _NODE_DOMAIN: []}
     for number, value in fields(message):
         if number in texts:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from edgekit.errors import ModelError, first_line
+from edgekit.onnx.names import fresh_name
 from edgekit.onnx.read import is_standard, name_of, opset_of
 from edgekit.onnx.widen import TYPE_ATTRIBUTES, inlined, only_real_inputs, read_inside, subgraphs
 from edgekit.spelling import did_you_mean
@@ -83,7 +84,7 @@ def rounded_after_every_node(model: onnx.ModelProto) -> onnx.ModelProto:
     taken, nodes, wide = set(_names(copy.graph)), list[onnx.NodeProto](), dict[str, str]()
 
     def new_name(name: str) -> str:
-        return _free(f"{name}_exact", taken)
+        return fresh_name(f"{name}_exact", taken)
 
     for node in copy.graph.node:
         halves = [name for name in node.input if types.get(name) == HALF]
@@ -316,7 +317,7 @@ class _Halving:
         return onnx.helper.make_node("Cast", [source], [target], self._new_name(f"{name}_to", kind), to=kind)
 
     def _new_name(self, name: str, kind: int) -> str:
-        return _free(f"{name}_{_NAMED[kind]}", self.used)
+        return fresh_name(f"{name}_{_NAMED[kind]}", self.used)
 
     def _state_type(self, node: onnx.NodeProto, plan: _Plan) -> None:
         """Let an attribute say that an output is float16 where no input does: a type by name, or what fills the output."""
@@ -394,14 +395,6 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
         yield from (node.name, *node.input, *node.output)
         for inner in subgraphs(node):
             yield from _names(inner)
-
-
-def _free(name: str, used: set[str]) -> str:
-    """``name``, or with underscores behind it where that is in use; from now on it is."""
-    while name in used:
-        name += "_"
-    used.add(name)
-    return name
 
 
 def _schema(node: onnx.NodeProto, model: onnx.ModelProto) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edgekit.onnx.names import fresh_name
 from edgekit.onnx.read import is_standard, name_of
 from edgekit.onnx.widen import read_inside
 from edgekit.tensors import Array
@@ -101,6 +102,7 @@ class Graph:
         inferred = onnx.shape_inference.infer_shapes(model).graph
         values = (*inferred.input, *inferred.value_info, *inferred.output)
         self.types = {value.name: value.type.tensor_type.elem_type for value in values}
+        self._names = {*self.types, *self.stored, *self.maker, *self.inner}
         self.ranks = {
             value.name: len(value.type.tensor_type.shape.dim) for value in values if value.type.tensor_type.HasField("shape")
         }
@@ -108,6 +110,10 @@ class Graph:
     def array(self, name: str) -> Array | None:
         """A stored tensor; None for anything else."""
         return numpy_helper.to_array(self.stored[name]) if name in self.stored else None
+
+    def fresh(self, name: str) -> str:
+        """``name``, or with a number behind it where a value has it; the next caller gets another."""
+        return fresh_name(name, self._names)
 
     def moving(self, name: str) -> bool:
         """Whether the value is a float32 that the inputs decide."""
@@ -124,12 +130,9 @@ def name_apart(model: onnx.ModelProto) -> None:
     """Rename nodes of ``model`` whose name an earlier node has, which ONNX allows, so that ``name_of`` tells all nodes apart."""
     names: set[str] = set()
     for node in model.graph.node:
-        name, number = name_of(node), 1
-        while name in names:
-            name, number = f"{name_of(node)}.{number}", number + 1
+        name = fresh_name(name_of(node), names)
         if name != name_of(node):
             node.name = name
-        names.add(name)
 
 
 def placed(graph: Graph, keep: Mapping[str, str], narrow: Container[str] = ()) -> Placement:

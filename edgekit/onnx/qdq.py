@@ -99,7 +99,6 @@ class _Writer:
         self._graph = Graph(self._model)
         self._placement, self._limits = placement, limits
         self._nodes = {name_of(node): node for node in self._model.graph.node}
-        self._names = {*self._graph.types, *self._graph.stored, *self._graph.maker, *self._graph.inner}
         self._before: dict[str, list[onnx.NodeProto]] = {}
         self._added: list[onnx.TensorProto] = []
         self._steps: dict[str, tuple[str, str]] = {}
@@ -112,7 +111,7 @@ class _Writer:
         names = [self._stored(f"{base}/codes", codes.codes), self._stored(f"{base}/scales", codes.scales)]
         names.append(self._stored(f"{base}/zeros", np.zeros(len(codes.scales), np.int8)))
         steps = helper.make_node(
-            "DequantizeLinear", names, [self._new(f"{base}/steps")], f"{base}/DequantizeLinear", axis=layer.axis
+            "DequantizeLinear", names, [self._graph.fresh(f"{base}/steps")], f"{base}/DequantizeLinear", axis=layer.axis
         )
         self._before[layer.name] = [steps]
         node.input[1] = steps.output[0]
@@ -142,7 +141,7 @@ class _Writer:
             zero = np.zeros((), np.int8 if group in self._placement.signed else np.uint8)
             scale = np.asarray(self._limits[group] / CODES, np.float32)
             self._steps[group] = self._stored(f"{group}/scale", scale), self._stored(f"{group}/zero", zero)
-        codes, steps = self._new(f"{value}/codes"), self._new(f"{value}/steps")
+        codes, steps = self._graph.fresh(f"{value}/codes"), self._graph.fresh(f"{value}/steps")
         return [
             helper.make_node("QuantizeLinear", [value, *self._steps[group]], [codes], f"{value}/QuantizeLinear"),
             helper.make_node("DequantizeLinear", [codes, *self._steps[group]], [steps], f"{value}/DequantizeLinear"),
@@ -163,14 +162,6 @@ class _Writer:
         return self._model
 
     def _stored(self, name: str, array: Array) -> str:
-        unused = self._new(name)
+        unused = self._graph.fresh(name)
         self._added.append(numpy_helper.from_array(np.asarray(array, order="C"), unused))
-        return unused
-
-    def _new(self, name: str) -> str:
-        """``name``, or with a number behind it where the model has it already."""
-        unused, number = name, 1
-        while unused in self._names:
-            unused, number = f"{name}.{number}", number + 1
-        self._names.add(unused)
         return unused

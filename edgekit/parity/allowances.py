@@ -98,6 +98,17 @@ def half_allowance(readings: Sequence[Mapping[str, Array]], recorded: Recorded) 
     return Allowance(half_tolerance(error, top1), snr_db=max(0.0, snr_db - HALF_MARGIN_DB))
 
 
+HALVES = ("float16", "bfloat16")
+"""Precisions of 16 bits, whose exported files are held by ``half_tolerance`` of the original's own error, or of their own."""
+
+
+def asks_beyond_export(variant: Variant, recorded: Recorded) -> str:
+    """What the manifest asks for an exported file of 16 bits beyond what was recorded with it; empty where nothing is."""
+    error = max(recorded.error(recorded.arrays.original), variant.error or 0.0)
+    asked, most = variant.allowance.tolerance.rtol, half_tolerance(error).rtol
+    return "" if asked <= (1 + 1e-6) * most else f"{asked:.3g} rtol instead of at most {most:.3g}"
+
+
 def widest_allowance(variant: Variant, recorded: Recorded, own: Mapping[str, Array]) -> Allowance | None:
     """The widest that a manifest may ask for a variant whose recorded outputs are ``own``; None for a precision without bars."""
     room, whole = _room(variant), WHOLE_BARS.get(variant.precision)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgekit.bundle.allowance import WHOLE_BARS, asks_too_much, bounded_allowance, held_by_snr, held_to_noise
+from edgekit.bundle.allowance import MOST_ATOL, WHOLE_BARS, asks_too_much, bounded_allowance, held_by_snr, held_to_noise
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Evidence, Manifest, Variant
+from edgekit.parity.callers import CallersBar
 from edgekit.parity.converted import STEPS, ConvertedBar
 from edgekit.tensors import Array
 from edgekit.tolerance import (
@@ -51,11 +52,11 @@ def bars_of(
 ) -> BarsByRuntime:
     """The bars of a variant's outputs, ``own`` being those that it has recorded.
 
-    The caller's own tolerance counts as it is. Without one, the first file is held to the noise that was measured at export, if
-    it is of full precision, and every file to at most the allowance that its bundle records, which may not be wider than
-    ``edgekit.bundle.allowance`` says unless the caller is ``trusting``.
+    The caller's own tolerance is how far numbers may be off, whatever the bundle says. Without one, the first file is held to the
+    noise that was measured at export, if it is of full precision, and every file to at most the allowance that its bundle
+    records, which may not be wider than ``edgekit.bundle.allowance`` says unless the caller is ``trusting``.
     """
-    callers = _callers_own(manifest, variant, caller)
+    callers = _callers_own(manifest, variant, caller, trusting=trusting)
     if callers is not None:
         return BarsByRuntime(manifest, callers)
     recorded = variant.allowance.tolerance
@@ -73,12 +74,23 @@ def bars_of(
     return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol, sizes)), held), floors)
 
 
-def _callers_own(manifest: Manifest, variant: Variant, caller: Tolerance | ToleranceChange) -> Bars | None:
-    """The bars that the caller sets, in place of all others; None where the caller sets none."""
+def _callers_own(manifest: Manifest, variant: Variant, caller: Tolerance | ToleranceChange, *, trusting: bool) -> Bars | None:
+    """The bars that the caller sets, in place of all others; None where the caller sets none.
+
+    What the caller leaves open is the bundle's, as far as a bundle may choose it unless the caller is ``trusting``. A file that
+    is held to its reference on the first part alone, because no calibration saw the others, is held to the caller's there too.
+    """
     if caller == ToleranceChange():
         return None
-    tolerance = caller.of(variant.allowance.tolerance)
-    return Bars(dict.fromkeys(_names(manifest), tolerance), tolerance)
+    recorded, allowance = variant.allowance.tolerance, variant.allowance
+    if not trusting:
+        allowance = bounded_allowance(variant)
+        recorded = msgspec.structs.replace(allowance.tolerance, atol=min(recorded.atol, MOST_ATOL))
+    tolerance = caller.of(recorded)
+    usual = next((part.samples for part in manifest.golden_of(variant.name).parts), None)
+    calibrated = held_by_snr(variant) is not None and allowance.steps is not None
+    bar = CallersBar(tolerance, tolerance.top1, widest_rtol(variant.precision), usual, usual if calibrated else None)
+    return Bars(dict.fromkeys(_names(manifest), bar), tolerance)
 
 
 def bars_as_written(
@@ -91,9 +103,9 @@ def bars_as_written(
 ) -> Bars:
     """The bars where a variant's file is run node by node, as its ``own`` outputs were recorded: only rounding may differ.
 
-    The caller's own tolerance counts as it is here too.
+    The caller's own tolerance takes its place here too.
     """
-    callers = _callers_own(manifest, variant, caller)
+    callers = _callers_own(manifest, variant, caller, trusting=trusting)
     if callers is not None:
         return callers._replace(as_written=True)
     allowance = variant.allowance if trusting else bounded_allowance(variant)
@@ -101,16 +113,17 @@ def bars_as_written(
     steps = STEPS * allowance.tolerance.rtol
     if whole is not None and whole.rounding is not None:
         steps = max(whole.rounding, allowance.rounding or 0.0)
-    bars = _converted(manifest, variant, msgspec.structs.replace(allowance, steps=steps), own, own_parts=None)
+    bars = _converted(manifest, variant, allowance, own)
     typical = None if whole is None or whole.rounding is None else round(max(LEAST_TYPICAL, TYPICAL * steps), 2)
-    held = {name: bar._replace(typical_steps=typical) if isinstance(bar, ConvertedBar) else bar for name, bar in bars.of.items()}
-    return bars._replace(of=held, as_written=True)
+    held = {
+        name: bar._replace(steps=steps, own_parts=None, typical_steps=typical) if isinstance(bar, ConvertedBar) else bar
+        for name, bar in bars.of.items()
+    }
+    return bars._replace(of=held, steps=steps, as_written=True)
 
 
-def _converted(
-    manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array], own_parts: int | None = 1
-) -> Bars:
-    """The bars of a variant that has recorded its ``own`` outputs, to which ``own_parts`` are held; None: all parts."""
+def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array]) -> Bars:
+    """The bars of a variant that has recorded its ``own`` outputs, to which the first part is held."""
     sizes = [part.samples for part in manifest.golden.parts] or [manifest.golden.samples]
     tolerance, whole = allowance.tolerance, held_by_snr(variant)
     against = sum(sizes) if whole is None or allowance.steps is None else sizes[0]
@@ -125,7 +138,7 @@ def _converted(
             allowance.steps,
             tie,
             tolerance.top1,
-            own_parts,
+            own_parts=1,
         )
         for name, array in own.items()
     }

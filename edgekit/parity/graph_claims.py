@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 
-from edgekit.onnx.arithmetic import in_steps
+from edgekit.onnx.arithmetic import Arithmetic, arithmetic, in_steps
 from edgekit.onnx.declared import Declared
 from edgekit.onnx.wire import ELEMENT_TYPES
+from edgekit.parity.allowances import HALVES
 from edgekit.parity.conversion_claims import FULL, LAYERS, conversion_problem
 from edgekit.parity.evidenced import Evidenced, told
 from edgekit.reports.verify import Check
@@ -73,36 +74,53 @@ def kept_norms(seen: Evidenced) -> Iterator[Check]:
 
 
 def precision(seen: Evidenced) -> Iterator[Check]:
-    """Every variant is of a precision that there is, and one that asks for a wider bar holds and uses such numbers."""
+    """Every variant is of a precision that there is, which is that of what the outputs of its file depend on."""
     for variant in seen.manifest.variants:
-        if variant.precision not in PRECISIONS:
-            yield told("precision", f"{variant.name} is said to be {variant.precision}, which is no precision")
-        elements = _WIDE_BARS.get(variant.precision)
-        if elements is None:
-            continue
         file = seen.others.get(variant.name, seen.declared)
-        problem = f"{variant.name} is said to be {variant.precision}, and most of what its file holds or computes is not"
-        yield told("precision", "" if _mostly(variant.precision, elements, file) else problem)
+        does = _otherwise(variant.precision, file, arithmetic(seen.bundle.onnx_bytes(variant.name), LAYERS))
+        yield told("precision", f"{variant.name} is said to be {variant.precision}, {does}" if does else "")
 
 
-def _mostly(precision: str, elements: Set[int], file: Declared) -> bool:
-    """Whether most stored floats are of the ``elements``' types; for int8, whether steps are as many as half the layers."""
-    narrow = sum(file.stored.get(element, 0) for element in elements)
-    if precision == "int8":
-        steps = sum(count for operator, count in file.operators.items() if in_steps(operator))
-        layers = sum(file.operators.get(operator, 0) for operator in LAYERS)
-        return narrow > 0 and steps >= max(1, layers / 2)
-    return narrow > sum(file.stored.get(element, 0) for element in FULL)
+def _otherwise(said: str, file: Declared, found: Arithmetic) -> str:
+    """What a file is that is not of the precision ``said``, as the end of a sentence; empty for one that is."""
+    steps = sum(count for operator, count in found.operators.items() if in_steps(operator))
+    if said not in PRECISIONS:
+        return "which is no precision"
+    if steps and said != "int8":
+        return "and its file computes in steps of 8 bits"
+    if said not in _WIDE_BARS:
+        halves = [name for name in HALVES if any(found.layers) and _mostly(_WIDE_BARS[name], found)]
+        return f"and its file is {halves[0]}" if halves else ""
+    if said == "int8":
+        layers = sum(found.operators.get(operator, 0) for operator in LAYERS)
+        fits = any(found.stored.get(element) for element in _WIDE_BARS[said]) and steps >= max(1, layers / 2)
+    else:
+        fits = _mostly(_WIDE_BARS[said], found) or any(kind in _WIDE_BARS[said] for kind, _ in file.outputs.values())
+    return "" if fits else "and most of what its file holds or computes is not"
+
+
+def _mostly(elements: Set[int], found: Arithmetic) -> bool:
+    """Whether most layers have weights of the ``elements``' types; in a file without layers, whether most stored floats are."""
+    known = [kind for kind in found.layers if kind]
+    if known:
+        return 2 * sum(kind in elements for kind in known) > len(known)
+    return sum(found.stored.get(kind, 0) for kind in elements) > sum(found.stored.get(kind, 0) for kind in FULL)
 
 
 def conversion(seen: Evidenced) -> Iterator[Check]:
-    """As many layers are converted, and as many kept, as the file has of each kind; its ranges are those of the range table.
+    """Whatever is in fewer bits than the first file was converted, and holds as much of each kind as the manifest says.
 
-    Of a float16 file all nodes count. ``edgekit.onnx.arithmetic.in_half`` says how sure their number is.
+    Of layers as many are converted, and as many kept, as the file has, and its ranges are those of the range table. Of a float16
+    file all nodes count. ``edgekit.onnx.arithmetic.in_half`` says how sure their number is.
     """
-    for variant in seen.manifest.variants:
-        elements = _WIDE_BARS.get(variant.precision)
-        if variant.conversion is None or elements is None:
-            continue
-        problem = conversion_problem(seen.bundle, variant, elements)
+    for place, variant in enumerate(seen.manifest.variants):
+        elements, problem = _WIDE_BARS.get(variant.precision), ""
+        if variant.conversion is None and (elements is None or place == 0):
+            continue  # as it was exported: its outputs are recorded as the original's
+        if variant.conversion is None:
+            problem = "the manifest does not say how it was converted, nor what its file computed then"
+        elif elements is None:
+            problem = f"the manifest says how it was converted, and {variant.precision} is the precision of no converted file"
+        else:
+            problem = conversion_problem(seen.bundle, variant, elements)
         yield told("conversion", f"{variant.name}: {problem}" if problem else "")

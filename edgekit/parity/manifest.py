@@ -14,7 +14,7 @@ from edgekit.bundle.manifest import Variant
 from edgekit.bundle.signed import OF_GIT, strays_of
 from edgekit.bundle.variants import own_outputs
 from edgekit.errors import UsageError
-from edgekit.parity.allowances import asks_beyond
+from edgekit.parity.allowances import HALVES, asks_beyond, asks_beyond_export
 from edgekit.parity.claims import CLAIMS
 from edgekit.parity.evidenced import evidenced
 from edgekit.parity.inputs import FEWEST, is_constant, recorded_in
@@ -64,7 +64,10 @@ def _tolerance(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
 def _beyond(bundle: Bundle, golden: GoldenArrays, variant: Variant) -> str:
     """What a variant asks for beyond what the outputs that it has recorded support."""
     own = own_outputs(bundle, variant.name)
-    return "" if own is None else asks_beyond(variant, recorded_in(bundle, golden), own)
+    if own is not None:
+        return asks_beyond(variant, recorded_in(bundle, golden), own)
+    exported = variant == bundle.manifest.variants[0]
+    return asks_beyond_export(variant, recorded_in(bundle, golden)) if exported and variant.precision in HALVES else ""
 
 
 def _samples(bundle: Bundle, golden: GoldenArrays) -> list[Check]:

@@ -19,6 +19,7 @@ from edgekit.commands.verify import verify
 from edgekit.errors import MissingError
 from edgekit.machine.packages import version_of
 from edgekit.reports.verify import ParityReport, VerifyReport
+from edgekit.tolerance import ToleranceChange
 from tests.bundle.editing import edit, put
 from tests.command_line import Command
 from tests.converted import FAULTS, changed, convert, copied, stored
@@ -167,6 +168,36 @@ def test_the_callers_own_tolerance_is_the_bar_where_the_file_runs_as_written_too
     assert report.passed == passing
 
 
+def test_a_callers_rtol_takes_no_more_from_the_bundle_than_a_bundle_may_choose(lenet: Path) -> None:
+    """Whose numbers they are is no question of tolerance: a bundle that forgives everything beside rtol forgives nothing."""
+
+    def forgiving(document: dict[str, Any]) -> None:
+        for variant in document["variants"]:
+            variant["allowance"]["tolerance"].update(atol=1e9, top1=0.0)
+
+    edit(lenet, forgiving)
+    caller = ToleranceChange(rtol=0.3)
+    report = verify(lenet, ORT, tolerance=caller)
+    assert {parity.tolerance.atol for parity in report.parities} == {1e-5}
+    assert {parity.setup.variant: parity.tolerance.top1 for parity in report.parities} == {
+        "float32": 1,
+        "int8": 0.5,
+        "float16": 0.5,
+    }
+    assert report.passed
+    for name in ("model.onnx", "int8.onnx", "float16.onnx"):
+        put(lenet, name, changed(lenet, name, swapped_classes))
+    assert not any(parity.passed for parity in verify(lenet, ORT, tolerance=caller).parities)
+
+
+def swapped_classes(model: onnx.ModelProto) -> None:
+    """Two classes change places behind the last layer."""
+    order = onnx.numpy_helper.from_array(np.array([0, 1, 2, 3, 7, 5, 6, 4, 8, 9]), "order")
+    model.graph.node[-1].output[0] = "unordered"
+    model.graph.node.append(onnx.helper.make_node("Gather", ["unordered", "order"], ["output"], "reorder", axis=1))
+    model.graph.initializer.append(order)
+
+
 def test_the_report_says_which_bar_each_row_has_and_which_measure_failed(lenet: Path, run: Command) -> None:
     text = run("verify", lenet, "--backend", "ort-cpu").out
     assert "own steps" in text
@@ -243,9 +274,11 @@ def test_what_tells_nothing_is_run_where_nothing_else_is(lenet: Path) -> None:
 
     def only_halves(document: dict[str, Any]) -> None:
         half = document["variants"][2]
-        (lenet / "other.onnx").write_bytes((lenet / "float16.onnx").read_bytes())
-        document["files"]["other.onnx"] = document["files"]["float16.onnx"]
-        document["variants"] = [half, {**half, "name": "other", "file": "other.onnx"}]
+        for ending in ("onnx", "npz"):
+            (lenet / f"other.{ending}").write_bytes((lenet / f"float16.{ending}").read_bytes())
+            document["files"][f"other.{ending}"] = document["files"][f"float16.{ending}"]
+        conversion = {**half["conversion"], "outputs": "other.npz"}
+        document["variants"] = [half, {**half, "name": "other", "file": "other.onnx", "conversion": conversion}]
         for name in ("int8.onnx", "int8.npz", "int8.json", "model.onnx"):
             (lenet / name).unlink()
             del document["files"][name]

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.onnx.arithmetic import in_half
+from edgekit.onnx.arithmetic import arithmetic, in_half
 from edgekit.onnx.half import to_half
 from tests.onnx.crafted import model_of, node, tensor
 
@@ -66,3 +66,21 @@ def test_nodes_whose_type_an_attribute_chooses_may_compute_in_it() -> None:
     halved = to_half(model_of(nodes, [numpy_helper.from_array(np.zeros((8, 8), np.int64), "square")]))
     assert halved.converted == 2
     assert counts(halved.model)[1] >= 2
+
+
+@pytest.mark.parametrize("inside_a_branch", [False, True])
+def test_what_no_output_depends_on_counts_only_where_a_branch_may_read_it(inside_a_branch: bool) -> None:
+    dead = [node("Cast", ["many"], "dead", to=TensorProto.FLOAT), node("QuantizeLinear", ["x", "scale"], "steps")]
+    nodes = [node("Conv", ["x", "w"], "a", "first"), node("Relu", ["a"], "y"), *dead]
+    if inside_a_branch:
+        branch = helper.make_graph([node("Relu", ["a"], "z")], "branch", [], [helper.make_empty_tensor_value_info("z")])
+        nodes[1] = node("If", ["condition"], "y", then_branch=branch, else_branch=branch)
+    stored = [
+        tensor("w", 4, 4, 1, 1), tensor("many", 100, dtype="float16"), numpy_helper.from_array(np.float32(1), "scale"),
+        numpy_helper.from_array(np.bool_(True), "condition"),
+    ]  # fmt: skip
+    found = arithmetic(model_of(nodes, stored).SerializeToString(), ("Conv",))
+    assert found.layers == (TensorProto.FLOAT,)
+    assert found.operators.get("QuantizeLinear", 0) == inside_a_branch
+    assert found.stored.get(TensorProto.FLOAT16, 0) == 100 * inside_a_branch
+    assert found.stored[TensorProto.FLOAT] == 16 + inside_a_branch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,8 @@ from edgekit.parity.manifest import check_manifest
 from edgekit.reports.verify import Check
 from edgekit.sources import ExportOptions
 from tests.bundle.editing import edit, put
-from tests.converted import changed, convert, copied
+from tests.converted import changed, copied
 from tests.onnx.crafted import model_of, node, tensor
-
-
-@pytest.fixture(scope="module")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = copied(Path(__file__).parent.parent.parent, tmp_path_factory.mktemp("claims"))
-    convert(root, "int8")
-    convert(root, "float16")
-    return root
-
-
-@pytest.fixture
-def lenet(_made: Path, tmp_path: Path) -> Path:
-    """A copy of the committed bundle, with an int8 and a float16 file."""
-    return Path(shutil.copytree(_made, tmp_path / "lenet"))
 
 
 def checks(root: Path) -> tuple[Check, ...]:

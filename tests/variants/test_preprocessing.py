@@ -111,6 +111,39 @@ def test_a_file_that_preprocesses_otherwise_fails_verify(lenet: Path, fault: str
     assert all(check.outcome != "fail" for check in report.checks)
 
 
+def one_weight(model: onnx.ModelProto) -> None:
+    tensor = next(each for each in model.graph.initializer if each.name == "15.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[2, 5] *= np.float32(1.1)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def other_stride(model: onnx.ModelProto) -> None:
+    conv = next(step for step in model.graph.node if step.op_type == "Conv")
+    next(each for each in conv.attribute if each.name == "dilations").ints[:] = [2, 2]
+
+
+@pytest.mark.parametrize(("change", "part"), [(one_weight, "the tensor '15.weight'"), (other_stride, "the node Conv of ")])
+def test_a_file_of_another_network_fails_although_its_own_reference_is_its_own_too(
+    lenet: Path, change: Callable[[onnx.ModelProto], None], part: str
+) -> None:
+    model = onnx.load_from_string((lenet / FILE).read_bytes())
+    change(model)
+    reseal(lenet, {FILE: model.SerializeToString()})
+    said = failing(lenet)["own-inputs"]
+    assert said.startswith(f"{NAME}: it has inputs of its own, and its file has not {part}")
+    assert said.endswith("as model.onnx has")
+
+
+def test_a_reference_of_its_own_that_says_something_else_of_a_golden_picture_fails(lenet: Path) -> None:
+    golden = open_bundle(lenet).golden(NAME)
+    (name,) = golden.float64
+    wide = golden.float64[name].copy()
+    wide[1] += 0.05 * np.abs(open_bundle(lenet).golden().float64[name]).max()  # keeps its label
+    reseal(lenet, {preprocessing.GOLDEN: msgspec.structs.replace(golden, float64={name: wide}).to_npz()}, error=None)
+    assert f"gives {name!r} by its own reference that is" in failing(lenet)["own-inputs"]
+
+
 def failing(root: Path) -> dict[str, str]:
     bundle = open_bundle(root)
     return {check.code: check.text for check in check_manifest(bundle, bundle.golden(), None) if check.outcome == "fail"}
