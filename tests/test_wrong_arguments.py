@@ -114,7 +114,7 @@ def test_what_a_model_cannot_run_is_refused(bundle: Path) -> None:
                 model.predict(picture)  # type: ignore[call-overload]
         for top in (0, -1, "3", None):
             with pytest.raises(UsageError, match="is no number of labels"):
-                model.predict(bundle / "picture-0.png", top=top)
+                model.predict(bundle / "picture-0.png", top=top)  # type: ignore[call-overload]
         for size in (0, -1, "8", None, 1.5):
             with pytest.raises(UsageError, match="is no batch size"):
                 model.warm_up(size)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def predict(
     meaning = meaning_in(opened)
     if isinstance(meaning, BundleError):
         raise meaning
-    asked = picture_files(images if isinstance(images, Iterable) and not isinstance(images, (str, bytes)) else (images,))
+    asked = picture_files((images,) if isinstance(images, (Path, str)) or not isinstance(images, Iterable) else images)
     for row in asked.left_out:
         progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
     predictions = []
