@@ -189,6 +189,11 @@ def test_a_picture_is_prepared_to_the_last_bit_as_edgekit_does(
     assert apart.max() <= (3 if orientation > 1 else 0)
 
 
+def packed(root: Path) -> None:
+    shutil.rmtree(root)
+    root.write_bytes(b"PK")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -202,7 +207,7 @@ def test_a_picture_is_prepared_to_the_last_bit_as_edgekit_does(
             lambda root: edit(root, lambda document: document["variants"][0].update(inputs=document["inputs"])),
             "the variant float32 takes pictures as they are",
         ),
-        (lambda root: (shutil.rmtree(root), root.write_bytes(b"PK")), "is a file, and a bundle is a folder; unpack it first"),
+        (packed, "is a file, and a bundle is a folder; unpack it first"),
         (lambda root: edit(root, lambda document: document["golden"].update(file="../golden.npz")), "no plain name"),
         (lambda root: edit(root, lambda document: document["golden"].update(samples=5)), "do not add up"),
         (
