@@ -66,6 +66,13 @@ def as_path(given: object, what: str, error: type[EdgekitError] = InputError) ->
     return Path(text)
 
 
+def as_paths(given: object, what: str, error: type[EdgekitError] = InputError) -> list[Path]:
+    """The paths of one or of several, as ``as_path`` takes each."""
+    if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        return [as_path(each, what, error) for each in given]
+    return [as_path(given, what, error)]
+
+
 def is_onnx(name: str | Path) -> bool:
     """Whether a file of this name is taken for an ONNX file: by its suffix, in any case."""
     return Path(name).suffix.lower() == ".onnx"

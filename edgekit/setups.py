@@ -119,8 +119,9 @@ def taking(setup: Setup, batches: Sequence[int]) -> Setup:
 
 def as_setups(backends: Setup | str | Iterable[Setup | str]) -> tuple[Setup, ...]:
     """The Setups of one backend or several, each a Setup or its text form; ``EVERY`` for an empty list."""
-    several = isinstance(backends, Iterable) and not isinstance(backends, str)
-    return tuple(map(as_setup, tuple(backends) or (EVERY,) if several else (backends,)))
+    if isinstance(backends, Iterable) and not isinstance(backends, str):
+        return tuple(map(as_setup, tuple(backends) or (EVERY,)))
+    return (as_setup(backends),)
 
 
 def as_setup(given: Setup | str) -> Setup:

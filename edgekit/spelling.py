@@ -10,8 +10,10 @@ LONGEST = 100
 """Longer names are not compared, because the comparison takes the square of their length."""
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean 'lenet'?)`` to end a sentence, or an empty text if none of ``names`` is near ``name``."""
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """`` (did you mean 'lenet'?)`` to end a sentence; an empty text if none of ``names`` is near ``name``, or that is no text."""
+    if not isinstance(name, str):
+        return ""
     by_lower = {candidate.lower(): candidate for candidate in names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1) if len(name) <= LONGEST else []
     return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""

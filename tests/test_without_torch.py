@@ -120,6 +120,16 @@ def test_the_packages_are_really_blocked(environment: dict[str, str]) -> None:
     assert pip_install("train") in error["message"]
 
 
+def test_a_file_that_takes_pictures_cannot_be_made_without_torch_and_it_says_so(
+    bundle: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    words = ("quantize", str(bundle), "--to", "with-preprocessing", "--output", str(tmp_path / "new"))
+    done = without(TRAINING_ONLY, *words, environment=environment)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "this needs torch, which is not installed" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("command", ["verify", "bench", "build", "evaluate", "inspect", "predict", "report"])
 def test_a_bundle_can_be_used_without_torch(command: str, bundle: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     if command == "build":

@@ -35,6 +35,7 @@ TAKING_PATHS: dict[str, Call] = {
     "train": lambda bundle, given: edgekit.train(given),
     "run": lambda bundle, given: edgekit.run(given),
     "runs": lambda bundle, given: edgekit.runs([given]),
+    "one of runs": lambda bundle, given: edgekit.runs(given),
     "pictures of predict": lambda bundle, given: edgekit.predict(bundle, [given]),
 }
 TAKING_OUTPUTS: dict[str, Call] = {
@@ -42,7 +43,7 @@ TAKING_OUTPUTS: dict[str, Call] = {
     "web": edgekit.web,
     "quantize": lambda bundle, given: edgekit.quantize(bundle, "float16", output=given),
     "report": edgekit.report,
-    "ship_bundle": lambda bundle, given: edgekit.ship_bundle(bundle, edgekit.Forms(triton=given)),
+    "ship_bundle": lambda bundle, given: edgekit.ship_bundle(str(bundle), edgekit.Forms(triton=given)),
     "runs": lambda bundle, given: edgekit.runs(root=given),
 }
 
@@ -107,18 +108,31 @@ def test_what_a_model_cannot_run_is_refused(bundle: Path) -> None:
     with edgekit.load(bundle) as model:
         for feed in ([1], None, 3, "picture.png", np.float32(1), np.zeros(()), np.array([None]), {3: image}, {"input": [1]}, {}):
             with pytest.raises(ModelError) as refusal:
-                model(feed)  # type: ignore[call-overload]
+                model(feed)  # type: ignore[arg-type]
             assert refusal.value.remedy
         for picture in (None, 3, object(), "a\0b.png", "", [None], [3], np.zeros(()), np.zeros((0, 0), np.uint8)):
             with pytest.raises(DataError):
                 model.predict(picture)  # type: ignore[call-overload]
         for top in (0, -1, "3", None):
             with pytest.raises(UsageError, match="is no number of labels"):
-                model.predict(bundle / "picture-0.png", top=top)
+                model.predict(bundle / "picture-0.png", top=top)  # type: ignore[arg-type]
         for size in (0, -1, "8", None, 1.5):
             with pytest.raises(UsageError, match="is no batch size"):
                 model.warm_up(size)  # type: ignore[arg-type]
-        model.warm_up(np.int64(2))  # type: ignore[arg-type]
+        model.warm_up(np.int64(2))
+
+
+@pytest.mark.parametrize("word", [None, 3, b"x"], ids=str)
+def test_a_word_that_is_no_text_is_refused_like_a_misspelt_one(bundle: Path, word: Any) -> None:
+    for call in (
+        lambda: edgekit.verify(bundle, "ort-cpu", allow=[word]),
+        lambda: edgekit.quantize(bundle, word),
+        lambda: edgekit.fetch_data(word),
+        lambda: edgekit.report(bundle, "r.html", word),
+    ):
+        with pytest.raises(UsageError) as refusal:
+            call()
+        assert refusal.value.remedy
 
 
 def test_an_unknown_format_of_a_report_is_refused(bundle: Path) -> None:

@@ -11,7 +11,7 @@ from unicodedata import normalize
 from edgekit.bundle.folder import open_bundle
 from edgekit.data.listing import list_pictures, matching
 from edgekit.errors import BundleError, DataError
-from edgekit.files import as_path
+from edgekit.files import as_paths
 from edgekit.model import Model, meaning_in, model_of
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.predict import Prediction, PredictReport
@@ -43,7 +43,7 @@ def predict(
     meaning = meaning_in(opened)
     if isinstance(meaning, BundleError):
         raise meaning
-    asked = picture_files(images if isinstance(images, Iterable) and not isinstance(images, (str, bytes)) else (images,))
+    asked = picture_files(as_paths(images, "picture", DataError))
     for row in asked.left_out:
         progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
     predictions = []
@@ -81,7 +81,7 @@ def picture_files(paths: Iterable[Path | str]) -> Asked:
     left_out: list[LeftOut] = []
     spelt: dict[str, Path] = {}
     refusal = None
-    for path in (as_path(path, "picture", DataError) for path in paths):
+    for path in map(Path, paths):
         try:
             pictures, others = _named(path)
             left_out += others

@@ -26,6 +26,8 @@ TIMED_SECONDS = 0.5
 WORTH = 1.05
 """A file that is not so many times as fast as float32 is not worth its loss on this machine."""
 NO_WISHES = Wanted()
+BY_PYTORCH = ("with-preprocessing",)
+"""Variants whose reference is the new file in float64, which PyTorch computes."""
 
 
 def quantize(
@@ -44,6 +46,8 @@ def quantize(
     converted, DataError for calibration samples that do not fit or that are test pictures, and UsageError for a wrong wish.
     """
     needs("onnx", "onnxruntime", extra="cpu")
+    if to in BY_PYTORCH:
+        needs("torch", extra="train")
     opened = open_bundle(bundle)
     root = opened.root if output is None else as_path(output, "output", OutputError)
     if opened.root.resolve() in root.resolve().parents:

@@ -38,7 +38,7 @@ def report(
     Raises BundleError for a damaged bundle, UsageError for an unknown ``form``, and MissingError for a page in HTML without
     jinja2.
     """
-    if form not in FORMATS:
+    if not isinstance(form, str) or form not in FORMATS:
         raise UsageError(f"a report has no format {form!r}", f"use one of {', '.join(FORMATS)}")
     if form == "html" and output is not None:
         needs("jinja2", extra="report")

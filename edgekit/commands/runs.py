@@ -11,7 +11,7 @@ import msgspec
 
 from edgekit.accuracy import share_interval
 from edgekit.errors import EdgekitError, InputError, OutputError, UsageError
-from edgekit.files import as_path, read_text
+from edgekit.files import as_path, as_paths, read_text
 from edgekit.recipe import flat
 from edgekit.reports.runs import RunRow, RunsReport, Share
 from edgekit.reports.train import Epoch
@@ -43,7 +43,8 @@ def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: P
     if picture is not None and picture.suffix.lower() not in DRAWN:
         raise UsageError(f"--plot {plot} is neither .png nor .svg", "give the file one of these endings")
     below = as_path(root, "runs")
-    places = [_place(folder, below) for folder in folders] if folders else _below(below)
+    named = as_paths(folders, "run")
+    places = [_place(folder, below) for folder in named] if named else _below(below)
     if places and not any(map(_is_run, places)):
         raise InputError(f"{places[0]} holds no training", "give folders that edgekit train wrote")
     names = Counter(place.name for place in places)
@@ -70,9 +71,8 @@ class _Seen(NamedTuple):
     int8: tuple[Epoch, ...] = ()
 
 
-def _place(folder: Path | str, root: Path) -> Path:
+def _place(given: Path, root: Path) -> Path:
     """The folder of a training that is given by its path, or by its bare name below ``root``."""
-    given = as_path(folder, "run")
     is_name = len(given.parts) == 1 and not _is_run(given)
     if is_name and _is_run(root / given):
         return root / given

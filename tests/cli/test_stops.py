@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 
 CODES = {signal.SIGINT: (130, "Ctrl-C"), signal.SIGTERM: (143, "SIGTERM"), signal.SIGHUP: (129, "SIGHUP")}
+# as at a terminal, wherever these tests run
+AT_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("SIGTERM", "SIGHUP"):
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+"""
 # sends itself the signal argv[1] when the module argv[2] is about to be imported, then runs ``edgekit`` with the other words
 AT_IMPORT = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, wherever these tests run
 number, awaited = int(sys.argv.pop(1)), sys.argv.pop(1)
 class Sending:
     def find_spec(self, name, path=None, target=None):
@@ -28,7 +34,6 @@ run_process()
 # the same when the work of a child process has begun
 IN_CHILD = """
 import os, signal, sys, tempfile
-signal.signal(signal.SIGINT, signal.default_int_handler)
 number = int(sys.argv.pop(1))
 from edgekit.machine import child
 watch = child._watch
@@ -44,7 +49,7 @@ run_process()
 
 def stopped(program: str, *words: object, environment: dict[str, str], temporary: Path) -> subprocess.CompletedProcess[str]:
     temporary.mkdir()
-    command = [sys.executable, "-c", program, *map(str, words)]
+    command = [sys.executable, "-c", AT_A_TERMINAL + program, *map(str, words)]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment | {"TMPDIR": str(temporary)}, check=False, cwd=temporary.parent
     )
@@ -86,11 +91,10 @@ def test_forms_other_than_json_have_a_line_and_nothing(bundle: Path, environment
 
 def test_a_signal_that_the_process_was_told_to_ignore_is_ignored(environment: dict[str, str], tmp_path: Path) -> None:
     """As by nohup, and as Ctrl-C is by what a script starts in the background."""
-    ignoring = AT_IMPORT.replace("signal.default_int_handler", "signal.SIG_IGN")
-    hangup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    for place, (program, number) in enumerate(((ignoring, signal.SIGINT), (hangup + AT_IMPORT, signal.SIGHUP))):
+    for number in (signal.SIGINT, signal.SIGHUP):
+        program = f"signal.signal({int(number)}, signal.SIG_IGN)\n{AT_IMPORT}"
         for module in ("typer", "edgekit.commands.models"):
-            temporary = tmp_path / f"{place}-{module}"
+            temporary = tmp_path / f"{number.name}-{module}"
             done = stopped(program, int(number), module, "models", "--json", environment=environment, temporary=temporary)
             assert (done.returncode, done.stderr) == (0, "")
             assert json.loads(done.stdout)

@@ -202,8 +202,10 @@ def test_curves_are_drawn_together(root: Path, name: str) -> None:
 def test_a_plot_that_cannot_be_drawn_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--plot x\.pdf is neither \.png nor \.svg"):
         runs(root=root, plot="x.pdf")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "metrics.jsonl").write_text("")
     with pytest.raises(UsageError, match="there is no training with an epoch to draw"):
-        runs([tmp_path / "none"], plot=tmp_path / "x.png")
+        runs([tmp_path / "begun"], plot=tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 

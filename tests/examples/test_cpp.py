@@ -48,32 +48,40 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
-def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, built against an ONNX Runtime made of the headers here and the library of Python's package."""
+def library() -> Path:
+    """That of Python's package, which has no link of the name that programs load."""
     import onnxruntime
 
-    folder = tmp_path_factory.mktemp("cpp")
-    root = folder / "onnxruntime"
+    return next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.1.*"))
+
+
+def cmake(*words: str | Path) -> None:
+    done = subprocess.run(["cmake", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built with the headers here and the library of Python's package, as docs/cpp.md says."""
+    build = tmp_path_factory.mktemp("cpp") / "build"
+    where = (f"-DONNXRUNTIME_INCLUDE_DIR={HEADERS}", f"-DONNXRUNTIME_LIBRARY={library()}")
+    cmake("-S", SOURCE, "-B", build, *where, "-DCMAKE_CXX_FLAGS=-Werror")
+    cmake("--build", build)
+    return build / "edgekit-bundle"
+
+
+def test_a_release_of_onnx_runtime_is_found_by_its_folder(tmp_path: Path) -> None:
+    root = tmp_path / "onnxruntime-linux-x64"
     (root / "lib").mkdir(parents=True)
     assert HEADERS is not None
     (root / "include").symlink_to(HEADERS)
-    library = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
-        (root / "lib" / name).symlink_to(library)
-    configure: list[str | Path] = [
-        "cmake",
-        "-S",
-        SOURCE,
-        "-B",
-        folder / "build",
-        f"-DONNXRUNTIME_ROOT={root}",
-        "-DCMAKE_CXX_FLAGS=-Werror",
-    ]
-    for command in (configure, list[str | Path](["cmake", "--build", folder / "build"])):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "build" / "edgekit-bundle"
+        (root / "lib" / name).symlink_to(library())
+    cmake("-S", SOURCE, "-B", tmp_path / "build", f"-DONNXRUNTIME_ROOT={root}")
+    assert (
+        f"ONNXRUNTIME_LIBRARY:FILEPATH={root / 'lib' / 'libonnxruntime.so'}\n"
+        in (tmp_path / "build" / "CMakeCache.txt").read_text()
+    )
 
 
 @pytest.fixture
@@ -189,6 +197,11 @@ def test_a_picture_is_prepared_to_the_last_bit_as_edgekit_does(
     assert apart.max() <= (3 if orientation > 1 else 0)
 
 
+def packed(root: Path) -> None:
+    shutil.rmtree(root)
+    root.write_bytes(b"PK")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -202,7 +215,7 @@ def test_a_picture_is_prepared_to_the_last_bit_as_edgekit_does(
             lambda root: edit(root, lambda document: document["variants"][0].update(inputs=document["inputs"])),
             "the variant float32 takes pictures as they are",
         ),
-        (lambda root: (shutil.rmtree(root), root.write_bytes(b"PK")), "is a file, and a bundle is a folder; unpack it first"),
+        (packed, "is a file, and a bundle is a folder; unpack it first"),
         (lambda root: edit(root, lambda document: document["golden"].update(file="../golden.npz")), "no plain name"),
         (lambda root: edit(root, lambda document: document["golden"].update(samples=5)), "do not add up"),
         (
