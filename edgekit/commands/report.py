@@ -42,8 +42,18 @@ def report(
     collected = collect(open_bundle(Path(bundle)))
     if output is None:
         return collected
-    write_bytes(Path(output), drawn(collected, form))
+    content = drawn(collected, form)
+    write_bytes(Path(output), content)
+    for line in _too_large(output, content) if form == "html" else ():
+        progress.say(line)
     return msgspec.structs.replace(collected, written=str(output))
+
+
+def _too_large(output: Path | str, content: bytes) -> Iterator[str]:
+    from edgekit.reports.html import LARGEST
+
+    if len(content) >= LARGEST:
+        yield f"note: {output} has {len(content) / 1e3:,.0f} kB, more than {LARGEST / 1e3:.0f}, although its parts are cut short"
 
 
 def drawn(report: BundleReport, form: Format) -> bytes:
