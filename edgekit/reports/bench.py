@@ -177,8 +177,9 @@ class BenchReport(Report, frozen=True):
         return says_all and (self.seconds, len(own)) > (newer.seconds, len(others))
 
     def _places(self) -> dict[tuple[str, int, str], dict[str, str]]:
-        """The facts of each row by its setup, batch and boundary."""
-        return {(str(row.setup), row.batch, row.boundary): _lasting(row.facts) for row in self.rows}
+        """The facts of each row by its setup, whatever other batches that takes, its batch and its boundary."""
+        alone = ((msgspec.structs.replace(row.setup, batches=()), row) for row in self.rows)
+        return {(str(setup), row.batch, row.boundary): _lasting(row.facts) for setup, row in alone}
 
     @property
     def within_budgets(self) -> bool:

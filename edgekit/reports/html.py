@@ -46,7 +46,8 @@ from edgekit.version import __version__
 HERE = Path(__file__).parent
 LARGEST = 300_000
 """Bytes that a page stays below."""
-TOO_LARGE = f"This page is larger than {LARGEST // 1000} kB, although all of its parts are cut short; --format json has them."
+TOO_LARGE = f"larger than {LARGEST // 1000} kB: see --format json"
+"""Short enough to be shown whole where texts are cut most."""
 KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 """How the files of pictures begin."""
 LARGEST_PICTURE = 8192
