@@ -27,7 +27,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,8 +35,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from gpu_table import NETWORKS, ORIGINAL, RESULTS, markdown, ratio_cell, worst
 
-from edgekit.backends import absence, open_session, row_of, table
-from edgekit.backends.contract import Session
+from edgekit.backends import absence, row_of, table
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
 from edgekit.bundle.manifest import MANIFEST
@@ -46,8 +44,7 @@ from edgekit.commands.bench import bench
 from edgekit.commands.verify import verify
 from edgekit.errors import BundleError, EdgekitError, Interrupted, OutputError, UsageError, first_line
 from edgekit.files import check_writable, destination, write_bytes, write_text
-from edgekit.latency.loop import Candidate, Timing, interleave
-from edgekit.latency.statistics import speedups
+from edgekit.latency.loop import Timing
 from edgekit.machine.cpu import cores, machine_facts
 from edgekit.machine.gpu import cuda_absence, gpu_facts
 from edgekit.machine.packages import tool_versions, versions_of
@@ -56,7 +53,7 @@ from edgekit.reports.base import Report
 from edgekit.reports.bench import BenchReport, LatencyReport
 from edgekit.reports.verify import ParityReport
 from edgekit.setups import Setup
-from edgekit.tensors import batch_sizes, sample_feed
+from edgekit.tensors import batch_sizes
 
 ROOT = Path(__file__).parent.parent
 GRAPH = "cuda_graph"
@@ -265,40 +262,33 @@ def bench_those_that_can(
 
 
 def ratios(sides: Mapping[str, Bundle], setups: Sequence[Setup], timing: Timing, journal: Journal) -> Iterator[dict[str, Any]]:
-    """Folded over unfolded, inputs resident, for each setup that runs the ONNX file."""
+    """Folded over unfolded, inputs resident, for each setup that runs the ONNX file: ``edgekit bench FOLDED UNFOLDED``."""
+    roots = [sides[network].root for network in NETWORKS]
     for setup in setups:
         if setup.backend not in ORIGINAL:
-            action = partial(ratios_of, sides, setup, timing, journal)
-            yield from journal.attempt(f"folded over unfolded {setup}", action) or []
+            report = journal.attempt(f"folded over unfolded {setup}", partial(bench, roots, [setup], timing))
+            if report is not None:
+                rows = list(ratio_rows(report, setup))
+                journal.say(f"folded over unfolded {setup}: {ratio_cell(rows, str(setup), timing.batches)}")
+                yield from rows
 
 
-def ratios_of(sides: Mapping[str, Bundle], setup: Setup, timing: Timing, journal: Journal) -> list[dict[str, Any]]:
-    """Folded over unfolded of one setup, at each batch size."""
-    taking = msgspec.structs.replace(setup, batches=timing.batches)
-    with ExitStack() as stack:
-        opened = {network: stack.enter_context(open_session(taking, bundle.files())) for network, bundle in sides.items()}
-        rows = [{"backend": str(setup), **ratio(opened, setup, batch, timing.seconds)} for batch in timing.batches]
-    journal.say(f"folded over unfolded {setup}: {ratio_cell(rows, str(setup), timing.batches)}")
-    return rows
-
-
-def ratio(opened: Mapping[str, Session], setup: Setup, batch: int, seconds: float) -> dict[str, Any]:
-    """Time of the folded network over time of the unfolded network; below 1, folding is faster."""
-    feed, on_gpu = sample_feed(opened["folded"].inputs, batch), row_of(setup.backend).on_gpu
-    candidates = [
-        Candidate(network, opened[network].bind(feed), dict(opened[network].facts), on_gpu, setup) for network in NETWORKS
-    ]
-    rows = interleave(candidates, batch, "device", seconds)
-    (comparison,) = speedups(rows)  # time of the first over time of the second
-    blocks = {f"{row.backend}_blocks_ms": block_medians(row) for row in rows}
-    noise = {row.backend: row.noise for row in rows if row.noise != "stable"}
-    return {
-        "batch": batch,
-        "ratio": short(comparison.speedup),
-        "low": short(comparison.low),
-        "high": short(comparison.high),
-        "noise": noise,
-    } | blocks
+def ratio_rows(report: BenchReport, setup: Setup) -> Iterator[dict[str, Any]]:
+    """Time of the folded network over time of the unfolded one at each batch size; below 1, folding is faster."""
+    for comparison in report.comparisons:
+        if comparison.boundary != "device":
+            continue
+        pair = [row for row in report.rows if (row.batch, row.boundary) == (comparison.batch, "device")]
+        sides = dict(zip(NETWORKS, pair, strict=True))
+        yield {
+            "backend": str(setup),
+            "batch": comparison.batch,
+            "ratio": short(comparison.speedup),
+            "low": short(comparison.low),
+            "high": short(comparison.high),
+            "noise": {network: row.noise for network, row in sides.items() if row.noise != "stable"},
+            **{f"{network}_blocks_ms": block_medians(row) for network, row in sides.items()},
+        }
 
 
 def parity_row(report: ParityReport) -> dict[str, Any]:
