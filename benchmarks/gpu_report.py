@@ -39,11 +39,11 @@ from edgekit.backends import absence, row_of, table
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
 from edgekit.bundle.manifest import MANIFEST
-from edgekit.cli.outcome import give_up, say_unwritten
+from edgekit.cli.outcome import check_output, give_up, say_unwritten
 from edgekit.commands.bench import bench
 from edgekit.commands.verify import verify
-from edgekit.errors import BundleError, EdgekitError, Interrupted, OutputError, UsageError, first_line
-from edgekit.files import check_writable, destination, write_bytes, write_text
+from edgekit.errors import BundleError, EdgekitError, Interrupted, UsageError, first_line
+from edgekit.files import check_writable, write_bytes, write_text
 from edgekit.latency.loop import Timing
 from edgekit.machine.cpu import cores, machine_facts
 from edgekit.machine.gpu import cuda_absence, gpu_facts
@@ -59,6 +59,8 @@ ROOT = Path(__file__).parent.parent
 GRAPH = "cuda_graph"
 """The option that replays a backend's work as a CUDA graph; backends that have the option are measured with and without."""
 PROBE_SECONDS = 0.01
+BEGINS = b'{\n "gpu_report"'
+"""How a result file begins; another file of that name stays."""
 ORIGINALS = ("weights.safetensors", "golden.npz")
 """What the two sides of a network have in common."""
 FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
@@ -418,18 +420,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def check_is_report(results: Path) -> None:
-    """Raise OutputError if ``results`` is a file other than an earlier report of this script."""
-    if not os.path.isfile(results):  # the writer reports other problems, and reading a pipe would never end
-        return
-    try:
-        ours = "gpu_report" in json.loads(results.read_bytes())
-    except (OSError, ValueError, TypeError):
-        ours = False
-    if not ours:
-        raise OutputError(f"cannot write {results}: the file is not a report of this script", "choose another --results")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     missing = None if options.on_cpu else cuda_absence()
@@ -442,9 +432,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left_out = partial(why_left_out, on_cpu=options.on_cpu, with_cpu=options.with_cpu, only=options.backend)
     settings = Settings(Timing(options.batches, options.seconds), left_out, options.raw, gpu, options.sides)
     try:
-        check_is_report(results)
-        for folder in (destination(results).parent, *([options.raw] if options.raw else [])):
-            check_writable(folder)
+        check_output("--results", results, None, BEGINS)
+        if options.raw:
+            check_writable(options.raw)
         document = run_all(dict(zip(options.names, options.roots, strict=True)), settings, options.limit, results)
     except EdgekitError as error:
         print(f"error: {error}", file=sys.stderr)
