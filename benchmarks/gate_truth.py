@@ -6,8 +6,9 @@
 Records the medians of 300 fresh processes of edgekit's reference network while the machine is left alone, 300 while other work
 comes and goes on every core, and 20 live comparisons, half of them in each state. Recording goes on where it was stopped.
 
-Deciding draws blocks of 16 consecutive medians, deals them to A and B in the gate's order, and asks the gate. A is the same as B
-("slower" is false), or 8 % is added to each of A's medians ("not slower" is false).
+Deciding draws blocks of 32 consecutive medians, and has the gate run on these in place of processes: 16 for its first look, and
+the others where it looks again. A is the same as B ("slower" is false), or 8 % is added to each of A's medians ("not slower" is
+false).
 
 Writes ``benchmarks/results/gate_truth.json``; exits with 1 if a goal is missed.
 """
@@ -31,11 +32,10 @@ import msgspec
 import numpy as np
 
 from edgekit.files import write_bytes
-from edgekit.latency.against import LIMIT, PAIRS, Duel, duels, orders
+from edgekit.latency.against import LIMIT, PAIRS, Duel, duels, looks
 from edgekit.latency.control import NETWORK
 from edgekit.latency.fresh import time_fresh
-from edgekit.latency.turns import Thing, Turns, timed
-from edgekit.latency.verdict import evidence_of, judge
+from edgekit.latency.turns import Thing, Timer, Turns, timed
 from edgekit.machine.child import Failure, die_with_parent
 from edgekit.machine.cpu import machine_facts
 from edgekit.reports.against import Verdict
@@ -49,18 +49,21 @@ SECONDS = 0.2
 PLANTED = 1.08
 SETUP = Setup("ort-cpu", threads=1)
 SAVED_EVERY = 10
+SIDES = tuple(Thing(name, Path(name), SETUP, 1, "end-to-end") for name in ("A", "B"))
+MOST_PROCESSES = 2 * looks(PAIRS)[-1].pairs
 DRAWS_ALIKE, DRAWS_PLANTED = 200, 100
 MOST_FALSE, LEAST_FOUND = 2, 95
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A live comparison, and the times that A was made slower."""
+    """A live comparison, the times that A was made slower, and after how many pairs it was decided or given up."""
 
     state: str
     slower: float
     verdict: Verdict
     ratio: float
     floor: float
+    pairs: int = PAIRS
 
 
 class Record(msgspec.Struct):
@@ -76,13 +79,22 @@ def outcomes(medians: Sequence[float], slower: float, draws: int, seed: int) -> 
     """The gate's verdicts on ``draws`` blocks of consecutive medians, of which A's are multiplied by ``slower``."""
     dice, counts = random.Random(seed), Counter[Verdict]()
     for draw in range(draws):
-        start = dice.randrange(len(medians) - 2 * PAIRS + 1)
-        block = iter(medians[start : start + 2 * PAIRS])
-        dealt = [{letter: next(block) for letter in order} for order in orders(PAIRS, seed * draws + draw)]
-        evidence = evidence_of([slower * pair["A"] for pair in dealt], [pair["B"] for pair in dealt])
-        ((_, judged),) = judge([evidence], LIMIT)
-        counts[judged.verdict] += 1
+        start = dice.randrange(len(medians) - MOST_PROCESSES + 1)
+        turns = Turns(PAIRS, SECONDS, seed * draws + draw)
+        (row,) = duels([Duel("ort-cpu", *SIDES)], turns, LIMIT, time=replayed(medians[start:], slower))
+        counts[row.judged.verdict] += 1
     return counts
+
+
+def replayed(medians: Sequence[float], slower: float) -> Timer:
+    """Stands for ``time_fresh``: the processes that warm up, and then the recorded ones in their order, A's ``slower`` times."""
+    recorded = iter([medians[0]] * len(SIDES) + list(medians))
+
+    def time(bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh:
+        ms = (slower if bundle == SIDES[0].bundle else 1.0) * next(recorded)
+        return Fresh(batch, boundary, ms, 1, (ms,), 0.0, (ms,), 0, None, "stable", {})
+
+    return time
 
 
 def decide(record: Record) -> dict[str, Counter[Verdict]]:
@@ -165,7 +177,7 @@ def record_live(record: Record, file: Path) -> None:
 
             with under(state):
                 (row,) = duels([Duel("ort-cpu", first, second)], Turns(PAIRS, SECONDS, number), LIMIT, time=time_planted)
-            found = Comparison(state, slower, row.judged.verdict, row.evidence.ratio, row.evidence.floor)
+            found = Comparison(state, slower, row.judged.verdict, row.evidence.ratio, row.evidence.floor, row.evidence.pairs)
             record.live.append(found)
             save(record, file)
             tell(f"live {number + 1} of {LIVE}: {state}, {slower:g} times: {found.verdict} ({found.ratio:.3f})")

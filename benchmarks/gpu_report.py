@@ -27,7 +27,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,18 +35,16 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from gpu_table import NETWORKS, ORIGINAL, RESULTS, markdown, ratio_cell, worst
 
-from edgekit.backends import absence, open_session, row_of, table
-from edgekit.backends.contract import Session
+from edgekit.backends import absence, row_of, table
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import Bundle, open_bundle, write_bundle
 from edgekit.bundle.manifest import MANIFEST
-from edgekit.cli.outcome import give_up, say_unwritten
+from edgekit.cli.outcome import check_output, give_up, say_unwritten
 from edgekit.commands.bench import bench
 from edgekit.commands.verify import verify
-from edgekit.errors import BundleError, EdgekitError, Interrupted, OutputError, UsageError, first_line
-from edgekit.files import check_writable, destination, write_bytes, write_text
-from edgekit.latency.loop import Candidate, Timing, interleave
-from edgekit.latency.statistics import speedups
+from edgekit.errors import BundleError, EdgekitError, Interrupted, UsageError, first_line
+from edgekit.files import check_writable, write_bytes, write_text
+from edgekit.latency.loop import Timing
 from edgekit.machine.cpu import cores, machine_facts
 from edgekit.machine.gpu import cuda_absence, gpu_facts
 from edgekit.machine.packages import tool_versions, versions_of
@@ -56,12 +53,14 @@ from edgekit.reports.base import Report
 from edgekit.reports.bench import BenchReport, LatencyReport
 from edgekit.reports.verify import ParityReport
 from edgekit.setups import Setup
-from edgekit.tensors import batch_sizes, sample_feed
+from edgekit.tensors import batch_sizes
 
 ROOT = Path(__file__).parent.parent
 GRAPH = "cuda_graph"
 """The option that replays a backend's work as a CUDA graph; backends that have the option are measured with and without."""
 PROBE_SECONDS = 0.01
+BEGINS = b'{\n "gpu_report"'
+"""How a result file begins; another file of that name stays."""
 ORIGINALS = ("weights.safetensors", "golden.npz")
 """What the two sides of a network have in common."""
 FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
@@ -265,40 +264,33 @@ def bench_those_that_can(
 
 
 def ratios(sides: Mapping[str, Bundle], setups: Sequence[Setup], timing: Timing, journal: Journal) -> Iterator[dict[str, Any]]:
-    """Folded over unfolded, inputs resident, for each setup that runs the ONNX file."""
+    """Folded over unfolded, inputs resident, for each setup that runs the ONNX file: ``edgekit bench FOLDED UNFOLDED``."""
+    roots = [sides[network].root for network in NETWORKS]
     for setup in setups:
         if setup.backend not in ORIGINAL:
-            action = partial(ratios_of, sides, setup, timing, journal)
-            yield from journal.attempt(f"folded over unfolded {setup}", action) or []
+            report = journal.attempt(f"folded over unfolded {setup}", partial(bench, roots, [setup], timing))
+            if report is not None:
+                rows = list(ratio_rows(report, setup))
+                journal.say(f"folded over unfolded {setup}: {ratio_cell(rows, str(setup), timing.batches)}")
+                yield from rows
 
 
-def ratios_of(sides: Mapping[str, Bundle], setup: Setup, timing: Timing, journal: Journal) -> list[dict[str, Any]]:
-    """Folded over unfolded of one setup, at each batch size."""
-    taking = msgspec.structs.replace(setup, batches=timing.batches)
-    with ExitStack() as stack:
-        opened = {network: stack.enter_context(open_session(taking, bundle.files())) for network, bundle in sides.items()}
-        rows = [{"backend": str(setup), **ratio(opened, setup, batch, timing.seconds)} for batch in timing.batches]
-    journal.say(f"folded over unfolded {setup}: {ratio_cell(rows, str(setup), timing.batches)}")
-    return rows
-
-
-def ratio(opened: Mapping[str, Session], setup: Setup, batch: int, seconds: float) -> dict[str, Any]:
-    """Time of the folded network over time of the unfolded network; below 1, folding is faster."""
-    feed, on_gpu = sample_feed(opened["folded"].inputs, batch), row_of(setup.backend).on_gpu
-    candidates = [
-        Candidate(network, opened[network].bind(feed), dict(opened[network].facts), on_gpu, setup) for network in NETWORKS
-    ]
-    rows = interleave(candidates, batch, "device", seconds)
-    (comparison,) = speedups(rows)  # time of the first over time of the second
-    blocks = {f"{row.backend}_blocks_ms": block_medians(row) for row in rows}
-    noise = {row.backend: row.noise for row in rows if row.noise != "stable"}
-    return {
-        "batch": batch,
-        "ratio": short(comparison.speedup),
-        "low": short(comparison.low),
-        "high": short(comparison.high),
-        "noise": noise,
-    } | blocks
+def ratio_rows(report: BenchReport, setup: Setup) -> Iterator[dict[str, Any]]:
+    """Time of the folded network over time of the unfolded one at each batch size; below 1, folding is faster."""
+    for comparison in report.comparisons:
+        if comparison.boundary != "device":
+            continue
+        pair = [row for row in report.rows if (row.batch, row.boundary) == (comparison.batch, "device")]
+        sides = dict(zip(NETWORKS, pair, strict=True))
+        yield {
+            "backend": str(setup),
+            "batch": comparison.batch,
+            "ratio": short(comparison.speedup),
+            "low": short(comparison.low),
+            "high": short(comparison.high),
+            "noise": {network: row.noise for network, row in sides.items() if row.noise != "stable"},
+            **{f"{network}_blocks_ms": block_medians(row) for network, row in sides.items()},
+        }
 
 
 def parity_row(report: ParityReport) -> dict[str, Any]:
@@ -428,18 +420,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def check_is_report(results: Path) -> None:
-    """Raise OutputError if ``results`` is a file other than an earlier report of this script."""
-    if not os.path.isfile(results):  # the writer reports other problems, and reading a pipe would never end
-        return
-    try:
-        ours = "gpu_report" in json.loads(results.read_bytes())
-    except (OSError, ValueError, TypeError):
-        ours = False
-    if not ours:
-        raise OutputError(f"cannot write {results}: the file is not a report of this script", "choose another --results")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     missing = None if options.on_cpu else cuda_absence()
@@ -452,9 +432,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left_out = partial(why_left_out, on_cpu=options.on_cpu, with_cpu=options.with_cpu, only=options.backend)
     settings = Settings(Timing(options.batches, options.seconds), left_out, options.raw, gpu, options.sides)
     try:
-        check_is_report(results)
-        for folder in (destination(results).parent, *([options.raw] if options.raw else [])):
-            check_writable(folder)
+        check_output("--results", results, None, BEGINS)
+        if options.raw:
+            check_writable(options.raw)
         document = run_all(dict(zip(options.names, options.roots, strict=True)), settings, options.limit, results)
     except EdgekitError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,12 +24,13 @@ import fold_zoo  # noqa: E402
 import gpu_table  # noqa: E402
 import precision_table  # noqa: E402
 import train_table  # noqa: E402
+import truth_table  # noqa: E402
 
 from edgekit.recipe import load_recipe  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-SPEED, KEYS = "train_speed.json", "train_keys.json"
-"""Result files of trainings, which have their sections once they are there."""
+SPEED, KEYS, TRUTH = "train_speed.json", "train_keys.json", "bench_truth.json"
+"""Result files that have their sections once they are there."""
 MARKERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
 
 
@@ -224,9 +225,18 @@ def raw_picture_numbers() -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
+def comparing_numbers() -> str:
+    """The text between the markers of ``docs/comparing.md``."""
+    lines = list(truth_table.gate_lines(read("gate_truth.json")))
+    if (RESULTS / TRUTH).is_file():
+        lines += ["", *truth_table.bench_lines(read(TRUTH))]
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "results.md": numbers,
     "precision.md": precision_numbers,
+    "comparing.md": comparing_numbers,
     "fine-tuning.md": fine_tuning_numbers,
     "training-int8.md": training_for_int8_numbers,
     "raw-pictures.md": raw_picture_numbers,

@@ -92,17 +92,24 @@ def fingerprints(paths: Iterable[Path]) -> list[str]:
     return [sha256_of(path) if path.is_file() else "" for path in paths]
 
 
-def read_bytes(path: Path, what: str, error: type[InputError] = InputError) -> bytes:
-    """The bytes of ``path``; raises ``error`` with a sentence that calls the file ``what``."""
+def read_bytes(path: Path, what: str, error: type[InputError] = InputError, most: int | None = None) -> bytes:
+    """The bytes of ``path``; raises ``error`` with a sentence that calls the file ``what``, also where it has more than ``most``.
+
+    No more than that is read, whatever size the file system tells.
+    """
     path = as_path(path, what, error)
     try:
         if path.exists() and not path.is_file():
             raise error(f"{what} {path} is not a regular file", "check the path")
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read() if most is None else stream.read(most + 1)
     except FileNotFoundError:
         raise error(f"{what} {path} does not exist", "check the path") from None
     except OSError as problem:
         raise error(f"{what} {path} cannot be read: {problem.strerror}", "check the path and its permissions") from None
+    if most is not None and len(content) > most:
+        raise error(f"{what} {path} has more than {most:,} bytes", "check the path")
+    return content
 
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),

@@ -78,12 +78,10 @@ def model_of(
 ) -> Model:
     """The Model of a bundle that is open already, and the ``meaning`` of whose outputs may be known; see ``load``."""
     choice = choice_for(bundle) if setup is None else Choice(None)
-    if choice.setup is not None:
-        progress.say(f"run by {choice.setup}, as edgekit tune chose for this machine ({choice.goal})")
-    elif choice.note:
-        progress.say(f"note: {choice.note}")
+    for line in choice.said() if choice.setup else filter(None, [choice.note and f"note: {choice.note}"]):
+        progress.say(line)
     wanted = setup or choice.setup or USUAL_BACKEND
-    chosen = taking(choose(bundle, wanted).setups[0], (fixed_batch(bundle.manifest.inputs) or 1,))
+    chosen = taking(choose(bundle, wanted, progress=progress).setups[0], (fixed_batch(bundle.manifest.inputs) or 1,))
     meaning = meaning or meaning_in(bundle)  # before the session, which nobody would close
     session = open_named(chosen.backend, chosen, bundle, progress).session
     return Model(bundle, chosen, session, meaning, (choice.note,) if choice.note else ())

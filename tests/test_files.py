@@ -385,6 +385,9 @@ def test_a_file_that_cannot_be_read_is_named_by_what_it_is(tmp_path: Path) -> No
         read_bytes(tmp_path, "manifest", BundleError)
     (tmp_path / "file").write_bytes(b"content")
     assert read_bytes(tmp_path / "file", "labels") == b"content"
+    assert read_bytes(tmp_path / "file", "labels", most=7) == b"content"
+    with pytest.raises(InputError, match="file has more than 6 bytes; check the path"):
+        read_bytes(tmp_path / "file", "labels", most=6)
 
 
 TEXT = "caf\u00e9\nna\u00efve\n"

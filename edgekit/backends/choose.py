@@ -32,19 +32,26 @@ class Choice(NamedTuple):
     not_run: tuple[str, ...] = ()
 
 
-def choose(bundle: Bundle, setups: Setup | str | Iterable[Setup | str] = (), *, all_variants: bool = False) -> Choice:
+def choose(
+    bundle: Bundle,
+    setups: Setup | str | Iterable[Setup | str] = (),
+    *,
+    all_variants: bool = False,
+    batches: Iterable[int] = (),
+    progress: Progress = SILENT,
+) -> Choice:
     """What takes part: each setup asked for, which must be present, or with ``EVERY`` and with none asked for all that is.
 
-    ``TUNED`` is what ``edgekit tune`` chose here. Where no variant is named it is the first, or with ``all_variants`` each; a
-    variant ``EVERY`` is each. They are named, so that a report says which file it is about. Raises MissingError for what cannot
-    run here.
+    ``TUNED`` is what ``edgekit tune`` chose here; ``progress`` is told what for, and for which of ``batches`` not. Where no
+    variant is named it is the first, or with ``all_variants`` each; a variant ``EVERY`` is each. They are named, so that a report
+    says which file it is about. Raises MissingError for what cannot run here.
     """
     chosen: list[Setup] = []
     skipped: list[Skipped] = []
     as_written: list[Setup] = []
     asked: list[str] = []
     for wanted in as_setups(setups):
-        requested = tuned_setup(bundle, wanted) if wanted.backend == TUNED else wanted
+        requested = tuned_setup(bundle, wanted, batches, progress) if wanted.backend == TUNED else wanted
         candidates = _of_variants(bundle, requested, all_variants)
         asked += [candidate.variant for candidate in candidates]
         every = requested.backend == EVERY

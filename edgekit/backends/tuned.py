@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from edgekit.bundle.state import keep, kept, kept_elsewhere
 from edgekit.errors import EdgekitError, MissingError, UsageError
 from edgekit.machine.packages import versions_of
 from edgekit.machine.records import all_facts
+from edgekit.progress import SILENT, Progress
 from edgekit.setups import Setup, taking
 
 FILE = "runtime.json"
@@ -35,12 +37,21 @@ class Tuned(msgspec.Struct, frozen=True):
 class Choice(NamedTuple):
     """The setup that was chosen, None where there is none for this machine; ``note`` says so where another's was found.
 
-    ``goal``: what it is the best by, in words.
+    It is the best by ``metric`` for batches of ``batch``.
     """
 
     setup: Setup | None
     note: str = ""
-    goal: str = ""
+    metric: str = ""
+    batch: int = 0
+
+    def said(self, batches: Iterable[int] = ()) -> Iterator[str]:
+        """What runs, what it is the best by, and which of ``batches``, that are asked for, it was not tuned for."""
+        yield f"run by {self.setup}, as edgekit tune chose for this machine (by {self.metric}, batch {self.batch})"
+        others = [str(size) for size in dict.fromkeys(batches) if size != self.batch]
+        if others:
+            told = " and ".join(others)
+            yield f"note: that was not tuned for batches of {told}; edgekit tune --batch {others[0]} finds what is best there"
 
 
 def keep_choice(bundle: Bundle, setup: Setup, metric: str, batch: int, made: str) -> Path | None:
@@ -68,19 +79,22 @@ def choice_for(bundle: Bundle) -> Choice:
     other = _difference(tuned.machine | tuned.packages, _facts() | packages)
     if other:
         return Choice(None, f"edgekit tune's choice, {setup}, is ignored: {other}; run edgekit tune again here")
-    return Choice(setup, goal=f"by {tuned.metric}, batch {tuned.batch}")
+    return Choice(setup, metric=tuned.metric, batch=tuned.batch)
 
 
-def tuned_setup(bundle: Bundle, asked: Setup) -> Setup:
+def tuned_setup(bundle: Bundle, asked: Setup, batches: Iterable[int] = (), progress: Progress = SILENT) -> Setup:
     """The setup that ``tuned`` stands for, with the batches ``asked`` for.
 
-    Raises MissingError where nothing was chosen on this machine, and UsageError where ``asked`` says more than ``tuned``.
+    ``progress`` is told what it was tuned for, and which of ``batches`` and of those of ``asked`` are others. Raises MissingError
+    where nothing was chosen on this machine, and UsageError where ``asked`` says more than ``tuned``.
     """
     if asked.variant or asked.threads or asked.options:
         raise UsageError(f"{asked}: tuned stands for a variant, threads and options too", "leave them out, or name the backend")
     choice = choice_for(bundle)
     if choice.setup is None:
         raise MissingError(choice.note or f"nothing was tuned for bundle {bundle.root} here", f"run edgekit tune {bundle.root}")
+    for line in choice.said((*asked.batches, *batches)):
+        progress.say(line)
     return taking(choice.setup, asked.batches)
 
 

@@ -6,12 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgekit.bundle.folder import Bundle
-from edgekit.errors import OutputError
-from edgekit.files import write_bytes
-from edgekit.machine.records import all_facts, folder_for
-
-MOST_BYTES = 64 << 20
-"""A larger file there is not one that edgekit wrote."""
+from edgekit.errors import InputError, OutputError
+from edgekit.files import read_bytes, write_bytes
+from edgekit.machine.records import MOST_BYTES, all_facts, folder_for
 
 
 def keep(bundle: Bundle, name: str, content: bytes) -> Path | None:
@@ -41,9 +38,8 @@ def kept_elsewhere(bundle: Bundle, name: str) -> bytes | None:
 
 
 def _read(place: Path) -> bytes | None:
-    with suppress(OSError):
-        if place.is_file() and place.stat().st_size <= MOST_BYTES:
-            return place.read_bytes()
+    with suppress(InputError):
+        return read_bytes(place, "file", most=MOST_BYTES)
     return None
 
 

@@ -23,16 +23,17 @@ from rich.segment import Segment
 from rich.text import Text
 
 from edgekit.bundle.manifest import MANIFEST
-from edgekit.errors import EdgekitError, Interrupted, OutputError, first_line, printable
+from edgekit.errors import EdgekitError, InputError, Interrupted, OutputError, first_line, printable
 from edgekit.files import check_outside, check_writable, destination, sha256_of, write_together
 from edgekit.graphs.quiet import listings
 from edgekit.machine import stops
 from edgekit.machine.launcher import Elsewhere
-from edgekit.machine.records import keep
+from edgekit.machine.records import Record, keep, records
 from edgekit.progress import Advance, Progress
 from edgekit.reports.base import Report
 from edgekit.reports.console import draw
 from edgekit.reports.page import visible, visible_json
+from edgekit.version import __version__
 
 WIDTH = 120  # of tables that go to a file or a pipe
 OK, CHECK_FAILED, BAD_INPUT, UNDECIDED = 0, 1, 2, 3
@@ -66,7 +67,7 @@ def carry_out(
                     check_output("--output", output, bundle)  # better before long work than after it
                 before = _manifest_sha256(bundle)
                 report = action(ConsoleProgress(console))
-                _leave(report, bundle, before)
+                _leave(report, bundle, before, console)
             if output is not None:
                 write_together(report.as_files(output))
             document = _document(report, form, verbose)
@@ -95,10 +96,26 @@ def _manifest_sha256(bundle: Path | None) -> str:
         return ""
 
 
-def _leave(report: Report, bundle: Path | None, before: str) -> None:
-    """Keep the report for ``edgekit report``, unless it is not whole, or another bundle has taken its bundle's place."""
+def _leave(report: Report, bundle: Path | None, before: str, console: Console) -> None:
+    """Keep the report for ``edgekit report``, unless it is not whole, or another bundle has taken its bundle's place.
+
+    One that is kept and says as much and more, by this release, stays.
+    """
     if report.kept_as and report.of_one_bundle and not report.interrupted and before and _manifest_sha256(bundle) == before:
+        kept = records(before).here.get(report.kept_as)
+        if kept is not None and kept.edgekit == __version__ and _outlasts(kept, report):
+            console.print(
+                f"edgekit report goes on showing the longer {report.kept_as} of {kept.when}", style="dim", highlight=False
+            )
+            return
         keep(before, report.kept_as, report.to_json(), shlex.join(["edgekit", *map(printable, sys.argv[1:])]))
+
+
+def _outlasts(kept: Record, report: Report) -> bool:
+    try:
+        return type(report).from_json(bytes(kept.report)).outlasts(report)
+    except InputError:
+        return False
 
 
 def exit_code(report: Report) -> int:

@@ -13,10 +13,10 @@ from edgekit.backends.choose import choose
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.ways import USUAL_TIMING, fitting, short_names
 from edgekit.errors import UsageError
-from edgekit.latency.against import LIMIT, Duel, duels, judged, usual_pairs
+from edgekit.latency.against import LIMIT, Duel, duels, judged, looks, usual_pairs
 from edgekit.latency.control import controls_of
 from edgekit.latency.loop import Timing
-from edgekit.latency.other_day import other_day, read_report, row_like
+from edgekit.latency.other_day import Today, check_seconds, other_day, read_report, row_like
 from edgekit.latency.signflip import MOST_PAIRS
 from edgekit.latency.turns import Thing, Turns, in_turns
 from edgekit.machine.cpu import cores
@@ -27,8 +27,9 @@ from edgekit.setups import Setup, as_setups, filled, labels
 
 
 class Terms(NamedTuple):
-    """What decides: ``limit`` is a share of 1; ``pairs`` None is 8, or 10 and more where several rows decide.
+    """What decides: ``limit`` is a share of 1.
 
+    ``pairs`` of the first look, and as many again of what it leaves undecided; None: 8, or 10 and more where several rows decide.
     ``setups``: how B is run, one for each of A's; none of them: as A is. ``undecided_passes``: no verdict is taken as a pass.
     """
 
@@ -67,8 +68,9 @@ def against(
         return _against_stored(opened, Path(other), as_setups(setups), timing, terms, progress)
     second = open_bundle(Path(other))
     timing = fitting(timing, [opened, second])
-    ours = _chosen(opened, as_setups(setups))
-    theirs = _chosen(second, terms.setups or as_setups(setups))
+    sizes = [batch for batch, _ in timing.places()]
+    ours = _chosen(opened, as_setups(setups), sizes, progress)
+    theirs = _chosen(second, terms.setups or as_setups(setups), sizes, progress)
     if len(theirs) != len(ours):
         raise UsageError(
             f"{len(ours)} setups of A stand against {len(theirs)} of B", "give --against-backend as often as --backend"
@@ -78,7 +80,8 @@ def against(
     outcome = duels(rows, Turns(pairs, timing.seconds, timing.seed), terms.limit, progress)
     opened.check_unchanged()
     second.check_unchanged()
-    return _report((opened, str(other), second.sha256), outcome, timing, terms)
+    report = _report((opened, str(other), second.sha256), outcome, timing, terms)
+    return msgspec.structs.replace(report, looks=tuple(look.pairs for look in looks(pairs)))
 
 
 def _check(terms: Terms) -> None:
@@ -88,9 +91,9 @@ def _check(terms: Terms) -> None:
         raise UsageError(f"--pairs {terms.pairs} is not a number from 2 to {MOST_PAIRS}", "give one like 8")
 
 
-def _chosen(bundle: Bundle, setups: Sequence[Setup | str]) -> tuple[Setup, ...]:
+def _chosen(bundle: Bundle, setups: Sequence[Setup | str], batches: Sequence[int], progress: Progress) -> tuple[Setup, ...]:
     """The setups with their variants and threads named."""
-    chosen = choose(bundle, setups or (Setup(USUAL_BACKEND),)).setups
+    chosen = choose(bundle, setups or (Setup(USUAL_BACKEND),), batches=batches, progress=progress).setups
     return tuple(filled(setup, threads=cores()) for setup in chosen)
 
 
@@ -112,8 +115,9 @@ def _against_stored(
         word = "--against-backend" if terms.setups else "--pairs"
         raise UsageError(f"{word} is not for a stored report, whose processes have run", "leave it out")
     report = read_report(file)
+    check_seconds(file, report, timing.seconds)
     timing = fitting(timing, [bundle])
-    chosen = _chosen(bundle, setups)
+    chosen = _chosen(bundle, setups, [batch for batch, _ in timing.places()], progress)
     rows = list(_rows(("A", "B"), (bundle, bundle), [(setup, setup) for setup in chosen], timing))
     then = [row_like(row.first, report, file) for row in rows]
     rows = [row._replace(second=row.second._replace(setup=stored.setup)) for row, stored in zip(rows, then, strict=True)]
@@ -122,8 +126,9 @@ def _against_stored(
     things = (*(row.first for row in rows), *controls)
     timed = in_turns(things, Turns(pairs, timing.seconds, timing.seed), progress)
     bundle.check_unchanged()
-    day = other_day(file, report, all_facts(), tuple(zip(controls, timed[len(rows) :], strict=True)), terms.limit)
-    outcome = judged(rows, timed[: len(rows)], [row.processes[:pairs] for row in then], (), terms.limit)
+    today = Today(all_facts(), [row.first.setup for row in rows], tuple(zip(controls, timed[len(rows) :], strict=True)))
+    day = other_day(file, report, today, terms.limit)
+    outcome = judged(rows, timed[: len(rows)], [row.processes[:pairs] for row in then], terms.limit)
     if day.informs_only:
         nothing = Judged("undecided", f"{file} informs only")
         outcome = tuple(msgspec.structs.replace(row, judged=nothing) for row in outcome)

@@ -47,7 +47,7 @@ def bench(
     places = [bundle] if isinstance(bundle, (Path, str)) else list(bundle)
     opened = [open_bundle(Path(place)) for place in places]
     timing = fitting(timing, opened)
-    ways, skipped = ways_of(opened, setups)
+    ways, skipped = ways_of(opened, setups, timing.batches, progress)
     further.check(ways)
     overhead, facts = overhead_us(), all_facts()
     with ExitStack() as stack:
@@ -80,6 +80,7 @@ def bench(
         load=load,
         starts=starts,
         budget=further.bound,
+        seconds=timing.seconds,
     )
 
 

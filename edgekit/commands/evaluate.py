@@ -71,7 +71,7 @@ def evaluate(
     opened = open_bundle(bundle)
     preprocess = classifier(opened)
     sheet = None if wrong is None else _place_of_sheet(as_path(wrong, "wrong", OutputError))
-    choice = choose(opened, setups)
+    choice = choose(opened, setups, progress=progress)
     pictures = labelled_set(opened, preprocess, data, progress)
     _check_one_meaning(pictures.classes, opened.manifest.labels)
     order = order_of(pictures.classes, opened.manifest.labels)

@@ -45,8 +45,19 @@ def report(
     collected = collect(open_bundle(bundle))
     if output is None:
         return collected
-    write_bytes(as_path(output, "output", OutputError), drawn(collected, form))
+    place = as_path(output, "output", OutputError)
+    content = drawn(collected, form)
+    write_bytes(place, content)
+    for line in _too_large(place, content) if form == "html" else ():
+        progress.say(line)
     return msgspec.structs.replace(collected, written=str(output))
+
+
+def _too_large(output: Path | str, content: bytes) -> Iterator[str]:
+    from edgekit.reports.html import LARGEST
+
+    if len(content) >= LARGEST:
+        yield f"note: {output} has {len(content) / 1e3:,.0f} kB, more than {LARGEST / 1e3:.0f}, although its parts are cut short"
 
 
 def drawn(report: BundleReport, form: Format) -> bytes:

@@ -19,12 +19,13 @@ from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.evaluate import ORIGINAL, classifier, evaluate, labelled_set
 from edgekit.commands.verify import verify
 from edgekit.errors import DataError, EdgekitError, UsageError, first_line
-from edgekit.latency.finals import TURNS, Final, middle, seconds_for, take_turns, versus
+from edgekit.latency.finals import Final, finals, middle, seconds_for, versus
 from edgekit.latency.fresh import time_fresh
 from edgekit.latency.ledger import Ledger
 from edgekit.latency.loop import Candidate, candidate_of
 from edgekit.latency.rounds import race
-from edgekit.latency.ways import Ways, files_of, of_file, ways
+from edgekit.latency.search_space import SearchSpace, files_of, of_file, search_space
+from edgekit.latency.turns import Thing
 from edgekit.machine.child import Failure
 from edgekit.machine.records import all_facts
 from edgekit.parity.known import Known
@@ -32,7 +33,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.reports.evaluate import EvaluateReport
 from edgekit.reports.fresh import Fresh
 from edgekit.reports.tune import AccuracyDifference, Metric, TuneReport
-from edgekit.setups import Setup, taking
+from edgekit.setups import Setup, as_setups, taking
 from edgekit.tensors import LARGEST_BATCH, fixed_batch, sample_feed
 
 BUDGETS = ("accuracy", "median", "p90", "p99", "first", "throughput", "memory", "size")
@@ -80,7 +81,7 @@ def tune(
         raise UsageError(f"bundle {opened.root} takes batches of {fixed} only", f"give --batch {fixed}")
     if data is not None and not Path(data).exists():
         raise DataError(f"--data {data} does not exist", "give a recipe, or a folder of class folders")
-    tuning = Tuning(opened, ways(opened, (setups,) if isinstance(setups, (Setup, str)) else setups), goal, limits)
+    tuning = Tuning(opened, search_space(opened, as_setups(setups), progress), goal, limits)
     stages: tuple[tuple[str, Callable[[Progress], None]], ...] = (
         ("loading", tuning.load),
         ("checking parity", tuning.check_parity),
@@ -102,7 +103,7 @@ def tune(
 class Tuning:
     """The stages of one tuning, in order; each adds to the ledger what it finds out."""
 
-    def __init__(self, bundle: Bundle, tried: Ways, goal: Goal, budgets: Sequence[Budget]) -> None:
+    def __init__(self, bundle: Bundle, tried: SearchSpace, goal: Goal, budgets: Sequence[Budget]) -> None:
         self.bundle, self.batch, self.metric, self.skipped = bundle, goal.batch, goal.metric, tried.skipped
         self.ledger = Ledger(bundle, tried.setups, budgets)
         self.notes, self.undecided = list[str](), list[str]()
@@ -190,11 +191,11 @@ class Tuning:
         remaining = sorted(ledger.running(), key=lambda setup: self.order.get(setup, 0.0))
         while remaining and self.chosen is None:
             finalists, remaining = remaining[:FINALISTS], remaining[FINALISTS:]
-            finals = self._finals(finalists, progress)
-            self._hold_times(finals)
-            within = [setup for setup in finals if setup in ledger.running()]
+            played = self._finals(finalists, progress)
+            self._hold_times(played)
+            within = [setup for setup in played if setup in ledger.running()]
             if within:
-                self._choose({setup: finals[setup].values(self.metric) for setup in within})
+                self._choose({setup: played[setup].values(self.metric) for setup in within})
         for setup in ledger.running():
             if setup != self.chosen:
                 ledger.out(setup, "beaten", "others were faster in the short rounds")
@@ -242,7 +243,7 @@ class Tuning:
     ) -> Mapping[Setup, AccuracyDifference]:
         """Of each file and runtime; where the original's answers are not recorded all are measured anew, against the first."""
         pictures = labelled_set(self.bundle, classifier(self.bundle), data, progress)
-        known = None if pictures.fingerprint is None else Known.read(self.bundle, pictures.fingerprint)
+        known = None if pictures.fingerprint is None else Known(self.bundle, pictures.fingerprint)
         found = {setup: known.of(setup) for setup in files} if known else {}
         accuracies = {setup: accuracy for setup, accuracy in found.items() if accuracy is not None}
         bases = {accuracy.against for accuracy in accuracies.values()}
@@ -259,10 +260,10 @@ class Tuning:
     def _finals(self, finalists: Sequence[Setup], progress: Progress) -> dict[Setup, Final]:
         """What fresh processes say of ``finalists``, without those that failed in one."""
         ledger = self.ledger
-        seconds = {setup: seconds_for(ledger.rows[setup].median_ms or 0.0, tail=self.by_tail) for setup in finalists}
-        with progress.task("finals in fresh processes", len(finalists) * TURNS) as advance:
-            finals = take_turns(finalists, self._fresh, seconds, lambda setup: advance(1, ledger.rows[setup].name))
-        for setup, final in finals.items():
+        slowest_ms = max(ledger.rows[setup].median_ms or 0.0 for setup in finalists)
+        things = [Thing(ledger.rows[setup].name, self.bundle.root, setup, self.batch, BOUNDARY) for setup in finalists]
+        played = finals(things, seconds_for(slowest_ms, tail=self.by_tail), progress, time_fresh)
+        for setup, final in played.items():
             if final.failure:
                 ledger.out(setup, "failed", f"a fresh process of it did not run: {final.failure}")
                 continue
@@ -275,15 +276,15 @@ class Tuning:
                 p99_ms=final.percentile(99),
                 memory_peak_bytes=max(peaks, default=None),
             )
-        return {setup: final for setup, final in finals.items() if not final.failure}
+        return {setup: final for setup, final in played.items() if not final.failure}
 
-    def _hold_times(self, finals: Mapping[Setup, Final]) -> None:
+    def _hold_times(self, played: Mapping[Setup, Final]) -> None:
         """The budgets that only fresh processes decide, for those that were in one."""
-        self.ledger.hold("median", lambda row: row.median_ms, finals)
-        self.ledger.hold("throughput", lambda row: row.throughput, finals)
-        self.ledger.hold("memory", lambda row: row.memory_peak_bytes, finals)
-        self.ledger.hold("p99", lambda row: row.p99_ms, finals)
-        self.ledger.hold("p90", lambda row: finals[row.setup].percentile(90), finals)
+        self.ledger.hold("median", lambda row: row.median_ms, played)
+        self.ledger.hold("throughput", lambda row: row.throughput, played)
+        self.ledger.hold("memory", lambda row: row.memory_peak_bytes, played)
+        self.ledger.hold("p99", lambda row: row.p99_ms, played)
+        self.ledger.hold("p90", lambda row: played[row.setup].percentile(90), played)
 
     def _choose(self, values: Mapping[Setup, Sequence[float]]) -> None:
         """The way with the least metric; what its processes cannot tell from it is said."""

@@ -58,7 +58,7 @@ def verify(
     with reading(root):
         opened = as_opened(bundle)
         golden, evidence = opened.golden(), opened.evidence()
-    choice = choose(opened, (*as_setups(setups), *map(Setup.parse, require)), all_variants=True)
+    choice = choose(opened, (*as_setups(setups), *map(Setup.parse, require)), all_variants=True, progress=progress)
     held = Held(opened, golden, evidence, tolerance, trusting=TOLERANCE in allow)
     setups_run = (*(setup for setup in choice.setups if setup not in choice.as_written), *choice.as_written)
     parities = []

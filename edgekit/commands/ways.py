@@ -13,6 +13,7 @@ from edgekit.bundle.folder import Bundle
 from edgekit.errors import UsageError
 from edgekit.latency.loop import Timing
 from edgekit.machine.cpu import cores
+from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
 from edgekit.setups import Setup, as_setups, filled, labels
 from edgekit.tensors import fixed_batch
@@ -29,13 +30,18 @@ class Way(NamedTuple):
     setup: Setup
 
 
-def ways_of(bundles: Sequence[Bundle], setups: Setup | str | Iterable[Setup | str]) -> tuple[list[Way], tuple[Skipped, ...]]:
-    """Every bundle by every setup that can run it, and who cannot; raises what ``choose`` does.
+def ways_of(
+    bundles: Sequence[Bundle],
+    setups: Setup | str | Iterable[Setup | str],
+    batches: Sequence[int] = (),
+    progress: Progress = SILENT,
+) -> tuple[list[Way], tuple[Skipped, ...]]:
+    """Every bundle by every setup that can run it, and who cannot; ``batches`` are to be timed. Raises what ``choose`` does.
 
     A setup's threads are a number, because a report is read on other machines too.
     """
     asked = as_setups(setups)
-    choices = [choose(bundle, asked) for bundle in bundles]
+    choices = [choose(bundle, asked, batches=batches, progress=progress) for bundle in bundles]
     chosen = [
         (label, bundle, setup)
         for label, bundle, choice in zip(short_names([bundle.root for bundle in bundles]), bundles, choices, strict=True)

@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgekit.latency.fresh import time_fresh
 from edgekit.latency.signflip import ALPHA, lower_bound, p_value, upper_bound
 from edgekit.latency.statistics import Vector, percentile, samples_needed
-from edgekit.latency.turns import shuffled
+from edgekit.latency.turns import Thing, Timer, Turns, in_turns
 from edgekit.machine.child import Failure
+from edgekit.progress import SILENT, Progress
 from edgekit.reports.fresh import Fresh
+from edgekit.reports.samples import MOST_SAMPLES
 from edgekit.reports.tune import Metric
 from edgekit.setups import Setup
 
@@ -20,9 +23,6 @@ TURNS = 8
 """Processes of each way: of 2^8 patterns of signs one alone has p = 0.004."""
 SECONDS, MOST_SECONDS = 0.4, 10.0
 TAIL = 99.0
-
-Timed = Callable[[Setup, float], "Fresh | Failure"]
-"""Times a setup in a fresh process for so many seconds."""
 
 
 class Final(NamedTuple):
@@ -49,28 +49,23 @@ _READ: Mapping[Metric, Callable[[Vector], float]] = {
 
 
 def seconds_for(call_ms: float, *, tail: bool) -> float:
-    """How long each process times its calls; with ``tail`` long enough for a 99th percentile of all together."""
+    """How long each process times calls of ``call_ms``; with ``tail`` long enough for a 99th percentile of all together."""
     if not tail:
         return SECONDS
     calls = math.ceil(1.2 * samples_needed(TAIL) / TURNS)
     return float(min(MOST_SECONDS, max(SECONDS, calls * call_ms / 1e3)))
 
 
-def take_turns(
-    setups: Sequence[Setup], timed: Timed, seconds: Mapping[Setup, float], advance: Callable[[Setup], None] = lambda setup: None
-) -> dict[Setup, Final]:
-    """``TURNS`` processes of each of ``setups``, each turn in another order by chance; one that fails takes no more turns."""
-    finals = {setup: Final(()) for setup in setups}
-    for setup in shuffled(setups, TURNS, seed=0):
-        if finals[setup].failure:
-            continue
-        outcome = timed(setup, seconds[setup])
-        if isinstance(outcome, Failure):
-            finals[setup] = finals[setup]._replace(failure=outcome.sentence())
-        else:
-            finals[setup] = Final((*finals[setup].fresh, outcome))
-        advance(setup)
-    return finals
+def finals(things: Sequence[Thing], seconds: float, progress: Progress = SILENT, time: Timer = time_fresh) -> dict[Setup, Final]:
+    """``TURNS`` processes of each of ``things``, in rounds of a random order, after a short one each; who fails takes no more."""
+    failures: dict[Thing, str] = {}
+
+    def failed(thing: Thing, failure: Failure) -> None:
+        failures[thing] = failure.sentence()
+
+    turns = Turns(TURNS, seconds, kept=MOST_SAMPLES)
+    processes = in_turns(things, turns, progress, time, failed, title="finals in fresh processes")
+    return {thing.setup: Final(tuple(own), failures.get(thing, "")) for thing, own in zip(things, processes, strict=True)}
 
 
 def middle(values: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ import msgspec
 from edgekit.budgets import QUANTITIES, Budget
 from edgekit.bundle.folder import Bundle
 from edgekit.latency.front import front
-from edgekit.latency.ways import of_file
+from edgekit.latency.search_space import of_file
 from edgekit.reports.tune import AccuracyDifference, Metric, Standing, TuneRow
 from edgekit.setups import Setup, labels
 

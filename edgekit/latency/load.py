@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -383,24 +383,41 @@ def nearest_ranks(ascending: Vector, requests: int) -> tuple[Percentile, ...]:
     return tuple(points)
 
 
+def _of_either_loop(
+    thing: Served, load: Load, size: tuple[int, int, float], latency_ms: Vector, counts: tuple[int, int]
+) -> dict[str, Any]:
+    """What a row of both loops has: who was called by whom, and whether that holds the budget.
+
+    ``size``: batch, callers, seconds. ``counts``: requests, and how many of them were not served, which are over any budget.
+    """
+    (batch, callers, seconds), (requests, unserved) = size, counts
+    over = None
+    if load.budget is not None:
+        over = (int((latency_ms > load.budget.limit).sum()) + unserved) / (len(latency_ms) + unserved)
+    return {
+        "backend": thing.name,
+        "setup": thing.setup,
+        "batch": batch,
+        "callers": callers,
+        "sessions": load.sessions,
+        "one_at_a_time": thing.one_at_a_time,
+        "seconds": seconds,
+        "requests": requests,
+        "unserved": unserved,
+        "over": over,
+        "held": None if load.percent is None or over is None else _holds(over, load.percent, requests),
+    }
+
+
 def _closed_row(thing: Served, load: Load, size: tuple[int, int, float], own: Kept, rates: Vector, stolen: float) -> LoadRow:
-    batch, callers, seconds = size
+    """A closed loop: nobody waits, and the rate is what came out, block by block."""
     samples = np.sort(np.asarray(own.flat))
     low, high = median_interval(rates)
     medians = np.asarray([np.median(block) for block in own.blocks])
-    over = None if load.budget is None else float(np.mean(samples > load.budget.limit))
     return LoadRow(
-        backend=thing.name,
-        setup=thing.setup,
-        batch=batch,
-        callers=callers,
-        sessions=load.sessions,
-        one_at_a_time=thing.one_at_a_time,
+        **_of_either_loop(thing, load, size, samples, (own.calls, 0)),
         rate=None,
         arrivals=None,
-        seconds=seconds,
-        requests=own.calls,
-        unserved=0,
         waited=0.0,
         throughput=float(np.median(rates)),
         throughput_low=low,
@@ -411,45 +428,31 @@ def _closed_row(thing: Served, load: Load, size: tuple[int, int, float], own: Ke
         woke_late_us=None,
         noise=noise(medians, stolen),
         samples_ms=own.blocks,
-        over=over,
-        held=None if load.percent is None or over is None else _holds(over, load.percent, own.calls),
     )
 
 
 def _open_row(thing: Served, load: Load, size: tuple[int, int], window: Window, outcome: tuple[Requests, float]) -> LoadRow:
-    (batch, callers), (requests, stolen) = size, outcome
+    """An open loop: latency counts from when a request was due, and who was not served is counted as slower than all."""
+    requests, stolen = outcome
     finished = requests.served
     latency_ms = (requests.done - requests.due)[finished] / 1e6
     late_us = (requests.begun - requests.due)[finished & requests.idle] / 1e3
-    unserved, count_of = int((~finished).sum()), len(finished)
-    over = None
-    if load.budget is not None:
-        over = (int((latency_ms > load.budget.limit).sum()) + unserved) / count_of
+    counts = len(finished), int((~finished).sum())
     span = max(float(requests.done.max()) / 1e9, window.seconds)
     return LoadRow(
-        backend=thing.name,
-        setup=thing.setup,
-        batch=batch,
-        callers=callers,
-        sessions=load.sessions,
-        one_at_a_time=thing.one_at_a_time,
+        **_of_either_loop(thing, load, (*size, window.seconds), latency_ms, counts),
         rate=window.rate,
         arrivals=load.arrivals,
-        seconds=window.seconds,
-        requests=count_of,
-        unserved=unserved,
         waited=float((~requests.idle[finished]).mean()) if finished.any() else 1.0,
         throughput=int(finished.sum()) / span,
         throughput_low=None,
         throughput_high=None,
-        latency=nearest_ranks(np.sort(latency_ms) if not requests.lost else np.zeros(0), count_of),
+        latency=nearest_ranks(np.sort(latency_ms) if not requests.lost else np.zeros(0), len(finished)),
         slowest_ms=float(latency_ms.max()) if len(latency_ms) else 0.0,
         service_ms=float(np.median((requests.done - requests.begun)[finished])) / 1e6 if finished.any() else 0.0,
         woke_late_us=float(np.median(late_us)) if len(late_us) else None,
         noise=_steadiness(latency_ms, stolen),
         samples_ms=(tuple(latency_ms.tolist()),),
-        over=over,
-        held=None if load.percent is None or over is None else _holds(over, load.percent, count_of),
         lost=requests.lost,
     )
 

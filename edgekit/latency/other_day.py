@@ -1,26 +1,28 @@
-"""A stored report as the other side: it informs, and decides only where the machine is the same and the control did not move."""
+"""A stored report as the other side: it informs, and decides only where the machine is the same and the control did not move.
+
+The control is the reference network on the backend of each row that decides: a CPU that has not moved says nothing of a GPU.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from edgekit.errors import InputError, UsageError
 from edgekit.files import read_bytes
+from edgekit.latency.control import control_of
 from edgekit.latency.prediction import FEWEST_PROCESSES
 from edgekit.latency.signflip import MOST_PAIRS
 from edgekit.latency.turns import Thing
 from edgekit.latency.verdict import evidence_of
 from edgekit.reports.against import Control, Stored
-from edgekit.reports.bench import BenchReport, Between
+from edgekit.reports.bench import OF_THE_MOMENT, BenchReport, Between
 from edgekit.reports.fresh import Fresh
 from edgekit.setups import Setup
-
-OF_THE_MOMENT = ("load", "CPU clock", "GPU clock", "GPU temperature", "GPU power", "GPU slowed down by")
-"""Facts that are read anew each time, and say nothing of which machine it is."""
 
 
 def read_report(file: Path) -> BenchReport:
@@ -49,14 +51,33 @@ def row_like(thing: Thing, report: BenchReport, file: Path) -> Between:
     raise UsageError(f"{file} has no processes of {_told(thing)}", f"it has {known}")
 
 
-def other_day(
-    file: Path, report: BenchReport, machine: Mapping[str, str], now: Sequence[tuple[Thing, Sequence[Fresh]]], limit: float
-) -> Stored:
-    """What has changed since the report: facts of the ``machine``, and the reference network, whose processes are ``now``."""
-    controls = [control_of(thing, processes, report, limit) for thing, processes in now]
+def check_seconds(file: Path, report: BenchReport, seconds: float) -> None:
+    """Raise UsageError where the report's processes were timed for another time than ``seconds``."""
+    if report.seconds not in (0.0, seconds):
+        raise UsageError(
+            f"{file} has timed its processes for {report.seconds:g} s each, and these would be for {seconds:g} s",
+            f"give --seconds {report.seconds:g}",
+        )
+
+
+class Today(NamedTuple):
+    """What a stored report is held against: facts of the machine, the setups that decide, and the controls' processes."""
+
+    machine: Mapping[str, str]
+    setups: Sequence[Setup]
+    controls: Sequence[tuple[Thing, Sequence[Fresh]]]
+
+
+def other_day(file: Path, report: BenchReport, today: Today, limit: float) -> Stored:
+    """What has changed since the report, and whether it may decide."""
+    controls = [_held(thing, processes, report, limit) for thing, processes in today.controls]
     known = tuple(control for control in controls if control is not None)
-    differs = differing(report.machine, machine, known)
-    return Stored(str(file), differs, known, informing_only(differs, known))
+    differs = differing(report.machine, today.machine, known)
+    if report.seconds == 0.0:
+        informs = "it does not say how long its processes were timed; store it again"
+    else:
+        informs = informing_only(differs, known, today.setups)
+    return Stored(str(file), differs, known, informs)
 
 
 def _place(setup: Setup) -> Setup:
@@ -67,7 +88,7 @@ def _told(row: Thing | Between) -> str:
     return f"{_place(row.setup)}, batch {row.batch}, {row.boundary}"
 
 
-def control_of(thing: Thing, now: Sequence[Fresh], report: BenchReport, limit: float) -> Control | None:
+def _held(thing: Thing, now: Sequence[Fresh], report: BenchReport, limit: float) -> Control | None:
     """The reference network now over then; None where the report has not timed it by that setup.
 
     It did not move where its 99 % bounds lie within the limit on both sides.
@@ -92,11 +113,13 @@ def differing(then: Mapping[str, str], now: Mapping[str, str], controls: Sequenc
     }
 
 
-def informing_only(differs: Mapping[str, str], controls: Sequence[Control]) -> str:
-    """Why a stored report decides nothing here; empty where it may."""
+def informing_only(differs: Mapping[str, str], controls: Sequence[Control], setups: Sequence[Setup]) -> str:
+    """Why a stored report decides nothing of ``setups`` here; empty where it may."""
     if differs:
         return "not the same machine: " + ", ".join(f"{name} {change}" for name, change in differs.items())
-    if not controls:
-        return "it has no times of the reference network"
+    known = {control.setup for control in controls}
+    without = [str(setup) for setup in dict.fromkeys(map(control_of, setups)) if setup not in known]
+    if without:
+        return f"the reference network was not timed both times on {', '.join(without)}"
     moved = [str(control.setup) for control in controls if control.moved]
     return f"the reference network moved on {', '.join(moved)}" if moved else ""

@@ -18,8 +18,8 @@ import numpy as np
 from edgekit.latency.statistics import Vector
 
 ALPHA = 0.01
-FEWEST_PAIRS, MOST_PAIRS = 7, 20
-"""With six pairs the least p is 1/64; with more than twenty there are too many patterns to count."""
+MOST_PAIRS = 20
+"""With more there are too many patterns to count."""
 _CLOSE = 1e-12
 """Means that differ by less are alike: they were added in another order."""
 
@@ -55,8 +55,14 @@ def by_chance(logs: Vector, alpha: float = ALPHA) -> float:
     itself it is the least difference that so many pairs can show: the noise floor.
     """
     sums, _ = _subsets(np.abs(logs))
-    means = np.sort((2 * sums - sums.max(initial=0.0)) / len(logs))[::-1]
-    return float(means[math.floor(alpha * len(means))])
+    means = (2 * sums - sums.max(initial=0.0)) / len(logs)
+    rank = len(means) - 1 - math.floor(alpha * len(means))
+    return float(np.partition(means, rank)[rank])
+
+
+def fewest_pairs(alpha: float = ALPHA) -> int:
+    """The fewest pairs that can have a p of at most ``alpha``: one pattern alone has 2^-n. 7 for 0.01, 8 for 0.004."""
+    return math.ceil(-math.log2(alpha))
 
 
 def holm(p_values: Vector) -> Vector:

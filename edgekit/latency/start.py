@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekit.latency.fresh import time_fresh
-from edgekit.latency.turns import WARM_SECONDS, Thing, Timer
+from edgekit.latency.turns import Thing, Timer, Turns, in_turns
 from edgekit.machine.child import Failure
 from edgekit.progress import SILENT, Progress
-from edgekit.reports.fresh import Fresh
+from edgekit.reports.samples import MOST_SAMPLES
 from edgekit.reports.start import StartRow
 
 PROCESSES = 3
@@ -21,21 +21,14 @@ def start_rows(
 
     A thing of which a process fails is told with that process's sentence, and not started again.
     """
-    processes: list[list[Fresh]] = [[] for _ in things]
-    failures = ["" for _ in things]
-    with progress.task("starting", len(things) * (PROCESSES + 1)) as advance:
-        for turn in range(PROCESSES + 1):
-            for place, thing in enumerate(things):
-                advance(1, thing.label)
-                if failures[place]:
-                    continue
-                part = seconds if turn else min(seconds, WARM_SECONDS)
-                outcome = time(thing.bundle, thing.setup, thing.batch, thing.boundary, part)
-                if isinstance(outcome, Failure):
-                    failures[place] = outcome.sentence("its process")
-                elif turn:
-                    processes[place].append(outcome)
+    failures: dict[Thing, str] = {}
+
+    def failed(thing: Thing, failure: Failure) -> None:
+        failures[thing] = failure.sentence("its process")
+
+    turns = Turns(PROCESSES, seconds, kept=MOST_SAMPLES)
+    processes = in_turns(things, turns, progress, time, failed, title="starting")
     return tuple(
-        StartRow(thing.label, thing.setup, thing.batch, thing.boundary, tuple(own), failure)
-        for thing, own, failure in zip(things, processes, failures, strict=True)
+        StartRow(thing.label, thing.setup, thing.batch, thing.boundary, tuple(own), failures.get(thing, ""))
+        for thing, own in zip(things, processes, strict=True)
     )

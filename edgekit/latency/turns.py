@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -37,19 +37,36 @@ class Thing(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """How things take turns: how many processes of each, the seconds of each process, and the seed of their order."""
+    """How things take turns: how many processes of each, the seconds of each process, and the seed of their order.
+
+    ``kept``: how many calls of each process are.
+    """
 
     each: int
     seconds: float = 1.0
     seed: int = 0
+    kept: int = SAMPLES_KEPT
+
+
+Failed: TypeAlias = Callable[["Thing", Failure], None]
+"""What is done about a thing of which a process has failed."""
+
+
+def refuse(thing: Thing, failure: Failure) -> NoReturn:
+    """Raise MissingError with the process's own sentence."""
+    raise MissingError(f"{thing.label} cannot be timed: {failure.sentence('its process')}")
 
 
 def timed(thing: Thing, seconds: float, time: Timer = time_fresh) -> Fresh:
-    """One process, with ``SAMPLES_KEPT`` of its calls; raises MissingError with its own sentence where it fails."""
+    """One process, with ``SAMPLES_KEPT`` of its calls; raises MissingError where it fails."""
     outcome = time(thing.bundle, thing.setup, thing.batch, thing.boundary, seconds)
     if isinstance(outcome, Failure):
-        raise MissingError(f"{thing.label} cannot be timed: {outcome.sentence('its process')}")
-    return msgspec.structs.replace(outcome, samples_ms=thinned(outcome.samples_ms, SAMPLES_KEPT))
+        refuse(thing, outcome)
+    return _keeping(outcome, SAMPLES_KEPT)
+
+
+def _keeping(fresh: Fresh, samples: int) -> Fresh:
+    return msgspec.structs.replace(fresh, samples_ms=thinned(fresh.samples_ms, samples))
 
 
 def warm(things: Sequence[Thing], seconds: float, advance: Advance, time: Timer = time_fresh) -> None:
@@ -59,14 +76,34 @@ def warm(things: Sequence[Thing], seconds: float, advance: Advance, time: Timer 
         advance(1, thing.label)
 
 
-def in_turns(things: Sequence[Thing], turns: Turns, progress: Progress = SILENT, time: Timer = time_fresh) -> list[list[Fresh]]:
-    """The processes of each thing, made in rounds of a random order each; raises MissingError where one fails."""
+def in_turns(
+    things: Sequence[Thing],
+    turns: Turns,
+    progress: Progress = SILENT,
+    time: Timer = time_fresh,
+    failed: Failed = refuse,
+    title: str = "fresh processes",
+) -> list[list[Fresh]]:
+    """The processes of each thing, made in rounds of a random order each, after one of each that is short and does not count.
+
+    ``failed`` is told of a thing that fails, and usually raises MissingError; where it does not, that takes no more turns.
+    """
     processes: list[list[Fresh]] = [[] for _ in things]
-    with progress.task("fresh processes", len(things) * (turns.each + 1)) as advance:
-        warm(things, turns.seconds, advance, time)
-        for place in shuffled(range(len(things)), turns.each, turns.seed):
-            processes[place].append(timed(things[place], turns.seconds, time))
-            advance(1, things[place].label)
+    out = set[int]()
+    warming = [(place, min(turns.seconds, WARM_SECONDS)) for place in range(len(things))]
+    counting = [(place, turns.seconds) for place in shuffled(range(len(things)), turns.each, turns.seed)]
+    with progress.task(title, len(warming) + len(counting)) as advance:
+        for number, (place, seconds) in enumerate([*warming, *counting]):
+            thing = things[place]
+            advance(1, thing.label)
+            if place in out:
+                continue
+            outcome = time(thing.bundle, thing.setup, thing.batch, thing.boundary, seconds)
+            if isinstance(outcome, Failure):
+                out.add(place)
+                failed(thing, outcome)
+            elif number >= len(warming):
+                processes[place].append(_keeping(outcome, turns.kept))
     return processes
 
 

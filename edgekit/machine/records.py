@@ -22,6 +22,8 @@ from edgekit.machine.cpu import machine_facts
 from edgekit.machine.gpu import gpu_facts
 from edgekit.version import __version__
 
+MOST_BYTES = 64 << 20
+"""A larger file in the state folder is not one that edgekit wrote."""
 IDENTITY = ("system", "cpu", "gpu", "compute capability")
 """The facts that tell one kind of machine from another."""
 
@@ -93,7 +95,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> Record | None:
     try:
-        record = msgspec.json.decode(read_bytes(path, "record"), type=Record)
+        record = msgspec.json.decode(read_bytes(path, "record", most=MOST_BYTES), type=Record)
     except (InputError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record if f"{record.command}.json" == path.name else None

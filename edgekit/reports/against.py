@@ -26,6 +26,7 @@ class PairedRatio(Part, frozen=True):
 
     ``ratio``: the median of the pairs' ratios. ``low`` and ``high``: its one-sided 99 % bounds, each by inverting the exact
     sign-flip test; 0 and None where so few pairs give none. ``p``: that test's probability, Holm's where several rows decide.
+    Both hold for all looks at the pairs together: each look has its part of the 1 %.
     ``floor``: the ratio that as many pairs of a thing with itself exceed by chance once in a hundred, less 1, from the processes
     of each side beside one another in the same run.
     """
@@ -94,7 +95,8 @@ class Stored(Part, frozen=True):
 class AgainstReport(Report, frozen=True):
     """Whether bundle A is slower than ``against`` by more than ``limit``, a share of 1.
 
-    ``undecided_passes``: the user takes no verdict as a pass.
+    ``undecided_passes``: the user takes no verdict as a pass. ``looks``: after how many pairs a row is judged, unless an earlier
+    look has decided it; none where B is a stored report.
     """
 
     bundle: str
@@ -108,6 +110,7 @@ class AgainstReport(Report, frozen=True):
     rows: Annotated[tuple[AgainstRow, ...], Meta(min_length=1)]
     undecided_passes: bool = False
     stored: Stored | None = None
+    looks: tuple[int, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -148,11 +151,12 @@ class AgainstReport(Report, frozen=True):
         return (_SLOWER[self.verdict], *([Span(", which passes here")] if passes else []))
 
     def _how(self) -> str:
-        pairs = max(row.evidence.pairs for row in self.rows)
-        times = f"{self.seconds:g} s each"
+        pairs, times = max(row.evidence.pairs for row in self.rows), f"{self.seconds:g} s each"
         if self.stored is not None:
             return f"{pairs} processes of A now, {times}, with as many of the stored report's in turn."
-        return f"{pairs} pairs of processes in ABBA order (seed {self.seed}), {times}."
+        first = self.looks[0] if self.looks else pairs
+        again = f"; {pairs} where {first} left it undecided" if pairs > first else ""
+        return f"{first} pairs of processes in ABBA order (seed {self.seed}), {times}{again}."
 
     def _of_another_day(self) -> Iterator[Line]:
         if self.stored is None:

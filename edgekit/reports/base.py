@@ -43,6 +43,10 @@ class Report(Part, frozen=True):
         """Whether all of it is about the bundle that it would be kept under."""
         return True
 
+    def outlasts(self, newer: Report) -> bool:
+        """Whether it says all that a ``newer`` one of its kind says and stands on more, so that it stays where it is kept."""
+        return False
+
     @property
     def passed(self) -> bool:
         """False when a check failed: exit code 1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -23,6 +23,8 @@ from edgekit.reports.samples import Blocks, SamplesFile, named, packed, read_sam
 from edgekit.reports.start import StartRow, starts_page
 from edgekit.setups import Setup, shared_variant
 
+OF_THE_MOMENT = ("load", "CPU clock", "GPU clock", "GPU temperature", "GPU power", "GPU slowed down by")
+"""Facts that are read anew each time, and say nothing of which machine or runtime it is."""
 WIDEST_INTERVAL = 1.5
 """A speed-up is withheld where its interval's ends are further apart than this ratio."""
 
@@ -123,7 +125,8 @@ class BenchReport(Report, frozen=True):
 
     ``bundle`` and ``onnx_sha256`` are of the first of ``bundles``. ``between``: medians of fresh processes, where they were asked
     for, and ``controls``, of the reference network beside them. ``load``: what callers and requests at once got, and ``starts``:
-    fresh processes until they are steady. ``budget`` is of the same calls as ``budget_ms``.
+    fresh processes until they are steady. ``budget`` is of the same calls as ``budget_ms``. ``seconds``: of calls that each
+    row, and each process, was recorded for; 0 in an older report.
 
     JSON has at most 5,000 calls of a row, evenly thinned; where it was written to a file, ``samples`` names the one beside it
     that has all that were kept, and ``read`` puts them back.
@@ -146,6 +149,7 @@ class BenchReport(Report, frozen=True):
     starts: tuple[StartRow, ...] = ()
     budget: Bound | None = None
     samples: SamplesFile | None = None
+    seconds: float = 0.0
     kept_as: ClassVar[str] = "bench"
 
     @property
@@ -158,6 +162,24 @@ class BenchReport(Report, frozen=True):
         """Something was measured and nothing is over its budget, and every setup starts in a process of its own too."""
         under_load = self.load is None or self.load.passed
         return bool(self.rows) and self.within_budgets and under_load and not any(row.failure for row in self.starts)
+
+    def outlasts(self, newer: Report) -> bool:
+        """Whether it has timed each of the other's rows on the same machine and releases, for longer or beside more rows.
+
+        It must be held to the same budgets, and have each further part that the other has.
+        """
+        if not isinstance(newer, BenchReport) or self.limits != newer.limits or _lasting(self.machine) != _lasting(newer.machine):
+            return False
+        own, others = self._places(), newer._places()
+        parts = ("layers", "between", "load", "starts")
+        says_all = all(own.get(place) == facts for place, facts in others.items())
+        says_all &= all(getattr(self, part) or not getattr(newer, part) for part in parts)
+        return says_all and (self.seconds, len(own)) > (newer.seconds, len(others))
+
+    def _places(self) -> dict[tuple[str, int, str], dict[str, str]]:
+        """The facts of each row by its setup, whatever other batches that takes, its batch and its boundary."""
+        alone = ((msgspec.structs.replace(row.setup, batches=()), row) for row in self.rows)
+        return {(str(setup), row.batch, row.boundary): _lasting(row.facts) for setup, row in alone}
 
     @property
     def within_budgets(self) -> bool:
@@ -299,6 +321,11 @@ LEAST_MS = 1e-6
 def _marks(row: LatencyReport) -> tuple[tuple[str, float], ...]:
     percentiles = ((f"P{point.percent:g}", point.ms) for point in row.percentiles)
     return (("median", row.median_ms), *((name, ms) for name, ms in percentiles if ms is not None))
+
+
+def _lasting(facts: Mapping[str, str]) -> dict[str, str]:
+    """The facts that are the same in every run on one machine."""
+    return {name: fact for name, fact in facts.items() if name not in OF_THE_MOMENT}
 
 
 def _over(row: LatencyReport, budget: Bound) -> str:

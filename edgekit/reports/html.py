@@ -46,6 +46,8 @@ from edgekit.version import __version__
 HERE = Path(__file__).parent
 LARGEST = 300_000
 """Bytes that a page stays below."""
+TOO_LARGE = f"larger than {LARGEST // 1000} kB: see --format json"
+"""Short enough to be shown whole where texts are cut most."""
 KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 """How the files of pictures begin."""
 LARGEST_PICTURE = 8192
@@ -74,13 +76,16 @@ LIMITS = (
 
 
 def html(page: Page, title: str) -> bytes:
-    """``page`` under ``title``, below ``LARGEST`` bytes: long tables and texts are cut until it fits, and say so."""
-    document, page = b"", tuple(map(_drawable, page))
+    """``page`` under ``title``, below ``LARGEST`` bytes: long tables and texts are cut until it fits, and say so.
+
+    A page of so many parts that it does not fit even so says that it is larger.
+    """
+    page = tuple(map(_drawable, page))
     for limits in LIMITS:
         document = _Drawing(limits).document(page, title)
         if len(document) < LARGEST:
-            break
-    return document
+            return document
+    return _Drawing(LIMITS[-1]).document((Line(Span(TOO_LARGE, "warn")), *page), title)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.state import keep
 from edgekit.errors import MissingError, UsageError
 from edgekit.machine.cpu import machine_facts
+from edgekit.progress import SILENT, Advance
 from edgekit.setups import Setup
+from tests.command_line import Command
 
 CHOSEN = Setup("ort-cpu", "float32", 1)
 
@@ -37,6 +40,47 @@ def test_what_was_chosen_is_what_tuned_stands_for(opened: Bundle) -> None:
     assert choice_for(opened).setup == CHOSEN
     assert choose(opened, "tuned").setups == (CHOSEN,)
     assert choose(opened, "tuned batches=1,8").setups == (Setup("ort-cpu", "float32", 1, (1, 8)),)
+
+
+class Said:
+    """A Progress that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def task(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        return SILENT.task(title, total)
+
+
+def test_who_obeys_a_choice_tells_what_it_was_tuned_for_and_what_it_was_not(opened: Bundle) -> None:
+    choose_it(opened)
+    told = "run by ort-cpu variant=float32 threads=1, as edgekit tune chose for this machine (by median, batch 1)"
+    alike: list[tuple[tuple[int, ...], str]] = [((), "tuned"), ((1,), "tuned"), ((), "tuned batches=1")]
+    for batches, asked in alike:
+        said = Said()
+        choose(opened, asked, batches=batches, progress=said)
+        assert said.lines == [told]
+    other = "note: that was not tuned for batches of 8 and 32; edgekit tune --batch 8 finds what is best there"
+    unlike: list[tuple[tuple[int, ...], str]] = [((1, 8, 32), "tuned"), ((), "tuned batches=1,8,32")]
+    for batches, asked in unlike:
+        said = Said()
+        choose(opened, asked, batches=batches, progress=said)
+        assert said.lines == [told, other]
+    said = Said()
+    choose(opened, "ort-cpu", batches=(8,), progress=said)
+    assert said.lines == []
+
+
+@pytest.mark.parametrize("command", ["bench", "verify"])
+def test_a_command_that_runs_tuned_says_so(bundle: Path, run: Command, command: str) -> None:
+    choose_it(open_bundle(bundle))
+    words = ("--batch", "8", "--seconds", "0.01") if command == "bench" else ()
+    ended = run(command, bundle, "--backend", "tuned", *words)
+    assert "as edgekit tune chose for this machine (by median, batch 1)" in ended.err
+    assert ("was not tuned for batches of 8" in ended.err) is bool(words)
 
 
 def test_without_a_choice_tuned_says_how_to_make_one(opened: Bundle) -> None:

@@ -23,6 +23,7 @@ from edgekit.bundle.folder import open_bundle
 from edgekit.errors import BundleError
 from edgekit.latency.loop import Timing
 from edgekit.onnx.read import batch_norms
+from edgekit.progress import Progress
 from edgekit.reports.bench import BenchReport
 from edgekit.reports.verify import VerifyReport
 from edgekit.setups import Absence, Setup
@@ -113,8 +114,8 @@ def test_the_two_sides_of_a_ratio_take_turns_and_half_the_time_is_a_half(
     took = {sides["folded"].sha256_of(): 1.0, sides["unfolded"].sha256_of(): 2.0}
     now, turns = [0], []
 
-    def opened(setup: Setup, files: ModelFiles) -> FakeSession:
-        assert setup == Setup("ort-cuda", batches=(4,))
+    def opened(setup: Setup, files: ModelFiles, progress: Progress) -> FakeSession:
+        assert (setup.backend, setup.batches) == ("ort-cpu", (4,))
 
         def work(feed: Any) -> dict[str, Any]:
             assert len(feed["input"]) == 4
@@ -125,13 +126,13 @@ def test_the_two_sides_of_a_ratio_take_turns_and_half_the_time_is_a_half(
         return FakeSession(work, files.inputs)
 
     monkeypatch.setattr(edgekit.latency.loop, "perf_counter_ns", lambda: now[0])
-    monkeypatch.setattr(gpu_report, "open_session", opened)
-    setups = [Setup("torch"), Setup("ort-cuda")]
+    monkeypatch.setattr("edgekit.backends.choose.open_session", opened)
+    setups = [Setup("torch"), Setup("ort-cpu")]
     (row,) = gpu_report.ratios(sides, setups, Timing((4,), 0.1), gpu_report.Journal("x"))
-    assert (row["backend"], row["batch"], row["ratio"], row["low"], row["high"]) == ("ort-cuda", 4, 0.5, 0.5, 0.5)
+    assert (row["backend"], row["batch"], row["ratio"], row["low"], row["high"]) == ("ort-cpu", 4, 0.5, 0.5, 0.5)
     blocks = [turn for turn, before in zip(turns, [None, *turns], strict=False) if turn != before]
     assert blocks == list(took) * (len(blocks) // 2)
-    assert len(blocks) == 12  # one round to warm up, five to record
+    assert len(blocks) == 24  # at each boundary one round to warm up, five to record
 
 
 def test_the_other_side_of_an_unfolded_bundle_is_the_folded_one(trial: Trial, tmp_path: Path) -> None:

@@ -298,5 +298,5 @@ def test_results_that_are_no_report_are_not_overwritten(tmp_path: Path, capsys: 
     place.write_text(content)
     arguments = ["--on-cpu", "--bundle", "exported/lenet", "--results", str(place), "--seconds", "0.01", "--batch", "1"]
     assert gpu_report.main(arguments) == 2
-    assert "the file is not a report of this script; choose another --results" in capsys.readouterr().err
+    assert "manifest.json, which is no such report; give another name, or remove it first" in capsys.readouterr().err
     assert place.read_text() == content

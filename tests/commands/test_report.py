@@ -116,6 +116,29 @@ def test_a_timing_of_several_bundles_is_not_kept_as_the_first_ones(run: Command,
     assert report(bundle).bench is not None
 
 
+def test_a_quick_timing_does_not_take_the_place_of_a_longer_one(run: Command, bundle: Path) -> None:
+    def kept() -> tuple[float, int]:
+        timing = report(bundle).bench
+        assert timing is not None
+        return timing.seconds, len(timing.rows)
+
+    def bench(*words: str) -> str:
+        ended = run("bench", bundle, *ORT, *words)
+        assert ended.code == 0
+        return ended.err
+
+    stays = "goes on showing the longer bench of "
+    bench("--batch", "1,2", "--seconds", "0.02")
+    assert stays in bench("--batch", "1,2", "--seconds", "0.01")  # shorter
+    assert stays in bench("--batch", "1", "--seconds", "0.02")  # fewer rows
+    assert kept() == (0.02, 4)
+    assert stays not in bench("--batch", "1,2", "--seconds", "0.02")  # as long: the newer one
+    assert stays not in bench("--batch", "4", "--seconds", "0.01")  # it says what the other does not
+    assert kept() == (0.01, 2)
+    assert stays not in bench("--batch", "4", "--seconds", "0.01", "--budget", "median=9s")
+    assert stays not in bench("--batch", "4", "--seconds", "0.005", "--start")
+
+
 def test_a_figure_of_another_machine_is_not_shown_but_named(run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "all_facts", lambda: {"cpu": "Another CPU", "system": "Linux"})
     run("bench", bundle, *ORT, "--batch", "1", "--seconds", "0.01")

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import MissingError
-from edgekit.latency.against import PAIRS, PAIRS_OF_SEVERAL, Duel, duels, orders, usual_pairs
-from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS
+from edgekit.latency.against import FIRST_ALPHA, PAIRS, PAIRS_OF_SEVERAL, Duel, duels, looks, orders, usual_pairs
+from edgekit.latency.signflip import ALPHA, MOST_PAIRS, fewest_pairs
 from edgekit.latency.turns import WARM_SECONDS, Thing, Turns, in_turns
 from edgekit.latency.verdict import evidence_of, judge
 from edgekit.machine.child import Failure
@@ -67,12 +67,13 @@ def test_of_many_processes_a_few_hundred_calls_of_each_are_kept() -> None:
     assert [(one.calls, one.samples_ms) for one in processes] == [(9000, tuple(map(float, range(0, 5000, 10))))] * 3
 
 
-@pytest.mark.parametrize("rows", [1, 2, 10, 11, 30])
-def test_the_usual_pairs_of_any_number_of_rows_can_show_that_one_is_slower(rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 4, 10, 30])
+def test_the_first_look_can_find_any_number_of_rows_slower(rows: int) -> None:
     pairs = usual_pairs(rows)
-    evidence = [evidence_of([1.2] * pairs, [1.0] * pairs), *[evidence_of([1.0] * pairs, [1.0] * pairs)] * (rows - 1)]
-    assert judge(evidence, LIMIT)[0][1] == Judged("slower")
-    assert pairs == {1: PAIRS, 2: PAIRS_OF_SEVERAL, 10: PAIRS_OF_SEVERAL, 11: 11, 30: 12}[rows]
+    first = looks(pairs)[0]
+    evidence = [evidence_of([1.2] * pairs, [1.0] * pairs, first.alpha)] * rows
+    assert {judged for _, judged in judge(evidence, LIMIT, first.alpha)} == {Judged("slower")}
+    assert pairs == {1: PAIRS, 2: PAIRS_OF_SEVERAL, 4: PAIRS_OF_SEVERAL, 10: 12, 30: 13}[rows]
 
 
 # the verdict
@@ -140,10 +141,11 @@ def test_what_no_number_of_pairs_decides_is_not_promised() -> None:
 
 def test_fewer_pairs_than_can_decide_say_so() -> None:
     assert verdict([2.0] * 6, [1.0] * 6) == Judged("undecided", "6 pairs can decide nothing; it takes 7", 1)
-    assert verdict([2.0] * FEWEST_PAIRS, [1.0] * FEWEST_PAIRS).verdict == "slower"
+    fewest = fewest_pairs()
+    assert verdict([2.0] * fewest, [1.0] * fewest).verdict == "slower"
 
 
-@pytest.mark.parametrize("pairs", range(2, FEWEST_PAIRS))
+@pytest.mark.parametrize("pairs", range(2, fewest_pairs()))
 @pytest.mark.parametrize("slower", [0.5, 1.0, 2.0])
 def test_so_few_pairs_never_decide(pairs: int, slower: float) -> None:
     assert verdict([slower] * pairs, [1.0] * pairs).verdict == "undecided"
@@ -170,6 +172,58 @@ def test_no_unit_changes_a_verdict_and_a_verdict_is_never_both(medians: list[flo
     assert told.low <= told.ratio <= (told.high or 0)
 
 
+# the looks
+
+
+@pytest.mark.parametrize("pairs", [2, 8, 11, 19, MOST_PAIRS])
+def test_the_looks_share_the_risk_and_the_first_takes_as_many_pairs_as_asked(pairs: int) -> None:
+    every = looks(pairs)
+    assert every[0].pairs == pairs
+    assert every[-1].pairs == min(2 * pairs, MOST_PAIRS)
+    assert sum(look.alpha for look in every) == pytest.approx(ALPHA)
+    assert 0.5**PAIRS <= FIRST_ALPHA
+
+
+def unsteady(pairs: int, scatter: float) -> Callable[[int], float]:
+    """The first ``pairs`` pairs scatter so that nothing can be decided; later ones do not."""
+    return lambda place: math.exp(scatter * (place % 3 - 1)) if place < 2 + 2 * pairs else 1.0
+
+
+@pytest.mark.parametrize(("slower", "scatter", "expected"), [(1.12, 0.09, "slower"), (1.0, 0.04, "not slower")])
+def test_what_the_first_look_leaves_undecided_gets_as_many_pairs_again(slower: float, scatter: float, expected: Verdict) -> None:
+    (steady,) = duels([duel()], Turns(8), LIMIT, time=Machine({"A": slower, "B": 1.0}))
+    (row,) = duels([duel()], Turns(8), LIMIT, time=Machine({"A": slower, "B": 1.0}, unsteady(8, scatter)))
+    assert (steady.evidence.pairs, steady.judged.verdict) == (8, expected)
+    assert (row.evidence.pairs, row.judged.verdict) == (16, expected)
+    assert len(row.first) == len(row.second) == len(row.order) == 16
+
+
+def test_only_undecided_rows_run_on_and_the_others_keep_their_verdicts() -> None:
+    shake = shaken(0.06)
+
+    class OneIsUnsteady(Machine):
+        def __call__(self, bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh:
+            fresh = super().__call__(bundle, setup, batch, boundary, seconds)
+            return process(fresh.median_ms * (shake(0) if bundle.name in "EF" else 1.0))
+
+    machine = OneIsUnsteady({"A": 1.0, "B": 1.0, "C": 1.2, "D": 1.0, "E": 1.06, "F": 1.0})
+    rows = duels([duel("fine"), duel("slow", "C", "D"), duel("unsteady", "E", "F")], Turns(10), LIMIT, time=machine)
+    assert [row.judged.verdict for row in rows[:2]] == ["not slower", "slower"]
+    assert [row.evidence.pairs for row in rows] == [10, 10, 20]
+
+
+def test_two_looks_are_wrong_no_oftener_than_one_may_be() -> None:
+    """What is alike is not called slower, and what is slower by the limit not "not slower", in more than one of a hundred."""
+    shake = shaken(0.04)
+    runs = 200
+    cases: tuple[tuple[float, Verdict], ...] = ((1.0, "slower"), (1 + LIMIT, "not slower"))
+    for slower, wrong in cases:
+        machine = Machine({"A": slower, "B": 1.0}, shake)
+        verdicts = [duels([duel()], Turns(8, seed=seed), LIMIT, time=machine)[0].judged.verdict for seed in range(runs)]
+        assert verdicts.count(wrong) <= 2 * ALPHA * runs
+        assert verdicts.count("undecided") < runs  # it decides something
+
+
 # the processes
 
 
@@ -191,12 +245,12 @@ def test_processes_take_turns_as_drawn_after_one_short_one_each() -> None:
     rows = duels([duel("one"), duel("two", "C", "D")], Turns(4, 2.0, 5), time=machine)
     letters = {"one": "AB", "two": "CD"}
     expected = [*"ABCD"]
-    for order in orders(4, 5):
+    for order in orders(8, 5):
         expected += [letters[name]["AB".index(letter)] for name in ("one", "two") for letter in order]
     assert machine.ran == expected
-    assert machine.seconds == [WARM_SECONDS] * 4 + [2.0] * 16
-    assert [row.order for row in rows] == [tuple(orders(4, 5))] * 2
-    assert [(len(row.first), {one.median_ms for one in row.first}) for row in rows] == [(4, {1.0}), (4, {3.0})]
+    assert machine.seconds == [WARM_SECONDS] * 4 + [2.0] * 32
+    assert [row.order for row in rows] == [tuple(orders(8, 5))] * 2
+    assert [(len(row.first), {one.median_ms for one in row.first}) for row in rows] == [(8, {1.0}), (8, {3.0})]
     assert [{one.median_ms for one in row.second} for row in rows] == [{2.0}, {4.0}]
 
 

@@ -7,7 +7,7 @@ import pytest
 import edgekit.latency.control
 from edgekit.bundle.files import ModelFiles
 from edgekit.bundle.folder import open_bundle
-from edgekit.latency.control import NETWORK, controls_of
+from edgekit.latency.control import NETWORK, control_of, controls_of
 from edgekit.setups import Absence, Setup
 
 FROZEN = "635d4be3264475fc"
@@ -30,11 +30,12 @@ def test_it_runs_once_on_each_backend_and_thread_count_of_what_is_compared() -> 
     assert {(thing.bundle, thing.batch, thing.boundary) for thing in things} == {(NETWORK, 1, "end-to-end")}
 
 
-def test_where_a_backend_cannot_run_it_the_usual_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [str(thing.setup) for thing in controls_of([Setup("torch", threads=1)])] == ["ort-cpu threads=1"]
+def test_no_backend_stands_for_one_that_cannot_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    things = controls_of([Setup("torch", threads=1), Setup("ort-cpu", threads=1)])  # torch has no module of it
+    assert [thing.setup for thing in things] == [control_of(Setup("ort-cpu", "int8", 1))]
 
     def nowhere(setup: Setup, files: ModelFiles) -> Absence:
         return Absence("no runtime", "install one")
 
     monkeypatch.setattr(edgekit.latency.control, "absence", nowhere)
-    assert controls_of([Setup("torch", threads=1)]) == ()
+    assert controls_of([Setup("ort-cpu", threads=1)]) == ()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgekit.latency.finals import MOST_SECONDS, SECONDS, TURNS, Final, middle, seconds_for, take_turns, versus
+from edgekit.latency.finals import MOST_SECONDS, SECONDS, TURNS, Final, finals, middle, seconds_for, versus
 from edgekit.latency.signflip import ALPHA
+from edgekit.latency.turns import WARM_SECONDS, Thing
 from edgekit.machine.child import Failure
 from edgekit.reports.fresh import Fresh
 from edgekit.setups import Setup
@@ -21,32 +23,43 @@ def fresh(*samples: float) -> Fresh:
     return Fresh(1, "end-to-end", float(np.median(samples)), len(samples), samples, 5.0, samples[:1], 1, None, "stable", {})
 
 
-def test_every_way_takes_as_many_turns_in_an_order_by_chance() -> None:
+def things(*setups: Setup) -> list[Thing]:
+    return [Thing(str(setup), Path("bundle"), setup, 1, "end-to-end") for setup in setups]
+
+
+def test_every_way_takes_as_many_turns_in_an_order_by_chance_after_one_that_does_not_count() -> None:
     ran: list[tuple[Setup, float]] = []
 
-    def timed(setup: Setup, seconds: float) -> Fresh:
+    def time(bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh:
         ran.append((setup, seconds))
-        return fresh(1.0)
+        return fresh(float(len(ran)))
 
-    finals = take_turns([FAST, SLOW], timed, {FAST: 0.1, SLOW: 0.2})
-    assert [len(final.fresh) for final in finals.values()] == [TURNS, TURNS]
-    turns = [ran[place : place + 2] for place in range(0, len(ran), 2)]
+    played = finals(things(FAST, SLOW), 0.4, time=time)
+    assert ran[:2] == [(FAST, WARM_SECONDS), (SLOW, WARM_SECONDS)]
+    assert {seconds for _, seconds in ran[2:]} == {0.4}
+    turns = [ran[place : place + 2] for place in range(2, len(ran), 2)]
     assert all({setup for setup, _ in turn} == {FAST, SLOW} for turn in turns)
     assert {turn[0][0] for turn in turns} == {FAST, SLOW}
-    assert set(ran) == {(FAST, 0.1), (SLOW, 0.2)}
+    assert [len(final.fresh) for final in played.values()] == [TURNS, TURNS]
+    assert min(value for final in played.values() for value in final.values("median")) == 3.0
 
 
 def test_a_way_that_fails_takes_no_more_turns_and_the_others_go_on() -> None:
     counts: dict[Setup, int] = {FAST: 0, SLOW: 0}
 
-    def timed(setup: Setup, seconds: float) -> Fresh | Failure:
+    def time(bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh | Failure:
         counts[setup] += 1
         return Failure("signal", "was ended by SIGSEGV") if setup == SLOW and counts[setup] == 3 else fresh(1.0)
 
-    finals = take_turns([FAST, SLOW], timed, {FAST: 0.1, SLOW: 0.1})
-    assert counts == {FAST: TURNS, SLOW: 3}
-    assert finals[SLOW].failure == "it was ended by SIGSEGV"
-    assert not finals[FAST].failure
+    played = finals(things(FAST, SLOW), 0.1, time=time)
+    assert counts == {FAST: 1 + TURNS, SLOW: 3}
+    assert played[SLOW].failure == "it was ended by SIGSEGV"
+    assert not played[FAST].failure
+
+
+def test_all_calls_of_a_process_count_for_its_tail() -> None:
+    played = finals(things(FAST), 0.1, time=lambda *asked: fresh(*[1.0] * 3000))
+    assert len(played[FAST].fresh[0].samples_ms) == 3000
 
 
 def test_a_metric_is_read_from_each_process_by_itself() -> None:

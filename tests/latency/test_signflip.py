@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.latency.signflip import ALPHA, FEWEST_PAIRS, by_chance, holm, lower_bound, p_value, upper_bound
+from edgekit.latency.signflip import ALPHA, by_chance, fewest_pairs, holm, lower_bound, p_value, upper_bound
 from edgekit.latency.statistics import Vector
 
 steps = st.integers(-200, 200).map(lambda step: step / 1024)  # sums of these are exact
@@ -62,7 +62,7 @@ def test_the_bounds_move_with_what_is_measured(logs: Vector, shift: float) -> No
 
 
 def test_pairs_that_all_agree_are_decided_from_seven_on() -> None:
-    agreeing = np.full(FEWEST_PAIRS, 0.2)
+    agreeing = np.full(fewest_pairs(), 0.2)
     assert p_value(agreeing) == 1 / 128 < ALPHA
     assert p_value(agreeing[1:]) > ALPHA
     assert lower_bound(agreeing) == pytest.approx(0.2)

@@ -58,6 +58,15 @@ def test_a_file_that_is_no_record_is_named_and_not_read(content: bytes) -> None:
     assert records(ONE) == ({}, (), (path,))
 
 
+def test_no_more_of_a_file_is_read_than_a_record_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(ONE, "verify", DOCUMENT, "w")
+    (path,) = state_folder(ONE).glob("*/*.json")
+    monkeypatch.setattr(module, "MOST_BYTES", path.stat().st_size)
+    assert list(records(ONE).here) == ["verify"]
+    monkeypatch.setattr(module, "MOST_BYTES", path.stat().st_size - 1)
+    assert records(ONE) == ({}, (), (path,))
+
+
 def test_a_record_under_another_commands_name_is_not_taken_for_it() -> None:
     keep(ONE, "verify", DOCUMENT, "w")
     (path,) = state_folder(ONE).glob("*/*.json")

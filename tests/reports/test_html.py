@@ -20,7 +20,7 @@ from edgekit.data.gallery import thumbnail
 from edgekit.reports.bench import BenchReport, LatencyReport
 from edgekit.reports.evaluate import AccuracyRow, EvaluateReport, Thumbnail
 from edgekit.reports.export import Fold, FoldReport, Kept
-from edgekit.reports.html import LARGEST, html
+from edgekit.reports.html import LARGEST, TOO_LARGE, html
 from edgekit.reports.inspect import InspectReport, Layer, VariantRow
 from edgekit.reports.page import Code, Heading, Item, Line, Page, Picture, Pictures, Point, Scatter, Table, columns
 from edgekit.reports.percentile import Percentile
@@ -165,6 +165,14 @@ def test_a_page_stays_below_its_size_whatever_a_bundle_holds() -> None:
     assert b"more lines are in the JSON" in cut
     worst = document(example(classes=20, layers=5000, mark=HOSTILE * 200), *(Code("", HOSTILE * 2000) for _ in range(100)))
     assert len(worst) < LARGEST
+
+
+def test_a_page_of_too_many_parts_says_that_it_is_larger() -> None:
+    tables = tuple(Table(f"table {number}", columns("a", "b"), (("x", "y"),)) for number in range(3000))
+    large = html(tables, "t")
+    assert len(large) >= LARGEST
+    assert TOO_LARGE.encode() in large
+    assert TOO_LARGE.encode() not in html(tables[:3], "t")
 
 
 def test_a_row_that_is_shown_is_whole() -> None:

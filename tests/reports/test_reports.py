@@ -563,6 +563,19 @@ def test_bisect_says_in_words_what_is_no_number_and_what_to_do() -> None:
     assert "the error grows over several nodes, most at (the cause may lie before it): Gemm node_3: 5.0e-06" in shown
 
 
+def test_a_timing_on_another_release_of_the_runtime_replaces_a_longer_one() -> None:
+    row = LATENCY
+    longer = msgspec.structs.replace(BENCH, rows=(row,), seconds=9.0)
+    quick = msgspec.structs.replace(BENCH, rows=(row,), seconds=1.0)
+    assert longer.outlasts(quick)
+    assert not quick.outlasts(longer)
+    other = msgspec.structs.replace(row, facts={**row.facts, "onnxruntime": "99"})
+    assert not longer.outlasts(msgspec.structs.replace(quick, rows=(other,)))
+    hot = msgspec.structs.replace(row, facts={**row.facts, "CPU clock": "1 MHz"})
+    assert longer.outlasts(msgspec.structs.replace(quick, rows=(hot,)))
+    assert not longer.outlasts(msgspec.structs.replace(quick, machine={"cpu": "another"}))
+
+
 def test_noise_is_numbered_and_explained_below_the_table() -> None:
     rows = tuple(msgspec.structs.replace(LATENCY, noise=noise) for noise in ("stable", "drifts [a]", "steal 3 %"))
     lines = [line.strip() for line in printed(change(BENCH, rows=rows)).splitlines()]

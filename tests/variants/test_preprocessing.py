@@ -28,7 +28,7 @@ from edgekit.commands.quantize import quantize
 from edgekit.commands.verify import verify
 from edgekit.errors import BundleError, UsageError
 from edgekit.latency.loop import Timing
-from edgekit.latency.ways import ways
+from edgekit.latency.search_space import search_space
 from edgekit.parity.manifest import check_manifest
 from edgekit.ship.onnxruntime_web import WebRuntime
 from edgekit.ship.triton import model_of
@@ -234,7 +234,7 @@ def test_it_is_timed_evaluated_and_inspected_like_any_other(lenet: Path, tmp_pat
 
 
 def test_tune_does_not_put_it_in_the_place_of_files_that_take_other_inputs(lenet: Path) -> None:
-    assert {setup.variant for setup in ways(open_bundle(lenet)).setups} == {"float32"}
+    assert {setup.variant for setup in search_space(open_bundle(lenet)).setups} == {"float32"}
 
 
 def test_bisect_says_that_no_nodes_of_it_are_recorded(lenet: Path) -> None:

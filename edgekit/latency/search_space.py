@@ -11,24 +11,25 @@ from edgekit.backends import absence, checked, row_of
 from edgekit.backends.choose import choose
 from edgekit.bundle.folder import Bundle
 from edgekit.machine.cpu import cores
+from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
 from edgekit.setups import Setup
 
 
-class Ways(NamedTuple):
+class SearchSpace(NamedTuple):
     """Setups to try, each with its threads where its backend computes on the CPU; and what cannot run here."""
 
     setups: tuple[Setup, ...]
     skipped: tuple[Skipped, ...]
 
 
-def ways(bundle: Bundle, asked: Iterable[Setup | str] = ()) -> Ways:
+def search_space(bundle: Bundle, asked: Iterable[Setup | str] = (), progress: Progress = SILENT) -> SearchSpace:
     """All ways that ``asked`` leaves open: what a setup says is kept, and what it leaves out is tried in every form.
 
     Without any asked for it is every backend present with every variant that takes what the network takes, since one is to stand
     for another. Raises MissingError for a backend that was named and cannot run here.
     """
-    choice = choose(bundle, asked, all_variants=True)
+    choice = choose(bundle, asked, all_variants=True, progress=progress)
     setups, skipped = dict[Setup, None](), list(choice.skipped)
     alike = [setup for setup in choice.setups if not bundle.variant(setup.variant).inputs]
     for base in alike:
@@ -39,7 +40,7 @@ def ways(bundle: Bundle, asked: Iterable[Setup | str] = ()) -> Ways:
                 skipped.append(Skipped.of(str(setup), missing))
                 continue
             setups |= dict.fromkeys(msgspec.structs.replace(setup, threads=count) for count in _thread_counts(setup))
-    return Ways(tuple(setups), tuple(dict.fromkeys(skipped)))
+    return SearchSpace(tuple(setups), tuple(dict.fromkeys(skipped)))
 
 
 def of_file(setup: Setup) -> Setup:

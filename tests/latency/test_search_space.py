@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-import edgekit.latency.ways
+import edgekit.latency.search_space
 from edgekit.backends import row_of, table
 from edgekit.bundle.folder import open_bundle
 from edgekit.errors import MissingError, UsageError
-from edgekit.latency.ways import files_of, ways
+from edgekit.latency.search_space import files_of, search_space
 from edgekit.setups import Setup
 
 
 @pytest.fixture(autouse=True)
 def _six_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edgekit.latency.ways, "cores", lambda: 6)
+    monkeypatch.setattr(edgekit.latency.search_space, "cores", lambda: 6)
 
 
 def threads(setups: tuple[Setup, ...], backend: str) -> list[int | None]:
@@ -24,7 +24,7 @@ def threads(setups: tuple[Setup, ...], backend: str) -> list[int | None]:
 
 
 def test_without_any_named_it_is_every_backend_with_threads_in_powers_of_two_and_all_cores(bundle: Path) -> None:
-    tried = ways(open_bundle(bundle))
+    tried = search_space(open_bundle(bundle))
     assert {setup.backend for setup in tried.setups} >= {"ort-cpu", "torch"}
     assert threads(tried.setups, "ort-cpu") == [1, 2, 4, 6]
     assert {setup.variant for setup in tried.setups} == {"float32"}
@@ -34,20 +34,20 @@ def test_without_any_named_it_is_every_backend_with_threads_in_powers_of_two_and
 
 def test_what_a_setup_says_is_kept(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    assert threads(ways(opened, ["ort-cpu threads=3"]).setups, "ort-cpu") == [3]
-    basic = ways(opened, ["ort-cpu optimisation=basic"]).setups
+    assert threads(search_space(opened, ["ort-cpu threads=3"]).setups, "ort-cpu") == [3]
+    basic = search_space(opened, ["ort-cpu optimisation=basic"]).setups
     assert {setup.options["optimisation"] for setup in basic} == {"basic"}
     with pytest.raises(MissingError, match="ort-cuda cannot run here"):
-        ways(opened, ["ort-cuda"])
+        search_space(opened, ["ort-cuda"])
     with pytest.raises(UsageError, match="no backend 'ort'"):
-        ways(opened, ["ort"])
+        search_space(opened, ["ort"])
 
 
 def test_options_that_a_row_says_are_worth_trying_are_tried(bundle: Path) -> None:
     pytest.importorskip("openvino")
     from edgekit.backends.openvino import session
 
-    tried = ways(open_bundle(bundle), ["openvino"])
+    tried = search_space(open_bundle(bundle), ["openvino"])
     precisions = {setup.options.get("precision", "float32") for setup in tried.setups}
     if "BF16" in session.capabilities():
         assert precisions == {"float32", "bfloat16"}
