@@ -289,7 +289,7 @@ def test_print_has_all_in_the_width_of_a_sheet_and_no_dark(tab: Browser, page: P
 def test_the_pages_sections_have_the_anchors_that_lead_to_them() -> None:
     content = document(example()).decode()
     anchors = re.findall(r'href="#([^"]*)"', content)
-    assert len(anchors) == len(set(anchors)) == 12
+    assert len(anchors) == len(set(anchors)) == 13
     assert all(f'id="{anchor}"' in content for anchor in anchors)
 
 

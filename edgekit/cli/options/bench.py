@@ -50,7 +50,7 @@ Pairs = Annotated[
         panel=AGAINST,
         metavar="N",
         show_default="8, or 10 where several rows decide",
-        help="Pairs of processes; as many again, up to 20 in all, where they leave it undecided.",
+        help="Pairs of processes; while undecided as many again, up to 20 in all.",
     ),
 ]
 Undecided = Annotated[
