@@ -356,7 +356,8 @@ def _check_files(manifest: Manifest, path: Path) -> None:
 
 def _check_variants(variants: Sequence[Variant], path: Path) -> None:
     """Raise BundleError unless every variant has a name and files of its own."""
-    names, files = [variant.name for variant in variants], [name for variant in variants for name in files_of(variant)]
+    names = [variant.name for variant in variants]
+    files = [name for variant in variants for name in dict.fromkeys(files_of(variant))]
     for name, count in Counter(names).items():
         if not check_name(name):
             raise BundleError(f"{path} calls a variant {name!r}, which is no plain name", FETCH_AGAIN)

@@ -77,7 +77,7 @@ def test_what_no_output_depends_on_counts_only_where_a_branch_may_read_it(inside
         nodes[1] = node("If", ["condition"], "y", then_branch=branch, else_branch=branch)
     stored = [
         tensor("w", 4, 4, 1, 1), tensor("many", 100, dtype="float16"), numpy_helper.from_array(np.float32(1), "scale"),
-        numpy_helper.from_array(np.bool_(True), "condition"),
+        numpy_helper.from_array(np.array(True), "condition"),
     ]  # fmt: skip
     found = arithmetic(model_of(nodes, stored).SerializeToString(), ("Conv",))
     assert found.layers == (TensorProto.FLOAT,)
