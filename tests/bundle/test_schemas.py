@@ -27,9 +27,9 @@ BUNDLES = Path(__file__).parent / "older"
 OLD = ("schema-1", "schema-2", "schema-3", "schema-3-float16")
 NAMES = {"schema-3-float16": "float16"}
 COMMITTED = {
-    "edgenet": "74b2077a631fd6e40286d91b596e3275",
-    "densenet": "f7105f8b0462b60ad67731b40e45b20c", "lenet": "b9c5bcd92cc1d97d4e6a6ae281630435",
-    "lenet-scratch": "ff3c2942d53f17dfc268f4aa1aac251e",
+    "edgenet": "906d7bdeef3eb65cc96400b23c9e7ab0",
+    "densenet": "5739932a6ffdfe70ecf8980f9e8ae7c5", "lenet": "5bf3721166fc47fbd5b39559289b2af6",
+    "lenet-scratch": "7c4337960e16474fdfb7e92f4586b252",
 }  # fmt: skip
 
 
