@@ -124,6 +124,13 @@ def test_a_file_that_resizes_by_more_than_two_levels_otherwise_than_pillow_is_re
         assert preprocessing.convert(bundle, Wanted()).draft.variant.made_by["grey_levels_from_pillow"] == 2
 
 
+def test_a_golden_picture_that_gets_another_label_than_behind_pillow_is_refused(lenet: Path) -> None:
+    bundle, scores = open_bundle(lenet), np.eye(4)
+    preprocessing._check_labels(bundle, {"y": scores}, {"y": scores * 2}, ())
+    with pytest.raises(ModelError, match="has another label behind this resizing than behind Pillow's"):
+        preprocessing._check_labels(bundle, {"y": scores}, {"y": scores[[0, 1, 3, 2]]}, ())
+
+
 def one_weight(model: onnx.ModelProto) -> None:
     tensor = next(each for each in model.graph.initializer if each.name == "15.weight")
     values = numpy_helper.to_array(tensor).copy()
