@@ -26,7 +26,7 @@ from edgekit.commands.inspect import inspect
 from edgekit.commands.predict import predict
 from edgekit.commands.quantize import quantize
 from edgekit.commands.verify import verify
-from edgekit.errors import BundleError, UsageError
+from edgekit.errors import BundleError, ModelError, UsageError
 from edgekit.latency.loop import Timing
 from edgekit.latency.search_space import search_space
 from edgekit.parity.manifest import check_manifest
@@ -109,6 +109,26 @@ def test_a_file_that_preprocesses_otherwise_fails_verify(lenet: Path, fault: str
     report = verify(lenet, SETUP)
     assert not report.passed
     assert all(check.outcome != "fail" for check in report.checks)
+
+
+@pytest.mark.parametrize("levels", [2.0, 3.0])
+def test_a_file_that_resizes_by_more_than_two_levels_otherwise_than_pillow_is_refused(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, levels: float
+) -> None:
+    bundle = open_bundle(repository / "exported" / "lenet")
+    monkeypatch.setattr(preprocessing, "_apart", lambda *arguments: np.array([0.0, levels]))
+    if levels > 2:
+        with pytest.raises(ModelError, match="resizes pictures by up to 3 grey levels otherwise than Pillow, 2 are allowed"):
+            preprocessing.convert(bundle, Wanted())
+    else:
+        assert preprocessing.convert(bundle, Wanted()).draft.variant.made_by["grey_levels_from_pillow"] == 2
+
+
+def test_a_golden_picture_that_gets_another_label_than_behind_pillow_is_refused(lenet: Path) -> None:
+    bundle, scores = open_bundle(lenet), np.eye(4)
+    preprocessing._check_labels(bundle, {"y": scores}, {"y": scores * 2}, ())
+    with pytest.raises(ModelError, match="has another label behind this resizing than behind Pillow's"):
+        preprocessing._check_labels(bundle, {"y": scores}, {"y": scores[[0, 1, 3, 2]]}, ())
 
 
 def one_weight(model: onnx.ModelProto) -> None:
