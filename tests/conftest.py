@@ -24,16 +24,6 @@ WITH_TORCH = importlib.util.find_spec("torch") is not None
 """Without it, as on a board, ``tests/test_gpu.py`` runs all the same."""
 
 
-def pytest_configure() -> None:
-    """Give each of several workers a core of its own: runtimes that take every core would spin in each other's way."""
-    place = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
-    if not place.isdecimal() or not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
-        os.sched_setaffinity(0, {cores[int(place) % len(cores)]})
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_per_worker() -> None:
     if WITH_TORCH:

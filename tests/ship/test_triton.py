@@ -75,9 +75,11 @@ def test_every_variant_becomes_a_model_whose_config_says_what_its_file_does(
     result = run("export", bundle.root, "--triton", tmp_path / "models", "--json")
     assert result.code == 0, result.err
     folders = sorted((tmp_path / "models").iterdir())
-    assert [folder.name for folder in folders] == ["edgenet-float16", "edgenet-float32", "edgenet-int8"]
+    assert [folder.name for folder in folders] == [
+        "edgenet-float16", "edgenet-float32", "edgenet-int8", "edgenet-with-preprocessing",
+    ]  # fmt: skip
     golden = bundle.golden().inputs["input"]
-    for folder in folders:
+    for folder in folders[:-1]:  # the last takes pictures, see below
         config = check_against_file(folder)
         assert config.max_batch_size == MOST_BATCH
         assert [warm_up.batch_size for warm_up in config.model_warmup] == [1, MOST_BATCH]
