@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 
-from edgekit.onnx.bodies import GRAPH_NODE, MODEL_GRAPH, node_of
-from edgekit.onnx.declared import initializers, of_tensor
+from edgekit.onnx.bodies import GRAPH_NODE, MODEL_FUNCTION, MODEL_GRAPH, node_of
+from edgekit.onnx.declared import initializers, of_tensor, opsets
 from edgekit.onnx.wire import fields, inside
 
 
@@ -14,10 +15,25 @@ def first_lacking(whole: bytes, part: bytes) -> str:
     """The first node or stored tensor of the main graph of ``part`` that that of ``whole`` has not, or not so; empty if none.
 
     Nodes are the same where their messages are: operator, attributes, names of inputs and outputs. No two nodes of a valid graph
-    give one value, so that what is computed of the same values is the same. Raises ValueError for a malformed message.
+    give one value, so that what is computed of the same values is the same, where operators mean the same: both files must have
+    the same opset imports, and the same functions, which give operators another meaning. Raises ValueError for a malformed
+    message.
     """
+    if opsets(whole) != opsets(part):
+        return "the same opset imports"
+    if _functions(whole) != _functions(part):
+        return "the same functions"
     known = dict(_members(whole))
     return next((name for name, digest in _members(part) if known.get(name) != digest), "")
+
+
+def _functions(content: bytes) -> Counter[bytes]:
+    """The messages of the file's functions."""
+    return Counter(
+        bytes(value)
+        for number, value in fields(memoryview(content))
+        if number == MODEL_FUNCTION and isinstance(value, memoryview)
+    )
 
 
 def _members(content: bytes) -> Iterator[tuple[str, bytes]]:

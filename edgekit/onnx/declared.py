@@ -62,6 +62,16 @@ def declared(content: bytes) -> Declared:
     return Declared(opset, metadata, inputs, tensors[_GRAPH_OUTPUT], stored, operator_counts(content), functions)
 
 
+def opsets(content: bytes) -> Counter[tuple[str, int]]:
+    """The (domain, version) of each opset import, ONNX's own domain as ""; raises ValueError for a malformed message."""
+    found = Counter[tuple[str, int]]()
+    for entry in inside(memoryview(content), _MODEL_OPSET):
+        parts = dict(fields(entry))
+        domain, version = decoded(parts.get(1, 0)), parts.get(2)
+        found["" if domain == "ai.onnx" else domain, version if isinstance(version, int) else 0] += 1
+    return found
+
+
 def element_types(content: bytes) -> dict[str, int]:
     """Value of the main graph -> its element type, as far as the file says it; raises ValueError for a malformed message."""
     types = {name: kind for kind, _, name in map(of_tensor, initializers(content))}

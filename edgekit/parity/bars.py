@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -56,9 +56,19 @@ def bars_of(
     noise that was measured at export, if it is of full precision, and every file to at most the allowance that its bundle
     records, which may not be wider than ``edgekit.bundle.allowance`` says unless the caller is ``trusting``.
     """
-    callers = _callers_own(manifest, variant, caller, trusting=trusting)
-    if callers is not None:
-        return BarsByRuntime(manifest, callers)
+    usual = _usual_bars(manifest, variant, evidence, trusting=trusting, own=own)
+    return usual._replace(callers=_callers_own(manifest, variant, caller, trusting=trusting))
+
+
+def _usual_bars(
+    manifest: Manifest,
+    variant: Variant,
+    evidence: EvidenceArrays | None,
+    *,
+    trusting: bool,
+    own: Mapping[str, Array] | None,
+) -> BarsByRuntime:
+    """The bars where no caller sets any."""
     recorded = variant.allowance.tolerance
     trusted = trusting and bool(asks_too_much(variant))
     allowance = variant.allowance if trusted else bounded_allowance(variant)
@@ -74,14 +84,16 @@ def bars_of(
     return BarsByRuntime(manifest, Bars(dict.fromkeys(_names(manifest), ScaleBar(rtol, sizes)), held), floors)
 
 
-def _callers_own(manifest: Manifest, variant: Variant, caller: Tolerance | ToleranceChange, *, trusting: bool) -> Bars | None:
-    """The bars that the caller sets, in place of all others; None where the caller sets none.
+def _callers_own(
+    manifest: Manifest, variant: Variant, caller: Tolerance | ToleranceChange, *, trusting: bool
+) -> Callable[[Bars], Bars]:
+    """What puts the bars that the caller sets in place of others; it leaves them where the caller sets none.
 
     What the caller leaves open is the bundle's, as far as a bundle may choose it unless the caller is ``trusting``. A file that
     is held to its reference on the first part alone, because no calibration saw the others, is held to the caller's there too.
     """
     if caller == ToleranceChange():
-        return None
+        return lambda bars: bars
     recorded, allowance = variant.allowance.tolerance, variant.allowance
     if not trusting:
         allowance = bounded_allowance(variant)
@@ -89,8 +101,11 @@ def _callers_own(manifest: Manifest, variant: Variant, caller: Tolerance | Toler
     tolerance = caller.of(recorded)
     usual = next((part.samples for part in manifest.golden_of(variant.name).parts), None)
     calibrated = held_by_snr(variant) is not None and allowance.steps is not None
-    bar = CallersBar(tolerance, tolerance.top1, widest_rtol(variant.precision), usual, usual if calibrated else None)
-    return Bars(dict.fromkeys(_names(manifest), bar), tolerance)
+
+    def instead_of(bar: Bar) -> CallersBar:
+        return CallersBar(tolerance, tolerance.top1, widest_rtol(variant.precision), bar, usual, usual if calibrated else None)
+
+    return lambda bars: Bars({name: instead_of(bar) for name, bar in bars.of.items()}, tolerance, as_written=bars.as_written)
 
 
 def bars_as_written(
@@ -105,9 +120,6 @@ def bars_as_written(
 
     The caller's own tolerance takes its place here too.
     """
-    callers = _callers_own(manifest, variant, caller, trusting=trusting)
-    if callers is not None:
-        return callers._replace(as_written=True)
     allowance = variant.allowance if trusting else bounded_allowance(variant)
     whole = WHOLE_BARS.get(variant.precision)
     steps = STEPS * allowance.tolerance.rtol
@@ -119,7 +131,8 @@ def bars_as_written(
         name: bar._replace(steps=steps, own_parts=None, typical_steps=typical) if isinstance(bar, ConvertedBar) else bar
         for name, bar in bars.of.items()
     }
-    return bars._replace(of=held, steps=steps, as_written=True)
+    callers = _callers_own(manifest, variant, caller, trusting=trusting)
+    return callers(bars._replace(of=held, steps=steps, as_written=True))
 
 
 def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array]) -> Bars:
@@ -146,14 +159,19 @@ def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: 
 
 
 class BarsByRuntime(NamedTuple):
-    """The bars of a variant, on runtimes whose noise was measured at export and on others."""
+    """The bars of a variant, on runtimes whose noise was measured at export and on others; ``callers`` puts a caller's there."""
 
     manifest: Manifest
     plain: Bars
     floors: Mapping[str, Array] = {}
+    callers: Callable[[Bars], Bars] = lambda bars: bars
 
     def on(self, backend: str, facts: Mapping[str, str]) -> Bars:
         """The bars on a backend with the ``facts`` of its session."""
+        return self.callers(self._usual_on(backend, facts))
+
+    def _usual_on(self, backend: str, facts: Mapping[str, str]) -> Bars:
+        """The bars there where no caller sets any."""
         evidence = self.manifest.evidence
         if evidence is None or not self.floors:
             return self.plain

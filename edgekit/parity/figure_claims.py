@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from packaging.version import InvalidVersion, Version
 
 from edgekit.bundle.allowance import held_to_noise
 from edgekit.bundle.variants import own_outputs
@@ -15,7 +16,7 @@ from edgekit.parity.noise import most_noise
 from edgekit.reports.verify import Check
 from edgekit.tensors import Array
 
-WITH_EVIDENCE = ["0", "2"]
+WITH_EVIDENCE = (0, 2)
 """The first release that records noise floors."""
 
 
@@ -59,8 +60,7 @@ def _own_errors(seen: Evidenced) -> Iterator[Check]:
 
 def evidence(seen: Evidenced) -> Iterator[Check]:
     """A bundle of this edgekit has its noise floors, of the size of rounding, from runtimes that it names, and its metadata."""
-    version = seen.declared.metadata.get("edgekit.version", "0.0")
-    measures = version.split(".")[:2] >= WITH_EVIDENCE
+    measures = _release(seen.declared.metadata.get("edgekit.version", "0.0")) >= WITH_EVIDENCE
     described, floors = seen.manifest.evidence, seen.arrays.floors if seen.arrays else {}
     problem = ""
     if (measures or seen.manifest.golden.parts) and not floors:
@@ -74,6 +74,14 @@ def evidence(seen: Evidenced) -> Iterator[Check]:
         wide = next((name for name in barred if _inflated(seen, name, floors[name])), None)
         problem = f"the noise floors of {wide!r} are far above what the original itself rounds" if wide is not None else ""
     yield told("evidence", problem)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version; of what is no version, those of a release that records noise floors."""
+    try:
+        return Version(version).release
+    except InvalidVersion:
+        return WITH_EVIDENCE
 
 
 def _inflated(seen: Evidenced, name: str, floors: Array) -> bool:

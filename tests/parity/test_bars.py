@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.bundle.manifest import Manifest, Variant
+from edgekit.bundle.manifest import Allowance, Manifest, Variant
 from edgekit.bundle.variants import own_outputs
 from edgekit.parity.bars import Bars, bars_as_written, bars_of
 from edgekit.parity.callers import CallersBar
+from edgekit.parity.compare import compare_output
 from edgekit.parity.converted import ConvertedBar
+from edgekit.tensors import Array
 from edgekit.tolerance import TIE, NoiseBar, ScaleBar, Tolerance, ToleranceChange, widest_rtol
 
 AS_RECORDED = ToleranceChange()
@@ -135,11 +137,81 @@ def test_a_caller_sets_how_far_numbers_may_be_off_and_the_bundle_nothing_beyond_
     first = densenet.manifest.golden.parts[0].samples
     evil = {"atol": 1e9, "top1": 0.0}
     change = ToleranceChange(rtol=0.3)
-    bar = plain(densenet, asking(densenet.variant(), evil), change)
-    assert bar == CallersBar(Tolerance(1e-5, 0.3, 1.0), 1.0, widest_rtol("float32"), first, None)
+    bar, other = plain(densenet, asking(densenet.variant(), evil), change), ScaleBar(0.0)
+    assert isinstance(bar.instead_of, ScaleBar)
+    exact = CallersBar(Tolerance(1e-5, 0.3, 1.0), 1.0, widest_rtol("float32"), other, first, None)
+    assert bar._replace(instead_of=other) == exact
     bar = plain(densenet, asking(densenet.variant("int8"), evil), change)
-    assert bar == CallersBar(Tolerance(1e-5, 0.3, 0.5), 0.5, widest_rtol("int8"), first, first)
+    assert isinstance(bar.instead_of, ConvertedBar)
+    int8 = CallersBar(Tolerance(1e-5, 0.3, 0.5), 0.5, widest_rtol("int8"), other, first, first)
+    assert bar._replace(instead_of=other) == int8
     assert plain(densenet, asking(densenet.variant(), evil), change, trusting=True).tolerance == Tolerance(1e9, 0.3, 0.0)
     own = Tolerance(1e-3, 1e-3, 0.9)
     assert plain(densenet, densenet.variant(), own).tolerance == own
     assert bar.held(np.zeros((first + 3, 2))) == first
+
+
+def exported(bundle: Bundle, precision: str) -> tuple[Manifest, Variant]:
+    """The bundle as if its file of ``precision`` had been exported: the only one, which was converted from nothing."""
+    recorded = bundle.variant(precision)
+    allowance = Allowance(Tolerance(0.0, widest_rtol(precision), recorded.allowance.tolerance.top1))
+    only = msgspec.structs.replace(recorded, conversion=None, allowance=allowance)
+    return msgspec.structs.replace(bundle.manifest, variants=(only,)), only
+
+
+def moved(reference: Array, seed: int) -> Array:
+    """Outputs that are off by noise of some size; by an odd ``seed`` one sample's two best classes also change places."""
+    rng = np.random.default_rng(seed)
+    size = 10 ** rng.uniform(-9, -0.5) * np.abs(reference).max()
+    mine = reference + size * rng.uniform(-1, 1, reference.shape)
+    return flipped(mine, int(rng.integers(len(mine)))) if seed % 2 else mine
+
+
+def flipped(scores: Array, sample: int = 0) -> Array:
+    """The scores, of whose ``sample`` the two best classes have changed places."""
+    mine = scores.copy()
+    first, second = np.argsort(mine[sample])[[-1, -2]]
+    mine[sample, [first, second]] = mine[sample, [second, first]]
+    return mine
+
+
+def near(reference: Array, margin: float) -> Array:
+    """The reference, but for the two best classes of its first sample, which are ``margin`` of scale apart."""
+    mine = reference.copy()
+    first, second = np.argsort(mine[0])[[-1, -2]]
+    mine[0, second] = mine[0, first] - margin * np.abs(mine).max()
+    return mine
+
+
+@pytest.mark.parametrize("margin", [1e-7, 1e-5, 1e-3, 1e-2])
+@pytest.mark.parametrize(
+    ("precision", "converted"), [("float32", False), ("float16", False), ("float16", True), ("int8", False), ("int8", True)]
+)
+def test_what_passes_by_default_passes_with_every_looser_rtol(
+    densenet: Bundle, precision: str, converted: bool, margin: float
+) -> None:
+    manifest, variant = densenet.manifest, densenet.variant(precision)
+    if not converted and precision != "float32":
+        manifest, variant = exported(densenet, precision)
+    ((name, recorded),) = densenet.golden().float64.items()
+    reference = near(recorded, margin)
+
+    def passes(output: Array, caller: ToleranceChange) -> bool:
+        own = {name: reference} if converted else None
+        bar = only_bar(bars_of(manifest, variant, densenet.evidence(), caller, trusting=False, own=own).on("ort-cpu", {}))
+        return compare_output(name, output, reference, bar).within(bar)
+
+    outputs = [flipped(reference), *(moved(reference, seed) for seed in range(40))]
+    passing = [output for output in outputs if passes(output, AS_RECORDED)]
+    assert 0 < len(passing) < len(outputs)
+    looser = [variant.allowance.tolerance.rtol * times for times in (1, 1.5)] + [0.6, 0.99]
+    assert all(passes(output, ToleranceChange(rtol=rtol)) for output in passing for rtol in looser)
+
+
+def test_a_wider_rtol_takes_no_classes_for_equal_that_the_bundles_bar_tells_apart(densenet: Bundle) -> None:
+    manifest, variant = exported(densenet, "float16")
+    ((name, recorded),) = densenet.golden().float64.items()
+    reference = near(recorded, 0.2)
+    bar = only_bar(bars_of(manifest, variant, None, ToleranceChange(rtol=0.9), trusting=False).on("ort-cpu", {}))
+    diff = compare_output(name, flipped(reference), reference, bar)
+    assert (diff.of_limit < 1, diff.within(bar)) == (True, False)

@@ -307,3 +307,15 @@ def test_a_node_that_is_said_to_be_kept_and_computes_in_float16_is_named(reposit
     kept = {"node": relu.name, "operator": "Relu", "module": "", "reason": "asked"}
     edit(root, lambda document: document["variants"][2]["conversion"].update(converted=14, kept=[kept]))
     assert failing(root)["conversion"] == f"float16: it keeps {relu.name!r}, which computes in float16"
+
+
+@pytest.mark.parametrize(
+    ("version", "asked"),
+    [("0.1.9", False), ("0.2.0", True), ("0.10.0", True), ("0.10.dev3+local", True), ("1", True), ("?", True)],
+)
+def test_every_release_from_the_second_on_records_noise_floors(lenet: Path, version: str, asked: bool) -> None:
+    for name in ("model.onnx", "int8.onnx", "float16.onnx"):
+        put(lenet, name, changed(lenet, name, metadata("edgekit.version", version)))
+    edit(lenet, lambda document: (document["golden"].update(parts=[]), document.update(evidence=None)))
+    said = failing(lenet).get("evidence")
+    assert said == ("the noise floors that edgekit export measures are missing" if asked else None)

@@ -9,11 +9,11 @@ from edgekit.parity.callers import CallersBar
 from edgekit.parity.compare import compare_output
 from edgekit.parity.order import in_another_order
 from edgekit.tensors import Array
-from edgekit.tolerance import Tolerance
+from edgekit.tolerance import ScaleBar, Tolerance
 
 REFERENCE = np.random.default_rng(0).standard_normal((40, 10))
 REFERENCE[:, 0] += 9  # the class of every sample: no order of the others changes a top-1
-WIDE = CallersBar(Tolerance(atol=0, rtol=0.9), 1.0, 2e-5)
+WIDE = CallersBar(Tolerance(atol=0, rtol=0.9), 1.0, 2e-5, ScaleBar(2e-5))
 SWAPPED = [0, 1, 5, 3, 4, 2, 6, 7, 8, 9]
 
 
