@@ -98,13 +98,17 @@ class Draft(NamedTuple):
             provenance=self.provenance,
         )
 
+    @property
+    def arrays(self) -> EvidenceArrays | None:
+        """What was measured, as it is written: with the first file's error."""
+        error = self.variants[0].error
+        if self.measured is None or error is None:
+            return self.measured
+        return msgspec.structs.replace(self.measured, error=np.array([error]))
+
     def contents(self, manifest: Manifest) -> dict[str, bytes]:
         """File name -> bytes of every file but the manifest; the model card describes ``manifest``."""
-        measured = {}
-        if self.measured is not None:
-            error = self.variants[0].error
-            evidence = self.measured if error is None else msgspec.structs.replace(self.measured, error=np.array([error]))
-            measured[EVIDENCE] = evidence.to_npz()
+        measured = {} if self.arrays is None else {EVIDENCE: self.arrays.to_npz()}
         return {**self.files, **measured, GOLDEN: self.golden.to_npz(), CARD: model_card(manifest).encode()}
 
 

@@ -79,6 +79,8 @@ def read_evidence(path: Path, manifest: Manifest) -> EvidenceArrays:
             if (str(array.dtype), array.ndim) != _KINDS.get(kind) or bool(of) != (kind == "floor"):
                 raise ValueError(f"{name!r} is {array.dtype} {array.shape}")
             (floors if of else others)[of or kind] = array
+        if "error" in others and others["error"].shape != (1,):
+            raise ValueError(f"its error is {len(others['error'])} numbers, not 1")
         nodes = _nodes(others)
         _check_floors(floors, manifest)
         predicted, truth = others.get("predicted"), others.get("truth")

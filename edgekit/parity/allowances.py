@@ -99,12 +99,15 @@ def half_allowance(readings: Sequence[Mapping[str, Array]], recorded: Recorded) 
 
 
 HALVES = ("float16", "bfloat16")
-"""Precisions of 16 bits, whose exported files are held by ``half_tolerance`` of the original's own error, or of their own."""
+"""Precisions of 16 bits, whose exported files are held by ``half_tolerance`` of the original's own error."""
 
 
 def asks_beyond_export(variant: Variant, recorded: Recorded) -> str:
-    """What the manifest asks for an exported file of 16 bits beyond what was recorded with it; empty where nothing is."""
-    error = max(recorded.error(recorded.arrays.original), variant.error or 0.0)
+    """What the manifest asks for an exported file of 16 bits beyond what was recorded with it; empty where nothing is.
+
+    The original's error supports it. Only where the reference is the original itself, which then has none, the file's own does.
+    """
+    error = recorded.error(recorded.arrays.original) or variant.error or 0.0
     asked, most = variant.allowance.tolerance.rtol, half_tolerance(error).rtol
     return "" if asked <= (1 + 1e-6) * most else f"{asked:.3g} rtol instead of at most {most:.3g}"
 

@@ -24,17 +24,17 @@ def errors(seen: Evidenced) -> Iterator[Check]:
     """The recorded errors are what the golden arrays and recorded outputs show, and what was measured at export."""
     yield from _own_errors(seen)
     golden, variant = seen.manifest.golden, seen.manifest.variants[0]
-    if not golden.parts or seen.arrays is None:
+    if not golden.parts:
         return
     recorded = Recorded(seen.golden, golden.parts)
-    problem = ""
-    if golden.original_error is not None:
+    measured = None if seen.arrays is None else seen.arrays.error
+    problem = "evidence.npz has not the file's error, which edgekit export records there" if measured is None else ""
+    if not problem and golden.original_error is not None:
         true = recorded.error(seen.golden.original)
         if not np.isclose(golden.original_error, true, rtol=1e-3, atol=0):
             problem = (
                 f"the original's own error is {golden.original_error:.1e} in the manifest, and {true:.1e} in the golden arrays"
             )
-    measured = seen.arrays.error
     for said in (variant.error, seen.manifest.fold.error_exported):
         if not problem and said is not None and measured is not None and not np.isclose(said, measured[0], rtol=1e-9, atol=0):
             problem = f"the manifest says the file's error is {said:.1e} of scale, and evidence.npz says {measured[0]:.1e}"

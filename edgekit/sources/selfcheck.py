@@ -76,7 +76,7 @@ def _difference(draft: Draft, manifest: Manifest, content: bytes) -> str:
 
 def _contradiction(draft: Draft, manifest: Manifest, content: bytes) -> str:
     """What the claims of the manifest about its numbers are contradicted by; empty if by nothing."""
-    seen = Evidenced(Bundle(Path(), manifest, ""), draft.golden, draft.measured, declared(content))
+    seen = Evidenced(Bundle(Path(), manifest, ""), draft.golden, draft.arrays, declared(content))
     checks = (*evidence(seen), *errors(seen), *kept_norms(seen), *shapes(seen))
     return next((check.text for check in checks if check.outcome == "fail"), "")
 

@@ -19,7 +19,7 @@ from edgekit.commands.verify import verify
 from edgekit.errors import BundleError
 from edgekit.parity.manifest import check_manifest
 from edgekit.sources import ExportOptions
-from tests.bundle.editing import edit, put
+from tests.bundle.editing import edit, npz, put
 from tests.converted import changed, copied, stored
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
@@ -188,3 +188,27 @@ def test_a_float32_network_with_float16_outputs_is_a_float16_bundle_that_passes(
     edit(tmp_path / "bundle", lambda document: document["variants"][0]["allowance"]["tolerance"].update(rtol=2e-2))
     said = failing(tmp_path / "bundle")["tolerance"]
     assert said.startswith("the bundle asks for a wider bar for float16 than its recorded outputs support: 0.02 rtol instead of")
+
+
+def test_an_error_that_nothing_recorded_shows_buys_a_float16_file_no_wider_bar(tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    export("tests.parity.test_precision_claims:half_outputs", root, ExportOptions(input_shapes=("1x3x6x6",)))
+    assert failing(root) == {}
+    with np.load(root / "evidence.npz") as content:
+        arrays = {name: content[name] for name in content.files if name != "error"}
+    put(root, "evidence.npz", npz(arrays))
+    assert list(failing(root)) == ["errors"]
+    assert failing(root)["errors"] == "evidence.npz has not the file's error, which edgekit export records there"
+
+    def claimed(document: dict[str, Any]) -> None:
+        document["variants"][0].update(error=0.0025)
+        document["variants"][0]["allowance"]["tolerance"].update(rtol=2e-2)
+        document["fold"].update(error_exported=0.0025)
+
+    edit(root, claimed)
+    assert set(failing(root)) == {"errors", "tolerance"}
+    put(root, "evidence.npz", npz({**arrays, "error": np.array([0.0025])}))
+    assert list(failing(root)) == ["tolerance"]  # by the original's own error, which the golden arrays show
+    put(root, "evidence.npz", npz({**arrays, "error": np.zeros(0)}))
+    with pytest.raises(BundleError, match="its error is 0 numbers, not 1"):
+        open_bundle(root).evidence()
