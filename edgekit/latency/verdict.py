@@ -53,15 +53,15 @@ def _judged(row: PairedRatio, limit: float, fewest: int) -> Judged:
     if row.high is not None and row.high <= 1 + limit:
         return Judged("not slower")
     if row.pairs < fewest:
-        return Judged("undecided", f"{row.pairs} pairs can decide nothing; it takes {fewest}", fewest - row.pairs)
+        return Judged("undecided", f"{row.pairs} pairs can decide nothing", fewest - row.pairs)
     return _undecided(row, limit, fewest, "the 99 % bounds leave both open")
 
 
 def _undecided(row: PairedRatio, limit: float, fewest: int, why: str) -> Judged:
     needed = _needed(row, limit, fewest)
-    more = max(2, 2 * math.ceil((needed - row.pairs) / 2)) if needed <= MOST_PAIRS else None  # ABBA: two at a time
+    more = max(1, math.ceil(needed) - row.pairs) if needed <= MOST_PAIRS else None
     if more is not None and row.pairs + more <= MOST_PAIRS:
-        return Judged("undecided", f"{why} (about {more} more pairs)", more)
+        return Judged("undecided", why, more)
     remedy = "edgekit doctor --bench says what disturbs this machine; --seconds makes each process longer"
     return Judged("undecided", f"{why}, and more pairs will hardly decide it: {remedy}")
 

@@ -64,10 +64,11 @@ def test_a_bundle_stands_against_itself_in_real_processes(bundle: Path, other: P
     report = against(bundle, other, SETUP, SHORT, terms=Terms(pairs=2))
     (row,) = report.rows
     assert (row.name, row.setup.threads, row.against_setup) == ("ort-cpu, batch 1, end-to-end", 1, row.setup)
-    assert sorted(row.order[:2]) == ["AB", "BA"]
+    assert len(row.order) == 4
+    assert {*row.order} <= {"AB", "BA"}
     assert len(row.first) == len(row.second) == row.evidence.pairs == 4
     assert report.undecided  # twice two pairs decide nothing
-    assert report.looks == (2, 4)
+    assert report.looks == (4,)
     assert report.bundle_sha256 == report.against_sha256
     assert AgainstReport.from_json(report.to_json()) == report
 
