@@ -147,7 +147,7 @@ def _report(
         machine=all_facts(),
         limit=terms.limit,
         seconds=timing.seconds,
-        seed=timing.seed,
+        seed=timing.seed or 0,
         rows=tuple(rows),
         undecided_passes=terms.undecided_passes,
         stored=day,

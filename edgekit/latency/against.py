@@ -75,7 +75,7 @@ def usual_pairs(rows: int) -> int:
     return pairs
 
 
-def orders(pairs: int, seed: int) -> Iterator[str]:
+def orders(pairs: int, seed: int | None) -> Iterator[str]:
     """For each pair "AB" or "BA", by a throw of a fair coin of its own."""
     coin = np.random.default_rng(seed)
     for _ in range(pairs):

@@ -7,8 +7,8 @@ takes no side: p grows.
 
 Flipping the signs of a set S of pairs makes the sum no smaller iff the mean of d over S is at most 0. The p-value of "the shift
 is at most t" is therefore (1 + the number of the 2^n - 1 sets whose mean is at most t) / 2^n, and its bounds are order statistics
-of these subset means (Hartigan 1969: they are typical values). No distribution is assumed, only symmetry: the coins' of pairs that
-run side by side.
+of these subset means (Hartigan 1969: they are typical values). No distribution is assumed, only symmetry, which the coins give
+pairs that run side by side.
 """
 
 from __future__ import annotations

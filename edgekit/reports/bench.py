@@ -126,7 +126,8 @@ class BenchReport(Report, frozen=True):
     ``bundle`` and ``onnx_sha256`` are of the first of ``bundles``. ``between``: medians of fresh processes, where they were asked
     for, and ``controls``, of the reference network beside them. ``load``: what callers and requests at once got, and ``starts``:
     fresh processes until they are steady. ``budget`` is of the same calls as ``budget_ms``. ``seconds``: of calls that each
-    row, and each process, was recorded for; 0 in an older report.
+    row, and each process, was recorded for; 0 in an older report. ``seed``: of the order of processes and of arrivals; None in an
+    older report.
 
     JSON has at most 5,000 calls of a row, evenly thinned; where it was written to a file, ``samples`` names the one beside it
     that has all that were kept, and ``read`` puts them back.
@@ -150,6 +151,7 @@ class BenchReport(Report, frozen=True):
     budget: Bound | None = None
     samples: SamplesFile | None = None
     seconds: float = 0.0
+    seed: int | None = None
     kept_as: ClassVar[str] = "bench"
 
     @property
@@ -253,9 +255,17 @@ class BenchReport(Report, frozen=True):
             *_between(self.between),
             *(self.load.page() if self.load else ()),
             *starts_page(self.starts),
+            *self._drawn(),
             *(item for layers in self.layers for item in layers.page()),
             *absent(self.skipped),
         )
+
+    def _drawn(self) -> Page:
+        """The seed, where something was drawn by it."""
+        drawn = self.between or self.starts or (self.load and any(row.rate is not None for row in self.load.rows))
+        if not drawn or self.seed is None:
+            return ()
+        return (Line(f"order of processes and arrivals of requests: --seed {self.seed} repeats them."),)
 
     def figures(self) -> Page:
         """How the calls of each row are distributed, the rows of a batch size on one axis."""

@@ -257,7 +257,7 @@ def each_look_spends_all(pairs: int) -> tuple[Look, ...]:
 def test_two_looks_are_wrong_no_oftener_than_one_may_be(
     monkeypatch: pytest.MonkeyPatch, wrong: Verdict, slower: float, limit: float
 ) -> None:
-    """What is alike is seldom called slower, and what is slower by the limit "not slower", also without a floor that withholds."""
+    """What is alike is seldom called slower, and what is slower by the limit "not slower", also without the floor."""
     monkeypatch.setattr("edgekit.latency.verdict.by_chance", lambda logs: 0.0)
     assert 0 < counted(wrong, slower, limit, shaken(0.03)) <= most_wrong()
     monkeypatch.setattr("edgekit.latency.against.looks", each_look_spends_all)
