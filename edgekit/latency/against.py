@@ -24,9 +24,9 @@ import numpy as np
 from edgekit.latency.fresh import time_fresh
 from edgekit.latency.signflip import ALPHA, MOST_PAIRS, fewest_pairs
 from edgekit.latency.turns import Thing, Timer, Turns, timed, warm
-from edgekit.latency.verdict import evidence_of, judge
+from edgekit.latency.verdict import CONTROLLED_ALPHA, evidence_of, judge
 from edgekit.progress import SILENT, Advance, Progress
-from edgekit.reports.against import AgainstRow, Judged, PairedRatio, Verdict
+from edgekit.reports.against import AgainstRow, Control, Judged, PairedRatio, Verdict
 from edgekit.reports.fresh import Fresh
 
 PAIRS, PAIRS_OF_SEVERAL = 8, 10
@@ -85,8 +85,10 @@ def orders(pairs: int, seed: int | None) -> Iterator[str]:
 class Contest:
     """A row that decides, its processes so far, and what the last look says of it."""
 
-    def __init__(self, duel: Duel, first: Sequence[Fresh] = (), second: Sequence[Fresh] = ()) -> None:
-        self.duel, self.first, self.second = duel, list(first), list(second)
+    def __init__(
+        self, duel: Duel, first: Sequence[Fresh] = (), second: Sequence[Fresh] = (), control: Control | None = None
+    ) -> None:
+        self.duel, self.first, self.second, self.control = duel, list(first), list(second), control
         self.evidence: PairedRatio | None = None
         self.judged = Judged("undecided")
 
@@ -102,7 +104,8 @@ class Contest:
         """What its pairs say, for a look at ``alpha``; of one that is decided the p that Holm's steps count it with."""
         if self.evidence is not None and self.judged.verdict != "undecided":
             return msgspec.structs.replace(self.evidence, p=_DECIDED[self.judged.verdict])
-        return evidence_of([one.median_ms for one in self.first], [one.median_ms for one in self.second], alpha)
+        first, second = ([one.median_ms for one in side] for side in (self.first, self.second))
+        return evidence_of(first, second, alpha, self.control)
 
     def row(self, drawn: Sequence[str] = ()) -> AgainstRow:
         """The row of the report; ``drawn`` are the orders of its pairs and maybe of more."""
@@ -159,9 +162,13 @@ def duels(
 
 
 def judged(
-    rows: Sequence[Duel], first: Sequence[Sequence[Fresh]], second: Sequence[Sequence[Fresh]], limit: float
+    rows: Sequence[Duel],
+    first: Sequence[Sequence[Fresh]],
+    second: Sequence[Sequence[Fresh]],
+    controls: Sequence[Control | None],
+    limit: float,
 ) -> tuple[AgainstRow, ...]:
-    """The rows of processes that have all run, by one look."""
-    contests = [Contest(*each) for each in zip(rows, first, second, strict=True)]
-    decide(contests, limit)
+    """The rows of processes that have all run, by one look; ``controls`` say how each row's machine has moved between them."""
+    contests = [Contest(*each) for each in zip(rows, first, second, controls, strict=True)]
+    decide(contests, limit, CONTROLLED_ALPHA)
     return tuple(contest.row() for contest in contests)

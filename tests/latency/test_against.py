@@ -17,9 +17,9 @@ from edgekit.errors import MissingError
 from edgekit.latency.against import FIRST_ALPHA, PAIRS, PAIRS_OF_SEVERAL, Duel, Look, duels, looks, orders, usual_pairs
 from edgekit.latency.signflip import ALPHA, MOST_PAIRS, fewest_pairs
 from edgekit.latency.turns import WARM_SECONDS, Thing, Turns, in_turns
-from edgekit.latency.verdict import evidence_of, judge
+from edgekit.latency.verdict import CONTROLLED_ALPHA, evidence_of, judge
 from edgekit.machine.child import Failure
-from edgekit.reports.against import AgainstReport, Judged, Stored, Verdict
+from edgekit.reports.against import AgainstReport, Control, Judged, Stored, Verdict
 from edgekit.reports.fresh import Fresh
 from edgekit.reports.markdown import markdown
 from edgekit.setups import Setup
@@ -170,6 +170,17 @@ def test_no_unit_changes_a_verdict_and_a_verdict_is_never_both(medians: list[flo
     turned = {verdict(first, second).verdict, verdict(second, first).verdict}
     assert turned != {"slower"}
     assert told.low <= told.ratio <= (told.high or 0)
+
+
+def test_what_a_control_may_have_moved_widens_the_bounds_and_is_no_fault() -> None:
+    """Bounds of the control, 0.98 to 1.03: a ratio of 1.02 says nothing, and one of 1.05 is 1.02 to 1.07 without it."""
+    control = Control(SETUP, (process(1.0),), (process(1.0),), 1.01, 0.98, 1.03, moved=False)
+    alone, held = (evidence_of([1.05] * 8, [1.0] * 8, CONTROLLED_ALPHA, given) for given in (None, control))
+    assert (alone.low, alone.high) == pytest.approx((1.05, 1.05))
+    assert (held.ratio, held.low, held.high) == pytest.approx((1.05 / 1.01, 1.05 / 1.03, 1.05 / 0.98))
+    assert held.p == pytest.approx(2 / 256)  # the control's bounds have the other half of the risk
+    assert evidence_of([1.02] * 8, [1.0] * 8, CONTROLLED_ALPHA, control).p == 1.0
+    assert evidence_of([1.02] * 8, [1.0] * 8, CONTROLLED_ALPHA).p == pytest.approx(2 / 256)
 
 
 # the looks
