@@ -105,7 +105,11 @@ def _leave(report: Report, bundle: Path | None, before: str, console: Console) -
         kept = records(before).here.get(report.kept_as)
         if kept is not None and kept.edgekit == __version__ and _outlasts(kept, report):
             console.print(
-                f"edgekit report goes on showing the longer {report.kept_as} of {kept.when}", style="dim", highlight=False
+                f"edgekit report goes on showing the longer {report.kept_as} of {kept.when}; to replace it run: {kept.words}",
+                style="dim",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
             return
         keep(before, report.kept_as, report.to_json(), shlex.join(["edgekit", *map(printable, sys.argv[1:])]))

@@ -62,7 +62,7 @@ def bench(
     layers: Layers = False,
     processes: Processes = 0,
     row: Rows = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     start: Start = False,
     budget: Bounds = None,
     concurrency: Concurrency = None,
@@ -103,7 +103,7 @@ def bench(
             bench_options.check_with_against(
                 against_backend=against_backend, limit=limit, pairs=pairs, undecided=undecided, row=None if processes else row
             )
-            load = bench_options.load(concurrency, rate, seed, sessions=sessions, arrivals=arrivals)
+            load = bench_options.load(concurrency, rate, sessions=sessions, arrivals=arrivals)
             further = bench_options.further(budget, load, layers=layers, start=start)
             bench_options.check_samples(output, bundle)
             return bench_bundles(bundle, ways(backend), timing, budget_ms=limit_ms, further=further, progress=progress)

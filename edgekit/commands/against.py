@@ -14,7 +14,7 @@ from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.ways import USUAL_TIMING, fitting, short_names
 from edgekit.errors import UsageError
 from edgekit.latency.against import LIMIT, Duel, duels, judged, looks, usual_pairs
-from edgekit.latency.control import controls_of
+from edgekit.latency.control import control_of, controls_of
 from edgekit.latency.loop import Timing
 from edgekit.latency.other_day import Today, check_seconds, other_day, read_report, row_like
 from edgekit.latency.signflip import MOST_PAIRS
@@ -128,7 +128,9 @@ def _against_stored(
     bundle.check_unchanged()
     today = Today(all_facts(), [row.first.setup for row in rows], tuple(zip(controls, timed[len(rows) :], strict=True)))
     day = other_day(file, report, today, terms.limit)
-    outcome = judged(rows, timed[: len(rows)], [row.processes[:pairs] for row in then], terms.limit)
+    moves = {control.setup: control for control in day.controls if not day.informs_only}
+    theirs = [row.processes[:pairs] for row in then]
+    outcome = judged(rows, timed[: len(rows)], theirs, [moves.get(control_of(row.first.setup)) for row in rows], terms.limit)
     if day.informs_only:
         nothing = Judged("undecided", f"{file} informs only")
         outcome = tuple(msgspec.structs.replace(row, judged=nothing) for row in outcome)
@@ -147,7 +149,7 @@ def _report(
         machine=all_facts(),
         limit=terms.limit,
         seconds=timing.seconds,
-        seed=timing.seed,
+        seed=timing.seed or 0,
         rows=tuple(rows),
         undecided_passes=terms.undecided_passes,
         stored=day,

@@ -81,6 +81,7 @@ def bench(
         starts=starts,
         budget=further.bound,
         seconds=timing.seconds,
+        seed=timing.seed,
     )
 
 

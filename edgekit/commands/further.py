@@ -111,7 +111,8 @@ def load_of(ways: Sequence[Way], ready: Sequence[Opened], load: Load, timing: Ti
             while load.sessions == "own" and len(sessions) < callers:
                 sessions.append(stack.enter_context(open_way(way, timing, progress)))
             things.append(_served(sessions, callers, timing.batches[0]))
-        return under_load(things, load, timing.batches[0], timing.seconds, progress)
+        seeded = load if load.seed is not None else msgspec.structs.replace(load, seed=timing.seed)
+        return under_load(things, seeded, timing.batches[0], timing.seconds, progress)
 
 
 def _served(sessions: Sequence[Opened], callers: int, batch: int) -> Served:
@@ -124,4 +125,4 @@ def _served(sessions: Sequence[Opened], callers: int, batch: int) -> Served:
 def starts_of(ways: Sequence[Way], timing: Timing, progress: Progress) -> tuple[StartRow, ...]:
     """The start of every way at the first batch size, end to end."""
     things = [Thing(way.name, way.bundle.root, way.setup, timing.batches[0], "end-to-end") for way in ways]
-    return start_rows(things, timing.seconds, progress)
+    return start_rows(things, timing.seconds, progress, seed=timing.seed)

@@ -195,7 +195,7 @@ class Tuning:
             self._hold_times(played)
             within = [setup for setup in played if setup in ledger.running()]
             if within:
-                self._choose({setup: played[setup].values(self.metric) for setup in within})
+                self._choose({setup: played[setup].values(self.metric) for setup in within}, len(finalists))
         for setup in ledger.running():
             if setup != self.chosen:
                 ledger.out(setup, "beaten", "others were faster in the short rounds")
@@ -260,9 +260,9 @@ class Tuning:
     def _finals(self, finalists: Sequence[Setup], progress: Progress) -> dict[Setup, Final]:
         """What fresh processes say of ``finalists``, without those that failed in one."""
         ledger = self.ledger
-        slowest_ms = max(ledger.rows[setup].median_ms or 0.0 for setup in finalists)
+        seconds = [seconds_for(ledger.rows[setup].median_ms or 0.0, tail=self.by_tail) for setup in finalists]
         things = [Thing(ledger.rows[setup].name, self.bundle.root, setup, self.batch, BOUNDARY) for setup in finalists]
-        played = finals(things, seconds_for(slowest_ms, tail=self.by_tail), progress, time_fresh)
+        played = finals(things, seconds, progress, time_fresh)
         for setup, final in played.items():
             if final.failure:
                 ledger.out(setup, "failed", f"a fresh process of it did not run: {final.failure}")
@@ -286,15 +286,15 @@ class Tuning:
         self.ledger.hold("p99", lambda row: row.p99_ms, played)
         self.ledger.hold("p90", lambda row: played[row.setup].percentile(90), played)
 
-    def _choose(self, values: Mapping[Setup, Sequence[float]]) -> None:
-        """The way with the least metric; what its processes cannot tell from it is said."""
+    def _choose(self, values: Mapping[Setup, Sequence[float]], ways: int) -> None:
+        """The way with the least metric, of ``ways`` that were in the finals; what its processes cannot tell from it is said."""
         best = min(values, key=lambda setup: middle(values[setup]))
         self.chosen = best
         self.ledger.add(best, standing="chosen")
         for setup in values:
             if setup == best:
                 continue
-            outcome = versus(values[best], values[setup])
+            outcome = versus(values[best], values[setup], ways)
             ratio = f"{outcome.ratio:.3f} times its time (99 %: {outcome.low:.3f} .. {outcome.high:.3f})"
             self.ledger.out(setup, "beaten", f"in {len(values[setup])} fresh processes of each", ratio)
             if not outcome.decided:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,8 +71,19 @@ def _different(parts: Sequence[tuple[str, ...]], depth: int) -> bool:
     return len({own[-depth:] for own in parts}) == len(set(parts))
 
 
+MOST_SEED = 2**32
+
+
 def fitting(timing: Timing, bundles: Sequence[Bundle]) -> Timing:
-    """The timing with the one batch size of bundles that take no other; raises UsageError where another was asked for."""
+    """The timing with the one batch size of bundles that take no other, and with a seed, by chance where none was given.
+
+    Raises UsageError where another batch size was asked for.
+    """
+    seed = secrets.randbelow(MOST_SEED) if timing.seed is None else timing.seed
+    return msgspec.structs.replace(_of_their_batch(timing, bundles), seed=seed)
+
+
+def _of_their_batch(timing: Timing, bundles: Sequence[Bundle]) -> Timing:
     fixed = [(fixed_batch(bundle.manifest.inputs), bundle.root) for bundle in bundles]
     sizes = {size: root for size, root in fixed if size is not None}
     if len(sizes) > 1:

@@ -1,13 +1,16 @@
 """One way to run a bundle against another, by pairs of fresh processes that take turns.
 
-Blocks of two pairs run A B B A or B A A B, as a coin decides that a seed throws: a machine that drifts steadily hits both alike,
-and which of a pair comes first is chance, which is what the test stands on. Each thing runs once before, unrecorded and short, so
+A coin that a seed throws for each pair decides which of it comes first. Whatever the machine does to the first and the second
+process of a pair, A gets either with a probability of one half, apart from all other pairs: where A and B are alike each of the
+2^n patterns of signs is equally likely, which is what the sign-flip test counts (randomisation: Fisher 1935, Edgington 1980).
+Blocks A B B A would balance a steady drift, but have 2^(n/2) patterns only. Each thing runs once before, unrecorded and short, so
 that the first pair does not pay for files that are not in memory yet, or for an engine that has to be built.
 
 The pairs are looked at twice. Rows that the first look leaves undecided get as many pairs again, and the second look judges all
 of these. The first look spends 0.004 of the risk of 0.01 and the second the rest, so that both together are wrong with a
 probability of at most 0.01, however much what they see depends on each other (Bonferroni; group-sequential designs: Pocock 1977).
-Most rows are decided by the first look.
+Most rows are decided by the first look. A look that could not decide, or after which too little follows, is left out, and the
+other spends the whole risk.
 """
 
 from __future__ import annotations
@@ -19,11 +22,11 @@ import msgspec
 import numpy as np
 
 from edgekit.latency.fresh import time_fresh
-from edgekit.latency.signflip import ALPHA, MOST_PAIRS
+from edgekit.latency.signflip import ALPHA, MOST_PAIRS, fewest_pairs
 from edgekit.latency.turns import Thing, Timer, Turns, timed, warm
-from edgekit.latency.verdict import evidence_of, judge
+from edgekit.latency.verdict import CONTROLLED_ALPHA, evidence_of, judge
 from edgekit.progress import SILENT, Advance, Progress
-from edgekit.reports.against import AgainstRow, Judged, PairedRatio, Verdict
+from edgekit.reports.against import AgainstRow, Control, Judged, PairedRatio, Verdict
 from edgekit.reports.fresh import Fresh
 
 PAIRS, PAIRS_OF_SEVERAL = 8, 10
@@ -31,6 +34,8 @@ PAIRS, PAIRS_OF_SEVERAL = 8, 10
 LIMIT = 0.05
 FIRST_ALPHA = 0.004
 """The first look's part of ``ALPHA``: eight pairs that all agree have p = 0.0039."""
+WORTH_A_LOOK = 0.25
+"""A second look that adds a smaller share of pairs would cost the first more of its risk than it gains."""
 
 
 class Look(NamedTuple):
@@ -41,10 +46,17 @@ class Look(NamedTuple):
 
 
 def looks(pairs: int) -> tuple[Look, ...]:
-    """After ``pairs``, and after twice as many, at most ``MOST_PAIRS``; one look where there can be no more."""
-    if pairs == MOST_PAIRS:
+    """After ``pairs``, and after twice as many, at most ``MOST_PAIRS``.
+
+    There is one look, at all of ``ALPHA``: after twice as many where ``pairs`` could decide nothing at ``FIRST_ALPHA``, and after
+    ``pairs`` where ``MOST_PAIRS`` leaves hardly any more.
+    """
+    every = min(2 * pairs, MOST_PAIRS)
+    if every - pairs < WORTH_A_LOOK * pairs:
         return (Look(pairs, ALPHA),)
-    return (Look(pairs, FIRST_ALPHA), Look(min(2 * pairs, MOST_PAIRS), ALPHA - FIRST_ALPHA))
+    if pairs < fewest_pairs(FIRST_ALPHA):
+        return (Look(every, ALPHA),)
+    return (Look(pairs, FIRST_ALPHA), Look(every, ALPHA - FIRST_ALPHA))
 
 
 class Duel(NamedTuple):
@@ -63,20 +75,20 @@ def usual_pairs(rows: int) -> int:
     return pairs
 
 
-def orders(pairs: int, seed: int) -> Iterator[str]:
-    """For each pair "AB" or "BA": blocks AB BA or BA AB, each by a throw of a fair coin."""
+def orders(pairs: int, seed: int | None) -> Iterator[str]:
+    """For each pair "AB" or "BA", by a throw of a fair coin of its own."""
     coin = np.random.default_rng(seed)
-    for place in range(pairs):
-        if place % 2 == 0:
-            heads = bool(coin.integers(2))
-        yield "AB" if heads == (place % 2 == 0) else "BA"
+    for _ in range(pairs):
+        yield "AB" if coin.integers(2) else "BA"
 
 
 class Contest:
     """A row that decides, its processes so far, and what the last look says of it."""
 
-    def __init__(self, duel: Duel, first: Sequence[Fresh] = (), second: Sequence[Fresh] = ()) -> None:
-        self.duel, self.first, self.second = duel, list(first), list(second)
+    def __init__(
+        self, duel: Duel, first: Sequence[Fresh] = (), second: Sequence[Fresh] = (), control: Control | None = None
+    ) -> None:
+        self.duel, self.first, self.second, self.control = duel, list(first), list(second), control
         self.evidence: PairedRatio | None = None
         self.judged = Judged("undecided")
 
@@ -92,7 +104,8 @@ class Contest:
         """What its pairs say, for a look at ``alpha``; of one that is decided the p that Holm's steps count it with."""
         if self.evidence is not None and self.judged.verdict != "undecided":
             return msgspec.structs.replace(self.evidence, p=_DECIDED[self.judged.verdict])
-        return evidence_of([one.median_ms for one in self.first], [one.median_ms for one in self.second], alpha)
+        first, second = ([one.median_ms for one in side] for side in (self.first, self.second))
+        return evidence_of(first, second, alpha, self.control)
 
     def row(self, drawn: Sequence[str] = ()) -> AgainstRow:
         """The row of the report; ``drawn`` are the orders of its pairs and maybe of more."""
@@ -149,9 +162,13 @@ def duels(
 
 
 def judged(
-    rows: Sequence[Duel], first: Sequence[Sequence[Fresh]], second: Sequence[Sequence[Fresh]], limit: float
+    rows: Sequence[Duel],
+    first: Sequence[Sequence[Fresh]],
+    second: Sequence[Sequence[Fresh]],
+    controls: Sequence[Control | None],
+    limit: float,
 ) -> tuple[AgainstRow, ...]:
-    """The rows of processes that have all run, by one look."""
-    contests = [Contest(*each) for each in zip(rows, first, second, strict=True)]
-    decide(contests, limit)
+    """The rows of processes that have all run, by one look; ``controls`` say how each row's machine has moved between them."""
+    contests = [Contest(*each) for each in zip(rows, first, second, controls, strict=True)]
+    decide(contests, limit, CONTROLLED_ALPHA)
     return tuple(contest.row() for contest in contests)

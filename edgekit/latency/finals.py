@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
 from edgekit.latency.fresh import time_fresh
-from edgekit.latency.signflip import ALPHA, lower_bound, p_value, upper_bound
+from edgekit.latency.signflip import ALPHA, fewest_pairs, lower_bound, p_value, upper_bound
 from edgekit.latency.statistics import Vector, percentile, samples_needed
 from edgekit.latency.turns import Thing, Timer, Turns, in_turns
 from edgekit.machine.child import Failure
@@ -20,7 +22,7 @@ from edgekit.reports.tune import Metric
 from edgekit.setups import Setup
 
 TURNS = 8
-"""Processes of each way: of 2^8 patterns of signs one alone has p = 0.004."""
+"""Processes of each of two ways: of 2^8 patterns of signs one alone has p = 0.004."""
 SECONDS, MOST_SECONDS = 0.4, 10.0
 TAIL = 99.0
 
@@ -56,15 +58,35 @@ def seconds_for(call_ms: float, *, tail: bool) -> float:
     return float(min(MOST_SECONDS, max(SECONDS, calls * call_ms / 1e3)))
 
 
-def finals(things: Sequence[Thing], seconds: float, progress: Progress = SILENT, time: Timer = time_fresh) -> dict[Setup, Final]:
-    """``TURNS`` processes of each of ``things``, in rounds of a random order, after a short one each; who fails takes no more."""
+def risk_of_each(ways: int) -> float:
+    """What each test may be wrong with, so that all of ``ways`` together are with ``ALPHA``: any may win (Bonferroni)."""
+    return ALPHA / max(2, ways * (ways - 1))
+
+
+def turns_for(ways: int) -> int:
+    """Processes of each of ``ways``: enough that pairs which all agree decide."""
+    return max(TURNS, fewest_pairs(risk_of_each(ways)))
+
+
+def finals(
+    things: Sequence[Thing], seconds: Sequence[float], progress: Progress = SILENT, time: Timer = time_fresh
+) -> dict[Setup, Final]:
+    """Some processes of each of ``things``, in rounds of a random order, after a short one each; who fails takes no more.
+
+    ``seconds``: of the processes of each thing, so that none waits for the slowest one's.
+    """
+    own_seconds = {thing.setup: own for thing, own in zip(things, seconds, strict=True)}
+
+    def time_own(bundle: Path, setup: Setup, batch: int, boundary: str, most: float) -> Fresh | Failure:
+        return time(bundle, setup, batch, boundary, min(most, own_seconds[setup]))
+
     failures: dict[Thing, str] = {}
 
     def failed(thing: Thing, failure: Failure) -> None:
         failures[thing] = failure.sentence()
 
-    turns = Turns(TURNS, seconds, kept=MOST_SAMPLES)
-    processes = in_turns(things, turns, progress, time, failed, title="finals in fresh processes")
+    turns = Turns(turns_for(len(things)), max(seconds), kept=MOST_SAMPLES)
+    processes = in_turns(things, turns, progress, time_own, failed, title="finals in fresh processes")
     return {thing.setup: Final(tuple(own), failures.get(thing, "")) for thing, own in zip(things, processes, strict=True)}
 
 
@@ -89,21 +111,21 @@ class Versus(NamedTuple):
 MOST_MORE = 200
 
 
-def versus(best: Sequence[float], other: Sequence[float]) -> Versus:
-    """Hold two ways against each other by the milliseconds of their processes, turn by turn; at least eight of each decide.
+def versus(best: Sequence[float], other: Sequence[float], ways: int = 2) -> Versus:
+    """Hold two of ``ways`` against each other by the milliseconds of their processes, turn by turn; ``turns_for`` of each decide.
 
-    Which is the best was read from these very processes, so that either could be: each side of the test gets half of ``ALPHA``.
+    Which is the best was read from these very processes, so that any could be: see ``risk_of_each``.
     """
-    logs = np.log(np.asarray(other) / np.asarray(best))
-    decided = p_value(logs) < ALPHA / 2
-    low, high = lower_bound(logs, ALPHA / 2), upper_bound(logs, ALPHA / 2)
-    return Versus(float(np.exp(np.median(logs))), math.exp(low), math.exp(high), decided, 0 if decided else _more(logs))
+    logs, alpha = np.log(np.asarray(other) / np.asarray(best)), risk_of_each(ways)
+    decided = p_value(logs) < alpha
+    low, high = lower_bound(logs, alpha), upper_bound(logs, alpha)
+    return Versus(float(np.exp(np.median(logs))), math.exp(low), math.exp(high), decided, 0 if decided else _more(logs, alpha))
 
 
-def _more(logs: Vector) -> int | None:
-    """As many as make the mean 2.6 standard errors, the normal distribution's 99.5 %; None beyond ``MOST_MORE``."""
+def _more(logs: Vector, alpha: float) -> int | None:
+    """As many as make the mean what a normal distribution exceeds with ``alpha``; None beyond ``MOST_MORE``."""
     mean, deviation = float(logs.mean()), float(logs.std(ddof=1))
     if mean <= 0 or not math.isfinite(deviation):
         return None
-    wanted = math.ceil((2.6 * deviation / mean) ** 2) - len(logs)
+    wanted = math.ceil((NormalDist().inv_cdf(1 - alpha) * deviation / mean) ** 2) - len(logs)
     return max(1, wanted) if wanted <= MOST_MORE else None

@@ -63,7 +63,8 @@ class Window(NamedTuple):
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How sessions are called: by how many callers at once, each number in turn, and whether these share one session.
 
-    ``rate``: requests a second of the open loop; ``auto``: the highest that holds ``budget``. ``seed`` draws the arrivals.
+    ``rate``: requests a second of the open loop; ``auto``: the highest that holds ``budget``. ``seed`` draws the arrivals;
+    None: the timing's does.
     """
 
     callers: tuple[int, ...] = (1,)
@@ -71,7 +72,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: float | Literal["auto"] | None = None
     arrivals: Arrivals = "poisson"
     budget: Budget | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for what is no number of callers, no rate, or no bound under load."""
@@ -240,7 +241,7 @@ def due_ns(load: Load, window: Window) -> Moments:
         raise UsageError(f"{rate:g}/s for {seconds:g} s are more than {MOST_REQUESTS:,} requests", "give a shorter --seconds")
     if load.arrivals == "constant":
         return np.asarray(np.rint(np.arange(requests) * (1e9 / rate)), np.int64)
-    drawn = np.random.default_rng((load.seed, draw)).uniform(0, seconds * 1e9, requests)
+    drawn = np.random.default_rng((load.seed or 0, draw)).uniform(0, seconds * 1e9, requests)
     return np.sort(drawn).astype(np.int64)
 
 

@@ -63,14 +63,15 @@ class Row(NamedTuple):
 class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Batch sizes, and ``seconds`` of recorded calls for each session, batch and boundary.
 
-    ``processes`` fresh ones, if any, are timed for each of ``rows``; ``seed`` draws the order in which they take turns.
+    ``processes`` fresh ones, if any, are timed for each of ``rows``; ``seed`` draws the order in which they take turns,
+    and the arrivals under load. None is another one each time: a constant order would favour the same side in every run.
     """
 
     batches: tuple[int, ...] = (1, 8, 32)
     seconds: float = 1.0
     processes: int = 0
     rows: tuple[Row, ...] = (Row(),)
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for batches that are none, or a time in which nothing can be measured."""

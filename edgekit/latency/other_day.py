@@ -1,6 +1,8 @@
 """A stored report as the other side: it informs, and decides only where the machine is the same and the control did not move.
 
-The control is the reference network on the backend of each row that decides: a CPU that has not moved says nothing of a GPU.
+The control is the reference network on the backend of each row that decides: a CPU that has not moved says nothing of a GPU. How
+far it may have moved, by its bounds, is taken from what is judged, and both share the risk. No coin decides which day a process
+falls on: the verdict stands on the day moving network and bundle by the same ratio, and on noise that takes no side.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from edgekit.latency.control import control_of
 from edgekit.latency.prediction import FEWEST_PROCESSES
 from edgekit.latency.signflip import MOST_PAIRS
 from edgekit.latency.turns import Thing
-from edgekit.latency.verdict import evidence_of
+from edgekit.latency.verdict import CONTROLLED_ALPHA, evidence_of
 from edgekit.reports.against import Control, Stored
 from edgekit.reports.bench import OF_THE_MOMENT, BenchReport, Between
 from edgekit.reports.fresh import Fresh
@@ -91,13 +93,13 @@ def _told(row: Thing | Between) -> str:
 def _held(thing: Thing, now: Sequence[Fresh], report: BenchReport, limit: float) -> Control | None:
     """The reference network now over then; None where the report has not timed it by that setup.
 
-    It did not move where its 99 % bounds lie within the limit on both sides.
+    It did not move where its bounds lie within the limit on both sides.
     """
     then = next((row for row in report.controls if row.setup == thing.setup), None)
     if then is None:
         return None
     pairs = list(zip(now, then.processes, strict=False))[:MOST_PAIRS]
-    found = evidence_of([one.median_ms for one, _ in pairs], [other.median_ms for _, other in pairs])
+    found = evidence_of([one.median_ms for one, _ in pairs], [other.median_ms for _, other in pairs], CONTROLLED_ALPHA)
     within = found.high is not None and found.low > 0 and max(math.log(found.high), -math.log(found.low)) <= math.log1p(limit)
     return Control(thing.setup, tuple(now), then.processes, found.ratio, found.low, found.high, moved=not within)
 

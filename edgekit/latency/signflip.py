@@ -1,12 +1,14 @@
 """The exact one-sided sign-flip test of paired log-ratios, and the bounds that it gives by inversion.
 
-d_i = log(a_i / b_i), one for each pair; A takes exp(d) times as long as B. Where A and B are alike and what disturbs a process
-takes no side, d_i and -d_i are equally likely, so that each of the 2^n patterns of signs is (Fisher 1935). The statistic is the
-sum. In blocks A B B A a steady drift adds to one d_i what it takes from the next: the sum stays, and p grows.
+d_i = log(a_i / b_i), one for each pair; A takes exp(d) times as long as B. A coin of its own decides which of a pair runs first.
+Where A and B are alike it decides the sign of d_i too, so that each of the 2^n patterns of signs is equally likely, however what
+disturbs the processes depends on time and on itself (Fisher 1935). The statistic is the sum. A drift makes the d_i larger and
+takes no side: p grows.
 
 Flipping the signs of a set S of pairs makes the sum no smaller iff the mean of d over S is at most 0. The p-value of "the shift
 is at most t" is therefore (1 + the number of the 2^n - 1 sets whose mean is at most t) / 2^n, and its bounds are order statistics
-of these subset means (Hartigan 1969: they are typical values). No distribution is assumed, only symmetry.
+of these subset means (Hartigan 1969: they are typical values). No distribution is assumed, only symmetry, which the coins give
+pairs that run side by side.
 """
 
 from __future__ import annotations

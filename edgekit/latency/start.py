@@ -15,18 +15,18 @@ PROCESSES = 3
 
 
 def start_rows(
-    things: Sequence[Thing], seconds: float, progress: Progress = SILENT, time: Timer = time_fresh
+    things: Sequence[Thing], seconds: float, progress: Progress = SILENT, time: Timer = time_fresh, seed: int | None = None
 ) -> tuple[StartRow, ...]:
     """``PROCESSES`` of each thing, taking turns, after one that brings its files into memory and builds its engine.
 
-    A thing of which a process fails is told with that process's sentence, and not started again.
+    ``seed`` draws their order. A thing of which a process fails is told with that process's sentence, and not started again.
     """
     failures: dict[Thing, str] = {}
 
     def failed(thing: Thing, failure: Failure) -> None:
         failures[thing] = failure.sentence("its process")
 
-    turns = Turns(PROCESSES, seconds, kept=MOST_SAMPLES)
+    turns = Turns(PROCESSES, seconds, seed, kept=MOST_SAMPLES)
     processes = in_turns(things, turns, progress, time, failed, title="starting")
     return tuple(
         StartRow(thing.label, thing.setup, thing.batch, thing.boundary, tuple(own), failures.get(thing, ""))

@@ -39,12 +39,12 @@ class Thing(NamedTuple):
 class Turns(NamedTuple):
     """How things take turns: how many processes of each, the seconds of each process, and the seed of their order.
 
-    ``kept``: how many calls of each process are.
+    Without a ``seed`` the order is by chance, and another each time. ``kept``: how many calls of each process are.
     """
 
     each: int
     seconds: float = 1.0
-    seed: int = 0
+    seed: int | None = None
     kept: int = SAMPLES_KEPT
 
 
@@ -107,8 +107,8 @@ def in_turns(
     return processes
 
 
-def shuffled(items: Sequence[Item], rounds: int, seed: int) -> Iterator[Item]:
-    """All of ``items`` in every one of ``rounds`` rounds, each round in an order that ``seed`` draws anew."""
+def shuffled(items: Sequence[Item], rounds: int, seed: int | None) -> Iterator[Item]:
+    """All of ``items`` in every one of ``rounds`` rounds, each round in an order that ``seed``, or chance, draws anew."""
     dice = np.random.default_rng(seed)
     for _ in range(rounds):
         for place in dice.permutation(len(items)):

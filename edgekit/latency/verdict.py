@@ -16,26 +16,41 @@ import numpy as np
 
 from edgekit.latency.signflip import ALPHA, MOST_PAIRS, by_chance, fewest_pairs, holm, lower_bound, p_value, upper_bound
 from edgekit.latency.statistics import Vector
-from edgekit.reports.against import Judged, PairedRatio
+from edgekit.reports.against import Control, Judged, PairedRatio
+
+CONTROLLED_ALPHA = ALPHA / 2
+"""Of what is held against another day: its own bounds and the control's share the risk."""
 
 
-def evidence_of(first: Sequence[float], second: Sequence[float], alpha: float = ALPHA) -> PairedRatio:
+def evidence_of(
+    first: Sequence[float], second: Sequence[float], alpha: float = ALPHA, control: Control | None = None
+) -> PairedRatio:
     """What pairs of process medians say of first over second; a pair stands in each place, in the order of time.
 
+    ``control``: what has moved both alike. The ratio is divided by its ratio, the bounds by its opposite bounds, and p is of the
+    ratio being at most its upper bound: whatever lies within its bounds is no fault of the first's.
     Both are in one unit, 2 to ``MOST_PAIRS`` long. ``alpha``: this look's part of ``ALPHA``. The bounds miss with that
     probability, and p is enlarged by ``ALPHA / alpha``, so that it is held against ``ALPHA`` at every look.
     """
     ours, theirs = (np.log(np.asarray(medians, np.float64)) for medians in (first, second))
     logs = ours - theirs
-    high = upper_bound(logs, alpha)
+    ratio, low, high = (0.0, 0.0, 0.0) if control is None else _logs_of(control)
+    upper = upper_bound(logs, alpha) - low
     return PairedRatio(
         pairs=len(logs),
-        ratio=math.exp(float(np.median(logs))),
-        low=math.exp(lower_bound(logs, alpha)),
-        high=math.exp(high) if high < math.inf else None,
-        p=min(1.0, p_value(logs) * ALPHA / alpha),
+        ratio=math.exp(float(np.median(logs)) - ratio),
+        low=math.exp(lower_bound(logs, alpha) - high),
+        high=math.exp(upper) if upper < math.inf else None,
+        p=min(1.0, p_value(logs, high) * ALPHA / alpha),
         floor=math.expm1(by_chance(np.concatenate([_beside(ours), _beside(theirs)]))),
     )
+
+
+def _logs_of(control: Control) -> tuple[float, float, float]:
+    """Of its ratio, and of its lower and upper bound, which a control that did not move has."""
+    assert control.low > 0
+    assert control.high is not None
+    return math.log(control.ratio), math.log(control.low), math.log(control.high)
 
 
 def judge(rows: Sequence[PairedRatio], limit: float, alpha: float = ALPHA) -> list[tuple[PairedRatio, Judged]]:
@@ -53,15 +68,15 @@ def _judged(row: PairedRatio, limit: float, fewest: int) -> Judged:
     if row.high is not None and row.high <= 1 + limit:
         return Judged("not slower")
     if row.pairs < fewest:
-        return Judged("undecided", f"{row.pairs} pairs can decide nothing; it takes {fewest}", fewest - row.pairs)
+        return Judged("undecided", f"{row.pairs} pairs can decide nothing", fewest - row.pairs)
     return _undecided(row, limit, fewest, "the 99 % bounds leave both open")
 
 
 def _undecided(row: PairedRatio, limit: float, fewest: int, why: str) -> Judged:
     needed = _needed(row, limit, fewest)
-    more = max(2, 2 * math.ceil((needed - row.pairs) / 2)) if needed <= MOST_PAIRS else None  # ABBA: two at a time
+    more = max(1, math.ceil(needed) - row.pairs) if needed <= MOST_PAIRS else None
     if more is not None and row.pairs + more <= MOST_PAIRS:
-        return Judged("undecided", f"{why} (about {more} more pairs)", more)
+        return Judged("undecided", why, more)
     remedy = "edgekit doctor --bench says what disturbs this machine; --seconds makes each process longer"
     return Judged("undecided", f"{why}, and more pairs will hardly decide it: {remedy}")
 

@@ -40,7 +40,10 @@ class PairedRatio(Part, frozen=True):
 
 
 class Judged(Part, frozen=True):
-    """The verdict on one row, and why there is none; ``more_pairs``: about how many more would give one, if that many can."""
+    """The verdict on one row, and why there is none; ``more_pairs``: about how many more would give one, if that many can.
+
+    They are not to be added to these pairs: that is a look more than the risk was shared among. A new run with them all decides.
+    """
 
     verdict: Verdict
     reason: str = ""
@@ -72,7 +75,10 @@ class AgainstRow(Part, frozen=True):
 
 
 class Control(Part, frozen=True):
-    """edgekit's reference network, timed in both runs by ``setup``; ``low`` and ``high`` are the 99 % bounds of now over then."""
+    """edgekit's reference network, timed in both runs by ``setup``; ``low`` and ``high`` are the bounds of now over then.
+
+    They share the risk of 0.01 with the bounds of the row that is judged: 99.5 % each.
+    """
 
     setup: Setup
     first: Annotated[tuple[Fresh, ...], Meta(min_length=1)]
@@ -139,12 +145,25 @@ class AgainstReport(Report, frozen=True):
                 for row in self.rows
                 if row.setup != row.against_setup
             ),
-            *(Line(Span(f"{row.name}: {row.judged.reason}", "warn")) for row in self.rows if row.judged.reason and not informs),
+            *(
+                Line(Span(f"{row.name}: {row.judged.reason}{self._remedy(row)}", "warn"))
+                for row in self.rows
+                if row.judged.reason and not informs
+            ),
             *self._of_another_day(),
             Line(_LEGEND),
             Line(self._how()),
             Line((f"slower than B by more than {_percent(self.limit)}: ", *self._word())),
         )
+
+    def _remedy(self, row: AgainstRow) -> str:
+        """What is to be given so that there will probably be a verdict; empty where no number of pairs gives one."""
+        if row.judged.more_pairs is None:
+            return ""
+        pairs = row.evidence.pairs + row.judged.more_pairs
+        if self.stored is None:
+            return f"; a new comparison with --pairs {pairs} will probably decide it"
+        return f"; a stored report with --processes {pairs} will probably decide it"
 
     def _word(self) -> tuple[Span, ...]:
         passes = self.verdict == "undecided" and self.undecided_passes
@@ -156,7 +175,7 @@ class AgainstReport(Report, frozen=True):
             return f"{pairs} processes of A now, {times}, with as many of the stored report's in turn."
         first = self.looks[0] if self.looks else pairs
         again = f"; {pairs} where {first} left it undecided" if pairs > first else ""
-        return f"{first} pairs of processes in ABBA order (seed {self.seed}), {times}{again}."
+        return f"{first} pairs of processes, the first of each by a coin (--seed {self.seed}), {times}{again}."
 
     def _of_another_day(self) -> Iterator[Line]:
         if self.stored is None:
@@ -167,6 +186,8 @@ class AgainstReport(Report, frozen=True):
             yield Line(f"reference network on {control.setup} {moved}{control.ratio:.3f} ({control.low:.3f} .. {high}) of then")
         if self.stored.informs_only:
             yield note(f"{self.stored.file} informs and decides nothing: {self.stored.informs_only}")
+            return
+        yield Line("A/B is divided by that of the reference network, and its bounds are wider by the reference network's.")
 
 
 _LEGEND = (

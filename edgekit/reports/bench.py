@@ -126,7 +126,8 @@ class BenchReport(Report, frozen=True):
     ``bundle`` and ``onnx_sha256`` are of the first of ``bundles``. ``between``: medians of fresh processes, where they were asked
     for, and ``controls``, of the reference network beside them. ``load``: what callers and requests at once got, and ``starts``:
     fresh processes until they are steady. ``budget`` is of the same calls as ``budget_ms``. ``seconds``: of calls that each
-    row, and each process, was recorded for; 0 in an older report.
+    row, and each process, was recorded for; 0 in an older report. ``seed``: of the order of processes and of arrivals; None in an
+    older report.
 
     JSON has at most 5,000 calls of a row, evenly thinned; where it was written to a file, ``samples`` names the one beside it
     that has all that were kept, and ``read`` puts them back.
@@ -150,6 +151,7 @@ class BenchReport(Report, frozen=True):
     budget: Bound | None = None
     samples: SamplesFile | None = None
     seconds: float = 0.0
+    seed: int | None = None
     kept_as: ClassVar[str] = "bench"
 
     @property
@@ -166,20 +168,20 @@ class BenchReport(Report, frozen=True):
     def outlasts(self, newer: Report) -> bool:
         """Whether it has timed each of the other's rows on the same machine and releases, for longer or beside more rows.
 
-        It must be held to the same budgets, and have each further part that the other has.
+        It must be held to the same budgets, have each further part that the other has, and no noisy row that is stable there.
         """
         if not isinstance(newer, BenchReport) or self.limits != newer.limits or _lasting(self.machine) != _lasting(newer.machine):
             return False
-        own, others = self._places(), newer._places()
+        own, others = self._by_place(), newer._by_place()
         parts = ("layers", "between", "load", "starts")
-        says_all = all(own.get(place) == facts for place, facts in others.items())
+        says_all = all(place in own and _says_as_much(own[place], row) for place, row in others.items())
         says_all &= all(getattr(self, part) or not getattr(newer, part) for part in parts)
         return says_all and (self.seconds, len(own)) > (newer.seconds, len(others))
 
-    def _places(self) -> dict[tuple[str, int, str], dict[str, str]]:
-        """The facts of each row by its setup, whatever other batches that takes, its batch and its boundary."""
+    def _by_place(self) -> dict[tuple[str, int, str], LatencyReport]:
+        """Each row by its setup, whatever other batches that takes, its batch and its boundary."""
         alone = ((msgspec.structs.replace(row.setup, batches=()), row) for row in self.rows)
-        return {(str(setup), row.batch, row.boundary): _lasting(row.facts) for setup, row in alone}
+        return {(str(setup), row.batch, row.boundary): row for setup, row in alone}
 
     @property
     def within_budgets(self) -> bool:
@@ -253,9 +255,17 @@ class BenchReport(Report, frozen=True):
             *_between(self.between),
             *(self.load.page() if self.load else ()),
             *starts_page(self.starts),
+            *self._drawn(),
             *(item for layers in self.layers for item in layers.page()),
             *absent(self.skipped),
         )
+
+    def _drawn(self) -> Page:
+        """The seed, where something was drawn by it."""
+        drawn = self.between or self.starts or (self.load and any(row.rate is not None for row in self.load.rows))
+        if not drawn or self.seed is None:
+            return ()
+        return (Line(f"order of processes and arrivals of requests: --seed {self.seed} repeats them."),)
 
     def figures(self) -> Page:
         """How the calls of each row are distributed, the rows of a batch size on one axis."""
@@ -321,6 +331,11 @@ LEAST_MS = 1e-6
 def _marks(row: LatencyReport) -> tuple[tuple[str, float], ...]:
     percentiles = ((f"P{point.percent:g}", point.ms) for point in row.percentiles)
     return (("median", row.median_ms), *((name, ms) for name, ms in percentiles if ms is not None))
+
+
+def _says_as_much(row: LatencyReport, other: LatencyReport) -> bool:
+    """Whether it is of the same releases as ``other``, and not noisy where that is stable."""
+    return _lasting(row.facts) == _lasting(other.facts) and (row.noise == "stable" or other.noise != "stable")
 
 
 def _lasting(facts: Mapping[str, str]) -> dict[str, str]:

@@ -116,7 +116,11 @@ def test_a_timing_of_several_bundles_is_not_kept_as_the_first_ones(run: Command,
     assert report(bundle).bench is not None
 
 
-def test_a_quick_timing_does_not_take_the_place_of_a_longer_one(run: Command, bundle: Path) -> None:
+def test_a_quick_timing_does_not_take_the_place_of_a_longer_one(
+    run: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.latency.loop.noise", lambda *given: "stable")
+
     def kept() -> tuple[float, int]:
         timing = report(bundle).bench
         assert timing is not None
@@ -129,7 +133,9 @@ def test_a_quick_timing_does_not_take_the_place_of_a_longer_one(run: Command, bu
 
     stays = "goes on showing the longer bench of "
     bench("--batch", "1,2", "--seconds", "0.02")
-    assert stays in bench("--batch", "1,2", "--seconds", "0.01")  # shorter
+    note = bench("--batch", "1,2", "--seconds", "0.01")  # shorter
+    assert stays in note
+    assert "; to replace it run: edgekit " in note
     assert stays in bench("--batch", "1", "--seconds", "0.02")  # fewer rows
     assert kept() == (0.02, 4)
     assert stays not in bench("--batch", "1,2", "--seconds", "0.02")  # as long: the newer one

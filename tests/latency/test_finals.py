@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.latency.finals import MOST_SECONDS, SECONDS, TURNS, Final, finals, middle, seconds_for, versus
+from edgekit.latency.finals import MOST_SECONDS, SECONDS, TURNS, Final, finals, middle, seconds_for, turns_for, versus
 from edgekit.latency.signflip import ALPHA
 from edgekit.latency.turns import WARM_SECONDS, Thing
 from edgekit.machine.child import Failure
@@ -34,7 +34,7 @@ def test_every_way_takes_as_many_turns_in_an_order_by_chance_after_one_that_does
         ran.append((setup, seconds))
         return fresh(float(len(ran)))
 
-    played = finals(things(FAST, SLOW), 0.4, time=time)
+    played = finals(things(FAST, SLOW), [0.4, 0.4], time=time)
     assert ran[:2] == [(FAST, WARM_SECONDS), (SLOW, WARM_SECONDS)]
     assert {seconds for _, seconds in ran[2:]} == {0.4}
     turns = [ran[place : place + 2] for place in range(2, len(ran), 2)]
@@ -51,14 +51,14 @@ def test_a_way_that_fails_takes_no_more_turns_and_the_others_go_on() -> None:
         counts[setup] += 1
         return Failure("signal", "was ended by SIGSEGV") if setup == SLOW and counts[setup] == 3 else fresh(1.0)
 
-    played = finals(things(FAST, SLOW), 0.1, time=time)
+    played = finals(things(FAST, SLOW), [0.1, 0.1], time=time)
     assert counts == {FAST: 1 + TURNS, SLOW: 3}
     assert played[SLOW].failure == "it was ended by SIGSEGV"
     assert not played[FAST].failure
 
 
 def test_all_calls_of_a_process_count_for_its_tail() -> None:
-    played = finals(things(FAST), 0.1, time=lambda *asked: fresh(*[1.0] * 3000))
+    played = finals(things(FAST), [0.1], time=lambda *asked: fresh(*[1.0] * 3000))
     assert len(played[FAST].fresh[0].samples_ms) == 3000
 
 
@@ -80,6 +80,46 @@ def test_a_tail_is_timed_long_enough_for_its_percentile() -> None:
     assert seconds_for(1.0, tail=False) == SECONDS
     assert TURNS * seconds_for(30.0, tail=True) * 1e3 / 30.0 > 662
     assert seconds_for(1e6, tail=True) == MOST_SECONDS
+
+
+def test_each_way_is_timed_for_its_own_seconds() -> None:
+    """A slow way needs seconds for a tail that a fast one has in a fraction of one."""
+    ran: list[tuple[Setup, float]] = []
+
+    def time(bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh:
+        ran.append((setup, seconds))
+        return fresh(1.0)
+
+    finals(things(FAST, SLOW), [0.4, 9.0], time=time)
+    assert {*ran[2:]} == {(FAST, 0.4), (SLOW, 9.0)}
+    assert ran[:2] == [(FAST, WARM_SECONDS), (SLOW, WARM_SECONDS)]
+
+
+@pytest.mark.parametrize(("ways", "turns"), [(1, TURNS), (2, TURNS), (3, 10)])
+def test_so_many_turns_that_any_number_of_ways_can_be_told_apart(ways: int, turns: int) -> None:
+    assert turns_for(ways) == turns
+    played = finals(
+        things(*[Setup("ort-cpu", threads=1 + way) for way in range(ways)]), [0.1] * ways, time=lambda *asked: fresh(1.0)
+    )
+    assert [len(final.fresh) for final in played.values()] == [turns] * ways
+    assert versus([1.0] * turns, [1.1] * turns, ways).decided
+    assert not versus([1.0] * (turns - 1), [1.1] * (turns - 1), ways).decided
+
+
+def wrongly_decided(ways: int, by: int, turns: int, draws: int = 1500) -> int:
+    """How often one of alike ways, by tests for ``by`` of them, is said to be faster than another."""
+    rng, wrong = np.random.default_rng(7), 0
+    for _ in range(draws):
+        values = np.exp(0.03 * rng.standard_normal((ways, turns)))
+        best = min(range(ways), key=lambda way: middle(values[way].tolist()))
+        wrong += any(versus(values[best].tolist(), values[way].tolist(), by).decided for way in range(ways) if way != best)
+    return wrong
+
+
+def test_of_three_alike_ways_none_is_called_faster_than_another_oftener_than_of_two() -> None:
+    most = 27  # of 1500 at 0.01 more with a probability of 0.001: the binomial distribution
+    assert 0 < wrongly_decided(3, 3, turns_for(3)) <= most
+    assert wrongly_decided(8, 2, turns_for(8)) > most  # without the correction of eight ways it shows
 
 
 def takes(ms: float, scatter: float, seed: int) -> tuple[float, ...]:

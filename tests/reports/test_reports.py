@@ -576,6 +576,19 @@ def test_a_timing_on_another_release_of_the_runtime_replaces_a_longer_one() -> N
     assert not longer.outlasts(msgspec.structs.replace(quick, machine={"cpu": "another"}))
 
 
+def test_a_noisy_timing_does_not_outlast_a_stable_one() -> None:
+    noisy, stable = (msgspec.structs.replace(LATENCY, noise=noise) for noise in ("noisy: drifts by 30 %", "stable"))
+    longer, quick = (msgspec.structs.replace(BENCH, seconds=seconds) for seconds in (9.0, 1.0))
+    outlasts = {
+        (own.noise, other.noise): msgspec.structs.replace(longer, rows=(own,)).outlasts(
+            msgspec.structs.replace(quick, rows=(other,))
+        )
+        for own in (noisy, stable)
+        for other in (noisy, stable)
+    }
+    assert [pair for pair, lasts in outlasts.items() if not lasts] == [(noisy.noise, stable.noise)]
+
+
 def test_noise_is_numbered_and_explained_below_the_table() -> None:
     rows = tuple(msgspec.structs.replace(LATENCY, noise=noise) for noise in ("stable", "drifts [a]", "steal 3 %"))
     lines = [line.strip() for line in printed(change(BENCH, rows=rows)).splitlines()]

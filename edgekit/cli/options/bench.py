@@ -39,7 +39,16 @@ Processes = Annotated[
         help="Also time N fresh processes: where the next run's median will fall.",
     ),
 ]
-Seed = Annotated[int, option("--seed", metavar="N", min=0, help="Draws the order of processes, and the arrivals of requests.")]
+Seed = Annotated[
+    Optional[int],
+    option(
+        "--seed",
+        metavar="N",
+        min=0,
+        show_default="by chance; the report says it",
+        help="Draws the order of processes, and the arrivals of requests.",
+    ),
+]
 Limit = Annotated[
     Optional[str], option("--limit", panel=AGAINST, metavar="P%", show_default="5%", help="How much slower it may be.")
 ]
@@ -166,7 +175,7 @@ def metric(name: str) -> Metric:
     raise UsageError(f"--metric {name!r} is none of {', '.join(METRICS)}", f"give one of them{did_you_mean(name, METRICS)}")
 
 
-def timing(batch: str, seconds: float, processes: int, rows: Sequence[str] | None, seed: int) -> Timing:
+def timing(batch: str, seconds: float, processes: int, rows: Sequence[str] | None, seed: int | None) -> Timing:
     """``--batch``, ``--seconds``, ``--processes``, ``--row`` and ``--seed``; raises UsageError that quotes the word at fault."""
     from edgekit.latency.loop import Row, Timing
     from edgekit.tensors import batch_sizes
@@ -243,7 +252,7 @@ def check_outside(output: Path | None, bundles: Sequence[Path]) -> None:
             check(destination(output), bundle)
 
 
-def load(concurrency: str | None, rate: str | None, seed: int, **kinds: str | None) -> Load | None:
+def load(concurrency: str | None, rate: str | None, **kinds: str | None) -> Load | None:
     """``--concurrency``, ``--rate``, ``--sessions`` and ``--arrivals``; None where no load is asked for.
 
     Raises UsageError that quotes the word at fault, and for words that say nothing without the others.
@@ -267,7 +276,7 @@ def load(concurrency: str | None, rate: str | None, seed: int, **kinds: str | No
         return None
     given: Any = {name: word for name, word in kinds.items() if word}
     callers = parse_callers(concurrency or "1")
-    return Load(callers, rate=None if rate is None else parse_rate(rate), seed=seed, **given)
+    return Load(callers, rate=None if rate is None else parse_rate(rate), **given)
 
 
 def further(budget: str | None, load: Load | None, *, layers: bool, start: bool) -> Further:
