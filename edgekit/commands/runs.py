@@ -35,9 +35,9 @@ DRAWN = (".png", ".svg")
 def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: Path | str | None = None) -> RunsReport:
     """Compare the trainings in ``folders``, or all below ``root``; ``plot`` draws their curves together (.png or .svg).
 
-    A bare name that is no training's folder here means the one below ``root``. A folder that holds no training, or a damaged one,
-    is a row that says so. Raises InputError for a folder that does not exist, and where none of the ``folders`` holds a training,
-    and UsageError for another kind of picture, and where no training has an epoch to draw.
+    A bare name that is no training's folder here means the one below ``root``. A folder that is not there, that holds no
+    training, or a damaged one, is a row that says so. Raises InputError where none of the ``folders`` holds a training, or
+    ``root`` is no folder, and UsageError for another kind of picture, and where no training has an epoch to draw.
     """
     picture = None if plot is None else as_path(plot, "plot", OutputError)
     if picture is not None and picture.suffix.lower() not in DRAWN:
@@ -46,7 +46,7 @@ def runs(folders: Sequence[Path | str] = (), *, root: Path | str = RUNS, plot: P
     named = as_paths(folders, "run")
     places = [_place(folder, below) for folder in named] if named else _below(below)
     if places and not any(map(_is_run, places)):
-        raise InputError(f"{places[0]} holds no training", "give folders that edgekit train wrote")
+        raise _without_training(places[0], below)
     names = Counter(place.name for place in places)
     seen = [_seen(place, place.name if names[place.name] == 1 else str(place)) for place in places]
     rows = tuple(each.row for each in seen)
@@ -74,12 +74,15 @@ class _Seen(NamedTuple):
 def _place(given: Path, root: Path) -> Path:
     """The folder of a training that is given by its path, or by its bare name below ``root``."""
     is_name = len(given.parts) == 1 and not _is_run(given)
-    if is_name and _is_run(root / given):
-        return root / given
-    if not given.is_dir():
-        also = f", nor is there a training {root / given}" if is_name else ""
-        raise InputError(f"{given} is no folder{also}", "give the folder of a training, or its name below --runs")
-    return given
+    return root / given if is_name and _is_run(root / given) else given
+
+
+def _without_training(given: Path, root: Path) -> InputError:
+    """What is wrong with a folder that is not there, or holds no training."""
+    if given.is_dir():
+        return InputError(f"{given} holds no training", "give folders that edgekit train wrote")
+    also = f", nor is there a training {root / given}" if len(given.parts) == 1 else ""
+    return InputError(f"{given} is no folder{also}", "give the folder of a training, or its name below --runs")
 
 
 def _below(root: Path) -> list[Path]:
@@ -95,7 +98,7 @@ def _is_run(place: Path) -> bool:
 
 def _seen(place: Path, name: str) -> _Seen:
     if not _is_run(place):
-        return _Seen(RunRow(name, "holds no training"))
+        return _Seen(RunRow(name, "holds no training" if place.is_dir() else "no such folder"))
     try:
         return _finished(place, name) if (place / RUN_RECIPE).is_file() else _unfinished(place, name)
     except (EdgekitError, msgspec.DecodeError) as problem:

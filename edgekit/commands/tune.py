@@ -26,6 +26,7 @@ from edgekit.latency.loop import Candidate, candidate_of
 from edgekit.latency.rounds import race
 from edgekit.latency.search_space import SearchSpace, files_of, of_file, search_space
 from edgekit.latency.turns import Thing
+from edgekit.machine import stops
 from edgekit.machine.child import Failure
 from edgekit.machine.records import all_facts
 from edgekit.parity.known import Known
@@ -65,8 +66,8 @@ def tune(
     """Find the best way to run ``bundle`` on this machine for ``goal``.
 
     The ways are all backends, variants, threads and options that ``setups`` leave open. ``data`` are the pictures for accuracies,
-    as ``evaluate`` takes them. What fails parity is never chosen. The choice is kept for ``--backend tuned``; Ctrl-C ends with
-    what is known.
+    as ``evaluate`` takes them. What fails parity is never chosen. The choice is kept for ``--backend tuned``; Ctrl-C, SIGTERM
+    and SIGHUP end with what is known.
 
     Raises BundleError for a bundle that is damaged, or replaced meanwhile, UsageError for a budget or a batch that the bundle
     cannot have, DataError for a budget of accuracy without pictures, and MissingError for a backend that was named and cannot run
@@ -94,7 +95,7 @@ def tune(
         try:
             stage(progress)
         except KeyboardInterrupt:
-            stopped = f"by Ctrl-C during {name}"
+            stopped = f"by {stops.words()} during {name}"
             break
     opened.check_unchanged()  # each process has opened it anew
     return tuning.report(str(bundle), stopped)

@@ -50,15 +50,15 @@ class Failure(NamedTuple):
 def run_child(module: str, arguments: Sequence[str], limits: Limits, key: str = "") -> Answer | Failure:
     """Run ``python -m module arguments`` and give the JSON object that it printed last, of those that have ``key``.
 
-    It runs in an empty folder, with the edgekit that runs here, and reads no input. It and all that it has started are ended when
-    it is done, over a limit, or when this process is interrupted.
+    It runs in an empty folder, where one can be made, with the edgekit that runs here, and reads no input. It and all that it has
+    started are ended when it is done, over a limit, or when this process is interrupted.
     """
-    with _neutral_folder() as folder, _scratch() as out, _scratch() as err:
+    with _neutral_folder() as made, _scratch() as out, _scratch() as err:
         command = [sys.executable, "-m", "edgekit.machine.child", module, *arguments]
         process = subprocess.Popen(
             command,
-            cwd=folder,
-            env=_environment(folder),
+            cwd=made or Path(os.__file__).parent,  # where none can be made, the one of modules that are found anyway
+            env=_environment(made),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -77,24 +77,25 @@ def answer(facts: Answer) -> None:
     sys.stdout.flush()
 
 
-def _environment(folder: str) -> dict[str, str]:
+def _environment(made: str | None) -> dict[str, str]:
     """PYTHONPATH stays as the user means it here, behind the edgekit that runs here; an empty entry would be the new folder.
 
-    Temporary files go into the ``folder``, with which they are removed, however the child ends.
+    Temporary files go into the folder that was ``made``, with which they are removed, however the child ends.
     """
     named = [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     root = str(Path(__file__).parents[2])
     installed = root in (*site.getsitepackages(), site.getusersitepackages())  # all else there must not get ahead of anything
-    return os.environ | {"PYTHONPATH": os.pathsep.join(named if installed else [root, *named]), "TMPDIR": folder}
+    found = {"PYTHONPATH": os.pathsep.join(named if installed else [root, *named])}
+    return os.environ | found | ({} if made is None else {"TMPDIR": made})
 
 
 @contextlib.contextmanager
-def _neutral_folder() -> Iterator[str]:
-    """An empty folder, which also takes what a crash leaves; where none can be made, the one of modules found anyway."""
+def _neutral_folder() -> Iterator[str | None]:
+    """An empty folder, which also takes what a crash leaves; None where none can be made."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="edgekit-", ignore_cleanup_errors=True)
     except OSError:
-        yield str(Path(os.__file__).parent)
+        yield None
         return
     with folder as name:
         yield name

@@ -10,6 +10,7 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
@@ -42,6 +43,8 @@ class Followed(Elsewhere):
 def follow(subject: str) -> None:
     """Fork, and return in the fork only, which goes on; and where nothing may fork.
 
+    A stop is the fork's to tell, whether it comes to the process group, to the watcher or to the fork alone.
+
     Raises Followed when the fork has ended, and BundleError, about the ``subject``, where it crashes or does not end in time.
     """
     if not _allowed:
@@ -70,38 +73,51 @@ def follow(subject: str) -> None:
         os.write(outlet, _MESSAGE.pack(end, seconds))
 
     watched_by(tell)
+    stops.once()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stops.SIGNALS)
 
 
 def _watch(pid: int, inlet: int, subject: str) -> int:
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        """A terminal has interrupted the fork too, and somebody else only this process."""
-        if _ended(pid, 10 * _STEP) is None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+    """The exit code of the fork, once it has ended."""
+    came = list[int]()
 
-    heeded = [number for number in stops.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, interrupted) for number in heeded}
+    def note(number: int, frame: FrameType | None) -> None:
+        if stops.comes(number):
+            came.append(number)
+
+    for number in stops.ending():
+        signal.signal(number, note)  # to the end: what comes when the fork has ended comes too late
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stops.SIGNALS)
     os.set_blocking(inlet, False)
-    end, seconds = float("inf"), 0.0
-    try:
-        while (status := _ended(pid, _STEP)) is None:
-            with suppress(BlockingIOError):
-                while len(message := os.read(inlet, _MESSAGE.size)) == _MESSAGE.size:
-                    end, seconds = _MESSAGE.unpack(message)
-            if time.monotonic() > end + GRACE:
-                os.kill(pid, signal.SIGKILL)
-                os.waitid(os.P_PID, pid, os.WEXITED)
-                raise too_long(subject, seconds)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        os.close(inlet)
-    if status not in _CODES:
+    end, seconds, passed_on = float("inf"), 0.0, 0
+    while (status := _ended(pid, _STEP)) is None:
+        with suppress(BlockingIOError):
+            while len(message := os.read(inlet, _MESSAGE.size)) == _MESSAGE.size:
+                end, seconds = _MESSAGE.unpack(message)
+        for number in came[passed_on:]:  # the fork heeds one, which may have come to its group, so to it; a second one kills
+            os.kill(pid, signal.SIGKILL if passed_on else number)
+            passed_on += 1
+        if time.monotonic() > end + GRACE:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED)
+            if came:
+                raise KeyboardInterrupt
+            raise too_long(subject, seconds)
+    return _code(status, came, subject)
+
+
+def _code(status: int, came: Sequence[int], subject: str) -> int:
+    """What to exit with after a fork that has ended with ``status``, and the stops that ``came``; raises for a crash."""
+    if status in _CODES:
+        return status
+    if -status in stops.SIGNALS:
+        return 128 - status
+    if not came:
         how = f"with signal {-status}" if status < 0 else f"and exits with {status}"
         raise BundleError(f"running {subject} crashes {how}", "do not trust it")
-    return status
+    if status == -signal.SIGKILL:  # by the second stop, before it could tell
+        raise KeyboardInterrupt
+    return 128 + came[0]  # a runtime that was interrupted may crash: that is not the bundle's fault
 
 
 def _ended(pid: int, seconds: float) -> int | None:

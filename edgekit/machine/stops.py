@@ -1,11 +1,12 @@
 """The signals that ask a command to end: Ctrl-C, SIGTERM and SIGHUP clean up alike, and the exit code is 128 + the number.
 
 A command's process ``take``s them when it starts. Until the command begins its work there is nothing to clean up; ``raised``
-makes each of them a KeyboardInterrupt in the main thread; ``released``, one ends the process at once again.
+makes each of them a KeyboardInterrupt in the main thread; ``released``, a further one ends the process at once again.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,10 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 CODES = frozenset(128 + number for number in SIGNALS)
 """What a command exits with that one of them has ended."""
 SAME = 1.0
-"""Seconds within which a signal of the same number is the same one: it reaches a process by its id and by its group."""
+"""Seconds within which a signal is the same stop: it reaches a process by its id and its group, and as SIGTERM with SIGHUP."""
 
 _taken = list[int]()
+_once = False
 _last: tuple[int, float] = (int(signal.SIGINT), float("-inf"))
 
 
@@ -47,11 +49,23 @@ def raised() -> Iterator[None]:
 
 
 def released() -> None:
-    """Leave the signals that were taken to the system, which ends the process."""
-    _handle(signal.SIG_DFL)
+    """Let a signal that was taken end the process as the system does, unless it is the stop that has come already."""
+    _handle(_end)
 
 
-def _handle(handler: Handler | signal.Handlers) -> None:
+def _end(number: int, frame: FrameType | None) -> None:
+    if comes(number):
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def once() -> None:
+    """From now on the first stop is the only one: further ones are for another process, which watches this one."""
+    global _once  # noqa: PLW0603
+    _once = True
+
+
+def _handle(handler: Handler) -> None:
     for number in _taken:
         signal.signal(number, handler)
 
@@ -62,17 +76,23 @@ def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+def ending() -> dict[int, Any]:
+    """Number -> its handler, of the signals that end this process, at once or by KeyboardInterrupt; others are left alone."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    ends = (interrupt, signal.default_int_handler, signal.SIG_DFL)
+    return {number: handler for number, handler in handlers.items() if handler in ends}
+
+
 def interrupting() -> dict[int, Any]:
     """Number -> its handler, of the signals that raise KeyboardInterrupt in this process."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    return {number: handler for number, handler in handlers.items() if handler in (interrupt, signal.default_int_handler)}
+    return {number: handler for number, handler in ending().items() if handler is not signal.SIG_DFL}
 
 
 def comes(number: int) -> bool:
-    """Remember that the signal has come, for ``last``; false where it is the same one again."""
+    """Remember that the signal has come, for ``last``; false where it is the same stop again."""
     global _last  # noqa: PLW0603
-    (before, when), now = _last, time.monotonic()
-    if number == before and now - when < SAME:
+    now = time.monotonic()
+    if now - _last[1] < (math.inf if _once else SAME):
         return False
     _last = (number, now)
     return True

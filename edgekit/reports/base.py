@@ -54,7 +54,7 @@ class Report(Part, frozen=True):
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C ended the work, and the report holds what was known by then: exit code 130."""
+        """Whether a signal ended the work, and the report holds what was known by then: exit code 128 + its number."""
         return False
 
     @property

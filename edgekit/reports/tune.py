@@ -65,7 +65,7 @@ class TuneReport(Report, frozen=True):
 
     ``rows``: the chosen way first, then by the metric. ``command``: what runs the bundle so; empty where no way is within the
     budgets. ``open_questions``: sentences on what the measurements leave open, and what would decide it. ``kept_in``: the file
-    that ``predict`` and ``--backend tuned`` obey; empty where none was written. ``stopped``: where Ctrl-C ended it.
+    that ``predict`` and ``--backend tuned`` obey; empty where none was written. ``stopped``: by what, and where.
     """
 
     bundle: str
@@ -91,7 +91,7 @@ class TuneReport(Report, frozen=True):
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C ended it."""
+        """Whether a signal ended it."""
         return bool(self.stopped)
 
     def page(self) -> Page:

@@ -223,7 +223,7 @@ def joined() -> Iterator[Peers]:
     try:
         yield Together(launch)
     except BaseException as problem:
-        for number in (signal.SIGINT, signal.SIGTERM):  # the launcher's, once another process has ended: the sentence comes first
+        for number in stops.SIGNALS:  # the launcher's, once another process has ended: the sentence comes first
             with suppress(ValueError):  # not in the main thread
                 signal.signal(number, signal.SIG_IGN)
         if not _tells():

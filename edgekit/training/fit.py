@@ -40,7 +40,7 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     """Train ``recipe`` on ``dataset`` into the folder ``run``: weights, checkpoint, metrics, learning curve, report.
 
     ``watchers`` are told of each epoch. ``begin`` says what becomes of an unfinished training in ``run``;
-    raises UsageError where it would be lost unasked. Raises Interrupted after Ctrl-C or SIGTERM, with the state saved.
+    raises UsageError where it would be lost unasked. Raises Interrupted after Ctrl-C, SIGTERM or SIGHUP, with the state saved.
     """
     together = peers()
     place = together.place(pick_device(device))

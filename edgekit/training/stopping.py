@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: all processes stop between the same two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP while training: all processes stop between the same two steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.training.distributed import Peers
 
 
 class Stop:
-    """Whether Ctrl-C or SIGTERM has come to any process: all call it between the same two steps, and stop there."""
+    """Whether Ctrl-C, SIGTERM or SIGHUP has come to any process: all call it between the same two steps, and stop there."""
 
     def __init__(self, together: Peers) -> None:
         self._peers, self._came, self.due = together, False, False
@@ -23,19 +23,18 @@ class Stop:
         return came
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """A signal has come; a second Ctrl-C stops at once."""
-        stops.comes(number)
-        if self._came and number == signal.SIGINT:
+        """A signal has come; a second Ctrl-C, unless it is the first one again, stops at once."""
+        if stops.comes(number) and self._came and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._came = True
 
 
 @contextmanager
 def stopping(together: Peers) -> Iterator[Stop]:
-    """Yields a Stop that is told of signals."""
+    """Yields a Stop that is told of signals; those that the program ignores, or handles itself, are left alone."""
     stop = Stop(together)
     try:
-        previous = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, stop.note) for number in stops.ending()}
     except ValueError:  # not the main thread: no signals there
         previous = {}
     try:

@@ -31,6 +31,18 @@ sys.meta_path.insert(0, Sending())
 from edgekit.cli.process import run_process
 run_process()
 """
+# the same, to all processes of its group, as a terminal and a job that is cancelled do it
+AT_IMPORT_TO_GROUP = AT_IMPORT.replace("os.kill(os.getpid(), number)", "os.killpg(0, number)")
+# and a fork, once it has said what there is to say, ends when the watcher has passed the signal on
+LATE = """
+import atexit, os
+watcher, kill, (passed_on, passing_on) = os.getpid(), os.kill, os.pipe()
+def told(pid, number):
+    kill(pid, number)
+    os.write(passing_on, b"x")
+os.kill = told
+atexit.register(lambda: os.getpid() == watcher or os.read(passed_on, 1))
+"""
 # the same when the work of a child process has begun
 IN_CHILD = """
 import os, signal, sys, tempfile
@@ -51,7 +63,13 @@ def stopped(program: str, *words: object, environment: dict[str, str], temporary
     temporary.mkdir()
     command = [sys.executable, "-c", AT_A_TERMINAL + program, *map(str, words)]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment | {"TMPDIR": str(temporary)}, check=False, cwd=temporary.parent
+        command,
+        capture_output=True,
+        text=True,
+        env=environment | {"TMPDIR": str(temporary)},
+        check=False,
+        cwd=temporary.parent,
+        start_new_session=True,
     )
 
 
@@ -63,6 +81,21 @@ def test_a_signal_ends_a_command_in_order_wherever_it_comes(
     """Before the command line is read, before the command begins, and in its work, which verify does in a fork."""
     words = (int(number), module, "verify", bundle, "--json")
     done = stopped(AT_IMPORT, *words, environment=environment, temporary=tmp_path / "temporary")
+    code, name = CODES[number]
+    assert (done.returncode, done.stderr) == (code, "stopped\n")
+    assert json.loads(done.stdout) == {"error": {"kind": "Interrupted", "message": f"stopped by {name}"}}
+    assert not any((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
+def test_a_signal_to_the_process_group_is_told_once(
+    bundle: Path, environment: dict[str, str], tmp_path: Path, late: bool, number: signal.Signals
+) -> None:
+    """A fork that works and the process that watches it both get it; the fork ends at once, or later."""
+    program = f"{LATE if late else ''}{AT_IMPORT_TO_GROUP}"
+    words = (int(number), "edgekit.commands.verify", "verify", bundle, "--json")
+    done = stopped(program, *words, environment=environment, temporary=tmp_path / "temporary")
     code, name = CODES[number]
     assert (done.returncode, done.stderr) == (code, "stopped\n")
     assert json.loads(done.stdout) == {"error": {"kind": "Interrupted", "message": f"stopped by {name}"}}
@@ -100,12 +133,33 @@ def test_a_signal_that_the_process_was_told_to_ignore_is_ignored(environment: di
             assert json.loads(done.stdout)
 
 
-def test_a_signal_that_comes_twice_at_once_does_not_interrupt_what_the_first_one_cleans_up(
-    environment: dict[str, str], tmp_path: Path
+AGAIN = {
+    "in its cleaning up": "end = child._end\ndef twice(process):\n    os.kill(os.getpid(), {again})\n    end(process)\n"
+    "child._end = twice",
+    "before it has told": "from edgekit.cli import outcome\ntell = outcome.print_error\n"
+    "def twice(*told):\n    os.kill(os.getpid(), {again})\n    tell(*told)\noutcome.print_error = twice",
+}
+
+
+@pytest.mark.parametrize("when", AGAIN)
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_stop_that_comes_twice_at_once_does_not_disturb_what_the_first_one_does(
+    environment: dict[str, str], tmp_path: Path, when: str, again: signal.Signals
 ) -> None:
-    """timeout(1) and systemd send it to the process and to its group."""
-    ending = "end = child._end\ndef twice(process):\n    os.kill(os.getpid(), number)\n    end(process)\nchild._end = twice"
-    again = IN_CHILD.replace("child._watch = send", f"child._watch = send\n{ending}")
-    done = stopped(again, int(signal.SIGTERM), "doctor", environment=environment, temporary=tmp_path / "temporary")
-    assert (done.returncode, done.stdout, done.stderr) == (143, "", "stopped\n")
+    """timeout(1) and systemd send it to the process and to its group, and systemd may send SIGHUP after SIGTERM."""
+    program = f"from edgekit.machine import stops\nstops.SAME = 1000\n{IN_CHILD}".replace(
+        "child._watch = send", f"child._watch = send\n{AGAIN[when].format(again=int(again))}"
+    )
+    words = (int(signal.SIGTERM), "doctor", "--json")
+    done = stopped(program, *words, environment=environment, temporary=tmp_path / "temporary")
+    assert (done.returncode, done.stderr) == (143, "stopped\n")
+    assert json.loads(done.stdout)["error"]["message"] == "stopped by SIGTERM"
     assert not any((tmp_path / "temporary").iterdir())
+
+
+def test_a_second_stop_ends_a_command_that_has_not_told_yet(environment: dict[str, str], tmp_path: Path) -> None:
+    program = f"from edgekit.machine import stops\nstops.SAME = 0\n{IN_CHILD}".replace(
+        "child._watch = send", f"child._watch = send\n{AGAIN['before it has told'].format(again=int(signal.SIGTERM))}"
+    )
+    done = stopped(program, int(signal.SIGTERM), "doctor", environment=environment, temporary=tmp_path / "temporary")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")

@@ -79,17 +79,24 @@ def test_the_command_lists_them_without_pytorch(root: Path, run: Command, enviro
     assert [(row["run"], row["state"]) for row in rows] == [("b", "finished"), ("other", "holds no training")]
 
 
-def test_a_folder_that_is_not_there_is_no_empty_list(root: Path, run: Command, tmp_path: Path) -> None:
-    """A misspelt name must not look like a training without figures."""
+def test_where_no_folder_holds_a_training_there_is_no_empty_list(root: Path, run: Command, tmp_path: Path) -> None:
     remedy = "; give the folder of a training, or its name below --runs"
     for words, said in {
         ("nope",): f"nope is no folder, nor is there a training runs/nope{remedy}",
-        (str(root / "b"), str(root / "nope")): f"{root / 'nope'} is no folder{remedy}",
+        (str(root / "nope"), str(tmp_path)): f"{root / 'nope'} is no folder{remedy}",
         ("--runs", "nope"): "there is no folder nope; edgekit train RECIPE makes a training there, and --runs names another",
         (str(tmp_path),): f"{tmp_path} holds no training; give folders that edgekit train wrote",
     }.items():
         result = run("runs", *words)
         assert (result.code, result.out, result.err) == (2, "", f"error: {said}\n")
+
+
+def test_beside_a_training_a_folder_that_is_not_there_is_a_row(root: Path, run: Command, tmp_path: Path) -> None:
+    """One training that was removed must not hide what was asked of the others."""
+    result = run("runs", "nope", str(root / "b"), str(tmp_path), "--json")
+    states = {row["run"]: row["state"] for row in result.document["runs"]}
+    assert result.code == 0
+    assert states == {"nope": "no such folder", "b": "finished", tmp_path.name: "holds no training"}
 
 
 def test_a_finished_run_that_is_being_trained_again_says_so(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from edgekit.commands.tune import Goal, tune
 from edgekit.commands.verify import verify
 from edgekit.errors import BundleError, DataError, UsageError
 from edgekit.latency.rounds import Pace
+from edgekit.machine import stops
 from edgekit.machine.child import Failure
 from edgekit.reports.fresh import Fresh
 from edgekit.reports.tune import TuneReport, TuneRow
@@ -233,7 +235,12 @@ def test_ctrl_c_keeps_what_is_known(
 
     monkeypatch.setattr(edgekit.commands.tune, stage, stop)
     report = tune(bundle, SETUPS)
-    assert report.stopped.startswith("by Ctrl-C during ")
+    during = {"verify": "checking parity", "race": "the short rounds"}[stage]
+    assert report.stopped == f"by Ctrl-C during {during}"
+    with monkeypatch.context() as patch:
+        patch.setattr(stops, "_taken", [signal.SIGTERM])
+        patch.setattr(stops, "_last", (signal.SIGTERM, 0.0))
+        assert tune(bundle, SETUPS).stopped == f"by SIGTERM during {during}"
     for row in report.rows:
         assert {field for field in ("first_ms", "parity", "median_ms") if getattr(row, field) is not None} == known
         assert row.standing == "not reached"

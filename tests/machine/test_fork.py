@@ -27,8 +27,8 @@ else:
 """
 
 
-def following(statements: str) -> str:
-    done = subprocess.run([sys.executable, "-c", FOLLOWING, statements], capture_output=True, text=True, check=True)
+def following(statements: str, before: str = "") -> str:
+    done = subprocess.run([sys.executable, "-c", before + FOLLOWING, statements], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -49,8 +49,25 @@ def test_what_does_not_heed_its_end_is_killed() -> None:
     assert said.startswith("bundle X takes longer than 0 s, which its size does not explain; do not trust it; if you do, set ")
 
 
-def test_after_the_end_of_a_bound_nothing_is_killed() -> None:
-    assert following("with time_bound(0.1): pass\ntime.sleep(0.4)\nsys.exit(0)") == "followed 0"
+# lets a fork move the watcher's clock by 1,000 seconds, and see it read ``seen`` times
+LATER = """
+import os, signal, time
+from edgekit.machine import fork
+read, write = os.pipe()
+class Later:
+    sleep = staticmethod(time.sleep)
+    def monotonic():
+        os.write(write, b"x")
+        return time.monotonic() + 1000
+signal.signal(signal.SIGUSR1, lambda *_: setattr(fork, "time", Later))
+"""
+PASS = "os.kill(os.getppid(), signal.SIGUSR1)\nfor _ in range(40): os.read(read, 1)\n"
+
+
+@pytest.mark.parametrize(("ended", "said"), [(True, "followed 0"), (False, "bundle X takes longer than 600 s, which ")])
+def test_after_the_end_of_a_bound_nothing_is_killed(ended: bool, said: str) -> None:
+    bound = "bound = time_bound(600)\nbound.__enter__()\n"
+    assert following(f"{bound}{'bound.__exit__(None, None, None)' if ended else ''}\n{PASS}os._exit(0)", LATER).startswith(said)
 
 
 def test_a_process_with_other_work_does_not_fork() -> None:
@@ -67,15 +84,68 @@ def test_where_no_more_processes_are_allowed_the_command_goes_on_by_itself() -> 
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "by itself\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_what_ends_the_watcher_alone_reaches_the_fork(number: signal.Signals) -> None:
-    program = f"import signal\nfrom edgekit.machine import stops\nsignal.signal({int(number)}, stops.interrupt)\n{FOLLOWING}"
-    statements = "print('ready', flush=True)\ntry: time.sleep(1000)\nexcept KeyboardInterrupt: sys.exit(130)"
-    process = subprocess.Popen([sys.executable, "-c", program, statements], stdout=subprocess.PIPE, text=True)
+STOPS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+# as in the process of a command; a fork can wait until the watcher has passed a signal on
+HEEDED = """
+import os, signal
+from edgekit.machine import stops
+for each in stops.SIGNALS:
+    signal.signal(each, stops.interrupt)
+kill, (passed_on, passing_on) = os.kill, os.pipe()
+def told(pid, number):
+    kill(pid, number)
+    os.write(passing_on, b"x")
+os.kill = told
+"""
+
+
+def stopped(number: signal.Signals, statements: str, *, group: bool) -> str:
+    """What is printed after ``ready`` where the signal comes to the watcher, or to its process group, as at a terminal."""
+    command = [sys.executable, "-c", HEEDED + FOLLOWING, statements]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(number)
-    assert process.communicate()[0] == "followed 130\n"
+    (os.killpg if group else os.kill)(process.pid, number)
+    return process.communicate()[0]
+
+
+READY = "try:\n    print('ready', flush=True)\n    while True: time.sleep(1000)\nexcept KeyboardInterrupt: "
+LATE = "os.read(passed_on, 1); "
+
+
+@STOPS
+@pytest.mark.parametrize("group", [False, True], ids=["the watcher", "the group"])
+def test_a_stop_reaches_the_fork_once(number: signal.Signals, group: bool) -> None:
+    assert stopped(number, f"{READY}sys.exit(stops.exit_code({int(number)}))", group=group) == f"followed {128 + number}\n"
+
+
+@STOPS
+def test_a_fork_that_cleans_up_is_not_disturbed_by_the_watcher_that_passes_the_same_stop_on(number: signal.Signals) -> None:
+    assert stopped(number, f"{READY}{LATE}print('tidy'); sys.exit(130)", group=True) == "tidy\nfollowed 130\n"
+
+
+@STOPS
+def test_a_fork_that_ends_by_the_stop_itself_is_no_crash(number: signal.Signals) -> None:
+    """As the system ends it, once Python no longer handles signals."""
+    ending = f"signal.signal({int(number)}, signal.SIG_DFL); print('ready', flush=True); time.sleep(1000)"
+    assert stopped(number, ending, group=True) == f"followed {128 + number}\n"
+
+
+def test_what_an_interrupted_runtime_crashes_of_is_not_the_bundles_fault() -> None:
+    assert stopped(signal.SIGTERM, f"{READY}kill(os.getpid(), signal.SIGSEGV)", group=True) == "followed 143\n"
+
+
+def test_a_second_stop_kills_a_fork_that_does_not_heed_the_first() -> None:
+    """``SAME`` apart; the watcher then tells, since the fork cannot."""
+    heedless = f"{READY}\n    {LATE}print('ready', flush=True)\n    while True: time.sleep(1000)"
+    program = f"{HEEDED}stops.SAME = 0\n{FOLLOWING.replace('except Exception', 'except (Exception, KeyboardInterrupt)')}"
+    command = [sys.executable, "-c", program.replace("print(problem)", "print(repr(problem))"), heedless]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+    assert process.communicate()[0] == "KeyboardInterrupt()\n"
 
 
 def test_the_fork_ends_with_the_watcher() -> None:

@@ -26,6 +26,7 @@ from edgekit import atomic
 from edgekit.data import Dataset
 from edgekit.errors import Interrupted, MissingError, ModelError, OutputError, RecipeError, UsageError
 from edgekit.files import sha256_of
+from edgekit.machine import stops
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TrainRecipe
 from edgekit.reports.train import Epoch, StatisticsReport, TrainReport
@@ -176,7 +177,18 @@ MOMENTS = {
     "after the second epoch's last step": Stopping(advance=50),
     "after the second epoch's evaluation": Stopping(say=2),
     "by SIGTERM in the third epoch": Stopping(advance=71, number=signal.SIGTERM),
+    "by SIGHUP in the third epoch": Stopping(advance=71, number=signal.SIGHUP),
 }
+
+
+@pytest.fixture
+def _at_a_terminal() -> Iterator[None]:
+    """What nohup starts ignores SIGHUP."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -190,16 +202,17 @@ def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.usefixtures("_at_a_terminal")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_interrupted_training_resumes_to_the_same_bytes(
     moment: str, whole: Path, data: Dataset, dropout: str, tmp_path: Path
 ) -> None:
     plan, stop = recipe(dropout), MOMENTS[moment]
     run = tmp_path / "run"
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(number) for number in stops.SIGNALS]
     with pytest.raises(Interrupted, match=rf"training stopped in epoch \d of {EPOCHS} after \d+ of {STEPS} steps; .*--resume"):
         fit(plan, data, run, progress=Stopping(advance=stop.advance_at, say=stop.say_at, number=stop.number))
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in stops.SIGNALS] == handlers
     assert unfinished(run)
     assert not (run / "weights.safetensors").exists()
     torch.rand(11)
@@ -301,20 +314,48 @@ def test_a_resumed_epoch_shows_the_steps_that_were_taken(stopped: Path, data: Da
     assert sum(done for done, _ in steps) == STEPS
 
 
-def test_a_second_ctrl_c_stops_at_once(data: Dataset, tmp_path: Path) -> None:
-    class Impatient(Stopping):
-        @contextmanager
-        def task(self, title: str, total: int) -> Iterator[Advance]:
-            def advance(steps: int, note: str) -> None:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
+class Impatient(Stopping):
+    """Sends Ctrl-C twice with each report of progress."""
 
-            yield advance
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        def advance(steps: int, note: str) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
 
+        yield advance
+
+
+@pytest.mark.usefixtures("_at_a_terminal")
+def test_a_second_ctrl_c_stops_at_once(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stops, "SAME", 0.0)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         fit(recipe(), data, tmp_path / "run", progress=Impatient())
     assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.usefixtures("_at_a_terminal")
+def test_a_ctrl_c_that_comes_twice_is_one_and_keeps_a_checkpoint(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the process and to its group, as a launcher passes it on."""
+    monkeypatch.setattr(stops, "SAME", 1000.0)
+    with pytest.raises(Interrupted):
+        fit(recipe(), data, tmp_path / "run", progress=Impatient())
+    assert unfinished(tmp_path / "run")
+
+
+@pytest.mark.usefixtures("_at_a_terminal")
+@pytest.mark.parametrize("number", stops.SIGNALS, ids=lambda number: number.name)
+def test_a_signal_that_the_program_ignores_or_handles_itself_is_left_to_it(
+    data: Dataset, tmp_path: Path, number: signal.Signals
+) -> None:
+    handled = list[int]()
+    for handler, count in ((signal.SIG_IGN, 0), (lambda number, frame: handled.append(number), 1)):
+        signal.signal(number, handler)
+        fit(recipe(epochs=1), data, tmp_path / str(count), progress=Stopping(advance=5, number=number))
+        assert len(handled) == count
 
 
 def test_resuming_a_finished_training_changes_nothing(data: Dataset, tmp_path: Path) -> None:
