@@ -194,4 +194,4 @@ def test_what_is_known_to_the_hub_bears_its_name_there(repository: Path) -> None
     assert {result.metric_name: result.metric_value for result in data.eval_results} == {
         f"top-1 of {name}": share for name, share in manifest.accuracies.items()
     }
-    assert len(manifest.accuracies) == 3
+    assert len(manifest.accuracies) == 4
