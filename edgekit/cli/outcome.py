@@ -159,8 +159,44 @@ class _Memory(io.StringIO):
     encoding = "utf-8"
 
 
+class _Lasting:
+    """A stream that may go away, as a terminal whose ssh session is dropped: that must not end the work that it shows."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._until_gone():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._until_gone():
+            self._stream.flush()
+
+    @contextmanager
+    def _until_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            give_up(self._stream)
+
+
 class _Console(Console):
     """One that shows control characters instead of obeying them: names in a bundle are somebody else's."""
+
+    @property
+    def file(self) -> Any:
+        """Where it writes; stderr may go away."""
+        stream = Console.file.__get__(self)
+        return _Lasting(stream) if self.stderr else stream
+
+    @file.setter
+    def file(self, stream: Any) -> None:
+        Console.file.__set__(self, stream)  # type: ignore[attr-defined]  # mypy knows no property's own methods
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Before it is measured, so that a line leaves room for it."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from edgekit.training.checkpoint import unfinished
+from tests.commands.test_runs import small_recipe
 
 CODES = {signal.SIGINT: (130, "Ctrl-C"), signal.SIGTERM: (143, "SIGTERM"), signal.SIGHUP: (129, "SIGHUP")}
 # as at a terminal, wherever these tests run
@@ -163,3 +169,32 @@ def test_a_second_stop_ends_a_command_that_has_not_told_yet(environment: dict[st
     )
     done = stopped(program, int(signal.SIGTERM), "doctor", environment=environment, temporary=tmp_path / "temporary")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
+
+
+# runs ``edgekit`` with its words at the terminal argv[1]
+AT_THIS_TERMINAL = """
+import os, sys
+os.dup2(os.open(sys.argv.pop(1), os.O_RDWR), 2)
+from edgekit.cli.process import run_process
+run_process()
+"""
+
+
+def test_a_training_whose_terminal_goes_away_keeps_a_checkpoint(environment: dict[str, str], tmp_path: Path) -> None:
+    """As where an ssh session is dropped: SIGHUP comes, and nothing can be written to the terminal any more."""
+    text = small_recipe(tmp_path).read_text().replace("epochs = 1", "epochs = 100000")
+    (tmp_path / "small.toml").write_text(text)
+    run = tmp_path / "runs" / "small"
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-c", AT_A_TERMINAL + AT_THIS_TERMINAL, os.ttyname(terminal), "train", "small.toml"]
+    process = subprocess.Popen(
+        command, env=environment | {"TERM": "xterm"}, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    while not (run / "checkpoint.pt").exists() and process.poll() is None:
+        if select.select([screen], [], [], 0.1)[0]:
+            os.read(screen, 10_000)
+    os.close(screen)
+    os.close(terminal)
+    assert process.wait() == 129
+    assert not (run / "failed.txt").exists()
+    assert unfinished(run)
