@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from edgekit.onnx.bodies import WITH_GRAPHS, Node, alive, bodies
-from edgekit.onnx.declared import element_types, initializers, of_tensor
-from edgekit.onnx.wire import fields, operator_counts
+from edgekit.onnx.bodies import GRAPH_NODE, MODEL_GRAPH, WITH_GRAPHS, Body, Node, alive, bodies, node_of
+from edgekit.onnx.declared import declared, element_types, initializers, of_tensor
+from edgekit.onnx.wire import ELEMENT_TYPES, decoded, fields, inside, operator_counts
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators with weights, whose types say what a file computes in."""
 
 _TENSOR_FLOATS, _TENSOR_RAW = 4, 9
 
@@ -52,27 +55,57 @@ def _one_float(tensor: memoryview) -> float | None:
     return float(struct.unpack("<f", numbers)[0]) if kind == 1 and elements == 1 and len(numbers) == 4 else None
 
 
-_READ_THROUGH = ("DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+_READ_THROUGH = ("Cast", "DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
 
 
 def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
     """What the main graph's nodes of ``operators`` read as weights, their second inputs: the element type of the stored tensor.
 
-    Nodes that no output depends on do not count. A weight may be stored in steps, which a DequantizeLinear makes floats of, or in
-    another shape; 0: none is stored.
+    Nodes that no output depends on do not count. A weight may be stored in steps, which a DequantizeLinear makes floats of, in
+    another shape, or as a Constant; behind a Cast its type is the one that the Cast gives. 0: none is stored.
     """
     body, _ = bodies(content)
-    kinds = {name: kind for kind, _, name in map(of_tensor, initializers(content))}
-    types = []
-    for node in alive(body):
-        if node.operator[1] in operators:
-            name = node.inputs[1] if len(node.inputs) > 1 else ""
-            passed = set[str]()
-            while name not in passed and name in body.producers and _reads_through(body.producers[name]):
-                passed.add(name)
-                name = body.producers[name].inputs[0]
-            types.append(kinds.get(name, 0))
-    return types
+    numbers, casts = _constants(content), _attributes(content, "Cast", "to")
+    kinds = {name: kind for kind, _, name in (*numbers, *map(of_tensor, initializers(content)))}
+    given = {name: value for name, value in casts.items() if isinstance(value, int)}
+    layers = [node for node in alive(body) if node.operator[1] in operators]
+    return [_weight_type(node.inputs[1] if len(node.inputs) > 1 else "", body, kinds, given) for node in layers]
+
+
+def _weight_type(name: str, body: Body, kinds: Mapping[str, int], casts: Mapping[str, int]) -> int:
+    """The element type of a weight, a value of ``body``; ``kinds`` of stored values, ``casts`` of those that a Cast gives."""
+    passed, cast = set[str](), 0
+    while name not in passed and name in body.producers and _reads_through(body.producers[name]):
+        passed.add(name)
+        cast = cast or casts.get(name, 0)
+        name = body.producers[name].inputs[0]
+    in_codes = any(body.producers[each].operator[1] == "DequantizeLinear" for each in passed)
+    kind = kinds.get(name, 0)
+    return kind if in_codes else cast or kind
+
+
+_NODE_ATTRIBUTE = 5
+_ATTRIBUTE_NAME, _ATTRIBUTE_NUMBER, _ATTRIBUTE_TENSOR = 1, 3, 5
+
+
+def _attributes(content: bytes, operator: str, name: str) -> dict[str, memoryview | int]:
+    """First output of each node of ONNX's ``operator`` in the main graph -> its attribute ``name``, a number or a tensor."""
+    found = {}
+    for message in inside(memoryview(content), MODEL_GRAPH, GRAPH_NODE):
+        node = node_of(message)
+        if node.operator not in ((domain, operator) for domain in ("", "ai.onnx")) or not node.outputs:
+            continue
+        for attribute in map(dict, map(fields, inside(message, _NODE_ATTRIBUTE))):
+            value = attribute.get(_ATTRIBUTE_NUMBER, attribute.get(_ATTRIBUTE_TENSOR))
+            if value is not None and decoded(attribute.get(_ATTRIBUTE_NAME, 0)) == name:
+                found[node.outputs[0]] = value
+    return found
+
+
+def _constants(content: bytes) -> list[tuple[int, int, str]]:
+    """The element type, the number of elements and the name of each value that a Constant of the main graph gives as a tensor."""
+    tensors = _attributes(content, "Constant", "value").items()
+    return [(*of_tensor(tensor)[:2], name) for name, tensor in tensors if isinstance(tensor, memoryview)]
 
 
 class Arithmetic(NamedTuple):
@@ -96,13 +129,49 @@ def arithmetic(content: bytes, operators: Collection[str]) -> Arithmetic:
     counts = operator_counts(content) if everything else Counter(node.operator[1] for node in nodes)
     read = {name for node in nodes for name in node.inputs}
     stored = Counter[int]()
-    for kind, elements, name in map(of_tensor, initializers(content)):
+    for kind, elements, name in (*_constants(content), *map(of_tensor, initializers(content))):
         if everything or name in read:
             stored[kind] += elements
     return Arithmetic(counts, stored, types)
 
 
 _FLOAT, _HALF = 1, 10
+FLOATS = {kind: name for kind, name in ELEMENT_TYPES.items() if "float" in name}
+"""Element types of floats, by numpy's names."""
+
+
+def precision_of_file(content: bytes) -> str:
+    """The precision that a file is of, which ``edgekit export`` records, and to which ``edgekit verify`` holds a manifest.
+
+    It is what the file computes in. A float32 file with an output of 16 bits is of that precision, because it rounds to it.
+    Raises ValueError for a malformed message.
+    """
+    precision = computed_in(content)
+    given = [FLOATS.get(kind, "") for kind, _ in declared(content).outputs.values()]
+    halves = [name for name in given if name in ("float16", "bfloat16")]
+    return halves[0] if halves and precision == "float32" else precision
+
+
+def computed_in(content: bytes) -> str:
+    """int8 where an output depends on steps of 8 bits, and otherwise the float type of most layers' weights.
+
+    Where no layer has any, it is that of most stored numbers, or of the first float input. Raises ValueError for a malformed
+    message.
+    """
+    found = arithmetic(content, LAYERS)
+    if any(map(in_steps, found.operators)):
+        return "int8"
+    weights = Counter(kind for kind in found.layers if kind)
+    stored = Counter({kind: elements for kind, elements in found.stored.items() if kind in FLOATS})
+    read = [kind for kind, _ in declared(content).inputs.values() if kind in FLOATS]
+    return _mostly(weights or stored or Counter(read[:1]))
+
+
+def _mostly(kinds: Mapping[int, int]) -> str:
+    """The float type of more than half of what is counted; float32 where none is."""
+    return next((FLOATS[kind] for kind, count in kinds.items() if kind in FLOATS and 2 * count > sum(kinds.values())), "float32")
+
+
 _OF_OTHER_TYPES = frozenset(
     {"ArgMax", "ArgMin", "CastLike", "ConstantOfShape", "Equal", "EyeLike", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less",
      "LessOrEqual", "NonMaxSuppression", "NonZero", "QuantizeLinear", "Resize", "Shape", "Size"}

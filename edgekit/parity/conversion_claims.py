@@ -10,7 +10,7 @@ from packaging.version import InvalidVersion, Version
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Conversion, Variant
 from edgekit.bundle.ranges import range_table
-from edgekit.onnx.arithmetic import Quantised, in_half, node_names, quantised_values, weight_types
+from edgekit.onnx.arithmetic import LAYERS, Quantised, in_half, node_names, quantised_values, weight_types
 from edgekit.onnx.wire import ELEMENT_TYPES
 from edgekit.parity.calibrated import passed_off
 
@@ -18,7 +18,6 @@ FLOORS = {"int8": {"onnxruntime": "1.21"}}
 """The newest release that a file of a precision needs: ONNX Runtime fuses no int8 layer whose bias is a float before 1.21 (its
 pull requests 22889 and 22969)."""
 CODES = 127
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FULL = (1, 11)
 """Element types of full precision."""
 _ALL_NODES = frozenset({"float16"})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 
-from edgekit.onnx.arithmetic import Arithmetic, arithmetic, in_steps
+from edgekit.bundle.manifest import Variant
+from edgekit.onnx.arithmetic import LAYERS, arithmetic, computed_in, precision_of_file
 from edgekit.onnx.declared import Declared
 from edgekit.onnx.wire import ELEMENT_TYPES
 from edgekit.parity.allowances import HALVES
-from edgekit.parity.conversion_claims import FULL, LAYERS, conversion_problem
+from edgekit.parity.conversion_claims import conversion_problem
 from edgekit.parity.evidenced import Evidenced, told
 from edgekit.reports.verify import Check
 from edgekit.tensors import TensorSpec
@@ -16,6 +17,8 @@ from edgekit.tolerance import PRECISIONS
 
 _WIDE_BARS = {"float16": {10}, "bfloat16": {16}, "int8": {2, 3, 21, 22}}
 """Precisions with a wider bar, and the element types of which a file of them holds one."""
+FULL_NAMES = ("float32", "float64")
+"""Precisions with one bar, which need not be told apart."""
 
 
 def opset(seen: Evidenced) -> Iterator[Check]:
@@ -76,35 +79,25 @@ def kept_norms(seen: Evidenced) -> Iterator[Check]:
 def precision(seen: Evidenced) -> Iterator[Check]:
     """Every variant is of a precision that there is, which is that of what the outputs of its file depend on."""
     for variant in seen.manifest.variants:
-        file = seen.others.get(variant.name, seen.declared)
-        does = _otherwise(variant.precision, file, arithmetic(seen.bundle.onnx_bytes(variant.name), LAYERS))
+        does = _otherwise(variant, seen.bundle.onnx_bytes(variant.name))
         yield told("precision", f"{variant.name} is said to be {variant.precision}, {does}" if does else "")
 
 
-def _otherwise(said: str, file: Declared, found: Arithmetic) -> str:
-    """What a file is that is not of the precision ``said``, as the end of a sentence; empty for one that is."""
-    steps = sum(count for operator, count in found.operators.items() if in_steps(operator))
+def _otherwise(variant: Variant, content: bytes) -> str:
+    """What a file is that is not of its variant's precision, as the end of a sentence; empty for one that is."""
+    said, true = variant.precision, precision_of_file(content)
     if said not in PRECISIONS:
         return "which is no precision"
-    if steps and said != "int8":
+    if said == true or (said in FULL_NAMES and computed_in(content) in FULL_NAMES):
+        return ""
+    if true == "int8":
         return "and its file computes in steps of 8 bits"
-    if said not in _WIDE_BARS:
-        halves = [name for name in HALVES if any(found.layers) and _mostly(_WIDE_BARS[name], found)]
-        return f"and its file is {halves[0]}" if halves else ""
-    if said == "int8":
-        layers = sum(found.operators.get(operator, 0) for operator in LAYERS)
-        fits = any(found.stored.get(element) for element in _WIDE_BARS[said]) and steps >= max(1, layers / 2)
-    else:
-        fits = _mostly(_WIDE_BARS[said], found) or any(kind in _WIDE_BARS[said] for kind, _ in file.outputs.values())
-    return "" if fits else "and most of what its file holds or computes is not"
-
-
-def _mostly(elements: Set[int], found: Arithmetic) -> bool:
-    """Whether most layers have weights of the ``elements``' types; in a file without layers, whether most stored floats are."""
-    known = [kind for kind in found.layers if kind]
-    if known:
-        return 2 * sum(kind in elements for kind in known) > len(known)
-    return sum(found.stored.get(kind, 0) for kind in elements) > sum(found.stored.get(kind, 0) for kind in FULL)
+    if said in FULL_NAMES:
+        return f"and its file is {true}"
+    holds = arithmetic(content, LAYERS)
+    some = any(kind in _WIDE_BARS[said] for kind in (*holds.layers, *holds.stored))
+    kept = said in HALVES and variant.conversion is not None and some  # how many layers are, the conversion says
+    return "" if kept else "and most of what its file holds or computes is not"
 
 
 def conversion(seen: Evidenced) -> Iterator[Check]:

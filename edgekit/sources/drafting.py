@@ -20,6 +20,7 @@ from edgekit.graphs.repeat import check_repeatable
 from edgekit.graphs.trace import as_arrays, output_specs, run_module, tensors_of_feed, trace
 from edgekit.graphs.write import export_onnx
 from edgekit.models.weights import weights_bytes
+from edgekit.onnx.arithmetic import precision_of_file
 from edgekit.onnx.run import UNOPTIMISED, open_unoptimised
 from edgekit.parity.compare import compare_output
 from edgekit.parity.inputs import Recorded, check_telling
@@ -264,7 +265,7 @@ def _portable(recipe: Recipe | None) -> dict[str, Any] | None:
 
 def _variant(model: ModelSource, file: _File, original: float) -> Variant:
     """The variant and its tolerance: for float16 by the original's own error, for float32 the recipe's or the usual one."""
-    if model.recipe is None and any(spec.dtype == "float16" for spec in file.outputs):
+    if model.recipe is None and precision_of_file(file.onnx) == "float16":
         return exported_variant("float16", half_tolerance(original), file.error)
     tolerance = model.recipe.verify if model.recipe else Tolerance()
     if tolerance == Tolerance():

@@ -18,6 +18,7 @@ from edgekit.bundle.manifest import MODEL, Source, Variant
 from edgekit.bundle.provenance import Provenance
 from edgekit.errors import ModelError, UsageError
 from edgekit.files import check_name, sha256_of
+from edgekit.onnx.arithmetic import precision_of_file
 from edgekit.onnx.exact import SECONDS, Inexact, run_file_exact
 from edgekit.onnx.fold import Folding, fold_onnx
 from edgekit.onnx.free import OnnxSource, open_onnx
@@ -90,10 +91,10 @@ class OnnxOrigin(NamedTuple):
         """The draft against ``reference``; raises Unverified unless it passes the comparisons of ``edgekit verify``."""
         outputs = _run_folded(source, folding, reference.golden)
         error = reference.recorded.error(outputs)
-        variant = _variant(source, reference, outputs, error)
-        _check_outputs(source, outputs, reference, variant.allowance.tolerance, bool(report.folded))
         provenance = provenance_of(self.options)
         content = _labelled(folding.model, self.path, description, provenance).SerializeToString(deterministic=True)
+        variant = _variant(precision_of_file(content), source, reference, outputs, error)
+        _check_outputs(source, outputs, reference, variant.allowance.tolerance, bool(report.folded))
         noise = noise_of_file(content, reference.recorded, source.batch)
         reach = not_reached(content, reference.recorded, source.batch)
         draft = Draft(
@@ -291,18 +292,15 @@ def _check_outputs(
         )
 
 
-def _variant(source: OnnxSource, reference: Reference, outputs: Mapping[str, Array], error: float) -> Variant:
-    """The variant in the weights' precision; its tolerance is that of PyTorch models, or wider by the original's own error."""
-    dtype = precision_of(source.original)
-    if quantised(source.original):
+def _variant(precision: str, source: OnnxSource, reference: Reference, outputs: Mapping[str, Array], error: float) -> Variant:
+    """The variant of the file's ``precision``; its tolerance is that of PyTorch models, or wider by the original's own error."""
+    if precision == "int8":
         return exported_variant("int8", _in_steps(source, reference, outputs), error)
-    if dtype == "float32" and any(spec.dtype == "float16" for spec in source.outputs):
-        dtype = "float16"
     own = reference.error
-    if dtype in ("float16", "bfloat16"):
+    if precision in ("float16", "bfloat16"):
         top1 = min(_top1(each, reference.golden.float64) for each in (outputs, reference.golden.original))
-        return exported_variant(dtype, half_tolerance(own if own is not None else error, top1), error)
-    return exported_variant(dtype, Tolerance(rtol=max(Tolerance().rtol, 4 * (own or 0.0))), error)
+        return exported_variant(precision, half_tolerance(own if own is not None else error, top1), error)
+    return exported_variant(precision, Tolerance(rtol=max(Tolerance().rtol, 4 * (own or 0.0))), error)
 
 
 def _in_steps(source: OnnxSource, reference: Reference, outputs: Mapping[str, Array]) -> Tolerance:
@@ -344,7 +342,7 @@ def _notes(source: OnnxSource, reference: Reference, variant: Variant) -> tuple[
         )
     tolerance = variant.allowance.tolerance
     steps = quantised(source.original)
-    if steps:
+    if variant.precision == "int8":
         notes.append(
             f"the file is quantised ({steps}): the tolerance is {tolerance.rtol:.1e}, three steps of 8 bits or twice what "
             "ONNX Runtime's optimisations change on the CPU of the export; another CPU may compute something else"

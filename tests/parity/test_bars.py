@@ -169,7 +169,7 @@ def moved(reference: Array, seed: int) -> Array:
 
 def flipped(scores: Array, sample: int = 0) -> Array:
     """The scores, of whose ``sample`` the two best classes have changed places."""
-    mine = scores.copy()
+    mine: Array = scores.copy()
     first, second = np.argsort(mine[sample])[[-1, -2]]
     mine[sample, [first, second]] = mine[sample, [second, first]]
     return mine
@@ -177,7 +177,7 @@ def flipped(scores: Array, sample: int = 0) -> Array:
 
 def near(reference: Array, margin: float) -> Array:
     """The reference, but for the two best classes of its first sample, which are ``margin`` of scale apart."""
-    mine = reference.copy()
+    mine: Array = reference.copy()
     first, second = np.argsort(mine[0])[[-1, -2]]
     mine[0, second] = mine[0, first] - margin * np.abs(mine).max()
     return mine

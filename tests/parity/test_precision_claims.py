@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.export import export
+from edgekit.commands.quantize import quantize
 from edgekit.commands.verify import verify
 from edgekit.errors import BundleError
 from edgekit.parity.manifest import check_manifest
 from edgekit.sources import ExportOptions
+from edgekit.variants import Wanted
 from tests.bundle.editing import edit, npz, put
 from tests.converted import changed, copied, stored
+from tests.onnx.crafted import model_of, node, tensor
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
 ORT = ["ort-cpu"]
@@ -212,3 +216,92 @@ def test_an_error_that_nothing_recorded_shows_buys_a_float16_file_no_wider_bar(t
     put(root, "evidence.npz", npz({**arrays, "error": np.zeros(0)}))
     with pytest.raises(BundleError, match="its error is 0 numbers, not 1"):
         open_bundle(root).evidence()
+
+
+def stack(*, dtype: str = "float32") -> onnx.ModelProto:
+    """Twelve products and nonlinearities."""
+    nodes, stored_weights = list[onnx.NodeProto](), []
+    for place in range(12):
+        before, after = ("x" if place == 0 else f"a{place}"), ("y" if place == 11 else f"a{place + 1}")
+        nodes += [
+            node("MatMul", [before, f"w{place}"], f"m{place}", f"product{place}"),
+            node("Tanh", [f"m{place}"], after, f"tanh{place}"),
+        ]
+        stored_weights.append(tensor(f"w{place}", 16, 16, dtype=dtype))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    model = model_of(nodes, stored_weights, shape=("batch", 16), rank=2, kind=kind)
+    model.graph.output[0].type.tensor_type.elem_type = kind
+    return model
+
+
+def one_activation_in_steps() -> onnx.ModelProto:
+    model = stack()
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.float32(1 / 127), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+    )
+    for place, name in enumerate(("QuantizeLinear", "DequantizeLinear")):
+        inputs = ["a6" if place == 0 else "codes", "scale", "zero"]
+        model.graph.node.insert(12 + place, helper.make_node(name, inputs, [("codes", "read")[place]], name))
+    next(each for each in model.graph.node if each.name == "product6").input[0] = "read"
+    return model
+
+
+def weights_as_constants() -> onnx.ModelProto:
+    model = stack(dtype="float16")
+    constants = [helper.make_node("Constant", [], [each.name], value=each) for each in model.graph.initializer]
+    del model.graph.initializer[:]
+    for constant in constants:
+        model.graph.node.insert(0, constant)
+    return model
+
+
+def weights_behind_casts() -> onnx.ModelProto:
+    model = stack(dtype="float16")
+    for place in range(12):
+        model.graph.initializer[place].CopyFrom(tensor(f"w{place}", 16, 16))
+        next(each for each in model.graph.node if each.name == f"product{place}").input[1] = f"w{place}.half"
+        model.graph.node.insert(0, helper.make_node("Cast", [f"w{place}"], [f"w{place}.half"], to=TensorProto.FLOAT16))
+    return model
+
+
+def stored_in_half() -> onnx.ModelProto:
+    """Weights of 16 bits that are computed with in float32."""
+    model = stack()
+    for place in range(12):
+        model.graph.initializer[place].CopyFrom(tensor(f"w{place}", 16, 16, dtype="float16"))
+        next(each for each in model.graph.node if each.name == f"product{place}").input[1] = f"w{place}.wide"
+        model.graph.node.insert(0, helper.make_node("Cast", [f"w{place}"], [f"w{place}.wide"], to=TensorProto.FLOAT))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "precision"),
+    [
+        (stack, "float32"),
+        (one_activation_in_steps, "int8"),
+        (weights_as_constants, "float16"),
+        (weights_behind_casts, "float16"),
+        (stored_in_half, "float32"),
+    ],
+)
+def test_a_fresh_bundle_of_a_file_is_of_the_precision_that_verify_finds(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], precision: str
+) -> None:
+    onnx.save(make(), tmp_path / "net.onnx")
+    export(str(tmp_path / "net.onnx"), tmp_path / "bundle")
+    assert open_bundle(tmp_path / "bundle").variant().precision == precision
+    assert failing(tmp_path / "bundle") == {}
+    other = "float16" if precision != "float16" else "float32"
+    edit(tmp_path / "bundle", lambda document: document["variants"][0].update(precision=other))
+    assert "precision" in failing(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(("to", "wanted"), [("int8", Wanted(calibrate="random")), ("float16", Wanted())])
+def test_a_conversion_that_keeps_all_layers_but_one_is_of_its_precision(tmp_path: Path, to: str, wanted: Wanted) -> None:
+    onnx.save(stack(), tmp_path / "net.onnx")
+    export(str(tmp_path / "net.onnx"), tmp_path / "bundle")
+    layers = [each.name for each in onnx.load(tmp_path / "bundle" / "model.onnx").graph.node if each.op_type == "MatMul"]
+    quantize(tmp_path / "bundle", to, msgspec.structs.replace(wanted, keep=tuple(layers[1:])))
+    assert failing(tmp_path / "bundle") == {}
+    edit(tmp_path / "bundle", lambda document: document["variants"][1]["conversion"].update(converted=40, kept=[]))
+    assert set(failing(tmp_path / "bundle")) == {"conversion"}
