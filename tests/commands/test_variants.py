@@ -96,7 +96,11 @@ def test_variants_are_timed_against_each_other(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "more"),
-    [("verify", ["--allow", "precision", "--allow", "conversion"]), ("bench", ["--batch", "1", "--seconds", "0.01"]), ("inspect", [])],
+    [
+        ("verify", ["--allow", "precision", "--allow", "conversion"]),
+        ("bench", ["--batch", "1", "--seconds", "0.01"]),
+        ("inspect", []),
+    ],
 )
 def test_the_command_line_takes_a_variant(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, more: list[str]
