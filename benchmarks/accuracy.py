@@ -4,7 +4,8 @@
 
 A seed that ``--runs`` holds with the same settings is read, not trained again. The accuracies are those of the exported ONNX
 files in ONNX Runtime on the test set, which nothing was chosen by: float32's for each seed, int8's for the first. Seconds are
-those of the training on this machine; the fastest epoch tells what other work took of them. The result is added to ``benchmarks/results/accuracy.json``, one entry for each recipe.
+those of the training on this machine; the fastest epoch tells what other work took of them. The result is added to
+``benchmarks/results/accuracy.json``, one entry for each recipe.
 """
 
 from __future__ import annotations

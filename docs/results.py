@@ -107,8 +107,8 @@ def numbers() -> str:
         "",
         f"Test accuracies of the exported ONNX files, on {machine['cores']} cores of an {machine['cpu']}, torch "
         f"{lenet['torch']}. 5,000 training pictures were held out for every choice; nothing was chosen on the test set.",
-        "int8: the first seed's file, the change as a 95 % interval, and its SNR. A training that took much longer than its epochs "
-        "times the fastest one shared the machine with other work.",
+        "int8: the first seed's file, the change as a 95 % interval, and its SNR. A training that took much longer than its "
+        "epochs times the fastest one shared the machine with other work.",
         "",
         *accuracy_table(),
         "",
