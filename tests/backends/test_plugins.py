@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ GROUP = "[edgekit.backends]\n"
 
 
 def install(site: Path, entries: str, module: str | None = None, name: str = "edgekit-echo") -> Path:
-    """What pip leaves behind: a module and the metadata of its distribution."""
-    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    """What pip leaves behind: a module and the metadata of its distribution. ``name`` is of both: ``edgekit_echo``."""
+    written = name.replace("-", "_")
+    info = site / f"{written}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(GROUP + entries)
-    (site / "edgekit_echo.py").write_text(ECHO.read_text() if module is None else module)
+    (site / f"{written}.py").write_text(ECHO.read_text() if module is None else module)
+    return site
+
+
+def install_many(site: Path, modules: Mapping[str, str]) -> Path:
+    """A distribution for each backend, because a command takes as long with many as with one: "echo" of ``edgekit-echo``."""
+    for name, module in modules.items():
+        install(site, f"{name} = edgekit_{name}:BACKEND\n", module, f"edgekit-{name}")
     return site
 
 
@@ -63,61 +72,67 @@ def test_its_options_are_checked_and_reach_it(site: Path, bundle: Path) -> None:
     assert report["error"]["message"].startswith("echo: gain: ")
 
 
-def test_doctor_names_it(site: Path) -> None:
-    _, report, _ = edgekit(site, "doctor")
-    assert report["backends"]["echo"] is None
+BREAKING = {
+    "breaks": ("raise OSError('libecho.so: cannot open')", "libecho.so: cannot open"),
+    "rowless": ("BACKEND = 7", "'int' object is not iterable"),
+    "leaves": ("raise SystemExit(3)", "it ends the program"),
+}
+"""Backends whose module gives no backend, and what is said of each."""
 
 
-@pytest.mark.parametrize(
-    ("module", "expected"),
-    [
-        ("raise OSError('libecho.so: cannot open')", "libecho.so: cannot open"),
-        ("BACKEND = 7", "'int' object is not iterable"),
-        ("raise SystemExit(3)", "it ends the program"),
-    ],
-    ids=["breaks", "no row", "leaves"],
-)
-def test_one_that_breaks_is_named_and_the_others_run(tmp_path: Path, bundle: Path, module: str, expected: str) -> None:
-    site = install(tmp_path, "echo = edgekit_echo:BACKEND\n", module)
+def test_one_that_breaks_is_named_and_the_others_run(tmp_path: Path, bundle: Path) -> None:
+    site = install_many(tmp_path, {"echo": ECHO.read_text(), **{name: module for name, (module, _) in BREAKING.items()}})
     code, report, stderr = edgekit(site, "verify", str(bundle))
     assert code == 0, stderr
-    (skipped,) = [skipped for skipped in report["skipped"] if skipped["backend"] == "echo"]
-    assert expected in skipped["reason"]
-    assert skipped["remedy"] == "pip install --force-reinstall edgekit-echo"
-    assert skipped["broken"]
+    assert "echo" in [parity["backend"] for parity in report["parities"]]
+    skipped = {skipped["backend"]: skipped for skipped in report["skipped"]}
+    for name, (_, expected) in BREAKING.items():
+        assert expected in skipped[name]["reason"]
+        assert skipped[name]["remedy"] == f"pip install --force-reinstall edgekit-{name}"
+        assert skipped[name]["broken"]
     code, report, _ = edgekit(site, "doctor")
-    assert (code, report["passed"], report["backends"]["echo"]["broken"]) == (1, False, True)
+    assert (code, report["passed"], report["backends"]["echo"]) == (1, False, None)
+    assert all(report["backends"][name]["broken"] for name in BREAKING)
 
 
-@pytest.mark.parametrize(
-    ("broken", "expected"),
-    [
-        ('raise RuntimeError("the license server is gone")', "echo cannot tell whether it works: the license server is gone"),
-        ('return "not today"', "echo cannot tell whether it works: its absence is 'not today'"),
-        ("raise SystemExit(1)", "echo cannot tell whether it works: 1"),
-    ],
-)
-def test_one_whose_absence_breaks_is_skipped_by_name(tmp_path: Path, bundle: Path, broken: str, expected: str) -> None:
-    module = ECHO.read_text().replace('    """It is always here."""\n    return None\n', f"    {broken}\n")
-    assert broken in module
-    site = install(tmp_path, "echo = edgekit_echo:BACKEND\n", module)
+UNSURE = {
+    "raises": ('raise RuntimeError("the license server is gone")', "the license server is gone"),
+    "answers": ('return "not today"', "its absence is 'not today'"),
+    "ends": ("raise SystemExit(1)", "1"),
+}
+"""Backends whose ``absence`` breaks, and what is said of each."""
+
+
+def test_one_whose_absence_breaks_is_skipped_by_name(tmp_path: Path, bundle: Path) -> None:
+    whole, works = ECHO.read_text(), '    """It is always here."""\n    return None\n'
+    assert works in whole
+    modules = {name: named(whole.replace(works, f"    {broken}\n"), name) for name, (broken, _) in UNSURE.items()}
+    code, report, stderr = edgekit(install_many(tmp_path, modules), "verify", str(bundle))
+    assert code == 0, stderr
+    skipped = {skipped["backend"]: (skipped["reason"], skipped["broken"]) for skipped in report["skipped"]}
+    for name, (_, expected) in UNSURE.items():
+        assert skipped[name] == (f"{name} cannot tell whether it works: {expected}", True)
+
+
+def named(module: str, name: str) -> str:
+    """``module`` whose backend has another name."""
+    return module.replace('Backend("echo"', f"Backend({name!r}")
+
+
+NAMELESS = {"one": "every", "two": "", "three": "my backend", "four": "a/b"}
+
+
+def test_a_name_that_no_backend_can_have_is_refused(tmp_path: Path, bundle: Path) -> None:
+    site = install_many(tmp_path, {entry: named(ECHO.read_text(), name) for entry, name in NAMELESS.items()})
     code, report, stderr = edgekit(site, "verify", str(bundle))
     assert code == 0, stderr
-    (skipped,) = [skipped for skipped in report["skipped"] if skipped["backend"] == "echo"]
-    assert (skipped["reason"], skipped["broken"]) == (expected, True)
-
-
-@pytest.mark.parametrize("name", ["every", "", "my backend", "a/b"])
-def test_a_name_that_no_backend_can_have_is_refused(tmp_path: Path, bundle: Path, name: str) -> None:
-    site = install(tmp_path, "echo = edgekit_echo:BACKEND\n", ECHO.read_text().replace('Backend("echo"', f"Backend({name!r}"))
-    code, report, stderr = edgekit(site, "verify", str(bundle))
-    assert code == 0, stderr
-    (skipped,) = [skipped for skipped in report["skipped"] if skipped["backend"] == "echo"]
-    assert f"{name!r} is no name for a backend" in skipped["reason"]
+    reasons = [skipped["reason"] for skipped in report["skipped"]]
+    for name in NAMELESS.values():
+        assert any(f"{name!r} is no name for a backend" in reason for reason in reasons), (name, reasons)
 
 
 def test_one_that_takes_a_name_of_edgekits_own_does_not_get_it(tmp_path: Path, bundle: Path) -> None:
-    site = install(tmp_path, "ort-cpu = edgekit_echo:BACKEND\n", ECHO.read_text().replace('Backend("echo"', 'Backend("ort-cpu"'))
+    site = install(tmp_path, "ort-cpu = edgekit_echo:BACKEND\n", named(ECHO.read_text(), "ort-cpu"))
     code, report, stderr = edgekit(site, "verify", str(bundle), "--backend", "ort-cpu")
     assert code == 0, stderr
     assert "onnxruntime" in report["parities"][0]["facts"]

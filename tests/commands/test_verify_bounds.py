@@ -67,8 +67,8 @@ run_process()
 """
 
 
-def test_the_stacks_of_two_hundred_threads_have_room_and_without_it_one_sentence_says_so(bundle: Path) -> None:
-    words = ["verify", str(bundle), "--backend", "ort-cpu threads=200"]
+def test_the_stacks_of_sixty_four_threads_have_room_and_without_it_one_sentence_says_so(bundle: Path) -> None:
+    words = ["verify", str(bundle), "--backend", "ort-cpu threads=64"]
     for first, code in (("", 0), ("verify.stacks, verify.ROOM = lambda threads: 0, 96 << 20", 2)):
         done = subprocess.run([sys.executable, "-c", PROGRAM, first, *words], capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr

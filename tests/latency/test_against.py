@@ -87,7 +87,7 @@ def test_the_first_look_can_find_any_number_of_rows_slower(rows: int) -> None:
 def test_a_planted_difference_is_told_through_scatter_and_drift(slower: float, expected: Verdict) -> None:
     shake = shaken(0.005)
     machine = Machine({"A": slower, "B": 1.0}, lambda place: shake(place) * (1 + place / 100))
-    (row,) = duels([duel()], Turns(8), LIMIT, time=machine)
+    (row,) = duels([duel()], Turns(8, seed=0), LIMIT, time=machine)
     assert row.judged.verdict == expected
     assert row.evidence.ratio == pytest.approx(slower, rel=0.02)
     assert row.evidence.low <= slower <= (row.evidence.high or 0)
@@ -214,8 +214,8 @@ def unsteady(pairs: int, scatter: float) -> Callable[[int], float]:
 
 @pytest.mark.parametrize(("slower", "scatter", "expected"), [(1.12, 0.09, "slower"), (1.0, 0.04, "not slower")])
 def test_what_the_first_look_leaves_undecided_gets_as_many_pairs_again(slower: float, scatter: float, expected: Verdict) -> None:
-    (steady,) = duels([duel()], Turns(8), LIMIT, time=Machine({"A": slower, "B": 1.0}))
-    (row,) = duels([duel()], Turns(8), LIMIT, time=Machine({"A": slower, "B": 1.0}, unsteady(8, scatter)))
+    (steady,) = duels([duel()], Turns(8, seed=0), LIMIT, time=Machine({"A": slower, "B": 1.0}))
+    (row,) = duels([duel()], Turns(8, seed=0), LIMIT, time=Machine({"A": slower, "B": 1.0}, unsteady(8, scatter)))
     assert (steady.evidence.pairs, steady.judged.verdict) == (8, expected)
     assert (row.evidence.pairs, row.judged.verdict) == (16, expected)
     assert len(row.first) == len(row.second) == len(row.order) == 16
@@ -230,7 +230,7 @@ def test_only_undecided_rows_run_on_and_the_others_keep_their_verdicts() -> None
             return process(fresh.median_ms * (shake(0) if bundle.name in "EF" else 1.0))
 
     machine = OneIsUnsteady({"A": 1.0, "B": 1.0, "C": 1.2, "D": 1.0, "E": 1.06, "F": 1.0})
-    rows = duels([duel("fine"), duel("slow", "C", "D"), duel("unsteady", "E", "F")], Turns(10), LIMIT, time=machine)
+    rows = duels([duel("fine"), duel("slow", "C", "D"), duel("unsteady", "E", "F")], Turns(10, seed=0), LIMIT, time=machine)
     assert [row.judged.verdict for row in rows[:2]] == ["not slower", "slower"]
     assert [row.evidence.pairs for row in rows] == [10, 10, 20]
 
@@ -336,7 +336,7 @@ def test_a_process_that_fails_ends_the_comparison_with_its_sentence() -> None:
         return Failure("signal", "crashes with signal 11")
 
     with pytest.raises(MissingError, match=r"^A cannot be timed: its process crashes with signal 11$"):
-        duels([duel()], Turns(8), time=crash)
+        duels([duel()], Turns(8, seed=0), time=crash)
 
 
 # the report
@@ -359,7 +359,7 @@ def test_what_more_pairs_would_decide_is_told_as_what_to_give(stored: Stored | N
 
 
 def against_report(slower: float, scatter: float = 0.005, undecided_passes: bool = False) -> AgainstReport:
-    rows = duels([duel()], Turns(8), LIMIT, time=Machine({"A": slower, "B": 1.0}, shaken(scatter)))
+    rows = duels([duel()], Turns(8, seed=0), LIMIT, time=Machine({"A": slower, "B": 1.0}, shaken(scatter)))
     return AgainstReport("A", "0", "B", "1", {}, LIMIT, 1.0, 0, rows, undecided_passes)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import edgekit.latency.peak
 from edgekit.backends import open_session
 from edgekit.backends.contract import ByLayer
 from edgekit.backends.tensorrt.flavour import find
@@ -123,7 +124,8 @@ def test_layers_are_told_on_any_profile(ten: FakeTensorRT, bundle: Path) -> None
     assert ten.cuda.left == {}
 
 
-def test_bench_tells_the_layers_of_an_engine(ten: FakeTensorRT, bundle: Path) -> None:
+def test_bench_tells_the_layers_of_an_engine(ten: FakeTensorRT, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edgekit.latency.peak, "SIZES_ON_GPU", (128,))  # the stand-in multiplies on a CPU
     report = bench(bundle, ways("ort-cpu", "tensorrt"), Timing(batches=(1, 8), seconds=SECONDS), further=Further(layers=True))
     assert [(layer.backend, layer.batch) for layer in report.layers] == [
         (kind, batch) for kind in ("ort-cpu", "tensorrt") for batch in (1, 8)
