@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from edgekit.cli import checking, deploying, exporting, timing, training
 
@@ -43,8 +44,34 @@ DATA: tuple[tuple[Callable[..., None], str], ...] = (
 )
 """Those of ``edgekit data``."""
 
+# typer brings its own copy of click, or uses the installed one: this is UsageError in either
+_TyperUsageError: Any = typer.BadParameter.__bases__[0]
+
+
+class _Placed:
+    """A command whose wrong words are told with its own page of help: the parser does not say whose they are."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words; raises click's UsageError with the context."""
+        try:
+            words: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]  # of the class beside this one
+        except _TyperUsageError as problem:
+            problem.ctx = problem.ctx or ctx
+            raise
+        return words
+
+
+class _Command(_Placed, TyperCommand):
+    pass
+
+
+class _Group(_Placed, TyperGroup):
+    pass
+
+
 app = typer.Typer(
     name="edgekit",
+    cls=_Group,
     help="Train, fold, export, verify and time vision models, and ship bundles that prove themselves.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -52,11 +79,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: edgekit run recipes/lenet.toml",
 )
-data_app = typer.Typer(help="Datasets.", no_args_is_help=True)
+data_app = typer.Typer(cls=_Group, help="Datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
 for group, commands in ((app, COMMANDS), (data_app, DATA)):
     for command, example in commands:
-        group.command(epilog=f"Example: {example}")(command)
+        group.command(cls=_Command, epilog=f"Example: {example}")(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -74,10 +102,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-# typer brings its own copy of click, or uses the installed one: this is UsageError in either
-_TyperUsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def main() -> NoReturn:

@@ -12,17 +12,21 @@ from edgekit.backends import USUAL_BACKEND
 from edgekit.backends.choose import choose
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.ways import USUAL_TIMING, fitting, short_names
-from edgekit.errors import UsageError
-from edgekit.latency.against import LIMIT, Duel, duels, judged, looks, usual_pairs
+from edgekit.errors import Interrupted, UsageError
+from edgekit.latency.against import AGAIN, LIMIT, Duel, duels, judged, looks, usual_pairs
 from edgekit.latency.control import control_of, controls_of
+from edgekit.latency.fresh import time_fresh
 from edgekit.latency.loop import Timing
 from edgekit.latency.other_day import Today, check_seconds, other_day, read_report, row_like
 from edgekit.latency.signflip import MOST_PAIRS
 from edgekit.latency.turns import Thing, Turns, in_turns
+from edgekit.machine import stops
+from edgekit.machine.child import Failure
 from edgekit.machine.cpu import cores
 from edgekit.machine.records import all_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.against import AgainstReport, AgainstRow, Judged, Stored
+from edgekit.reports.fresh import Fresh
 from edgekit.setups import Setup, as_setups, filled, labels
 
 
@@ -59,8 +63,8 @@ def against(
     """Whether ``bundle`` is slower than ``other``, a bundle or the JSON of ``bench`` with ``--processes``, by more than a limit.
 
     Each of ``setups`` (the usual backend where there are none) and of ``timing.rows`` is a row that decides. Raises BundleError
-    for a damaged bundle, InputError for a file that is no such report, UsageError for terms that decide nothing, and MissingError
-    for a setup that cannot run here.
+    for a damaged bundle, InputError for a file that is no such report, UsageError for terms that decide nothing, MissingError
+    for a setup that cannot run here, and Interrupted, with what was seen until then, after Ctrl-C, SIGTERM or SIGHUP.
     """
     opened = open_bundle(Path(bundle))
     _check(terms)
@@ -124,7 +128,7 @@ def _against_stored(
     pairs = min(MOST_PAIRS, *(len(row.processes) for row in then))
     controls = controls_of(chosen)
     things = (*(row.first for row in rows), *controls)
-    timed = in_turns(things, Turns(pairs, timing.seconds, timing.seed), progress)
+    timed = _all_timed(things, Turns(pairs, timing.seconds, timing.seed), progress)
     bundle.check_unchanged()
     today = Today(all_facts(), [row.first.setup for row in rows], tuple(zip(controls, timed[len(rows) :], strict=True)))
     day = other_day(file, report, today, terms.limit)
@@ -135,6 +139,26 @@ def _against_stored(
         nothing = Judged("undecided", f"{file} informs only")
         outcome = tuple(msgspec.structs.replace(row, judged=nothing) for row in outcome)
     return _report((bundle, str(file), ", ".join(one.sha256 for one in report.bundles)), outcome, timing, terms, day)
+
+
+def _all_timed(things: Sequence[Thing], turns: Turns, progress: Progress) -> list[list[Fresh]]:
+    """``in_turns``; raises Interrupted with the number of processes that were done."""
+    done = 0
+
+    def count(bundle: Path, setup: Setup, batch: int, boundary: str, seconds: float) -> Fresh | Failure:
+        nonlocal done
+        outcome = time_fresh(bundle, setup, batch, boundary, seconds)
+        done += 1
+        return outcome
+
+    try:
+        return in_turns(things, turns, progress, count)
+    except KeyboardInterrupt:
+        every = len(things) * (1 + turns.each)
+        reason = (
+            f"stopped by {stops.words()} after {done} of {every} processes of A and the reference network, which decide nothing"
+        )
+        raise Interrupted(reason, AGAIN) from None
 
 
 def _report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.renamed import Entry, renamed
 from edgekit.errors import InputError
 from edgekit.machine.records import Record, records
 from edgekit.progress import SILENT, Progress
@@ -49,9 +50,16 @@ def diff(first: Path | str, second: Path | str, *, progress: Progress = SILENT) 
     Raises BundleError for a damaged bundle.
     """
     a, b = open_bundle(first), open_bundle(second)
-    documents = (msgspec.to_builtins(a.manifest), msgspec.to_builtins(b.manifest))
-    fields = tuple(
-        FieldDiff(_section(key), key, _shown(one), _shown(other)) for key, one, other in differences("", *documents) if key
+    document, other_document = (msgspec.to_builtins(one.manifest) for one in (a, b))
+    names = list(renamed(document["fold"], other_document["fold"]))
+    other_document["fold"] = _in_names_of_first(other_document["fold"], names)
+    fields = (
+        *(
+            FieldDiff(_section(key), key, _shown(one), _shown(other))
+            for key, one, other in differences("", document, other_document)
+            if key
+        ),
+        *(FieldDiff("names", f"fold.{part}.{one['norm']}", _named(one), _named(other)) for part, one, other in names),
     )
     tensors, operators, notes = _networks(a, b, progress)
     return DiffReport(
@@ -65,6 +73,19 @@ def diff(first: Path | str, second: Path | str, *, progress: Progress = SILENT) 
         measured=tuple(_measured(a, b)),
         notes=(*notes, *_reference(a, b)),
     )
+
+
+def _in_names_of_first(fold: Mapping[str, Any], names: Sequence[tuple[str, Entry, Entry]]) -> dict[str, Any]:
+    """The second bundle's folds, with those that differ in names alone called as in the first."""
+    first_of = {(part, other["norm"]): one for part, one, other in names}
+    parts = {part: tuple(first_of.get((part, entry["norm"]), entry) for entry in fold[part]) for part in ("folded", "kept")}
+    return {**fold, **parts}
+
+
+def _named(entry: Entry) -> str:
+    """The names of a fold."""
+    into = f" into {', '.join(entry['into'])}" if entry.get("into") else ""
+    return f"{entry['norm']} ({entry['kind']}){into}"
 
 
 def differences(key: str, first: Any, second: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from edgekit.backends.choose import open_named
 from edgekit.backends.tuned import keep_choice
@@ -18,16 +19,18 @@ from edgekit.budgets import Budget, parse_budgets
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.commands.evaluate import ORIGINAL, classifier, evaluate, labelled_set
 from edgekit.commands.verify import verify
-from edgekit.errors import DataError, EdgekitError, UsageError, first_line
+from edgekit.errors import DataError, EdgekitError, Interrupted, UsageError, first_line
 from edgekit.latency.finals import Final, finals, middle, seconds_for, versus
 from edgekit.latency.fresh import time_fresh
 from edgekit.latency.ledger import Ledger
 from edgekit.latency.loop import Candidate, candidate_of
 from edgekit.latency.rounds import race
 from edgekit.latency.search_space import SearchSpace, files_of, of_file, search_space
+from edgekit.latency.statistics import noise
 from edgekit.latency.turns import Thing
 from edgekit.machine import stops
 from edgekit.machine.child import Failure
+from edgekit.machine.cpu import CpuTime
 from edgekit.machine.records import all_facts
 from edgekit.parity.known import Known
 from edgekit.progress import SILENT, Progress
@@ -70,8 +73,8 @@ def tune(
     and SIGHUP end with what is known.
 
     Raises BundleError for a bundle that is damaged, or replaced meanwhile, UsageError for a budget or a batch that the bundle
-    cannot have, DataError for a budget of accuracy without pictures, and MissingError for a backend that was named and cannot run
-    here.
+    cannot have, DataError for a budget of accuracy without pictures, MissingError for a backend that was named and cannot run
+    here, and Interrupted where a signal comes before the first stage.
     """
     limits = parse_budgets(goal.budgets, BUDGETS)
     opened = open_bundle(Path(bundle))
@@ -82,7 +85,11 @@ def tune(
         raise UsageError(f"bundle {opened.root} takes batches of {fixed} only", f"give --batch {fixed}")
     if data is not None and not Path(data).exists():
         raise DataError(f"--data {data} does not exist", "give a recipe, or a folder of class folders")
-    tuning = Tuning(opened, search_space(opened, as_setups(setups), progress), goal, limits)
+    try:
+        tried = search_space(opened, as_setups(setups), progress)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped by {stops.words()} before anything was measured", "run it again") from None
+    tuning = Tuning(opened, tried, goal, limits)
     stages: tuple[tuple[str, Callable[[Progress], None]], ...] = (
         ("loading", tuning.load),
         ("checking parity", tuning.check_parity),
@@ -178,7 +185,11 @@ class Tuning:
         named = {ledger.rows[setup].name: setup for setup in running}
         with progress.task("short rounds", len(running)) as advance:
             openers = [partial(opener, setup) for setup in running]
+            before = CpuTime.now()
             paces = race([*named], openers, advance=lambda name: advance(1, name), tail=self.by_tail)
+        noisy = noise(np.ones(1), before.stolen_until(CpuTime.now()))
+        if noisy.startswith("noisy"):
+            self.notes.append(f"the short rounds were {noisy}; what dropped out there may be as fast on a quiet machine")
         for name, pace in paces.items():
             ledger.add(named[name], median_ms=pace.median_ms, throughput=1e3 * self.batch / pace.mean_ms)
             self.order[named[name]] = pace.tail_ms if self.by_tail else pace.median_ms
@@ -276,6 +287,7 @@ class Tuning:
                 throughput=1e3 * self.batch / middle(final.values("throughput")),
                 p99_ms=final.percentile(99),
                 memory_peak_bytes=max(peaks, default=None),
+                noise=final.noise,
             )
         return {setup: final for setup, final in played.items() if not final.failure}
 

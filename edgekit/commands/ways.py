@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import msgspec
 from edgekit.backends.choose import choose
 from edgekit.bundle.folder import Bundle
 from edgekit.errors import UsageError
-from edgekit.latency.loop import Timing
+from edgekit.latency.loop import Timing, drawn_seed
 from edgekit.machine.cpu import cores
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
@@ -71,16 +70,12 @@ def _different(parts: Sequence[tuple[str, ...]], depth: int) -> bool:
     return len({own[-depth:] for own in parts}) == len(set(parts))
 
 
-MOST_SEED = 2**32
-
-
 def fitting(timing: Timing, bundles: Sequence[Bundle]) -> Timing:
     """The timing with the one batch size of bundles that take no other, and with a seed, by chance where none was given.
 
     Raises UsageError where another batch size was asked for.
     """
-    seed = secrets.randbelow(MOST_SEED) if timing.seed is None else timing.seed
-    return msgspec.structs.replace(_of_their_batch(timing, bundles), seed=seed)
+    return msgspec.structs.replace(_of_their_batch(timing, bundles), seed=drawn_seed(timing.seed))
 
 
 def _of_their_batch(timing: Timing, bundles: Sequence[Bundle]) -> Timing:

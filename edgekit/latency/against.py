@@ -21,10 +21,12 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from edgekit.errors import Interrupted
 from edgekit.latency.fresh import time_fresh
 from edgekit.latency.signflip import ALPHA, MOST_PAIRS, fewest_pairs
 from edgekit.latency.turns import Thing, Timer, Turns, timed, warm
 from edgekit.latency.verdict import CONTROLLED_ALPHA, evidence_of, judge
+from edgekit.machine import stops
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.reports.against import AgainstRow, Control, Judged, PairedRatio, Verdict
 from edgekit.reports.fresh import Fresh
@@ -107,6 +109,11 @@ class Contest:
         first, second = ([one.median_ms for one in side] for side in (self.first, self.second))
         return evidence_of(first, second, alpha, self.control)
 
+    @property
+    def so_far(self) -> list[float]:
+        """A over B of each pair that is whole."""
+        return [one.median_ms / other.median_ms for one, other in zip(self.first, self.second, strict=False)]
+
     def row(self, drawn: Sequence[str] = ()) -> AgainstRow:
         """The row of the report; ``drawn`` are the orders of its pairs and maybe of more."""
         assert self.evidence is not None
@@ -141,10 +148,35 @@ def duels(
 ) -> tuple[AgainstRow, ...]:
     """Run ``turns.each`` pairs of every row in turn, and as many again of rows that these leave undecided.
 
-    Raises MissingError where a process fails.
+    Raises MissingError where a process fails, and Interrupted, with what was seen, after Ctrl-C, SIGTERM or SIGHUP.
     """
     contests = [Contest(row) for row in rows]
     drawn = tuple(orders(looks(turns.each)[-1].pairs, turns.seed))
+    try:
+        _run(contests, drawn, turns, limit, progress, time)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped by {stops.words()} {_seen_so_far(contests, turns.each)}", AGAIN) from None
+    return tuple(contest.row(drawn) for contest in contests)
+
+
+AGAIN = "run it again, with shorter --seconds where it takes too long"
+"""What to do about a comparison that was stopped."""
+
+
+def _seen_so_far(contests: Sequence[Contest], pairs: int) -> str:
+    """The pairs of each row that were whole, and their median ratio; whoever stops at a ratio that pleases decides nothing."""
+    ratios = {contest.duel.backend: contest.so_far for contest in contests if contest.so_far}
+    if not ratios:
+        return "before the first pair of processes was whole, so that these decide nothing"
+    done = max(map(len, ratios.values()))
+    counts = " to ".join(str(look.pairs) for look in looks(pairs))
+    told = ", ".join(f"A took {np.median(own):.3f} times B's time on {name}" for name, own in ratios.items())
+    return f"after {done} pair{'s' * (done > 1)} of {counts}, which decide nothing: in these {told}"
+
+
+def _run(contests: Sequence[Contest], drawn: Sequence[str], turns: Turns, limit: float, progress: Progress, time: Timer) -> None:
+    """All looks, until no row is undecided."""
+    rows = [contest.duel for contest in contests]
     with progress.task("warming up", 2 * len(rows)) as advance:
         warm([thing for row in rows for thing in (row.first, row.second)], turns.seconds, advance, time)
     done = 0
@@ -158,7 +190,6 @@ def duels(
                     contest.run(order, turns.seconds, time, advance)
         decide(contests, limit, look.alpha)
         done = look.pairs
-    return tuple(contest.row(drawn) for contest in contests)
 
 
 def judged(

@@ -37,6 +37,12 @@ class Final(NamedTuple):
         """The metric of each process in milliseconds: the median call, the mean call for throughput, or the 99th percentile."""
         return tuple(_READ[metric](np.asarray(each.samples_ms)) for each in self.fresh)
 
+    @property
+    def noise(self) -> str:
+        """How many of the processes were noisy, and why the first of these was; empty where all were stable."""
+        noisy = [each.noise for each in self.fresh if each.noise.startswith("noisy")]
+        return f"{len(noisy)} of {len(self.fresh)} fresh processes were {noisy[0]}" if noisy else ""
+
     def percentile(self, percent: float) -> float | None:
         """Of the calls of all processes together; None where they are too few for it."""
         calls = np.concatenate([np.asarray(each.samples_ms) for each in self.fresh])

@@ -25,7 +25,7 @@ import numpy as np
 
 from edgekit.budgets import Budget
 from edgekit.errors import UsageError
-from edgekit.latency.loop import REWAKE_SECONDS, Candidate, wake
+from edgekit.latency.loop import REWAKE_SECONDS, Candidate, drawn_seed, wake
 from edgekit.latency.statistics import Vector, median_interval, noise, samples_needed
 from edgekit.machine.cpu import CpuTime
 from edgekit.progress import SILENT, Advance, Progress
@@ -64,7 +64,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How sessions are called: by how many callers at once, each number in turn, and whether these share one session.
 
     ``rate``: requests a second of the open loop; ``auto``: the highest that holds ``budget``. ``seed`` draws the arrivals;
-    None: the timing's does.
+    None: the timing's does, or chance; the report says it.
     """
 
     callers: tuple[int, ...] = (1,)
@@ -161,6 +161,7 @@ def under_load(
 ) -> LoadReport:
     """Closed loops of every thing and number of callers, in turns; then open loops, or the search for the highest rate."""
     load.check()
+    load = msgspec.structs.replace(load, seed=drawn_seed(load.seed))
     rounds = max(FEWEST_ROUNDS, round(seconds / BLOCK_SECONDS))
     places = [(thing, callers) for thing in things for callers in load.callers]
     for thing in things:
@@ -178,7 +179,7 @@ def under_load(
                 opened.append(open_loop(thing, load, (batch, callers), load.window(load.rate, seconds), clock))
             if load.rate is not None:
                 advance(1, thing.name)
-    return LoadReport((*rows, *opened), tuple(searches), load.budget.text if load.budget else "")
+    return LoadReport((*rows, *opened), tuple(searches), load.budget.text if load.budget else "", load.seed)
 
 
 def closed_loops(

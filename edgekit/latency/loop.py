@@ -9,6 +9,7 @@ temperature and power are read after each of their blocks, the CPU's clock befor
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -41,6 +42,14 @@ DEVICE_CALLS = 100
 FEWEST_ROUNDS = 5
 MOST_PROCESSES = 100
 NOISY_CLOCK = 0.9
+
+
+MOST_SEED = 2**32
+
+
+def drawn_seed(given: int | None) -> int:
+    """``given``, or a seed by chance, below ``MOST_SEED``, where there is none."""
+    return secrets.randbelow(MOST_SEED) if given is None else given
 
 
 class Candidate(NamedTuple):

@@ -25,6 +25,8 @@ BUSY, HEAVY = 0.05, 0.15
 """Shares of the cores that other processes take: above the first they are told, above the second ``bench`` calls rows noisy."""
 STEAL = 0.01
 MOST_NAMES = 3
+LONGEST_WORD = 160
+"""Characters of a word that is told: a path is whole."""
 BENCHES = ("bench", "tune")
 
 State: TypeAlias = Literal["fit", "weak", "unfit", "unknown"]
@@ -209,9 +211,10 @@ def _processes() -> dict[int, Process]:
 
 
 def _name(process: Process) -> str:
-    """Its program and the next words, as far as they tell something in a line."""
+    """Its program and the next two words, each whole, or left out where it is no name, as after ``-c``."""
     program = Path(process.words[0]).name if process.words else ""
-    return " ".join((program or "a process", *process.words[1:3]))[:40].rstrip()
+    told = [word if len(word) <= LONGEST_WORD and word.isprintable() else "..." for word in process.words[1:3]]
+    return " ".join((program or "a process", *filter(None, told)))
 
 
 def _hot() -> int | None:

@@ -261,11 +261,14 @@ class BenchReport(Report, frozen=True):
         )
 
     def _drawn(self) -> Page:
-        """The seed, where something was drawn by it."""
-        drawn = self.between or self.starts or (self.load and any(row.rate is not None for row in self.load.rows))
-        if not drawn or self.seed is None:
-            return ()
-        return (Line(f"order of processes and arrivals of requests: --seed {self.seed} repeats them."),)
+        """The seeds, where something was drawn by them."""
+        load = self.load if self.load is not None and self.load.at_a_rate else None
+        own = None if load is None or load.seed == self.seed else load.seed  # in Python a Load may have its own
+        drawn = ["order of processes"] if self.between or self.starts else []
+        drawn += ["arrivals of requests"] if load is not None and own is None else []
+        by_timing = f"{' and '.join(drawn)}: --seed {self.seed} repeats them." if drawn and self.seed is not None else ""
+        by_load = "" if own is None else f"arrivals of requests: edgekit.latency.load.Load(seed={own}) repeats them."
+        return tuple(map(Line, filter(None, (by_timing, by_load))))
 
     def figures(self) -> Page:
         """How the calls of each row are distributed, the rows of a batch size on one axis."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Column, Line, Page, Span, Table, columns, note, verdict
 
-SECTIONS = ("model", "preprocessing", "folds", "variants", "figures", "reference", "origin", "files")
+SECTIONS = ("model", "preprocessing", "folds", "names", "variants", "figures", "reference", "origin", "files")
 """What a difference is about, in the order of the page."""
 
 
 class FieldDiff(Part, frozen=True):
-    """A key of the manifest and its value in each bundle as JSON; ``-`` where a bundle has none."""
+    """A key of the manifest and its value in each bundle as JSON; ``-`` where a bundle has none.
+
+    In the section ``names`` it is a fold that both bundles have, of modules that are called otherwise.
+    """
 
     section: str
     key: str

@@ -97,11 +97,17 @@ class RateSearch(Part, frozen=True):
 
 
 class LoadReport(Part, frozen=True):
-    """Closed loops, open loops and searches for a rate, of every backend."""
+    """Closed loops, open loops and searches for a rate, of every backend; ``seed`` drew the arrivals, None in an older report."""
 
     rows: Annotated[tuple[LoadRow, ...], Meta(min_length=1)]
     searches: tuple[RateSearch, ...] = ()
     budget: str = ""
+    seed: int | None = None
+
+    @property
+    def at_a_rate(self) -> bool:
+        """Whether requests came at a rate, so that ``seed`` drew when."""
+        return bool(self.searches) or any(row.rate is not None for row in self.rows)
 
     @property
     def judged(self) -> tuple[LoadRow, ...]:

@@ -32,7 +32,8 @@ class TuneRow(Part, frozen=True):
     ways of a file and runtime alike: see ``edgekit.reports.fresh.Fresh``. ``median_ms``, end to end, and ``throughput``, samples
     a second, are of rounds that all ways shared, or of fresh processes where ``processes_ms`` holds the metric of each.
     ``p99_ms`` is of fresh processes, None where their calls are too few. ``size_bytes``: the file. ``on_front``: no other way is
-    as fast by the metric, as accurate and as small in memory, and better in one of them.
+    as fast by the metric, as accurate and as small in memory, and better in one of them. ``noise``: why times of its fresh
+    processes are noisy; empty where they are not, or where it had none.
     """
 
     setup: Setup
@@ -52,6 +53,7 @@ class TuneRow(Part, frozen=True):
     p99_ms: float | None = None
     processes_ms: tuple[float, ...] = ()
     on_front: bool = False
+    noise: str = ""
 
     def of(self, metric: Metric) -> float | None:
         """What the metric says of this way, less is better: milliseconds, or seconds a sample."""
@@ -94,15 +96,23 @@ class TuneReport(Report, frozen=True):
         """Whether a signal ended it."""
         return bool(self.stopped)
 
+    @property
+    def measured(self) -> bool:
+        """Whether anything is known of any way."""
+        return any(row.first_ms is not None or row.parity is not None or row.reason for row in self.rows)
+
     def page(self) -> Page:
         """The table, why others are not chosen, and the winner with its command at the end."""
         title = f"ways to run {self.bundle} here, batch {self.batch}, by {self.metric}"
-        table = Table(title, _COLUMNS, tuple(map(_row, self.rows)))
+        noises = list(dict.fromkeys(row.noise for row in self.rows if row.noise))
+        marks = {noise: f"[{number}]" for number, noise in enumerate(noises, 1)}
+        table = Table(title, _COLUMNS, tuple((*_row(row), Span(marks.get(row.noise, ""), "warn")) for row in self.rows))
         legend = Line(
             "* on the Pareto front: no other is as fast, as accurate and as small. first, and memory before the finals: of a "
             "process with the most threads."
         )
-        return (table, legend, *self._reasons(), *map(note, self.notes), *absent(self.skipped), *self._verdict())
+        noisy = (Line(Span(f"{mark} {noise}", "warn")) for noise, mark in marks.items())
+        return (table, *noisy, legend, *self._reasons(), *map(note, self.notes), *absent(self.skipped), *self._verdict())
 
     def figures(self) -> Page:
         """Speed against accuracy, or against memory where no accuracy was measured, of what passes parity."""
@@ -139,10 +149,13 @@ class TuneReport(Report, frozen=True):
     def _verdict(self) -> Iterator[Line]:
         yield from (Line((Span("undecided", "warn"), f": {sentence}")) for sentence in self.open_questions)
         if self.stopped:
-            yield Line((Span("stopped", "warn"), f" {self.stopped}; what is known is above"))
-        if self.chosen is None:
+            known = "what is known is above" if self.measured else "nothing was measured until then"
+            again = "" if self.chosen else ", and no way is chosen: run it again, perhaps with fewer ways by --backend"
+            yield Line((Span("stopped", "warn"), f" {self.stopped}; {known}{again}"))
+        if self.chosen is None and not self.stopped:
             asked = f" within {', '.join(self.budgets)}" if self.budgets else ""
             yield Line((Span("no way", "bad"), f" to run this bundle here is known{asked}"))
+        if self.chosen is None:
             return
         yield Line(("ship ", Span(str(self.chosen), "good"), ": ", Span(self.command, "bold")))
         if self.kept_in:
@@ -162,6 +175,7 @@ _COLUMNS = (
     Column("first ms", number=True, rank=4),
     Column("file MB", number=True, rank=5),
     Column("standing"),
+    Column(""),
 )
 _TONES: dict[str, Tone] = {
     "chosen": "good", "beaten": "", "slower": "dim", "over budget": "warn", "failed": "bad", "not reached": "dim"

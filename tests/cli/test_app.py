@@ -101,6 +101,11 @@ def test_wrong_usage_is_exit_2_and_under_json_a_document(run: Command, args: tup
             "or see edgekit verify --help",
         ),
         (("train", "b", "--threads", "1"), "no such option: --threads; see edgekit train --help"),
+        (("bench", "b", "--layers=1"), "option '--layers' does not take a value; see edgekit bench --help"),
+        (("data", "cache", "--help=1"), "option '--help' does not take a value; see edgekit data cache --help"),
+        (("data", "--help=1"), "option '--help' does not take a value; see edgekit data --help"),
+        (("--version=1",), "option '--version' does not take a value; see edgekit --help"),
+        (("pack", "b", "--output"), "option '--output' requires an argument; see edgekit pack --help"),
     ],
     ids=" ".join,
 )

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -411,6 +412,55 @@ def test_the_arrivals_of_requests_are_of_the_same_seed(bundle: Path, monkeypatch
     reports = [bench(bundle, SETUP, SHORT, further=further) for _ in range(2)]
     assert [load.seed for load in loads] == [report.seed for report in reports]
     assert len({report.seed for report in reports}) == 2
-    own = bench(bundle, SETUP, SHORT, further=Further(load=Load(rate=200.0, seed=5)))
-    assert loads[-1].seed == 5
-    assert own.load is not None
+    assert all(report.load is not None and report.load.seed == report.seed for report in reports)
+    assert f"arrivals of requests: --seed {reports[0].seed} repeats" in markdown(reports[0].page(), "bench")
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_load_with_a_seed_of_its_own_is_drawn_by_that_and_the_report_says_it(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    report = bench(bundle, SETUP, Timing((1,), 0.01, seed=7), further=Further(load=Load(rate=200.0, seed=seed)))
+    assert (report.seed, report.load and report.load.seed) == (7, seed)
+    page = markdown(report.page(), "bench")
+    assert f"Load(seed={seed}) repeats" in page
+    assert "--seed 7" not in page
+    assert BenchReport.from_json(report.to_json()) == report
+
+
+# stopped
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["a bundle", "a stored report"])
+def test_a_comparison_that_is_stopped_says_what_it_saw_and_what_to_do(
+    bundle: Path, other: Path, run: Command, processes: Processes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stored: bool
+) -> None:
+    processes.ms["bundle"] = 1.25
+    base = tmp_path / "base.json"
+    assert run("bench", other, *BY_STORED, "--batch", "1", "--processes", "8", "--output", base).code == 0
+
+    def stopping(after: int) -> str:
+        def child(*order: Any, **how: Any) -> Answer:
+            if len(processes.orders) == after:
+                raise KeyboardInterrupt
+            return processes(*order, **how)
+
+        processes.orders.clear()
+        monkeypatch.setattr("edgekit.latency.fresh.run_child", child)
+        result = run("bench", bundle, "--against", base if stored else other, *BY_STORED, "--json")
+        assert result.code == 130
+        assert result.document["error"]["kind"] == "Interrupted"
+        message: str = result.document["error"]["message"]
+        assert "decide nothing" in message
+        assert "run it again" in message
+        return message
+
+    early, late = stopping(after=1), stopping(after=2 + 11)
+    if stored:
+        assert "after 1 of 18 processes" in early  # a short one and eight, of A and of the reference network each
+        assert "after 13 of 18 processes" in late
+    else:
+        assert "stopped by Ctrl-C before the first pair" in early
+        assert "after 5 pairs" in late  # the sixth was not whole
+        assert "of 8 to 16" in late
+        assert "A took 1.2" in late

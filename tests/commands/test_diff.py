@@ -120,6 +120,21 @@ def test_each_key_of_the_manifest_is_in_its_section(bundle: Path, other: Path, c
     assert f"differ in: {section}" in str(report.page()[-1])
 
 
+def test_a_fold_of_renamed_modules_is_told_apart_from_another_fold(run: Command, bundle: Path, other: Path) -> None:
+    def rename(manifest: Any) -> None:
+        for fold in manifest["fold"]["folded"]:
+            fold.update(norm=f"net.bn{fold['norm']}", into=[f"net.{name}" for name in fold["into"]])
+
+    edit(other, rename)
+    folds = open_bundle(bundle).manifest.fold.folded
+    report = diff(bundle, other)
+    assert [(row.section, row.key) for row in report.fields] == [("names", f"fold.folded.{fold.norm}") for fold in folds]
+    assert "net.bn" in report.fields[0].second
+    assert "differ in: names" in " ".join(run("diff", bundle, other).out.split())
+    edit(other, lambda manifest: manifest["fold"]["folded"][0].update(side="after"))
+    assert {row.section for row in diff(bundle, other).fields} == {"folds", "names"}
+
+
 NESTED = {"a": [{"name": "x", "v": 1}, {"name": "y", "v": 2}], "b": {"c": [1, 2]}, "d": ["p", "q"], "e": None}
 
 

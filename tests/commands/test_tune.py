@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from edgekit.errors import BundleError, DataError, UsageError
 from edgekit.latency.rounds import Pace
 from edgekit.machine import stops
 from edgekit.machine.child import Failure
+from edgekit.machine.cpu import CpuTime
 from edgekit.reports.fresh import Fresh
 from edgekit.reports.tune import TuneReport, TuneRow
 from edgekit.reports.verify import VerifyReport
@@ -248,6 +250,46 @@ def test_ctrl_c_keeps_what_is_known(
     ended = run("tune", bundle, "--backend", "ort-cpu threads=1")
     assert ended.code == 130
     assert "what is known is above" in ended.out
+
+
+def test_where_nothing_was_measured_before_it_was_stopped_a_sentence_says_so(
+    bundle: Path, machine: Machine, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*asked: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edgekit.commands.tune, "time_fresh", stop)
+    ended = run("tune", bundle, "--backend", "ort-cpu threads=1")
+    told = " ".join(ended.out.split())
+    assert ended.code == 130
+    assert "stopped by Ctrl-C during loading; nothing was measured until then, and no way is chosen: run it again" in told
+    assert "no way to run this bundle" not in told
+    monkeypatch.setattr(edgekit.commands.tune, "search_space", stop)
+    ended = run("tune", bundle, "--json")
+    assert ended.code == 130
+    assert ended.document["error"]["message"] == "stopped by Ctrl-C before anything was measured; run it again"
+
+
+def test_the_table_says_where_the_machine_was_noisy(
+    bundle: Path, machine: Machine, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = machine.time_fresh
+
+    def noisy(bundle: Path, setup: Setup, *how: Any) -> Fresh | Failure:
+        outcome = quiet(bundle, setup, *how)
+        noise = "noisy: other processes took 60% of the cores" if setup.threads == 1 else "stable"
+        return outcome if isinstance(outcome, Failure) else msgspec.structs.replace(outcome, noise=noise)
+
+    words = [word for setup in SETUPS for word in ("--backend", setup)]
+    calm = run("tune", bundle, *words).out
+    monkeypatch.setattr(edgekit.commands.tune, "time_fresh", noisy)
+    monkeypatch.setattr(CpuTime, "stolen_until", lambda before, after: 0.5)
+    shown = run("tune", bundle, *words).out
+    assert "[1]" not in calm
+    (row,) = [line for line in shown.splitlines() if "[1]" in line and "chosen" in line]
+    assert "threads=1" in row
+    assert "[1] 10 of 10 fresh processes were noisy: other processes took 60% of the cores" in shown
+    assert "the short rounds were noisy: other processes took 50% of the cores" in " ".join(shown.split())
 
 
 def test_at_the_command_line_the_table_the_budgets_and_the_winner(bundle: Path, machine: Machine, run: Command) -> None:

@@ -6,6 +6,7 @@ import math
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,6 +22,12 @@ FAST, SLOW = Setup("ort-cpu", threads=1), Setup("ort-cpu", threads=2)
 
 def fresh(*samples: float) -> Fresh:
     return Fresh(1, "end-to-end", float(np.median(samples)), len(samples), samples, 5.0, samples[:1], 1, None, "stable", {})
+
+
+def test_a_way_says_how_many_of_its_processes_were_noisy_and_why() -> None:
+    stable, noisy = fresh(1.0), msgspec.structs.replace(fresh(1.0), noise="noisy: blocks scatter by 20%")
+    assert Final((stable, stable)).noise == ""
+    assert Final((stable, noisy, noisy)).noise == "2 of 3 fresh processes were noisy: blocks scatter by 20%"
 
 
 def things(*setups: Setup) -> list[Thing]:

@@ -111,6 +111,22 @@ def test_work_of_others_is_told_by_name(cpus: Path, others: float, state: str) -
     assert "me" not in found.found.replace("make", "").split()
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("/opt/python3", "/home/somebody/projects/vision/bin/train_everything", "--config=all.toml", "more"),
+         "python3 /home/somebody/projects/vision/bin/train_everything --config=all.toml"),
+        (("python", "-c", "import sys\nexec(sys.stdin.read())"), "python -c ..."),
+        (("python", "x" * 5000), "python ..."),
+        (("a_program_whose_name_is_longer_than_forty_characters",), "a_program_whose_name_is_longer_than_forty_characters"),
+        ((), "a process"),
+    ],
+)  # fmt: skip
+def test_names_of_programs_are_whole(cpus: Path, words: tuple[str, ...], name: str) -> None:
+    before, after = (moment(wall, Process(7, words, wall), others=2 * wall) for wall in (0.0, 2.0))
+    assert f": {name} (pid 7, 100% of a core)" in fitness.load(before, after).found
+
+
 def test_heat_that_slows_cores_down_is_counted_while_watching(cpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fitness.heat(None, None).state == "unknown"
     write(cpus, {"cpu0/thermal_throttle/core_throttle_count": "5", "cpu2/thermal_throttle/core_throttle_count": "6"})

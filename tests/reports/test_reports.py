@@ -453,6 +453,7 @@ def test_text_is_never_markup_and_never_obeyed(report: Report) -> None:
     ("changed", "section"),
     [
         (change(COMPARED, fields=(FieldDiff("folds", "fold.folded.1", "-", "{}"),)), "folds"),
+        (change(COMPARED, fields=(FieldDiff("names", "fold.folded.1", "1 (BatchNorm2d)", "bn (BatchNorm2d)"),)), "names"),
         (change(COMPARED, tensors=(TensorDiff("float32", "w", "changed", "float 2", 1.0, None, 0.5),)), "weights"),
         (change(COMPARED, operators=(OperatorDiff("float32", "Conv", 2, 1),)), "operators"),
     ],
