@@ -53,4 +53,5 @@ def _over(row: Mapping[str, Any], side: str) -> str:
     if not row["slow_enough"]:
         return "{median:+.1f} µs ({low:.1f} to {high:.1f})".format(**own["added_us"])
     verdict = "within 3 %" if own["equivalent"] else "not shown to be within 3 %"
-    return "{median:.3f} ({low:.3f} to {high:.3f}), ".format(**own["ratio"]) + verdict
+    ratio = "{median:.3f} ({low:.3f} to {high:.3f})".format(**own["ratio"])
+    return f"{ratio}, {own['added_us']['median']:+.1f} µs, {verdict}"

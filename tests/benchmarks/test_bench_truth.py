@@ -7,9 +7,13 @@ from pathlib import Path
 
 import bench_truth
 import numpy as np
+import onnxruntime as ort
 import pytest
 import results
 from bench_truth import CASES, OTHERS, ROUNDS, SIDES, Case, Record, Round, compared, measure, missed, noisy, table
+
+import edgekit
+from edgekit.machine.cpu import machine_facts
 
 NETWORKS = [Case(name, Path(name), 1, Path(), ()) for name in ("a", "b")]
 
@@ -97,6 +101,20 @@ def test_a_record_of_other_seconds_is_not_gone_on_with(tmp_path: Path) -> None:
     assert bench_truth.loaded(file, busier).seconds == 0.1
     with pytest.raises(SystemExit, match="another seconds; give another --file, or remove it"):
         bench_truth.loaded(file, record(0.4))
+
+
+def test_what_is_measured_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_truth, "answer", lambda *words: "g++ 1\nof somebody\n")
+    done = Record(edgekit.__version__, ort.__version__, "g++ 1", bench_truth.SECONDS, machine_facts())
+    done.rounds = {bench_truth.case_name(*case): rounds(1.0, 1.05) for case in CASES}
+    bench_truth.save(done, tmp_path / "truth.json")
+    assert bench_truth.main(["--file", str(tmp_path / "truth.json")]) == 1
+    shown = capsys.readouterr()
+    assert "remove it to measure anew" in shown.err
+    assert shown.out.count("not shown to be within 3%") == 2 * len(CASES)
+    assert json.loads((tmp_path / "truth.json").read_text())["full"] is True
 
 
 def test_a_side_that_fails_is_one_sentence() -> None:

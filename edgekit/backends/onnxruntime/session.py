@@ -44,6 +44,8 @@ OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad array new length
 """Texts of ONNX Runtime's errors when memory cannot be allocated."""
 # a package that is only half there is found out here
 VERSION, _ = str(ort.__version__), (ort.InferenceSession, ort.SessionOptions, ort.OrtValue, ort.get_available_providers)
+ENDLESS: AbstractContextManager[ort.RunOptions | None] = nullcontext()
+"""Of a run that nothing ends: made once, because a call of a small network takes microseconds."""
 ASKED_OFF = f"asked off by {TF32_OVERRIDE}=0; edgekit verify shows whether it is: TF32 errs by about 1e-3"
 
 
@@ -108,7 +110,7 @@ class OrtSession:
         """Options of a run that ends with the time bound of the work, or else, in a file with loops, after a while."""
         bound = current_time_bound()
         if bound is None:
-            return ended_after(self._seconds)
+            return ENDLESS if self._seconds is None else ended_after(self._seconds)
         if self._bound is None or self._bound[0] is not bound:
             options = ort.RunOptions()
             bound.at_end(lambda: setattr(options, "terminate", True))
@@ -172,11 +174,8 @@ def _out_of_memory(problem: Exception) -> bool:
 
 
 @contextmanager
-def ended_after(seconds: float | None) -> Iterator[ort.RunOptions | None]:
-    """Options of a run that ends after ``seconds``, at the next node or turn of a loop; None: none, and no timer."""
-    if seconds is None:
-        yield None
-        return
+def ended_after(seconds: float) -> Iterator[ort.RunOptions]:
+    """Options of a run that ends after ``seconds``, at the next node or turn of a loop."""
     options = ort.RunOptions()
     timer = threading.Timer(seconds, setattr, (options, "terminate", True))
     timer.daemon = True
