@@ -91,6 +91,15 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def rest_of(process: subprocess.Popen[str]) -> str:
+    """What a process says until it ends, for which it is told by the end of its stdin."""
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        return process.stdout.read().strip()
+
+
 def beside_a_writer(bundle: Path, way: str, count: int = 40) -> list[str]:
     """What readers say that go on until every writer has put some bundles in place."""
     first = f"{PATIENCE}; {WAYS[way]}"
@@ -103,8 +112,8 @@ def beside_a_writer(bundle: Path, way: str, count: int = 40) -> list[str]:
         writer.stdin.write("go\n")
         writer.stdin.flush()
     assert [line_of(writer) for writer in writers] == ["swapped"] * len(writers)
-    said = [reader.communicate("")[0].strip() for reader in readers]
-    assert [writer.communicate("")[0].strip() for writer in writers] == ["whole"] * len(writers)
+    said = [rest_of(reader) for reader in readers]
+    assert [rest_of(writer) for writer in writers] == ["whole"] * len(writers)
     return said
 
 
