@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,9 +54,16 @@ Command = Callable[..., Result]
 
 
 def process(*args: object, environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """``edgekit ARGS`` in a process of its own."""
+    """``edgekit ARGS`` in a process of its own; how far it is, where it takes long, is left out of its stderr."""
     command = [sys.executable, "-m", "edgekit", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False, timeout=1800)
+    done.stderr = without_progress(done.stderr)
+    return done
+
+
+def without_progress(stderr: str) -> str:
+    """What a command said, without the lines like ``verifying  1/3  torch`` that come every ten seconds of work."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not re.match(r"\S.*  \d+/\d+(  |$)", line))
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import secrets
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekit.backends.tensorrt.flavour import TensorRT, find
@@ -24,6 +28,33 @@ _TESTS = count()
 WITH_TORCH = importlib.util.find_spec("torch") is not None
 """Without it, as on a board, ``tests/test_gpu.py`` runs all the same."""
 
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import HealthCheck, settings
+
+    # the same examples in every run, however long a busy machine takes; --hypothesis-profile default looks for new ones
+    settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("repeatable")
+
+
+def _seed_torch(seed: int) -> None:
+    """The CPU's generator alone, so that no test of a machine without a GPU meets CUDA here."""
+    if WITH_TORCH:
+        import torch
+
+        torch.default_generator.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let fixtures draw the same weights whatever tests the worker has run before."""
+    _seed_torch(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Let the test draw the same weights whatever fixtures were made for it, and others than those have."""
+    _seed_torch(2)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_per_worker() -> None:
@@ -31,6 +62,15 @@ def _one_thread_per_worker() -> None:
         import torch
 
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _usual_memory() -> Iterator[None]:
+    """A training tells the allocator of its process to keep memory: what other tests measure must not depend on that."""
+    with pytest.MonkeyPatch.context() as patch:
+        if WITH_TORCH:
+            patch.setattr("edgekit.training.fit.reuse_memory", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -46,6 +86,19 @@ def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # unbuffered output would hide what is lost at exit
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path_factory.getbasetemp() / "state" / str(next(_TESTS))))
+    monkeypatch.setenv("EDGEKIT_SECONDS", "3600")  # a bound that a busy machine reaches says nothing of the bundle
+
+
+@pytest.fixture(autouse=True)
+def _chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test the same luck in every run: what is drawn without a seed differs from draw to draw, and is repeated."""
+    make, luck = np.random.default_rng, np.random.default_rng(0)
+
+    def default_rng(seed: Any = None) -> np.random.Generator:
+        return make(int(luck.integers(2**63)) if seed is None else seed)
+
+    monkeypatch.setattr(np.random, "default_rng", default_rng)
+    monkeypatch.setattr(secrets, "randbelow", lambda most: int(luck.integers(most)))
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +161,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     """Run ``edgekit ARGS`` in this process, in an empty folder, and capture everything that reaches the file descriptors."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("edgekit.cli.outcome.LOGGED_EVERY", math.inf)  # how far it is, which only a busy machine is asked
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 

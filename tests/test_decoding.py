@@ -439,11 +439,11 @@ def test_threads_that_decode_leave_the_filter_of_warnings_as_it_was() -> None:
     def first() -> None:
         with decoder("grey", (2, 2)):
             entered.set()
-            leave.wait(30)
+            leave.wait(600)
 
     thread = threading.Thread(target=first)
     thread.start()
-    entered.wait(30)
+    assert entered.wait(600)
     pixels_of(picture, "grey", (2, 2))  # begins after the other thread, and ends before it
     assert warnings.filters != before
     leave.set()

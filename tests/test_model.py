@@ -304,13 +304,13 @@ class Meeting:
 
 @pytest.mark.parametrize(("backend", "together"), [("tensorrt", False), ("ort-cpu", True), ("torch-cuda", True)])
 def test_threads_run_at_once_only_where_the_runtime_lets_them(bundle: Path, backend: str, together: bool) -> None:
-    network = Meeting(60 if together else 0.5)
+    network = Meeting(600 if together else 0.5)
     model, array = faked(bundle, network, backend), np.zeros((1, 1, 28, 28), np.float32)
     threads = [threading.Thread(target=model, args=(array,)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(1200)
         assert not thread.is_alive()
     assert network.met == together
 
@@ -338,7 +338,7 @@ def test_closing_waits_for_a_call_that_is_running(bundle: Path) -> None:
 
     def run(feed: Feed) -> dict[str, Array]:
         inside.set()
-        go.wait(120)
+        go.wait(600)
         order.append("ran")
         return sums(feed)
 
@@ -351,7 +351,7 @@ def test_closing_waits_for_a_call_that_is_running(bundle: Path) -> None:
 
     closer = threading.Thread(target=close)
     caller.start()
-    inside.wait(120)
+    inside.wait(600)
     closer.start()
     go.set()
     caller.join()

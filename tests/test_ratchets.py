@@ -124,7 +124,7 @@ def verify(repository: Path, environment: dict[str, str], first: str, backend: s
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
 
 

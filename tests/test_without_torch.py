@@ -66,7 +66,7 @@ def without(
         text=True,
         env=environment,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
 
 

@@ -16,13 +16,17 @@ from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.setups import Setup
 from tests.bundle.editing import FILES
 
+PATIENCE = "atomic.PATIENCE = 600"  # for a lock that another process holds on a busy machine
 WAYS = {
     "exchange": "",
     "renames": "atomic._renameat2 = lambda: None",
     "no locks": "atomic._renameat2 = lambda: None; atomic._flock = lambda handle, shared=False: None",
 }
 """Ways to put a folder in its place -> what a process does first to have no better one."""
-# puts two bundles of different cards and files in the place argv[1] in turn, from a line of stdin to its end
+FEWEST = 6
+"""Times that each writer puts a bundle in place beside the readers."""
+# puts two bundles of different cards and files in the place argv[1] in turn, from a line of stdin to its end; says when it has
+# done so argv[3] times
 WRITER = """
 import itertools, msgspec, sys, threading
 from pathlib import Path
@@ -38,28 +42,38 @@ sys.stdin.readline()
 threading.Thread(target=lambda: (sys.stdin.read(), done.set())).start()
 for count in itertools.count(1):
     write_bundle(place, msgspec.structs.replace(opened.manifest, name=f"number-{count}"), other if count % 2 else files)
+    if count == int(sys.argv[3]):
+        print("swapped", flush=True)
     if done.is_set():
         break
-print(count)
+print("whole")
 """
-# opens the place argv[1] argv[3] times, reads all of it, and prints what went wrong
+# opens the place argv[1] argv[3] times and then to the end of stdin, reads all of it, and prints what went wrong
 READER = """
-import hashlib, sys, traceback
+import hashlib, itertools, os, sys, threading
 from pathlib import Path
 from edgekit import atomic
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.verify import verify
 exec(sys.argv[2])
+done = threading.Event()
+def times(count):
+    for number in itertools.count(1):
+        yield number
+        if number >= count and done.is_set():
+            return
 def content(place, count):
-    for number in range(count):
+    for number in times(count):
         opened = open_bundle(place)
         assert not opened.notes, opened.notes
         assert hashlib.sha256(opened.onnx_bytes()).hexdigest() == opened.sha256_of(), "another's file"
         assert opened.golden().inputs and opened.evidence().floors
 def verdict(place, count):
-    for number in range(count // 10):
+    for number in times(count // 10):
         report = verify(place, "ort-cpu")
         assert report.passed and not report.notes, report.notes
+print("ready", flush=True)
+threading.Thread(target=lambda: (os.read(0, 1), done.set()), daemon=True).start()  # a read of sys.stdin would hold its lock
 try:
     {"content": content, "verdict": verdict}[sys.argv[4]](Path(sys.argv[1]), int(sys.argv[3]))
 except Exception as problem:
@@ -72,20 +86,34 @@ def started(program: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def rest_of(process: subprocess.Popen[str]) -> str:
+    """What a process says until it ends, for which it is told by the end of its stdin."""
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        return process.stdout.read().strip()
+
+
 def beside_a_writer(bundle: Path, way: str, count: int = 40) -> list[str]:
-    """What readers say beside two writers."""
-    writers = [started(WRITER, bundle, WAYS[way]) for _ in range(1 if way == "no locks" else 2)]
-    assert all(writer.stdout is not None and writer.stdout.readline() == "ready\n" for writer in writers)
+    """What readers say that go on until every writer has put some bundles in place."""
+    first = f"{PATIENCE}; {WAYS[way]}"
+    writers = [started(WRITER, bundle, first, FEWEST) for _ in range(1 if way == "no locks" else 2)]
+    assert [line_of(writer) for writer in writers] == ["ready"] * len(writers)
+    readers = [started(READER, bundle, first, count, kind) for kind in ("content", "verdict")]
+    assert [line_of(reader) for reader in readers] == ["ready"] * 2
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    readers = [started(READER, bundle, WAYS[way], count, kind) for kind in ("content", "verdict")]
-    said = [reader.communicate()[0].strip() for reader in readers]
-    for writer in writers:
-        swaps = writer.communicate("")[0].strip()
-        assert swaps.isdecimal(), swaps
-        assert int(swaps) > 5
+    assert [line_of(writer) for writer in writers] == ["swapped"] * len(writers)
+    said = [rest_of(reader) for reader in readers]
+    assert [rest_of(writer) for writer in writers] == ["whole"] * len(writers)
     return said
 
 

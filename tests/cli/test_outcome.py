@@ -259,7 +259,9 @@ def test_a_reader_that_goes_away_is_no_error(environment: dict[str, str], tmp_pa
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "edgekit", "models", "--json"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, cwd=tmp_path, check=False, timeout=300)
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, env=environment, cwd=tmp_path, check=False, timeout=1800
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 

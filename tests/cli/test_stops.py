@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.training.checkpoint import unfinished
+from tests.command_line import without_progress
 from tests.commands.test_runs import small_recipe
 
 CODES = {signal.SIGINT: (130, "Ctrl-C"), signal.SIGTERM: (143, "SIGTERM"), signal.SIGHUP: (129, "SIGHUP")}
@@ -68,7 +69,7 @@ run_process()
 def stopped(program: str, *words: object, environment: dict[str, str], temporary: Path) -> subprocess.CompletedProcess[str]:
     temporary.mkdir()
     command = [sys.executable, "-c", AT_A_TERMINAL + program, *map(str, words)]
-    return subprocess.run(
+    done = subprocess.run(
         command,
         capture_output=True,
         text=True,
@@ -77,6 +78,8 @@ def stopped(program: str, *words: object, environment: dict[str, str], temporary
         cwd=temporary.parent,
         start_new_session=True,
     )
+    done.stderr = without_progress(done.stderr)
+    return done
 
 
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)

@@ -94,6 +94,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real probe imports a runtime, for which a busy machine takes as long as it takes."""
+    monkeypatch.setattr(edgekit.commands.doctor, "LIMITS", Limits(3600))
+
+
 def test_a_package_that_is_not_installed_is_absent_with_its_extra_and_is_not_probed(machine: Machine) -> None:
     findings = machine.examine()
     assert set(findings) == {"NVIDIA driver", *PACKAGES}

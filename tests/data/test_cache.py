@@ -307,7 +307,7 @@ load_dataset(DataRecipe("image-folder", sys.argv[1], 6, "grey"))
 def child(code: str, *args: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     words = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=1800)
 
 
 def test_what_a_killed_process_left_is_not_used_and_is_removed(folder: Folder, place: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_pool_labels_as_predict_does(
     (tmp_path / "label.py").write_text(program[1])
     pictures = [picture(tmp_path / f"{size}.png", size) for size in (20, 28, 40)]
     command = [sys.executable, "label.py", method, str(bundle), *map(str, pictures)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr
     expected = [prediction.guesses[0].label for prediction in predict(bundle, pictures).predictions]
     assert done.stdout.splitlines() == expected

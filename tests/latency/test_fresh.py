@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import edgekit.latency.fresh
 from edgekit.backends.contract import Opened
 from edgekit.errors import ModelError
-from edgekit.latency.fresh import FIRST_CALLS, Fresh, Order, carry_out, first_calls, main, thinned, time_fresh
+from edgekit.latency.fresh import FIRST_CALLS, FIRST_SECONDS, Fresh, Order, carry_out, first_calls, main, thinned, time_fresh
 from edgekit.machine.child import Failure, Limits
 from edgekit.machine.memory import forget_peak, peak_memory, resident_memory
 from edgekit.setups import Setup
@@ -32,7 +32,8 @@ def test_a_setup_is_timed_in_a_process_of_its_own(bundle: Path) -> None:
     assert (timed.batch, timed.boundary, timed.facts["threads"]) == (3, "end-to-end", "1")
     assert timed.calls >= 5
     assert timed.median_ms == statistics.median(timed.samples_ms)
-    assert len(timed.first_calls_ms) == FIRST_CALLS
+    full = sum(timed.first_calls_ms) >= FIRST_SECONDS * 1e3  # where other work holds the cores for so long
+    assert len(timed.first_calls_ms) == FIRST_CALLS or full
     assert timed.first_ms == timed.first_calls_ms[0] > 0
     assert timed.load_ms > 0
     assert timed.memory_load_bytes > MIB  # the runtime's libraries, which the child had to load

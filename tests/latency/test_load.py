@@ -303,7 +303,7 @@ def test_a_session_for_one_caller_at_a_time_is_given_a_lock() -> None:
 
 
 def test_callers_of_a_session_for_many_are_inside_at_once_and_the_lock_would_have_shown() -> None:
-    together = threading.Barrier(2, timeout=60)
+    together = threading.Barrier(2, timeout=600)
     free = served("A", Setup("A"), [together.wait], 2, many=True, on_gpu=False)
     assert not free.one_at_a_time
     calls_ms, _ = closed_block(free.calls, 1e-9)

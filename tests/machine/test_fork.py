@@ -154,4 +154,4 @@ def test_the_fork_ends_with_the_watcher() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.kill()
-    process.communicate(timeout=120)  # the pipe closes when the fork has ended too
+    process.communicate(timeout=1800)  # the pipe closes when the fork has ended too

@@ -24,22 +24,22 @@ class Browser:
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers, self._buffer, self._number = commands, answers, b"", 0
         self._session = ""
-        self._loaded = False
+        self._loaded = set[str]()
         self.problems: list[str] = []
         self.requests: list[str] = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
+        self._call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def open(self, page: Path | str, *, width: int = 1400, dark: bool = False, medium: str = "screen") -> None:
         """Load a file, or an address, in a window of this width, in a theme."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", media=medium, features=[theme])
-        self._loaded = False
-        self._call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
-        while not self._loaded:
+        loader = self._call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())["loaderId"]
+        while loader not in self._loaded:  # an earlier page's events may come late
             self._note(self._message())
 
     def value(self, expression: str) -> Any:
@@ -85,7 +85,8 @@ class Browser:
             self.problems.append(json.dumps(params))
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
-        self._loaded = self._loaded or method == "Page.loadEventFired"
+        if method == "Page.lifecycleEvent" and params["name"] == "load":
+            self._loaded.add(params["loaderId"])
 
 
 def _above(descriptor: int) -> int:
@@ -111,4 +112,4 @@ def browser(profile: Path) -> Iterator[Browser]:
         os.close(commands)
         os.close(answers)
         process.terminate()
-        process.wait(30)
+        process.wait(600)

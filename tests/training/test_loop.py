@@ -284,7 +284,7 @@ def test_every_step_moves_the_bar_and_its_note_has_the_loss_and_the_time_left(
     assert [(title, total) for title, total, _ in epochs] == [("epoch 1/2", STEPS), ("epoch 2/2", STEPS)]
     for (_, _, steps), epoch in zip(epochs, report.epochs, strict=True):
         assert [done for done, _ in steps] == [0, *[1] * STEPS]
-        notes = [re.fullmatch(r"loss (\d\.\d{3}), \d+ s left", note) for _, note in steps[1:]]
+        notes = [re.fullmatch(r"loss (\d\.\d{3}), [\d hmins]+ left", note) for _, note in steps[1:]]
         assert all(notes)
         assert notes[-1] is not None
         assert float(notes[-1][1]) == pytest.approx(epoch.loss, abs=6e-4)

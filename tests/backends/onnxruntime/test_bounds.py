@@ -83,14 +83,14 @@ def test_work_without_loops_ends_with_its_time_bound_and_says_how_to_raise_it(tm
 
 
 def test_the_same_work_runs_where_it_has_the_time(tmp_path: Path) -> None:
-    with time_bound(60), open_session(way("ort-cpu"), files_of(tmp_path / "model.onnx", chain(5))) as opened:
+    with time_bound(3600), open_session(way("ort-cpu"), files_of(tmp_path / "model.onnx", chain(5))) as opened:
         for _ in range(2):
             assert opened.run(FEED)["output"].shape == (2, 10)
 
 
 def test_a_bound_that_is_over_ends_what_begins_behind_it() -> None:
     ended = []
-    with time_bound(60) as bound:
+    with time_bound(3600) as bound:
         bound.at_end(lambda: ended.append("first"))
         assert current_time_bound() is bound
         bound.end()
