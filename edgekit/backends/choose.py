@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,9 +11,12 @@ import msgspec
 from edgekit.backends import absence, checked, open_session, row_of, table, takers
 from edgekit.backends.contract import Opened
 from edgekit.backends.tuned import tuned_setup
+from edgekit.bundle.allowance import held_to_noise
 from edgekit.bundle.folder import Bundle
+from edgekit.bundle.manifest import Manifest, Variant
 from edgekit.errors import MissingError, UsageError
 from edgekit.machine.packages import pip_install
+from edgekit.onnx.arithmetic import steps_between_floats
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
 from edgekit.setups import EVERY, OWN_WORDS, TUNED, Absence, Setup, as_setups
@@ -22,8 +26,8 @@ from edgekit.spelling import did_you_mean
 class Choice(NamedTuple):
     """Setups that can run here, and the backends that cannot, where every one was asked for.
 
-    ``as_written``: setups beside them that run a converted variant's file node by node. ``not_run``: variants that were asked for
-    and that none of all these runs.
+    ``as_written``: setups beside them that run a file in fewer bits node by node (see ``recorded_as_written``). ``not_run``:
+    variants that were asked for and that none of all these runs.
     """
 
     setups: tuple[Setup, ...]
@@ -80,11 +84,23 @@ def _telling_nothing(bundle: Bundle, setups: Iterable[Setup]) -> dict[Setup, str
 
 
 def _node_by_node(bundle: Bundle, setups: Iterable[Setup]) -> Iterator[Setup]:
-    """Setups that run the files of converted variants as they are written, on the backends of ``setups`` that can."""
+    """Setups that run files in fewer bits as they are written, on the backends of ``setups`` that can."""
     for setup in setups:
-        options = row_of(setup.backend).as_written
-        if options is not None and bundle.variant(setup.variant).conversion is not None:
+        options, variant = row_of(setup.backend).as_written, bundle.variant(setup.variant)
+        if options is not None and recorded_as_written(bundle.manifest, variant, partial(bundle.onnx_bytes, variant.name)):
             yield checked(msgspec.structs.replace(setup, options={**setup.options, **options}))
+
+
+def recorded_as_written(manifest: Manifest, variant: Variant, content: Callable[[], bytes]) -> bool:
+    """Whether the outputs are recorded that a variant's file in fewer bits, ``content``, gives where it runs node by node.
+
+    A converted file records its own. Those of the exported one are the original's, unless it computes in integers, which another
+    CPU may do otherwise; a file of full precision is held to its rounding noise in any case.
+    """
+    if variant.conversion is not None:
+        return True
+    exported = variant == manifest.variants[0]
+    return exported and not held_to_noise(manifest, variant) and steps_between_floats(content())
 
 
 def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SILENT) -> Opened:

@@ -59,7 +59,7 @@ class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the least 10 log10(sum r^2 / sum (y - r)^2) of every output over the first part of the golden samples, in dB; None: any.
     ``steps``: how far an output may be from the variant's own recorded one on the first part, in steps of 1/127 of the part's
     scale; None: not compared. ``rounding``: the same on every part where the file is computed node by node, as it was recorded:
-    what rounding in float32 between its steps may do.
+    what rounding between its nodes may do. An exported file in fewer bits is held to the original's recorded outputs so.
     """
 
     tolerance: Tolerance

@@ -6,10 +6,11 @@ import math
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from edgekit.backends import row_of
-from edgekit.backends.choose import choose, open_named
+from edgekit.backends.choose import choose, open_named, recorded_as_written
 from edgekit.backends.contract import Opened
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle, as_opened
@@ -22,8 +23,10 @@ from edgekit.files import as_path
 from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
 from edgekit.parity.bars import bars_as_written, bars_of
+from edgekit.parity.inputs import recorded_in
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
 from edgekit.parity.other_cpu import measured_elsewhere
+from edgekit.parity.rounding import most_rounding
 from edgekit.parity.run import AT_ONCE, BATCHES, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import ParityReport, VerifyReport
@@ -105,8 +108,9 @@ class Held:
         """A session against what was recorded; ``as_written``: it runs the file node by node, and only rounding may differ."""
         manifest, setup = self.bundle.manifest, ready.setup
         variant, own = manifest.variant(setup.variant), self._own_of(setup.variant)
-        if as_written and own is not None:
-            bars = bars_as_written(manifest, variant, self.tolerance, trusting=self.trusting, own=own)
+        if as_written and recorded_as_written(manifest, variant, partial(self.bundle.onnx_bytes, variant.name)):
+            own, most = own or self.golden.original, most_rounding(recorded_in(self.bundle, self.golden), self.evidence)
+            bars = bars_as_written(manifest, variant, self.tolerance, trusting=self.trusting, own=own, most=most)
         else:
             by_runtime = bars_of(manifest, variant, self.evidence, self.tolerance, trusting=self.trusting, own=own)
             bars = by_runtime.on(setup.backend, ready.session.facts)

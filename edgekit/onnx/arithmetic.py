@@ -220,6 +220,28 @@ def _reads_through(node: Node) -> bool:
     return node.operator[0] in ("", "ai.onnx") and node.operator[1] in _READ_THROUGH and bool(node.inputs)
 
 
+_BETWEEN_FLOATS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def steps_between_floats(content: bytes) -> bool:
+    """Whether all arithmetic that an output depends on is of floats, rounded to steps between its nodes or not at all.
+
+    Such a file, run node by node, gives the same on every CPU but for rounding. Nodes that compute in integers themselves, such
+    as QLinearConv, overflow on some. Raises ValueError for a malformed message.
+    """
+    return all(operator in _BETWEEN_FLOATS for operator in arithmetic(content, LAYERS).operators if in_steps(operator))
+
+
+def floats_from_steps(content: bytes) -> dict[str, str]:
+    """Value -> operator and name of the main graph's node that makes these floats of stored or computed steps.
+
+    Nodes that no output depends on are left out. Raises ValueError for a malformed message.
+    """
+    body, _ = bodies(content)
+    nodes = [node for node in alive(body) if node.operator[1] in ("DequantizeLinear", "MatMulNBits")]
+    return {node.outputs[0]: f"{node.operator[1]} {node.key}" for node in nodes if node.outputs}
+
+
 _IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")
 
 

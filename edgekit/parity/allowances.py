@@ -23,10 +23,12 @@ from edgekit.bundle.allowance import (
     MOST_STEPS,
     WHOLE_BARS,
 )
+from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Variant
 from edgekit.parity.compare import top1_agreement
 from edgekit.parity.converted import STEPS, worst_snr_db
 from edgekit.parity.inputs import Recorded
+from edgekit.parity.rounding import most_rounding
 from edgekit.tensors import Array, normalised_error
 from edgekit.tolerance import Tolerance, half_tolerance
 
@@ -98,18 +100,30 @@ def half_allowance(readings: Sequence[Mapping[str, Array]], recorded: Recorded) 
     return Allowance(half_tolerance(error, top1), snr_db=max(0.0, snr_db - HALF_MARGIN_DB))
 
 
+FEW_CODES = 3 / 255
+"""Of scale: steps of 8 bits by which fused integer kernels of other machines round differently."""
 HALVES = ("float16", "bfloat16")
 """Precisions of 16 bits, whose exported files are held by ``half_tolerance`` of the original's own error."""
 
 
-def asks_beyond_export(variant: Variant, recorded: Recorded) -> str:
-    """What the manifest asks for an exported file of 16 bits beyond what was recorded with it; empty where nothing is.
+def asks_beyond_export(variant: Variant, recorded: Recorded, evidence: EvidenceArrays | None) -> str:
+    """What the manifest asks for an exported file in fewer bits beyond what was recorded with it; empty where nothing is.
 
-    The original's error supports it. Only where the reference is the original itself, which then has none, the file's own does.
+    The original's error supports the rtol of 16 bits; only where the reference is the original itself, which then has none, the
+    file's own does. That of steps of 8 bits, and all rounding as written, is supported by the noise floors.
     """
-    error = recorded.error(recorded.arrays.original) or variant.error or 0.0
-    asked, most = variant.allowance.tolerance.rtol, half_tolerance(error).rtol
-    return "" if asked <= (1 + 1e-6) * most else f"{asked:.3g} rtol instead of at most {most:.3g}"
+    asked, rounding = variant.allowance.tolerance.rtol, variant.allowance.rounding or 0.0
+    most = _most_rtol(variant, recorded, evidence)
+    wide = "" if asked <= (1 + 1e-6) * most else f"{asked:.3g} rtol instead of at most {most:.3g}"
+    steps = most_rounding(recorded, evidence)
+    rounds = "" if rounding <= (1 + 1e-6) * steps else f"{rounding:.3g} steps of rounding instead of at most {steps:.3g}"
+    return " and ".join(filter(None, (wide, rounds)))
+
+
+def _most_rtol(variant: Variant, recorded: Recorded, evidence: EvidenceArrays | None) -> float:
+    if variant.precision in HALVES:
+        return half_tolerance(recorded.error(recorded.arrays.original) or variant.error or 0.0).rtol
+    return max(FEW_CODES, most_rounding(recorded, evidence) / STEPS)
 
 
 def widest_allowance(variant: Variant, recorded: Recorded, own: Mapping[str, Array]) -> Allowance | None:

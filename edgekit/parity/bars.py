@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Evidence, Manifest, Variant
 from edgekit.parity.callers import CallersBar
 from edgekit.parity.converted import STEPS, ConvertedBar
+from edgekit.parity.rounding import LEAST_TYPICAL, TYPICAL, steps_as_exported
 from edgekit.tensors import Array
 from edgekit.tolerance import (
     MEASURED_FACTOR,
@@ -24,10 +26,6 @@ from edgekit.tolerance import (
     ToleranceChange,
     widest_rtol,
 )
-
-LEAST_TYPICAL, TYPICAL = 0.15, 1 / 16
-"""Steps that three of four samples of an int8 file may be off where it is run as it was recorded, and the share of the most steps
-that any sample may. Rounding moved none of the three on four networks, on another CPU too; one changed code moves most by 0.2."""
 
 
 class Bars(NamedTuple):
@@ -115,24 +113,36 @@ def bars_as_written(
     *,
     trusting: bool,
     own: Mapping[str, Array],
+    most: float = math.inf,
 ) -> Bars:
     """The bars where a variant's file is run node by node, as its ``own`` outputs were recorded: only rounding may differ.
 
-    The caller's own tolerance takes its place here too.
+    Those of an exported file are the original's, and ``most`` is what the recorded arrays support of its rounding. The caller's
+    own tolerance takes its place here too.
     """
     allowance = variant.allowance if trusting else bounded_allowance(variant)
-    whole = WHOLE_BARS.get(variant.precision)
-    steps = STEPS * allowance.tolerance.rtol
-    if whole is not None and whole.rounding is not None:
-        steps = max(whole.rounding, allowance.rounding or 0.0)
+    if variant.conversion is None:
+        steps, typical = steps_as_exported(variant, allowance, most, trusting=trusting)
+    else:
+        steps, typical = _steps_as_converted(variant, allowance)
+    typical = None if typical is None else float(f"{typical:.2g}")
     bars = _converted(manifest, variant, allowance, own)
-    typical = None if whole is None or whole.rounding is None else round(max(LEAST_TYPICAL, TYPICAL * steps), 2)
     held = {
         name: bar._replace(steps=steps, own_parts=None, typical_steps=typical) if isinstance(bar, ConvertedBar) else bar
         for name, bar in bars.of.items()
     }
     callers = _callers_own(manifest, variant, caller, trusting=trusting)
     return callers(bars._replace(of=held, steps=steps, as_written=True))
+
+
+def _steps_as_converted(variant: Variant, allowance: Allowance) -> tuple[float, float | None]:
+    """The steps that any sample, and three of four samples, of a converted file may be off where it runs as written."""
+    whole = WHOLE_BARS.get(variant.precision)
+    if whole is None or whole.rounding is None:
+        steps = STEPS * allowance.tolerance.rtol
+        return (steps if allowance.rounding is None else min(steps, allowance.rounding)), None
+    steps = max(whole.rounding, allowance.rounding or 0.0)
+    return steps, max(LEAST_TYPICAL, TYPICAL * steps)
 
 
 def _converted(manifest: Manifest, variant: Variant, allowance: Allowance, own: Mapping[str, Array]) -> Bars:

@@ -90,8 +90,8 @@ class ConvertedBar(NamedTuple):
         held = self.sizes[: self.own_parts]
         typical = usual_steps(output[: sum(held)], self.own[: sum(held)], held)
         shares = {
-            f"{most:.1f} steps from its own recorded output, {self.steps:g} are allowed": most / self.steps,
-            f"a quarter of the samples are {typical:.2f} steps from its own recorded output, {self.typical_steps} are allowed": (
+            f"{most:.3g} steps from its own recorded output, {self.steps:.3g} are allowed": most / self.steps,
+            f"a quarter of the samples are {typical:.3g} steps from its own recorded output, {self.typical_steps} are allowed": (
                 typical / self.typical_steps if self.typical_steps else 0.0
             ),
         }

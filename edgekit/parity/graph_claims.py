@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from edgekit.bundle.manifest import Variant
-from edgekit.onnx.arithmetic import LAYERS, arithmetic, computed_in, precision_of_file
+from edgekit.onnx.arithmetic import LAYERS, arithmetic, computed_in, floats_from_steps, precision_of_file
 from edgekit.onnx.declared import Declared
 from edgekit.onnx.wire import ELEMENT_TYPES
 from edgekit.parity.allowances import HALVES
@@ -77,10 +77,24 @@ def kept_norms(seen: Evidenced) -> Iterator[Check]:
 
 
 def precision(seen: Evidenced) -> Iterator[Check]:
-    """Every variant is of a precision that there is, which is that of what the outputs of its file depend on."""
-    for variant in seen.manifest.variants:
-        does = _otherwise(variant, seen.bundle.onnx_bytes(variant.name))
-        yield told("precision", f"{variant.name} is said to be {variant.precision}, {does}" if does else "")
+    """Every variant is of a precision that there is, which is that of what the outputs of its file depend on.
+
+    The first file rounds to steps where it did at export, and nowhere else.
+    """
+    for place, variant in enumerate(seen.manifest.variants):
+        content = seen.bundle.onnx_bytes(variant.name)
+        does = _otherwise(variant, content)
+        problem = f"{variant.name} is said to be {variant.precision}, {does}" if does else ""
+        if not problem and place == 0:
+            problem = _steps_unrecorded(seen, content)
+        yield told("precision", problem)
+
+
+def _steps_unrecorded(seen: Evidenced, content: bytes) -> str:
+    """A node of the first file that makes floats of steps, of whose values the export has no fingerprint although it has some."""
+    recorded = seen.arrays.nodes if seen.arrays else {}
+    planted = next((node for value, node in floats_from_steps(content).items() if value not in recorded), "")
+    return f"its file rounds to steps at {planted}, which was not in the file that was exported" if recorded and planted else ""
 
 
 def _otherwise(variant: Variant, content: bytes) -> str:

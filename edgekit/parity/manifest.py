@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
-from edgekit.bundle.allowance import asks_too_much
+from edgekit.bundle.allowance import asks_too_much, held_to_noise
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
@@ -14,7 +14,7 @@ from edgekit.bundle.manifest import Variant
 from edgekit.bundle.signed import OF_GIT, strays_of
 from edgekit.bundle.variants import own_outputs
 from edgekit.errors import UsageError
-from edgekit.parity.allowances import HALVES, asks_beyond, asks_beyond_export
+from edgekit.parity.allowances import asks_beyond, asks_beyond_export
 from edgekit.parity.claims import CLAIMS
 from edgekit.parity.evidenced import evidenced
 from edgekit.parity.inputs import FEWEST, is_constant, recorded_in
@@ -33,7 +33,7 @@ def check_manifest(
 ) -> tuple[Check, ...]:
     """Hold every claim of the manifest against the files; a failed check whose code is ``allowed`` is reported as that."""
     seen = evidenced(bundle, golden, arrays)
-    checks = [check for judge in CHECKS for check in judge(bundle, golden)]
+    checks = [*_tolerance(bundle, golden, arrays), *(check for judge in CHECKS for check in judge(bundle, golden))]
     checks += [check for claim in CLAIMS.values() for check in claim(seen)]
     return tuple(
         msgspec.structs.replace(check, outcome="allowed") if check.outcome == "fail" and check.code in allowed else check
@@ -50,24 +50,24 @@ def check_codes(codes: Collection[str]) -> None:
             )
 
 
-def _tolerance(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
+def _tolerance(bundle: Bundle, golden: GoldenArrays, arrays: EvidenceArrays | None) -> list[Check]:
     checks = []
     for variant in bundle.manifest.variants:
         wide = asks_too_much(variant)
         text = f"the bundle asks for a wider bar for {variant.name} than it may choose: {wide}" if wide else ""
-        if not wide and (beyond := _beyond(bundle, golden, variant)):
+        if not wide and (beyond := _beyond(bundle, golden, arrays, variant)):
             text = f"the bundle asks for a wider bar for {variant.name} than its recorded outputs support: {beyond}"
         checks.append(Check(TOLERANCE, "fail" if text else "pass", text))
     return checks
 
 
-def _beyond(bundle: Bundle, golden: GoldenArrays, variant: Variant) -> str:
+def _beyond(bundle: Bundle, golden: GoldenArrays, arrays: EvidenceArrays | None, variant: Variant) -> str:
     """What a variant asks for beyond what the outputs that it has recorded support."""
     own = own_outputs(bundle, variant.name)
     if own is not None:
         return asks_beyond(variant, recorded_in(bundle, golden), own)
-    exported = variant == bundle.manifest.variants[0]
-    return asks_beyond_export(variant, recorded_in(bundle, golden)) if exported and variant.precision in HALVES else ""
+    narrow = variant == bundle.manifest.variants[0] and not held_to_noise(bundle.manifest, variant)
+    return asks_beyond_export(variant, recorded_in(bundle, golden), arrays) if narrow else ""
 
 
 def _samples(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
@@ -99,11 +99,10 @@ def _strays(bundle: Bundle, golden: GoldenArrays) -> list[Check]:
 
 
 CHECKS: tuple[Callable[[Bundle, GoldenArrays], list[Check]], ...] = (
-    _tolerance,
     _samples,
     _constant,
     pixels,
     own_inputs,
     _strays,
 )
-"""Every check; each gives a row for every claim that it holds against the files, and none where nothing is claimed."""
+"""Checks of the golden set and the folder; each gives a row for every claim that it holds against the files, if any is made."""

@@ -71,15 +71,17 @@ def noise_of_scale(floors: Array, reference: Array, sizes: Sequence[int]) -> flo
     return max(float(floor.max(initial=0.0)) / scale for floor, scale in zip(floors, scales, strict=True))
 
 
-def jittered(feed: Feed, seed: int = SEED) -> dict[str, Array]:
-    """A copy of ``feed`` whose float values are moved by one unit in the last place, up or down at random."""
+def jittered(feed: Feed, seed: int = SEED, units: int = 1) -> dict[str, Array]:
+    """A copy of ``feed`` whose float values are moved by ``units`` in the last place, up or down at random."""
     rng = np.random.default_rng(seed)
 
     def moved(array: Array) -> Array:
         if not np.issubdtype(array.dtype, np.floating):
             return array
         towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
-        return np.asarray(np.nextafter(array, towards))
+        for _ in range(units):
+            array = np.asarray(np.nextafter(array, towards))
+        return array
 
     return {name: moved(array) for name, array in feed.items()}
 

@@ -22,6 +22,7 @@ from edgekit.graphs.write import export_onnx
 from edgekit.models.weights import weights_bytes
 from edgekit.onnx.arithmetic import precision_of_file
 from edgekit.onnx.run import UNOPTIMISED, open_unoptimised
+from edgekit.parity.allowances import HALVES
 from edgekit.parity.compare import compare_output
 from edgekit.parity.inputs import Recorded, check_telling
 from edgekit.parity.noise import noise_of_scale
@@ -33,6 +34,7 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import by_options, check_labels, metadata
 from edgekit.sources.measuring import Measured, noise_of_module, not_reached, with_predictions
 from edgekit.sources.module import ModelSource, load_source
+from edgekit.sources.narrow import NarrowFile, Rounding, note_of_steps, rounding_of, tolerance_in_steps, with_rounding
 from edgekit.sources.provenance import provenance_of
 from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.selfcheck import check_draft
@@ -92,13 +94,17 @@ class ModuleOrigin(NamedTuple):
         entries = metadata(model.factory, digest, preprocess, labels, provenance)
         file = _written(model, folded, settings, recorded, entries)
         check_labels(labels, file.outputs)
-        variant = _variant(model, file, original_error)
+        narrow = NarrowFile(file.onnx, model.factory, recorded)
+        variant = _variant(model, file, narrow, original_error)
         _check_file(file, traced, recorded, variant, original_error)
         advance(1, "measuring rounding noise")
         runnable = file.onnx if file.in_runtime else None
         test = tested(model, preprocess, runnable)
         reach = not_reached(runnable, recorded) if runnable else ()
-        noise = noise_of_module(model.module, runnable, recorded, module_paths(file.graph, [spec.name for spec in file.outputs]))
+        rounding = rounding_of(narrow, variant.precision) if runnable else Rounding()
+        paths = module_paths(file.graph, [spec.name for spec in file.outputs])
+        noise = noise_of_module(model.module, runnable, recorded, paths, rounding.runs)
+        variant = with_rounding(variant, rounding, recorded, noise.arrays)
         _check_independent(noise, recorded, max(variant.allowance.tolerance.rtol, original_error), file.fold)
         described, arrays = noise if test is None else with_predictions(noise, test)
         extra = {WEIGHTS: weights} if options.keep_weights and model.learned is None else {}
@@ -119,7 +125,7 @@ class ModuleOrigin(NamedTuple):
             preprocess=preprocess,
             labels=labels,
             test_accuracy=test.accuracy if test else None,
-            notes=(*seen, *_notes(model, file.fold), *_widened(variant), *_untested(test), *reach),
+            notes=(*seen, *_notes(model, file.fold), *_widened(variant, file.onnx), *_untested(test), *reach),
             parts=recorded.parts,
             pictures=pictures.described,
             evidence=described,
@@ -263,18 +269,27 @@ def _portable(recipe: Recipe | None) -> dict[str, Any] | None:
     return document
 
 
-def _variant(model: ModelSource, file: _File, original: float) -> Variant:
-    """The variant and its tolerance: for float16 by the original's own error, for float32 the recipe's or the usual one."""
-    if model.recipe is None and precision_of_file(file.onnx) == "float16":
-        return exported_variant("float16", half_tolerance(original), file.error)
+def _variant(model: ModelSource, file: _File, narrow: NarrowFile, original: float) -> Variant:
+    """The variant of the precision that the file is of, and its tolerance: the recipe's, or what the precision needs.
+
+    In steps it is by what fused kernels change, in 16 bits and in full precision by the original's own error.
+    """
+    precision = precision_of_file(file.onnx)
     tolerance = model.recipe.verify if model.recipe else Tolerance()
     if tolerance == Tolerance():
-        tolerance = Tolerance(rtol=max(tolerance.rtol, ROOM * original))
-    return exported_variant("float32", tolerance, file.error, "" if model.learned is None else "int8")
+        if precision == "int8" and file.in_runtime:
+            tolerance = tolerance_in_steps(narrow, file.values)
+        elif precision in HALVES:
+            tolerance = half_tolerance(original)
+        else:
+            tolerance = Tolerance(rtol=max(tolerance.rtol, ROOM * original))
+    return exported_variant(precision, tolerance, file.error, "" if model.learned is None else "int8")
 
 
-def _widened(variant: Variant) -> tuple[str, ...]:
+def _widened(variant: Variant, content: bytes) -> tuple[str, ...]:
     tolerance = variant.allowance.tolerance
+    if variant.precision == "int8":
+        return (note_of_steps(content, tolerance),)
     if variant.precision != "float32" or tolerance.rtol <= Tolerance().rtol:
         return ()
     return (

@@ -118,18 +118,26 @@ def with_predictions(noise: Measured, test: Tested) -> Measured:
     return Measured(msgspec.structs.replace(noise.described, data=test.data), arrays)
 
 
-def noise_of_module(module: nn.Module, content: bytes | None, recorded: Recorded, modules: Mapping[str, str]) -> Measured:
-    """The noise floors of a PyTorch model: of the original, and of its ONNX file where ONNX Runtime can run its ``content``."""
+def noise_of_module(
+    module: nn.Module, content: bytes | None, recorded: Recorded, modules: Mapping[str, str], also: Iterable[Outcome] = ()
+) -> Measured:
+    """The noise floors of a PyTorch model: of the original, and of its ONNX file where ONNX Runtime can run its ``content``.
+
+    ``also``: runs of the file beside those of ``runs_of_file``.
+    """
     runs, runtimes = runs_of_module(module, recorded), {"torch": {"torch": torch_version()}}
     if content is None:
         return _measured(recorded, runs, runtimes)
-    noise = _measured(recorded, itertools.chain(runs, runs_of_file(content, recorded)), runtimes | ort_runtime())
+    noise = _measured(recorded, itertools.chain(runs, runs_of_file(content, recorded), also), runtimes | ort_runtime())
     return with_fingerprints(noise, content, recorded, modules)
 
 
-def noise_of_file(content: bytes, recorded: Recorded, fixed: int | None) -> Measured:
-    """The noise floors of an ONNX file, which takes batches of ``fixed`` samples only; None: of any size."""
-    noise = _measured(recorded, runs_of_file(content, recorded, fixed), ort_runtime())
+def noise_of_file(content: bytes, recorded: Recorded, fixed: int | None, also: Iterable[Outcome] = ()) -> Measured:
+    """The noise floors of an ONNX file, which takes batches of ``fixed`` samples only; None: of any size.
+
+    ``also``: runs of the file beside those of ``runs_of_file``.
+    """
+    noise = _measured(recorded, itertools.chain(runs_of_file(content, recorded, fixed), also), ort_runtime())
     return noise if fixed is not None else with_fingerprints(noise, content, recorded, {})
 
 

@@ -22,11 +22,12 @@ from edgekit.onnx.arithmetic import precision_of_file
 from edgekit.onnx.exact import SECONDS, Inexact, run_file_exact
 from edgekit.onnx.fold import Folding, fold_onnx
 from edgekit.onnx.free import OnnxSource, open_onnx
-from edgekit.onnx.read import opset_of, precision_of, quantised
+from edgekit.onnx.read import opset_of, precision_of
 from edgekit.onnx.rounding import rounding_unit
 from edgekit.onnx.run import UNOPTIMISED, open_unoptimised, run_in_batches
 from edgekit.onnx.witness import RuntimeWitness
-from edgekit.parity.compare import compare_output, top1_agreement
+from edgekit.parity.allowances import HALVES
+from edgekit.parity.compare import compare_output
 from edgekit.parity.inputs import Recorded, check_telling, only_steady, rows_of, without_data
 from edgekit.parity.noise import jittered
 from edgekit.preprocess import Preprocess
@@ -36,20 +37,18 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import Description, by_metadata, by_options, check_labels, metadata
 from edgekit.sources.image_metadata import check_agrees
 from edgekit.sources.measuring import noise_of_file, not_reached
+from edgekit.sources.narrow import NarrowFile, note_of_steps, rounding_of, tolerance_in_half, tolerance_in_steps, with_rounding
 from edgekit.sources.provenance import provenance_of
 from edgekit.sources.selfcheck import Unverified, check_draft
 from edgekit.tensors import Array, worst_error
-from edgekit.tolerance import Tolerance, half_tolerance, widest_rtol
+from edgekit.tolerance import Tolerance
 
-FEW_STEPS = 3 / 255  # of scale: steps of 8 bits by which fused integer kernels of other machines round differently
-MOST_OF_STEPS = 0.1  # of scale: what fused integer kernels may change before the file is refused
 JUDGED = 4  # samples, each of another kind, on which ONNX Runtime is asked about every node
 AMPLIFIED = 16  # times what one unit in the last place of the inputs changes that a float64 reference may differ
 PROVED_ON = 2  # golden inputs on which folding is proved in float64
 FLOAT64_LIMIT, FLOAT64_CEILING = 1e-12, 1e-9
 IN_FLOAT64 = "the original ONNX file in float64 (recorded)"
 ITSELF = "the original ONNX file in its own dtype, unoptimised (recorded)"
-WITH_ALLOWANCE = "; edgekit verify takes it only with --allow tolerance"
 RANDOM = "the golden inputs are made up, because the model's data is not known"
 _PLAUSIBLE = {"float16": 5e-2, "bfloat16": 3e-1, "float64": 1e-9}  # the largest plausible error of scale of an original
 
@@ -93,9 +92,12 @@ class OnnxOrigin(NamedTuple):
         error = reference.recorded.error(outputs)
         provenance = provenance_of(self.options)
         content = _labelled(folding.model, self.path, description, provenance).SerializeToString(deterministic=True)
-        variant = _variant(precision_of_file(content), source, reference, outputs, error)
+        narrow = NarrowFile(content, str(self.path), reference.recorded, source.batch)
+        variant = _variant(precision_of_file(content), narrow, reference, outputs, error)
         _check_outputs(source, outputs, reference, variant.allowance.tolerance, bool(report.folded))
-        noise = noise_of_file(content, reference.recorded, source.batch)
+        rounding = rounding_of(narrow, variant.precision)
+        noise = noise_of_file(content, reference.recorded, source.batch, rounding.runs)
+        variant = with_rounding(variant, rounding, reference.recorded, noise.arrays)
         reach = not_reached(content, reference.recorded, source.batch)
         draft = Draft(
             name=self.name,
@@ -113,7 +115,7 @@ class OnnxOrigin(NamedTuple):
             measured_in=UNOPTIMISED,
             preprocess=description.preprocess,
             labels=description.labels,
-            notes=(*_notes(source, reference, variant), *description.notes, *reach),
+            notes=(*_notes(source, reference, variant, content), *description.notes, *reach),
             parts=reference.recorded.parts,
             evidence=noise.described,
             measured=noise.arrays,
@@ -292,41 +294,17 @@ def _check_outputs(
         )
 
 
-def _variant(precision: str, source: OnnxSource, reference: Reference, outputs: Mapping[str, Array], error: float) -> Variant:
+def _variant(precision: str, narrow: NarrowFile, reference: Reference, outputs: Mapping[str, Array], error: float) -> Variant:
     """The variant of the file's ``precision``; its tolerance is that of PyTorch models, or wider by the original's own error."""
-    if precision == "int8":
-        return exported_variant("int8", _in_steps(source, reference, outputs), error)
     own = reference.error
-    if precision in ("float16", "bfloat16"):
-        top1 = min(_top1(each, reference.golden.float64) for each in (outputs, reference.golden.original))
-        return exported_variant(precision, half_tolerance(own if own is not None else error, top1), error)
+    if precision == "int8":
+        return exported_variant("int8", tolerance_in_steps(narrow, outputs), error)
+    if precision in HALVES:
+        return exported_variant(precision, tolerance_in_half(narrow, outputs, error if own is None else own), error)
     return exported_variant(precision, Tolerance(rtol=max(Tolerance().rtol, 4 * (own or 0.0))), error)
 
 
-def _in_steps(source: OnnxSource, reference: Reference, outputs: Mapping[str, Array]) -> Tolerance:
-    """The tolerance of a quantised file: what ONNX Runtime's fused kernels change on this CPU, twice, and three steps at least.
-
-    They round in other places than the file says, and without VNNI some of them saturate. Raises ModelError where that ruins it.
-    """
-    run = open_unoptimised(source.model, source.path, level="all")
-    fused = run_in_batches(run, reference.golden.inputs, source.batch, source.path)
-    change = worst_error(fused, reference.golden.float64)
-    if not change <= MOST_OF_STEPS:
-        raise ModelError(
-            f"{source.path} is quantised ({quantised(source.original)}), and ONNX Runtime's optimisations change its outputs by "
-            f"{change:.1e} of their scale on this CPU",
-            "export the float model it was made from",
-        )
-    top1 = min(_top1(each, reference.golden.float64) for each in (outputs, fused))
-    return Tolerance(rtol=max(FEW_STEPS, 2 * change), top1=top1)
-
-
-def _top1(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
-    classes = [name for name, array in reference.items() if array.ndim == 2 and array.shape[1] > 1]
-    return min((top1_agreement(outputs[name], reference[name], Tolerance()) for name in classes), default=1.0)
-
-
-def _notes(source: OnnxSource, reference: Reference, variant: Variant) -> tuple[str, ...]:
+def _notes(source: OnnxSource, reference: Reference, variant: Variant, content: bytes) -> tuple[str, ...]:
     notes = [reference.note, RANDOM]
     if source.batch is not None:
         notes.append(f"the file takes batches of {source.batch} only, and so does the bundle: {source.unfreed}")
@@ -341,13 +319,8 @@ def _notes(source: OnnxSource, reference: Reference, variant: Variant) -> tuple[
             "infinite values is compared with these"
         )
     tolerance = variant.allowance.tolerance
-    steps = quantised(source.original)
     if variant.precision == "int8":
-        notes.append(
-            f"the file is quantised ({steps}): the tolerance is {tolerance.rtol:.1e}, three steps of 8 bits or twice what "
-            "ONNX Runtime's optimisations change on the CPU of the export; another CPU may compute something else"
-            + (WITH_ALLOWANCE if tolerance.rtol > widest_rtol("int8") else "")
-        )
+        notes.append(note_of_steps(content, tolerance))
     elif variant.precision == "float32" and tolerance.rtol > Tolerance().rtol:
         notes.append(
             f"the model amplifies rounding: its tolerance is {tolerance.rtol:.1e}, 4 times its own error, which edgekit verify "

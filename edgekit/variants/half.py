@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 
+from edgekit.bundle.allowance import MOST_ROUNDING
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Conversion, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError
 from edgekit.onnx.half import LARGEST, Halved, rounded_after_every_node, to_half
 from edgekit.onnx.read import name_of
+from edgekit.onnx.rounding import rounding_unit
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
-from edgekit.parity.allowances import half_allowance, within_support
-from edgekit.parity.converted import worst_snr_db
+from edgekit.parity.allowances import TIMES_ROUNDING, half_allowance, within_support
+from edgekit.parity.converted import STEPS, worst_snr_db
 from edgekit.parity.inputs import Recorded, recorded_in
+from edgekit.parity.rounding import most_steps
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.quantize import KeptNode
 from edgekit.tensors import Array, Feed, batches_of, fixed_batch
@@ -121,13 +125,19 @@ def _why_nothing(halved: Halved) -> str:
     return halved.kept[0].reason if halved.kept else "it has no float32 arithmetic"
 
 
-def _allowance(bundle: Bundle, recorded: Recorded, *runs: Mapping[str, Array]) -> Allowance:
-    """What the worst of the ``runs`` needs; raises ModelError where that is more than a float16 file may ask for."""
-    allowance, error = half_allowance(runs, recorded), float(np.max([recorded.error(outputs) for outputs in runs]))
+def _allowance(bundle: Bundle, recorded: Recorded, own: Mapping[str, Array], rounded: Mapping[str, Array]) -> Allowance:
+    """What the worse of two readings needs, and of rounding four times what lies between them, or a last place of float16.
+
+    ``own``: the outputs that are recorded; ``rounded``: those with every value rounded. Raises ModelError where that is more than
+    a float16 file may ask for.
+    """
+    allowance = half_allowance((own, rounded), recorded)
+    error = float(np.max([recorded.error(outputs) for outputs in (own, rounded)]))
     if not error <= allowance.tolerance.rtol:
         raise ModelError(
             f"float16 changes the outputs of bundle {bundle.manifest.name} by {error:.1e} of their scale, and "
             f"{allowance.tolerance.rtol:g} is the most that such a file may",
             "keep the nodes that amplify rounding with --keep",
         )
-    return allowance
+    seen = max(TIMES_ROUNDING * most_steps(rounded, own, recorded.sizes), STEPS * rounding_unit("float16"))
+    return msgspec.structs.replace(allowance, rounding=min(seen, MOST_ROUNDING))

@@ -155,6 +155,21 @@ def test_one_weight_of_a_float16_file_shows_where_the_file_runs_as_written(lenet
     assert not rows(verify(lenet, ORT))["ort-cpu variant=float16 optimisation=off"].passed
 
 
+def test_a_float16_file_is_held_as_written_to_the_rounding_that_was_recorded_and_to_its_rtol_at_most(lenet: Path) -> None:
+    def steps(rounding: float) -> float | None:
+        edit(lenet, lambda document: document["variants"][2]["allowance"].update(rounding=rounding))
+        row = rows(verify(lenet, ORT))["ort-cpu variant=float16 optimisation=off"]
+        assert row.passed == sound
+        return row.steps
+
+    sound, rtol = True, open_bundle(lenet).variant("float16").allowance.tolerance.rtol
+    assert steps(0.05) == 0.05
+    assert steps(8.0) == 127 * rtol
+    put(lenet, "float16.onnx", changed(lenet, "float16.onnx", one_weight))
+    sound = False
+    assert steps(0.05) == 0.05
+
+
 @pytest.mark.parametrize(("words", "passing"), [(("--rtol", "0.5"), True), (("--rtol", "1e-7", "--atol", "1e-7"), False)])
 def test_the_callers_own_tolerance_is_the_bar_where_the_file_runs_as_written_too(
     lenet: Path, run: Command, words: tuple[str, ...], passing: bool

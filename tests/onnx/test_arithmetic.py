@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.onnx.arithmetic import arithmetic, in_half
+from edgekit.onnx.arithmetic import arithmetic, floats_from_steps, in_half, steps_between_floats
 from edgekit.onnx.half import to_half
 from tests.onnx.crafted import model_of, node, tensor
 
@@ -84,3 +84,27 @@ def test_what_no_output_depends_on_counts_only_where_a_branch_may_read_it(inside
     assert found.operators.get("QuantizeLinear", 0) == inside_a_branch
     assert found.stored.get(TensorProto.FLOAT16, 0) == 100 * inside_a_branch
     assert found.stored[TensorProto.FLOAT] == 16 + inside_a_branch
+
+
+def in_steps(*between: onnx.NodeProto) -> bytes:
+    """A pair of steps on the way to the output and one beside it, and nodes ``between`` that read the codes."""
+    last = between[-1].output[0] if between else "codes"
+    nodes = [
+        node("QuantizeLinear", ["x", "scale", "zero"], "codes", "quantise"),
+        *between,
+        node("DequantizeLinear", [last, "scale", "zero"], "y", "dequantise"),
+        node("DequantizeLinear", ["codes", "scale", "zero"], "dead", "beside"),
+    ]
+    stored = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(np.uint8(0), "zero")]
+    return bytes(model_of(nodes, stored).SerializeToString())
+
+
+def test_steps_are_between_floats_unless_a_node_computes_in_integers() -> None:
+    integers = helper.make_node("QLinearSigmoid", ["codes", "scale", "zero", "scale", "zero"], ["more"], domain="com.microsoft")
+    assert steps_between_floats(in_steps())
+    assert not steps_between_floats(in_steps(integers))
+    assert steps_between_floats(model_of([node("Relu", ["x"], "y")], []).SerializeToString())
+
+
+def test_the_nodes_are_told_that_make_floats_of_steps_on_the_way_to_the_outputs() -> None:
+    assert floats_from_steps(in_steps()) == {"y": "DequantizeLinear dequantise"}

@@ -18,7 +18,7 @@ from edgekit.commands.export import export
 from edgekit.commands.verify import verify
 from edgekit.errors import ModelError
 from edgekit.onnx.run import open_unoptimised
-from edgekit.sources import onnx_file
+from edgekit.sources import narrow
 from tests.bundle.editing import put
 from tests.onnx.crafted import conv, model_of, node, norm, statistics, tensor
 
@@ -95,7 +95,7 @@ def test_a_file_that_fused_kernels_ruin_on_this_machine_is_refused(
             return run
         return lambda feed: {name: array.clip(-0.5 * np.abs(array).max()) for name, array in run(feed).items()}
 
-    monkeypatch.setattr(onnx_file, "open_unoptimised", saturating)
+    monkeypatch.setattr(narrow, "open_unoptimised", saturating)
     with pytest.raises(ModelError, match=r"is quantised \(\w+\), and ONNX Runtime's optimisations change its outputs by"):
         export(str(quantised(float32)), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
@@ -113,7 +113,7 @@ def test_fused_kernels_may_change_a_tenth_of_the_scale(
             return run
         return lambda feed: {name: array + share * np.abs(array).max() for name, array in plain(feed).items()}
 
-    monkeypatch.setattr(onnx_file, "open_unoptimised", moving)
+    monkeypatch.setattr(narrow, "open_unoptimised", moving)
     source = str(quantised(float32))
     if refused:
         with pytest.raises(ModelError, match=r"optimisations change its outputs by 1\.2e-01 of their scale"):

@@ -130,6 +130,12 @@ def test_the_allowance_passes_a_runtime_that_rounds_behind_every_node(shipped: B
     assert passes(shipped, draft, rounding)
 
 
+def test_the_allowance_records_what_rounding_every_value_changes(draft: VariantDraft) -> None:
+    rounding, rtol = draft.variant.allowance.rounding, draft.variant.allowance.tolerance.rtol
+    assert rounding is not None
+    assert 127 * 2**-10 <= rounding <= 4 * 127 * rtol
+
+
 def test_the_allowance_fails_each_weight_that_is_scaled_by_two_percent(shipped: Bundle, draft: VariantDraft) -> None:
     weights = [tensor.name for tensor in file_in(draft).graph.initializer if len(tensor.dims) > 1]
     assert len(weights) == 5

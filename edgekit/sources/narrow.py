@@ -1,0 +1,157 @@
+"""What an exported file in fewer bits than float32 is held to: measured on the file, in ONNX Runtime on this CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import onnx
+
+from edgekit.bundle.allowance import MOST_ROUNDING
+from edgekit.bundle.evidence import EvidenceArrays
+from edgekit.bundle.manifest import MODEL, Variant
+from edgekit.errors import ModelError
+from edgekit.onnx.arithmetic import steps_between_floats
+from edgekit.onnx.half import rounded_after_every_node
+from edgekit.onnx.read import quantised
+from edgekit.onnx.rounding import rounding_unit
+from edgekit.onnx.run import open_unoptimised, run_in_batches
+from edgekit.onnx.scales import rescaled
+from edgekit.parity.allowances import FEW_CODES, HALVES, TIMES_ROUNDING
+from edgekit.parity.compare import top1_agreement
+from edgekit.parity.converted import STEPS
+from edgekit.parity.graph_claims import FULL_NAMES
+from edgekit.parity.inputs import Recorded
+from edgekit.parity.noise import Outcome, jittered, some_of_each_part
+from edgekit.parity.rounding import FLOAT_STEPS, most_rounding, most_steps, steps_moved
+from edgekit.sources.measuring import chosen, most_samples
+from edgekit.tensors import Array, Feed, worst_error
+from edgekit.tolerance import Tolerance, half_tolerance, widest_rtol
+
+MOST_OF_STEPS = 0.1  # of scale: what fused integer kernels may change before the file is refused
+WITH_ALLOWANCE = "; edgekit verify takes it only with --allow tolerance"
+UNITS = (1, 8, 64)
+"""Units in the last place by which numbers are moved, one after the other until a value falls to another code."""
+DRAWS = 4
+"""Readings of each number of units, of moved inputs and of moved scales each."""
+
+
+class NarrowFile(NamedTuple):
+    """A file in fewer bits: its ``content``, ``source`` in a message, and its only batch size, or None for any."""
+
+    content: bytes
+    source: str
+    recorded: Recorded
+    batch: int | None = None
+
+    def outputs(self, content: bytes, feed: Feed, level: str = "off") -> dict[str, Array]:
+        """What ``content``, this file or a copy of it with other numbers, gives at one of ONNX Runtime's levels."""
+        return run_in_batches(open_unoptimised(content, Path(MODEL), level=level), feed, self.batch, Path(MODEL))
+
+
+def tolerance_in_half(narrow: NarrowFile, outputs: Mapping[str, Array], original_error: float) -> Tolerance:
+    """The tolerance of a file of 16 bits: ``half_tolerance`` of the original's own error, and the classes that move."""
+    reference = narrow.recorded.arrays.float64
+    return half_tolerance(original_error, min(_top1(each, reference) for each in (outputs, narrow.recorded.arrays.original)))
+
+
+def tolerance_in_steps(narrow: NarrowFile, outputs: Mapping[str, Array]) -> Tolerance:
+    """The tolerance of a quantised file: what ONNX Runtime's fused kernels change on this CPU, twice, and three steps at least.
+
+    They round in other places than the file says, and without VNNI some of them saturate. Raises ModelError where that ruins it.
+    """
+    reference = narrow.recorded.arrays.float64
+    fused = narrow.outputs(narrow.content, narrow.recorded.arrays.inputs, "all")
+    change = worst_error(fused, reference)
+    if not change <= MOST_OF_STEPS:
+        raise ModelError(
+            f"{narrow.source} is quantised ({operator(narrow.content)}), and ONNX Runtime's optimisations change its outputs by "
+            f"{change:.1e} of their scale on this CPU",
+            "export the float model it was made from",
+        )
+    return Tolerance(rtol=max(FEW_CODES, 2 * change), top1=min(_top1(each, reference) for each in (outputs, fused)))
+
+
+def _top1(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
+    classes = [name for name, array in reference.items() if array.ndim == 2 and array.shape[1] > 1]
+    return min((top1_agreement(outputs[name], reference[name], Tolerance()) for name in classes), default=1.0)
+
+
+def operator(content: bytes) -> str:
+    """The operator by which a file is quantised."""
+    return quantised(onnx.load_from_string(content)) or "int8"
+
+
+def note_of_steps(content: bytes, tolerance: Tolerance) -> str:
+    """What an export says of a quantised file."""
+    return (
+        f"the file is quantised ({operator(content)}): the tolerance is {tolerance.rtol:.1e}, three steps of 8 bits or twice "
+        "what ONNX Runtime's optimisations change on the CPU of the export; another CPU may compute something else"
+        + (WITH_ALLOWANCE if tolerance.rtol > widest_rtol("int8") else "")
+        + ("" if steps_between_floats(content) else "; it computes in integers itself, and is held to that tolerance alone")
+    )
+
+
+class Rounding(NamedTuple):
+    """What rounding does to a file that runs as it is written: the most ``steps`` off the original's outputs in the ``runs``.
+
+    None of ``steps``: the file is not run so.
+    """
+
+    steps: float | None = None
+    runs: tuple[Outcome, ...] = ()
+
+
+def rounding_of(narrow: NarrowFile, precision: str) -> Rounding:
+    """What rounding moves a file's outputs by from the original's, where it runs node by node; none for one of integer nodes.
+
+    Inputs and stored scales are moved by a unit in the last place, as another order of summation moves what lies between; by more
+    where no value falls to another code, because it may on another CPU. Of 16 bits every value is rounded instead, which ONNX
+    Runtime's CPU leaves out, and which moves more.
+    """
+    if precision in FULL_NAMES or not steps_between_floats(narrow.content):
+        return Rounding()
+    recorded, half = narrow.recorded, precision in HALVES
+    some = some_of_each_part(recorded.sizes, most_samples(recorded.arrays.inputs))
+    sizes = np.bincount(np.repeat(np.arange(len(recorded.sizes)), recorded.sizes)[some], minlength=len(recorded.sizes)).tolist()
+    feed, own = chosen(recorded.arrays.inputs, some), chosen(recorded.arrays.original, some)
+    moved = most_steps if half else steps_moved
+    runs, steps = list[Outcome](), 0.0
+    for units in UNITS[:1] if half else UNITS:
+        for outputs in _moved(narrow, feed, units, half=half):
+            runs.append(Outcome(some, outputs))
+            steps = max(steps, moved(outputs, own, sizes))
+        if steps > FLOAT_STEPS:
+            break
+    return Rounding(steps, tuple(runs))
+
+
+def _moved(narrow: NarrowFile, feed: Feed, units: int, *, half: bool) -> Iterator[dict[str, Array]]:
+    """The file's outputs, and those of readings with numbers moved by ``units`` in their last places."""
+    yield narrow.outputs(narrow.content, feed)
+    if half:
+        with suppress(ModelError):  # the copy has other nodes, which the runtime may refuse
+            yield narrow.outputs(rounded_after_every_node(onnx.load_from_string(narrow.content)).SerializeToString(), feed)
+        return
+    for seed in range(DRAWS):
+        yield narrow.outputs(narrow.content, jittered(feed, seed, units))
+        yield narrow.outputs(rescaled(narrow.content, partial(jittered, seed=seed, units=units)), feed)
+
+
+def with_rounding(variant: Variant, rounding: Rounding, recorded: Recorded, measured: EvidenceArrays) -> Variant:
+    """The variant with the rounding that ``edgekit verify`` accepts where its file runs as written: four times what was seen.
+
+    Of 16 bits it is a unit in the last place at least. It is no more than the bundle's arrays support, ``recorded`` and
+    ``measured``.
+    """
+    if rounding.steps is None:
+        return variant
+    least = STEPS * rounding_unit(variant.precision) if variant.precision in HALVES else 0.0
+    seen = max(TIMES_ROUNDING * rounding.steps, least)
+    supported = min(seen, most_rounding(recorded, measured), MOST_ROUNDING)
+    return msgspec.structs.replace(variant, allowance=msgspec.structs.replace(variant.allowance, rounding=supported))

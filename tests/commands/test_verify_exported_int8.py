@@ -1,0 +1,265 @@
+"""``edgekit verify`` of a first file in fewer bits: it is held to what was recorded where it runs as written, and faults show."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.ao.quantization.fx._decomposed
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from edgekit.bundle.folder import open_bundle
+from edgekit.commands.export import export
+from edgekit.commands.verify import verify
+from edgekit.parity.rounding import FLOAT_STEPS
+from edgekit.reports.verify import ParityReport, VerifyReport
+from edgekit.sources import ExportOptions
+from tests.bundle.editing import edit, put
+from tests.converted import changed, stored
+from tests.onnx.crafted import conv, model_of, node, tensor
+
+ORT = ["ort-cpu"]
+Change = Callable[[onnx.ModelProto], object]
+
+
+def steps(
+    source: str, output: str, scale: float, dtype: type[Any] = np.uint8
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """A pair of QuantizeLinear and DequantizeLinear, and what it stores."""
+    parts = [f"{output}.scale", f"{output}.zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", [source, *parts], [f"{output}.codes"], f"{output}.quantise"),
+        helper.make_node("DequantizeLinear", [f"{output}.codes", *parts], [output], f"{output}.dequantise"),
+    ]
+    return nodes, [numpy_helper.from_array(np.float32(scale), parts[0]), numpy_helper.from_array(dtype(0), parts[1])]
+
+
+def network(*, quantised: bool, author: bool = False) -> onnx.ModelProto:
+    """Two convolutions; ``quantised``: all that they read is in steps, ``author``: what the second one reads is."""
+    first, second = steps("x", "x.read", 4.1 / 127, np.int8), steps("r", "r.read", 3.1 / 127)
+    weights = [tensor("w", 6, 4, 3, 3), tensor("w2", 5, 6, 3, 3)]
+    nodes = [conv("x.read" if quantised else "x", "c", "w.read" if quantised else "w"), node("Relu", ["c"], "r")]
+    if quantised:
+        nodes = [*first[0], *(helper.make_node("DequantizeLinear", [f"{w}.codes", f"{w}.scale"], [f"{w}.read"], f"{w}.dq")
+                              for w in ("w", "w2")), *nodes]  # fmt: skip
+        scales = {weight.name: np.float32(0.5 / 127) for weight in weights}
+        codes = {each.name: np.rint(numpy_helper.to_array(each) / scales[each.name]).astype(np.int8) for each in weights}
+        weights = [numpy_helper.from_array(array, f"{name}.codes") for name, array in codes.items()]
+        weights += [numpy_helper.from_array(np.asarray(scale), f"{name}.scale") for name, scale in scales.items()]
+        weights += first[1]
+    if quantised or author:
+        nodes += second[0]
+        weights += second[1]
+    read = ("r.read" if quantised or author else "r", "w2.read" if quantised else "w2")
+    return model_of([*nodes, conv(read[0], "d", read[1], "conv2"), node("Flatten", ["d"], "y")], weights)
+
+
+def exported(model: onnx.ModelProto, root: Path) -> Path:
+    onnx.save(model, root / "model.onnx")
+    export(str(root / "model.onnx"), root / "bundle")
+    return root / "bundle"
+
+
+@pytest.fixture(scope="module")
+def _bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    kinds = {
+        "int8": network(quantised=True),
+        "float32": network(quantised=False),
+        "one-pair": network(quantised=False, author=True),
+    }
+    return {kind: exported(model, tmp_path_factory.mktemp(kind)) for kind, model in kinds.items()}
+
+
+@pytest.fixture
+def bundles(_bundles: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """Copies of bundles whose first files hold steps everywhere, nowhere, and at one place."""
+    return {kind: Path(shutil.copytree(root, tmp_path / kind)) for kind, root in _bundles.items()}
+
+
+def as_written(report: VerifyReport) -> ParityReport:
+    (row,) = (parity for parity in report.parities if parity.as_written)
+    return row
+
+
+def failing(report: VerifyReport) -> dict[str, str]:
+    return {check.code: check.text for check in report.checks if check.outcome == "fail"}
+
+
+@pytest.mark.parametrize("kind", ["int8", "one-pair"])
+def test_an_exported_int8_file_is_held_to_the_originals_outputs_as_written(bundles: dict[str, Path], kind: str) -> None:
+    report = verify(bundles[kind], ORT)
+    assert report.passed
+    allowance, row = open_bundle(bundles[kind]).variant().allowance, as_written(report)
+    assert row.setup.options["optimisation"] == "off"
+    assert row.steps == max(allowance.rounding or 0.0, FLOAT_STEPS)
+    assert (row.outputs[0].own_steps or 0.0) <= row.steps / 2
+    assert row.steps < 5 / 100 * 127 / 4  # what was recorded is far less than a flat share of the scale
+
+
+def test_a_float32_file_is_held_to_rounding_noise_alone(bundles: dict[str, Path]) -> None:
+    report = verify(bundles["float32"], ORT)
+    assert [(row.as_written, row.noise_factor) for row in report.parities] == [(False, 4)]
+
+
+def scaled(model: onnx.ModelProto) -> None:
+    stored(model, "r.read.scale", lambda scale: scale * np.float32(1.02))
+
+
+def swapped_zero(model: onnx.ModelProto) -> None:
+    """What reads the codes takes them for those of another zero point."""
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(1), "other.zero"))
+    next(each for each in model.graph.node if each.name == "r.read.dequantise").input[2] = "other.zero"
+
+
+def swapped(model: onnx.ModelProto) -> None:
+    """Two weights in codes change places."""
+
+    def exchange(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        codes = codes.copy()
+        row = codes[1].reshape(-1)
+        row[3], row[7] = row[7], row[3]
+        return codes
+
+    stored(model, "w2.codes", exchange)
+
+
+def planted(source: str, scale: float = 3 / 127) -> Change:
+    """A pair of steps between a value and those who read it."""
+
+    def change(model: onnx.ModelProto) -> None:
+        nodes, tensors = steps(source, f"{source}.planted", scale, np.int8)
+        for reader in model.graph.node:
+            reader.input[:] = [f"{source}.planted" if name == source else name for name in reader.input]
+        place = next(index for index, each in enumerate(model.graph.node) if source in each.output) + 1
+        for each in reversed(nodes):
+            model.graph.node.insert(place, each)
+        model.graph.initializer.extend(tensors)
+
+    return change
+
+
+FAULTS: dict[str, Change] = {
+    "a wrong scale": scaled,
+    "a swapped zero point": swapped_zero,
+    "a swapped weight": swapped,
+    "a planted pair": planted("c"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_an_exported_int8_file_shows_as_written(bundles: dict[str, Path], fault: str) -> None:
+    put(bundles["int8"], "model.onnx", changed(bundles["int8"], "model.onnx", FAULTS[fault]))
+    row = as_written(verify(bundles["int8"], ORT))
+    assert not row.passed
+    assert "from its own recorded output" in row.outputs[0].beyond
+
+
+PLANTED = "its file rounds to steps at DequantizeLinear c.planted.dequantise, which was not in the file that was exported"
+
+
+@pytest.mark.parametrize("kind", ["int8", "one-pair"])
+def test_a_pair_planted_in_an_int8_file_is_named(bundles: dict[str, Path], kind: str) -> None:
+    put(bundles[kind], "model.onnx", changed(bundles[kind], "model.onnx", planted("c")))
+    assert failing(verify(bundles[kind], ORT)) == {"precision": PLANTED}
+
+
+def test_a_pair_planted_in_a_float32_file_fails_by_name_and_buys_no_wider_bar(bundles: dict[str, Path]) -> None:
+    root = bundles["float32"]
+    put(root, "model.onnx", changed(root, "model.onnx", planted("c")))
+    assert failing(verify(root, ORT)) == {"precision": "float32 is said to be float32, and its file computes in steps of 8 bits"}
+
+    def claimed(document: dict[str, Any]) -> None:
+        (variant,) = document["variants"]
+        variant.update(precision="int8")
+        variant["allowance"] = {"tolerance": {"atol": 0.0, "rtol": 5e-2, "top1": 1.0}, "rounding": 8.0}
+
+    edit(root, claimed)
+    report = verify(root, ORT)
+    assert failing(report)["precision"] == PLANTED
+    assert "0.05 rtol instead of at most 0.0118 and 8 steps of rounding instead of at most" in failing(report)["tolerance"]
+    row = as_written(report)
+    assert not row.passed
+    assert row.steps == pytest.approx(FLOAT_STEPS)
+    edit(root, lambda document: document["variants"][0]["allowance"].pop("rounding"))
+    assert as_written(verify(root, ORT)).steps == pytest.approx(FLOAT_STEPS)  # leaving it out buys nothing
+
+
+def test_one_pair_that_its_author_put_in_allows_what_rounding_does_there_and_no_more(bundles: dict[str, Path]) -> None:
+    """Weights that are half a hundredth larger move all samples, where rounding moves a few."""
+    root = bundles["one-pair"]
+    put(
+        root,
+        "model.onnx",
+        changed(root, "model.onnx", lambda model: stored(model, "w", lambda weights: weights * np.float32(1.005))),
+    )
+    report = verify(root, ORT)
+    assert [row.passed for row in report.parities] == [True, False]  # within the tolerance of fused kernels
+    assert failing(report) == {}
+
+
+class InCodes(nn.Module):
+    """A linear layer whose weights are stored in codes, as weight-only quantisation leaves it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        weight = torch.randn(outputs, inputs) / inputs**0.5
+        self.scale = float(weight.abs().max() / 127)
+        self.register_buffer("codes", torch.round(weight / self.scale).to(torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.ops.quantized_decomposed.dequantize_per_tensor(self.codes, self.scale, 0, -127, 127, torch.int8)
+        return nn.functional.linear(x, weight.to(x.dtype))
+
+
+def weights_in_codes() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), InCodes(8 * 16, 5))
+
+
+def test_a_module_whose_file_has_steps_is_recorded_as_what_the_file_is(tmp_path: Path) -> None:
+    options = ExportOptions(input_shapes=("1x3x6x6",))
+    report = export("tests.commands.test_verify_exported_int8:weights_in_codes", tmp_path / "bundle", options)
+    variant = open_bundle(tmp_path / "bundle").variant()
+    assert (variant.name, variant.precision) == ("int8", "int8")
+    assert any(note.startswith("the file is quantised (DequantizeLinear)") for note in report.notes)
+    verified = verify(tmp_path / "bundle", ORT)
+    assert verified.passed
+    assert (as_written(verified).steps or 1.0) < 4 * FLOAT_STEPS  # nothing rounds to codes on the way
+
+
+def test_an_exported_float16_file_is_held_to_its_own_rounding_as_written(tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    export("tests.commands.test_export_dtypes:half", root, ExportOptions(input_shapes=("1x3x6x6",)))
+    allowance, row = open_bundle(root).variant().allowance, as_written(verify(root, ORT))
+    assert row.passed
+    assert row.steps == min(allowance.rounding or 0.0, 127 * allowance.tolerance.rtol)
+    name = next(each.name for each in onnx.load(root / "model.onnx").graph.initializer if len(each.dims) == 2)
+    put(root, "model.onnx", changed(root, "model.onnx", lambda model: stored(model, name, lambda held: held * np.float16(1.02))))
+    assert not as_written(verify(root, ORT)).passed
+
+
+def test_one_code_of_a_module_s_file_shows(tmp_path: Path) -> None:
+    """The partner: a single stored weight that is one code off."""
+    options = ExportOptions(input_shapes=("1x3x6x6",))
+    export("tests.commands.test_verify_exported_int8:weights_in_codes", tmp_path / "bundle", options)
+    name = next(
+        each.name
+        for each in onnx.load(tmp_path / "bundle" / "model.onnx").graph.initializer
+        if each.data_type == onnx.TensorProto.INT8 and each.dims
+    )
+
+    def nudge(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        codes = codes.copy()
+        codes.reshape(-1)[5] += 1 if codes.reshape(-1)[5] < 0 else -1
+        return codes
+
+    put(tmp_path / "bundle", "model.onnx", changed(tmp_path / "bundle", "model.onnx", lambda model: stored(model, name, nudge)))
+    report = verify(tmp_path / "bundle", ORT)
+    assert [row.passed for row in report.parities] == [True, False]

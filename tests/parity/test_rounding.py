@@ -1,0 +1,79 @@
+"""What rounding may do to an exported file in fewer bits is what its bundle's arrays support, and never a flat share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgekit.bundle.draft import exported_variant
+from edgekit.bundle.evidence import EvidenceArrays
+from edgekit.bundle.golden import GoldenArrays
+from edgekit.bundle.manifest import GoldenPart, Variant
+from edgekit.parity.inputs import Recorded
+from edgekit.parity.rounding import FLOAT_STEPS, most_rounding, steps_as_exported, steps_moved
+from edgekit.tolerance import Tolerance
+
+OWN = np.random.default_rng(0).uniform(-1, 1, (40, 10))
+OWN[0, 0] = 1.0  # the scale
+
+
+def recorded(original: float = 0.0) -> Recorded:
+    """Golden outputs of one part, of which the original's first number is ``original`` of scale off."""
+    mine = OWN.copy()
+    mine[0, 1] += original
+    return Recorded(GoldenArrays({"x": np.zeros((40, 1))}, {"y": OWN}, {"y": mine}, None), (GoldenPart("normal", 40),))
+
+
+def floors(noise: float) -> EvidenceArrays:
+    return EvidenceArrays({"y": np.full((1, 10), noise)})
+
+
+def exported(rounding: float | None, precision: str = "int8") -> Variant:
+    variant = exported_variant(precision, Tolerance(rtol=5e-2), 0.0)
+    return msgspec.structs.replace(variant, allowance=msgspec.structs.replace(variant.allowance, rounding=rounding))
+
+
+@pytest.mark.parametrize(
+    ("noise", "original", "told"),
+    [(0.0, 0.0, FLOAT_STEPS), (1e-7, 1e-7, FLOAT_STEPS), (1e-3, 0.0, 4 * 0.127), (1e-3, 2e-3, 4 * 0.381)],
+)
+def test_the_floors_and_the_originals_error_support_four_times_themselves(noise: float, original: float, told: float) -> None:
+    assert most_rounding(recorded(original), floors(noise)) == pytest.approx(told)
+
+
+def test_without_floors_the_originals_error_alone_supports_rounding() -> None:
+    assert most_rounding(recorded(1e-3), None) == most_rounding(recorded(1e-3), EvidenceArrays()) == pytest.approx(4 * 0.127)
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "steps"),
+    [(0.5, 2.0, 0.5), (8.0, 2.0, 2.0), (None, 2.0, 2.0), (0.0, 2.0, FLOAT_STEPS), (8.0, 0.0, FLOAT_STEPS)],
+)
+def test_a_manifest_may_ask_for_less_than_is_supported_and_leaving_it_out_buys_nothing(
+    asked: Any, most: float, steps: float
+) -> None:
+    variant = exported(asked)
+    any_sample, usual = steps_as_exported(variant, variant.allowance, most, trusting=False)
+    assert (any_sample, usual) == (steps, max(FLOAT_STEPS, steps / 16))
+
+
+def test_a_caller_who_trusts_the_bundle_takes_what_it_asks_for() -> None:
+    variant = exported(8.0)
+    assert steps_as_exported(variant, variant.allowance, 2.0, trusting=True)[0] == 8
+
+
+def test_rounding_to_float16_moves_every_sample_alike() -> None:
+    variant = exported(0.5, "float16")
+    assert steps_as_exported(variant, variant.allowance, 2.0, trusting=False) == (0.5, None)
+    wide = exported(8.0, "float16")
+    assert steps_as_exported(wide, wide.allowance, 8.0, trusting=False) == (5e-2 * 127, None)  # its rtol at most
+
+
+@pytest.mark.parametrize(("samples", "told"), [(4, 0.5), (40, 4.0)])
+def test_steps_that_most_samples_move_by_count_eight_times(samples: int, told: float) -> None:
+    moved = OWN.copy()
+    moved[:samples] += 0.5 / 127
+    assert steps_moved({"y": moved}, {"y": OWN}, [40]) == pytest.approx(told)
