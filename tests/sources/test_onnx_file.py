@@ -26,11 +26,11 @@ def test_a_file_is_folded_and_its_bundle_verifies(tmp_path: Path) -> None:
     assert (len(report.fold.folded), len(report.fold.kept)) == (3, 1)
     assert report.fold.kept[0].obstacles[0].code == "between"
     assert "but Tanh" in report.fold.kept[0].reason
-    assert report.exported_error <= 1e-6
+    assert report.exported_error <= 4e-6
     assert report.fold.error_float64 is not None
     assert report.fold.error_float64 <= 1e-14
     assert report.original_error is not None
-    assert 0 < report.original_error <= 1e-6
+    assert 0 < report.original_error <= 4e-6
     bundle = open_bundle(tmp_path / "bundle")
     assert batch_norms(onnx.load(bundle.onnx_of())) == 1
     assert bundle.manifest.source.model == "net.onnx"
