@@ -87,20 +87,22 @@ def _node_by_node(bundle: Bundle, setups: Iterable[Setup]) -> Iterator[Setup]:
     """Setups that run files in fewer bits as they are written, on the backends of ``setups`` that can."""
     for setup in setups:
         options, variant = row_of(setup.backend).as_written, bundle.variant(setup.variant)
-        if options is not None and recorded_as_written(bundle.manifest, variant, partial(bundle.onnx_bytes, variant.name)):
+        if options is not None and recorded_as_written(bundle.manifest, variant, partial(bundle.read_of, variant.name)):
             yield checked(msgspec.structs.replace(setup, options={**setup.options, **options}))
 
 
-def recorded_as_written(manifest: Manifest, variant: Variant, content: Callable[[], bytes]) -> bool:
-    """Whether the outputs are recorded that a variant's file in fewer bits, ``content``, gives where it runs node by node.
+def recorded_as_written(manifest: Manifest, variant: Variant, read: Callable[[Callable[[bytes], bool]], bool]) -> bool:
+    """Whether the outputs are recorded that a variant's file in fewer bits gives where it runs node by node.
 
     A converted file records its own. Those of the exported one are the original's, unless it computes in integers, which another
-    CPU may do otherwise; a file of full precision is held to its rounding noise in any case.
+    CPU may do otherwise: the export says so by a ``rounding``, and where it says none, ``read`` gives the file to who tells. A
+    file of full precision is held to its rounding noise in any case.
     """
     if variant.conversion is not None:
         return True
-    exported = variant == manifest.variants[0]
-    return exported and not held_to_noise(manifest, variant) and steps_between_floats(content())
+    if variant != manifest.variants[0] or held_to_noise(manifest, variant):
+        return False
+    return variant.allowance.rounding is not None or read(steps_between_floats)
 
 
 def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SILENT) -> Opened:

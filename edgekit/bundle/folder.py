@@ -77,6 +77,16 @@ class Bundle(msgspec.Struct, frozen=True):
         file = self.variant(name).file
         return self.reading(lambda place: read_bytes(place / file, "ONNX file", BundleError))
 
+    def read_of(self, name: str, read: Callable[[bytes], _T]) -> _T:
+        """What ``read``, which raises ValueError for a malformed file, finds in the file of the variant ``name``.
+
+        Raises BundleError for what is no ONNX file.
+        """
+        try:
+            return read(self.onnx_bytes(name))
+        except ValueError as problem:
+            raise BundleError(f"{self.onnx_of(name)} is no ONNX file: {problem}", FETCH_AGAIN) from None
+
     def sha256_of(self, name: str = "") -> str:
         """The fingerprint of the variant's file, which reports are tied to."""
         return self.manifest.files[self.variant(name).file].sha256

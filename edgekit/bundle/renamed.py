@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any, TypeAlias
 
+import msgspec
+
 Entry: TypeAlias = Mapping[str, Any]
 """A norm of the manifest's ``fold``: one of ``folded``, or one of ``kept``."""
 
@@ -34,11 +36,11 @@ def _in_order(left: Sequence[Entry], right: Sequence[Entry]) -> Iterator[tuple[E
         yield from zip(left[block.a : block.a + block.size], right[block.b : block.b + block.size], strict=True)
 
 
-def _rest(entry: Entry) -> tuple[Any, ...]:
+def _rest(entry: Entry) -> tuple[int, bytes]:
     """All but names; the class of a norm that is folded away is one, that of a kept norm says what is computed."""
-    if "into" in entry:
-        return (len(entry["into"]), *(entry[key] for key in sorted(entry.keys() - {"norm", "kind", "into"})))
-    return tuple(entry[key] for key in sorted(entry.keys() - {"norm"}))
+    names = {"norm", "kind", "into"} if "into" in entry else {"norm"}
+    rest = {key: entry[key] for key in entry.keys() - names}
+    return len(entry.get("into", ())), msgspec.json.encode(rest, order="deterministic")
 
 
 def _modules(entry: Entry) -> tuple[str, ...]:

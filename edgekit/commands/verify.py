@@ -108,7 +108,7 @@ class Held:
         """A session against what was recorded; ``as_written``: it runs the file node by node, and only rounding may differ."""
         manifest, setup = self.bundle.manifest, ready.setup
         variant, own = manifest.variant(setup.variant), self._own_of(setup.variant)
-        if as_written and recorded_as_written(manifest, variant, partial(self.bundle.onnx_bytes, variant.name)):
+        if as_written and recorded_as_written(manifest, variant, partial(self.bundle.read_of, variant.name)):
             own, most = own or self.golden.original, most_rounding(recorded_in(self.bundle, self.golden), self.evidence)
             bars = bars_as_written(manifest, variant, self.tolerance, trusting=self.trusting, own=own, most=most)
         else:

@@ -165,13 +165,21 @@ AGAIN = "run it again, with shorter --seconds where it takes too long"
 
 def _seen_so_far(contests: Sequence[Contest], pairs: int) -> str:
     """The pairs of each row that were whole, and their median ratio; whoever stops at a ratio that pleases decides nothing."""
-    ratios = {contest.duel.backend: contest.so_far for contest in contests if contest.so_far}
-    if not ratios:
+    seen = [contest for contest in contests if contest.so_far]
+    if not seen:
         return "before the first pair of processes was whole, so that these decide nothing"
-    done = max(map(len, ratios.values()))
+    done = max(len(contest.so_far) for contest in seen)
     counts = " to ".join(str(look.pairs) for look in looks(pairs))
-    told = ", ".join(f"A took {np.median(own):.3f} times B's time on {name}" for name, own in ratios.items())
+    places = {(contest.duel.first.batch, contest.duel.first.boundary) for contest in contests}
+    told = ", ".join(
+        f"A took {np.median(contest.so_far):.3f} times B's time on {_place(contest.duel, len(places) > 1)}" for contest in seen
+    )
     return f"after {done} pair{'s' * (done > 1)} of {counts}, which decide nothing: in these {told}"
+
+
+def _place(duel: Duel, several: bool) -> str:
+    """Where a row is: its backend, and of ``several`` batch sizes and boundaries its own."""
+    return duel.backend + (f" batch {duel.first.batch} {duel.first.boundary}" if several else "")
 
 
 def _run(contests: Sequence[Contest], drawn: Sequence[str], turns: Turns, limit: float, progress: Progress, time: Timer) -> None:

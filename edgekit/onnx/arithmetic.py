@@ -135,7 +135,8 @@ def arithmetic(content: bytes, operators: Collection[str]) -> Arithmetic:
     return Arithmetic(counts, stored, types)
 
 
-_FLOAT, _HALF = 1, 10
+_FLOAT, _HALF, _DOUBLE = 1, 10, 11
+_NUMPY_FLOATS = (_FLOAT, _HALF, _DOUBLE)
 FLOATS = {kind: name for kind, name in ELEMENT_TYPES.items() if "float" in name}
 """Element types of floats, by numpy's names."""
 
@@ -235,11 +236,19 @@ def steps_between_floats(content: bytes) -> bool:
 def floats_from_steps(content: bytes) -> dict[str, str]:
     """Value -> operator and name of the main graph's node that makes these floats of stored or computed steps.
 
-    Nodes that no output depends on are left out. Raises ValueError for a malformed message.
+    A Cast does where it reads what depends on a node in steps, through others that make no floats of them. Nodes that no output
+    depends on are left out. Raises ValueError for a malformed message.
     """
     body, _ = bodies(content)
-    nodes = [node for node in alive(body) if node.operator[1] in ("DequantizeLinear", "MatMulNBits")]
-    return {node.outputs[0]: f"{node.operator[1]} {node.key}" for node in nodes if node.outputs}
+    found, behind, casts = dict[str, str](), set[str](), _attributes(content, "Cast", "to")
+    for node in alive(body):  # in the file's order, which is one of computation
+        operator, reads_steps = node.operator[1], not behind.isdisjoint(node.inputs)
+        cast = reads_steps and operator == "Cast" and casts.get("".join(node.outputs[:1])) in _NUMPY_FLOATS
+        if cast or operator in ("DequantizeLinear", "MatMulNBits"):
+            found |= dict.fromkeys(node.outputs[:1], f"{operator} {node.key}")
+        elif reads_steps or in_steps(operator):
+            behind.update(filter(None, node.outputs))
+    return found
 
 
 _IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")

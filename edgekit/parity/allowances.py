@@ -28,7 +28,7 @@ from edgekit.bundle.manifest import Allowance, Variant
 from edgekit.parity.compare import top1_agreement
 from edgekit.parity.converted import STEPS, worst_snr_db
 from edgekit.parity.inputs import Recorded
-from edgekit.parity.rounding import most_rounding
+from edgekit.parity.rounding import TIMES_USUAL, most_rounding
 from edgekit.tensors import Array, normalised_error
 from edgekit.tolerance import Tolerance, half_tolerance
 
@@ -115,7 +115,7 @@ def asks_beyond_export(variant: Variant, recorded: Recorded, evidence: EvidenceA
     asked, rounding = variant.allowance.tolerance.rtol, variant.allowance.rounding or 0.0
     most = _most_rtol(variant, recorded, evidence)
     wide = "" if asked <= (1 + 1e-6) * most else f"{asked:.3g} rtol instead of at most {most:.3g}"
-    steps = most_rounding(recorded, evidence)
+    steps = TIMES_USUAL * most_rounding(recorded, evidence)
     rounds = "" if rounding <= (1 + 1e-6) * steps else f"{rounding:.3g} steps of rounding instead of at most {steps:.3g}"
     return " and ".join(filter(None, (wide, rounds)))
 

@@ -122,13 +122,15 @@ def bars_as_written(
     """
     allowance = variant.allowance if trusting else bounded_allowance(variant)
     if variant.conversion is None:
-        steps, typical = steps_as_exported(variant, allowance, most, trusting=trusting)
+        (steps, typical), whose = steps_as_exported(variant, allowance, most, trusting=trusting), "the original's"
     else:
-        steps, typical = _steps_as_converted(variant, allowance)
+        (steps, typical), whose = _steps_as_converted(variant, allowance), "its own"
     typical = None if typical is None else float(f"{typical:.2g}")
     bars = _converted(manifest, variant, allowance, own)
     held = {
-        name: bar._replace(steps=steps, own_parts=None, typical_steps=typical) if isinstance(bar, ConvertedBar) else bar
+        name: bar._replace(steps=steps, own_parts=None, typical_steps=typical, whose=whose)
+        if isinstance(bar, ConvertedBar)
+        else bar
         for name, bar in bars.of.items()
     }
     callers = _callers_own(manifest, variant, caller, trusting=trusting)

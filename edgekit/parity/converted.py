@@ -31,7 +31,8 @@ class ConvertedBar(NamedTuple):
     own| <= steps * max|own| / 127. None: on all of them, which hold where the file is computed as it was recorded: inputs that no
     calibration saw reach codes above 127, which runtimes clip in their own ways. Classes tie whose reference values are nearer
     than ``tie`` each of max|r|. None of ``snr_db`` or ``steps``: not asked. ``typical_steps``: what three of four samples may be
-    off at most: a changed weight moves most samples, and another order of summation a few, however far.
+    off at most: a changed weight moves most samples, and another order of summation a few, however far. ``whose`` the recorded
+    outputs are is told where they are missed.
     """
 
     rtol: float
@@ -44,6 +45,7 @@ class ConvertedBar(NamedTuple):
     top1: float = 1.0
     own_parts: int | None = None
     typical_steps: float | None = None
+    whose: str = "its own"
 
     def limits(self, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         """Float64 of samples x 1 x ... x 1: rtol * max|r| of the sample's part, infinite values of r left out."""
@@ -86,17 +88,21 @@ class ConvertedBar(NamedTuple):
         if self.steps is None:
             return Measured(own_steps=most)
         if most == FAR:
-            return Measured(FAR, "it is not finite, or not zero, where its own recorded output is", most)
+            return Measured(FAR, f"it is not finite, or not zero, where {self.whose} recorded output is", most)
         held = self.sizes[: self.own_parts]
         typical = usual_steps(output[: sum(held)], self.own[: sum(held)], held)
         shares = {
-            f"{most:.3g} steps from its own recorded output, {self.steps:.3g} are allowed": most / self.steps,
-            f"a quarter of the samples are {typical:.3g} steps from its own recorded output, {self.typical_steps} are allowed": (
-                typical / self.typical_steps if self.typical_steps else 0.0
-            ),
+            f"{most:.3g} steps from {self.whose} recorded output, {self.steps:.3g} are allowed": _share(most, self.steps),
+            f"a quarter of the samples are {typical:.3g} steps from {self.whose} recorded output, {self.typical_steps} are "
+            "allowed": 0.0 if self.typical_steps is None else _share(typical, self.typical_steps),
         }
         far, share = max(shares.items(), key=lambda item: item[1])
         return Measured(share, far if share > 1 else "", most)
+
+
+def _share(off: float, allowed: float) -> float:
+    """``off`` as a share of what is ``allowed``, which may be nothing."""
+    return min(off / allowed, FAR) if allowed else FAR if off else 0.0
 
 
 def usual_steps(output: NDArray[Any], own: NDArray[Any], sizes: Sequence[int]) -> float:

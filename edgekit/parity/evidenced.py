@@ -9,7 +9,6 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Manifest
-from edgekit.errors import FETCH_AGAIN, BundleError
 from edgekit.onnx.declared import Declared, declared
 from edgekit.reports.verify import Check
 
@@ -42,14 +41,8 @@ class Evidenced(NamedTuple):
 def evidenced(bundle: Bundle, golden: GoldenArrays, arrays: EvidenceArrays | None) -> Evidenced:
     """Read the variants' files; raises BundleError for what is no ONNX file."""
     first, *others = (variant.name for variant in bundle.manifest.variants)
-    return Evidenced(bundle, golden, arrays, _declared(bundle, first), {name: _declared(bundle, name) for name in others})
-
-
-def _declared(bundle: Bundle, variant: str) -> Declared:
-    try:
-        return declared(bundle.onnx_bytes(variant))
-    except ValueError as problem:
-        raise BundleError(f"{bundle.onnx_of(variant)} is no ONNX file: {problem}", FETCH_AGAIN) from None
+    files = {name: bundle.read_of(name, declared) for name in others}
+    return Evidenced(bundle, golden, arrays, bundle.read_of(first, declared), files)
 
 
 def told(code: str, problem: str) -> Check:

@@ -72,14 +72,17 @@ def noise_of_scale(floors: Array, reference: Array, sizes: Sequence[int]) -> flo
 
 
 def jittered(feed: Feed, seed: int = SEED, units: int = 1) -> dict[str, Array]:
-    """A copy of ``feed`` whose float values are moved by ``units`` in the last place, up or down at random."""
+    """A copy of ``feed`` whose float values are moved by ``units`` in the last place, up or down at random.
+
+    As many units below zero move each value the other way than those above.
+    """
     rng = np.random.default_rng(seed)
 
     def moved(array: Array) -> Array:
         if not np.issubdtype(array.dtype, np.floating):
             return array
-        towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
-        for _ in range(units):
+        towards = np.where((rng.random(array.shape) < 0.5) == (units > 0), -np.inf, np.inf).astype(array.dtype)
+        for _ in range(abs(units)):
             array = np.asarray(np.nextafter(array, towards))
         return array
 

@@ -38,10 +38,11 @@ def most_steps(moved: Mapping[str, Array], own: Mapping[str, Array], sizes: Sequ
 
 
 def most_rounding(recorded: Recorded, evidence: EvidenceArrays | None) -> float:
-    """The steps of rounding that a bundle's recorded arrays support for its first file, run as it is written.
+    """The steps that a bundle's recorded arrays let any sample of its first file be off, run as it is written.
 
     Four times the noise floors that were measured at export, and the original's own error: both are told from the float64
-    reference, and the file from the original. Never less than ``FLOAT_STEPS``.
+    reference, and the file from the original. Never less than ``FLOAT_STEPS``. A ``rounding`` may be ``TIMES_USUAL`` times as
+    much, because it is that where rounding moves all samples alike.
     """
     wide, sizes = recorded.arrays.float64, recorded.sizes
     floors = {} if evidence is None else {name: each for name, each in evidence.floors.items() if len(each) == len(sizes)}
@@ -53,11 +54,13 @@ def most_rounding(recorded: Recorded, evidence: EvidenceArrays | None) -> float:
 def steps_as_exported(variant: Variant, allowance: Allowance, most: float, *, trusting: bool) -> tuple[float, float | None]:
     """The steps that any sample, and three of four samples, of an exported file may be off where it runs as written.
 
-    ``most``: what the recorded arrays support, which a file without a recorded ``rounding`` has. Of 16 bits it is its rtol at
-    most: there rounding moves all samples alike.
+    ``most``: what the recorded arrays let any sample be off (see ``most_rounding``); a file without a recorded ``rounding`` may
+    be off by all that they support. Of 16 bits it is its rtol at most: there rounding moves all samples alike.
     """
-    asked = most if allowance.rounding is None else allowance.rounding
-    steps = max(FLOAT_STEPS, asked if trusting else min(asked, most))
+    asked = TIMES_USUAL * most if allowance.rounding is None else allowance.rounding
+    trusted = trusting and allowance.rounding is not None
+    rounding, any_sample = (asked, asked) if trusted else (min(asked, TIMES_USUAL * most), min(asked, most))
+    steps = max(FLOAT_STEPS, any_sample)
     if variant.precision == "int8":
-        return steps, max(FLOAT_STEPS, TYPICAL * steps)
+        return steps, max(FLOAT_STEPS, TYPICAL * rounding)
     return min(steps, STEPS * allowance.tolerance.rtol), None

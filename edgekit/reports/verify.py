@@ -254,7 +254,7 @@ def _bar(parity: ParityReport) -> str:
     rtol = f"{tolerance.rtol:g} of the scale"
     if parity.snr_db is not None or parity.steps is not None:
         snr = [] if parity.snr_db is None else [f"SNR of at least {parity.snr_db:.1f} dB"]
-        steps = [] if parity.steps is None else [f"{parity.steps:.2g} steps from its own recorded outputs"]
+        steps = [] if parity.steps is None else [f"{parity.steps:.2g} steps from its recorded outputs"]
         return ", ".join((*snr, f"{tolerance.rtol:.2g} of the scale", *steps))
     if parity.noise_factor is not None:
         why = ", since this release was not measured at export" if parity.noise_factor == UNMEASURED_FACTOR else ""

@@ -34,7 +34,7 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import by_options, check_labels, metadata
 from edgekit.sources.measuring import Measured, noise_of_module, not_reached, with_predictions
 from edgekit.sources.module import ModelSource, load_source
-from edgekit.sources.narrow import NarrowFile, Rounding, note_of_steps, rounding_of, tolerance_in_steps, with_rounding
+from edgekit.sources.narrow import NarrowFile, Rounding, note_of_steps, tolerance_in_steps, with_rounding
 from edgekit.sources.provenance import provenance_of
 from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.selfcheck import check_draft
@@ -101,9 +101,9 @@ class ModuleOrigin(NamedTuple):
         runnable = file.onnx if file.in_runtime else None
         test = tested(model, preprocess, runnable)
         reach = not_reached(runnable, recorded) if runnable else ()
-        rounding = rounding_of(narrow, variant.precision) if runnable else Rounding()
+        rounding = Rounding(narrow, variant.precision)
         paths = module_paths(file.graph, [spec.name for spec in file.outputs])
-        noise = noise_of_module(model.module, runnable, recorded, paths, rounding.runs)
+        noise = noise_of_module(model.module, runnable, recorded, paths, rounding)
         variant = with_rounding(variant, rounding, recorded, noise.arrays)
         _check_independent(noise, recorded, max(variant.allowance.tolerance.rtol, original_error), file.fold)
         described, arrays = noise if test is None else with_predictions(noise, test)

@@ -27,9 +27,8 @@ from edgekit.parity.compare import top1_agreement
 from edgekit.parity.converted import STEPS
 from edgekit.parity.graph_claims import FULL_NAMES
 from edgekit.parity.inputs import Recorded
-from edgekit.parity.noise import Outcome, jittered, some_of_each_part
-from edgekit.parity.rounding import FLOAT_STEPS, most_rounding, most_steps, steps_moved
-from edgekit.sources.measuring import chosen, most_samples
+from edgekit.parity.noise import Outcome, jittered
+from edgekit.parity.rounding import FLOAT_STEPS, TIMES_USUAL, most_rounding, most_steps, steps_moved
 from edgekit.tensors import Array, Feed, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance, widest_rtol
 
@@ -37,8 +36,8 @@ MOST_OF_STEPS = 0.1  # of scale: what fused integer kernels may change before th
 WITH_ALLOWANCE = "; edgekit verify takes it only with --allow tolerance"
 UNITS = (1, 8, 64)
 """Units in the last place by which numbers are moved, one after the other until a value falls to another code."""
-DRAWS = 4
-"""Readings of each number of units, of moved inputs and of moved scales each."""
+DRAWS = 3
+"""Pairs of readings of each number of units, of moved inputs and of moved scales each: in one all goes the other way."""
 
 
 class NarrowFile(NamedTuple):
@@ -97,38 +96,28 @@ def note_of_steps(content: bytes, tolerance: Tolerance) -> str:
     )
 
 
-class Rounding(NamedTuple):
-    """What rounding does to a file that runs as it is written: the most ``steps`` off the original's outputs in the ``runs``.
+class Rounding:
+    """What rounding moves a file's outputs by from the original's, where it runs node by node; an iteration runs it.
 
-    None of ``steps``: the file is not run so.
+    All samples are run, because all are held to it. Inputs and stored scales are moved by a unit in the last place, as another
+    order of summation moves what lies between; by more where no value falls to another code, because it may on another CPU. Of
+    16 bits every value is rounded instead, which ONNX Runtime's CPU leaves out, and which moves more. ``steps``: the most that
+    any run moved; None before the iteration, and where the file is not run so, as one of integer nodes.
     """
 
-    steps: float | None = None
-    runs: tuple[Outcome, ...] = ()
+    def __init__(self, narrow: NarrowFile, precision: str) -> None:
+        self.narrow, self.half = narrow, precision in HALVES
+        self.runs_so = precision not in FULL_NAMES and steps_between_floats(narrow.content)
+        self.steps: float | None = None
 
-
-def rounding_of(narrow: NarrowFile, precision: str) -> Rounding:
-    """What rounding moves a file's outputs by from the original's, where it runs node by node; none for one of integer nodes.
-
-    Inputs and stored scales are moved by a unit in the last place, as another order of summation moves what lies between; by more
-    where no value falls to another code, because it may on another CPU. Of 16 bits every value is rounded instead, which ONNX
-    Runtime's CPU leaves out, and which moves more.
-    """
-    if precision in FULL_NAMES or not steps_between_floats(narrow.content):
-        return Rounding()
-    recorded, half = narrow.recorded, precision in HALVES
-    some = some_of_each_part(recorded.sizes, most_samples(recorded.arrays.inputs))
-    sizes = np.bincount(np.repeat(np.arange(len(recorded.sizes)), recorded.sizes)[some], minlength=len(recorded.sizes)).tolist()
-    feed, own = chosen(recorded.arrays.inputs, some), chosen(recorded.arrays.original, some)
-    moved = most_steps if half else steps_moved
-    runs, steps = list[Outcome](), 0.0
-    for units in UNITS[:1] if half else UNITS:
-        for outputs in _moved(narrow, feed, units, half=half):
-            runs.append(Outcome(some, outputs))
-            steps = max(steps, moved(outputs, own, sizes))
-        if steps > FLOAT_STEPS:
-            break
-    return Rounding(steps, tuple(runs))
+    def __iter__(self) -> Iterator[Outcome]:
+        recorded, moved = self.narrow.recorded, most_steps if self.half else steps_moved
+        for units in () if not self.runs_so else UNITS[:1] if self.half else UNITS:
+            for outputs in _moved(self.narrow, recorded.arrays.inputs, units, half=self.half):
+                self.steps = max(self.steps or 0.0, moved(outputs, recorded.arrays.original, recorded.sizes))
+                yield Outcome(np.arange(sum(recorded.sizes)), outputs)
+            if (self.steps or 0.0) > FLOAT_STEPS:
+                return
 
 
 def _moved(narrow: NarrowFile, feed: Feed, units: int, *, half: bool) -> Iterator[dict[str, Array]]:
@@ -139,19 +128,20 @@ def _moved(narrow: NarrowFile, feed: Feed, units: int, *, half: bool) -> Iterato
             yield narrow.outputs(rounded_after_every_node(onnx.load_from_string(narrow.content)).SerializeToString(), feed)
         return
     for seed in range(DRAWS):
-        yield narrow.outputs(narrow.content, jittered(feed, seed, units))
-        yield narrow.outputs(rescaled(narrow.content, partial(jittered, seed=seed, units=units)), feed)
+        for way in (units, -units):  # a value on the border between two codes falls to the other one in one of them
+            yield narrow.outputs(narrow.content, jittered(feed, seed, way))
+            yield narrow.outputs(rescaled(narrow.content, partial(jittered, seed=seed, units=way)), feed)
 
 
 def with_rounding(variant: Variant, rounding: Rounding, recorded: Recorded, measured: EvidenceArrays) -> Variant:
     """The variant with the rounding that ``edgekit verify`` accepts where its file runs as written: four times what was seen.
 
-    Of 16 bits it is a unit in the last place at least. It is no more than the bundle's arrays support, ``recorded`` and
-    ``measured``.
+    ``rounding`` has been iterated over. Of 16 bits it is a unit in the last place at least. It is no more than the bundle's
+    arrays support, ``recorded`` and ``measured``.
     """
     if rounding.steps is None:
         return variant
     least = STEPS * rounding_unit(variant.precision) if variant.precision in HALVES else 0.0
     seen = max(TIMES_ROUNDING * rounding.steps, least)
-    supported = min(seen, most_rounding(recorded, measured), MOST_ROUNDING)
+    supported = min(seen, TIMES_USUAL * most_rounding(recorded, measured), MOST_ROUNDING)
     return msgspec.structs.replace(variant, allowance=msgspec.structs.replace(variant.allowance, rounding=supported))

@@ -37,7 +37,7 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import Description, by_metadata, by_options, check_labels, metadata
 from edgekit.sources.image_metadata import check_agrees
 from edgekit.sources.measuring import noise_of_file, not_reached
-from edgekit.sources.narrow import NarrowFile, note_of_steps, rounding_of, tolerance_in_half, tolerance_in_steps, with_rounding
+from edgekit.sources.narrow import NarrowFile, Rounding, note_of_steps, tolerance_in_half, tolerance_in_steps, with_rounding
 from edgekit.sources.provenance import provenance_of
 from edgekit.sources.selfcheck import Unverified, check_draft
 from edgekit.tensors import Array, worst_error
@@ -95,8 +95,8 @@ class OnnxOrigin(NamedTuple):
         narrow = NarrowFile(content, str(self.path), reference.recorded, source.batch)
         variant = _variant(precision_of_file(content), narrow, reference, outputs, error)
         _check_outputs(source, outputs, reference, variant.allowance.tolerance, bool(report.folded))
-        rounding = rounding_of(narrow, variant.precision)
-        noise = noise_of_file(content, reference.recorded, source.batch, rounding.runs)
+        rounding = Rounding(narrow, variant.precision)
+        noise = noise_of_file(content, reference.recorded, source.batch, rounding)
         variant = with_rounding(variant, rounding, reference.recorded, noise.arrays)
         reach = not_reached(content, reference.recorded, source.batch)
         draft = Draft(

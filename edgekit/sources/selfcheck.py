@@ -68,7 +68,7 @@ def _difference(draft: Draft, manifest: Manifest, content: bytes) -> str:
     variant, facts = manifest.variants[0], {"onnxruntime": ort_version()}
     usual = bars_of(manifest, variant, draft.measured, ToleranceChange(), trusting=True).on(USUAL_BACKEND, facts)
     ways = {"with its": ("all", usual)}
-    if recorded_as_written(manifest, variant, lambda: content):
+    if recorded_as_written(manifest, variant, lambda tells: tells(content)):
         own, most = draft.golden.original, most_rounding(Recorded(draft.golden, draft.parts), draft.measured)
         ways["without"] = "off", bars_as_written(manifest, variant, ToleranceChange(), trusting=True, own=own, most=most)
     for way, (level, bars) in ways.items():

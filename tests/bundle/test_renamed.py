@@ -41,7 +41,8 @@ def test_only_what_another_name_explains_is_renamed(second: dict[str, Any], name
 
 def test_a_norm_that_stays_is_another_one_if_it_is_of_another_class() -> None:
     def kept(name: str, kind: str) -> dict[str, Any]:
-        return fold(kept=({"norm": name, "kind": kind, "reason": "it depends on its input"},))
+        obstacle = {"side": "before", "code": "nonlinear", "at": "relu", "why": "it is not linear"}
+        return fold(kept=({"norm": name, "kind": kind, "reason": "it depends on its input", "obstacles": (obstacle,)},))
 
     assert [part for part, _, _ in renamed(kept("n", "LayerNorm"), kept("m", "LayerNorm"))] == ["kept"]
     assert not list(renamed(kept("n", "LayerNorm"), kept("n", "GroupNorm")))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.export import export
 from edgekit.commands.verify import verify
+from edgekit.errors import BundleError
 from edgekit.parity.rounding import FLOAT_STEPS
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.sources import ExportOptions
@@ -27,6 +28,7 @@ from tests.onnx.crafted import conv, model_of, node, tensor
 
 ORT = ["ort-cpu"]
 Change = Callable[[onnx.ModelProto], object]
+Rounds = Callable[..., tuple[list[onnx.NodeProto], list[onnx.TensorProto]]]
 
 
 def steps(
@@ -130,11 +132,25 @@ def swapped(model: onnx.ModelProto) -> None:
     stored(model, "w2.codes", exchange)
 
 
-def planted(source: str, scale: float = 3 / 127) -> Change:
-    """A pair of steps between a value and those who read it."""
+def steps_by_cast(
+    source: str, output: str, scale: float, dtype: type[Any] = np.uint8
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """What ``steps`` does, with a Cast and a Mul in place of DequantizeLinear, and a MaxPool of the codes between."""
+    (quantise, _), stores = steps(source, output, scale, dtype)
+    nodes = [
+        quantise,
+        helper.make_node("MaxPool", [f"{output}.codes"], [f"{output}.pooled"], f"{output}.pool", kernel_shape=[1, 1]),
+        helper.make_node("Cast", [f"{output}.pooled"], [f"{output}.floats"], f"{output}.cast", to=1),
+        helper.make_node("Mul", [f"{output}.floats", f"{output}.scale"], [output], f"{output}.times"),
+    ]
+    return nodes, stores
+
+
+def planted(source: str, scale: float = 3 / 127, rounds: Rounds = steps) -> Change:
+    """A pair of steps between a value and those who read it, or what else ``rounds``."""
 
     def change(model: onnx.ModelProto) -> None:
-        nodes, tensors = steps(source, f"{source}.planted", scale, np.int8)
+        nodes, tensors = rounds(source, f"{source}.planted", scale, np.int8)
         for reader in model.graph.node:
             reader.input[:] = [f"{source}.planted" if name == source else name for name in reader.input]
         place = next(index for index, each in enumerate(model.graph.node) if source in each.output) + 1
@@ -158,7 +174,30 @@ def test_a_fault_in_an_exported_int8_file_shows_as_written(bundles: dict[str, Pa
     put(bundles["int8"], "model.onnx", changed(bundles["int8"], "model.onnx", FAULTS[fault]))
     row = as_written(verify(bundles["int8"], ORT))
     assert not row.passed
-    assert "from its own recorded output" in row.outputs[0].beyond
+    assert "steps from the original's recorded output" in row.outputs[0].beyond
+
+
+def with_integer_function(model: onnx.ModelProto) -> None:
+    """A function of integers that nothing calls."""
+    inner = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
+    model.functions.append(helper.make_function("mine", "Product", ["a", "b"], ["c"], [inner], [helper.make_opsetid("", 18)]))
+
+
+def test_no_integer_node_keeps_a_file_from_running_as_written_whose_export_ran_it_so(bundles: dict[str, Path]) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        with_integer_function(model)
+        scaled(model)
+
+    put(bundles["int8"], "model.onnx", changed(bundles["int8"], "model.onnx", change))
+    assert not as_written(verify(bundles["int8"], ORT)).passed
+
+
+def test_what_is_no_onnx_file_is_told_in_a_sentence_where_the_manifest_says_no_rounding(bundles: dict[str, Path]) -> None:
+    root = bundles["int8"]
+    put(root, "model.onnx", b"\0nothing")
+    edit(root, lambda document: document["variants"][0]["allowance"].pop("rounding"))
+    with pytest.raises(BundleError, match=r"model\.onnx is no ONNX file: "):
+        verify(root, ORT)
 
 
 PLANTED = "its file rounds to steps at DequantizeLinear c.planted.dequantise, which was not in the file that was exported"
@@ -168,6 +207,19 @@ PLANTED = "its file rounds to steps at DequantizeLinear c.planted.dequantise, wh
 def test_a_pair_planted_in_an_int8_file_is_named(bundles: dict[str, Path], kind: str) -> None:
     put(bundles[kind], "model.onnx", changed(bundles[kind], "model.onnx", planted("c")))
     assert failing(verify(bundles[kind], ORT)) == {"precision": PLANTED}
+
+
+def test_steps_that_a_cast_makes_floats_of_are_named_where_they_were_planted_and_pass_where_they_were_exported(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    by_cast = planted("c", rounds=steps_by_cast)
+    put(bundles["one-pair"], "model.onnx", changed(bundles["one-pair"], "model.onnx", by_cast))
+    named = PLANTED.replace("DequantizeLinear c.planted.dequantise", "Cast c.planted.cast")
+    assert failing(verify(bundles["one-pair"], ORT)) == {"precision": named}
+    model = network(quantised=False)
+    by_cast(model)
+    report = verify(exported(model, tmp_path), ORT)
+    assert (report.passed, failing(report)) == (True, {})
 
 
 def test_a_pair_planted_in_a_float32_file_fails_by_name_and_buys_no_wider_bar(bundles: dict[str, Path]) -> None:

@@ -216,7 +216,7 @@ def swapped_classes(model: onnx.ModelProto) -> None:
 def test_the_report_says_which_bar_each_row_has_and_which_measure_failed(lenet: Path, run: Command) -> None:
     text = run("verify", lenet, "--backend", "ort-cpu").out
     assert "own steps" in text
-    assert re.search("allowed for ort-cpu variant=int8: [^:]* 3 steps from its own recorded outputs", " ".join(text.split()))
+    assert re.search("allowed for ort-cpu variant=int8: [^:]* 3 steps from its recorded outputs", " ".join(text.split()))
     put(lenet, "int8.onnx", changed(lenet, "int8.onnx", FAULTS["a scale x2"]))
     failed = run("verify", lenet, "--backend", "ort-cpu")
     assert failed.code == 1

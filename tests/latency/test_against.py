@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.errors import MissingError
+from edgekit.errors import Interrupted, MissingError
 from edgekit.latency.against import FIRST_ALPHA, PAIRS, PAIRS_OF_SEVERAL, Duel, Look, duels, looks, orders, usual_pairs
 from edgekit.latency.signflip import ALPHA, MOST_PAIRS, fewest_pairs
 from edgekit.latency.turns import WARM_SECONDS, Thing, Turns, in_turns
@@ -337,6 +338,22 @@ def test_a_process_that_fails_ends_the_comparison_with_its_sentence() -> None:
 
     with pytest.raises(MissingError, match=r"^A cannot be timed: its process crashes with signal 11$"):
         duels([duel()], Turns(8, seed=0), time=crash)
+
+
+def test_a_comparison_of_several_batch_sizes_that_is_stopped_tells_the_ratio_of_each() -> None:
+    rows = [duel(), duel("row", "C", "D")]
+    eight = Duel(rows[1].backend, *(thing._replace(batch=8) for thing in rows[1][1:]))
+    machine = Machine({"A": 1.25, "B": 1.0, "C": 1.5, "D": 1.0})
+
+    def stopped(*what: Any) -> Fresh:
+        if len(machine.ran) == 4 + 8:  # a short process of each, and two pairs of each row
+            raise KeyboardInterrupt
+        return machine(*what)
+
+    with pytest.raises(Interrupted) as caught:
+        duels([rows[0], eight], Turns(8, seed=0), LIMIT, time=stopped)
+    for place in ("1.250 times B's time on row batch 1 end-to-end", "1.500 times B's time on row batch 8 end-to-end"):
+        assert place in caught.value.reason
 
 
 # the report

@@ -108,3 +108,16 @@ def test_steps_are_between_floats_unless_a_node_computes_in_integers() -> None:
 
 def test_the_nodes_are_told_that_make_floats_of_steps_on_the_way_to_the_outputs() -> None:
     assert floats_from_steps(in_steps()) == {"y": "DequantizeLinear dequantise"}
+
+
+@pytest.mark.parametrize(("to", "told"), [(TensorProto.FLOAT, True), (TensorProto.INT32, False)])
+def test_a_cast_of_what_depends_on_codes_makes_floats_of_them_and_one_of_a_size_does_not(to: int, told: bool) -> None:
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], "codes"), node("MaxPool", ["codes"], "most", kernel_shape=[1, 1]),
+        node("Cast", ["most"], "floats", "cast", to=to), node("Cast", ["floats"], "f", "again", to=TensorProto.FLOAT),
+        node("Size", ["x"], "n"), node("Cast", ["n"], "size", "of-size", to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    nodes[0].output.extend(["scale", "zero"])
+    nodes.append(node("Mul", ["f", "size"], "y"))
+    found = floats_from_steps(model_of(nodes, []).SerializeToString())
+    assert found == ({"floats": "Cast cast"} if told else {"f": "Cast again"})

@@ -105,6 +105,14 @@ def test_an_output_that_is_not_finite_fails_on_any_part_unless_it_was_recorded_s
     assert compare_output("y", output, REFERENCE, BAR._replace(own=output)).within(BAR)
 
 
+@pytest.mark.parametrize("allowed", [{"steps": 0.0}, {"typical_steps": 0.0}])
+def test_where_no_step_is_allowed_the_recorded_output_passes_and_no_other(allowed: dict[str, float]) -> None:
+    bar = BAR._replace(**allowed, snr_db=None)  # type: ignore[arg-type]
+    assert compare_output("y", OWN.copy(), REFERENCE, bar).within(bar)
+    moved = compare_output("y", OWN + 1e-3, REFERENCE, bar)
+    assert (moved.within(bar), moved.of_limit) == (False, FAR)
+
+
 def test_the_ratio_is_infinite_without_noise_and_minus_infinite_without_signal() -> None:
     assert snr_db(np.zeros(3), np.ones(3)) == math.inf
     assert snr_db(np.ones(3), np.zeros(3)) == -math.inf

@@ -43,6 +43,8 @@ def test_jitter_moves_every_float_by_one_unit_in_the_last_place(dtype: type) -> 
     assert (moved["x"] == up).any()
     assert (moved["x"] == down).any()
     assert moved["index"].tolist() == [0, 1, 2]
+    other = jittered({"x": x}, seed=1, units=-1)["x"]
+    assert (other == np.where(moved["x"] == up, down, up)).all()
 
 
 @pytest.mark.parametrize(("sizes", "most", "expected"), [([4, 2], 6, range(6)), ([64, 16, 1], 8, None), ([1, 1], 1, [0, 1])])

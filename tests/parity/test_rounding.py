@@ -49,15 +49,21 @@ def test_without_floors_the_originals_error_alone_supports_rounding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "most", "steps"),
-    [(0.5, 2.0, 0.5), (8.0, 2.0, 2.0), (None, 2.0, 2.0), (0.0, 2.0, FLOAT_STEPS), (8.0, 0.0, FLOAT_STEPS)],
+    ("asked", "most", "steps", "usual"),
+    [
+        (0.5, 2.0, 0.5, 0.5 / 16),
+        (8.0, 2.0, 2.0, 0.5),  # rounding that moves all samples by a half of a step, and none by more than two
+        (40.0, 2.0, 2.0, 1.0),
+        (None, 2.0, 2.0, 1.0),
+        (0.0, 2.0, FLOAT_STEPS, FLOAT_STEPS),
+        (8.0, 0.0, FLOAT_STEPS, FLOAT_STEPS),
+    ],
 )
-def test_a_manifest_may_ask_for_less_than_is_supported_and_leaving_it_out_buys_nothing(
-    asked: Any, most: float, steps: float
+def test_a_manifest_may_ask_for_less_than_is_supported_and_leaving_it_out_buys_no_more(
+    asked: Any, most: float, steps: float, usual: float
 ) -> None:
     variant = exported(asked)
-    any_sample, usual = steps_as_exported(variant, variant.allowance, most, trusting=False)
-    assert (any_sample, usual) == (steps, max(FLOAT_STEPS, steps / 16))
+    assert steps_as_exported(variant, variant.allowance, most, trusting=False) == (steps, usual)
 
 
 def test_a_caller_who_trusts_the_bundle_takes_what_it_asks_for() -> None:
