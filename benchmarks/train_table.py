@@ -99,10 +99,11 @@ def keys(results: dict[str, Any], pictures: int) -> list[str]:
     usual = statistics.mean(base["held_out"])
     low, high = share_interval(usual, pictures)
     epochs, seeds, around = base["settings"]["epochs"], len(base["seeds"]), 50 * (high - low)
+    of_seeds = "of one seed" if seeds == 1 else f"mean of {seeds} seeds"
     lines = [
-        f"EdgeNet in {epochs} epochs with one key changed; accuracy on {pictures:,} held-out pictures, mean of {seeds} seed(s).",
-        f"Its 95 % interval is about {around:.1f} points to both sides: a smaller change says that the key is not needed here,",
-        "and not that it never is.",
+        f"EdgeNet in {epochs} epochs with one key changed; accuracy on {pictures:,} held-out pictures, {of_seeds}.",
+        f"The 95 % interval of an accuracy is about {around:.1f} points to both sides. Where a change is smaller, it is not shown",
+        "that the key matters here; other networks and longer trainings may differ. Seconds are of a machine with other work.",
         "",
         "| changed | held out | change, points | s an epoch | first epoch |",
         "|---|---|---|---|---|",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,8 +12,8 @@ from edgekit.bundle.allowance import MOST_ATOL, WHOLE_BARS, asks_too_much, bound
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Evidence, Manifest, Variant
 from edgekit.parity.callers import CallersBar
-from edgekit.parity.converted import STEPS, ConvertedBar
-from edgekit.parity.rounding import LEAST_TYPICAL, TYPICAL, steps_as_exported
+from edgekit.parity.converted import ConvertedBar
+from edgekit.parity.rounding import LEAST_TYPICAL, TYPICAL, steps_as_exported, steps_in_half
 from edgekit.tensors import Array
 from edgekit.tolerance import (
     MEASURED_FACTOR,
@@ -113,7 +112,7 @@ def bars_as_written(
     *,
     trusting: bool,
     own: Mapping[str, Array],
-    most: float = math.inf,
+    most: float,
 ) -> Bars:
     """The bars where a variant's file is run node by node, as its ``own`` outputs were recorded: only rounding may differ.
 
@@ -141,8 +140,7 @@ def _steps_as_converted(variant: Variant, allowance: Allowance) -> tuple[float, 
     """The steps that any sample, and three of four samples, of a converted file may be off where it runs as written."""
     whole = WHOLE_BARS.get(variant.precision)
     if whole is None or whole.rounding is None:
-        steps = STEPS * allowance.tolerance.rtol
-        return (steps if allowance.rounding is None else min(steps, allowance.rounding)), None
+        return steps_in_half(allowance.rounding, allowance), None
     steps = max(whole.rounding, allowance.rounding or 0.0)
     return steps, max(LEAST_TYPICAL, TYPICAL * steps)
 

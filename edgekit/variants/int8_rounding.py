@@ -11,8 +11,8 @@ from edgekit.parity.rounding import steps_moved
 from edgekit.tensors import Array
 from edgekit.variants.int8_network import FloatNetwork
 
-DRAWS = 4
-"""Files with other last places of the scales that are run."""
+DRAWS = 2
+"""Pairs of files with other last places of the scales that are run: in one of a pair all go the other way."""
 
 
 def rounding_steps(network: FloatNetwork, content: bytes, recorded: Recorded, own: dict[str, Array]) -> float:
@@ -21,5 +21,6 @@ def rounding_steps(network: FloatNetwork, content: bytes, recorded: Recorded, ow
     Kernels of other CPUs sum in another order, which moves values that lie between two codes to the other one. Where that moves
     more than a few samples, the steps of the usual sample count more (see ``edgekit.parity.rounding.steps_moved``).
     """
-    files = (rescaled(content, partial(jittered, seed=seed)) for seed in range(DRAWS))
+    ways = ((seed, way) for seed in range(DRAWS) for way in (1, -1))  # a value between two codes falls to the other one in one
+    files = (rescaled(content, partial(jittered, seed=seed, units=way)) for seed, way in ways)
     return max(steps_moved(network.outputs(file, recorded.arrays.inputs), own, recorded.sizes) for file in files)

@@ -49,7 +49,7 @@ def plain(bundle: Bundle, variant: Variant, caller: Any = AS_RECORDED, *, trusti
 def as_written(bundle: Bundle, variant: Variant, *, trusting: bool = False) -> ConvertedBar:
     own = own_outputs(bundle, variant.name)
     assert own is not None
-    bars = bars_as_written(bundle.manifest, variant, AS_RECORDED, trusting=trusting, own=own)
+    bars = bars_as_written(bundle.manifest, variant, AS_RECORDED, trusting=trusting, own=own, most=8.0)
     assert bars.as_written
     bar = only_bar(bars)
     assert isinstance(bar, ConvertedBar)

@@ -13,7 +13,7 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPart, Variant
 from edgekit.parity.inputs import Recorded
-from edgekit.parity.rounding import FLOAT_STEPS, most_rounding, steps_as_exported, steps_moved
+from edgekit.parity.rounding import FLOAT_STEPS, most_rounding, steps_as_exported, steps_in_half, steps_moved
 from edgekit.tolerance import Tolerance
 
 OWN = np.random.default_rng(0).uniform(-1, 1, (40, 10))
@@ -71,11 +71,20 @@ def test_a_caller_who_trusts_the_bundle_takes_what_it_asks_for() -> None:
     assert steps_as_exported(variant, variant.allowance, 2.0, trusting=True)[0] == 8
 
 
-def test_rounding_to_float16_moves_every_sample_alike() -> None:
+def test_rounding_to_float16_moves_every_sample_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     variant = exported(0.5, "float16")
     assert steps_as_exported(variant, variant.allowance, 2.0, trusting=False) == (0.5, None)
     wide = exported(8.0, "float16")
     assert steps_as_exported(wide, wide.allowance, 8.0, trusting=False) == (5e-2 * 127, None)  # its rtol at most
+
+
+@pytest.mark.parametrize(("machine", "steps"), [("x86_64", 0.5), ("aarch64", 5e-2 * 127)])
+def test_where_kernels_sum_in_float16_the_rtol_alone_holds(monkeypatch: pytest.MonkeyPatch, machine: str, steps: float) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    allowance = exported(0.5, "float16").allowance
+    assert steps_in_half(allowance.rounding, allowance) == steps
+    assert steps_in_half(None, allowance) == 5e-2 * 127
 
 
 @pytest.mark.parametrize(("samples", "told"), [(4, 0.5), (40, 4.0)])
