@@ -102,7 +102,7 @@ def keys(results: dict[str, Any], pictures: int) -> list[str]:
     of_seeds = "of one seed" if seeds == 1 else f"mean of {seeds} seeds"
     lines = [
         f"EdgeNet in {epochs} epochs with one key changed; accuracy on {pictures:,} held-out pictures, {of_seeds}.",
-        f"The 95 % interval of an accuracy is about {around:.1f} points to both sides. Where a change is smaller, it is not shown",
+        f"The 95 % interval of an accuracy is about {around:.1f} points either way. Where a change is smaller, it is not shown",
         "that the key matters here; other networks and longer trainings may differ. Seconds are of a machine with other work.",
         "",
         "| changed | held out | change, points | s an epoch | first epoch |",
