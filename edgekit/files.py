@@ -79,12 +79,19 @@ def is_onnx(name: str | Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in pieces of 1 MiB."""
+    """Hex sha256 of a file's bytes, read in pieces of 1 MiB; raises OSError for what is no regular file, such as a pipe."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with os.fdopen(_at_once(path), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         for piece in iter(lambda: stream.read(1 << 20), b""):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _at_once(path: Path) -> int:
+    """A descriptor to read from, without waiting for the writer of a pipe."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
 
 
 def fingerprints(paths: Iterable[Path]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,3 +200,13 @@ def test_a_pipe_instead_of_a_file_is_an_error_and_not_a_wait(tmp_path: Path, run
     result = run("predict", str(bundle), "pipe.png", "--json")
     assert result.code == 1
     assert "is not a regular file" in result.document["predictions"][0]["problem"]
+
+
+@pytest.mark.parametrize("words", [("verify",), ("bench",), ("quantize", "--to", "float16", "--output", "halved")])
+def test_a_pipe_in_place_of_a_manifest_is_an_error_and_not_a_wait(run: Command, bundle: Path, words: tuple[str, ...]) -> None:
+    shutil.copytree(bundle, "piped")
+    Path("piped/manifest.json").unlink()
+    os.mkfifo("piped/manifest.json")
+    result = run(words[0], "piped", *words[1:], "--json")
+    assert result.code == 2
+    assert "piped is not a bundle: it has no manifest.json" in result.document["error"]["message"]

@@ -78,6 +78,7 @@ def variant_names(context: typer.Context, incomplete: str) -> list[str]:
     """Variants of the bundle that the command line names before; none where there is no such bundle."""
     from edgekit.bundle.manifest import MANIFEST, decode_manifest
     from edgekit.errors import EdgekitError
+    from edgekit.files import read_bytes
 
     # "--variant" has no value yet, so that nothing was made of the words before it
     bundles = context.params.get("bundle") or ()
@@ -87,7 +88,7 @@ def variant_names(context: typer.Context, incomplete: str) -> list[str]:
         return []
     path = Path(folder) / MANIFEST
     try:
-        names = [variant.name for variant in decode_manifest(path.read_bytes(), path).variants]
+        names = [variant.name for variant in decode_manifest(read_bytes(path, "manifest"), path).variants]
     except (EdgekitError, OSError, ValueError):
         return []
     return [name for name in names if name.startswith(incomplete)]
