@@ -23,6 +23,7 @@ from typing import TypeVar
 import msgspec
 
 from edgekit import atomic
+from edgekit.bundle.around import bundle_around
 from edgekit.bundle.bom import bill_of_materials
 from edgekit.bundle.evidence import EvidenceArrays, read_evidence
 from edgekit.bundle.files import ModelFiles
@@ -346,7 +347,7 @@ def check_still_replaceable(root: Path, dropped: Collection[str] = ()) -> None:
 
 
 def _check_place(root: Path) -> None:
-    """Raise OutputError for a name that cannot be replaced, a link and what is no folder."""
+    """Raise OutputError for a name that cannot be replaced, a link, what is no folder, and a place in another bundle."""
     if root.name in ("", ".."):
         raise OutputError(
             f"cannot write the bundle {root}: this folder cannot be replaced by another", "give --output a name in it"
@@ -356,6 +357,9 @@ def _check_place(root: Path) -> None:
             raise OutputError(
                 f"cannot write the bundle {root}: something that is not a folder is there", "choose another --output"
             )
+        other = bundle_around(root.absolute().parent)
+        if other is not None:
+            raise OutputError(f"cannot write {root}: {other} is a bundle, which is immutable", "choose a place outside of it")
     except OSError as problem:
         raise write_error(root, problem) from problem
 

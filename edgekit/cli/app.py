@@ -6,6 +6,7 @@ Exit codes: 0 all well; 1 a check failed; 2 wrong usage, bad input, or something
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -104,14 +105,23 @@ def _root(
     pass
 
 
+def _forget_no_width() -> None:
+    """Drop a ``COLUMNS`` of 0, as consoles that do not know their width set it: rich would draw nothing at all in it."""
+    if not os.environ.get("COLUMNS", "").strip().strip("0"):
+        os.environ.pop("COLUMNS", None)
+
+
 def main() -> NoReturn:
     """The entry point: under ``--json`` and ``--jsonl`` wrong usage too is one JSON document."""
+    _forget_no_width()
     try:
         code = app(prog_name="edgekit", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # help is written without
     except typer.Abort:
         sys.exit(130)
+    except SystemExit as end:  # click's, where the reader of help has gone away, which is no error
+        sys.exit(0 if isinstance(end.__context__, BrokenPipeError) else end.code)
     except _TyperUsageError as problem:
         from edgekit.cli.outcome import complain, print_error
 

@@ -10,7 +10,6 @@ from edgekit.errors import BundleError, OutputError
 from edgekit.files import as_path, check_writable
 from edgekit.reports.pack import UnpackReport
 from edgekit.ship.pack import read_zip
-from edgekit.ship.places import check_no_bundle
 
 
 def unpack(file: Path | str, output: Path | str | None = None) -> UnpackReport:
@@ -22,7 +21,6 @@ def unpack(file: Path | str, output: Path | str | None = None) -> UnpackReport:
     packed = read_zip(as_path(file, "packed bundle", BundleError))
     root = Path(packed.top) if output is None else as_path(output, "output", OutputError)
     check_replaceable(root)
-    check_no_bundle(root.absolute().parent)
     check_writable(root.parent)
     bundle = packed.write(root)
     return UnpackReport(str(file), str(root), bundle.sha256, tuple(sorted(packed.entries)), signatures_of(bundle), bundle.notes)

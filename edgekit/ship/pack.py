@@ -80,12 +80,7 @@ class Packed(NamedTuple):
 
         Raises BundleError where a checksum is wrong, and OutputError unless ``root`` is free or an unsigned bundle.
         """
-
-        def check() -> None:
-            check_still_replaceable(root)
-            check_no_bundle(root.absolute().parent)
-
-        with replacing_folder(root, check) as folder, _archive(self.file) as archive:
+        with replacing_folder(root, lambda: check_still_replaceable(root)) as folder, _archive(self.file) as archive:
             for name, entry in self.entries.items():
                 _extract(archive, entry, folder / name, self.file)
             try:

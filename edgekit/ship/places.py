@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.bundle.manifest import MANIFEST
+from edgekit.bundle.around import bundle_around
 from edgekit.errors import OutputError
 from edgekit.files import check_name, replacing_folder, write_error
 from edgekit.tensors import Array
@@ -34,10 +34,11 @@ def folder_name(name: str) -> str:
 
 def check_no_bundle(folder: Path, written: Path | None = None) -> None:
     """Raise OutputError where ``folder`` is a bundle, or lies in one, be it one that is about to be ``written``."""
-    own = Path(os.path.realpath(folder))
-    for place in (own, *own.parents):
-        if (place / MANIFEST).is_file() or (written is not None and place == Path(os.path.realpath(written))):
-            raise OutputError(f"cannot write {folder}: {place} is a bundle, which is immutable", "choose a place outside of it")
+    own, place = Path(os.path.realpath(folder)), bundle_around(folder)
+    if place is None and written is not None and Path(os.path.realpath(written)) in (own, *own.parents):
+        place = written
+    if place is not None:
+        raise OutputError(f"cannot write {folder}: {place} is a bundle, which is immutable", "choose a place outside of it")
 
 
 def check_ours(folder: Path, files: Collection[str], marked: str, mark: bytes) -> None:

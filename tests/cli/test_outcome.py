@@ -101,11 +101,12 @@ def test_tables_go_to_stdout_and_carry_the_verdict(run: Command, bundle: Path, t
     assert "FAIL" in failed.out
 
 
-def test_a_reader_of_a_table_that_goes_away_is_no_error(bundle: Path, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("args", [("inspect", "BUNDLE"), ("--help",), ("verify", "--help")], ids=" ".join)
+def test_a_reader_of_a_table_that_goes_away_is_no_error(args: tuple[str, ...], bundle: Path, environment: dict[str, str]) -> None:
     """As in ``edgekit inspect BUNDLE | head -1``."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "edgekit", "inspect", str(bundle)]
+    command = [sys.executable, "-m", "edgekit", *(str(bundle) if word == "BUNDLE" else word for word in args)]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
@@ -141,6 +142,18 @@ def test_wrong_usage_whose_document_finds_a_full_disk_is_no_traceback(environmen
         "error: stdout cannot be written: No space left on device; send it elsewhere\nerror: no such command"
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"), [(("models",), "lenet"), (("--help",), "Usage: edgekit"), (("verify", "nowhere"), "nowhere does not exist")]
+)
+def test_a_console_that_does_not_know_its_width_is_told_all_the_same(
+    args: tuple[str, ...], said: str, environment: dict[str, str]
+) -> None:
+    """A width of 0 would hold nothing, of errors neither."""
+    command, unknown = [sys.executable, "-m", "edgekit", *args], environment | {"COLUMNS": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=unknown, check=False)
+    assert said in done.stdout + done.stderr
 
 
 def test_a_terminal_without_unicode_gets_a_table_all_the_same(bundle: Path, environment: dict[str, str]) -> None:

@@ -43,6 +43,14 @@ def test_export_refuses_a_folder_with_the_users_files_and_loses_nothing(run: Com
         assert contents(folder) == before
 
 
+def test_nothing_is_exported_into_a_bundle(run: Command, bundle: Path) -> None:
+    before = contents(bundle)
+    result = run("export", "lenet", "--output", bundle / "deep" / "inner")
+    assert (result.code, result.out) == (2, "")
+    assert "is a bundle, which is immutable; choose a place outside of it" in result.err
+    assert contents(bundle) == before
+
+
 def test_export_replaces_an_older_bundle(run: Command, bundle: Path) -> None:
     before = open_bundle(bundle).sha256_of()
     assert run("export", "lenet", "--output", bundle, "--no-fold-bn").code == 0

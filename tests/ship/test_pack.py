@@ -218,6 +218,18 @@ def test_the_users_files_are_never_replaced(run: Command, packed: Path, bundle: 
     assert run("pack", bundle, "--output", packed).code == 0
 
 
+@pytest.mark.parametrize("manifest", ['{"name": "My app", "icons": []}', "", "[]", "no JSON"])
+def test_a_folder_with_the_manifest_of_another_program_is_no_bundle(
+    run: Command, bundle: Path, tmp_path: Path, manifest: str
+) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    written(app / "manifest.json", manifest)
+    assert run("pack", bundle, "--output", app / "lenet.zip").code == 0
+    assert run("unpack", app / "lenet.zip", "--output", app / "lenet").code == 0
+    assert run("pack", app / "lenet", "--output", app / "lenet" / "lenet.zip").code == 2
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".lenet"])
 def test_a_packed_bundle_in_place_of_a_folder_is_told_what_to_do(
     run: Command, packed: Path, bundle: Path, tmp_path: Path, suffix: str
