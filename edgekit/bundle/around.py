@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES
-from edgekit.errors import InputError
+from edgekit.errors import InputError, OutputError
 from edgekit.files import read_bytes
 
 _OF_EVERY_SCHEMA = frozenset({"schema", "golden", "variants", "files"})
@@ -22,6 +22,11 @@ def bundle_around(place: Path) -> Path | None:
     """
     own = Path(os.path.realpath(place))
     return next((folder for folder in (own, *own.parents) if _is_bundles(folder / MANIFEST)), None)
+
+
+def inside(place: Path, bundle: Path) -> OutputError:
+    """The error of a ``place`` that is or lies in ``bundle``."""
+    return OutputError(f"cannot write {place}: {bundle} is a bundle, which is immutable", "choose a place outside of it")
 
 
 def _is_bundles(manifest: Path) -> bool:

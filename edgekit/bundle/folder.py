@@ -23,7 +23,7 @@ from typing import TypeVar
 import msgspec
 
 from edgekit import atomic
-from edgekit.bundle.around import bundle_around
+from edgekit.bundle.around import bundle_around, inside
 from edgekit.bundle.bom import bill_of_materials
 from edgekit.bundle.evidence import EvidenceArrays, read_evidence
 from edgekit.bundle.files import ModelFiles
@@ -359,7 +359,7 @@ def _check_place(root: Path) -> None:
             )
         other = bundle_around(root.absolute().parent)
         if other is not None:
-            raise OutputError(f"cannot write {root}: {other} is a bundle, which is immutable", "choose a place outside of it")
+            raise inside(root, other)
     except OSError as problem:
         raise write_error(root, problem) from problem
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from edgekit.backends.choose import open_named
 from edgekit.backends.tuned import keep_choice
@@ -26,7 +25,7 @@ from edgekit.latency.ledger import Ledger
 from edgekit.latency.loop import Candidate, candidate_of
 from edgekit.latency.rounds import race
 from edgekit.latency.search_space import SearchSpace, files_of, of_file, search_space
-from edgekit.latency.statistics import noise
+from edgekit.latency.statistics import noise_of_others
 from edgekit.latency.turns import Thing
 from edgekit.machine import stops
 from edgekit.machine.child import Failure
@@ -187,8 +186,8 @@ class Tuning:
             openers = [partial(opener, setup) for setup in running]
             before = CpuTime.now()
             paces = race([*named], openers, advance=lambda name: advance(1, name), tail=self.by_tail)
-        noisy = noise(np.ones(1), before.stolen_until(CpuTime.now()))
-        if noisy.startswith("noisy"):
+        noisy = noise_of_others(before.stolen_until(CpuTime.now()))
+        if noisy:
             self.notes.append(f"the short rounds were {noisy}; what dropped out there may be as fast on a quiet machine")
         for name, pace in paces.items():
             ledger.add(named[name], median_ms=pace.median_ms, throughput=1e3 * self.batch / pace.mean_ms)

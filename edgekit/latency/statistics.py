@@ -45,8 +45,8 @@ def noise(block_medians: Vector, stolen: float = 0.0, gpu: str = "") -> str:
     slowest = float(block_medians.max()) / center
     third = max(1, len(block_medians) // 3)
     drift = float(np.median(block_medians[-third:]) / np.median(block_medians[:third])) - 1
-    if stolen > NOISY_STOLEN:
-        return f"noisy: other processes took {stolen:.0%} of the cores"
+    if taken := noise_of_others(stolen):
+        return taken
     if gpu:
         return f"noisy: {gpu}"
     if abs(drift) > NOISY_DRIFT:
@@ -56,6 +56,11 @@ def noise(block_medians: Vector, stolen: float = 0.0, gpu: str = "") -> str:
     if slowest > NOISY_BLOCK:
         return f"noisy: the slowest block takes {slowest:.1f} times the median one"
     return "stable"
+
+
+def noise_of_others(stolen: float) -> str:
+    """``noisy:`` with the share of the cores that other processes took; empty where it is small."""
+    return f"noisy: other processes took {stolen:.0%} of the cores" if stolen > NOISY_STOLEN else ""
 
 
 def speedups(rows: Sequence[LatencyReport]) -> list[Comparison]:

@@ -25,6 +25,7 @@ from edgekit.bundle.allowance import (
 )
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Variant
+from edgekit.onnx.rounding import rounding_unit
 from edgekit.parity.compare import top1_agreement
 from edgekit.parity.converted import STEPS, worst_snr_db
 from edgekit.parity.inputs import Recorded
@@ -73,7 +74,7 @@ def int8_allowance(readings: Sequence[Mapping[str, Array]], reference: Mapping[s
         ),
         snr_db=max(0.0, snr_db - MARGIN_DB),
         steps=min(max(FEW_STEPS, TIMES_ERROR * error * STEPS), MOST_STEPS),
-        rounding=min(TIMES_ROUNDING * rounding, MOST_ROUNDING),
+        rounding=rounding_room(rounding, "int8"),
     )
 
 
@@ -104,6 +105,15 @@ FEW_CODES = 3 / 255
 """Of scale: steps of 8 bits by which fused integer kernels of other machines round differently."""
 HALVES = ("float16", "bfloat16")
 """Precisions of 16 bits, whose exported files are held by ``half_tolerance`` of the original's own error."""
+
+
+def rounding_room(steps: float, precision: str) -> float:
+    """The steps of rounding that a file of ``precision`` may ask for where ``steps`` were seen: four times these.
+
+    Of 16 bits it is a unit in the last place at least.
+    """
+    least = STEPS * rounding_unit(precision) if precision in HALVES else 0.0
+    return min(max(TIMES_ROUNDING * steps, least), MOST_ROUNDING)
 
 
 def asks_beyond_export(variant: Variant, recorded: Recorded, evidence: EvidenceArrays | None) -> str:

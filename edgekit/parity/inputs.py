@@ -191,6 +191,16 @@ def pictures_without_data(
     return np.concatenate([noise, blocky, extremes]).astype(np.uint8), parts
 
 
+def error_of_parts(outputs: Mapping[str, Array], reference: Mapping[str, Array], sizes: Sequence[int]) -> float:
+    """The largest error of scale of any output on any of the parts of ``sizes``; NaN if any output holds a NaN."""
+    errors = [
+        normalised_error(mine, part)
+        for name, whole in reference.items()
+        for mine, part in zip(parts_of(outputs[name], sizes), parts_of(whole, sizes), strict=True)
+    ]
+    return float(np.max(errors))
+
+
 class Recorded(NamedTuple):
     """Golden samples with their outputs, and the kinds of samples in their order."""
 
@@ -208,12 +218,7 @@ class Recorded(NamedTuple):
 
     def error(self, outputs: Mapping[str, Array]) -> float:
         """The largest error of scale of any output on any part; NaN if any output holds a NaN."""
-        errors = [
-            normalised_error(mine, reference)
-            for name, whole in self.arrays.float64.items()
-            for mine, reference in zip(parts_of(outputs[name], self.sizes), parts_of(whole, self.sizes), strict=True)
-        ]
-        return float(np.max(errors))
+        return error_of_parts(outputs, self.arrays.float64, self.sizes)
 
     def bar(self, name: str, rtol: float) -> NoiseBar:
         """A bar of ``rtol`` times the scale of each part of the output ``name``."""

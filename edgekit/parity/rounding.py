@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Variant
 from edgekit.parity.converted import STEPS, usual_steps
-from edgekit.parity.inputs import Recorded
+from edgekit.parity.inputs import Recorded, error_of_parts
 from edgekit.parity.noise import noise_of_scale
-from edgekit.tensors import Array, normalised_error
-from edgekit.tolerance import MEASURED_FACTOR, Tolerance, parts_of
+from edgekit.tensors import Array
+from edgekit.tolerance import MEASURED_FACTOR, Tolerance
 
 FLOAT_STEPS = STEPS * Tolerance().rtol
 """What a float32 file may be off, in steps: a file in which no value fell to another code is held to that."""
@@ -31,11 +31,7 @@ def steps_moved(moved: Mapping[str, Array], own: Mapping[str, Array], sizes: Seq
 
 def most_steps(moved: Mapping[str, Array], own: Mapping[str, Array], sizes: Sequence[int]) -> float:
     """The most steps that any output is off ``own``, samples in parts of ``sizes``."""
-    return max(
-        STEPS * normalised_error(mine, part)
-        for name, array in own.items()
-        for mine, part in zip(parts_of(moved[name], sizes), parts_of(array, sizes), strict=True)
-    )
+    return STEPS * error_of_parts(moved, own, sizes)
 
 
 def most_rounding(recorded: Recorded, evidence: EvidenceArrays | None) -> float:

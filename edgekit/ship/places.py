@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.bundle.around import bundle_around
+from edgekit.bundle.around import bundle_around, inside
 from edgekit.errors import OutputError
 from edgekit.files import check_name, replacing_folder, write_error
 from edgekit.tensors import Array
@@ -38,7 +38,7 @@ def check_no_bundle(folder: Path, written: Path | None = None) -> None:
     if place is None and written is not None and Path(os.path.realpath(written)) in (own, *own.parents):
         place = written
     if place is not None:
-        raise OutputError(f"cannot write {folder}: {place} is a bundle, which is immutable", "choose a place outside of it")
+        raise inside(folder, place)
 
 
 def check_ours(folder: Path, files: Collection[str], marked: str, mark: bytes) -> None:

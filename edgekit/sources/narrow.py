@@ -12,19 +12,16 @@ import msgspec
 import numpy as np
 import onnx
 
-from edgekit.bundle.allowance import MOST_ROUNDING
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import MODEL, Variant
 from edgekit.errors import ModelError
 from edgekit.onnx.arithmetic import steps_between_floats
 from edgekit.onnx.half import rounded_after_every_node
 from edgekit.onnx.read import quantised
-from edgekit.onnx.rounding import rounding_unit
 from edgekit.onnx.run import open_unoptimised, run_in_batches
 from edgekit.onnx.scales import rescaled
-from edgekit.parity.allowances import FEW_CODES, HALVES, TIMES_ROUNDING
+from edgekit.parity.allowances import FEW_CODES, HALVES, rounding_room
 from edgekit.parity.compare import top1_agreement
-from edgekit.parity.converted import STEPS
 from edgekit.parity.graph_claims import FULL_NAMES
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import Outcome, jittered
@@ -141,7 +138,5 @@ def with_rounding(variant: Variant, rounding: Rounding, recorded: Recorded, meas
     """
     if rounding.steps is None:
         return variant
-    least = STEPS * rounding_unit(variant.precision) if variant.precision in HALVES else 0.0
-    seen = max(TIMES_ROUNDING * rounding.steps, least)
-    supported = min(seen, TIMES_USUAL * most_rounding(recorded, measured), MOST_ROUNDING)
+    supported = min(rounding_room(rounding.steps, variant.precision), TIMES_USUAL * most_rounding(recorded, measured))
     return msgspec.structs.replace(variant, allowance=msgspec.structs.replace(variant.allowance, rounding=supported))

@@ -9,18 +9,16 @@ import msgspec
 import numpy as np
 import onnx
 
-from edgekit.bundle.allowance import MOST_ROUNDING
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import Allowance, Conversion, Variant
 from edgekit.bundle.variants import VariantDraft, outputs_to_npz
 from edgekit.errors import ModelError, UsageError
 from edgekit.onnx.half import LARGEST, Halved, rounded_after_every_node, to_half
 from edgekit.onnx.read import name_of
-from edgekit.onnx.rounding import rounding_unit
 from edgekit.onnx.run import Runner, open_every_value, open_unoptimised, run_in_batches
 from edgekit.onnx.widen import inlined
-from edgekit.parity.allowances import TIMES_ROUNDING, half_allowance, within_support
-from edgekit.parity.converted import STEPS, worst_snr_db
+from edgekit.parity.allowances import half_allowance, rounding_room, within_support
+from edgekit.parity.converted import worst_snr_db
 from edgekit.parity.inputs import Recorded, recorded_in
 from edgekit.parity.rounding import most_steps
 from edgekit.progress import SILENT, Progress
@@ -139,5 +137,5 @@ def _allowance(bundle: Bundle, recorded: Recorded, own: Mapping[str, Array], rou
             f"{allowance.tolerance.rtol:g} is the most that such a file may",
             "keep the nodes that amplify rounding with --keep",
         )
-    seen = max(TIMES_ROUNDING * most_steps(rounded, own, recorded.sizes), STEPS * rounding_unit("float16"))
-    return msgspec.structs.replace(allowance, rounding=min(seen, MOST_ROUNDING))
+    steps = most_steps(rounded, own, recorded.sizes)
+    return msgspec.structs.replace(allowance, rounding=rounding_room(steps, "float16"))
