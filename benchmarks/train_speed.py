@@ -218,9 +218,13 @@ def profiled(name: str) -> list[tuple[str, float]]:
 
 def circumstances(model: str) -> dict[str, Any]:
     """What times depend on: races of other settings, versions or machines do not go on."""
-    machine = {name: fact for name, fact in machine_facts().items() if name not in PASSING}
     settings = msgspec.json.decode(msgspec.json.encode(short(model, 0).train))  # as the file has them
-    return {"target": TARGET[model], "torch": str(torch.__version__), "machine": machine, "settings": settings}
+    return {"target": TARGET[model], "torch": str(torch.__version__), "machine": lasting_facts(), "settings": settings}
+
+
+def lasting_facts() -> dict[str, str]:
+    """What this machine is, without what passes, as its load."""
+    return {name: fact for name, fact in machine_facts().items() if name not in PASSING}
 
 
 def stored() -> dict[str, Any]:
@@ -255,7 +259,8 @@ def main() -> None:
         serve(kind, model, int(seed), Path(root))
         return
     if arguments.profile:
-        results = stored() | {"profile": {model: profiled(model) for model in arguments.models}}
+        of_models = {model: profiled(model) for model in arguments.models}
+        results = stored() | {"profile": {"torch": str(torch.__version__), "machine": lasting_facts(), "models": of_models}}
         write_text(RESULT, json.dumps(results, indent=2) + "\n")
         return
     with tempfile.TemporaryDirectory() as scratch:

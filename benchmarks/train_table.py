@@ -9,6 +9,8 @@ from edgekit.accuracy import share_interval
 
 SECONDS, ACCURACY, PEAK = range(3)
 """What an epoch in a race is: seconds with its evaluation, test accuracy after it, peak memory of the process in MiB."""
+SMALLEST_SHARE = 0.02
+"""Operators with less of a step's time are not named."""
 SIDES = {"edgekit": "{}", "scratch": "{}, hand-written batch norm"}
 """edgekit's sides of a race, and how a row calls them."""
 
@@ -71,15 +73,34 @@ def speed(results: dict[str, Any]) -> list[str]:
                     _part(own.target_seconds, tutorial.target_seconds),
                 )
                 lines.append(f"| {' | '.join(cells)} |")
-    first = next(iter(results["models"].values()))
     return [
         *lines,
         "",
-        f"Medians over seeds {', '.join(first['races'])}, in turns, a process a side, on {first['machine']['cores']} cores "
-        f"({first['machine']['cpu']}), torch {first['torch']}.",
+        *(_circumstances(model, result) for model, result in results["models"].items()),
         "The tutorial's loop is a DataLoader with two workers, ToTensor, Adam, batch 256. How many epochs edgekit's schedule has",
         "was chosen by the accuracy on the test set, which both sides read after every epoch: the times compare loops, and the",
         "accuracies are no estimate for new pictures. That is the table above.",
+    ]
+
+
+def _circumstances(model: str, result: dict[str, Any]) -> str:
+    seeds = [*result["races"]]
+    of_seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"medians over seeds {', '.join(seeds)}"
+    machine = f"{result['machine']['cores']} cores of {result['machine']['cpu']}"
+    return f"{model}: {of_seeds}, in turns, a process a side, on {machine}, torch {result['torch']}."
+
+
+def steps(profile: dict[str, Any]) -> list[str]:
+    """The lines on where the time of a training step goes; ``profile`` as ``train_speed.py --profile`` writes it."""
+    lines = ["| model | share of a step's CPU time, by operator, the largest first |", "|---|---|"]
+    for model, shares in profile["models"].items():
+        largest = [f"`{operator.removeprefix('aten::')}` {share:.0%}" for operator, share in shares if share >= SMALLEST_SHARE]
+        lines.append(f"| {model} | {', '.join(largest)} |")
+    machine = profile["machine"]
+    return [
+        *lines,
+        "",
+        f"On {machine['cores']} cores of {machine['cpu']}, torch {profile['torch']}. The rest is in smaller parts.",
     ]
 
 

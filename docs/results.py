@@ -42,16 +42,27 @@ def read(name: str) -> dict[str, Any]:
 
 def accuracy_table() -> list[str]:
     """The lines of the table of trainings."""
+    results = read("accuracy.json")
     rows = [
         "| recipe | parameters | epochs | training time (median) | fastest epoch | float32 | int8 |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, result in sorted(read("accuracy.json").items()):
+    for name, result in sorted(results.items()):
         times = (f"{statistics.median(result['seconds']):.0f} s", f"{result['fastest_epoch']:.1f} s")
         cells = (f"`{name}`", f"{result['parameters']:,}", str(result["epochs"]), *times)
         rows.append(f"| {' | '.join((*cells, _accuracy(result), _int8(result['int8'])))} |")
-    missing = sorted({path.stem for path in (ROOT / "recipes").glob("*.toml")} - set(read("accuracy.json")))
-    return [*rows, "", f"Not measured yet as the recipes are today: {', '.join(missing)}."] if missing else rows
+    missing = sorted({path.stem for path in (ROOT / "recipes").glob("*.toml")} - set(results))
+    unmeasured = [f"Not measured yet as the recipes are today: {', '.join(missing)}."] if missing else []
+    return [*rows, "", *machines(results), *unmeasured]
+
+
+def machines(results: dict[str, Any]) -> list[str]:
+    """A line for each machine, with the recipes that were measured on it."""
+    on: dict[str, list[str]] = {}
+    for name, result in sorted(results.items()):
+        machine = result["machine"]
+        on.setdefault(f"{machine['cores']} cores of {machine['cpu']}, torch {result['facts']['torch']}", []).append(f"`{name}`")
+    return [f"On {where}: {', '.join(names)}." for where, names in on.items()]
 
 
 def _accuracy(result: dict[str, Any]) -> str:
@@ -86,7 +97,9 @@ def training_speed() -> list[str]:
     """The section on edgekit's loop against the tutorial's; nothing where it has not been measured."""
     if not (RESULTS / SPEED).is_file():
         return []
-    return ["## Training speed", "", *train_table.speed(read(SPEED)), ""]
+    measured = read(SPEED)
+    steps = ["", *train_table.steps(measured["profile"])] if "profile" in measured else []
+    return ["## Training speed", "", *train_table.speed(measured), *steps, ""]
 
 
 def training_keys() -> list[str]:
@@ -100,13 +113,12 @@ def training_keys() -> list[str]:
 def numbers() -> str:
     """The text between the markers."""
     lenet, start = read("train_lenet.json"), read("start_up.json")
-    machine = lenet["machine"]
     peaks = lenet["peak_mib_after_each_epoch"]["lenet-scratch"]
     lines = [
         "## Accuracy and time",
         "",
-        f"Test accuracies of the exported ONNX files, on {machine['cores']} cores of an {machine['cpu']}, torch "
-        f"{lenet['torch']}. 5,000 training pictures were held out for every choice; nothing was chosen on the test set.",
+        "Test accuracies of the exported ONNX files. 5,000 training pictures were held out for every choice; nothing was "
+        "chosen on the test set.",
         "int8: the first seed's file, the change as a 95 % interval, and its SNR. A training that took much longer than its "
         "epochs times the fastest one shared the machine with other work.",
         "",

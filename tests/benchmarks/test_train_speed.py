@@ -107,6 +107,33 @@ def test_an_accuracy_that_a_side_does_not_reach_has_no_ratio() -> None:
     assert "| lenet | 10.0 | 4.0 | 1/2.5 | 0.899 | 30 | not reached |  |" in train_table.speed(result(RACE, 0.899))
 
 
+def test_each_model_has_its_own_machine_and_seeds() -> None:
+    lenet = result(RACE)["models"]["lenet"]
+    elsewhere = {**lenet, "machine": {"cpu": "OTHER", "cores": "8"}, "races": {"0": RACE}}
+    lines = train_table.speed({"models": {"lenet": lenet, "resnet18": elsewhere}})
+    assert any(line.startswith("lenet: medians over seeds 0, 1,") and "2 cores of CPU," in line for line in lines)
+    assert any(line.startswith("resnet18: seed 0,") and "8 cores of OTHER," in line for line in lines)
+
+
+def test_a_profile_has_the_largest_operators_and_is_on_the_page(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_speed, "raced", Races())
+    train_speed.measure(["lenet"], [0], tmp_path)
+    monkeypatch.setattr(train_speed, "profiled", lambda model: [("aten::convolution", 0.613), ("aten::add", 0.011)])
+    monkeypatch.setattr("sys.argv", ["train_speed.py", "--profile", "--models", "lenet"])
+    train_speed.main()
+    assert seeds_in(file) == ["0"]
+    monkeypatch.setattr(results, "RESULTS", file.parent)
+    assert "| lenet | `convolution` 61% |" in results.training_speed()
+
+
+def test_the_machine_of_each_training_is_told() -> None:
+    facts = {"torch": "2.11"}
+    of = {name: {"machine": {"cores": "2", "cpu": cpu}, "facts": facts} for name, cpu in (("a", "X"), ("b", "Y"), ("c", "X"))}
+    assert results.machines(of) == ["On 2 cores of X, torch 2.11: `a`, `c`.", "On 2 cores of Y, torch 2.11: `b`."]
+
+
 def test_the_table_of_keys_has_the_change_and_the_noise() -> None:
     lines = train_table.keys(KEYS, 5000)
     assert "| the recipe | 0.9200 |  | 5.0 | 5.1 |" in lines
