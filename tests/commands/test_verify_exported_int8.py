@@ -100,8 +100,9 @@ def test_an_exported_int8_file_is_held_to_the_originals_outputs_as_written(bundl
     assert report.passed
     allowance, row = open_bundle(bundles[kind]).variant().allowance, as_written(report)
     assert row.setup.options["optimisation"] == "off"
-    assert row.steps <= max(allowance.rounding or 0.0, FLOAT_STEPS)
-    assert row.steps == pytest.approx(max(allowance.rounding or 0.0, FLOAT_STEPS), rel=0.5)  # what is seen here supports it
+    asked = max(allowance.rounding or 0.0, FLOAT_STEPS)
+    assert row.steps is not None
+    assert asked / 2 < row.steps <= asked  # what is seen here supports it
     assert (row.outputs[0].own_steps or 0.0) <= row.steps / 2
     assert row.steps < 5 / 100 * 127 / 4  # what was recorded is far less than a flat share of the scale
 

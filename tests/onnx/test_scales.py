@@ -31,7 +31,7 @@ def scale_of(content: bytes) -> Any:
     return numpy_helper.to_array(next(each for each in tensors if each.name in ("scale", "given")))
 
 
-RAW = numpy_helper.from_array(np.float32([0.1, 0.2]), "scale")
+RAW = numpy_helper.from_array(np.array([0.1, 0.2], np.float32), "scale")
 PACKED = onnx.helper.make_tensor("scale", onnx.TensorProto.FLOAT, [2], [0.1, 0.2])
 
 
@@ -41,7 +41,7 @@ def test_scales_move_wherever_they_are_stored(scale: onnx.TensorProto, constant:
     model = held(scale, constant=constant)
     content = model.SerializeToString()
     moved = rescaled(content, lambda scales: {name: 2 * numbers for name, numbers in scales.items()})
-    assert scale_of(moved).tolist() == np.float32([0.2, 0.4]).tolist()
+    assert scale_of(moved).tolist() == np.array([0.2, 0.4], np.float32).tolist()
     back = rescaled(moved, lambda scales: {name: numbers / 2 for name, numbers in scales.items()})
     assert back == content == rescaled(content, dict)  # nothing else has moved
 
