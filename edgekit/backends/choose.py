@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +12,7 @@ from edgekit.backends.contract import Opened
 from edgekit.backends.tuned import tuned_setup
 from edgekit.bundle.allowance import held_to_noise
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import Manifest, Variant
+from edgekit.bundle.manifest import Variant
 from edgekit.errors import MissingError, UsageError
 from edgekit.machine.packages import pip_install
 from edgekit.onnx.arithmetic import steps_between_floats
@@ -87,22 +86,22 @@ def _node_by_node(bundle: Bundle, setups: Iterable[Setup]) -> Iterator[Setup]:
     """Setups that run files in fewer bits as they are written, on the backends of ``setups`` that can."""
     for setup in setups:
         options, variant = row_of(setup.backend).as_written, bundle.variant(setup.variant)
-        if options is not None and recorded_as_written(bundle.manifest, variant, partial(bundle.read_of, variant.name)):
+        if options is not None and recorded_as_written(bundle, variant):
             yield checked(msgspec.structs.replace(setup, options={**setup.options, **options}))
 
 
-def recorded_as_written(manifest: Manifest, variant: Variant, read: Callable[[Callable[[bytes], bool]], bool]) -> bool:
+def recorded_as_written(bundle: Bundle, variant: Variant) -> bool:
     """Whether the outputs are recorded that a variant's file in fewer bits gives where it runs node by node.
 
     A converted file records its own. Those of the exported one are the original's, unless it computes in integers, which another
-    CPU may do otherwise: the export says so by a ``rounding``, and where it says none, ``read`` gives the file to who tells. A
-    file of full precision is held to its rounding noise in any case.
+    CPU may do otherwise: the export says so by a ``rounding``, and where it says none, the file does. A file of full precision is
+    held to its rounding noise in any case. Raises BundleError for what is no ONNX file.
     """
     if variant.conversion is not None:
         return True
-    if variant != manifest.variants[0] or held_to_noise(manifest, variant):
+    if variant != bundle.manifest.variants[0] or held_to_noise(bundle.manifest, variant):
         return False
-    return variant.allowance.rounding is not None or read(steps_between_floats)
+    return variant.allowance.rounding is not None or bundle.read_of(variant.name, steps_between_floats)
 
 
 def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SILENT) -> Opened:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgekit.backends import open_session
+from edgekit.backends.contract import Session
 from edgekit.bundle.files import ModelFiles
 from edgekit.onnx.rewire import node_by_node, with_outputs
 from edgekit.progress import SILENT, Progress
@@ -47,14 +49,23 @@ def _specs(values: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
 def _run(
     content: bytes, files: ModelFiles, values: Mapping[str, Array], setup: Setup, feed: Feed, progress: Progress
 ) -> dict[str, Array]:
-    """Open ``content``, for which no bundle vouches, with ``values`` as further outputs, and run it once."""
+    """Open ``content``, with ``values`` as further outputs, and run it once."""
     names = {spec.name for spec in files.outputs}
     further = {name: array for name, array in values.items() if name not in names}
-    content = with_outputs(content, further)
+    shown = files._replace(outputs=(*files.outputs, *_specs(further)))
+    with opened_copy(with_outputs(content, further), shown, setup, progress) as session:
+        return session.run(feed)
+
+
+@contextmanager
+def opened_copy(content: bytes, files: ModelFiles, setup: Setup, progress: Progress = SILENT) -> Iterator[Session]:
+    """A session of ``content``, a changed copy of the file, for which no bundle vouches.
+
+    Raises EdgekitError where the backend refuses the copy.
+    """
     with TemporaryDirectory() as folder:
         path = Path(folder) / files.onnx.name
         path.write_bytes(content)
-        digest, outputs = hashlib.sha256(content).hexdigest(), (*files.outputs, *_specs(further))
-        copy = files._replace(onnx=path, outputs=outputs, onnx_sha256=digest, original=False)
+        copy = files._replace(onnx=path, onnx_sha256=hashlib.sha256(content).hexdigest(), original=False)
         with open_session(setup, copy, progress) as session:
-            return session.run(feed)
+            yield session

@@ -66,10 +66,13 @@ def asks_too_much(variant: Variant) -> str:
     """What of the variant's recorded allowance is wider than a bundle may choose; empty if nothing is."""
     asked, whole = variant.allowance.tolerance, held_by_snr(variant)
     most = widest_rtol(variant.precision) if whole is None else whole.rtol
+    steps, rounding = variant.allowance.steps or 0.0, variant.allowance.rounding or 0.0
     wide = [
         f"rtol {asked.rtol:g} instead of at most {most:g}" if asked.rtol > most else "",
         f"atol {asked.atol:g} instead of at most {MOST_ATOL:g}" if asked.atol > MOST_ATOL else "",
         f"top-1 {asked.top1:g} instead of 1" if asked.top1 < 1 and variant.precision in _EXACT else "",
+        f"{steps:g} steps instead of at most {MOST_STEPS:g}" if steps > MOST_STEPS else "",
+        f"{rounding:g} steps of rounding instead of at most {MOST_ROUNDING:g}" if rounding > MOST_ROUNDING else "",
         *([] if whole is None else _of_the_whole(variant.allowance, whole)),
     ]
     return " and ".join(text for text in wide if text)
@@ -77,11 +80,9 @@ def asks_too_much(variant: Variant) -> str:
 
 def _of_the_whole(asked: Allowance, whole: WholeBar) -> list[str]:
     """What of the bars of all elements together is wider than a bundle may choose."""
-    snr, steps, rounding = asked.snr_db or 0.0, asked.steps or 0.0, asked.rounding or 0.0
+    snr = asked.snr_db or 0.0
     return [
         f"an SNR of {snr:g} dB instead of at least {whole.snr_db:g} dB" if snr < whole.snr_db else "",
         "no bar in steps" if whole.rounding is not None and asked.steps is None else "",
-        f"{steps:g} steps instead of at most {MOST_STEPS:g}" if steps > MOST_STEPS else "",
-        f"{rounding:g} steps of rounding instead of at most {MOST_ROUNDING:g}" if rounding > MOST_ROUNDING else "",
         f"top-1 {asked.tolerance.top1:g} instead of at least {LEAST_TOP1:g}" if asked.tolerance.top1 < LEAST_TOP1 else "",
     ]

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from edgekit.backends import absence, row_of
-from edgekit.backends.choose import choose, open_named
+from edgekit.backends.choose import choose, open_named, recorded_as_written
 from edgekit.backends.contract import Inside, Opened
 from edgekit.backends.inside import alone, shown
 from edgekit.bundle.evidence import EvidenceArrays
@@ -77,7 +77,7 @@ def bisect(
     case = Case(opened, _evidence(opened), plain, tolerance, progress)
     asked = case.tried(msgspec.structs.replace(failing.setup, batches=()), as_written=failing.as_written)
     values = case.inside(plain)
-    if case.tried(plain, as_written=True).passed:
+    if case.tried(plain, as_written=recorded_as_written(opened, opened.variant(plain.variant))).passed:
         return _runtime(case, asked, values)
     if plain.variant != opened.variant().name:
         note = f"fingerprints are recorded of {opened.variant().name} only, so that no node of {plain.variant} can be named"
@@ -154,9 +154,9 @@ class Case:
 
     def tried(self, setup: Setup, *, as_written: bool = False) -> Trial:
         """Parity of a setup, and its time for one sample; ``as_written``: it runs the file node by node."""
-        manifest = self.bundle.manifest
+        manifest, support = self.bundle.manifest, self.held.support(setup) if as_written else None
         with self.opened(setup) as ready:
-            report = self.held.parity(ready, as_written=as_written)
+            report = self.held.parity(ready, support)
             sample = next(batches_of(self.golden.inputs, fixed_batch(manifest.inputs) or 1))[0]
             milliseconds = _median_ms(partial(ready.session.run, sample))
         return Trial(setup, max(output.of_limit for output in report.outputs), report.passed, milliseconds)

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from edgekit.backends import row_of
-from edgekit.backends.choose import choose, open_named, recorded_as_written
+from edgekit.backends.choose import choose, open_named
 from edgekit.backends.contract import Opened
+from edgekit.backends.inside import opened_copy
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.folder import Bundle, as_opened
 from edgekit.bundle.golden import GoldenArrays
@@ -22,16 +23,18 @@ from edgekit.errors import BundleError
 from edgekit.files import as_path
 from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
+from edgekit.onnx.scales import rescaled
 from edgekit.parity.bars import bars_as_written, bars_of
 from edgekit.parity.inputs import recorded_in
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
+from edgekit.parity.noise import moved_readings
 from edgekit.parity.other_cpu import measured_elsewhere
-from edgekit.parity.rounding import most_rounding
-from edgekit.parity.run import AT_ONCE, BATCHES, parity
+from edgekit.parity.rounding import SEEN_UNITS, Support, recorded_support, seen_support
+from edgekit.parity.run import AT_ONCE, BATCHES, outputs_of, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup, as_setups, labels, taking
-from edgekit.tensors import Array, TensorSpec, fixed_batch
+from edgekit.tensors import Array, Feed, TensorSpec, fixed_batch
 from edgekit.tolerance import Tolerance, ToleranceChange, widest_rtol
 
 AS_RECORDED = ToleranceChange()
@@ -68,8 +71,9 @@ def verify(
     with progress.task("verifying", len(setups_run)) as advance:
         for name, setup in zip(labels(setups_run), setups_run, strict=True):
             ready_for = _taking(setup, opened.manifest)
+            support = held.support(ready_for) if setup in choice.as_written else None
             with bounded(opened, setup), open_named(name, ready_for, opened, progress) as ready:
-                parities.append(held.parity(ready, as_written=setup in choice.as_written))
+                parities.append(held.parity(ready, support))
             advance(1, name)
     variants = {setup.variant: opened.sha256_of(setup.variant) for setup in setups_run}
     with reading(root):
@@ -104,17 +108,38 @@ class Held:
         self.bundle, self.golden, self.evidence, self.tolerance, self.trusting = bundle, golden, evidence, tolerance, trusting
         self._own: dict[str, dict[str, Array] | None] = {}
 
-    def parity(self, ready: Opened, *, as_written: bool = False) -> ParityReport:
-        """A session against what was recorded; ``as_written``: it runs the file node by node, and only rounding may differ."""
+    def parity(self, ready: Opened, support: Support | None = None) -> ParityReport:
+        """A session against what was recorded; with ``support`` it runs the file node by node, and only rounding may differ."""
         manifest, setup = self.bundle.manifest, ready.setup
         variant, own = manifest.variant(setup.variant), self._own_of(setup.variant)
-        if as_written and recorded_as_written(manifest, variant, partial(self.bundle.read_of, variant.name)):
-            own, most = own or self.golden.original, most_rounding(recorded_in(self.bundle, self.golden), self.evidence)
-            bars = bars_as_written(manifest, variant, self.tolerance, trusting=self.trusting, own=own, most=most)
+        if support is not None:
+            own, trusting = own or self.golden.original, self.trusting
+            bars = bars_as_written(manifest, variant, self.tolerance, trusting=trusting, own=own, support=support)
         else:
             by_runtime = bars_of(manifest, variant, self.evidence, self.tolerance, trusting=self.trusting, own=own)
             bars = by_runtime.on(setup.backend, ready.session.facts)
         return parity(ready, self._golden_of(setup.variant), bars, manifest.golden_of(setup.variant).reference)
+
+    def support(self, setup: Setup) -> Support:
+        """What a setup that runs a file node by node, as it was recorded, may be off by rounding.
+
+        It is what was recorded, and of an exported file in steps no more than what is measured here.
+        """
+        variant, recorded = self.bundle.variant(setup.variant), recorded_in(self.bundle, self.golden)
+        support = recorded_support(recorded, self.evidence)
+        if variant.conversion is not None or variant.precision != "int8":
+            return support
+        with bounded(self.bundle, setup), open_named(str(setup), setup, self.bundle) as ready:
+            own = outputs_of(ready.session, self.golden.inputs)
+        content = self.bundle.read_of(variant.name, partial(rescaled, change=dict))  # as it is, or a sentence on what is no ONNX
+        readings = moved_readings(content, self.golden.inputs, SEEN_UNITS)
+        seen = seen_support((self._read(setup, *each) for each in readings), own, recorded.sizes, variant.allowance)
+        return Support(*map(min, support, seen))
+
+    def _read(self, setup: Setup, content: bytes, feed: Feed) -> dict[str, Array]:
+        """What a copy of the setup's file with other numbers puts out."""
+        with bounded(self.bundle, setup), opened_copy(content, self.bundle.files(setup.variant), setup) as session:
+            return outputs_of(session, feed)
 
     def _golden_of(self, variant: str) -> GoldenArrays:
         if not self.bundle.variant(variant).golden:

@@ -55,7 +55,8 @@ def _one_float(tensor: memoryview) -> float | None:
     return float(struct.unpack("<f", numbers)[0]) if kind == 1 and elements == 1 and len(numbers) == 4 else None
 
 
-_READ_THROUGH = ("Cast", "DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+_CASTS = ("Cast", "CastLike")
+_READ_THROUGH = (*_CASTS, "DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
 
 
 def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
@@ -65,9 +66,8 @@ def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
     another shape, or as a Constant; behind a Cast its type is the one that the Cast gives. 0: none is stored.
     """
     body, _ = bodies(content)
-    numbers, casts = _constants(content), _attributes(content, "Cast", "to")
-    kinds = {name: kind for kind, _, name in (*numbers, *map(of_tensor, initializers(content)))}
-    given = {name: value for name, value in casts.items() if isinstance(value, int)}
+    kinds = {name: kind for kind, _, name in (*_constants(content), *map(of_tensor, initializers(content)))}
+    given = _casts(content, body)
     layers = [node for node in alive(body) if node.operator[1] in operators]
     return [_weight_type(node.inputs[1] if len(node.inputs) > 1 else "", body, kinds, given) for node in layers]
 
@@ -88,8 +88,11 @@ _NODE_ATTRIBUTE = 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_NUMBER, _ATTRIBUTE_TENSOR = 1, 3, 5
 
 
-def _attributes(content: bytes, operator: str, name: str) -> dict[str, memoryview | int]:
-    """First output of each node of ONNX's ``operator`` in the main graph -> its attribute ``name``, a number or a tensor."""
+def _attributes(content: bytes | bytearray, operator: str, name: str) -> dict[str, memoryview | int]:
+    """First output of each node of ONNX's ``operator`` in the main graph -> its attribute ``name``, a number or a tensor.
+
+    A tensor lies in the memory of ``content``.
+    """
     found = {}
     for message in inside(memoryview(content), MODEL_GRAPH, GRAPH_NODE):
         node = node_of(message)
@@ -102,10 +105,25 @@ def _attributes(content: bytes, operator: str, name: str) -> dict[str, memoryvie
     return found
 
 
+def constant_tensors(content: bytes | bytearray) -> dict[str, memoryview]:
+    """Value -> the tensor that a Constant of the main graph gives for it; it lies in the memory of ``content``."""
+    tensors = _attributes(content, "Constant", "value").items()
+    return {name: tensor for name, tensor in tensors if isinstance(tensor, memoryview)}
+
+
 def _constants(content: bytes) -> list[tuple[int, int, str]]:
     """The element type, the number of elements and the name of each value that a Constant of the main graph gives as a tensor."""
-    tensors = _attributes(content, "Constant", "value").items()
-    return [(*of_tensor(tensor)[:2], name) for name, tensor in tensors if isinstance(tensor, memoryview)]
+    return [(*of_tensor(tensor)[:2], name) for name, tensor in constant_tensors(content).items()]
+
+
+def _casts(content: bytes, body: Body) -> dict[str, int]:
+    """First output of each Cast and CastLike of the main graph ``body`` -> the element type that it gives; 0: not known."""
+    given = {name: value for name, value in _attributes(content, "Cast", "to").items() if isinstance(value, int)}
+    known = {**element_types(content), **{name: kind for kind, _, name in _constants(content)}, **given}
+    for name, node in body.producers.items():  # in the file's order, which is one of computation
+        if node.operator[1] == "CastLike" and len(node.inputs) > 1:
+            given[name] = known[name] = known.get(node.inputs[1], 0) or known.get(name, 0)
+    return given
 
 
 class Arithmetic(NamedTuple):
@@ -236,22 +254,26 @@ def steps_between_floats(content: bytes) -> bool:
 def floats_from_steps(content: bytes) -> dict[str, str]:
     """Value -> operator and name of the main graph's node that makes these floats of stored or computed steps.
 
-    A Cast does where it reads what depends on a node in steps, through others that make no floats of them. Nodes that no output
-    depends on are left out. Raises ValueError for a malformed message.
+    A Cast or CastLike does where it reads what depends on a node in steps, through others that make no floats of them. Nodes that
+    no output depends on are left out. Raises ValueError for a malformed message.
     """
     body, _ = bodies(content)
-    found, behind, casts = dict[str, str](), set[str](), _attributes(content, "Cast", "to")
+    found, behind, casts = dict[str, str](), set[str](), _casts(content, body)
     for node in alive(body):  # in the file's order, which is one of computation
         operator, reads_steps = node.operator[1], not behind.isdisjoint(node.inputs)
-        cast = reads_steps and operator == "Cast" and casts.get("".join(node.outputs[:1])) in _NUMPY_FLOATS
-        if cast or operator in ("DequantizeLinear", "MatMulNBits"):
+        cast = reads_steps and operator in _CASTS and casts.get("".join(node.outputs[:1])) in (0, *_NUMPY_FLOATS)
+        if cast or _GIVES_FLOATS.search(operator):
             found |= dict.fromkeys(node.outputs[:1], f"{operator} {node.key}")
         elif reads_steps or in_steps(operator):
             behind.update(filter(None, node.outputs))
     return found
 
 
-_IN_STEPS = re.compile(r"^(?:Dynamic)?(?:Quantize|Dequantize)Linear$|^QLinear|Integer$|^QGemm$|^MatMulNBits$")
+_GIVES_FLOATS = re.compile(
+    r"^Dequantize[A-Z]|^DynamicQuantize(?!Linear$)|IntegerToFloat$|BlockQuantized$|^QAttention$|^MatMul(?:NBits|Bnb4|FpQ4)$"
+)
+"""Operators in steps that make floats of them; those of ONNX Runtime compute a whole layer so."""
+_IN_STEPS = re.compile(rf"^(?:Dynamic)?Quantize[A-Z]|^Q[A-Z]|Integer(?:16)?$|{_GIVES_FLOATS.pattern}")
 
 
 def in_steps(operator: str) -> bool:

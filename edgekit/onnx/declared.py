@@ -95,8 +95,8 @@ def _tensor_type(value_info: memoryview) -> tuple[int, tuple[int | None, ...] | 
     return kind, shape
 
 
-def initializers(content: bytes) -> Iterator[memoryview]:
-    """The initializers of the main graph."""
+def initializers(content: bytes | bytearray) -> Iterator[memoryview]:
+    """The initializers of the main graph, in the memory of ``content``."""
     for number, value in fields(memoryview(content)):
         if number == MODEL_GRAPH and isinstance(value, memoryview):
             yield from inside(value, _GRAPH_TENSOR)

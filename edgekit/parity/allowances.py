@@ -29,14 +29,12 @@ from edgekit.onnx.rounding import rounding_unit
 from edgekit.parity.compare import top1_agreement
 from edgekit.parity.converted import STEPS, worst_snr_db
 from edgekit.parity.inputs import Recorded
-from edgekit.parity.rounding import TIMES_USUAL, most_rounding
+from edgekit.parity.rounding import TIMES_ROUNDING, recorded_support
 from edgekit.tensors import Array, normalised_error
 from edgekit.tolerance import Tolerance, half_tolerance
 
 TIMES_ERROR, FEW_STEPS = 3.0, 3.0
 """``verify`` accepts so many times the measured error of an int8 file, and at least so many steps."""
-TIMES_ROUNDING = 4.0
-"""Times what rounding in float32 was seen to move outputs by that ``verify`` accepts."""
 FEW_FLIPS = 2
 """Samples that may change their class beside twice as many as were seen to."""
 
@@ -125,7 +123,7 @@ def asks_beyond_export(variant: Variant, recorded: Recorded, evidence: EvidenceA
     asked, rounding = variant.allowance.tolerance.rtol, variant.allowance.rounding or 0.0
     most = _most_rtol(variant, recorded, evidence)
     wide = "" if asked <= (1 + 1e-6) * most else f"{asked:.3g} rtol instead of at most {most:.3g}"
-    steps = TIMES_USUAL * most_rounding(recorded, evidence)
+    steps = recorded_support(recorded, evidence).rounding
     rounds = "" if rounding <= (1 + 1e-6) * steps else f"{rounding:.3g} steps of rounding instead of at most {steps:.3g}"
     return " and ".join(filter(None, (wide, rounds)))
 
@@ -133,7 +131,7 @@ def asks_beyond_export(variant: Variant, recorded: Recorded, evidence: EvidenceA
 def _most_rtol(variant: Variant, recorded: Recorded, evidence: EvidenceArrays | None) -> float:
     if variant.precision in HALVES:
         return half_tolerance(recorded.error(recorded.arrays.original) or variant.error or 0.0).rtol
-    return max(FEW_CODES, most_rounding(recorded, evidence) / STEPS)
+    return max(FEW_CODES, recorded_support(recorded, evidence).any_sample / STEPS)
 
 
 def widest_allowance(variant: Variant, recorded: Recorded, own: Mapping[str, Array]) -> Allowance | None:

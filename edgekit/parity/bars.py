@@ -13,7 +13,7 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Evidence, Manifest, Variant
 from edgekit.parity.callers import CallersBar
 from edgekit.parity.converted import ConvertedBar
-from edgekit.parity.rounding import LEAST_TYPICAL, TYPICAL, steps_as_exported, steps_in_half
+from edgekit.parity.rounding import LEAST_TYPICAL, TYPICAL, Support, steps_as_exported, steps_in_half
 from edgekit.tensors import Array
 from edgekit.tolerance import (
     MEASURED_FACTOR,
@@ -112,16 +112,16 @@ def bars_as_written(
     *,
     trusting: bool,
     own: Mapping[str, Array],
-    most: float,
+    support: Support,
 ) -> Bars:
     """The bars where a variant's file is run node by node, as its ``own`` outputs were recorded: only rounding may differ.
 
-    Those of an exported file are the original's, and ``most`` is what the recorded arrays support of its rounding. The caller's
-    own tolerance takes its place here too.
+    Those of an exported file are the original's, and ``support`` is of its rounding. The caller's own tolerance takes its place
+    here too.
     """
     allowance = variant.allowance if trusting else bounded_allowance(variant)
     if variant.conversion is None:
-        (steps, typical), whose = steps_as_exported(variant, allowance, most, trusting=trusting), "the original's"
+        (steps, typical), whose = steps_as_exported(variant, allowance, support, trusting=trusting), "the original's"
     else:
         (steps, typical), whose = _steps_as_converted(variant, allowance), "its own"
     typical = None if typical is None else float(f"{typical:.2g}")

@@ -7,16 +7,20 @@ each part of the golden samples, is the noise floor (``edgekit.tolerance.NoiseBa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.onnx.scales import rescaled
 from edgekit.tensors import Array, Feed, differences
 from edgekit.tolerance import EPSILON, channel_axis, channel_scales, finite_scale, parts_of
 
 SEED = 0
+DRAWS = 4
+"""Pairs of readings of a file with moved numbers: in one of a pair all go the other way."""
 
 
 class Outcome(NamedTuple):
@@ -87,6 +91,17 @@ def jittered(feed: Feed, seed: int = SEED, units: int = 1) -> dict[str, Array]:
         return array
 
     return {name: moved(array) for name, array in feed.items()}
+
+
+def moved_readings(content: bytes, feed: Feed, units: int = 1) -> Iterator[tuple[bytes, dict[str, Array]]]:
+    """Copies of a file whose steps have scales moved by ``units`` in the last place, each with inputs that are moved alike.
+
+    Another order of summation moves what lies between two codes to the other one. In one of two readings a value on the border
+    falls to the other code.
+    """
+    for seed in range(DRAWS):
+        for way in (units, -units):
+            yield rescaled(content, partial(jittered, seed=seed, units=way)), jittered(feed, DRAWS + seed, way)
 
 
 def some_of_each_part(sizes: Sequence[int], most: int) -> NDArray[np.int64]:

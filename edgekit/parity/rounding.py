@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+from edgekit.bundle.allowance import MOST_ROUNDING
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Variant
 from edgekit.parity.converted import STEPS, usual_steps
@@ -16,6 +18,8 @@ from edgekit.tolerance import MEASURED_FACTOR, Tolerance
 
 FLOAT_STEPS = STEPS * Tolerance().rtol
 """What a float32 file may be off, in steps: a file in which no value fell to another code is held to that."""
+TIMES_ROUNDING = 4.0
+"""Times what rounding in float32 was seen to move outputs by that ``verify`` accepts."""
 TIMES_USUAL = 8
 """``verify`` lets the usual sample be off by a 16th of four times the steps that are told here: twice what was seen."""
 LEAST_TYPICAL, TYPICAL = 0.15, 1 / 16
@@ -34,29 +38,64 @@ def most_steps(moved: Mapping[str, Array], own: Mapping[str, Array], sizes: Sequ
     return STEPS * error_of_parts(moved, own, sizes)
 
 
-def most_rounding(recorded: Recorded, evidence: EvidenceArrays | None) -> float:
-    """The steps that a bundle's recorded arrays let any sample of its first file be off, run as it is written.
+class Support(NamedTuple):
+    """The steps that ``any_sample`` of an exported file may be off as written, and the ``rounding`` that it may ask for."""
 
-    Four times the noise floors that were measured at export, and the original's own error: both are told from the float64
-    reference, and the file from the original. Never less than ``FLOAT_STEPS``. A ``rounding`` may be ``TIMES_USUAL`` times as
-    much, because it is that where rounding moves all samples alike.
+    any_sample: float
+    rounding: float
+
+
+def recorded_support(recorded: Recorded, evidence: EvidenceArrays | None) -> Support:
+    """What a bundle's recorded arrays support: of any sample four times the noise floors and the original's own error.
+
+    Both are told from the float64 reference, and the file from the original. Never less than ``FLOAT_STEPS``. A ``rounding`` may
+    be ``TIMES_USUAL`` times as much, because it is that where rounding moves all samples alike. A bundle without floors, as one
+    of before there were any, may ask for what any may.
     """
     wide, sizes = recorded.arrays.float64, recorded.sizes
     floors = {} if evidence is None else {name: each for name, each in evidence.floors.items() if len(each) == len(sizes)}
-    noise = max((noise_of_scale(floor, wide[name], sizes) for name, floor in floors.items()), default=0.0)
+    if not floors:
+        return Support(MOST_ROUNDING, MOST_ROUNDING)
+    noise = max(noise_of_scale(floor, wide[name], sizes) for name, floor in floors.items())
     own = recorded.error(recorded.arrays.original)
-    return max(FLOAT_STEPS, MEASURED_FACTOR * STEPS * (noise + (own if math.isfinite(own) else 0.0)))
+    most = max(FLOAT_STEPS, MEASURED_FACTOR * STEPS * (noise + (own if math.isfinite(own) else 0.0)))
+    return Support(most, TIMES_USUAL * most)
 
 
-def steps_as_exported(variant: Variant, allowance: Allowance, most: float, *, trusting: bool) -> tuple[float, float | None]:
+SEEN_UNITS = 64
+"""Units in the last place by which ``verify`` moves numbers: whatever fell to another code at export falls here too."""
+
+
+def seen_support(
+    readings: Iterable[Mapping[str, Array]], own: Mapping[str, Array], sizes: Sequence[int], allowance: Allowance
+) -> Support:
+    """What rounding does to a file here supports: four times the most that any of the ``readings`` moves its outputs ``own``.
+
+    No bundle says it, so that none can widen it. Readings are taken until they support the ``allowance``.
+    """
+    asked, most, told = min(_asked(allowance), MOST_ROUNDING), 0.0, 0.0
+    if asked > FLOAT_STEPS:
+        for moved in readings:
+            most, told = max(most, most_steps(moved, own, sizes)), max(told, steps_moved(moved, own, sizes))
+            if TIMES_ROUNDING * most >= asked:
+                break
+    return Support(TIMES_ROUNDING * most, TIMES_ROUNDING * told)
+
+
+def _asked(allowance: Allowance) -> float:
+    """The steps of rounding that a manifest asks for; one that does not say asks for the most that any may."""
+    return MOST_ROUNDING if allowance.rounding is None else allowance.rounding
+
+
+def steps_as_exported(variant: Variant, allowance: Allowance, support: Support, *, trusting: bool) -> tuple[float, float | None]:
     """The steps that any sample, and three of four samples, of an exported file may be off where it runs as written.
 
-    ``most``: what the recorded arrays let any sample be off (see ``most_rounding``); a file without a recorded ``rounding`` may
-    be off by all that they support. Of 16 bits it is its rtol at most: there rounding moves all samples alike.
+    They are what the ``allowance`` asks for and the ``support`` covers, unless the caller is ``trusting``. Of 16 bits it is its
+    rtol at most: there rounding moves all samples alike.
     """
-    asked = TIMES_USUAL * most if allowance.rounding is None else allowance.rounding
+    asked = _asked(allowance)
     trusted = trusting and allowance.rounding is not None
-    rounding, any_sample = (asked, asked) if trusted else (min(asked, TIMES_USUAL * most), min(asked, most))
+    rounding, any_sample = (asked, asked) if trusted else (min(asked, support.rounding), min(asked, support.any_sample))
     steps = max(FLOAT_STEPS, any_sample)
     if variant.precision == "int8":
         return steps, max(FLOAT_STEPS, TYPICAL * rounding)

@@ -21,7 +21,7 @@ from edgekit.parity.bars import Bars
 from edgekit.parity.cause import likely_cause
 from edgekit.parity.compare import compare_output, wrong_shape
 from edgekit.reports.verify import OutputDiff, ParityReport
-from edgekit.tensors import Array, Feed, fixed_batch, in_turns, real_samples
+from edgekit.tensors import Array, Feed, fixed_batch, in_turns, joined_outputs, real_samples
 from edgekit.tolerance import Bar
 
 BATCHES = (1, 2, 3, 7)
@@ -54,6 +54,12 @@ def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str) -> 
         steps=bars.steps,
         as_written=bars.as_written,
     )
+
+
+def outputs_of(session: Session, inputs: Feed) -> dict[str, Array]:
+    """The outputs of all samples, in batches as large as fit."""
+    sizes = sizes_to_run(session, len(next(iter(inputs.values()))))[0]
+    return joined_outputs([outputs for _, outputs in _in_batches_that_fit(session, inputs, sizes).batches])
 
 
 def sizes_to_run(session: Session, samples: int) -> tuple[tuple[int, ...], ...]:

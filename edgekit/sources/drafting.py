@@ -34,7 +34,7 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import by_options, check_labels, metadata
 from edgekit.sources.measuring import Measured, noise_of_module, not_reached, with_predictions
 from edgekit.sources.module import ModelSource, load_source
-from edgekit.sources.narrow import NarrowFile, Rounding, note_of_steps, tolerance_in_steps, with_rounding
+from edgekit.sources.narrow import NarrowFile, Rounding, note_of_steps, tolerance_in_steps, with_noise, with_rounding
 from edgekit.sources.provenance import provenance_of
 from edgekit.sources.recording import as_files, picture_files, recorded_of
 from edgekit.sources.selfcheck import check_draft
@@ -105,6 +105,8 @@ class ModuleOrigin(NamedTuple):
         paths = module_paths(file.graph, [spec.name for spec in file.outputs])
         noise = noise_of_module(model.module, runnable, recorded, paths, rounding)
         variant = with_rounding(variant, rounding, recorded, noise.arrays)
+        if _own_tolerance(model) is None:
+            variant = with_noise(variant, recorded, noise.arrays)
         _check_independent(noise, recorded, max(variant.allowance.tolerance.rtol, original_error), file.fold)
         described, arrays = noise if test is None else with_predictions(noise, test)
         extra = {WEIGHTS: weights} if options.keep_weights and model.learned is None else {}
@@ -274,16 +276,20 @@ def _variant(model: ModelSource, file: _File, narrow: NarrowFile, original: floa
 
     In steps it is by what fused kernels change, in 16 bits and in full precision by the original's own error.
     """
-    precision = precision_of_file(file.onnx)
-    tolerance = model.recipe.verify if model.recipe else Tolerance()
-    if tolerance == Tolerance():
+    precision, tolerance = precision_of_file(file.onnx), _own_tolerance(model)
+    if tolerance is None:
         if precision == "int8" and file.in_runtime:
             tolerance = tolerance_in_steps(narrow, file.values)
         elif precision in HALVES:
             tolerance = half_tolerance(original)
         else:
-            tolerance = Tolerance(rtol=max(tolerance.rtol, ROOM * original))
+            tolerance = Tolerance(rtol=max(Tolerance().rtol, ROOM * original))
     return exported_variant(precision, tolerance, file.error, "" if model.learned is None else "int8")
+
+
+def _own_tolerance(model: ModelSource) -> Tolerance | None:
+    """The tolerance that the recipe chooses; None where it leaves that to the precision."""
+    return model.recipe.verify if model.recipe is not None and model.recipe.verify != Tolerance() else None
 
 
 def _widened(variant: Variant, content: bytes) -> tuple[str, ...]:

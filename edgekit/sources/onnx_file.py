@@ -37,7 +37,15 @@ from edgekit.sources import ExportOptions
 from edgekit.sources.description import Description, by_metadata, by_options, check_labels, metadata
 from edgekit.sources.image_metadata import check_agrees
 from edgekit.sources.measuring import noise_of_file, not_reached
-from edgekit.sources.narrow import NarrowFile, Rounding, note_of_steps, tolerance_in_half, tolerance_in_steps, with_rounding
+from edgekit.sources.narrow import (
+    NarrowFile,
+    Rounding,
+    note_of_steps,
+    tolerance_in_half,
+    tolerance_in_steps,
+    with_noise,
+    with_rounding,
+)
 from edgekit.sources.provenance import provenance_of
 from edgekit.sources.selfcheck import Unverified, check_draft
 from edgekit.tensors import Array, worst_error
@@ -98,6 +106,7 @@ class OnnxOrigin(NamedTuple):
         rounding = Rounding(narrow, variant.precision)
         noise = noise_of_file(content, reference.recorded, source.batch, rounding)
         variant = with_rounding(variant, rounding, reference.recorded, noise.arrays)
+        variant = with_noise(variant, reference.recorded, noise.arrays)
         reach = not_reached(content, reference.recorded, source.batch)
         draft = Draft(
             name=self.name,

@@ -7,7 +7,6 @@ from pathlib import Path
 import onnx
 
 from edgekit.backends import USUAL_BACKEND
-from edgekit.backends.choose import recorded_as_written
 from edgekit.backends.contract import Opened
 from edgekit.backends.fake import FakeSession
 from edgekit.bundle.allowance import asks_too_much
@@ -26,7 +25,7 @@ from edgekit.parity.figure_claims import errors, evidence
 from edgekit.parity.graph_claims import kept_norms, shapes
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import jittered
-from edgekit.parity.rounding import most_rounding
+from edgekit.parity.rounding import recorded_support
 from edgekit.parity.run import parity
 from edgekit.setups import Setup
 from edgekit.tensors import Array, fixed_batch
@@ -68,9 +67,10 @@ def _difference(draft: Draft, manifest: Manifest, content: bytes) -> str:
     variant, facts = manifest.variants[0], {"onnxruntime": ort_version()}
     usual = bars_of(manifest, variant, draft.measured, ToleranceChange(), trusting=True).on(USUAL_BACKEND, facts)
     ways = {"with its": ("all", usual)}
-    if recorded_as_written(manifest, variant, lambda tells: tells(content)):
-        own, most = draft.golden.original, most_rounding(Recorded(draft.golden, draft.parts), draft.measured)
-        ways["without"] = "off", bars_as_written(manifest, variant, ToleranceChange(), trusting=True, own=own, most=most)
+    if variant.allowance.rounding is not None:  # what an exported file has that runs as it was recorded
+        support = recorded_support(Recorded(draft.golden, draft.parts), draft.measured)
+        bars = bars_as_written(manifest, variant, ToleranceChange(), trusting=True, own=draft.golden.original, support=support)
+        ways["without"] = "off", bars
     for way, (level, bars) in ways.items():
         session = FakeSession(open_unoptimised(content, Path(MODEL), level=level), draft.inputs, draft.outputs, facts)
         report = parity(Opened(USUAL_BACKEND, Setup(USUAL_BACKEND), session), draft.golden, bars, draft.reference)

@@ -42,6 +42,8 @@ def with_tolerance(**fields: float) -> Allowance:
         ("int8", with_tolerance(top1=0.4), "top-1 0.4 instead of at least 0.5"),
         ("float32", SOUND, "rtol 0.2 instead of at most 2e-05 and top-1 0.9 instead of 1"),
         ("int8", msgspec.structs.replace(SOUND, snr_db=None), "rtol 0.2 instead of at most 0.05"),
+        ("float32", Allowance(Tolerance(), steps=1e300), "1e+300 steps instead of at most 32"),
+        ("bfloat16", Allowance(Tolerance(), rounding=9.0), "9 steps of rounding instead of at most 8"),
     ],
 )
 def test_what_is_wider_than_a_bundle_may_choose_is_named(precision: str, allowance: Allowance, said: str) -> None:

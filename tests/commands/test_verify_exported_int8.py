@@ -22,7 +22,7 @@ from edgekit.errors import BundleError
 from edgekit.parity.rounding import FLOAT_STEPS
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.sources import ExportOptions
-from tests.bundle.editing import edit, put
+from tests.bundle.editing import edit, npz, put
 from tests.converted import changed, stored
 from tests.onnx.crafted import conv, model_of, node, tensor
 
@@ -100,7 +100,9 @@ def test_an_exported_int8_file_is_held_to_the_originals_outputs_as_written(bundl
     assert report.passed
     allowance, row = open_bundle(bundles[kind]).variant().allowance, as_written(report)
     assert row.setup.options["optimisation"] == "off"
-    assert row.steps == max(allowance.rounding or 0.0, FLOAT_STEPS)
+    asked = max(allowance.rounding or 0.0, FLOAT_STEPS)
+    assert row.steps is not None
+    assert asked / 2 < row.steps <= asked  # what is seen here supports it
     assert (row.outputs[0].own_steps or 0.0) <= row.steps / 2
     assert row.steps < 5 / 100 * 127 / 4  # what was recorded is far less than a flat share of the scale
 
@@ -254,6 +256,64 @@ def test_one_pair_that_its_author_put_in_allows_what_rounding_does_there_and_no_
     report = verify(root, ORT)
     assert [row.passed for row in report.parities] == [True, False]  # within the tolerance of fused kernels
     assert failing(report) == {}
+
+
+def four_codes(model: onnx.ModelProto) -> None:
+    """Four weights are one code off."""
+
+    def nudge(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        codes = codes.copy()
+        codes.reshape(-1)[:40:10] += np.where(codes.reshape(-1)[:40:10] < 0, 1, -1).astype(np.int8)
+        return codes
+
+    stored(model, "w2.codes", nudge)
+
+
+def with_floors(root: Path, change: Callable[[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]) -> None:
+    """Put other noise floors into the evidence: name and floor -> what is there instead."""
+    with np.load(root / "evidence.npz") as content:
+        arrays = dict(content)
+    changed_arrays = dict[str, np.ndarray[Any, Any]]()
+    for name, array in arrays.items():
+        changed_arrays |= change(name, array) if name.startswith("floor.") else {name: array}
+    put(root, "evidence.npz", npz(changed_arrays))
+
+
+def widened(document: dict[str, Any]) -> None:
+    allowance = document["variants"][0]["allowance"]
+    allowance["tolerance"].update(rtol=0.0245)
+    allowance.update(rounding=8.0)
+
+
+def test_floors_that_are_forged_with_the_manifest_and_the_file_buy_no_rounding(bundles: dict[str, Path]) -> None:
+    """What verify sees rounding do to the file here is told by no file of the bundle."""
+    root = bundles["int8"]
+    put(root, "model.onnx", changed(root, "model.onnx", four_codes))
+    with_floors(root, lambda name, floor: {name: np.full_like(floor, 10.0)})
+    edit(root, widened)
+    report = verify(root, ORT)
+    assert failing(report) == {}  # the forged claims agree with each other
+    row = as_written(report)
+    assert not row.passed
+    edit(root, lambda document: document["variants"][0]["allowance"].pop("rounding"))
+    assert not as_written(verify(root, ORT)).passed  # leaving it out buys nothing
+
+
+def test_a_manifest_that_asks_for_endless_steps_is_refused(bundles: dict[str, Path]) -> None:
+    edit(bundles["int8"], lambda document: document["variants"][0]["allowance"].update(steps=1e300))
+    assert "1e+300 steps instead of at most 32" in failing(verify(bundles["int8"], ORT))["tolerance"]
+
+
+def test_an_older_bundle_without_floors_and_rounding_is_held_to_what_rounding_does_here(bundles: dict[str, Path]) -> None:
+    root = bundles["int8"]
+    with_floors(root, lambda name, floor: {})
+    edit(root, lambda document: document["variants"][0]["allowance"]["tolerance"].update(rtol=0.03))
+    edit(root, lambda document: document["variants"][0]["allowance"].pop("rounding"))
+    report = verify(root, ORT)
+    assert all(row.passed for row in report.parities)
+    assert set(failing(report)) == {"evidence"}  # its file says that a newer edgekit has written it
+    put(root, "model.onnx", changed(root, "model.onnx", four_codes))
+    assert not as_written(verify(root, ORT)).passed
 
 
 class InCodes(nn.Module):

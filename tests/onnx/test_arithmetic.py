@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.onnx.arithmetic import arithmetic, floats_from_steps, in_half, steps_between_floats
+from edgekit.onnx.arithmetic import arithmetic, computed_in, floats_from_steps, in_half, steps_between_floats
+from edgekit.onnx.arithmetic import in_steps as computes_in_steps
 from edgekit.onnx.half import to_half
 from tests.onnx.crafted import model_of, node, tensor
 
@@ -121,3 +122,28 @@ def test_a_cast_of_what_depends_on_codes_makes_floats_of_them_and_one_of_a_size_
     nodes.append(node("Mul", ["f", "size"], "y"))
     found = floats_from_steps(model_of(nodes, []).SerializeToString())
     assert found == ({"floats": "Cast cast"} if told else {"f": "Cast again"})
+
+
+@pytest.mark.parametrize("operator", ["DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulBnb4", "GatherBlockQuantized"])
+def test_a_layer_of_integers_that_gives_floats_is_in_steps_and_named(operator: str) -> None:
+    layer = helper.make_node(operator, ["x", "w"], ["y"], "layer", domain="com.microsoft")
+    content = model_of([layer], [numpy_helper.from_array(np.zeros((8, 8), np.int8), "w")]).SerializeToString()
+    assert computed_in(content) == "int8"
+    assert not steps_between_floats(content)
+    assert floats_from_steps(content) == {"y": f"{operator} layer"}
+
+
+@pytest.mark.parametrize("operator", ["QuickGelu", "Quantile", "MatMul", "Cast", "Dense", "DynamicSlice"])
+def test_other_operators_are_not_in_steps(operator: str) -> None:
+    assert not computes_in_steps(operator)
+
+
+def test_a_cast_like_narrows_weights_as_a_cast_does_and_makes_floats_of_codes() -> None:
+    like = numpy_helper.from_array(np.zeros(1, np.float16), "half")
+    narrowed = [node("CastLike", ["w", "half"], "n", "narrow"), node("MatMul", ["x", "n"], "y")]
+    assert computed_in(model_of(narrowed, [tensor("w", 8, 8), like]).SerializeToString()) == "float16"
+    from_codes = [
+        node("DynamicQuantizeLinear", ["x"], "codes"), node("CastLike", ["codes", "half"], "y", "floats"),
+    ]  # fmt: skip
+    from_codes[0].output.extend(["scale", "zero"])
+    assert floats_from_steps(model_of(from_codes, [like]).SerializeToString()) == {"y": "CastLike floats"}

@@ -17,6 +17,7 @@ from edgekit.parity.bars import Bars, bars_as_written, bars_of
 from edgekit.parity.callers import CallersBar
 from edgekit.parity.compare import compare_output
 from edgekit.parity.converted import ConvertedBar
+from edgekit.parity.rounding import Support
 from edgekit.tensors import Array
 from edgekit.tolerance import TIE, NoiseBar, ScaleBar, Tolerance, ToleranceChange, widest_rtol
 
@@ -49,7 +50,7 @@ def plain(bundle: Bundle, variant: Variant, caller: Any = AS_RECORDED, *, trusti
 def as_written(bundle: Bundle, variant: Variant, *, trusting: bool = False) -> ConvertedBar:
     own = own_outputs(bundle, variant.name)
     assert own is not None
-    bars = bars_as_written(bundle.manifest, variant, AS_RECORDED, trusting=trusting, own=own, most=8.0)
+    bars = bars_as_written(bundle.manifest, variant, AS_RECORDED, trusting=trusting, own=own, support=Support(8.0, 64.0))
     assert bars.as_written
     bar = only_bar(bars)
     assert isinstance(bar, ConvertedBar)

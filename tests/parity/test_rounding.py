@@ -11,9 +11,17 @@ import pytest
 from edgekit.bundle.draft import exported_variant
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.golden import GoldenArrays
-from edgekit.bundle.manifest import GoldenPart, Variant
+from edgekit.bundle.manifest import Allowance, GoldenPart, Variant
 from edgekit.parity.inputs import Recorded
-from edgekit.parity.rounding import FLOAT_STEPS, most_rounding, steps_as_exported, steps_in_half, steps_moved
+from edgekit.parity.rounding import (
+    FLOAT_STEPS,
+    Support,
+    recorded_support,
+    seen_support,
+    steps_as_exported,
+    steps_in_half,
+    steps_moved,
+)
 from edgekit.tolerance import Tolerance
 
 OWN = np.random.default_rng(0).uniform(-1, 1, (40, 10))
@@ -41,11 +49,11 @@ def exported(rounding: float | None, precision: str = "int8") -> Variant:
     [(0.0, 0.0, FLOAT_STEPS), (1e-7, 1e-7, FLOAT_STEPS), (1e-3, 0.0, 4 * 0.127), (1e-3, 2e-3, 4 * 0.381)],
 )
 def test_the_floors_and_the_originals_error_support_four_times_themselves(noise: float, original: float, told: float) -> None:
-    assert most_rounding(recorded(original), floors(noise)) == pytest.approx(told)
+    assert recorded_support(recorded(original), floors(noise)) == pytest.approx((told, 8 * told))
 
 
-def test_without_floors_the_originals_error_alone_supports_rounding() -> None:
-    assert most_rounding(recorded(1e-3), None) == most_rounding(recorded(1e-3), EvidenceArrays()) == pytest.approx(4 * 0.127)
+def test_without_floors_a_bundle_may_ask_for_what_any_may() -> None:
+    assert recorded_support(recorded(1e-3), None) == recorded_support(recorded(1e-3), EvidenceArrays()) == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +62,7 @@ def test_without_floors_the_originals_error_alone_supports_rounding() -> None:
         (0.5, 2.0, 0.5, 0.5 / 16),
         (8.0, 2.0, 2.0, 0.5),  # rounding that moves all samples by a half of a step, and none by more than two
         (40.0, 2.0, 2.0, 1.0),
-        (None, 2.0, 2.0, 1.0),
+        (None, 2.0, 2.0, 0.5),  # no more than the most that any may ask for
         (0.0, 2.0, FLOAT_STEPS, FLOAT_STEPS),
         (8.0, 0.0, FLOAT_STEPS, FLOAT_STEPS),
     ],
@@ -63,20 +71,20 @@ def test_a_manifest_may_ask_for_less_than_is_supported_and_leaving_it_out_buys_n
     asked: Any, most: float, steps: float, usual: float
 ) -> None:
     variant = exported(asked)
-    assert steps_as_exported(variant, variant.allowance, most, trusting=False) == (steps, usual)
+    assert steps_as_exported(variant, variant.allowance, Support(most, 8 * most), trusting=False) == (steps, usual)
 
 
 def test_a_caller_who_trusts_the_bundle_takes_what_it_asks_for() -> None:
     variant = exported(8.0)
-    assert steps_as_exported(variant, variant.allowance, 2.0, trusting=True)[0] == 8
+    assert steps_as_exported(variant, variant.allowance, Support(2.0, 16.0), trusting=True)[0] == 8
 
 
 def test_rounding_to_float16_moves_every_sample_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     variant = exported(0.5, "float16")
-    assert steps_as_exported(variant, variant.allowance, 2.0, trusting=False) == (0.5, None)
+    assert steps_as_exported(variant, variant.allowance, Support(2.0, 16.0), trusting=False) == (0.5, None)
     wide = exported(8.0, "float16")
-    assert steps_as_exported(wide, wide.allowance, 8.0, trusting=False) == (5e-2 * 127, None)  # its rtol at most
+    assert steps_as_exported(wide, wide.allowance, Support(8.0, 64.0), trusting=False) == (5e-2 * 127, None)  # its rtol at most
 
 
 @pytest.mark.parametrize(("machine", "steps"), [("x86_64", 0.5), ("aarch64", 5e-2 * 127)])
@@ -92,3 +100,32 @@ def test_steps_that_most_samples_move_by_count_eight_times(samples: int, told: f
     moved = OWN.copy()
     moved[:samples] += 0.5 / 127
     assert steps_moved({"y": moved}, {"y": OWN}, [40]) == pytest.approx(told)
+
+
+def readings(*steps: float, samples: int = 4) -> list[dict[str, Any]]:
+    """Outputs whose first samples are moved by so many steps, one reading after the other."""
+    moved = [OWN.copy() for _ in steps]
+    for outputs, by in zip(moved, steps, strict=True):
+        outputs[:samples] += by / 127
+    return [{"y": outputs} for outputs in moved]
+
+
+@pytest.mark.parametrize(
+    ("moved", "samples", "told"),
+    [
+        ((0.1, 0.5, 0.2), 4, (2.0, 2.0)),
+        ((0.1, 0.5), 40, (2.0, 16.0)),
+        ((0.0, 0.0), 40, (0.0, 0.0)),
+        ((np.nan, 0.1), 4, (0.4, 0.4)),
+    ],
+)
+def test_four_times_what_any_reading_here_moves_is_supported(moved: Any, samples: int, told: Any) -> None:
+    seen = seen_support(readings(*moved, samples=samples), {"y": OWN}, [40], Allowance(Tolerance(), rounding=8.0))
+    assert seen == pytest.approx(told)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(FLOAT_STEPS, 0), (0.4, 1), (2.0, 2), (None, 3), (1e300, 3)])
+def test_readings_are_taken_until_they_support_what_is_asked(asked: Any, taken: int) -> None:
+    rest = iter(readings(0.1, 0.5, 3.0, 0.0, 0.0))
+    seen_support(rest, {"y": OWN}, [40], Allowance(Tolerance(), rounding=asked))
+    assert len(list(rest)) == 5 - taken

@@ -13,9 +13,9 @@ from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import GoldenPart
 from edgekit.parity.inputs import Recorded
-from edgekit.parity.rounding import most_rounding, steps_as_exported
+from edgekit.parity.rounding import recorded_support, steps_as_exported
 from edgekit.sources.measuring import ELEMENTS
-from edgekit.sources.narrow import NarrowFile, Rounding, with_rounding
+from edgekit.sources.narrow import NarrowFile, Rounding, with_noise, with_rounding
 from edgekit.tensors import Array, Feed
 from edgekit.tolerance import Tolerance
 from tests.commands.test_verify_exported_int8 import network
@@ -62,7 +62,26 @@ def test_a_file_whose_samples_all_move_alike_may_move_so_elsewhere_and_not_three
     floors = EvidenceArrays({"y": np.full((1, 10), noise)})
     exported = exported_variant("int8", Tolerance(rtol=5e-2), 0.0)
     variant = with_rounding(exported, rounding, recorded, floors)
-    any_sample, usual = steps_as_exported(variant, variant.allowance, most_rounding(recorded, floors), trusting=False)
+    any_sample, usual = steps_as_exported(variant, variant.allowance, recorded_support(recorded, floors), trusting=False)
     assert any_sample == pytest.approx(4 * 0.2, rel=1e-5)
     assert 0.2 < (usual or 0.0) < 3 * 0.2
     assert msgspec.structs.replace(variant, allowance=exported.allowance) == exported
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked", "noise", "told"),
+    [
+        ("int8", 0.012, 0.02, 0.04),
+        ("int8", 0.012, 0.084, 5e-2),  # noise alone asks for no more than a bundle may choose
+        ("int8", 0.12, 0.084, 0.12),
+        ("int8", 0.012, 1e-4, 0.012),
+        ("float16", 0.012, 0.02, 0.012),
+    ],
+)
+def test_twice_the_measured_noise_of_a_file_in_steps_is_tolerated(
+    precision: str, asked: float, noise: float, told: float
+) -> None:
+    _, recorded = rounding_of({})
+    floors = EvidenceArrays({"y": np.full((1, 10), noise * np.abs(OWN).max())})
+    variant = with_noise(exported_variant(precision, Tolerance(rtol=asked), 0.0), recorded, floors)
+    assert variant.allowance.tolerance.rtol == pytest.approx(told)

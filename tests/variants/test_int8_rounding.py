@@ -1,4 +1,4 @@
-"""What rounding in float32 does to an int8 file is the most that any of four draws shows, and eight times the usual sample's."""
+"""What rounding in float32 does to an int8 file is the most that any reading shows, and eight times the usual sample's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Moved:
 
 @pytest.mark.parametrize(
     ("steps", "samples", "told"),
-    [((0, 0, 0, 2.0), 4, 2.0), ((0.5, 0.1, 0, 0), 4, 0.5), ((0, 0.1, 0, 0), 40, 0.8), ((0, 0, 0, 0), 40, 0)],
+    [((0,) * 7 + (2.0,), 4, 2.0), ((0.5, 0.1) + (0,) * 6, 4, 0.5), ((0, 0.1) + (0,) * 6, 40, 0.8), ((0,) * 8, 40, 0)],
 )
 def test_the_worst_draw_counts_and_one_that_moves_most_samples_counts_eight_times(
     steps: Sequence[float], samples: int, told: float
