@@ -86,15 +86,15 @@ def load_folder(
         left_out = (*left_out, LeftOut("cannot be decoded", len(bad), printable(bad[0][0].name)))
         _check_halves(root, train.labels, test.labels, split.classes)
     classes = tuple(map(printable, split.classes))
-    notes = (*split.notes, *of_first_frames(_with_several_frames(parts)))
+    notes = (*split.notes, *notes_on_frames(parts))
     return Loaded(train, test, classes, left_out, split.shared, notes=notes, holdout=held_out if len(held_out) else None)
 
 
-def _with_several_frames(halves: Sequence[Half]) -> list[str]:
-    """The names of pictures with several frames, among those whose suffix is of a format that can have them."""
+def notes_on_frames(halves: Sequence[Half]) -> tuple[str, ...]:
+    """A note on pictures with several frames, among those whose suffix is of a format that can have them; empty without any."""
     suffixes = {suffix for name in OF_FRAMES for suffix in FORMATS[name]}
     pictures = (picture for half in halves for picture in half.pictures if picture.path.suffix.lower() in suffixes)
-    return [printable(picture.name) for picture in pictures if has_several_frames(picture.path)]
+    return of_first_frames([printable(picture.name) for picture in pictures if has_several_frames(picture.path)])
 
 
 def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: int) -> Pictures:
