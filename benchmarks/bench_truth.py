@@ -264,7 +264,10 @@ def loaded(file: Path, fresh: Record) -> Record:
     """What was recorded before under the conditions of ``fresh``; ends the program where it was recorded under others."""
     if not file.exists():
         return fresh
-    record = msgspec.json.decode(file.read_bytes(), type=Record)
+    try:
+        record = msgspec.json.decode(file.read_bytes(), type=Record)
+    except msgspec.DecodeError as problem:
+        raise SystemExit(f"{file} is no result of this release: {problem}; give another --file, or remove it") from None
     differing = [name for name, value in fresh.conditions.items() if record.conditions.get(name) != value]
     if differing:
         sys.exit(f"{file} was recorded with another {' and '.join(differing)}; give another --file, or remove it")

@@ -188,7 +188,10 @@ def load(file: Path) -> Record:
     machine = {name: fact for name, fact in machine_facts().items() if name != "load"}
     if not file.exists():
         return Record(machine, {}, [])
-    record = msgspec.json.decode(file.read_bytes(), type=Record)
+    try:
+        record = msgspec.json.decode(file.read_bytes(), type=Record)
+    except msgspec.DecodeError as problem:
+        raise SystemExit(f"{file} is no result of this release: {problem}; give another --file, or remove it") from None
     if record.machine != machine:
         raise SystemExit(f"{file} was recorded on another machine; give another --file, or remove it")
     return record

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from platformdirs import user_cache_path, user_state_path
 
@@ -56,10 +57,10 @@ def _folder_of(kind: str, platforms: Callable[..., Path], what: str) -> Path:
 def as_path(given: object, what: str, error: type[EdgekitError] = InputError) -> Path:
     """The path that a caller names; raises ``error``, with a sentence that calls it ``what``, for what is none.
 
-    A path is text or a ``PathLike`` of text, without a NUL, which no file's name has.
+    A path is text or a ``PathLike`` of text, without a NUL, which no file's name has; empty text would be the folder here.
     """
     text = os.fspath(given) if isinstance(given, os.PathLike) else given
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not text:
         raise error(f"{what} was given as {repr(given)[:MOST_QUOTED]}, which is no path", "give it as text or as a pathlib.Path")
     if "\0" in text:
         raise error(f"{what} {text} has a NUL in its name, which no file has", "check the path")
@@ -81,17 +82,38 @@ def is_onnx(name: str | Path) -> bool:
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in pieces of 1 MiB; raises OSError for what is no regular file, such as a pipe."""
     digest = hashlib.sha256()
-    with os.fdopen(_at_once(path), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    with opened(path) as stream:
         for piece in iter(lambda: stream.read(1 << 20), b""):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def _at_once(path: Path) -> int:
-    """A descriptor to read from, without waiting for the writer of a pipe."""
-    return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+class NotRegularError(OSError):
+    """Something other than a regular file is there, such as a folder or a pipe."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file to read its bytes; raises OSError, and NotRegularError for what is no regular file, without waiting for it.
+
+    What is asked is the file that is open: another may take its place by its name between a look and the opening.
+    """
+    if path.is_dir():  # some systems refuse to open one
+        raise NotRegularError(path)
+    try:
+        descriptor = os.open(path, _AT_ONCE)
+    except OSError as problem:
+        raise (NotRegularError(path) if problem.errno == errno.ENXIO else problem) from None  # a socket
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError(path)
+    return os.fdopen(descriptor, "rb")
+
+
+_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""To open without waiting for the writer of a pipe."""
 
 
 def fingerprints(paths: Iterable[Path]) -> list[str]:
@@ -106,12 +128,12 @@ def read_bytes(path: Path, what: str, error: type[InputError] = InputError, most
     """
     path = as_path(path, what, error)
     try:
-        if path.exists() and not path.is_file():
-            raise error(f"{what} {path} is not a regular file", "check the path")
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             content = stream.read() if most is None else stream.read(most + 1)
     except FileNotFoundError:
         raise error(f"{what} {path} does not exist", "check the path") from None
+    except NotRegularError:
+        raise error(f"{what} {path} is not a regular file", "check the path") from None
     except OSError as problem:
         raise error(f"{what} {path} cannot be read: {problem.strerror}", "check the path and its permissions") from None
     if most is not None and len(content) > most:

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from edgekit.decoding import decoded, decoder
+from edgekit.decoding import decoded, decoder, pixels_from
 from edgekit.decoding.opening import FORMATS
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocess, pixels_of
@@ -459,3 +459,16 @@ def test_the_filter_is_there_until_the_last_thread_has_decoded() -> None:
     assert warnings.filters != before
     late.__exit__(None, None, None)
     assert warnings.filters == before
+
+
+def test_a_picture_beyond_the_limit_of_pixels_is_one_sentence_with_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.png"
+    Image.new("L", (60, 50)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for source in (path, path.read_bytes()):
+        with pytest.raises(DataError) as refusal:
+            pixels_from(source, "grey", (8, 8), name="number 1")
+        name = path if source is path else "number 1"
+        assert str(refusal.value) == f"picture {name} has 3,000 pixels, and at most 2,000 are read; make it smaller"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    assert pixels_from(path, "grey", (8, 8)).shape == (1, 8, 8)

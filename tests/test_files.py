@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from edgekit import atomic, files
-from edgekit.errors import BundleError, InputError, OutputError
+from edgekit.decoding import decoded
+from edgekit.errors import BundleError, DataError, InputError, OutputError
 from edgekit.files import (
     check_writable,
     destination,
@@ -388,6 +389,26 @@ def test_a_file_that_cannot_be_read_is_named_by_what_it_is(tmp_path: Path) -> No
     assert read_bytes(tmp_path / "file", "labels", most=7) == b"content"
     with pytest.raises(InputError, match="file has more than 6 bytes; check the path"):
         read_bytes(tmp_path / "file", "labels", most=6)
+
+
+@pytest.mark.parametrize("make", [pipe, bound_socket, Path.mkdir], ids=["pipe", "socket", "folder"])
+def test_what_takes_a_files_place_between_a_look_and_the_opening_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    """The look is deceived; the pipe has a writer and a byte, or an opening that waits would never fail."""
+    make(tmp_path / "file")
+    waiting = os.open(tmp_path / "file", os.O_RDWR | os.O_NONBLOCK) if make is pipe else None
+    if waiting is not None:
+        os.write(waiting, b"x")
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    with pytest.raises(InputError, match=r"labels .+ is not a regular file; check the path"):
+        read_bytes(tmp_path / "file", "labels", most=0)
+    with pytest.raises(OSError, match="it is not a regular file"):
+        sha256_of(tmp_path / "file")
+    with pytest.raises(DataError, match=r"picture .+ is not a regular file"):
+        decoded(tmp_path / "file", "grey", (8, 8))
+    if waiting is not None:
+        os.close(waiting)
 
 
 TEXT = "caf\u00e9\nna\u00efve\n"

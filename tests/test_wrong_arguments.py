@@ -84,6 +84,7 @@ def test_a_path_is_text_or_a_path_without_a_nul() -> None:
     assert as_path("a/b", "bundle") == as_path(Path("a/b"), "bundle") == Path("a/b")
     for given, said in {
         None: "bundle was given as None, which is no path; give it as text or as a pathlib.Path",
+        "": "bundle was given as '', which is no path; give it as text or as a pathlib.Path",
         "a\0b": "bundle a\0b has a NUL in its name, which no file has; check the path",
     }.items():
         with pytest.raises(BundleError) as refusal:

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from edgekit.cli import checking, deploying, exporting, timing, training
+from edgekit.cli.narrow import is_narrow, plain_help
 
 COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (training.run, "edgekit run recipes/lenet.toml"),
@@ -53,13 +54,31 @@ class _Placed:
     """A command whose wrong words are told with its own page of help: the parser does not say whose they are."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words; raises click's UsageError with the context."""
+        """Parse the words; raises click's UsageError with the context, also for an empty word, which no value is."""
+        given = list(args)  # the parser empties it
         try:
             words: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]  # of the class beside this one
+            self._check_none_is_empty(ctx, given)
         except _TyperUsageError as problem:
             problem.ctx = problem.ctx or ctx
             raise
         return words
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the page of help: tables, or in a narrow window lines."""
+        if is_narrow():
+            formatter.write(plain_help(self, ctx))
+        else:
+            super().format_help(ctx, formatter)  # type: ignore[misc]  # of the class beside this one
+
+    def _check_none_is_empty(self, ctx: Any, given: list[str]) -> None:
+        """Raise BadParameter for an empty word, as a shell's unset variable leaves it: as a path it would be the folder here."""
+        command: Any = self
+        values = {} if ctx.resilient_parsing else command.make_parser(ctx).parse_args(args=given)[0]
+        for parameter in command.get_params(ctx):
+            value = values.get(parameter.name)
+            if "" in (value if isinstance(value, (list, tuple)) else [value]):
+                raise typer.BadParameter(f"an empty word is no {parameter.metavar}", ctx=ctx, param=parameter)
 
 
 class _Command(_Placed, TyperCommand):
@@ -118,6 +137,8 @@ def main() -> NoReturn:
         code = app(prog_name="edgekit", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # help is written without
+        elif not code:  # commands say so by themselves
+            raise OSError("it is closed")
     except typer.Abort:
         sys.exit(130)
     except SystemExit as end:  # click's, where the reader of help has gone away, which is no error

@@ -52,6 +52,7 @@ def verify(
             "--rtol",
             metavar="X",
             min=0,
+            max=1,
             show_default="the measured noise",
             help="Your own tolerance relative to the scale, below 1. It replaces the noise, which is never above 2e-5.",
         ),
@@ -114,7 +115,9 @@ def evaluate(
     threads: Threads = None,
     min_accuracy: Annotated[
         Optional[float],
-        options.option("--min-accuracy", metavar="SHARE", help="Exit code 1 where top-1 is below this, e.g. 0.9 for 90 %."),
+        options.option(
+            "--min-accuracy", metavar="SHARE", min=0, max=1, help="Exit code 1 where top-1 is below this, e.g. 0.9 for 90 %."
+        ),
     ] = None,
     max_drop: Annotated[
         Optional[float],
@@ -143,7 +146,7 @@ def evaluate(
         from edgekit.commands.evaluate import Bars
         from edgekit.commands.evaluate import evaluate as evaluate_bundle
 
-        bars = Bars(check_options.share("--min-accuracy", min_accuracy), None if max_drop is None else max_drop / 100)
+        bars = Bars(min_accuracy, None if max_drop is None else max_drop / 100)
         setups = options.setups(backend, variant=variant, threads=threads)
         return evaluate_bundle(bundle, data, setups, bars=bars, wrong=wrong, progress=progress)
 

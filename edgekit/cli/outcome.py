@@ -27,6 +27,7 @@ from edgekit.errors import EdgekitError, InputError, Interrupted, OutputError, f
 from edgekit.files import check_outside, check_writable, destination, sha256_of, write_together
 from edgekit.graphs.quiet import listings
 from edgekit.machine import stops
+from edgekit.machine.fork import written
 from edgekit.machine.launcher import Elsewhere
 from edgekit.machine.records import Record, keep, records
 from edgekit.progress import Advance, Progress
@@ -72,6 +73,8 @@ def carry_out(
                 write_together(report.as_files(output))
             document = _document(report, form, verbose)
     except Elsewhere as other:
+        if other.line:
+            complain(other.line)
         raise typer.Exit(other.code) from None
     except KeyboardInterrupt:
         print_error("Interrupted", f"stopped by {stops.words()}", form)
@@ -259,6 +262,7 @@ def _write(content: bytes) -> None:
     try:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
+        written()
     except BrokenPipeError:
         give_up(sys.stdout)
     except (AttributeError, OSError, ValueError) as problem:  # stdout is closed, or on a full disk

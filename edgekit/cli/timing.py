@@ -130,7 +130,7 @@ def tune(
     metric: Annotated[
         str, options.option("--metric", metavar="NAME", help="median, p99 or throughput.", autocompletion=metric_names)
     ] = "median",
-    batch: Annotated[int, options.option("--batch", metavar="N", min=1, help="The batch size.")] = 1,
+    batch: Annotated[int, options.option("--batch", metavar="N", min=1, max=65536, help="The batch size.")] = 1,
     data: Annotated[
         Optional[Path],
         options.option(

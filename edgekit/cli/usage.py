@@ -7,16 +7,13 @@ from typing import Any
 
 from edgekit.backends import takers
 
-_WORDS = (
-    (r"Input should be greater than or equal to (\S+)", r"give \1 or more"),
-    (r"Input should be less than or equal to (\S+)", r"give \1 or less"),
-    (r"Input should be greater than (\S+)", r"give more than \1"),
-    (r"Input should be less than (\S+)", r"give less than \1"),
-    (r"Input should be a valid (?:number|integer), .*", "give a number"),
-    (r"'?(.*?)'? is not in the range (.*?)\.?$", r"\1 is not in the range \2"),
-    (r"'(.*)' is not a valid (?:float|integer)\.?$", "give a number"),
+_OF_NUMBERS = (
+    r"Input should be (greater|less) than .*",
+    r"Input should be a (valid|finite) (number|integer).*",
+    r"Unable to parse input string as an integer.*",
+    r"'?.*'? is not (in the range .*|a valid (float|integer).*)",
 )
-"""What pydantic and click say of a value, and the words for it."""
+"""What pydantic and click say of a number, which becomes what the option takes."""
 _THREADS = "threads"
 
 
@@ -25,17 +22,24 @@ def usage_sentence(problem: Any) -> str:
     text = " ".join(problem.format_message().split()).rstrip(".")
     value = re.fullmatch(r"Invalid value for (.*?): (.*)", text)
     if value:
-        text = f"{value[1].strip(chr(39))}: {_in_words(value[2])}"
+        of_a_number = any(re.fullmatch(pattern, value[2]) for pattern in _OF_NUMBERS)
+        text = f"{value[1].strip(chr(39))}: {f'give {_numbers(problem.param)}' if of_a_number else value[2]}"
+    else:
+        text = f"{text[:1].lower()}{text[1:]}"
     context = getattr(problem, "ctx", None)
     page = f"{context.command_path if context else 'edgekit'} --help"
-    return f"{text[:1].lower()}{text[1:]}; {_backends_option(problem)}see {page}"
+    return f"{text}; {_backends_option(problem)}see {page}"
 
 
-def _in_words(said: str) -> str:
-    for pattern, words in _WORDS:
-        if re.fullmatch(pattern, said):
-            return re.sub(pattern, words, said)
-    return said
+def _numbers(parameter: Any) -> str:
+    """What an option takes, like ``a whole number from 1 to 1024``: by itself, or by its type where typer brings no click."""
+    kind = getattr(parameter, "type", parameter)
+    least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+    annotation = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
+    number = "a whole number" if annotation is int or str(getattr(kind, "name", "")).startswith("integer") else "a number"
+    if most is not None:
+        return f"{number} from {least} to {most}"
+    return number if least is None else f"{number} of {least} or more"
 
 
 def _backends_option(problem: Any) -> str:

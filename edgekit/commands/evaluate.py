@@ -213,7 +213,7 @@ def _gives_probabilities(bundle: Bundle) -> bool:
 
 
 def _report(bundle: Bundle, pictures: LabelledSet, seen: _Seen, bars: Bars) -> EvaluateReport:
-    classes, notes = bundle.manifest.labels, []
+    classes, notes = bundle.manifest.labels, list(pictures.notes)
     original = _original(bundle, pictures)
     if original is None:
         notes.append("the bundle does not record the original's predictions of these pictures, so that no flips are counted")

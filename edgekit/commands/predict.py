@@ -9,8 +9,9 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from edgekit.bundle.folder import open_bundle
-from edgekit.data.listing import list_pictures, matching
-from edgekit.errors import BundleError, DataError
+from edgekit.data.listing import list_pictures, matching, of_first_frames
+from edgekit.decoding.opening import has_several_frames
+from edgekit.errors import BundleError, DataError, printable
 from edgekit.files import as_paths
 from edgekit.model import Model, meaning_in, model_of
 from edgekit.progress import SILENT, Progress
@@ -46,15 +47,20 @@ def predict(
     asked = picture_files(as_paths(images, "picture", DataError))
     for row in asked.left_out:
         progress.say(f"left out: {row.count} x {row.reason}, like {row.example}")
-    predictions = []
+    predictions, several = [], []
     with (
         model_of(opened, setup, progress, meaning) as model,
         progress.task("labelling pictures", len(asked.problems)) as advance,
     ):
         for picture, problem in asked.problems.items():
             predictions.append(Prediction(str(picture), (), problem) if problem else _label(model, picture, top))
+            if predictions[-1].guesses and has_several_frames(picture):
+                several.append(printable(str(picture)))
             advance(1, picture.name)
-    return PredictReport(str(opened.root), model.backend, tuple(predictions), model.setup, meaning, asked.left_out)
+    notes = of_first_frames(several)
+    for text in notes:
+        progress.say(f"note: {text}")
+    return PredictReport(str(opened.root), model.backend, tuple(predictions), model.setup, meaning, asked.left_out, notes)
 
 
 def _label(model: Model, picture: Path, top: int) -> Prediction:

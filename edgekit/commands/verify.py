@@ -21,7 +21,7 @@ from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import own_outputs
 from edgekit.errors import BundleError
 from edgekit.files import as_path
-from edgekit.machine.bounds import given_seconds, memory_bound, stacks, time_bound, too_large
+from edgekit.machine.bounds import granted_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
 from edgekit.onnx.scales import rescaled
 from edgekit.parity.bars import bars_as_written, bars_of
@@ -159,7 +159,7 @@ def reading(root: Path) -> Iterator[None]:
     """Let what reads a bundle take the memory and the time that its files explain."""
     size = _bytes_in(root)
     try:
-        with memory_bound(ROOM + COPIES * size), time_bound(given_seconds() or READING_SECONDS + size / READING_PACE):
+        with memory_bound(ROOM + COPIES * size), time_bound(granted_seconds(READING_SECONDS + size / READING_PACE)):
             yield
     except MemoryError:
         raise too_large(f"reading bundle {root}", "size explains") from None
@@ -224,15 +224,12 @@ WORK_PER_BYTE, WORK_PER_ELEMENT = 200, 2e5
 
 def _seconds(bundle: Bundle, setup: Setup) -> float:
     """The time for running a variant on its golden samples twice, by the size of its file and its tensors."""
-    given = given_seconds()
-    if given is not None:
-        return given
     manifest = bundle.manifest
     file = manifest.files[bundle.variant(setup.variant).file].size
     elements = sum(math.prod(spec.of_samples(1)) for spec in _tensors(manifest, setup))
     work = WORK_PER_BYTE * file + WORK_PER_ELEMENT * elements
     samples = manifest.golden_of(setup.variant).samples
-    return min(BASE_SECONDS + 2 * samples * work / PACE, threading.TIMEOUT_MAX)
+    return granted_seconds(min(BASE_SECONDS + 2 * samples * work / PACE, threading.TIMEOUT_MAX))
 
 
 def _tensors(manifest: Manifest, setup: Setup) -> Iterator[TensorSpec]:

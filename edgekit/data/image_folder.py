@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from edgekit.data.cache import Wanted, decoded_pictures
 from edgekit.data.decode import Bad, Decoding, decode
-from edgekit.data.listing import Picture, dangling, digests, list_pictures, subfolders
+from edgekit.data.listing import Picture, dangling, digests, list_pictures, of_first_frames, subfolders
 from edgekit.data.pictures import Pictures, check_holdout, spread
 from edgekit.data.source import Loaded, PictureShape, Source
 from edgekit.decoding import CHANNELS, Color
-from edgekit.decoding.opening import SUFFIXES
+from edgekit.decoding.opening import FORMATS, OF_FRAMES, SUFFIXES, has_several_frames
 from edgekit.errors import DataError, printable
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
@@ -86,7 +86,15 @@ def load_folder(
         left_out = (*left_out, LeftOut("cannot be decoded", len(bad), printable(bad[0][0].name)))
         _check_halves(root, train.labels, test.labels, split.classes)
     classes = tuple(map(printable, split.classes))
-    return Loaded(train, test, classes, left_out, split.shared, notes=split.notes, holdout=held_out if len(held_out) else None)
+    notes = (*split.notes, *notes_on_frames(parts))
+    return Loaded(train, test, classes, left_out, split.shared, notes=notes, holdout=held_out if len(held_out) else None)
+
+
+def notes_on_frames(halves: Sequence[Half]) -> tuple[str, ...]:
+    """A note on pictures with several frames, among those whose suffix is of a format that can have them; empty without any."""
+    suffixes = {suffix for name in OF_FRAMES for suffix in FORMATS[name]}
+    pictures = (picture for half in halves for picture in half.pictures if picture.path.suffix.lower() in suffixes)
+    return of_first_frames([printable(picture.name) for picture in pictures if has_several_frames(picture.path)])
 
 
 def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: int) -> Pictures:

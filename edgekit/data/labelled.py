@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data import EVERY, fashion_mnist, fingerprint, golden_pictures
-from edgekit.data.image_folder import Half, split_folder, to_judge
+from edgekit.data.image_folder import Half, notes_on_frames, split_folder, to_judge
 from edgekit.errors import printable
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
@@ -28,13 +28,17 @@ class Batch(NamedTuple):
 
 
 class LabelledSet(NamedTuple):
-    """``size`` pictures of ``classes``; ``batches`` decodes them anew at each call. ``fingerprint``: of a recipe's data."""
+    """``size`` pictures of ``classes``; ``batches`` decodes them anew at each call.
+
+    ``fingerprint``: of a recipe's data. ``notes``: on how the pictures are read.
+    """
 
     name: str
     classes: tuple[str, ...]
     size: int
     batches: Callable[[], Iterator[Batch]]
     fingerprint: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def of_recipe(recipe: DataRecipe, preprocess: Preprocess, progress: Progress = SILENT) -> LabelledSet:
@@ -68,4 +72,4 @@ def _of_half(name: str, classes: tuple[str, ...], half: Half, preprocess: Prepro
             labels = np.asarray(half.labels[start : start + BATCH], np.int64)
             yield Batch(images, labels, tuple(printable(picture.name) for picture in chosen))
 
-    return LabelledSet(name, tuple(map(printable, classes)), len(half.pictures), batches)
+    return LabelledSet(name, tuple(map(printable, classes)), len(half.pictures), batches, notes=notes_on_frames([half]))

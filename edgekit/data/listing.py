@@ -112,6 +112,12 @@ def _matching(pattern: Path) -> Iterator[_Entry]:
             yield from _matching_below(place, parts[depth:])
 
 
+def of_first_frames(names: Sequence[str]) -> tuple[str, ...]:
+    """A note on the pictures of these names, which have several frames; empty where there are none."""
+    count = f"{len(names)} picture{'s' * (len(names) != 1)}"
+    return (f"the first frame alone counts of {count} with several, like {names[0]}",) if names else ()
+
+
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders directly in ``folder`` that are not left out, in sorted order."""
     with _readable(folder), os.scandir(folder) as entries:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekit.decoding.depth import eight_bits, is_deep
 from edgekit.decoding.unusable import Unusable, no_pillow
+from edgekit.files import NotRegularError
+from edgekit.files import opened as opened_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +29,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "WEBP": (".webp",),
 }
 """Formats that are read, by Pillow's names, with the suffixes of their files. Of several frames the first counts."""
+OF_FRAMES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
+"""Formats of animations and of pages; what an MPO file has behind the first are previews and views of the same."""
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _ORIENTATION = 0x0112
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
@@ -40,12 +45,14 @@ def load(path: Path, white: float | None) -> Image:
 
     ``white``: as of ``edgekit.decoding.decoded``.
     """
-    if not path.exists():
-        raise Unusable("does not exist", "check the path")
-    if not path.is_file():
-        raise Unusable("is not a regular file", "give a PNG or JPEG file")
-    # as a stream: Pillow maps a named TIFF into memory as if it were upright already, and scrambles it
-    with path.open("rb") as stream:
+    try:
+        # as a stream: Pillow maps a named TIFF into memory as if it were upright already, and scrambles it
+        stream = opened_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unusable("does not exist", "check the path") from None
+    except NotRegularError:
+        raise Unusable("is not a regular file", "give a PNG or JPEG file") from None
+    with stream:
         return read(stream, white)
 
 
@@ -67,6 +74,29 @@ def read(stream: BinaryIO, white: float | None) -> Image:
                 "save it as float32 or as integers of 16 bits",
             ) from None
         raise Unusable("is not a picture of a format that is read", "convert it to PNG or JPEG") from None
+    except Image.DecompressionBombError as problem:
+        raise _too_large(problem) from None
+
+
+def _too_large(problem: Exception) -> Unusable:
+    """Why a picture is not decoded whose size Pillow refuses; it gives the size and its limit in its message alone."""
+    pixels, limit = (int(number) for number in re.findall(r"\d+", str(problem))[:2])
+    return Unusable(f"has {pixels:,} pixels, and at most {limit:,} are read", "make it smaller")
+
+
+def has_several_frames(path: Path) -> bool:
+    """Whether a file has frames behind the first, which alone is read; False for what cannot be read, as decoding says."""
+    try:
+        from PIL import Image
+
+        Image.init()
+        with (
+            opened_file(path) as stream,
+            Image.open(stream, formats=[name for name in OF_FRAMES if name in Image.OPEN]) as opened,
+        ):
+            return bool(getattr(opened, "is_animated", False))
+    except Exception:  # decoders raise whatever a damaged file makes them trip over
+        return False
 
 
 def loaded(opened: Image, white: float | None) -> Image:

@@ -21,7 +21,7 @@ SIZES = Path("/proc/self/statm")
 
 
 SECONDS_VARIABLE = "EDGEKIT_SECONDS"
-"""An environment variable: the seconds that running a bundle may take, in place of what its size explains."""
+"""An environment variable: the seconds that work may take, in place of what is usual or what a bundle's size explains."""
 USUAL_STACK = 8 << 20
 _lock = threading.Lock()
 _open: list[tuple[int, tuple[int, int]]] = []  # a bound for each open context, and the limits before it
@@ -90,10 +90,10 @@ class TimeBound:
             action()
 
 
-def given_seconds() -> float | None:
-    """The seconds that the user grants instead, if any."""
+def granted_seconds(usual: float) -> float:
+    """The seconds that the user grants, or else the ``usual`` ones."""
     given = os.environ.get(SECONDS_VARIABLE, "")
-    return float(given) if given.replace(".", "", 1).isdecimal() else None
+    return min(float(given), threading.TIMEOUT_MAX) if given.replace(".", "", 1).isdecimal() else usual
 
 
 def too_large(doing: str, explained_by: str = "tensors explain") -> TooLargeError:

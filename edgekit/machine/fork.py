@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import struct
@@ -24,10 +25,14 @@ GRACE = 3.0
 """Seconds after the end of a time bound in which the work may still end by itself."""
 _STEP = 0.02
 _MESSAGE = struct.Struct("dd")
-"""When the work ends at the latest, by the monotonic clock, and how many seconds it had; infinite where nothing bounds it."""
+"""When the work ends at the latest, by the monotonic clock, and how many seconds it had; infinite where nothing bounds it.
+
+No number as the end says that stdout has its document.
+"""
 _CODES = frozenset({0, 1, 2, 3}) | stops.CODES
 """What the command line exits with."""
 _allowed = False
+_outlet: int | None = None
 
 
 def allow() -> None:
@@ -36,8 +41,32 @@ def allow() -> None:
     _allowed = hasattr(os, "fork")
 
 
+def written() -> None:
+    """Tell the watcher, if any, that stdout has its document: whatever comes now is no second one."""
+    if _outlet is not None:
+        os.write(_outlet, _MESSAGE.pack(math.nan, 0.0))
+
+
 class Followed(Elsewhere):
-    """The fork has carried out the command, and exits with this code."""
+    """The fork has carried out the command, and exits with this code; ``line`` says what ended it after its document."""
+
+
+class _Messages:
+    """What the fork tells: the end of its work, and whether stdout has its document."""
+
+    def __init__(self, inlet: int) -> None:
+        self._inlet, self.end, self.seconds, self.written = inlet, math.inf, 0.0, False
+        os.set_blocking(inlet, False)
+
+    def take(self) -> None:
+        """Read what has come."""
+        with suppress(BlockingIOError):
+            while len(message := os.read(self._inlet, _MESSAGE.size)) == _MESSAGE.size:
+                end, seconds = _MESSAGE.unpack(message)
+                if math.isnan(end):
+                    self.written = True
+                else:
+                    self.end, self.seconds = end, seconds
 
 
 def follow(subject: str) -> None:
@@ -46,7 +75,9 @@ def follow(subject: str) -> None:
     A stop is the fork's to tell, whether it comes to the process group, to the watcher or to the fork alone.
 
     Raises Followed when the fork has ended, and BundleError, about the ``subject``, where it crashes or does not end in time.
+    What ends it after its document is a line of Followed, since no second document may follow.
     """
+    global _outlet  # noqa: PLW0603
     if not _allowed:
         return
     sys.stdout.flush()
@@ -63,7 +94,16 @@ def follow(subject: str) -> None:
         return
     if pid:
         os.close(outlet)
-        raise Followed(_watch(pid, inlet, subject))
+        messages = _Messages(inlet)
+        try:
+            code = _watch(pid, messages, subject)
+        except (BundleError, KeyboardInterrupt) as problem:
+            messages.take()
+            if not messages.written:
+                raise
+            line = f"error: {problem}" if isinstance(problem, BundleError) else "stopped"
+            raise Followed(2 if isinstance(problem, BundleError) else stops.exit_code(), line) from None
+        raise Followed(code)
     os.close(inlet)
     die_with_parent()
     if os.getppid() != parent:  # it was killed before
@@ -72,12 +112,13 @@ def follow(subject: str) -> None:
     def tell(end: float, seconds: float) -> None:
         os.write(outlet, _MESSAGE.pack(end, seconds))
 
+    _outlet = outlet
     watched_by(tell)
     stops.once()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stops.SIGNALS)
 
 
-def _watch(pid: int, inlet: int, subject: str) -> int:
+def _watch(pid: int, messages: _Messages, subject: str) -> int:
     """The exit code of the fork, once it has ended."""
     came = list[int]()
 
@@ -88,21 +129,18 @@ def _watch(pid: int, inlet: int, subject: str) -> int:
     for number in stops.ending():
         signal.signal(number, note)  # to the end: what comes when the fork has ended comes too late
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stops.SIGNALS)
-    os.set_blocking(inlet, False)
-    end, seconds, passed_on = float("inf"), 0.0, 0
+    passed_on = 0
     while (status := _ended(pid, _STEP)) is None:
-        with suppress(BlockingIOError):
-            while len(message := os.read(inlet, _MESSAGE.size)) == _MESSAGE.size:
-                end, seconds = _MESSAGE.unpack(message)
+        messages.take()
         for number in came[passed_on:]:  # the fork heeds one, which may have come to its group, so to it; a second one kills
             os.kill(pid, signal.SIGKILL if passed_on else number)
             passed_on += 1
-        if time.monotonic() > end + GRACE:
+        if time.monotonic() > messages.end + GRACE:
             os.kill(pid, signal.SIGKILL)
             os.waitid(os.P_PID, pid, os.WEXITED)
             if came:
                 raise KeyboardInterrupt
-            raise too_long(subject, seconds)
+            raise too_long(subject, messages.seconds)
     return _code(status, came, subject)
 
 

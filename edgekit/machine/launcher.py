@@ -34,8 +34,8 @@ def launched() -> Launch | None:
 
 
 class Elsewhere(Exception):
-    """Another process tells how the work has ended: this one says nothing, and exits with ``code``."""
+    """Another process tells how the work has ended: this one exits with ``code``, and adds ``line`` on stderr where it is any."""
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code: int, line: str = "") -> None:
         super().__init__(code)
-        self.code = code
+        self.code, self.line = code, line

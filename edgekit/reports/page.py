@@ -179,6 +179,13 @@ def columns(
     return tuple(Column(heading, heading in numbers, heading in prose, rank.get(heading, 0)) for heading in headings)
 
 
+def without_empty(table: Table) -> Table:
+    """The table without the columns that no row has a text in."""
+    kept = [place for place in range(len(table.columns)) if any(span.text for row in table.rows for span in spans(row[place]))]
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    return msgspec.structs.replace(table, columns=tuple(table.columns[place] for place in kept), rows=rows)
+
+
 def facts_table(title: str, facts: Mapping[str, str]) -> Table:
     """Facts as rows of a name and its words."""
     return Table(title, (Column(""), Column("", prose=True)), tuple(facts.items()))

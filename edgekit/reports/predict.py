@@ -44,7 +44,7 @@ def csv_head() -> bytes:
 class PredictReport(Report, frozen=True):
     """Labels of pictures; ``backend`` is the setup's. A model's own scores need not sum to 1.
 
-    ``left_out``: what folders and patterns hold besides, by the reason why it is no picture.
+    ``left_out``: what folders and patterns hold besides, by the reason why it is no picture. ``notes``: on how they are read.
     """
 
     bundle: str
@@ -53,6 +53,7 @@ class PredictReport(Report, frozen=True):
     setup: Setup
     probabilities: Numbers = "softmax of the output"
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
-from edgekit.reports.page import Cell, Column, Line, Page, Point, Scatter, Span, Table, Tone, note
+from edgekit.reports.page import Cell, Column, Line, Page, Point, Scatter, Span, Table, Tone, note, without_empty
 from edgekit.setups import Setup
 
 Metric: TypeAlias = Literal["median", "p99", "throughput"]
@@ -106,7 +106,8 @@ class TuneReport(Report, frozen=True):
         title = f"ways to run {self.bundle} here, batch {self.batch}, by {self.metric}"
         noises = list(dict.fromkeys(row.noise for row in self.rows if row.noise))
         marks = {noise: f"[{number}]" for number, noise in enumerate(noises, 1)}
-        table = Table(title, _COLUMNS, tuple((*_row(row), Span(marks.get(row.noise, ""), "warn")) for row in self.rows))
+        rows = tuple((*_row(row), Span(marks.get(row.noise, ""), "warn")) for row in self.rows)
+        table = without_empty(Table(title, _COLUMNS, rows))
         legend = Line(
             "* on the Pareto front: no other is as fast, as accurate and as small. first, and memory before the finals: of a "
             "process with the most threads."

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.machine.bounds import granted_seconds
 from edgekit.machine.cpu import machine_facts
 from edgekit.machine.packages import versions_of
 from edgekit.reports.train import Provenance, Session, TrainReport
@@ -60,7 +61,7 @@ def _git(folder: Path, *words: str) -> str:
             ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *words],
             capture_output=True,
             text=True,
-            timeout=GIT_SECONDS,
+            timeout=granted_seconds(GIT_SECONDS),
             check=False,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):

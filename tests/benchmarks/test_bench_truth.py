@@ -103,6 +103,15 @@ def test_a_record_of_other_seconds_is_not_gone_on_with(tmp_path: Path) -> None:
         bench_truth.loaded(file, record(0.4))
 
 
+@pytest.mark.parametrize("content", ['{"edgekit": "0.1", "rounds": [1]}', "{", ""])
+def test_a_file_of_another_release_is_one_sentence(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "truth.json"
+    file.write_text(content)
+    with pytest.raises(SystemExit, match=r"truth\.json is no result of this release: .+; give another --file, or remove it"):
+        bench_truth.loaded(file, record(0.1))
+    assert file.read_text() == content
+
+
 def test_what_is_measured_is_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

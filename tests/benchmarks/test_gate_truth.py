@@ -107,3 +107,10 @@ def test_a_record_of_another_machine_is_not_gone_on_with(tmp_path: Path) -> None
     save(Record({"cpu": "another"}, {}, []), file)
     with pytest.raises(SystemExit, match="another machine"):
         load(file)
+
+
+def test_a_record_of_another_release_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    file.write_text('{"machine": 1}')
+    with pytest.raises(SystemExit, match=r"record\.json is no result of this release: .+; give another --file, or remove it"):
+        load(file)

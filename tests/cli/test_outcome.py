@@ -156,6 +156,14 @@ def test_a_console_that_does_not_know_its_width_is_told_all_the_same(
     assert said in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("args", ["--help", "verify --help", "data", "--version", "models"])
+def test_a_closed_stdout_is_an_error_of_help_too(args: str, environment: dict[str, str]) -> None:
+    command = f"exec '{sys.executable}' -m edgekit {args} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert args == "data" or done.stderr == "error: stdout cannot be written: it is closed; send it elsewhere\n"
+
+
 def test_a_terminal_without_unicode_gets_a_table_all_the_same(bundle: Path, environment: dict[str, str]) -> None:
     plain = environment | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-m", "edgekit", "inspect", str(bundle)], capture_output=True, env=plain, check=False)

@@ -1,4 +1,4 @@
-"""``--help`` of every command at 80 columns: whole words, options in groups, nothing cut."""
+"""``--help`` of every command at 80 columns and in a narrow window: whole words, options in groups, nothing cut."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def help_of(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, width: int) 
     return result.stdout.splitlines()
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("path", list(paths()), ids=" ".join)
 def test_help_shows_every_name_and_every_word_whole(path: tuple[str, ...], width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = help_of(path, monkeypatch, width)

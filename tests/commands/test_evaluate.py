@@ -265,3 +265,14 @@ def test_every_variant_can_be_evaluated_at_once(lenet: Path, folder: Path) -> No
     report = evaluate(lenet, folder, ["ort-cpu variant=every"])
     assert [row.setup.variant for row in report.rows] == ["float32", "int8"]
     assert [row.setup.variant for row in evaluate(lenet, folder, ["ort-cpu"]).rows] == ["float32"]
+
+
+def test_pictures_with_several_frames_are_noted(bundle: Path, tmp_path: Path) -> None:
+    frames = [Image.new("L", (28, 28), value) for value in (10, 200)]
+    for name in ("class 0", "class 1"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        frames[0].save(tmp_path / "photos" / name / "still.png")
+    assert not any("frame" in text for text in evaluate(bundle, tmp_path / "photos", ["ort-cpu"]).notes)
+    frames[0].save(tmp_path / "photos" / "class 1" / "a.gif", save_all=True, append_images=frames[1:])
+    report = evaluate(bundle, tmp_path / "photos", ["ort-cpu"])
+    assert "the first frame alone counts of 1 picture with several, like class 1/a.gif" in report.notes

@@ -27,6 +27,7 @@ from edgekit.preprocess import pixels_of
 from edgekit.progress import SILENT, Advance
 from edgekit.reports.predict import Guess, Prediction, PredictReport
 from edgekit.sources import ExportOptions
+from tests.command_line import Command
 from tests.ways import way
 
 
@@ -109,6 +110,21 @@ def test_torch_and_onnxruntime_label_alike(bundle: Path, tmp_path: Path) -> None
     assert [report.backend for report in reports] == ["torch", "ort-cpu"]
     torch_side, file_side = ({guess.label: guess.probability for guess in report.predictions[0].guesses} for report in reports)
     assert torch_side == pytest.approx(file_side, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "format"), [("a.gif", "GIF"), ("a.png", "PNG"), ("a.webp", "WEBP")])
+def test_of_an_animation_the_first_frame_is_labelled_and_a_note_says_so(
+    run: Command, bundle: Path, tmp_path: Path, name: str, format: str
+) -> None:
+    frames = [Image.new("L", (28, 28), value) for value in (10, 200)]
+    frames[0].save(tmp_path / name, format, save_all=True, append_images=frames[1:])
+    still = picture(tmp_path / "still.png")
+    note = f"the first frame alone counts of 1 picture with several, like {tmp_path / name}"
+    result = run("predict", bundle, still, tmp_path / name, "--json")
+    assert result.document["notes"] == [note]
+    for said in (result, run("predict", bundle, still, tmp_path / name)):
+        assert " ".join(said.err.split()) == f"note: {note}"
+    assert run("predict", bundle, still, "--json").document["notes"] == []
 
 
 def test_softmax_holds_for_large_logits() -> None:

@@ -267,6 +267,18 @@ def test_pictures_in_both_halves_of_a_divided_set_are_noted(tmp_path: Path) -> N
     assert load_dataset(recipe).report().notes == (*before, sentence)
 
 
+def test_animations_are_noted_and_files_without_a_second_frame_are_not(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    before = noted(tmp_path)
+    frames = [Image.new("L", (8, 8), value) for value in (10, 200)]
+    frames[0].save(tmp_path / "cat" / "still.gif")
+    assert noted(tmp_path) == before
+    for name in ("a.gif", "b.webp"):
+        frames[0].save(tmp_path / "cat" / name, save_all=True, append_images=frames[1:])
+    (said,) = set(noted(tmp_path)) - set(before)
+    assert re.fullmatch(r"the first frame alone counts of 2 pictures with several, like cat/(a\.gif|b\.webp)", said)
+
+
 def noted(root: Path) -> tuple[str, ...]:
     return load_dataset(DataRecipe("image-folder", path=str(root), resize=6, color="grey", test_fraction=0.5)).report().notes
 

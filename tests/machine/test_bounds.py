@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import resource
+import threading
 from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from edgekit.machine import bounds
-from edgekit.machine.bounds import memory_bound
+from edgekit.machine.bounds import granted_seconds, memory_bound
 
 
 def test_an_allocation_beyond_the_bound_fails_and_one_within_does_not() -> None:
@@ -46,6 +47,20 @@ def test_bounds_that_overlap_are_lifted_by_the_last() -> None:
     assert narrow < wide == resource.getrlimit(resource.RLIMIT_DATA)[0]
     second.__exit__(None, None, None)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_seconds_are_the_usual_ones_unless_the_user_grants_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, seconds in {
+        "": 7.5,
+        "soon": 7.5,
+        "-1": 7.5,
+        "nan": 7.5,
+        "20": 20,
+        "0.5": 0.5,
+        "9" * 400: threading.TIMEOUT_MAX,
+    }.items():
+        monkeypatch.setenv("EDGEKIT_SECONDS", given)
+        assert granted_seconds(7.5) == seconds
 
 
 def test_stacks_count_for_every_thread() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.command_line import without_progress
 
 # follows a fork, in which the statements argv[1] run, and prints what comes of it
 FOLLOWING = """
@@ -19,7 +23,7 @@ fork.allow()
 try:
     fork.follow("bundle X")
 except fork.Followed as done:
-    print("followed", done.code)
+    print("followed", done.code, *filter(None, [done.line]))
 except Exception as problem:
     print(problem)
 else:
@@ -42,6 +46,33 @@ def test_the_exit_code_of_the_fork_is_told(code: int) -> None:
 )
 def test_a_crash_is_one_sentence(statement: str, how: str) -> None:
     assert following(statement) == f"running bundle X crashes {how}; do not trust it"
+
+
+@pytest.mark.parametrize(
+    ("statement", "line"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "error: running bundle X crashes with signal 11; do not trust it"),
+        ("os._exit(127)", "error: running bundle X crashes and exits with 127; do not trust it"),
+        ("os._exit(1)", ""),
+    ],
+)
+def test_a_crash_after_the_document_is_a_line_beside_it(statement: str, line: str) -> None:
+    said = following(f"fork.written(); {statement}")
+    assert said == (f"followed 2 {line}" if line else "followed 1")
+
+
+def test_a_crash_at_the_exit_of_verify_leaves_one_document(bundle: Path, environment: dict[str, str]) -> None:
+    program = (
+        "import atexit, os, signal, sys\n"
+        "watcher = os.getpid()\n"
+        "atexit.register(lambda: os.getpid() == watcher or os.kill(os.getpid(), signal.SIGSEGV))\n"
+        "from edgekit.cli.process import run_process\nrun_process()\n"
+    )
+    command = [sys.executable, "-c", program, "verify", str(bundle), "--backend", "ort-cpu", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["passed"]
+    assert without_progress(done.stderr) == f"error: running bundle {bundle} crashes with signal 11; do not trust it\n"
 
 
 def test_what_does_not_heed_its_end_is_killed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 from pathlib import Path
@@ -40,6 +41,29 @@ def test_from_a_folder_that_was_never_installed_it_names_the_extra(monkeypatch: 
 def test_no_message_tells_anybody_to_install_edgekit_from_pypi(repository: Path) -> None:
     files = [path.name for path in (repository / "edgekit").rglob("*.py") if re.search(r"install '?edgekit\[", path.read_text())]
     assert files == []
+
+
+def test_every_extra_that_a_remedy_names_exists(repository: Path) -> None:
+    extras = msgspec.toml.decode((repository / "pyproject.toml").read_bytes())["project"]["optional-dependencies"]
+    named = set()
+    for path in (repository / "edgekit").rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)):
+            words = [keyword.value for keyword in call.keywords if keyword.arg == "extra"]
+            words += call.args if getattr(call.func, "id", "") == "pip_install" else []
+            named |= {word.value for word in words if isinstance(word, ast.Constant)}
+        named |= {
+            name for names in re.findall(r"(?:edgekit|\.)\[(\w+(?:,\w+)*)\]'", path.read_text()) for name in names.split(",")
+        }
+    assert {"train", "cpu", "openvino", "rtx"} <= named <= {*extras, None}
+
+
+def test_every_package_that_a_remedy_installs_is_one_of_the_extras_or_one_of_theirs(repository: Path) -> None:
+    project = msgspec.toml.decode((repository / "pyproject.toml").read_bytes())["project"]
+    lines = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
+    known = {re.split(r"[<>=;\[]", line)[0] for line in lines} | {"nvidia-cudnn-cu12"}  # what ONNX Runtime's and TensorRT's need
+    for path in (repository / "edgekit").rglob("*.py"):
+        for word in re.findall(r"pip install (?:--force-reinstall )?(?!the )'?([a-z][\w.-]*\w)", path.read_text()):
+            assert word in known, path
 
 
 def test_a_floor_holds_for_every_package_that_brings_the_runtime_and_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

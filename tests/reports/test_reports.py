@@ -655,3 +655,17 @@ def test_an_export_gives_the_error_of_the_file_against_the_original() -> None:
     assert "the original in its own dtype 1.0e-07, the exported file 2.0e-07" in words(printed(export))
     assert "folded file against the original on 8 random inputs: 2.0e-07" in words(printed(change(export, original_error=None)))
     assert "wrote b: ONNX opset 20, 0.00 MB" in printed(export)
+
+
+def test_the_table_of_tune_has_no_column_that_is_empty_in_every_row() -> None:
+    def headings(report: TuneReport) -> list[str]:
+        (table,) = (item for item in report.page() if isinstance(item, Table))
+        assert all(len(row) == len(table.columns) for row in table.rows)
+        return [column.heading for column in table.columns]
+
+    noisy = msgspec.structs.replace(TUNE, rows=(TUNE.rows[0], msgspec.structs.replace(TUNE.rows[1], noise="noisy")))
+    assert headings(noisy) == [*headings(TUNE), ""]
+    assert headings(TUNE)[-1] == "standing"
+    unjudged = msgspec.structs.replace(TUNE, rows=TUNE.rows[1:])
+    assert "points (95 %)" in headings(TUNE)
+    assert "points (95 %)" not in headings(unjudged)

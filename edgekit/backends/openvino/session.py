@@ -24,7 +24,7 @@ from edgekit.backends.contract import LayerTime
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import cache_root
-from edgekit.machine.bounds import TimeBound, current_time_bound, too_large, too_long
+from edgekit.machine.bounds import TimeBound, current_time_bound, granted_seconds, too_large, too_long
 from edgekit.machine.child import Failure, Limits, run_child
 from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.onnx.untrusted import read_for_session
@@ -212,7 +212,7 @@ def _check_compiles(content: bytes, config: Mapping[str, Any], path: Path) -> No
         copy = Path(folder) / "model.onnx"
         copy.write_bytes(content)
         bound = current_time_bound()
-        limits = Limits(bound.seconds if bound else COMPILE_SECONDS, COMPILE_BYTES + 8 * len(content))
+        limits = Limits(bound.seconds if bound else granted_seconds(COMPILE_SECONDS), COMPILE_BYTES + 8 * len(content))
         outcome = run_child("edgekit.backends.openvino.probe", (str(copy), settings), limits, key="compiled")
     if isinstance(outcome, Failure):
         raise BundleError(f"OpenVINO cannot compile {path}: {outcome.sentence()}", "see whether ort-cpu runs it")

@@ -23,10 +23,12 @@ BundlePaths = Annotated[
     list[Path], typer.Argument(metavar="BUNDLE", help="A folder that edgekit export wrote, or several that take turns.")
 ]
 BatchSizes = Annotated[str, option("--batch", metavar="N[,N...]", help="Batch sizes.")]
-Seconds = Annotated[float, option("--seconds", metavar="S", help="Recorded time per backend, batch and boundary.")]
+Seconds = Annotated[
+    float, option("--seconds", metavar="S", min=0, max=3600, help="Recorded time per backend, batch and boundary.")
+]
 BudgetMs = Annotated[
     Optional[float],
-    option("--budget-ms", metavar="MS", help="Exit code 1 when an end-to-end median of the first batch is above this."),
+    option("--budget-ms", metavar="MS", min=0, help="Exit code 1 when an end-to-end median of the first batch is above this."),
 ]
 Start = Annotated[bool, flag("--start", help="Also the start in fresh processes: load, first calls, memory; on a GPU too.")]
 Layers = Annotated[bool, flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")]
@@ -35,6 +37,8 @@ Processes = Annotated[
     option(
         "--processes",
         metavar="N",
+        min=0,
+        max=100,
         show_default="none",
         help="Also time N fresh processes: where the next run's median will fall.",
     ),
@@ -58,6 +62,8 @@ Pairs = Annotated[
         "--pairs",
         panel=AGAINST,
         metavar="N",
+        min=2,
+        max=20,
         show_default="8, or 10 where several rows decide",
         help="Pairs of processes; while undecided as many again, up to 20 in all.",
     ),
@@ -159,7 +165,7 @@ def budget(milliseconds: float | None) -> float | None:
     from edgekit.errors import UsageError
 
     if milliseconds is not None and not 0 < milliseconds < float("inf"):
-        raise UsageError(f"--budget-ms {milliseconds:g} is not a time; give milliseconds above 0")
+        raise UsageError(f"--budget-ms {milliseconds:g} is not a time; give milliseconds above 0, and no infinity")
     return milliseconds
 
 

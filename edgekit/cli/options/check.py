@@ -56,19 +56,10 @@ def tolerance(atol: float | None, rtol: float | None) -> ToleranceChange:
     from edgekit.tolerance import ToleranceChange
 
     if rtol is not None and not rtol < 1:
-        raise UsageError(f"--rtol {rtol:g} would let anything pass; give a number below 1")
+        raise UsageError(f"--rtol {rtol:g} would let anything pass; give a number of 0 or more, below 1")
     if atol is not None and not atol < float("inf"):
-        raise UsageError(f"--atol {atol:g} would let anything pass; give a number")
+        raise UsageError(f"--atol {atol:g} would let anything pass; give a finite number of 0 or more")
     return ToleranceChange(atol, rtol)
-
-
-def share(option: str, value: float | None) -> float | None:
-    """A share of 1; raises UsageError for what is none."""
-    from edgekit.errors import UsageError
-
-    if value is not None and not 0 <= value <= 1:
-        raise UsageError(f"{option} {value:g} is not a share", "give a share like 0.9 for 90 %")
-    return value
 
 
 def report_format(text: str, *, beside_json: bool = False) -> Format:

@@ -12,7 +12,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekit.backends import open_session
-from edgekit.backends.onnxruntime import session as sessions
 from edgekit.bundle.files import ModelFiles
 from edgekit.commands.verify import ROOM
 from edgekit.errors import BundleError, TooLargeError
@@ -43,7 +42,7 @@ def test_a_tensor_that_is_made_of_nothing_does_not_take_the_memory(kind: str, tm
 
 
 def test_a_loop_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "LOOP_SECONDS", 0.2)
+    monkeypatch.setenv("EDGEKIT_SECONDS", "0.2")
     with (
         pytest.raises(BundleError, match=r"model\.onnx has a loop that does not end within 0\.2 s; do not trust it"),
         open_session(way("ort-cpu"), files_of(tmp_path / "model.onnx", hostile.loop())) as opened,

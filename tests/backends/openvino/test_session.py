@@ -23,7 +23,7 @@ from edgekit.errors import BundleError, MissingError, ModelError, UsageError
 from edgekit.latency.layers import nodes_of
 from edgekit.latency.loop import Timing
 from edgekit.machine.bounds import time_bound
-from edgekit.machine.child import Failure
+from edgekit.machine.child import Failure, Limits
 from edgekit.onnx.read import read_nodes
 from edgekit.setups import Setup
 from edgekit.tensors import sample_feed
@@ -115,6 +115,21 @@ def test_inputs_that_the_file_does_not_take_are_one_sentence(files: ModelFiles) 
         with pytest.raises(BundleError, match="2x1x5x5") as bound:
             opened.bind(wrong)
         assert "\n" not in f"{ran.value}{bound.value}"
+
+
+def test_compiling_takes_the_seconds_that_the_user_grants(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    granted = []
+
+    def child(module: str, words: object, limits: Limits, key: str) -> dict[str, bool]:
+        granted.append(limits.seconds)
+        return {"compiled": True}
+
+    monkeypatch.setattr(openvino_session, "run_child", child)
+    for place, seconds in enumerate(("7", "")):
+        monkeypatch.setenv("EDGEKIT_CACHE", str(files.onnx.parent / f"cache {place}"))
+        monkeypatch.setenv("EDGEKIT_SECONDS", seconds)
+        open_session(way("openvino"), files).__exit__(None, None, None)
+    assert granted == [7, openvino_session.COMPILE_SECONDS]
 
 
 def test_a_run_beyond_its_time_is_ended(files: ModelFiles) -> None:
