@@ -155,6 +155,7 @@ def test_a_page_that_is_not_up_to_date_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "argv", ["script", "--check"])
     stale = tmp_path / "page.md"
     stale.write_text("<!-- keys -->\n<!-- /keys -->\n")
+    monkeypatch.setattr(command_pages, "commands", lambda: {"models": "one is enough: each page takes a process"})
     monkeypatch.setattr(module, "PAGE" if module is recipe_keys else "PAGES", stale if module is recipe_keys else tmp_path)
     with pytest.raises(SystemExit, match=r"run python docs/"):
         module.main()
