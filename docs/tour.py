@@ -64,14 +64,18 @@ QUICK = ("verify", "bench", "predict", "inspect", "doctor")
 LINE = re.compile("^ *─+$")
 
 
-def shown(arguments: str, scratch: Path) -> str:
-    """A command and its output, shortened if the output is long."""
+def printed(arguments: str, scratch: Path) -> str:
+    """All that a command prints, in a process of its own."""
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
     command = [sys.executable, "-m", "edgekit", *arguments.format(scratch=scratch).split()]
-    done = subprocess.run(
+    return subprocess.run(
         command, cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
-    )
-    lines = [line.rstrip() for line in done.stdout.replace(f"{scratch}/", "").strip("\n").splitlines()]
+    ).stdout
+
+
+def shown(arguments: str, scratch: Path) -> str:
+    """A command and its output, shortened if the output is long."""
+    lines = [line.rstrip() for line in printed(arguments, scratch).replace(f"{scratch}/", "").strip("\n").splitlines()]
     if len(lines) > SHOWN_LINES:
         lines = [*lines[:8], "...", *lines[-5:]]
     return "\n".join(["```console", f"$ edgekit {arguments.replace('{scratch}/', '')}", *lines, "```"])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -59,6 +64,15 @@ def process(*args: object, environment: dict[str, str], folder: Path) -> subproc
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False, timeout=1800)
     done.stderr = without_progress(done.stderr)
     return done
+
+
+def answered_here(command: Sequence[str], key: str) -> dict[str, Any]:
+    """What a probe of ``edgekit doctor`` answers, in this process: each of its own would import a runtime anew."""
+    with mock.patch.object(sys, "argv", list(command)), redirect_stdout(StringIO()) as printed, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the module was imported before it runs as a program
+        runpy.run_module(command[0], run_name="__main__")
+    answers = [json.loads(line) for line in printed.getvalue().splitlines() if line.startswith("{")]
+    return next(answer for answer in reversed(answers) if key in answer)
 
 
 def without_progress(stderr: str) -> str:

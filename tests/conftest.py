@@ -56,6 +56,16 @@ def pytest_runtest_call() -> None:
     _seed_torch(2)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where nothing else is asked for, give each worker one stretch of tests: few modules are split, and set up by both."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_per_worker() -> None:
     if WITH_TORCH:

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
+
+from edgekit.backends import table
+from tests.command_line import Command, answered_here
 
 ECHO = Path(__file__).parent / "echo_backend.py"
 GROUP = "[edgekit.backends]\n"
@@ -42,6 +45,28 @@ def edgekit(site: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
+Here: TypeAlias = "Callable[..., tuple[int, dict[str, Any], str]]"
+
+
+@pytest.fixture
+def here(run: Command) -> Iterator[Here]:
+    """As ``edgekit``, in this process, which has imported the runtimes already, and with the probes of ``edgekit doctor``."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def call(site: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+            if str(site) not in sys.path:
+                patch.syspath_prepend(site)
+                table.cache_clear()
+            done = run(*arguments, "--json")
+            return done.code, done.document, done.err
+
+        patch.setattr("edgekit.commands.doctor.ask", answered_here)
+        yield call
+    table.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("edgekit_")]:
+        del sys.modules[name]
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("site"), "echo = edgekit_echo:BACKEND\n")
@@ -60,14 +85,14 @@ def test_a_backend_from_elsewhere_is_verified_and_timed_like_any_other(site: Pat
     assert {row["backend"] for row in report["rows"]} == {"ort-cpu", "echo"}
 
 
-def test_its_options_are_checked_and_reach_it(site: Path, bundle: Path) -> None:
-    code, report, _ = edgekit(site, "verify", str(bundle), "--backend", "echo gain=2")
+def test_its_options_are_checked_and_reach_it(site: Path, bundle: Path, here: Here) -> None:
+    code, report, _ = here(site, "verify", str(bundle), "--backend", "echo gain=2")
     assert code == 1
     assert report["parities"][0]["setup"]["options"] == {"gain": 2.0}
-    code, report, _ = edgekit(site, "verify", str(bundle), "--backend", "echo volume=2")
+    code, report, _ = here(site, "verify", str(bundle), "--backend", "echo volume=2")
     assert code == 2
     assert report["error"]["message"] == "echo has no option 'volume'; its options: gain, variant, threads, batches"
-    code, report, _ = edgekit(site, "verify", str(bundle), "--backend", "echo gain=loud")
+    code, report, _ = here(site, "verify", str(bundle), "--backend", "echo gain=loud")
     assert code == 2
     assert report["error"]["message"].startswith("echo: gain: ")
 
@@ -80,9 +105,9 @@ BREAKING = {
 """Backends whose module gives no backend, and what is said of each."""
 
 
-def test_one_that_breaks_is_named_and_the_others_run(tmp_path: Path, bundle: Path) -> None:
-    site = install_many(tmp_path, {"echo": ECHO.read_text(), **{name: module for name, (module, _) in BREAKING.items()}})
-    code, report, stderr = edgekit(site, "verify", str(bundle))
+def test_one_that_breaks_is_named_and_the_others_run(tmp_path: Path, bundle: Path, here: Here) -> None:
+    site = install_many(tmp_path / "site", {"echo": ECHO.read_text(), **{name: module for name, (module, _) in BREAKING.items()}})
+    code, report, stderr = here(site, "verify", str(bundle))
     assert code == 0, stderr
     assert "echo" in [parity["backend"] for parity in report["parities"]]
     skipped = {skipped["backend"]: skipped for skipped in report["skipped"]}
@@ -90,7 +115,7 @@ def test_one_that_breaks_is_named_and_the_others_run(tmp_path: Path, bundle: Pat
         assert expected in skipped[name]["reason"]
         assert skipped[name]["remedy"] == f"pip install --force-reinstall edgekit-{name}"
         assert skipped[name]["broken"]
-    code, report, _ = edgekit(site, "doctor")
+    code, report, _ = here(site, "doctor")
     assert (code, report["passed"], report["backends"]["echo"]) == (1, False, None)
     assert all(report["backends"][name]["broken"] for name in BREAKING)
 
@@ -103,11 +128,11 @@ UNSURE = {
 """Backends whose ``absence`` breaks, and what is said of each."""
 
 
-def test_one_whose_absence_breaks_is_skipped_by_name(tmp_path: Path, bundle: Path) -> None:
+def test_one_whose_absence_breaks_is_skipped_by_name(tmp_path: Path, bundle: Path, here: Here) -> None:
     whole, works = ECHO.read_text(), '    """It is always here."""\n    return None\n'
     assert works in whole
     modules = {name: named(whole.replace(works, f"    {broken}\n"), name) for name, (broken, _) in UNSURE.items()}
-    code, report, stderr = edgekit(install_many(tmp_path, modules), "verify", str(bundle))
+    code, report, stderr = here(install_many(tmp_path / "site", modules), "verify", str(bundle))
     assert code == 0, stderr
     skipped = {skipped["backend"]: (skipped["reason"], skipped["broken"]) for skipped in report["skipped"]}
     for name, (_, expected) in UNSURE.items():
@@ -122,21 +147,21 @@ def named(module: str, name: str) -> str:
 NAMELESS = {"one": "every", "two": "", "three": "my backend", "four": "a/b"}
 
 
-def test_a_name_that_no_backend_can_have_is_refused(tmp_path: Path, bundle: Path) -> None:
-    site = install_many(tmp_path, {entry: named(ECHO.read_text(), name) for entry, name in NAMELESS.items()})
-    code, report, stderr = edgekit(site, "verify", str(bundle))
+def test_a_name_that_no_backend_can_have_is_refused(tmp_path: Path, bundle: Path, here: Here) -> None:
+    site = install_many(tmp_path / "site", {entry: named(ECHO.read_text(), name) for entry, name in NAMELESS.items()})
+    code, report, stderr = here(site, "verify", str(bundle))
     assert code == 0, stderr
     reasons = [skipped["reason"] for skipped in report["skipped"]]
     for name in NAMELESS.values():
         assert any(f"{name!r} is no name for a backend" in reason for reason in reasons), (name, reasons)
 
 
-def test_one_that_takes_a_name_of_edgekits_own_does_not_get_it(tmp_path: Path, bundle: Path) -> None:
-    site = install(tmp_path, "ort-cpu = edgekit_echo:BACKEND\n", named(ECHO.read_text(), "ort-cpu"))
-    code, report, stderr = edgekit(site, "verify", str(bundle), "--backend", "ort-cpu")
+def test_one_that_takes_a_name_of_edgekits_own_does_not_get_it(tmp_path: Path, bundle: Path, here: Here) -> None:
+    site = install(tmp_path / "site", "ort-cpu = edgekit_echo:BACKEND\n", named(ECHO.read_text(), "ort-cpu"))
+    code, report, stderr = here(site, "verify", str(bundle), "--backend", "ort-cpu")
     assert code == 0, stderr
     assert "onnxruntime" in report["parities"][0]["facts"]
-    _, report, _ = edgekit(site, "verify", str(bundle))
+    _, report, _ = here(site, "verify", str(bundle))
     assert "edgekit-echo:ort-cpu" in [skipped["backend"] for skipped in report["skipped"]]
 
 

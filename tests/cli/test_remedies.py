@@ -82,8 +82,11 @@ def test_this_machine_is_healthy_by_the_real_doctor(environment: dict[str, str],
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stderr  # on a busy machine it tells how far it is
-    findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    report = json.loads(done.stdout)
+    findings = {finding["name"]: finding for finding in report["findings"]}
     assert (findings["torch"]["status"], findings["torch"]["version"]) == ("ok", torch.__version__.partition("+")[0])
+    assert all(findings[name]["version"] for name in ("torchvision", "onnx"))
+    assert report["backends"]["torch"] is None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import pytest
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.ranges import range_table
 from edgekit.commands.export import export
+from edgekit.commands.run import run as run_recipe
 from edgekit.errors import ModelError, RecipeError, UsageError
 from edgekit.recipe import load_recipe
 from edgekit.sources import ExportOptions
 from edgekit.training.folder import run_report
-from tests.command_line import Command, banded_pictures, process, written
+from tests.command_line import Command, banded_pictures, written
 
 RECIPE = """
 name = "tiny"
@@ -48,10 +48,12 @@ seconds = 0.05
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures, and with the run and the bundle that ``edgekit run`` made of them."""
     folder = tmp_path_factory.mktemp("tiny")
-    recipe = written(folder / "tiny.toml", RECIPE.format(pictures=banded_pictures(folder)))
-    done = process("run", recipe, "--json", environment={**os.environ, "OMP_NUM_THREADS": "1"}, folder=folder)
-    assert done.returncode == 0, done.stderr
-    written(folder / "run.json", done.stdout)
+    written(folder / "tiny.toml", RECIPE.format(pictures=banded_pictures(folder)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        report = run_recipe("tiny.toml")
+    assert report.passed
+    written(folder / "run.json", report.to_json())
     return folder
 
 
@@ -66,16 +68,17 @@ def trained(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished / "runs" / "tiny", tmp_path / "tiny"))
 
 
-def test_run_writes_the_int8_file_that_was_trained_and_skips_all_the_next_time(finished: Path, bundle: Bundle) -> None:
+def test_run_writes_the_int8_file_that_was_trained_and_skips_all_the_next_time(
+    finished: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = json.loads((finished / "run.json").read_text())["steps"]
     assert [(step["step"], step["status"], step["ok"]) for step in steps] == [
         (name, "done", True) for name in ("train", "export", "verify", "bench")
     ]
     assert "in int8" in steps[0]["detail"]
     assert [variant.name for variant in bundle.manifest.variants] == ["float32", "int8"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    again = process("run", finished / "tiny.toml", "--json", environment=environment, folder=finished)
-    assert {step["status"] for step in json.loads(again.stdout)["steps"]} == {"skipped"}
+    monkeypatch.chdir(finished)
+    assert {step.status for step in run_recipe("tiny.toml").steps} == {"skipped"}
 
 
 def test_the_int8_file_has_the_learned_ranges_and_no_corrected_biases(finished: Path, bundle: Bundle) -> None:

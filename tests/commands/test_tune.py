@@ -319,7 +319,10 @@ def test_predict_obeys_the_choice_and_says_so(bundle: Path, machine: Machine, ru
     assert "optimisation" not in named.out
 
 
-def test_real_processes_and_real_rounds(bundle: Path) -> None:
+def test_real_processes_and_real_rounds(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each way three, and short ones: how many decide is for the invented machine to say."""
+    monkeypatch.setattr("edgekit.latency.finals.SECONDS", 0.02)
+    monkeypatch.setattr("edgekit.latency.finals.turns_for", lambda ways: 3)
     report = tune(bundle, ("ort-cpu threads=1", "ort-cpu threads=1 optimisation=off"))
     assert report.passed
     for row in report.rows:

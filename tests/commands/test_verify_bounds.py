@@ -22,6 +22,7 @@ from edgekit.machine.bounds import stacks
 from edgekit.setups import Setup
 from edgekit.tensors import LARGEST_BATCH, Array
 from tests.bundle.editing import put
+from tests.onnx import crafted
 
 SETUP = Setup("ort-cpu", threads=1)
 
@@ -82,7 +83,10 @@ def test_the_stacks_of_many_threads_have_room_and_without_it_one_sentence_says_s
         assert "Traceback" not in done.stderr
 
 
-def test_more_golden_samples_than_a_batch_may_have_are_verified(bundle: Path) -> None:
+def test_more_golden_samples_than_a_batch_may_have_are_verified(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"  # of samples of 2 numbers
+    nodes, stored = [crafted.node("MatMul", ["x", "w"], "y")], [crafted.tensor("w", 2, 3)]
+    crafted.export(tmp_path, crafted.model_of(nodes, stored, shape=("batch", 2), rank=2))
     opened = open_bundle(bundle)
     manifest, golden, count = opened.manifest, opened.golden(), LARGEST_BATCH + 1
 

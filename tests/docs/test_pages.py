@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codeop
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
@@ -15,13 +17,40 @@ from typing import Any
 import command_pages
 import pytest
 import recipe_keys
+import tour
 
 import edgekit
 import edgekit.errors
 from edgekit.recipe import Recipe
 from edgekit.version import __version__
+from tests.command_line import Command, answered_here
 
 CHECKED = ("results", "recipe_keys", "command_pages", "way", "manifest_schema", "tour")
+ASKED = {"--help": 0, "--chekc": 2, "--check": 0}
+"""What a script is asked, and the exit code of each."""
+# runs each of the scripts argv[2:] with each of the words argv[1] as Python runs a file, and prints what came of it as JSON
+SCRIPTS = """
+import io, json, runpy, sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+words, scripts, outcomes, path = sys.argv[1].split(), sys.argv[2:], {}, sys.path[1:]
+for script in scripts:
+    for word in words if script != "tour" else words[:-1]:
+        sys.path[:], sys.argv[:] = [str(Path("docs").resolve()), *path], [f"docs/{script}.py", word]
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "").parent.name in ("docs", "benchmarks"):
+                del sys.modules[name]  # or a script would find what another has imported
+        with redirect_stdout(io.StringIO()) as text, redirect_stderr(text):
+            try:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+                text.write(str(end.code or ""))
+        outcomes[f"{script} {word}"] = code, text.getvalue()
+print(json.dumps(outcomes))
+"""
 BLOCKS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
 
@@ -44,11 +73,68 @@ def test_a_link_of_a_page_outside_docs_leads_to_a_file_and_a_heading(repository:
             assert not anchor or anchor in anchors(repository / (target or name)), f"{target}#{anchor}"
 
 
-@pytest.mark.parametrize("script", CHECKED)
-def test_what_a_script_writes_is_up_to_date(repository: Path, script: str) -> None:
-    command = [sys.executable, f"docs/{script}.py", "--check"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, tuple[int, str]]:
+    """The exit code and all output of each script for each word, from one process, which has written nothing."""
+    root = Path(__file__).parents[2]
+    files = [path for path in (root / "docs").rglob("*.*") if "__pycache__" not in path.parts]  # others import there
+    before = {path: path.stat().st_mtime_ns for path in files}
+    command = [sys.executable, "-B", "-c", SCRIPTS, " ".join(ASKED), *CHECKED]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    return {asked: (code, text) for asked, (code, text) in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize("script", [script for script in CHECKED if script != "tour"])
+def test_what_a_script_writes_is_up_to_date(outcomes: dict[str, tuple[int, str]], script: str) -> None:
+    code, text = outcomes[f"{script} --check"]
+    assert code == 0, text
+
+
+@pytest.fixture
+def tour_check(run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """``docs/tour.py --check`` of a page, whose commands and the probes of ``edgekit doctor`` run in this process."""
+
+    def printed(arguments: str, scratch: Path) -> str:
+        monkeypatch.chdir(scratch)
+        done = run(*arguments.format(scratch=scratch).split())
+        assert done.code == 0, done.err
+        return done.err + done.out
+
+    def check(page: str) -> None:
+        (tmp_path / "tour.md").write_text(page, encoding="utf-8")
+        monkeypatch.setattr(tour, "PAGE", tmp_path / "tour.md")
+        monkeypatch.setattr(sys, "argv", ["tour.py", "--check"])
+        tour.main()
+
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(tour, "printed", printed)
+    monkeypatch.setattr("edgekit.commands.doctor.ask", answered_here)
+    return check
+
+
+def test_the_tour_shows_the_columns_that_commands_print_now(tour_check: Callable[[str], None]) -> None:
+    with pytest.raises(SystemExit) as done:
+        tour_check(tour.PAGE.read_text(encoding="utf-8"))
+    assert done.value.code is None, done.value.code
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "said"),
+    [
+        ("backend   median", "backend   middle", "edgekit bench .*: the columns are"),
+        ("$ edgekit doctor", "$ edgekit medic", "it shows other commands"),
+    ],
+)
+def test_a_tour_of_other_columns_or_commands_is_refused(
+    tour_check: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, now: str, before: str, said: str
+) -> None:
+    monkeypatch.setattr(tour, "QUICK", ("bench",))
+    page = tour.PAGE.read_text(encoding="utf-8")
+    assert now in page
+    with pytest.raises(SystemExit, match=f"{said}.*; run python docs/tour.py"):
+        tour_check(page.replace(now, before))
 
 
 def test_every_script_that_writes_a_page_is_checked_here(repository: Path) -> None:
@@ -57,15 +143,11 @@ def test_every_script_that_writes_a_page_is_checked_here(repository: Path) -> No
 
 
 @pytest.mark.parametrize("script", CHECKED)
-def test_a_script_explains_itself_and_then_does_nothing(repository: Path, script: str) -> None:
-    files = [path for path in (repository / "docs").rglob("*.*") if "__pycache__" not in path.parts]  # others import there
-    before = {path: path.stat().st_mtime_ns for path in files}
-    for word, code in (("--help", 0), ("--chekc", 2)):
-        command = [sys.executable, "-B", f"docs/{script}.py", word]
-        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False, timeout=1800)
-        assert done.returncode == code
-        assert f"{script}.py" in done.stdout + done.stderr
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+def test_a_script_explains_itself_and_then_does_nothing(outcomes: dict[str, tuple[int, str]], script: str) -> None:
+    for word in ("--help", "--chekc"):
+        code, text = outcomes[f"{script} {word}"]
+        assert code == ASKED[word]
+        assert f"{script}.py" in text
 
 
 @pytest.mark.parametrize("module", [command_pages, recipe_keys])
@@ -73,6 +155,7 @@ def test_a_page_that_is_not_up_to_date_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "argv", ["script", "--check"])
     stale = tmp_path / "page.md"
     stale.write_text("<!-- keys -->\n<!-- /keys -->\n")
+    monkeypatch.setattr(command_pages, "commands", lambda: {"models": "one is enough: each page takes a process"})
     monkeypatch.setattr(module, "PAGE" if module is recipe_keys else "PAGES", stale if module is recipe_keys else tmp_path)
     with pytest.raises(SystemExit, match=r"run python docs/"):
         module.main()

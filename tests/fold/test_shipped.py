@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,10 +29,16 @@ class Shipped(NamedTuple):
     report: FoldReport
 
 
-@pytest.fixture(scope="module", params=SHIPPED)
+@functools.cache
+def folded_model(name: str) -> Shipped:
+    """Not to be changed. In random order, a fixture with parameters would be made anew for almost every test."""
+    model, inputs = network(name), spec(1, SHIPPED[name][0], SHIPPED[name][0])
+    return Shipped(name, model, inputs, *fold(model, inputs))
+
+
+@pytest.fixture(params=SHIPPED)
 def shipped(request: pytest.FixtureRequest) -> Shipped:
-    model, inputs = network(request.param), spec(1, SHIPPED[request.param][0], SHIPPED[request.param][0])
-    return Shipped(request.param, model, inputs, *fold(model, inputs))
+    return folded_model(request.param)
 
 
 def test_of_a_shipped_model_every_norm_with_a_layer_before_it_folds(shipped: Shipped) -> None:
@@ -62,7 +69,7 @@ def test_a_folded_shipped_model_computes_the_same_in_float64(name: str) -> None:
 
 
 def test_in_densenet_only_the_norm_of_the_stem_folds() -> None:
-    _, report = fold(network("densenet"), spec(1, 32, 32))
+    report = folded_model("densenet").report
     assert paths(report) == {"stem.1": "stem.0"}
     assert report.kept[0].norm == "blocks.dense1.layers.0.0"
     assert report.kept[0].reason.startswith("the output of stem.3 is also used by cat in blocks.dense1")
@@ -70,8 +77,7 @@ def test_in_densenet_only_the_norm_of_the_stem_folds() -> None:
 
 def test_a_folded_shipped_model_holds_no_trace_of_its_norms() -> None:
     for name in ("lenet", "lenet-scratch"):
-        graph, _ = fold(network(name), spec(1, 28, 28))
-        state = graph.state_dict()
+        state = folded_model(name).graph.state_dict()
         assert not [key for key in state if "running" in key or "tracked" in key]
         assert sorted(state) == sorted(f"{index}.{leaf}" for index in (0, 4, 9, 12, 15) for leaf in ("weight", "bias"))
 

@@ -70,11 +70,14 @@ def test_a_ring_of_nodes_has_an_end() -> None:
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "densenet"])
-def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, tmp_path: Path) -> None:
+def test_every_node_of_the_file_is_in_exactly_one_layer(name: str, repository: Path, tmp_path: Path) -> None:
     """Whatever ONNX Runtime fuses, renames and reorders: sums of two convolutions, activations, norms that it rewrites."""
-    (tmp_path / "weights.safetensors").write_bytes(weights_bytes(network(name)))
-    export_bundle(name, tmp_path / "bundle", ExportOptions(weights=tmp_path / "weights.safetensors"))
-    files = open_bundle(tmp_path / "bundle").files()
+    root = repository / "exported" / name
+    if not root.exists():
+        root = tmp_path / "bundle"
+        (tmp_path / "weights.safetensors").write_bytes(weights_bytes(network(name)))
+        export_bundle(name, root, ExportOptions(weights=tmp_path / "weights.safetensors"))
+    files = open_bundle(root).files()
     nodes = read_nodes(files.onnx)
     with open_session(Setup("ort-cpu", threads=1), files) as opened:
         layers = opened.layer_times(sample_feed(opened.inputs, 2), 3)  # type: ignore[attr-defined]  # not every session has it; this one does

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from edgekit.commands.train import Wanted
 from edgekit.data import Dataset
 from edgekit.errors import Interrupted, ModelError, UsageError
+from edgekit.files import sha256_of
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe, Int8Recipe, ModelRecipe, Recipe, TrainRecipe
 from edgekit.reports.train import Int8Report, TrainReport
@@ -72,11 +76,40 @@ def train(asked: Recipe, data: Dataset, run: Path, begin: Begin = "anew", progre
 
 
 @pytest.fixture(scope="module")
-def run(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished training for int8 of two epochs."""
-    place = tmp_path_factory.mktemp("runs") / "tiny"
-    train(recipe(), data, place)
+def alone(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training that none for int8 has followed yet; not to be changed."""
+    place = tmp_path_factory.mktemp("alone") / "tiny"
+    fit(recipe(), data, place)
     return place
+
+
+def follow(alone: Path, asked: Recipe, data: Dataset, place: Path, progress: Progress = SILENT) -> None:
+    """The training for int8 that follows ``alone``, in ``place``."""
+    shutil.copytree(alone, place)
+    assert asked.train.int8 is not None
+    train_int8(asked, asked.train.int8, data, place, run_report(place), progress=progress)
+
+
+@pytest.fixture(scope="module")
+def run(alone: Path, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training for int8 of two epochs; not to be changed."""
+    place = tmp_path_factory.mktemp("runs") / "tiny"
+    follow(alone, recipe(), data, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def stopped(alone: Path, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Path], Path]:
+    """Copies a training for int8 that was stopped after so many of its steps to a place."""
+
+    @functools.cache
+    def made(step: int) -> Path:
+        place = tmp_path_factory.mktemp("stopped") / "tiny"
+        with pytest.raises(Interrupted, match=r"int8 epoch . of 2 after . of 6 steps; .*int8-checkpoint.pt keeps it, --resume"):
+            follow(alone, recipe(), data, place, StoppingInt8(advance=step + 1 + step // STEPS))
+        return place
+
+    return lambda step, place: Path(shutil.copytree(made(step), place))
 
 
 def report_of(run: Path) -> Int8Report:
@@ -102,10 +135,9 @@ def test_pytorch_and_the_int8_file_agree_within_a_step_at_the_end(run: Path) -> 
     assert report_of(run).apart < 1
 
 
-def test_the_runs_own_weights_stay_and_the_folded_ones_are_beside_them(run: Path, data: Dataset, tmp_path: Path) -> None:
-    alone = fit(recipe(), data, tmp_path / "alone")
-    assert unfinished(tmp_path / "alone")  # until the training for int8 has ended
-    assert run_report(run).weights_sha256 == alone.weights_sha256
+def test_the_runs_own_weights_stay_and_the_folded_ones_are_beside_them(alone: Path, run: Path) -> None:
+    assert unfinished(alone)  # until the training for int8 has ended
+    assert run_report(run).weights_sha256 == sha256_of(run / "weights.safetensors") == sha256_of(alone / "weights.safetensors")
     folded = load_safetensors((run / "int8.safetensors").read_bytes())
     assert not any("running" in name for name in folded)
 
@@ -129,10 +161,10 @@ def test_repeated_it_gives_the_same_bytes(run: Path, data: Dataset, tmp_path: Pa
 
 @pytest.mark.parametrize("step", [2, STEPS + 3])
 @pytest.mark.parametrize("begin", ["resume", "update"])
-def test_stopped_it_goes_on_to_the_same_bytes(run: Path, data: Dataset, tmp_path: Path, step: int, begin: Begin) -> None:
-    place = tmp_path / "stopped"
-    with pytest.raises(Interrupted, match=r"int8 epoch . of 2 after . of 6 steps; .*int8-checkpoint.pt keeps it, --resume"):
-        train(recipe(), data, place, progress=StoppingInt8(advance=step + 1 + step // STEPS))
+def test_stopped_it_goes_on_to_the_same_bytes(
+    run: Path, stopped: Callable[[int, Path], Path], data: Dataset, tmp_path: Path, step: int, begin: Begin
+) -> None:
+    place = stopped(step, tmp_path / "stopped")
     assert unfinished(place)
     assert run_report(place).int8 is None
     with pytest.raises(UsageError, match="holds an unfinished training"):
@@ -152,8 +184,7 @@ class StoppingInt8(Stopping):
 def test_a_change_of_its_settings_keeps_the_training_before_and_repeats_what_follows(
     run: Path, data: Dataset, tmp_path: Path
 ) -> None:
-    place = tmp_path / "changed"
-    train(recipe(), data, place)
+    place = Path(shutil.copytree(run, tmp_path / "changed"))
     said: list[str] = []
     report = fit(recipe(Int8Recipe(epochs=1)), data, place, begin="update", progress=Saying(said))
     assert any("after its last epoch" in line for line in said)
@@ -176,10 +207,10 @@ class Saying:
         self.lines.append(line)
 
 
-def test_an_unfinished_training_for_int8_with_other_settings_is_not_lost_unasked(data: Dataset, tmp_path: Path) -> None:
-    place = tmp_path / "other"
-    with pytest.raises(Interrupted):
-        train(recipe(), data, place, progress=StoppingInt8(advance=3))
+def test_an_unfinished_training_for_int8_with_other_settings_is_not_lost_unasked(
+    stopped: Callable[[int, Path], Path], data: Dataset, tmp_path: Path
+) -> None:
+    place = stopped(2, tmp_path / "other")
     with pytest.raises(UsageError, match=r"made with other train.int8.learning_rate \(0.001, now 0.002\)"):
         train(recipe(Int8Recipe(learning_rate=2e-3)), data, place, "update")
     assert (place / INT8_CHECKPOINT).exists()
@@ -187,15 +218,13 @@ def test_an_unfinished_training_for_int8_with_other_settings_is_not_lost_unasked
     assert report_of(place).trained >= 0
 
 
-def test_limits_stand_still_in_the_last_epochs(data: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        train(recipe(), data, tmp_path, progress=StoppingInt8(advance=STEPS + 4))
-    state = torch.load(tmp_path / INT8_CHECKPOINT, weights_only=True)["model"]
+def test_limits_stand_still_in_the_last_epochs(run: Path, stopped: Callable[[int, Path], Path], tmp_path: Path) -> None:
+    place = stopped(STEPS + 3, tmp_path / "stopped")
+    state = torch.load(place / INT8_CHECKPOINT, weights_only=True)["model"]
     limits = {group: float(tensor) for group, tensor in state.items() if group.startswith("limits") and group.endswith("limit")}
-    train(recipe(), data, tmp_path, "resume")
-    table = json.loads((tmp_path / "int8.json").read_bytes())
+    table = json.loads((run / "int8.json").read_bytes())
     assert {row["limit"] for row in table["tensors"]} == set(limits.values())
-    assert int(state["steps"]) == STEPS + 2
+    assert int(state["steps"]) == STEPS + 3
 
 
 def test_the_layout_of_weights_in_memory_is_of_no_matter(data: Dataset, tmp_path: Path) -> None:
