@@ -410,7 +410,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    with pytest.raises(DataError, match=r"a\.png cannot be decoded: Image size \(3600000000 pixels\) exceeds limit"):
+    with pytest.raises(DataError, match=r"a\.png has 3,600,000,000 pixels, and at most [\d,]+ are read"):
         grey(tmp_path / "a.png")
 
 

@@ -43,7 +43,7 @@ from edgekit.bundle.manifest import (
 )
 from edgekit.bundle.packed import is_packed
 from edgekit.errors import FETCH_AGAIN, BundleError, EdgekitError, OutputError
-from edgekit.files import as_path, read_bytes, replacing_folder, sha256_of, write_error
+from edgekit.files import as_path, opened, read_bytes, replacing_folder, sha256_of, write_error
 from edgekit.preprocess import Intake
 
 _T = TypeVar("_T")
@@ -282,7 +282,8 @@ def _only_line_ends_differ(path: Path, entry: FileEntry) -> bool:
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             return False
-        content = path.read_bytes()
+        with opened(path) as stream:
+            content = stream.read()
     except OSError:
         return False
     unix = content.replace(b"\r\n", b"\n")

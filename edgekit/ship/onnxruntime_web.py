@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from edgekit.errors import InputError, MissingError, first_line
 from edgekit.files import cache_root, read_bytes, write_bytes
+from edgekit.machine.bounds import granted_seconds
 from edgekit.progress import SILENT, Progress
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -86,7 +87,9 @@ def _fetched() -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgekit-web-") as scratch:
         command = [npm, "pack", "--ignore-scripts", f"{PACKAGE}@{VERSION}"]
         try:
-            subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=FETCH_SECONDS)
+            subprocess.run(
+                command, cwd=scratch, check=True, capture_output=True, text=True, timeout=granted_seconds(FETCH_SECONDS)
+            )
             return (Path(scratch) / f"{PACKAGE}-{VERSION}.tgz").read_bytes()
         except subprocess.CalledProcessError as problem:
             lines = [line for line in problem.stderr.splitlines() if "code" not in line and line.strip()]

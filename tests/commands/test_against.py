@@ -145,7 +145,7 @@ def test_bundles_with_other_inputs_can_stand_against_each_other(bundle: Path, pr
         (("--limit", "5"), "write it like 5%"),
         (("--limit", "nan%"), "write it like 5%"),
         (("--limit", "100%"), "between 0% and 100%"),
-        (("--pairs", "1"), "--pairs 1 is not a number from 2 to 20"),
+        (("--pairs", "1"), "--pairs: give a whole number from 2 to 20"),
         (("--undecided", "fail"), "write --undecided pass"),
         (("--row", "batch:1"), "write it like end-to-end:1 or device:8"),
         (("--row", "device:0"), "write it like end-to-end:1 or device:8"),

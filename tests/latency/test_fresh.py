@@ -93,6 +93,13 @@ def test_a_process_over_its_limit_is_a_failure(bundle: Path) -> None:
     assert failure.sentence("ort-cpu") == "ort-cpu takes longer than 0.001 s"
 
 
+def test_the_user_sets_the_limit_of_a_process(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_SECONDS", "0.001")
+    failure = time_fresh(bundle, way("ort-cpu"), 1, "end-to-end", 0.01)
+    assert isinstance(failure, Failure)
+    assert failure.sentence("ort-cpu") == "ort-cpu takes longer than 0.001 s"
+
+
 def test_relative_paths_are_meant_from_the_callers_folder(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle.parent)
     timed = time_fresh(Path(bundle.name), way("ort-cpu", threads=1), 1, "device", 0.01)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from edgekit.backends.tensorrt.flavour import TensorRT, runs_here
 from edgekit.backends.tensorrt.network import OnnxFile
 from edgekit.backends.tensorrt.options import BuildOptions
 from edgekit.errors import EngineError, OutputError
-from edgekit.files import cache_root, destination, replacing
+from edgekit.files import cache_root, destination, opened, replacing
 from edgekit.machine.cpu import system
 from edgekit.machine.gpu import gpu_facts, tf32_fact, users_override
 from edgekit.reports.build import LayerCount, PrecisionReport
@@ -151,9 +150,10 @@ def find_engine(key: EngineKey, path: Path | None = None) -> Engine | None:
     if record is None or record.key != key or record.precision.problems:
         return None
     try:
-        if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size != record.plan_bytes:
+        if path.is_symlink() or path.stat().st_size != record.plan_bytes:
             return None
-        plan = path.read_bytes()
+        with opened(path) as stream:
+            plan = stream.read()
     except (OSError, MemoryError):
         return None
     # what is given back is what was hashed: the file may be replaced by another build meanwhile
@@ -256,9 +256,10 @@ def read_record(path: Path) -> EngineRecord | None:
     """The record beside the plan at ``path``; None where there is none, or none of this edgekit's."""
     try:
         place = record_path(path)
-        if not stat.S_ISREG(place.lstat().st_mode) or place.stat().st_size > MAX_RECORD_BYTES:
+        if place.is_symlink() or place.stat().st_size > MAX_RECORD_BYTES:
             return None
-        record = msgspec.json.decode(place.read_bytes(), type=EngineRecord)
+        with opened(place) as stream:
+            record = msgspec.json.decode(stream.read(), type=EngineRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record if record.schema == SCHEMA else None

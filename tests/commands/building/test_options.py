@@ -55,7 +55,7 @@ def test_a_fixed_batch_with_a_range_is_refused_and_without_one_builds(rtx: Tenso
     assert len(build_plan(rtx, fixed, BuildOptions()).plan) > 10_000
 
 
-@pytest.mark.parametrize("batch", ["8:4:1", "4:2:8", "1:9:8", "0:1:2", "0", "1:8:65537", "1:8", "1:2:3:4", "a:b:c", "-1:1:2", ""])
+@pytest.mark.parametrize("batch", ["8:4:1", "4:2:8", "1:9:8", "0:1:2", "0", "1:8:65537", "1:8", "1:2:3:4", "a:b:c", "-1:1:2"])
 def test_a_range_that_no_batch_fits_is_refused(bundle: Path, run: Command, batch: str) -> None:
     message = refused(run, bundle, "--batch", batch, kind="UsageError")
     assert message.startswith("--batch ")

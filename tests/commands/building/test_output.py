@@ -38,7 +38,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_build(
 
 @pytest.mark.parametrize(
     ("where", "needle"),
-    [(name, "a folder of that name is there") for name in (".", "", "/", "..", "gone/..", "folder", "folder/", "to the folder")]
+    [(name, "a folder of that name is there") for name in (".", "/", "..", "gone/..", "folder", "folder/", "to the folder")]
     + [("-", "no engine is written to stdout"), ("pipe", "a pipe of that name is there"), ("x" * 5000, "choose a shorter name")]
     + [("x" * 252, "choose a shorter name")],  # the name of the record beside it is five characters longer
 )
