@@ -130,6 +130,17 @@ def _forget_no_width() -> None:
         os.environ.pop("COLUMNS", None)
 
 
+def _print_help(text: str) -> None:
+    """Print a page of help on stdout; the tables, which rich has printed by itself, are no ``text``."""
+    try:
+        if text:
+            pass
+    except OSError as problem:
+        from edgekit.cli.outcome import say_unwritten
+
+        say_unwritten(problem)
+
+
 def main() -> NoReturn:
     """The entry point: under ``--json`` and ``--jsonl`` wrong usage too is one JSON document."""
     _forget_no_width()
@@ -147,7 +158,7 @@ def main() -> NoReturn:
         from edgekit.cli.outcome import complain, print_error
 
         if type(problem).__name__ == "NoArgsIsHelpError":  # nothing was asked: the whole help
-            complain(problem.format_message())
+            _print_help(problem.format_message())
             sys.exit(2)
         from edgekit.cli.usage import usage_sentence
 

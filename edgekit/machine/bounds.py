@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from edgekit.errors import BundleError, TooLargeError
+from edgekit.errors import BundleError, TooLargeError, UsageError
+from edgekit.files import MOST_QUOTED
 
 SIZES = Path("/proc/self/statm")
 """Where Linux tells the pages of a process; the sixth number is of its data: the heap, threads' stacks, anonymous memory."""
@@ -91,9 +92,17 @@ class TimeBound:
 
 
 def granted_seconds(usual: float) -> float:
-    """The seconds that the user grants, or else the ``usual`` ones."""
-    given = os.environ.get(SECONDS_VARIABLE, "")
-    return min(float(given), threading.TIMEOUT_MAX) if given.replace(".", "", 1).isdecimal() else usual
+    """The seconds that the user grants, or else the ``usual`` ones; raises UsageError for what is no time."""
+    given = os.environ.get(SECONDS_VARIABLE, "").strip()
+    if not given:
+        return usual
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise UsageError(f"{SECONDS_VARIABLE}={given[:MOST_QUOTED]} is no time", "give seconds above 0, such as 120")
+    return min(seconds, threading.TIMEOUT_MAX)
 
 
 def too_large(doing: str, explained_by: str = "tensors explain") -> TooLargeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from edgekit.errors import BundleError
@@ -13,9 +14,17 @@ COMPILED = "EPContext"  # providers go by the operator's name alone, whatever it
 MOST_NODES = 1_000_000
 
 
-def read_for_session(path: Path) -> bytes:
-    """The file's bytes; raises BundleError where running them would take in what no checksum covers."""
+def read_unchanged(path: Path, sha256: str) -> bytes:
+    """The file's bytes, once it was checked; raises BundleError where they are not those of ``sha256`` (empty: any will do)."""
     content = read_bytes(path, "ONNX file", BundleError)
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise BundleError(f"{path} changed while it was read", "run it again")
+    return content
+
+
+def read_for_session(path: Path, sha256: str) -> bytes:
+    """The bytes of ``read_unchanged``; raises BundleError where running them would take in what no checksum covers."""
+    content = read_unchanged(path, sha256)
     try:
         check_one_graph(content)
         elsewhere = tensor_elsewhere(content)

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import BinaryIO, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from edgekit.data.image_folder import training_half
 from edgekit.data.listing import list_pictures
 from edgekit.data.pictures import spread
 from edgekit.errors import DataError, EdgekitError, UsageError, first_line, printable
+from edgekit.files import opened
 from edgekit.parity.calibrated import feed_sha256, random_calibration
 from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
@@ -146,23 +147,29 @@ def _of_arrays(bundle: Bundle, path: Path, count: int) -> Samples:
 def _read(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file, of at most MOST_BYTES in all: what a file unpacks to is read from its headers first."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(member.file_size for member in archive.infolist())
-        if total > MOST_BYTES:
-            raise DataError(
-                f"{path} unpacks to {total / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:g} are read", "give fewer samples"
-            )
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-        return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        with opened(path) as stream:
+            return _unpacked(stream, path)
     except DataError:
         raise
+    except OSError as problem:
+        raise DataError(f"{path} cannot be read: {problem.strerror}", "give an .npz file of arrays") from None
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file
         objects = "allow_pickle" in str(problem)
         reason = (
             "it holds Python objects, which are not read" if objects else f"it is no .npz file of arrays ({first_line(problem)})"
         )
         raise DataError(f"{path} cannot be read: {reason}", "write arrays of numbers with numpy.savez") from None
+
+
+def _unpacked(stream: BinaryIO, path: Path) -> dict[str, Array]:
+    with zipfile.ZipFile(stream) as archive:
+        total = sum(member.file_size for member in archive.infolist())
+    if total > MOST_BYTES:
+        raise DataError(f"{path} unpacks to {total / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:g} are read", "give fewer samples")
+    stream.seek(0)
+    with np.load(stream, allow_pickle=False) as content:
+        arrays = {name: content[name] for name in content.files}
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
 
 def _random(bundle: Bundle) -> Samples:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,3 +71,17 @@ def test_options_stand_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = help_of(("bench",), monkeypatch, 80)
     titles = [match[1] for line in shown if (match := re.match(r"╭─ ([\w ]+) ─", line))]
     assert titles == ["Arguments", "Options", "What runs it", "Under load", "Against another", "The report"]
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+@pytest.mark.parametrize("words", [(), ("data",)])
+def test_help_that_nothing_was_asked_for_is_on_stdout(words: tuple[str, ...], columns: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "edgekit", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": columns},
+    )
+    assert (result.returncode, result.stderr.strip()) == (2, "")
+    assert "Usage: edgekit" in result.stdout

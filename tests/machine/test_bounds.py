@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import threading
 from contextlib import suppress
@@ -9,6 +10,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from edgekit.errors import UsageError
 from edgekit.machine import bounds
 from edgekit.machine.bounds import granted_seconds, memory_bound
 
@@ -52,15 +54,21 @@ def test_bounds_that_overlap_are_lifted_by_the_last() -> None:
 def test_seconds_are_the_usual_ones_unless_the_user_grants_others(monkeypatch: pytest.MonkeyPatch) -> None:
     for given, seconds in {
         "": 7.5,
-        "soon": 7.5,
-        "-1": 7.5,
-        "nan": 7.5,
         "20": 20,
-        "0.5": 0.5,
+        " 0.5 ": 0.5,
+        "1e9": 1e9,
+        "inf": threading.TIMEOUT_MAX,
         "9" * 400: threading.TIMEOUT_MAX,
     }.items():
         monkeypatch.setenv("EDGEKIT_SECONDS", given)
         assert granted_seconds(7.5) == seconds
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "0", "0x1", "1.5."])
+def test_seconds_that_are_no_time_are_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_SECONDS", given)
+    with pytest.raises(UsageError, match=f"EDGEKIT_SECONDS={re.escape(given)} is no time; give seconds above 0"):
+        granted_seconds(7.5)
 
 
 def test_stacks_count_for_every_thread() -> None:

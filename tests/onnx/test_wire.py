@@ -190,4 +190,4 @@ def test_a_graph_in_pieces_is_refused_before_a_runtime_merges_it(tmp_path: Path)
     check_one_graph(whole)
     (tmp_path / "pieces.onnx").write_bytes(whole + rest.SerializeToString())
     with pytest.raises(BundleError, match=r"pieces\.onnx is not a whole ONNX file: its graph is in several pieces"):
-        read_for_session(tmp_path / "pieces.onnx")
+        read_for_session(tmp_path / "pieces.onnx", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -168,6 +169,15 @@ def test_arrays_that_do_not_fit_are_refused_by_name(
     np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises((DataError, ModelError), match=message):
         samples_of(opened, tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "loop"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(opened: Bundle, tmp_path: Path, what: str) -> None:
+    place = tmp_path / "x.npz"
+    {"pipe": os.mkfifo, "folder": Path.mkdir, "loop": lambda path: path.symlink_to(path)}[what](place)
+    with pytest.raises(DataError, match=r"x\.npz cannot be read: .*; give an \.npz file of arrays") as caught:
+        samples_of(opened, place)
+    assert "Errno" not in str(caught.value)
 
 
 class Trap:

@@ -34,7 +34,7 @@ class OrtCpuSession(OrtSession):
         with TemporaryDirectory() as folder:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = new_session(read_for_session(self._path), options, [(PROVIDERS["ort-cpu"], {})])
+            session = new_session(read_for_session(self._path, self._sha256), options, [(PROVIDERS["ort-cpu"], {})])
             for _ in range(WARM_UP + count):
                 session.run(self._names, dict(feed))
             profile = Path(session.end_profiling()).read_bytes()

@@ -64,7 +64,7 @@ class OrtSession:
         self._session, self._setup = session, setup
         self._device = "cpu" if setup.backend == "ort-cpu" else "cuda"
         self._names = [spec.name for spec in files.outputs]
-        self._path = files.onnx
+        self._path, self._sha256 = files.onnx, files.onnx_sha256
         self._seconds: float | None = None
         self._bound: tuple[TimeBound, ort.RunOptions] | None = None
         self._leaving = ExitStack()
@@ -75,7 +75,7 @@ class OrtSession:
 
         Raises BundleError for a file ONNX Runtime refuses, FallbackError when another provider would run it.
         """
-        kind, content = setup.backend, read_for_session(files.onnx)
+        kind, content = setup.backend, read_for_session(files.onnx, files.onnx_sha256)
         with ExitStack() as stack:
             if kind == "ort-tensorrt":
                 stack.enter_context(without_tf32())  # the provider has no option for TF32 in every release
@@ -120,7 +120,7 @@ class OrtSession:
     def inside(self, names: Sequence[str], feed: Feed) -> dict[str, Array]:
         """The values of the main graph, from a second session that has them as outputs; it may fuse less than the first."""
         shown = [name for name in names if name not in self._names]
-        content = with_outputs(read_for_session(self._path), shown)
+        content = with_outputs(read_for_session(self._path, self._sha256), shown)
         session = new_session(content, session_options(self._setup), [(PROVIDERS[self._setup.backend], {})])
         wanted = [item.name for item in session.get_outputs() if item.name in {*names} and item.type in IN_NUMPY]
         try:

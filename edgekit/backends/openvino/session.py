@@ -70,7 +70,7 @@ class OpenVinoSession:
     @classmethod
     def open(cls, files: ModelFiles, setup: Setup, precision: str) -> OpenVinoSession:
         """Compile the file, in a process of its own first; raises BundleError for a file that OpenVINO refuses."""
-        content = read_for_session(files.onnx)
+        content = read_for_session(files.onnx, files.onnx_sha256)
         config = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",

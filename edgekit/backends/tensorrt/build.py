@@ -31,9 +31,9 @@ from edgekit.backends.tensorrt.monitor import interruptible
 from edgekit.backends.tensorrt.network import OnnxFile
 from edgekit.backends.tensorrt.options import BuildOptions, BuildSettings, with_default_range
 from edgekit.bundle.files import ModelFiles
-from edgekit.errors import BundleError
-from edgekit.files import check_writable, destination, read_bytes, write_bytes
+from edgekit.files import check_writable, destination, write_bytes
 from edgekit.machine.packages import needs_onnx
+from edgekit.onnx.untrusted import read_unchanged
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.build import BuildReport
 from edgekit.setups import Setup
@@ -81,9 +81,7 @@ def build_for(files: ModelFiles, setup: Setup, target: Target, progress: Progres
 
 def read_model(files: ModelFiles) -> OnnxFile:
     """The file in memory, checked once more: these bytes and no others are built."""
-    content = read_bytes(files.onnx, "ONNX file", BundleError)
-    if hashlib.sha256(content).hexdigest() != files.onnx_sha256:
-        raise BundleError(f"{files.onnx} changed while it was read", "build again")
+    content = read_unchanged(files.onnx, files.onnx_sha256)
     return OnnxFile(files.onnx, content, files.inputs, files.outputs, files.precision, files.conversion, files.variant)
 
 

@@ -23,8 +23,18 @@ def test_a_file_onnxruntime_refuses_is_one_sentence(files: ModelFiles, tmp_path:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(content)
     with pytest.raises(BundleError, match=r"damaged\.onnx.*export it again") as caught:
-        open_session(way("ort-cpu"), files._replace(onnx=damaged))
+        open_session(way("ort-cpu"), files._replace(onnx=damaged, onnx_sha256=""))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["ort-cpu", "openvino"])
+def test_a_file_that_took_the_place_of_the_checked_one_is_not_run(files: ModelFiles, tmp_path: Path, backend: str) -> None:
+    other = tmp_path / "model.onnx"
+    other.write_bytes(files.onnx.read_bytes() + b"\x12\x00")  # as ONNX it says the same, with another name of its producer
+    with pytest.raises(BundleError, match=r"model\.onnx changed while it was read"):
+        open_session(way(backend), files._replace(onnx=other))
+    with open_session(way(backend), files._replace(onnx=other, onnx_sha256="")):
+        pass  # nothing else is wrong with it
 
 
 @pytest.mark.parametrize("what", ["inputs", "outputs"])

@@ -138,8 +138,8 @@ def test_a_file_that_changed_after_its_checksum_is_refused(bundle: Path, run: Co
 def test_a_file_that_changes_after_its_bundle_was_opened_is_refused(
     bundle: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.backends.tensorrt.build.read_bytes", lambda path, kind, error: b"something else")
-    assert refused(run, bundle, kind="BundleError").endswith("model.onnx changed while it was read; build again")
+    monkeypatch.setattr("edgekit.onnx.untrusted.read_bytes", lambda path, kind, error: b"something else")
+    assert refused(run, bundle, kind="BundleError").endswith("model.onnx changed while it was read; run it again")
 
 
 def test_a_network_of_other_tensors_than_the_manifest_says_is_refused(bundle: Path, run: Command) -> None:
