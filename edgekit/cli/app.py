@@ -133,8 +133,9 @@ def _forget_no_width() -> None:
 def _print_help(text: str) -> None:
     """Print a page of help on stdout; the tables, which rich has printed by itself, are no ``text``."""
     try:
-        if text:
-            pass
+        if text and sys.stdout is not None:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
     except OSError as problem:
         from edgekit.cli.outcome import say_unwritten
 

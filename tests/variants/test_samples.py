@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -171,10 +172,12 @@ def test_arrays_that_do_not_fit_are_refused_by_name(
         samples_of(opened, tmp_path / "x.npz")
 
 
-@pytest.mark.parametrize("what", ["pipe", "folder", "loop"])
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(opened: Bundle, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path)], ids=["pipe", "folder", "loop"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+    opened: Bundle, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     place = tmp_path / "x.npz"
-    {"pipe": os.mkfifo, "folder": Path.mkdir, "loop": lambda path: path.symlink_to(path)}[what](place)
+    make(place)
     with pytest.raises(DataError, match=r"x\.npz cannot be read: .*; give an \.npz file of arrays") as caught:
         samples_of(opened, place)
     assert "Errno" not in str(caught.value)
