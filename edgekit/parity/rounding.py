@@ -123,7 +123,9 @@ def steps_as_exported(variant: Variant, allowance: Allowance, support: Support, 
     rtol at most: there rounding moves all samples alike.
     """
     asked = _asked(allowance)
-    rounding, any_sample = (asked, asked) if trusts(allowance, trusting=trusting) else (min(asked, support.rounding), min(asked, support.any_sample))
+    rounding, any_sample = (
+        (asked, asked) if trusts(allowance, trusting=trusting) else (min(asked, support.rounding), min(asked, support.any_sample))
+    )
     steps = max(FLOAT_STEPS, any_sample)
     if variant.precision == "int8":
         return steps, max(FLOAT_STEPS, TYPICAL * rounding)

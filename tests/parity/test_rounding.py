@@ -57,7 +57,9 @@ def test_without_floors_an_int8_file_may_ask_for_what_any_may_and_a_float16_file
     assert recorded_support("int8", recorded(1e-3), evidence) == (8, 8)
     bare = recorded_support("float16", recorded(1e-3), evidence)
     assert bare == pytest.approx((4 * 0.127, 32 * 0.127))
-    assert bare.any_sample < recorded_support("float16", recorded(1e-3), floors(1e-3)).any_sample  # leaving floors out buys nothing
+    assert (
+        bare.any_sample < recorded_support("float16", recorded(1e-3), floors(1e-3)).any_sample
+    )  # leaving floors out buys nothing
 
 
 @pytest.mark.parametrize(
