@@ -23,13 +23,12 @@ from edgekit.errors import BundleError
 from edgekit.files import as_path
 from edgekit.machine.bounds import granted_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
-from edgekit.onnx.scales import rescaled
+from edgekit.onnx.scales import scales_unknown
 from edgekit.parity.bars import bars_as_written, bars_of
 from edgekit.parity.inputs import recorded_in
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
-from edgekit.parity.noise import moved_readings
 from edgekit.parity.other_cpu import measured_elsewhere
-from edgekit.parity.rounding import SEEN_UNITS, Support, recorded_support, seen_support
+from edgekit.parity.rounding import Support, recorded_support, support_of, trusts
 from edgekit.parity.run import AT_ONCE, BATCHES, outputs_of, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import ParityReport, VerifyReport
@@ -107,6 +106,7 @@ class Held:
     ) -> None:
         self.bundle, self.golden, self.evidence, self.tolerance, self.trusting = bundle, golden, evidence, tolerance, trusting
         self._own: dict[str, dict[str, Array] | None] = {}
+        self._support: dict[Setup, Support] = {}
 
     def parity(self, ready: Opened, support: Support | None = None) -> ParityReport:
         """A session against what was recorded; with ``support`` it runs the file node by node, and only rounding may differ."""
@@ -121,20 +121,18 @@ class Held:
         return parity(ready, self._golden_of(setup.variant), bars, manifest.golden_of(setup.variant).reference)
 
     def support(self, setup: Setup) -> Support:
-        """What a setup that runs a file node by node, as it was recorded, may be off by rounding.
+        """What supports the rounding of a setup that runs a file node by node, as it was recorded; a setup is measured once."""
+        if setup not in self._support:
+            self._support[setup] = self._support_of(setup)
+        return self._support[setup]
 
-        It is what was recorded, and of an exported file in steps no more than what is measured here.
-        """
+    def _support_of(self, setup: Setup) -> Support:
         variant, recorded = self.bundle.variant(setup.variant), recorded_in(self.bundle, self.golden)
-        support = recorded_support(recorded, self.evidence)
-        if variant.conversion is not None or variant.precision != "int8":
-            return support
-        with bounded(self.bundle, setup), open_named(str(setup), setup, self.bundle) as ready:
-            own = outputs_of(ready.session, self.golden.inputs)
-        content = self.bundle.read_of(variant.name, partial(rescaled, change=dict))  # as it is, or a sentence on what is no ONNX
-        readings = moved_readings(content, self.golden.inputs, SEEN_UNITS)
-        seen = seen_support((self._read(setup, *each) for each in readings), own, recorded.sizes, variant.allowance)
-        return Support(*map(min, support, seen))
+        if variant.conversion is not None or trusts(variant.allowance, trusting=self.trusting):
+            return recorded_support(variant.precision, recorded, self.evidence)  # no bar reads what would be measured
+        self.bundle.read_of(variant.name, scales_unknown)  # a sentence on what is no ONNX file
+        content = self.bundle.onnx_bytes(variant.name)
+        return support_of(variant, recorded, self.evidence, content, partial(self._read, setup))
 
     def _read(self, setup: Setup, content: bytes, feed: Feed) -> dict[str, Array]:
         """What a copy of the setup's file with other numbers puts out."""

@@ -74,41 +74,52 @@ def weight_types(content: bytes, operators: Collection[str]) -> list[int]:
 
 def _weight_type(name: str, body: Body, kinds: Mapping[str, int], casts: Mapping[str, int]) -> int:
     """The element type of a weight, a value of ``body``; ``kinds`` of stored values, ``casts`` of those that a Cast gives."""
-    passed, cast = set[str](), 0
-    while name not in passed and name in body.producers and _reads_through(body.producers[name]):
-        passed.add(name)
-        cast = cast or casts.get(name, 0)
-        name = body.producers[name].inputs[0]
+    *passed, name = read_through(name, body)
     in_codes = any(body.producers[each].operator[1] == "DequantizeLinear" for each in passed)
-    kind = kinds.get(name, 0)
+    cast, kind = next(filter(None, (casts.get(each, 0) for each in passed)), 0), kinds.get(name, 0)
     return kind if in_codes else cast or kind
+
+
+def read_through(name: str, body: Body) -> list[str]:
+    """A value of ``body`` and those that it is another form of, one behind the other; the last one is where its numbers are."""
+    passed = [name]
+    while name in body.producers and _reads_through(body.producers[name]):
+        name = body.producers[name].inputs[0]
+        if name in passed:
+            break
+        passed.append(name)
+    return passed
 
 
 _NODE_ATTRIBUTE = 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_NUMBER, _ATTRIBUTE_TENSOR = 1, 3, 5
 
 
-def _attributes(content: bytes | bytearray, operator: str, name: str) -> dict[str, memoryview | int]:
-    """First output of each node of ONNX's ``operator`` in the main graph -> its attribute ``name``, a number or a tensor.
+def _attributes(content: bytes | bytearray, operator: str, *names: str) -> dict[str, memoryview]:
+    """First output of each node of ONNX's ``operator`` in the main graph -> its attribute of one of these ``names``.
 
-    A tensor lies in the memory of ``content``.
+    The attribute is a message in the memory of ``content``.
     """
     found = {}
     for message in inside(memoryview(content), MODEL_GRAPH, GRAPH_NODE):
         node = node_of(message)
         if node.operator not in ((domain, operator) for domain in ("", "ai.onnx")) or not node.outputs:
             continue
-        for attribute in map(dict, map(fields, inside(message, _NODE_ATTRIBUTE))):
-            value = attribute.get(_ATTRIBUTE_NUMBER, attribute.get(_ATTRIBUTE_TENSOR))
-            if value is not None and decoded(attribute.get(_ATTRIBUTE_NAME, 0)) == name:
-                found[node.outputs[0]] = value
+        for attribute in inside(message, _NODE_ATTRIBUTE):
+            if decoded(dict(fields(attribute)).get(_ATTRIBUTE_NAME, 0)) in names:
+                found[node.outputs[0]] = attribute
     return found
 
 
 def constant_tensors(content: bytes | bytearray) -> dict[str, memoryview]:
     """Value -> the tensor that a Constant of the main graph gives for it; it lies in the memory of ``content``."""
-    tensors = _attributes(content, "Constant", "value").items()
-    return {name: tensor for name, tensor in tensors if isinstance(tensor, memoryview)}
+    values = {name: dict(fields(each)).get(_ATTRIBUTE_TENSOR) for name, each in _attributes(content, "Constant", "value").items()}
+    return {name: tensor for name, tensor in values.items() if isinstance(tensor, memoryview)}
+
+
+def constant_floats(content: bytes | bytearray) -> dict[str, memoryview]:
+    """Value -> the attribute by which a Constant of the main graph gives float32 numbers for it without a tensor."""
+    return _attributes(content, "Constant", "value_float", "value_floats")
 
 
 def _constants(content: bytes) -> list[tuple[int, int, str]]:
@@ -118,7 +129,8 @@ def _constants(content: bytes) -> list[tuple[int, int, str]]:
 
 def _casts(content: bytes, body: Body) -> dict[str, int]:
     """First output of each Cast and CastLike of the main graph ``body`` -> the element type that it gives; 0: not known."""
-    given = {name: value for name, value in _attributes(content, "Cast", "to").items() if isinstance(value, int)}
+    asked = {name: dict(fields(each)).get(_ATTRIBUTE_NUMBER) for name, each in _attributes(content, "Cast", "to").items()}
+    given = {name: value for name, value in asked.items() if isinstance(value, int)}
     known = {**element_types(content), **{name: kind for kind, _, name in _constants(content)}, **given}
     for name, node in body.producers.items():  # in the file's order, which is one of computation
         if node.operator[1] == "CastLike" and len(node.inputs) > 1:
@@ -254,26 +266,35 @@ def steps_between_floats(content: bytes) -> bool:
 def floats_from_steps(content: bytes) -> dict[str, str]:
     """Value -> operator and name of the main graph's node that makes these floats of stored or computed steps.
 
-    A Cast or CastLike does where it reads what depends on a node in steps, through others that make no floats of them. Nodes that
-    no output depends on are left out. Raises ValueError for a malformed message.
+    A node in steps does unless the file says that its output is no float, or its operator gives codes. A Cast or CastLike does
+    where it reads what depends on a node in steps, through others that make no floats of them. Nodes that no output depends on
+    are left out. Raises ValueError for a malformed message.
     """
-    body, _ = bodies(content)
+    (body, _), types = bodies(content), element_types(content)
     found, behind, casts = dict[str, str](), set[str](), _casts(content, body)
     for node in alive(body):  # in the file's order, which is one of computation
         operator, reads_steps = node.operator[1], not behind.isdisjoint(node.inputs)
         cast = reads_steps and operator in _CASTS and casts.get("".join(node.outputs[:1])) in (0, *_NUMPY_FLOATS)
-        if cast or _GIVES_FLOATS.search(operator):
+        gives = {types.get(name, 0) for name in node.outputs[:1]}
+        if cast or (in_steps(operator) and not _gives_codes(node) and (gives & {0, *FLOATS})):
             found |= dict.fromkeys(node.outputs[:1], f"{operator} {node.key}")
         elif reads_steps or in_steps(operator):
             behind.update(filter(None, node.outputs))
     return found
 
 
-_GIVES_FLOATS = re.compile(
-    r"^Dequantize[A-Z]|^DynamicQuantize(?!Linear$)|IntegerToFloat$|BlockQuantized$|^QAttention$|^MatMul(?:NBits|Bnb4|FpQ4)$"
+_GIVES_CODES = re.compile(r"^Quantize[A-Z]|^DynamicQuantizeLinear$|^QLinear[A-Z]|^QOrdered[A-Z]|Integer(?:16)?$")
+"""Operators in steps whose first outputs are codes, whatever a file says of them."""
+_SCALE_OF_CODES = {"QGemm": 7}
+"""Operators in steps that give codes where they read a scale of these, by the place of that input, and floats elsewhere."""
+_IN_STEPS = re.compile(
+    r"^(?:Dynamic)?Quantize[A-Z]|^Dequantize[A-Z]|^Q[A-Z]|Integer(?:16|ToFloat)?$|BlockQuantized$|^MatMul(?:NBits|Bnb4|FpQ4)$"
 )
-"""Operators in steps that make floats of them; those of ONNX Runtime compute a whole layer so."""
-_IN_STEPS = re.compile(rf"^(?:Dynamic)?Quantize[A-Z]|^Q[A-Z]|Integer(?:16)?$|{_GIVES_FLOATS.pattern}")
+
+
+def _gives_codes(node: Node) -> bool:
+    place = _SCALE_OF_CODES.get(node.operator[1])
+    return _GIVES_CODES.search(node.operator[1]) is not None or (place is not None and any(node.inputs[place : place + 1]))
 
 
 def in_steps(operator: str) -> bool:

@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from edgekit.onnx.arithmetic import constant_tensors
-from edgekit.onnx.bodies import alive, bodies
+from edgekit.onnx.arithmetic import FLOATS, constant_floats, constant_tensors, read_through
+from edgekit.onnx.bodies import Body, alive, bodies
 from edgekit.onnx.declared import initializers, of_tensor
-from edgekit.onnx.wire import fields
+from edgekit.onnx.wire import fields, singles
 from edgekit.tensors import Array
 
 _STEPS = ("QuantizeLinear", "DequantizeLinear")
-_PACKED, _RAW = {4: "<f4", 10: "<f8"}, 9
-"""Fields of a tensor that hold its numbers as they lie in memory: float_data and double_data by number, and raw_data."""
-_FLOATS = {1: "<f4", 10: "<f2", 11: "<f8"}
+_RAW, _PACKED = 9, {"float32": 4, "float64": 10}
+"""Fields of a tensor that hold its numbers as they lie in memory: raw_data, and float_data and double_data."""
+_ATTRIBUTE_FLOAT, _ATTRIBUTE_FLOATS = 2, 7
 
 
 def rescaled(content: bytes, change: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> bytes:
-    """The file with the scales of the main graph's steps, stored or Constants, as ``change`` gives them.
+    """The file with the scales of the main graph's steps as ``change`` gives them, wherever their float32 or float64 numbers lie.
 
-    ``change`` takes and gives name -> scales, in one axis and of the dtype that they have in the file. Raises ValueError for a
-    malformed message.
+    They may be stored or Constants, also behind a Cast or in another shape. ``change`` takes and gives name -> scales, in one axis
+    and of the dtype that they have in the file. Scales of 16 bits stay: a unit of theirs moves a network further than rounding in
+    float32 does. Raises ValueError for a malformed message.
     """
     copy = bytearray(content)
-    body, _ = bodies(content)
-    read = dict.fromkeys(node.inputs[1] for node in alive(body) if node.operator[1] in _STEPS and len(node.inputs) > 1)
-    tensors = {of_tensor(tensor)[2]: tensor for tensor in initializers(copy)} | constant_tensors(copy)
-    scales = {name: numbers for name in read if name in tensors and (numbers := _numbers(tensors[name])) is not None}
-    for name, moved in change(scales).items():
-        scales[name][:] = moved
+    pieces = {name: lying for name, lying in _numbers(copy).items() if name in set(_read(bodies(content)[0]))}
+    for name, moved in change({name: np.concatenate(lying) for name, lying in pieces.items()}).items():
+        start = 0
+        for piece in pieces[name]:
+            piece[:] = moved[start : start + len(piece)]
+            start += len(piece)
     return bytes(copy)
 
 
-def _numbers(tensor: memoryview) -> Array | None:
-    """A float tensor's numbers in the memory of its file; None where they do not lie there as numpy has them."""
-    kind = _FLOATS.get(of_tensor(tensor)[0], "")
-    for number, value in fields(tensor):
-        if isinstance(value, memoryview) and value and kind and kind == (kind if number == _RAW else _PACKED.get(number)):
-            return np.frombuffer(value, kind)
-    return None
+def scales_unknown(content: bytes) -> tuple[str, ...]:
+    """The scales of the main graph's steps that no stored floats are: those that nodes compute, or that are inputs."""
+    tensors = {of_tensor(tensor)[2]: tensor for tensor in initializers(content)} | constant_tensors(content)
+    known = {name for name, tensor in tensors.items() if of_tensor(tensor)[0] in FLOATS} | set(constant_floats(content))
+    return tuple(name for name in dict.fromkeys(_read(bodies(content)[0])) if name not in known)
+
+
+def _read(body: Body) -> Iterator[str]:
+    """Where the scales of the steps of ``body`` lie; those that are in steps themselves are moved by the scale of these."""
+    for node in alive(body):
+        if node.operator[1] in _STEPS and len(node.inputs) > 1:
+            *passed, name = read_through(node.inputs[1], body)
+            if not any(body.producers[each].operator[1] == "DequantizeLinear" for each in passed):
+                yield name
+
+
+def _numbers(content: bytearray) -> dict[str, list[Array]]:
+    """Value -> the float32 or float64 numbers that are stored for it, in pieces that lie in the memory of ``content``."""
+    tensors = {of_tensor(tensor)[2]: tensor for tensor in initializers(content)} | constant_tensors(content)
+    found = {name: _of_tensor(tensor) for name, tensor in tensors.items()}
+    for name, attribute in constant_floats(content).items():
+        found[name] = _floats(attribute, "float32", (_ATTRIBUTE_FLOAT, _ATTRIBUTE_FLOATS))
+    return {name: pieces for name, pieces in found.items() if pieces}
+
+
+def _of_tensor(tensor: memoryview) -> list[Array]:
+    """The float32 or float64 numbers of a tensor; none of any other."""
+    dtype = FLOATS.get(of_tensor(tensor)[0], "")
+    return _floats(tensor, dtype, (_RAW, _PACKED[dtype])) if dtype in _PACKED else []
+
+
+def _floats(message: memoryview, dtype: str, numbers: tuple[int, ...]) -> list[Array]:
+    """The floats of a message's fields ``numbers``, packed or each by itself."""
+    packed = (value for number, value in fields(message) if number in numbers and isinstance(value, memoryview) and value)
+    alone = (value for number, value in singles(message) if number in numbers and dtype == "float32")
+    return [np.frombuffer(value, np.dtype(dtype).newbyteorder("<")) for value in (*packed, *alone)]

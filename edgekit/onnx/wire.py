@@ -83,6 +83,18 @@ def _leaves(content: bytes) -> Iterator[tuple[str, Value]]:
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     """(number, value) of each field that holds a message, a text or a whole number."""
+    return ((number, value) for number, wire_type, value in _typed(message) if wire_type in (_VARINT, _LENGTH))
+
+
+def singles(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(number, its four bytes) of each field that holds a float32 number by itself."""
+    for number, wire_type, value in _typed(message):
+        if wire_type == _FOUR_BYTES and isinstance(value, memoryview):
+            yield number, value
+
+
+def _typed(message: memoryview) -> Iterator[tuple[int, int, Value]]:
+    """(number, wire type, value) of each field."""
     place, end = 0, len(message)
     while place < end:
         key, place = _varint(message, place)
@@ -91,7 +103,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
             raise ValueError("a field has the number 0")
         if wire_type == _VARINT:
             value, place = _varint(message, place)
-            yield number, value
+            yield number, wire_type, value
         elif wire_type == _LENGTH:
             size, place = _varint(message, place)
         elif wire_type in (_EIGHT_BYTES, _FOUR_BYTES):
@@ -100,8 +112,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
             raise ValueError(f"a field has the wire type {wire_type}")
         if place + size > end:
             raise ValueError("a field ends behind its message")
-        if wire_type == _LENGTH:
-            yield number, message[place : place + size]
+        if wire_type != _VARINT:
+            yield number, wire_type, message[place : place + size]
         place += size
 
 

@@ -123,7 +123,7 @@ def asks_beyond_export(variant: Variant, recorded: Recorded, evidence: EvidenceA
     asked, rounding = variant.allowance.tolerance.rtol, variant.allowance.rounding or 0.0
     most = _most_rtol(variant, recorded, evidence)
     wide = "" if asked <= (1 + 1e-6) * most else f"{asked:.3g} rtol instead of at most {most:.3g}"
-    steps = recorded_support(recorded, evidence).rounding
+    steps = recorded_support(variant.precision, recorded, evidence).rounding
     rounds = "" if rounding <= (1 + 1e-6) * steps else f"{rounding:.3g} steps of rounding instead of at most {steps:.3g}"
     return " and ".join(filter(None, (wide, rounds)))
 
@@ -131,7 +131,7 @@ def asks_beyond_export(variant: Variant, recorded: Recorded, evidence: EvidenceA
 def _most_rtol(variant: Variant, recorded: Recorded, evidence: EvidenceArrays | None) -> float:
     if variant.precision in HALVES:
         return half_tolerance(recorded.error(recorded.arrays.original) or variant.error or 0.0).rtol
-    return max(FEW_CODES, recorded_support(recorded, evidence).any_sample / STEPS)
+    return max(FEW_CODES, recorded_support(variant.precision, recorded, evidence).any_sample / STEPS)
 
 
 def widest_allowance(variant: Variant, recorded: Recorded, own: Mapping[str, Array]) -> Allowance | None:

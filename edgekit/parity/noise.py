@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,33 +75,46 @@ def noise_of_scale(floors: Array, reference: Array, sizes: Sequence[int]) -> flo
     return max(float(floor.max(initial=0.0)) / scale for floor, scale in zip(floors, scales, strict=True))
 
 
-def jittered(feed: Feed, seed: int = SEED, units: int = 1) -> dict[str, Array]:
+def jittered(feed: Feed, seed: int = SEED, units: int = 1, of: type[np.floating[Any]] | None = None) -> dict[str, Array]:
     """A copy of ``feed`` whose float values are moved by ``units`` in the last place, up or down at random.
 
-    As many units below zero move each value the other way than those above.
+    As many units below zero move each value the other way than those above. ``of``: the dtype whose units count, None: the
+    values' own. A dtype that has no steps so small is moved by one of its own.
     """
     rng = np.random.default_rng(seed)
 
     def moved(array: Array) -> Array:
         if not np.issubdtype(array.dtype, np.floating):
             return array
-        towards = np.where((rng.random(array.shape) < 0.5) == (units > 0), -np.inf, np.inf).astype(array.dtype)
-        for _ in range(abs(units)):
-            array = np.asarray(np.nextafter(array, towards))
-        return array
+        finer = 0 if of is None else int(np.finfo(array.dtype).nmant - np.finfo(of).nmant)
+        up = (rng.random(array.shape) < 0.5) != (units > 0)
+        return _stepped(array, np.where(up, 1, -1) * max(1, int(abs(units) * 2.0**finer)))
 
     return {name: moved(array) for name, array in feed.items()}
 
 
+def _stepped(array: Array, units: NDArray[np.int64]) -> Array:
+    """Floats moved by ``units`` in their last place, as ``np.nextafter`` so many times; what is not finite stays."""
+    whole = np.dtype(f"i{array.itemsize}")
+    least = int(np.iinfo(whole).min)
+    bits = np.ascontiguousarray(array).view(whole).astype(np.int64).reshape(array.shape)
+    place = np.where(bits < 0, least - bits, bits) + units  # a float's bits count its steps from zero
+    moved = np.where(place < 0, least - place, place).astype(whole).view(array.dtype)
+    return np.where(np.isfinite(array), moved, array)
+
+
 def moved_readings(content: bytes, feed: Feed, units: int = 1) -> Iterator[tuple[bytes, dict[str, Array]]]:
-    """Copies of a file whose steps have scales moved by ``units`` in the last place, each with inputs that are moved alike.
+    """Copies of a file whose steps have scales moved by ``units`` in float32's last place, each with inputs that are moved alike.
 
     Another order of summation moves what lies between two codes to the other one. In one of two readings a value on the border
-    falls to the other code.
+    falls to the other code. Units are float32's whatever the dtype, so that a file in coarser numbers is not moved by more.
     """
     for seed in range(DRAWS):
         for way in (units, -units):
-            yield rescaled(content, partial(jittered, seed=seed, units=way)), jittered(feed, DRAWS + seed, way)
+            yield (
+                rescaled(content, partial(jittered, seed=seed, units=way, of=np.float32)),
+                jittered(feed, DRAWS + seed, way, np.float32),
+            )
 
 
 def some_of_each_part(sizes: Sequence[int], most: int) -> NDArray[np.int64]:

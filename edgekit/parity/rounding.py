@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from edgekit.bundle.allowance import MOST_ROUNDING
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Variant
+from edgekit.onnx.scales import scales_unknown
 from edgekit.parity.converted import STEPS, usual_steps
 from edgekit.parity.inputs import Recorded, error_of_parts
-from edgekit.parity.noise import noise_of_scale
-from edgekit.tensors import Array
+from edgekit.parity.noise import moved_readings, noise_of_scale
+from edgekit.tensors import Array, Feed
 from edgekit.tolerance import MEASURED_FACTOR, Tolerance
 
 FLOAT_STEPS = STEPS * Tolerance().rtol
@@ -45,25 +46,47 @@ class Support(NamedTuple):
     rounding: float
 
 
-def recorded_support(recorded: Recorded, evidence: EvidenceArrays | None) -> Support:
+def recorded_support(precision: str, recorded: Recorded, evidence: EvidenceArrays | None) -> Support:
     """What a bundle's recorded arrays support: of any sample four times the noise floors and the original's own error.
 
     Both are told from the float64 reference, and the file from the original. Never less than ``FLOAT_STEPS``. A ``rounding`` may
-    be ``TIMES_USUAL`` times as much, because it is that where rounding moves all samples alike. A bundle without floors, as one
-    of before there were any, may ask for what any may.
+    be ``TIMES_USUAL`` times as much, because it is that where rounding moves all samples alike. An int8 file without floors, as
+    one of before there were any, may ask for what any may, because ``verify`` holds it to what it sees too; any other is held to
+    the original's own error, so that floors which are left out widen nothing.
     """
     wide, sizes = recorded.arrays.float64, recorded.sizes
     floors = {} if evidence is None else {name: each for name, each in evidence.floors.items() if len(each) == len(sizes)}
-    if not floors:
+    if not floors and precision == "int8":
         return Support(MOST_ROUNDING, MOST_ROUNDING)
-    noise = max(noise_of_scale(floor, wide[name], sizes) for name, floor in floors.items())
+    noise = max((noise_of_scale(floor, wide[name], sizes) for name, floor in floors.items()), default=0.0)
     own = recorded.error(recorded.arrays.original)
     most = max(FLOAT_STEPS, MEASURED_FACTOR * STEPS * (noise + (own if math.isfinite(own) else 0.0)))
     return Support(most, TIMES_USUAL * most)
 
 
 SEEN_UNITS = 64
-"""Units in the last place by which ``verify`` moves numbers: whatever fell to another code at export falls here too."""
+"""Units in float32's last place by which ``verify`` moves numbers: whatever fell to another code at export falls here too."""
+
+
+def support_of(
+    variant: Variant,
+    recorded: Recorded,
+    evidence: EvidenceArrays | None,
+    content: bytes,
+    run: Callable[[bytes, Feed], Mapping[str, Array]],
+) -> Support:
+    """What supports the rounding of a variant's file ``content`` where it runs as written, for ``verify`` and for ``export``.
+
+    It is what was recorded, and of an exported file in steps no more than what is seen here: ``run`` gives the outputs of a copy
+    of the file for a feed. A file with scales that cannot be moved shows too little, and is held to what was recorded.
+    """
+    support = recorded_support(variant.precision, recorded, evidence)
+    if variant.conversion is not None or variant.precision != "int8" or scales_unknown(content):
+        return support
+    inputs = recorded.arrays.inputs
+    readings = (run(*reading) for reading in moved_readings(content, inputs, SEEN_UNITS))
+    seen = seen_support(readings, run(content, inputs), recorded.sizes, variant.allowance)
+    return Support(*map(min, support, seen))
 
 
 def seen_support(
@@ -71,7 +94,8 @@ def seen_support(
 ) -> Support:
     """What rounding does to a file here supports: four times the most that any of the ``readings`` moves its outputs ``own``.
 
-    No bundle says it, so that none can widen it. Readings are taken until they support the ``allowance``.
+    It is measured, and no claim of the bundle; the file alone, which whoever forges a bundle gives too, has a part in it. Readings
+    are taken until they support the ``allowance``.
     """
     asked, most, told = min(_asked(allowance), MOST_ROUNDING), 0.0, 0.0
     if asked > FLOAT_STEPS:
@@ -87,6 +111,11 @@ def _asked(allowance: Allowance) -> float:
     return MOST_ROUNDING if allowance.rounding is None else allowance.rounding
 
 
+def trusts(allowance: Allowance, *, trusting: bool) -> bool:
+    """Whether a caller takes the rounding that the manifest asks for, whatever supports it."""
+    return trusting and allowance.rounding is not None
+
+
 def steps_as_exported(variant: Variant, allowance: Allowance, support: Support, *, trusting: bool) -> tuple[float, float | None]:
     """The steps that any sample, and three of four samples, of an exported file may be off where it runs as written.
 
@@ -94,8 +123,9 @@ def steps_as_exported(variant: Variant, allowance: Allowance, support: Support, 
     rtol at most: there rounding moves all samples alike.
     """
     asked = _asked(allowance)
-    trusted = trusting and allowance.rounding is not None
-    rounding, any_sample = (asked, asked) if trusted else (min(asked, support.rounding), min(asked, support.any_sample))
+    rounding, any_sample = (
+        (asked, asked) if trusts(allowance, trusting=trusting) else (min(asked, support.rounding), min(asked, support.any_sample))
+    )
     steps = max(FLOAT_STEPS, any_sample)
     if variant.precision == "int8":
         return steps, max(FLOAT_STEPS, TYPICAL * rounding)

@@ -133,7 +133,8 @@ def with_rounding(variant: Variant, rounding: Rounding, recorded: Recorded, meas
     """
     if rounding.steps is None:
         return variant
-    supported = min(rounding_room(rounding.steps, variant.precision), recorded_support(recorded, measured).rounding)
+    most = recorded_support(variant.precision, recorded, measured).rounding
+    supported = min(rounding_room(rounding.steps, variant.precision), most)
     return msgspec.structs.replace(variant, allowance=msgspec.structs.replace(variant.allowance, rounding=supported))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,7 @@ from edgekit.bundle.folder import Bundle
 from edgekit.bundle.manifest import MODEL, Manifest
 from edgekit.errors import ModelError
 from edgekit.onnx.declared import declared
-from edgekit.onnx.run import open_every_value, open_unoptimised, ort_version
+from edgekit.onnx.run import open_every_value, open_unoptimised, ort_version, run_in_batches
 from edgekit.onnx.steps import narrowing_node, rounding_node
 from edgekit.onnx.widen import inlined
 from edgekit.onnx.witness import error_of_scale
@@ -25,10 +26,10 @@ from edgekit.parity.figure_claims import errors, evidence
 from edgekit.parity.graph_claims import kept_norms, shapes
 from edgekit.parity.inputs import Recorded
 from edgekit.parity.noise import jittered
-from edgekit.parity.rounding import recorded_support
+from edgekit.parity.rounding import support_of
 from edgekit.parity.run import parity
 from edgekit.setups import Setup
-from edgekit.tensors import Array, fixed_batch
+from edgekit.tensors import Array, Feed, fixed_batch
 from edgekit.tolerance import ToleranceChange
 
 _SAMPLES = 8  # on which the nodes are compared, once a draft has failed
@@ -68,8 +69,10 @@ def _difference(draft: Draft, manifest: Manifest, content: bytes) -> str:
     usual = bars_of(manifest, variant, draft.measured, ToleranceChange(), trusting=True).on(USUAL_BACKEND, facts)
     ways = {"with its": ("all", usual)}
     if variant.allowance.rounding is not None:  # what an exported file has that runs as it was recorded
-        support = recorded_support(Recorded(draft.golden, draft.parts), draft.measured)
-        bars = bars_as_written(manifest, variant, ToleranceChange(), trusting=True, own=draft.golden.original, support=support)
+        recorded, own = Recorded(draft.golden, draft.parts), draft.golden.original
+        run = partial(_as_written, batch=fixed_batch(draft.inputs))
+        support, trusting = support_of(variant, recorded, draft.measured, content, run), bool(asks_too_much(variant))
+        bars = bars_as_written(manifest, variant, ToleranceChange(), trusting=trusting, own=own, support=support)
         ways["without"] = "off", bars
     for way, (level, bars) in ways.items():
         session = FakeSession(open_unoptimised(content, Path(MODEL), level=level), draft.inputs, draft.outputs, facts)
@@ -79,6 +82,11 @@ def _difference(draft: Draft, manifest: Manifest, content: bytes) -> str:
             off = diff.problem or diff.beyond or f"off by {diff.normalised:.1e} of its scale"
             return f"in ONNX Runtime {way} optimisations output {diff.name!r} is {off}"
     return ""
+
+
+def _as_written(content: bytes, feed: Feed, batch: int | None) -> dict[str, Array]:
+    """What a file that takes batches of ``batch`` samples only, or of any number, gives where it runs node by node."""
+    return run_in_batches(open_unoptimised(content, Path(MODEL)), feed, batch, Path(MODEL))
 
 
 def _contradiction(draft: Draft, manifest: Manifest, content: bytes) -> str:

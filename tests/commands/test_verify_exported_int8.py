@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.commands.export import export
-from edgekit.commands.verify import verify
+from edgekit.commands.verify import AS_RECORDED, Held, verify
 from edgekit.errors import BundleError
-from edgekit.parity.rounding import FLOAT_STEPS
+from edgekit.parity.inputs import recorded_in
+from edgekit.parity.rounding import FLOAT_STEPS, recorded_support
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.sources import ExportOptions
 from tests.bundle.editing import edit, npz, put
@@ -285,9 +286,30 @@ def widened(document: dict[str, Any]) -> None:
     allowance.update(rounding=8.0)
 
 
-def test_floors_that_are_forged_with_the_manifest_and_the_file_buy_no_rounding(bundles: dict[str, Path]) -> None:
-    """What verify sees rounding do to the file here is told by no file of the bundle."""
-    root = bundles["int8"]
+def with_scales_of(dtype: type[Any], model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with all scales in another dtype: Casts stand around each pair, whose values are of the scale's dtype."""
+    kind, graph, nodes = helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), model.graph, list[onnx.NodeProto]()
+    model.opset_import[0].version, model.ir_version = 19, 9
+    for each in graph.node:
+        nodes.append(onnx.NodeProto.FromString(each.SerializeToString()))
+        if each.op_type == "QuantizeLinear":
+            nodes[-1].input[0] = f"{each.name}.cast"
+            nodes.insert(-1, node("Cast", [each.input[0]], f"{each.name}.cast", f"{each.name}.cast", to=kind))
+        elif each.op_type == "DequantizeLinear":
+            nodes[-1].output[0] = f"{each.name}.wide"
+            nodes.append(node("Cast", [f"{each.name}.wide"], each.output[0], f"{each.name}.cast", to=onnx.TensorProto.FLOAT))
+    for name in {each.input[1] for each in nodes if each.op_type in ("QuantizeLinear", "DequantizeLinear")}:
+        stored(model, name, lambda scale: scale.astype(dtype))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_floors_that_are_forged_with_the_manifest_and_the_file_buy_no_rounding(dtype: type[Any], tmp_path: Path) -> None:
+    """What verify sees rounding do to the file here is no claim of the bundle."""
+    root = exported(with_scales_of(dtype, network(quantised=True)), tmp_path)
+    assert as_written(verify(root, ORT)).passed
     put(root, "model.onnx", changed(root, "model.onnx", four_codes))
     with_floors(root, lambda name, floor: {name: np.full_like(floor, 10.0)})
     edit(root, widened)
@@ -297,6 +319,39 @@ def test_floors_that_are_forged_with_the_manifest_and_the_file_buy_no_rounding(b
     assert not row.passed
     edit(root, lambda document: document["variants"][0]["allowance"].pop("rounding"))
     assert not as_written(verify(root, ORT)).passed  # leaving it out buys nothing
+
+
+def test_a_scale_that_cannot_be_moved_leaves_what_was_recorded(tmp_path: Path) -> None:
+    model = network(quantised=True)
+    for each in model.graph.node:
+        each.input[:] = ["computed" if name == "r.read.scale" else name for name in each.input]
+    model.graph.node.insert(0, node("Abs", ["r.read.scale"], "computed"))
+    root = exported(model, tmp_path)
+    bundle = open_bundle(root)
+    support = recorded_support("int8", recorded_in(bundle, bundle.golden()), bundle.evidence())
+    row = as_written(verify(root, ORT))
+    assert row.passed
+    assert row.steps == max(FLOAT_STEPS, min(bundle.variant().allowance.rounding or 0.0, support.any_sample))
+    put(root, "model.onnx", changed(root, "model.onnx", four_codes))
+    assert not as_written(verify(root, ORT)).passed
+
+
+def test_what_rounding_does_is_measured_once_for_a_setup_and_not_where_no_bar_reads_it(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = list[str]()
+    read = Held._read
+    monkeypatch.setattr(Held, "_read", lambda self, setup, *each: (runs.append(setup.backend), read(self, setup, *each))[1])
+    bundle = open_bundle(bundles["int8"])
+    setup = as_written(verify(bundle, ORT)).setup
+    assert (0 < len(runs) <= 9, verify(bundle, ORT, allow=["tolerance"]).passed) == (True, True)
+    before = len(runs)
+    held = Held(bundle, bundle.golden(), bundle.evidence(), AS_RECORDED, trusting=False)
+    assert held.support(setup) == held.support(setup)
+    assert len(runs) == 2 * before  # none with --allow tolerance, and one measurement for the two calls
+    edit(bundles["int8"], lambda document: document["variants"][0]["allowance"].pop("rounding"))
+    verify(bundles["int8"], ORT, allow=["tolerance"])
+    assert len(runs) > 2 * before  # its bar is what is seen
 
 
 def test_a_manifest_that_asks_for_endless_steps_is_refused(bundles: dict[str, Path]) -> None:
@@ -328,6 +383,30 @@ class InCodes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = torch.ops.quantized_decomposed.dequantize_per_tensor(self.codes, self.scale, 0, -127, 127, torch.int8)
         return nn.functional.linear(x, weight.to(x.dtype))
+
+
+class Rounded(nn.Module):
+    """Activations in steps, as PyTorch's own quantisation leaves them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = torch.clamp(torch.round(x / 0.03), -127, 127).to(torch.int8)
+        return torch.ops.quantized_decomposed.dequantize_per_tensor(codes, 0.03, 0, -127, 127, torch.int8).to(x.dtype)
+
+
+def in_steps_throughout() -> nn.Module:
+    """Values fall on borders between codes, of which PyTorch sums some to the one side and ONNX Runtime to the other."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 64, 3, padding=1), Rounded(), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), Rounded(), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 144, 10))
+
+
+def test_a_module_in_steps_passes_its_own_verify_although_pytorch_sums_in_another_order(tmp_path: Path) -> None:
+    """What the original's recorded outputs are off the file as it runs here is no reading that verify takes."""
+    options = ExportOptions(input_shapes=("1x3x12x12",))
+    export("tests.commands.test_verify_exported_int8:in_steps_throughout", tmp_path / "bundle", options)
+    row = as_written(verify(tmp_path / "bundle", ORT))
+    assert row.passed
+    assert FLOAT_STEPS < (row.outputs[0].own_steps or 0.0) <= (row.steps or 0.0)  # a value fell to another code
 
 
 def weights_in_codes() -> nn.Module:

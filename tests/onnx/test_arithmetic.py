@@ -124,13 +124,27 @@ def test_a_cast_of_what_depends_on_codes_makes_floats_of_them_and_one_of_a_size_
     assert found == ({"floats": "Cast cast"} if told else {"f": "Cast again"})
 
 
-@pytest.mark.parametrize("operator", ["DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulBnb4", "GatherBlockQuantized"])
+@pytest.mark.parametrize(
+    "operator",
+    ["DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulBnb4", "GatherBlockQuantized", "QAttention", "QGemm", "QMoE",
+     "QEmbedLayerNormalization", "QOfTomorrow"],
+)  # fmt: skip
 def test_a_layer_of_integers_that_gives_floats_is_in_steps_and_named(operator: str) -> None:
     layer = helper.make_node(operator, ["x", "w"], ["y"], "layer", domain="com.microsoft")
     content = model_of([layer], [numpy_helper.from_array(np.zeros((8, 8), np.int8), "w")]).SerializeToString()
     assert computed_in(content) == "int8"
     assert not steps_between_floats(content)
     assert floats_from_steps(content) == {"y": f"{operator} layer"}
+
+
+@pytest.mark.parametrize(("operator", "kind"), [("QGemm", 0), ("QOfTomorrow", TensorProto.INT8), ("QLinearMatMul", 0)])
+def test_a_layer_of_integers_that_gives_codes_is_not_named(operator: str, kind: int) -> None:
+    read = ["x", "s", "z", "w", "s", "z", "", "s", "z"]
+    layer = helper.make_node(operator, read, ["codes"], "layer", domain="com.microsoft")
+    model = model_of([layer, node("DequantizeLinear", ["codes", "s", "z"], "y", "last")], [])
+    if kind:
+        model.graph.value_info.append(helper.make_tensor_value_info("codes", kind, None))
+    assert floats_from_steps(model.SerializeToString()) == {"y": "DequantizeLinear last"}
 
 
 @pytest.mark.parametrize("operator", ["QuickGelu", "Quantile", "MatMul", "Cast", "Dense", "DynamicSlice"])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from edgekit.onnx.scales import rescaled
+from edgekit.onnx.scales import rescaled, scales_unknown
 from tests.onnx.crafted import model_of, node
 
 
@@ -44,6 +44,48 @@ def test_scales_move_wherever_they_are_stored(scale: onnx.TensorProto, constant:
     assert scale_of(moved).tolist() == np.array([0.2, 0.4], np.float32).tolist()
     back = rescaled(moved, lambda scales: {name: numbers / 2 for name, numbers in scales.items()})
     assert back == content == rescaled(content, dict)  # nothing else has moved
+    assert scales_unknown(content) == ()
+
+
+def read_from(*makers: onnx.NodeProto, stored: tuple[onnx.TensorProto, ...] = ()) -> bytes:
+    """A pair of steps whose scale nodes make."""
+    steps = [node("QuantizeLinear", ["x", "scale"], "codes"), node("DequantizeLinear", ["codes", "scale"], "y")]
+    return bytes(model_of([*makers, *steps], stored).SerializeToString())
+
+
+STORED = {kind: onnx.helper.make_tensor("held", number, [1], [0.25]) for kind, number in
+          (("float32", TensorProto.FLOAT), ("float64", TensorProto.DOUBLE), ("float16", TensorProto.FLOAT16))}  # fmt: skip
+FOUND = {
+    "value_float": read_from(node("Constant", [], "scale", value_float=0.25)),
+    "value_floats": read_from(node("Constant", [], "scale", value_floats=[0.25])),
+    "Identity": read_from(node("Identity", ["held"], "scale"), stored=(STORED["float32"],)),
+    "Cast": read_from(node("Cast", ["held"], "scale", to=TensorProto.FLOAT), stored=(STORED["float64"],)),
+    "Squeeze of a Constant": read_from(
+        node("Constant", [], "given", value_floats=[0.25]), node("Squeeze", ["given"], "scale", "squeeze")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_scales_are_found_where_their_numbers_lie(kind: str) -> None:
+    taken = list[dict[str, Any]]()
+
+    def change(scales: Any) -> Any:
+        taken.append({name: numbers.tolist() for name, numbers in scales.items()})
+        return {name: 2 * numbers for name, numbers in scales.items()}
+
+    moved = rescaled(FOUND[kind], change)
+    rescaled(moved, change)
+    assert [list(scales.values()) for scales in taken] == [[[0.25]], [[0.5]]]
+    assert scales_unknown(FOUND[kind]) == ()
+    onnx.checker.check_model(onnx.load_from_string(moved))
+
+
+def test_a_scale_of_float16_stays_and_one_that_is_computed_is_unknown() -> None:
+    half = read_from(node("Cast", ["held"], "scale", to=TensorProto.FLOAT), stored=(STORED["float16"],))
+    assert rescaled(half, lambda scales: {name: 2 * numbers for name, numbers in scales.items()}) == half
+    assert scales_unknown(half) == ()
+    assert scales_unknown(read_from(node("Abs", ["held"], "scale"), stored=(STORED["float32"],))) == ("scale",)
 
 
 def test_what_is_no_onnx_file_is_refused() -> None:

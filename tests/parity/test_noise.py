@@ -47,6 +47,20 @@ def test_jitter_moves_every_float_by_one_unit_in_the_last_place(dtype: type) -> 
     assert (other == np.where(moved["x"] == up, down, up)).all()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "units", "most"),
+    [(np.float32, 64, 2**-16), (np.float64, 64, 2**-16), (np.float16, 64, 2**-9), (np.float16, 2**14, 2**-8)],
+)
+def test_units_of_float32_move_every_dtype_by_as_much_or_by_one_unit_of_its_own(dtype: type, units: int, most: float) -> None:
+    x = np.array([-3.0, 0.7, 1.0, np.inf], dtype)
+    moved = [jittered({"x": x}, 1, way, np.float32)["x"] for way in (units, -units)]
+    for one in moved:
+        share = np.abs(one[:3].astype(np.float64) - x[:3]) / np.abs(x[:3])
+        assert ((most / 8 < share) & (share <= most)).all()
+        assert np.isinf(one[3])
+    assert ((moved[0] > x) == (moved[1] < x)).all()
+
+
 @pytest.mark.parametrize(("sizes", "most", "expected"), [([4, 2], 6, range(6)), ([64, 16, 1], 8, None), ([1, 1], 1, [0, 1])])
 def test_some_samples_of_each_part_are_taken(sizes: list[int], most: int, expected: object) -> None:
     chosen = some_of_each_part(sizes, most)

@@ -49,11 +49,17 @@ def exported(rounding: float | None, precision: str = "int8") -> Variant:
     [(0.0, 0.0, FLOAT_STEPS), (1e-7, 1e-7, FLOAT_STEPS), (1e-3, 0.0, 4 * 0.127), (1e-3, 2e-3, 4 * 0.381)],
 )
 def test_the_floors_and_the_originals_error_support_four_times_themselves(noise: float, original: float, told: float) -> None:
-    assert recorded_support(recorded(original), floors(noise)) == pytest.approx((told, 8 * told))
+    assert recorded_support("int8", recorded(original), floors(noise)) == pytest.approx((told, 8 * told))
 
 
-def test_without_floors_a_bundle_may_ask_for_what_any_may() -> None:
-    assert recorded_support(recorded(1e-3), None) == recorded_support(recorded(1e-3), EvidenceArrays()) == (8, 8)
+@pytest.mark.parametrize("evidence", [None, EvidenceArrays()])
+def test_without_floors_an_int8_file_may_ask_for_what_any_may_and_a_float16_file_for_its_originals_error(evidence: Any) -> None:
+    assert recorded_support("int8", recorded(1e-3), evidence) == (8, 8)
+    bare = recorded_support("float16", recorded(1e-3), evidence)
+    assert bare == pytest.approx((4 * 0.127, 32 * 0.127))
+    assert (
+        bare.any_sample < recorded_support("float16", recorded(1e-3), floors(1e-3)).any_sample
+    )  # leaving floors out buys nothing
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_file_whose_samples_all_move_alike_may_move_so_elsewhere_and_not_three
     floors = EvidenceArrays({"y": np.full((1, 10), noise)})
     exported = exported_variant("int8", Tolerance(rtol=5e-2), 0.0)
     variant = with_rounding(exported, rounding, recorded, floors)
-    any_sample, usual = steps_as_exported(variant, variant.allowance, recorded_support(recorded, floors), trusting=False)
+    any_sample, usual = steps_as_exported(variant, variant.allowance, recorded_support("int8", recorded, floors), trusting=False)
     assert any_sample == pytest.approx(4 * 0.2, rel=1e-5)
     assert 0.2 < (usual or 0.0) < 3 * 0.2
     assert msgspec.structs.replace(variant, allowance=exported.allowance) == exported

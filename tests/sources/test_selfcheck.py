@@ -13,12 +13,14 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edgekit.bundle.draft import Draft
+from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.commands.export import export
 from edgekit.commands.verify import verify
 from edgekit.errors import ModelError
 from edgekit.sources import NOTHING_ADDED, ExportOptions
 from edgekit.sources.onnx_file import IN_FLOAT64, ITSELF, OnnxOrigin
 from edgekit.sources.selfcheck import Unverified, check_draft
+from tests.commands.test_verify_exported_int8 import network
 from tests.onnx.crafted import conv, model_of, node, norm, plain, statistics, tensor
 
 SPELLINGS = {
@@ -81,8 +83,8 @@ def test_steps_of_this_file_are_refused(tmp_path: Path) -> None:
         export(str(tmp_path / "net.onnx"), tmp_path / "bundle")
 
 
-def drafted(tmp_path: Path) -> Draft:
-    onnx.save(plain(), tmp_path / "net.onnx")
+def drafted(tmp_path: Path, model: onnx.ModelProto | None = None) -> Draft:
+    onnx.save(model or plain(), tmp_path / "net.onnx")
     return OnnxOrigin(tmp_path / "net.onnx", ExportOptions()).draft(lambda *_: None)
 
 
@@ -99,6 +101,25 @@ def test_a_draft_that_verify_would_fail_is_refused(tmp_path: Path) -> None:
     loud = draft._replace(measured=msgspec.structs.replace(draft.measured, floors=floors))
     with pytest.raises(Unverified, match="the noise floors of 'y' are far above"):
         check_draft(loud, "net.onnx")
+
+
+def test_a_draft_in_steps_is_held_to_what_verify_sees_and_not_to_what_it_asks_for(tmp_path: Path) -> None:
+    draft = drafted(tmp_path, network(quantised=True))
+    (variant,), golden = draft.variants, draft.golden
+    off = golden.original["y"].copy()
+    off[0, 0] += 1.0 / 127 * np.abs(off).max()
+    other = draft._replace(golden=msgspec.structs.replace(golden, original={"y": off}), measured=loud(draft))
+    asked = msgspec.structs.replace(variant.allowance, rounding=8.0)
+    wide = other._replace(variants=(msgspec.structs.replace(variant, allowance=asked),))
+    with pytest.raises(Unverified, match=r"without optimisations output 'y' is .* steps from the original's recorded output"):
+        check_draft(wide, "net.onnx")
+
+
+def loud(draft: Draft) -> EvidenceArrays:
+    """The draft's evidence with noise floors that explain everything."""
+    assert draft.measured is not None
+    floors = {name: np.full_like(floor, 10.0) for name, floor in draft.measured.floors.items()}
+    return msgspec.structs.replace(draft.measured, floors=floors)
 
 
 def test_what_fails_against_float64_is_held_against_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
