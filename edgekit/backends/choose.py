@@ -20,6 +20,7 @@ from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Skipped
 from edgekit.setups import EVERY, OWN_WORDS, TUNED, Absence, Setup, as_setups
 from edgekit.spelling import did_you_mean
+from edgekit.tensors import fixed_batch
 
 
 class Choice(NamedTuple):
@@ -94,14 +95,18 @@ def recorded_as_written(bundle: Bundle, variant: Variant) -> bool:
     """Whether the outputs are recorded that a variant's file in fewer bits gives where it runs node by node.
 
     A converted file records its own. Those of the exported one are the original's, unless it computes in integers, which another
-    CPU may do otherwise: the export says so by a ``rounding``, and where it says none, the file does. A file of full precision is
-    held to its rounding noise in any case. Raises BundleError for what is no ONNX file.
+    CPU may do otherwise: the export says so by a ``rounding``, and where it says none, the file does, if fingerprints of its
+    values show that its nodes are those of the export. A file of full precision is held to its rounding noise in any case. Raises
+    BundleError for what is no ONNX file.
     """
     if variant.conversion is not None:
         return True
     if variant != bundle.manifest.variants[0] or held_to_noise(bundle.manifest, variant):
         return False
-    return variant.allowance.rounding is not None or bundle.read_of(variant.name, steps_between_floats)
+    if variant.allowance.rounding is not None or bundle.read_of(variant.name, steps_between_floats):
+        return True
+    evidence, fixed = bundle.evidence(), fixed_batch(bundle.manifest.inputs) is not None
+    return evidence is not None and not evidence.nodes and not fixed  # a bundle of one batch size never has fingerprints
 
 
 def open_named(name: str, setup: Setup, bundle: Bundle, progress: Progress = SILENT) -> Opened:

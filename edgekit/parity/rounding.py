@@ -78,10 +78,11 @@ def support_of(
     """What supports the rounding of a variant's file ``content`` where it runs as written, for ``verify`` and for ``export``.
 
     It is what was recorded, and of an exported file in steps no more than what is seen here: ``run`` gives the outputs of a copy
-    of the file for a feed. A file with scales that cannot be moved shows too little, and is held to what was recorded.
+    of the file for a feed. A file with scales that cannot be moved shows too little, and is held to what was recorded, if
+    fingerprints of its values show that its nodes are those of the export.
     """
-    support = recorded_support(variant.precision, recorded, evidence)
-    if variant.conversion is not None or variant.precision != "int8" or scales_unknown(content):
+    support, known = recorded_support(variant.precision, recorded, evidence), evidence is not None and bool(evidence.nodes)
+    if variant.conversion is not None or variant.precision != "int8" or (known and scales_unknown(content)):
         return support
     inputs = recorded.arrays.inputs
     readings = (run(*reading) for reading in moved_readings(content, inputs, SEEN_UNITS))

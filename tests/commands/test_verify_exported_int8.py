@@ -286,6 +286,44 @@ def widened(document: dict[str, Any]) -> None:
     allowance.update(rounding=8.0)
 
 
+def without_fingerprints(root: Path) -> None:
+    with np.load(root / "evidence.npz") as content:
+        kept = {name: array for name, array in content.items() if not name.startswith("node")}
+    put(root, "evidence.npz", npz(kept))
+
+
+def with_integer_chain(model: onnx.ModelProto) -> None:
+    """Add what a layer in integers makes of the output, times nothing."""
+    (last,) = (each for each in model.graph.node if "y" in each.output)
+    last.output[0] = "before"
+    for name, array in (("ones", np.ones((1, 1), np.uint8)), ("nothing", np.float32(0))):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["before"], ["largest"], axes=[1]),
+            helper.make_node("DynamicQuantizeLinear", ["largest"], ["codes", "scale", "zero"]),
+            helper.make_node("MatMulInteger", ["codes", "ones"], ["products"]),
+            helper.make_node("Cast", ["products"], ["floats"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", ["floats", "nothing"], ["added"]),
+            helper.make_node("Add", ["before", "added"], ["y"]),
+        ]
+    )
+
+
+def test_fingerprints_that_were_left_out_make_no_float32_file_an_int8_one(bundles: dict[str, Path]) -> None:
+    """Without them nothing shows that a layer in integers, whose file need not run as written, was in the export."""
+    root = bundles["float32"]
+    put(root, "model.onnx", changed(root, "model.onnx", with_integer_chain))
+    with_floors(root, lambda name, floor: {name: np.full_like(floor, 10.0)})
+    edit(root, lambda document: document["variants"][0].update(precision="int8"))
+    edit(root, lambda document: document["variants"][0]["allowance"]["tolerance"].update(rtol=0.0245))
+    assert failing(verify(root, ORT))["precision"].startswith("its file rounds to steps at Cast")
+    without_fingerprints(root)
+    assert failing(verify(root, ORT)) == {}  # the forged claims agree with each other
+    put(root, "model.onnx", changed(root, "model.onnx", lambda model: stored(model, "w2", lambda weight: weight * 1.01)))
+    assert not as_written(verify(root, ORT)).passed
+
+
 def with_scales_of(dtype: type[Any], model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with all scales in another dtype: Casts stand around each pair, whose values are of the scale's dtype."""
     kind, graph, nodes = helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), model.graph, list[onnx.NodeProto]()
