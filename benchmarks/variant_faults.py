@@ -275,14 +275,16 @@ def judged(subject: Subject, root: Path, content: bytes) -> tuple[bool, str]:
 
 
 def summary(document: dict[str, Any]) -> str:
-    """The table for docs/what-verify-proves.md."""
+    """The table for docs/results.md, and what was missed that changes a prediction."""
     lines = ["| file | faults | change a prediction, caught | move an output by a step or more, caught |", "|---|---|---|---|"]
-    for variant in KINDS:
-        rows = [row for row in document["faults"] if row["key"].split("/")[1] == variant and "refused" not in row]
+    tried = [row for row in document["faults"] if "refused" not in row]
+    for file in dict.fromkeys(row["key"].rsplit("/", 2)[0] for row in tried):
+        rows = [row for row in tried if row["key"].startswith(f"{file}/")]
         changing, moving = [row for row in rows if row["predictions"]], [row for row in rows if row["steps"] >= 1]
         shares = [f"{sum(row['caught'] for row in chosen)} of {len(chosen)}" for chosen in (changing, moving)]
-        lines.append(f"| {variant} | {len(rows)} | {shares[0]} | {shares[1]} |")
-    return "\n".join(lines)
+        lines.append(f"| {file.replace('/', ', ')} | {len(rows)} | {shares[0]} | {shares[1]} |")
+    missed = [f"{row['where']} ({row['predictions']} of 10,000)" for row in tried if row["predictions"] and not row["caught"]]
+    return "\n".join([*lines, "", f"Missed, with the predictions that change: {'; '.join(missed) or 'none'}."])
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ import gpu_table  # noqa: E402
 import precision_table  # noqa: E402
 import train_table  # noqa: E402
 import truth_table  # noqa: E402
+import variant_faults  # noqa: E402
 
 from edgekit.recipe import load_recipe  # noqa: E402
 
@@ -145,6 +146,10 @@ def numbers() -> str:
         "[What verify proves](what-verify-proves.md) says what that means.",
         "",
         fault_injection.summary(read("fault_injection.json")),
+        "",
+        "The same of int8 and float16 files, by `benchmarks/variant_faults.py`. A step is 1/127 of the largest output.",
+        "",
+        variant_faults.summary(read("variant_faults.json")),
         "",
         "## On a GPU",
         "",
