@@ -278,7 +278,7 @@ def summary(document: dict[str, Any]) -> str:
     """The table for docs/results.md, and what was missed that changes a prediction."""
     lines = ["| file | faults | change a prediction, caught | move an output by a step or more, caught |", "|---|---|---|---|"]
     tried = [row for row in document["faults"] if "refused" not in row]
-    for file in dict.fromkeys(row["key"].rsplit("/", 2)[0] for row in tried):
+    for file in dict.fromkeys("/".join(row["key"].split("/")[:2]) for row in tried):  # the name of a kind may hold one too
         rows = [row for row in tried if row["key"].startswith(f"{file}/")]
         changing, moving = [row for row in rows if row["predictions"]], [row for row in rows if row["steps"] >= 1]
         shares = [f"{sum(row['caught'] for row in chosen)} of {len(chosen)}" for chosen in (changing, moving)]
