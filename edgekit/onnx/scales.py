@@ -21,9 +21,9 @@ _ATTRIBUTE_FLOAT, _ATTRIBUTE_FLOATS = 2, 7
 def rescaled(content: bytes, change: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> bytes:
     """The file with the scales of the main graph's steps as ``change`` gives them, wherever their float32 or float64 numbers lie.
 
-    They may be stored or Constants, also behind a Cast or in another shape. ``change`` takes and gives name -> scales, in one axis
-    and of the dtype that they have in the file. Scales of 16 bits stay: a unit of theirs moves a network further than rounding in
-    float32 does. Raises ValueError for a malformed message.
+    They may be stored or Constants, also behind a Cast or in another shape. ``change`` takes and gives name -> scales, in one
+    axis and of the dtype that they have in the file. Scales of 16 bits stay: a unit of theirs moves a network further than
+    rounding in float32 does. Raises ValueError for a malformed message.
     """
     copy = bytearray(content)
     pieces = {name: lying for name, lying in _numbers(copy).items() if name in set(_read(bodies(content)[0]))}

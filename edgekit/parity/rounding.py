@@ -95,8 +95,8 @@ def seen_support(
 ) -> Support:
     """What rounding does to a file here supports: four times the most that any of the ``readings`` moves its outputs ``own``.
 
-    It is measured, and no claim of the bundle; the file alone, which whoever forges a bundle gives too, has a part in it. Readings
-    are taken until they support the ``allowance``.
+    It is measured, and no claim of the bundle. It depends on the file, which whoever forges a bundle gives too. Readings are
+    taken until they support the ``allowance``.
     """
     asked, most, told = min(_asked(allowance), MOST_ROUNDING), 0.0, 0.0
     if asked > FLOAT_STEPS:

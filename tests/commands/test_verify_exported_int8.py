@@ -22,7 +22,9 @@ from edgekit.errors import BundleError
 from edgekit.parity.inputs import recorded_in
 from edgekit.parity.rounding import FLOAT_STEPS, recorded_support
 from edgekit.reports.verify import ParityReport, VerifyReport
+from edgekit.setups import Setup
 from edgekit.sources import ExportOptions
+from edgekit.tensors import Array, Feed
 from tests.bundle.editing import edit, npz, put
 from tests.converted import changed, stored
 from tests.onnx.crafted import conv, model_of, node, tensor
@@ -379,7 +381,12 @@ def test_what_rounding_does_is_measured_once_for_a_setup_and_not_where_no_bar_re
 ) -> None:
     runs = list[str]()
     read = Held._read
-    monkeypatch.setattr(Held, "_read", lambda self, setup, *each: (runs.append(setup.backend), read(self, setup, *each))[1])
+
+    def counted(held: Held, setup: Setup, content: bytes, feed: Feed) -> dict[str, Array]:
+        runs.append(setup.backend)
+        return read(held, setup, content, feed)
+
+    monkeypatch.setattr(Held, "_read", counted)
     bundle = open_bundle(bundles["int8"])
     setup = as_written(verify(bundle, ORT)).setup
     assert (0 < len(runs) <= 9, verify(bundle, ORT, allow=["tolerance"]).passed) == (True, True)
@@ -428,7 +435,8 @@ class Rounded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         codes = torch.clamp(torch.round(x / 0.03), -127, 127).to(torch.int8)
-        return torch.ops.quantized_decomposed.dequantize_per_tensor(codes, 0.03, 0, -127, 127, torch.int8).to(x.dtype)
+        values: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(codes, 0.03, 0, -127, 127, torch.int8)
+        return values.to(x.dtype)
 
 
 def in_steps_throughout() -> nn.Module:

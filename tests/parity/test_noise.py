@@ -52,7 +52,7 @@ def test_jitter_moves_every_float_by_one_unit_in_the_last_place(dtype: type) -> 
     [(np.float32, 64, 2**-16), (np.float64, 64, 2**-16), (np.float16, 64, 2**-9), (np.float16, 2**14, 2**-8)],
 )
 def test_units_of_float32_move_every_dtype_by_as_much_or_by_one_unit_of_its_own(dtype: type, units: int, most: float) -> None:
-    x = np.array([-3.0, 0.7, 1.0, np.inf], dtype)
+    x: np.ndarray = np.array([-3.0, 0.7, 1.0, np.inf], dtype)
     moved = [jittered({"x": x}, 1, way, np.float32)["x"] for way in (units, -units)]
     for one in moved:
         share = np.abs(one[:3].astype(np.float64) - x[:3]) / np.abs(x[:3])
