@@ -22,7 +22,7 @@ from edgekit.data.labelled import BATCH, Batch, LabelledSet, of_folder, of_recip
 from edgekit.data.listing import of_first_frames
 from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError, UsageError
-from edgekit.files import as_path, write_bytes
+from edgekit.files import as_path, read_bytes, write_bytes
 from edgekit.parity.accuracy import FLIPS, NO_CLASS, Answers, answers, confusion, meaning_of, order_of, outputs_of
 from edgekit.parity.other_cpu import measured_elsewhere
 from edgekit.preprocess import Preprocess, no_picture
@@ -349,7 +349,7 @@ def _thumbnails(gallery: Gallery, classes: Sequence[str]) -> Iterator[Thumbnail]
 def _place_of_sheet(folder: Path) -> Path:
     """Where the sheet goes; raises OutputError for a file that is no sheet of edgekit's."""
     place = folder / SHEET
-    if place.exists() and MADE_BY.encode() not in place.read_bytes()[:4096]:
+    if place.exists() and MADE_BY.encode() not in read_bytes(place, "sheet")[:4096]:
         raise OutputError(f"{place} is there already, and edgekit did not make it", "give --wrong another folder")
     return place
 

@@ -17,6 +17,7 @@ from edgekit.data.image_folder import training_half
 from edgekit.data.listing import list_pictures
 from edgekit.data.pictures import spread
 from edgekit.errors import DataError, EdgekitError, UsageError, first_line, printable
+from edgekit.files import opened
 from edgekit.parity.calibrated import feed_sha256, random_calibration
 from edgekit.parity.pixels import undone
 from edgekit.preprocess import Preprocess
@@ -146,14 +147,16 @@ def _of_arrays(bundle: Bundle, path: Path, count: int) -> Samples:
 def _read(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file, of at most MOST_BYTES in all: what a file unpacks to is read from its headers first."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(member.file_size for member in archive.infolist())
-        if total > MOST_BYTES:
-            raise DataError(
-                f"{path} unpacks to {total / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:g} are read", "give fewer samples"
-            )
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
+        with opened(path) as stream:
+            with zipfile.ZipFile(stream) as archive:
+                total = sum(member.file_size for member in archive.infolist())
+            if total > MOST_BYTES:
+                raise DataError(
+                    f"{path} unpacks to {total / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:g} are read", "give fewer samples"
+                )
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
         return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
     except DataError:
         raise

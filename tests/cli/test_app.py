@@ -18,7 +18,8 @@ import edgekit
 from edgekit.backends.tensorrt.options import LARGEST_WORKSPACE
 from edgekit.cli.app import app
 from edgekit.cli.options.numbers import Range, range_of
-from edgekit.latency.loop import FEWEST_PROCESSES, MOST_PROCESSES, Timing
+from edgekit.latency.loop import MOST_PROCESSES, Timing
+from edgekit.latency.prediction import FEWEST_PROCESSES
 from edgekit.latency.signflip import MOST_PAIRS
 from edgekit.tensors import LARGEST_BATCH
 from tests.command_line import Command

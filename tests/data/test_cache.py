@@ -24,6 +24,7 @@ from edgekit.data.decode import decode_each
 from edgekit.data.pictures import Pictures
 from edgekit.decoding import opening
 from edgekit.errors import DataError, OutputError
+from edgekit.files import opened as open_at_once
 from edgekit.progress import Advance
 from edgekit.recipe import DataRecipe
 from edgekit.training import batches
@@ -108,11 +109,10 @@ def test_a_second_loading_decodes_nothing_and_gives_the_same(folder: Folder) -> 
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The picture files that are opened from here on."""
     paths: list[Path] = []
-    open_file = opening.opened_file
 
     def listed(path: Path) -> BinaryIO:
         paths.append(path)
-        return open_file(path)
+        return open_at_once(path)
 
     monkeypatch.setattr(opening, "opened_file", listed)
     return paths
