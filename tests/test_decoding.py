@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from edgekit.decoding import decoded, decoder, pixels_from
+from edgekit.decoding.frames import watched_frames
 from edgekit.decoding.opening import FORMATS
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocess, pixels_of
@@ -429,6 +430,41 @@ def test_every_format_that_is_named_is_one_of_pillows() -> None:
     extensions = Image.registered_extensions()
     for name, suffixes in FORMATS.items():
         assert {extensions[suffix] for suffix in suffixes} == {name}
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.tiff", "a.webp", "a.mpo"])
+def test_decoding_tells_of_several_frames_and_gives_the_pixels_of_the_first(tmp_path: Path, name: str) -> None:
+    frames = [Image.new("L", (64, 4), value) for value in (0, 200)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    still = saved(tmp_path / f"still{Path(name).suffix}", np.zeros((4, 64), np.uint8))
+    for path, several in ((tmp_path / name, name != "a.mpo"), (still, False)):  # MPO's are views of the same
+        with watched_frames() as told:
+            pixels = grey(path)
+        assert told.several == several
+        assert not pixels.any()
+
+
+def test_frames_are_told_to_the_innermost_watch_of_the_thread_alone(tmp_path: Path) -> None:
+    frames = [Image.new("L", (64, 4), value) for value in (0, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with watched_frames() as outer:
+        with watched_frames() as inner:
+            grey(tmp_path / "a.gif")
+        thread = threading.Thread(target=grey, args=(tmp_path / "a.gif",))
+        thread.start()
+        thread.join()
+    assert (outer.several, inner.several) == (False, True)
+
+
+def test_a_second_frame_that_is_damaged_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    frames = [Image.new("L", (64, 4), value) for value in (0, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "a.gif").read_bytes()
+    second = content.rindex(b"\x2c")  # where the second frame is described
+    (tmp_path / "cut.gif").write_bytes(content[: second + 3])
+    with watched_frames() as told:
+        assert not grey(tmp_path / "cut.gif").any()
+    assert not told.several
 
 
 def test_threads_that_decode_leave_the_filter_of_warnings_as_it_was() -> None:

@@ -16,8 +16,9 @@ from types import SimpleNamespace
 import pytest
 
 from edgekit import atomic, files
+from edgekit.bundle.golden import read_arrays
 from edgekit.decoding import decoded
-from edgekit.errors import BundleError, DataError, InputError, OutputError
+from edgekit.errors import BundleError, DataError, InputError, ModelError, OutputError
 from edgekit.files import (
     check_writable,
     destination,
@@ -30,6 +31,7 @@ from edgekit.files import (
     write_bytes,
     write_text,
 )
+from edgekit.models.weight_files import read_weights
 
 CODES = {
     errno.ENOSPC: "free some disk space",
@@ -407,6 +409,10 @@ def test_what_takes_a_files_place_between_a_look_and_the_opening_is_no_file(
         sha256_of(tmp_path / "file")
     with pytest.raises(DataError, match=r"picture .+ is not a regular file"):
         decoded(tmp_path / "file", "grey", (8, 8))
+    with pytest.raises(ValueError, match="it is not a regular file"):
+        read_arrays(tmp_path / "file", {})
+    with pytest.raises(ModelError, match=r"weights .+ cannot be read: it is not a regular file|weights .+ are a folder"):
+        read_weights(tmp_path / "file")
     if waiting is not None:
         os.close(waiting)
 

@@ -1,14 +1,15 @@
-"""Limits of edgekit's cost on a board: installed megabytes, and memory while verifying a bundle.
+"""Limits of edgekit's cost on a board: installed megabytes, and memory while verifying a bundle. Who opens files by name.
 
 A limit may be lowered, never raised. Each limit has a partner case that exceeds it in the same measurement.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 
@@ -33,6 +34,81 @@ finally:
 """
 # None among the modules makes an import fail and ``find_spec`` find nothing
 AS_ON_A_BOARD = "sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'onnx']))"
+
+
+OPENERS = {"ZipFile", "is_zipfile", "load_file"}
+"""Functions that open the file whose path they are given, as ``load`` and ``open`` of ``LOADERS`` do."""
+LOADERS = {"np", "numpy", "torch", "Image"}
+STREAMS = {"stream", "BytesIO", "enter_context"}
+"""What they are given instead: a name or a call that makes a stream."""
+BY_NAME = {
+    "edgekit/machine/*.py": "what the system tells of itself, in /proc and /sys",
+    "edgekit/{data/cache,data/listing,training/steps,backends/tensorrt/build}.py": "caches and notes that edgekit alone writes",
+    "edgekit/backends/{onnxruntime/layers,onnxruntime/linked,openvino/probe}.py": "a profile, a library and a copy, just made",
+    "edgekit/{reports/html,bundle/card,ship/raw}.py": "parts of edgekit",
+    "edgekit/training/{code,folder}.py": "modules that were imported; a checkpoint of its own that is added to",
+    "edgekit/models/weight_files.py": "safetensors maps a file into memory by its name; it was looked at before",
+    "edgekit/ship/{compare_raw,onnxruntime_web,pack}.py": "a program without edgekit; what npm has just written; what is written",
+}
+"""Files of edgekit that open others by name, and why they may: a pipe in the place of a user's file would be waited for."""
+
+
+def opened_by_name(source: str) -> Iterator[int]:
+    """The lines in which a module opens a file to read it, other than by ``edgekit.files``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name, owner = called(node.func)
+            first = called(node.args[0])[0] if node.args else ""
+            mode = node.args[0].value if name == "open" and node.args and isinstance(node.args[0], ast.Constant) else ""
+            loads = name in OPENERS or (name in ("load", "open", "fromfile") and owner in LOADERS)
+            bare = not owner and name == "open"
+            reads = isinstance(node.func, ast.Attribute) and name in ("read_bytes", "read_text")
+            if bare or reads or (loads and first not in STREAMS) or str(mode).startswith(("r", "a")):
+                yield node.lineno
+
+
+def called(node: ast.expr) -> tuple[str, str]:
+    """The last name of an expression, without its arguments, and the name before it."""
+    node = node.func if isinstance(node, ast.Call) else node
+    if isinstance(node, ast.Attribute):
+        return node.attr, called(node.value)[0]
+    return (node.id, "") if isinstance(node, ast.Name) else ("", "")
+
+
+def test_users_files_are_opened_without_waiting_for_a_pipe(repository: Path) -> None:
+    allowed = [path for pattern in BY_NAME for each in braces(pattern) for path in repository.glob(each)]
+    lines = {path: list(opened_by_name(path.read_text())) for path in (repository / "edgekit").rglob("*.py")}
+    assert {str(path): found for path, found in lines.items() if found and path not in allowed} == {}
+    assert [str(path) for path in allowed if path.parent.name != "machine" and not lines[path]] == [], "they need no exception"
+
+
+def braces(pattern: str) -> list[str]:
+    """The patterns that one with ``{a,b}`` stands for."""
+    head, brace, rest = pattern.partition("{")
+    inner, _, tail = rest.partition("}")
+    return [f"{head}{each}{tail}" for each in inner.split(",")] if brace else [pattern]
+
+
+@pytest.mark.parametrize(
+    ("source", "by_name"),
+    [
+        ("path.read_bytes()", True),
+        ('path.open("rb")', True),
+        ("open(path)", True),
+        ("np.load(path)", True),
+        ("zipfile.ZipFile(root / name)", True),
+        ("torch.load(path, weights_only=True)", True),
+        ("Image.open(path)", True),
+        ('read_bytes(path, "file")', False),
+        ("opened(path)", False),
+        ("np.load(stream)", False),
+        ("zipfile.ZipFile(io.BytesIO(content))", False),
+        ('path.open("wb")', False),
+        ("session.open(files)", False),
+    ],
+)
+def test_what_opens_a_file_by_name_is_found(source: str, by_name: bool) -> None:
+    assert list(opened_by_name(source)) == [1] * by_name
 
 
 def installed_bytes(package: str, without: Collection[str] = ()) -> dict[str, int]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from edgekit.bundle.manifest import Manifest
 from edgekit.errors import FETCH_AGAIN, BundleError
+from edgekit.files import opened
 from edgekit.tensors import Array
 
 MOST_EVIDENCE_BYTES = 64 << 20
@@ -117,9 +118,11 @@ def _nodes(arrays: Mapping[str, Array]) -> dict[str, Fingerprint]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, Array]]:
-    with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > MOST_EVIDENCE_BYTES:
-            raise ValueError(f"it would take more than {MOST_EVIDENCE_BYTES >> 20} MiB of memory")
-    with np.load(path, allow_pickle=False) as content:
-        for name in content.files:
-            yield name, content[name]
+    with opened(path) as stream:
+        with zipfile.ZipFile(stream) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_EVIDENCE_BYTES:
+                raise ValueError(f"it would take more than {MOST_EVIDENCE_BYTES >> 20} MiB of memory")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as content:
+            for name in content.files:
+                yield name, content[name]

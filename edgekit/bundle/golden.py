@@ -7,13 +7,14 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import msgspec
 import numpy as np
 
 from edgekit.bundle.manifest import Manifest
 from edgekit.errors import FETCH_AGAIN, BundleError
+from edgekit.files import opened
 from edgekit.tensors import Array
 
 MAX_GOLDEN_BYTES = 4 << 30
@@ -78,19 +79,21 @@ def read_arrays(source: Path | io.BytesIO, expected: Expected, optional: Expecte
     """
     arrays: dict[str, Array] = {}
     try:
-        _check_sizes(source, {**expected, **optional})
-        with np.load(source, allow_pickle=False) as content:
-            present = {name: described for name, described in optional.items() if name in content.files}
-            for name, (dtype, shape) in {**expected, **present}.items():
-                arrays[name] = content[name]
-                if str(arrays[name].dtype) != dtype or arrays[name].shape != shape:
-                    raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
+        with opened(source) if isinstance(source, Path) else source as stream:
+            _check_sizes(stream, {**expected, **optional})
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as content:
+                present = {name: described for name, described in optional.items() if name in content.files}
+                for name, (dtype, shape) in {**expected, **present}.items():
+                    arrays[name] = content[name]
+                    if str(arrays[name].dtype) != dtype or arrays[name].shape != shape:
+                        raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a crafted file
         raise ValueError(str(problem) or type(problem).__name__) from None
     return arrays
 
 
-def _check_sizes(source: Path | io.BytesIO, expected: Expected) -> None:
+def _check_sizes(stream: BinaryIO, expected: Expected) -> None:
     """Raise ValueError, before unpacking, for a member larger than the manifest's shapes explain."""
     header = 4096
     limits = {
@@ -98,10 +101,10 @@ def _check_sizes(source: Path | io.BytesIO, expected: Expected) -> None:
     }
     if sum(limits.values()) > MAX_GOLDEN_BYTES:
         raise ValueError(f"the arrays would take more than {MAX_GOLDEN_BYTES >> 30} GiB of memory")
-    size = source.stat().st_size if isinstance(source, Path) else len(source.getvalue())
+    size = stream.seek(0, io.SEEK_END)
     if sum(limits.values()) > max(SMALL_GOLDEN_BYTES, MAX_INFLATION * size):
         raise ValueError(f"the arrays would take {sum(limits.values()) >> 20} MiB of memory, and the file has {size} bytes")
-    with zipfile.ZipFile(source) as archive:
+    with zipfile.ZipFile(stream) as archive:
         for member in archive.infolist():
             if member.filename not in limits or member.file_size > limits[member.filename] + header:
                 raise ValueError(f"member {member.filename!r} is unknown or too large")

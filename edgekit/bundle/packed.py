@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from edgekit.bundle.manifest import MANIFEST
+from edgekit.files import opened
 
 
 def is_packed(file: Path) -> bool:
@@ -13,7 +14,7 @@ def is_packed(file: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        with zipfile.ZipFile(file) as archive:
+        with opened(file) as stream, zipfile.ZipFile(stream) as archive:
             return any(name.partition("/")[2] == MANIFEST for name in archive.namelist())
     except Exception:  # zipfile raises a dozen kinds for what is no zip
         return False

@@ -110,7 +110,7 @@ def _by_openssf(bundle: Bundle, key: Path, signature: Path) -> str:
         raise
     except Exception as problem:  # the library raises what its own libraries do
         return first_line(problem)
-    covered = _covered(signature.read_bytes())
+    covered = _covered(read_bytes(signature, "signature", BundleError))
     return "" if covered == bundle.sha256 else f"it does not cover {MANIFEST}"
 
 

@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from edgekit.cli import checking, deploying, exporting, timing, training
 from edgekit.cli.narrow import is_narrow, plain_help
+from edgekit.cli.options.numbers import range_of
 
 COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (training.run, "edgekit run recipes/lenet.toml"),
@@ -54,13 +55,20 @@ class _Placed:
     """A command whose wrong words are told with its own page of help: the parser does not say whose they are."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words; raises click's UsageError with the context, also for an empty word, which no value is."""
+        """Parse the words; raises click's UsageError with the context.
+
+        So it does for an empty word, which nothing is, and for a number out of its option's range: those of typer have no open
+        ends, and some of its releases let nan through.
+        """
         given = list(args)  # the parser empties it
         try:
             words: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]  # of the class beside this one
+            self._check_none_is_empty_beside(ctx, given)
             self._check_none_is_empty(ctx, given)
+            self._check_numbers(ctx)
         except _TyperUsageError as problem:
             problem.ctx = problem.ctx or ctx
+            self._check_none_is_empty_beside(ctx, given)
             raise
         return words
 
@@ -79,6 +87,25 @@ class _Placed:
             value = values.get(parameter.name)
             if "" in (value if isinstance(value, (list, tuple)) else [value]):
                 raise typer.BadParameter(f"an empty word is no {parameter.metavar}", ctx=ctx, param=parameter)
+
+    def _check_none_is_empty_beside(self, ctx: Any, given: list[str]) -> None:
+        """Raise UsageError for an empty word that is no parameter's: where a command's name stands, or one too many."""
+        command: Any = self
+        try:
+            rest = [] if ctx.resilient_parsing else command.make_parser(ctx).parse_args(args=[*given])[1]
+        except _TyperUsageError:  # of an option, which is told as it is
+            return
+        of_group = hasattr(command, "commands")
+        if "" in (rest[:1] if of_group else rest):
+            raise _TyperUsageError(f"an empty word is no {'command' if of_group else 'argument'}", ctx=ctx)
+
+    def _check_numbers(self, ctx: Any) -> None:
+        """Raise BadParameter for a number that its option does not take."""
+        command: Any = self
+        for parameter in command.get_params(ctx):
+            taken, value = range_of(parameter), ctx.params.get(parameter.name)
+            if taken is not None and value is not None and not taken.takes(value):
+                raise typer.BadParameter(f"{value} is not in the range {taken.text}", ctx=ctx, param=parameter)
 
 
 class _Command(_Placed, TyperCommand):

@@ -12,6 +12,7 @@ from edgekit.cli.options import check as check_options
 from edgekit.cli.options import shared as options
 from edgekit.cli.options.check import Allowed, PublicKey, Required
 from edgekit.cli.options.completion import report_formats, source_names
+from edgekit.cli.options.numbers import Range
 from edgekit.cli.options.shared import (
     AllRows,
     Arguments,
@@ -44,15 +45,16 @@ def verify(
     variant: Variant = None,
     atol: Annotated[
         Optional[float],
-        options.option("--atol", metavar="X", min=0, show_default="the measured noise", help="Your own absolute tolerance."),
+        options.number(
+            "--atol", metavar="X", taken=Range(0), show_default="the measured noise", help="Your own absolute tolerance."
+        ),
     ] = None,
     rtol: Annotated[
         Optional[float],
-        options.option(
+        options.number(
             "--rtol",
             metavar="X",
-            min=0,
-            max=1,
+            taken=Range(0, below=1),
             show_default="the measured noise",
             help="Your own tolerance relative to the scale, below 1. It replaces the noise, which is never above 2e-5.",
         ),
@@ -86,9 +88,10 @@ def verify(
         follow(f"bundle {bundle}")
         from edgekit.bundle.signature import open_signed
         from edgekit.commands.verify import verify as verify_bundle
+        from edgekit.tolerance import ToleranceChange
 
         target = bundle if public_key is None else open_signed(bundle, public_key)
-        limits, required = check_options.tolerance(atol, rtol), check_options.required(require)
+        limits, required = ToleranceChange(atol, rtol), check_options.required(require)
         setups = options.setups(backend, variant=variant, cuda_graph=cuda_graph, flavour=flavour, engine=engine, source=source)
         if bisect:
             from edgekit.commands.bisect import bisect as bisect_bundle
@@ -115,17 +118,16 @@ def evaluate(
     threads: Threads = None,
     min_accuracy: Annotated[
         Optional[float],
-        options.option(
-            "--min-accuracy", metavar="SHARE", min=0, max=1, help="Exit code 1 where top-1 is below this, e.g. 0.9 for 90 %."
+        options.number(
+            "--min-accuracy", metavar="SHARE", taken=Range(0, 1), help="Exit code 1 where top-1 is below this, e.g. 0.9 for 90 %."
         ),
     ] = None,
     max_drop: Annotated[
         Optional[float],
-        options.option(
+        options.number(
             "--max-drop",
             metavar="POINTS",
-            min=0,
-            max=100,
+            taken=Range(0, 100),
             help="Exit code 1 unless top-1 is surely at most so many percentage points below the original's.",
         ),
     ] = None,

@@ -11,6 +11,7 @@ from edgekit.cli.action import carry_out
 from edgekit.cli.options import deploy as deploy_options
 from edgekit.cli.options import shared as options
 from edgekit.cli.options.deploy import BatchRanges, Builder, Csv, JsonLines, Level, Workspace
+from edgekit.cli.options.numbers import Range
 from edgekit.cli.options.shared import AllRows, Backend, BundlePath, Debug, Engine, Flavour, Json, Variant
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def predict(
     variant: Variant = None,
     flavour: Flavour = None,
     engine: Engine = None,
-    top: Annotated[int, options.option("--top", metavar="N", min=1, help="How many labels to show.")] = 3,
+    top: Annotated[int, options.number("--top", metavar="N", taken=Range(1), help="How many labels to show.")] = 3,
     verbose: AllRows = False,
     csv: Csv = None,
     jsonl: JsonLines = False,

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import EdgekitError, InputError, Interrupted, OutputError, first_line, printable
-from edgekit.files import check_outside, check_writable, destination, sha256_of, write_together
+from edgekit.files import check_outside, check_writable, destination, opened, sha256_of, write_together
 from edgekit.graphs.quiet import listings
 from edgekit.machine import stops
 from edgekit.machine.fork import written
@@ -150,8 +150,8 @@ def check_output(option: str, output: Path, bundle: Path | None, begins: bytes =
 
 def _start(path: Path, count: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(count)
+        with opened(path) as stream:
+            return stream.read(count)
     except OSError:  # it cannot be read; whether it can be replaced is decided later
         return b""
 

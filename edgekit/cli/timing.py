@@ -32,6 +32,7 @@ from edgekit.cli.options.bench import (
     Undecided,
 )
 from edgekit.cli.options.completion import metric_names, recipe_paths
+from edgekit.cli.options.numbers import Range
 from edgekit.cli.options.shared import (
     Backends,
     BundlePath,
@@ -93,7 +94,6 @@ def bench(
         from edgekit.commands.bench import bench as bench_bundles
 
         bench_options.check_outside(output, [*bundle[1:], *filter(None, [against])])
-        limit_ms = bench_options.budget(budget_ms)
         timing = bench_options.timing(batch, seconds, processes, row, seed)
         ways = partial(
             options.setups,
@@ -106,14 +106,14 @@ def bench(
             load = bench_options.load(concurrency, rate, sessions=sessions, arrivals=arrivals)
             further = bench_options.further(budget, load, layers=layers, start=start)
             bench_options.check_samples(output, bundle)
-            return bench_bundles(bundle, ways(backend), timing, budget_ms=limit_ms, further=further, progress=progress)
+            return bench_bundles(bundle, ways(backend), timing, budget_ms=budget_ms, further=further, progress=progress)
 
         from edgekit.commands.against import Terms, usual_setups
         from edgekit.commands.against import against as compare
 
         first = bench_options.check_without_against(
             bundle,
-            budget_ms=limit_ms, layers=layers, processes=processes, start=start, budget=budget, concurrency=concurrency,
+            budget_ms=budget_ms, layers=layers, processes=processes, start=start, budget=budget, concurrency=concurrency,
             sessions=sessions, rate=rate, arrivals=arrivals,
         )  # fmt: skip
         setups = ways(backend or usual_setups())
@@ -130,7 +130,7 @@ def tune(
     metric: Annotated[
         str, options.option("--metric", metavar="NAME", help="median, p99 or throughput.", autocompletion=metric_names)
     ] = "median",
-    batch: Annotated[int, options.option("--batch", metavar="N", min=1, max=65536, help="The batch size.")] = 1,
+    batch: Annotated[int, options.number("--batch", metavar="N", taken=Range(1, 65536), help="The batch size.")] = 1,
     data: Annotated[
         Optional[Path],
         options.option(

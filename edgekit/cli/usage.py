@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from edgekit.backends import takers
+from edgekit.cli.options.numbers import range_of
 
 _OF_NUMBERS = (
-    r"Input should be (greater|less) than .*",
     r"Input should be a (valid|finite) (number|integer).*",
     r"Unable to parse input string as an integer.*",
     r"'?.*'? is not (in the range .*|a valid (float|integer).*)",
@@ -32,14 +32,11 @@ def usage_sentence(problem: Any) -> str:
 
 
 def _numbers(parameter: Any) -> str:
-    """What an option takes, like ``a whole number from 1 to 1024``: by itself, or by its type where typer brings no click."""
-    kind = getattr(parameter, "type", parameter)
-    least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+    """What an option takes, like ``a whole number from 1 to 1024``; its own type says its kind where typer brings no click."""
+    kind, taken = getattr(parameter, "type", parameter), range_of(parameter)
     annotation = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
     number = "a whole number" if annotation is int or str(getattr(kind, "name", "")).startswith("integer") else "a number"
-    if most is not None:
-        return f"{number} from {least} to {most}"
-    return number if least is None else f"{number} of {least} or more"
+    return number if taken is None else f"{number} {taken.sentence}"
 
 
 def _backends_option(problem: Any) -> str:

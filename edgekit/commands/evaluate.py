@@ -19,9 +19,10 @@ from edgekit.backends.contract import Opened
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.data.gallery import Gallery, thumbnail
 from edgekit.data.labelled import BATCH, Batch, LabelledSet, of_folder, of_recipe
+from edgekit.data.listing import of_first_frames
 from edgekit.data.sheet import MADE_BY, contact_sheet
 from edgekit.errors import BundleError, DataError, OutputError, UsageError
-from edgekit.files import as_path, write_bytes
+from edgekit.files import as_path, read_bytes, write_bytes
 from edgekit.parity.accuracy import FLIPS, NO_CLASS, Answers, answers, confusion, meaning_of, order_of, outputs_of
 from edgekit.parity.other_cpu import measured_elsewhere
 from edgekit.preprocess import Preprocess, no_picture
@@ -156,9 +157,13 @@ def labelled_set(bundle: Bundle, preprocess: Preprocess, data: Path | str | None
 
 
 class _Seen(NamedTuple):
-    """What was run on the pictures: their names and labels, and for each setup its name, answers and seconds."""
+    """What was run on the pictures: their names and labels, and for each setup its name, answers and seconds.
+
+    ``several`` are the names of the pictures with several frames.
+    """
 
     names: list[str]
+    several: list[str]
     labels: NDArray[np.int64]
     setups: Sequence[tuple[str, Setup]]
     answers: list[Answers]
@@ -171,7 +176,7 @@ def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: 
     names = labels(setups)
     seconds = [0.0] * len(setups)
     parts: list[list[Answers]] = [[] for _ in setups]
-    truth, files, gallery = [], list[str](), Gallery()
+    truth, files, several, gallery = [], list[str](), list[str](), Gallery()
     with ExitStack() as stack, progress.task("evaluating", pictures.size) as advance:
         ready = [
             stack.enter_context(open_named(name, _taking(bundle, setup), bundle, progress))
@@ -181,6 +186,7 @@ def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: 
         for batch in pictures.batches():
             truth.append(order[batch.labels])
             files += batch.names
+            several += batch.several
             for place, opened in enumerate(ready):
                 began = perf_counter()
                 outputs = _outputs(bundle, opened, batch)
@@ -190,7 +196,7 @@ def _run(bundle: Bundle, setups: Sequence[Setup], pictures: LabelledSet, order: 
             gallery.see(batch, truth[-1], first.predicted, first.confidence)
             advance(len(batch.names), "")
     joined = [Answers(*(np.concatenate(pieces) for pieces in zip(*each, strict=True))) for each in parts]
-    return _Seen(files, np.concatenate(truth), tuple(zip(names, setups, strict=True)), joined, seconds, gallery)
+    return _Seen(files, several, np.concatenate(truth), tuple(zip(names, setups, strict=True)), joined, seconds, gallery)
 
 
 def _taking(bundle: Bundle, setup: Setup) -> Setup:
@@ -213,7 +219,7 @@ def _gives_probabilities(bundle: Bundle) -> bool:
 
 
 def _report(bundle: Bundle, pictures: LabelledSet, seen: _Seen, bars: Bars) -> EvaluateReport:
-    classes, notes = bundle.manifest.labels, list(pictures.notes)
+    classes, notes = bundle.manifest.labels, list(of_first_frames(seen.several))
     original = _original(bundle, pictures)
     if original is None:
         notes.append("the bundle does not record the original's predictions of these pictures, so that no flips are counted")
@@ -343,7 +349,7 @@ def _thumbnails(gallery: Gallery, classes: Sequence[str]) -> Iterator[Thumbnail]
 def _place_of_sheet(folder: Path) -> Path:
     """Where the sheet goes; raises OutputError for a file that is no sheet of edgekit's."""
     place = folder / SHEET
-    if place.exists() and MADE_BY.encode() not in place.read_bytes()[:4096]:
+    if place.exists() and MADE_BY.encode() not in read_bytes(place, "sheet")[:4096]:
         raise OutputError(f"{place} is there already, and edgekit did not make it", "give --wrong another folder")
     return place
 

@@ -10,7 +10,7 @@ from unicodedata import normalize
 
 from edgekit.bundle.folder import open_bundle
 from edgekit.data.listing import list_pictures, matching, of_first_frames
-from edgekit.decoding.opening import has_several_frames
+from edgekit.decoding.frames import watched_frames
 from edgekit.errors import BundleError, DataError, printable
 from edgekit.files import as_paths
 from edgekit.model import Model, meaning_in, model_of
@@ -53,9 +53,9 @@ def predict(
         progress.task("labelling pictures", len(asked.problems)) as advance,
     ):
         for picture, problem in asked.problems.items():
-            predictions.append(Prediction(str(picture), (), problem) if problem else _label(model, picture, top))
-            if predictions[-1].guesses and has_several_frames(picture):
-                several.append(printable(str(picture)))
+            with watched_frames() as frames:
+                predictions.append(Prediction(str(picture), (), problem) if problem else _label(model, picture, top))
+            several += [printable(str(picture))] * frames.several
             advance(1, picture.name)
     notes = of_first_frames(several)
     for text in notes:

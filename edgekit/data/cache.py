@@ -77,12 +77,16 @@ class Found(NamedTuple):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is known of an array: how many ``good`` pictures it holds, the places of those that are bad, their ``summary``."""
+    """What is known of an array: how many ``good`` pictures it holds, the places of those that are bad, their ``summary``.
+
+    ``several`` are the places of those with several frames; None where who wrote it did not look.
+    """
 
     what: str
     good: int
     bad: tuple[int, ...]
     summary: Summary
+    several: tuple[int, ...] | None = None
 
 
 class Entry(NamedTuple):
@@ -140,7 +144,7 @@ def remove_entries() -> list[Entry]:
 def _opened(array: Path, wanted: Wanted, progress: Progress) -> Found | None:
     """The array that is there, whole to the last bit; None where there is none or it is damaged."""
     record = _record(array)
-    if record is None or not set(record.bad) <= set(range(len(wanted.pictures))):
+    if record is None or record.several is None or not {*record.bad, *record.several} <= set(range(len(wanted.pictures))):
         return None
     try:
         mapped = _mapped(array)
@@ -159,7 +163,7 @@ def _opened(array: Path, wanted: Wanted, progress: Progress) -> Found | None:
         progress.say(f"note: {array} is damaged, and is made anew")
         return None
     bad = _still_bad(record, wanted, progress)
-    return None if bad is None else Found(Decoded(images, bad), record.summary)
+    return None if bad is None else Found(Decoded(images, bad, record.several), record.summary)
 
 
 def _still_bad(record: Record, wanted: Wanted, progress: Progress) -> tuple[Bad, ...] | None:
@@ -178,14 +182,14 @@ def _made(array: Path, wanted: Wanted, progress: Progress) -> Found:
     try:
         with replacing(array) as temporary:
             with temporary.open("wb") as stream:
-                bad, summary = _written(stream, wanted, progress)
+                bad, several, summary = _written(stream, wanted, progress)
             _check_unchanged(wanted.pictures)
         good = len(wanted.pictures) - len(bad)
-        record = Record(wanted.described, good, tuple(place for place, _ in bad), summary)
+        record = Record(wanted.described, good, tuple(place for place, _ in bad), summary, several)
         write_bytes(_sidecar(array), msgspec.json.encode(record))
     except OutputError as problem:
         raise OutputError(problem.reason, _remedy(wanted)) from None
-    return Found(Decoded(_mapped(array)[:good], bad), summary)
+    return Found(Decoded(_mapped(array)[:good], bad, several), summary)
 
 
 def _mapped(array: Path) -> NDArray[np.uint8]:
@@ -193,20 +197,23 @@ def _mapped(array: Path) -> NDArray[np.uint8]:
     return np.asarray(np.load(array, mmap_mode="r", allow_pickle=False))
 
 
-def _written(stream: BinaryIO, wanted: Wanted, progress: Progress) -> tuple[tuple[Bad, ...], Summary]:
-    """Write the good pictures; the file has room for all, since its head is written before it is known which are good."""
+def _written(stream: BinaryIO, wanted: Wanted, progress: Progress) -> tuple[tuple[Bad, ...], tuple[int, ...], Summary]:
+    """Write the good pictures -> the bad ones, the places of those with several frames, and the summary.
+
+    The file has room for all, since its head is written before it is known which are good.
+    """
     shape = (len(wanted.pictures), *wanted.decoding.shape)
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
     end = stream.tell() + wanted.bytes
-    bad: list[Bad] = []
+    bad, several = list[Bad](), list[int]()
     digest, levels = hashlib.sha256(), np.zeros((shape[1], 256), np.int64)
-    with closing(decode_each(wanted.pictures, wanted.decoding, wanted.name, progress)) as results:
+    with closing(decode_each(wanted.pictures, wanted.decoding, wanted.name, progress, several)) as results:
         for block in _collected(results, wanted.decoding, bad):
             digest.update(block.data)
             levels += levels_of(block)
             stream.write(block.data)
     stream.truncate(end)
-    return tuple(bad), Summary(digest.hexdigest(), tuple(map(tuple, levels.tolist())))
+    return tuple(bad), tuple(several), Summary(digest.hexdigest(), tuple(map(tuple, levels.tolist())))
 
 
 def _collected(results: Iterator[NDArray[np.uint8] | Bad], decoding: Decoding, bad: list[Bad]) -> Iterator[NDArray[np.uint8]]:

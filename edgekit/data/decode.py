@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.listing import Picture
 from edgekit.decoding import CHANNELS, Color, decoder
+from edgekit.decoding.frames import watched_frames
 from edgekit.errors import DataError
 from edgekit.machine.cpu import cores
 from edgekit.progress import Progress
@@ -49,41 +50,50 @@ class Bad(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """``images`` uint8 N x C x H x W, of the good pictures alone and in their order."""
+    """``images`` uint8 N x C x H x W, of the good pictures alone and in their order.
+
+    ``several`` are the places of those with several frames, among the pictures that were asked for.
+    """
 
     images: NDArray[np.uint8]
     bad: tuple[Bad, ...]
+    several: tuple[int, ...]
 
 
 def decode(pictures: Sequence[Picture], decoding: Decoding, name: str, progress: Progress) -> Decoded:
     """Decode ``pictures`` into memory; a bar calls them ``name``."""
     images = np.empty((len(pictures), *decoding.shape), np.uint8)
-    good, bad = 0, []
-    for result in decode_each(pictures, decoding, name, progress):
+    good, bad, several = 0, [], list[int]()
+    for result in decode_each(pictures, decoding, name, progress, several):
         if isinstance(result, Bad):
             bad.append(result)
         else:
             images[good] = result
             good += 1
-    return Decoded(images[:good], tuple(bad))
+    return Decoded(images[:good], tuple(bad), tuple(several))
 
 
 def decode_each(
-    pictures: Sequence[Picture], decoding: Decoding, name: str, progress: Progress
+    pictures: Sequence[Picture], decoding: Decoding, name: str, progress: Progress, several: list[int]
 ) -> Generator[NDArray[np.uint8] | Bad, None, None]:
-    """uint8 C x H x W of each picture, or why there is none, in the order of ``pictures``, under a bar."""
+    """uint8 C x H x W of each picture, or why there is none, in the order of ``pictures``, under a bar.
+
+    The places of those with several frames are added to ``several``.
+    """
     with (
         progress.task(f"decoding {name} pictures", len(pictures)) as advance,
         decoder(decoding.color, decoding.size, decoding.white) as decode_file,
     ):
 
-        def result(place: int) -> NDArray[np.uint8] | Bad:
+        def result(place: int) -> tuple[NDArray[np.uint8] | Bad, bool]:
             try:
-                return decode_file(pictures[place].path)
+                with watched_frames() as frames:
+                    return decode_file(pictures[place].path), frames.several
             except DataError as problem:
-                return Bad(place, problem.reason)
+                return Bad(place, problem.reason), False
 
-        for place, decoded in enumerate(_in_order(result, range(len(pictures)), cores())):
+        for place, (decoded, has_several) in enumerate(_in_order(result, range(len(pictures)), cores())):
+            several += [place] * has_several
             yield decoded
             advance(1, pictures[place].path.parent.name)
 

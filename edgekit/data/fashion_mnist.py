@@ -24,7 +24,7 @@ from edgekit.data.pictures import Pictures, divided, spread
 from edgekit.data.source import Loaded, PictureShape, Source
 from edgekit.decoding import CHANNELS, Color, pixels_of
 from edgekit.errors import DataError, first_line
-from edgekit.files import cache_root, write_bytes
+from edgekit.files import cache_root, read_bytes, write_bytes
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
@@ -164,7 +164,8 @@ def read_checked(folder: Path, name: str) -> bytes:
     if path is None:
         raise DataError(f"{folder} lacks {name}", "fetch the dataset again")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = read_bytes(path, "file", DataError)
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as problem:
         raise DataError(f"{path} cannot be unpacked: {problem}", "delete it and fetch it again") from None
     if hashlib.sha256(content).hexdigest() != SHA256[name]:

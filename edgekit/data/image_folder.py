@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.cache import Wanted, decoded_pictures
-from edgekit.data.decode import Bad, Decoding, decode
+from edgekit.data.decode import Decoded, Decoding, decode
 from edgekit.data.listing import Picture, dangling, digests, list_pictures, of_first_frames, subfolders
 from edgekit.data.pictures import Pictures, check_holdout, spread
 from edgekit.data.source import Loaded, PictureShape, Source
 from edgekit.decoding import CHANNELS, Color
-from edgekit.decoding.opening import FORMATS, OF_FRAMES, SUFFIXES, has_several_frames
+from edgekit.decoding.opening import SUFFIXES
 from edgekit.errors import DataError, printable
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
@@ -64,6 +64,13 @@ class Split(NamedTuple):
     origin: str
 
 
+class _Noticed(NamedTuple):
+    """What decoding finds out of pictures: those that are bad with the reason, and the names of those with several frames."""
+
+    bad: list[tuple[Picture, str]]
+    several: list[str]
+
+
 def load(
     root: Path, color: Color, size: tuple[int, int], test_fraction: float = 0.2, progress: Progress = SILENT
 ) -> tuple[Pictures, Pictures, tuple[str, ...]]:
@@ -76,9 +83,10 @@ def load_folder(
 ) -> Loaded:
     """Decode every picture; raises DataError naming all that cannot be decoded, unless ``decoding.skip_bad`` leaves them out."""
     split = split_folder(root, test_fraction, progress, holdout)
-    bad: list[tuple[Picture, str]] = []
+    noticed = _Noticed([], [])
     parts = (split.train, split.test, split.holdout)
-    train, test, held_out = (_decode(split, half, decoding, progress, bad) for half in parts)
+    train, test, held_out = (_decode(split, half, decoding, progress, noticed) for half in parts)
+    bad = noticed.bad
     if bad and not decoding.skip_bad:
         raise _bad_pictures(bad, sum(len(half.pictures) for half in parts))
     left_out = split.left_out
@@ -86,15 +94,8 @@ def load_folder(
         left_out = (*left_out, LeftOut("cannot be decoded", len(bad), printable(bad[0][0].name)))
         _check_halves(root, train.labels, test.labels, split.classes)
     classes = tuple(map(printable, split.classes))
-    notes = (*split.notes, *notes_on_frames(parts))
+    notes = (*split.notes, *of_first_frames(noticed.several))
     return Loaded(train, test, classes, left_out, split.shared, notes=notes, holdout=held_out if len(held_out) else None)
-
-
-def notes_on_frames(halves: Sequence[Half]) -> tuple[str, ...]:
-    """A note on pictures with several frames, among those whose suffix is of a format that can have them; empty without any."""
-    suffixes = {suffix for name in OF_FRAMES for suffix in FORMATS[name]}
-    pictures = (picture for half in halves for picture in half.pictures if picture.path.suffix.lower() in suffixes)
-    return of_first_frames([printable(picture.name) for picture in pictures if has_several_frames(picture.path)])
 
 
 def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: int) -> Pictures:
@@ -105,19 +106,19 @@ def from_test_set(root: Path, decoding: Decoding, test_fraction: float, count: i
 
 def _spread_over(split: Split, half: Half, decoding: Decoding, count: int) -> Pictures:
     """``count`` pictures of a half; all are decoded, as for a training, where all are wanted or which are good is not known."""
-    bad: list[tuple[Picture, str]] = []
+    noticed = _Noticed([], [])
     chosen = spread(len(half.pictures), count)
     if decoding.skip_bad or len(chosen) == len(half.pictures):
-        pictures = _decode(split, half, decoding, SILENT, bad)
+        pictures = _decode(split, half, decoding, SILENT, noticed)
         places = spread(len(pictures), count)
         if len(places) < len(pictures):
             pictures = Pictures(pictures.images[places], pictures.labels[places])
     else:
         half = Half(half.name, tuple(half.pictures[index] for index in chosen), tuple(half.labels[index] for index in chosen))
-        images, unusable = decode(half.pictures, decoding, half.name, SILENT)
-        pictures = Pictures(images, _good_labels(half, unusable, bad))
-    if bad and not decoding.skip_bad:
-        raise _bad_pictures(bad, len(half.pictures))
+        decoded = decode(half.pictures, decoding, half.name, SILENT)
+        pictures = Pictures(decoded.images, _good_labels(half, decoded, noticed))
+    if noticed.bad and not decoding.skip_bad:
+        raise _bad_pictures(noticed.bad, len(half.pictures))
     return pictures
 
 
@@ -345,19 +346,20 @@ def _check_halves(
         raise DataError(f"{root} has no training picture of class {classes[untrained[0]]}", "add some or remove the class")
 
 
-def _decode(split: Split, half: Half, decoding: Decoding, progress: Progress, bad: list[tuple[Picture, str]]) -> Pictures:
-    """The pictures of a half as arrays; those that cannot be decoded are added to ``bad`` with the reason."""
+def _decode(split: Split, half: Half, decoding: Decoding, progress: Progress, noticed: _Noticed) -> Pictures:
+    """The pictures of a half as arrays; what decoding finds out of them is added to ``noticed``."""
     hashes = [split.hashes[picture.name] for picture in half.pictures]
     origin = split.origin if half is split.test else f"{split.origin}, {len(split.holdout.pictures)} held out"
     wanted = Wanted(half.pictures, hashes, decoding, half.name, origin)
-    (images, unusable), summary = decoded_pictures(wanted, progress)
-    return Pictures(images, _good_labels(half, unusable, bad), summary)
+    decoded, summary = decoded_pictures(wanted, progress)
+    return Pictures(decoded.images, _good_labels(half, decoded, noticed), summary)
 
 
-def _good_labels(half: Half, unusable: Sequence[Bad], bad: list[tuple[Picture, str]]) -> NDArray[np.int64]:
-    """The labels of the pictures that were decoded; the others are added to ``bad``."""
-    bad += [(half.pictures[place], reason) for place, reason in unusable]
-    return np.delete(np.asarray(half.labels, np.int64), [place for place, _ in unusable])
+def _good_labels(half: Half, decoded: Decoded, noticed: _Noticed) -> NDArray[np.int64]:
+    """The labels of the pictures that were decoded; what was found out of these and of the others is added to ``noticed``."""
+    noticed.bad.extend((half.pictures[place], reason) for place, reason in decoded.bad)
+    noticed.several.extend(printable(half.pictures[place].name) for place in decoded.several)
+    return np.delete(np.asarray(half.labels, np.int64), [place for place, _ in decoded.bad])
 
 
 def _bad_pictures(bad: Sequence[tuple[Picture, str]], total: int) -> DataError:

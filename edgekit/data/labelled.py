@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data import EVERY, fashion_mnist, fingerprint, golden_pictures
-from edgekit.data.image_folder import Half, notes_on_frames, split_folder, to_judge
+from edgekit.data.image_folder import Half, split_folder, to_judge
+from edgekit.decoding.frames import watched_frames
 from edgekit.errors import printable
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
@@ -20,25 +21,25 @@ BATCH = 250
 
 
 class Batch(NamedTuple):
-    """uint8 ``images`` N x C x H x W, int64 ``labels`` N (places in the set's classes), and ``names`` of the pictures."""
+    """uint8 ``images`` N x C x H x W, int64 ``labels`` N (places in the set's classes), and ``names`` of the pictures.
+
+    ``several`` are the names of those with several frames, of which the first counts.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
+    several: tuple[str, ...] = ()
 
 
 class LabelledSet(NamedTuple):
-    """``size`` pictures of ``classes``; ``batches`` decodes them anew at each call.
-
-    ``fingerprint``: of a recipe's data. ``notes``: on how the pictures are read.
-    """
+    """``size`` pictures of ``classes``; ``batches`` decodes them anew at each call. ``fingerprint``: of a recipe's data."""
 
     name: str
     classes: tuple[str, ...]
     size: int
     batches: Callable[[], Iterator[Batch]]
     fingerprint: str | None = None
-    notes: tuple[str, ...] = ()
 
 
 def of_recipe(recipe: DataRecipe, preprocess: Preprocess, progress: Progress = SILENT) -> LabelledSet:
@@ -68,8 +69,12 @@ def _of_half(name: str, classes: tuple[str, ...], half: Half, preprocess: Prepro
     def batches() -> Iterator[Batch]:
         for start in range(0, len(half.pictures), BATCH):
             chosen = half.pictures[start : start + BATCH]
-            images = np.stack([preprocess.open(picture.path) for picture in chosen])
+            images, several = [], list[str]()
+            for picture in chosen:
+                with watched_frames() as frames:
+                    images.append(preprocess.open(picture.path))
+                several += [printable(picture.name)] * frames.several
             labels = np.asarray(half.labels[start : start + BATCH], np.int64)
-            yield Batch(images, labels, tuple(printable(picture.name) for picture in chosen))
+            yield Batch(np.stack(images), labels, tuple(printable(picture.name) for picture in chosen), tuple(several))
 
-    return LabelledSet(name, tuple(map(printable, classes)), len(half.pictures), batches, notes=notes_on_frames([half]))
+    return LabelledSet(name, tuple(map(printable, classes)), len(half.pictures), batches)

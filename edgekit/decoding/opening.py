@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekit.decoding.depth import eight_bits, is_deep
+from edgekit.decoding.frames import tell_frames
 from edgekit.decoding.unusable import Unusable, no_pillow
 from edgekit.files import NotRegularError
 from edgekit.files import opened as opened_file
@@ -29,8 +30,6 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "WEBP": (".webp",),
 }
 """Formats that are read, by Pillow's names, with the suffixes of their files. Of several frames the first counts."""
-OF_FRAMES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
-"""Formats of animations and of pages; what an MPO file has behind the first are previews and views of the same."""
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _ORIENTATION = 0x0112
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
@@ -84,21 +83,6 @@ def _too_large(problem: Exception) -> Unusable:
     return Unusable(f"has {pixels:,} pixels, and at most {limit:,} are read", "make it smaller")
 
 
-def has_several_frames(path: Path) -> bool:
-    """Whether a file has frames behind the first, which alone is read; False for what cannot be read, as decoding says."""
-    try:
-        from PIL import Image
-
-        Image.init()
-        with (
-            opened_file(path) as stream,
-            Image.open(stream, formats=[name for name in OF_FRAMES if name in Image.OPEN]) as opened,
-        ):
-            return bool(getattr(opened, "is_animated", False))
-    except Exception:  # decoders raise whatever a damaged file makes them trip over
-        return False
-
-
 def loaded(opened: Image, white: float | None) -> Image:
     """The first frame of an open picture, upright, with at most 8 bits a channel."""
     white = _as_loaded(opened, white)
@@ -106,7 +90,9 @@ def loaded(opened: Image, white: float | None) -> Image:
     opened.load()
     if transparent is not None:
         opened.info["transparency"] = transparent
-    return _upright(opened, eight_bits(opened, white) if is_deep(opened) else opened)
+    image = _upright(opened, eight_bits(opened, white) if is_deep(opened) else opened)
+    tell_frames(opened)
+    return image
 
 
 def _transparent_as_loaded(opened: Any) -> Any:

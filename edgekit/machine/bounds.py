@@ -23,6 +23,8 @@ SIZES = Path("/proc/self/statm")
 
 SECONDS_VARIABLE = "EDGEKIT_SECONDS"
 """An environment variable: the seconds that work may take, in place of what is usual or what a bundle's size explains."""
+MORE_TIME = f"do not trust it; if you do, set {SECONDS_VARIABLE} to the seconds that it may take"
+"""The remedy for work of somebody else's file that was ended."""
 USUAL_STACK = 8 << 20
 _lock = threading.Lock()
 _open: list[tuple[int, tuple[int, int]]] = []  # a bound for each open context, and the limits before it
@@ -112,10 +114,7 @@ def too_large(doing: str, explained_by: str = "tensors explain") -> TooLargeErro
 
 def too_long(subject: object, seconds: float) -> BundleError:
     """The error of work that its time bound has ended."""
-    return BundleError(
-        f"{subject} takes longer than {seconds:.0f} s, which its size does not explain",
-        f"do not trust it; if you do, set {SECONDS_VARIABLE} to the seconds that it may take",
-    )
+    return BundleError(f"{subject} takes longer than {seconds:.0f} s, which its size does not explain", MORE_TIME)
 
 
 _watcher: Callable[[float, float], object] | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import pathlib
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 
 from edgekit.errors import ModelError, printable
+from edgekit.files import opened, read_bytes
 
 REMEDY = "save model.state_dict() with torch.save or as safetensors"
 INDEX = ".index.json"
@@ -37,20 +39,31 @@ def read_weights(path: Path) -> Any:
         raise ModelError(f"weights {path} do not exist", "check the path")
     if path.name.endswith(INDEX):
         return _of_index(path)
-    if _is_safetensors(path):
+    try:
+        stream = opened(path)
+    except OSError as problem:
+        raise ModelError(f"weights {path} cannot be read: {problem.strerror}", "check the path and its permissions") from None
+    with stream:
+        return _of_stream(path, stream)
+
+
+def _of_stream(path: Path, stream: BinaryIO) -> Any:
+    """The content of one file, which is open."""
+    if _is_safetensors(path, stream):
         try:
             # a file is mapped, not read; safetensors opens only names that are UTF-8
-            return load_file(path) if printable(str(path)) == str(path) else load(path.read_bytes())
+            return load_file(path) if printable(str(path)) == str(path) else load(stream.read())
         except (SafetensorError, OSError, ValueError) as problem:
             raise ModelError(f"weights {path} are not valid safetensors: {problem}", "make the file again") from None
-    kind = _archive(path)
+    kind = _archive(path, stream)
     if kind is not None:
         raise ModelError(f"weights {path} are {kind[0]}, not a state_dict", kind[1])
     try:
+        stream.seek(0)
         with torch.serialization.safe_globals([*_PLAIN, np._core.multiarray.scalar]):  # type: ignore[attr-defined]
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception:  # torch's message goes on to suggest an unsafe load, so it is not shown
-        raise ModelError(f"weights {path} cannot be loaded safely: {_what_it_is(path)}", REMEDY) from None
+        raise ModelError(f"weights {path} cannot be loaded safely: {_what_it_is(stream)}", REMEDY) from None
 
 
 def _in_folder(folder: Path) -> str:
@@ -69,8 +82,9 @@ def _in_folder(folder: Path) -> str:
 
 def _of_index(path: Path) -> dict[str, Any]:
     """The tensors of all files that an index names, as large models are saved in parts."""
+    content = read_bytes(path, "weights", ModelError)
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(content)
         places = {str(key): str(name) for key, name in document["weight_map"].items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ModelError(f"weights {path} have no weight_map of names to files", "give a file of weights") from None
@@ -86,21 +100,21 @@ def _of_index(path: Path) -> dict[str, Any]:
     return {key: parts[name][key] for key, name in places.items()}
 
 
-def _is_safetensors(path: Path) -> bool:
+def _is_safetensors(path: Path, stream: BinaryIO) -> bool:
     """Whether a file bears safetensors' name, or begins as one: with the length of a JSON header, and that header."""
     if path.suffix == ".safetensors":
         return True
-    with path.open("rb") as stream:
-        head = stream.read(9)
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+    head, size = stream.read(9), stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
-def _archive(path: Path) -> tuple[str, str] | None:
+def _archive(path: Path, stream: BinaryIO) -> tuple[str, str] | None:
     """What a zip archive holds other than a state_dict, and what to give instead; None for one of torch.save."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(stream):
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(stream) as archive:
             names = {name.partition("/")[2] or name for name in archive.namelist()}
     except (OSError, zipfile.BadZipFile):
         return None
@@ -117,10 +131,11 @@ def _archive(path: Path) -> tuple[str, str] | None:
     return ("an archive of numpy", f"load them into the model, and {REMEDY}") if numpy else ("a zip archive", REMEDY)
 
 
-def _what_it_is(path: Path) -> str:
+def _what_it_is(stream: BinaryIO) -> str:
     """Why torch refuses the file: the classes of the objects in it, or that it is damaged."""
     try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        stream.seek(0)
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(stream)
     except Exception:  # a file that torch cannot take apart is damaged, whatever it raises
         classes = []
     if classes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from edgekit.bundle.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, SIGNATUR
 from edgekit.bundle.packed import is_packed
 from edgekit.bundle.signed import signatures_of
 from edgekit.errors import FETCH_AGAIN, BundleError, OutputError
-from edgekit.files import check_name, destination, read_bytes, replacing, replacing_folder
+from edgekit.files import check_name, destination, opened, read_bytes, replacing, replacing_folder
 from edgekit.ship.places import check_no_bundle, folder_name
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -53,7 +54,7 @@ def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
     entry.create_system = 3  # Unix, on whatever system this is
     entry.external_attr = MODE << 16
     entry.file_size = path.stat().st_size
-    with path.open("rb") as source, archive.open(entry, "w") as target:
+    with opened(path) as source, archive.open(entry, "w") as target:
         shutil.copyfileobj(source, target, PIECE)
 
 
@@ -119,13 +120,16 @@ def read_zip(file: Path) -> Packed:
     return Packed(file, top, entries, manifest)
 
 
-def _archive(file: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(file)
-    except OSError as problem:
-        raise BundleError(f"{file} cannot be read: {problem.strerror}", "check the path and its permissions") from None
-    except Exception as problem:  # zipfile raises a dozen kinds for a crafted file
-        raise _damaged(file, problem) from None
+@contextmanager
+def _archive(file: Path) -> Iterator[zipfile.ZipFile]:
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(opened(file))))
+        except OSError as problem:
+            raise BundleError(f"{file} cannot be read: {problem.strerror}", "check the path and its permissions") from None
+        except Exception as problem:  # zipfile raises a dozen kinds for a crafted file
+            raise _damaged(file, problem) from None
+        yield archive
 
 
 def _plain_entries(infos: list[zipfile.ZipInfo], file: Path) -> tuple[str, dict[str, zipfile.ZipInfo]]:

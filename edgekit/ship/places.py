@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.bundle.around import bundle_around, inside
 from edgekit.errors import OutputError
-from edgekit.files import check_name, replacing_folder, write_error
+from edgekit.files import check_name, opened, replacing_folder, write_error
 from edgekit.tensors import Array
 
 _ODD = re.compile(r"[^A-Za-z0-9._-]")
@@ -81,7 +81,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _begins(path: Path, mark: bytes) -> bool:
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             return stream.read(len(mark)) == mark
     except FileNotFoundError:
         return False

@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from edgekit.errors import ModelError, UsageError, first_line
-from edgekit.files import write_error
+from edgekit.files import opened, write_error
 from edgekit.reports.train import Epoch
 from edgekit.training.folder import CHECKPOINT, INT8_CHECKPOINT, INT8_METRICS, RUN_METRICS, RUN_PROBLEM, run_recipe, run_report
 from edgekit.training.key import LONGEST_VALUE, PROCESSES, Key
@@ -108,7 +108,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _loaded(path: Path) -> dict[str, Any]:
     """What a checkpoint of any version holds, loaded without unpickling code."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with opened(path) as stream:
+            content = torch.load(stream, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or "version" not in content:
             raise ValueError("it holds no training")
     except Exception as problem:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from edgekit.errors import EdgekitError, InputError, Interrupted, ModelError, first_line
-from edgekit.files import read_bytes, write_text
+from edgekit.files import opened, read_bytes, write_text
 from edgekit.models import MODELS
 from edgekit.recipe import Recipe
 from edgekit.reports.train import TrainReport
@@ -63,7 +63,7 @@ def stopped_in(run: Path, name: str = CHECKPOINT) -> Stopped | None:
     if not (run / name).is_file():
         return None
     try:
-        with zipfile.ZipFile(run / name) as archive:
+        with opened(run / name) as stream, zipfile.ZipFile(stream) as archive:
             inside = next((entry for entry in archive.namelist() if Path(entry).name == _STOPPED), None)
             return None if inside is None else msgspec.json.decode(archive.read(inside), type=Stopped)
     except (OSError, zipfile.BadZipFile, msgspec.DecodeError, ValueError) as problem:

@@ -61,7 +61,7 @@ def _git(folder: Path, *words: str) -> str:
             ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *words],
             capture_output=True,
             text=True,
-            timeout=granted_seconds(GIT_SECONDS),
+            timeout=max(GIT_SECONDS, granted_seconds(GIT_SECONDS)),  # with less a commit goes unrecorded, and nothing says so
             check=False,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):

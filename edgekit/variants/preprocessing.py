@@ -15,6 +15,7 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Allowance, Golden, GoldenPart, GoldenPicture, Variant
 from edgekit.bundle.variants import VariantDraft
 from edgekit.errors import BundleError, ModelError, UsageError
+from edgekit.files import opened
 from edgekit.machine.packages import needs
 from edgekit.onnx.exact import Inexact, run_file_exact
 from edgekit.onnx.pictures import PICTURE, levels_name, picture_spec, with_pictures
@@ -126,7 +127,7 @@ def _file(bundle: Bundle, described: GoldenPicture) -> NDArray[np.uint8]:
     from PIL import Image
 
     def read(place: Path) -> NDArray[np.uint8]:
-        with Image.open(place / described.file) as image:
+        with opened(place / described.file) as stream, Image.open(stream) as image:
             return np.asarray(image.convert("RGB"))
 
     return bundle.reading(read)

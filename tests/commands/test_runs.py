@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +27,7 @@ from edgekit.recipe import Int8Recipe, Recipe, load_recipe
 from edgekit.reports.train import TrainReport
 from edgekit.training.curve import draw_curve
 from edgekit.training.fit import fit
-from edgekit.training.provenance import changes, provenance, session
+from edgekit.training.provenance import GIT_SECONDS, changes, provenance, session
 from edgekit.training.watching import TensorBoard
 from tests.command_line import Command
 from tests.networks import dataset
@@ -309,6 +310,20 @@ def test_outside_of_a_repository_and_without_git_no_commit_is_recorded(tmp_path:
     assert session(tmp_path).commit == ""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert session().commit == ""
+
+
+def test_git_has_its_usual_time_whatever_less_the_user_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    granted = []
+
+    def git(command: list[str], *, timeout: float, **_: object) -> subprocess.CompletedProcess[str]:
+        granted.append(timeout)
+        return subprocess.CompletedProcess(command, 1, "", "")
+
+    monkeypatch.setattr("edgekit.training.provenance.subprocess.run", git)
+    for seconds in ("0", "60", ""):
+        monkeypatch.setenv("EDGEKIT_SECONDS", seconds)
+        assert session(tmp_path).commit == ""
+    assert granted == [GIT_SECONDS, 60, GIT_SECONDS]
 
 
 class Written:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,7 +22,9 @@ from edgekit import atomic
 from edgekit.data import Dataset, cache, golden_pictures, load_dataset, training_pictures
 from edgekit.data.decode import decode_each
 from edgekit.data.pictures import Pictures
+from edgekit.decoding import opening
 from edgekit.errors import DataError, OutputError
+from edgekit.files import opened as open_at_once
 from edgekit.progress import Advance
 from edgekit.recipe import DataRecipe
 from edgekit.training import batches
@@ -101,6 +103,42 @@ def test_a_second_loading_decodes_nothing_and_gives_the_same(folder: Folder) -> 
     assert (before.decoded, after.decoded) == (80, 0)
     assert second.sha256() == first.sha256()
     assert values(second.train.images) == values(first.train.images)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The picture files that are opened from here on."""
+    paths: list[Path] = []
+
+    def listed(path: Path) -> BinaryIO:
+        paths.append(path)
+        return open_at_once(path)
+
+    monkeypatch.setattr(opening, "opened_file", listed)
+    return paths
+
+
+def test_pictures_with_several_frames_are_noted_from_the_cache_too_and_no_file_is_opened_twice(
+    folder: Folder, opened: list[Path]
+) -> None:
+    frames = [Image.new("L", (8, 8), value) for value in (10, 200)]
+    frames[0].save(folder.root / "cat" / "two.gif", save_all=True, append_images=frames[1:])
+    first, seen = folder.load()
+    assert sum("like cat/two.gif" in note for note in first.report().notes) == 1
+    assert len(opened) == len({*opened}) == seen.decoded == 81
+    second, seen = folder.load()
+    assert second.report() == first.report()
+    assert seen.decoded == 0
+    assert len(opened) == 81
+
+
+def test_a_record_that_does_not_know_of_frames_does_not_count(folder: Folder, place: Path) -> None:
+    folder.load()
+    for path in place.glob("*.json"):
+        record = msgspec.json.decode(path.read_bytes())
+        path.write_bytes(msgspec.json.encode({key: value for key, value in record.items() if key != "several"}))
+    assert folder.load()[1].decoded == 80
+    assert folder.load()[1].decoded == 0
 
 
 def test_a_folder_that_was_moved_is_not_decoded_again(folder: Folder, tmp_path: Path) -> None:

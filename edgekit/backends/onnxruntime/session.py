@@ -16,7 +16,7 @@ from edgekit.backends.onnxruntime.linked import linked_tensorrt, loading_problem
 from edgekit.backends.tensorrt.options import BuildOptions, with_default_range
 from edgekit.bundle.files import ModelFiles
 from edgekit.errors import BundleError, FallbackError, first_line
-from edgekit.machine.bounds import TimeBound, current_time_bound, granted_seconds, too_large, too_long
+from edgekit.machine.bounds import MORE_TIME, TimeBound, current_time_bound, granted_seconds, too_large, too_long
 from edgekit.machine.cpu import cores, cpu_facts
 from edgekit.machine.gpu import TF32_OVERRIDE, tf32_fact, without_tf32
 from edgekit.onnx.rewire import with_outputs
@@ -157,7 +157,7 @@ class OrtSession:
         if bound is not None and bound.over:
             return too_long(self._path, bound.seconds)
         if "terminate flag" in str(problem):
-            return BundleError(f"{self._path} has a loop that does not end within {self._seconds:g} s", "do not trust it")
+            return BundleError(f"{self._path} has a loop that does not end within {self._seconds:g} s", MORE_TIME)
         remedy = "export it again" if self._device == "cpu" else "use smaller batches, or see whether ort-cpu runs it"
         return BundleError(f"ONNX Runtime cannot run {self._path} on {shapes}: {first_line(problem)}", remedy)
 

@@ -214,6 +214,8 @@ def _check_compiles(content: bytes, config: Mapping[str, Any], path: Path) -> No
         bound = current_time_bound()
         limits = Limits(bound.seconds if bound else granted_seconds(COMPILE_SECONDS), COMPILE_BYTES + 8 * len(content))
         outcome = run_child("edgekit.backends.openvino.probe", (str(copy), settings), limits, key="compiled")
+    if isinstance(outcome, Failure) and outcome.kind == "time":
+        raise too_long(path, limits.seconds)
     if isinstance(outcome, Failure):
         raise BundleError(f"OpenVINO cannot compile {path}: {outcome.sentence()}", "see whether ort-cpu runs it")
     with suppress(OSError):  # a cache that cannot be written is none

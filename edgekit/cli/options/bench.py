@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from edgekit.cli.options.completion import backend_names
-from edgekit.cli.options.shared import flag, option
+from edgekit.cli.options.numbers import Range
+from edgekit.cli.options.shared import flag, number, option
 
 if TYPE_CHECKING:
     from edgekit.commands.further import Further
@@ -24,31 +25,36 @@ BundlePaths = Annotated[
 ]
 BatchSizes = Annotated[str, option("--batch", metavar="N[,N...]", help="Batch sizes.")]
 Seconds = Annotated[
-    float, option("--seconds", metavar="S", min=0, max=3600, help="Recorded time per backend, batch and boundary.")
+    float,
+    number("--seconds", metavar="S", taken=Range(above=0, most=3600), help="Recorded time per backend, batch and boundary."),
 ]
 BudgetMs = Annotated[
     Optional[float],
-    option("--budget-ms", metavar="MS", min=0, help="Exit code 1 when an end-to-end median of the first batch is above this."),
+    number(
+        "--budget-ms",
+        metavar="MS",
+        taken=Range(above=0),
+        help="Exit code 1 when an end-to-end median of the first batch is above this.",
+    ),
 ]
 Start = Annotated[bool, flag("--start", help="Also the start in fresh processes: load, first calls, memory; on a GPU too.")]
 Layers = Annotated[bool, flag("--layers", help="Also time each layer, on backends that can, such as ort-cpu.")]
 Processes = Annotated[
     int,
-    option(
+    number(
         "--processes",
         metavar="N",
-        min=0,
-        max=100,
+        taken=Range(3, 100, also=0),
         show_default="none",
         help="Also time N fresh processes: where the next run's median will fall.",
     ),
 ]
 Seed = Annotated[
     Optional[int],
-    option(
+    number(
         "--seed",
         metavar="N",
-        min=0,
+        taken=Range(0),
         show_default="by chance; the report says it",
         help="Draws the order of processes, and the arrivals of requests.",
     ),
@@ -58,12 +64,11 @@ Limit = Annotated[
 ]
 Pairs = Annotated[
     Optional[int],
-    option(
+    number(
         "--pairs",
         panel=AGAINST,
         metavar="N",
-        min=2,
-        max=20,
+        taken=Range(2, 20),
         show_default="8, or 10 where several rows decide",
         help="Pairs of processes; while undecided as many again, up to 20 in all.",
     ),
@@ -160,15 +165,6 @@ Arrivals = Annotated[
 ]
 
 
-def budget(milliseconds: float | None) -> float | None:
-    """``--budget-ms``; raises UsageError for what is no time."""
-    from edgekit.errors import UsageError
-
-    if milliseconds is not None and not 0 < milliseconds < float("inf"):
-        raise UsageError(f"--budget-ms {milliseconds:g} is not a time; give milliseconds above 0, and no infinity")
-    return milliseconds
-
-
 def metric(name: str) -> Metric:
     """``--metric``; raises UsageError for another word."""
     from edgekit.errors import UsageError
@@ -187,7 +183,7 @@ def timing(batch: str, seconds: float, processes: int, rows: Sequence[str] | Non
     from edgekit.tensors import batch_sizes
 
     read = tuple(map(_row, rows or ())) or (Row(),)
-    return Timing(batch_sizes(batch), duration(seconds), processes, read, seed)
+    return Timing(batch_sizes(batch), seconds, processes, read, seed)
 
 
 def _row(text: str) -> Row:
@@ -312,12 +308,3 @@ def check_samples(output: Path | None, bundles: Sequence[Path]) -> None:
     for bundle in bundles if output is not None else ():
         assert output is not None
         check_output("--output", samples_path(output), bundle, begins=ZIP)
-
-
-def duration(seconds: float) -> float:
-    """``--seconds``; raises UsageError for what is no time to measure in."""
-    from edgekit.errors import UsageError
-
-    if not 0 < seconds <= 3600:
-        raise UsageError(f"--seconds {seconds:g} is not a time between 0 and 3600; give seconds like 0.5")
-    return seconds

@@ -12,7 +12,6 @@ from edgekit.cli.options.shared import REPORT, RUNNING, option
 
 if TYPE_CHECKING:
     from edgekit.commands.report import Format
-    from edgekit.tolerance import ToleranceChange
 
 
 Required = Annotated[
@@ -48,18 +47,6 @@ PublicKey = Annotated[
 def required(texts: Sequence[str] | None) -> list[str]:
     """``--require``'s texts, or those of the environment variable EDGEKIT_REQUIRE, between semicolons."""
     return list(texts or filter(None, map(str.strip, os.environ.get("EDGEKIT_REQUIRE", "").split(";"))))
-
-
-def tolerance(atol: float | None, rtol: float | None) -> ToleranceChange:
-    """``--atol`` and ``--rtol``; raises UsageError for one that would let anything pass."""
-    from edgekit.errors import UsageError
-    from edgekit.tolerance import ToleranceChange
-
-    if rtol is not None and not rtol < 1:
-        raise UsageError(f"--rtol {rtol:g} would let anything pass; give a number of 0 or more, below 1")
-    if atol is not None and not atol < float("inf"):
-        raise UsageError(f"--atol {atol:g} would let anything pass; give a finite number of 0 or more")
-    return ToleranceChange(atol, rtol)
 
 
 def report_format(text: str, *, beside_json: bool = False) -> Format:

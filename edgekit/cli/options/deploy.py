@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from edgekit.cli.options.completion import builder_names
-from edgekit.cli.options.shared import REPORT, RUNNING, flag, option
+from edgekit.cli.options.numbers import Range
+from edgekit.cli.options.shared import REPORT, RUNNING, flag, number, option
 
 if TYPE_CHECKING:
     from edgekit.setups import Setup
@@ -28,11 +29,12 @@ BatchRanges = Annotated[
     option("--batch", metavar="MIN:OPT:MAX", show_default="1:8:32", help="Batch sizes to build for, or one; repeatable."),
 ]
 Workspace = Annotated[
-    Optional[int], option("--workspace", min=1, metavar="MIB", show_default="all there is", help="Scratch memory of a layer.")
+    Optional[int],
+    number("--workspace", metavar="MIB", taken=Range(1, 1 << 20), show_default="all there is", help="Scratch memory of a layer."),
 ]
 Level = Annotated[
     Optional[int],
-    option("--level", min=0, max=5, metavar="N", show_default="3", help="How long to search for faster kernels."),
+    number("--level", metavar="N", taken=Range(0, 5), show_default="3", help="How long to search for faster kernels."),
 ]
 Csv = Annotated[
     Optional[Path], option("--csv", panel=REPORT, metavar="FILE", help="Also write a row for each label to this file.")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from edgekit.cli.options.completion import source_names
-from edgekit.cli.options.shared import MODEL, WRITTEN, flag, option
+from edgekit.cli.options.numbers import Range
+from edgekit.cli.options.shared import MODEL, WRITTEN, flag, number, option
 
 if TYPE_CHECKING:
     pass
@@ -34,7 +35,7 @@ FoldBn = Annotated[
         help="Fold batch norm into the layers around it.",
     ),
 ]
-Opset = Annotated[Optional[int], option("--opset", metavar="N", min=18, max=26, show_default="20", help="ONNX opset.")]
+Opset = Annotated[Optional[int], number("--opset", metavar="N", taken=Range(18, 26), show_default="20", help="ONNX opset.")]
 KeepWeights = Annotated[
     bool,
     flag("--keep-weights/--no-keep-weights", WRITTEN, help="Also write the PyTorch weights, for verify and bench."),
@@ -93,7 +94,7 @@ Calibrate = Annotated[
     ),
 ]
 Samples = Annotated[
-    Optional[int], option("--samples", metavar="N", min=1, max=100_000, show_default="256", help="How many of them.")
+    Optional[int], number("--samples", metavar="N", taken=Range(1, 100_000), show_default="256", help="How many of them.")
 ]
 Keep = Annotated[
     Optional[list[str]],

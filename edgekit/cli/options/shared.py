@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from edgekit.cli.options.completion import backend_names, device_names, flavour_names, model_names, variant_names
+from edgekit.cli.options.numbers import Numbers, Range
 
 if TYPE_CHECKING:
     from edgekit.setups import Setup
@@ -22,6 +23,11 @@ def flag(name: str, panel: str | None = None, *, help: str) -> Any:
 def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
     """An option of the group ``panel``."""
     return typer.Option(*names, rich_help_panel=panel, **settings)
+
+
+def number(*names: str, metavar: str, taken: Range, panel: str | None = None, **settings: Any) -> Any:
+    """An option that takes these numbers, which the parser of ``edgekit.cli.app`` checks."""
+    return option(*names, panel=panel, metavar=Numbers.of(metavar, taken), **settings)
 
 
 MODEL, RUNNING, WRITTEN, REPORT = "The model", "What runs it", "What is written", "The report"
@@ -100,12 +106,11 @@ Variant = Annotated[
 ]
 Threads = Annotated[
     Optional[int],
-    option(
+    number(
         "--threads",
         panel=RUNNING,
         metavar="N",
-        min=1,
-        max=1024,
+        taken=Range(1, 1024),
         show_default="all cores",
         help="CPU threads of each backend; as threads=N in --backend.",
     ),

@@ -132,6 +132,14 @@ def test_compiling_takes_the_seconds_that_the_user_grants(files: ModelFiles, mon
     assert granted == [7, openvino_session.COMPILE_SECONDS]
 
 
+def test_compiling_beyond_its_time_says_how_to_grant_more(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(files.onnx.parent / "cache"))
+    monkeypatch.setattr(openvino_session, "run_child", lambda *words, key: Failure("time", "takes longer than 7 s"))
+    monkeypatch.setenv("EDGEKIT_SECONDS", "7")
+    with pytest.raises(BundleError, match=r"takes longer than 7 s, which .*; do not trust it; .* EDGEKIT_SECONDS"):
+        open_session(way("openvino"), files)
+
+
 def test_a_run_beyond_its_time_is_ended(files: ModelFiles) -> None:
     feed = sample_feed(files.inputs, 4096)
     with open_session(way("openvino", threads=1), files) as opened:
