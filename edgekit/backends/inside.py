@@ -11,9 +11,8 @@ from tempfile import TemporaryDirectory
 from edgekit.backends import open_session
 from edgekit.backends.contract import Session
 from edgekit.bundle.files import ModelFiles
-from edgekit.errors import BundleError
-from edgekit.files import read_bytes
 from edgekit.onnx.rewire import node_by_node, with_outputs
+from edgekit.onnx.untrusted import read_unchanged
 from edgekit.progress import SILENT, Progress
 from edgekit.setups import Setup
 from edgekit.tensors import BATCH, Array, Feed, TensorSpec
@@ -26,7 +25,7 @@ def shown(
 
     The session has them as outputs, so that it may fuse less. Raises EdgekitError where the backend refuses the copy.
     """
-    return _run(read_bytes(files.onnx, "ONNX file", BundleError), files, values, setup, feed, progress)
+    return _run(read_unchanged(files.onnx, files.onnx_sha256), files, values, setup, feed, progress)
 
 
 def alone(
@@ -36,7 +35,7 @@ def alone(
 
     Raises EdgekitError where the backend refuses the copy.
     """
-    content, given = node_by_node(read_bytes(files.onnx, "ONNX file", BundleError), values)
+    content, given = node_by_node(read_unchanged(files.onnx, files.onnx_sha256), values)
     copy = files._replace(inputs=(*files.inputs, *_specs(given)))
     return _run(content, copy, values, setup, {**feed, **given}, progress)
 

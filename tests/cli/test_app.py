@@ -221,7 +221,7 @@ def test_a_range_takes_what_it_says(taken: Range, number: float) -> None:
         (Range(above=0), "x>0", "above 0"),
         (Range(0, below=1), "0<=x<1", "of 0 or more, below 1"),
         (Range(above=0, most=60), "0<x<=60", "above 0, up to 60"),
-        (Range(3, 9, also=0), "0 or 3<=x<=9", "from 3 to 9, or 0"),
+        (Range(3, 9, also=0), "0, 3<=x<=9", "from 3 to 9, or 0"),
     ],
 )
 def test_a_range_is_shown_and_told(taken: Range, text: str, sentence: str) -> None:

@@ -320,7 +320,7 @@ def test_git_has_its_usual_time_whatever_less_the_user_grants(tmp_path: Path, mo
         return subprocess.CompletedProcess(command, 1, "", "")
 
     monkeypatch.setattr("edgekit.training.provenance.subprocess.run", git)
-    for seconds in ("0", "60", ""):
+    for seconds in ("1", "60", ""):
         monkeypatch.setenv("EDGEKIT_SECONDS", seconds)
         assert session(tmp_path).commit == ""
     assert granted == [GIT_SECONDS, 60, GIT_SECONDS]

@@ -28,7 +28,7 @@ class Range(NamedTuple):
         """For help: like ``0<=x<1``, or ``x>=0`` where there is one end."""
         low, over = (self.least, "<=") if self.above is None else (self.above, "<")
         high, under = (self.most, "<=") if self.below is None else (self.below, "<")
-        beside = "" if self.also is None else f"{self.also} or "
+        beside = "" if self.also is None else f"{self.also}, "
         if high is None:
             return f"{beside}x{over.replace('<', '>')}{low}"
         return f"{beside}{'' if low is None else f'{low}{over}'}x{under}{high}"

@@ -25,7 +25,7 @@ FEED = {"input": np.zeros((2, 1, 28, 28), np.float32)}
 
 def files_of(path: Path, content: bytes) -> ModelFiles:
     path.write_bytes(content)
-    return ModelFiles(path, (INPUT,), (OUTPUT,), "float32", "0")
+    return ModelFiles(path, (INPUT,), (OUTPUT,))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in hostile.MODELS if "10^9" in kind or "10^10" in kind or "opened" in kind])

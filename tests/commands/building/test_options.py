@@ -101,7 +101,7 @@ def test_rtx_builds_what_a_graph_can_record_and_the_others_need_nothing_for_it(
 
 
 def test_a_workspace_that_no_machine_has_is_refused(bundle: Path, run: Command) -> None:
-    assert "give MiB from 1 to 1048576" in refused(run, bundle, "--workspace", "17592186044416", kind="UsageError")
+    assert "give a whole number from 1 to 1048576" in refused(run, bundle, "--workspace", "17592186044416", kind="UsageError")
 
 
 @pytest.mark.parametrize("option", [("--level", "6"), ("--level", "-1"), ("--workspace", "0")])
