@@ -10,7 +10,7 @@ import typer
 from edgekit.cli.action import carry_out
 from edgekit.cli.options import check as check_options
 from edgekit.cli.options import shared as options
-from edgekit.cli.options.check import Allowed, PublicKey, Required
+from edgekit.cli.options.check import Allowed, Checked, PublicKey, Required
 from edgekit.cli.options.completion import report_formats, source_names
 from edgekit.cli.options.numbers import Range
 from edgekit.cli.options.shared import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def verify(
     bundle: BundlePath,
     backend: Backends = None,
-    variant: Variant = None,
+    variant: Checked = None,
     atol: Annotated[
         Optional[float],
         options.number(

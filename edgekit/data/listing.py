@@ -115,7 +115,7 @@ def _matching(pattern: Path) -> Iterator[_Entry]:
 def of_first_frames(names: Sequence[str]) -> tuple[str, ...]:
     """A note on the pictures of these names, which have several frames; empty where there are none."""
     count = f"{len(names)} picture{'s' * (len(names) != 1)}"
-    return (f"the first frame alone counts of {count} with several, like {names[0]}",) if names else ()
+    return (f"{count} with several frames, like {names[0]}: the first one alone counts",) if names else ()
 
 
 def subfolders(folder: Path) -> list[str]:

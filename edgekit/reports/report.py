@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from msgspec import Meta, field
 
 from edgekit.reports.base import Case, Part, Report
 from edgekit.reports.bench import BenchReport
-from edgekit.reports.evaluate import EvaluateReport
+from edgekit.reports.evaluate import AccuracyRow, EvaluateReport
 from edgekit.reports.export import FoldReport
 from edgekit.reports.inspect import VARIANT_COLUMNS, InspectReport, VariantRow
 from edgekit.reports.page import Code, Heading, Line, Page, Span, Table, Tile, Tiles, columns, facts_table, note
 from edgekit.reports.tune import TuneReport
 from edgekit.reports.verify import VerifyReport
+from edgekit.setups import Setup
 
 KINDS: dict[str, type[Report]] = {
     "verify": VerifyReport,
@@ -155,20 +156,38 @@ class BundleReport(Report, frozen=True):
     def _tiles(self) -> Iterator[Tile]:
         yield _parity(self.verify)
         if self.evaluate is not None and self.evaluate.rows:
-            first, tone = self.evaluate.rows[0], "good" if self.evaluate.passed else "bad"
-            about = f"top-1 of {first.backend} on {self.evaluate.pictures:,} pictures"
+            first, tone = self._of_first_file(self.evaluate.rows), "good" if self.evaluate.passed else "bad"
+            about = f"top-1 of {first.backend}{self._file(first.setup)} on {self.evaluate.pictures:,} pictures"
             yield Tile("accuracy", Span(f"{first.top1:.2%}", "bold" if tone == "good" else "bad"), about)
         else:
             recorded = next((row.accuracy for row in self.variants if row.accuracy is not None), None)
             if recorded is not None:
                 yield Tile("accuracy", Span(f"{recorded:.2%}", "bold"), "recorded at export, not measured here")
-        yield _latency(self.bench)
+        yield self._latency()
         size = self.variants[0].bytes
         yield Tile("size", Span(f"{size / 1e6:.2f} MB", "bold"), f"the {self.variants[0].name} file")
         if self.layers is not None:
             yield Tile(
                 "parameters", Span(_metric(self.layers.parameters), "bold"), f"{_metric(self.layers.macs)} multiply-adds a sample"
             )
+
+    def _latency(self) -> Tile:
+        rows = self.bench.rows if self.bench is not None else ()
+        fitting = [row for row in rows if row.batch == rows[0].batch and row.boundary == "end-to-end"]
+        if self.bench is None or not fitting:
+            return Tile("latency", Span("not measured", "warn"), "edgekit bench measures it")
+        fastest = min(fitting, key=lambda row: row.median_ms)
+        figure = Span(f"{fastest.median_ms:.3g} ms", "bold" if self.bench.passed else "bad")
+        about = f"median of {fastest.backend}{self._file(fastest.setup)}, batch {fastest.batch}, end to end"
+        return Tile("latency", figure, about)
+
+    def _of_first_file(self, rows: Sequence[AccuracyRow]) -> AccuracyRow:
+        """The first row of the bundle's first file, or the first of all: figures that stand side by side are of one file."""
+        return next((row for row in rows if row.setup.variant in ("", self.variants[0].name)), rows[0])
+
+    def _file(self, setup: Setup) -> str:
+        """What is told of a figure that is of another file than the first."""
+        return "" if setup.variant in ("", self.variants[0].name) else f", {setup.variant}"
 
     def _not_run(self) -> Page:
         missing = [name for name in ABOUT if name not in self.parts]
@@ -238,16 +257,6 @@ def _parity(report: VerifyReport | None) -> Tile:
     about = [f"fails: {', '.join(failing)}"] if failing else []
     about += [f"{broken} claim(s) of the manifest do not hold"] if broken else []
     return Tile("parity", Span("FAIL", "bad"), "; ".join(about) or "nothing was checked")
-
-
-def _latency(report: BenchReport | None) -> Tile:
-    rows = report.rows if report is not None else ()
-    fitting = [row for row in rows if row.batch == rows[0].batch and row.boundary == "end-to-end"]
-    if report is None or not fitting:
-        return Tile("latency", Span("not measured", "warn"), "edgekit bench measures it")
-    fastest = min(fitting, key=lambda row: row.median_ms)
-    figure = Span(f"{fastest.median_ms:.3g} ms", "bold" if report.passed else "bad")
-    return Tile("latency", figure, f"median of {fastest.backend}, batch {fastest.batch}, end to end")
 
 
 def _metric(count: int) -> str:

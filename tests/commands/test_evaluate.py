@@ -275,4 +275,4 @@ def test_pictures_with_several_frames_are_noted(bundle: Path, tmp_path: Path) ->
     assert not any("frame" in text for text in evaluate(bundle, tmp_path / "photos", ["ort-cpu"]).notes)
     frames[0].save(tmp_path / "photos" / "class 1" / "a.gif", save_all=True, append_images=frames[1:])
     report = evaluate(bundle, tmp_path / "photos", ["ort-cpu"])
-    assert "the first frame alone counts of 1 picture with several, like class 1/a.gif" in report.notes
+    assert "1 picture with several frames, like class 1/a.gif: the first one alone counts" in report.notes

@@ -119,7 +119,7 @@ def test_of_an_animation_the_first_frame_is_labelled_and_a_note_says_so(
     frames = [Image.new("L", (28, 28), value) for value in (10, 200)]
     frames[0].save(tmp_path / name, format, save_all=True, append_images=frames[1:])
     still = picture(tmp_path / "still.png")
-    note = f"the first frame alone counts of 1 picture with several, like {tmp_path / name}"
+    note = f"1 picture with several frames, like {tmp_path / name}: the first one alone counts"
     result = run("predict", bundle, still, tmp_path / name, "--json")
     assert result.document["notes"] == [note]
     for said in (result, run("predict", bundle, still, tmp_path / name)):

@@ -276,7 +276,7 @@ def test_animations_are_noted_and_files_without_a_second_frame_are_not(tmp_path:
     for name in ("a.gif", "b.webp"):
         frames[0].save(tmp_path / "cat" / name, save_all=True, append_images=frames[1:])
     (said,) = set(noted(tmp_path)) - set(before)
-    assert re.fullmatch(r"the first frame alone counts of 2 pictures with several, like cat/(a\.gif|b\.webp)", said)
+    assert re.fullmatch(r"2 pictures with several frames, like cat/(a\.gif|b\.webp): the first one alone counts", said)
 
 
 def noted(root: Path) -> tuple[str, ...]:

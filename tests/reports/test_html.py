@@ -115,6 +115,16 @@ class Structure(HTMLParser):
         self.text += data
 
 
+def test_an_accuracy_at_a_glance_is_of_the_first_file_or_names_its_own() -> None:
+    report = example()
+    assert report.evaluate is not None
+    (row,) = report.evaluate.rows
+    other = msgspec.structs.replace(row, top1=0.81, setup=Setup("ort-cpu", variant="int8"))
+    for rows, told in (((other, row), "90.00%top-1 of ort-cpu on"), ((other,), "81.00%top-1 of ort-cpu, int8 on")):
+        evaluate = msgspec.structs.replace(report.evaluate, rows=rows)
+        assert told in Structure(document(msgspec.structs.replace(report, evaluate=evaluate))).text
+
+
 HOSTILE = "</text></td></script><script>window.hit=1</script><img src=x onerror=hit()>\"'><b>&amp;{{7*7}}\x1b[31m\x00\u202e"
 """What would leave an element, an attribute, a style sheet or a template, and what is not seen."""
 SEEN = HOSTILE.replace("\x1b", "\\x1b").replace("\x00", "\\x00").replace("\u202e", "\\u202e")
