@@ -63,12 +63,13 @@ class _Placed:
         given = list(args)  # the parser empties it
         try:
             words: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]  # of the class beside this one
-            self._check_none_is_empty_beside(ctx, given)
-            self._check_none_is_empty(ctx, given)
+            values, rest = self._as_given(ctx, given)
+            self._check_no_empty_rest(ctx, rest)
+            self._check_no_empty_value(ctx, values)
             self._check_numbers(ctx)
         except _TyperUsageError as problem:
             problem.ctx = problem.ctx or ctx
-            self._check_none_is_empty_beside(ctx, given)
+            self._check_no_empty_rest(ctx, self._as_given(ctx, given)[1])
             raise
         return words
 
@@ -79,23 +80,26 @@ class _Placed:
         else:
             super().format_help(ctx, formatter)  # type: ignore[misc]  # of the class beside this one
 
-    def _check_none_is_empty(self, ctx: Any, given: list[str]) -> None:
+    def _as_given(self, ctx: Any, given: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """The parameters' words as they were given, and the words beside them; nothing of an option that is told as it is."""
+        command: Any = self
+        try:
+            values, rest, _ = ({}, [], []) if ctx.resilient_parsing else command.make_parser(ctx).parse_args(args=[*given])
+        except _TyperUsageError:
+            return {}, []
+        return values, rest
+
+    def _check_no_empty_value(self, ctx: Any, values: dict[str, Any]) -> None:
         """Raise BadParameter for an empty word, as a shell's unset variable leaves it: as a path it would be the folder here."""
         command: Any = self
-        values = {} if ctx.resilient_parsing else command.make_parser(ctx).parse_args(args=given)[0]
         for parameter in command.get_params(ctx):
             value = values.get(parameter.name)
             if "" in (value if isinstance(value, (list, tuple)) else [value]):
                 raise typer.BadParameter(f"an empty word is no {parameter.metavar}", ctx=ctx, param=parameter)
 
-    def _check_none_is_empty_beside(self, ctx: Any, given: list[str]) -> None:
+    def _check_no_empty_rest(self, ctx: Any, rest: list[str]) -> None:
         """Raise UsageError for an empty word that is no parameter's: where a command's name stands, or one too many."""
-        command: Any = self
-        try:
-            rest = [] if ctx.resilient_parsing else command.make_parser(ctx).parse_args(args=[*given])[1]
-        except _TyperUsageError:  # of an option, which is told as it is
-            return
-        of_group = hasattr(command, "commands")
+        of_group = hasattr(self, "commands")
         if "" in (rest[:1] if of_group else rest):
             raise _TyperUsageError(f"an empty word is no {'command' if of_group else 'argument'}", ctx=ctx)
 

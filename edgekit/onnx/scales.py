@@ -25,8 +25,8 @@ def rescaled(content: bytes, change: Callable[[Mapping[str, Array]], Mapping[str
     axis and of the dtype that they have in the file. Scales of 16 bits stay: a unit of theirs moves a network further than
     rounding in float32 does. Raises ValueError for a malformed message.
     """
-    copy = bytearray(content)
-    pieces = {name: lying for name, lying in _numbers(copy).items() if name in set(_read(bodies(content)[0]))}
+    copy, read = bytearray(content), set(_read(bodies(content)[0]))
+    pieces = {name: lying for name, lying in _numbers(copy).items() if name in read}
     for name, moved in change({name: np.concatenate(lying) for name, lying in pieces.items()}).items():
         start = 0
         for piece in pieces[name]:
@@ -37,8 +37,8 @@ def rescaled(content: bytes, change: Callable[[Mapping[str, Array]], Mapping[str
 
 def scales_unknown(content: bytes) -> tuple[str, ...]:
     """The scales of the main graph's steps that no stored floats are: those that nodes compute, or that are inputs."""
-    tensors = {of_tensor(tensor)[2]: tensor for tensor in initializers(content)} | constant_tensors(content)
-    known = {name for name, tensor in tensors.items() if of_tensor(tensor)[0] in FLOATS} | set(constant_floats(content))
+    stored = {name for name, tensor in _tensors(content).items() if of_tensor(tensor)[0] in FLOATS}
+    known = stored | set(constant_floats(content))
     return tuple(name for name in dict.fromkeys(_read(bodies(content)[0])) if name not in known)
 
 
@@ -51,10 +51,14 @@ def _read(body: Body) -> Iterator[str]:
                 yield name
 
 
+def _tensors(content: bytes | bytearray) -> dict[str, memoryview]:
+    """Value -> the tensor that is stored for it, as an initializer or a Constant, in the memory of ``content``."""
+    return {of_tensor(tensor)[2]: tensor for tensor in initializers(content)} | constant_tensors(content)
+
+
 def _numbers(content: bytearray) -> dict[str, list[Array]]:
     """Value -> the float32 or float64 numbers that are stored for it, in pieces that lie in the memory of ``content``."""
-    tensors = {of_tensor(tensor)[2]: tensor for tensor in initializers(content)} | constant_tensors(content)
-    found = {name: _of_tensor(tensor) for name, tensor in tensors.items()}
+    found = {name: _of_tensor(tensor) for name, tensor in _tensors(content).items()}
     for name, attribute in constant_floats(content).items():
         found[name] = _floats(attribute, "float32", (_ATTRIBUTE_FLOAT, _ATTRIBUTE_FLOATS))
     return {name: pieces for name, pieces in found.items() if pieces}

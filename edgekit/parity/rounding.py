@@ -46,6 +46,13 @@ class Support(NamedTuple):
     rounding: float
 
 
+def largest_noise(recorded: Recorded, evidence: EvidenceArrays | None) -> float | None:
+    """The largest noise floor, of scale, of any output on any part; None where no floors are those of the samples."""
+    wide, sizes = recorded.arrays.float64, recorded.sizes
+    floors = {} if evidence is None else {name: each for name, each in evidence.floors.items() if len(each) == len(sizes)}
+    return max((noise_of_scale(floor, wide[name], sizes) for name, floor in floors.items()), default=None)
+
+
 def recorded_support(precision: str, recorded: Recorded, evidence: EvidenceArrays | None) -> Support:
     """What a bundle's recorded arrays support: of any sample four times the noise floors and the original's own error.
 
@@ -54,13 +61,10 @@ def recorded_support(precision: str, recorded: Recorded, evidence: EvidenceArray
     one of before there were any, may ask for what any may, because ``verify`` holds it to what it sees too; any other is held to
     the original's own error, so that floors which are left out widen nothing.
     """
-    wide, sizes = recorded.arrays.float64, recorded.sizes
-    floors = {} if evidence is None else {name: each for name, each in evidence.floors.items() if len(each) == len(sizes)}
-    if not floors and precision == "int8":
+    noise, own = largest_noise(recorded, evidence), recorded.error(recorded.arrays.original)
+    if noise is None and precision == "int8":
         return Support(MOST_ROUNDING, MOST_ROUNDING)
-    noise = max((noise_of_scale(floor, wide[name], sizes) for name, floor in floors.items()), default=0.0)
-    own = recorded.error(recorded.arrays.original)
-    most = max(FLOAT_STEPS, MEASURED_FACTOR * STEPS * (noise + (own if math.isfinite(own) else 0.0)))
+    most = max(FLOAT_STEPS, MEASURED_FACTOR * STEPS * ((noise or 0.0) + (own if math.isfinite(own) else 0.0)))
     return Support(most, TIMES_USUAL * most)
 
 

@@ -183,7 +183,7 @@ class BundleReport(Report, frozen=True):
 
     def _of_first_file(self, rows: Sequence[AccuracyRow]) -> AccuracyRow:
         """The first row of the bundle's first file, or the first of all: figures that stand side by side are of one file."""
-        return next((row for row in rows if row.setup.variant in ("", self.variants[0].name)), rows[0])
+        return next((row for row in rows if not self._file(row.setup)), rows[0])
 
     def _file(self, setup: Setup) -> str:
         """What is told of a figure that is of another file than the first."""

@@ -22,8 +22,8 @@ from edgekit.parity.allowances import FEW_CODES, HALVES, rounding_room
 from edgekit.parity.compare import top1_agreement
 from edgekit.parity.graph_claims import FULL_NAMES
 from edgekit.parity.inputs import Recorded
-from edgekit.parity.noise import Outcome, moved_readings, noise_of_scale
-from edgekit.parity.rounding import FLOAT_STEPS, SEEN_UNITS, most_steps, recorded_support, steps_moved
+from edgekit.parity.noise import Outcome, moved_readings
+from edgekit.parity.rounding import FLOAT_STEPS, SEEN_UNITS, largest_noise, most_steps, recorded_support, steps_moved
 from edgekit.tensors import Array, Feed, worst_error
 from edgekit.tolerance import Tolerance, half_tolerance, widest_rtol
 
@@ -146,6 +146,6 @@ def with_noise(variant: Variant, recorded: Recorded, measured: EvidenceArrays) -
     asked = variant.allowance.tolerance
     if variant.precision != "int8":
         return variant
-    noise = max(noise_of_scale(measured.floors[name], wide, recorded.sizes) for name, wide in recorded.arrays.float64.items())
+    noise = largest_noise(recorded, measured) or 0.0
     tolerance = msgspec.structs.replace(asked, rtol=max(asked.rtol, min(2 * noise, widest_rtol("int8"))))
     return msgspec.structs.replace(variant, allowance=msgspec.structs.replace(variant.allowance, tolerance=tolerance))

@@ -7,24 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
-from edgekit.cli.options.completion import backend_names, check_names, variant_names
-from edgekit.cli.options.shared import REPORT, RUNNING, option
+from edgekit.cli.options.completion import backend_names, check_names
+from edgekit.cli.options.shared import REPORT, RUNNING, option, variant_option
 
 if TYPE_CHECKING:
     from edgekit.commands.report import Format
 
 
-Checked = Annotated[
-    Optional[str],
-    option(
-        "--variant",
-        panel=RUNNING,
-        metavar="NAME",
-        show_default="all that can be checked here",
-        help="Which of the bundle's files, like float16.",
-        autocompletion=variant_names,
-    ),
-]
+Checked = Annotated[Optional[str], variant_option("all that can be checked here")]
 Required = Annotated[
     Optional[list[str]],
     option(

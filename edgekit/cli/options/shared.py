@@ -93,17 +93,21 @@ Backend = Annotated[
         autocompletion=backend_names,
     ),
 ]
-Variant = Annotated[
-    Optional[str],
-    option(
+
+
+def variant_option(usual: str) -> Any:
+    """``--variant`` of a command that takes the ``usual`` files where none is named."""
+    return option(
         "--variant",
         panel=RUNNING,
         metavar="NAME",
-        show_default="the first",
+        show_default=usual,
         help="Which of the bundle's files, like float16.",
         autocompletion=variant_names,
-    ),
-]
+    )
+
+
+Variant = Annotated[Optional[str], variant_option("the first")]
 Threads = Annotated[
     Optional[int],
     number(
