@@ -237,7 +237,7 @@ def report(
             "--output",
             panel=options.REPORT,
             metavar="FILE",
-            show_default="report.html; stdout for other formats",
+            show_default="NAME.html; stdout for other formats",
             help="Where it is written.",
         ),
     ] = None,
@@ -251,11 +251,11 @@ def report(
 
     def action(progress: Progress) -> Report:
         from edgekit.cli.outcome import check_output
-        from edgekit.commands.report import FORMATS, PAGE
+        from edgekit.commands.report import FORMATS, page_of
         from edgekit.commands.report import report as report_bundle
 
         chosen = check_options.report_format(form, beside_json=json and output is None)
-        place = PAGE if output is None and chosen == "html" else output
+        place = page_of(bundle) if output is None and chosen == "html" else output
         if place is not None:
             check_output("--output", place, bundle, FORMATS[chosen])
         return report_bundle(bundle, place, chosen, progress=progress)

@@ -75,7 +75,7 @@ def test_the_page_has_the_numbers_that_the_commands_have_printed(run: Command, b
 def test_what_has_not_been_run_is_said_with_its_command(run: Command, bundle: Path) -> None:
     first = run("report", bundle)
     assert first.code == 0
-    assert Path("report.html").read_text().startswith("<!doctype html>")
+    assert Path(f"{bundle.name}.html").read_text().startswith("<!doctype html>")
     for name in ("verify", "evaluate", "bench"):
         assert f"edgekit {name} {bundle}" in first.out
     run("verify", bundle, *ORT)
@@ -224,6 +224,27 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_written(
     assert expected in result.err
     assert result.err.count("\n") == 1
     assert contents(tmp_path) == before
+
+
+def test_a_page_that_is_named_after_its_bundle_replaces_no_other_page(run: Command, bundle: Path, tmp_path: Path) -> None:
+    """Of the same folder's name; the same bundle's page is replaced, and any that --output names."""
+    other = tmp_path / "other" / bundle.name
+    shutil.copytree(bundle, other)
+    edit(other, lambda manifest: manifest.update(notes=["another"]))
+    page = Path(f"{bundle.name}.html")
+    assert run("report", bundle).code == run("report", bundle).code == 0
+    before = page.read_bytes()
+    refused = run("report", other)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert f"cannot write {page}: it is there already, and not of this bundle as it is now" in refused.err
+    assert f"--output {page} to replace it" in refused.err
+    assert page.read_bytes() == before
+    assert run("report", other, "--output", page).code == 0
+    assert page.read_bytes() != before
+    page.write_bytes(b"<!doctype html><p>mine</p>")
+    assert run("report", bundle).code == 2
+    page.write_bytes(b"")
+    assert run("report", bundle).code == 0
 
 
 @pytest.mark.parametrize("form", ["md", "json", "junit"])
