@@ -35,7 +35,7 @@ QUANTITIES: Mapping[str, Quantity] = {
 """By key. A budget's ``limit`` is in points of accuracy lost, dB, milliseconds, samples a second or bytes."""
 LOSSES = ("accuracy", "snr")
 """What ``edgekit quantize`` is given: a file's loss."""
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 
 
 class Budget(NamedTuple):
@@ -69,7 +69,7 @@ def parse_budget(text: str, keys: Iterable[str]) -> Budget:
     if quantity is None:
         raise UsageError(f"--budget {text!r} is no budget", f"write it like {examples}{did_you_mean(word.lower(), tuple(known))}")
     units = {unit.lower(): scale for unit, scale in quantity.units.items()}
-    form = re.fullmatch(rf"{re.escape(quantity.sign)}({_NUMBER})\s*({'|'.join(map(re.escape, units))})", value, re.I)
+    form = re.fullmatch(rf"{re.escape(quantity.sign)}({_NUMBER})\s*({'|'.join(map(re.escape, units))})", value, re.I | re.A)
     if form is None:
         raise UsageError(f"--budget {text!r} is no budget", f"write it like {quantity.example}")
     return Budget(word.lower(), float(form[1]) * units[form[2].lower()], text.strip())

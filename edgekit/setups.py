@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from edgekit.errors import BrokenError, MissingError, UsageError
+from edgekit.numerals import whole
 from edgekit.tensors import LARGEST_BATCH, whole_numbers
 
 EVERY = "every"
@@ -161,9 +162,10 @@ def _read_variant(text: str, value: Any) -> str:
 
 
 def _read_threads(text: str, value: Any) -> int:
-    if value is True or not value.isdecimal() or len(value) > 4:
+    threads = None if value is True else whole(value, 4)
+    if threads is None:
         raise UsageError(f"backend {text!r}: threads takes a whole number from 1 to {MOST_THREADS}", "write it like threads=4")
-    return int(value)
+    return threads
 
 
 def _read_batches(text: str, value: Any) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ModelError, UsageError
+from edgekit.numerals import whole
 from edgekit.tolerance import finite_scale
 
 Array: TypeAlias = NDArray[Any]
@@ -251,9 +252,9 @@ def batch_sizes(text: str) -> tuple[int, ...]:
 
 
 def whole_numbers(parts: list[str]) -> list[int] | None:
-    """The texts as whole numbers, or None if any text is not a number of fewer than 20 digits (int() refuses very long ones)."""
-    numbers = [part.strip() for part in parts]
-    return [int(number) for number in numbers] if all(text.isdecimal() and len(text) < 20 for text in numbers) else None
+    """The texts as whole numbers, or None if any of them is none."""
+    numbers = [number for part in parts if (number := whole(part)) is not None]
+    return numbers if len(numbers) == len(parts) else None
 
 
 def _shortened(text: str) -> str:

@@ -46,13 +46,18 @@ def test_a_value_of_another_form_is_refused_with_an_example(text: str) -> None:
         parse_budget(text, LOSSES)
 
 
+def test_a_unit_of_other_letters_that_fold_to_ours_is_refused() -> None:
+    with pytest.raises(UsageError, match="write it like p99=5ms"):
+        parse_budget("p99=5m\u017f", ("p99",))
+
+
 @pytest.mark.parametrize("text", ["", "3dB", "p99=5ms", "=-0.3pt"])
 def test_another_key_is_refused_with_an_example_of_each_that_is_taken(text: str) -> None:
     with pytest.raises(UsageError, match=r"is no budget; write it like accuracy=-0\.3pt or snr=30dB"):
         parse_budget(text, LOSSES)
 
 
-@pytest.mark.parametrize("text", ["snr=-3dB", "snr=30", "snr=nandB", "snr=1e3dB"])
+@pytest.mark.parametrize("text", ["snr=-3dB", "snr=30", "snr=nandB", "snr=1e3dB", "snr=1_0dB", "snr=٣dB"])
 def test_only_plain_numbers_with_a_unit_are_read(text: str) -> None:
     with pytest.raises(UsageError, match="write it like snr=30dB"):
         parse_budget(text, LOSSES)

@@ -49,6 +49,8 @@ def test_the_text_form_reads_as_the_command_line_writes() -> None:
         ("ort-cpu threads=0", "threads takes a whole number from 1 to 1024"),
         ("ort-cpu threads", "threads takes a whole number"),
         ("ort-cpu threads=99999", "threads takes a whole number"),
+        ("ort-cpu threads=٣", "threads takes a whole number"),
+        ("ort-cpu batches=1,٣", "batches takes whole numbers"),
         ("ort-cpu variant=", "variant takes a name"),
         ("ort-cpu batches=0", "batches takes whole numbers from 1 to 65536"),
         ("ort-cpu batches=x", "batches takes whole numbers"),

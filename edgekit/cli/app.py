@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from edgekit.cli import checking, deploying, exporting, timing, training
 from edgekit.cli.narrow import is_narrow, plain_help
 from edgekit.cli.options.numbers import range_of
+from edgekit.numerals import decimal
 
 COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (training.run, "edgekit run recipes/lenet.toml"),
@@ -66,7 +67,7 @@ class _Placed:
             values, rest = self._as_given(ctx, given)
             self._check_no_empty_rest(ctx, rest)
             self._check_no_empty_value(ctx, values)
-            self._check_numbers(ctx)
+            self._check_numbers(ctx, values)
         except _TyperUsageError as problem:
             problem.ctx = problem.ctx or ctx
             self._check_no_empty_rest(ctx, self._as_given(ctx, given)[1])
@@ -103,12 +104,14 @@ class _Placed:
         if "" in (rest[:1] if of_group else rest):
             raise _TyperUsageError(f"an empty word is no {'command' if of_group else 'argument'}", ctx=ctx)
 
-    def _check_numbers(self, ctx: Any) -> None:
-        """Raise BadParameter for a number that its option does not take."""
+    def _check_numbers(self, ctx: Any, values: dict[str, Any]) -> None:
+        """Raise BadParameter for a number that its option does not take, or in other words than edgekit's: Python takes 1_0."""
         command: Any = self
         for parameter in command.get_params(ctx):
-            taken, value = range_of(parameter), ctx.params.get(parameter.name)
-            if taken is not None and value is not None and not taken.takes(value):
+            taken, value, word = range_of(parameter), ctx.params.get(parameter.name), values.get(parameter.name)
+            if taken is None or value is None:
+                continue
+            if not taken.takes(value) or (isinstance(word, str) and decimal(word) is None):
                 raise typer.BadParameter(f"{value} is not in the range {taken.text}", ctx=ctx, param=parameter)
 
 

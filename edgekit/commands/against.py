@@ -90,7 +90,7 @@ def against(
 
 def _check(terms: Terms) -> None:
     if not 0 < terms.limit < 1:
-        raise UsageError(f"--limit {100 * terms.limit:g}% is not a share between 0% and 100%", "give one like 5%")
+        raise UsageError(f"--limit {100 * terms.limit:g}% is no percentage above 0, below 100", "give one like 5%")
     if terms.pairs is not None and not 2 <= terms.pairs <= MOST_PAIRS:
         raise UsageError(f"--pairs {terms.pairs} is not a number from 2 to {MOST_PAIRS}", "give one like 8")
 

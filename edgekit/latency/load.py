@@ -28,11 +28,13 @@ from edgekit.errors import UsageError
 from edgekit.latency.loop import REWAKE_SECONDS, Candidate, drawn_seed, wake
 from edgekit.latency.statistics import Vector, median_interval, noise, samples_needed
 from edgekit.machine.cpu import CpuTime
+from edgekit.numerals import decimal
 from edgekit.progress import SILENT, Advance, Progress
 from edgekit.reports.load import Arrivals, LoadReport, LoadRow, RateSearch, Sessions
 from edgekit.reports.percentile import BOUNDED, Percentile
 from edgekit.reports.samples import Kept
 from edgekit.setups import Setup
+from edgekit.tensors import whole_numbers
 
 Moments: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 Body: TypeAlias = "Callable[[Callable[[], bool]], None]"
@@ -473,20 +475,19 @@ def _steadiness(latency_ms: Vector, stolen: float) -> str:
 
 def parse_callers(text: str) -> tuple[int, ...]:
     """``1,2,4``; raises UsageError for anything else."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and len(word) < 4 and 1 <= int(word) <= MOST_CALLERS for word in words):
+    callers = whole_numbers(text.split(","))
+    if callers is None or not all(1 <= number <= MOST_CALLERS for number in callers):
         raise UsageError(f"--concurrency {text!r} is no list of callers", f"give numbers from 1 to {MOST_CALLERS} like 1,2,4")
-    return tuple(dict.fromkeys(map(int, words)))
+    return tuple(dict.fromkeys(callers))
 
 
 def parse_rate(text: str) -> float | Literal["auto"]:
     """``200/s``, ``200`` or ``auto``; raises UsageError for anything else."""
     if text.strip().lower() == "auto":
         return "auto"
-    try:
-        rate = float(text.strip().removesuffix("/s"))
-    except ValueError:
-        raise UsageError(f"--rate {text!r} is no rate", "write it like 200/s, or auto") from None
+    rate = decimal(text.strip().removesuffix("/s"))
+    if rate is None:
+        raise UsageError(f"--rate {text!r} is no rate", "write it like 200/s, or auto")
     if not 0 < rate <= 1e6:
         raise UsageError(f"--rate {text!r} is no rate", "give requests a second above 0, up to 1000000")
     return rate

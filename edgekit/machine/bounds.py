@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgekit.errors import BundleError, TooLargeError, UsageError
 from edgekit.files import MOST_QUOTED
+from edgekit.numerals import decimal
 
 SIZES = Path("/proc/self/statm")
 """Where Linux tells the pages of a process; the sixth number is of its data: the heap, threads' stacks, anonymous memory."""
@@ -98,11 +99,8 @@ def granted_seconds(usual: float) -> float:
     given = os.environ.get(SECONDS_VARIABLE, "").strip()
     if not given:
         return usual
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not seconds > 0:
+    seconds = decimal(given)
+    if seconds is None or seconds <= 0:
         raise UsageError(f"{SECONDS_VARIABLE}={given[:MOST_QUOTED]} is no time", "give seconds above 0, such as 120")
     return min(seconds, threading.TIMEOUT_MAX)
 

@@ -24,6 +24,7 @@ from edgekit.files import check_name, sha256_of
 from edgekit.models import MODELS
 from edgekit.models.factory import SEED, build, build_module, seeded
 from edgekit.models.weights import load_checkpoint
+from edgekit.numerals import whole
 from edgekit.preprocess import Preprocess
 from edgekit.recipe import Recipe, load_recipe
 from edgekit.reports.train import TrainReport
@@ -98,9 +99,10 @@ def parse_shapes(texts: Sequence[str], dtype: str = "float32") -> tuple[TensorSp
                 f"use one of {', '.join(DTYPES)}{did_you_mean(own_dtype, DTYPES)}",
             )
         parts = shape.lower().split("x")
-        if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts) or not check_name(name):
+        sizes = [size for part in parts if (size := whole(part, 9))]
+        if len(sizes) != len(parts) or not check_name(name):
             raise UsageError(f"--input-shape {text!r} is not a shape", "write it like 1x3x224x224 or NAME=1x3x224x224")
-        specs.append(TensorSpec(name, own_dtype or dtype, (BATCH, *map(int, parts[1:]))))
+        specs.append(TensorSpec(name, own_dtype or dtype, (BATCH, *sizes[1:])))
     if len({spec.name for spec in specs}) != len(specs):
         raise UsageError("--input-shape names an input twice", "give each input a name of its own")
     return tuple(specs)

@@ -11,6 +11,7 @@ import msgspec
 
 from edgekit.bundle.provenance import DataSet, Provenance, Training
 from edgekit.errors import UsageError
+from edgekit.numerals import whole
 from edgekit.recipe import DATASETS, ExportRecipe, Recipe
 from edgekit.reports.train import TrainReport
 from edgekit.sources import ExportOptions
@@ -74,8 +75,11 @@ def _created() -> str:
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
         return ""
+    seconds = whole(text)
     try:
-        return datetime.fromtimestamp(int(text), timezone.utc).isoformat(timespec="seconds")
+        if seconds is None:
+            raise ValueError(text)
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):
         raise UsageError(
             f"SOURCE_DATE_EPOCH is {text!r}, which is no time", "give whole seconds since 1970, or unset it"

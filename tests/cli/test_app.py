@@ -192,7 +192,19 @@ def test_what_is_no_number_of_an_option_is_told_with_its_range(run: Command, pat
     assert low is not None
     outside = [low if taken.above is not None else low - 1, *([] if high is None else [high + (taken.below is None)])]
     arguments = ["x" for each in command_of(path).params if each.param_type_name == "argument"]
-    for word in ("nan", "much", "-inf", "inf", "1e999", "9" * 5000 + "x", "", *map(str, outside), *["1.5"] * (kind is int)):
+    for word in (
+        "nan",
+        "much",
+        "-inf",
+        "inf",
+        "1e999",
+        "9" * 5000 + "x",
+        "",
+        "1_0",
+        "٣",
+        *map(str, outside),
+        *["1.5"] * (kind is int),
+    ):
         name = command_of(path).params[place].opts[0]
         expected = f"{name}: give a {'whole ' * (kind is int)}number {taken.sentence}; see edgekit {' '.join(path)} --help"
         assert run(*path, *arguments, f"{name}={word}").err == f"error: {expected}\n"

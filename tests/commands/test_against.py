@@ -144,7 +144,7 @@ def test_bundles_with_other_inputs_can_stand_against_each_other(bundle: Path, pr
     [
         (("--limit", "5"), "write it like 5%"),
         (("--limit", "nan%"), "write it like 5%"),
-        (("--limit", "100%"), "between 0% and 100%"),
+        *((("--limit", word), "is no percentage above 0, below 100; write it like 5%") for word in ("0%", "100%", "1_0%", "٣%")),
         (("--pairs", "1"), "--pairs: give a whole number from 2 to 20"),
         (("--undecided", "fail"), "write --undecided pass"),
         (("--row", "batch:1"), "write it like end-to-end:1 or device:8"),

@@ -116,7 +116,7 @@ def test_shapes_become_inputs_with_a_free_batch(texts: list[str], specs: list[tu
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "1x", "x3", "1x-3", "1x0x3", "1,3,4", "1x3.5", "axb", "=1x3", "a b=1x3", "../a=1x3", "1x²"]
+    "text", ["", "x", "1x", "x3", "1x-3", "1x0x3", "1,3,4", "1x3.5", "axb", "=1x3", "a b=1x3", "../a=1x3", "1x²", "1x٣", "1x1_0"]
 )
 def test_a_text_that_is_no_shape_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:

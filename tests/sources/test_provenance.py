@@ -153,7 +153,7 @@ def test_outside_of_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch:
 def test_the_date_is_that_of_the_environment_or_left_out(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert moment(Path("exported/net")).created == "2023-11-14T22:13:20+00:00"
-    for wrong in ("yesterday", "1e9", "9" * 30):
+    for wrong in ("yesterday", "1e9", "9" * 30, "1_0", "٣"):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", wrong)
         with pytest.raises(UsageError, match="which is no time; give whole seconds since 1970, or unset it"):
             moment(Path("exported/net"))

@@ -59,8 +59,11 @@ Seed = Annotated[
         help="Draws the order of processes, and the arrivals of requests.",
     ),
 ]
+LIMITS = Range(above=0, below=100)
+"""Percentages that ``--limit`` takes."""
 Limit = Annotated[
-    Optional[str], option("--limit", panel=AGAINST, metavar="P%", show_default="5%", help="How much slower it may be.")
+    Optional[str],
+    option("--limit", panel=AGAINST, metavar=f"P% [{LIMITS.text}]", show_default="5%", help="How much slower it may be."),
 ]
 Pairs = Annotated[
     Optional[int],
@@ -189,29 +192,29 @@ def timing(batch: str, seconds: float, processes: int, rows: Sequence[str] | Non
 def _row(text: str) -> Row:
     from edgekit.errors import UsageError
     from edgekit.latency.loop import BOUNDARIES, Row
+    from edgekit.numerals import whole
     from edgekit.tensors import LARGEST_BATCH
 
     boundary, _, size = text.partition(":")
-    if boundary not in BOUNDARIES or not (size.isdecimal() and len(size) < 6 and 1 <= int(size) <= LARGEST_BATCH):
+    batch = whole(size)
+    if boundary not in BOUNDARIES or batch is None or not 1 <= batch <= LARGEST_BATCH:
         raise UsageError(f"--row {text!r} is no boundary and batch", f"write it like {BOUNDARIES[-1]}:1 or {BOUNDARIES[0]}:8")
-    return Row(int(size), boundary)
+    return Row(batch, boundary)
 
 
 def percentage(text: str | None) -> float:
-    """``--limit``: ``5%``, which is also what None is, -> 0.05; raises UsageError for what is none above 0 and below 100."""
+    """``--limit``: ``5%``, which is also what None is, -> 0.05; raises UsageError for what is none of ``LIMITS``."""
     from edgekit.errors import UsageError
     from edgekit.latency.against import LIMIT
+    from edgekit.numerals import decimal
 
     if text is None:
         return LIMIT
     number, percent, rest = text.partition("%")
-    try:
-        share = float(number) / 100
-    except ValueError:
-        share = -1.0
-    if not percent or rest or not 0 < share < 1:
-        raise UsageError(f"--limit {text!r} is no percentage between 0% and 100%", "write it like 5%")
-    return share
+    value = decimal(number)
+    if not percent or rest or value is None or not LIMITS.takes(value):
+        raise UsageError(f"--limit {text!r} is no percentage {LIMITS.sentence}", "write it like 5%")
+    return value / 100
 
 
 def undecided(text: str | None) -> bool:

@@ -117,10 +117,12 @@ InPlace = Annotated[
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     """``0.485,0.456`` -> floats; raises UsageError that names ``option``."""
     from edgekit.errors import UsageError
+    from edgekit.numerals import decimal
 
     if text is None:
         return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is not a list of numbers; write it like 0.485,0.456,0.406") from None
+    parts = text.split(",")
+    values = [value for part in parts if (value := decimal(part)) is not None]
+    if len(values) != len(parts):
+        raise UsageError(f"{option} {text!r} is not a list of numbers", "write it like 0.485,0.456,0.406")
+    return tuple(values)
