@@ -16,18 +16,18 @@ A program that runs a bundle keeps it open::
     with load("exported/lenet") as model:
         print(model.predict("exported/lenet/picture-0.png").label)
 
-Importing this package imports nothing heavy: each verb's module is imported on first use.
+Importing this package imports next to nothing, not even ``typing``: each verb's module is imported on first use.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from edgekit.machine.user import ensure_user_name
 from edgekit.version import __version__
 
+TYPE_CHECKING = False  # as type checkers know it
 if TYPE_CHECKING:
+    from typing import Any
+
     from edgekit.commands.against import Terms, against
     from edgekit.commands.bench import bench
     from edgekit.commands.bisect import bisect
@@ -150,6 +150,8 @@ ensure_user_name()
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
+    import importlib
+
     module, _, attribute = _HOMES[name].partition(":")
     return getattr(importlib.import_module(module), attribute or name)
 

@@ -1,5 +1,19 @@
-"""``python -m edgekit``."""
+"""The program ``edgekit`` and ``python -m edgekit``; what takes time is imported where Ctrl-C is caught."""
 
-from edgekit.cli.process import run_process
+from __future__ import annotations
 
-run_process()
+import os
+
+
+def run() -> None:
+    """The command line. Ctrl-C before its process takes signals has nothing to clean up, and nothing to tell it by."""
+    try:
+        from edgekit.cli.process import run_process
+
+        run_process()
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    run()

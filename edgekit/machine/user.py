@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 _NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 """Variables that ``getpass.getuser`` takes a name from, before it asks the system."""
@@ -13,10 +12,11 @@ def ensure_user_name() -> None:
     """Let ``LOGNAME`` be the user's number where the user has no name: PyTorch asks for one, and fails without."""
     if any(os.environ.get(name) for name in _NAMES):
         return
-    with suppress(ImportError):  # no such module on Windows, where USERNAME is set
+    try:
         import pwd
 
-        try:
-            pwd.getpwuid(os.getuid())
-        except KeyError:
-            os.environ["LOGNAME"] = str(os.getuid())
+        pwd.getpwuid(os.getuid())
+    except ImportError:  # no such module on Windows, where USERNAME is set
+        pass
+    except KeyError:
+        os.environ["LOGNAME"] = str(os.getuid())

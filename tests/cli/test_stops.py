@@ -96,6 +96,38 @@ def test_a_signal_ends_a_command_in_order_wherever_it_comes(
     assert not any((tmp_path / "temporary").iterdir())
 
 
+# the first lines of the program: sends itself Ctrl-C when the module argv[1] is about to be imported
+AT_FIRST = """
+import os, sys
+awaited = sys.argv.pop(1)
+class Sending:
+    def find_spec(self, name, path=None, target=None):
+        if name == awaited:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), 2)
+sys.meta_path.insert(0, Sending())
+from edgekit.__main__ import run
+run()
+"""
+
+
+@pytest.mark.parametrize("module", ["edgekit.cli", "edgekit.cli.process", "json", "edgekit.machine.stops"])
+def test_ctrl_c_before_signals_are_taken_is_no_traceback(environment: dict[str, str], repository: Path, module: str) -> None:
+    command = [sys.executable, "-S", "-c", AT_FIRST, module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=repository)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_the_program_is_ready_for_ctrl_c_before_anything_is_imported_that_takes_time(
+    environment: dict[str, str], repository: Path
+) -> None:
+    program = "import sys; before = {*sys.modules}; import edgekit.__main__; print(*sorted({*sys.modules} - before))"
+    command = [sys.executable, "-S", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, cwd=repository)
+    own = {"edgekit", "edgekit.__main__", "edgekit.machine", "edgekit.machine.user", "edgekit.version"}
+    assert own <= {*done.stdout.split()} <= own | {"__future__", "pwd"}
+
+
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
 def test_a_signal_to_the_process_group_is_told_once(
