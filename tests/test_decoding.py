@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import struct
 import threading
 import tracemalloc
@@ -15,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+import edgekit
 from edgekit.decoding import decoded, decoder, pixels_from
 from edgekit.decoding.frames import watched_frames
 from edgekit.decoding.opening import FORMATS
@@ -495,6 +497,33 @@ def test_the_filter_is_there_until_the_last_thread_has_decoded() -> None:
     assert warnings.filters != before
     late.__exit__(None, None, None)
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize("filters", ["error", "always"])
+def test_what_pillow_warns_of_reaches_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: Any) -> None:
+    """An animation whose number of frames is wrong, and a picture below the limit of pixels, but more than half of it."""
+    Image.fromarray(EIGHT_BITS).save(tmp_path / "a.png", save_all=True, append_images=[Image.new("L", (64, 4))])
+    content = (tmp_path / "a.png").read_bytes()
+    place = content.index(b"acTL") - 4
+    (tmp_path / "a.png").write_bytes(content[:place] + chunk(b"acTL", bytes(8)) + content[place + 20 :])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", EIGHT_BITS.size - 1)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter(filters)
+        for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
+            assert (pixels_from(source, "grey", None)[0] == EIGHT_BITS).all()
+        assert (grey(tmp_path / "a.png") == EIGHT_BITS).all()
+    assert warned == []
+
+
+def test_pictures_are_opened_where_their_warnings_and_errors_become_ours() -> None:
+    package = Path(edgekit.__file__).parent
+    openers = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Image.open", "pillow.open"))
+    }
+    assert openers == {"decoding/opening.py"}
 
 
 def test_a_picture_beyond_the_limit_of_pixels_is_one_sentence_with_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

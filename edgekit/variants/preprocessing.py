@@ -14,8 +14,8 @@ from edgekit.bundle.folder import Bundle
 from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Allowance, Golden, GoldenPart, GoldenPicture, Variant
 from edgekit.bundle.variants import VariantDraft
+from edgekit.decoding import pixels_from
 from edgekit.errors import BundleError, ModelError, UsageError
-from edgekit.files import opened
 from edgekit.machine.packages import needs
 from edgekit.onnx.exact import Inexact, run_file_exact
 from edgekit.onnx.pictures import PICTURE, levels_name, picture_spec, with_pictures
@@ -124,13 +124,7 @@ def _preprocess(bundle: Bundle) -> Preprocess:
 
 def _file(bundle: Bundle, described: GoldenPicture) -> NDArray[np.uint8]:
     """The pixels of a golden picture, uint8 H x W x 3."""
-    from PIL import Image
-
-    def read(place: Path) -> NDArray[np.uint8]:
-        with opened(place / described.file) as stream, Image.open(stream) as image:
-            return np.asarray(image.convert("RGB"))
-
-    return bundle.reading(read)
+    return bundle.reading(lambda place: pixels_from(place / described.file, "rgb", None).transpose(1, 2, 0))
 
 
 def _levels(bundle: Bundle, preprocess: Preprocess) -> NDArray[np.uint8]:
