@@ -60,7 +60,7 @@ cuda-graph"`, so that one command compares several ways to run a bundle. Every r
 |---|---|
 | `EDGEKIT_CACHE`, `EDGEKIT_STATE` | folders for datasets, decoded pictures and engines, and for what this machine found out |
 | `EDGEKIT_REQUIRE` | `verify --require`, as in `'ort-cpu;openvino'` |
-| `EDGEKIT_SECONDS` | the seconds after which work that could take for ever is stopped, such as the check of one backend |
+| `EDGEKIT_SECONDS` | the seconds that a file may be worked on, as in one backend's check, or more that a program is waited for |
 
 | command | what it does |
 |---|---|

@@ -23,6 +23,7 @@ from edgekit.bundle.manifest import MANIFEST, OPENSSF, SSH
 from edgekit.bundle.signed import is_file, signatures_of
 from edgekit.errors import BundleError, InputError, MissingError, first_line
 from edgekit.files import read_bytes, read_text
+from edgekit.machine.bounds import LONGER, waiting_seconds
 from edgekit.machine.packages import needs
 
 NAMESPACE = "bundle"
@@ -86,10 +87,13 @@ def _by_ssh(bundle: Bundle, key: re.Match[str], signature: Path) -> str:
     signers = signature.parent / "signers"
     signers.write_text(f'{NAMESPACE} namespaces="{NAMESPACE}" {key[1]} {key[2]}\n', encoding="ascii")
     words = ["ssh-keygen", "-Y", "verify", "-f", str(signers), "-I", NAMESPACE, "-n", NAMESPACE, "-s", str(signature)]
+    seconds = waiting_seconds(SECONDS)
     try:
-        done = subprocess.run(words, input=_manifest_bytes(bundle), capture_output=True, check=False, timeout=SECONDS)
+        done = subprocess.run(words, input=_manifest_bytes(bundle), capture_output=True, check=False, timeout=seconds)
     except FileNotFoundError:
         raise MissingError("this needs ssh-keygen, which is not installed", "apt-get install openssh-client") from None
+    except subprocess.TimeoutExpired:
+        raise BundleError(f"ssh-keygen takes longer than {seconds:g} s to check {signature.name}", LONGER) from None
     except subprocess.SubprocessError as problem:
         raise BundleError(f"ssh-keygen could not check {signature.name}: {first_line(problem)}", "run it yourself") from None
     if done.returncode == 0:

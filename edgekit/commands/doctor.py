@@ -15,6 +15,7 @@ import msgspec
 from edgekit.backends import table
 from edgekit.backends.contract import Backend
 from edgekit.errors import BROKEN, first_line
+from edgekit.machine.bounds import waiting_seconds
 from edgekit.machine.child import Answer, Limits, run_child
 from edgekit.machine.cpu import machine_facts, vnni_absence
 from edgekit.machine.fitness import conditions
@@ -64,12 +65,13 @@ def _facts_of(row: Backend) -> dict[str, str]:
 
 def ask(command: Sequence[str], key: str) -> Answer | Absence:
     """Run a module in a process of its own; returns its answer, or a broken Absence if the answer lacks ``key``."""
-    outcome = run_child(command[0], command[1:], LIMITS, key)
+    limits = LIMITS._replace(seconds=waiting_seconds(LIMITS.seconds))
+    outcome = run_child(command[0], command[1:], limits, key)
     if isinstance(outcome, dict):
         return outcome
     if outcome.kind == "silence":
         return Absence("importing it ends the program before its version can be read", "", broken=True)
-    return Absence(outcome.sentence("importing it"), "", broken=True)
+    return Absence(outcome.reason("importing it"), outcome.remedy, broken=True)
 
 
 def _onnx_absence() -> Absence | None:
@@ -107,7 +109,7 @@ def _examine(package: Package, probe: Probe) -> Finding:
             f"pip install --force-reinstall {package.name}" if version else f"reinstall {package.name} the way it was installed"
         )
         library = next((command for name, command in package.libraries.items() if name in facts.reason), again)
-        return Finding(package.name, "broken", version, "", facts.reason, library)
+        return Finding(package.name, "broken", version, "", facts.reason, facts.remedy or library)
     examined = package.examine(facts)
     limit = examined.limit or Absence("", "")
     status = "broken" if limit.broken else "ok"

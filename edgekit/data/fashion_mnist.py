@@ -25,6 +25,7 @@ from edgekit.data.source import Loaded, PictureShape, Source
 from edgekit.decoding import CHANNELS, Color, pixels_of
 from edgekit.errors import DataError, first_line
 from edgekit.files import cache_root, read_bytes, write_bytes
+from edgekit.machine.bounds import LONGER, waiting_seconds
 from edgekit.preprocess import Preprocess
 from edgekit.progress import SILENT, Progress
 from edgekit.recipe import DataRecipe
@@ -51,6 +52,8 @@ SHA256 = {
 }
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
+FETCH_SECONDS = 300.0
+"""What a program that fetches may usually take."""
 
 
 def cache_folder() -> Path:
@@ -208,7 +211,11 @@ def _apt_download(scratch: Path) -> Path:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+    seconds = waiting_seconds(FETCH_SECONDS)
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{command[0]} takes longer than {seconds:g} s", LONGER) from None
 
 
 def _place(recipe: DataRecipe, progress: Progress = SILENT) -> Path:

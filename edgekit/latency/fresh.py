@@ -22,7 +22,7 @@ from edgekit.backends.choose import open_named
 from edgekit.bundle.folder import open_bundle
 from edgekit.errors import EdgekitError
 from edgekit.latency.loop import Candidate, candidate_of, interleave, time_block
-from edgekit.machine.bounds import granted_seconds
+from edgekit.machine.bounds import waiting_seconds
 from edgekit.machine.child import Failure, Limits, answer, run_child
 from edgekit.machine.gpu import gpu_memory_used
 from edgekit.machine.memory import forget_peak, peak_memory, resident_memory
@@ -68,7 +68,7 @@ def time_fresh(
     row = table().get(setup.backend)  # no such backend: the child says so
     gpu_memory = gpu_memory_used() if row is not None and row.on_gpu else None
     order = Order(str(bundle), setup, batch, boundary, seconds, os.getcwd(), gpu_memory)
-    bounds = limits or Limits(granted_seconds(LOAD_SECONDS + TIMES * seconds))
+    bounds = limits or Limits(waiting_seconds(LOAD_SECONDS + TIMES * seconds))
     outcome = run_child("edgekit.latency.fresh", (msgspec.json.encode(order).decode(),), bounds, key="first_calls_ms")
     return outcome if isinstance(outcome, Failure) else msgspec.convert(outcome, Fresh)
 

@@ -54,7 +54,7 @@ Failed: TypeAlias = Callable[["Thing", Failure], None]
 
 def refuse(thing: Thing, failure: Failure) -> NoReturn:
     """Raise MissingError with the process's own sentence."""
-    raise MissingError(f"{thing.label} cannot be timed: {failure.sentence('its process')}")
+    raise MissingError(f"{thing.label} cannot be timed: {failure.reason('its process')}", failure.remedy)
 
 
 def timed(thing: Thing, seconds: float, time: Timer = time_fresh) -> Fresh:

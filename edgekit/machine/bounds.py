@@ -26,6 +26,8 @@ SECONDS_VARIABLE = "EDGEKIT_SECONDS"
 """An environment variable: the seconds that work may take, in place of what is usual or what a bundle's size explains."""
 MORE_TIME = f"do not trust it; if you do, set {SECONDS_VARIABLE} to the seconds that it may take"
 """The remedy for work of somebody else's file that was ended."""
+LONGER = f"set {SECONDS_VARIABLE} to the seconds that it may take"
+"""The remedy for a program that was ended while it was waited for."""
 USUAL_STACK = 8 << 20
 _lock = threading.Lock()
 _open: list[tuple[int, tuple[int, int]]] = []  # a bound for each open context, and the limits before it
@@ -103,6 +105,14 @@ def granted_seconds(usual: float) -> float:
     if seconds is None or seconds <= 0:
         raise UsageError(f"{SECONDS_VARIABLE}={given[:MOST_QUOTED]} is no time", "give seconds above 0, such as 120")
     return min(seconds, threading.TIMEOUT_MAX)
+
+
+def waiting_seconds(usual: float) -> float:
+    """The seconds to wait for a process of edgekit's own or another program: the ``usual`` ones, or the user's if those are more.
+
+    Fewer are meant for work of somebody else's file, and would end every process before it has started.
+    """
+    return max(usual, granted_seconds(usual))
 
 
 def too_large(doing: str, explained_by: str = "tensors explain") -> TooLargeError:

@@ -42,9 +42,20 @@ class Failure(NamedTuple):
     event: str
     said: str = ""
 
-    def sentence(self, subject: str = "it") -> str:
+    @property
+    def remedy(self) -> str:
+        """What to do about it; empty where edgekit knows nothing."""
+        from edgekit.machine.bounds import LONGER  # here: a child that only answers does without
+
+        return LONGER if self.kind == "time" else ""
+
+    def reason(self, subject: str = "it") -> str:
         """The child's own message, or else ``subject`` and the event."""
         return self.said or f"{subject} {self.event}"
+
+    def sentence(self, subject: str = "it") -> str:
+        """The reason with its remedy."""
+        return f"{self.reason(subject)}; {self.remedy}" if self.remedy else self.reason(subject)
 
 
 def run_child(module: str, arguments: Sequence[str], limits: Limits, key: str = "") -> Answer | Failure:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from edgekit.errors import InputError, MissingError, first_line
 from edgekit.files import cache_root, read_bytes, write_bytes
-from edgekit.machine.bounds import granted_seconds
+from edgekit.machine.bounds import LONGER, waiting_seconds
 from edgekit.progress import SILENT, Progress
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -84,19 +84,20 @@ def _fetched() -> bytes:
     by_hand = f"give --runtime the folder dist of the npm package {PACKAGE} {VERSION}, unpacked"
     if npm is None:
         raise MissingError(f"the program npm, which fetches {PACKAGE}, is not on the PATH", f"install it, or {by_hand}")
+    seconds, remedy = waiting_seconds(FETCH_SECONDS), by_hand
     with tempfile.TemporaryDirectory(prefix="edgekit-web-") as scratch:
         command = [npm, "pack", "--ignore-scripts", f"{PACKAGE}@{VERSION}"]
         try:
-            subprocess.run(
-                command, cwd=scratch, check=True, capture_output=True, text=True, timeout=granted_seconds(FETCH_SECONDS)
-            )
+            subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=seconds)
             return (Path(scratch) / f"{PACKAGE}-{VERSION}.tgz").read_bytes()
         except subprocess.CalledProcessError as problem:
             lines = [line for line in problem.stderr.splitlines() if "code" not in line and line.strip()]
             reason = lines[0].strip() if lines else f"npm ended with {problem.returncode}"
-        except (OSError, subprocess.TimeoutExpired) as problem:
+        except subprocess.TimeoutExpired:
+            reason, remedy = f"npm takes longer than {seconds:g} s", f"{LONGER}, or {by_hand}"
+        except OSError as problem:
             reason = first_line(problem)
-    raise MissingError(f"{PACKAGE} {VERSION} could not be fetched: {reason}", by_hand)
+    raise MissingError(f"{PACKAGE} {VERSION} could not be fetched: {reason}", remedy)
 
 
 def _from_package(content: bytes) -> dict[str, bytes]:

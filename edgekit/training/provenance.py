@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.machine.bounds import granted_seconds
+from edgekit.machine.bounds import waiting_seconds
 from edgekit.machine.cpu import machine_facts
 from edgekit.machine.packages import versions_of
 from edgekit.reports.train import Provenance, Session, TrainReport
@@ -61,7 +61,7 @@ def _git(folder: Path, *words: str) -> str:
             ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *words],
             capture_output=True,
             text=True,
-            timeout=max(GIT_SECONDS, granted_seconds(GIT_SECONDS)),  # with less a commit goes unrecorded, and nothing says so
+            timeout=waiting_seconds(GIT_SECONDS),  # with less a commit goes unrecorded, and nothing says so
             check=False,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):

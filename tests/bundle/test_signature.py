@@ -105,6 +105,20 @@ def test_a_manifest_that_changes_behind_the_check_is_found(bundle: Path, key: Pa
 
 
 @NO_SSH
+def test_ssh_keygen_that_hangs_is_told_with_what_gives_it_longer(
+    bundle: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(words: list[str], *, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(words, timeout)
+
+    sign(bundle, key)
+    monkeypatch.setattr(subprocess, "run", hang)
+    monkeypatch.setenv("EDGEKIT_SECONDS", "1")
+    with pytest.raises(BundleError, match=r"ssh-keygen takes longer than 60 s to check .*; set EDGEKIT_SECONDS to the seconds"):
+        open_signed(bundle, public(key))
+
+
+@NO_SSH
 def test_a_bundle_without_a_signature_or_with_a_link_is_refused(bundle: Path, key: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"has no manifest\.json\.sig for the key in .*; ask for a signed bundle"):
         open_signed(bundle, public(key))

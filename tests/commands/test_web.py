@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from edgekit.commands.web import web
 from edgekit.errors import BundleError, InputError, MissingError, OutputError, UsageError
 from edgekit.ship import onnxruntime_web
-from edgekit.ship.onnxruntime_web import FILES, PACKAGE, VERSION, web_runtime
+from edgekit.ship.onnxruntime_web import FETCH_SECONDS, FILES, PACKAGE, VERSION, web_runtime
 from tests.command_line import Command, contents
 
 HEAD = b"/*!\n * ONNX Runtime Web v9.9.9\n"
@@ -143,3 +144,16 @@ def test_without_npm_or_without_a_network_the_remedy_is_the_folder(npm: Path, mo
     program.unlink()
     with pytest.raises(MissingError, match=r"npm.*is not on the PATH; install it, or give --runtime"):
         web_runtime()
+
+
+def test_npm_that_hangs_is_told_with_what_gives_it_longer(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], *, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    for given, seconds in (("1", FETCH_SECONDS), ("1000", 1000)):
+        monkeypatch.setenv("EDGEKIT_SECONDS", given)
+        with pytest.raises(MissingError) as caught:
+            web_runtime()
+        assert caught.value.reason.endswith(f"could not be fetched: npm takes longer than {seconds} s")
+        assert caught.value.remedy.startswith("set EDGEKIT_SECONDS to the seconds that it may take, or give --runtime the folder")

@@ -211,6 +211,19 @@ def test_the_debian_package_is_unpacked_without_root(lists: bool, tmp_path: Path
     assert ("apt-get update" in apt.commands) is not lists
 
 
+def test_a_program_that_hangs_is_told_with_what_gives_it_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], *, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setenv("EDGEKIT_SECONDS", "1")
+    with pytest.raises(
+        DataError, match=r"^apt-get takes longer than 300 s; set EDGEKIT_SECONDS to the seconds that it may take$"
+    ):
+        fashion_mnist._apt_download(tmp_path)
+
+
 def test_without_apt_the_fetcher_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(DataError, match="not a Debian-like system"):

@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 import edgekit.latency.fresh
 from edgekit.backends.contract import Opened
 from edgekit.errors import ModelError
-from edgekit.latency.fresh import FIRST_CALLS, FIRST_SECONDS, Fresh, Order, carry_out, first_calls, main, thinned, time_fresh
+from edgekit.latency.fresh import (
+    FIRST_CALLS,
+    FIRST_SECONDS,
+    LOAD_SECONDS,
+    TIMES,
+    Fresh,
+    Order,
+    carry_out,
+    first_calls,
+    main,
+    thinned,
+    time_fresh,
+)
 from edgekit.machine.child import Failure, Limits
 from edgekit.machine.memory import forget_peak, peak_memory, resident_memory
 from edgekit.setups import Setup
@@ -90,14 +102,23 @@ def test_a_setup_that_cannot_run_is_the_childs_own_sentence(bundle: Path, setup:
 def test_a_process_over_its_limit_is_a_failure(bundle: Path) -> None:
     failure = time_fresh(bundle, way("ort-cpu"), 1, "end-to-end", 0.01, Limits(0.001))
     assert isinstance(failure, Failure)
-    assert failure.sentence("ort-cpu") == "ort-cpu takes longer than 0.001 s"
+    assert failure.reason("ort-cpu") == "ort-cpu takes longer than 0.001 s"
+    assert failure.remedy == "set EDGEKIT_SECONDS to the seconds that it may take"
 
 
-def test_the_user_sets_the_limit_of_a_process(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEKIT_SECONDS", "0.001")
-    failure = time_fresh(bundle, way("ort-cpu"), 1, "end-to-end", 0.01)
-    assert isinstance(failure, Failure)
-    assert failure.sentence("ort-cpu") == "ort-cpu takes longer than 0.001 s"
+def test_the_user_may_lengthen_the_limit_of_a_process_and_not_shorten_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds that are fewer are meant for the check of a file."""
+    granted = []
+
+    def run_child(module: str, words: tuple[str, ...], limits: Limits, key: str) -> Failure:
+        granted.append(limits.seconds)
+        return Failure("time", f"takes longer than {limits.seconds:g} s")
+
+    monkeypatch.setattr(edgekit.latency.fresh, "run_child", run_child)
+    for seconds in ("1", "5000"):
+        monkeypatch.setenv("EDGEKIT_SECONDS", seconds)
+        assert isinstance(time_fresh(bundle, way("ort-cpu"), 1, "end-to-end", 2.0), Failure)
+    assert granted == [LOAD_SECONDS + 2 * TIMES, 5000]
 
 
 def test_relative_paths_are_meant_from_the_callers_folder(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

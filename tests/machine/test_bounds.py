@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.errors import UsageError
 from edgekit.machine import bounds
-from edgekit.machine.bounds import granted_seconds, memory_bound
+from edgekit.machine.bounds import granted_seconds, memory_bound, waiting_seconds
 
 
 def test_an_allocation_beyond_the_bound_fails_and_one_within_does_not() -> None:
@@ -62,6 +62,12 @@ def test_seconds_are_the_usual_ones_unless_the_user_grants_others(monkeypatch: p
     }.items():
         monkeypatch.setenv("EDGEKIT_SECONDS", given)
         assert granted_seconds(7.5) == seconds
+
+
+def test_what_is_waited_for_gets_no_less_than_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, seconds in {"": 7.5, "1": 7.5, "20": 20}.items():
+        monkeypatch.setenv("EDGEKIT_SECONDS", given)
+        assert waiting_seconds(7.5) == seconds
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan", "0", "0x1", "1.5.", "inf", "1_0", "٣"])

@@ -68,6 +68,8 @@ def test_a_failure_is_a_sentence_about_its_subject() -> None:
     assert Failure("exit", "exits with 3").sentence() == "it exits with 3"
     assert Failure("exit", "exits with 3").sentence("the parser") == "the parser exits with 3"
     assert Failure("exit", "exits with 3", "ImportError: libfoo").sentence("the parser") == "ImportError: libfoo"
+    late = Failure("time", "takes longer than 5 s")
+    assert late.sentence("the parser") == "the parser takes longer than 5 s; set EDGEKIT_SECONDS to the seconds that it may take"
 
 
 def test_a_child_that_hangs_is_ended_with_all_that_it_started(
