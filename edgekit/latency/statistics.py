@@ -33,7 +33,12 @@ def samples_needed(percent: float, confidence: float = 0.99) -> int:
 def median_interval(block_medians: Vector, resamples: int = 2000) -> tuple[float, float]:
     """95 % bootstrap interval over blocks: calls within a block are too much alike to count as independent samples."""
     picks = np.random.default_rng(0).integers(0, len(block_medians), (resamples, len(block_medians)))
-    low, high = np.percentile(np.median(block_medians[picks], axis=1), (2.5, 97.5))
+    return _middle(np.median(block_medians[picks], axis=1))
+
+
+def _middle(values: Vector) -> tuple[float, float]:
+    """Between which the middle 95 % of ``values`` are."""
+    low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -64,13 +69,18 @@ def noise_of_others(stolen: float) -> str:
 
 
 def speedups(rows: Sequence[LatencyReport]) -> list[Comparison]:
-    """Every row against the first, round by round: the median ratio with its 95 % bootstrap interval."""
+    """Every row against the first, round by round: the median ratio with its 95 % bootstrap interval.
+
+    Where either row is noisy the interval has the middle 95 % of the rounds: they are not draws of one distribution, and their
+    median's own interval may be narrow by chance.
+    """
     baseline, *others = rows
     reference = np.asarray([np.median(block) for block in baseline.samples_ms])
     comparisons = []
     for row in others:
         ratios = reference / np.asarray([np.median(block) for block in row.samples_ms])
-        low, high = median_interval(ratios)
+        stable = baseline.noise == row.noise == "stable"
+        low, high = median_interval(ratios) if stable else _middle(ratios)
         speedup = float(np.median(ratios))
         comparisons.append(Comparison(row.backend, baseline.backend, row.batch, row.boundary, speedup, low, high))
     return comparisons

@@ -81,7 +81,10 @@ class LatencyReport(Report, frozen=True):
 
 
 class Comparison(Part, frozen=True):
-    """Time of ``baseline`` over time of ``backend``, per round: the median of the ratios and its 95 % bootstrap interval."""
+    """Time of ``baseline`` over time of ``backend``, per round: the median of the ratios and its 95 % bootstrap interval.
+
+    Where either row is noisy, ``low`` to ``high`` has the middle 95 % of the rounds' ratios.
+    """
 
     backend: str
     baseline: str
@@ -90,6 +93,11 @@ class Comparison(Part, frozen=True):
     speedup: float
     low: float
     high: float
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its interval is narrow enough for the speed-up to mean something."""
+        return self.high <= WIDEST_INTERVAL * self.low
 
 
 class Between(Part, frozen=True):
@@ -290,8 +298,10 @@ class BenchReport(Report, frozen=True):
         lacking = any(point.ms is None for row in self.rows for point in row.percentiles)
         first = "row" if len(self.bundles) > 1 else "backend"
         speedup = f"speed-up: over the first {first}, median of the per-round ratios. " if self.comparisons else ""
+        withheld = any(not comparison.is_told for comparison in self.comparisons)
         texts = (
             f"{speedup}{'- (n): not shown; needs at least n calls.' if lacking else ''}".strip(),
+            f"- under speed-up: not shown; its interval spans more than a factor of {WIDEST_INTERVAL:g}." if withheld else "",
             "" if self.between or not self.rows else _WITHIN,
         )
         return tuple(Line(text) for text in texts if text)
@@ -409,7 +419,7 @@ def _without_speedups(title: str, cells: Sequence[tuple[Cell, ...]]) -> Table:
 
 def _speedup(comparison: Comparison) -> tuple[str, str]:
     """Withheld when its interval is too wide to mean anything."""
-    value = _ratio(comparison.speedup) if comparison.high <= WIDEST_INTERVAL * comparison.low else "-"
+    value = _ratio(comparison.speedup) if comparison.is_told else "-"
     return value, f"({_ratio(comparison.low)} .. {_ratio(comparison.high)})"
 
 

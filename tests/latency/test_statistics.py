@@ -106,7 +106,26 @@ def test_the_interval_of_a_speed_up_widens_with_the_scatter_of_its_rounds() -> N
     for speedup, low, high in (calm, wild):
         assert low <= speedup <= high
         assert low <= 2 <= high
-    assert calm[2] - calm[1] < 0.05 < wild[2] - wild[1]
+    assert calm[2] - calm[1] < 0.1 < wild[2] - wild[1]
+
+
+def test_a_speed_up_of_noisy_rows_has_the_interval_of_its_rounds_and_is_not_told() -> None:
+    """Most rounds agree, so that the interval of their median is narrow."""
+    rounds = [3220.0, 3220.0, 90.0, 3220.0, 3220.0, 9000.0, 3220.0, 3220.0] * 5
+    (measured,) = speedups([row("starved", [[ms] for ms in rounds]), row("fast", [[1.0]] * len(rounds))])
+    assert (measured.speedup, median_interval(np.asarray(rounds))) == (3220, (3220, 3220))
+    assert (measured.low, measured.high) == (90, 9000)
+    assert not measured.is_told
+
+
+def test_a_speed_up_of_stable_rows_has_the_interval_of_its_median() -> None:
+    rounds = [1 + 0.001 * (place % 7) for place in range(40)]
+    slow, fast = row("A", [[ms] for ms in rounds]), row("B", [[1.0]] * len(rounds))
+    assert slow.noise == fast.noise == "stable"
+    (measured,) = speedups([slow, fast])
+    assert (measured.low, measured.high) == median_interval(np.asarray(rounds))
+    assert measured.high - measured.low < 0.004
+    assert measured.is_told
 
 
 def test_every_runtime_is_compared_with_the_first() -> None:
