@@ -151,7 +151,8 @@ def _take_steps(state: State, job: EpochWork, title: str, stop: Stop, pace: Pace
             due = pace.step()
             if stop.due or state.step == job.batches:
                 loss, _, samples = _summed(state)
-                note = f"loss {loss / samples:.3f}, {pace.left()} left"
+                left = pace.left()
+                note = f"loss {loss / samples:.3f}{f', {left} left' if left else ''}"
             if settings.checkpoint_every and state.step % settings.checkpoint_every == 0 and state.step < job.batches:
                 _summed(state)
                 watch.read()

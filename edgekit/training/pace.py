@@ -9,8 +9,15 @@ TOLD_EVERY = 0.5
 """Seconds between two notes: a bar then moves at least once a second wherever a step is shorter than that."""
 
 
+FEWEST = 10
+"""Steps that a pace has to rest on."""
+
+
 class Pace:
-    """Counts the steps of a whole training, of which ``done`` were taken by an earlier process; ``clock`` is in seconds."""
+    """Counts the steps of a whole training, of which ``done`` were taken by an earlier process; ``clock`` is in seconds.
+
+    The first step of a process compiles and fills caches: it is no part of the pace.
+    """
 
     def __init__(self, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._remaining, self._taken = clock, total - done, 0
@@ -21,16 +28,20 @@ class Pace:
         self._taken += 1
         self._remaining -= 1
         now = self._clock()
+        if self._taken == 1:
+            self._started = now
         due = now - self._told >= TOLD_EVERY
         if due:
             self._told = now
         return due
 
     def left(self) -> str:
-        """The time that the remaining steps take at the pace so far, evaluations counted in, like ``3 min 20 s``."""
-        if not self._taken:
-            return "?"
-        return duration((self._clock() - self._started) / self._taken * self._remaining)
+        """The time that the remaining steps take at the pace so far, evaluations counted in, like ``3 min 20 s``.
+
+        Empty as long as fewer than ``FEWEST`` steps say what the pace is.
+        """
+        counted = self._taken - 1
+        return duration((self._clock() - self._started) / counted * self._remaining) if counted >= FEWEST else ""
 
 
 def duration(seconds: float) -> str:

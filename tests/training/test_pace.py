@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit.training.pace import Pace, duration
+from edgekit.training.pace import FEWEST, Pace, duration
 
 
 class Clock:
@@ -19,14 +19,27 @@ class Clock:
 
 def test_the_time_left_is_that_of_the_whole_training_at_the_pace_so_far() -> None:
     clock = Clock()
-    pace = Pace(1000, 400, clock)
-    assert pace.left() == "?"
+    pace = Pace(1001, 400, clock)
+    assert pace.left() == ""
+    clock.now += 500  # the first step compiles
+    pace.step()
     for _ in range(100):
         clock.now += 0.5
         pace.step()
     assert pace.left() == "4 min 10 s"
     clock.now += 50  # an evaluation: the pace so far counts it in
     assert pace.left() == "8 min 20 s"
+
+
+def test_no_time_is_told_before_enough_steps_say_what_the_pace_is() -> None:
+    clock = Clock()
+    pace = Pace(101, clock=clock)
+    told = []
+    for _ in range(FEWEST + 2):
+        clock.now += 1
+        pace.step()
+        told.append(pace.left())
+    assert told == [""] * FEWEST + ["1 min 30 s", "1 min 29 s"]
 
 
 def test_a_note_is_due_at_least_once_a_second_whatever_a_step_takes() -> None:
