@@ -19,7 +19,10 @@ from platformdirs import user_cache_path, user_state_path
 from edgekit import atomic
 from edgekit.errors import EdgekitError, InputError, OutputError
 
-_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+_KINDS = {
+    stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device", stat.S_IFBLK: "device",
+}  # fmt: skip
 MOST_QUOTED = 60
 """Characters of what is no path that a sentence quotes."""
 
@@ -86,6 +89,14 @@ def sha256_of(path: Path) -> str:
         for piece in iter(lambda: stream.read(1 << 20), b""):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def kind_at(path: Path) -> str:
+    """What is at ``path`` itself, a link that is not followed among it: ``file``, ``folder``, ``pipe``; empty for nothing."""
+    try:
+        return _KINDS.get(stat.S_IFMT(path.lstat().st_mode), "special file")
+    except OSError:
+        return ""
 
 
 class NotRegularError(OSError):

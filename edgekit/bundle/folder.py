@@ -43,7 +43,7 @@ from edgekit.bundle.manifest import (
 )
 from edgekit.bundle.packed import is_packed
 from edgekit.errors import FETCH_AGAIN, BundleError, EdgekitError, OutputError
-from edgekit.files import as_path, opened, read_bytes, replacing_folder, sha256_of, write_error
+from edgekit.files import as_path, kind_at, opened, read_bytes, replacing_folder, sha256_of, write_error
 from edgekit.preprocess import Intake
 
 _T = TypeVar("_T")
@@ -394,7 +394,8 @@ def _read(root: Path, *, exactly: bool = False) -> Bundle:
     path = root / MANIFEST
     try:
         if not root.exists():
-            raise BundleError(f"bundle {root} does not exist", "check the path, or make it with edgekit export")
+            what = "is a link that leads nowhere" if kind_at(root) else "does not exist"
+            raise BundleError(f"bundle {root} {what}", "check the path, or make it with edgekit export")
         if not root.is_dir() or not path.is_file() or path.is_symlink():
             raise _no_bundle(root)
         if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -412,7 +413,11 @@ def _no_bundle(root: Path) -> BundleError:
     """The error for a place that is no bundle's folder."""
     if is_packed(root):
         return BundleError(f"{root} is a packed bundle", f"unpack it first: edgekit unpack {root}")
-    what = f"it has no {MANIFEST}" if root.is_dir() else "it is a file, and a bundle is a folder"
+    kind = kind_at(root / MANIFEST)
+    if not root.is_dir():
+        what = f"it is a {kind_at(root.resolve())}, and a bundle is a folder"
+    else:
+        what = f"its {MANIFEST} is a {kind} in place of a file" if kind else f"it has no {MANIFEST}"
     return BundleError(f"{root} is not a bundle: {what}", "give the folder that edgekit export wrote")
 
 

@@ -219,5 +219,32 @@ def test_something_that_is_no_bundle_is_named(tmp_path: Path, bundle: Path) -> N
         open_bundle(tmp_path / "nothing")
     with pytest.raises(BundleError, match="is not a bundle"):
         open_bundle(tmp_path)
-    with pytest.raises(BundleError, match="is not a bundle"):
+    with pytest.raises(BundleError, match="is not a bundle: it is a file, and a bundle is a folder"):
         open_bundle(bundle / "model.onnx")
+    with pytest.raises(BundleError, match="is not a bundle: it is a device, and a bundle is a folder"):
+        open_bundle(Path(os.devnull))
+    (tmp_path / "ring").symlink_to("ring")
+    with pytest.raises(BundleError, match="ring is a link that leads nowhere; check the path"):
+        open_bundle(tmp_path / "ring")
+
+
+@pytest.mark.parametrize(
+    ("put", "kind"),
+    [
+        (os.mkfifo, "pipe"),
+        (os.mkdir, "folder"),
+        (lambda path: path.symlink_to(os.devnull), "link"),
+        (lambda path: path.symlink_to(path.name), "link"),
+    ],
+    ids=["pipe", "folder", "link to a device", "loop"],
+)
+def test_what_is_in_place_of_a_manifest_is_named(bundle: Path, put: Callable[[Path], object], kind: str) -> None:
+    (bundle / "manifest.json").unlink()
+    put(bundle / "manifest.json")
+    with pytest.raises(
+        BundleError, match=rf"is not a bundle: its manifest\.json is a {kind} in place of a file; give the folder"
+    ):
+        open_bundle(bundle)
+    (bundle / "manifest.json").rename(bundle.parent / "elsewhere")
+    with pytest.raises(BundleError, match=r"is not a bundle: it has no manifest\.json"):
+        open_bundle(bundle)

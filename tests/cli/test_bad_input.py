@@ -210,4 +210,4 @@ def test_a_pipe_in_place_of_a_manifest_is_an_error_and_not_a_wait(run: Command, 
     os.mkfifo("piped/manifest.json")
     result = run(words[0], "piped", *words[1:], "--json")
     assert result.code == 2
-    assert "piped is not a bundle: it has no manifest.json" in result.document["error"]["message"]
+    assert "piped is not a bundle: its manifest.json is a pipe in place of a file" in result.document["error"]["message"]

@@ -121,7 +121,7 @@ def test_ctrl_c_before_signals_are_taken_is_no_traceback(environment: dict[str, 
 def test_the_program_is_ready_for_ctrl_c_before_anything_is_imported_that_takes_time(
     environment: dict[str, str], repository: Path
 ) -> None:
-    program = "import sys; before = {*sys.modules}; import edgekit.__main__; print(*sorted({*sys.modules} - before))"
+    program = "import os, sys; before = {*sys.modules}; import edgekit.__main__; print(*sorted({*sys.modules} - before))"
     command = [sys.executable, "-S", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, cwd=repository)
     own = {"edgekit", "edgekit.__main__", "edgekit.machine", "edgekit.machine.user", "edgekit.version"}
