@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py BUNDLE...              # accuracy and error of every file; resumes
     python benchmarks/precision.py BUNDLE... --time       # speed; on a machine that does nothing else
-    python benchmarks/precision.py BUNDLE... --avx2       # int8 on an emulated CPU without VNNI; minutes
+    python benchmarks/precision.py BUNDLE... --avx2       # the same, --time too, as on a CPU with AVX2 alone (lesser_cpu.py)
     python benchmarks/precision.py --summary              # the tables, from the result file
 
 A BUNDLE is one whose recipe's data is on this machine: exported/densenet, or a trained recipe's. All files are made of the same
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+from lesser_cpu import cpu_features, is_lesser, run_on_lesser
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from precision_parsed import parsed
-from precision_table import BATCHES, FLOAT, JUDGED_ON, PARSER, READING, summary
-from precision_without_vnni import PICTURES, NotEmulated, emulator_version, run_emulated
+from precision_table import BATCHES, FLOAT, JUDGED_ON, PARSER, READING, TIMED_ON, WEIGHTS, summary
 
 from edgekit.accuracy import paired
 from edgekit.backends import open_session
@@ -47,7 +48,7 @@ from edgekit.variants import Wanted, convert
 from edgekit.variants.samples import own_data, samples_of
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
-WITHOUT_VNNI = RESULTS.with_name("precision_without_vnni.json")
+ON_AVX2 = RESULTS.with_name("precision_avx2.json")
 RUNTIMES = {
     "ONNX Runtime": Setup("ort-cpu"),
     "ONNX Runtime, optimisations off": Setup("ort-cpu", options={"optimisation": "off"}),
@@ -275,7 +276,7 @@ def judge(network: Network, results: dict[str, Any], only: str) -> None:
             rows[runtime]["bytes"] = len(content)
             print(network.name, file, runtime, rows[runtime], flush=True)
         rows[PARSER] = _parsed(content)
-        results[network.name][JUDGED_ON] = {**machine_facts(), **versions_of(PACKAGES)}
+        results[network.name][JUDGED_ON] = {**facts(), **versions_of(PACKAGES)}
         save(results)
 
 
@@ -316,7 +317,7 @@ def clock(network: Network, results: dict[str, Any]) -> None:
                 rows = results.setdefault(network.name, {}).setdefault(comparison.pop("file"), {}).setdefault(runtime, {})
                 rows[f"speed_up_{batch}"] = comparison
                 print(network.name, runtime, batch, comparison, flush=True)
-    results.setdefault(network.name, {})["timed on"] = machine_facts()
+    results.setdefault(network.name, {})[TIMED_ON] = facts()
     save(results)
 
 
@@ -350,40 +351,28 @@ def _times(runtime: str, contents: dict[str, bytes], network: Network, batch: in
         session.__exit__(None, None, None)
 
 
-def judge_without_vnni(network: Network, results: dict[str, Any], only: str) -> None:
-    """Error and flips of every int8 file on the first test pictures: here as it is written, here, and on the emulated CPU."""
-    few = network._replace(inputs=network.inputs[:PICTURES], labels=network.labels[:PICTURES])
-    floats = outputs_on("ONNX Runtime, optimisations off", network.bundle.onnx_bytes(), few)
-    for file, maker in MAKERS.items():
-        rows = results.setdefault(network.name, {}).setdefault(file, {})
-        if only not in file or "int8" not in file or set(TIMED) <= set(rows):
-            continue
-        try:
-            content = made(maker, network)
-            written = outputs_on("ONNX Runtime, optimisations off", content, few)
-        except (Refused, ImportError) as problem:
-            print(f"{network.name}, {file}: {problem}")
-            continue
-        for runtime in TIMED:
-            try:
-                emulated = run_emulated(runtime, content, few.inputs)
-                rows[runtime] = {
-                    "as_written": _row(few, written, floats, floats),
-                    "here": _row(few, outputs_on(runtime, content, few), floats, floats),
-                    "without_vnni": _row(few, emulated.outputs, floats, floats),
-                    "cpu_features": emulated.features,
-                }
-            except (Refused, EdgekitError, NotEmulated) as problem:
-                rows[runtime] = {"refused": first_line(problem)}
-            print(network.name, file, runtime, rows[runtime], flush=True)
-        save(results, WITHOUT_VNNI)
+def begin(network: Network, results: dict[str, Any]) -> None:
+    """Forget what is known of another network by this name."""
+    weights = network.bundle.manifest.source.weights_sha256
+    if results.get(network.name, {}).get(WEIGHTS) != weights:
+        results[network.name] = {WEIGHTS: weights}
 
 
-def save(results: dict[str, Any], path: Path = RESULTS) -> None:
-    path.write_text(json.dumps(results, indent=1) + "\n")
+def facts() -> dict[str, str]:
+    """The machine's facts, with the instruction sets that this process is told of."""
+    told = {"instruction sets": "avx2", "cpu features": ", ".join(cpu_features())} if is_lesser() else {}
+    return machine_facts() | told
 
 
-def load(path: Path = RESULTS) -> dict[str, Any]:
+def save(results: dict[str, Any]) -> None:
+    result_file().write_text(json.dumps(results, indent=1) + "\n")
+
+
+def result_file() -> Path:
+    return ON_AVX2 if is_lesser() else RESULTS
+
+
+def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -392,24 +381,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("bundles", nargs="*", type=Path)
     parser.add_argument("--only", default="", help="part of a file's name")
     parser.add_argument("--time", action="store_true")
-    parser.add_argument("--avx2", action="store_true", help="int8 on an emulated CPU without VNNI")
+    parser.add_argument("--avx2", action="store_true", help="on this CPU, told of AVX2 and nothing newer")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args(arguments)
-    path = WITHOUT_VNNI if options.avx2 else RESULTS
-    results = load(path)
+    if options.avx2 and not is_lesser():
+        sys.exit(run_on_lesser([__file__, *(sys.argv[1:] if arguments is None else arguments)]))
+    results = load(result_file())
     for bundle in options.bundles:
         network = network_of(bundle)
-        if options.avx2:
-            results["emulator"] = emulator_version()
-            judge_without_vnni(network, results, options.only)
-        elif options.time:
+        begin(network, results)
+        if options.time:
             clock(network, results)
         else:
             judge(network, results, options.only)
-        results.setdefault("machine", {**machine_facts(), **versions_of(PACKAGES)})
-        save(results, path)
+        results.setdefault("machine", {**facts(), **versions_of(PACKAGES)})
+        save(results)
     if options.summary:
-        print(summary(load(), load(WITHOUT_VNNI)))
+        print(summary(load(RESULTS), load(ON_AVX2)))
 
 
 if __name__ == "__main__":

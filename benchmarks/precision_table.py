@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 FLOAT = "float32"
@@ -13,14 +13,16 @@ FAST = ("ONNX Runtime", "OpenVINO")
 BATCHES = (1, 8)
 NONE_YET = "Not measured yet: run `python benchmarks/precision.py`."
 JUDGED_ON = "judged on"
-BESIDE = ("machine", "emulator", "timed on", JUDGED_ON)
+TIMED_ON = "timed on"
+WEIGHTS = "sha256 of the weights"
+BESIDE = ("machine", TIMED_ON, JUDGED_ON, WEIGHTS)
 
 
-def summary(results: Mapping[str, Any], without_vnni: Mapping[str, Any]) -> str:
-    """Tables of error and of speed for each network, then one of what a CPU without VNNI computes."""
+def summary(results: Mapping[str, Any], on_avx2: Mapping[str, Any]) -> str:
+    """Tables of error and of speed for each network, then those of a CPU without VNNI."""
     networks = [name for name in results if name not in BESIDE]
     lines = [*_machine(results), *(line for name in networks for line in _network(name, results[name]))]
-    return "\n".join([*(lines if networks else [NONE_YET, ""]), *_without_vnni(without_vnni)]).strip()
+    return "\n".join([*(lines if networks else [NONE_YET, ""]), *_without_vnni(results, on_avx2)]).strip()
 
 
 def _machine(results: Mapping[str, Any]) -> Iterator[str]:
@@ -35,7 +37,7 @@ def _described(facts: Mapping[str, str]) -> str:
     return f"{facts['cores']} cores of {facts['cpu']} ({facts.get('instruction sets', '-')}); {tools}"
 
 
-FACTS = ("system", "cpu", "cores", "python", "instruction sets", "load")
+FACTS = ("system", "cpu", "cores", "python", "instruction sets", "cpu features", "load")
 
 
 def _network(name: str, files: Mapping[str, Any]) -> Iterator[str]:
@@ -53,7 +55,7 @@ def _network(name: str, files: Mapping[str, Any]) -> Iterator[str]:
     columns = [f"{runtime}: SNR in dB | points lost | flips" for runtime in (*FAST, READING)]
     yield f"| file | MB | {' | '.join(columns)} | {PARSER} |"
     yield "|---" * (3 + 3 * len(columns)) + "|"
-    others = {file: row for file, row in rows.items() if file != FLOAT}
+    others = _others(rows)
     for file, row in others.items():
         size = next((f"{each['bytes'] / 1e6:.2f}" for each in row.values() if "bytes" in each), "-")
         cells = [cell for runtime in (*FAST, READING) for cell in _error_cells(row, runtime)]
@@ -61,6 +63,11 @@ def _network(name: str, files: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _speeds(others)
     yield from _reasons(others)
+
+
+def _others(files: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of every file but the float32 one."""
+    return {file: row for file, row in files.items() if file not in (FLOAT, *BESIDE)}
 
 
 def _error_cells(rows: Mapping[str, Any], runtime: str) -> tuple[str, str, str]:
@@ -92,25 +99,35 @@ def _parser_cell(row: Mapping[str, Any] | None) -> str:
     return ("builds" if row["builds"] else "parses, does not build") + (", warns" if row["warnings"] else "")
 
 
+COLUMNS = [(runtime, batch) for runtime in FAST for batch in BATCHES]
+SPEEDS_HEAD = " | ".join(f"{runtime}, batch {batch}" for runtime, batch in COLUMNS)
+SPEED_UP = ("speed_up", "low", "high")
+
+
 def _speeds(files: Mapping[str, Any]) -> Iterator[str]:
     """Times as fast as float32 in the same runtime, and as edgekit's int8, where that was measured."""
-    columns = [(runtime, batch) for runtime in FAST for batch in BATCHES]
-    times = {
-        file: [rows.get(runtime, {}).get(f"speed_up_{batch}", {}) for runtime, batch in columns] for file, rows in files.items()
-    }
     against = {
-        "float32": {file: [_three(each, "speed_up", "low", "high") for each in row] for file, row in times.items()},
-        "edgekit int8": {file: [tuple(each.get("of_edgekit_int8", ())) for each in row] for file, row in times.items()},
+        "float32": _speed_rows(files, lambda row: _three(row, *SPEED_UP)),
+        "edgekit int8": _speed_rows(files, lambda row: tuple(row.get("of_edgekit_int8", ()))),
     }
     for other, cells in against.items():
-        rows = {file: row for file, row in cells.items() if any(row) and file != other}
+        rows = {file: row for file, row in cells.items() if file != other}
         if rows:
             yield f"Times as fast as {other} in the same runtime, with the 95 % interval:"
             yield ""
-            yield f"| file | {' | '.join(f'{runtime}, batch {batch}' for runtime, batch in columns)} |"
-            yield "|---" * (1 + len(columns)) + "|"
-            yield from (f"| {file} | {' | '.join(map(_speed_cell, row))} |" for file, row in rows.items())
+            yield f"| file | {SPEEDS_HEAD} |"
+            yield "|---" * (1 + len(COLUMNS)) + "|"
+            yield from (f"| {file} | {row} |" for file, row in rows.items())
             yield ""
+
+
+def _speed_rows(files: Mapping[str, Any], read: Callable[[Mapping[str, Any]], tuple[float, ...]]) -> dict[str, str]:
+    """File -> cells of ``SPEEDS_HEAD``, of the files that have one; ``read``: a ratio and its interval, from what was timed."""
+    numbers = {
+        file: [read(rows.get(runtime, {}).get(f"speed_up_{batch}", {})) for runtime, batch in COLUMNS]
+        for file, rows in files.items()
+    }
+    return {file: " | ".join(map(_speed_cell, row)) for file, row in numbers.items() if any(row)}
 
 
 def _three(row: Mapping[str, Any], *names: str) -> tuple[float, ...]:
@@ -133,31 +150,36 @@ def _reasons(files: Mapping[str, Any]) -> Iterator[str]:
         yield ""
 
 
-def _without_vnni(results: Mapping[str, Any]) -> Iterator[str]:
-    """One table of all networks: SNR as written, on the CPU here and on the emulated one."""
-    networks = {name: files for name, files in results.items() if name not in BESIDE}
+def _without_vnni(results: Mapping[str, Any], on_avx2: Mapping[str, Any]) -> Iterator[str]:
+    """Two tables of all networks: error of int8 files here and with AVX2 alone, and how fast all files are there."""
+    networks = {name: _others(files) for name, files in on_avx2.items() if name not in BESIDE}
     if not networks:
         return
-    rows = [row for files in networks.values() for file in files.values() for row in file.values() if "here" in row]
-    pictures = max((row["here"]["pictures"] for row in rows), default=0)
     yield "### Without VNNI"
     yield ""
-    here = results["machine"].get("instruction sets", "-")
-    yield f"SNR in dB of int8 files on {pictures} test pictures: as written (ONNX Runtime, optimisations off); here ({here});"
-    yield f"and on a CPU with AVX2 and no VNNI, emulated by {results['emulator']}."
+    yield "The same again, as on a CPU that has AVX2 and nothing newer: CPUID tells the runtimes so (`benchmarks/lesser_cpu.py`)."
+    yield f"The silicon is that of {_described(on_avx2['machine'])}."
     yield ""
-    yield "| network | file | runtime | as written | here | without VNNI | flips here | flips without VNNI |"
-    yield "|---|---|---|---|---|---|---|---|"
+    columns = "SNR in dB, with VNNI | AVX2 alone | points lost, with VNNI | AVX2 alone | flips, with VNNI | AVX2 alone"
+    yield f"| network | file | runtime | {columns} |"
+    yield "|---" * 9 + "|"
     for network, files in networks.items():
-        for file, runtimes in files.items():
-            for runtime, row in runtimes.items():
-                yield f"| {' | '.join([network, file, runtime, *_vnni_cells(row)])} |"
+        known = results.get(network, {})
+        here = known if known.get(WEIGHTS) == on_avx2[network][WEIGHTS] else {}
+        for file in (file for file in files if "int8" in file):
+            yield from (f"| {network} | {file} | {cells} |" for cells in _side_by_side(here.get(file, {}), files[file]))
+    yield ""
+    speeds = {name: _speed_rows(files, lambda row: _three(row, *SPEED_UP)) for name, files in networks.items()}
+    yield "Times as fast as float32 in the same runtime on AVX2 alone, with the 95 % interval:"
+    yield ""
+    yield f"| network | file | {SPEEDS_HEAD} |"
+    yield "|---" * (2 + len(COLUMNS)) + "|"
+    yield from (f"| {name} | {file} | {row} |" for name, rows in speeds.items() for file, row in rows.items())
     yield ""
 
 
-def _vnni_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    if "refused" in row:
-        return (f"refused: {row['refused']}", *["-"] * 4)
-    here, without = row["here"], row["without_vnni"]
-    numbers = [_decibels(each) for each in (row["as_written"], here, without)]
-    return (*numbers, str(here["flips"]), str(without["flips"]))
+def _side_by_side(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[str]:
+    """Cells of a file in each fast runtime: SNR, points lost and flips, here and there in turns."""
+    for runtime in FAST:
+        pairs = zip(_error_cells(here, runtime), _error_cells(there, runtime), strict=True)
+        yield " | ".join([runtime, *(cell for pair in pairs for cell in pair)])

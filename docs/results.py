@@ -161,7 +161,7 @@ def numbers() -> str:
 
 def precision_numbers() -> str:
     """The text between the markers of ``docs/precision.md``."""
-    return f"\n{precision_table.summary(read('precision.json'), read('precision_without_vnni.json'))}\n\n"
+    return f"\n{precision_table.summary(read('precision.json'), read('precision_avx2.json'))}\n\n"
 
 
 def fine_tuning_numbers() -> str:

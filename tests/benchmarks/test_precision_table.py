@@ -38,23 +38,30 @@ RESULTS: dict[str, Any] = {
         "unmade": {"TensorRT-RTX's parser": {"absent": "no such module"}},
         "no tool": {},
         "timed on": {"cores": "2"},
+        "sha256 of the weights": "ab",
         "judged on": {"cpu": "Another CPU", "cores": "4", "instruction sets": "avx2", "load": "9", "onnxruntime": "1.33"},
     },
     "machine": {"cpu": "Some CPU", "cores": "2", "instruction sets": "avx2, avx_vnni", "load": "1.5", "onnxruntime": "1.32"},
 }
-WITHOUT: dict[str, Any] = {
+ON_AVX2: dict[str, Any] = {
     "net": {
-        "edgekit int8": {"ONNX Runtime": {"as_written": row(34.3), "here": row(34.2), "without_vnni": row(34.1, flips=3)}},
-        "theirs int8": {"OpenVINO": {"refused": "it crashed"}},
+        "float32": {"ONNX Runtime": row(None, speed_up_1=speed(1.0, 1.0, 1.0))},
+        "edgekit int8": {
+            "ONNX Runtime": row(34.1, flips=3, speed_up_1=speed(1.9, 1.8, 2.0)),
+            "ONNX Runtime, optimisations off": row(34.3),
+            "OpenVINO": row(33.0),
+        },
+        "theirs int8": {"ONNX Runtime": row(2.5, flips=400), "OpenVINO": {"refused": "it crashed"}},
+        "float16": {"ONNX Runtime": row(70.0, speed_up_1=speed(0.7, 0.6, 0.8))},
+        "sha256 of the weights": "ab",
     },
-    "emulator": "qemu 7.2, -cpu Haswell",
-    "machine": {"instruction sets": "avx2, avx_vnni"},
+    "machine": {"cpu": "Some CPU", "cores": "2", "instruction sets": "avx2", "cpu features": "X86_V3", "onnxruntime": "1.32"},
 }
 
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    return precision_table.summary(RESULTS, WITHOUT).splitlines()
+    return precision_table.summary(RESULTS, ON_AVX2).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def test_a_file_has_its_size_error_points_and_flips_in_each_runtime(lines: list[
 def test_every_row_has_as_many_cells_as_its_head(lines: list[str]) -> None:
     tables = "\n".join(lines).split("\n\n")
     widths = [{line.count("|") for line in table.splitlines()} for table in tables if table.startswith("|")]
-    assert len(widths) == 4
+    assert len(widths) == 5
     assert all(len(width) == 1 for width in widths)
 
 
@@ -100,9 +107,23 @@ def test_the_machine_and_what_float32_reaches_stand_above(lines: list[str]) -> N
     assert not any("no tool" in line for line in lines)
 
 
-def test_without_vnni_a_file_has_three_errors_and_two_counts(lines: list[str]) -> None:
-    assert "| net | edgekit int8 | ONNX Runtime | 34.3 | 34.2 | 34.1 | 0 | 3 |" in lines
-    assert "| net | theirs int8 | OpenVINO | refused: it crashed | - | - | - | - |" in lines
+def test_without_vnni_a_file_stands_beside_itself_with_it(lines: list[str]) -> None:
+    cells = "34.3 → 34.3 | 34.3 → 34.1 | 0.20 (0.00 to 0.40) | 0.00 (0.00 to 0.40) | 7 | 3"
+    assert f"| net | edgekit int8 | ONNX Runtime | {cells} |" in lines
+    assert "| net | theirs int8 | OpenVINO | refused | refused | - | - | - | - |" in lines
+    assert not any("float16 | ONNX Runtime |" in line for line in lines)
+
+
+def test_a_file_of_other_weights_does_not_stand_beside_it() -> None:
+    others = RESULTS | {"net": RESULTS["net"] | {"sha256 of the weights": "cd"}}
+    lines = precision_table.summary(others, ON_AVX2).splitlines()
+    cells = "- | 34.3 → 34.1 | - | 0.00 (0.00 to 0.40) | - | 3"
+    assert f"| net | edgekit int8 | ONNX Runtime | {cells} |" in lines
+
+
+def test_speeds_of_every_file_without_vnni(lines: list[str]) -> None:
+    assert "| net | edgekit int8 | 1.90 (1.80 to 2.00) | - | - | - |" in lines
+    assert "| net | float16 | 0.70 (0.60 to 0.80) | - | - | - |" in lines
 
 
 def test_nothing_measured_is_said() -> None:
