@@ -36,7 +36,7 @@ from edgekit.reports.layers import LayerLatency, LayersReport, Peak
 from edgekit.reports.load import LoadReport, LoadRow, RateSearch
 from edgekit.reports.models import ModelRow, ModelsReport
 from edgekit.reports.pack import PackReport, UnpackReport
-from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
+from edgekit.reports.page import Line, Page, Span, Table, columns, note, spans, visible
 from edgekit.reports.percentile import Bound, Percentile
 from edgekit.reports.plain import in_lines
 from edgekit.reports.predict import Guess, Prediction, PredictReport
@@ -669,3 +669,17 @@ def test_the_table_of_tune_has_no_column_that_is_empty_in_every_row() -> None:
     unjudged = msgspec.structs.replace(TUNE, rows=TUNE.rows[1:])
     assert "points (95 %)" in headings(TUNE)
     assert "points (95 %)" not in headings(unjudged)
+
+
+def test_a_page_about_a_bundle_lists_the_layers_of_each_file_that_stay_in_float_and_says_what_was_measured_of_its_speed() -> None:
+    kept = tuple(KeptNode(f"node_{place}", "Conv", f"blocks.{place}", "it is the first") for place in range(30))
+    (first,) = REPORT.variants
+    int8 = msgspec.structs.replace(first, name="int8", converted=10, kept=30, speed="int8 pays", speed_up=2.0, in_float=kept)
+    page = msgspec.structs.replace(REPORT, variants=(first, int8), tune=None).document()
+    (table,) = (item for item in page if isinstance(item, Table) and "stay in float" in item.title)
+    assert (table.title, table.long) == ("int8: 30 of 40 layers stay in float", True)
+    assert table.rows[29] == ("blocks.29", "node_29", "Conv", "it is the first")
+    assert note("int8 pays") in page
+    inspected = msgspec.structs.replace(INSPECT, variants=(first, int8))
+    assert "note: int8 pays" in printed(inspected, 200)
+    assert inspected.variants[1].in_float == kept
