@@ -142,16 +142,18 @@ def test_a_changed_winner_fails_top1_even_inside_the_tolerance() -> None:
 
 
 def test_the_flips_that_are_told_are_those_of_the_run_in_which_fewest_classes_agree() -> None:
-    """One at a time an output is farther off, and in one batch a class flips."""
+    """In small batches an output is farther off, and all at once a class flips."""
 
     def of_batches(x: Array) -> Array:
-        y: Array = x - (0.9 if len(x) == 1 else 0.0)
-        if len(x) > 1:
-            y[x[:, 0] == 4, 1] = 4.5
+        whole = len(x) == len(REFERENCE)
+        y: Array = x - np.float32(0.0 if whole else 1.9)
+        y[whole & (x[:, 0] == 4), 1] = 4.5
         return y
 
     (output,) = parity_of(of_batches, Tolerance(atol=2, rtol=0)).outputs
-    assert (output.top1, output.flips, output.margin) == (pytest.approx(2 / 3), 1, pytest.approx(1 / 8))
+    assert output.flips == 1
+    assert output.top1 == pytest.approx(2 / 3)
+    assert output.margin == pytest.approx(1 / 8)
 
 
 def test_a_tie_that_float32_cannot_tell_apart_may_go_either_way() -> None:
