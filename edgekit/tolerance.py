@@ -13,8 +13,20 @@ from numpy.typing import NDArray
 TIE = 1e-6
 """Reference values within this share of the scale are a tie, which float32 cannot tell apart."""
 EPSILON = float(np.finfo(np.float32).eps)
+MOST_DIGITS = 15
+"""Digits beyond which no two numbers differ."""
 MEASURED_FACTOR, UNMEASURED_FACTOR = 4, 16
 """Times the noise floor that a runtime may be off: one whose own floor was measured, and any other."""
+
+
+def apart(figure: float, bar: float, digits: int, kind: str = "g") -> tuple[str, str]:
+    """A figure and the bar that it misses as texts, with ``digits`` or as many more as tell one from the other.
+
+    ``kind`` is that of a format: ``g``, ``f`` or ``%``.
+    """
+    texts = [tuple(f"{number:.{more}{kind}}" for number in (figure, bar)) for more in range(digits, digits + MOST_DIGITS)]
+    first, second = next((pair for pair in texts if pair[0] != pair[1]), texts[0])
+    return first, second
 
 
 class Measured(NamedTuple):

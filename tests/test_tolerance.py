@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgekit.parity.compare import compare_output
-from edgekit.tolerance import EPSILON, NoiseBar, ScaleBar, Tolerance, channel_axis, widest_rtol
+from edgekit.tolerance import EPSILON, NoiseBar, ScaleBar, Tolerance, apart, channel_axis, widest_rtol
 
 REFERENCE = np.array([[1.0, -100.0], [2.0, 50.0], [-4.0, 1000.0], [3.0, 900.0]])
 FLOORS = np.array([[1e-6, 1e-5], [1e-6, 1e-4]])
@@ -106,3 +108,18 @@ def test_top5_is_the_share_of_samples_whose_class_is_among_the_first_five() -> N
     reference = np.eye(8)[:4]
     output = np.tile(np.arange(8.0), (4, 1))  # its five largest are the classes 3 to 7
     assert compare_output("y", output, reference, Tolerance()).top5 == 0.25
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        ((0.12, 0.09, 2), ("0.12", "0.09")),
+        ((0.0901, 0.09, 2), ("0.0901", "0.09")),
+        ((31.38, 31.41, 1, "f"), ("31.38", "31.41")),
+        ((0.97, 0.971, 2, "%"), ("97.00%", "97.10%")),
+        ((0.97099, 0.971, 2, "%"), ("97.099%", "97.100%")),
+        ((1.0, 1.0, 2), ("1", "1")),
+    ],
+)
+def test_a_figure_and_its_bar_are_told_with_the_digits_that_tell_them_apart(given: Any, texts: tuple[str, str]) -> None:
+    assert apart(*given) == texts

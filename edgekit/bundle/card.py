@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from edgekit.bundle.front_matter import front_matter
 from edgekit.bundle.manifest import BOM, CARD, MANIFEST, Manifest, Variant
 from edgekit.bundle.provenance import Provenance
 from edgekit.preprocess import Preprocess
-from edgekit.reports.inspect import VARIANT_COLUMNS
+from edgekit.reports.inspect import VARIANT_COLUMNS, VariantRow
 from edgekit.reports.markdown import code, plain_text
 from edgekit.tensors import fixed_batch, shape_text
 from edgekit.tolerance import MEASURED_FACTOR, UNMEASURED_FACTOR, widest_rtol
@@ -243,8 +243,28 @@ def _variants(manifest: Manifest, pictures: int | None) -> str:
     )
     if any(row.calibrated is False for row in described):
         notes += " A file that is not calibrated has the ranges of random numbers, and its accuracy means nothing."
+    speeds = [f"- {plain_text(row.speed)}." for row in described if row.speed]
     head = ["## Variants", "", f"| {' | '.join(VARIANT_COLUMNS)} |", "|" + "---|" * len(VARIANT_COLUMNS)]
-    return "\n".join([*head, *rows, "", notes])
+    return "\n".join([*head, *rows, "", notes, *(("", *speeds) if speeds else ()), *_in_float(described)])
+
+
+MOST_IN_FLOAT = 20
+"""Layers of a variant that the card lists, of those that stayed in float."""
+
+
+def _in_float(described: Sequence[VariantRow]) -> Iterator[str]:
+    """A table of the layers of each variant that stayed in float, and why."""
+    for row in described:
+        if not row.in_float:
+            continue
+        layers = len(row.in_float) + (row.converted or 0)
+        yield from ("", f"In {code(row.name)} {len(row.in_float)} of {layers} layers stay in float:", "")
+        yield from ("| module | node | operator | because |", "|---|---|---|---|")
+        for kept in row.in_float[:MOST_IN_FLOAT]:
+            names = (code(name) if name else "" for name in (kept.module, kept.node))
+            yield f"| {' | '.join((*names, plain_text(kept.operator), plain_text(kept.reason)))} |"
+        if len(row.in_float) > MOST_IN_FLOAT:
+            yield from ("", f"{len(row.in_float) - MOST_IN_FLOAT} more are in `{MANIFEST}`.")
 
 
 def _check(manifest: Manifest) -> str:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
 
 from edgekit.accuracy import share_interval
 from edgekit.bundle.folder import Bundle
-from edgekit.bundle.manifest import Manifest, Variant
+from edgekit.bundle.manifest import Manifest, Speed, Variant
 from edgekit.bundle.provenance import Provenance, Training
 from edgekit.bundle.signed import signatures_of
+from edgekit.machine.cpu import SETS
 from edgekit.reports.inspect import VariantRow
+from edgekit.reports.report import described as machine_in_words
+
+WORTH = 1.05
+"""A file that is not so many times as fast as the first one is not worth its loss where it was timed."""
+
+
+class Pays(NamedTuple):
+    """Where a file of a precision is faster than float32; ``cpus``: on which CPUs, unless it was timed on one."""
+
+    where: str = ""
+    cpus: str = ""
+
 
 PAYS = {
-    "float32": "everywhere",
-    "float16": "GPUs",
-    "bfloat16": "GPUs",
-    "int8": "GPUs with TensorRT, CPUs with VNNI",
+    "float32": Pays("everywhere"),
+    "float16": Pays("GPUs"),
+    "bfloat16": Pays("GPUs"),
+    "int8": Pays("GPUs with TensorRT", "CPUs with VNNI or AMX where layers are large"),
 }
-"""Where a file of a precision is faster than float32."""
+NOT_TIMED = Speed(None, "the bundle records no timing; edgekit bench measures it")
 
 
 def pictures_of(bundle: Bundle) -> int | None:
@@ -36,6 +52,7 @@ def _row(manifest: Manifest, variant: Variant, pictures: int | None) -> VariantR
     conversion = variant.conversion
     calibration = conversion.calibration if conversion else None
     entry = manifest.files.get(variant.file)
+    speed = _speed(variant)
     return VariantRow(
         name=variant.name,
         precision=variant.precision,
@@ -47,7 +64,38 @@ def _row(manifest: Manifest, variant: Variant, pictures: int | None) -> VariantR
         converted=conversion.converted if conversion else None,
         kept=len(conversion.kept) if conversion else None,
         calibrated=calibration.calibrated if calibration else None,
-        pays=PAYS.get(variant.precision, ""),
+        pays=_pays(variant.precision, speed),
+        speed="" if speed is None else speed_in_words(variant.name, speed, manifest.variants[0].name),
+        speed_up=None if speed is None else speed.times,
+        in_float=conversion.kept if conversion else (),
+    )
+
+
+def _speed(variant: Variant) -> Speed | None:
+    """What is known of a converted file's speed; None for any other file."""
+    if variant.conversion is None:
+        return None
+    return NOT_TIMED if variant.conversion.speed is msgspec.UNSET else variant.conversion.speed
+
+
+def _pays(precision: str, speed: Speed | None) -> str:
+    """Where a file is faster: of CPUs the one that it was timed on, and only where it was not, those that its precision suits."""
+    known = PAYS.get(precision, Pays())
+    cpus = known.cpus
+    if speed is not None and speed.times is not None:
+        cpus = f"{'' if speed.times >= WORTH else 'not '}the CPU it was timed on ({speed.times:.2f} times as fast)"
+    return "; ".join(filter(None, (known.where, cpus)))
+
+
+def speed_in_words(name: str, speed: Speed, first: str) -> str:
+    """A sentence: how fast the file ``name`` was beside the ``first`` one and where, or why that is not known."""
+    if speed.times is None:
+        return f"the speed of {name} was not measured: {speed.reason}"
+    verdict = "pays" if speed.times >= WORTH else "is not worth it"
+    sets = f" ({speed.machine[SETS]})" if speed.machine.get(SETS) else ""
+    return (
+        f"{name} {verdict} for this network where it was made: {speed.times:.2f} times as fast as {first} in {speed.runtime}, "
+        f"batch {speed.batch}, on {machine_in_words(speed.machine)}{sets}"
     )
 
 

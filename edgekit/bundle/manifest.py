@@ -84,6 +84,25 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibrated: bool = True
 
 
+class Speed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How fast a converted file was beside the bundle's first one, on the CPU of the machine that made it.
+
+    ``times``: the first file's median latency over this one's, in ``runtime`` such as ``onnxruntime 1.32.0``, taking turns,
+    ``batch`` samples at once; None where it was not timed, or the timing was noisy, for the ``reason`` that is then given.
+    ``machine``: facts of that machine, such as ``cpu`` and its ``instruction sets``.
+    """
+
+    times: Annotated[float, Meta(gt=0, le=1e6)] | None
+    reason: str = ""
+    batch: Annotated[int, Meta(ge=1)] = 1
+    runtime: str = ""
+    machine: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if (self.times is None) != bool(self.reason):
+            raise ValueError("a speed has either a figure or a reason why it has none")
+
+
 class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a variant was made from the bundle's first one.
 
@@ -91,7 +110,8 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optimisations; ``ranges`` the file with the range table, None for float16. ``converted`` is the number of layers in the new
     precision, ``kept`` are those that are not, and why. ``floor``: runtime -> the oldest release that runs the file as meant.
     ``cpu``: the instruction sets of the CPU that ``accuracy`` was measured on, because int8 depends on them. ``notes``: those of
-    the manifest's notes that are about this variant.
+    the manifest's notes that are about this variant. ``speed`` is what ``edgekit quantize`` measured; left out by ``edgekit
+    export``, which times nothing, because it writes the same bytes every time.
     """
 
     outputs: str
@@ -102,6 +122,7 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     floor: dict[str, str] = {}
     cpu: str = ""
     notes: tuple[str, ...] = ()
+    speed: Speed | msgspec.UnsetType = msgspec.UNSET
 
 
 class GoldenPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,22 +9,24 @@ from pathlib import Path
 import msgspec
 
 from edgekit.budgets import Budget
+from edgekit.bundle.described import WORTH, speed_in_words
 from edgekit.bundle.folder import Bundle, check_replaceable, open_bundle
-from edgekit.bundle.manifest import SIGNATURES
+from edgekit.bundle.manifest import SIGNATURES, Speed
 from edgekit.bundle.signed import signatures_of
-from edgekit.bundle.variants import with_variant
+from edgekit.bundle.variants import VariantDraft, with_variant
 from edgekit.errors import BundleError, OutputError
 from edgekit.files import as_path, check_writable
 from edgekit.latency.loop import Candidate, interleave
-from edgekit.machine.packages import needs
+from edgekit.machine.cpu import OF_TIMES, machine_facts
+from edgekit.machine.packages import needs, versions_of
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.quantize import AccuracyChange, QuantizeReport
 from edgekit.tensors import fixed_batch, sample_feed
 from edgekit.variants import Outcome, Wanted, convert
 
 TIMED_SECONDS = 0.5
-WORTH = 1.05
-"""A file that is not so many times as fast as float32 is not worth its loss on this machine."""
+MOST_TIMINGS = 3
+"""Timings that are made until one is not noisy."""
 NO_WISHES = Wanted()
 BY_PYTORCH = ("with-preprocessing",)
 """Variants whose reference is the new file in float64, which PyTorch computes."""
@@ -56,9 +58,9 @@ def quantize(
     _check_unsigned(opened, drop_signature)
     outcome = convert(opened, to, wanted, progress)
     outcome, accuracy = with_accuracy(opened, outcome)
-    speed_up = None if outcome.untimed else _speed_up(opened, outcome)
-    written = with_variant(opened, outcome.draft, root)
-    return _report(opened, written, outcome, accuracy, speed_up, wanted)
+    speed = Speed(None, outcome.untimed) if outcome.untimed else _timed(opened, outcome)
+    written = with_variant(opened, _with_speed(outcome.draft, speed), root)
+    return _report(opened, written, outcome, accuracy, speed, wanted)
 
 
 def _check_unsigned(bundle: Bundle, drop_signature: bool) -> None:
@@ -82,8 +84,20 @@ def with_accuracy(bundle: Bundle, outcome: Outcome) -> tuple[Outcome, AccuracyCh
     return outcome._replace(draft=outcome.draft._replace(variant=judged)), change
 
 
-def _speed_up(bundle: Bundle, outcome: Outcome) -> float:
-    """Median latency of the first file over the new one's, in ONNX Runtime on this CPU, taking turns, one batch."""
+def _with_speed(draft: VariantDraft, speed: Speed) -> VariantDraft:
+    """The draft with its file's speed, which its conversion records."""
+    variant = draft.variant
+    if variant.conversion is None:
+        return draft
+    timed = msgspec.structs.replace(variant.conversion, speed=speed)
+    return draft._replace(variant=msgspec.structs.replace(variant, conversion=timed))
+
+
+def _timed(bundle: Bundle, outcome: Outcome) -> Speed:
+    """Median latency of the first file over the new one's, in ONNX Runtime on this CPU, taking turns, one batch.
+
+    A noisy timing gives no figure.
+    """
     from edgekit.onnx.run import open_unoptimised
 
     size = fixed_batch(bundle.manifest.inputs) or 1
@@ -93,12 +107,20 @@ def _speed_up(bundle: Bundle, outcome: Outcome) -> float:
         Candidate(name, partial(open_unoptimised(content, bundle.onnx_of(), level="all"), feed), {})
         for name, content in contents.items()
     ]
-    first, new = (row.median_ms for row in interleave(runs, size, "end-to-end", TIMED_SECONDS))
-    return first / new
+    runtime = " ".join(next(iter(versions_of(("onnxruntime", "onnxruntime-gpu")).items()), ("onnxruntime",)))
+    known = machine_facts()
+    machine = {name: known[name] for name in OF_TIMES if name in known}
+    noisy = ""
+    for _ in range(MOST_TIMINGS):
+        rows = interleave(runs, size, "end-to-end", TIMED_SECONDS)
+        noisy = next((row.noise for row in rows if row.noise.startswith("noisy")), "")
+        if not noisy:
+            return Speed(rows[0].median_ms / rows[1].median_ms, "", size, runtime, machine)
+    return Speed(None, f"the timing was {noisy}; edgekit bench measures it", size, runtime, machine)
 
 
 def _report(
-    before: Bundle, written: Bundle, outcome: Outcome, accuracy: AccuracyChange | None, speed_up: float | None, wanted: Wanted
+    before: Bundle, written: Bundle, outcome: Outcome, accuracy: AccuracyChange | None, speed: Speed, wanted: Wanted
 ) -> QuantizeReport:
     variant = written.variant(outcome.draft.variant.name)
     conversion = variant.conversion
@@ -118,12 +140,12 @@ def _report(
         kept=conversion.kept if conversion else (),
         sensitivity=outcome.sensitivity,
         accuracy=() if accuracy is None else (accuracy,),
-        speed_up=speed_up,
+        speed_up=speed.times,
         budget=wanted.budget or "",
         within_budget=_within(outcome.budget, accuracy),
         notes=(
             *outcome.draft.notes,
-            *_notes(variant.name, outcome.untimed, speed_up, accuracy),
+            *_notes(variant.name, speed, before.variant().name, accuracy),
             *_undecided(outcome.budget, accuracy),
         ),
     )
@@ -142,10 +164,8 @@ def _undecided(budget: Budget | None, accuracy: AccuracyChange | None) -> Iterat
         yield f"whether more than {points:g} points are lost cannot be decided with {accuracy.pictures} pictures"
 
 
-def _notes(name: str, untimed: str, speed_up: float | None, accuracy: AccuracyChange | None) -> Iterator[str]:
-    if speed_up is None:
-        yield f"{name} was not timed: {untimed}"
-    elif speed_up < WORTH:
-        yield f"{name} is not worth it for this network here: {speed_up:.2f} times as fast as float32 in ONNX Runtime on this CPU"
+def _notes(name: str, speed: Speed, first: str, accuracy: AccuracyChange | None) -> Iterator[str]:
+    if speed.times is None or speed.times < WORTH:
+        yield speed_in_words(name, speed, first)
     if accuracy is None:
         yield "its accuracy was not measured, because the test set is not known here; edgekit evaluate measures it"

@@ -35,6 +35,12 @@ def system() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
+SETS = "instruction sets"
+"""The fact that results of 8-bit arithmetic, and times, depend on."""
+OF_TIMES = ("system", "cpu", "cores", "cpu quota", SETS)
+"""Those facts of a machine that a time on its CPU depends on and that are the same every day."""
+
+
 def machine_facts() -> dict[str, str]:
     """CPU model, cores, a container's quota, governor, load, system; what cannot be read is left out."""
     facts = {
@@ -124,7 +130,7 @@ def vnni_absence() -> Absence | None:
 def cpu_facts() -> dict[str, str]:
     """Facts of a session that computes on this CPU: results of 8-bit arithmetic, and times, depend on them."""
     names = ", ".join(instruction_sets())
-    return {"instruction sets": names} if names else {}
+    return {SETS: names} if names else {}
 
 
 class CpuTime(NamedTuple):

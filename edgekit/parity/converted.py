@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.tensors import bounded_snr_db, differences, largest, snr_db
-from edgekit.tolerance import TIE, Measured, ScaleBar, finite_scale, parts_of
+from edgekit.tolerance import TIE, Measured, ScaleBar, apart, finite_scale, parts_of
 
 FAR = float(np.finfo(np.float64).max)
 """Stands for infinity, which JSON has not."""
@@ -76,27 +76,27 @@ class ConvertedBar(NamedTuple):
         if self.snr_db is None or snr == math.inf:
             return Measured()
         share = min(10 ** ((self.snr_db - snr) / 20), FAR) if snr > -math.inf else FAR
-        return Measured(share, f"SNR {snr:.1f} dB, {self.snr_db:.1f} dB are asked" if share > 1 else "")
+        ratio, asked = apart(snr, self.snr_db, 1, "f")
+        return Measured(share, f"SNR {ratio} dB, {asked} dB are asked" if share > 1 else "")
 
     def _steps(self, output: NDArray[Any]) -> Measured:
         """The most steps of any part between the output and the recorded one."""
         most = 0.0
         pairs = list(zip(parts_of(output, self.sizes), parts_of(self.own, self.sizes), strict=True))
         for mine, own in pairs[: self.own_parts]:
-            apart, scale = largest(differences(mine, own)), finite_scale(own)
-            most = max(most, 0.0 if apart == 0 else STEPS * apart / scale if scale and math.isfinite(apart) else FAR)
+            moved, scale = largest(differences(mine, own)), finite_scale(own)
+            most = max(most, 0.0 if moved == 0 else STEPS * moved / scale if scale and math.isfinite(moved) else FAR)
         if self.steps is None:
             return Measured(own_steps=most)
         if most == FAR:
             return Measured(FAR, f"it is not finite, or not zero, where {self.whose} recorded output is", most)
         held = self.sizes[: self.own_parts]
         typical = usual_steps(output[: sum(held)], self.own[: sum(held)], held)
-        shares = {
-            f"{most:.3g} steps from {self.whose} recorded output, {self.steps:.3g} are allowed": _share(most, self.steps),
-            f"a quarter of the samples are {typical:.3g} steps from {self.whose} recorded output, {self.typical_steps} are "
-            "allowed": 0.0 if self.typical_steps is None else _share(typical, self.typical_steps),
-        }
-        far, share = max(shares.items(), key=lambda item: item[1])
+        held_to = [("", most, self.steps), ("a quarter of the samples are ", typical, self.typical_steps)]
+        shares = [(_share(off, allowed), whose, off, allowed) for whose, off, allowed in held_to if allowed is not None]
+        share, which, off, allowed = max(shares, key=lambda each: each[0])
+        figure, bar = apart(off, allowed, 3)
+        far = f"{which}{figure} steps from {self.whose} recorded output, {bar} are allowed"
         return Measured(share, far if share > 1 else "", most)
 
 

@@ -139,7 +139,9 @@ def _of_batches(failing: Sequence[tuple[int, ...]], runs: Sequence[_Run]) -> str
 
 
 def _worse(first: OutputDiff, second: OutputDiff) -> OutputDiff:
+    """The one with the larger error, with the classes of the one in which fewer agree."""
     larger = max(first, second, key=lambda diff: (bool(diff.problem), diff.of_limit, diff.max_abs))
     if first.top1 is None or second.top1 is None:
         return larger
-    return msgspec.structs.replace(larger, top1=min(first.top1, second.top1))
+    least = min(larger, first, second, key=lambda diff: 1.0 if diff.top1 is None else diff.top1)
+    return msgspec.structs.replace(larger, top1=least.top1, flips=least.flips, margin=least.margin)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec import field
 
 from edgekit.reports.base import Part, Report
-from edgekit.reports.page import Column, Line, Page, Table, columns
+from edgekit.reports.page import Column, Line, Page, Table, columns, note
+from edgekit.reports.quantize import KeptNode
 from edgekit.tensors import shape_text
 
 
@@ -28,7 +29,9 @@ class VariantRow(Part, frozen=True):
 
     ``interval``: the 95 % interval of ``accuracy`` (binomial). ``error``: of scale, against the float64 reference. ``snr_db``
     is the least that ``edgekit verify`` asks of it. ``converted`` and ``kept`` count what is in its precision and what stayed;
-    ``calibrated`` is false where its ranges are those of random numbers. ``pays``: where it is faster.
+    ``calibrated`` is false where its ranges are those of random numbers. ``pays``: where it is faster. ``speed`` says what was
+    measured of that when the file was made, empty for a file that was not converted; ``speed_up``: how many times as fast as the
+    first file it was then. ``in_float``: the layers that stayed, and why.
     """
 
     name: str
@@ -42,6 +45,9 @@ class VariantRow(Part, frozen=True):
     kept: int | None
     calibrated: bool | None
     pays: str
+    speed: str = ""
+    speed_up: float | None = None
+    in_float: tuple[KeptNode, ...] = ()
 
     def cells(self) -> tuple[str, ...]:
         """The row under ``VARIANT_COLUMNS``."""
@@ -107,6 +113,7 @@ class InspectReport(Report, frozen=True):
         variants = Table("variants", columns(*VARIANT_COLUMNS, prose=prose), tuple(row.cells() for row in self.variants))
         return (
             *((variants,) if self.variants else ()),
+            *(note(row.speed) for row in self.variants if row.speed),
             Table(self.source, headings, rows),
             *(Line(f"input {name}: {text}") for name, text in self.inputs.items()),
             *(Line(f"output {name}: {text}") for name, text in self.outputs.items()),

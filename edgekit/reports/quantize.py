@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgekit.reports.base import Part, Report
 from edgekit.reports.page import Cell, Line, Page, Span, Table, columns, note, verdict
 
@@ -57,8 +59,8 @@ class QuantizeReport(Report, frozen=True):
 
     ``snr_db`` is 10 log10(sum r^2 / sum (y - r)^2) over the first golden part, against the bundle's float64 reference, as ONNX
     Runtime computes the file without optimisations; ``asked_db`` is what ``verify`` asks for. ``speed_up``: the first variant's
-    median latency over this one's in ONNX Runtime on this CPU, batch 1; None if it was not timed. ``within_budget``: None without
-    a budget.
+    median latency over this one's in ONNX Runtime on this CPU, batch 1; None if it was not timed, or the timing was noisy.
+    ``within_budget``: None without a budget.
     """
 
     bundle: str
@@ -123,11 +125,7 @@ class QuantizeReport(Report, frozen=True):
         return (Table("what each layer costs by itself, the worst first", headings, tuple(rows), long=True),)
 
     def _kept(self) -> Page:
-        if not self.kept:
-            return ()
-        headings = columns("module", "node", "operator", "kept in float because", prose=("kept in float because",))
-        rows: tuple[tuple[Cell, ...], ...] = tuple((row.module, row.node, row.operator, row.reason) for row in self.kept)
-        return (Table(f"{len(self.kept)} of {self.converted + len(self.kept)} layers stay in float", headings, rows, long=True),)
+        return (kept_table("", self.kept, self.converted),) if self.kept else ()
 
     def _accuracy(self) -> Page:
         return tuple(
@@ -146,3 +144,10 @@ class QuantizeReport(Report, frozen=True):
         if self.within_budget is None:
             return (wrote,)
         return (wrote, Line((verdict(self.within_budget), f": the budget {self.budget}")))
+
+
+def kept_table(whose: str, kept: Sequence[KeptNode], converted: int) -> Table:
+    """The nodes that stayed in float beside those ``converted``, and why; ``whose`` they are begins its title."""
+    headings = columns("module", "node", "operator", "kept in float because", prose=("kept in float because",))
+    rows: tuple[tuple[Cell, ...], ...] = tuple((row.module, row.node, row.operator, row.reason) for row in kept)
+    return Table(f"{whose}{len(kept)} of {converted + len(kept)} layers stay in float", headings, rows, long=True)

@@ -13,6 +13,7 @@ from edgekit.reports.evaluate import AccuracyRow, EvaluateReport
 from edgekit.reports.export import FoldReport
 from edgekit.reports.inspect import VARIANT_COLUMNS, InspectReport, VariantRow
 from edgekit.reports.page import Code, Heading, Line, Page, Span, Table, Tile, Tiles, columns, facts_table, note
+from edgekit.reports.quantize import kept_table
 from edgekit.reports.tune import TuneReport
 from edgekit.reports.verify import VerifyReport
 from edgekit.setups import Setup
@@ -210,7 +211,12 @@ class BundleReport(Report, frozen=True):
 
     def _variants(self) -> Page:
         headings = columns(*VARIANT_COLUMNS, numbers=VARIANT_COLUMNS[1:5], prose=("pays on",))
-        return (Table("files of the network", headings, tuple(row.cells() for row in self.variants)),)
+        table = Table("files of the network", headings, tuple(row.cells() for row in self.variants))
+        return (table, *(note(row.speed) for row in self.variants if row.speed), *self._in_float())
+
+    def _in_float(self) -> Page:
+        """The layers of each variant that stayed in float, and why."""
+        return tuple(kept_table(f"{row.name}: ", row.in_float, row.converted or 0) for row in self.variants if row.in_float)
 
     def _layers(self) -> Page:
         if self.layers is None:

@@ -11,7 +11,7 @@ from edgekit.errors import FETCH_AGAIN
 from edgekit.reports.base import Case, Part, Report, Skipped, absent
 from edgekit.reports.page import Cell, Column, Counts, Histograms, Line, Page, Span, Table, columns, note, verdict
 from edgekit.setups import Setup, shared_variant
-from edgekit.tolerance import UNMEASURED_FACTOR, Bar, Tolerance
+from edgekit.tolerance import UNMEASURED_FACTOR, Bar, Tolerance, apart
 
 ERROR_BOUNDS = tuple(float(f"{10 ** (quarter / 4):.3g}") for quarter in range(-40, 1))
 """Errors of scale between which an output's places are counted: four to a decade, from 1e-10 to 1."""
@@ -183,18 +183,36 @@ def _causes(parities: Sequence[ParityReport]) -> Iterator[Line]:
 
 
 def _failure(parity: ParityReport) -> str:
-    """A clause: the backend, and how far its worst output is off."""
+    """A clause: the backend, and which figures of its worst output miss which bars."""
     failing = [output for output in parity.outputs if not output.within(parity.tolerance)]
     if not failing:
         return f"{parity.backend} has no outputs"
     worst = max(failing, key=lambda output: (bool(output.problem), output.of_limit))
     if worst.problem:
         return f"{parity.backend}, {worst.name}: {worst.problem}"
-    if worst.beyond:
-        return f"{parity.backend}, {worst.name}: {worst.beyond}"
-    if worst.of_limit <= 1:
-        return f"{parity.backend} has another largest output for {1 - (worst.top1 or 0.0):.2%} of the samples"
-    return f"{parity.backend} is off by {worst.of_limit:.2g} times what is allowed"
+    return f"{parity.backend}, {worst.name}: {', and '.join(_missed(parity, worst))}"
+
+
+def _missed(parity: ParityReport, output: OutputDiff) -> Iterator[str]:
+    """A clause for each bar that an output misses: its figure and the bar."""
+    if output.beyond:
+        yield output.beyond
+    elif not output.of_limit <= 1:
+        yield _beyond_limit(parity, output)
+    asked = parity.tolerance.top1
+    if output.top1 is not None and not output.top1 >= asked:
+        share, least = apart(output.top1, asked, 2, "%")
+        yield f"the largest value agrees in {share} of the samples, {least} are asked"
+
+
+def _beyond_limit(parity: ParityReport, output: OutputDiff) -> str:
+    """The bar of the worst place and how far off it is: of the scale where the bar is, else as a number."""
+    tolerance = parity.tolerance
+    if output.limit and parity.noise_factor is None and not tolerance.atol:
+        off, allowed = apart(output.of_limit * tolerance.rtol, tolerance.rtol, 2)
+        return f"off by {off} of the scale, {allowed} is allowed"
+    off, allowed = apart(output.of_limit * output.limit if output.limit else output.max_abs, output.limit, 2)
+    return f"|y - r| is {off} at {list(output.worst)}, {allowed} is allowed there"
 
 
 _SAID: dict[str, Span] = {
@@ -251,15 +269,16 @@ def _allowed(parities: Sequence[ParityReport]) -> Iterator[Line]:
 def _bar(parity: ParityReport) -> str:
     """What the rows of one backend were held to."""
     tolerance = parity.tolerance
-    rtol = f"{tolerance.rtol:g} of the scale"
+    rtol, top1 = f"{tolerance.rtol:g} of the scale", f"the largest value in place in {100 * tolerance.top1:.4g}% of the samples"
     if parity.snr_db is not None or parity.steps is not None:
         snr = [] if parity.snr_db is None else [f"SNR of at least {parity.snr_db:.1f} dB"]
-        steps = [] if parity.steps is None else [f"{parity.steps:.2g} steps from its recorded outputs"]
-        return ", ".join((*snr, f"{tolerance.rtol:.2g} of the scale", *steps))
+        steps = [] if parity.steps is None else [f"{parity.steps:.3g} steps from its recorded outputs"]
+        return ", ".join((*snr, f"{tolerance.rtol:.2g} of the scale", *steps, top1))
     if parity.noise_factor is not None:
         why = ", since this release was not measured at export" if parity.noise_factor == UNMEASURED_FACTOR else ""
         return f"{parity.noise_factor:g} times the measured noise{why}, at most {rtol}"
-    return f"{tolerance.atol:g} + {rtol}" if tolerance.atol else rtol
+    numbers = f"{tolerance.atol:g} + {rtol}" if tolerance.atol else rtol
+    return numbers if tolerance.top1 == 1 else f"{numbers}, {top1}"
 
 
 def _row(parity: ParityReport, output: OutputDiff, *, own: bool) -> tuple[Cell, ...]:

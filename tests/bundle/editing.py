@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ def put(root: Path, name: str, content: bytes) -> None:
     (root / name).write_bytes(content)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     edit(root, lambda document: document["files"].update({name: entry}))
+
+
+def without_variants(card: str) -> str:
+    """A model card without the section that compares the bundle's files, which an earlier edgekit wrote in another way."""
+    return re.sub(r"^## Variants$.*?(?=^## )", "", card, flags=re.MULTILINE | re.DOTALL)
 
 
 def npz(members: Mapping[str, Array]) -> bytes:

@@ -17,13 +17,15 @@ from PIL import Image
 from edgekit.accuracy import share_interval
 from edgekit.bundle.card import ONNXRUNTIME, example, model_card, picture_example, program
 from edgekit.bundle.described import pictures_of
-from edgekit.bundle.folder import open_bundle
-from edgekit.bundle.manifest import Allowance, Calibration, FileEntry, Manifest, Variant
+from edgekit.bundle.folder import Bundle, open_bundle
+from edgekit.bundle.manifest import Allowance, Calibration, FileEntry, Manifest, Speed, Variant
 from edgekit.commands.quantize import quantize
 from edgekit.preprocess import Preprocess
 from edgekit.reports.export import FoldReport, Kept
+from edgekit.reports.quantize import KeptNode
 from edgekit.tensors import TensorSpec
 from edgekit.tolerance import Tolerance
+from tests.bundle.editing import without_variants
 from tests.converted import convert, copied
 
 RANDOM = Calibration("random numbers", 64, "0" * 64, "minmax", calibrated=False)
@@ -201,7 +203,9 @@ def test_the_card_of_a_converted_bundle_has_a_table_to_choose_from(repository: P
     shares = f"{share:.2%} ({low:.2%} to {high:.2%})"
     assert f"| `float32` | 0.18 MB | {shares} | {first.error:.1e} | - | - | - | everywhere |" in card
     assert f"| `int8` | {size / 1e6:.2f} MB | - |" in card
-    assert "| 5 / 0 | yes | GPUs with TensorRT, CPUs with VNNI |" in card
+    assert "| 5 / 0 | yes | GPUs with TensorRT; CPUs with VNNI or AMX where layers are large |" in card
+    assert "- the speed of int8 was not measured: the bundle records no timing; edgekit bench measures it." in card
+    assert "stay in float" not in card
     assert "| `int8.npz` |" in card
     assert re.search(r"- `int8` .*a signal-to-noise ratio of at least \d+\.\d dB, .*within 3 steps", card)
     assert "Measured when it was made" in card
@@ -213,6 +217,36 @@ def test_the_card_of_a_converted_bundle_has_a_table_to_choose_from(repository: P
     assert "| 90.00% |" in card  # of how many pictures is not known
     assert "| NO |" in card
     assert "its accuracy means nothing" in card
+
+
+def test_the_card_lists_the_layers_that_stay_in_float_and_cuts_a_long_list_with_a_count(repository: Path, tmp_path: Path) -> None:
+    kept = tuple(KeptNode(f"node_{place}", "Conv", f"blocks.{place}" if place else "", "a | reason") for place in range(23))
+    bundle = convert(copied(repository, tmp_path), "int8", kept=kept)
+    card = (bundle.root / "README.md").read_text(encoding="utf-8")
+    assert "\n\nIn `int8` 23 of 28 layers stay in float:\n\n| module | node | operator | because |\n|---|---|---|---|\n" in card
+    assert "|---|---|---|---|\n|  | `node_0` | Conv | a \\| reason |\n| `blocks.1` | `node_1` |" in card
+    assert "| `blocks.19` | `node_19` | Conv | a \\| reason |\n\n3 more are in `manifest.json`.\n" in card
+    assert "node_20" not in card
+    whole = model_card(with_conversion(bundle, kept=kept[:20]))
+    assert "`node_19`" in whole
+    assert "more are in" not in whole
+
+
+def with_conversion(bundle: Bundle, **changes: Any) -> Manifest:
+    """The manifest of a converted bundle with other facts of its last variant's conversion."""
+    *others, variant = bundle.manifest.variants
+    assert variant.conversion is not None
+    changed = msgspec.structs.replace(variant, conversion=msgspec.structs.replace(variant.conversion, **changes))
+    return msgspec.structs.replace(bundle.manifest, variants=(*others, changed))
+
+
+def test_what_a_manifest_says_of_a_speed_and_of_kept_layers_stays_text(repository: Path, tmp_path: Path) -> None:
+    bundle = convert(copied(repository, tmp_path), "int8")
+    kept = (KeptNode(HOSTILE, HOSTILE, HOSTILE, HOSTILE),)
+    for speed in (Speed(0.5, "", 1, HOSTILE, {"cpu": HOSTILE, "instruction sets": HOSTILE}), Speed(None, HOSTILE)):
+        card = model_card(with_conversion(bundle, kept=kept, speed=speed))
+        assert_text_alone(card)
+        assert "stay in float" in card
 
 
 def test_an_error_that_was_not_recorded_is_not_on_the_card(manifest: Manifest) -> None:
@@ -289,6 +323,13 @@ def test_nothing_in_somebodys_strings_becomes_markup_or_moves_the_cursor(bundle:
         manifest, name=HOSTILE, labels=labels, source=source, golden=reference, inputs=tensors, notes=(*manifest.notes, HOSTILE)
     )
     card = model_card(hostile)
+    assert_text_alone(card)
+    assert card.count("\n") == model_card(manifest).count("\n") + 1  # one note more
+    compile(example(hostile), "card", "exec")
+
+
+def assert_text_alone(card: str) -> None:
+    """Nothing of HOSTILE is markup in the card."""
     outside = "".join(re.split(r"```.*?```|`[^`\n]*`", card, flags=re.DOTALL))
     assert "<" not in outside
     assert "![" not in outside.replace("!\\[", "")
@@ -297,14 +338,14 @@ def test_nothing_in_somebodys_strings_becomes_markup_or_moves_the_cursor(bundle:
     assert "://evil" not in prose
     assert "www.evil" not in prose
     assert not re.search(r"(?<!\\)(?:\\\\)*\[here", prose)  # the bracket is escaped, and not the backslash before it alone
-    assert card.count("\n") == model_card(manifest).count("\n") + 1  # one note more
-    compile(example(hostile), "card", "exec")
 
 
 def test_ordinary_cards_are_as_they_were(repository: Path) -> None:
     for name in ("lenet", "lenet-scratch", "densenet"):
         opened = open_bundle(repository / "exported" / name)
-        assert (opened.root / "README.md").read_text(encoding="utf-8") == model_card(opened.manifest, pictures_of(opened))
+        written = (opened.root / "README.md").read_text(encoding="utf-8")
+        assert without_variants(written) == without_variants(model_card(opened.manifest, pictures_of(opened)))
+        assert ("## Variants" in written) == (without_variants(written) != written) == (name == "densenet")
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,36 @@ def test_a_bundle_gives_every_variant_by_its_name_and_the_first_without_one(two:
     assert bundle.sha256_of("float16") == hashlib.sha256(b"half").hexdigest() != bundle.sha256_of()
 
 
+@pytest.mark.parametrize(
+    ("speed", "wrong"),
+    [
+        ({"times": 0.86, "runtime": "onnxruntime 1.32.0", "machine": {"cpu": "A CPU"}}, ""),
+        ({"times": None, "reason": "the timing was noisy"}, ""),
+        ({"times": None}, "either a figure or a reason"),
+        ({"times": 2.0, "reason": "the timing was noisy"}, "either a figure or a reason"),
+        ({"times": 0.0}, "> 0.0"),
+        ({"times": 2.0, "batch": 0}, ">= 1"),
+    ],
+    ids=str,
+)
+def test_a_recorded_speed_has_a_figure_or_a_reason_and_a_conversion_may_have_none(
+    two: Path, speed: dict[str, Any], wrong: str
+) -> None:
+    put(two, "own.npz", b"own")
+    edit(two, lambda document: document["variants"][-1].update(conversion={"outputs": "own.npz", "converted": 3}))
+    conversion = open_bundle(two).variant("float16").conversion
+    assert conversion is not None
+    assert conversion.speed is msgspec.UNSET
+    assert b'"speed"' not in open_bundle(two).manifest.to_json()
+    edit(two, lambda document: document["variants"][-1]["conversion"].update(speed=speed))
+    if wrong:
+        with pytest.raises(BundleError, match=rf"manifest\.json is damaged: .*{wrong}.*variants"):
+            open_bundle(two)
+        return
+    read = json.loads(open_bundle(two).manifest.to_json())["variants"][-1]["conversion"]["speed"]
+    assert read == {"times": None, "reason": "", "batch": 1, "runtime": "", "machine": {}} | speed
+
+
 def test_a_backend_is_given_the_files_of_one_variant(two: Path) -> None:
     bundle = open_bundle(two)
     first, half = bundle.files(), bundle.files("float16")

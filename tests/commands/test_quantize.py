@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,20 @@ import pytest
 
 from edgekit.bundle.folder import open_bundle, write_bundle
 from edgekit.bundle.variants import own_outputs
+from edgekit.commands.inspect import inspect
 from edgekit.commands.quantize import quantize
+from edgekit.commands.report import collect
 from edgekit.commands.verify import verify
 from edgekit.errors import BundleError, EdgekitError, ModelError, OutputError, UsageError
+from edgekit.latency.loop import Candidate, Conditions, latency_report
 from edgekit.onnx.placing import LAST
 from edgekit.onnx.run import open_unoptimised
+from edgekit.reports.bench import LatencyReport
+from edgekit.reports.markdown import markdown
 from edgekit.reports.quantize import QuantizeReport
 from edgekit.tensors import bounded_snr_db
 from edgekit.variants import Wanted
+from edgekit.variants.half import ON_A_CPU
 from tests.command_line import Command, contents
 from tests.test_without_torch import TRAINING_ONLY, without
 
@@ -30,6 +38,37 @@ RANDOM = Wanted(calibrate="random")
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.commands.quantize.TIMED_SECONDS", 0.01)
+
+
+QUIET, BUSY = Conditions(), Conditions(stolen=0.4)
+Timed = Callable[..., list[str]]
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
+    """Says how long the first file and the new one take, in milliseconds, and how each timing goes; gives what was timed."""
+
+    def says(first_ms: float, new_ms: float, *timings: Conditions) -> list[str]:
+        of_file, conditions, names = {"first": first_ms, "new": new_ms}, list(timings or (QUIET,)), list[str]()
+
+        def interleaved(runs: Sequence[Candidate], batch: int, boundary: str, seconds: float) -> list[LatencyReport]:
+            state = conditions.pop(0)
+            names.extend(run.name for run in runs)
+            return [latency_report(run, batch, boundary, (), [(of_file[run.name],)] * 5, state) for run in runs]
+
+        monkeypatch.setattr("edgekit.commands.quantize.interleave", interleaved)
+        return names
+
+    return says
+
+
+def told(root: Path) -> tuple[str, ...]:
+    """Where a bundle says how fast its last variant is: model card, inspect, its JSON, the report."""
+    (*_, row), report = inspect(root).variants, collect(open_bundle(root))
+    assert report.variants[-1] == row
+    page = markdown(report.document(), "")
+    shown = markdown(inspect(root).page(), "")
+    return tuple(" ".join(html.unescape(text).split()) for text in ((root / "README.md").read_text("utf-8"), shown, page))
 
 
 @pytest.fixture
@@ -259,7 +298,88 @@ def test_a_bundle_of_an_older_release_is_quantised_too(repository: Path, tmp_pat
     assert len(open_bundle(tmp_path / "old").manifest.variants) == 2
 
 
-def test_the_command_prints_what_was_tried_what_stayed_and_what_it_costs(bundle: Path, run: Command) -> None:
+MACHINE = {
+    "system": "Linux x86_64",
+    "cpu": "A CPU",
+    "cores": "2",
+    "python": "3",
+    "instruction sets": "avx2, avx512_vnni",
+    "load": "9",
+}
+
+
+@pytest.mark.parametrize(("new_ms", "figure", "verdict"), [(2.0, "0.50", "is not worth it"), (0.5, "2.00", "pays")])
+def test_what_was_measured_of_its_speed_stands_in_manifest_card_inspect_and_report(
+    bundle: Path, timed: Timed, monkeypatch: pytest.MonkeyPatch, new_ms: float, figure: str, verdict: str
+) -> None:
+    monkeypatch.setattr("edgekit.commands.quantize.machine_facts", lambda: MACHINE)
+    timed(1.0, new_ms)
+    report = quantize(bundle, "int8", RANDOM)
+    assert report.speed_up == 1 / new_ms
+    conversion = open_bundle(bundle).variant("int8").conversion
+    assert conversion is not None
+    speed = conversion.speed
+    assert speed
+    assert (speed.times, speed.reason, speed.batch) == (1 / new_ms, "", 1)
+    assert speed.runtime.split()[1][0].isdigit()
+    assert speed.machine == {name: text for name, text in MACHINE.items() if name not in ("python", "load")}
+    sentence = (
+        f"int8 {verdict} for this network where it was made: {figure} times as fast as float32 in {speed.runtime}, batch 1, "
+        "on A CPU, 2 core(s), Linux x86_64 (avx2, avx512_vnni)"
+    )
+    assert (sentence in report.notes) == (new_ms > 1)
+    row = inspect(bundle).variants[-1]
+    assert (row.speed, row.speed_up) == (sentence, 1 / new_ms)
+    place = "the CPU it was timed on" if new_ms < 1 else "not the CPU it was timed on"
+    assert row.pays == f"GPUs with TensorRT; {place} ({figure} times as fast)"  # and of other CPUs nothing
+    for text in told(bundle):
+        assert sentence in text
+        assert row.pays in text
+
+
+def test_a_noisy_timing_gives_no_figure_anywhere_and_says_why(bundle: Path, timed: Timed) -> None:
+    names = timed(1.0, 2.0, BUSY, BUSY, BUSY)
+    report = quantize(bundle, "int8", RANDOM)
+    assert names == ["first", "new"] * 3
+    noisy = "the timing was noisy: other processes took 40% of the cores; edgekit bench measures it"
+    sentence = f"the speed of int8 was not measured: {noisy}"
+    assert (report.speed_up, sentence in report.notes) == (None, True)
+    row = inspect(bundle).variants[-1]
+    assert (row.speed, row.speed_up) == (sentence, None)
+    assert row.pays == "GPUs with TensorRT; CPUs with VNNI or AMX where layers are large"
+    for text in told(bundle):
+        assert sentence in text
+        assert "times as fast" not in text
+
+
+def test_a_timing_is_made_again_until_one_is_not_noisy(bundle: Path, timed: Timed) -> None:
+    names = timed(1.0, 2.0, BUSY, QUIET)
+    assert quantize(bundle, "int8", RANDOM).speed_up == 0.5
+    assert names == ["first", "new"] * 2
+
+
+def test_a_file_that_is_not_timed_says_why(bundle: Path, timed: Timed) -> None:
+    names = timed(1.0, 2.0)
+    report = quantize(bundle, "float16")
+    assert (names, report.speed_up) == ([], None)
+    sentence = f"the speed of float16 was not measured: {ON_A_CPU}"
+    assert sentence in report.notes
+    assert all(sentence in text for text in told(bundle))
+
+
+def test_nothing_but_the_measured_speed_differs_between_two_quantizations(bundle: Path, timed: Timed, tmp_path: Path) -> None:
+    written = []
+    for place, new_ms in enumerate((2.0, 2.0, 3.0)):
+        timed(1.0, new_ms)
+        quantize(bundle, "int8", RANDOM, output=tmp_path / str(place))
+        written.append(contents(tmp_path / str(place)))
+    first, same, other = written
+    assert same == first
+    assert {name for name in first if first[name] != other[name]} == {"manifest.json", "README.md", "bom.cdx.json"}
+
+
+def test_the_command_prints_what_was_tried_what_stayed_and_what_it_costs(bundle: Path, run: Command, timed: Timed) -> None:
+    timed(1.0, 2.0)
     result = run("quantize", bundle, "--calibrate", "random")
     assert result.code == 0, result.err
     for words in (
@@ -270,12 +390,13 @@ def test_the_command_prints_what_was_tried_what_stayed_and_what_it_costs(bundle:
         assert words in result.out
 
 
-def test_under_json_stdout_holds_the_report(bundle: Path, run: Command, tmp_path: Path) -> None:
+def test_under_json_stdout_holds_the_report(bundle: Path, run: Command, tmp_path: Path, timed: Timed) -> None:
+    timed(1.0, 2.0)
     result = run("quantize", bundle, "--calibrate", "random", "--output", tmp_path / "new", "--json")
     assert result.code == 0
     report = QuantizeReport.from_json(result.out.encode())
     assert report.passed
-    assert report.speed_up is not None
+    assert report.speed_up == 0.5
     assert result.document["passed"] is True
     assert report.onnx_sha256 == open_bundle(tmp_path / "new").sha256_of("int8")
 

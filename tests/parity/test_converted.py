@@ -55,6 +55,17 @@ def test_noise_beyond_the_ratio_asked_fails_with_both_ratios() -> None:
     assert compare_output("y", noisy, REFERENCE, bar._replace(snr_db=None)).within(bar)
 
 
+def test_a_figure_that_just_misses_its_bar_is_told_with_the_digits_that_tell_them_apart() -> None:
+    snr = snr_db(OWN[:30] - REFERENCE[:30], REFERENCE[:30])
+    diff = compare_output("y", OWN, REFERENCE, BAR._replace(snr_db=snr + 0.004))
+    assert diff.beyond == f"SNR {snr:.3f} dB, {snr + 0.004:.3f} dB are asked"
+    output = OWN.copy()
+    output[0, 0] += 2 * np.abs(OWN[:30]).max() / STEPS
+    diff = compare_output("y", output, REFERENCE, BAR._replace(steps=1.9995))
+    assert diff.own_steps == pytest.approx(2, rel=1e-5)
+    assert diff.beyond == "2 steps from its own recorded output, 1.9995 are allowed"
+
+
 @pytest.mark.parametrize("sample", [0, 35])
 def test_steps_from_its_own_output_fail_on_every_part_by_the_parts_scale(sample: int) -> None:
     place = np.unravel_index(np.abs(OWN[sample]).argmin(), OWN[sample].shape)

@@ -141,6 +141,21 @@ def test_a_changed_winner_fails_top1_even_inside_the_tolerance() -> None:
     assert parity_of(lambda x: x + 1.5, wide).passed
 
 
+def test_the_flips_that_are_told_are_those_of_the_run_in_which_fewest_classes_agree() -> None:
+    """In small batches an output is farther off, and all at once a class flips."""
+
+    def of_batches(x: Array) -> Array:
+        whole = len(x) == len(REFERENCE)
+        y: Array = x - np.float32(0.0 if whole else 1.9)
+        y[whole & (x[:, 0] == 4), 1] = 4.5
+        return y
+
+    (output,) = parity_of(of_batches, Tolerance(atol=2, rtol=0)).outputs
+    assert output.flips == 1
+    assert output.top1 == pytest.approx(2 / 3)
+    assert output.margin == pytest.approx(1 / 8)
+
+
 def test_a_tie_that_float32_cannot_tell_apart_may_go_either_way() -> None:
     reference = np.array([[5, 5 + 1e-7, 0]])
     assert compare_output("y", np.array([[5, 5, 0]], np.float32), reference, Tolerance()).top1 == 1

@@ -159,7 +159,7 @@ def test_the_likely_cause_of_a_failing_output_stands_below_the_table() -> None:
     shown = printed(VerifyReport("b", "", (parity,), ()).page(), 80)
     assert "ort-cpu, out: looks like this: all values are those of the reference times 2" in shown
     assert " ".join(shown.split()).endswith(
-        "FAIL: ort-cpu is off by 1e+09 times what is allowed; edgekit verify b --bisect names the node"
+        "FAIL: ort-cpu, out: |y - r| is 1e+05 at [], 0.0001 is allowed there; edgekit verify b --bisect names the node"
     )
 
 

@@ -36,7 +36,7 @@ from edgekit.reports.layers import LayerLatency, LayersReport, Peak
 from edgekit.reports.load import LoadReport, LoadRow, RateSearch
 from edgekit.reports.models import ModelRow, ModelsReport
 from edgekit.reports.pack import PackReport, UnpackReport
-from edgekit.reports.page import Line, Page, Span, Table, columns, spans, visible
+from edgekit.reports.page import Line, Page, Span, Table, columns, note, spans, visible
 from edgekit.reports.percentile import Bound, Percentile
 from edgekit.reports.plain import in_lines
 from edgekit.reports.predict import Guess, Prediction, PredictReport
@@ -538,11 +538,47 @@ def test_verify_ends_with_its_verdict_and_says_who_is_held_to_which_bar() -> Non
     lines = printed(VerifyReport("b", "", (near, off), (), checks=checks), 300).splitlines()
     assert lines[-3:] == [
         "manifest: 2 of 3 claims do not hold",
-        "FAIL: openvino is off by 1.6 times what is allowed; edgekit verify b --bisect names the node",
+        "FAIL: openvino, output: |y - r| is 3.2e-05 at [], 2e-05 is allowed there; edgekit verify b --bisect names the node",
         "FAIL: the manifest's labels; get the bundle again from whoever exported it, or accept with --allow",
     ]
     accepted = printed(VerifyReport("b", "", (near,), (), checks=checks[1:]), 300).splitlines()
     assert accepted[-1] == "pass: ort-cpu; accepted by --allow: pixels"
+
+
+INT8 = msgspec.structs.replace(PARITY, tolerance=Tolerance(atol=0, rtol=0.09, top1=0.971), snr_db=31.4, steps=11.4312)
+
+
+@pytest.mark.parametrize(
+    ("figures", "line"),
+    [
+        ({"top1": 0.96}, "the largest value agrees in 96.00% of the samples, 97.10% are asked"),
+        ({"top1": 0.97099}, "the largest value agrees in 97.099% of the samples, 97.100% are asked"),
+        ({"of_limit": 1.5}, "off by 0.14 of the scale, 0.09 is allowed"),
+        ({"of_limit": 1.001}, "off by 0.0901 of the scale, 0.09 is allowed"),
+        ({"of_limit": 2.0, "beyond": "SNR 25.4 dB, 31.4 dB are asked"}, "SNR 25.4 dB, 31.4 dB are asked"),
+        (
+            {"of_limit": 2.0, "beyond": "SNR 25.4 dB, 31.4 dB are asked", "top1": 0.96},
+            "SNR 25.4 dB, 31.4 dB are asked, and the largest value agrees in 96.00% of the samples, 97.10% are asked",
+        ),
+        ({"of_limit": 1e300, "limit": 0.0, "worst": (3, 1)}, "|y - r| is 1e-06 at [3, 1], 0 is allowed there"),
+    ],
+    ids=str,
+)
+def test_what_fails_is_told_by_the_figure_and_the_bar_that_it_misses(figures: dict[str, Any], line: str) -> None:
+    parity = msgspec.structs.replace(INT8, outputs=(msgspec.structs.replace(DIFF, **figures),))
+    report = VerifyReport("b", "", (parity,), ())
+    assert words(printed(report, 300)).endswith(f"FAIL: ort-cpu, output: {line}; edgekit verify b --bisect names the node")
+    assert report.cases()[0].text == f"ort-cpu, output: {line}"
+
+
+def test_the_bars_of_a_file_in_fewer_bits_are_told_with_that_of_its_classes() -> None:
+    of_int8 = (
+        "SNR of at least 31.4 dB, 0.09 of the scale, 11.4 steps from its recorded outputs, the largest value in place in 97.1%"
+    )
+    assert f"allowed: {of_int8} of the samples" in words(printed(VerifyReport("b", "", (INT8,), ()), 300))
+    callers = msgspec.structs.replace(PARITY, tolerance=Tolerance(atol=0, rtol=0.3, top1=0.9))
+    shown = words(printed(VerifyReport("b", "", (callers,), ()), 300))
+    assert "allowed: 0.3 of the scale, the largest value in place in 90% of the samples" in shown
 
 
 def test_bisect_says_in_words_what_is_no_number_and_what_to_do() -> None:
@@ -673,3 +709,17 @@ def test_the_table_of_tune_has_no_column_that_is_empty_in_every_row() -> None:
     unjudged = msgspec.structs.replace(TUNE, rows=TUNE.rows[1:])
     assert "points (95 %)" in headings(TUNE)
     assert "points (95 %)" not in headings(unjudged)
+
+
+def test_a_page_about_a_bundle_lists_the_layers_of_each_file_that_stay_in_float_and_says_what_was_measured_of_its_speed() -> None:
+    kept = tuple(KeptNode(f"node_{place}", "Conv", f"blocks.{place}", "it is the first") for place in range(30))
+    (first,) = REPORT.variants
+    int8 = msgspec.structs.replace(first, name="int8", converted=10, kept=30, speed="int8 pays", speed_up=2.0, in_float=kept)
+    page = msgspec.structs.replace(REPORT, variants=(first, int8), tune=None).document()
+    (table,) = (item for item in page if isinstance(item, Table) and "stay in float" in item.title)
+    assert (table.title, table.long) == ("int8: 30 of 40 layers stay in float", True)
+    assert table.rows[29] == ("blocks.29", "node_29", "Conv", "it is the first")
+    assert note("int8 pays") in page
+    inspected = msgspec.structs.replace(INSPECT, variants=(first, int8))
+    assert "note: int8 pays" in printed(inspected, 200)
+    assert inspected.variants[1].in_float == kept
