@@ -14,16 +14,16 @@ import msgspec
 from edgekit.bundle.card import example
 from edgekit.bundle.described import origin_of, pictures_of, variant_rows
 from edgekit.bundle.folder import Bundle, open_bundle
-from edgekit.bundle.manifest import MANIFEST, Manifest
+from edgekit.bundle.manifest import Manifest
 from edgekit.errors import EdgekitError, InputError, OutputError, UsageError, printable
-from edgekit.files import as_path, fingerprints, read_bytes, write_bytes
+from edgekit.files import as_path, write_bytes
 from edgekit.machine.packages import needs, tool_versions
 from edgekit.machine.records import Record, all_facts, records
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Report
 from edgekit.reports.inspect import InspectReport
 from edgekit.reports.report import KINDS, BundleReport, Elsewhere, FileRow, Measured, Tensor
-from edgekit.ship.places import check_same_bundle, folder_name
+from edgekit.ship.places import folder_name
 from edgekit.tensors import shape_text
 
 Format: TypeAlias = Literal["html", "md", "json", "junit"]
@@ -55,15 +55,8 @@ def report(
 
 
 def page_of(bundle: Path) -> Path:
-    """``NAME.html`` in the current folder, by the name of the bundle's folder.
-
-    Raises OutputError where something other than a page about this bundle, as it is now, is there.
-    """
-    place = Path(f"{folder_name(Path(os.path.abspath(bundle)).name)}.html")
-    manifest = fingerprints([bundle / MANIFEST])[0]  # opening the bundle says better where there is none
-    if manifest and place.is_file():
-        check_same_bundle(place, manifest.encode() in (read_bytes(place, "page") or manifest.encode()))
-    return place
+    """``NAME.html`` in the current folder, by the name of the bundle's folder."""
+    return Path(f"{folder_name(Path(os.path.abspath(bundle)).name)}.html")
 
 
 def _too_large(output: Path | str, content: bytes) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import stat
 import zipfile
@@ -69,25 +68,13 @@ def check_zip_place(file: Path) -> None:
         raise OutputError(f"cannot write {file}: a file that is no packed bundle is there", "choose another --output")
 
 
-def is_zip_of(file: Path, bundle: Bundle) -> bool:
-    """Whether ``file`` is not there, or empty, or the bundle packed."""
-    try:
-        return not file.exists() or not file.stat().st_size or read_zip(file).sha256 == bundle.sha256
-    except BundleError:
-        return False
-
-
 class Packed(NamedTuple):
-    """A zip whose entries are those of a bundle and nothing else: ``top`` is its one folder, ``entries`` by plain names.
-
-    ``sha256`` is of its manifest.
-    """
+    """A zip whose entries are those of a bundle and nothing else: ``top`` is its one folder, ``entries`` by plain names."""
 
     file: Path
     top: str
     entries: Mapping[str, zipfile.ZipInfo]
     manifest: Manifest
-    sha256: str
 
     def write(self, root: Path) -> Bundle:
         """Unpack into the folder ``root``, whole or not at all.
@@ -130,7 +117,7 @@ def read_zip(file: Path) -> Packed:
     size = file.stat().st_size
     if total > max(SMALL_BYTES, MAX_INFLATION * size):
         raise BundleError(f"{file} would unpack to {total >> 20} MiB from {size} bytes", "do not use this file")
-    return Packed(file, top, entries, manifest, hashlib.sha256(content).hexdigest())
+    return Packed(file, top, entries, manifest)
 
 
 @contextmanager

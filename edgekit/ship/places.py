@@ -41,15 +41,6 @@ def check_no_bundle(folder: Path, written: Path | None = None) -> None:
         raise inside(folder, place)
 
 
-def check_same_bundle(place: Path, own: bool) -> None:
-    """Raise OutputError unless what is at ``place``, a name that nobody gave, is this bundle's ``own``, which may be replaced."""
-    if not own:
-        raise OutputError(
-            f"cannot write {place}: it is there already, and not of this bundle as it is now",
-            f"give --output another name, or --output {place} to replace it",
-        )
-
-
 def check_ours(folder: Path, files: Collection[str], marked: str, mark: bytes) -> None:
     """Raise OutputError unless ``folder`` is free, empty, or was written by edgekit with no file but those that it will hold.
 

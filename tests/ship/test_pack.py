@@ -17,7 +17,6 @@ from edgekit.commands.pack import pack
 from edgekit.commands.unpack import unpack
 from edgekit.errors import BundleError
 from edgekit.ship import pack as packing
-from tests.bundle.editing import edit
 from tests.command_line import Command, contents, flipped, written
 
 Entries = list[tuple[zipfile.ZipInfo, bytes]]
@@ -217,26 +216,6 @@ def test_the_users_files_are_never_replaced(run: Command, packed: Path, bundle: 
         assert sentence in result.err
     assert contents(tmp_path) == before
     assert run("pack", bundle, "--output", packed).code == 0
-
-
-def test_a_name_that_nobody_gave_takes_no_other_bundles_place(run: Command, bundle: Path, tmp_path: Path) -> None:
-    """Of the same name in the manifest; the same bundle is replaced, and any that --output names."""
-    other = tmp_path / "other"
-    shutil.copytree(bundle, other)
-    edit(other, lambda manifest: manifest.update(notes=["another"]))
-    for _ in range(2):
-        assert run("pack", bundle).code == run("unpack", "lenet.zip").code == 0
-    assert run("pack", other, "--output", "other.zip").code == 0
-    for words, place in ((("pack", other), "lenet.zip"), (("unpack", "other.zip"), "lenet")):
-        before = contents(tmp_path)
-        refused = run(*words)
-        assert (refused.code, refused.err.count("\n")) == (2, 1)
-        assert f"cannot write {place}: it is there already, and not of this bundle as it is now" in refused.err
-        assert contents(tmp_path) == before
-        assert run(*words, "--output", place).code == 0
-    assert contents(Path("lenet")) == contents(other)
-    Path("lenet.zip").write_bytes(b"")
-    assert run("pack", bundle).code == 0
 
 
 @pytest.mark.parametrize("manifest", ['{"name": "My app", "icons": []}', "", "[]", "no JSON"])
