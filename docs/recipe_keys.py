@@ -58,7 +58,7 @@ MEANINGS = {
     "train.average": "export the moving average of the weights after each step, of this decay, like 0.998; batch norm's "
     "statistics are then measured anew",
     "train.clip_norm": "the largest norm of all gradients together; longer ones are scaled down to it",
-    "train.compile": "compile the model with `torch.compile`, at the first step; needs a C++ compiler, and is for one process",
+    "train.compile": "compile the model with `torch.compile`, at the first step; needs a C++ compiler",
     "train.checkpoint_every": "steps after which a checkpoint is written; it is written after each epoch as well",
     "train.stages.modules": "the path of a module: means all parameters in it; of several stages the longest path counts",
     "train.stages.rate": "its share of the learning rate",
@@ -69,8 +69,8 @@ MEANINGS = {
     "train.int8.learning_rate": "the highest learning rate of the schedule; a tenth to a hundredth of the training's",
     "train.int8.weight_decay": "how strongly weights are pulled to zero; biases are not",
     "train.int8.schedule": "as in `[train]`",
-    "train.precision": "the dtype of forward and backward passes; weights stay float32. `auto`: `bfloat16` where this CPU or GPU "
-    "multiplies it, and for the rest of the training wherever it goes on",
+    "train.precision": "the dtype of forward and backward passes; weights stay float32. `auto`: `bfloat16` on GPUs that have it "
+    "and on CPUs that are faster in it ([which](#when-auto-is-bfloat16)), and for the rest of the training wherever it goes on",
     "train.channels_last": "lay pictures out as N x H x W x C in memory; faster for larger networks",
     "train.seed": "the seed of the weights, of the order of pictures, and of flips",
     "train.min_accuracy": "the least accuracy on the test set; below it the command fails with exit code 1",

@@ -97,6 +97,7 @@ def train(
             needs("onnx", "onnxscript", "onnxruntime", extra="train")
         from edgekit import data
         from edgekit.training.fit import fit
+        from edgekit.training.numerics import recorded
         from edgekit.training.untrained import build_model
         from edgekit.training.watching import TensorBoard
 
@@ -107,7 +108,8 @@ def train(
         for line in dataset.report().lines():
             progress.say(line)
         place = as_path(run, "run", OutputError) if run is not None else wanted.place or RUNS / loaded.name
-        report = fit(loaded, dataset, place, device=device, begin=begin, progress=progress, watchers=watchers)
+        taken = None if wanted.before is None else recorded(wanted.before.facts)
+        report = fit(loaded, dataset, place, device=device, begin=begin, precision=taken, progress=progress, watchers=watchers)
         if loaded.train.int8 is not None:
             from edgekit.training.int8 import train_int8
 

@@ -99,12 +99,13 @@ INSTRUCTION_SETS = (
 @cache
 def instruction_sets() -> tuple[str, ...]:
     """Those of ``INSTRUCTION_SETS`` that this CPU has; empty where the system does not tell."""
-    try:
-        lines = CPU_INFO.read_text().splitlines()
-    except OSError:
-        return ()
-    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+    flags = set(" ".join(_told("flags", "Features")).split())
     return tuple(name for name in INSTRUCTION_SETS if name in flags)
+
+
+def cpu_vendor() -> str:
+    """``AuthenticAMD`` or ``GenuineIntel``; empty where the system does not tell, as on ARM."""
+    return next(iter(_told("vendor_id")), "")
 
 
 VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -160,9 +161,14 @@ class CpuTime(NamedTuple):
 
 
 def _cpu_model() -> str:
+    names = _told("model name", "Hardware", "Model")
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _told(*names: str) -> list[str]:
+    """What the lines of /proc/cpuinfo say that begin with one of ``names``; nothing where there is no such file."""
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware", "Model"))]
-    return names[0] if names else platform.processor() or platform.machine()
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(names)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch._C import _is_torch_function_mode_enabled
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from edgekit.errors import ModelError
@@ -37,7 +38,9 @@ def batch_norm(
     In training the running statistics are updated in place, outside the autograd graph.
     Raises ModelError for other ranks, and in training for a single value per channel, whose variance is undefined.
     """
-    if has_torch_function_unary(x):  # as PyTorch's own functions do, so that training on several processes can take its place
+    # As PyTorch's own functions do, so that training on several processes can take its place; torch.compile answers the first
+    # question by x alone, and sees a mode by the second.
+    if has_torch_function_unary(x) or _is_torch_function_mode_enabled():
         return handle_torch_function(  # type: ignore[no-any-return]
             batch_norm,
             (x,),

@@ -22,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from edgekit.errors import Interrupted, LostError, MissingError, RecipeError, UsageError, first_line
 from edgekit.machine import stops
 from edgekit.machine.launcher import Elsewhere, Launch, launched
-from edgekit.recipe import TrainRecipe
 from edgekit.training.sync_norm import SynchronisedNorms
 
 T = TypeVar("T")
@@ -88,8 +87,8 @@ class Peers:
     def check_alike(self, key: dict[str, str]) -> None:
         """Raise UsageError unless all processes train the same, by the names and values of ``key``."""
 
-    def check_settings(self, settings: TrainRecipe, batch: int) -> None:
-        """Raise RecipeError where several processes cannot do what ``settings`` ask; ``batch`` is the size of the smallest."""
+    def check_batch(self, batch: int) -> None:
+        """Raise RecipeError where the smallest ``batch`` is too small for several processes."""
 
 
 ALONE = Peers()
@@ -157,6 +156,7 @@ class Together(Peers):
     def synchronised(self) -> AbstractContextManager[object]:  # noqa: D102
         return SynchronisedNorms(self.sum, self._on_cuda)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _on_cuda(self, *parameters: Any) -> Tensor:
         """Batch norm by PyTorch's own kernels (``nn.SyncBatchNorm``), of its parameters in their order."""
         return SyncBatchNorm.apply(*parameters, dist.group.WORLD, self.count)  # type: ignore[no-any-return,no-untyped-call]
@@ -174,9 +174,7 @@ class Together(Peers):
                     "give every machine the same recipe, pictures and code",
                 )
 
-    def check_settings(self, settings: TrainRecipe, batch: int) -> None:  # noqa: D102
-        if settings.compile:  # the compiler leaves some batch norms unsynchronised, silently (PyTorch 2.11)
-            raise RecipeError("train.compile is for one process, and torchrun has started several", "leave train.compile out")
+    def check_batch(self, batch: int) -> None:  # noqa: D102
         if batch < self.count:
             raise RecipeError(
                 f"a batch of {batch} pictures has none for some of the {self.count} processes",

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
+
 from edgekit.data import Dataset, PictureShape
 from edgekit.errors import UsageError
 from edgekit.files import check_writable
 from edgekit.progress import SILENT, Progress
-from edgekit.recipe import Recipe
+from edgekit.recipe import Recipe, TrainRecipe
 from edgekit.reports.train import TrainReport
 from edgekit.training.batches import batch_count, batches_of
 from edgekit.training.checkpoint import discard, forget_problem, goes_on, unfinished
@@ -21,6 +23,7 @@ from edgekit.training.folder import CHECKPOINT, RUN_METRICS, Begin, problem_kept
 from edgekit.training.initial import state_sha256
 from edgekit.training.key import Key, training_key
 from edgekit.training.loop import EpochWork, Record, train_all
+from edgekit.training.numerics import Precision
 from edgekit.training.provenance import session
 from edgekit.training.state import State
 from edgekit.training.untrained import build_model
@@ -34,11 +37,13 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     *,
     device: str = "auto",
     begin: Begin = "anew",
+    precision: Precision | None = None,
     progress: Progress = SILENT,
     watchers: Sequence[Watcher] = (),
 ) -> TrainReport:
     """Train ``recipe`` on ``dataset`` into the folder ``run``: weights, checkpoint, metrics, learning curve, report.
 
+    ``precision`` is what ``auto`` means in the recipe, where a training is repeated that has taken it.
     ``watchers`` are told of each epoch. ``begin`` says what becomes of an unfinished training in ``run``;
     raises UsageError where it would be lost unasked. Raises Interrupted after Ctrl-C, SIGTERM or SIGHUP, with the state saved.
     """
@@ -61,9 +66,9 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     this_session = session()
     together.check_alike(key)
     batches = batch_count(len(dataset.train), recipe.train.batch_size)
-    together.check_settings(recipe.train, len(dataset.train) // batches)
+    together.check_batch(len(dataset.train) // batches)
     together.draw_apart()
-    state = State(model, recipe.train, batches, place, together)
+    state = State(model, _as_taken(recipe.train, precision), batches, place, together)
     resumes = begin == "resume" or (begin == "update" and together.broadcast(together.first and goes_on(run, key, left=left)))
     _take_up(state, run, key if resumes else None, progress)
     state.enter(this_session)
@@ -73,6 +78,11 @@ def fit(  # noqa: PLR0913 - each is a choice of the caller
     with problem_kept(run) if together.first else nullcontext():
         train_all(state, work, Record(checkpoint, run / RUN_METRICS, watchers))
         return finish(recipe, dataset, state, work, run, begun)
+
+
+def _as_taken(settings: TrainRecipe, precision: Precision | None) -> TrainRecipe:
+    """The settings, of which ``auto`` is ``precision``."""
+    return msgspec.structs.replace(settings, precision=precision) if precision and settings.precision == "auto" else settings
 
 
 def _take_up(state: State, run: Path, key: Key | None, progress: Progress) -> None:

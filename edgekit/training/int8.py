@@ -100,7 +100,7 @@ def _trained(job: Job, own: TrainRecipe, place: torch.device, together: Peers) -
     batches = batch_count(len(dataset.train), own.batch_size)
     progress.say("training for int8: ranges to begin with")
     moving = own.epochs * batches - _standing(own, batches)
-    together.check_settings(own, len(dataset.train) // batches)
+    together.check_batch(len(dataset.train) // batches)
     start = begun(job.network(together), recipe.export, dataset, own.batch_size, moving, together)
     training, held_out, test = batches_of(dataset, place)
     calibrated = predictions(start.module.to(place), test, progress=progress, together=together).numpy()

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import nn
 
 from edgekit.errors import MissingError, first_line
-from edgekit.machine.cpu import instruction_sets
+from edgekit.machine.cpu import cpu_vendor, instruction_sets
 from edgekit.recipe import TrainRecipe
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
-WITH_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Instruction sets that multiply bfloat16; without them PyTorch widens every number, which takes longer than float32."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+BFLOAT16_PAYS = (("amx_bf16", ""), ("avx512_bf16", "AuthenticAMD"))
+"""Instruction sets by which a step in bfloat16 is faster than in float32, and of whose CPUs; without a vendor, of all.
+
+AMD's AVX-512 multiplies bfloat16 at twice the rate of float32. Intel's does not: where AMX is absent, or hidden from a virtual
+machine, convolutions in bfloat16 take up to twice as long (``benchmarks/train_dtypes.py``). ARM's ``bf16`` was not measured.
+"""
 
 
 def resolved(settings: TrainRecipe, device: torch.device) -> Precision:
-    """The dtype of forward and backward passes: ``auto`` is bfloat16 where ``device`` has arithmetic for it."""
+    """The dtype of forward and backward passes: ``auto`` is bfloat16 where ``device`` is known to be faster in it.
+
+    That follows from what the device is and not from a measurement, which a busy machine turns about: the same recipe has to
+    give the same weights on it.
+    """
     if settings.precision != "auto":
         return settings.precision
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else has_bfloat16()
-    return "bfloat16" if fast else "float32"
+    pays = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else bfloat16_pays()
+    return "bfloat16" if pays else "float32"
 
 
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16."""
-    return any(name in WITH_BFLOAT16 for name in instruction_sets())
+def recorded(facts: Mapping[str, str]) -> Precision | None:
+    """The dtype among the facts of a training that was done; None where they have none that is known."""
+    return next((name for name in PRECISIONS if facts.get("precision") == name), None)
+
+
+def bfloat16_pays() -> bool:
+    """Whether this CPU computes a step faster in bfloat16."""
+    return any(name in instruction_sets() and vendor in ("", cpu_vendor()) for name, vendor in BFLOAT16_PAYS)
 
 
 def compiled(model: nn.Module, settings: TrainRecipe) -> nn.Module:

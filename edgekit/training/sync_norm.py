@@ -67,7 +67,7 @@ class SynchronisedNorms(TorchFunctionMode):
         if input.is_cuda:
             return self._on_cuda(input, weight, bias, running_mean, running_var, eps, momentum)
         parameters = (input, weight, bias, running_mean, running_var)
-        return synchronised(*parameters, momentum=momentum, eps=eps, sum_of=self._sum)
+        return synchronised(*parameters, momentum=momentum, eps=eps, sum_of=self._sum)  # type: ignore[no-any-return]
 
     def _of_edgekit(  # noqa: PLR0913 - the parameters of edgekit.models.batchnorm.batch_norm
         self,
@@ -84,9 +84,10 @@ class SynchronisedNorms(TorchFunctionMode):
         if not training:
             return batchnorm.batch_norm(x, gamma, beta, running_mean, running_var, training=False, eps=eps)
         parameters = (x, gamma, beta, running_mean, running_var)
-        return synchronised(*parameters, momentum=momentum, eps=eps, sum_of=self._sum)
+        return synchronised(*parameters, momentum=momentum, eps=eps, sum_of=self._sum)  # type: ignore[no-any-return]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def synchronised(  # noqa: PLR0913 - the parameters of the formula
     x: Tensor,
     gamma: Tensor | None,
@@ -100,8 +101,8 @@ def synchronised(  # noqa: PLR0913 - the parameters of the formula
 ) -> Tensor:
     """Normalise a share ``x``, N x C x ..., of the batch; the four parameters have shape C or are None.
 
-    Running statistics are updated in place, outside the autograd graph. Raises ModelError where the whole batch has a single
-    value per channel.
+    Running statistics are updated in place, outside the autograd graph. The compiler breaks its graph here: it cannot trace what
+    processes say to each other. Raises ModelError where the whole batch has a single value per channel.
     """
     y, mean, variance, count = _Synchronised.apply(x, gamma, beta, eps, sum_of)  # type: ignore[no-untyped-call]
     with torch.no_grad():

@@ -25,6 +25,7 @@ from edgekit.data.pictures import divided
 from edgekit.errors import Interrupted, MissingError, ModelError, RecipeError, UsageError
 from edgekit.recipe import Int8Recipe, Recipe, load_recipe
 from edgekit.reports.train import TrainReport
+from edgekit.training import numerics
 from edgekit.training.curve import draw_curve
 from edgekit.training.fit import fit
 from edgekit.training.provenance import GIT_SECONDS, changes, provenance, session
@@ -292,6 +293,28 @@ def test_the_command_repeats_a_run_in_its_place_or_below_runs(
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     assert run("train", "elsewhere/small", "--runs", "runs").code == 0
     assert (tmp_path / "runs" / "small" / "weights.safetensors").read_bytes() == before
+
+
+def test_a_repetition_takes_the_dtype_that_auto_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier edgekit, or another machine, has decided otherwise; the recipe of the run stays what it was."""
+    place, path = tmp_path / "run", small_recipe(tmp_path, 'precision = "auto"\n')
+    monkeypatch.setattr(numerics, "bfloat16_pays", lambda: True)
+    before = train(path, place)
+    monkeypatch.setattr(numerics, "bfloat16_pays", lambda: False)
+    assert train(path, tmp_path / "anew").facts["precision"] == "float32"
+    kept = (place / "recipe.json").read_bytes()
+    again = train(place, begin="restart")
+    assert again.repetition == "the weights are the same bytes as those of the run that was repeated"
+    assert (again.weights_sha256, again.facts["precision"]) == (before.weights_sha256, "bfloat16")
+    assert (place / "recipe.json").read_bytes() == kept
+
+
+def test_a_repetition_of_a_recipe_that_names_a_dtype_takes_that(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    report = train(small_recipe(tmp_path), place)
+    forged = msgspec.structs.replace(report, facts={**report.facts, "precision": "bfloat16"})
+    (place / "train.json").write_bytes(forged.to_json())
+    assert train(place, begin="restart").facts["precision"] == "float32"
 
 
 def test_what_differs_between_two_trainings_is_told_by_its_name() -> None:

@@ -80,6 +80,14 @@ def test_without_synchronised_batch_norm_it_is_another_training(together: Path) 
     assert difference(together / "plain", together / "without") > 1000 * EQUAL_WITHIN
 
 
+def test_a_compiled_model_is_trained_as_it_is_without_the_compiler(together: Path) -> None:
+    """With every batch norm synchronised, also one that infers until it thaws."""
+    assert all(int((together / f"pieces{rank}").read_text()) > 3 for rank in (0, 1))
+    assert difference(together / "stages", together / "compiled") < EQUAL_WITHIN
+    losses = [[line["loss"] for line in without_seconds(together / name)] for name in ("stages", "compiled")]
+    assert losses[0] == pytest.approx(losses[1])
+
+
 def limits(run: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray([row["limit"] for row in json.loads((run / "int8.json").read_bytes())["tensors"]])
 
@@ -104,6 +112,10 @@ def test_a_signal_to_one_process_stops_both_and_they_resume_to_the_same_bytes(to
     assert sentences.pop().startswith("Interrupted: training stopped in epoch 2 of 2 after 6 of 20 steps")
     assert (stopped / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     assert without_seconds(stopped) == without_seconds(whole)
+
+
+def test_all_processes_compute_in_the_dtype_of_the_first(together: Path) -> None:
+    assert [(together / f"precision{rank}").read_text() for rank in (0, 1)] == ["float32", "float32"]
 
 
 def test_each_process_draws_random_numbers_of_its_own(together: Path) -> None:
@@ -142,7 +154,6 @@ def test_every_picture_is_labelled_once_and_both_processes_have_all_labels(toget
         ("diverged", "RecipeError: the loss became nan in epoch 1"),  # in the second process alone
         ("other", "UsageError: process 2 of 2 has other pictures or classes than the first; give every machine the same"),
         ("tiny", "RecipeError: a batch of 1 pictures has none for some of the 2 processes; raise train.batch_size"),
-        ("compiled", "RecipeError: train.compile is for one process, and torchrun has started several; leave"),
     ],
 )
 def test_what_one_process_refuses_all_refuse_alike(case: str, sentence: str, together: Path) -> None:

@@ -159,8 +159,7 @@ def test_repeated_it_gives_the_same_bytes(run: Path, data: Dataset, tmp_path: Pa
     assert "are others than those" in Wanted(recipe(), run, before).compared(other).repetition
 
 
-@pytest.mark.parametrize("step", [2, STEPS + 3])
-@pytest.mark.parametrize("begin", ["resume", "update"])
+@pytest.mark.parametrize(("step", "begin"), [(2, "resume"), (STEPS + 3, "update")])
 def test_stopped_it_goes_on_to_the_same_bytes(
     run: Path, stopped: Callable[[int, Path], Path], data: Dataset, tmp_path: Path, step: int, begin: Begin
 ) -> None:

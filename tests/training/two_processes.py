@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from edgekit.data import Dataset, PictureShape
 from edgekit.errors import EdgekitError
@@ -24,11 +26,12 @@ from edgekit.progress import SILENT, Advance, Progress
 from edgekit.recipe import DataRecipe, Int8Recipe, ModelRecipe, Recipe, StageRecipe, TrainRecipe
 from edgekit.reports.train import TrainReport
 from edgekit.training import fit as fitting
-from edgekit.training import loop
+from edgekit.training import loop, numerics
 from edgekit.training.augment import Augmentation
 from edgekit.training.batches import Batches, predictions
 from edgekit.training.distributed import Peers, Together, joined
 from edgekit.training.int8 import train_int8
+from edgekit.training.state import State
 from edgekit.training.untrained import build_model
 from tests.networks import dataset
 
@@ -149,7 +152,29 @@ def refused(folder: Path, data: Dataset, together: Peers) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "batch_count", lambda samples, batch_size: samples)
         fit(EQUAL["plain"], data, folder / "tiny")
-    fit(recipe(compile=True), data, folder / "compiled")
+
+
+def traced(folder: Path, data: Dataset, together: Peers) -> None:
+    """Through the compiler's reading of the model, in which a batch norm could be lost; its pieces then run as they are."""
+    pieces = []
+
+    def backend(piece: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        pieces.append(piece)
+        return piece.forward
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+        train = msgspec.structs.replace(EQUAL["stages"].train, compile=True)
+        fit(msgspec.structs.replace(EQUAL["stages"], train=train), data, folder / "compiled")
+    (folder / f"pieces{together.rank}").write_text(str(len(pieces)))
+
+
+def decided(folder: Path, data: Dataset, together: Peers) -> None:
+    """The dtype of both, of which the second alone is on a CPU that is faster in bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numerics, "bfloat16_pays", lambda: not together.first)
+        state = State(nn.Linear(2, 2), TrainRecipe(epochs=2, precision="auto"), 3, torch.device("cpu"), together)
+    (folder / f"precision{together.rank}").write_text(state.precision)
 
 
 def for_int8(plan: Recipe, data: Dataset, folder: Path) -> TrainReport:
@@ -172,7 +197,7 @@ def quantised(folder: Path, data: Dataset, together: Peers) -> None:
         train_int8(INT8, INT8.train.int8, data, own / "int8-apart", report, device="cpu")
 
 
-CASES: tuple[Callable[[Path, Dataset, Peers], None], ...] = (equal, resumed, labelled, refused, quantised)
+CASES: tuple[Callable[[Path, Dataset, Peers], None], ...] = (equal, resumed, labelled, refused, traced, decided, quantised)
 
 
 def main(folder: Path) -> None:
