@@ -25,6 +25,7 @@ from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup
 from edgekit.sources import ExportOptions
 from edgekit.tensors import Array, Feed
+from edgekit.tolerance import ToleranceChange
 from tests.bundle.editing import edit, npz, put
 from tests.converted import changed, stored
 from tests.onnx.crafted import conv, model_of, node, tensor
@@ -177,6 +178,8 @@ FAULTS: dict[str, Change] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_an_exported_int8_file_shows_as_written(bundles: dict[str, Path], fault: str) -> None:
     put(bundles["int8"], "model.onnx", changed(bundles["int8"], "model.onnx", FAULTS[fault]))
+    assert not as_written(verify(bundles["int8"], ORT)).passed
+    without_fingerprints(bundles["int8"])
     row = as_written(verify(bundles["int8"], ORT))
     assert not row.passed
     assert "steps from the original's recorded output" in row.outputs[0].beyond
@@ -376,6 +379,65 @@ def test_a_scale_that_cannot_be_moved_leaves_what_was_recorded(tmp_path: Path) -
     assert not as_written(verify(root, ORT)).passed
 
 
+def unread(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a first channel that is always zero, so that no output depends on the weights that read it."""
+
+    def dead(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        codes = codes.copy()
+        codes[0] = 0
+        return codes
+
+    stored(model, "w.codes", dead)
+    return model
+
+
+def one_code(model: onnx.ModelProto) -> None:
+    """A single weight of the second convolution, which reads the first channel, is one code off."""
+
+    def nudge(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        codes = codes.copy()
+        codes[2, 0, 1, 1] += 1 if codes[2, 0, 1, 1] < 0 else -1
+        return codes
+
+    stored(model, "w2.codes", nudge)
+
+
+def renamed(model: onnx.ModelProto) -> None:
+    """The weight with the changed code has another name."""
+    one_code(model)
+    for each in model.graph.node:
+        for names in (each.input, each.output):
+            names[:] = ["w2.other" if name == "w2.read" else name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(one_code, "what DequantizeLinear w2.dq computes is "), (renamed, "it does not compute 'w2.read', of which a fingerprint")],
+)
+def test_one_code_that_moves_no_golden_sample_is_held_to_its_fingerprint(change: Change, told: str, tmp_path: Path) -> None:
+    root = exported(unread(network(quantised=True)), tmp_path)
+    assert as_written(verify(root, ORT)).passed
+    put(root, "model.onnx", changed(root, "model.onnx", change))
+    report = verify(root, ORT)
+    assert [row.passed for row in report.parities] == [True, False]
+    assert as_written(report).outputs[0].beyond.startswith(told)
+    assert as_written(verify(root, ORT, tolerance=ToleranceChange(rtol=0.01))).passed  # a bar of the caller's own
+    without_fingerprints(root)
+    assert as_written(verify(root, ORT)).passed  # nothing else shows it
+
+
+def test_a_float_weight_that_moves_no_output_by_more_than_rounding_is_held_to_its_layers_fingerprint(
+    bundles: dict[str, Path],
+) -> None:
+    root = bundles["one-pair"]
+    assert as_written(verify(root, ORT)).passed
+    put(root, "model.onnx", changed(root, "model.onnx", lambda model: stored(model, "w", lambda held: held * np.float32(1.00002))))
+    row = as_written(verify(root, ORT))
+    assert row.outputs[0].beyond.startswith("what Conv conv computes is ")
+    without_fingerprints(root)
+    assert as_written(verify(root, ORT)).passed
+
+
 def test_what_rounding_does_is_measured_once_for_a_setup_and_not_where_no_bar_reads_it(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,7 +454,7 @@ def test_what_rounding_does_is_measured_once_for_a_setup_and_not_where_no_bar_re
     assert (0 < len(runs) <= 9, verify(bundle, ORT, allow=["tolerance"]).passed) == (True, True)
     before = len(runs)
     held = Held(bundle, bundle.golden(), bundle.evidence(), AS_RECORDED, trusting=False)
-    assert held.support(setup) == held.support(setup)
+    assert held.as_written(setup) is held.as_written(setup)
     assert len(runs) == 2 * before  # none with --allow tolerance, and one measurement for the two calls
     edit(bundles["int8"], lambda document: document["variants"][0]["allowance"].pop("rounding"))
     verify(bundles["int8"], ORT, allow=["tolerance"])
