@@ -59,10 +59,10 @@ def distances(mine: NDArray[np.float32], recorded: NDArray[np.float32]) -> NDArr
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.nan_to_num(np.abs(mine.astype(np.float64) - recorded), nan=np.inf, posinf=np.inf)
         difference[(mine == recorded) | (np.isnan(mine) & np.isnan(recorded))] = 0.0
-        return np.divide(difference, scale, out=np.where(difference > 0, np.inf, 0.0), where=scale > 0)
+        return np.asarray(np.divide(difference, scale, out=np.where(difference > 0, np.inf, 0.0), where=scale > 0))
 
 
 def group_scales(recorded: NDArray[np.float32]) -> NDArray[np.float64]:
     """What differences of a fingerprint's groups count against; 0 where a group holds nothing but zeros, or no number."""
     finite = np.where(np.isfinite(recorded[2]), recorded[2], 0.0).astype(np.float64)
-    return np.maximum(finite, 1e-6 * finite.max(initial=0.0))
+    return np.asarray(np.maximum(finite, 1e-6 * finite.max(initial=0.0)))

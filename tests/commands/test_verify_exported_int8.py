@@ -364,6 +364,24 @@ def test_floors_that_are_forged_with_the_manifest_and_the_file_buy_no_rounding(d
     assert not as_written(verify(root, ORT)).passed  # leaving it out buys nothing
 
 
+def summed_otherwise(model: onnx.ModelProto) -> None:
+    """What the first convolution gives is off by eight units in the last place, up or down, as sums in another order may be."""
+    (summing,) = (each for each in model.graph.node if "c" in each.output)
+    summing.output[0] = "c.sum"
+    off = np.random.default_rng(1).choice(np.float32([1 - 2**-20, 1 + 2**-20]), (1, 6, 6, 6))
+    model.graph.initializer.append(numpy_helper.from_array(off, "c.off"))
+    model.graph.node.insert(list(model.graph.node).index(summing) + 1, node("Mul", ["c.sum", "c.off"], "c", "c.order"))
+
+
+def test_another_order_of_summation_passes_where_scales_are_of_16_bits(tmp_path: Path) -> None:
+    """Inputs that move by units of float32 are rounded to the same numbers of 16 bits; a sum on a border between two is not."""
+    root = exported(with_scales_of(np.float16, network(quantised=True)), tmp_path)
+    put(root, "model.onnx", changed(root, "model.onnx", summed_otherwise))
+    row = as_written(verify(root, ORT))
+    assert row.passed
+    assert (row.outputs[0].own_steps or 0.0) > FLOAT_STEPS  # a value fell to another code
+
+
 def test_a_scale_that_cannot_be_moved_leaves_what_was_recorded(tmp_path: Path) -> None:
     model = network(quantised=True)
     for each in model.graph.node:
@@ -431,7 +449,9 @@ def test_a_float_weight_that_moves_no_output_by_more_than_rounding_is_held_to_it
 ) -> None:
     root = bundles["one-pair"]
     assert as_written(verify(root, ORT)).passed
-    put(root, "model.onnx", changed(root, "model.onnx", lambda model: stored(model, "w", lambda held: held * np.float32(1.00002))))
+    put(
+        root, "model.onnx", changed(root, "model.onnx", lambda model: stored(model, "w", lambda held: held * np.float32(1.00002)))
+    )
     row = as_written(verify(root, ORT))
     assert row.outputs[0].beyond.startswith("what Conv conv computes is ")
     without_fingerprints(root)

@@ -20,7 +20,7 @@ NODES = {"w": "DequantizeLinear w.dq", "c": "Conv conv"}
 
 def nudged(values: np.ndarray[Any, Any], by: float) -> np.ndarray[Any, Any]:
     """The values, of which one is moved."""
-    moved = values.copy()
+    moved: np.ndarray[Any, Any] = values.copy()
     moved[3, 2, 1, 0] += by
     return moved
 
