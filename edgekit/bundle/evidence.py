@@ -12,8 +12,7 @@
 from __future__ import annotations
 
 import io
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import msgspec
 import numpy as np
 
 from edgekit.bundle.manifest import Manifest
+from edgekit.bundle.unpacked import unpacked
 from edgekit.errors import FETCH_AGAIN, BundleError
 from edgekit.files import opened
 from edgekit.tensors import Array
@@ -75,11 +75,12 @@ def read_evidence(path: Path, manifest: Manifest) -> EvidenceArrays:
     floors: dict[str, Array] = {}
     others: dict[str, Array] = {}
     try:
-        for name, array in _members(path):
-            kind, _, of = name.partition(".")
-            if (str(array.dtype), array.ndim) != _KINDS.get(kind) or bool(of) != (kind == "floor"):
-                raise ValueError(f"{name!r} is {array.dtype} {array.shape}")
-            (floors if of else others)[of or kind] = array
+        with opened(path) as stream:
+            for name, array in unpacked(stream, MOST_EVIDENCE_BYTES):
+                kind, _, of = name.partition(".")
+                if (str(array.dtype), array.ndim) != _KINDS.get(kind) or bool(of) != (kind == "floor"):
+                    raise ValueError(f"{name!r} is {array.dtype} {array.shape}")
+                (floors if of else others)[of or kind] = array
         if "error" in others and others["error"].shape != (1,):
             raise ValueError(f"its error is {len(others['error'])} numbers, not 1")
         nodes = _nodes(others)
@@ -115,14 +116,3 @@ def _nodes(arrays: Mapping[str, Array]) -> dict[str, Fingerprint]:
         raise ValueError("the nodes' fingerprints do not fit their names")
     pieces = np.split(arrays["nodes"], ends[:-1], axis=1)
     return {name: Fingerprint(piece, module) for (name, module, _), piece in zip(table, pieces, strict=True)}
-
-
-def _members(path: Path) -> Iterator[tuple[str, Array]]:
-    with opened(path) as stream:
-        with zipfile.ZipFile(stream) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MOST_EVIDENCE_BYTES:
-                raise ValueError(f"it would take more than {MOST_EVIDENCE_BYTES >> 20} MiB of memory")
-        stream.seek(0)
-        with np.load(stream, allow_pickle=False) as content:
-            for name in content.files:
-                yield name, content[name]

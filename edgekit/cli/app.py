@@ -111,9 +111,7 @@ class _Placed:
             taken, value, word = range_of(parameter), ctx.params.get(parameter.name), values.get(parameter.name)
             if taken is None or value is None:
                 continue
-            if isinstance(word, str) and decimal(word) is None:
-                raise typer.BadParameter(f"{word!r} is no number", ctx=ctx, param=parameter)
-            if not taken.takes(value):
+            if not taken.takes(value) or (isinstance(word, str) and decimal(word) is None):
                 raise typer.BadParameter(f"{value} is not in the range {taken.text}", ctx=ctx, param=parameter)
 
 

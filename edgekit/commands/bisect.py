@@ -126,7 +126,7 @@ class Case:
         golden = self.golden = bundle.golden()
         self.nodes: list[Node] = nodes_of(bundle.onnx_bytes(plain.variant))
         self.held = Held(bundle, golden, evidence, tolerance, trusting=False)
-        self.feed: Feed = fingerprinted(golden.inputs, [part.samples for part in bundle.manifest.golden.parts])
+        self.feed: Feed = self.held.fingerprinted
 
     def files(self, setup: Setup) -> ModelFiles:
         """The files of the setup's variant."""
@@ -154,9 +154,9 @@ class Case:
 
     def tried(self, setup: Setup, *, as_written: bool = False) -> Trial:
         """Parity of a setup, and its time for one sample; ``as_written``: it runs the file node by node."""
-        manifest, support = self.bundle.manifest, self.held.support(setup) if as_written else None
+        manifest, written = self.bundle.manifest, self.held.as_written(setup) if as_written else None
         with self.opened(setup) as ready:
-            report = self.held.parity(ready, support)
+            report = self.held.parity(ready, written)
             sample = next(batches_of(self.golden.inputs, fixed_batch(manifest.inputs) or 1))[0]
             milliseconds = _median_ms(partial(ready.session.run, sample))
         return Trial(setup, max(output.of_limit for output in report.outputs), report.passed, milliseconds)

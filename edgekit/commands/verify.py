@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
+from edgekit.backends.contract import Inside as ShowsInside
 from edgekit.backends.contract import Opened
 from edgekit.backends.inside import opened_copy
 from edgekit.bundle.evidence import EvidenceArrays
@@ -19,22 +24,26 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Manifest
 from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import own_outputs
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, TooLargeError
 from edgekit.files import as_path
 from edgekit.machine.bounds import granted_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
+from edgekit.onnx.arithmetic import fixed_values, node_of_each
 from edgekit.onnx.scales import scales_unknown
 from edgekit.parity.bars import bars_as_written, bars_of
+from edgekit.parity.fingerprints import fingerprinted
 from edgekit.parity.inputs import recorded_in
+from edgekit.parity.inside import Inside, limits_of, seen_inside
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
+from edgekit.parity.noise import moved_readings
 from edgekit.parity.other_cpu import measured_elsewhere
-from edgekit.parity.rounding import Support, recorded_support, support_of, trusts
+from edgekit.parity.rounding import SEEN_UNITS, Support, recorded_support, support_of, trusts
 from edgekit.parity.run import AT_ONCE, BATCHES, outputs_of, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import ParityReport, VerifyReport
 from edgekit.setups import Setup, as_setups, labels, taking
 from edgekit.tensors import Array, Feed, TensorSpec, fixed_batch
-from edgekit.tolerance import Tolerance, ToleranceChange, widest_rtol
+from edgekit.tolerance import Measured, Tolerance, ToleranceChange, widest_rtol
 
 AS_RECORDED = ToleranceChange()
 
@@ -70,9 +79,9 @@ def verify(
     with progress.task("verifying", len(setups_run)) as advance:
         for name, setup in zip(labels(setups_run), setups_run, strict=True):
             ready_for = _taking(setup, opened.manifest)
-            support = held.support(ready_for) if setup in choice.as_written else None
+            written = held.as_written(ready_for) if setup in choice.as_written else None
             with bounded(opened, setup), open_named(name, ready_for, opened, progress) as ready:
-                parities.append(held.parity(ready, support))
+                parities.append(held.parity(ready, written))
             advance(1, name)
     variants = {setup.variant: opened.sha256_of(setup.variant) for setup in setups_run}
     with reading(root):
@@ -87,6 +96,26 @@ def verify(
         variants,
         choice.not_run,
     )
+
+
+class AsWritten(NamedTuple):
+    """What a file is held to that runs node by node: what supports the rounding of its outputs, and the values inside it."""
+
+    support: Support
+    inside: Inside
+
+
+class StoredNumbers(NamedTuple):
+    """What a file says of numbers: scales that cannot be moved, values that no input changes, and each value's node in words."""
+
+    unknown: Collection[str]
+    fixed: Collection[str]
+    nodes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, content: bytes) -> StoredNumbers:
+        """Read from the file's bytes; raises ValueError for what is no ONNX file."""
+        return cls(scales_unknown(content), fixed_values(content), node_of_each(content))
 
 
 class Held:
@@ -106,38 +135,75 @@ class Held:
     ) -> None:
         self.bundle, self.golden, self.evidence, self.tolerance, self.trusting = bundle, golden, evidence, tolerance, trusting
         self._own: dict[str, dict[str, Array] | None] = {}
-        self._support: dict[Setup, Support] = {}
+        self._written: dict[Setup, AsWritten] = {}
 
-    def parity(self, ready: Opened, support: Support | None = None) -> ParityReport:
-        """A session against what was recorded; with ``support`` it runs the file node by node, and only rounding may differ."""
+    def parity(self, ready: Opened, written: AsWritten | None = None) -> ParityReport:
+        """A session against what was recorded; with ``written`` it runs the file node by node, and only rounding may differ."""
         manifest, setup = self.bundle.manifest, ready.setup
         variant, own = manifest.variant(setup.variant), self._own_of(setup.variant)
-        if support is not None:
-            own, trusting = own or self.golden.original, self.trusting
-            bars = bars_as_written(manifest, variant, self.tolerance, trusting=trusting, own=own, support=support)
-        else:
+        golden, reference = self._golden_of(setup.variant), manifest.golden_of(setup.variant).reference
+        if written is None:
             by_runtime = bars_of(manifest, variant, self.evidence, self.tolerance, trusting=self.trusting, own=own)
-            bars = by_runtime.on(setup.backend, ready.session.facts)
-        return parity(ready, self._golden_of(setup.variant), bars, manifest.golden_of(setup.variant).reference)
+            return parity(ready, golden, by_runtime.on(setup.backend, ready.session.facts), reference)
+        own, trusting = own or self.golden.original, self.trusting
+        bars = bars_as_written(manifest, variant, self.tolerance, trusting=trusting, own=own, support=written.support)
+        return parity(ready, golden, bars, reference, self._measured_inside(ready, written.inside))
 
-    def support(self, setup: Setup) -> Support:
-        """What supports the rounding of a setup that runs a file node by node, as it was recorded; a setup is measured once."""
-        if setup not in self._support:
-            self._support[setup] = self._support_of(setup)
-        return self._support[setup]
+    def as_written(self, setup: Setup) -> AsWritten:
+        """What a setup is held to that runs a file node by node, as it was recorded; a setup is measured once."""
+        if setup not in self._written:
+            self._written[setup] = self._as_written(setup)
+        return self._written[setup]
 
-    def _support_of(self, setup: Setup) -> Support:
+    def _as_written(self, setup: Setup) -> AsWritten:
         variant, recorded = self.bundle.variant(setup.variant), recorded_in(self.bundle, self.golden)
-        if variant.conversion is not None or trusts(variant.allowance, trusting=self.trusting):
-            return recorded_support(variant.precision, recorded, self.evidence)  # no bar reads what would be measured
-        self.bundle.read_of(variant.name, scales_unknown)  # a sentence on what is no ONNX file
-        content = self.bundle.onnx_bytes(variant.name)
-        return support_of(variant, recorded, self.evidence, content, partial(self._read, setup))
+        if variant.conversion is not None:
+            return AsWritten(recorded_support(variant.precision, recorded, self.evidence), Inside())
+        content, numbers = self.bundle.read_of(variant.name, lambda content: (content, StoredNumbers.of(content)))
+        measuring = not trusts(variant.allowance, trusting=self.trusting)  # else no bar reads what would be measured
+        support = (
+            support_of(variant, recorded, self.evidence, content, numbers.unknown, partial(self._read, setup))
+            if measuring
+            else recorded_support(variant.precision, recorded, self.evidence)
+        )
+        known = self.evidence.nodes if self.evidence and self.tolerance == AS_RECORDED else {}
+        seen = (
+            self._seen_inside(setup, content, known.keys() & numbers.nodes.keys() - numbers.fixed)
+            if measuring and variant.precision == "int8" and not numbers.unknown
+            else {}
+        )
+        return AsWritten(support, Inside(known, limits_of(known, numbers.fixed, seen), numbers.nodes))
 
     def _read(self, setup: Setup, content: bytes, feed: Feed) -> dict[str, Array]:
         """What a copy of the setup's file with other numbers puts out."""
         with bounded(self.bundle, setup), opened_copy(content, self.bundle.files(setup.variant), setup) as session:
             return outputs_of(session, feed)
+
+    def _seen_inside(self, setup: Setup, content: bytes, names: Collection[str]) -> dict[str, NDArray[np.float64]]:
+        """What rounding does to the values ``names`` of a setup's file; nothing where all of them take too much memory."""
+        files, known = self.bundle.files(setup.variant), self.evidence.nodes if self.evidence else {}
+
+        def read(copy: bytes, feed: Feed) -> dict[str, Array]:
+            with bounded(self.bundle, setup), opened_copy(copy, files, setup) as session:
+                return session.inside(sorted(names), feed) if names and isinstance(session, ShowsInside) else {}
+
+        try:
+            feed = self.fingerprinted
+            readings = (read(*reading) for reading in moved_readings(content, feed, SEEN_UNITS))
+            return seen_inside(read(content, feed), readings, known)
+        except TooLargeError:
+            return {}  # values that no input changes are held all the same
+
+    def _measured_inside(self, ready: Opened, inside: Inside) -> Measured:
+        """How far the values inside a session are off their fingerprints."""
+        shown = sorted(inside.limits.keys() & inside.nodes.keys())
+        session = ready.session
+        return inside.measured(session.inside(shown, self.fingerprinted) if shown and isinstance(session, ShowsInside) else {})
+
+    @cached_property
+    def fingerprinted(self) -> Feed:
+        """The golden samples that fingerprints are of."""
+        return fingerprinted(self.golden.inputs, [part.samples for part in self.bundle.manifest.golden.parts])
 
     def _golden_of(self, variant: str) -> GoldenArrays:
         if not self.bundle.variant(variant).golden:

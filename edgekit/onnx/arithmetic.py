@@ -40,6 +40,11 @@ def quantised_values(content: bytes) -> list[Quantised]:
     return found
 
 
+def node_of_each(content: bytes) -> dict[str, str]:
+    """Value -> operator and name of the main graph's node that computes it; ValueError for a malformed message."""
+    return {name: f"{node.operator[1]} {node.key}" for name, node in bodies(content)[0].producers.items()}
+
+
 def node_names(content: bytes) -> dict[str, str]:
     """Name, or first output, of each node that an output depends on -> its operator; ValueError for a malformed message."""
     body, _ = bodies(content)
@@ -281,6 +286,20 @@ def floats_from_steps(content: bytes) -> dict[str, str]:
         elif reads_steps or in_steps(operator):
             behind.update(filter(None, node.outputs))
     return found
+
+
+def fixed_values(content: bytes) -> frozenset[str]:
+    """Values of the main graph's nodes that are stored numbers in another form, such as weights behind a DequantizeLinear.
+
+    No input changes them and nothing is summed, so that every machine makes the same of them to the last bit. Raises ValueError
+    for a malformed message.
+    """
+    body, fixed = bodies(content)[0], set[str]()
+    stored = {of_tensor(tensor)[2] for tensor in initializers(content)} | {*constant_tensors(content), *constant_floats(content)}
+    for node in dict.fromkeys(body.producers.values()):  # in the file's order, which is one of computation
+        if _reads_through(node) and (stored | fixed).issuperset(filter(None, node.inputs)):
+            fixed.update(node.outputs)
+    return frozenset(fixed)
 
 
 _GIVES_CODES = re.compile(r"^Quantize[A-Z]|^DynamicQuantizeLinear$|^QLinear[A-Z]|^QOrdered[A-Z]|Integer(?:16)?$")

@@ -35,6 +35,12 @@ def rescaled(content: bytes, change: Callable[[Mapping[str, Array]], Mapping[str
     return bytes(copy)
 
 
+def scales_in_half(content: bytes) -> bool:
+    """Whether a scale of the main graph's steps is stored in float16; values are rounded to that before they are codes."""
+    half = {name for name, tensor in _tensors(content).items() if FLOATS.get(of_tensor(tensor)[0]) == "float16"}
+    return not half.isdisjoint(_read(bodies(content)[0]))
+
+
 def scales_unknown(content: bytes) -> tuple[str, ...]:
     """The scales of the main graph's steps that no stored floats are: those that nodes compute, or that are inputs."""
     stored = {name for name, tensor in _tensors(content).items() if of_tensor(tensor)[0] in FLOATS}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgekit.parity.converted import FAR
 from edgekit.reports.verify import ERROR_BOUNDS, OutputDiff
 from edgekit.tensors import Array, differences, largest, snr_db
-from edgekit.tolerance import Bar, finite_scale
+from edgekit.tolerance import Bar, Measured, finite_scale
 
 
 def compare_output(name: str, output: Array | None, reference: Array, bar: Bar) -> OutputDiff:
@@ -24,13 +24,14 @@ def compare_output(name: str, output: Array | None, reference: Array, bar: Bar) 
         return wrong_shape(name, output, reference)
     held, measured = bar.held(reference), bar.measured(output, reference)
     diff = _compare(name, output[:held], reference[:held], bar)
-    worse = measured.share > diff.of_limit
-    return msgspec.structs.replace(
-        diff,
-        of_limit=max(diff.of_limit, measured.share),
-        own_steps=measured.own_steps,
-        beyond=measured.beyond if worse else "",
-    )
+    return msgspec.structs.replace(beside(diff, measured), own_steps=measured.own_steps)
+
+
+def beside(diff: OutputDiff, measured: Measured) -> OutputDiff:
+    """The comparison of an output with what else was ``measured``, whose share of what is allowed counts where it is larger."""
+    if measured.share <= diff.of_limit:
+        return diff
+    return msgspec.structs.replace(diff, of_limit=measured.share, beyond=measured.beyond)
 
 
 def _compare(name: str, output: Array, reference: Array, bar: Bar) -> OutputDiff:

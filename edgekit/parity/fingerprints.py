@@ -43,15 +43,26 @@ def statistics(value: Array, most: int) -> NDArray[np.float32]:
 
 
 def distance(mine: NDArray[np.float32], recorded: NDArray[np.float32]) -> float:
-    """The largest difference of two fingerprints' statistics, of the largest |value| of their group; infinite for other shapes.
+    """The largest difference of two fingerprints' statistics, of scale; infinite for other shapes."""
+    return float(distances(mine, recorded).max(initial=0.0))
 
-    A group far below the whole value's scale counts against a millionth of that scale.
+
+def distances(mine: NDArray[np.float32], recorded: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The differences of two fingerprints' statistics, of the largest |value| of their group; infinite for other shapes.
+
+    What is not finite in both is no difference. A group far below the whole value's scale counts against a
+    millionth of that scale.
     """
     if mine.shape != recorded.shape:
-        return np.inf
-    scale = np.maximum(recorded[2], 1e-6 * recorded[2].max(initial=0.0)).astype(np.float64)
+        return np.full(recorded.shape, np.inf)
+    scale = np.broadcast_to(group_scales(recorded), recorded.shape)
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(mine.astype(np.float64) - recorded).max(0)
-    if not np.isfinite(difference).all():
-        return np.inf
-    return float(np.divide(difference, scale, out=np.where(difference > 0, np.inf, 0.0), where=scale > 0).max(initial=0.0))
+        difference = np.nan_to_num(np.abs(mine.astype(np.float64) - recorded), nan=np.inf, posinf=np.inf)
+        difference[(mine == recorded) | (np.isnan(mine) & np.isnan(recorded))] = 0.0
+        return np.asarray(np.divide(difference, scale, out=np.where(difference > 0, np.inf, 0.0), where=scale > 0))
+
+
+def group_scales(recorded: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What differences of a fingerprint's groups count against; 0 where a group holds nothing but zeros, or no number."""
+    finite = np.where(np.isfinite(recorded[2]), recorded[2], 0.0).astype(np.float64)
+    return np.asarray(np.maximum(finite, 1e-6 * finite.max(initial=0.0)))

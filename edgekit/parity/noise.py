@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.onnx.scales import rescaled
+from edgekit.onnx.scales import rescaled, scales_in_half
 from edgekit.tensors import Array, Feed, differences
 from edgekit.tolerance import EPSILON, channel_axis, channel_scales, finite_scale, parts_of
 
 SEED = 0
 DRAWS = 4
 """Pairs of readings of a file with moved numbers: in one of a pair all go the other way."""
+FINER = 1 << 13
+"""Units in float32's last place that are one of float16."""
 
 
 class Outcome(NamedTuple):
@@ -107,14 +109,34 @@ def moved_readings(content: bytes, feed: Feed, units: int = 1) -> Iterator[tuple
     """Copies of a file whose steps have scales moved by ``units`` in float32's last place, each with inputs that are moved alike.
 
     Another order of summation moves what lies between two codes to the other one. In one of two readings a value on the border
-    falls to the other code. Units are float32's whatever the dtype, so that a file in coarser numbers is not moved by more.
+    falls to the other code. Units are float32's whatever the dtype, so that a file in coarser numbers is not moved by more. Where
+    scales are of 16 bits, rounding to these would swallow units so small: there some values of the inputs are ``carried``.
     """
+    half = scales_in_half(content)
     for seed in range(DRAWS):
         for way in (units, -units):
+            moved = jittered(feed, DRAWS + seed, way, np.float32)
             yield (
                 rescaled(content, partial(jittered, seed=seed, units=way, of=np.float32)),
-                jittered(feed, DRAWS + seed, way, np.float32),
+                carried(moved, 2 * DRAWS + seed, way) if half else moved,
             )
+
+
+def carried(feed: Feed, seed: int, units: int) -> dict[str, Array]:
+    """A copy of ``feed`` with some float32 values moved by a unit of float16, as many as ``units`` of their own carry so far.
+
+    Sums that differ by so little are rounded to the same number of 16 bits, but for those on the border between two.
+    """
+    rng = np.random.default_rng(seed)
+
+    def moved(array: Array) -> Array:
+        crossing = rng.random(array.shape) * FINER < abs(units)
+        up = (rng.random(array.shape) < 0.5) != (units > 0)
+        if array.dtype != np.float32:
+            return array
+        return _stepped(array, np.where(crossing, np.where(up, FINER, -FINER), 0))
+
+    return {name: moved(array) for name, array in feed.items()}
 
 
 def some_of_each_part(sizes: Sequence[int], most: int) -> NDArray[np.int64]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from edgekit.bundle.allowance import MOST_ROUNDING
 from edgekit.bundle.evidence import EvidenceArrays
 from edgekit.bundle.manifest import Allowance, Variant
-from edgekit.onnx.scales import scales_unknown
 from edgekit.parity.converted import STEPS, usual_steps
 from edgekit.parity.inputs import Recorded, error_of_parts
 from edgekit.parity.noise import moved_readings, noise_of_scale
@@ -77,16 +76,17 @@ def support_of(
     recorded: Recorded,
     evidence: EvidenceArrays | None,
     content: bytes,
+    unknown: Collection[str],
     run: Callable[[bytes, Feed], Mapping[str, Array]],
 ) -> Support:
     """What supports the rounding of a variant's file ``content`` where it runs as written, for ``verify`` and for ``export``.
 
     It is what was recorded, and of an exported file in steps no more than what is seen here: ``run`` gives the outputs of a copy
-    of the file for a feed. A file with scales that cannot be moved shows too little, and is held to what was recorded, if
-    fingerprints of its values show that its nodes are those of the export.
+    of the file for a feed. A file with scales that cannot be moved (``unknown``) shows too little, and is held to what was
+    recorded, if fingerprints of its values show that its nodes are those of the export.
     """
     support, known = recorded_support(variant.precision, recorded, evidence), evidence is not None and bool(evidence.nodes)
-    if variant.conversion is not None or variant.precision != "int8" or (known and scales_unknown(content)):
+    if variant.conversion is not None or variant.precision != "int8" or (known and unknown):
         return support
     inputs = recorded.arrays.inputs
     readings = (run(*reading) for reading in moved_readings(content, inputs, SEEN_UNITS))

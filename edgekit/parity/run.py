@@ -19,10 +19,10 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.errors import TooLargeError
 from edgekit.parity.bars import Bars
 from edgekit.parity.cause import likely_cause
-from edgekit.parity.compare import compare_output, wrong_shape
+from edgekit.parity.compare import beside, compare_output, wrong_shape
 from edgekit.reports.verify import OutputDiff, ParityReport
 from edgekit.tensors import Array, Feed, fixed_batch, in_turns, joined_outputs, real_samples
-from edgekit.tolerance import Bar
+from edgekit.tolerance import Bar, Measured
 
 BATCHES = (1, 2, 3, 7)
 """Batch sizes beside all samples at once: none of them was traced."""
@@ -30,14 +30,17 @@ AT_ONCE = 1024
 """Samples that are run at once, at most: a runtime keeps the memory of a batch that was too large, and the next finds none."""
 
 
-def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str) -> ParityReport:
-    """Compare one session with the recorded float64 outputs; ``reference`` describes their origin in the manifest's words."""
+def parity(opened: Opened, golden: GoldenArrays, bars: Bars, reference: str, inside: Measured | None = None) -> ParityReport:
+    """Compare one session with the recorded float64 outputs; ``reference`` describes their origin in the manifest's words.
+
+    ``inside``: what was measured of the values inside the session, which counts for each output.
+    """
     samples = len(next(iter(golden.inputs.values())))
     runs = [_in_batches_that_fit(opened.session, golden.inputs, sizes) for sizes in sizes_to_run(opened.session, samples)]
     outputs = []
     for name, reference_output in golden.float64.items():
         diffs = [_compare_parts(name, run, reference_output, bars.of[name], on_gpu=opened.on_gpu) for run in runs]
-        worst = reduce(_worse, diffs)
+        worst = beside(reduce(_worse, diffs), inside or Measured())
         cause = _of_batches([run.sizes for run, diff in zip(runs, diffs, strict=True) if not diff.within(bars.tolerance)], runs)
         outputs.append(msgspec.structs.replace(worst, cause="; ".join(filter(None, (cause, worst.cause)))))
     sizes = dict.fromkeys(size for run in runs for size in run.sizes)

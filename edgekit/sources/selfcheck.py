@@ -17,6 +17,7 @@ from edgekit.bundle.manifest import MODEL, Manifest
 from edgekit.errors import ModelError
 from edgekit.onnx.declared import declared
 from edgekit.onnx.run import open_every_value, open_unoptimised, ort_version, run_in_batches
+from edgekit.onnx.scales import scales_unknown
 from edgekit.onnx.steps import narrowing_node, rounding_node
 from edgekit.onnx.widen import inlined
 from edgekit.onnx.witness import error_of_scale
@@ -71,7 +72,10 @@ def _difference(draft: Draft, manifest: Manifest, content: bytes) -> str:
     if variant.allowance.rounding is not None:  # what an exported file has that runs as it was recorded
         recorded, own = Recorded(draft.golden, draft.parts), draft.golden.original
         run = partial(_as_written, batch=fixed_batch(draft.inputs))
-        support, trusting = support_of(variant, recorded, draft.measured, content, run), bool(asks_too_much(variant))
+        support, trusting = (
+            support_of(variant, recorded, draft.measured, content, scales_unknown(content), run),
+            bool(asks_too_much(variant)),
+        )
         bars = bars_as_written(manifest, variant, ToleranceChange(), trusting=trusting, own=own, support=support)
         ways["without"] = "off", bars
     for way, (level, bars) in ways.items():

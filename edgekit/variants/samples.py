@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
 
 from edgekit import data
 from edgekit.bundle.folder import Bundle
+from edgekit.bundle.unpacked import TooMuch, unpacked
 from edgekit.data.image_folder import training_half
 from edgekit.data.listing import list_pictures
 from edgekit.data.pictures import spread
@@ -148,9 +148,9 @@ def _read(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file, of at most MOST_BYTES in all: what a file unpacks to is read from its headers first."""
     try:
         with opened(path) as stream:
-            return _unpacked(stream, path)
-    except DataError:
-        raise
+            return {name: array for name, array in unpacked(stream, MOST_BYTES) if isinstance(array, np.ndarray)}
+    except TooMuch as problem:
+        raise DataError(f"{path} cannot be read: {problem}", "give fewer samples") from None
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {problem.strerror}", "give an .npz file of arrays") from None
     except Exception as problem:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file
@@ -159,17 +159,6 @@ def _read(path: Path) -> dict[str, Array]:
             "it holds Python objects, which are not read" if objects else f"it is no .npz file of arrays ({first_line(problem)})"
         )
         raise DataError(f"{path} cannot be read: {reason}", "write arrays of numbers with numpy.savez") from None
-
-
-def _unpacked(stream: BinaryIO, path: Path) -> dict[str, Array]:
-    with zipfile.ZipFile(stream) as archive:
-        total = sum(member.file_size for member in archive.infolist())
-    if total > MOST_BYTES:
-        raise DataError(f"{path} unpacks to {total / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:g} are read", "give fewer samples")
-    stream.seek(0)
-    with np.load(stream, allow_pickle=False) as content:
-        arrays = {name: content[name] for name in content.files}
-    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
 
 def _random(bundle: Bundle) -> Samples:

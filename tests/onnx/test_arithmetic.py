@@ -7,7 +7,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.onnx.arithmetic import arithmetic, computed_in, floats_from_steps, in_half, steps_between_floats
+from edgekit.onnx.arithmetic import (
+    arithmetic,
+    computed_in,
+    fixed_values,
+    floats_from_steps,
+    in_half,
+    node_of_each,
+    steps_between_floats,
+)
 from edgekit.onnx.arithmetic import in_steps as computes_in_steps
 from edgekit.onnx.half import to_half
 from tests.onnx.crafted import model_of, node, tensor
@@ -109,6 +117,22 @@ def test_steps_are_between_floats_unless_a_node_computes_in_integers() -> None:
 
 def test_the_nodes_are_told_that_make_floats_of_steps_on_the_way_to_the_outputs() -> None:
     assert floats_from_steps(in_steps()) == {"y": "DequantizeLinear dequantise"}
+
+
+def test_values_are_fixed_that_are_stored_numbers_in_another_form() -> None:
+    """No sum is among them, nor what rounds: these may come out otherwise on another machine."""
+    nodes = [
+        node("Constant", [], "given", value_float=0.5),
+        node("DequantizeLinear", ["w", "given"], "read"),
+        node("Transpose", ["read"], "turned"),
+        node("QuantizeLinear", ["turned", "given"], "codes"),
+        node("MatMul", ["turned", "turned"], "product"),
+        node("Identity", ["x"], "same"),
+        node("MatMul", ["same", "turned"], "y"),
+    ]
+    content = model_of(nodes, [numpy_helper.from_array(np.ones((2, 2), np.int8), "w")]).SerializeToString()
+    assert fixed_values(content) == {"read", "turned"}
+    assert node_of_each(content)["turned"] == "Transpose transpose"
 
 
 @pytest.mark.parametrize(("to", "told"), [(TensorProto.FLOAT, True), (TensorProto.INT32, False)])

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgekit.onnx.scales import rescaled, scales_unknown
+from edgekit.onnx.scales import rescaled, scales_in_half, scales_unknown
 from tests.onnx.crafted import model_of, node
 
 
@@ -91,3 +91,10 @@ def test_a_scale_of_float16_stays_and_one_that_is_computed_is_unknown() -> None:
 def test_what_is_no_onnx_file_is_refused() -> None:
     with pytest.raises(ValueError, match="a field has the number 0"):
         rescaled(b"\0nothing", dict)
+
+
+@pytest.mark.parametrize(("dtype", "told"), [(np.float16, True), (np.float32, False)])
+@pytest.mark.parametrize("constant", [False, True])
+def test_scales_of_16_bits_are_told_wherever_they_are_stored(dtype: type[Any], told: bool, constant: bool) -> None:
+    scale = numpy_helper.from_array(np.asarray(0.1, dtype), "scale")
+    assert scales_in_half(held(scale, constant=constant).SerializeToString()) == told

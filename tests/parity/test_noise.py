@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edgekit.parity.noise import Outcome, jittered, noise_of, some_of_each_part
+from edgekit.parity.noise import Outcome, carried, jittered, noise_of, some_of_each_part
 
 REFERENCE = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
 EVERY = np.arange(3)
@@ -70,3 +70,15 @@ def test_some_samples_of_each_part_are_taken(sizes: list[int], most: int, expect
     assert len(chosen) <= max(most, len(sizes))
     if expected is not None:
         assert chosen.tolist() == list(expected)  # type: ignore[call-overload]
+
+
+def test_as_many_values_are_carried_to_the_next_number_of_16_bits_as_their_own_units_carry_there() -> None:
+    feed = {"x": np.linspace(1, 2, 1 << 16, dtype=np.float32), "index": np.arange(1 << 16)}
+    before = feed["x"].astype(np.float16)
+    moved = carried(feed, 0, 64)
+    assert moved["index"] is feed["index"]
+    off = moved["x"].astype(np.float16) != before
+    assert off.mean() == pytest.approx(64 / (1 << 13), rel=0.1)
+    assert set(np.abs(np.diff([moved["x"].view(np.int32), feed["x"].view(np.int32)], axis=0)).ravel()) == {0, 1 << 13}
+    other = carried(feed, 0, -64)["x"]
+    assert ((other > feed["x"]) == (moved["x"] < feed["x"])).all()  # the other way
