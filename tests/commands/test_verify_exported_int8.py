@@ -368,7 +368,7 @@ def summed_otherwise(model: onnx.ModelProto) -> None:
     """What the first convolution gives is off by eight units in the last place, up or down, as sums in another order may be."""
     (summing,) = (each for each in model.graph.node if "c" in each.output)
     summing.output[0] = "c.sum"
-    off = np.random.default_rng(1).choice(np.float32([1 - 2**-20, 1 + 2**-20]), (1, 6, 6, 6))
+    off = np.random.default_rng(1).choice(np.array([1 - 2**-20, 1 + 2**-20], np.float32), (1, 6, 6, 6))
     model.graph.initializer.append(numpy_helper.from_array(off, "c.off"))
     model.graph.node.insert(list(model.graph.node).index(summing) + 1, node("Mul", ["c.sum", "c.off"], "c", "c.order"))
 

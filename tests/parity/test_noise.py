@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.parity.noise import Outcome, carried, jittered, noise_of, some_of_each_part
+from edgekit.tensors import Array
 
 REFERENCE = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
 EVERY = np.arange(3)
@@ -73,7 +74,7 @@ def test_some_samples_of_each_part_are_taken(sizes: list[int], most: int, expect
 
 
 def test_as_many_values_are_carried_to_the_next_number_of_16_bits_as_their_own_units_carry_there() -> None:
-    feed = {"x": np.linspace(1, 2, 1 << 16, dtype=np.float32), "index": np.arange(1 << 16)}
+    feed: dict[str, Array] = {"x": np.linspace(1, 2, 1 << 16, dtype=np.float32), "index": np.arange(1 << 16)}
     before = feed["x"].astype(np.float16)
     moved = carried(feed, 0, 64)
     assert moved["index"] is feed["index"]
