@@ -274,7 +274,7 @@ np.save(sys.argv[3], session.run(None, {"input": np.load(sys.argv[2])})[0])
 """
 
 
-def optimised_without_vnni(file: onnx.ModelProto, feed: dict[str, Array], folder: Path) -> Array:
+def optimised_without_vnni(file: onnx.ModelProto, feed: Feed, folder: Path) -> Array:
     """The optimised file's outputs on a CPU that saturates: on this one, told to be one where it is none."""
     onnx.save(file, folder / "model.onnx")
     np.save(folder / "feed.npy", feed["input"])
