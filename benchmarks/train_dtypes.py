@@ -72,10 +72,10 @@ def main() -> None:
     torch.set_num_threads(1)
     facts = {name: fact for name, fact in machine_facts().items() if name not in PASSING}
     rows = {name: row(steps_ms(name, words.rounds)) for name in words.recipes}
-    machines = json.loads(RESULT.read_text()) if RESULT.exists() else []
+    machines = json.loads(RESULT.read_text())["machines"] if RESULT.exists() else []
     others = [each for each in machines if each["machine"] != facts]
     entry = {"machine": facts, "torch": str(torch.__version__), "auto_is_bfloat16": bfloat16_pays(), "recipes": rows}
-    write_text(RESULT, f"{json.dumps([*others, entry], indent=1)}\n")
+    write_text(RESULT, f"{json.dumps({'machines': [*others, entry]}, indent=1)}\n")
     for name, values in rows.items():
         print(f"{name:14} {values}")
 
