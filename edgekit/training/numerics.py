@@ -21,7 +21,7 @@ BFLOAT16_PAYS = (("amx_bf16", ""), ("avx512_bf16", "AuthenticAMD"))
 """Instruction sets by which a step in bfloat16 is faster than in float32, and of whose CPUs; without a vendor, of all.
 
 AMD's AVX-512 multiplies bfloat16 at twice the rate of float32. Intel's does not: where AMX is absent, or hidden from a virtual
-machine, convolutions in bfloat16 take up to twice as long (``benchmarks/train_dtypes.py``). ARM's ``bf16`` was not measured.
+machine, a step in bfloat16 takes 1.0 to 1.4 times as long (``benchmarks/train_dtypes.py``). ARM's ``bf16`` was not measured.
 """
 
 
