@@ -133,12 +133,15 @@ def _exchange_in_steps(new: Path, place: Path) -> None:
 
 
 class Hold:
-    """A folder that stays as it is for a reader, wherever a writer moves it, as long as this object lives; see ``hold``."""
+    """A folder that stays as it is for a reader, wherever a writer moves it, as long as this object lives; see ``hold``.
+
+    ``release()`` lets it go before.
+    """
 
     def __init__(self, place: Path, handle: int) -> None:
         self.place, self._handle = place, handle
         self.identity = _identity_of(os.fstat(handle))
-        weakref.finalize(self, _let_go, place, handle, os.getpid())
+        self.release = weakref.finalize(self, _let_go, place, handle, os.getpid())
 
     @property
     def path(self) -> Path:

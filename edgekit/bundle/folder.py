@@ -17,6 +17,7 @@ import hashlib
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -215,25 +216,36 @@ def _beside_writers(root: Path, read: Callable[[Path, atomic.Hold | None], _T]) 
     Raises what ``read`` does for a folder that nobody replaces.
     """
     for _ in range(ATTEMPTS):
-        hold = atomic.hold(root)
-        for _ in range(atomic.MOVES):
-            place = root if hold is None else hold.path
-            before = _identity(root, hold)
-            problem: EdgekitError | OSError | None = None
-            try:
-                result = read(place, hold)
-            except (EdgekitError, OSError) as trouble:
-                problem = trouble
-            if place != (root if hold is None else hold.path) or _identity(root, hold) != before:
-                continue  # a writer has moved it, or written another in its place
-            if problem is None:
-                return result
-            if place != root:
-                break  # what is damaged has been replaced
-            if not atomic.between_renames(root):
-                raise problem
-            time.sleep(PAUSE)
+        with _let_go_on_failure(atomic.hold(root)) as hold:
+            for _ in range(atomic.MOVES):
+                place = root if hold is None else hold.path
+                before = _identity(root, hold)
+                problem: EdgekitError | OSError | None = None
+                try:
+                    result = read(place, hold)
+                except (EdgekitError, OSError) as trouble:
+                    problem = trouble
+                if place != (root if hold is None else hold.path) or _identity(root, hold) != before:
+                    continue  # a writer has moved it, or written another in its place
+                if problem is None:
+                    return result
+                if place != root:
+                    break  # what is damaged has been replaced
+                if not atomic.between_renames(root):
+                    raise problem
+                time.sleep(PAUSE)
     raise _replaced(root)
+
+
+@contextmanager
+def _let_go_on_failure(hold: atomic.Hold | None) -> Iterator[atomic.Hold | None]:
+    """Release ``hold`` where an error ends the block: the error's frames would keep it as long as somebody keeps the error."""
+    try:
+        yield hold
+    except BaseException:
+        if hold is not None:
+            hold.release()
+        raise
 
 
 def _replaced(root: Path) -> BundleError:

@@ -228,6 +228,18 @@ def test_something_that_is_no_bundle_is_named(tmp_path: Path, bundle: Path) -> N
         open_bundle(tmp_path / "ring")
 
 
+def test_a_folder_that_could_not_be_opened_is_let_go_although_its_error_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks into it, or writes in it, would wait for it."""
+    with pytest.raises(BundleError) as kept:
+        open_bundle(tmp_path)
+    monkeypatch.setattr("edgekit.atomic.time.sleep", lambda seconds: pytest.fail("it waits"))
+    with pytest.raises(BundleError, match="does not exist"):
+        open_bundle(tmp_path / "nothing")
+    assert kept.value
+
+
 @pytest.mark.parametrize(
     ("put", "kind"),
     [
