@@ -10,6 +10,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from copy import copy
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,26 @@ def _one_thread_per_worker() -> None:
         import torch
 
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_registry() -> Iterator[None]:
+    """``torch.onnx.export`` reads its table of operators anew each time, half of the time that a small network takes."""
+    if not WITH_TORCH:
+        yield
+        return
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    read = cache(ONNXRegistry.from_torchlib)
+
+    def copied(*arguments: Any, **named: Any) -> ONNXRegistry:
+        registry = copy(read(*arguments, **named))
+        registry.functions = {target: [*known] for target, known in registry.functions.items()}
+        return registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(copied))  # called on an instance
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
