@@ -4,7 +4,8 @@
 
 Runtimes choose their kernels by what CPUID says. ``lesser_cpu.c``, built here with the system's C compiler and loaded before the
 program, answers for it. This needs Linux and a CPU whose CPUID can be made to fault: Intel's, since Ivy Bridge (``cpuid_fault``
-in /proc/cpuinfo), on virtual machines too. /proc/cpuinfo itself is not changed: ``cpu_features`` tells what a program sees.
+in /proc/cpuinfo), on virtual machines too. /proc/cpuinfo itself is not changed, and neither is what edgekit records of a machine:
+``edgekit quantize`` would write this CPU's flags beside the other one's speed. ``cpu_features`` tells what a program sees.
 """
 
 from __future__ import annotations

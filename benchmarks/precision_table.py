@@ -170,12 +170,13 @@ def _without_vnni(results: Mapping[str, Any], on_avx2: Mapping[str, Any]) -> Ite
             yield from (f"| {network} | {file} | {cells} |" for cells in _side_by_side(here.get(file, {}), files[file]))
     yield ""
     speeds = {name: _speed_rows(files, lambda row: _three(row, *SPEED_UP)) for name, files in networks.items()}
-    yield "Times as fast as float32 in the same runtime on AVX2 alone, with the 95 % interval:"
-    yield ""
-    yield f"| network | file | {SPEEDS_HEAD} |"
-    yield "|---" * (2 + len(COLUMNS)) + "|"
-    yield from (f"| {name} | {file} | {row} |" for name, rows in speeds.items() for file, row in rows.items())
-    yield ""
+    if any(speeds.values()):
+        yield "Times as fast as float32 in the same runtime on AVX2 alone, with the 95 % interval:"
+        yield ""
+        yield f"| network | file | {SPEEDS_HEAD} |"
+        yield "|---" * (2 + len(COLUMNS)) + "|"
+        yield from (f"| {name} | {file} | {row} |" for name, rows in speeds.items() for file, row in rows.items())
+        yield ""
 
 
 def _side_by_side(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[str]:

@@ -126,7 +126,7 @@ class Case:
         golden = self.golden = bundle.golden()
         self.nodes: list[Node] = nodes_of(bundle.onnx_bytes(plain.variant))
         self.held = Held(bundle, golden, evidence, tolerance, trusting=False)
-        self.feed: Feed = self.held.fingerprinted
+        self.feed: Feed = fingerprinted(golden.inputs, [part.samples for part in bundle.manifest.golden.parts])
 
     def files(self, setup: Setup) -> ModelFiles:
         """The files of the setup's variant."""

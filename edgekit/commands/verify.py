@@ -6,16 +6,12 @@ import math
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgekit.backends import row_of
 from edgekit.backends.choose import choose, open_named
-from edgekit.backends.contract import Inside as ShowsInside
 from edgekit.backends.contract import Opened
 from edgekit.backends.inside import opened_copy
 from edgekit.bundle.evidence import EvidenceArrays
@@ -24,20 +20,19 @@ from edgekit.bundle.golden import GoldenArrays
 from edgekit.bundle.manifest import Manifest
 from edgekit.bundle.signed import signatures_of
 from edgekit.bundle.variants import own_outputs
-from edgekit.errors import BundleError, TooLargeError
+from edgekit.errors import BundleError
 from edgekit.files import as_path
 from edgekit.machine.bounds import granted_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
 from edgekit.onnx.arithmetic import fixed_values, node_of_each
+from edgekit.onnx.rewire import each_alone
 from edgekit.onnx.scales import scales_unknown
 from edgekit.parity.bars import bars_as_written, bars_of
-from edgekit.parity.fingerprints import fingerprinted
 from edgekit.parity.inputs import recorded_in
-from edgekit.parity.inside import Inside, limits_of, seen_inside
+from edgekit.parity.inside import measured_inside
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
-from edgekit.parity.noise import moved_readings
 from edgekit.parity.other_cpu import measured_elsewhere
-from edgekit.parity.rounding import SEEN_UNITS, Support, recorded_support, support_of, trusts
+from edgekit.parity.rounding import Support, recorded_support, support_of, trusts
 from edgekit.parity.run import AT_ONCE, BATCHES, outputs_of, parity
 from edgekit.progress import SILENT, Progress
 from edgekit.reports.verify import ParityReport, VerifyReport
@@ -99,10 +94,10 @@ def verify(
 
 
 class AsWritten(NamedTuple):
-    """What a file is held to that runs node by node: what supports the rounding of its outputs, and the values inside it."""
+    """Of a file that runs node by node: what supports the rounding of its outputs, and how far off its stored numbers are."""
 
     support: Support
-    inside: Inside
+    inside: Measured
 
 
 class StoredNumbers(NamedTuple):
@@ -147,7 +142,7 @@ class Held:
             return parity(ready, golden, by_runtime.on(setup.backend, ready.session.facts), reference)
         own, trusting = own or self.golden.original, self.trusting
         bars = bars_as_written(manifest, variant, self.tolerance, trusting=trusting, own=own, support=written.support)
-        return parity(ready, golden, bars, reference, self._measured_inside(ready, written.inside))
+        return parity(ready, golden, bars, reference, written.inside)
 
     def as_written(self, setup: Setup) -> AsWritten:
         """What a setup is held to that runs a file node by node, as it was recorded; a setup is measured once."""
@@ -158,52 +153,31 @@ class Held:
     def _as_written(self, setup: Setup) -> AsWritten:
         variant, recorded = self.bundle.variant(setup.variant), recorded_in(self.bundle, self.golden)
         if variant.conversion is not None:
-            return AsWritten(recorded_support(variant.precision, recorded, self.evidence), Inside())
+            return AsWritten(recorded_support(variant.precision, recorded, self.evidence), Measured())
         content, numbers = self.bundle.read_of(variant.name, lambda content: (content, StoredNumbers.of(content)))
-        measuring = not trusts(variant.allowance, trusting=self.trusting)  # else no bar reads what would be measured
         support = (
-            support_of(variant, recorded, self.evidence, content, numbers.unknown, partial(self._read, setup))
-            if measuring
-            else recorded_support(variant.precision, recorded, self.evidence)
+            recorded_support(variant.precision, recorded, self.evidence)  # no bar reads what would be measured
+            if trusts(variant.allowance, trusting=self.trusting)
+            else support_of(variant, recorded, self.evidence, content, numbers.unknown, partial(self._read, setup))
         )
-        known = self.evidence.nodes if self.evidence and self.tolerance == AS_RECORDED else {}
-        seen = (
-            self._seen_inside(setup, content, known.keys() & numbers.nodes.keys() - numbers.fixed)
-            if measuring and variant.precision == "int8" and not numbers.unknown
-            else {}
-        )
-        return AsWritten(support, Inside(known, limits_of(known, numbers.fixed, seen), numbers.nodes))
+        return AsWritten(support, self._measured_inside(setup, content, numbers))
 
     def _read(self, setup: Setup, content: bytes, feed: Feed) -> dict[str, Array]:
         """What a copy of the setup's file with other numbers puts out."""
         with bounded(self.bundle, setup), opened_copy(content, self.bundle.files(setup.variant), setup) as session:
             return outputs_of(session, feed)
 
-    def _seen_inside(self, setup: Setup, content: bytes, names: Collection[str]) -> dict[str, NDArray[np.float64]]:
-        """What rounding does to the values ``names`` of a setup's file; nothing where all of them take too much memory."""
-        files, known = self.bundle.files(setup.variant), self.evidence.nodes if self.evidence else {}
+    def _measured_inside(self, setup: Setup, content: bytes, numbers: StoredNumbers) -> Measured:
+        """How far the numbers that a file stores are off their fingerprints; a bar of the caller's own leaves them out."""
+        if self.evidence is None or self.tolerance != AS_RECORDED:
+            return Measured()
+        from edgekit.onnx.run import open_unoptimised
 
-        def read(copy: bytes, feed: Feed) -> dict[str, Array]:
-            with bounded(self.bundle, setup), opened_copy(copy, files, setup) as session:
-                return session.inside(sorted(names), feed) if names and isinstance(session, ShowsInside) else {}
-
-        try:
-            feed = self.fingerprinted
-            readings = (read(*reading) for reading in moved_readings(content, feed, SEEN_UNITS))
-            return seen_inside(read(content, feed), readings, known)
-        except TooLargeError:
-            return {}  # values that no input changes are held all the same
-
-    def _measured_inside(self, ready: Opened, inside: Inside) -> Measured:
-        """How far the values inside a session are off their fingerprints."""
-        shown = sorted(inside.limits.keys() & inside.nodes.keys())
-        session = ready.session
-        return inside.measured(session.inside(shown, self.fingerprinted) if shown and isinstance(session, ShowsInside) else {})
-
-    @cached_property
-    def fingerprinted(self) -> Feed:
-        """The golden samples that fingerprints are of."""
-        return fingerprinted(self.golden.inputs, [part.samples for part in self.bundle.manifest.golden.parts])
+        known, path = self.evidence.nodes, self.bundle.onnx_of(setup.variant)
+        alone = each_alone(content, known.keys() & numbers.fixed)
+        with bounded(self.bundle, setup):
+            values = ((name, open_unoptimised(file, path)({})[name]) for name, file in alone)
+            return measured_inside(known, numbers.nodes, values)
 
     def _golden_of(self, variant: str) -> GoldenArrays:
         if not self.bundle.variant(variant).golden:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,52 @@ def node_by_node(content: bytes, values: Mapping[str, Array]) -> tuple[bytes, di
     given = {name: array for name, array in values.items() if name in inner and str(array.dtype) in ELEMENT_TYPES}
     inputs = b"".join(_message(_GRAPH_INPUT, _typed(EXACT + name, array)) for name, array in given.items())
     return _with_graph(content, lambda graph: _cut(graph, given) + inputs), {EXACT + name: array for name, array in given.items()}
+
+
+def each_alone(content: bytes, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Each of the values ``names`` of the main graph, in the file's order, and a model that computes it and nothing else.
+
+    The values are those that no input changes. Raises ValueError for a malformed message.
+    """
+    producers = bodies(content)[0].producers
+    for name in (name for name in producers if name in names):
+        needed, open_names = {name}, [name]
+        while open_names:
+            node = producers.get(open_names.pop())
+            further = {*node.inputs, *node.outputs} - needed if node else set()
+            needed |= further
+            open_names += further
+        yield name, _with_graph(content, partial(_only, needed=needed, output=name))
+
+
+def _only(graph: memoryview, needed: Collection[str], output: str) -> bytes:
+    """The graph whose nodes, stored tensors and inputs are those of ``needed`` names, and whose one output is ``output``."""
+    kept = [
+        _field(number, value)
+        for number, value in fields(graph)
+        if number not in _NAMED or (isinstance(value, memoryview) and _NAMED[number](value) & {*needed})
+    ]
+    return b"".join(kept) + _message(_GRAPH_OUTPUT, _message(1, output.encode()))
+
+
+def _texts(message: memoryview, wanted: int) -> set[str]:
+    """The strings of a message's field ``wanted``."""
+    return {
+        bytes(value).decode(errors="replace")
+        for number, value in fields(message)
+        if number == wanted and isinstance(value, memoryview)
+    }
+
+
+def _nothing(message: memoryview) -> set[str]:
+    return set()
+
+
+_NAMED: Final[Mapping[int, Callable[[memoryview], set[str]]]] = {
+    _GRAPH_NODE: partial(_texts, wanted=2), 5: partial(_texts, wanted=8), _GRAPH_INPUT: partial(_texts, wanted=1),
+    _GRAPH_OUTPUT: _nothing, 13: _nothing, 14: _nothing, 15: _nothing,
+}  # fmt: skip
+"""Fields of a GraphProto that hold nodes, tensors or values -> the names by which they are needed. Types are inferred anew."""
 
 
 def _cut(graph: memoryview, given: Mapping[str, Array]) -> bytes:

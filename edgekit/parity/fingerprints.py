@@ -34,12 +34,18 @@ def statistics(value: Array, most: int) -> NDArray[np.float32]:
 
     Of more than ``most`` channels, neighbours are taken together, so that there are ``most`` groups.
     """
-    wide = np.asarray(value, np.float64)
-    channels = np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1) if wide.ndim > 1 else wide.reshape(1, -1)
+    array = np.asarray(value)
+    if not array.size:
+        return np.zeros((3, 0), np.float32)
+    channels = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1) if array.ndim > 1 else array.reshape(1, -1)
     groups = np.array_split(channels, min(most, len(channels)))
-    finite = [group[~np.isinf(group)] for group in groups]  # a mask is -inf in every runtime
-    rows = [(group.mean(), group.std(), np.abs(group).max()) if group.size else (0.0, 0.0, 0.0) for group in finite]
-    return np.ascontiguousarray(np.asarray(rows, np.float32).T)
+    return np.ascontiguousarray(np.asarray([_of_group(group) for group in groups], np.float32).T)
+
+
+def _of_group(group: Array) -> tuple[float, float, float]:
+    """Mean, deviation and largest |value| of what is finite, or NaN, in a group; in float64, which takes twice the memory."""
+    finite = group[~np.isinf(group)].astype(np.float64)  # a mask is -inf in every runtime
+    return (finite.mean(), finite.std(), np.abs(finite).max()) if finite.size else (0.0, 0.0, 0.0)
 
 
 def distance(mine: NDArray[np.float32], recorded: NDArray[np.float32]) -> float:

@@ -126,6 +126,13 @@ def test_speeds_of_every_file_without_vnni(lines: list[str]) -> None:
     assert "| net | float16 | 0.70 (0.60 to 0.80) | - | - | - |" in lines
 
 
+def test_speeds_that_were_not_measured_have_no_table() -> None:
+    untimed = {**ON_AVX2, "net": {"theirs int8": ON_AVX2["net"]["theirs int8"], "sha256 of the weights": "ab"}}
+    text = precision_table.summary(RESULTS, untimed)
+    assert "AVX2 alone |" in text
+    assert "on AVX2 alone, with the" not in text
+
+
 def test_nothing_measured_is_said() -> None:
     assert precision_table.summary({}, {}) == precision_table.NONE_YET
 
