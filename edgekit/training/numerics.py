@@ -33,8 +33,12 @@ def resolved(settings: TrainRecipe, device: torch.device) -> Precision:
     """
     if settings.precision != "auto":
         return settings.precision
-    pays = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else bfloat16_pays()
-    return "bfloat16" if pays else "float32"
+    return "bfloat16" if bfloat16_pays_on(device) else "float32"
+
+
+def bfloat16_pays_on(device: torch.device) -> bool:
+    """Whether ``device`` multiplies faster in bfloat16."""
+    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else bfloat16_pays()
 
 
 def recorded(facts: Mapping[str, str]) -> Precision | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +17,7 @@ from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycle
 from edgekit.errors import MissingError, RecipeError
 from edgekit.recipe import StageRecipe, TrainRecipe
 from edgekit.spelling import did_you_mean
+from edgekit.training.numerics import bfloat16_pays_on
 
 
 class Moved(NamedTuple):
@@ -89,11 +93,30 @@ def _muon(groups: list[dict[str, Any]], settings: TrainRecipe, rate: float) -> t
         from timm.optim.muon import Muon
     except ImportError as problem:
         raise MissingError("the optimizer muon is part of timm, which is not installed", "pip install timm") from problem
+    device = next(parameter for group in groups for parameter in group["params"]).device
+    dtype = torch.bfloat16 if bfloat16_pays_on(device) else torch.float32
+
+    class Fast(Muon):  # type: ignore[misc]
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:
+            with _multiplying_in(dtype, sys.modules[Muon.__module__]):
+                return super().step(closure)  # type: ignore[no-any-return]
+
     # as it was published (K. Jordan, Muon: An optimizer for hidden layers in neural networks, 2024)
     # ``use_muon``: without it timm moves a weight whose shape it dislikes by NAdamW, at Muon's rate
     taken = [{**group, "use_muon": True} for group in _with_rates(groups, rate)]
-    made: torch.optim.Optimizer = Muon(taken, rate, nesterov=True, adjust_lr_fn="original")
+    made: torch.optim.Optimizer = Fast(taken, rate, nesterov=True, adjust_lr_fn="original")
     return made
+
+
+@contextmanager
+def _multiplying_in(dtype: torch.dtype, timm_muon: Any) -> Iterator[None]:
+    """Let timm's function that makes a matrix orthogonal compute in ``dtype``: its class does not hand that argument on."""
+    usual = timm_muon.zeropower_via_newtonschulz
+    timm_muon.zeropower_via_newtonschulz = partial(usual, dtype=dtype)
+    try:
+        yield
+    finally:
+        timm_muon.zeropower_via_newtonschulz = usual
 
 
 def _usual(groups: list[dict[str, Any]], settings: TrainRecipe, rate: float) -> torch.optim.Optimizer:
