@@ -96,10 +96,10 @@ def _muon(groups: list[dict[str, Any]], settings: TrainRecipe, rate: float) -> t
     device = next(parameter for group in groups for parameter in group["params"]).device
     dtype = torch.bfloat16 if bfloat16_pays_on(device) else torch.float32
 
-    class Fast(Muon):  # type: ignore[misc]
-        def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    class Fast(Muon):
+        def step(self, closure: Any = None) -> Any:
             with _multiplying_in(dtype, sys.modules[Muon.__module__]):
-                return super().step(closure)  # type: ignore[no-any-return]
+                return super().step(closure)  # type: ignore[no-untyped-call]
 
     # as it was published (K. Jordan, Muon: An optimizer for hidden layers in neural networks, 2024)
     # ``use_muon``: without it timm moves a weight whose shape it dislikes by NAdamW, at Muon's rate

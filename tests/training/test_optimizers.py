@@ -115,14 +115,16 @@ def test_muon_multiplies_in_the_dtype_that_is_faster_on_the_device(dtype: torch.
     from timm.optim import muon as timm_muon
 
     monkeypatch.setattr("edgekit.training.optimizers.bfloat16_pays_on", lambda device: dtype == torch.bfloat16)
-    usual, model = timm_muon.zeropower_via_newtonschulz, nn.Sequential(nn.Linear(12, 8, bias=False), nn.Linear(8, 2))
-    muon, _ = moved(model, optimizer="muon", learning_rate=0.1, schedule="constant", weight_decay=0.0)
+    usual, layer = timm_muon.zeropower_via_newtonschulz, nn.Linear(12, 8, bias=False)
+    muon, _ = moved(
+        nn.Sequential(layer, nn.Linear(8, 2)), optimizer="muon", learning_rate=0.1, schedule="constant", weight_decay=0.0
+    )
     coefficients = timm_muon.resolve_ns_coefficients(muon.optimizer.param_groups[0]["ns_coefficients"], timm_muon._COEFFICIENTS)
-    before = model[0].weight.detach().clone()
-    model[0].weight.grad = torch.randn(8, 12)
-    update = model[0].weight.grad.lerp(0.05 * model[0].weight.grad, 0.95)  # the first of Nesterov's momentum
+    before, gradient = layer.weight.detach().clone(), torch.randn(8, 12)
+    layer.weight.grad = gradient.clone()
+    update = gradient.lerp(0.05 * gradient, 0.95)  # the first of Nesterov's momentum
     muon.optimizer.step()
-    moved_by = nn.functional.normalize((before - model[0].weight.detach()).flatten(), dim=0)
+    moved_by = nn.functional.normalize((before - layer.weight.detach()).flatten(), dim=0)
     apart = {}
     for each in (torch.bfloat16, torch.float32):
         orthogonal = usual(update, 5, coefficients, dtype=each).float()
