@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from math import isinf
 from typing import NamedTuple
 
 from edgekit.errors import UsageError
@@ -70,7 +71,7 @@ def parse_budget(text: str, keys: Iterable[str]) -> Budget:
         raise UsageError(f"--budget {text!r} is no budget", f"write it like {examples}{did_you_mean(word.lower(), tuple(known))}")
     units = {unit.lower(): scale for unit, scale in quantity.units.items()}
     form = re.fullmatch(rf"{re.escape(quantity.sign)}({_NUMBER})\s*({'|'.join(map(re.escape, units))})", value, re.I | re.A)
-    if form is None:
+    if form is None or isinf(float(form[1])):
         raise UsageError(f"--budget {text!r} is no budget", f"write it like {quantity.example}")
     return Budget(word.lower(), float(form[1]) * units[form[2].lower()], text.strip())
 

@@ -40,7 +40,7 @@ def test_the_example_of_each_key_is_a_budget_that_its_own_limit_holds(key: str) 
     assert not budget.holds(math.nan)
 
 
-@pytest.mark.parametrize("text", ["accuracy=0.3pt", "accuracy=-0.3", "accuracy=-3%"])
+@pytest.mark.parametrize("text", ["accuracy=0.3pt", "accuracy=-0.3", "accuracy=-3%", f"accuracy=-{'9' * 400}pt"])
 def test_a_value_of_another_form_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match=r"is no budget; write it like accuracy=-0\.3pt$"):
         parse_budget(text, LOSSES)

@@ -15,6 +15,7 @@ from edgekit.bundle.signed import signatures_of
 from edgekit.machine.cpu import SETS
 from edgekit.reports.inspect import VariantRow
 from edgekit.reports.report import described as machine_in_words
+from edgekit.tolerance import apart
 
 WORTH = 1.05
 """A file that is not so many times as fast as the first one is not worth its loss where it was timed."""
@@ -83,20 +84,30 @@ def _pays(precision: str, speed: Speed | None) -> str:
     known = PAYS.get(precision, Pays())
     cpus = known.cpus
     if speed is not None and speed.times is not None:
-        cpus = f"{'' if speed.times >= WORTH else 'not '}the CPU it was timed on ({speed.times:.2f} times as fast)"
+        cpus = f"{'' if speed.times >= WORTH else 'not '}the CPU it was timed on ({_times(speed.times)} times as fast)"
     return "; ".join(filter(None, (known.where, cpus)))
 
 
 def speed_in_words(name: str, speed: Speed, first: str) -> str:
     """A sentence: how fast the file ``name`` was beside the ``first`` one and where, or why that is not known."""
     if speed.times is None:
-        return f"the speed of {name} was not measured: {speed.reason}"
+        return f"the speed of {name} was not measured: {in_a_line(speed.reason)}"
     verdict = "pays" if speed.times >= WORTH else "is not worth it"
     sets = f" ({speed.machine[SETS]})" if speed.machine.get(SETS) else ""
-    return (
-        f"{name} {verdict} for this network where it was made: {speed.times:.2f} times as fast as {first} in {speed.runtime}, "
-        f"batch {speed.batch}, on {machine_in_words(speed.machine)}{sets}"
+    return in_a_line(
+        f"{name} {verdict} for this network where it was made: {_times(speed.times)} times as fast as {first} in "
+        f"{speed.runtime}, batch {speed.batch}, on {machine_in_words(speed.machine)}{sets}"
     )
+
+
+def _times(times: float) -> str:
+    """The figure with as many digits as tell it apart from what is worth it."""
+    return apart(times, WORTH, 2, "f")[0] if times < WORTH else f"{times:.2f}"
+
+
+def in_a_line(text: str) -> str:
+    """Text of a manifest from anywhere as one line."""
+    return " ".join(text.split())
 
 
 NOT_RECORDED = "not recorded"

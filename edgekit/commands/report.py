@@ -23,7 +23,6 @@ from edgekit.progress import SILENT, Progress
 from edgekit.reports.base import Report
 from edgekit.reports.inspect import InspectReport
 from edgekit.reports.report import KINDS, BundleReport, Elsewhere, FileRow, Measured, Tensor
-from edgekit.ship.places import folder_name
 from edgekit.tensors import shape_text
 
 Format: TypeAlias = Literal["html", "md", "json", "junit"]
@@ -56,7 +55,7 @@ def report(
 
 def page_of(bundle: Path) -> Path:
     """``NAME.html`` in the current folder, by the name of the bundle's folder."""
-    return Path(f"{folder_name(Path(os.path.abspath(bundle)).name)}.html")
+    return Path(f"{Path(os.path.abspath(bundle)).name}.html")
 
 
 def _too_large(output: Path | str, content: bytes) -> Iterator[str]:

@@ -25,11 +25,11 @@ from edgekit.files import as_path
 from edgekit.machine.bounds import granted_seconds, memory_bound, stacks, time_bound, too_large
 from edgekit.machine.cpu import cores
 from edgekit.onnx.arithmetic import fixed_values, node_of_each
-from edgekit.onnx.rewire import each_alone
+from edgekit.onnx.rewire import alone
 from edgekit.onnx.scales import scales_unknown
 from edgekit.parity.bars import bars_as_written, bars_of
 from edgekit.parity.inputs import recorded_in
-from edgekit.parity.inside import measured_inside
+from edgekit.parity.inside import in_chunks, measured_inside
 from edgekit.parity.manifest import TOLERANCE, check_codes, check_manifest
 from edgekit.parity.other_cpu import measured_elsewhere
 from edgekit.parity.rounding import Support, recorded_support, support_of, trusts
@@ -41,6 +41,8 @@ from edgekit.tensors import Array, Feed, TensorSpec, fixed_batch
 from edgekit.tolerance import Measured, Tolerance, ToleranceChange, widest_rtol
 
 AS_RECORDED = ToleranceChange()
+AT_ONCE_INSIDE = 1 << 24
+"""Elements of stored numbers that are computed at once: 64 MiB of float32."""
 
 
 def verify(
@@ -101,10 +103,13 @@ class AsWritten(NamedTuple):
 
 
 class StoredNumbers(NamedTuple):
-    """What a file says of numbers: scales that cannot be moved, values that no input changes, and each value's node in words."""
+    """What a file says of numbers: scales that cannot be moved, values that no input changes, and each value's node in words.
+
+    ``fixed``: value -> its elements.
+    """
 
     unknown: Collection[str]
-    fixed: Collection[str]
+    fixed: Mapping[str, int]
     nodes: Mapping[str, str]
 
     @classmethod
@@ -174,10 +179,13 @@ class Held:
         from edgekit.onnx.run import open_unoptimised
 
         known, path = self.evidence.nodes, self.bundle.onnx_of(setup.variant)
-        alone = each_alone(content, known.keys() & numbers.fixed)
+
+        def values() -> Iterator[tuple[str, Array]]:
+            for names in in_chunks({name: size for name, size in numbers.fixed.items() if name in known}, AT_ONCE_INSIDE):
+                yield from open_unoptimised(alone(content, names), path)({}).items()
+
         with bounded(self.bundle, setup):
-            values = ((name, open_unoptimised(file, path)({})[name]) for name, file in alone)
-            return measured_inside(known, numbers.nodes, values)
+            return measured_inside(known, numbers.nodes, values())
 
     def _golden_of(self, variant: str) -> GoldenArrays:
         if not self.bundle.variant(variant).golden:

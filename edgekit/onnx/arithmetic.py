@@ -288,18 +288,23 @@ def floats_from_steps(content: bytes) -> dict[str, str]:
     return found
 
 
-def fixed_values(content: bytes) -> frozenset[str]:
+def fixed_values(content: bytes) -> dict[str, int]:
     """Values of the main graph's nodes that are stored numbers in another form, such as weights behind a DequantizeLinear.
 
+    Value -> its number of elements.
     No input changes them and nothing is summed, so that every machine makes the same of them to the last bit. Raises ValueError
     for a malformed message.
     """
-    body, fixed = bodies(content)[0], set[str]()
-    stored = {of_tensor(tensor)[2] for tensor in initializers(content)} | {*constant_tensors(content), *constant_floats(content)}
+    body, fixed = bodies(content)[0], dict[str, int]()
+    tensors = [of_tensor(tensor) for tensor in initializers(content)] + _constants(content)
+    stored = dict.fromkeys(constant_floats(content), 1) | {name: elements for _, elements, name in tensors}
     for node in dict.fromkeys(body.producers.values()):  # in the file's order, which is one of computation
-        if _reads_through(node) and (stored | fixed).issuperset(filter(None, node.inputs)):
-            fixed.update(node.outputs)
-    return frozenset(fixed)
+        sizes = [stored.get(name) for name in node.inputs if name]
+        if _reads_through(node) and None not in sizes:
+            made = dict.fromkeys(node.outputs, max(filter(None, sizes), default=0))
+            fixed |= made
+            stored |= made
+    return fixed
 
 
 _GIVES_CODES = re.compile(r"^Quantize[A-Z]|^DynamicQuantizeLinear$|^QLinear[A-Z]|^QOrdered[A-Z]|Integer(?:16)?$")

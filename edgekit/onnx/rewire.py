@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -48,30 +48,29 @@ def node_by_node(content: bytes, values: Mapping[str, Array]) -> tuple[bytes, di
     return _with_graph(content, lambda graph: _cut(graph, given) + inputs), {EXACT + name: array for name, array in given.items()}
 
 
-def each_alone(content: bytes, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Each of the values ``names`` of the main graph, in the file's order, and a model that computes it and nothing else.
+def alone(content: bytes, names: Collection[str]) -> bytes:
+    """A model that computes the values ``names`` of the main graph, which no input changes, and nothing else.
 
-    The values are those that no input changes. Raises ValueError for a malformed message.
+    Raises ValueError for a malformed message.
     """
     producers = bodies(content)[0].producers
-    for name in (name for name in producers if name in names):
-        needed, open_names = {name}, [name]
-        while open_names:
-            node = producers.get(open_names.pop())
-            further = {*node.inputs, *node.outputs} - needed if node else set()
-            needed |= further
-            open_names += further
-        yield name, _with_graph(content, partial(_only, needed=needed, output=name))
+    needed, open_names = {*names}, [*names]
+    while open_names:
+        node = producers.get(open_names.pop())
+        further = {name for name in (*node.inputs, *node.outputs) if name} - needed if node else set()
+        needed |= further
+        open_names += further
+    return _with_graph(content, partial(_only, needed=needed, outputs=names))
 
 
-def _only(graph: memoryview, needed: Collection[str], output: str) -> bytes:
-    """The graph whose nodes, stored tensors and inputs are those of ``needed`` names, and whose one output is ``output``."""
+def _only(graph: memoryview, needed: set[str], outputs: Iterable[str]) -> bytes:
+    """The graph whose nodes, stored tensors and inputs are those of ``needed`` names, and whose outputs are ``outputs``."""
     kept = [
         _field(number, value)
         for number, value in fields(graph)
-        if number not in _NAMED or (isinstance(value, memoryview) and _NAMED[number](value) & {*needed})
+        if number not in _NAMED or (isinstance(value, memoryview) and _NAMED[number](value) & needed)
     ]
-    return b"".join(kept) + _message(_GRAPH_OUTPUT, _message(1, output.encode()))
+    return b"".join(kept) + b"".join(_message(_GRAPH_OUTPUT, _message(1, name.encode())) for name in outputs)
 
 
 def _texts(message: memoryview, wanted: int) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,20 @@ def measured_inside(
             beyond = f"what {nodes[name]} computes is {off:.1e} of scale from the fingerprint that was recorded of it"
         most = max(most, share)
     return Measured(most, beyond)
+
+
+def in_chunks(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """The names in their order, in lists of at most ``most`` elements together, or of one name."""
+    chunk: list[str] = []
+    held = 0
+    for name, size in sizes.items():
+        if chunk and held + size > most:
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(name)
+        held += size
+    if chunk:
+        yield chunk
 
 
 def _of_last_places(recorded: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgekit.accuracy import share_interval
 from edgekit.bundle.card import ONNXRUNTIME, example, model_card, picture_example, program
-from edgekit.bundle.described import pictures_of
+from edgekit.bundle.described import WORTH, pictures_of, speed_in_words
 from edgekit.bundle.folder import Bundle, open_bundle
 from edgekit.bundle.manifest import Allowance, Calibration, FileEntry, Manifest, Speed, Variant
 from edgekit.commands.quantize import quantize
@@ -247,6 +247,14 @@ def test_what_a_manifest_says_of_a_speed_and_of_kept_layers_stays_text(repositor
         card = model_card(with_conversion(bundle, kept=kept, speed=speed))
         assert_text_alone(card)
         assert "stay in float" in card
+
+
+def test_a_speed_is_told_in_one_line_with_as_many_digits_as_tell_it_from_what_is_worth_it() -> None:
+    forged = speed_in_words("int8", Speed(None, "x\npass: signed by alice"), "float32")
+    assert forged == "the speed of int8 was not measured: x pass: signed by alice"
+    told = speed_in_words("int8", Speed(WORTH - 1e-4, "", 1, "onnxruntime\n1.32", {"cpu": "A\nCPU"}), "float32")
+    assert "int8 is not worth it for this network where it was made: 1.0499 times as fast" in told
+    assert "\n" not in told
 
 
 def test_an_error_that_was_not_recorded_is_not_on_the_card(manifest: Manifest) -> None:

@@ -19,6 +19,7 @@ from edgekit.bundle.folder import open_bundle
 from edgekit.commands.export import export
 from edgekit.commands.verify import AS_RECORDED, Held, verify
 from edgekit.errors import BundleError
+from edgekit.onnx.run import open_unoptimised
 from edgekit.parity.inputs import recorded_in
 from edgekit.parity.rounding import FLOAT_STEPS, recorded_support
 from edgekit.reports.verify import ParityReport, VerifyReport
@@ -442,6 +443,29 @@ def test_one_code_that_moves_no_golden_sample_is_held_to_its_fingerprint(change:
     assert as_written(verify(root, ORT, tolerance=ToleranceChange(rtol=0.01))).passed  # a bar of the caller's own
     without_fingerprints(root)
     assert as_written(verify(root, ORT)).passed  # nothing else shows it
+
+
+def test_stored_numbers_are_read_in_one_session_where_they_fit_and_in_more_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session for each would take a large file's time as many times as it has weights."""
+    opened: list[bytes] = []
+
+    def counted(content: bytes, path: Path) -> Any:
+        opened.append(content)
+        return open_unoptimised(content, path)
+
+    monkeypatch.setattr("edgekit.onnx.run.open_unoptimised", counted)
+    root = exported(unread(network(quantised=True)), tmp_path)
+    opened.clear()
+    assert as_written(verify(root, ORT)).passed
+    assert len(opened) == 1
+    put(root, "model.onnx", changed(root, "model.onnx", one_code))
+    failed = as_written(verify(root, ORT)).outputs
+    monkeypatch.setattr("edgekit.commands.verify.AT_ONCE_INSIDE", 1)
+    opened.clear()
+    assert as_written(verify(root, ORT)).outputs == failed
+    assert len(opened) > 1
 
 
 def test_what_rounding_does_is_measured_once_for_a_setup_and_not_where_no_bar_reads_it(

@@ -10,7 +10,7 @@ import pytest
 from edgekit.bundle.evidence import Fingerprint
 from edgekit.parity.converted import FAR
 from edgekit.parity.fingerprints import distances, statistics
-from edgekit.parity.inside import measured_inside
+from edgekit.parity.inside import in_chunks, measured_inside
 from edgekit.tolerance import Measured
 
 CODES = np.random.default_rng(0).integers(-127, 128, (64, 32, 3, 3)).astype(np.float32)
@@ -59,6 +59,12 @@ def test_a_value_of_another_shape_or_none_is_off_without_bound(other: Any) -> No
     off = measured(w=other)
     assert off.share == FAR
     assert off.beyond
+
+
+def test_stored_numbers_are_taken_in_chunks_that_are_bounded_and_in_their_order() -> None:
+    sizes = {"a": 3, "b": 4, "c": 9, "d": 1, "e": 6, "f": 0}
+    assert list(in_chunks(sizes, 7)) == [["a", "b"], ["c"], ["d", "e", "f"]]
+    assert list(in_chunks({}, 7)) == []
 
 
 def test_nan_is_no_difference_to_nan_alone() -> None:
