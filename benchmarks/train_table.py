@@ -109,8 +109,10 @@ def _told(seconds: float | None) -> str:
 
 
 def _part(own: float | None, tutorial: float | None) -> str:
-    """Edgekit's time as a part of the tutorial's, as ``1/2.7``."""
-    return "" if own is None or tutorial is None else f"1/{tutorial / own:.1f}"
+    """Edgekit's time as a part of the tutorial's, as ``1/2.7``, or ``1.8 times`` where it is more."""
+    if own is None or tutorial is None:
+        return ""
+    return f"1/{tutorial / own:.1f}" if own <= tutorial else f"{own / tutorial:.1f} times"
 
 
 def keys(results: dict[str, Any], pictures: int) -> list[str]:

@@ -103,6 +103,11 @@ def test_the_table_has_seconds_an_epoch_and_to_the_tutorials_accuracy() -> None:
     assert any(line.startswith("| lenet, hand-written batch norm | 10.0 | 5.0 | 1/2.0 |") for line in scratch)
 
 
+def test_where_edgekit_takes_longer_the_table_says_how_many_times() -> None:
+    slower = {**RACE, "edgekit": [[15.0, 0.9, 500]]}
+    assert "| lenet | 10.0 | 15.0 | 1.5 times | 0.887 | 20 | 15 | 1/1.3 |" in train_table.speed(result(slower))
+
+
 def test_an_accuracy_that_a_side_does_not_reach_has_no_ratio() -> None:
     assert "| lenet | 10.0 | 4.0 | 1/2.5 | 0.899 | 30 | not reached |  |" in train_table.speed(result(RACE, 0.899))
 
