@@ -33,9 +33,9 @@ def command_of(path: tuple[str, ...]) -> Any:
 
 
 def help_of(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", width)  # first: the module reads the variable when it is imported
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERMINAL_WIDTH", str(width))
-    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", width)
     result = CliRunner().invoke(app, [*path, "--help"])
     assert result.exit_code == 0
     return result.stdout.splitlines()
