@@ -19,16 +19,15 @@ from pathlib import Path
 
 import msgspec
 import torch
+from train_speed import lasting_facts
 
 from edgekit import data
 from edgekit.files import write_text
-from edgekit.machine.cpu import machine_facts
 from edgekit.recipe import load_recipe
 from edgekit.training.device import reuse_memory
 from edgekit.training.loop import take_step
 from edgekit.training.numerics import PRECISIONS, bfloat16_pays
 from edgekit.training.optimizers import freeze
-from edgekit.training.provenance import PASSING
 from edgekit.training.state import State
 from edgekit.training.untrained import build_model
 
@@ -70,7 +69,7 @@ def main() -> None:
     words = parser.parse_args()
     reuse_memory()
     torch.set_num_threads(1)
-    facts = {name: fact for name, fact in machine_facts().items() if name not in PASSING}
+    facts = lasting_facts()
     rows = {name: row(steps_ms(name, words.rounds)) for name in words.recipes}
     machines = json.loads(RESULT.read_text())["machines"] if RESULT.exists() else []
     others = [each for each in machines if each["machine"] != facts]

@@ -12,13 +12,14 @@ from edgekit.backends import row_of
 from edgekit.bundle.folder import Bundle
 from edgekit.bundle.state import keep, kept, kept_elsewhere
 from edgekit.errors import EdgekitError, MissingError, UsageError
+from edgekit.machine.cpu import OF_TIMES
 from edgekit.machine.packages import versions_of
 from edgekit.machine.records import all_facts
 from edgekit.progress import SILENT, Progress
 from edgekit.setups import Setup, taking
 
 FILE = "runtime.json"
-FACTS = ("system", "cpu", "cores", "cpu quota", "instruction sets", "gpu", "gpu memory", "driver", "cuda driver")
+FACTS = (*OF_TIMES, "gpu", "gpu memory", "driver", "cuda driver")
 """What must be alike for a choice to hold; the runtime's version must be too."""
 
 

@@ -91,10 +91,10 @@ def _pays(precision: str, speed: Speed | None) -> str:
 def speed_in_words(name: str, speed: Speed, first: str) -> str:
     """A sentence: how fast the file ``name`` was beside the ``first`` one and where, or why that is not known."""
     if speed.times is None:
-        return f"the speed of {name} was not measured: {in_a_line(speed.reason)}"
+        return f"the speed of {name} was not measured: {_in_a_line(speed.reason)}"
     verdict = "pays" if speed.times >= WORTH else "is not worth it"
     sets = f" ({speed.machine[SETS]})" if speed.machine.get(SETS) else ""
-    return in_a_line(
+    return _in_a_line(
         f"{name} {verdict} for this network where it was made: {_times(speed.times)} times as fast as {first} in "
         f"{speed.runtime}, batch {speed.batch}, on {machine_in_words(speed.machine)}{sets}"
     )
@@ -105,7 +105,7 @@ def _times(times: float) -> str:
     return apart(times, WORTH, 2, "f")[0] if times < WORTH else f"{times:.2f}"
 
 
-def in_a_line(text: str) -> str:
+def _in_a_line(text: str) -> str:
     """Text of a manifest from anywhere as one line."""
     return " ".join(text.split())
 

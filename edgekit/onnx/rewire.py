@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -17,13 +16,17 @@ ELEMENT_TYPES: Final = {"float32": 1, "uint8": 2, "int8": 3, "float16": 10, "flo
 EXACT = "exact "
 """What stands before the name of a value that is given instead of computed."""
 _VARINT, _LENGTH = 0, 2
-_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INPUT, _GRAPH_OUTPUT, _NODE_INPUT = 7, 1, 11, 12, 1
+_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _NODE_INPUT = 7, 1, 5, 11, 12, 1
 
 
 def with_outputs(content: bytes, names: Iterable[str]) -> bytes:
     """The model with further outputs: values that its main graph computes. Nothing else in it changes."""
-    outputs = b"".join(_message(_GRAPH_OUTPUT, _message(1, name.encode())) for name in names)
-    return _with_graph(content, lambda graph: bytes(graph) + outputs)
+    return _with_graph(content, lambda graph: bytes(graph) + _outputs(names))
+
+
+def _outputs(names: Iterable[str]) -> bytes:
+    """Fields of a graph that make ``names`` outputs, whose types are inferred."""
+    return b"".join(_message(_GRAPH_OUTPUT, _message(1, name.encode())) for name in names)
 
 
 def _with_graph(content: bytes, change: Callable[[memoryview], bytes]) -> bytes:
@@ -60,37 +63,32 @@ def alone(content: bytes, names: Collection[str]) -> bytes:
         further = {name for name in (*node.inputs, *node.outputs) if name} - needed if node else set()
         needed |= further
         open_names += further
-    return _with_graph(content, partial(_only, needed=needed, outputs=names))
+    return _with_graph(content, lambda graph: _only(graph, needed) + _outputs(names))
 
 
-def _only(graph: memoryview, needed: set[str], outputs: Iterable[str]) -> bytes:
-    """The graph whose nodes, stored tensors and inputs are those of ``needed`` names, and whose outputs are ``outputs``."""
-    kept = [
+_NAMES: Final = {_GRAPH_NODE: 2, _GRAPH_TENSOR: 8, _GRAPH_INPUT: 1}
+"""Fields of a graph that are kept where they are needed -> their own field with the names by which they are."""
+_OF_OTHERS: Final = frozenset({_GRAPH_OUTPUT, 13, 14, 15})
+"""Fields of a graph that tell of values that may be gone: outputs, types, annotations of steps, sparse tensors."""
+
+
+def _only(graph: memoryview, needed: set[str]) -> bytes:
+    """The graph without outputs whose nodes, stored tensors and inputs are those of ``needed`` names."""
+    return b"".join(
         _field(number, value)
         for number, value in fields(graph)
-        if number not in _NAMED or (isinstance(value, memoryview) and _NAMED[number](value) & needed)
-    ]
-    return b"".join(kept) + b"".join(_message(_GRAPH_OUTPUT, _message(1, name.encode())) for name in outputs)
+        if number not in _OF_OTHERS and (number not in _NAMES or needed & _texts(value, _NAMES[number]))
+    )
 
 
-def _texts(message: memoryview, wanted: int) -> set[str]:
+def _texts(message: Value, wanted: int) -> set[str]:
     """The strings of a message's field ``wanted``."""
-    return {
-        bytes(value).decode(errors="replace")
-        for number, value in fields(message)
-        if number == wanted and isinstance(value, memoryview)
-    }
+    inner = () if isinstance(message, int) else fields(message)
+    return {_text(value) for number, value in inner if number == wanted and isinstance(value, memoryview)}
 
 
-def _nothing(message: memoryview) -> set[str]:
-    return set()
-
-
-_NAMED: Final[Mapping[int, Callable[[memoryview], set[str]]]] = {
-    _GRAPH_NODE: partial(_texts, wanted=2), 5: partial(_texts, wanted=8), _GRAPH_INPUT: partial(_texts, wanted=1),
-    _GRAPH_OUTPUT: _nothing, 13: _nothing, 14: _nothing, 15: _nothing,
-}  # fmt: skip
-"""Fields of a GraphProto that hold nodes, tensors or values -> the names by which they are needed. Types are inferred anew."""
+def _text(value: memoryview) -> str:
+    return bytes(value).decode(errors="replace")
 
 
 def _cut(graph: memoryview, given: Mapping[str, Array]) -> bytes:
@@ -106,7 +104,7 @@ def _cut(graph: memoryview, given: Mapping[str, Array]) -> bytes:
 def _renamed(node: memoryview, given: Mapping[str, Array]) -> bytes:
     parts = []
     for number, value in fields(node):
-        name = bytes(value).decode(errors="replace") if number == _NODE_INPUT and isinstance(value, memoryview) else ""
+        name = _text(value) if number == _NODE_INPUT and isinstance(value, memoryview) else ""
         parts.append(_message(number, (EXACT + name).encode()) if name in given else _field(number, value))
     return b"".join(parts)
 

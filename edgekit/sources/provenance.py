@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -76,11 +77,7 @@ def _created() -> str:
     if not text:
         return ""
     seconds = whole(text)
-    try:
-        if seconds is None:
-            raise ValueError(text)
-        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):
-        raise UsageError(
-            f"SOURCE_DATE_EPOCH is {text!r}, which is no time", "give whole seconds since 1970, or unset it"
-        ) from None
+    if seconds is not None:
+        with suppress(ValueError, OverflowError, OSError):
+            return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}, which is no time", "give whole seconds since 1970, or unset it")
